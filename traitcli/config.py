@@ -1,0 +1,271 @@
+"""Settings: a YAML file and `--set` overrides become one frozen, checked object."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+
+from traitcli.errors import ConfigError
+from traitcli.records import Position
+from traitcli.shipped import find_shipped, list_shipped
+
+Percent = Annotated[float, Field(ge=0, le=100)]
+Device = str
+"""A torch device: 'cpu', 'cuda', 'cuda:1', 'mps', or 'auto'."""
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+
+class ModelConfig(Section):
+    """Which model is read."""
+
+    id: str
+    """A Hugging Face id, a folder, a .gguf file, or 'embedded' for SmolLM2-135M-Instruct."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto: bfloat16 on GPUs that have it, float32 elsewhere."""
+    device: Device = "auto"
+    """auto: the first GPU, else Apple's, else the CPU."""
+    persona_in: Literal["auto", "system", "user"] = "auto"
+    """Where the persona sentence goes; auto: system, if the chat template shows it there."""
+
+
+class SamplingConfig(Section):
+    """How the next token is drawn."""
+
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    """0 is greedy."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: NonNegativeInt = 0
+    """0 keeps every token."""
+    max_new_tokens: PositiveInt = 128
+
+
+class ExtractConfig(Section):
+    """How rollouts are generated."""
+
+    repeats: PositiveInt = 1
+    """Answers for each question, pair and polarity."""
+    questions: PositiveInt | None = None
+    """How many of a trait's extraction questions to ask; none: all."""
+    evaluation_questions: NonNegativeInt | None = None
+    """How many of a trait's evaluation questions to ask; none: all, 0: no held-out check."""
+    batch_size: PositiveInt = 64
+    """Sequences decoded together."""
+    seed: NonNegativeInt = 0
+    """Every rollout's own seed is derived from this and its id."""
+    sampling: SamplingConfig = SamplingConfig()
+
+
+class LikelihoodConfig(Section):
+    """The judge without a second model: which persona explains the answer better?"""
+
+    pairs: PositiveInt = 4
+    """Other contrast pairs asked about each answer (at most the number of pairs − 1)."""
+    sharpness: PositiveFloat = 10.0
+    """The per-token log ratio counts as this many tokens of evidence: score = 100·σ(sharpness·ratio)."""
+    batch_size: PositiveInt = 64
+    """Answers scored together."""
+
+
+class OpenAIConfig(Section):
+    """A judge behind an OpenAI-compatible endpoint; the key comes from OPENAI_API_KEY only."""
+
+    model: str = "gpt-4.1-mini"
+    base_url: str | None = None
+    """None: OPENAI_BASE_URL, else api.openai.com."""
+    scale: Literal["0_100", "0_10", "binary", "binary_text"] = "0_100"
+    coherence: bool = True
+    """Ask for a coherence score too; doubles the calls."""
+    max_concurrency: PositiveInt = 32
+    timeout: PositiveFloat = 60.0
+    """Seconds for one request."""
+    logprobs: Literal["auto", "required", "never"] = "auto"
+    """auto: log-probabilities if the endpoint gives them, else the number in the text."""
+    price_in: Annotated[float, Field(ge=0)] = 0.40
+    """US dollars for a million prompt tokens, for the estimate."""
+    price_out: Annotated[float, Field(ge=0)] = 1.60
+    """US dollars for a million completion tokens, for the estimate."""
+
+
+class JudgeConfig(Section):
+    """Who scores the rollouts; each backend has its own section."""
+
+    backend: Literal["likelihood", "openai", "fake"] = "likelihood"
+    likelihood: LikelihoodConfig = LikelihoodConfig()
+    openai: OpenAIConfig = OpenAIConfig()
+
+
+class FilterConfig(Section):
+    """Which rollouts a vector is built from."""
+
+    threshold: Percent = 50
+    """A positive rollout needs a score ≥ this, a negative one < 100 − this."""
+    coherence: Percent = 50
+    """Both need at least this coherence, where the judge gives one."""
+    pairing: Literal["paired", "independent"] = "paired"
+    """paired: keep an index only when both sides pass (the published procedure)."""
+    min_auroc: Annotated[float, Field(ge=0, le=1)] = 0.6
+    """A judge that separates the instructions less well than this does not filter at all."""
+
+
+class VectorConfig(Section):
+    """How kept rollouts become a direction."""
+
+    method: Literal["mean_difference"] = "mean_difference"
+    position: Position = "response_avg"
+    """The position whose direction is monitored and judged."""
+    layer: PositiveInt | Literal["auto"] = "auto"
+    """A row; auto: the one between 25 % and 75 % of depth that separates left-out pairs best."""
+
+
+class MonitorConfig(Section):
+    """How a watched generation is made."""
+
+    sampling: SamplingConfig = SamplingConfig(temperature=0.7, top_p=0.95)
+    seed: NonNegativeInt = 0
+    system: str | None = None
+    """A system message."""
+
+
+class PathsConfig(Section):
+    """Where things lie, relative to the working folder."""
+
+    runs: Path = Path("runs")
+    vectors: Path = Path("vectors")
+    traits: Path = Path("traits")
+    """Your own trait files; one with the name of a built-in trait replaces it."""
+
+
+class Config(Section):
+    """Everything a command can be told in a file."""
+
+    name: str = ""
+    """Names the run; empty: the config file's name."""
+    model: ModelConfig
+    traits: tuple[str, ...] = ()
+    """Traits to work on when the command names none; empty: all."""
+    extract: ExtractConfig = ExtractConfig()
+    judge: JudgeConfig = JudgeConfig()
+    filter: FilterConfig = FilterConfig()
+    vector: VectorConfig = VectorConfig()
+    monitor: MonitorConfig = MonitorConfig()
+    paths: PathsConfig = PathsConfig()
+
+
+DEFAULT = "default"
+
+
+def load_config(source: str = DEFAULT, overrides: Sequence[str] = ()) -> Config:
+    """Read a config file or a preset's name, apply `KEY=VALUE` overrides, check everything.
+
+    Raises ConfigError naming every fault at once.
+    """
+    path = find_config(source)
+    data = read_yaml(path)
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} is not a valid config", cause="it is not a mapping of sections", fix=_SEE)
+    for override in overrides:
+        _apply(data, override)
+    data.setdefault("name", path.stem)
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        faults = "\n".join(dict.fromkeys(_faults(error)))
+        raise ConfigError(f"{path} is not valid", cause=faults, fix=f"correct the key, or {_SEE}") from None
+
+
+def find_config(source: str) -> Path:
+    """The file for a path, or for the name of a preset in ./configs or among the shipped ones."""
+    if Path(source).is_file():
+        return Path(source)
+    local = Path("configs") / f"{source}.yaml"
+    if local.is_file():
+        return local
+    shipped = find_shipped("configs") / f"{source}.yaml"
+    if "/" not in source and shipped.is_file():
+        return shipped
+    presets = sorted(p.stem for p in list_shipped("configs", "*.yaml"))
+    close = difflib.get_close_matches(source, presets, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise ConfigError(f"no config {source}", cause="neither a file nor a preset", fix=f"{hint}presets: {', '.join(presets)}")
+
+
+def read_yaml(path: Path) -> Any:
+    """Parse a YAML file safely; a syntax fault names its line."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise ConfigError(f"{path} is not YAML", cause=f"{where}{error.problem}", fix="correct that line") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML", cause=str(error), fix="save it as UTF-8 YAML") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}", cause=error.strerror or str(error)) from None
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{'a': {'b': 1}} -> {'a.b': 1}: how settings are compared and named in messages."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+_SEE = "see docs/configs.md"
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {override} is not an override", cause="it has no KEY=VALUE form", fix="for example --set extract.repeats=2")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override} has no valid value", cause=f"{text!r} is not YAML", fix="quote it") from None
+    *parents, last = key.split(".")
+    for parent in parents:
+        data = data.setdefault(parent, {})
+        if not isinstance(data, dict):
+            raise ConfigError(f"--set {override} goes too deep", cause=f"{parent} is a value, not a section", fix=_SEE)
+    data[last] = value
+
+
+def _faults(error: ValidationError) -> Iterator[str]:
+    for fault in error.errors():
+        place = ".".join(str(part) for part in fault["loc"] if not _is_union_tag(part))
+        if fault["type"] == "extra_forbidden":
+            close = difflib.get_close_matches(str(fault["loc"][-1]), _known_keys(fault["loc"][:-1]), n=1)
+            yield f"{place}: unknown key" + (f"; did you mean {close[0]}?" if close else "")
+        elif fault["type"] == "missing":
+            yield f"{place}: required, and not given"
+        else:
+            yield f"{place}: {fault['msg'][:1].lower()}{fault['msg'][1:]} (it is {fault['input']!r})"
+
+
+def _is_union_tag(part: object) -> bool:
+    """Pydantic puts the tried member of a union in the location: constrained-int, literal[...]."""
+    return isinstance(part, str) and ("[" in part or "-" in part or part in {"int", "str", "float"})
+
+
+def _known_keys(location: Iterable[int | str]) -> list[str]:
+    section: type[BaseModel] = Config
+    for part in location:
+        annotation = section.model_fields[str(part)].annotation
+        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        section = annotation
+    return list(section.model_fields)

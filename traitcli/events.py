@@ -1,0 +1,156 @@
+"""What a stage says while it works; views listen, and nothing else depends on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Stage = Literal["rollouts", "judgements", "vectors"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """A command begins; `notes` are facts worth reading before it works."""
+
+    run: str
+    directory: str
+    traits: tuple[str, ...]
+    devices: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLoading:
+    model: str
+    device: str
+    step: str
+    """What is being done, in words: 'converting', 'loading'."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLoaded:
+    model: str
+    device: str
+    blocks: int
+    hidden_size: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class StageStarted:
+    """`done` of `total` were on disk already."""
+
+    trait: str
+    stage: Stage
+    device: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progressed:
+    """`done` of `total` are on disk now; `tokens` were made since the last event.
+
+    `missing` counts judgements without a score so far.
+    """
+
+    trait: str
+    stage: Stage
+    done: int
+    total: int
+    tokens: int = 0
+    missing: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StageFinished:
+    trait: str
+    stage: Stage
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class VectorBuilt:
+    """`summary` holds the numbers that `inspect vectors` prints too."""
+
+    trait: str
+    path: str
+    summary: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """Something the user must know and that stops nothing; `trait` may be empty."""
+
+    trait: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class TraitFailed:
+    """One trait cannot go on; the others do."""
+
+    trait: str
+    stage: str
+    problem: str
+    cause: str = ""
+    fix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinished:
+    run: str
+    directory: str
+    seconds: float
+    failures: int
+
+
+@dataclass(frozen=True, slots=True)
+class MonitorStarted:
+    """A generation is about to be watched; `layers` is trait -> row."""
+
+    prompt: str
+    model: str
+    traits: tuple[str, ...]
+    layers: Mapping[str, int]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScored:
+    """One response token; raw in activation units, calibrated −1…+1 at the class means.
+
+    `text` is empty while a character is incomplete; the token that completes it has it all.
+    """
+
+    index: int
+    text: str
+    raw: Mapping[str, float]
+    calibrated: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class MonitorFinished:
+    path: str
+    tokens: int
+    seconds: float
+    finish_reason: str
+
+
+Event = (
+    RunStarted
+    | ModelLoading
+    | ModelLoaded
+    | StageStarted
+    | Progressed
+    | StageFinished
+    | VectorBuilt
+    | Warned
+    | TraitFailed
+    | RunFinished
+    | MonitorStarted
+    | TokenScored
+    | MonitorFinished
+)
+Listener = Callable[[Event], None]

@@ -1,0 +1,37 @@
+"""What a judge is: it is handed answers and says, for each, a score or why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from traitcli.records import Judgement, Polarity, Trait
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One rollout as a judge sees it; `polarity` and `pair` say which persona wrote it."""
+
+    rollout: str
+    polarity: Polarity
+    pair: int
+    question: str
+    response: str
+
+
+class Judge(Protocol):
+    """A judge backend."""
+
+    identity: str
+    """Name and settings in one line; judgements of different identities never mix."""
+    overlaps: bool
+    """True when judging leaves the model's device free, so it may run while rollouts are generated."""
+
+    def score(self, trait: Trait, answers: Sequence[Answer], on_judged: Callable[[Judgement], None]) -> None:
+        """Judge every answer, handing over each judgement as soon as it is final.
+
+        One answer's failure is a judgement without a score and with a reason. Raises JudgeError
+        when no answer could ever be judged (key refused, no such model or endpoint).
+        """
+        ...

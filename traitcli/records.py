@@ -1,0 +1,187 @@
+"""The records that flow from stage to stage; none of them is ever edited."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+
+Polarity = Literal["positive", "negative"]
+Split = Literal["extraction", "evaluation"]
+Position = Literal["response_avg", "prompt_avg", "prompt_last"]
+
+POLARITIES: tuple[Polarity, ...] = ("positive", "negative")
+POSITIONS: tuple[Position, ...] = ("response_avg", "prompt_avg", "prompt_last")
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """One thing said for either polarity: an instruction, an adjective, a meaning."""
+
+    positive: str
+    negative: str
+
+    def of(self, polarity: Polarity) -> str:
+        return self.positive if polarity == "positive" else self.negative
+
+
+@dataclass(frozen=True, slots=True)
+class Trait:
+    """A behaviour as its definition file describes it.
+
+    meaning               what either polarity does, in a few words
+    adjectives            used in the persona sentence
+    pairs                 instructions; a rollout's `pair` is an index into them
+    questions             asked for extraction
+    evaluation_questions  others, asked to see whether the vector separates the unseen
+    judge_prompt          holds {question} and {answer}
+    """
+
+    name: str
+    description: str
+    meaning: Contrast
+    adjectives: Contrast
+    pairs: tuple[Contrast, ...]
+    questions: tuple[str, ...]
+    evaluation_questions: tuple[str, ...]
+    judge_prompt: str
+
+    def persona(self, polarity: Polarity, pair: int) -> str:
+        """The sentence that tells the model how to be."""
+        adjective = self.adjectives.of(polarity)
+        article = "an" if adjective[:1].lower() in "aeiou" else "a"
+        return f"You are {article} {adjective} assistant. {self.pairs[pair].of(polarity)}"
+
+    def question(self, split: Split, index: int) -> str:
+        return (self.questions if split == "extraction" else self.evaluation_questions)[index]
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutKey:
+    """Which answer to generate; `id` is stable and is what a run resumes by."""
+
+    trait: str
+    split: Split
+    polarity: Polarity
+    pair: int
+    question: int
+    repeat: int
+
+    @property
+    def id(self) -> str:
+        split = "" if self.split == "extraction" else "eval-"
+        return f"{self.trait}-{split}{self.polarity[:3]}-p{self.pair}-q{self.question}-r{self.repeat}"
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One generated answer.
+
+    prompt           the text given to the model, chat template included
+    prompt_tokens    number of tokens of the prompt
+    response_tokens  number of tokens of the response, end-of-text excluded
+    finish_reason    stop: the model ended it · length: the token limit did
+    """
+
+    id: str
+    trait: str
+    split: Split
+    polarity: Polarity
+    pair: int
+    question: int
+    repeat: int
+    seed: int
+    prompt: str
+    response: str
+    prompt_tokens: int
+    response_tokens: int
+    finish_reason: Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What a judge gives: a value from 0 to 100, or none with a reason.
+
+    `method` says how a value came about when the backend had a choice (logprobs, digits, text).
+    """
+
+    value: float | None
+    reason: str = ""
+    method: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The judge's scores of one rollout; `judge` identifies the judge and its settings."""
+
+    rollout: str
+    judge: str
+    score: Score
+    coherence: Score
+
+
+@dataclass(frozen=True, slots=True)
+class ClassStats:
+    """Projections of the kept rollouts of either polarity: float32 [L+1] each, activation units."""
+
+    positive_mean: Floats
+    negative_mean: Floats
+    positive_spread: Floats
+    negative_spread: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class TraitVector:
+    """A direction of a trait in a model's residual stream.
+
+    directions  position -> float32 [L+1, H], mean positive − mean negative, not normalised
+    stats       position -> class means and spreads of the projections, for calibration
+    layer       the row that monitoring reads unless told otherwise
+    quality     plain numbers and lists: counts, contrast, held-out separation (JSON-able)
+    provenance  where it comes from: run, settings, versions (JSON-able)
+    """
+
+    trait: str
+    model: str
+    method: str
+    layer: int
+    directions: Mapping[Position, Floats]
+    stats: Mapping[Position, ClassStats]
+    quality: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        return int(next(iter(self.directions.values())).shape[0])
+
+    @property
+    def hidden_size(self) -> int:
+        return int(next(iter(self.directions.values())).shape[1])
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScores:
+    """How far each response token points along each trait vector.
+
+    tokens      n texts whose concatenation is the response
+    raw         trait -> n projections (h · v) / ‖v‖ at `layers[trait]`, in activation units
+    calibrated  trait -> n scores, −1 the mean of the negative class, +1 of the positive one;
+                a trait whose vector carries no class means is left out
+    """
+
+    prompt: str
+    response: str
+    tokens: tuple[str, ...]
+    raw: Mapping[str, tuple[float, ...]]
+    calibrated: Mapping[str, tuple[float, ...]]
+    layers: Mapping[str, int]
+    model: str
+    seed: int
+    prompt_tokens: int
+    finish_reason: str

@@ -1,0 +1,18 @@
+"""Finds the files that come with traitcli: traits, configs, vectors, the example record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).parent
+
+
+def find_shipped(kind: str) -> Path:
+    """The folder `kind` inside the wheel, or at the top of a checkout."""
+    inside = _PACKAGE / "shipped" / kind
+    return inside if inside.is_dir() else _PACKAGE.parent / kind
+
+
+def list_shipped(kind: str, pattern: str) -> list[Path]:
+    """The files of a shipped folder, sorted; empty when the folder is not there."""
+    return sorted(find_shipped(kind).glob(pattern))
