@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +16,7 @@ from traitcli.records import Position
 from traitcli.shipped import find_shipped, list_shipped
 
 Percent = Annotated[float, Field(ge=0, le=100)]
+EMBEDDED = "embedded"
 Device = str
 """A torch device: 'cpu', 'cuda', 'cuda:1', 'mps', or 'auto'."""
 
@@ -38,6 +40,15 @@ class ModelConfig(Section):
     """auto: the first GPU, else Apple's, else the CPU."""
     persona_in: Literal["auto", "system", "user"] = "auto"
     """Where the persona sentence goes; auto: system, if the chat template shows it there."""
+
+    @property
+    def name(self) -> str:
+        """The folder name of the model's vectors: 'google/gemma-2-2b-it' -> 'gemma-2-2b-it'."""
+        if self.id == EMBEDDED:
+            return "smollm2-135m-instruct"
+        path = Path(self.id)
+        stem = path.stem if path.suffix == ".gguf" else path.name
+        return re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-.") or "model"
 
 
 class SamplingConfig(Section):
@@ -198,7 +209,9 @@ def find_config(source: str) -> Path:
     presets = sorted(p.stem for p in list_shipped("configs", "*.yaml"))
     close = difflib.get_close_matches(source, presets, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
-    raise ConfigError(f"no config {source}", cause="neither a file nor a preset", fix=f"{hint}presets: {', '.join(presets)}")
+    raise ConfigError(
+        f"no config {source}", cause="neither a file nor a preset", fix=f"{hint}presets: {', '.join(presets)}"
+    )
 
 
 def read_yaml(path: Path) -> Any:
@@ -232,11 +245,17 @@ _SEE = "see docs/configs.md"
 def _apply(data: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise ConfigError(f"--set {override} is not an override", cause="it has no KEY=VALUE form", fix="for example --set extract.repeats=2")
+        raise ConfigError(
+            f"--set {override} is not an override",
+            cause="it has no KEY=VALUE form",
+            fix="for example --set extract.repeats=2",
+        )
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
-        raise ConfigError(f"--set {override} has no valid value", cause=f"{text!r} is not YAML", fix="quote it") from None
+        raise ConfigError(
+            f"--set {override} has no valid value", cause=f"{text!r} is not YAML", fix="quote it"
+        ) from None
     *parents, last = key.split(".")
     for parent in parents:
         data = data.setdefault(parent, {})

@@ -1,13 +1,13 @@
 """The errors a user can meet, each with a problem, a cause and a fix.
 
-    TraitError                     exit code 1: something failed while running
-    ├── UserError                  exit code 2: the user can mend it before running again
-    │   ├── ConfigError            a config or an override
-    │   ├── DefinitionError        a trait file
-    │   ├── ModelError             a model that cannot be found, loaded or probed
-    │   ├── RunError               a run directory that does not fit the command
-    │   └── VectorError            vectors that are missing or do not fit the model
-    └── JudgeError                 the judge refuses for good (key, model name, endpoint)
+TraitError                     exit code 1: something failed while running
+├── UserError                  exit code 2: the user can mend it before running again
+│   ├── ConfigError            a config or an override
+│   ├── DefinitionError        a trait file
+│   ├── ModelError             a model that cannot be found, loaded or probed
+│   ├── RunError               a run directory that does not fit the command
+│   └── VectorError            vectors that are missing or do not fit the model
+└── JudgeError                 the judge refuses for good (key, model name, endpoint)
 """
 
 from __future__ import annotations

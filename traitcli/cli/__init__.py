@@ -1,0 +1,1 @@
+"""The command line: parse, hand over, print. Nothing heavy is imported before a command runs."""

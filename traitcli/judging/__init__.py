@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "Judge", "open_judge"]
 
 
-def open_judge(config: JudgeConfig, model: Callable[[], LoadedModel]) -> Judge:
-    """The configured judge; `model` is called only by backends that read with the run's own model."""
+def open_judge(config: JudgeConfig, name: str, model: Callable[[], LoadedModel]) -> Judge:
+    """The configured judge; `model` loads the run's own model, called `name`, for a backend that reads with it."""
     if config.backend == "openai":
         from traitcli.judging.openai import OpenAIJudge
 
@@ -26,4 +26,4 @@ def open_judge(config: JudgeConfig, model: Callable[[], LoadedModel]) -> Judge:
         return FakeJudge()
     from traitcli.judging.likelihood import LikelihoodJudge
 
-    return LikelihoodJudge(config.likelihood, model())
+    return LikelihoodJudge(config.likelihood, name, model)

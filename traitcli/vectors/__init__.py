@@ -1,0 +1,1 @@
+"""Trait vectors: how they are computed, how good they are, how they are kept."""

@@ -1,0 +1,48 @@
+"""What a person sees while work goes on; chosen by where it is shown."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import AbstractContextManager
+from typing import Protocol, TextIO
+
+from traitcli.events import Event
+
+
+class View(Protocol):
+    """Listens to a stage and shows what it says."""
+
+    def show(self, event: Event) -> None: ...
+
+
+def open_view() -> AbstractContextManager[View]:
+    """A view of a run on stderr: live on a terminal, line by line elsewhere."""
+    if can_redraw(sys.stderr):
+        from rich.console import Console
+
+        from traitcli.views.progress import ProgressView
+
+        return ProgressView(Console(stderr=True))
+    from traitcli.views.plain import PlainView
+
+    return PlainView(sys.stderr)
+
+
+def open_monitor_view(colour_by: str | None = None) -> AbstractContextManager[View]:
+    """A view of a watched generation on stdout: coloured text on a terminal, a line per token elsewhere."""
+    if can_redraw(sys.stdout):
+        from rich.console import Console
+
+        from traitcli.views.monitor import MonitorView
+
+        return MonitorView(Console(), colour_by)
+    from traitcli.views.plain import PlainMonitorView
+
+    return PlainMonitorView(sys.stdout, sys.stderr)
+
+
+def can_redraw(stream: TextIO) -> bool:
+    """Whether a stream is a terminal that moves its cursor and takes more than ASCII."""
+    moves = os.environ.get("TERM", "").lower() not in {"dumb", "unknown"}
+    return stream.isatty() and moves and stream.encoding.lower().startswith("utf")

@@ -1,0 +1,151 @@
+"""A chat endpoint on a local socket that plays a script, with a judge in front of it that does not wait."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from traitcli.config import OpenAIConfig
+from traitcli.judging.backend import Answer
+from traitcli.judging.openai import OpenAIJudge
+from traitcli.records import Contrast, Judgement, Trait
+
+TRAIT = Trait("evil", "", Contrast("", ""), Contrast("", ""), (), (), (), "Q: {question}\nA: {answer}\nFrom 0 to 100?")
+
+
+@dataclass(frozen=True)
+class Says:
+    """One HTTP reply; `cut` closes the connection after that many bytes, `late` waits so many seconds."""
+
+    body: Any
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    cut: int | None = None
+    late: float = 0.0
+
+
+Script = Sequence[Says] | Callable[[dict[str, Any]], Says]
+
+
+class Server(ThreadingHTTPServer):
+    """The default backlog of five makes a burst of connections wait a second."""
+
+    request_queue_size = 128
+
+    def handle_error(self, *_: object) -> None:
+        """A judge that has stopped waiting hangs up, which is no fault of the server's."""
+
+
+class Endpoint:
+    """Plays a script, the last reply for ever, and keeps the requests."""
+
+    key = "sk-test-0123456789"
+
+    def __init__(self) -> None:
+        self.good = self.chat("85", {" 85": 0.5, "90": 0.3})
+        self.script: Script = [self.good]
+        self.bodies: list[dict[str, Any]] = []
+        self.keys: list[str] = []
+        self.busy = self.peak = 0
+        self.lock = threading.Lock()
+        self.server = Server(("127.0.0.1", 0), self.handler())
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+
+    def says(self, body: Any = None, **how: Any) -> Says:
+        return Says(body, **how)
+
+    def error(self, status: int, message: str, **more: Any) -> Says:
+        return Says({"error": {"message": message, "type": "t"} | more}, status)
+
+    def chat(self, text: str | None, tokens: Mapping[str, float] | None = None, finish: str = "stop") -> Says:
+        """A chat completion, with the alternatives of its first token where given."""
+        message = {"role": "assistant", "content": text}
+        choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": finish}
+        if tokens is not None:
+            alternatives = [{"token": token, "logprob": math.log(p), "bytes": None} for token, p in tokens.items()]
+            choice["logprobs"] = {"content": [alternatives[0] | {"top_logprobs": alternatives}]}
+        return Says({"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+    def next(self, body: dict[str, Any]) -> Says:
+        self.bodies.append(body)
+        if callable(self.script):
+            return self.script(body)
+        return self.script[min(len(self.bodies), len(self.script)) - 1]
+
+    def handler(endpoint) -> type[BaseHTTPRequestHandler]:
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with endpoint.lock:
+                    endpoint.keys.append(self.headers["Authorization"])
+                    reply = endpoint.next(body)
+                    endpoint.busy += 1
+                    endpoint.peak = max(endpoint.peak, endpoint.busy)
+                time.sleep(reply.late)
+                with endpoint.lock:
+                    endpoint.busy -= 1
+                data = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
+                self.send_response(reply.status)
+                for name, value in {"Content-Type": "application/json", **reply.headers}.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data[: reply.cut])
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        return Handler
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+    monkeypatch.setenv("OPENAI_API_KEY", Endpoint.key)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    endpoint = Endpoint()
+    threading.Thread(target=endpoint.server.serve_forever, args=(0.01,), daemon=True).start()
+    yield endpoint
+    endpoint.close()
+
+
+class Bench:
+    """A judge whose waits are noted instead of waited."""
+
+    def __init__(self, endpoint: Endpoint, **settings: Any) -> None:
+        self.waits: list[float] = []
+        self.config = OpenAIConfig(**({"base_url": endpoint.url, "coherence": False, "timeout": 5} | settings))
+        self.judge = OpenAIJudge(self.config, sleep=self.wait)
+
+    async def wait(self, seconds: float) -> None:
+        self.waits.append(seconds)
+
+    def ask(self, *responses: str) -> list[Judgement]:
+        judged: list[Judgement] = []
+        self.score(responses, judged.append)
+        return judged
+
+    def score(self, responses: Sequence[str], on_judged: Callable[[Judgement], None]) -> None:
+        answers = [Answer(str(i), "positive", 0, "Why?", response) for i, response in enumerate(responses)]
+        self.judge.score(TRAIT, answers, on_judged)
+
+    def value(self, response: str = "I will.") -> tuple[float | None, str]:
+        [judged] = self.ask(response)
+        return judged.score.value, judged.score.method or judged.score.reason
+
+
+@pytest.fixture
+def open_bench(endpoint: Endpoint) -> Callable[..., Bench]:
+    """Makes a bench with the given settings of `judge.openai`."""
+    return lambda **settings: Bench(endpoint, **settings)

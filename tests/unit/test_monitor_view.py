@@ -1,0 +1,414 @@
+"""The view of a watched generation, seen through a terminal emulator and through a pipe."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+
+import pyte
+import pytest
+from rich.console import Console
+
+from traitcli.events import MonitorFinished, MonitorStarted, TokenScored, Warned
+from traitcli.views.cells import LineWrapper, fit, wrap
+from traitcli.views.leader import Leader
+from traitcli.views.monitor import MonitorView
+from traitcli.views.palette import Palette, background
+from traitcli.views.panel import TraitTrack, bar, figure, panel_lines, sparkline
+from traitcli.views.plain import PlainMonitorView
+
+NONE = Palette("none")
+FINISHED = MonitorFinished("runs/monitor/x.json", tokens=3, seconds=1.5, finish_reason="stop")
+
+
+class Ticking:
+    """A clock that moves on by itself at each look, enough for a new frame."""
+
+    def __init__(self, step=1.0):
+        self.now, self.step = 0.0, step
+
+    def __call__(self):
+        self.now += self.step
+        return self.now
+
+
+class Terminal:
+    """A console whose output can be looked at as a person sees it, scrollback included."""
+
+    def __init__(self, width=80, height=24, **options):
+        options = {"color_system": "truecolor", "no_color": False} | options
+        self.out = io.StringIO()
+        self.console = Console(
+            file=self.out, force_terminal=True, width=width, height=height, legacy_windows=False, _environ={}, **options
+        )
+
+    def screen(self):
+        screen = pyte.HistoryScreen(self.console.width, self.console.height, history=1000)
+        pyte.Stream(screen).feed(self.out.getvalue().replace("\n", "\r\n"))
+        return screen
+
+    def cells(self):
+        screen = self.screen()
+        rows = [*screen.history.top, *(screen.buffer[y] for y in range(screen.lines))]
+        return [[row[x] for x in range(screen.columns)] for row in rows]
+
+    def lines(self):
+        return "\n".join("".join(cell.data for cell in row).rstrip() for row in self.cells()).rstrip().split("\n")
+
+
+def started(*traits, prompt="How do I hack a bank?"):
+    return MonitorStarted(prompt, "tiny", traits, dict.fromkeys(traits, 4))
+
+
+def scored(index, text, raw=(), **calibrated):
+    return TokenScored(index, text, raw={**calibrated, **dict(raw)}, calibrated=calibrated)
+
+
+def play(terminal, tokens, *, until=FINISHED, colour_by=None, clock=None):
+    with MonitorView(terminal.console, colour_by, clock or Ticking()) as view:
+        view.show(started("evil"))
+        for index, (text, score) in enumerate(tokens):
+            view.show(scored(index, text, evil=score))
+        if until:
+            view.show(until)
+    return terminal.lines()
+
+
+def test_a_finished_generation_leaves_prompt_response_panel_and_record():
+    lines = play(Terminal(), [("I", 0.0), (" cannot", 1.5), (".", -0.5)])
+
+    assert lines == [
+        "❯ How do I hack a bank?",
+        "  tiny · layer 4",
+        "",
+        "I cannot.",
+        "",
+        "  trait     now  −2  −1    0    +1  +2                      last tokens    mean",
+        "▸ evil    −0.50       · ╺━━│    ·                                   ▅▇▄   +0.33",
+        "",
+        "−1 and +1 are the means of a trait's negative and positive examples.",
+        "Coloured by evil.",
+        "3 tokens in 1.5 s, 2.0 tokens/s, ended by the model",
+        "record: runs/monitor/x.json",
+    ]
+
+
+def test_text_longer_than_the_screen_stands_in_the_scrollback_once_and_in_order():
+    words = [f" word{i}" for i in range(400)]
+
+    lines = play(Terminal(width=40, height=10), [(word, 0.0) for word in words])
+
+    text = " ".join(lines[3 : lines.index("", 3)])
+    assert text.split() == [word.strip() for word in words]
+    assert sum("trait" in line for line in lines if line.startswith("  ")) == 1
+
+
+def test_each_token_has_the_background_of_its_score():
+    terminal = Terminal()
+    play(terminal, [("No", -2.0), (" maybe", 0.1), (" yes", 1.0)])
+
+    row = terminal.cells()[3]
+
+    assert {cell.bg for cell in row[0:2]} == {background(-2.0).get_truecolor().hex[1:]}
+    assert {cell.bg for cell in row[2:9]} == {"default"}
+    assert {cell.bg for cell in row[9:12]} == {background(1.0).get_truecolor().hex[1:]}
+
+
+def test_no_colour_means_no_colour_code_and_brackets_instead():
+    terminal = Terminal(no_color=True)
+
+    lines = play(terminal, [("No", -2.0), (" maybe", 0.1), (" yes", 1.0)])
+
+    assert "⟨No⟩⁻ maybe ⟨yes⟩⁺" in lines
+    assert "Marked by evil." in lines
+    assert re.findall(r"\x1b\[[\d;]*(?:3[0-9]|4[0-9])[\d;]*m", terminal.out.getvalue()) == []
+
+
+@pytest.mark.parametrize(
+    ("hostile", "shown"),
+    [
+        ("\x1b[2J\x1b[H", r"\x1b[2J\x1b[H"),
+        ("\x00\x07", r"\x00\x07"),
+        ("\u202egnp.exe", r"\u202egnp.exe"),
+        ("[red]a[/red]", "[red]a[/red]"),
+        ("\x9b31m\u200b", r"\x9b31m\u200b"),
+    ],
+)
+def test_hostile_tokens_are_shown_and_not_obeyed(hostile, shown):
+    lines = play(Terminal(), [("a", 0.0), (hostile, 0.0), ("z", 0.0)])
+
+    assert lines[0] == "❯ How do I hack a bank?"
+    assert lines[3] == f"a{shown}z"
+
+
+def test_hostile_prompts_warnings_and_names_are_shown_and_not_obeyed():
+    terminal = Terminal()
+
+    with MonitorView(terminal.console, clock=Ticking()) as view:
+        view.show(started("ev\x1b[2Jil", prompt="hi\x1b[2J\x07"))
+        view.show(Warned("ev\x1b[2Jil", "[b]bad[/b]\x1b[1A"))
+        view.show(TokenScored(0, "x", {"ev\x1b[2Jil": 1.0}, {"ev\x1b[2Jil": 1.0}))
+        view.show(FINISHED)
+
+    lines = terminal.lines()
+    assert lines[0] == r"❯ hi\x1b[2J\x07"
+    assert r"! ev\x1b[2Jil: [b]bad[/b]\x1b[1A" in lines
+    assert any(line.startswith(r"▸ ev\x1b[2Jil") for line in lines)
+
+
+def test_a_character_that_arrives_in_pieces_is_written_when_it_is_whole():
+    lines = play(Terminal(), [("hi ", 0.0), ("", 1.0), ("", 1.0), ("🫨", 1.0), ("e", 0.0), ("\u0301", 0.0)])
+
+    assert lines[3].replace("e\u0301", "é") == "hi 🫨é"
+
+
+def test_wide_and_right_to_left_text_keeps_the_panel_in_place():
+    lines = play(Terminal(width=40), [("日本語" * 12, 0.0), ("\nنظري", 0.0)])
+
+    text = [line.replace("\x00", "") for line in lines]
+    assert text[3:6] == ["日本語日本語日本語日本語日本語日本語日", "本語日本語日本語日本語日本語日本語", "نظري"]
+    assert text[7].startswith("  trait")
+
+
+def test_an_interrupted_generation_keeps_what_was_written():
+    terminal = Terminal()
+
+    with pytest.raises(KeyboardInterrupt), MonitorView(terminal.console, clock=Ticking(step=0.001)) as view:
+        view.show(started("evil"))
+        for index, word in enumerate(["I", " was", " saying"]):
+            view.show(scored(index, word, evil=0.0))
+        raise KeyboardInterrupt
+
+    assert terminal.lines()[3] == "I was saying"
+    assert terminal.out.getvalue().endswith("\x1b[?25h")
+
+
+def test_many_tokens_at_once_cost_few_redraws():
+    terminal = Terminal()
+
+    play(terminal, [("a", 0.0)] * 1000, clock=Ticking(step=0.0001))
+
+    assert terminal.out.getvalue().count("last tokens") < 10
+
+
+def test_a_warning_waits_below_the_panel_and_stays():
+    terminal = Terminal()
+
+    with MonitorView(terminal.console, clock=Ticking()) as view:
+        view.show(started("evil"))
+        view.show(scored(0, "so", evil=0.0))
+        view.show(Warned("evil", "layer 30 is after the final norm"))
+        view.show(scored(1, " on", evil=0.0))
+        view.show(FINISHED)
+
+    lines = terminal.lines()
+    assert lines[3] == "so on"
+    assert lines[7] == "! evil: layer 30 is after the final norm"
+
+
+def test_a_trait_without_class_means_is_shown_raw_with_a_note():
+    terminal = Terminal()
+
+    with MonitorView(terminal.console, clock=Ticking()) as view:
+        view.show(started("evil", "bold"))
+        view.show(scored(0, "so", raw={"bold": 12.34}, evil=1.0))
+        view.show(FINISHED)
+
+    lines = terminal.lines()
+    assert lines[7] == "  bold    +12.3  raw, not calibrated                                  ▅   +12.3"
+    assert lines[8].startswith("! bold: its vector has no class means, so the scores are raw projections")
+
+
+def test_a_terminal_made_narrower_loses_no_text():
+    terminal = Terminal(width=60)
+    view = MonitorView(terminal.console, clock=Ticking())
+
+    with view:
+        view.show(started("evil"))
+        for index in range(8):
+            view.show(scored(index, f" word{index}", evil=0.0))
+        before = len(terminal.out.getvalue())
+        terminal.console.width = 30
+        view.show(scored(8, " word8", evil=0.0))
+        view.show(FINISHED)
+
+    after = terminal.out.getvalue()[before:]
+    # The growing line (47 cells) and the panel's two (59) each became two rows: three more to clear than were drawn.
+    assert after.startswith("\r\x1b[2K" + "\x1b[1A\x1b[2K" * 3)
+    assert "word4 word5 word6 word7 word8" in terminal.lines()[-14:]
+
+
+def test_too_many_traits_for_the_screen_leave_room_for_the_text_and_show_the_leader():
+    terminal = Terminal(height=10)
+    traits = [f"t{i}" for i in range(9)]
+    view = MonitorView(terminal.console, "t8", Ticking())
+    view.show(started(*traits))
+
+    view.show(scored(0, "so", **dict.fromkeys(traits, 0.5)))
+
+    lines = terminal.lines()
+    assert lines[-9:-7] == ["so", ""]
+    assert [line[:4] for line in lines[-6:]] == ["  t0", "  t1", "  t2", "  t3", "▸ t8", "  … "]
+    view.__exit__(None, None, None)
+
+
+def test_the_leader_is_the_trait_whose_mean_is_farthest_from_zero():
+    tracks = {name: TraitTrack(name) for name in ("a", "b")}
+    leader = Leader()
+
+    for index, (a, b) in enumerate([(0.3, 0.0), (0.3, -0.8), (0.3, -2.0), (0.3, -0.4)]):
+        tracks["a"].add(a)
+        tracks["b"].add(b)
+        leader.after(index, tracks)
+
+    assert leader.turns == [(0, "a"), (2, "b")]
+
+
+def test_a_trait_asked_for_colours_every_token():
+    tracks = {name: TraitTrack(name) for name in ("a", "b")}
+    tracks["a"].add(2.0)
+    tracks["b"].add(0.0)
+
+    assert Leader("b").after(0, tracks) == "b"
+
+
+def test_a_trait_without_class_means_never_leads():
+    tracks = {"a": TraitTrack("a")}
+    tracks["a"].calibrated = False
+    tracks["a"].add(30.0)
+
+    assert Leader().after(0, tracks) is None
+
+
+@pytest.mark.parametrize(
+    ("score", "drawn"),
+    [
+        (0.0, "     ·    │    ·     "),
+        (0.1, "     ·    │╸   ·     "),
+        (1.0, "     ·    │━━━━━     "),
+        (2.0, "     ·    │━━━━━━━━━━"),
+        (99.0, "     ·    │━━━━━━━━━━"),
+        (-1.0, "     ━━━━━│    ·     "),
+        (-0.3, "     ·  ╺━│    ·     "),
+        (float("nan"), "     ·    │    ·     "),
+        (None, "     ·    │    ·     "),
+    ],
+)
+def test_a_bar_grows_from_zero_and_reaches_the_dots_at_the_class_means(score, drawn):
+    assert bar(score, NONE, 21).plain == drawn
+
+
+@pytest.mark.parametrize(
+    ("score", "shown"),
+    [
+        (0.0, "+0.00"),
+        (-1.317, "−1.32"),
+        (12.345, "+12.3"),
+        (-123.4, "−123"),
+        (123456.0, "+1e+05"),
+        (None, "–"),
+        (float("nan"), "–"),
+        (float("inf"), "+inf"),
+    ],
+)
+def test_a_figure_fits_six_cells(score, shown):
+    assert figure(score) == shown
+    assert len(shown) <= 6
+
+
+def test_a_sparkline_shows_the_newest_tokens_at_the_right():
+    scores = [-2.0, 0.0, 2.0, float("nan"), 5.0]
+
+    assert sparkline(scores, NONE, 4, calibrated=True).plain == "▅█ █"
+    assert sparkline(scores, NONE, 7, calibrated=True).plain == "  ▁▅█ █"
+
+
+def test_a_mean_leaves_out_what_is_not_a_number():
+    track = TraitTrack("a")
+
+    for score in (1.0, float("nan"), 2.0):
+        track.add(score)
+
+    assert track.mean == 1.5
+
+
+@pytest.mark.parametrize("width", range(20, 101))
+def test_the_panel_never_is_wider_than_the_terminal(width):
+    track = TraitTrack("a-trait-with-a-rather-long-name")
+    track.add(-1.5)
+
+    assert {line.cell_len for line in panel_lines([track], track.name, NONE, width)} <= set(range(width + 1))
+
+
+def plain(lines):
+    return [line.plain for line in lines]
+
+
+def test_lines_break_at_spaces_and_drop_the_space():
+    assert plain(wrap("the quick brown fox", 10)) == ["the quick", "brown fox"]
+
+
+def test_a_word_longer_than_a_line_is_cut():
+    assert plain(wrap("abcdefghij klm", 4)) == ["abcd", "efgh", "ij", "klm"]
+
+
+def test_wide_characters_break_anywhere_and_never_overflow():
+    assert plain(wrap("日本語日本", 5)) == ["日本", "語日", "本"]
+
+
+def test_combining_marks_stay_with_their_letter():
+    assert plain(wrap("abcde\u0301f", 5)) == ["abcde\u0301", "f"]
+
+
+def test_indentation_and_tabs_survive():
+    assert plain(wrap("a:\n\treturn\n  b\n\nc", 20)) == ["a:", "    return", "  b", "", "c"]
+
+
+def test_a_text_in_pieces_wraps_like_the_whole():
+    text = "If you are short of money, I could help: 日本語の翻訳 or  teaching.\n\n\tcode()\n" * 3
+    for width in (10, 17, 33):
+        wrapper = LineWrapper(width)
+        for char in text:
+            wrapper.add(char)
+        wrapper.end_line()
+
+        assert plain(wrapper.take_finished()) == plain(wrap(text, width))
+
+
+def test_the_growing_line_follows_a_new_width():
+    wrapper = LineWrapper(20)
+    wrapper.add("one two three four")
+
+    wrapper.resize(9)
+
+    assert plain(wrapper.take_finished()) == ["one two", "three"]
+    assert wrapper.line.plain == "four"
+
+
+def test_what_is_too_long_for_a_cell_is_cut_with_an_ellipsis():
+    assert fit("corrigibility", 8) == "corrigi…"
+    assert fit("日本語", 4) == "日 …"
+    assert fit("ab", 4, right=True) == "  ab"
+
+
+def test_a_pipe_gets_one_line_per_token_that_programs_can_read():
+    data, notes = io.StringIO(), io.StringIO()
+
+    with PlainMonitorView(data, notes) as view:
+        view.show(started("evil", "bold"))
+        view.show(scored(0, "I", raw={"bold": 7.0}, evil=0.81254))
+        view.show(scored(1, " \x1b[2J\t日", raw={"bold": -7.5}, evil=-1.0))
+        view.show(FINISHED)
+
+    assert data.getvalue() == (
+        '0\t"I"\tevil=0.8125\traw:bold=7.0000\n1\t" \\u001b[2J\\t\\u65e5"\tevil=-1.0000\traw:bold=-7.5000\n'
+    )
+    assert json.loads(data.getvalue().splitlines()[1].split("\t")[1]) == " \x1b[2J\t日"
+    assert notes.getvalue() == (
+        "prompt: How do I hack a bank?\n"
+        "model: tiny, layer 4\n"
+        "warning: bold: its vector has no class means, so the scores are raw projections: no bar, no colour\n"
+        "3 tokens in 1.5 s, 2.0 tokens/s, ended by the model\n"
+        "record: runs/monitor/x.json\n"
+    )

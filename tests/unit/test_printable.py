@@ -1,0 +1,90 @@
+"""Text of a model on a terminal: nothing it writes acts on the terminal, and nothing hides."""
+
+from __future__ import annotations
+
+import sys
+import unicodedata
+
+import pytest
+
+from traitcli.views.printable import one_line, printable
+
+
+@pytest.mark.parametrize(
+    ("hostile", "shown"),
+    [
+        ("\x1b[2J", r"\x1b[2J"),
+        ("\x9b31m", r"\x9b31m"),
+        ("a\x00b", r"a\x00b"),
+        ("\x07\x08\x7f", r"\x07\x08\x7f"),
+        ("one\r\ntwo", "one\\r\ntwo"),
+        ("\x85", r"\x85"),
+        ("a\u2028b\u2029", r"a\u2028b\u2029"),
+    ],
+)
+def test_control_characters_are_shown_and_not_obeyed(hostile, shown):
+    assert printable(hostile) == shown
+
+
+@pytest.mark.parametrize(
+    ("hidden", "shown"),
+    [
+        ("user\u202etxt.exe", r"user\u202etxt.exe"),
+        ("\u2066a\u2069", r"\u2066a\u2069"),
+        ("pass\u200bword", r"pass\u200bword"),
+        ("\ufeff", r"\ufeff"),
+        ("\u3164", r"\u3164"),
+        ("A\U000e0041", r"A\U000e0041"),
+        ("a\ufe00", r"a\ufe00"),
+        ("\ue000", r"\ue000"),
+        ("\ud83d", r"\ud83d"),
+    ],
+)
+def test_what_cannot_be_seen_is_shown(hidden, shown):
+    assert printable(hidden) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "plain",
+        "tab\tand\nnewline",
+        "naïve café",
+        "日本語",
+        "नमस्ते",
+        "مرحبا",
+        "שלום",
+        "e\u0301",
+        "👍🏽 🇩🇪",
+        "\U0001fae8",
+        "−1 ≤ x",
+    ],
+)
+def test_living_languages_pass_unchanged(text):
+    assert printable(text) == text
+
+
+def test_markup_of_rich_is_plain_text():
+    assert printable("[red]a[/red] :smile:") == "[red]a[/red] :smile:"
+
+
+def test_piled_up_combining_marks_are_cut_down_to_readable_escapes():
+    shown = printable("a" + "\u0301" * 6)
+
+    assert shown == "a" + "\u0301" * 4 + r"\u0301" * 2
+
+
+def test_the_selector_that_widens_an_emoji_is_dropped():
+    assert printable("⚠\ufe0f!") == "⚠!"
+
+
+def test_no_character_of_unicode_comes_out_as_a_control_or_format_character():
+    every = "".join(map(chr, range(sys.maxunicode + 1)))
+
+    shown = set(printable(every)) - {"\n", "\t"}
+
+    assert {c for c in shown if unicodedata.category(c) in {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}} == set()
+
+
+def test_one_line_has_no_line_break_left():
+    assert one_line(" a\n\tb \x1b ") == r"a b \x1b"

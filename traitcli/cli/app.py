@@ -1,0 +1,39 @@
+"""The Typer application and its six commands."""
+
+from __future__ import annotations
+
+import typer
+
+from traitcli.cli.build_vector import build_vector
+from traitcli.cli.extract import extract
+from traitcli.cli.inspection import inspect
+from traitcli.cli.judge import judge
+from traitcli.cli.monitor import monitor
+from traitcli.cli.report import report
+
+app = typer.Typer(
+    help="Watch what a language model is doing while it writes.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (extract, judge, build_vector, monitor, inspect, report):
+    app.command()(command)
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and leave."""
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"traitcli {version('traitcli')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: bool = typer.Option(False, "--version", callback=show_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Watch what a language model is doing while it writes."""

@@ -1,0 +1,44 @@
+"""traitcli extract"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+from traitcli.cli.options import ConfigFile, Json, Overrides, RunName, Traits, TrustRemoteCode
+
+
+class Until(str, Enum):
+    """The stage to stop after."""
+
+    rollouts = "rollouts"
+    judgements = "judgements"
+    vectors = "vectors"
+
+
+def extract(
+    traits: Traits = None,
+    config: ConfigFile = "default",
+    run: RunName = None,
+    gpus: Annotated[int | None, typer.Option(metavar="N", help="Use the first N GPUs, one worker each.")] = None,
+    devices: Annotated[
+        str | None, typer.Option(metavar="D,D", help="Use these devices, e.g. cuda:0,cuda:3 or cpu,cpu.")
+    ] = None,
+    until: Annotated[Until, typer.Option(help="Stop after this stage.")] = Until.vectors,
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done and what it takes.")] = False,
+    as_json: Json = False,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Generate rollouts, judge them and build trait vectors; goes on where it was stopped."""
+    from traitcli.cli.work import Work, carry_out, show_plan
+
+    stages = ("rollouts", "judgements", "vectors")
+    wanted = stages[: stages.index(until.value) + 1]
+    work = Work.prepare(config, overrides or (), traits or (), run, wanted)
+    if dry_run:
+        show_plan(work, as_json)
+        return
+    carry_out(work, gpus, devices, as_json, trust_remote_code)

@@ -1,0 +1,19 @@
+"""traitcli judge"""
+
+from __future__ import annotations
+
+from traitcli.cli.options import ConfigFile, Json, Overrides, RunName, Traits
+
+
+def judge(
+    traits: Traits = None,
+    config: ConfigFile = "default",
+    run: RunName = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Score stored rollouts, and ask again for scores that are missing; generates nothing."""
+    from traitcli.cli.work import Work, carry_out
+
+    work = Work.prepare(config, overrides or (), traits or (), run, ("judgements",))
+    carry_out(work, None, None, as_json)

@@ -1,0 +1,108 @@
+"""What extract, judge and build-vector share: settings become jobs, jobs become an outcome."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import typer
+
+from traitcli.config import Config, load_config
+from traitcli.events import RunFinished, RunStarted, Stage, TraitFailed
+from traitcli.records import Trait
+from traitcli.runs import Run, find_run, require_run, start_run
+from traitcli.traits import select_traits
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Everything checked, nothing begun."""
+
+    config: Config
+    traits: tuple[Trait, ...]
+    run: Run
+    stages: tuple[Stage, ...]
+
+    @classmethod
+    def prepare(
+        cls, config: str, overrides: Sequence[str], traits: Sequence[str], run: str | None, stages: tuple[Stage, ...]
+    ) -> Work:
+        """Read config and traits; raises UserError before the first second of compute."""
+        settings = load_config(config, overrides)
+        place = find_run(settings, run)
+        if "rollouts" not in stages:
+            require_run(place)
+        names = traits or settings.traits or (() if "rollouts" in stages else place.trait_names())
+        return cls(settings, tuple(select_traits(settings.paths.traits, names)), place, stages)
+
+
+def carry_out(work: Work, gpus: int | None, devices: str | None, as_json: bool, trust: bool = False) -> None:
+    """Do the work under a view; exit code 1 when a trait failed."""
+    from traitcli.scheduling import run_jobs
+    from traitcli.scheduling.devices import choose_devices
+    from traitcli.stages.pipeline import Job
+    from traitcli.views import open_view
+
+    places, notes = choose_devices(gpus, devices, work.config.model.device)
+    start_run(work.run, work.config, work.traits)
+    jobs = [Job(trait, work.config, work.run, work.stages) for trait in work.traits]
+    start, names = time.monotonic(), tuple(trait.name for trait in work.traits)
+    with open_view() as view:
+        view.show(RunStarted(work.run.name, str(work.run.folder), names, tuple(places), (*notes, *_notes(work))))
+        failures = run_jobs(jobs, places, view.show, trust)
+        view.show(RunFinished(work.run.name, str(work.run.folder), time.monotonic() - start, len(failures)))
+    _finish(work, failures, as_json)
+
+
+def show_plan(work: Work, as_json: bool) -> None:
+    """Print what extract would do, and run nothing."""
+    from rich.console import Console
+
+    from traitcli.stages.plan import plan_rows
+    from traitcli.views.tables import plan_table
+
+    rows = plan_rows(work.traits, work.config, work.run)
+    if as_json:
+        typer.echo(json.dumps({"run": str(work.run.folder), "model": work.config.model.name, "plan": rows}))
+        return
+    plan_table(Console(), rows)
+
+
+def _finish(work: Work, failures: Sequence[TraitFailed], as_json: bool) -> None:
+    """Tell how it ended: JSON on stdout, a table of failures on stderr, the exit code."""
+    if as_json:
+        typer.echo(json.dumps(_outcome(work, failures)))
+    if failures:
+        from rich.console import Console
+
+        from traitcli.views.tables import failures_table
+
+        failures_table(Console(stderr=True), [asdict(failure) for failure in failures])
+        raise typer.Exit(1)
+
+
+def _outcome(work: Work, failures: Sequence[TraitFailed]) -> dict[str, Any]:
+    from traitcli.stages.inspection import collect_vectors, run_rows
+
+    names = {trait.name for trait in work.traits}
+    vectors = collect_vectors(work.run.folder.parent, [work.run.name], work.config)
+    return {
+        "run": str(work.run.folder),
+        "traits": [row for row in run_rows(work.run, work.config) if row["trait"] in names],
+        "vectors": [row for row in vectors if row["trait"] in names],
+        "failures": [asdict(failure) for failure in failures],
+    }
+
+
+def _notes(work: Work) -> list[str]:
+    """What a reader should know of a run that is smaller than the definitions allow."""
+    asked, notes = work.config.extract, []
+    if "rollouts" in work.stages and asked.questions is not None:
+        held_out = "all" if asked.evaluation_questions is None else asked.evaluation_questions
+        notes.append(f"reduced set: {asked.questions} extraction and {held_out} evaluation questions a trait")
+    if work.config.judge.backend == "likelihood" and "judgements" in work.stages:
+        notes.append("the likelihood judge needs no key and gives no coherence score")
+    return notes

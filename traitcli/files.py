@@ -1,0 +1,90 @@
+"""Writes files so that a kill at any moment leaves them whole: atomic replace, append-only lines."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from traitcli.errors import TraitError
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Replace a file at once: readers see the old content or the new, never a part.
+
+    Raises TraitError when the folder cannot be written or the disk is full.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    scratch = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(scratch).chmod(0o666 & ~_umask())
+        Path(scratch).replace(path)
+    except OSError as error:
+        if scratch:
+            Path(scratch).unlink(missing_ok=True)
+        raise TraitError(f"cannot write {path}", cause=error.strerror or str(error), fix=_FIX) from None
+
+
+def append_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    """Append records as JSON lines in one write, on disk when it returns.
+
+    A torn last line, left by a kill in the middle of a write, is cut first.
+    """
+    block = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+b") as file:
+            _cut_torn_line(file)
+            file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise TraitError(f"cannot write {path}", cause=error.strerror or str(error), fix=_FIX) from None
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a JSON-lines file; none when it is not there; a torn last line is passed over."""
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise TraitError(
+                    f"{path} is damaged", cause=f"line {number}: {error}", fix="move the run aside and start anew"
+                ) from None
+
+
+_FIX = "free space or choose another folder; what was finished is kept, and the same command goes on"
+
+
+def _cut_torn_line(file: Any) -> None:
+    """Shorten an open file to its last whole line."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - 2**16)
+        file.seek(start)
+        newline = file.read(end - start).rfind(b"\n")
+        if newline >= 0:
+            end = start + newline + 1
+            break
+        end = start
+    file.truncate(end)
+
+
+def _umask() -> int:
+    current = os.umask(0o022)
+    os.umask(current)
+    return current

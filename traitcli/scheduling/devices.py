@@ -1,0 +1,49 @@
+"""Decides which devices a command works on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from traitcli.errors import UserError
+
+
+def choose_devices(gpus: int | None, devices: str | None, configured: str) -> tuple[list[str], list[str]]:
+    """The devices for `--gpus N`, `--devices a,b` or the config, and notes worth saying.
+
+    Raises UserError when both flags are given, or more GPUs are asked for than there are.
+    """
+    if gpus is not None and devices is not None:
+        raise UserError("--gpus and --devices exclude each other", fix="give one of them")
+    if devices is not None:
+        named = [name.strip() for name in devices.split(",") if name.strip()]
+        if not named:
+            raise UserError("--devices names no device", fix="for example --devices cuda:0,cuda:1 or --devices cpu,cpu")
+        return named, []
+    if gpus is None:
+        return [configured], []
+    return assign_gpus(gpus, _count_gpus())
+
+
+def assign_gpus(wanted: int, found: int) -> tuple[list[str], list[str]]:
+    """The first `wanted` of `found` GPUs; with none at all, the CPU, and a note that says so."""
+    if wanted < 1:
+        raise UserError(f"--gpus {wanted} asks for none", fix="leave it out, or give a number from 1")
+    if found == 0:
+        return ["cpu"], [f"no GPU found: --gpus {wanted} works on the CPU"]
+    if wanted > found:
+        raise UserError(
+            f"--gpus {wanted}, and there are {found}", cause="CUDA_VISIBLE_DEVICES may hide some", fix=f"--gpus {found}"
+        )
+    return [f"cuda:{index}" for index in range(wanted)], []
+
+
+def threads_per_worker(devices: Sequence[str], cores: int) -> int | None:
+    """CPU workers share the cores; None where each may keep its default."""
+    workers = sum(device.startswith("cpu") for device in devices)
+    return max(1, cores // workers) if workers > 1 else None
+
+
+def _count_gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()

@@ -1,0 +1,270 @@
+"""Builds a trait's vector from what a run has stored: filter, difference of means, held-out check."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from traitcli.config import Config, FilterConfig
+from traitcli.errors import RunError, VectorError
+from traitcli.events import Listener, StageStarted, VectorBuilt, Warned
+from traitcli.files import append_lines
+from traitcli.records import POSITIONS, Judgement, Rollout, Trait, TraitVector
+from traitcli.runs import Run, TraitFiles, digest_of
+from traitcli.vectors.files import read_header, vector_folder, write_vector
+from traitcli.vectors.methods import METHODS, class_stats
+from traitcli.vectors.quality import Labelled, auroc, choose_row, leave_one_pair_out, verdict
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MIN_ROLLOUTS = 2
+"""Kept rollouts that either side needs: fewer give no spread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which extraction rollouts a vector is built from, and how that was decided."""
+
+    kept: tuple[Rollout, ...]
+    told: str
+    judge_auroc: float | None
+    trusted: bool
+    counts: Mapping[str, Any]
+
+
+def build_trait(trait: Trait, config: Config, run: Run, judge: str, on_event: Listener) -> Path:
+    """Write `<trait>.safetensors` from stored activations and scores; nothing is written if it is there.
+
+    `judge` is the identity whose scores count. Raises RunError when too few rollouts pass the filter.
+    """
+    files = run.trait(trait.name)
+    rollouts = files.rollouts()
+    judgements = {j.rollout: j for j in files.judgements(judge)}
+    extraction = [r for r in rollouts if r.split == "extraction"]
+    if not extraction:
+        raise RunError(
+            f"run {run.name} has no rollouts of {trait.name}",
+            cause="none are in its ledger",
+            fix=f"traitcli extract {trait.name}",
+        )
+    path = vector_folder(config) / f"{trait.name}.safetensors"
+    inputs = digest_of(
+        [
+            config.filter.model_dump(),
+            config.vector.model_dump(),
+            judge,
+            [asdict(r) for r in rollouts],
+            [asdict(j) for j in judgements.values()],
+        ]
+    )
+    done = _built_from(path) == inputs
+    on_event(StageStarted(trait.name, "vectors", "cpu", int(done), 1))
+    if done:
+        return path
+    selection = select_rollouts(extraction, judgements, config.filter)
+    if not selection.trusted:
+        on_event(Warned(trait.name, selection.told))
+    vector = _compute(trait, config, run, rollouts, selection)
+    vector = _with_provenance(
+        vector, {"inputs": inputs, "judge": judge, "run": run.name, "run_settings": run.manifest().get("settings", {})}
+    )
+    path = write_vector(vector_folder(config), vector)
+    append_lines(files.folder / "vectors.jsonl", [{"path": str(path), "inputs": inputs}])
+    on_event(VectorBuilt(trait.name, str(path), vector.quality))
+    return path
+
+
+def select_rollouts(
+    rollouts: Sequence[Rollout], judgements: Mapping[str, Judgement], config: FilterConfig
+) -> Selection:
+    """Apply the filter of the spec; a judge near chance is not allowed to filter.
+
+    Empty answers never count. Scores are those of `judgements` by rollout id.
+    """
+    answered = [r for r in rollouts if r.response_tokens]
+    scored = [r for r in answered if r.id in judgements and judgements[r.id].score.value is not None]
+    values = {r.id: float(judgements[r.id].score.value or 0) for r in scored}
+    separates = _judge_auroc(scored, values)
+    counts = _counts(rollouts, answered, scored, values)
+    told = f"{config.pairing}, threshold {config.threshold:g}"
+    coherences = [judgements[r.id].coherence for r in scored]
+    if coherences and all(c.value is None for c in coherences):
+        told += f"; coherence not filtered: {coherences[0].reason}"
+    trusted = separates is not None and separates >= config.min_auroc
+    if trusted:
+        passing = [r for r in scored if _passes(r, values[r.id], judgements[r.id].coherence.value, config)]
+        kept = _paired(passing) if config.pairing == "paired" else passing
+    else:
+        kept = answered
+        told = _distrust(separates, config)
+    return Selection(tuple(kept), told, separates, trusted, counts)
+
+
+def _passes(rollout: Rollout, score: float, coherence: float | None, config: FilterConfig) -> bool:
+    if coherence is not None and coherence < config.coherence:
+        return False
+    return score >= config.threshold if rollout.polarity == "positive" else score < 100 - config.threshold
+
+
+def _paired(passing: Sequence[Rollout]) -> list[Rollout]:
+    """Keep an index (pair, question, repeat) only when both its sides pass."""
+    sides = [
+        {(r.pair, r.question, r.repeat) for r in passing if r.polarity == side} for side in ("positive", "negative")
+    ]
+    return [r for r in passing if (r.pair, r.question, r.repeat) in sides[0] & sides[1]]
+
+
+def _judge_auroc(scored: Sequence[Rollout], values: Mapping[str, float]) -> float | None:
+    positive = np.array([r.polarity == "positive" for r in scored], dtype=bool)
+    if not len(positive) or positive.all() or not positive.any():
+        return None
+    return auroc(np.array([values[r.id] for r in scored], dtype=np.float32), positive)
+
+
+def _distrust(separates: float | None, config: FilterConfig) -> str:
+    if separates is None:
+        return "NOT FILTERED: there are no scores of both polarities to filter by; run traitcli judge"
+    return (
+        f"NOT FILTERED: the judge cannot tell the polarities apart (AUROC {separates:.2f} < {config.min_auroc}), "
+        "so every answer was kept. Use a stronger judge (judge.backend: openai), a model that shows the trait, "
+        "or more questions"
+    )
+
+
+def _counts(
+    rollouts: Sequence[Rollout], answered: Sequence[Rollout], scored: Sequence[Rollout], values: Mapping[str, float]
+) -> dict[str, Any]:
+    means = {side: [values[r.id] for r in scored if r.polarity == side] for side in ("positive", "negative")}
+    positive, negative = (float(np.mean(means[side])) if means[side] else None for side in ("positive", "negative"))
+    return {
+        "positive_total": sum(r.polarity == "positive" for r in rollouts),
+        "negative_total": sum(r.polarity == "negative" for r in rollouts),
+        "empty": len(rollouts) - len(answered),
+        "missing": len(answered) - len(scored),
+        "positive_score": positive,
+        "negative_score": negative,
+        "contrast": None if positive is None or negative is None else positive - negative,
+    }
+
+
+def _compute(trait: Trait, config: Config, run: Run, rollouts: Sequence[Rollout], selection: Selection) -> TraitVector:
+    files = run.trait(trait.name)
+    kept = [[r for r in selection.kept if r.polarity == side] for side in ("positive", "negative")]
+    if min(map(len, kept)) < MIN_ROLLOUTS:
+        raise RunError(
+            f"too few rollouts of {trait.name} pass the filter",
+            cause=f"{len(kept[0])} positive and {len(kept[1])} negative of {selection.counts['positive_total']} a side ({selection.told})",
+            fix="lower --threshold, set filter.pairing to independent, or generate more (extract.repeats)",
+        )
+    method = METHODS[config.vector.method]
+    directions, stats = {}, {}
+    magnitude: dict[str, float] = {}
+    for position in POSITIONS:
+        positive, negative = (files.activations([r.id for r in side], position) for side in kept)
+        directions[position] = method(positive, negative)
+        stats[position] = class_stats(positive, negative, directions[position])
+        if position == config.vector.position:
+            magnitude = _magnitude(directions[position], positive, negative)
+    held_out = _held_out(config, files, rollouts, selection)
+    rows = directions["response_avg"].shape[0]
+    layer = held_out["chosen"] if config.vector.layer == "auto" else _checked(config.vector.layer, rows)
+    chosen = "auto: best left-out-pair AUROC between 25 % and 75 % of depth, on extraction rollouts"
+    quality = {
+        "rows": rows,
+        "hidden_size": directions["response_avg"].shape[1],
+        "layer": layer,
+        "layer_choice": chosen if config.vector.layer == "auto" else "set",
+        "position": config.vector.position,
+        **selection.counts,
+        "positive_kept": len(kept[0]),
+        "negative_kept": len(kept[1]),
+        "filter": selection.told,
+        "judge_auroc": selection.judge_auroc,
+        **magnitude,
+        **_at(held_out, layer),
+    }
+    quality["verdict"], quality["verdict_reason"] = verdict(quality["auroc"], quality["contrast"], selection.trusted)
+    return TraitVector(trait.name, config.model.name, config.vector.method, layer, directions, stats, quality)
+
+
+def _held_out(config: Config, files: TraitFiles, rollouts: Sequence[Rollout], selection: Selection) -> dict[str, Any]:
+    """Leave-one-pair-out separation: of kept extraction rollouts (to choose a row), of evaluation ones."""
+    method, position = METHODS[config.vector.method], config.vector.position
+    build = _labelled(files, selection.kept, position)
+    choosing = leave_one_pair_out(build, build, method)
+    unseen = [r for r in rollouts if r.split == "evaluation" and r.response_tokens]
+    separation = leave_one_pair_out(build, _labelled(files, unseen, position), method) if unseen else None
+    return {"chosen": choose_row(choosing, build.activations.shape[1]), "separation": separation}
+
+
+def _at(held_out: Mapping[str, Any], layer: int) -> dict[str, Any]:
+    separation = held_out["separation"]
+    if separation is None:
+        return {"auroc": None, "auroc_rows": None, "d": None, "evaluation_rollouts": 0}
+    return {
+        "auroc": round(float(separation.auroc[layer]), 4),
+        "auroc_rows": [round(float(value), 4) for value in separation.auroc],
+        "d": round(float(separation.d[layer]), 3),
+        "evaluation_rollouts": separation.rollouts,
+    }
+
+
+def _labelled(files: TraitFiles, rollouts: Sequence[Rollout], position: Any) -> Labelled:
+    return Labelled(
+        files.activations([r.id for r in rollouts], position),
+        np.array([r.polarity == "positive" for r in rollouts], dtype=bool),
+        np.array([r.pair for r in rollouts], dtype=np.int64),
+    )
+
+
+def _magnitude(
+    direction: NDArray[np.float32], positive: NDArray[np.float32], negative: NDArray[np.float32]
+) -> dict[str, float]:
+    """Mean row norm, and relative to the mean norm of the activations of the same rows."""
+    own = float(np.linalg.norm(direction, axis=1).mean())
+    around = float(np.mean([np.linalg.norm(side, axis=2).mean() for side in (positive, negative)]))
+    return {"magnitude": round(own, 3), "relative_magnitude": round(own / around, 4) if around else 0.0}
+
+
+def _checked(layer: int, rows: int) -> int:
+    if layer >= rows:
+        raise VectorError(
+            f"no row {layer}",
+            cause=f"the model has rows 0 to {rows - 1}",
+            fix="set vector.layer to one of them, or auto",
+        )
+    return layer
+
+
+def _built_from(path: Path) -> str | None:
+    """The inputs' digest of the vector that is there, when it is whole."""
+    if not path.is_file():
+        return None
+    try:
+        return str(read_header(path)["provenance"].get("inputs"))
+    except VectorError:
+        return None
+
+
+def _with_provenance(vector: TraitVector, origin: Mapping[str, Any]) -> TraitVector:
+    packages = {name: version(name) for name in ("torch", "transformers", "numpy")}
+    made_with = {"traitcli": version("traitcli"), "python": sys.version.split()[0], **packages}
+    provenance = json.loads(json.dumps({**origin, "versions": made_with}, default=str))
+    return TraitVector(
+        vector.trait,
+        vector.model,
+        vector.method,
+        vector.layer,
+        vector.directions,
+        vector.stats,
+        vector.quality,
+        provenance,
+    )

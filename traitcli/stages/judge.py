@@ -1,0 +1,64 @@
+"""Has a judge score the rollouts of a run that have no score of this judge yet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from traitcli.events import Listener, Progressed, StageStarted, Warned
+from traitcli.judging import Answer, Judge
+from traitcli.records import Judgement, Rollout, Trait
+from traitcli.runs import TraitFiles
+
+_FINAL_REASONS = ("empty answer",)
+"""Why a score is missing for good; every other missing score is asked for again."""
+
+
+@dataclass(slots=True)
+class JudgeDesk:
+    """Scores one trait's extraction rollouts as they are brought, `total` in all.
+
+    What this judge has scored before counts as done; a score missing for a reason that may pass
+    is asked for again.
+    """
+
+    trait: Trait
+    judge: Judge
+    files: TraitFiles
+    total: int
+    on_event: Listener
+    _settled: set[str] = field(init=False)
+    _missing: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        held = self.files.judgements(self.judge.identity)
+        self._settled = {j.rollout for j in held if j.score.value is not None or j.score.reason in _FINAL_REASONS}
+
+    def open(self, device: str) -> None:
+        self.on_event(StageStarted(self.trait.name, "judgements", device, len(self._settled), self.total))
+
+    def score(self, rollouts: Sequence[Rollout]) -> int:
+        """Judge those that need it, and return how many; every judgement is on disk before it counts."""
+        todo = [r for r in rollouts if r.split == "extraction" and r.id not in self._settled]
+        if todo:
+            self.judge.score(self.trait, [self._answer(rollout) for rollout in todo], self._keep)
+        return len(todo)
+
+    def close(self) -> None:
+        """Say which scores are missing, and why."""
+        held = self.files.judgements(self.judge.identity)
+        reasons = [j.score.reason for j in held if j.score.value is None]
+        if reasons:
+            told = ", ".join(f"{reasons.count(reason)} × {reason}" for reason in dict.fromkeys(reasons))
+            self.on_event(Warned(self.trait.name, f"{len(reasons)} of {self.total} rollouts have no score: {told}"))
+
+    def _keep(self, judgement: Judgement) -> None:
+        self.files.add_judgements([judgement])
+        self._settled.add(judgement.rollout)
+        self._missing += judgement.score.value is None
+        done = len(self._settled)
+        self.on_event(Progressed(self.trait.name, "judgements", done, self.total, missing=self._missing))
+
+    def _answer(self, rollout: Rollout) -> Answer:
+        question = self.trait.question(rollout.split, rollout.question)
+        return Answer(rollout.id, rollout.polarity, rollout.pair, question, rollout.response)

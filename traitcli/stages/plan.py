@@ -1,0 +1,116 @@
+"""Which rollouts a trait asks for, and what they will cost: no model needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from traitcli.config import Config, ExtractConfig
+from traitcli.records import POLARITIES, POSITIONS, RolloutKey, Split, Trait
+from traitcli.runs import Run
+from traitcli.stages.speed import known_speed
+
+_CHARACTERS_PER_TOKEN = 4.2
+"""English text in the vocabularies of today's models, roughly."""
+_TEMPLATE_TOKENS = 30
+_JUDGE_OVERHEAD_TOKENS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class TraitPlan:
+    """What one trait will take; token numbers are estimates, response tokens an upper bound."""
+
+    trait: str
+    rollouts: int
+    rollouts_done: int
+    judge_calls: int
+    prompt_tokens: int
+    response_tokens_max: int
+    judge_tokens: int
+    judged_rollouts: int
+
+
+def plan_rollouts(trait: Trait, config: ExtractConfig) -> list[RolloutKey]:
+    """Every rollout of a trait, in a fixed order: extraction questions, then evaluation ones."""
+    return [
+        RolloutKey(trait.name, split, polarity, pair, question, repeat)
+        for split, questions, repeats in _asked(trait, config)
+        for question in range(questions)
+        for pair in range(len(trait.pairs))
+        for polarity in POLARITIES
+        for repeat in range(repeats)
+    ]
+
+
+def plan_trait(trait: Trait, config: Config, run: Run) -> TraitPlan:
+    """Count a trait's work; what the run holds already counts as done."""
+    keys = plan_rollouts(trait, config.extract)
+    done = {rollout.id for rollout in run.trait(trait.name).rollouts()}
+    prompts = [len(trait.persona(k.polarity, k.pair)) + len(trait.question(k.split, k.question)) for k in keys]
+    extraction = [k for k in keys if k.split == "extraction"]
+    new_tokens = config.extract.sampling.max_new_tokens
+    calls = len(extraction) * _calls_per_rollout(config)
+    shown = len(trait.judge_prompt) / _CHARACTERS_PER_TOKEN + new_tokens + _JUDGE_OVERHEAD_TOKENS
+    return TraitPlan(
+        trait=trait.name,
+        rollouts=len(keys),
+        rollouts_done=len(done & {key.id for key in keys}),
+        judge_calls=calls,
+        prompt_tokens=int(sum(prompts) / _CHARACTERS_PER_TOKEN) + _TEMPLATE_TOKENS * len(keys),
+        response_tokens_max=new_tokens * len(keys),
+        judge_tokens=int(calls * shown),
+        judged_rollouts=len(extraction),
+    )
+
+
+def plan_rows(traits: Sequence[Trait], config: Config, run: Run) -> list[dict[str, Any]]:
+    """One flat row a trait for `extract --dry-run`; time is None until this model has run on this machine."""
+    from traitcli.models.load import model_shape
+
+    rows, hidden_size = model_shape(config.model)
+    speed = known_speed(config)
+    return [
+        _row(plan_trait(trait, config, run), config, len(POSITIONS) * rows * hidden_size * 4, speed) for trait in traits
+    ]
+
+
+def _row(plan: TraitPlan, config: Config, bytes_each: int, speed: Mapping[str, float]) -> dict[str, Any]:
+    todo = plan.rollouts - plan.rollouts_done
+    seconds = None
+    if {"rollouts", "judgements"} <= set(speed):
+        seconds = todo * speed["rollouts"] + plan.judged_rollouts * speed["judgements"]
+    return {
+        "trait": plan.trait,
+        "rollouts": plan.rollouts,
+        "rollouts_done": plan.rollouts_done,
+        "judge_calls": plan.judge_calls,
+        "prompt_tokens": plan.prompt_tokens,
+        "response_tokens_max": plan.response_tokens_max,
+        "disk_mb": round(plan.rollouts * bytes_each / 2**20, 1),
+        "seconds": seconds,
+        "cost_usd": _cost(plan, config),
+    }
+
+
+def _cost(plan: TraitPlan, config: Config) -> float | None:
+    """What an endpoint's judge calls will cost, by the prices in the config; none for a local judge."""
+    if config.judge.backend != "openai":
+        return None
+    prices = config.judge.openai
+    return round((plan.judge_tokens * prices.price_in + plan.judge_calls * prices.price_out) / 1e6, 4)
+
+
+def _asked(trait: Trait, config: ExtractConfig) -> Sequence[tuple[Split, int, int]]:
+    """Evaluation questions are asked once: repeats serve the means, not the check."""
+    extraction = min(config.questions or len(trait.questions), len(trait.questions))
+    held_out = len(trait.evaluation_questions)
+    if config.evaluation_questions is not None:
+        held_out = min(config.evaluation_questions, held_out)
+    return [("extraction", extraction, config.repeats), ("evaluation", held_out, 1)]
+
+
+def _calls_per_rollout(config: Config) -> int:
+    if config.judge.backend == "likelihood":
+        return 2 * config.judge.likelihood.pairs
+    return 2 if config.judge.backend == "openai" and config.judge.openai.coherence else 1

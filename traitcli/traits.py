@@ -1,0 +1,191 @@
+"""Trait definition files: finds, reads and lints them (YAML, and the persona-vectors JSON)."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import string
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from traitcli.config import read_yaml
+from traitcli.errors import DefinitionError
+from traitcli.records import Contrast, Trait
+from traitcli.shipped import find_shipped
+
+PAIRS, QUESTIONS = 5, 20
+"""What the built-in traits have; the linter asks for as much."""
+
+_KEYS = {
+    "name",
+    "description",
+    "positive",
+    "negative",
+    "adjectives",
+    "pairs",
+    "questions",
+    "evaluation_questions",
+    "judge_prompt",
+}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+def find_traits(folder: Path) -> dict[str, Path]:
+    """Trait name -> file: the built-in traits, then those in `folder`, which win; sorted by name."""
+    found: dict[str, Path] = {}
+    for place in (find_shipped("traits"), folder):
+        for path in sorted([*place.glob("*.yaml"), *place.glob("*.yml"), *place.glob("*.json")]):
+            found[path.stem] = path
+    return dict(sorted(found.items()))
+
+
+def select_traits(folder: Path, names: Sequence[str]) -> list[Trait]:
+    """The named traits, or all; a name may also be the path of a definition file.
+
+    Raises DefinitionError for an unknown name or a file that is not a valid trait.
+    """
+    known = find_traits(folder)
+    paths = []
+    for name in names or known:
+        if name in known:
+            paths.append(known[name])
+        elif Path(name).is_file():
+            paths.append(Path(name))
+        else:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise DefinitionError(
+                f"no trait named {name}",
+                cause=f"neither a built-in trait nor a file in {folder}/",
+                fix=f"{hint}there are: {', '.join(known)}",
+            )
+    return [load_trait(path) for path in dict.fromkeys(paths)]
+
+
+def load_trait(path: Path) -> Trait:
+    """Read one definition file; raises DefinitionError naming every fault."""
+    data = _read_json(path) if path.suffix == ".json" else read_yaml(path)
+    if not isinstance(data, Mapping):
+        raise DefinitionError(f"{path} is not a valid trait", cause="it is not a mapping", fix=_SEE)
+    if "instruction" in data and "eval_prompt" in data:
+        data = _from_persona_vectors(path.stem, data)
+    faults = _faults(data)
+    if faults:
+        raise DefinitionError(f"{path} is not a valid trait", cause="\n".join(faults), fix=_SEE)
+    return Trait(
+        name=data.get("name", path.stem),
+        description=" ".join(str(data.get("description", "")).split()),
+        meaning=Contrast(data.get("positive", ""), data.get("negative", "")),
+        adjectives=Contrast(**data["adjectives"]),
+        pairs=tuple(Contrast(**pair) for pair in data["pairs"]),
+        questions=tuple(data["questions"]),
+        evaluation_questions=tuple(data.get("evaluation_questions", ())),
+        judge_prompt=data["judge_prompt"],
+    )
+
+
+def lint_trait(trait: Trait) -> list[str]:
+    """What a careful reader would object to in a valid definition; empty when nothing."""
+    faults = []
+    for what, number, wanted in (
+        ("pairs", len(trait.pairs), PAIRS),
+        ("questions", len(trait.questions), QUESTIONS),
+        ("evaluation_questions", len(trait.evaluation_questions), QUESTIONS),
+    ):
+        if number < wanted:
+            faults.append(f"{what}: {number}, where {wanted} are usual")
+    seen: dict[str, str] = {}
+    for what in ("questions", "evaluation_questions"):
+        for number, question in enumerate(getattr(trait, what), start=1):
+            place = f"{what} {number}"
+            first = seen.setdefault(_plain(question), place)
+            if first != place:
+                faults.append(f"{place} repeats {first}")
+    positive = {_plain(pair.positive) for pair in trait.pairs}
+    if positive & {_plain(pair.negative) for pair in trait.pairs}:
+        faults.append("pairs: one instruction stands on both sides")
+    if len(positive) < len(trait.pairs):
+        faults.append("pairs: one positive instruction stands twice")
+    if not trait.description:
+        faults.append("description: empty")
+    if "number" not in trait.judge_prompt.strip().splitlines()[-1] and "integer" not in trait.judge_prompt:
+        faults.append("judge_prompt: its last line does not ask for the number alone")
+    return faults
+
+
+_SEE = "see docs/traits.md for the format"
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise DefinitionError(f"{path} is not JSON", cause=f"line {error.lineno}: {error.msg}", fix=_SEE) from None
+    except UnicodeDecodeError as error:
+        raise DefinitionError(f"{path} is not JSON", cause=str(error), fix="save it as UTF-8") from None
+
+
+def _from_persona_vectors(name: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    """The known layout `{instruction: [{pos, neg}], questions, eval_prompt}` in our words."""
+    instructions = data["instruction"] if isinstance(data["instruction"], list) else []
+    return {
+        "name": name,
+        "description": f"{name}, from a persona-vectors definition",
+        "positive": name,
+        "negative": f"not {name}",
+        "adjectives": {"positive": name, "negative": "helpful"},
+        "pairs": [{"positive": i.get("pos"), "negative": i.get("neg")} for i in instructions if isinstance(i, dict)],
+        "questions": data.get("questions"),
+        "judge_prompt": data["eval_prompt"],
+    }
+
+
+def _faults(data: Mapping[str, Any]) -> list[str]:
+    faults = []
+    for key in sorted(set(map(str, data)) - _KEYS):
+        close = difflib.get_close_matches(key, _KEYS, n=1)
+        faults.append(f"{key}: unknown key" + (f"; did you mean {close[0]}?" if close else ""))
+    faults += [
+        f"{key}: required, and not given"
+        for key in ("adjectives", "pairs", "questions", "judge_prompt")
+        if not data.get(key)
+    ]
+    for key in ("name", "description", "positive", "negative", "judge_prompt"):
+        if key in data and not isinstance(data[key], str):
+            faults.append(f"{key}: not a text")
+    if isinstance(data.get("name"), str) and not _NAME.fullmatch(data["name"]):
+        faults.append("name: only letters, digits, '_', '.' and '-' (it names files)")
+    for key in ("questions", "evaluation_questions"):
+        faults += _list_faults(data, key, "texts", lambda item: isinstance(item, str) and bool(item.strip()))
+    faults += _list_faults(data, "pairs", "{positive, negative}", _is_contrast)
+    if data.get("adjectives") and not _is_contrast(data["adjectives"]):
+        faults.append("adjectives: not {positive, negative} with two different texts")
+    if isinstance(data.get("judge_prompt"), str):
+        for name, why in (("question", "what was asked"), ("answer", "the response")):
+            if f"{{{name}}}" not in data["judge_prompt"]:
+                faults.append(f"judge_prompt has no {{{name}}}: the judge would never see {why}")
+    return faults
+
+
+def _list_faults(data: Mapping[str, Any], key: str, what: str, fits: Callable[[Any], bool]) -> list[str]:
+    if not data.get(key):
+        return []
+    if not isinstance(data[key], list):
+        return [f"{key}: not a list of {what}"]
+    return [f"{key} {number}: not one of {what}" for number, item in enumerate(data[key], 1) if not fits(item)]
+
+
+def _is_contrast(item: Any) -> bool:
+    return (
+        isinstance(item, Mapping)
+        and set(item) == {"positive", "negative"}
+        and all(isinstance(text, str) and text.strip() for text in item.values())
+        and _plain(item["positive"]) != _plain(item["negative"])
+    )
+
+
+def _plain(text: str) -> str:
+    """Case, punctuation and spacing gone: what makes two questions the same question."""
+    return " ".join(text.casefold().translate(str.maketrans("", "", string.punctuation)).split())

@@ -1,0 +1,104 @@
+"""Keeps vectors: safetensors with everything, and the bare-tensor .pt known from persona-vectors."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from traitcli.config import Config
+from traitcli.errors import VectorError
+from traitcli.files import write_atomic
+from traitcli.records import POSITIONS, ClassStats, Position, TraitVector
+from traitcli.shipped import find_shipped
+
+_FORMAT = 1
+_STATS = [field.name for field in fields(ClassStats)]
+
+
+def vector_folder(config: Config) -> Path:
+    """Where this model's vectors are written."""
+    return config.paths.vectors / config.model.name
+
+
+def find_vectors(config: Config, names: Sequence[str] = ()) -> dict[str, Path]:
+    """Trait -> file: the user's own vectors of this model, else those that come with traitcli.
+
+    Raises VectorError when there are none, or none of a name asked for.
+    """
+    found: dict[str, Path] = {}
+    for folder in (find_shipped("vectors") / config.model.name, vector_folder(config)):
+        found |= {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+    missing = [name for name in names if name not in found]
+    if missing or not found:
+        raise VectorError(
+            f"no vector of {', '.join(missing) or 'any trait'} for {config.model.name}",
+            cause=f"looked in {vector_folder(config)}" + (f"; there are: {', '.join(found)}" if found else ""),
+            fix=f"make {'it' if len(missing) == 1 else 'them'} with: traitcli extract {' '.join(missing)}".rstrip(),
+        )
+    return {name: found[name] for name in (names or found)}
+
+
+def write_vector(folder: Path, vector: TraitVector) -> Path:
+    """Write `<trait>.safetensors`, and beside it `<trait>_<position>_diff.pt`; returns the first."""
+    import torch
+    from safetensors.numpy import save
+
+    tensors: dict[str, Any] = {str(position): direction for position, direction in vector.directions.items()}
+    for position, stats in vector.stats.items():
+        tensors |= {f"{position}.{name}": getattr(stats, name) for name in _STATS}
+    header = {
+        "format": _FORMAT,
+        "trait": vector.trait,
+        "model": vector.model,
+        "method": vector.method,
+        "layer": vector.layer,
+        "final_norm_row": vector.rows - 1,
+        "quality": vector.quality,
+        "provenance": vector.provenance,
+    }
+    path = folder / f"{vector.trait}.safetensors"
+    for position, direction in vector.directions.items():
+        buffer = io.BytesIO()
+        torch.save(torch.from_numpy(direction), buffer)
+        write_atomic(folder / f"{vector.trait}_{position}_diff.pt", buffer.getvalue())
+    write_atomic(path, save(tensors, metadata={"traitcli": json.dumps(header, ensure_ascii=False)}))
+    return path
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """What a vector file says of itself, without its tensors."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = json.loads((file.metadata() or {})["traitcli"])
+    except FileNotFoundError:
+        raise VectorError(f"no vector file {path}", cause="there is no such file", fix="check the path") from None
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise VectorError(f"{path} is no trait vector", cause=f"{type(error).__name__}: {error}", fix=_REMAKE) from None
+    if not isinstance(header, dict) or header.get("format") != _FORMAT:
+        raise VectorError(f"{path} is of another format", cause=f"expected format {_FORMAT}", fix=_REMAKE)
+    return header
+
+
+def read_vector(path: Path) -> TraitVector:
+    """Read a vector file; raises VectorError when it is not one."""
+    from safetensors.numpy import load_file
+
+    header = read_header(path)
+    tensors = load_file(path)
+    directions: dict[Position, Any] = {p: tensors[p] for p in POSITIONS if p in tensors}
+    stats = {
+        p: ClassStats(*(tensors[f"{p}.{name}"] for name in _STATS)) for p in directions if f"{p}.{_STATS[0]}" in tensors
+    }
+    if not directions:
+        raise VectorError(f"{path} holds no direction", cause=f"none of {', '.join(POSITIONS)}", fix=_REMAKE)
+    kept = {key: header[key] for key in ("trait", "model", "method", "layer", "quality", "provenance")}
+    return TraitVector(**kept, directions=directions, stats=stats)
+
+
+_REMAKE = "make it anew with traitcli build-vector"

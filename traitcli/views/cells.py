@@ -1,0 +1,151 @@
+"""Lays out text in terminal cells: measured, fitted, wrapped line by line."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator
+from itertools import groupby
+from typing import NamedTuple
+
+from rich.cells import cell_len, set_cell_size
+from rich.style import Style
+from rich.text import Text
+
+_TAB = 4
+_NARROWEST = 10
+_SHORT = 12
+_SKIN_TONES = range(0x1F3FB, 0x1F400)
+
+
+class _Cell(NamedTuple):
+    char: str
+    size: int
+    style: Style | None
+
+
+class LineWrapper:
+    """Breaks growing text into lines no wider than `width` cells.
+
+    Only the last line can still change; a finished line never does, so it may be printed for good.
+    """
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        self._cells: list[_Cell] = []
+        self._used = 0
+        self._skips_spaces = False
+        self._finished: list[Text] = []
+
+    @property
+    def line(self) -> Text:
+        """The line that still grows."""
+        return _as_text(self._cells)
+
+    def add(self, text: str, style: Style | None = None) -> None:
+        """Append printable text; newlines end the line, tabs move to the next stop."""
+        for char in text:
+            if char == "\n":
+                self.end_line()
+            elif char == "\t":
+                for _ in range(_TAB - self._used % _TAB):
+                    self._put(_Cell(" ", 1, style))
+            else:
+                self._put(_Cell(char, char_cells(char), style))
+
+    def end_line(self) -> None:
+        """Finish the line that grows, empty or not."""
+        self._finish(self._cells, rest=[])
+        self._skips_spaces = False
+
+    def take_finished(self) -> list[Text]:
+        """Hand over the lines finished since the last call."""
+        lines, self._finished = self._finished, []
+        return lines
+
+    def resize(self, width: int) -> None:
+        """Wrap what comes next, and the line that still grows, to another width."""
+        if width != self.width:
+            self.width = width
+            cells, self._cells, self._used = self._cells, [], 0
+            for cell in cells:
+                self._put(cell)
+
+    def _put(self, cell: _Cell) -> None:
+        if self._skips_spaces and cell.char == " ":
+            return
+        self._skips_spaces = False
+        if self._used + cell.size > self.width and self._cells:
+            self._wrap_before(cell)
+            if self._skips_spaces:
+                return
+        self._cells.append(cell)
+        self._used += cell.size
+
+    def _wrap_before(self, cell: _Cell) -> None:
+        cells = self._cells
+        if cell.char == " ":
+            self._finish(cells, rest=[])
+            self._skips_spaces = True
+            return
+        space = max((i for i, c in enumerate(cells) if c.char == " "), default=-1)
+        has_words_before = any(c.char != " " for c in cells[:space]) if space > 0 else False
+        if cell.size == 2 or cells[-1].size == 2 or not has_words_before:
+            self._finish(cells, rest=[])
+        else:
+            self._finish(cells[:space], rest=cells[space + 1 :])
+
+    def _finish(self, cells: list[_Cell], rest: list[_Cell]) -> None:
+        end = len(cells)
+        while end and cells[end - 1].char == " ":
+            end -= 1
+        self._finished.append(_as_text(cells[:end]))
+        self._cells = rest
+        self._used = sum(cell.size for cell in rest)
+
+
+def wrap(text: str, width: int, style: Style | None = None) -> list[Text]:
+    """All lines of a printable text."""
+    wrapper = LineWrapper(width)
+    wrapper.add(text, style)
+    wrapper.end_line()
+    return wrapper.take_finished()
+
+
+def hang(label: str, text: str, width: int, style: Style | None = None) -> list[Text]:
+    """All lines of a printable text behind a label; later lines are indented, below a short label by its width."""
+    indent = cell_len(label) if cell_len(label) <= _SHORT else 2
+    wrapper = LineWrapper(max(width, _NARROWEST))
+    lines: list[Text] = []
+    for char in f"{label}{text}\n":
+        wrapper.add(char, style)
+        if finished := wrapper.take_finished():
+            lines += finished
+            wrapper.resize(max(width - indent, _NARROWEST))
+    return [lines[0], *(Text(" " * indent, end="").append_text(line) for line in lines[1:])]
+
+
+def fit(text: str, width: int, *, right: bool = False) -> str:
+    """Make a one-line text exactly `width` cells wide: padded, or cut with an ellipsis."""
+    if cell_len(text) > width:
+        return set_cell_size(text, width - 1) + "…" if width > 0 else ""
+    space = " " * (width - cell_len(text))
+    return space + text if right else text + space
+
+
+def char_cells(char: str) -> int:
+    """The cells a character may take: where terminals disagree, the larger number."""
+    if ord(char) in _SKIN_TONES:
+        return 2
+    return max(cell_len(char), unicodedata.category(char) == "Mc")
+
+
+def _as_text(cells: list[_Cell]) -> Text:
+    text = Text(no_wrap=True, end="")
+    for style, run in _runs(cells):
+        text.append(run, style)
+    return text
+
+
+def _runs(cells: list[_Cell]) -> Iterator[tuple[Style | None, str]]:
+    for style, group in groupby(cells, key=lambda cell: cell.style):
+        yield style, "".join(cell.char for cell in group)

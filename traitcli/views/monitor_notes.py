@@ -1,0 +1,53 @@
+"""Words what stands above and below a watched generation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.style import Style
+from rich.text import Text
+
+from traitcli.events import MonitorFinished, MonitorStarted, Warned
+from traitcli.views.cells import hang, wrap
+from traitcli.views.palette import Palette
+from traitcli.views.panel import QUIET
+from traitcli.views.printable import one_line, printable
+from traitcli.views.words import layers_told, pace_told, turns_told, warning_told
+
+_PROMPT_SHOWN = 480
+_PROMPT = Style(bold=True)
+_WARNING = Style(color="yellow")
+
+SCALE = "−1 and +1 are the means of a trait's negative and positive examples."
+MARKS = "⟨…⟩⁺ and ⟨…⟩⁻ hold tokens that reach one of them."
+
+
+def opening_lines(event: MonitorStarted, palette: Palette, width: int) -> list[Text]:
+    """Prompt, model, layers and notes, with an empty line before the response."""
+    prompt = printable(event.prompt.strip())
+    if len(prompt) > _PROMPT_SHOWN:
+        prompt = f"{prompt[:_PROMPT_SHOWN].rstrip()} … ({len(event.prompt):,} characters)"
+    facts = [f"{one_line(event.model)} · {layers_told(event.layers)}", *map(printable, event.notes)]
+    if palette.depth == "none":
+        facts.append(f"{SCALE} {MARKS}")
+    lines = hang("❯ ", prompt, width, _PROMPT)
+    for fact in facts:
+        lines += hang("  ", fact, width, QUIET)
+    return [*lines, Text("")]
+
+
+def warning_lines(event: Warned, width: int) -> list[Text]:
+    """A warning, wrapped, behind a mark."""
+    return hang("! ", warning_told(event), width, _WARNING)
+
+
+def closing_lines(event: MonitorFinished, turns: Sequence[tuple[int, str]], palette: Palette, width: int) -> list[Text]:
+    """What the colours meant, how fast it went, where the record is; the path is never wrapped."""
+    told = turns_told(turns, "Marked" if palette.depth == "none" else "Coloured")
+    lines = [Text("")]
+    for fact in filter(None, ("" if palette.depth == "none" else SCALE, told)):
+        lines += wrap(fact, width, QUIET)
+    lines.append(Text(pace_told(event), QUIET))
+    if event.path:
+        lines.append(Text("record: ", QUIET).append(one_line(event.path), Style(dim=False)))
+    return lines

@@ -1,0 +1,177 @@
+"""Views for pipes and CI: whole lines, no colour, no cursor."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self, TextIO
+
+from traitcli.events import (
+    Event,
+    ModelLoaded,
+    ModelLoading,
+    MonitorFinished,
+    MonitorStarted,
+    Progressed,
+    RunFinished,
+    RunStarted,
+    StageFinished,
+    StageStarted,
+    TokenScored,
+    TraitFailed,
+    VectorBuilt,
+    Warned,
+)
+from traitcli.views import words
+from traitcli.views.pace import Pace, Paces, clock_time
+from traitcli.views.printable import one_line, printable
+
+_EVERY = 5.0
+"""Seconds between two lines on the same stage of a trait."""
+
+
+class _Plain:
+    """Writes lines for people to a stream; what is not ASCII survives any encoding."""
+
+    def __init__(self, notes: TextIO) -> None:
+        self._notes = notes
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def _note(self, line: str) -> None:
+        encoding = self._notes.encoding or "utf-8"
+        print(line.encode(encoding, "backslashreplace").decode(encoding), file=self._notes, flush=True)
+
+
+class PlainView(_Plain):
+    """Follows a run, one line at a time, each behind the time since the run began."""
+
+    def __init__(self, notes: TextIO, clock: Callable[[], float] = time.monotonic, every: float = _EVERY) -> None:
+        super().__init__(notes)
+        self._clock = clock
+        self._every = every
+        self._began = clock()
+        self._paces = Paces()
+        self._told_at: dict[tuple[str, str], float] = {}
+        self._vectors = 0
+
+    def show(self, event: Event) -> None:
+        """Take one event; those of a monitored generation are none of this view's business."""
+        match event:
+            case StageStarted() | Progressed() | StageFinished():
+                self._follow(event)
+            case RunStarted():
+                self._tell(words.run_told(event))
+                for note in event.notes:
+                    self._tell(f"note: {printable(note)}")
+            case ModelLoading():
+                self._tell(words.loading_told(event))
+            case ModelLoaded():
+                self._tell(words.loaded_told(event))
+            case VectorBuilt():
+                self._vectors += 1
+                self._tell(words.built_told(event))
+            case Warned():
+                self._tell(f"warning: {words.warning_told(event)}")
+            case TraitFailed():
+                self._fail(event)
+            case RunFinished():
+                self._tell(words.end_told(event, self._vectors, worked=bool(self._paces.by_stage or self._vectors)))
+            case _:
+                pass
+
+    def _follow(self, event: StageStarted | Progressed | StageFinished) -> None:
+        now = self._clock()
+        pace = self._paces.take(event, now)
+        if pace is None:
+            return
+        key = (event.trait, event.stage)
+        if isinstance(event, Progressed) and now - self._told_at.get(key, now - self._every) < self._every:
+            return
+        self._told_at[key] = now
+        self._tell(_pace_told(pace, now))
+
+    def _fail(self, event: TraitFailed) -> None:
+        self._tell(words.failure_told(event))
+        for label, text in (("cause", event.cause), ("fix", event.fix)):
+            if text:
+                self._tell(f"  {label}: {printable(text)}")
+
+    def _tell(self, text: str) -> None:
+        self._note(f"[{clock_time(self._clock() - self._began)}] {text}")
+
+
+class PlainMonitorView(_Plain):
+    r"""Writes one line per token for programs to read, and what people want to know to another stream.
+
+    A line holds fields parted by tabs: the token's index, the token as a JSON string in ASCII (so the line is safe on
+    a terminal, and `json.loads` gives the token back), then `trait=score` for each trait, calibrated; a trait whose
+    vector has no class means stands as `raw:trait=projection`:
+
+        0	"I"	refusal=0.8125	evil=-0.1021
+        1	" cannot"	refusal=1.9310	evil=-0.2210
+    """
+
+    def __init__(self, data: TextIO, notes: TextIO) -> None:
+        super().__init__(notes)
+        self._data = data
+        self._told_raw: set[str] = set()
+
+    def show(self, event: Event) -> None:
+        """Take one event; those of an extraction are none of this view's business."""
+        match event:
+            case TokenScored():
+                self._write(event)
+            case ModelLoading():
+                self._note(words.loading_told(event))
+            case MonitorStarted():
+                self._note(f"prompt: {one_line(event.prompt)}")
+                self._note(f"model: {one_line(event.model)}, {words.layers_told(event.layers)}")
+                for note in event.notes:
+                    self._note(f"note: {printable(note)}")
+            case Warned():
+                self._note(f"warning: {words.warning_told(event)}")
+            case MonitorFinished():
+                self._note(words.pace_told(event))
+                if event.path:
+                    self._note(f"record: {one_line(event.path)}")
+            case _:
+                pass
+
+    def _write(self, event: TokenScored) -> None:
+        fields = [str(event.index), json.dumps(event.text)]
+        for trait, raw in event.raw.items():
+            if trait in event.calibrated:
+                fields.append(f"{_name(trait)}={event.calibrated[trait]:.4f}")
+                continue
+            fields.append(f"raw:{_name(trait)}={raw:.4f}")
+            if trait not in self._told_raw:
+                self._told_raw.add(trait)
+                self._note(f"warning: {words.warning_told(words.raw_note(trait))}")
+        print("\t".join(fields), file=self._data, flush=True)
+
+
+def _name(trait: str) -> str:
+    return trait if trait.isascii() and trait.isprintable() else json.dumps(trait)
+
+
+def _pace_told(pace: Pace, now: float) -> str:
+    what = f"{one_line(pace.trait)} {pace.stage}"
+    parts = [f"{what} {pace.done}/{pace.total}" if pace.is_active else f"{what} finished in {clock_time(pace.seconds)}"]
+    if pace.is_active and pace.resumed and pace.resumed == pace.done:
+        parts.append(f"{pace.resumed} done before")
+    if pace.tokens_per_second is not None:
+        parts.append(f"{pace.tokens_per_second:,.0f} tokens/s")
+    if pace.left(now) is not None:
+        parts.append(f"{clock_time(pace.left(now))} left")
+    if pace.missing:
+        parts.append(f"{pace.missing} without a score")
+    return ", ".join(parts)

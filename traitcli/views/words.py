@@ -1,0 +1,104 @@
+"""Words what happens, for the live views and the plain ones alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from traitcli.events import (
+    ModelLoaded,
+    ModelLoading,
+    MonitorFinished,
+    RunFinished,
+    RunStarted,
+    TraitFailed,
+    VectorBuilt,
+    Warned,
+)
+from traitcli.views.pace import clock_time
+from traitcli.views.printable import one_line, printable
+
+_TURNS_TOLD = 6
+_ENDINGS = {"stop": "ended by the model", "length": "stopped at the token limit"}
+
+
+def run_told(event: RunStarted) -> str:
+    """`run smollm2: 8 traits on cuda:0, cuda:1, in runs/smollm2`."""
+    traits = f"{len(event.traits)} trait{'' if len(event.traits) == 1 else 's'}"
+    devices = f" on {', '.join(map(one_line, event.devices))}" if event.devices else ""
+    return f"run {one_line(event.run)}: {traits}{devices}, in {one_line(event.directory)}"
+
+
+def loading_told(event: ModelLoading) -> str:
+    return f"{one_line(event.step)} {one_line(event.model)} on {one_line(event.device)}"
+
+
+def loaded_told(event: ModelLoaded) -> str:
+    size = f"{event.blocks} blocks × {event.hidden_size}"
+    return f"loaded {one_line(event.model)} on {one_line(event.device)}: {size}, {event.seconds:.1f} s"
+
+
+def warning_told(event: Warned) -> str:
+    trait = f"{one_line(event.trait)}: " if event.trait else ""
+    return trait + printable(event.message)
+
+
+def failure_told(event: TraitFailed) -> str:
+    return f"{one_line(event.trait)} failed at {one_line(event.stage)}: {printable(event.problem)}"
+
+
+def vector_told(summary: Mapping[str, Any]) -> str:
+    """`good, AUROC 0.94, layer 15`: whatever of it the summary holds."""
+    verdict, auroc, layer = (summary.get(key) for key in ("verdict", "auroc", "layer"))
+    parts = [
+        one_line(str(verdict)) if verdict else "",
+        f"AUROC {auroc:.2f}" if auroc is not None else "",
+        f"layer {layer}" if layer is not None else "",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def built_told(event: VectorBuilt) -> str:
+    told = vector_told(event.summary)
+    return f"{one_line(event.trait)} vector built{': ' if told else ''}{told}, in {one_line(event.path)}"
+
+
+def end_told(event: RunFinished, vectors: int, *, worked: bool) -> str:
+    """`finished in 12:03: 8 vectors, 1 trait failed, in runs/smollm2`."""
+    if not worked and not event.failures:
+        return f"nothing left to do, in {one_line(event.directory)}"
+    built = f"{vectors} vector{'' if vectors == 1 else 's'} built"
+    failed = f", {event.failures} trait{'' if event.failures == 1 else 's'} failed" if event.failures else ""
+    return f"finished in {clock_time(event.seconds)}: {built}{failed}, in {one_line(event.directory)}"
+
+
+def layers_told(layers: Mapping[str, int]) -> str:
+    """`layer 15`, or the layer of each trait when they differ."""
+    if len(set(layers.values())) == 1:
+        return f"layer {next(iter(layers.values()))}"
+    return "layers: " + ", ".join(f"{one_line(trait)} {layer}" for trait, layer in layers.items())
+
+
+def raw_note(trait: str) -> Warned:
+    """Say why a trait's row has neither bar nor colour."""
+    return Warned(trait, "its vector has no class means, so the scores are raw projections: no bar, no colour")
+
+
+def turns_told(turns: Sequence[tuple[int, str]], verb: str = "Coloured") -> str:
+    """Which trait coloured or marked the tokens; from which token on, when it changed."""
+    if not turns:
+        return ""
+    first, *later = [one_line(trait) for _, trait in turns]
+    changes = [f"then {trait} from token {index}" for (index, _), trait in zip(turns[1:], later, strict=True)]
+    left = len(changes) - _TURNS_TOLD
+    told = changes if left <= 0 else [*changes[:_TURNS_TOLD], f"and {left} more changes"]
+    return f"{verb} by {', '.join([first, *told])}."
+
+
+def pace_told(event: MonitorFinished) -> str:
+    """`42 tokens in 3.5 s, 12.0 tokens/s, ended by the model`."""
+    parts = [f"{event.tokens:,} token{'' if event.tokens == 1 else 's'} in {event.seconds:.1f} s"]
+    if event.seconds > 0 and event.tokens:
+        parts.append(f"{event.tokens / event.seconds:.1f} tokens/s")
+    parts.append(_ENDINGS.get(event.finish_reason, one_line(event.finish_reason)))
+    return ", ".join(part for part in parts if part)
