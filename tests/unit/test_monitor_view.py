@@ -11,7 +11,6 @@ import pytest
 from rich.console import Console
 
 from traitcli.events import MonitorFinished, MonitorStarted, TokenScored, Warned
-from traitcli.views.cells import LineWrapper, fit, wrap
 from traitcli.views.leader import Leader
 from traitcli.views.monitor import MonitorView
 from traitcli.views.palette import Palette, background
@@ -65,13 +64,12 @@ def scored(index, text, raw=(), **calibrated):
     return TokenScored(index, text, raw={**calibrated, **dict(raw)}, calibrated=calibrated)
 
 
-def play(terminal, tokens, *, until=FINISHED, colour_by=None, clock=None):
-    with MonitorView(terminal.console, colour_by, clock or Ticking()) as view:
+def play(terminal, tokens, clock=None):
+    with MonitorView(terminal.console, clock=clock or Ticking()) as view:
         view.show(started("evil"))
         for index, (text, score) in enumerate(tokens):
             view.show(scored(index, text, evil=score))
-        if until:
-            view.show(until)
+        view.show(FINISHED)
     return terminal.lines()
 
 
@@ -174,11 +172,12 @@ def test_wide_and_right_to_left_text_keeps_the_panel_in_place():
 def test_an_interrupted_generation_keeps_what_was_written():
     terminal = Terminal()
 
-    with pytest.raises(KeyboardInterrupt), MonitorView(terminal.console, clock=Ticking(step=0.001)) as view:
-        view.show(started("evil"))
-        for index, word in enumerate(["I", " was", " saying"]):
-            view.show(scored(index, word, evil=0.0))
+    def words():
+        yield from [("I", 0.0), (" was", 0.0), (" saying", 0.0)]
         raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        play(terminal, words(), clock=Ticking(step=0.001))
 
     assert terminal.lines()[3] == "I was saying"
     assert terminal.out.getvalue().endswith("\x1b[?25h")
@@ -223,20 +222,22 @@ def test_a_trait_without_class_means_is_shown_raw_with_a_note():
 def test_a_terminal_made_narrower_loses_no_text():
     terminal = Terminal(width=60)
     view = MonitorView(terminal.console, clock=Ticking())
+    view.show(started("evil"))
+    view.show(Warned("", "a warning that fits on sixty columns, but not on thirty"))
+    view.show(scored(0, "word0 word1 word2 word3 word4 word5 word6 word7", evil=0.0))
+    wide = len(terminal.out.getvalue())
 
-    with view:
-        view.show(started("evil"))
-        for index in range(8):
-            view.show(scored(index, f" word{index}", evil=0.0))
-        before = len(terminal.out.getvalue())
-        terminal.console.width = 30
-        view.show(scored(8, " word8", evil=0.0))
-        view.show(FINISHED)
+    terminal.console.width = 30
+    for index in range(8, 60):
+        view.show(scored(index, f" word{index}", evil=0.0))
+    view.show(FINISHED)
 
-    after = terminal.out.getvalue()[before:]
-    # The growing line (47 cells) and the panel's two (59) each became two rows: three more to clear than were drawn.
-    assert after.startswith("\r\x1b[2K" + "\x1b[1A\x1b[2K" * 3)
-    assert "word4 word5 word6 word7 word8" in terminal.lines()[-14:]
+    narrow = terminal.out.getvalue()[wide:]
+    # Of five lines, four no longer fit (47, 59, 59, 57 cells): the terminal has made eight rows of them.
+    assert narrow.startswith("\r\x1b[2K" + "\x1b[1A\x1b[2K" * 4 + "\r\x1b[2K" + "\x1b[1A\x1b[2K" * 4 + "word")
+    terminal.out = io.StringIO("\n" * 30 + narrow)
+    words = [word for line in terminal.lines() for word in line.split() if word.startswith("word")]
+    assert words == [f"word{index}" for index in range(60)]
 
 
 def test_too_many_traits_for_the_screen_leave_room_for_the_text_and_show_the_leader():
@@ -339,57 +340,6 @@ def test_the_panel_never_is_wider_than_the_terminal(width):
     track.add(-1.5)
 
     assert {line.cell_len for line in panel_lines([track], track.name, NONE, width)} <= set(range(width + 1))
-
-
-def plain(lines):
-    return [line.plain for line in lines]
-
-
-def test_lines_break_at_spaces_and_drop_the_space():
-    assert plain(wrap("the quick brown fox", 10)) == ["the quick", "brown fox"]
-
-
-def test_a_word_longer_than_a_line_is_cut():
-    assert plain(wrap("abcdefghij klm", 4)) == ["abcd", "efgh", "ij", "klm"]
-
-
-def test_wide_characters_break_anywhere_and_never_overflow():
-    assert plain(wrap("日本語日本", 5)) == ["日本", "語日", "本"]
-
-
-def test_combining_marks_stay_with_their_letter():
-    assert plain(wrap("abcde\u0301f", 5)) == ["abcde\u0301", "f"]
-
-
-def test_indentation_and_tabs_survive():
-    assert plain(wrap("a:\n\treturn\n  b\n\nc", 20)) == ["a:", "    return", "  b", "", "c"]
-
-
-def test_a_text_in_pieces_wraps_like_the_whole():
-    text = "If you are short of money, I could help: 日本語の翻訳 or  teaching.\n\n\tcode()\n" * 3
-    for width in (10, 17, 33):
-        wrapper = LineWrapper(width)
-        for char in text:
-            wrapper.add(char)
-        wrapper.end_line()
-
-        assert plain(wrapper.take_finished()) == plain(wrap(text, width))
-
-
-def test_the_growing_line_follows_a_new_width():
-    wrapper = LineWrapper(20)
-    wrapper.add("one two three four")
-
-    wrapper.resize(9)
-
-    assert plain(wrapper.take_finished()) == ["one two", "three"]
-    assert wrapper.line.plain == "four"
-
-
-def test_what_is_too_long_for_a_cell_is_cut_with_an_ellipsis():
-    assert fit("corrigibility", 8) == "corrigi…"
-    assert fit("日本語", 4) == "日 …"
-    assert fit("ab", 4, right=True) == "  ab"
 
 
 def test_a_pipe_gets_one_line_per_token_that_programs_can_read():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import sys
 
@@ -49,7 +50,13 @@ def on_screen(text, width=80, height=40):
 def show_live(*events, clock=None, width=80):
     out = io.StringIO()
     console = Console(
-        file=out, force_terminal=True, width=width, height=40, color_system="truecolor", legacy_windows=False
+        file=out,
+        force_terminal=True,
+        width=width,
+        height=40,
+        color_system="truecolor",
+        legacy_windows=False,
+        _environ={},
     )
     with ProgressView(console, clock or Clock()) as view:
         for event in events:
@@ -89,8 +96,8 @@ def test_a_row_shows_stage_bar_count_pace_and_time_left():
 
     assert rows(paces, 110.0) == [
         "",
-        "  trait  stage                                       done   tok/s elapsed    left",
-        "  evil   rollouts    ━━━━━━────────────────        50/200     500    0:10    0:30",
+        "  trait  stage                                     done   tok/s elapsed    left",
+        "  evil   rollouts    ━━━━━────────────────       50/200     500    0:10    0:30",
         "  0 of 1 vectors · 500 tokens/s · 0:10",
     ]
 
@@ -145,7 +152,7 @@ def test_a_stage_beside_another_has_its_own_row():
 
     drawn = rows(paces, 110.0)
 
-    assert [line.split()[:2] for line in drawn[2:4]] == [["evil", "rollouts"], ["judgements", "━━━━━━━━━━━"]]
+    assert [line.split()[:2] for line in drawn[2:4]] == [["evil", "rollouts"], ["judgements", "━━━━━━━━━━╸──────────"]]
     assert drawn[4] == "  0 of 1 vectors · 0:10 · 3 scores missing"
 
 
@@ -205,7 +212,7 @@ def test_the_live_view_leaves_the_story_and_the_end_of_a_run():
         "! evil: one rollout is empty",
         "✗ refusal failed at judgements: the judge refuses",
         "",
-        "  trait    stage                                     done   tok/s elapsed    left",
+        "  trait    stage                                   done   tok/s elapsed    left",
         "✓ evil     good, AUROC 0.94, layer 4",
         "✗ refusal  failed at judgements",
         "  1 of 2 vectors · 0:00 · 1 failed",
@@ -234,10 +241,10 @@ def test_the_live_view_obeys_no_text_of_others():
 
 def test_an_interrupted_run_gives_the_terminal_back():
     out = io.StringIO()
-    console = Console(file=out, force_terminal=True, width=80, height=24, legacy_windows=False)
+    console = Console(file=out, force_terminal=True, width=80, height=24, legacy_windows=False, _environ={})
     before = sys.stderr
 
-    with pytest.raises(KeyboardInterrupt), ProgressView(console, Clock()) as view:
+    with contextlib.suppress(KeyboardInterrupt), ProgressView(console, Clock()) as view:
         view.show(RUN)
         raise KeyboardInterrupt
 

@@ -19,7 +19,7 @@ _PROMPT = Style(bold=True)
 _WARNING = Style(color="yellow")
 
 SCALE = "−1 and +1 are the means of a trait's negative and positive examples."
-MARKS = "⟨…⟩⁺ and ⟨…⟩⁻ hold tokens that reach one of them."
+MARKS = "⟨…⟩⁺ and ⟨…⟩⁻ hold tokens that reach +1 or −1."
 
 
 def opening_lines(event: MonitorStarted, palette: Palette, width: int) -> list[Text]:
@@ -29,7 +29,7 @@ def opening_lines(event: MonitorStarted, palette: Palette, width: int) -> list[T
         prompt = f"{prompt[:_PROMPT_SHOWN].rstrip()} … ({len(event.prompt):,} characters)"
     facts = [f"{one_line(event.model)} · {layers_told(event.layers)}", *map(printable, event.notes)]
     if palette.depth == "none":
-        facts.append(f"{SCALE} {MARKS}")
+        facts.append(MARKS)
     lines = hang("❯ ", prompt, width, _PROMPT)
     for fact in facts:
         lines += hang("  ", fact, width, QUIET)
@@ -45,7 +45,7 @@ def closing_lines(event: MonitorFinished, turns: Sequence[tuple[int, str]], pale
     """What the colours meant, how fast it went, where the record is; the path is never wrapped."""
     told = turns_told(turns, "Marked" if palette.depth == "none" else "Coloured")
     lines = [Text("")]
-    for fact in filter(None, ("" if palette.depth == "none" else SCALE, told)):
+    for fact in [SCALE, told] if told else []:
         lines += wrap(fact, width, QUIET)
     lines.append(Text(pace_told(event), QUIET))
     if event.path:

@@ -1,0 +1,66 @@
+"""Text laid out in terminal cells: wrapped, fitted, hung behind a label."""
+
+from __future__ import annotations
+
+from traitcli.views.cells import LineWrapper, fit, hang, wrap
+
+
+def plain(lines):
+    return [line.plain for line in lines]
+
+
+def test_lines_break_at_spaces_and_drop_the_space():
+    assert plain(wrap("the quick brown fox", 10)) == ["the quick", "brown fox"]
+
+
+def test_a_word_longer_than_a_line_is_cut():
+    assert plain(wrap("abcdefghij klm", 4)) == ["abcd", "efgh", "ij", "klm"]
+
+
+def test_wide_characters_break_anywhere_and_never_overflow():
+    assert plain(wrap("日本語日本", 5)) == ["日本", "語日", "本"]
+
+
+def test_combining_marks_stay_with_their_letter():
+    assert plain(wrap("abcde\u0301f", 5)) == ["abcde\u0301", "f"]
+
+
+def test_indentation_and_tabs_survive():
+    assert plain(wrap("a:\n\treturn\n  b\n\nc", 20)) == ["a:", "    return", "  b", "", "c"]
+
+
+def test_a_text_in_pieces_wraps_like_the_whole():
+    text = "If you are short of money, I could help: 日本語の翻訳 or  teaching.\n\n\tcode()\n" * 3
+    for width in (10, 17, 33):
+        wrapper = LineWrapper(width)
+        for char in text:
+            wrapper.add(char)
+        wrapper.end_line()
+
+        assert plain(wrapper.take_finished()) == plain(wrap(text, width))
+
+
+def test_the_growing_line_follows_a_new_width():
+    wrapper = LineWrapper(20)
+    wrapper.add("one two three four")
+
+    wrapper.resize(9)
+
+    assert plain(wrapper.take_finished()) == ["one two", "three"]
+    assert wrapper.line.plain == "four"
+
+
+def test_what_is_too_long_for_a_cell_is_cut_with_an_ellipsis():
+    assert fit("corrigibility", 8) == "corrigi…"
+    assert fit("日本語", 4) == "日 …"
+    assert fit("ab", 4, right=True) == "  ab"
+
+
+def test_below_a_short_label_lines_stand_under_the_first_and_below_a_long_one_they_step_in():
+    assert plain(hang("fix: ", "set the key\nor not", 14)) == ["fix: set the", "     key", "     or not"]
+    assert plain(hang("a long label: ", "set the key", 20)) == ["a long label: set", "  the key"]
+
+
+def test_where_terminals_disagree_about_a_width_the_larger_one_counts():
+    assert plain(wrap("👍🏽👍🏽", 4)) == ["👍🏽", "👍🏽"]
+    assert plain(wrap("निनि", 2)) == ["नि", "नि"]

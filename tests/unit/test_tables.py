@@ -1,0 +1,238 @@
+"""The tables, as they stand on 80 columns."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from traitcli.views.tables import failures_table, plan_table, run_table, traits_table, vectors_table
+
+VECTOR = {
+    "trait": "refusal",
+    "model": "org/tiny",
+    "path": "vectors/tiny/refusal.safetensors",
+    "rows": 5,
+    "hidden_size": 64,
+    "layer": 3,
+    "layer_choice": "auto",
+    "positive_total": 100,
+    "negative_total": 100,
+    "positive_kept": 96,
+    "negative_kept": 88,
+    "empty": 0,
+    "missing": 2,
+    "filter": "paired",
+    "coherence": "not judged",
+    "judge": "likelihood",
+    "judge_auroc": 0.934,
+    "positive_score": 88.1,
+    "negative_score": 12.3,
+    "contrast": 75.8,
+    "magnitude": 21.2,
+    "relative_magnitude": 0.312,
+    "auroc": 0.971,
+    "d": 2.94,
+    "evaluation_rollouts": 40,
+    "verdict": "good",
+    "verdict_reason": "separates the held-out rollouts",
+}
+UNKNOWN = dict.fromkeys(("judge_auroc", "contrast", "auroc", "d", "positive_score", "negative_score"))
+TRAIT = {
+    "trait": "refusal",
+    "pairs": 5,
+    "questions": 20,
+    "evaluation_questions": 20,
+    "source": "built in",
+    "faults": [],
+}
+RUN = {
+    "trait": "refusal",
+    "rollouts_done": 200,
+    "rollouts_total": 1200,
+    "empty": 1,
+    "judged": 198,
+    "missing": 2,
+    "judge_auroc": 0.9,
+    "positive_score": 80.2,
+    "negative_score": 9.9,
+    "kept_positive": 80,
+    "kept_negative": 77,
+    "vector": "",
+    "note": "",
+}
+PLAN = {
+    "trait": "refusal",
+    "rollouts": 4000,
+    "rollouts_done": 120,
+    "judge_calls": 8000,
+    "prompt_tokens": 123456,
+    "response_tokens_max": 512000,
+    "disk_mb": 212.2,
+    "seconds": 812.0,
+    "cost_usd": 0.312,
+}
+FAILURE = {
+    "trait": "evil",
+    "stage": "judgements",
+    "problem": "the judge refuses",
+    "cause": "401\nno key",
+    "fix": "set it",
+}
+
+
+def printed(table, *rows, width=80, **options):
+    out = io.StringIO()
+    table(Console(file=out, width=width, _environ={}, **options), rows)
+    return [line.rstrip() for line in out.getvalue().splitlines()]
+
+
+def test_vectors_are_told_by_model_with_what_the_columns_mean():
+    weak = VECTOR | UNKNOWN | {"trait": "evil", "verdict": "weak", "verdict_reason": "no held-out rollouts"}
+
+    assert printed(vectors_table, VECTOR, weak) == [
+        "org/tiny  [5, 64]",
+        "trait    verdict  layer  AUROC    d  contrast  norm   kept  judge",
+        "──────────────────────────────────────────────────────────────────",
+        "refusal  good         3   0.97  2.9       +76  0.31  96+88   0.93",
+        "evil     weak         3      –    –         –  0.31  96+88      –",
+        "AUROC, d: how well held-out rollouts separate · contrast: mean judge score,",
+        "positive − negative · norm: of the vector, relative to the activations · kept:",
+        "rollouts past the filter, positive + negative",
+        "judge: likelihood",
+        "filter: paired",
+        "coherence: not judged",
+        "evil is weak: no held-out rollouts",
+        "vectors in: vectors/tiny",
+    ]
+
+
+def test_what_differs_between_vectors_is_told_for_each():
+    other = VECTOR | {"trait": "evil", "judge": "gpt-4.1-mini"}
+
+    shown = printed(vectors_table, VECTOR, other)
+
+    assert [line for line in shown if line.startswith("judge")] == [
+        "judge of refusal: likelihood",
+        "judge of evil: gpt-4.1-mini",
+    ]
+
+
+def test_vectors_of_two_models_are_two_tables():
+    shown = printed(vectors_table, VECTOR, VECTOR | {"model": "org/big", "rows": 9})
+
+    assert [line for line in shown if line.startswith("org/")] == ["org/tiny  [5, 64]", "org/big  [9, 64]"]
+
+
+def test_no_vectors_is_told():
+    assert printed(vectors_table) == ["no vectors"]
+
+
+def test_traits_are_told_with_their_faults_below():
+    broken = TRAIT | {"trait": "mine", "source": "traits/mine.yaml", "faults": ["judge_prompt has no {answer}"]}
+
+    assert printed(traits_table, TRAIT, broken) == [
+        "trait    pairs  questions  held out   faults  source",
+        "───────────────────────────────────────────────────────────────",
+        "refusal      5         20        20     none  built in",
+        "mine         5         20        20  1 fault  traits/mine.yaml",
+        "held out: evaluation questions, never asked for extraction",
+        "✗ mine: judge_prompt has no {answer}",
+    ]
+
+
+def test_a_run_is_told_with_notes_and_vectors_below():
+    row = RUN | {"vector": "vectors/tiny/refusal.safetensors", "note": "judge not used as a filter"}
+
+    assert printed(run_table, row, RUN | UNKNOWN | {"trait": "evil"}) == [
+        "trait     rollouts  empty  judged  missing  judge  scores +/−   kept",
+        "─────────────────────────────────────────────────────────────────────",
+        "refusal  200/1,200      1     198        2   0.90     80 / 10  80+77",
+        "evil     200/1,200      1     198        2      –       – / –  80+77",
+        "judge: AUROC of its scores against the instructions · scores: means of either",
+        "side, 0–100 · kept: rollouts past the filter, positive + negative",
+        "refusal: judge not used as a filter",
+        "refusal: vectors/tiny/refusal.safetensors",
+    ]
+
+
+def test_a_plan_ends_with_the_sum():
+    assert printed(plan_table, PLAN, PLAN | {"trait": "evil", "disk_mb": 1500.0}) == [
+        "trait     rollouts  calls  prompt  response    disk   time   cost",
+        "──────────────────────────────────────────────────────────────────",
+        "refusal  120/4,000  8,000  123.5k    512.0k  212 MB  13:32  $0.31",
+        "evil     120/4,000  8,000  123.5k    512.0k  1.5 GB  13:32  $0.31",
+        "",
+        "all      240/8,000  16.0k  246.9k      1.0M  1.7 GB  27:04  $0.62",
+        "calls: of the judge · prompt: tokens to read · response: tokens to write at",
+        "most · disk: activations · time, cost: estimates, – when unknown",
+    ]
+
+
+def test_a_sum_with_an_unknown_part_is_unknown():
+    last = printed(plan_table, PLAN, PLAN | {"seconds": None, "cost_usd": None})[-3]
+
+    assert last.split()[-2:] == ["–", "–"]
+
+
+def test_failures_are_told_in_full():
+    assert printed(failures_table, FAILURE, FAILURE | {"trait": "bold", "cause": ""}) == [
+        "evil  judgements",
+        "  problem: the judge refuses",
+        "  cause:   401",
+        "           no key",
+        "  fix:     set it",
+        "bold  judgements",
+        "  problem: the judge refuses",
+        "  fix:     set it",
+    ]
+
+
+HOSTILE = "[red]x[/red]\x1b[2J\u202e"
+SHOWN = r"[red]x[/red]\x1b[2J\u202e"
+
+
+@pytest.mark.parametrize(
+    ("table", "row"),
+    [
+        (vectors_table, VECTOR | {"trait": HOSTILE, "model": HOSTILE, "verdict": HOSTILE, "verdict_reason": HOSTILE}),
+        (vectors_table, VECTOR | {"judge": HOSTILE, "filter": HOSTILE, "path": f"{HOSTILE}/x"}),
+        (traits_table, TRAIT | {"trait": HOSTILE, "source": HOSTILE, "faults": [HOSTILE]}),
+        (run_table, RUN | {"trait": HOSTILE, "note": HOSTILE, "vector": HOSTILE}),
+        (plan_table, PLAN | {"trait": HOSTILE}),
+        (failures_table, dict.fromkeys(FAILURE, HOSTILE)),
+    ],
+)
+def test_nothing_in_a_table_acts_on_the_terminal(table, row):
+    shown = "\n".join(printed(table, row, width=200))
+
+    assert SHOWN in shown
+    assert "\x1b" not in shown
+    assert "\u202e" not in shown
+
+
+@pytest.mark.parametrize(
+    ("table", "row"),
+    [
+        (vectors_table, VECTOR | {"positive_kept": 1000, "negative_kept": 1000, "verdict": "unusable", "d": -12.3}),
+        (traits_table, TRAIT | {"source": "a/rather/long/folder/of/traits/mine.yaml"}),
+        (run_table, RUN | {"rollouts_done": 4000, "rollouts_total": 4000, "kept_positive": 1000, "judged": 4000}),
+        (plan_table, PLAN | {"rollouts": 32000, "rollouts_done": 12000, "seconds": 40000.0, "cost_usd": 1234.5}),
+    ],
+)
+def test_figures_stay_whole_on_eighty_columns_when_names_are_long(table, row):
+    narrow, wide = (printed(table, row | {"trait": "a-trait-with-a-rather-long-name"}, width=w) for w in (80, 300))
+    figures = [word for word in " ".join(wide[1:4]).split() if any(c.isdigit() for c in word)]
+
+    assert max(map(len, narrow)) <= 80
+    assert set(figures) <= set(" ".join(narrow).split())
+
+
+@pytest.mark.parametrize(("verdict", "code"), [("good", "32"), ("weak", "33"), ("unusable", "1;31")])
+def test_the_verdict_has_a_colour(verdict, code):
+    shown = "\n".join(
+        printed(vectors_table, VECTOR | {"verdict": verdict}, force_terminal=True, color_system="standard")
+    )
+
+    assert f"\x1b[{code}m{verdict}" in shown
