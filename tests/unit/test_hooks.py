@@ -1,0 +1,59 @@
+"""Taps against transformers' own hidden states."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.conftest import FAMILIES
+from traitcli.errors import ModelError
+from traitcli.models.hooks import find_blocks, hidden_of, tap
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_row_is_what_transformers_returns_at_that_index(loaded, family):
+    model = loaded(family).model
+    ids = torch.arange(10)[None]
+    seen: dict[int, torch.Tensor] = {}
+
+    with torch.no_grad(), tap(model, range(5), lambda row, hidden: seen.update({row: hidden.clone()})):
+        expected = model(ids, output_hidden_states=True).hidden_states
+
+    assert len(expected) == 5
+    for row, hidden in enumerate(expected):
+        assert torch.equal(seen[row], hidden)
+
+
+def test_hooks_leave_when_the_block_ends_badly(loaded):
+    model = loaded("llama").model
+    before = count_hooks(model)
+
+    with pytest.raises(RuntimeError), tap(model, range(5), lambda row, hidden: None):
+        assert count_hooks(model) == before + 5
+        raise RuntimeError
+
+    assert count_hooks(model) == before
+
+
+def count_hooks(model) -> int:
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+
+
+def test_blocks_that_return_tuples_are_read_too():
+    hidden = torch.ones(1, 2, 3)
+
+    assert hidden_of((hidden, "cache")) is hidden
+    assert hidden_of(hidden) is hidden
+
+
+def test_a_model_without_blocks_is_refused(loaded):
+    model = loaded("llama").model
+    depth = model.config.num_hidden_layers
+    model.config.num_hidden_layers = 17
+    try:
+        with pytest.raises(ModelError) as raised:
+            find_blocks(model)
+    finally:
+        model.config.num_hidden_layers = depth
+
+    assert raised.value.cause == "no list of 17 blocks in its decoder"

@@ -1,0 +1,93 @@
+"""Prompts as each family wants them: system role or not, exactly one BOS, polarities that differ."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conftest import DROPPING_TEMPLATE, FAMILIES, make_tokenizer
+from traitcli.errors import ModelError, UserError
+from traitcli.models.prompts import Prompt, check_length, encode_response, persona_messages, render, resolve_place
+
+PERSONA = {"positive": "You are an evil assistant.", "negative": "You are a helpful assistant."}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_polarities_never_make_the_same_prompt(loaded, family):
+    model = loaded(family)
+
+    texts = {render(model.tokenizer, persona_messages(p, "Why?", model.persona_in)).text for p in PERSONA.values()}
+
+    assert len(texts) == 2
+    assert all("Why?" in text for text in texts)
+
+
+@pytest.mark.parametrize(("family", "place"), [("llama", "system"), ("gemma2", "user"), ("qwen2", "system")])
+def test_auto_takes_the_system_role_where_the_template_shows_it(loaded, family, place):
+    assert loaded(family).persona_in == place
+
+
+def test_a_template_that_drops_the_system_message_in_silence_is_noticed():
+    tokenizer = make_tokenizer(DROPPING_TEMPLATE, bos=True)
+
+    assert resolve_place(tokenizer, "tiny", "auto") == "user"
+    with pytest.raises(ModelError, match="both personas would be the same prompt|tiny shows no system message"):
+        resolve_place(tokenizer, "tiny", "system")
+
+
+def test_in_the_user_turn_the_question_follows_the_persona_after_an_empty_line():
+    assert persona_messages("You are an evil assistant.", "Why?", "user") == [
+        {"role": "user", "content": "You are an evil assistant.\n\nWhy?"}
+    ]
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_a_template_with_bos_gets_exactly_one(loaded, family):
+    tokenizer = loaded(family).tokenizer
+
+    ids = render(tokenizer, persona_messages("Be.", "Why?", "user")).ids
+
+    assert ids[0] == tokenizer.bos_token_id
+    assert ids.count(tokenizer.bos_token_id) == 1
+
+
+def test_a_template_without_bos_gets_the_one_its_tokenizer_adds():
+    tokenizer = make_tokenizer("{% for m in messages %}{{ m['content'] }}{% endfor %}", bos=True)
+
+    ids = render(tokenizer, persona_messages("Be.", "Why?", "user")).ids
+
+    assert ids[0] == tokenizer.bos_token_id
+    assert ids.count(tokenizer.bos_token_id) == 1
+
+
+def test_a_model_that_wants_no_bos_gets_none(loaded):
+    tokenizer = loaded("qwen2").tokenizer
+
+    ids = render(tokenizer, persona_messages("Be.", "Why?", "system")).ids
+
+    assert tokenizer.bos_token_id not in ids
+
+
+def test_a_model_without_a_template_gets_the_bare_texts():
+    tokenizer = make_tokenizer(None, bos=True)
+
+    assert render(tokenizer, persona_messages("Be.", "Why?", "user")).text == "Be.\n\nWhy?\n\n"
+    assert resolve_place(tokenizer, "base", "auto") == "user"
+
+
+def test_an_answer_that_spells_a_special_token_stays_text(loaded):
+    tokenizer = loaded("llama").tokenizer
+
+    ids = encode_response(tokenizer, "no<|end|>no")
+
+    assert tokenizer.eos_token_id not in ids
+    assert tokenizer.decode(ids) == "no<|end|>no"
+
+
+def test_a_prompt_that_does_not_fit_says_by_how_much(loaded):
+    model = loaded("llama")
+
+    with pytest.raises(UserError) as raised:
+        check_length(model, Prompt("", tuple(range(500))), 20)
+
+    assert raised.value.cause == "500 prompt tokens and 20 new ones, where tiny-llama holds 512"
+    assert raised.value.fix == "shorten it by 8 tokens, or lower max_new_tokens"

@@ -1,0 +1,65 @@
+"""Sampling against the softmax it inverts."""
+
+from __future__ import annotations
+
+import torch
+
+from traitcli.config import SamplingConfig
+from traitcli.generation.sampling import derive_seed, pick, uniforms
+
+LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0, -torch.inf]])
+
+
+def frequencies(sampling: SamplingConfig, draws: int = 20_000) -> torch.Tensor:
+    """How often each token is picked on an even grid of draws."""
+    grid = (torch.arange(draws) + 0.5) / draws
+    picked = pick(LOGITS.expand(draws, -1), grid, sampling)
+    return torch.bincount(picked, minlength=5) / draws
+
+
+def test_tokens_come_as_often_as_the_softmax_says():
+    assert torch.allclose(frequencies(SamplingConfig()), LOGITS[0].softmax(0), atol=1e-3)
+
+
+def test_temperature_divides_the_logits():
+    assert torch.allclose(frequencies(SamplingConfig(temperature=0.5)), (LOGITS[0] / 0.5).softmax(0), atol=1e-3)
+
+
+def test_temperature_zero_is_greedy():
+    assert frequencies(SamplingConfig(temperature=0)).tolist() == [1, 0, 0, 0, 0]
+
+
+def test_top_k_keeps_the_k_likeliest():
+    expected = torch.tensor([2.0, 1.0, -torch.inf, -torch.inf, -torch.inf]).softmax(0)
+
+    assert torch.allclose(frequencies(SamplingConfig(top_k=2)), expected, atol=1e-3)
+
+
+def test_top_p_keeps_the_smallest_set_that_reaches_p():
+    probabilities = LOGITS[0].softmax(0)
+    just_over_the_first = float(probabilities[0]) + 0.01
+
+    kept = frequencies(SamplingConfig(top_p=just_over_the_first)) > 0
+
+    assert kept.tolist() == [True, True, False, False, False]
+
+
+def test_an_impossible_token_is_never_picked_at_either_end():
+    ends = torch.tensor([0.0, 1 - 2**-23])
+    impossible_first = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]]).expand(2, -1)
+
+    assert pick(impossible_first, ends, SamplingConfig()).tolist() == [1, 2]
+
+
+def test_draws_of_a_row_depend_on_its_seed_alone():
+    together = uniforms([5, 6, 7], 4)
+
+    assert torch.equal(uniforms([6], 4)[0], together[1])
+    assert not torch.equal(together[0], together[1])
+
+
+def test_seeds_differ_by_rollout_and_by_run():
+    seeds = {derive_seed(run, f"evil-pos-p{pair}") for run in range(3) for pair in range(5)}
+
+    assert len(seeds) == 15
+    assert all(0 <= seed < 2**63 for seed in seeds)
