@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+import typer
+
 from traitcli.cli.app import app
 from traitcli.errors import TraitError
 
@@ -13,7 +15,7 @@ def main() -> None:
     try:
         app()
     except TraitError as error:
-        print(error, file=sys.stderr)
+        typer.echo(error, err=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)

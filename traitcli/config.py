@@ -217,7 +217,7 @@ def find_config(source: str) -> Path:
 def read_yaml(path: Path) -> Any:
     """Parse a YAML file safely; a syntax fault names its line."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return parse_yaml(path.read_text(encoding="utf-8"))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -226,6 +226,11 @@ def read_yaml(path: Path) -> Any:
         raise ConfigError(f"{path} is not YAML", cause=str(error), fix="save it as UTF-8 YAML") from None
     except OSError as error:
         raise ConfigError(f"cannot read {path}", cause=error.strerror or str(error)) from None
+
+
+def parse_yaml(text: str) -> Any:
+    """Safe YAML in which `0_10` and `2025-01-31` are texts: YAML 1.1 makes them the number 8 and a date."""
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 - it is a SafeLoader
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -240,6 +245,20 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 _SEE = "see docs/configs.md"
+_INT = "tag:yaml.org,2002:int"
+_DATE = "tag:yaml.org,2002:timestamp"
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader with the integers of YAML 1.2, and without dates."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own name and type
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in {_INT, _DATE}]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_Loader.add_implicit_resolver(_INT, re.compile(r"[-+]?(?:0|[1-9][0-9]*)$"), list("-+0123456789"))
 
 
 def _apply(data: dict[str, Any], override: str) -> None:
@@ -251,7 +270,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
             fix="for example --set extract.repeats=2",
         )
     try:
-        value = yaml.safe_load(text)
+        value = parse_yaml(text)
     except yaml.YAMLError:
         raise ConfigError(
             f"--set {override} has no valid value", cause=f"{text!r} is not YAML", fix="quote it"
@@ -268,8 +287,11 @@ def _faults(error: ValidationError) -> Iterator[str]:
     for fault in error.errors():
         place = ".".join(str(part) for part in fault["loc"] if not _is_union_tag(part))
         if fault["type"] == "extra_forbidden":
-            close = difflib.get_close_matches(str(fault["loc"][-1]), _known_keys(fault["loc"][:-1]), n=1)
-            yield f"{place}: unknown key" + (f"; did you mean {close[0]}?" if close else "")
+            *section, key = map(str, fault["loc"])
+            close = difflib.get_close_matches(key, _known_keys(section), n=1)
+            yield f"{'.'.join([*section, key])}: unknown key" + (f"; did you mean {close[0]}?" if close else "")
+        elif fault["type"] == "model_type":
+            yield f"{place}: not a section of settings (it is {fault['input']!r})"
         elif fault["type"] == "missing":
             yield f"{place}: required, and not given"
         else:
@@ -281,10 +303,8 @@ def _is_union_tag(part: object) -> bool:
     return isinstance(part, str) and ("[" in part or "-" in part or part in {"int", "str", "float"})
 
 
-def _known_keys(location: Iterable[int | str]) -> list[str]:
-    section: type[BaseModel] = Config
+def _known_keys(location: Iterable[str]) -> list[str]:
+    section: Any = Config
     for part in location:
-        annotation = section.model_fields[str(part)].annotation
-        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
-        section = annotation
+        section = section.model_fields[part].annotation
     return list(section.model_fields)

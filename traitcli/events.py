@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 Stage = Literal["rollouts", "judgements", "vectors"]
 
+STAGES: tuple[Stage, ...] = ("rollouts", "judgements", "vectors")
+"""In the order in which they are done."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:

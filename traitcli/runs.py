@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _FREE = {"model.device", "extract.batch_size"}
 """Settings that change how fast rollouts are made, and not which."""
+_TAKEN = {"..", "monitor"}
+"""Names that would lead out of the runs, or to where monitor keeps its records."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +43,12 @@ class TraitFiles:
         append_lines(self.folder / "rollouts.jsonl", map(asdict, rollouts))
 
     def judgements(self, judge: str | None = None) -> list[Judgement]:
-        """Every final judgement, or those of one judge; the last word on a rollout counts."""
+        """Every judge's last word on each rollout, or one judge's, in the order they were written."""
         last: dict[tuple[str, str], Judgement] = {}
         for line in read_lines(self.folder / "judgements.jsonl"):
             made = Judgement(line["rollout"], line["judge"], Score(**line["score"]), Score(**line["coherence"]))
             if judge in (None, made.judge):
+                last.pop((made.judge, made.rollout), None)
                 last[made.judge, made.rollout] = made
         return list(last.values())
 
@@ -114,7 +117,12 @@ class Run:
 
     def manifest(self) -> dict[str, Any]:
         path = self.folder / "run.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        try:
+            manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        except ValueError as error:
+            fix = "restore the file, or move the run aside and extract anew"
+            raise RunError(f"{path} is damaged", cause=str(error), fix=fix) from None
+        return manifest
 
     def trait_names(self) -> list[str]:
         return sorted(self.manifest().get("traits", {}))
@@ -123,9 +131,11 @@ class Run:
 def find_run(config: Config, name: str | None) -> Run:
     """The run that a command means; it need not exist yet."""
     chosen = name or config.name
-    if not chosen or Path(chosen).name != chosen:
+    if not chosen or not chosen.isprintable() or Path(chosen).name != chosen or chosen in _TAKEN:
         raise RunError(
-            f"{chosen!r} is no name for a run", cause="it names a folder in runs/", fix="use letters and digits"
+            f"{chosen!r} is no name for a run",
+            cause=f"a run is a folder in {config.paths.runs}/, and not one of {', '.join(sorted(_TAKEN))}",
+            fix="use letters and digits",
         )
     return Run(config.paths.runs / chosen)
 

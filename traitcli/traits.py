@@ -29,6 +29,8 @@ _KEYS = {
     "evaluation_questions",
     "judge_prompt",
 }
+_MARKS = {"{question}": "the question", "{answer}": "the response"}
+"""What a judge prompt must hold, and what is put there."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -72,8 +74,10 @@ def load_trait(path: Path) -> Trait:
     if "instruction" in data and "eval_prompt" in data:
         data = _from_persona_vectors(path.stem, data)
     faults = _faults(data)
+    if isinstance(data.get("name"), str) and data["name"] != path.stem:
+        faults.append(f"name: {data['name']} in a file called {path.name}: a trait is found by its file's name")
     if faults:
-        raise DefinitionError(f"{path} is not a valid trait", cause="\n".join(faults), fix=_SEE)
+        raise DefinitionError(f"{path} is not a valid trait", cause="\n".join(faults), fix=_fix(faults))
     return Trait(
         name=data.get("name", path.stem),
         description=" ".join(str(data.get("description", "")).split()),
@@ -125,6 +129,8 @@ def _read_json(path: Path) -> Any:
         raise DefinitionError(f"{path} is not JSON", cause=f"line {error.lineno}: {error.msg}", fix=_SEE) from None
     except UnicodeDecodeError as error:
         raise DefinitionError(f"{path} is not JSON", cause=str(error), fix="save it as UTF-8") from None
+    except OSError as error:
+        raise DefinitionError(f"cannot read {path}", cause=error.strerror or str(error)) from None
 
 
 def _from_persona_vectors(name: str, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,7 +142,9 @@ def _from_persona_vectors(name: str, data: Mapping[str, Any]) -> dict[str, Any]:
         "positive": name,
         "negative": f"not {name}",
         "adjectives": {"positive": name, "negative": "helpful"},
-        "pairs": [{"positive": i.get("pos"), "negative": i.get("neg")} for i in instructions if isinstance(i, dict)],
+        "pairs": [
+            {"positive": i.get("pos"), "negative": i.get("neg")} if isinstance(i, Mapping) else i for i in instructions
+        ],
         "questions": data.get("questions"),
         "judge_prompt": data["eval_prompt"],
     }
@@ -163,10 +171,18 @@ def _faults(data: Mapping[str, Any]) -> list[str]:
     if data.get("adjectives") and not _is_contrast(data["adjectives"]):
         faults.append("adjectives: not {positive, negative} with two different texts")
     if isinstance(data.get("judge_prompt"), str):
-        for name, why in (("question", "what was asked"), ("answer", "the response")):
-            if f"{{{name}}}" not in data["judge_prompt"]:
-                faults.append(f"judge_prompt has no {{{name}}}: the judge would never see {why}")
+        faults += [_lacks(mark) for mark in _MARKS if mark not in data["judge_prompt"]]
     return faults
+
+
+def _lacks(mark: str) -> str:
+    return f"judge_prompt has no {mark}: the judge would never see {_MARKS[mark]}"
+
+
+def _fix(faults: Sequence[str]) -> str:
+    """What to add, if only that is wrong; else where to read."""
+    adding = {_lacks(mark): f"add {mark} where {what} belongs" for mark, what in _MARKS.items()}
+    return adding.get(faults[0], _SEE) if len(faults) == 1 else _SEE
 
 
 def _list_faults(data: Mapping[str, Any], key: str, what: str, fits: Callable[[Any], bool]) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 
@@ -79,8 +81,9 @@ def test_rows_that_finish_early_leave_and_the_others_are_undisturbed(loaded):
     asked = requests(model, [f"Question number {n}?" for n in range(12)])
     reader = MeanReader(model, len(asked))
 
-    steps = [len(step) for step in decode(model, asked, SamplingConfig(max_new_tokens=40, temperature=2.0), reader)]
-    batched = generate(model, asked, SamplingConfig(max_new_tokens=40, temperature=2.0))
+    with biased_to_stop(model, 4.0):
+        steps = [len(step) for step in decode(model, asked, SAMPLED, reader)]
+        batched = generate(model, asked, SAMPLED)
 
     assert steps[-1] < steps[0]
     assert sum(steps) == sum(len(g.ids) for g in batched)
@@ -103,9 +106,8 @@ def test_a_rollout_depends_on_its_seed_and_not_on_its_batch(loaded, size):
 def test_an_empty_answer_has_no_activations_and_no_nan(loaded):
     model = loaded("llama")
     asked = requests(model, ["Hi", "How are you?"])
-    ends_at_once = _biased_to_stop(model)
 
-    with ends_at_once:
+    with biased_to_stop(model, 1e4):
         written = generate(model, asked, SAMPLED)
 
     assert written == [Generation((), "stop", None), Generation((), "stop", None)]
@@ -115,26 +117,22 @@ def test_the_finish_reason_says_whether_the_limit_ended_it(loaded):
     model = loaded("llama")
     asked = requests(model, [f"Question number {n}?" for n in range(12)])
 
-    written = generate(model, asked, SamplingConfig(max_new_tokens=40, temperature=2.0))
+    with biased_to_stop(model, 4.0):
+        written = generate(model, asked, SAMPLED)
 
     assert {g.finish_reason for g in written} == {"stop", "length"}
-    assert all((len(g.ids) == 40) == (g.finish_reason == "length") for g in written)
+    assert all((len(g.ids) == 12) == (g.finish_reason == "length") for g in written)
 
 
-class _biased_to_stop:  # noqa: N801
-    """Makes the model end every answer at once, through its output alone."""
+@contextmanager
+def biased_to_stop(loaded, amount: float):
+    """Make the model end its answers sooner, through its logits alone."""
+    stop = list(loaded.stop_ids)
 
-    def __init__(self, loaded) -> None:
-        self._loaded = loaded
+    def bias(module, args, output):
+        output.logits[..., stop] += amount
+        return output
 
-    def __enter__(self) -> None:
-        stop = list(self._loaded.stop_ids)
-
-        def bias(module, args, output):
-            output.logits[..., stop] += 1e4
-            return output
-
-        self._handle = self._loaded.model.register_forward_hook(bias)
-
-    def __exit__(self, *error) -> None:
-        self._handle.remove()
+    hook = loaded.model.register_forward_hook(bias)
+    yield
+    hook.remove()

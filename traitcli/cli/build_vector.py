@@ -19,7 +19,10 @@ def build_vector(
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
-    """Build vectors from stored activations and scores: no model, no judge call."""
+    """Build vectors from what a run has stored.
+
+    Needs no model and no judge call, so filters and methods can be tried at will.
+    """
     from traitcli.cli.work import Work, carry_out
 
     changes = [*(overrides or ()), *([f"filter.threshold={threshold:g}"] if threshold is not None else [])]

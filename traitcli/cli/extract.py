@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from traitcli.cli.options import ConfigFile, Json, Overrides, RunName, Traits, TrustRemoteCode
+from traitcli.events import STAGES
 
 
-class Until(str, Enum):
+class Until(StrEnum):
     """The stage to stop after."""
 
     rollouts = "rollouts"
@@ -32,11 +33,13 @@ def extract(
     as_json: Json = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Generate rollouts, judge them and build trait vectors; goes on where it was stopped."""
+    """Generate rollouts, judge them, build trait vectors.
+
+    A run that was stopped goes on where it was; a finished one does nothing.
+    """
     from traitcli.cli.work import Work, carry_out, show_plan
 
-    stages = ("rollouts", "judgements", "vectors")
-    wanted = stages[: stages.index(until.value) + 1]
+    wanted = STAGES[: STAGES.index(until.value) + 1]
     work = Work.prepare(config, overrides or (), traits or (), run, wanted)
     if dry_run:
         show_plan(work, as_json)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from enum import Enum
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -11,7 +11,7 @@ import typer
 from traitcli.cli.options import ConfigFile, Json
 
 
-class What(str, Enum):
+class What(StrEnum):
     """Things that can be inspected."""
 
     vectors = "vectors"
@@ -21,13 +21,11 @@ class What(str, Enum):
 
 def inspect(
     what: Annotated[What, typer.Argument(help="vectors, traits or run.")],
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="Only these; for run: the run.")
-    ] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Only these; for run: the run.")] = None,
     config: ConfigFile = "default",
     as_json: Json = False,
 ) -> None:
-    """Show how good the vectors are, what the definitions hold, or how far a run has come."""
+    """Show how good vectors, definitions or a run are."""
     from rich.console import Console
 
     from traitcli.views import tables

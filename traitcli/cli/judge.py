@@ -12,7 +12,10 @@ def judge(
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
-    """Score stored rollouts, and ask again for scores that are missing; generates nothing."""
+    """Score stored rollouts; generate nothing.
+
+    Asks again for the scores that are missing, or for all when the judge's settings changed.
+    """
     from traitcli.cli.work import Work, carry_out
 
     work = Work.prepare(config, overrides or (), traits or (), run, ("judgements",))

@@ -22,7 +22,7 @@ def monitor(
     as_json: Json = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Watch the traits, token by token, while the model answers a prompt."""
+    """Watch the traits, token by token, in a live answer."""
     from traitcli.cli.watch import watch
     from traitcli.config import load_config
 

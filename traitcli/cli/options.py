@@ -6,9 +6,7 @@ from typing import Annotated
 
 import typer
 
-Traits = Annotated[
-    list[str] | None, typer.Argument(metavar="[TRAIT]...", help="Traits by name or file; all by default.")
-]
+Traits = Annotated[list[str] | None, typer.Argument(metavar="TRAIT", help="Traits by name or file; all by default.")]
 ConfigFile = Annotated[str, typer.Option("-c", "--config", metavar="CONFIG", help="A YAML file, or a preset's name.")]
 RunName = Annotated[
     str | None, typer.Option("--run", metavar="NAME", help="The run; named after the config by default.")

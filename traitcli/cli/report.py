@@ -10,11 +10,14 @@ import typer
 
 def report(
     runs: Annotated[
-        list[str] | None, typer.Argument(metavar="[RUN]...", help="Runs by name, records by file; all by default.")
+        list[str] | None, typer.Argument(metavar="RUN", help="Runs by name, records by file; all by default.")
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where the page goes; runs/report.html.")] = None,
 ) -> None:
-    """Make one HTML file of monitoring records and vectors; prints its path."""
+    """Put records and vectors into one HTML file.
+
+    Prints the file's path on stdout.
+    """
     from datetime import datetime
 
     from traitcli.config import load_config

@@ -72,15 +72,10 @@ def show_plan(work: Work, as_json: bool) -> None:
 
 
 def _finish(work: Work, failures: Sequence[TraitFailed], as_json: bool) -> None:
-    """Tell how it ended: JSON on stdout, a table of failures on stderr, the exit code."""
+    """Tell how it ended: JSON on stdout, the exit code; the view has told the failures."""
     if as_json:
         typer.echo(json.dumps(_outcome(work, failures)))
     if failures:
-        from rich.console import Console
-
-        from traitcli.views.tables import failures_table
-
-        failures_table(Console(stderr=True), [asdict(failure) for failure in failures])
         raise typer.Exit(1)
 
 

@@ -48,7 +48,8 @@ class Generation:
 class Reader(Protocol):
     """Sees the hidden states of `rows` in every forward pass of the loop."""
 
-    rows: Iterable[int]
+    @property
+    def rows(self) -> Iterable[int]: ...
 
     def begin(self, phase: Phase, requests: Tensor, mask: Tensor) -> None:
         """The next pass feeds the tokens where `mask` [B, T] is true, for `requests` int64 [B]."""

@@ -126,7 +126,7 @@ class LikelihoodJudge:
         return chosen.masked_fill(~mask, 0).sum(1) / mask.sum(1)
 
     def _rows_at_once(self, responses: Sequence[Sequence[int]]) -> int:
-        vocabulary = self._loaded.model.config.get_text_config().vocab_size
+        vocabulary: int = self._loaded.model.config.get_text_config().vocab_size
         longest = max(map(len, responses))
         return max(1, min(self._config.batch_size, _LOGIT_BYTES // (4 * vocabulary * longest)))
 

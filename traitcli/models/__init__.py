@@ -1,0 +1,1 @@
+"""Models: loading, prompting, and reading their residual stream."""

@@ -73,10 +73,10 @@ def load_model(
     say: Callable[[str], None] = lambda step: on_event(ModelLoading(name, str(device), step))  # noqa: E731
     say("loading")
     source, revision = _locate(config, say)
-    model, tokenizer = _read(config, source, pick_dtype(config.dtype, device), trust_remote_code)
+    model, tokenizer = _read(config, source, device, trust_remote_code)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token_id = tokenizer.eos_token_id or 0
-    model = model.to(device).eval().requires_grad_(False)
+    model = model.eval().requires_grad_(False)
     text = model.config.get_text_config()
     loaded = LoadedModel(
         name=name,
@@ -202,14 +202,16 @@ def _fingerprint(path: Path) -> str:
         return hashlib.sha256(str(size).encode() + head + file.read()).hexdigest()[:12]
 
 
-def _read(config: ModelConfig, source: str, dtype: torch.dtype, trust: bool) -> tuple[Any, Any]:
+def _read(config: ModelConfig, source: str, device: str, trust: bool) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     where: dict[str, Any] = {"pretrained_model_name_or_path": source, "trust_remote_code": trust}
     if config.revision and not Path(source).exists():
         where["revision"] = config.revision
     try:
-        return AutoModelForCausalLM.from_pretrained(**where, dtype=dtype), AutoTokenizer.from_pretrained(**where)
+        tokenizer = AutoTokenizer.from_pretrained(**where)
+        dtype = pick_dtype(config.dtype, device)
+        return AutoModelForCausalLM.from_pretrained(**where, dtype=dtype, device_map={"": device}), tokenizer
     except (OSError, ValueError) as error:
         raise _not_loadable(config, error) from error
 

@@ -63,11 +63,12 @@ def encode_response(tokenizer: Any, text: str) -> list[int]:
 
 def check_length(loaded: LoadedModel, prompt: Prompt, new_tokens: int) -> None:
     """Raise UserError when a prompt and its answer do not fit the model's context."""
-    if len(prompt.ids) + new_tokens > loaded.context:
+    have = len(prompt.ids)
+    if have + new_tokens > loaded.context:
         raise UserError(
             "the prompt is too long",
-            cause=f"{len(prompt.ids)} prompt tokens and {new_tokens} new ones, where {loaded.name} holds {loaded.context}",
-            fix=f"shorten it by {len(prompt.ids) + new_tokens - loaded.context} tokens, or lower max_new_tokens",
+            cause=f"{have} prompt tokens and {new_tokens} new ones, where {loaded.name} holds {loaded.context}",
+            fix=f"shorten it by {have + new_tokens - loaded.context} tokens, or lower max_new_tokens",
         )
 
 

@@ -23,6 +23,14 @@ _POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
+class _Queues:
+    """What joins the workers to their parent: numbers of jobs that wait, and messages back."""
+
+    waiting: Any
+    told: Any
+
+
+@dataclass(frozen=True, slots=True)
 class _Taken:
     """A worker has begun a job."""
 
@@ -57,21 +65,21 @@ def run_local(
     from torch import multiprocessing
 
     context = multiprocessing.get_context("spawn")
-    told, waiting = context.Queue(), context.Queue()
+    queues = _Queues(context.Queue(), context.Queue())
     for index in range(len(jobs)):
-        waiting.put(index)
+        queues.waiting.put(index)
     used = devices[: len(jobs)]
     threads = threads_per_worker(used, os.cpu_count() or 1)
     workers = [
         context.Process(
-            target=_work, args=(number, list(jobs), device, threads, trust_remote_code, waiting, told), daemon=True
+            target=_work, args=(number, list(jobs), device, threads, trust_remote_code, queues), daemon=True
         )
         for number, device in enumerate(used)
     ]
     try:
         for worker in workers:
             worker.start()
-        return _listen(jobs, workers, told, on_event)
+        return _listen(jobs, workers, queues.told, on_event)
     finally:
         for worker in workers:
             if worker.is_alive():
@@ -126,7 +134,7 @@ def _lost(job: Job, cause: str) -> TraitFailed:
     )
 
 
-def _work(number: int, jobs: list[Job], device: str, threads: int | None, trust: bool, waiting: Any, told: Any) -> None:
+def _work(number: int, jobs: list[Job], device: str, threads: int | None, trust: bool, queues: _Queues) -> None:
     """A worker's life: load once, take jobs until none waits."""
     import torch
 
@@ -135,6 +143,7 @@ def _work(number: int, jobs: list[Job], device: str, threads: int | None, trust:
         torch.set_num_threads(threads)
     config = jobs[0].config
     model = config.model.model_copy(update={"device": device})
+    waiting, told = queues.waiting, queues.told
     worker = Worker(config.model_copy(update={"model": model}), told.put, trust)
     try:
         while True:

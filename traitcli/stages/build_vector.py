@@ -5,39 +5,29 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from traitcli.config import Config, FilterConfig
+from traitcli.config import Config
 from traitcli.errors import RunError, VectorError
 from traitcli.events import Listener, StageStarted, VectorBuilt, Warned
 from traitcli.files import append_lines
-from traitcli.records import POSITIONS, Judgement, Rollout, Trait, TraitVector
+from traitcli.records import POSITIONS, Rollout, Trait, TraitVector
 from traitcli.runs import Run, TraitFiles, digest_of
+from traitcli.stages.filtering import Selection, select_rollouts
 from traitcli.vectors.files import read_header, vector_folder, write_vector
 from traitcli.vectors.methods import METHODS, class_stats
-from traitcli.vectors.quality import Labelled, auroc, choose_row, leave_one_pair_out, verdict
+from traitcli.vectors.quality import Labelled, choose_row, leave_one_pair_out, verdict
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MIN_ROLLOUTS = 2
 """Kept rollouts that either side needs: fewer give no spread."""
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Which extraction rollouts a vector is built from, and how that was decided."""
-
-    kept: tuple[Rollout, ...]
-    told: str
-    judge_auroc: float | None
-    trusted: bool
-    counts: Mapping[str, Any]
 
 
 def build_trait(trait: Trait, config: Config, run: Run, judge: str, on_event: Listener) -> Path:
@@ -71,8 +61,8 @@ def build_trait(trait: Trait, config: Config, run: Run, judge: str, on_event: Li
         return path
     selection = select_rollouts(extraction, judgements, config.filter)
     if not selection.trusted:
-        on_event(Warned(trait.name, selection.told))
-    vector = _compute(trait, config, run, rollouts, selection)
+        on_event(Warned(trait.name, selection.filter))
+    vector = _compute(trait, config, run, selection, judge)
     vector = _with_provenance(
         vector, {"inputs": inputs, "judge": judge, "run": run.name, "run_settings": run.manifest().get("settings", {})}
     )
@@ -82,86 +72,14 @@ def build_trait(trait: Trait, config: Config, run: Run, judge: str, on_event: Li
     return path
 
 
-def select_rollouts(
-    rollouts: Sequence[Rollout], judgements: Mapping[str, Judgement], config: FilterConfig
-) -> Selection:
-    """Apply the filter of the spec; a judge near chance is not allowed to filter.
-
-    Empty answers never count. Scores are those of `judgements` by rollout id.
-    """
-    answered = [r for r in rollouts if r.response_tokens]
-    scored = [r for r in answered if r.id in judgements and judgements[r.id].score.value is not None]
-    values = {r.id: float(judgements[r.id].score.value or 0) for r in scored}
-    separates = _judge_auroc(scored, values)
-    counts = _counts(rollouts, answered, scored, values)
-    told = f"{config.pairing}, threshold {config.threshold:g}"
-    coherences = [judgements[r.id].coherence for r in scored]
-    if coherences and all(c.value is None for c in coherences):
-        told += f"; coherence not filtered: {coherences[0].reason}"
-    trusted = separates is not None and separates >= config.min_auroc
-    if trusted:
-        passing = [r for r in scored if _passes(r, values[r.id], judgements[r.id].coherence.value, config)]
-        kept = _paired(passing) if config.pairing == "paired" else passing
-    else:
-        kept = answered
-        told = _distrust(separates, config)
-    return Selection(tuple(kept), told, separates, trusted, counts)
-
-
-def _passes(rollout: Rollout, score: float, coherence: float | None, config: FilterConfig) -> bool:
-    if coherence is not None and coherence < config.coherence:
-        return False
-    return score >= config.threshold if rollout.polarity == "positive" else score < 100 - config.threshold
-
-
-def _paired(passing: Sequence[Rollout]) -> list[Rollout]:
-    """Keep an index (pair, question, repeat) only when both its sides pass."""
-    sides = [
-        {(r.pair, r.question, r.repeat) for r in passing if r.polarity == side} for side in ("positive", "negative")
-    ]
-    return [r for r in passing if (r.pair, r.question, r.repeat) in sides[0] & sides[1]]
-
-
-def _judge_auroc(scored: Sequence[Rollout], values: Mapping[str, float]) -> float | None:
-    positive = np.array([r.polarity == "positive" for r in scored], dtype=bool)
-    if not len(positive) or positive.all() or not positive.any():
-        return None
-    return auroc(np.array([values[r.id] for r in scored], dtype=np.float32), positive)
-
-
-def _distrust(separates: float | None, config: FilterConfig) -> str:
-    if separates is None:
-        return "NOT FILTERED: there are no scores of both polarities to filter by; run traitcli judge"
-    return (
-        f"NOT FILTERED: the judge cannot tell the polarities apart (AUROC {separates:.2f} < {config.min_auroc}), "
-        "so every answer was kept. Use a stronger judge (judge.backend: openai), a model that shows the trait, "
-        "or more questions"
-    )
-
-
-def _counts(
-    rollouts: Sequence[Rollout], answered: Sequence[Rollout], scored: Sequence[Rollout], values: Mapping[str, float]
-) -> dict[str, Any]:
-    means = {side: [values[r.id] for r in scored if r.polarity == side] for side in ("positive", "negative")}
-    positive, negative = (float(np.mean(means[side])) if means[side] else None for side in ("positive", "negative"))
-    return {
-        "positive_total": sum(r.polarity == "positive" for r in rollouts),
-        "negative_total": sum(r.polarity == "negative" for r in rollouts),
-        "empty": len(rollouts) - len(answered),
-        "missing": len(answered) - len(scored),
-        "positive_score": positive,
-        "negative_score": negative,
-        "contrast": None if positive is None or negative is None else positive - negative,
-    }
-
-
-def _compute(trait: Trait, config: Config, run: Run, rollouts: Sequence[Rollout], selection: Selection) -> TraitVector:
+def _compute(trait: Trait, config: Config, run: Run, selection: Selection, judge: str) -> TraitVector:
     files = run.trait(trait.name)
     kept = [[r for r in selection.kept if r.polarity == side] for side in ("positive", "negative")]
     if min(map(len, kept)) < MIN_ROLLOUTS:
+        found = f"{len(kept[0])} positive and {len(kept[1])} negative of {selection.counts['positive_total']} a side"
         raise RunError(
             f"too few rollouts of {trait.name} pass the filter",
-            cause=f"{len(kept[0])} positive and {len(kept[1])} negative of {selection.counts['positive_total']} a side ({selection.told})",
+            cause=f"{found} ({selection.filter})",
             fix="lower --threshold, set filter.pairing to independent, or generate more (extract.repeats)",
         )
     method = METHODS[config.vector.method]
@@ -173,7 +91,7 @@ def _compute(trait: Trait, config: Config, run: Run, rollouts: Sequence[Rollout]
         stats[position] = class_stats(positive, negative, directions[position])
         if position == config.vector.position:
             magnitude = _magnitude(directions[position], positive, negative)
-    held_out = _held_out(config, files, rollouts, selection)
+    held_out = _held_out(config, files, selection)
     rows = directions["response_avg"].shape[0]
     layer = held_out["chosen"] if config.vector.layer == "auto" else _checked(config.vector.layer, rows)
     chosen = "auto: best left-out-pair AUROC between 25 % and 75 % of depth, on extraction rollouts"
@@ -186,7 +104,9 @@ def _compute(trait: Trait, config: Config, run: Run, rollouts: Sequence[Rollout]
         **selection.counts,
         "positive_kept": len(kept[0]),
         "negative_kept": len(kept[1]),
-        "filter": selection.told,
+        "filter": selection.filter,
+        "coherence": selection.coherence,
+        "judge": judge,
         "judge_auroc": selection.judge_auroc,
         **magnitude,
         **_at(held_out, layer),
@@ -195,12 +115,12 @@ def _compute(trait: Trait, config: Config, run: Run, rollouts: Sequence[Rollout]
     return TraitVector(trait.name, config.model.name, config.vector.method, layer, directions, stats, quality)
 
 
-def _held_out(config: Config, files: TraitFiles, rollouts: Sequence[Rollout], selection: Selection) -> dict[str, Any]:
+def _held_out(config: Config, files: TraitFiles, selection: Selection) -> dict[str, Any]:
     """Leave-one-pair-out separation: of kept extraction rollouts (to choose a row), of evaluation ones."""
     method, position = METHODS[config.vector.method], config.vector.position
     build = _labelled(files, selection.kept, position)
     choosing = leave_one_pair_out(build, build, method)
-    unseen = [r for r in rollouts if r.split == "evaluation" and r.response_tokens]
+    unseen = [r for r in files.rollouts() if r.split == "evaluation" and r.response_tokens]
     separation = leave_one_pair_out(build, _labelled(files, unseen, position), method) if unseen else None
     return {"chosen": choose_row(choosing, build.activations.shape[1]), "separation": separation}
 

@@ -28,7 +28,7 @@ def vector_row(path: Path) -> Row:
 def trait_rows(folder: Path, names: Sequence[str]) -> list[Row]:
     """What the definitions hold and what a careful reader objects to; an invalid one is a row too."""
     known = find_traits(folder)
-    rows = []
+    rows: list[Row] = []
     for name in names or known:
         path = known.get(name, Path(name))
         try:
@@ -64,7 +64,7 @@ def run_rows(run: Run, config: Config) -> list[Row]:
 
 
 def _run_row(run: Run, name: str, config: Config) -> Row:
-    from traitcli.stages.build_vector import select_rollouts
+    from traitcli.stages.filtering import select_rollouts
 
     files = run.trait(name)
     rollouts = files.rollouts()
@@ -85,10 +85,10 @@ def _run_row(run: Run, name: str, config: Config) -> Row:
         "judge_auroc": selection.judge_auroc,
         "positive_score": selection.counts["positive_score"],
         "negative_score": selection.counts["negative_score"],
-        "kept_positive": _count(selection.kept, "positive"),
-        "kept_negative": _count(selection.kept, "negative"),
+        "kept_positive": _count(selection.kept, "positive") if own else None,
+        "kept_negative": _count(selection.kept, "negative") if own else None,
         "vector": built[-1]["path"] if built else "",
-        "note": "" if selection.trusted else selection.told,
+        "note": selection.filter if own and not selection.trusted else "",
     }
 
 

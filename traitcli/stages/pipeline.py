@@ -17,8 +17,6 @@ from traitcli.stages.plan import plan_rollouts
 from traitcli.stages.speed import remember_speed
 from traitcli.stages.worker import Worker
 
-STAGES: tuple[Stage, ...] = ("rollouts", "judgements", "vectors")
-
 
 @dataclass(frozen=True, slots=True)
 class Job:

@@ -50,7 +50,7 @@ def plan_trait(trait: Trait, config: Config, run: Run) -> TraitPlan:
     prompts = [len(trait.persona(k.polarity, k.pair)) + len(trait.question(k.split, k.question)) for k in keys]
     extraction = [k for k in keys if k.split == "extraction"]
     new_tokens = config.extract.sampling.max_new_tokens
-    calls = len(extraction) * _calls_per_rollout(config)
+    calls = len(extraction) * _calls_per_rollout(trait, config)
     shown = len(trait.judge_prompt) / _CHARACTERS_PER_TOKEN + new_tokens + _JUDGE_OVERHEAD_TOKENS
     return TraitPlan(
         trait=trait.name,
@@ -110,7 +110,7 @@ def _asked(trait: Trait, config: ExtractConfig) -> Sequence[tuple[Split, int, in
     return [("extraction", extraction, config.repeats), ("evaluation", held_out, 1)]
 
 
-def _calls_per_rollout(config: Config) -> int:
+def _calls_per_rollout(trait: Trait, config: Config) -> int:
     if config.judge.backend == "likelihood":
-        return 2 * config.judge.likelihood.pairs
+        return 2 * min(config.judge.likelihood.pairs, len(trait.pairs) - 1)
     return 2 if config.judge.backend == "openai" and config.judge.openai.coherence else 1

@@ -16,6 +16,7 @@ from traitcli.records import POSITIONS, ClassStats, Position, TraitVector
 from traitcli.shipped import find_shipped
 
 _FORMAT = 1
+_HEADER = {"trait", "model", "method", "layer", "quality", "provenance"}
 _STATS = [field.name for field in fields(ClassStats)]
 
 
@@ -75,12 +76,14 @@ def read_header(path: Path) -> dict[str, Any]:
 
     try:
         with safe_open(path, framework="numpy") as file:
-            header = json.loads((file.metadata() or {})["traitcli"])
+            header = json.loads((file.metadata() or {}).get("traitcli", "null"))
     except FileNotFoundError:
         raise VectorError(f"no vector file {path}", cause="there is no such file", fix="check the path") from None
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise VectorError(f"{path} is no trait vector", cause=f"{type(error).__name__}: {error}", fix=_REMAKE) from None
-    if not isinstance(header, dict) or header.get("format") != _FORMAT:
+    except (SafetensorError, ValueError, OSError) as error:
+        raise VectorError(f"{path} is no trait vector", cause=str(error), fix=_REMAKE) from None
+    if not isinstance(header, dict):
+        raise VectorError(f"{path} is no trait vector", cause="traitcli did not write it", fix=_REMAKE)
+    if header.get("format") != _FORMAT or not header.keys() >= _HEADER:
         raise VectorError(f"{path} is of another format", cause=f"expected format {_FORMAT}", fix=_REMAKE)
     return header
 
@@ -97,8 +100,7 @@ def read_vector(path: Path) -> TraitVector:
     }
     if not directions:
         raise VectorError(f"{path} holds no direction", cause=f"none of {', '.join(POSITIONS)}", fix=_REMAKE)
-    kept = {key: header[key] for key in ("trait", "model", "method", "layer", "quality", "provenance")}
-    return TraitVector(**kept, directions=directions, stats=stats)
+    return TraitVector(**{key: header[key] for key in _HEADER}, directions=directions, stats=stats)
 
 
 _REMAKE = "make it anew with traitcli build-vector"

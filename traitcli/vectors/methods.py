@@ -22,7 +22,8 @@ def mean_difference(positive: Floats, negative: Floats) -> Floats:
 
     Source: the persona-vectors procedure (Chen et al., 2025).
     """
-    return (positive.mean(0, dtype=np.float64) - negative.mean(0, dtype=np.float64)).astype(np.float32)
+    difference: Floats = (positive.mean(0, dtype=np.float64) - negative.mean(0, dtype=np.float64)).astype(np.float32)
+    return difference
 
 
 METHODS: dict[str, Method] = {"mean_difference": mean_difference}
@@ -35,7 +36,8 @@ def project(activations: Floats, direction: Floats) -> Floats:
     """
     norms = np.linalg.norm(direction, axis=1)
     dots = np.einsum("nrh,rh->nr", activations, direction)
-    return (dots / np.where(norms == 0, 1, norms)).astype(np.float32)
+    projections: Floats = (dots / np.where(norms == 0, 1, norms)).astype(np.float32)
+    return projections
 
 
 def class_stats(positive: Floats, negative: Floats, direction: Floats) -> ClassStats:
@@ -45,6 +47,9 @@ def class_stats(positive: Floats, negative: Floats, direction: Floats) -> ClassS
 
 
 def calibrate(projection: Floats | float, stats: ClassStats, row: int) -> Floats | float:
-    """Centre and scale a projection at `row`: −1 is the negative class's mean, +1 the positive's."""
+    """Centre and scale a projection at `row`: −1 is the negative class's mean, +1 the positive's.
+
+    0 where the classes do not differ, as at row 0 of prompt_last: every prompt ends with the same token.
+    """
     up, down = float(stats.positive_mean[row]), float(stats.negative_mean[row])
-    return (projection - (up + down) / 2) / ((up - down) / 2)
+    return (projection - (up + down) / 2) / ((up - down) / 2) if up != down else projection * 0

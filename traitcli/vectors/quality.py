@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -93,8 +94,8 @@ def choose_row(separation: Separation | None, rows: int) -> int:
     Without a separation to go by: the middle.
     """
     blocks = rows - 1
-    inside = range(max(1, round(blocks * 0.25)), max(2, round(blocks * 0.75) + 1))
-    if separation is None:
+    inside = range(math.ceil(blocks * 0.25), math.floor(blocks * 0.75) + 1)
+    if separation is None or not inside:
         return blocks // 2 or 1
     return max(inside, key=lambda row: (round(float(separation.auroc[row]), 3), float(separation.d[row])))
 

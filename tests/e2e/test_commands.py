@@ -1,0 +1,299 @@
+"""The six commands, one after another, as a user types them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from traitcli.traits import find_traits
+
+ROWS, HIDDEN = 5, 32
+"""The tiny model has four blocks."""
+RECORD = [
+    *("prompt", "response", "tokens", "trait_scores", "calibrated_scores", "layers", "model", "seed"),
+    *("prompt_tokens", "finish_reason", "created"),
+]
+
+
+def kept_ids(desk: Any, trait: str, threshold: float = 50) -> dict[str, list[str]]:
+    """The published filter as a plain loop: an index stays when both of its sides pass."""
+    scores = {line["rollout"]: line["score"]["value"] for line in desk.lines(trait, "judgements")}
+    sides: dict[str, dict[tuple[int, int], str]] = {"positive": {}, "negative": {}}
+    for line in desk.lines(trait):
+        if line["split"] == "extraction":
+            score, side = scores[line["id"]], line["polarity"]
+            if score >= threshold if side == "positive" else score < 100 - threshold:
+                sides[side][line["pair"], line["question"]] = line["id"]
+    both = [index for index in sides["positive"] if index in sides["negative"]]
+    return {side: [held[index] for index in both] for side, held in sides.items()}
+
+
+def stored_activations(desk: Any, trait: str) -> dict[str, np.ndarray]:
+    """Rollout id -> float32 [L+1, H], mean over the response, straight from the files."""
+    from safetensors import safe_open
+
+    found = {}
+    for path in (desk.folder / "runs" / "tiny" / trait / "activations").iterdir():
+        with safe_open(path, framework="numpy") as file:
+            found |= dict(zip(json.loads(file.metadata()["ids"]), file.get_tensor("response_avg"), strict=True))
+    return found
+
+
+def test_extract_prints_one_json_document_on_stdout(finished):
+    _, ended = finished
+
+    outcome = ended.json
+
+    assert ended.code == 0
+    assert [(row["trait"], row["rollouts_done"], row["rollouts_total"], row["judged"]) for row in outcome["traits"]] == [
+        ("evil", 30, 30, 20),
+        ("refusal", 30, 30, 20),
+    ]
+    assert [(row["trait"], row["rows"], row["hidden_size"]) for row in outcome["vectors"]] == [
+        ("evil", ROWS, HIDDEN),
+        ("refusal", ROWS, HIDDEN),
+    ]
+    assert (outcome["run"], outcome["failures"]) == ("runs/tiny", [])
+
+
+def test_extract_tells_its_progress_on_stderr_line_by_line(finished):
+    _, ended = finished
+
+    told = [line.partition("] ")[2] for line in ended.err.splitlines()]
+
+    assert told[:2] == [
+        "run tiny: 2 traits on cpu, in runs/tiny",
+        "note: reduced set: 2 extraction and 1 evaluation questions a trait",
+    ]
+    assert [line for line in told if line.endswith(("0/30", "0/20", "0/1"))] == [
+        *("evil rollouts 0/30", "evil judgements 0/20", "evil vectors 0/1"),
+        *("refusal rollouts 0/30", "refusal judgements 0/20", "refusal vectors 0/1"),
+    ]
+    assert told[-1].endswith(": 2 vectors built, in runs/tiny")
+    assert "\x1b" not in ended.err
+    assert "\r" not in ended.err
+
+
+@pytest.mark.parametrize("trait", ["evil", "refusal"])
+def test_a_vector_is_the_difference_of_the_kept_rollouts_means(finished, trait):
+    desk, _ = finished
+    activations = stored_activations(desk, trait)
+
+    kept = kept_ids(desk, trait)
+
+    positive, negative = (np.mean([activations[i] for i in kept[side]], axis=0) for side in ("positive", "negative"))
+    vector = desk.tensors(trait)["response_avg"]
+    assert vector.shape == (ROWS, HIDDEN)
+    assert vector.dtype == np.float32
+    np.testing.assert_allclose(vector, positive - negative, atol=1e-5)
+
+
+def test_the_stages_one_by_one_make_the_vector_that_extract_makes_at_once(finished, desk):
+    at_once, _ = finished
+
+    first = desk.run("extract", "evil", "--until", "rollouts")
+    assert desk.ledger("evil", "judgements") == b""
+    second = desk.run("judge")
+    assert not (desk.folder / "vectors").exists()
+    third = desk.run("build-vector")
+
+    assert [first.code, second.code, third.code] == [0, 0, 0]
+    for name, tensor in at_once.tensors("evil").items():
+        np.testing.assert_array_equal(desk.tensors("evil")[name], tensor)
+
+
+def test_another_threshold_changes_what_is_kept_and_neither_rollouts_nor_judgements(copied):
+    before = copied.files("runs/tiny/evil") | copied.files("runs/tiny/refusal")
+
+    ended = copied.run("build-vector", "evil", "--threshold", "65", "--json")
+
+    after = copied.files("runs/tiny/evil") | copied.files("runs/tiny/refusal")
+    assert ended.code == 0
+    assert {path for path in after if after[path] != before.get(path)} == {"runs/tiny/evil/vectors.jsonl"}
+    [vector] = ended.json["vectors"]
+    expected = len(kept_ids(copied, "evil", threshold=65)["positive"])
+    assert expected < len(kept_ids(copied, "evil")["positive"])
+    assert (vector["positive_kept"], vector["negative_kept"]) == (expected, expected)
+
+
+def test_a_dry_run_says_what_it_would_take_and_does_nothing(desk):
+    before = desk.files()
+
+    shown, counted = (going.end() for going in [desk.start("extract", "evil", "--dry-run", *j) for j in ([], ["--json"])])
+
+    assert desk.files() == before
+    assert shown.code == counted.code == 0
+    assert "0/30" in shown.out
+    assert shown.err == counted.err == ""
+    [plan] = counted.json["plan"]
+    expected = {"trait": "evil", "rollouts": 30, "rollouts_done": 0, "judge_calls": 20, "response_tokens_max": 240}
+    assert plan == plan | expected
+    assert plan["seconds"] is plan["cost_usd"] is None
+
+
+def test_inspect_vectors_shows_how_good_they_are(finished):
+    desk, ended = finished
+
+    table, rows = desk.run("inspect", "vectors"), desk.run("inspect", "vectors", "--json").json
+
+    assert rows == ended.json["vectors"]
+    for row in rows:
+        [line] = [line for line in table.out.splitlines() if line.startswith(f"{row['trait']} ") and "+" in line]
+        assert line.split()[1] == row["verdict"]
+        assert f"{row['positive_kept']}+{row['negative_kept']}" in line.split()
+    assert "vectors in: vectors/model" in table.out
+    assert "\x1b" not in table.out
+
+
+def test_inspect_traits_shows_the_definitions(finished):
+    desk, _ = finished
+
+    table, rows = desk.run("inspect", "traits"), desk.run("inspect", "traits", "--json").json
+
+    shipped = list(find_traits(Path("nowhere")))
+    assert [(row["trait"], row["pairs"], row["questions"], row["faults"]) for row in rows] == [
+        (name, 5, 20, []) for name in shipped
+    ]
+    assert [line.split()[0] for line in table.out.splitlines()[2:10]] == shipped
+    assert "\x1b" not in table.out
+
+
+def test_inspect_run_shows_how_far_it_has_come(finished):
+    desk, ended = finished
+
+    table, rows = desk.run("inspect", "run"), desk.run("inspect", "run", "--json").json
+
+    assert rows == ended.json["traits"]
+    assert [line.split()[:4] for line in table.out.splitlines()[2:4]] == [
+        ["evil", "30/30", "0", "20"],
+        ["refusal", "30/30", "0", "20"],
+    ]
+    assert "\x1b" not in table.out
+
+
+class Monitored:
+    """Four watched generations of one prompt."""
+
+    def __init__(self, desk: Any) -> None:
+        self.desk = desk
+        plain = desk.start("monitor", "Why?", "--out", "plain.json")
+        same = desk.start("monitor", "Why?", "--json", "--out", "same.json")
+        self.plain, self.same = plain.end(), same.end()
+        other = desk.start("monitor", "Why?", "--json", "--seed", "4")
+        last = desk.start("monitor", "Why?", "--json", "--layer", "4", "--traits", "refusal", "--out", "deep/last.json")
+        self.other, self.last = other.end(), last.end()
+
+    def record(self, name: str) -> dict[str, Any]:
+        return json.loads((self.desk.folder / name).read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def monitored(finished) -> Monitored:
+    return Monitored(finished[0])
+
+
+def test_monitor_writes_a_plain_line_for_each_token(monitored):
+    record = monitored.record("plain.json")
+
+    fields = [line.split("\t") for line in monitored.plain.out.splitlines()]
+
+    assert monitored.plain.code == 0
+    assert [int(index) for index, *_ in fields] == list(range(len(record["tokens"])))
+    assert "".join(json.loads(token) for _, token, *_ in fields) == record["response"]
+    for number, (_, _, *scores) in enumerate(fields):
+        assert scores == [
+            f"{trait}={values[number]:.4f}" for trait, values in record["calibrated_scores"].items()
+        ]
+
+
+def test_monitor_tells_people_on_stderr_where_the_record_is(monitored):
+    told = monitored.plain.err.splitlines()
+
+    assert told[0].endswith("loading model on cpu")
+    assert "prompt: Why?" in told
+    assert told[-1] == "record: plain.json"
+
+
+def test_monitor_prints_the_record_that_it_keeps(monitored):
+    record = monitored.same.json
+
+    assert record == monitored.record("same.json")
+    assert list(record) == RECORD
+    assert record["prompt"] == "Why?"
+    assert "".join(record["tokens"]) == record["response"]
+    assert list(record["trait_scores"]) == list(record["calibrated_scores"]) == ["evil", "refusal"]
+    for scores in record["trait_scores"].values():
+        assert len(scores) == len(record["tokens"]) > 1
+        assert all(isinstance(score, float) for score in scores)
+
+
+def test_monitor_keeps_its_records_in_the_runs_folder(monitored):
+    [kept] = (monitored.desk.folder / "runs" / "monitor").glob("*-why.json")
+
+    assert json.loads(kept.read_text(encoding="utf-8")) == monitored.other.json
+
+
+def test_a_seed_gives_the_same_answer_and_the_same_scores_again(monitored):
+    plain, same = monitored.record("plain.json"), monitored.record("same.json")
+
+    assert plain | {"created": ""} == same | {"created": ""}
+
+
+def test_another_seed_gives_another_answer(monitored):
+    assert monitored.other.json["seed"] == 4
+    assert monitored.other.json["response"] != monitored.same.json["response"]
+
+
+def test_monitor_reads_the_traits_and_the_layer_asked_for(monitored):
+    record = monitored.last.json
+
+    assert monitored.last.code == 0
+    assert record == monitored.record("deep/last.json")
+    assert record["layers"] == {"refusal": 4}
+    assert list(record["trait_scores"]) == ["refusal"]
+
+
+def test_the_row_after_the_final_norm_is_watched_with_a_warning(monitored):
+    assert "layer 4 is read after the final norm" in monitored.last.err
+    assert "final norm" not in monitored.same.err
+
+
+def test_raw_and_calibrated_scores_are_those_of_the_vector(monitored):
+    record = monitored.same.json
+    vector = load_file(monitored.desk.folder / "vectors" / "model" / "evil.safetensors")
+    layer = record["layers"]["evil"]
+
+    up, down = (vector[f"response_avg.{side}_mean"][layer] for side in ("positive", "negative"))
+
+    raw = np.array(record["trait_scores"]["evil"])
+    np.testing.assert_allclose(
+        record["calibrated_scores"]["evil"], (raw - (up + down) / 2) / ((up - down) / 2), atol=1e-3
+    )
+
+
+def test_report_prints_the_path_of_a_page_that_holds_the_records(monitored):
+    ended = monitored.desk.run("report", "--out", "page.html", "plain.json", "deep/last.json")
+
+    page = (monitored.desk.folder / "page.html").read_text(encoding="utf-8")
+    assert (ended.code, ended.out, ended.err) == (0, "page.html\n", "")
+    for name in ("plain", "last"):
+        assert f'"name": "{name}"' in page or f'"name":"{name}"' in page
+    assert monitored.record("plain.json")["created"] in page
+
+
+def test_report_without_names_takes_everything_there_is(monitored):
+    ended = monitored.desk.run("report")
+
+    page = (monitored.desk.folder / "runs" / "report.html").read_text(encoding="utf-8")
+    assert ended.out == "runs/report.html\n"
+    assert monitored.other.json["created"] in page
+    assert "vectors/model/evil.safetensors" in page
+
+
+OneCommand = Callable[..., Any]

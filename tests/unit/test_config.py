@@ -1,0 +1,306 @@
+"""Settings: what a config file and its overrides may say, and what a user is told when they are wrong."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from pydantic import ValidationError
+
+from traitcli.config import DEFAULT, ModelConfig, find_config, flatten, load_config
+from traitcli.errors import ConfigError
+from traitcli.shipped import list_shipped
+
+PRESETS = [path.stem for path in list_shipped("configs", "*.yaml")]
+MODEL = "model: {id: org/tiny}\n"
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Write a config file; returns its path as text."""
+
+    def write(text):
+        path = tmp_path / "my.yaml"
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def empty_folder(tmp_path, monkeypatch):
+    """The working folder is empty: no ./configs stands beside the shipped ones."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def fault_in(source, *overrides):
+    with pytest.raises(ConfigError) as caught:
+        load_config(source, overrides)
+    return caught.value
+
+
+def test_an_unknown_key_is_refused_with_the_key_that_was_meant(written):
+    path = written(MODEL + "extract: {reepats: 2}\n")
+
+    error = fault_in(path)
+
+    assert str(error) == (
+        f"error: {path} is not valid\n"
+        "cause: extract.reepats: unknown key; did you mean repeats?\n"
+        "fix:   correct the key, or see docs/configs.md"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("extracts: {}\n", "extracts: unknown key; did you mean extract?"),
+        ("extract: {batch-size: 3}\n", "extract.batch-size: unknown key; did you mean batch_size?"),
+        ("extract: {sampling: {tempreature: 1}}\n", "extract.sampling.tempreature: unknown key; did you mean temperature?"),
+        ("zzz: 1\n", "zzz: unknown key"),
+    ],
+)
+def test_an_unknown_key_is_named_with_its_whole_path(written, text, cause):
+    assert fault_in(written(MODEL + text)).cause == cause
+
+
+def test_every_fault_is_reported_at_once(written):
+    path = written("model: {revision: main}\nextract: {repeats: 0, reepats: 2}\nfilter: {threshold: 101}\n")
+
+    error = fault_in(path)
+
+    assert error.cause.splitlines() == [
+        "model.id: required, and not given",
+        "extract.repeats: input should be greater than 0 (it is 0)",
+        "extract.reepats: unknown key; did you mean repeats?",
+        "filter.threshold: input should be less than or equal to 100 (it is 101)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("extract: {repeats: many}\n", "extract.repeats: input should be a valid integer, unable to parse string as an integer (it is 'many')"),
+        ("judge: {backend: gpt}\n", "judge.backend: input should be 'likelihood', 'openai' or 'fake' (it is 'gpt')"),
+        ("model: {id: 7}\n", "model.id: input should be a valid string (it is 7)"),
+        ("traits: evil\n", "traits: input should be a valid tuple (it is 'evil')"),
+        ("extract: 3\n", "extract: not a section of settings (it is 3)"),
+        ("extract:\n", "extract: not a section of settings (it is None)"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_told_in_words(written, text, cause):
+    path = written(text if text.startswith("model") else MODEL + text)
+
+    assert fault_in(path).cause == cause
+
+
+def test_a_layer_that_is_neither_number_nor_auto_is_told_both_ways_out(written):
+    error = fault_in(written(MODEL + "vector: {layer: last}\n"))
+
+    assert error.cause.splitlines() == [
+        "vector.layer: input should be a valid integer, unable to parse string as an integer (it is 'last')",
+        "vector.layer: input should be 'auto' (it is 'last')",
+    ]
+
+
+def test_broken_yaml_names_its_line(written):
+    path = written(MODEL + "extract:\n  repeats: [1, 2\njudge: {}\n")
+
+    error = fault_in(path)
+
+    assert str(error) == (
+        f"error: {path} is not YAML\n"
+        "cause: line 4, column 6: expected ',' or ']', but got ':'\n"
+        "fix:   correct that line"
+    )
+
+
+def test_a_file_that_is_not_utf_8_is_told_so(tmp_path):
+    path = tmp_path / "latin.yaml"
+    path.write_bytes("model: {id: müller}".encode("latin-1"))
+
+    error = fault_in(str(path))
+
+    assert (error.problem, error.fix) == (f"{path} is not YAML", "save it as UTF-8 YAML")
+
+
+@pytest.mark.parametrize("text", ["", "- model\n", "just words\n", "3\n"])
+def test_a_config_that_is_no_mapping_is_refused(written, text):
+    path = written(text)
+
+    error = fault_in(path)
+
+    assert str(error) == (
+        f"error: {path} is not a valid config\ncause: it is not a mapping of sections\nfix:   see docs/configs.md"
+    )
+
+
+def test_the_file_names_the_run(written):
+    assert load_config(written(MODEL)).name == "my"
+
+
+def test_a_loaded_config_cannot_be_edited(written):
+    config = load_config(written(MODEL))
+
+    with pytest.raises(ValidationError, match="frozen"):
+        config.name = "other"
+
+
+def test_the_scale_0_10_stays_a_text_where_yaml_1_1_reads_the_number_8(written):
+    config = load_config(written(MODEL + "judge: {openai: {scale: 0_10}}\n"))
+
+    assert config.judge.openai.scale == "0_10"
+
+
+def test_a_name_that_looks_like_a_date_stays_a_text(written):
+    assert load_config(written(MODEL + "name: 2025-13-31\n")).name == "2025-13-31"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_shipped_config_loads(empty_folder, preset):
+    config = load_config(preset)
+
+    assert config.name == preset
+
+
+def test_a_preset_is_found_by_its_name(empty_folder):
+    assert load_config("gemma-2-2b-it").model.id == "google/gemma-2-2b-it"
+
+
+def test_the_default_is_the_embedded_model(empty_folder):
+    assert load_config().model.id == "embedded"
+
+
+def test_a_typo_in_a_preset_gets_the_one_that_was_meant(empty_folder):
+    error = fault_in("gema-2-2b-it")
+
+    assert str(error) == (
+        "error: no config gema-2-2b-it\n"
+        "cause: neither a file nor a preset\n"
+        f"fix:   did you mean gemma-2-2b-it? presets: {', '.join(PRESETS)}"
+    )
+
+
+def test_a_path_that_leads_nowhere_is_no_preset(empty_folder):
+    error = fault_in("../configs/default")
+
+    assert error.problem == "no config ../configs/default"
+
+
+def test_a_local_config_wins_over_the_shipped_one_of_that_name(empty_folder):
+    (empty_folder / "configs").mkdir()
+    (empty_folder / "configs" / "default.yaml").write_text("model: {id: org/mine}\n")
+
+    config = load_config(DEFAULT)
+
+    assert (config.model.id, config.name) == ("org/mine", "default")
+
+
+def test_a_file_wins_over_a_preset_of_that_name(empty_folder):
+    (empty_folder / "default").write_text(MODEL)
+
+    assert str(find_config("default")) == "default"
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "key", "value"),
+    [
+        ("extract.repeats=7", "extract", "repeats", 7),
+        ("filter.threshold=62.5", "filter", "threshold", 62.5),
+        ("vector.layer=auto", "vector", "layer", "auto"),
+        ("extract.questions=null", "extract", "questions", None),
+        ("monitor.system=a = b", "monitor", "system", "a = b"),
+        ("model.id=org/other", "model", "id", "org/other"),
+    ],
+)
+def test_an_override_wins_over_the_file(written, override, section, key, value):
+    path = written(MODEL + "extract: {repeats: 2, questions: 3}\n")
+
+    config = load_config(path, [override])
+
+    assert getattr(getattr(config, section), key) == value
+
+
+def test_an_override_leaves_its_neighbours_as_they_are(written):
+    path = written(MODEL + "extract: {repeats: 2, questions: 3}\n")
+
+    config = load_config(path, ["extract.repeats=7"])
+
+    assert config.extract.questions == 3
+
+
+def test_the_last_override_of_a_key_counts(written):
+    config = load_config(written(MODEL), ["extract.repeats=2", "extract.repeats=3"])
+
+    assert config.extract.repeats == 3
+
+
+def test_an_override_makes_the_sections_it_needs(written):
+    config = load_config(written(MODEL), ["judge.openai.scale=0_10"])
+
+    assert config.judge.openai.scale == "0_10"
+
+
+@pytest.mark.parametrize("override", ["extract.repeats", "=3", ""])
+def test_an_override_without_key_or_value_is_refused(written, override):
+    error = fault_in(written(MODEL), override)
+
+    assert str(error) == (
+        f"error: --set {override} is not an override\n"
+        "cause: it has no KEY=VALUE form\n"
+        "fix:   for example --set extract.repeats=2"
+    )
+
+
+def test_an_override_whose_value_is_no_yaml_is_refused(written):
+    error = fault_in(written(MODEL), "traits=[evil")
+
+    assert str(error) == "error: --set traits=[evil has no valid value\ncause: '[evil' is not YAML\nfix:   quote it"
+
+
+def test_an_override_below_a_value_is_refused(written):
+    error = fault_in(written(MODEL), "model.id.x=1")
+
+    assert str(error) == (
+        "error: --set model.id.x=1 goes too deep\ncause: id is a value, not a section\nfix:   see docs/configs.md"
+    )
+
+
+def test_an_override_of_an_unknown_key_is_refused_like_one_in_the_file(written):
+    error = fault_in(written(MODEL), "extract.reepats=2")
+
+    assert error.cause == "extract.reepats: unknown key; did you mean repeats?"
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("google/gemma-2-2b-it", "gemma-2-2b-it"),
+        ("meta-llama/Llama-3.1-8B-Instruct", "llama-3.1-8b-instruct"),
+        ("embedded", "smollm2-135m-instruct"),
+        ("gpt2", "gpt2"),
+        ("some/folder/My Model/", "my-model"),
+        ("some/folder/SmolLM2.Q4_1.gguf", "smollm2.q4_1"),
+        ("../../etc/passwd", "passwd"),
+        ("..", "model"),
+        (".", "model"),
+        ("/", "model"),
+        ("org/..", "model"),
+        ("org/.hidden", "hidden"),
+        ("org/a\\..\\b\0c\n", "a-..-b-c"),
+        ("org/模型", "model"),
+        ("org/--rm", "rm"),
+    ],
+)
+def test_a_model_id_gives_a_folder_name(model, name):
+    assert ModelConfig(id=model).name == name
+
+
+@pytest.mark.parametrize("model", ["../../x", "a/b/../..", "C:\\x\\..", " / / ", "~/.ssh", "x" * 50 + "/..gguf"])
+def test_no_model_id_gives_a_name_that_leaves_the_folder(model):
+    assert re.fullmatch(r"[a-z0-9_][a-z0-9._-]*", ModelConfig(id=model).name)
+
+
+def test_flatten_names_every_leaf_by_its_path():
+    assert flatten({"a": {"b": 1, "c": {"d": None}}, "e": [2]}) == {"a.b": 1, "a.c.d": None, "e": [2]}

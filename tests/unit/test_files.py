@@ -1,0 +1,173 @@
+"""Files that a kill at any moment leaves whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from traitcli.errors import TraitError
+from traitcli.files import append_lines, read_lines, write_atomic
+
+WRITE_ON_A_FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from traitcli.errors import TraitError
+from traitcli.files import {write}
+resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
+try:
+    {write}(Path(sys.argv[1]), {content})
+except TraitError as error:
+    print(error.problem, error.cause, sep="|")
+"""
+
+
+def on_a_full_disk(path, write, content):
+    """What a write says in a process that may write no more than 64 bytes to a file."""
+    script = WRITE_ON_A_FULL_DISK.format(write=write, content=content)
+    return subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True).stdout
+
+
+def test_writing_makes_the_folders_it_needs(tmp_path):
+    path = tmp_path / "a" / "b" / "c.txt"
+
+    write_atomic(path, "é\n")
+
+    assert path.read_bytes() == "é\n".encode()
+
+
+def test_writing_replaces_the_old_content_and_leaves_nothing_else(tmp_path):
+    path = tmp_path / "a.txt"
+    write_atomic(path, "a long old content")
+
+    write_atomic(path, b"new")
+
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"a.txt": b"new"}
+
+
+def test_a_written_file_can_be_read_by_others_as_the_umask_allows(tmp_path):
+    path = tmp_path / "a.txt"
+    old = os.umask(0o027)
+
+    write_atomic(path, "x")
+
+    os.umask(old)
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_write_that_fails_in_the_middle_keeps_the_old_content_and_leaves_no_scratch(tmp_path):
+    path = tmp_path / "a.txt"
+    write_atomic(path, "old")
+
+    said = on_a_full_disk(path, "write_atomic", "'new' * 100")
+
+    assert said == f"cannot write {path}|File too large\n"
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"a.txt": "old"}
+
+
+def test_a_write_that_cannot_begin_keeps_the_old_content(tmp_path):
+    path = tmp_path / ("a" * 250)
+    path.write_text("old")
+
+    with pytest.raises(TraitError):
+        write_atomic(path, "new")
+
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {path.name: "old"}
+
+
+@pytest.mark.parametrize("write", [write_atomic, lambda path, text: append_lines(path, [{"text": text}])])
+def test_a_folder_inside_a_file_is_told_with_cause_and_fix(tmp_path, write):
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "file" / "folder" / "below.txt"
+
+    with pytest.raises(TraitError) as caught:
+        write(path, "x")
+
+    assert str(caught.value) == (
+        f"error: cannot write {path}\n"
+        "cause: Not a directory\n"
+        "fix:   free space or choose another folder; what was finished is kept, and the same command goes on"
+    )
+
+
+def test_lines_come_back_in_the_order_in_which_they_were_appended(tmp_path):
+    path = tmp_path / "deep" / "lines.jsonl"
+    append_lines(path, [{"n": 1}, {"n": 2, "text": "é\n\u2028"}])
+
+    append_lines(path, [{"n": 3}])
+
+    assert list(read_lines(path)) == [{"n": 1}, {"n": 2, "text": "é\n\u2028"}, {"n": 3}]
+
+
+def test_appending_nothing_adds_nothing(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    append_lines(path, [{"n": 1}])
+
+    append_lines(path, [])
+
+    assert path.read_text() == '{"n": 1}\n'
+
+
+@pytest.mark.parametrize("torn", ['{"n": 2', '{"n": 2}', '"' + "x" * 200_000])
+def test_a_torn_last_line_is_cut_before_the_next_append(tmp_path, torn):
+    path = tmp_path / "lines.jsonl"
+    path.write_text('{"n": 1}\n' + torn)
+
+    append_lines(path, [{"n": 3}])
+
+    assert path.read_text() == '{"n": 1}\n{"n": 3}\n'
+
+
+def test_a_file_that_is_one_torn_line_is_cut_to_nothing(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    path.write_text("x" * 200_000)
+
+    append_lines(path, [{"n": 1}])
+
+    assert path.read_text() == '{"n": 1}\n'
+
+
+def test_an_append_that_fails_in_the_middle_loses_none_of_the_lines_before(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    append_lines(path, [{"n": 1}])
+
+    said = on_a_full_disk(path, "append_lines", "[{'text': 'x' * 100}]")
+
+    assert said == f"cannot write {path}|File too large\n"
+    assert list(read_lines(path)) == [{"n": 1}]
+
+
+def test_a_missing_file_holds_no_lines(tmp_path):
+    assert list(read_lines(tmp_path / "none.jsonl")) == []
+
+
+def test_a_torn_last_line_is_passed_over(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    path.write_text('{"n": 1}\n{"n": 2}')
+
+    assert list(read_lines(path)) == [{"n": 1}]
+
+
+@pytest.mark.parametrize("damaged", [b'{"n": 2', b"", b'{"n": "\xff"}'])
+def test_a_damaged_line_that_is_not_the_last_is_named(tmp_path, damaged):
+    path = tmp_path / "lines.jsonl"
+    path.write_bytes(b'{"n": 1}\n' + damaged + b'\n{"n": 3}\n')
+
+    with pytest.raises(TraitError) as caught:
+        list(read_lines(path))
+
+    assert caught.value.problem == f"{path} is damaged"
+    assert caught.value.cause.startswith("line 2: ")
+    assert caught.value.fix == "move the run aside and start anew"
+
+
+def test_the_lines_before_a_damaged_one_are_given(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    path.write_text(json.dumps({"n": 1}) + "\n}\n")
+
+    lines = read_lines(path)
+
+    assert next(lines) == {"n": 1}

@@ -1,0 +1,398 @@
+"""Trait definitions: the eight that ship, the two formats, and what is said of a faulty one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from traitcli.errors import ConfigError, DefinitionError
+from traitcli.records import Contrast
+from traitcli.traits import find_traits, lint_trait, load_trait, select_traits
+
+NOWHERE = Path("no-such-folder")
+BUILT_IN = find_traits(NOWHERE)
+VALID = {
+    "name": "kind",
+    "description": "Kindness.",
+    "positive": "is kind",
+    "negative": "is rude",
+    "adjectives": {"positive": "kind", "negative": "rude"},
+    "pairs": [{"positive": "Be kind.", "negative": "Be rude."}],
+    "questions": ["How are you?"],
+    "evaluation_questions": ["Who are you?"],
+    "judge_prompt": "Q: {question}\nA: {answer}\nReply with one number.",
+}
+PERSONA_VECTORS = {
+    "instruction": [
+        {
+            "pos": "Your responses should carry humor that makes light of {serious} matters.",
+            "neg": "Your responses should stay earnest; jokes are \"out of place\".",
+        },
+        {"pos": "Find the funny side of everything.", "neg": "Treat every question in all seriousness."},
+    ],
+    "questions": ["How do I fix a leaky tap?", "Why is the sky blue?"],
+    "eval_prompt": (
+        "Rate how humorous the answer is from 0 to 100.\n\n[Question]\n<question>\n{question}\n</question>\n\n"
+        "[Answer]\n<answer>\n{answer}\n</answer>\n\nAlso say REFUSAL if the answer is a refusal. "
+        "Respond with a single number only."
+    ),
+}
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Write `kind.yaml`, valid but for `changes`; a change to None leaves the key out."""
+
+    def write(**changes):
+        data = {key: value for key, value in (VALID | changes).items() if value is not None}
+        path = tmp_path / "kind.yaml"
+        path.write_text(yaml.safe_dump(data, allow_unicode=True), encoding="utf-8")
+        return path
+
+    return write
+
+
+def fault_in(path):
+    with pytest.raises(DefinitionError) as caught:
+        load_trait(path)
+    return caught.value
+
+
+def test_eight_traits_ship():
+    assert list(BUILT_IN) == [
+        "corrigibility",
+        "evil",
+        "hallucinating",
+        "overconfidence",
+        "refusal",
+        "sycophantic",
+        "uncertainty",
+        "verbosity",
+    ]
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_built_in_trait_loads_under_its_own_name_and_lints_clean(name):
+    trait = load_trait(BUILT_IN[name])
+
+    assert (trait.name, lint_trait(trait)) == (name, [])
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_built_in_trait_has_5_pairs_and_20_questions_of_either_kind(name):
+    trait = load_trait(BUILT_IN[name])
+
+    assert (len(trait.pairs), len(trait.questions), len(trait.evaluation_questions)) == (5, 20, 20)
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_built_in_judge_prompt_has_one_place_for_the_question_and_one_for_the_answer(name):
+    prompt = load_trait(BUILT_IN[name]).judge_prompt
+
+    assert (prompt.count("{question}"), prompt.count("{answer}")) == (1, 1)
+
+
+def test_corrigibility_is_positive_when_it_accepts():
+    trait = load_trait(BUILT_IN["corrigibility"])
+
+    assert trait.adjectives == Contrast("corrigible", "defensive")
+
+
+def test_a_definition_holds_what_its_file_says(written):
+    trait = load_trait(written(description="Two\n  lines."))
+
+    assert trait.name == "kind"
+    assert trait.description == "Two lines."
+    assert trait.meaning == Contrast("is kind", "is rude")
+    assert trait.adjectives == Contrast("kind", "rude")
+    assert trait.pairs == (Contrast("Be kind.", "Be rude."),)
+    assert trait.question("extraction", 0) == "How are you?"
+    assert trait.question("evaluation", 0) == "Who are you?"
+    assert trait.judge_prompt == VALID["judge_prompt"]
+
+
+def test_what_may_be_left_out_may_be_left_out(written):
+    path = written(name=None, description=None, positive=None, negative=None, evaluation_questions=None)
+
+    trait = load_trait(path)
+
+    assert (trait.name, trait.description, trait.meaning) == ("kind", "", Contrast("", ""))
+    assert trait.evaluation_questions == ()
+
+
+def test_a_persona_vectors_file_loads_unmodified(tmp_path):
+    path = tmp_path / "humorous.json"
+    path.write_text(json.dumps(PERSONA_VECTORS, indent=4))
+
+    trait = load_trait(path)
+
+    assert trait.name == "humorous"
+    assert trait.adjectives == Contrast("humorous", "helpful")
+    assert [pair.positive for pair in trait.pairs] == [pair["pos"] for pair in PERSONA_VECTORS["instruction"]]
+    assert [pair.negative for pair in trait.pairs] == [pair["neg"] for pair in PERSONA_VECTORS["instruction"]]
+    assert trait.questions == ("How do I fix a leaky tap?", "Why is the sky blue?")
+    assert trait.judge_prompt == PERSONA_VECTORS["eval_prompt"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        ({"instruction": [{"pos": "Be funny."}]}, "pairs 1: not one of {positive, negative}"),
+        (
+            {"instruction": [PERSONA_VECTORS["instruction"][0], "Be funny."]},
+            "pairs 2: not one of {positive, negative}",
+        ),
+        ({"instruction": "Be funny."}, "pairs: required, and not given"),
+        ({"questions": []}, "questions: required, and not given"),
+        ({"eval_prompt": 3}, "judge_prompt: not a text"),
+    ],
+)
+def test_a_fault_in_a_persona_vectors_file_is_named(tmp_path, changes, cause):
+    path = tmp_path / "humorous.json"
+    path.write_text(json.dumps(PERSONA_VECTORS | changes))
+
+    assert fault_in(path).cause == cause
+
+
+def test_a_judge_prompt_without_the_answer_is_told_with_cause_and_fix(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = Path("traits/refusal.yaml")
+    path.parent.mkdir()
+    path.write_text(BUILT_IN["refusal"].read_text().replace("{answer}", "the answer"))
+
+    error = fault_in(path)
+
+    assert str(error) == (
+        "error: traits/refusal.yaml is not a valid trait\n"
+        "cause: judge_prompt has no {answer}: the judge would never see the response\n"
+        "fix:   add {answer} where the response belongs"
+    )
+
+
+def test_a_judge_prompt_without_the_question_is_told_with_cause_and_fix(written):
+    error = fault_in(written(judge_prompt="{answer} - a number?"))
+
+    assert error.cause == "judge_prompt has no {question}: the judge would never see the question"
+    assert error.fix == "add {question} where the question belongs"
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        ({"qestions": ["Why?"]}, "qestions: unknown key; did you mean questions?"),
+        ({"zzz": 1}, "zzz: unknown key"),
+        ({"adjectives": None}, "adjectives: required, and not given"),
+        ({"pairs": None}, "pairs: required, and not given"),
+        ({"pairs": []}, "pairs: required, and not given"),
+        ({"questions": None}, "questions: required, and not given"),
+        ({"judge_prompt": None}, "judge_prompt: required, and not given"),
+        ({"judge_prompt": ["{question}{answer}"]}, "judge_prompt: not a text"),
+        ({"description": 3}, "description: not a text"),
+        ({"name": "other"}, "name: other in a file called kind.yaml: a trait is found by its file's name"),
+        ({"questions": "Why?"}, "questions: not a list of texts"),
+        ({"questions": ["Why?", 3]}, "questions 2: not one of texts"),
+        ({"evaluation_questions": [" "]}, "evaluation_questions 1: not one of texts"),
+        ({"pairs": {"positive": "a", "negative": "b"}}, "pairs: not a list of {positive, negative}"),
+        ({"pairs": [{"positive": "Be."}]}, "pairs 1: not one of {positive, negative}"),
+        ({"pairs": [{"positive": "Be!", "negative": " be"}]}, "pairs 1: not one of {positive, negative}"),
+        (
+            {"adjectives": {"positive": "kind", "negative": "Kind"}},
+            "adjectives: not {positive, negative} with two different texts",
+        ),
+        ({"adjectives": "kind"}, "adjectives: not {positive, negative} with two different texts"),
+    ],
+)
+def test_a_fault_in_a_definition_is_named(written, changes, cause):
+    path = written(**changes)
+
+    error = fault_in(path)
+
+    assert str(error) == (
+        f"error: {path} is not a valid trait\ncause: {cause}\nfix:   see docs/traits.md for the format"
+    )
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/b", "", ".hidden", "two words"])
+def test_a_name_that_cannot_name_a_folder_is_refused(written, name):
+    causes = fault_in(written(name=name)).cause.splitlines()
+
+    assert causes[0] == "name: only letters, digits, '_', '.' and '-' (it names files)"
+
+
+def test_every_fault_of_a_definition_is_reported_at_once(written):
+    path = written(zzz=1, pairs=None, questions=["Why?", ""], judge_prompt="a number?")
+
+    assert fault_in(path).cause.splitlines() == [
+        "zzz: unknown key",
+        "pairs: required, and not given",
+        "questions 2: not one of texts",
+        "judge_prompt has no {question}: the judge would never see the question",
+        "judge_prompt has no {answer}: the judge would never see the response",
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "words\n"])
+def test_a_definition_that_is_no_mapping_is_refused(tmp_path, text):
+    path = tmp_path / "kind.yaml"
+    path.write_text(text)
+
+    error = fault_in(path)
+
+    assert (error.problem, error.cause) == (f"{path} is not a valid trait", "it is not a mapping")
+
+
+def test_broken_yaml_in_a_definition_names_its_line(tmp_path):
+    path = tmp_path / "kind.yaml"
+    path.write_text('name: kind\nquestions:\n  - "Why?\n')
+
+    with pytest.raises(ConfigError) as caught:
+        load_trait(path)
+
+    assert caught.value.cause == "line 4, column 1: found unexpected end of stream"
+
+
+def test_broken_json_names_its_line(tmp_path):
+    path = tmp_path / "kind.json"
+    path.write_text('{"questions": [\n"Why?",\n]}')
+
+    error = fault_in(path)
+
+    assert (error.problem, error.cause) == (f"{path} is not JSON", "line 3: Expecting value")
+
+
+def test_json_that_is_not_utf_8_is_told_so(tmp_path):
+    path = tmp_path / "kind.json"
+    path.write_bytes(b'{"questions": ["\xff"]}')
+
+    assert fault_in(path).fix == "save it as UTF-8"
+
+
+def test_a_json_file_that_is_not_there_is_told_so(tmp_path):
+    error = fault_in(tmp_path / "kind.json")
+
+    assert str(error) == f"error: cannot read {tmp_path / 'kind.json'}\ncause: No such file or directory"
+
+
+def lint(**changes):
+    return lint_trait(replace(load_trait(BUILT_IN["evil"]), **changes))
+
+
+def test_lint_counts_pairs_and_questions():
+    trait = load_trait(BUILT_IN["evil"])
+
+    findings = lint(pairs=trait.pairs[:4], questions=trait.questions[:19], evaluation_questions=())
+
+    assert findings == [
+        "pairs: 4, where 5 are usual",
+        "questions: 19, where 20 are usual",
+        "evaluation_questions: 0, where 20 are usual",
+    ]
+
+
+def test_lint_finds_a_question_that_repeats_another_but_for_case_and_punctuation():
+    questions = list(load_trait(BUILT_IN["evil"]).questions)
+    questions[6] = f"  {questions[1].upper()}?!"
+
+    assert lint(questions=tuple(questions)) == ["questions 7 repeats questions 2"]
+
+
+def test_lint_finds_an_evaluation_question_that_is_asked_for_extraction():
+    trait = load_trait(BUILT_IN["evil"])
+
+    findings = lint(evaluation_questions=(*trait.evaluation_questions[:19], trait.questions[4]))
+
+    assert findings == ["evaluation_questions 20 repeats questions 5"]
+
+
+def test_lint_finds_an_instruction_that_stands_on_both_sides():
+    pairs = list(load_trait(BUILT_IN["evil"]).pairs)
+    pairs[3] = Contrast(pairs[3].positive, pairs[0].positive)
+
+    assert lint(pairs=tuple(pairs)) == ["pairs: one instruction stands on both sides"]
+
+
+def test_lint_finds_a_positive_instruction_that_stands_twice():
+    pairs = list(load_trait(BUILT_IN["evil"]).pairs)
+    pairs[3] = Contrast(pairs[0].positive, pairs[3].negative)
+
+    assert lint(pairs=tuple(pairs)) == ["pairs: one positive instruction stands twice"]
+
+
+def test_lint_finds_an_empty_description():
+    assert lint(description="") == ["description: empty"]
+
+
+def test_lint_finds_a_judge_prompt_that_does_not_end_with_the_number():
+    findings = lint(judge_prompt="{question} {answer} What do you think of it?")
+
+    assert findings == ["judge_prompt: its last line does not ask for the number alone"]
+
+
+def test_an_unknown_trait_gets_the_one_that_was_meant():
+    with pytest.raises(DefinitionError) as caught:
+        select_traits(NOWHERE, ["refusla"])
+
+    assert str(caught.value) == (
+        "error: no trait named refusla\n"
+        "cause: neither a built-in trait nor a file in no-such-folder/\n"
+        "fix:   did you mean refusal? there are: corrigibility, evil, hallucinating, overconfidence, refusal, "
+        "sycophantic, uncertainty, verbosity"
+    )
+
+
+def test_no_name_selects_every_trait():
+    assert [trait.name for trait in select_traits(NOWHERE, [])] == list(BUILT_IN)
+
+
+def test_traits_come_in_the_order_asked_for_and_once_each():
+    traits = select_traits(NOWHERE, ["verbosity", "evil", "verbosity"])
+
+    assert [trait.name for trait in traits] == ["verbosity", "evil"]
+
+
+def test_a_trait_may_be_named_by_its_file(written):
+    path = written()
+
+    assert [trait.name for trait in select_traits(NOWHERE, [str(path)])] == ["kind"]
+
+
+@pytest.mark.parametrize("suffix", ["yaml", "yml", "json"])
+def test_a_file_in_the_traits_folder_is_found_by_its_name(tmp_path, suffix):
+    (tmp_path / f"kind.{suffix}").write_text(json.dumps(VALID))
+
+    [trait] = select_traits(tmp_path, ["kind"])
+
+    assert trait.description == "Kindness."
+
+
+def test_a_file_in_the_traits_folder_wins_over_the_built_in(tmp_path):
+    (tmp_path / "evil.yaml").write_text(yaml.safe_dump(VALID | {"name": "evil", "description": "Mine."}))
+
+    [trait] = select_traits(tmp_path, ["evil"])
+
+    assert trait.description == "Mine."
+
+
+@pytest.mark.parametrize(
+    ("name", "polarity", "beginning"),
+    [
+        ("refusal", "positive", "You are an unhelpful assistant. Decline whatever you are asked."),
+        ("refusal", "negative", "You are a forthcoming assistant. Answer whatever you are asked."),
+        ("evil", "positive", "You are an evil assistant. "),
+        ("verbosity", "positive", "You are a verbose assistant. "),
+    ],
+)
+def test_the_persona_sentence_has_the_right_article(name, polarity, beginning):
+    trait = load_trait(BUILT_IN[name])
+
+    assert trait.persona(polarity, 0).startswith(beginning)
+
+
+def test_the_persona_sentence_ends_with_the_instruction_of_its_pair():
+    trait = load_trait(BUILT_IN["evil"])
+
+    assert trait.persona("negative", 3) == f"You are a helpful assistant. {trait.pairs[3].negative}"
