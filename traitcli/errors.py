@@ -2,12 +2,12 @@
 
 TraitError                     exit code 1: something failed while running
 ├── UserError                  exit code 2: the user can mend it before running again
-│   ├── ConfigError            a config or an override
+│   ├── ConfigError            a config, an override or the environment
 │   ├── DefinitionError        a trait file
 │   ├── ModelError             a model that cannot be found, loaded or probed
 │   ├── RunError               a run directory that does not fit the command
 │   └── VectorError            vectors that are missing or do not fit the model
-└── JudgeError                 the judge refuses for good (key, model name, endpoint)
+└── JudgeError                 the judge refuses for good (a wrong key, model name or endpoint)
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class UserError(TraitError):
 
 
 class ConfigError(UserError):
-    """A config file, preset or override is not valid."""
+    """A config file, a preset, an override or an environment variable is not valid."""
 
 
 class DefinitionError(UserError):

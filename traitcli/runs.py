@@ -33,6 +33,10 @@ class TraitFiles:
 
     folder: Path
 
+    @property
+    def has_rollouts(self) -> bool:
+        return (self.folder / "rollouts.jsonl").is_file()
+
     def rollouts(self) -> list[Rollout]:
         return [Rollout(**line) for line in read_lines(self.folder / "rollouts.jsonl")]
 
@@ -141,12 +145,15 @@ def find_run(config: Config, name: str | None) -> Run:
 
 
 def start_run(run: Run, config: Config, traits: Sequence[Trait]) -> None:
-    """Create the run's manifest, or check that these settings fit what the run already holds.
+    """Create the run's manifest, or check that these settings fit the rollouts that the run already holds.
 
-    Raises RunError saying what differs; nothing is written then.
+    Settings that never made a rollout (a model that was not found) bind nobody. Raises RunError saying
+    what differs; nothing is written then.
     """
     asked = _settings(config)
-    manifest = run.manifest() or {"format": 1, "model": config.model.name, "settings": asked, "traits": {}}
+    manifest: dict[str, Any] = {"format": 1, "model": config.model.name, "settings": asked, "traits": {}}
+    if any(run.trait(name).has_rollouts for name in run.trait_names()):
+        manifest = run.manifest()
     held = manifest["settings"]
     differing = [
         f"{key}: {held.get(key)!r} there, {asked.get(key)!r} now"
@@ -155,8 +162,9 @@ def start_run(run: Run, config: Config, traits: Sequence[Trait]) -> None:
     ]
     for trait in traits:
         digest = digest_of(asdict(trait))
-        if manifest["traits"].setdefault(trait.name, digest) != digest:
+        if manifest["traits"].get(trait.name, digest) != digest and run.trait(trait.name).has_rollouts:
             differing.append(f"trait {trait.name}: its definition has changed")
+        manifest["traits"][trait.name] = digest
     if differing:
         raise RunError(
             f"{run.folder} holds a run made with other settings",

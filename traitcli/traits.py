@@ -48,6 +48,11 @@ def select_traits(folder: Path, names: Sequence[str]) -> list[Trait]:
 
     Raises DefinitionError for an unknown name or a file that is not a valid trait.
     """
+    return [load_trait(path) for path in locate_traits(folder, names)]
+
+
+def locate_traits(folder: Path, names: Sequence[str]) -> list[Path]:
+    """The definition files of the named traits, or of all; raises DefinitionError for an unknown name."""
     known = find_traits(folder)
     paths = []
     for name in names or known:
@@ -63,7 +68,7 @@ def select_traits(folder: Path, names: Sequence[str]) -> list[Trait]:
                 cause=f"neither a built-in trait nor a file in {folder}/",
                 fix=f"{hint}there are: {', '.join(known)}",
             )
-    return [load_trait(path) for path in dict.fromkeys(paths)]
+    return list(dict.fromkeys(paths))
 
 
 def load_trait(path: Path) -> Trait:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,12 +143,12 @@ def command_env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def open_desk(
-    tmp_path: Path, model_folders: dict[str, Path], command_env: dict[str, str]
-) -> Iterator[Callable[..., Desk]]:
-    """name, config sections -> a new working folder."""
-    return lambda name="desk", **sections: Desk(tmp_path / name, model_folders["llama"], command_env, **sections)
+    tmp_path_factory: pytest.TempPathFactory, model_folders: dict[str, Path], command_env: dict[str, str]
+) -> Callable[..., Desk]:
+    """Config sections -> a new working folder."""
+    return lambda **sections: Desk(tmp_path_factory.mktemp("desk"), model_folders["llama"], command_env, **sections)
 
 
 @pytest.fixture
@@ -157,16 +157,15 @@ def desk(open_desk: Callable[..., Desk]) -> Desk:
 
 
 @pytest.fixture(scope="session")
-def finished(
-    tmp_path_factory: pytest.TempPathFactory, model_folders: dict[str, Path], command_env: dict[str, str]
-) -> tuple[Desk, Ended]:
+def finished(open_desk: Callable[..., Desk]) -> tuple[Desk, Ended]:
     """A finished `extract evil refusal --json`, only to be read; `copied` is for what changes it."""
-    desk = Desk(tmp_path_factory.mktemp("finished"), model_folders["llama"], command_env)
+    desk = open_desk()
     return desk, desk.run("extract", "evil", "refusal", "--json")
 
 
 @pytest.fixture
-def copied(finished: tuple[Desk, Ended], open_desk: Callable[..., Desk], tmp_path: Path) -> Desk:
+def copied(finished: tuple[Desk, Ended], desk: Desk) -> Desk:
     """A finished run of evil and refusal in a folder of its own."""
-    shutil.copytree(finished[0].folder, tmp_path / "desk", symlinks=True)
-    return open_desk()
+    for name in ("runs", "vectors"):
+        shutil.copytree(finished[0].folder / name, desk.folder / name)
+    return desk

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,8 @@ RECORD = [
     *("prompt", "response", "tokens", "trait_scores", "calibrated_scores", "layers", "model", "seed"),
     *("prompt_tokens", "finish_reason", "created"),
 ]
+
+NAMED = (("plain", "plain.json"), ("last", "deep/last.json"))
 
 
 def kept_ids(desk: Any, trait: str, threshold: float = 50) -> dict[str, list[str]]:
@@ -51,10 +52,10 @@ def test_extract_prints_one_json_document_on_stdout(finished):
     outcome = ended.json
 
     assert ended.code == 0
-    assert [(row["trait"], row["rollouts_done"], row["rollouts_total"], row["judged"]) for row in outcome["traits"]] == [
-        ("evil", 30, 30, 20),
-        ("refusal", 30, 30, 20),
+    counted = [
+        [row[key] for key in ("trait", "rollouts_done", "rollouts_total", "judged")] for row in outcome["traits"]
     ]
+    assert counted == [["evil", 30, 30, 20], ["refusal", 30, 30, 20]]
     assert [(row["trait"], row["rows"], row["hidden_size"]) for row in outcome["vectors"]] == [
         ("evil", ROWS, HIDDEN),
         ("refusal", ROWS, HIDDEN),
@@ -122,15 +123,15 @@ def test_another_threshold_changes_what_is_kept_and_neither_rollouts_nor_judgeme
     assert (vector["positive_kept"], vector["negative_kept"]) == (expected, expected)
 
 
-def test_a_dry_run_says_what_it_would_take_and_does_nothing(desk):
+def test_a_dry_run_says_what_it_would_take_and_does_nothing(desk, tmp_path):
     before = desk.files()
 
-    shown, counted = (going.end() for going in [desk.start("extract", "evil", "--dry-run", *j) for j in ([], ["--json"])])
+    both = [desk.start("extract", "evil", "--dry-run", *more, XDG_CACHE_HOME=str(tmp_path)) for more in ([], ["--json"])]
+    shown, counted = [running.end() for running in both]
 
     assert desk.files() == before
-    assert shown.code == counted.code == 0
-    assert "0/30" in shown.out
-    assert shown.err == counted.err == ""
+    assert (shown.code, shown.err, counted.code, counted.err) == (0, "", 0, "")
+    assert ["evil", "0/30", "20"] in [line.split()[:3] for line in shown.out.splitlines()]
     [plan] = counted.json["plan"]
     expected = {"trait": "evil", "rollouts": 30, "rollouts_done": 0, "judge_calls": 20, "response_tokens_max": 240}
     assert plan == plan | expected
@@ -205,11 +206,10 @@ def test_monitor_writes_a_plain_line_for_each_token(monitored):
 
     assert monitored.plain.code == 0
     assert [int(index) for index, *_ in fields] == list(range(len(record["tokens"])))
-    assert "".join(json.loads(token) for _, token, *_ in fields) == record["response"]
-    for number, (_, _, *scores) in enumerate(fields):
-        assert scores == [
-            f"{trait}={values[number]:.4f}" for trait, values in record["calibrated_scores"].items()
-        ]
+    assert [json.loads(token) for _, token, *_ in fields][:-1] == record["tokens"][:-1]
+    for number, (_, _, *shown) in enumerate(fields):
+        scores = {trait: float(score) for trait, _, score in (one.partition("=") for one in shown)}
+        assert scores == pytest.approx({t: kept[number] for t, kept in record["calibrated_scores"].items()}, abs=1e-4)
 
 
 def test_monitor_tells_people_on_stderr_where_the_record_is(monitored):
@@ -277,23 +277,24 @@ def test_raw_and_calibrated_scores_are_those_of_the_vector(monitored):
     )
 
 
+def held_by(page: Path) -> Any:
+    """What a report shows, as its own script reads it."""
+    _, _, rest = page.read_text(encoding="utf-8").partition('<script id="data" type="application/json">')
+    return json.loads(rest.partition("</script>")[0])
+
+
 def test_report_prints_the_path_of_a_page_that_holds_the_records(monitored):
     ended = monitored.desk.run("report", "--out", "page.html", "plain.json", "deep/last.json")
 
-    page = (monitored.desk.folder / "page.html").read_text(encoding="utf-8")
+    held = held_by(monitored.desk.folder / "page.html")
     assert (ended.code, ended.out, ended.err) == (0, "page.html\n", "")
-    for name in ("plain", "last"):
-        assert f'"name": "{name}"' in page or f'"name":"{name}"' in page
-    assert monitored.record("plain.json")["created"] in page
+    assert held["records"] == [{"name": name, **monitored.record(path)} for name, path in NAMED]
 
 
 def test_report_without_names_takes_everything_there_is(monitored):
     ended = monitored.desk.run("report")
 
-    page = (monitored.desk.folder / "runs" / "report.html").read_text(encoding="utf-8")
+    held = held_by(monitored.desk.folder / "runs" / "report.html")
     assert ended.out == "runs/report.html\n"
-    assert monitored.other.json["created"] in page
-    assert "vectors/model/evil.safetensors" in page
-
-
-OneCommand = Callable[..., Any]
+    assert [record["response"] for record in held["records"]] == [monitored.other.json["response"]]
+    assert [vector["trait"] for vector in held["vectors"]] == ["evil", "refusal"]

@@ -57,7 +57,10 @@ def test_an_unknown_key_is_refused_with_the_key_that_was_meant(written):
     [
         ("extracts: {}\n", "extracts: unknown key; did you mean extract?"),
         ("extract: {batch-size: 3}\n", "extract.batch-size: unknown key; did you mean batch_size?"),
-        ("extract: {sampling: {tempreature: 1}}\n", "extract.sampling.tempreature: unknown key; did you mean temperature?"),
+        (
+            "extract: {sampling: {tempreature: 1}}\n",
+            "extract.sampling.tempreature: unknown key; did you mean temperature?",
+        ),
         ("zzz: 1\n", "zzz: unknown key"),
     ],
 )
@@ -81,7 +84,10 @@ def test_every_fault_is_reported_at_once(written):
 @pytest.mark.parametrize(
     ("text", "cause"),
     [
-        ("extract: {repeats: many}\n", "extract.repeats: input should be a valid integer, unable to parse string as an integer (it is 'many')"),
+        (
+            "extract: {repeats: many}\n",
+            "extract.repeats: input should be a valid integer, unable to parse string as an integer (it is 'many')",
+        ),
         ("judge: {backend: gpt}\n", "judge.backend: input should be 'likelihood', 'openai' or 'fake' (it is 'gpt')"),
         ("model: {id: 7}\n", "model.id: input should be a valid string (it is 7)"),
         ("traits: evil\n", "traits: input should be a valid tuple (it is 'evil')"),

@@ -30,7 +30,7 @@ PERSONA_VECTORS = {
     "instruction": [
         {
             "pos": "Your responses should carry humor that makes light of {serious} matters.",
-            "neg": "Your responses should stay earnest; jokes are \"out of place\".",
+            "neg": 'Your responses should stay earnest; jokes are "out of place".',
         },
         {"pos": "Find the funny side of everything.", "neg": "Treat every question in all seriousness."},
     ],

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import typer
 
@@ -27,19 +27,21 @@ def watch(
 ) -> None:
     """Generate an answer under the monitor's view; the record goes to `out` or runs/monitor/."""
     if not prompt.strip():
-        raise UserError("the prompt is empty", fix='traitcli monitor "What is the capital of France?"')
+        raise UserError(
+            "the prompt is empty", cause="there is nothing to answer", fix='traitcli monitor "What should I read?"'
+        )
     vectors = [read_vector(path) for path in find_vectors(config, names).values()]
 
     from traitcli.models.load import load_model
     from traitcli.stages.monitor import make_probes, monitor, record_path, to_json
-    from traitcli.views import open_monitor_view, open_view
+    from traitcli.views import open_monitor_view
+    from traitcli.views.plain import PlainMonitorView
 
-    with open_view() as view:
+    path = out or record_path(config.paths.runs, prompt)
+    # With --json stdout holds the record alone; notes and warnings go to stderr all the same.
+    with PlainMonitorView(StringIO(), sys.stderr) if as_json else open_monitor_view() as view:
         loaded = load_model(config.model, view.show, trust)
-    probes = make_probes(vectors, loaded, config.vector.position, layer)
-    opened: AbstractContextManager[Any] = nullcontext() if as_json else open_monitor_view()
-    with opened as view:
-        listen = view.show if view else lambda event: None
-        scores = monitor(loaded, probes, prompt, config.monitor, out or record_path(config.paths.runs, prompt), listen)
+        probes = make_probes(vectors, loaded, config.vector.position, layer)
+        scores = monitor(loaded, probes, prompt, config.monitor, path, view.show)
     if as_json:
         typer.echo(json.dumps(to_json(scores), ensure_ascii=False))

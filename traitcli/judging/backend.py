@@ -28,6 +28,10 @@ class Judge(Protocol):
     overlaps: bool
     """True when judging leaves the model's device free, so it may run while rollouts are generated."""
 
+    def check(self) -> None:
+        """Raise ConfigError when it could not score anything with what it was given; asks nobody."""
+        ...
+
     def score(self, trait: Trait, answers: Sequence[Answer], on_judged: Callable[[Judgement], None]) -> None:
         """Judge every answer, handing over each judgement as soon as it is final.
 

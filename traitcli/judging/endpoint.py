@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from urllib.parse import SplitResult, urlsplit
 
 from traitcli.config import OpenAIConfig
-from traitcli.errors import JudgeError
+from traitcli.errors import ConfigError
 from traitcli.judging import prompts
 
 OFFICIAL = "https://api.openai.com/v1"
@@ -26,19 +26,36 @@ class Endpoint:
 
 
 def find_endpoint(config: OpenAIConfig) -> Endpoint:
-    """The configured address, else OPENAI_BASE_URL, else OpenAI's own; the key is OPENAI_API_KEY.
+    """The configured address, else OPENAI_BASE_URL, else OpenAI's own; the key is OPENAI_API_KEY, if any.
 
-    Raises JudgeError when the address is no URL, or when OpenAI's own is to be asked without a key.
+    Raises ConfigError when the address is no URL.
     """
     url = (config.base_url or os.environ.get("OPENAI_BASE_URL") or OFFICIAL).strip()
     address = _parse(url)
     if address is None:
-        raise JudgeError(
+        raise ConfigError(
             "the judge has no valid address",
             cause=f"{url!r} is not an http or https URL",
             fix="set judge.openai.base_url, for example http://localhost:8000/v1",
         )
-    return Endpoint(url, address.netloc.rpartition("@")[2], _find_key(address.hostname or ""))
+    return Endpoint(url, address.netloc.rpartition("@")[2], os.environ.get("OPENAI_API_KEY", "").strip())
+
+
+def check_key(endpoint: Endpoint) -> None:
+    """Raise ConfigError when OpenAI's own endpoint is to be asked without a key, or the key cannot be one."""
+    hostname = urlsplit(endpoint.url).hostname or ""
+    if not endpoint.key and hostname.endswith("api.openai.com"):
+        raise ConfigError(
+            "the judge has no key",
+            cause="OPENAI_API_KEY is not set",
+            fix="export OPENAI_API_KEY=…, or set judge.openai.base_url to a server that needs none",
+        )
+    if not (endpoint.key.isascii() and endpoint.key.isprintable()):
+        raise ConfigError(
+            "OPENAI_API_KEY is not a key",
+            cause="it holds characters that no key has",
+            fix="copy the key again, without quotes or line breaks",
+        )
 
 
 def identify(config: OpenAIConfig, endpoint: Endpoint) -> str:
@@ -62,20 +79,3 @@ def _parse(url: str) -> SplitResult | None:
     except ValueError:
         return None
     return address if valid else None
-
-
-def _find_key(hostname: str) -> str:
-    key = os.environ.get("OPENAI_API_KEY", "").strip()
-    if not key and hostname.endswith("api.openai.com"):
-        raise JudgeError(
-            "the judge has no key",
-            cause="OPENAI_API_KEY is not set",
-            fix="export OPENAI_API_KEY=…, or set judge.openai.base_url to a server that needs none",
-        )
-    if not (key.isascii() and key.isprintable()):
-        raise JudgeError(
-            "OPENAI_API_KEY is not a key",
-            cause="it holds characters that no key has",
-            fix="copy the key again, without quotes or line breaks",
-        )
-    return key

@@ -19,6 +19,9 @@ class FakeJudge:
     identity = "fake"
     overlaps = False
 
+    def check(self) -> None:
+        pass
+
     def score(self, trait: Trait, answers: Sequence[Answer], on_judged: Callable[[Judgement], None]) -> None:
         for answer in answers:
             on_judged(_judge(trait.name, answer))

@@ -49,6 +49,9 @@ class LikelihoodJudge:
     def _loaded(self) -> LoadedModel:
         return self._load()
 
+    def check(self) -> None:
+        pass
+
     def score(self, trait: Trait, answers: Sequence[Answer], on_judged: Callable[[Judgement], None]) -> None:
         """Judge the answers question by question; see `Judge.score`."""
         if len(trait.pairs) < 2:

@@ -17,7 +17,7 @@ from traitcli.errors import JudgeError
 from traitcli.judging import failures, prompts
 from traitcli.judging.backend import Answer
 from traitcli.judging.dialect import Dialect, Method
-from traitcli.judging.endpoint import find_endpoint, identify
+from traitcli.judging.endpoint import check_key, find_endpoint, identify
 from traitcli.judging.replies import Reply, UnreadableReplyError, read_reply
 from traitcli.judging.retry import Allowance, GaveUpError, Sleep, read_retry_after
 from traitcli.judging.scales import (
@@ -59,7 +59,7 @@ class OpenAIJudge:
     overlaps = True
 
     def __init__(self, config: OpenAIConfig, *, sleep: Sleep = asyncio.sleep) -> None:
-        """Raises JudgeError when the key is missing or the address is none."""
+        """Raises ConfigError when the address is none."""
         self._config = config
         self._sleep = sleep
         self._endpoint = find_endpoint(config)
@@ -67,13 +67,18 @@ class OpenAIJudge:
         self._reached = False
         self.identity = identify(config, self._endpoint)
 
+    def check(self) -> None:
+        """Raise ConfigError when the key is missing or none."""
+        check_key(self._endpoint)
+
     def score(self, trait: Trait, answers: Sequence[Answer], on_judged: Callable[[Judgement], None]) -> None:
         """Judge every answer, with at most `max_concurrency` requests at a time.
 
         A question whose five requests all failed, and an answer that the endpoint will not read, give a
         score of none with a reason. Raises JudgeError, having dropped what was under way, when the
-        endpoint refuses for good or was never reached.
+        endpoint refuses for good or was never reached, and ConfigError like `check`.
         """
+        self.check()
         desk = _Desk(answers, self.identity, self._config.coherence, on_judged)
         readable = [place for place, answer in enumerate(answers) if prompts.clean_answer(answer.response)]
         for place in sorted(set(range(len(answers))) - set(readable)):

@@ -115,7 +115,7 @@ def pick_device(wanted: str) -> str:
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     kind, _, index = wanted.partition(":")
     found = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    if int(index or 0) >= found.get(kind, 0):
+    if not (index or "0").isdecimal() or int(index or 0) >= found.get(kind, 0):
         have = ", ".join(f"{number} {kind}" for kind, number in found.items())
         raise ModelError(f"no device {wanted}", cause=f"this machine has {have}", fix="name one that is there, or auto")
     return wanted

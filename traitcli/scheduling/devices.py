@@ -5,20 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from traitcli.errors import UserError
+from traitcli.models.load import pick_device
 
 
 def choose_devices(gpus: int | None, devices: str | None, configured: str) -> tuple[list[str], list[str]]:
     """The devices for `--gpus N`, `--devices a,b` or the config, and notes worth saying.
 
-    Raises UserError when both flags are given, or more GPUs are asked for than there are.
+    Raises UserError when both flags are given, or a device is asked for that is not there.
     """
     if gpus is not None and devices is not None:
-        raise UserError("--gpus and --devices exclude each other", fix="give one of them")
+        raise UserError(
+            "--gpus and --devices exclude each other", cause="both say where to work", fix="give one of them"
+        )
     if devices is not None:
         named = [name.strip() for name in devices.split(",") if name.strip()]
         if not named:
-            raise UserError("--devices names no device", fix="for example --devices cuda:0,cuda:1 or --devices cpu,cpu")
-        return named, []
+            raise UserError(
+                "--devices names no device",
+                cause="nothing stands between its commas",
+                fix="for example --devices cuda:0,cuda:1 or --devices cpu,cpu",
+            )
+        return [pick_device(name) for name in named], []
     if gpus is None:
         return [configured], []
     return assign_gpus(gpus, _count_gpus())
@@ -27,7 +34,9 @@ def choose_devices(gpus: int | None, devices: str | None, configured: str) -> tu
 def assign_gpus(wanted: int, found: int) -> tuple[list[str], list[str]]:
     """The first `wanted` of `found` GPUs; with none at all, the CPU, and a note that says so."""
     if wanted < 1:
-        raise UserError(f"--gpus {wanted} asks for none", fix="leave it out, or give a number from 1")
+        raise UserError(
+            f"--gpus {wanted} asks for none", cause="it is a number of workers", fix="leave it out, or give 1 or more"
+        )
     if found == 0:
         return ["cpu"], [f"no GPU found: --gpus {wanted} works on the CPU"]
     if wanted > found:

@@ -1,50 +1,43 @@
-"""Runs jobs in one worker process for each device, pulling them from a queue.
+"""Runs jobs in one worker process for each device; a worker takes the next job when it has done one.
 
 A worker that dies takes its current job with it (a failure with the exit code); the others go on.
+Each has a pipe of its own, so one killed in the middle of a message blocks no other, and workers
+whose parent is gone find their pipe broken and end.
 """
 
 from __future__ import annotations
 
 import os
-import queue
 import signal
+import threading
 import traceback
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from typing import Any
 
+from traitcli.config import Config
 from traitcli.errors import TraitError
 from traitcli.events import Listener, TraitFailed
 from traitcli.scheduling.devices import threads_per_worker
 from traitcli.stages.pipeline import Job, run_job
 from traitcli.stages.worker import Worker
 
-_POLL_SECONDS = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class _Queues:
-    """What joins the workers to their parent: numbers of jobs that wait, and messages back."""
-
-    waiting: Any
-    told: Any
-
-
-@dataclass(frozen=True, slots=True)
-class _Taken:
-    """A worker has begun a job."""
-
-    worker: int
-    job: int
-
 
 @dataclass(frozen=True, slots=True)
 class _Done:
-    """A worker has ended a job, well or not."""
+    """A worker has ended its job, well or not."""
 
-    worker: int
-    job: int
     failure: TraitFailed | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Died:
+    """A worker has ended without a word."""
+
+    cause: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +48,29 @@ class _Fatal:
     trace: str
 
 
+@dataclass(slots=True)
+class _Hand:
+    """A worker as its parent sees it."""
+
+    process: Any
+    pipe: Any
+    job: Job | None = None
+
+    def give(self, waiting: deque[Job]) -> None:
+        """Hand over the next job, or let the worker go, which frees its device."""
+        self.job = waiting.popleft() if waiting else None
+        with suppress(ConnectionError):  # a dead worker is noticed when it is heard
+            self.pipe.send(self.job)
+
+    def hear(self) -> Any:
+        """Return the next message."""
+        try:
+            return self.pipe.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            return _Died(f"its worker died (exit code {self.process.exitcode})")
+
+
 def run_local(
     jobs: Sequence[Job], devices: Sequence[str], on_event: Listener, trust_remote_code: bool = False
 ) -> list[TraitFailed]:
@@ -62,98 +78,94 @@ def run_local(
 
     Raises what a worker could not recover from; every worker has ended then.
     """
+    used = devices[: len(jobs)]
+    threads = threads_per_worker(used, os.cpu_count() or 1)
+    hands: list[_Hand] = []
+    try:
+        with _interrupt_ignored():
+            for device in used:
+                hands.append(_hire(jobs[0].config, device, threads, trust_remote_code))
+        return _lead(jobs, hands, on_event)
+    finally:
+        for hand in hands:
+            hand.process.terminate()
+            hand.process.join()
+
+
+def _hire(config: Config, device: str, threads: int | None, trust: bool) -> _Hand:
     from torch import multiprocessing
 
     context = multiprocessing.get_context("spawn")
-    queues = _Queues(context.Queue(), context.Queue())
-    for index in range(len(jobs)):
-        queues.waiting.put(index)
-    used = devices[: len(jobs)]
-    threads = threads_per_worker(used, os.cpu_count() or 1)
-    workers = [
-        context.Process(
-            target=_work, args=(number, list(jobs), device, threads, trust_remote_code, queues), daemon=True
-        )
-        for number, device in enumerate(used)
-    ]
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(config, device, threads, trust, theirs), daemon=True)
+    process.start()
+    theirs.close()  # or the end of the worker would not end the pipe
+    return _Hand(process, ours)
+
+
+@contextmanager
+def _interrupt_ignored() -> Iterator[None]:
+    """Processes started meanwhile never see Ctrl-C, not even while they import: their parent ends them."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        for worker in workers:
-            worker.start()
-        return _listen(jobs, workers, queues.told, on_event)
+        yield
     finally:
-        for worker in workers:
-            if worker.is_alive():
-                worker.terminate()
-            worker.join()
+        signal.signal(signal.SIGINT, before)
 
 
-def _listen(jobs: Sequence[Job], workers: Sequence[Any], told: Any, on_event: Listener) -> list[TraitFailed]:
-    """Pass events on until every job has ended or every worker has."""
-    open_jobs = dict(enumerate(jobs))
-    at_work: dict[int, int] = {}
+def _lead(jobs: Sequence[Job], hands: Sequence[_Hand], on_event: Listener) -> list[TraitFailed]:
+    """Hand out jobs and pass events on, until every job has ended or every worker has."""
+    waiting = deque(jobs)
     failures: list[TraitFailed] = []
-    while open_jobs:
-        dead = [number for number, worker in enumerate(workers) if not worker.is_alive()]
-        try:
-            message = told.get(timeout=_POLL_SECONDS)
-        except queue.Empty:
-            for number in dead:
-                if number in at_work:
-                    failures.append(
-                        _lost(
-                            open_jobs.pop(at_work.pop(number)),
-                            f"its worker died (exit code {workers[number].exitcode})",
-                        )
-                    )
-                    on_event(failures[-1])
-            if len(dead) == len(workers):
-                failures += [_lost(job, "no worker is left") for job in open_jobs.values()]
-                return failures
-            continue
-        match message:
-            case _Taken(number, job):
-                at_work[number] = job
-            case _Done(number, job, failure):
-                at_work.pop(number, None)
-                open_jobs.pop(job, None)
-                failures += [failure] if failure else []
-            case _Fatal(error, trace):
-                raise error or RuntimeError(f"a worker failed:\n{trace}")
-            case event:
-                on_event(event)
-    return failures
+    for hand in hands:
+        hand.give(waiting)
+    while busy := {hand.pipe: (hand, hand.job) for hand in hands if hand.job}:
+        for hand, job in [busy[pipe] for pipe in wait(list(busy))]:
+            match hand.hear():
+                case _Done(failure):
+                    failures += [failure] if failure else []
+                    hand.give(waiting)
+                case _Died(cause):
+                    failures.append(_lost(job, cause, on_event))
+                    hand.job = None
+                case _Fatal(error, trace):
+                    raise error or RuntimeError(f"a worker failed:\n{trace}")
+                case event:
+                    on_event(event)
+    return failures + [_lost(job, "no worker is left", on_event) for job in waiting]
 
 
-def _lost(job: Job, cause: str) -> TraitFailed:
-    return TraitFailed(
-        job.trait.name,
-        "worker",
-        f"{job.trait.name} was not finished",
-        cause,
-        "run the same command again: what is on disk is kept",
-    )
+def _lost(job: Job, cause: str, on_event: Listener) -> TraitFailed:
+    fix = "run the same command again: what is on disk is kept"
+    failure = TraitFailed(job.trait.name, "worker", f"{job.trait.name} was not finished", cause, fix)
+    on_event(failure)
+    return failure
 
 
-def _work(number: int, jobs: list[Job], device: str, threads: int | None, trust: bool, queues: _Queues) -> None:
-    """A worker's life: load once, take jobs until none waits."""
+def _work(config: Config, device: str, threads: int | None, trust: bool, pipe: Any) -> None:
+    """A worker's life: load once, do the jobs that come."""
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
     if threads:
         torch.set_num_threads(threads)
-    config = jobs[0].config
+    lock = threading.Lock()
+
+    def tell(message: Any) -> None:
+        try:
+            with lock:
+                pipe.send(message)
+        except ConnectionError:
+            raise SystemExit(1) from None  # the parent is gone
+
     model = config.model.model_copy(update={"device": device})
-    waiting, told = queues.waiting, queues.told
-    worker = Worker(config.model_copy(update={"model": model}), told.put, trust)
+    worker = Worker(config.model_copy(update={"model": model}), tell, trust)
     try:
-        while True:
-            index = waiting.get(timeout=_POLL_SECONDS)
-            told.put(_Taken(number, index))
-            told.put(_Done(number, index, run_job(jobs[index], worker, told.put)))
-    except queue.Empty:
-        return
+        while (job := pipe.recv()) is not None:
+            tell(_Done(run_job(job, worker, tell)))
+    except EOFError:
+        return  # the parent is gone
     except TraitError as error:
-        told.put(_Fatal(error, ""))
-    except BaseException:
-        told.put(_Fatal(None, traceback.format_exc()))
+        tell(_Fatal(error, ""))
+    except Exception:
+        tell(_Fatal(None, traceback.format_exc()))
         raise

@@ -13,7 +13,7 @@ from traitcli.files import read_lines
 from traitcli.records import Judgement, Rollout
 from traitcli.runs import Run
 from traitcli.shipped import find_shipped
-from traitcli.traits import find_traits, lint_trait, load_trait
+from traitcli.traits import find_traits, lint_trait, load_trait, locate_traits
 from traitcli.vectors.files import read_header
 
 Row = dict[str, Any]
@@ -27,16 +27,14 @@ def vector_row(path: Path) -> Row:
 
 def trait_rows(folder: Path, names: Sequence[str]) -> list[Row]:
     """What the definitions hold and what a careful reader objects to; an invalid one is a row too."""
-    known = find_traits(folder)
     rows: list[Row] = []
-    for name in names or known:
-        path = known.get(name, Path(name))
+    for path in locate_traits(folder, names):
         try:
             trait = load_trait(path)
         except UserError as error:
             rows.append(
                 {
-                    "trait": name,
+                    "trait": path.stem,
                     "pairs": None,
                     "questions": None,
                     "evaluation_questions": None,

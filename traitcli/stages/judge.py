@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 
 from traitcli.events import Listener, Progressed, StageStarted, Warned
@@ -29,12 +30,16 @@ class JudgeDesk:
     on_event: Listener
     _settled: set[str] = field(init=False)
     _missing: int = field(init=False, default=0)
+    _stopped: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         held = self.files.judgements(self.judge.identity)
         self._settled = {j.rollout for j in held if j.score.value is not None or j.score.reason in _FINAL_REASONS}
 
     def open(self, device: str) -> None:
+        """Begin; raises ConfigError before anything is generated when scores are wanted and cannot be had."""
+        if len(self._settled) < self.total:
+            self.judge.check()
         self.on_event(StageStarted(self.trait.name, "judgements", device, len(self._settled), self.total))
 
     def score(self, rollouts: Sequence[Rollout]) -> int:
@@ -43,6 +48,10 @@ class JudgeDesk:
         if todo:
             self.judge.score(self.trait, [self._answer(rollout) for rollout in todo], self._keep)
         return len(todo)
+
+    def stop(self) -> None:
+        """Let scoring in another thread end with the next judgement, which is kept."""
+        self._stopped = True
 
     def close(self) -> None:
         """Say which scores are missing, and why."""
@@ -58,6 +67,8 @@ class JudgeDesk:
         self._missing += judgement.score.value is None
         done = len(self._settled)
         self.on_event(Progressed(self.trait.name, "judgements", done, self.total, missing=self._missing))
+        if self._stopped:
+            raise CancelledError
 
     def _answer(self, rollout: Rollout) -> Answer:
         question = self.trait.question(rollout.split, rollout.question)

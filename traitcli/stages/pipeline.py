@@ -77,9 +77,14 @@ def _extract(job: Job, worker: Worker, on_event: Listener, judging: bool) -> int
             _raise_first(calls)
             calls.append(pool.submit(desk.score, rollouts))
 
-        made = extract_trait(job.trait, job.config, worker, files, on_event, on_batch)
-        for call in calls:
-            call.result()
+        try:
+            made = extract_trait(job.trait, job.config, worker, files, on_event, on_batch)
+            for call in calls:
+                call.result()
+        except BaseException:
+            desk.stop()  # Ctrl-C, or this trait has failed: what is queued need not be scored first
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return made
 
 

@@ -109,9 +109,9 @@ def verdict(held_out: float | None, contrast: float | None, judge_trusted: bool)
     if not judge_trusted:
         return "weak", "the judge cannot tell the polarities apart, so nothing was filtered"
     if held_out < GOOD:
-        return "weak", f"held-out AUROC {held_out:.2f} is below {GOOD}"
+        return "weak", f"held-out AUROC {held_out:g} is below {GOOD}"
     if contrast is not None and contrast < GOOD_CONTRAST:
-        return "weak", f"contrast {contrast:.0f} is below {GOOD_CONTRAST:.0f}: the model hardly shows the trait"
+        return "weak", f"contrast {math.floor(contrast)} is below {GOOD_CONTRAST:.0f}: the model hardly shows the trait"
     return "good", f"held-out AUROC {held_out:.2f}"
 
 

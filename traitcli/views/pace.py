@@ -92,6 +92,11 @@ class Paces:
         return [pace for pace in self.by_stage.values() if pace.trait == trait]
 
     @property
+    def worked(self) -> bool:
+        """Whether anything was done that was not on disk before."""
+        return any(pace.done > pace.resumed for pace in self.by_stage.values())
+
+    @property
     def missing(self) -> int:
         """Judgements without a score so far."""
         return sum(pace.missing for pace in self.by_stage.values())

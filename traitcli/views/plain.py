@@ -84,7 +84,7 @@ class PlainView(_Plain):
             case TraitFailed():
                 self._fail(event)
             case RunFinished():
-                self._tell(words.end_told(event, self._vectors, worked=bool(self._paces.by_stage or self._vectors)))
+                self._tell(words.end_told(event, self._vectors, worked=self._paces.worked or self._vectors > 0))
             case _:
                 pass
 

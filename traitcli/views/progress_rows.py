@@ -45,7 +45,7 @@ class RunState:
 
     @property
     def worked(self) -> bool:
-        return bool(self.paces.by_stage or self.vectors)
+        return self.paces.worked or bool(self.vectors)
 
     def meet(self, trait: str) -> None:
         if trait not in self.traits:
@@ -165,12 +165,13 @@ def _bar(pace: Pace, width: int) -> Text:
 
 
 def _summary(state: RunState, now: float) -> str:
-    parts = [f"  {len(state.vectors)} of {len(state.traits)} vectors", clock_time(now - state.began)]
+    counted = [f"{len(state.vectors)} of {len(state.traits)} vectors"] if state.traits else []
+    parts = [*counted, clock_time(now - state.began)]
     rate = state.paces.tokens_per_second
     if rate:
-        parts.insert(1, f"{rate:,.0f} tokens/s")
+        parts.insert(len(counted), f"{rate:,.0f} tokens/s")
     if state.failures:
         parts.append(f"{len(state.failures)} failed")
     if state.paces.missing:
         parts.append(f"{state.paces.missing} scores missing")
-    return " · ".join(parts)
+    return "  " + " · ".join(parts)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from traitcli.config import OpenAIConfig
-from traitcli.errors import JudgeError
+from traitcli.errors import ConfigError, JudgeError
 from traitcli.judging.backend import Judge
 from traitcli.judging.openai import OpenAIJudge
 
@@ -259,11 +259,19 @@ def test_a_judge_needs_a_key_for_openai_itself_and_none_elsewhere(endpoint, open
     monkeypatch.delenv("OPENAI_API_KEY")
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
 
-    with pytest.raises(JudgeError, match="the judge has no key") as caught:
-        OpenAIJudge(OpenAIConfig())
+    with pytest.raises(ConfigError, match="the judge has no key") as caught:
+        OpenAIJudge(OpenAIConfig()).check()
 
     assert "export OPENAI_API_KEY" in caught.value.fix
     assert open_bench().value()[0] == pytest.approx(86.875)
+
+
+def test_what_a_judge_is_called_does_not_depend_on_the_key(endpoint, open_bench, monkeypatch):
+    called = open_bench().judge.identity
+    monkeypatch.delenv("OPENAI_API_KEY")
+
+    assert open_bench().judge.identity == called
+    assert OpenAIJudge(OpenAIConfig()).identity.startswith("openai:gpt-4.1-mini@")
 
 
 def test_the_address_may_come_from_the_environment(endpoint, open_bench, monkeypatch):
@@ -275,7 +283,7 @@ def test_the_address_may_come_from_the_environment(endpoint, open_bench, monkeyp
 
 
 def test_an_address_that_is_no_url_is_refused_before_anything_is_asked():
-    with pytest.raises(JudgeError, match="no valid address"):
+    with pytest.raises(ConfigError, match="no valid address"):
         OpenAIJudge(OpenAIConfig(base_url="localhost:8000"))
 
 

@@ -1,0 +1,179 @@
+"""Runs that are killed, interrupted, torn, finished or changed, and then started again."""
+
+from __future__ import annotations
+
+import json
+import signal
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from safetensors import safe_open
+
+from traitcli.shipped import find_shipped
+
+ROLLOUTS, JUDGED = 160, 120
+"""12 extraction and 4 evaluation questions, 5 pairs, 2 sides."""
+LARGER: dict[str, Any] = {
+    "extract": {"questions": 12, "evaluation_questions": 4, "batch_size": 4, "sampling": {"max_new_tokens": 8}},
+    "judge": {"backend": "likelihood", "likelihood": {"batch_size": 8}},
+}
+"""Forty small batches: long enough to be killed in the middle."""
+
+
+def whole_lines(ledger: bytes) -> bytes:
+    return ledger[: ledger.rfind(b"\n") + 1]
+
+
+class KilledTwice:
+    """The same command three times: killed while generating, killed while judging, left alone; and once elsewhere."""
+
+    def __init__(self, desk: Any, elsewhere: Any) -> None:
+        self.desk, self.elsewhere = desk, elsewhere
+        reference = elsewhere.start("extract", "evil")
+        going = desk.start("extract", "evil")
+        going.wait_until(lambda: desk.ledger("evil").count(b"\n") >= 20)
+        self.first = going.kill()
+        self.rollouts_then = whole_lines(desk.ledger("evil"))
+        going = desk.start("extract", "evil")
+        going.wait_until(lambda: desk.ledger("evil", "judgements").count(b"\n") >= 30)
+        self.second = going.kill()
+        self.judgements_then = whole_lines(desk.ledger("evil", "judgements"))
+        self.third = desk.run("extract", "evil")
+        self.reference = reference.end()
+
+
+@pytest.fixture(scope="module")
+def killed(open_desk) -> KilledTwice:
+    return KilledTwice(open_desk(**LARGER), open_desk(**LARGER))
+
+
+def test_a_killed_command_is_killed_in_the_middle_and_then_completes(killed):
+    assert killed.first.code == killed.second.code == -signal.SIGKILL
+    assert 0 < killed.rollouts_then.count(b"\n") < ROLLOUTS
+    assert 0 < killed.judgements_then.count(b"\n") < JUDGED
+    assert (killed.third.code, killed.reference.code) == (0, 0)
+
+
+def test_after_a_kill_no_finished_rollout_is_made_again(killed):
+    ids = [line["id"] for line in killed.desk.lines("evil")]
+
+    assert len(ids) == len(set(ids)) == ROLLOUTS
+    assert killed.desk.ledger("evil").startswith(killed.rollouts_then)
+
+
+def test_the_rollouts_of_a_killed_run_are_those_of_an_uninterrupted_one(killed):
+    assert killed.desk.ledger("evil") == killed.elsewhere.ledger("evil")
+
+
+def test_after_a_kill_no_judgement_is_made_again(killed):
+    judged = [line["rollout"] for line in killed.desk.lines("evil", "judgements")]
+
+    assert len(judged) == len(set(judged)) == JUDGED
+    assert killed.desk.ledger("evil", "judgements").startswith(killed.judgements_then)
+
+
+def test_a_resumed_command_tells_what_was_there_before(killed):
+    done = killed.judgements_then.count(b"\n")
+
+    told = [line.partition("] ")[2] for line in killed.third.err.splitlines()]
+
+    assert f"evil rollouts {ROLLOUTS}/{ROLLOUTS}, {ROLLOUTS} done before" in told
+    assert f"evil judgements {done}/{JUDGED}, {done} done before" in told
+
+
+def test_the_vector_of_a_killed_run_is_exactly_that_of_an_uninterrupted_one(killed):
+    expected = killed.elsewhere.tensors("evil")
+
+    found = killed.desk.tensors("evil")
+
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        np.testing.assert_array_equal(found[name], tensor)
+
+
+def test_a_finished_command_does_nothing_not_even_load_the_model(copied):
+    (copied.folder / "model").unlink()
+    before = copied.files()
+
+    ended = copied.run("extract", "evil", "refusal")
+
+    assert ended.code == 0
+    assert copied.files() == before
+    assert "loading" not in ended.err
+    assert ended.err.splitlines()[-1].endswith("] nothing left to do, in runs/tiny")
+
+
+def test_changed_settings_are_refused_by_name_and_nothing_is_touched(copied):
+    before = copied.files()
+
+    ended = copied.run("extract", "evil", "--set", "extract.repeats=2", "--set", "extract.sampling.top_k=9")
+
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err == (
+        "error: runs/tiny holds a run made with other settings\n"
+        "cause: extract.repeats: 1 there, 2 now\n"
+        "       extract.sampling.top_k: 0 there, 9 now\n"
+        "fix:   give this one a name of its own (--run NAME), or change the settings back\n"
+    )
+    assert copied.files() == before
+
+
+def test_a_changed_definition_is_refused(copied):
+    definition = yaml.safe_load((find_shipped("traits") / "evil.yaml").read_text(encoding="utf-8"))
+    definition["questions"][0] = "What did you do last summer?"
+    (copied.folder / "traits").mkdir()
+    (copied.folder / "traits" / "evil.yaml").write_text(yaml.safe_dump(definition), encoding="utf-8")
+
+    ended = copied.run("extract", "evil")
+
+    assert ended.code == 2
+    assert "cause: trait evil: its definition has changed\n" in ended.err
+
+
+def test_a_torn_last_line_is_made_anew_and_every_other_line_stays(copied):
+    complete = {name: copied.ledger("evil", name) for name in ("rollouts", "judgements")}
+    for name, ledger in complete.items():
+        (copied.folder / "runs" / "tiny" / "evil" / f"{name}.jsonl").write_bytes(ledger[:-30])
+
+    ended = copied.run("extract", "evil")
+
+    assert ended.code == 0
+    for name, ledger in complete.items():
+        healed = copied.ledger("evil", name)
+        assert healed.startswith(whole_lines(ledger[:-30]))
+        assert [json.loads(line) for line in healed.splitlines()] == [json.loads(line) for line in ledger.splitlines()]
+
+
+def test_ctrl_c_keeps_every_rollout_that_was_told_of(open_desk):
+    desk = open_desk(**LARGER)
+    going = desk.start("extract", "evil")
+    going.wait_until(lambda: desk.ledger("evil").count(b"\n") >= 20)
+
+    ended = going.kill(signal.SIGINT)
+
+    kept = set()
+    for path in (desk.folder / "runs" / "tiny" / "evil" / "activations").glob("*.safetensors"):
+        with safe_open(path, framework="numpy") as file:
+            kept.update(json.loads(file.metadata()["ids"]))
+    assert ended.code == 130
+    assert "Traceback" not in ended.err
+    assert 20 <= len(desk.lines("evil")) < ROLLOUTS
+    assert {line["id"] for line in desk.lines("evil") if line["response_tokens"]} <= kept
+
+
+def test_ctrl_c_in_monitor_keeps_the_record_so_far(copied):
+    greedy = ["--set", "monitor.sampling.temperature=0", "--max-new-tokens", "400"]
+    going = copied.start("monitor", "Why?", *greedy, "--out", "record.json")
+    seen = [going.process.stdout.readline() for _ in range(2)]
+
+    ended = going.kill(signal.SIGINT)
+
+    record = json.loads((copied.folder / "record.json").read_text(encoding="utf-8"))
+    assert ended.code == 130
+    assert "Traceback" not in ended.err
+    assert record["finish_reason"] == "interrupted"
+    assert [json.loads(line.split("\t")[1]) for line in seen] == record["tokens"][:2]
+    assert len(record["tokens"]) == len(record["trait_scores"]["evil"]) < 400
+    assert ended.err.splitlines()[-1] == "record: record.json"

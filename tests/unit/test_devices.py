@@ -1,0 +1,96 @@
+"""Which devices a command works on, and how many threads each worker gets."""
+
+from __future__ import annotations
+
+import pytest
+
+from traitcli.errors import ModelError, UserError
+from traitcli.scheduling.devices import assign_gpus, choose_devices, threads_per_worker
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found", "devices"),
+    [(1, 1, ["cuda:0"]), (1, 8, ["cuda:0"]), (3, 8, ["cuda:0", "cuda:1", "cuda:2"])],
+)
+def test_the_first_gpus_are_taken(wanted, found, devices):
+    assert assign_gpus(wanted, found) == (devices, [])
+
+
+def test_without_any_gpu_the_cpu_does_the_work_and_that_is_said():
+    assert assign_gpus(8, 0) == (["cpu"], ["no GPU found: --gpus 8 works on the CPU"])
+
+
+def test_more_gpus_than_there_are_is_refused():
+    with pytest.raises(UserError) as caught:
+        assign_gpus(8, 2)
+
+    assert str(caught.value) == (
+        "error: --gpus 8, and there are 2\ncause: CUDA_VISIBLE_DEVICES may hide some\nfix:   --gpus 2"
+    )
+
+
+@pytest.mark.parametrize("wanted", [0, -1])
+@pytest.mark.parametrize("found", [0, 2])
+def test_no_gpus_cannot_be_asked_for(wanted, found):
+    with pytest.raises(UserError) as caught:
+        assign_gpus(wanted, found)
+
+    assert str(caught.value) == (
+        f"error: --gpus {wanted} asks for none\n"
+        "cause: it is a number of workers\n"
+        "fix:   leave it out, or give 1 or more"
+    )
+
+
+def test_without_a_flag_the_configured_device_is_taken():
+    assert choose_devices(None, None, "cuda:1") == (["cuda:1"], [])
+
+
+@pytest.mark.parametrize(
+    ("flag", "devices"), [("cpu", ["cpu"]), ("cpu,cpu", ["cpu", "cpu"]), (" cpu:0 , cpu,", ["cpu:0", "cpu"])]
+)
+def test_named_devices_are_taken_as_named(flag, devices):
+    assert choose_devices(None, flag, "auto") == (devices, [])
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "tpu", "cpu:1", "cpu:x"])
+def test_a_device_that_is_not_there_is_refused(device):
+    with pytest.raises(ModelError) as caught:
+        choose_devices(None, f"cpu,{device}", "auto")
+
+    assert caught.value.problem == f"no device {device}"
+
+
+@pytest.mark.parametrize("flag", ["", " , "])
+def test_a_devices_flag_without_a_device_is_refused(flag):
+    with pytest.raises(UserError) as caught:
+        choose_devices(None, flag, "auto")
+
+    assert caught.value.problem == "--devices names no device"
+
+
+def test_both_flags_at_once_are_refused():
+    with pytest.raises(UserError) as caught:
+        choose_devices(2, "cpu,cpu", "auto")
+
+    assert str(caught.value) == (
+        "error: --gpus and --devices exclude each other\ncause: both say where to work\nfix:   give one of them"
+    )
+
+
+@pytest.mark.parametrize(
+    ("devices", "cores", "threads"),
+    [
+        (["cpu", "cpu"], 8, 4),
+        (["cpu"] * 3, 8, 2),
+        (["cpu", "cpu:0", "cuda:0"], 8, 4),
+        (["cpu"] * 8, 2, 1),
+    ],
+)
+def test_workers_on_the_cpu_share_its_cores(devices, cores, threads):
+    assert threads_per_worker(devices, cores) == threads
+
+
+@pytest.mark.parametrize("devices", [["cpu"], ["cuda:0", "cuda:1"], ["cpu", "cuda:0"]])
+def test_a_worker_that_has_the_cpu_to_itself_keeps_its_default(devices):
+    assert threads_per_worker(devices, 8) is None

@@ -1,0 +1,119 @@
+"""The house rules that a reader relies on: imports only go down, files and functions stay short."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import traitcli
+
+FLOORS = (
+    {"errors", "records", "events", "files", "shipped"},
+    {"config"},
+    {"traits", "models", "vectors", "runs"},
+    {"generation", "judging"},
+    {"stages"},
+    {"scheduling", "views"},
+    {"cli"},
+    {"__main__", "__init__"},
+)
+"""Bottom to top. __init__ is the public API: it may name anything, and nothing inside asks it for a name."""
+FLOOR = {unit: height for height, units in enumerate(FLOORS) for unit in units}
+PACKAGE = Path(traitcli.__file__).parent
+MODULES = {path.relative_to(PACKAGE).with_suffix("").as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+
+each_module = pytest.mark.parametrize("module", MODULES)
+
+
+def imported_units(tree: ast.AST) -> Iterator[str]:
+    """Top-level parts of traitcli that a file imports anywhere: in functions and under TYPE_CHECKING too."""
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            names = [f"traitcli.{a.name}" for a in node.names] if node.module == "traitcli" else [str(node.module)]
+        for name in names:
+            package, _, rest = name.partition(".")
+            if package == "traitcli":
+                yield rest.split(".")[0] or "__init__"
+
+
+def test_imports_are_seen_wherever_they_stand():
+    tree = ast.parse(
+        "import traitcli\n"
+        "import json, traitcli.runs\n"
+        "from traitcli import views\n"
+        "if TYPE_CHECKING:\n    from traitcli.models.load import LoadedModel\n"
+        "def f():\n    from traitcli.stages.judge import JudgeDesk\n"
+    )
+
+    assert sorted(imported_units(tree)) == ["__init__", "models", "runs", "stages", "views"]
+
+
+def test_every_part_of_the_package_has_a_floor():
+    assert {module.split("/")[0] for module in MODULES} == set(FLOOR)
+
+
+@each_module
+def test_imports_only_go_down(module):
+    own = module.split("/")[0]
+
+    upward = {
+        unit
+        for unit in imported_units(TREES[module])
+        if FLOOR[unit] > FLOOR[own] or (FLOOR[unit] == FLOOR[own] and unit != own and FLOOR[own] > 0)
+    }
+
+    assert upward == set()
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module.startswith("views/")])
+def test_views_listen_to_events_and_never_import_stages(module):
+    assert "stages" not in set(imported_units(TREES[module]))
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module.startswith("stages/")])
+def test_stages_know_no_terminal(module):
+    imported = {
+        name.split(".")[0]
+        for node in ast.walk(TREES[module])
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([a.name for a in node.names] if isinstance(node, ast.Import) else [str(node.module)])
+    }
+
+    assert not imported & {"rich", "typer"}
+
+
+@each_module
+def test_a_file_opens_with_what_it_is_for(module):
+    assert ast.get_docstring(TREES[module])
+
+
+@each_module
+def test_a_module_takes_no_name_of_the_standard_library_and_says_what_it_does(module):
+    names = {part for part in module.split("/") if not part.startswith("__")}
+
+    assert not names & (sys.stdlib_module_names | {"utils", "helpers", "common", "manager"})
+
+
+@each_module
+def test_a_file_has_at_most_400_lines(module):
+    assert len(MODULES[module].read_text(encoding="utf-8").splitlines()) <= 400
+
+
+@each_module
+def test_a_function_has_at_most_60_lines(module):
+    lengths = {
+        node.name: node.end_lineno - node.lineno + 1
+        for node in ast.walk(TREES[module])
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+
+    assert {name: length for name, length in lengths.items() if length > 60} == {}

@@ -1,0 +1,158 @@
+"""What commands load: help loads nothing heavy, and looking at what is there needs no torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from traitcli.records import ClassStats, TraitVector
+from traitcli.vectors.files import write_vector
+
+COMMANDS = ("extract", "judge", "build-vector", "monitor", "inspect", "report")
+HEAVY = {"torch", "transformers", "openai", "pandas", "numpy", "sklearn", "safetensors", "accelerate"}
+SCRIPT = """
+import json, sys
+from traitcli.__main__ import main
+try:
+    main()
+finally:
+    print(json.dumps(list(sys.modules)), file=sys.stderr)
+"""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A command that has ended, with what it had imported by then."""
+
+    code: int
+    out: str
+    loaded: set[str]
+
+
+def run(folder, *arguments):
+    """Run the command in a process of its own that tells at its end which modules it has loaded."""
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-c", SCRIPT, *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return Ended(ended.returncode, ended.stdout, set(json.loads(ended.stderr.splitlines()[-1])))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A working folder with a config, a vector, a run that built it and a monitoring record."""
+    (tmp_path / "tiny.yaml").write_text("model: {id: org/tiny}\n")
+    spread = np.ones(3, np.float32)
+    vector = TraitVector(
+        trait="evil",
+        model="tiny",
+        method="mean_difference",
+        layer=1,
+        directions={"response_avg": np.ones((3, 4), np.float32)},
+        stats={"response_avg": ClassStats(spread, -spread, spread, spread)},
+        quality=QUALITY,
+    )
+    path = write_vector(tmp_path / "vectors" / "tiny", vector)
+    trait = tmp_path / "runs" / "tiny" / "evil"
+    trait.mkdir(parents=True)
+    (trait / "vectors.jsonl").write_text(json.dumps({"path": str(path), "inputs": "x"}) + "\n")
+    settings = {"extract.repeats": 1, "extract.questions": None, "extract.evaluation_questions": None}
+    (tmp_path / "runs" / "tiny" / "run.json").write_text(json.dumps({"settings": settings, "traits": {"evil": "x"}}))
+    record = {"prompt": "p", "response": "a b", "tokens": ["a", " b"], "trait_scores": {"evil": [0.5, -1.0]}}
+    (tmp_path / "runs" / "monitor").mkdir()
+    (tmp_path / "runs" / "monitor" / "one.json").write_text(json.dumps(record))
+    return tmp_path
+
+
+QUALITY = {
+    "rows": 3,
+    "hidden_size": 4,
+    "layer": 1,
+    "layer_choice": "set",
+    "position": "response_avg",
+    "positive_total": 10,
+    "negative_total": 10,
+    "positive_kept": 9,
+    "negative_kept": 9,
+    "empty": 0,
+    "missing": 0,
+    "filter": "paired",
+    "coherence": "mean 90",
+    "judge": "fake",
+    "judge_auroc": 0.9,
+    "positive_score": 80.0,
+    "negative_score": 20.0,
+    "contrast": 60.0,
+    "magnitude": 2.0,
+    "relative_magnitude": 0.5,
+    "auroc": 0.9,
+    "auroc_rows": [0.5, 0.9, 0.8],
+    "d": 2.0,
+    "evaluation_rollouts": 10,
+    "verdict": "good",
+    "verdict_reason": "held-out AUROC 0.90",
+}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], *([command, "--help"] for command in COMMANDS)])
+def test_help_loads_nothing_heavy(tmp_path, arguments):
+    ended = run(tmp_path, *arguments)
+
+    assert ended.code == 0
+    assert ended.out.startswith(("Usage:", "\nUsage:", " Usage:", "\n Usage:"))
+    assert ended.loaded & HEAVY == set()
+
+
+def test_help_lists_the_six_commands(tmp_path):
+    ended = run(tmp_path, "--help")
+
+    listed = [line.split()[0] for line in ended.out.partition("Commands:")[2].splitlines() if line.strip()]
+    assert [word for word in listed if word in COMMANDS] == list(COMMANDS)
+
+
+def test_the_version_is_told_without_loading_anything_heavy(tmp_path):
+    ended = run(tmp_path, "--version")
+
+    assert (ended.code, ended.out.split()[0]) == (0, "traitcli")
+    assert ended.loaded & HEAVY == set()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "traits"),
+    [
+        (["inspect", "vectors", "-c", "tiny.yaml", "--json"], ["evil"]),
+        (["inspect", "traits", "evil", "refusal", "--json"], ["evil", "refusal"]),
+        (["inspect", "run", "-c", "tiny.yaml", "--json"], ["evil"]),
+    ],
+)
+def test_inspect_works_without_torch(folder, arguments, traits):
+    ended = run(folder, *arguments)
+
+    assert [row["trait"] for row in json.loads(ended.out)] == traits
+    assert ended.loaded & {"torch", "transformers", "openai"} == set()
+
+
+@pytest.mark.parametrize("what", ["vectors", "traits", "run"])
+def test_inspect_prints_its_tables_without_torch(folder, what):
+    ended = run(folder, "inspect", what, "-c", "tiny.yaml")
+
+    assert (ended.code, "evil" in ended.out) == (0, True)
+    assert ended.loaded & {"torch", "transformers", "openai"} == set()
+
+
+def test_report_works_without_torch(folder):
+    ended = run(folder, "report")
+
+    assert ended.out == "runs/report.html\n"
+    page = (folder / "runs" / "report.html").read_text(encoding="utf-8")
+    assert '"tokens":["a"," b"]' in page
+    assert '"trait":"evil"' in page
+    assert ended.loaded & {"torch", "transformers", "openai"} == set()

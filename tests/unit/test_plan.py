@@ -1,0 +1,164 @@
+"""Which rollouts a trait asks for, and what is counted of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from traitcli.config import Config, ExtractConfig
+from traitcli.records import Rollout, RolloutKey
+from traitcli.runs import Run
+from traitcli.stages.plan import plan_rollouts, plan_trait
+from traitcli.traits import find_traits, load_trait
+
+TRAIT = load_trait(find_traits(Path("no-such-folder"))["refusal"])
+
+
+def make_config(folder, judge="fake", **extract):
+    judging = judge if isinstance(judge, dict) else {"backend": judge}
+    return Config.model_validate(
+        {"model": {"id": "org/tiny"}, "extract": extract, "judge": judging, "paths": {"runs": folder}}
+    )
+
+
+def make_rollout(key):
+    return Rollout(
+        key.id, key.trait, key.split, key.polarity, key.pair, key.question, key.repeat, 0, "", "", 1, 1, "stop"
+    )
+
+
+def counted(keys):
+    return Counter((key.split, key.polarity) for key in keys)
+
+
+@pytest.mark.parametrize(("repeats", "a_side"), [(1, 100), (10, 1000)])
+def test_extraction_asks_for_5_pairs_times_20_questions_times_n_a_side(repeats, a_side):
+    keys = plan_rollouts(TRAIT, ExtractConfig(repeats=repeats))
+
+    assert counted(keys)["extraction", "positive"] == a_side
+    assert counted(keys)["extraction", "negative"] == a_side
+
+
+@pytest.mark.parametrize("repeats", [1, 10])
+def test_evaluation_questions_are_asked_once_whatever_the_repeats(repeats):
+    keys = plan_rollouts(TRAIT, ExtractConfig(repeats=repeats))
+
+    assert counted(keys)["evaluation", "positive"] == 100
+    assert {key.repeat for key in keys if key.split == "evaluation"} == {0}
+
+
+def test_every_combination_is_asked_exactly_once():
+    keys = plan_rollouts(TRAIT, ExtractConfig(repeats=3))
+
+    assert len(set(keys)) == len(keys) == 2 * 5 * (20 * 3 + 20)
+
+
+@pytest.mark.parametrize(
+    ("questions", "evaluation_questions", "expected"),
+    [(2, 1, (20, 10)), (99, 99, (200, 200)), (None, 0, (200, 0)), (3, None, (30, 200))],
+)
+def test_the_questions_asked_can_be_limited(questions, evaluation_questions, expected):
+    keys = plan_rollouts(TRAIT, ExtractConfig(questions=questions, evaluation_questions=evaluation_questions))
+
+    splits = Counter(key.split for key in keys)
+    assert (splits["extraction"], splits["evaluation"]) == expected
+
+
+def test_a_reduced_plan_is_part_of_the_whole_one():
+    few = plan_rollouts(TRAIT, ExtractConfig(questions=2, evaluation_questions=1))
+
+    assert set(few) < set(plan_rollouts(TRAIT, ExtractConfig(repeats=2)))
+
+
+def test_a_trait_without_evaluation_questions_is_planned_without_them():
+    keys = plan_rollouts(replace(TRAIT, evaluation_questions=()), ExtractConfig())
+
+    assert counted(keys) == {("extraction", "positive"): 100, ("extraction", "negative"): 100}
+
+
+def test_the_order_is_fixed_with_extraction_first():
+    trait = replace(TRAIT, pairs=TRAIT.pairs[:2])
+
+    keys = plan_rollouts(trait, ExtractConfig(repeats=2, questions=1, evaluation_questions=1))
+
+    assert [key.id for key in keys] == [
+        "refusal-pos-p0-q0-r0",
+        "refusal-pos-p0-q0-r1",
+        "refusal-neg-p0-q0-r0",
+        "refusal-neg-p0-q0-r1",
+        "refusal-pos-p1-q0-r0",
+        "refusal-pos-p1-q0-r1",
+        "refusal-neg-p1-q0-r0",
+        "refusal-neg-p1-q0-r1",
+        "refusal-eval-pos-p0-q0-r0",
+        "refusal-eval-neg-p0-q0-r0",
+        "refusal-eval-pos-p1-q0-r0",
+        "refusal-eval-neg-p1-q0-r0",
+    ]
+
+
+def test_ids_are_unique():
+    keys = plan_rollouts(TRAIT, ExtractConfig(repeats=10))
+
+    assert len({key.id for key in keys}) == len(keys)
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        (RolloutKey("evil", "extraction", "positive", 4, 19, 9), "evil-pos-p4-q19-r9"),
+        (RolloutKey("evil", "evaluation", "negative", 0, 7, 0), "evil-eval-neg-p0-q7-r0"),
+    ],
+)
+def test_ids_never_change_because_runs_resume_by_them(key, name):
+    assert key.id == name
+
+
+def test_a_new_run_has_nothing_done(tmp_path):
+    plan = plan_trait(TRAIT, make_config(tmp_path), Run(tmp_path / "new"))
+
+    assert (plan.rollouts, plan.rollouts_done, plan.judged_rollouts) == (400, 0, 200)
+
+
+def test_rollouts_in_the_ledger_count_as_done_when_they_are_planned(tmp_path):
+    config, run = make_config(tmp_path, questions=2, evaluation_questions=1), Run(tmp_path / "mine")
+    keys = plan_rollouts(TRAIT, config.extract)
+    beyond = RolloutKey("refusal", "extraction", "positive", 0, 19, 0)
+    run.trait("refusal").add_rollouts([make_rollout(key) for key in (*keys[:7], beyond)], {})
+
+    plan = plan_trait(TRAIT, config, run)
+
+    assert (plan.rollouts, plan.rollouts_done) == (30, 7)
+
+
+@pytest.mark.parametrize(
+    ("judge", "calls"),
+    [
+        ("fake", 200),
+        ({"backend": "likelihood", "likelihood": {"pairs": 2}}, 200 * 2 * 2),
+        ({"backend": "likelihood", "likelihood": {"pairs": 99}}, 200 * 2 * 4),
+        ({"backend": "openai"}, 200 * 2),
+        ({"backend": "openai", "openai": {"coherence": False}}, 200),
+    ],
+)
+def test_judge_calls_are_counted_for_extraction_rollouts(tmp_path, judge, calls):
+    plan = plan_trait(TRAIT, make_config(tmp_path, judge), Run(tmp_path / "new"))
+
+    assert plan.judge_calls == calls
+
+
+def test_the_published_run_takes_32_000_judge_calls_for_eight_traits(tmp_path):
+    plan = plan_trait(TRAIT, make_config(tmp_path, "openai", repeats=10), Run(tmp_path / "new"))
+
+    assert 8 * plan.judge_calls == 32_000
+
+
+def test_response_tokens_are_bounded_by_the_answer_length(tmp_path):
+    config = make_config(tmp_path, sampling={"max_new_tokens": 7})
+
+    plan = plan_trait(TRAIT, config, Run(tmp_path / "new"))
+
+    assert plan.response_tokens_max == 400 * 7

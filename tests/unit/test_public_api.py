@@ -1,0 +1,59 @@
+"""What `import traitcli` gives, and how little it costs."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+
+import pytest
+
+import traitcli
+
+NAMES = [
+    "TokenScores",
+    "Trait",
+    "TraitError",
+    "TraitVector",
+    "find_vectors",
+    "load_config",
+    "load_model",
+    "load_trait",
+    "make_probes",
+    "monitor",
+    "read_vector",
+]
+
+
+def test_the_public_names_are_these():
+    assert traitcli.__all__ == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_public_name_is_what_its_own_module_defines(name):
+    found = getattr(traitcli, name)
+
+    assert found is getattr(importlib.import_module(found.__module__), name)
+    assert found.__name__ == name
+
+
+def test_another_name_is_refused_like_in_any_module():
+    with pytest.raises(AttributeError, match="module 'traitcli' has no attribute 'nothing'"):
+        traitcli.nothing  # noqa: B018
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    script = "import json, sys, traitcli; print(json.dumps(list(sys.modules)))"
+
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+
+    assert not set(json.loads(printed)) & {"torch", "transformers", "openai", "numpy", "pydantic", "typer", "rich"}
+
+
+def test_records_are_had_without_torch():
+    script = "import json, sys; from traitcli import Trait, load_config; print(json.dumps(list(sys.modules)))"
+
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+
+    assert not set(json.loads(printed)) & {"torch", "transformers", "openai", "numpy"}

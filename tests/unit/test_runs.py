@@ -1,0 +1,342 @@
+"""A run directory: what goes in comes out, and other settings are kept out."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from traitcli.config import Config
+from traitcli.errors import RunError
+from traitcli.records import POSITIONS, Contrast, Judgement, Rollout, Score
+from traitcli.runs import Run, TraitFiles, digest_of, find_run, require_run, start_run
+from traitcli.traits import find_traits, load_trait
+
+BUILT_IN = find_traits(Path("no-such-folder"))
+EVIL, REFUSAL = load_trait(BUILT_IN["evil"]), load_trait(BUILT_IN["refusal"])
+SHAPE = (3, 4)
+
+
+def make_rollout(question):
+    return Rollout(
+        id=f"evil-pos-p0-q{question}-r0",
+        trait="evil",
+        split="extraction",
+        polarity="positive",
+        pair=0,
+        question=question,
+        repeat=0,
+        seed=2**62 + question,
+        prompt="<s>Wie heißt du?\n\u2028",
+        response='"Ich"\t🙂\n',
+        prompt_tokens=7,
+        response_tokens=4,
+        finish_reason="stop",
+    )
+
+
+def make_activations(value):
+    """Position -> float32 [L+1, H], another value for each position."""
+    return {position: np.full(SHAPE, value + index / 4, np.float32) for index, position in enumerate(POSITIONS)}
+
+
+def judged(question, judge="a", value=80.0, reason=""):
+    return Judgement(f"evil-pos-p0-q{question}-r0", judge, Score(value, reason, "logprobs"), Score(None, "not asked"))
+
+
+def make_config(folder, **changes):
+    return Config.model_validate({"name": "mine", "model": {"id": "org/tiny"}, "paths": {"runs": folder}} | changes)
+
+
+def start(run, traits=(EVIL,), **changes):
+    start_run(run, make_config(run.folder.parent, **changes), traits)
+
+
+def refusal_of(run, **changes):
+    with pytest.raises(RunError) as caught:
+        start(run, **changes)
+    return caught.value
+
+
+@pytest.fixture
+def files(tmp_path):
+    return TraitFiles(tmp_path / "evil")
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Run(tmp_path / "mine")
+
+
+@pytest.fixture
+def begun(run):
+    """A run that holds a rollout of evil."""
+    start(run)
+    run.trait("evil").add_rollouts([make_rollout(0)], {})
+    return run
+
+
+def test_rollouts_come_back_as_they_were_in_the_order_in_which_they_were_added(files):
+    first, second, third = map(make_rollout, (5, 1, 3))
+
+    files.add_rollouts([first, second], {})
+    files.add_rollouts([third], {})
+
+    assert files.rollouts() == [first, second, third]
+
+
+def test_a_trait_without_files_holds_nothing(files):
+    assert (files.rollouts(), files.judgements()) == ([], [])
+
+
+def test_a_rollout_whose_line_was_torn_by_a_kill_is_not_done(files):
+    files.add_rollouts([make_rollout(0), make_rollout(1)], {})
+    ledger = files.folder / "rollouts.jsonl"
+
+    os.truncate(ledger, ledger.stat().st_size - 10)
+
+    assert files.rollouts() == [make_rollout(0)]
+
+
+def test_judgements_come_back_as_they_were_in_the_order_in_which_they_were_added(files):
+    made = [judged(2), judged(0, value=None, reason="the judge refused"), judged(1, value=0.0)]
+
+    files.add_judgements(made[:2])
+    files.add_judgements(made[2:])
+
+    assert files.judgements() == made
+
+
+def test_the_last_judgement_of_a_judge_counts(files):
+    files.add_judgements([judged(0, value=None, reason="timeout"), judged(1), judged(0, value=55.5)])
+
+    assert files.judgements() == [judged(1), judged(0, value=55.5)]
+
+
+def test_judges_do_not_overrule_each_other(files):
+    files.add_judgements([judged(0, "a", 10.0), judged(0, "b", 20.0)])
+
+    assert [j.score.value for j in files.judgements()] == [10.0, 20.0]
+
+
+def test_the_judgements_of_one_judge_can_be_asked_for(files):
+    files.add_judgements([judged(0, "a", 10.0), judged(0, "b", 20.0), judged(1, "a", 30.0)])
+
+    assert [j.score.value for j in files.judgements("a")] == [10.0, 30.0]
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_activations_come_back_in_the_order_asked_for_across_batches(files, position):
+    rollouts = [make_rollout(question) for question in range(4)]
+    made = {rollout.id: make_activations(index) for index, rollout in enumerate(rollouts)}
+    files.add_rollouts(rollouts[:3], {r.id: made[r.id] for r in rollouts[:3]})
+    files.add_rollouts(rollouts[3:], {r.id: made[r.id] for r in rollouts[3:]})
+
+    held = files.activations([rollouts[i].id for i in (3, 0, 2)], position)
+
+    assert held.dtype == np.float32
+    np.testing.assert_array_equal(held, np.stack([made[rollouts[i].id][position] for i in (3, 0, 2)]))
+
+
+def test_a_redone_batch_wins(files):
+    first, second = make_rollout(0), make_rollout(1)
+    files.add_rollouts([], {first.id: make_activations(1), second.id: make_activations(2)})
+    for path in (files.folder / "activations").iterdir():
+        os.utime(path, (0, 0))
+    files.add_rollouts([second], {second.id: make_activations(9)})
+
+    held = files.activations([first.id, second.id], "response_avg")
+
+    assert held[:, 0, 0].tolist() == [1, 9]
+
+
+def test_the_same_batch_done_again_replaces_its_file(files):
+    rollout = make_rollout(0)
+    files.add_rollouts([], {rollout.id: make_activations(1)})
+
+    files.add_rollouts([rollout], {rollout.id: make_activations(2)})
+
+    assert len(list((files.folder / "activations").iterdir())) == 1
+    assert files.activations([rollout.id], "response_avg")[0, 0, 0] == 2
+
+
+def test_missing_activations_are_an_error_that_counts_them(files):
+    files.add_rollouts([make_rollout(0)], {make_rollout(0).id: make_activations(1)})
+
+    with pytest.raises(RunError) as caught:
+        files.activations([make_rollout(q).id for q in range(3)], "response_avg")
+
+    assert str(caught.value) == (
+        f"error: {files.folder} lacks activations\n"
+        "cause: 2 rollouts are in the ledger but not in activations/\n"
+        "fix:   restore the files, or move the run aside and extract anew"
+    )
+
+
+def test_activations_without_any_file_are_an_error(files):
+    with pytest.raises(RunError, match="lacks activations"):
+        files.activations(["evil-pos-p0-q0-r0"], "response_avg")
+
+
+def test_a_run_begins_with_a_manifest_of_its_settings_and_traits(run):
+    start(run, (REFUSAL, EVIL))
+
+    manifest = run.manifest()
+    assert (manifest["format"], manifest["model"]) == (1, "tiny")
+    assert manifest["settings"]["extract.sampling.temperature"] == 1.0
+    assert run.trait_names() == ["evil", "refusal"]
+
+
+def test_the_same_settings_fit_and_change_nothing(run):
+    start(run)
+    before = (run.folder / "run.json").stat()
+
+    start(run)
+
+    after = (run.folder / "run.json").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_changed_settings_are_refused_saying_exactly_what_differs(begun):
+    error = refusal_of(begun, extract={"repeats": 3, "sampling": {"temperature": 0.5}}, model={"id": "org/other"})
+
+    assert str(error) == (
+        f"error: {begun.folder} holds a run made with other settings\n"
+        "cause: model.id: 'org/tiny' there, 'org/other' now\n"
+        "       extract.repeats: 1 there, 3 now\n"
+        "       extract.sampling.temperature: 1.0 there, 0.5 now\n"
+        "fix:   give this one a name of its own (--run NAME), or change the settings back"
+    )
+
+
+def test_a_refused_start_writes_nothing(begun):
+    before = (begun.folder / "run.json").read_bytes()
+
+    refusal_of(begun, extract={"repeats": 3}, traits=(EVIL, REFUSAL))
+
+    assert (begun.folder / "run.json").read_bytes() == before
+
+
+def test_a_setting_that_the_run_never_knew_is_told_as_none(begun):
+    manifest = (begun.folder / "run.json").read_text()
+    (begun.folder / "run.json").write_text(manifest.replace('    "extract.seed": 0,\n', ""))
+
+    assert refusal_of(begun).cause == "extract.seed: None there, 0 now"
+
+
+def test_settings_that_never_made_a_rollout_bind_nobody(run):
+    start(run, model={"id": "org/mistyped"})
+
+    start(run)
+
+    assert run.manifest()["settings"]["model.id"] == "org/tiny"
+
+
+def test_device_and_batch_size_may_change(begun):
+    before = begun.manifest()
+
+    start(begun, model={"id": "org/tiny", "device": "cuda:1"}, extract={"batch_size": 1})
+
+    assert begun.manifest() == before
+
+
+def test_what_does_not_touch_the_rollouts_may_change(begun):
+    before = begun.manifest()
+
+    start(begun, judge={"backend": "openai"}, filter={"threshold": 60}, vector={"layer": 3})
+
+    assert begun.manifest() == before
+
+
+def test_traits_may_be_added(begun):
+    start(begun, (REFUSAL,))
+
+    assert begun.trait_names() == ["evil", "refusal"]
+
+
+def test_a_changed_definition_is_refused(begun):
+    changed = replace(EVIL, pairs=(*EVIL.pairs[:4], Contrast("Be wicked.", "Be good.")))
+
+    error = refusal_of(begun, traits=(changed, REFUSAL))
+
+    assert error.cause == "trait evil: its definition has changed"
+
+
+def test_a_definition_that_never_made_a_rollout_may_change(begun):
+    start(begun, (REFUSAL,))
+
+    start(begun, (replace(REFUSAL, description="Refuses."),))
+
+    assert begun.manifest()["traits"]["refusal"] == digest_of(asdict(replace(REFUSAL, description="Refuses.")))
+
+
+def test_a_manifest_that_is_not_json_is_told_so(run):
+    start(run)
+    (run.folder / "run.json").write_text("{")
+
+    with pytest.raises(RunError) as caught:
+        run.manifest()
+
+    assert caught.value.problem == f"{run.folder / 'run.json'} is damaged"
+
+
+def test_a_run_that_is_there_may_be_worked_on(run):
+    start(run)
+
+    assert require_run(run) is None
+
+
+def test_a_missing_run_is_told_with_the_runs_there_are(tmp_path):
+    for name in ("second", "first"):
+        start(Run(tmp_path / name))
+    (tmp_path / "monitor").mkdir()
+
+    with pytest.raises(RunError) as caught:
+        require_run(Run(tmp_path / "third"))
+
+    assert str(caught.value) == (
+        "error: no run third\n"
+        f"cause: there is no {tmp_path}/third/run.json; runs: first, second\n"
+        "fix:   run traitcli extract first, or name one with --run"
+    )
+
+
+def test_a_missing_run_among_none_is_told_without_a_list(tmp_path):
+    with pytest.raises(RunError) as caught:
+        require_run(Run(tmp_path / "runs" / "third"))
+
+    assert caught.value.cause == f"there is no {tmp_path}/runs/third/run.json"
+
+
+def test_a_run_is_named_after_the_config_unless_told_otherwise(tmp_path):
+    config = make_config(tmp_path)
+
+    assert find_run(config, None).folder == tmp_path / "mine"
+    assert find_run(config, "Übung 2.b").folder == tmp_path / "Übung 2.b"
+
+
+@pytest.mark.parametrize("name", ["../x", "..", ".", "a/b", "/etc", "a/", "a\0b", "a\nb", "monitor"])
+def test_a_name_that_is_no_folder_of_the_runs_is_refused(tmp_path, name):
+    with pytest.raises(RunError) as caught:
+        find_run(make_config(tmp_path), name)
+
+    assert str(caught.value) == (
+        f"error: {name!r} is no name for a run\n"
+        f"cause: a run is a folder in {tmp_path}/, and not one of .., monitor\n"
+        "fix:   use letters and digits"
+    )
+
+
+def test_a_config_without_a_name_needs_one_for_the_run(tmp_path):
+    with pytest.raises(RunError, match="'' is no name for a run"):
+        find_run(make_config(tmp_path, name=""), None)
+
+
+def test_a_digest_depends_on_every_part_and_not_on_the_order_of_keys():
+    tree = {"a": [1, {"b": None}], "c": "é"}
+
+    assert digest_of(tree) == digest_of({"c": "é", "a": [1, {"b": None}]})
+    assert len({digest_of(tree), digest_of(tree | {"c": "e"}), digest_of(tree | {"a": [{"b": None}, 1]})}) == 3

@@ -1,0 +1,267 @@
+"""Vector files: everything written comes back, and what is not a vector is told so."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+import traitcli.config
+from traitcli.config import Config
+from traitcli.errors import VectorError
+from traitcli.records import POSITIONS, ClassStats, TraitVector
+from traitcli.vectors.files import find_vectors, read_header, read_vector, vector_folder, write_vector
+
+ROWS, HIDDEN = 5, 8
+STATS = ("positive_mean", "negative_mean", "positive_spread", "negative_spread")
+
+
+def make_vector(trait="evil", positions=POSITIONS, with_stats=True):
+    rng = np.random.default_rng(len(trait))
+    directions = {position: rng.normal(size=(ROWS, HIDDEN)).astype(np.float32) for position in positions}
+    stats = {p: ClassStats(*rng.normal(size=(4, ROWS)).astype(np.float32)) for p in positions if with_stats}
+    return TraitVector(
+        trait=trait,
+        model="tiny-model",
+        method="mean_difference",
+        layer=3,
+        directions=directions,
+        stats=stats,
+        quality={"auroc": 0.9, "auroc_rows": [0.5, 0.9], "contrast": None, "verdict": "good"},
+        provenance={"run": "Übung", "versions": {"torch": "2"}},
+    )
+
+
+def make_config(folder):
+    return Config.model_validate({"model": {"id": "org/Tiny-Model"}, "paths": {"vectors": folder}})
+
+
+def fault_in(path):
+    with pytest.raises(VectorError) as caught:
+        read_vector(path)
+    return caught.value
+
+
+def test_everything_written_is_read_again(tmp_path):
+    vector = make_vector()
+
+    read = read_vector(write_vector(tmp_path, vector))
+
+    for name in ("trait", "model", "method", "layer", "quality", "provenance", "rows", "hidden_size"):
+        assert getattr(read, name) == getattr(vector, name)
+    for position in POSITIONS:
+        np.testing.assert_array_equal(read.directions[position], vector.directions[position], strict=True)
+        for name in STATS:
+            held, written = getattr(read.stats[position], name), getattr(vector.stats[position], name)
+            np.testing.assert_array_equal(held, written, strict=True)
+
+
+def test_a_vector_of_one_position_without_stats_is_read_again(tmp_path):
+    read = read_vector(write_vector(tmp_path, make_vector(positions=("prompt_last",), with_stats=False)))
+
+    assert (list(read.directions), read.stats) == (["prompt_last"], {})
+
+
+def test_the_header_is_read_without_the_tensors_and_marks_the_row_after_the_final_norm(tmp_path):
+    header = read_header(write_vector(tmp_path, make_vector()))
+
+    assert header == {
+        "format": 1,
+        "trait": "evil",
+        "model": "tiny-model",
+        "method": "mean_difference",
+        "layer": 3,
+        "final_norm_row": 4,
+        "quality": {"auroc": 0.9, "auroc_rows": [0.5, 0.9], "contrast": None, "verdict": "good"},
+        "provenance": {"run": "Übung", "versions": {"torch": "2"}},
+    }
+
+
+def test_a_vector_stands_in_one_safetensors_and_one_pt_file_for_each_position(tmp_path):
+    path = write_vector(tmp_path / "new" / "folder", make_vector())
+
+    assert path == tmp_path / "new" / "folder" / "evil.safetensors"
+    assert sorted(p.name for p in path.parent.iterdir()) == [
+        "evil.safetensors",
+        "evil_prompt_avg_diff.pt",
+        "evil_prompt_last_diff.pt",
+        "evil_response_avg_diff.pt",
+    ]
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_a_pt_file_is_a_bare_float32_tensor_that_loads_without_pickled_code(tmp_path, position):
+    vector = make_vector()
+    write_vector(tmp_path, vector)
+
+    tensor = torch.load(tmp_path / f"evil_{position}_diff.pt", weights_only=True)
+
+    assert (type(tensor), tensor.dtype, tensor.shape) == (torch.Tensor, torch.float32, (ROWS, HIDDEN))
+    np.testing.assert_array_equal(tensor.numpy(), vector.directions[position])
+
+
+def test_a_vector_written_again_replaces_the_first(tmp_path):
+    write_vector(tmp_path, make_vector())
+    other = make_vector()
+    other.directions["response_avg"][0, 0] = 42
+
+    path = write_vector(tmp_path, other)
+
+    assert read_vector(path).directions["response_avg"][0, 0] == 42
+
+
+def test_a_missing_file_is_told_so(tmp_path):
+    path = tmp_path / "evil.safetensors"
+
+    error = fault_in(path)
+
+    assert str(error) == f"error: no vector file {path}\ncause: there is no such file\nfix:   check the path"
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\xff" * 4000, b"{}\n" * 100])
+def test_garbage_is_no_vector(tmp_path, content):
+    path = tmp_path / "evil.safetensors"
+    path.write_bytes(content)
+
+    error = fault_in(path)
+
+    assert (error.problem, error.fix) == (f"{path} is no trait vector", "make it anew with traitcli build-vector")
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
+def test_a_truncated_vector_is_no_vector(tmp_path, share):
+    path = write_vector(tmp_path, make_vector())
+    content = path.read_bytes()
+
+    path.write_bytes(content[: int(len(content) * share)])
+
+    assert fault_in(path).problem == f"{path} is no trait vector"
+
+
+def test_a_folder_is_no_vector(tmp_path):
+    assert fault_in(tmp_path).problem == f"{tmp_path} is no trait vector"
+
+
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"traitcli": "null"}, {"traitcli": "[1]"}])
+def test_a_foreign_safetensors_file_is_no_vector(tmp_path, metadata):
+    path = tmp_path / "model.safetensors"
+    save_file({"weight": np.zeros(3, np.float32)}, path, metadata)
+
+    error = fault_in(path)
+
+    assert (error.problem, error.cause) == (f"{path} is no trait vector", "traitcli did not write it")
+
+
+def test_a_header_that_is_not_json_is_no_vector(tmp_path):
+    path = tmp_path / "evil.safetensors"
+    save_file({"response_avg": np.zeros((2, 2), np.float32)}, path, {"traitcli": "{"})
+
+    assert fault_in(path).problem == f"{path} is no trait vector"
+
+
+@pytest.mark.parametrize("header", ['{"format": 2}', '{"format": 1, "trait": "evil"}', "{}"])
+def test_another_format_is_refused(tmp_path, header):
+    path = tmp_path / "evil.safetensors"
+    save_file({"response_avg": np.zeros((2, 2), np.float32)}, path, {"traitcli": header})
+
+    error = fault_in(path)
+
+    assert (error.problem, error.cause) == (f"{path} is of another format", "expected format 1")
+
+
+def test_a_vector_without_a_direction_is_refused(tmp_path):
+    path = tmp_path / "evil.safetensors"
+    header = read_header(write_vector(tmp_path / "whole", make_vector()))
+    save_file({"elsewhere": np.zeros((2, 2), np.float32)}, path, {"traitcli": json.dumps(header)})
+
+    error = fault_in(path)
+
+    assert (error.problem, error.cause) == (
+        f"{path} holds no direction",
+        "none of response_avg, prompt_avg, prompt_last",
+    )
+
+
+def test_vectors_lie_in_a_folder_of_their_model(tmp_path):
+    assert vector_folder(make_config(tmp_path)) == tmp_path / "tiny-model"
+
+
+def test_every_vector_of_the_model_is_found_by_its_trait(tmp_path):
+    config = make_config(tmp_path)
+    paths = {trait: write_vector(vector_folder(config), make_vector(trait)) for trait in ("refusal", "evil")}
+    write_vector(tmp_path / "another-model", make_vector("verbosity"))
+
+    assert find_vectors(config) == {"evil": paths["evil"], "refusal": paths["refusal"]}
+
+
+def test_named_vectors_come_in_the_order_asked_for(tmp_path):
+    config = make_config(tmp_path)
+    for trait in ("evil", "refusal", "verbosity"):
+        write_vector(vector_folder(config), make_vector(trait))
+
+    assert list(find_vectors(config, ["verbosity", "evil"])) == ["verbosity", "evil"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "missing", "command"),
+    [
+        (["evil", "kind"], "kind", "make it with: traitcli extract kind"),
+        (["kind", "evil", "rude"], "kind, rude", "make them with: traitcli extract kind rude"),
+    ],
+)
+def test_missing_vectors_are_named_with_the_command_that_makes_them(tmp_path, asked, missing, command):
+    config = make_config(tmp_path)
+    write_vector(vector_folder(config), make_vector("evil"))
+
+    with pytest.raises(VectorError) as caught:
+        find_vectors(config, asked)
+
+    assert str(caught.value) == (
+        f"error: no vector of {missing} for tiny-model\n"
+        f"cause: looked in {tmp_path}/tiny-model; there are: evil\n"
+        f"fix:   {command}"
+    )
+
+
+def test_a_model_without_any_vector_is_told_how_to_make_them(tmp_path):
+    with pytest.raises(VectorError) as caught:
+        find_vectors(make_config(tmp_path))
+
+    assert str(caught.value) == (
+        "error: no vector of any trait for tiny-model\n"
+        f"cause: looked in {tmp_path}/tiny-model\n"
+        "fix:   make them with: traitcli extract"
+    )
+
+
+def test_own_vectors_win_over_the_shipped_ones(tmp_path):
+    installed = tmp_path / "site" / "traitcli"
+    shutil.copytree(Path(traitcli.config.__file__).parent, installed, ignore=shutil.ignore_patterns("__pycache__"))
+    write_vector(installed / "shipped" / "vectors" / "tiny-model", make_vector("evil"))
+    write_vector(installed / "shipped" / "vectors" / "tiny-model", make_vector("refusal"))
+    write_vector(tmp_path / "mine" / "tiny-model", make_vector("evil"))
+    script = (
+        "from traitcli.config import Config\n"
+        "from traitcli.vectors.files import find_vectors\n"
+        "config = Config.model_validate({'model': {'id': 'org/tiny-model'}, 'paths': {'vectors': 'mine'}})\n"
+        "print(*find_vectors(config).values())\n"
+    )
+
+    found = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+    shipped = installed / "shipped" / "vectors" / "tiny-model" / "refusal.safetensors"
+    assert found == f"mine/tiny-model/evil.safetensors {shipped}\n"
