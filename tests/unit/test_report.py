@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from traitcli.errors import UserError
+from traitcli.errors import TraitError
 from traitcli.views.report import write_report
 
 RECORD = {
@@ -149,17 +149,17 @@ def test_a_report_is_replaced_and_never_half_written(path: Path) -> None:
 def test_a_report_that_cannot_be_written_leaves_nothing_behind_and_says_why(path: Path) -> None:
     path.mkdir()
 
-    with pytest.raises(UserError, match="the report cannot be written") as caught:
+    with pytest.raises(TraitError, match="cannot write") as caught:
         write_report(path, [RECORD], [], "today")
 
     assert caught.value.cause == "Is a directory"
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_folder_that_is_a_file_is_an_error_of_the_user(path: Path) -> None:
+def test_a_folder_that_is_a_file_is_a_clear_error(path: Path) -> None:
     path.write_text("", encoding="utf-8")
 
-    with pytest.raises(UserError, match="the report cannot be written"):
+    with pytest.raises(TraitError, match="cannot write"):
         write_report(path / "report.html", [RECORD], [], "today")
 
 

@@ -6,16 +6,14 @@ import base64
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from traitcli.errors import UserError
+from traitcli.files import write_atomic
 
 SCRIPTS = ("record.js", "charts.js", "vectors.js", "report.js")
 """Joined in this order into one script."""
@@ -38,7 +36,7 @@ _LARGEST_EXACT_IN_JS = 2**53 - 1
 def write_report(
     path: Path, records: Sequence[Mapping[str, Any]], vectors: Sequence[Mapping[str, Any]], made_at: str
 ) -> None:
-    """Writes the page, replacing the file at `path` in one step; raises UserError when it cannot.
+    """Writes the page, replacing the file at `path` in one step; raises TraitError when it cannot.
 
     Only what the page shows goes in, so no local path travels with a report that is sent on.
 
@@ -55,7 +53,7 @@ def write_report(
         data=_inert_json({"records": _only(RECORD_KEYS, records), "vectors": _only(VECTOR_KEYS, vectors)}),
         made_at=made_at,
     )
-    _replace(path, page)
+    write_atomic(path, page)
 
 
 def _asset(name: str) -> str:
@@ -98,20 +96,3 @@ def _policy(script: str, style: str) -> str:
 def _source_hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
-
-def _replace(path: Path, text: str) -> None:
-    # Not tempfile: its 0600 would make a report that nobody else can open.
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(text, encoding="utf-8", newline="\n")
-        unfinished.replace(path)
-    except OSError as error:
-        raise UserError(
-            f"the report cannot be written to {path}",
-            cause=error.strerror or str(error),
-            fix="name a file in a folder you may write to",
-        ) from error
-    finally:
-        with suppress(OSError):
-            unfinished.unlink()
