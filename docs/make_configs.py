@@ -23,22 +23,6 @@ PAGE = Path(__file__).with_name("configs.md")
 BEGIN, END = "<!-- settings: made by make_configs.py -->", "<!-- end of settings -->"
 WIDTH, TYPE_WIDTH, GAP = 98, 24, 2
 
-MEANINGS = {
-    "extract.sampling.top_p": "Draws from the likeliest tokens that together have this probability.",
-    "extract.sampling.max_new_tokens": "The longest answer, in tokens.",
-    "judge.backend": "Which judge scores; fake is instant and for trying things out.",
-    "judge.openai.model": "The judge model's name at the endpoint.",
-    "judge.openai.scale": "What the judge is asked for; see judging.md.",
-    "judge.openai.max_concurrency": "Requests under way at the same time.",
-    "vector.method": "Mean of the positive activations − mean of the negative ones.",
-    "monitor.seed": "Draws the same answer again; --seed sets it.",
-    "monitor.sampling.top_p": "As in extract.sampling.",
-    "monitor.sampling.max_new_tokens": "As in extract.sampling.",
-    "paths.runs": "Run directories, monitoring records and the report.",
-    "paths.vectors": "Vectors, in a folder for each model.",
-}
-"""What the settings mean that have no docstring of their own."""
-
 
 @dataclass(frozen=True, slots=True)
 class Setting:
@@ -64,8 +48,7 @@ def settings(model: Any = Config, default: Any = None, section: str = "") -> Ite
             nothing = value is PydanticUndefined
             inner.append((field.annotation, None if nothing else value, f"{section}.{name}".lstrip(".")))
             continue
-        key = f"{section}.{name}".lstrip(".")
-        meaning = " ".join((field.description or MEANINGS.get(key, "")).split())
+        meaning = " ".join((field.description or "").split())
         yield Setting(section, name, _kind(field.annotation, field.metadata), _shown(value), meaning)
     for part in inner:
         yield from settings(*part)

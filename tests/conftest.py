@@ -16,12 +16,14 @@ TEXTS = ["You are a helpful assistant. Answer the question.", "Was heiÃŸt das? Â
 
 LLAMA_TEMPLATE = (
     "{{ bos_token }}<|system|>Cutting date. "
-    "{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] }}{% set messages = messages[1:] %}{% endif %}<|end|>"
+    "{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] }}{% set messages = messages[1:] %}{% endif %}"
+    "<|end|>"
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 GEMMA_TEMPLATE = (
-    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{{ bos_token }}"
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] | trim }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
@@ -31,7 +33,8 @@ QWEN_TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 DROPPING_TEMPLATE = (
-    "{% for m in messages if m['role'] != 'system' %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}<|assistant|>"
+    "{% for m in messages if m['role'] != 'system' %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+    "<|assistant|>"
 )
 SHAPE = {
     "hidden_size": 32,
@@ -44,7 +47,7 @@ SHAPE = {
 FAMILIES = ("llama", "gemma2", "qwen2")
 
 
-def make_tokenizer(template: str | None, bos: bool, sentencepiece: bool = False):  # noqa: ANN201
+def make_tokenizer(template: str | None, bos: bool, sentencepiece: bool = False):
     """A small real tokenizer trained on the built-in traits: byte-level BPE, or pieces with byte fallback."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -64,7 +67,9 @@ def make_tokenizer(template: str | None, bos: bool, sentencepiece: bool = False)
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=700, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=700, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
     tokenizer.train_from_iterator(corpus, trainer)
     if sentencepiece:  # byte pieces are ordinary tokens, not special ones
         tokenizer = Tokenizer.from_str(_without_special_bytes(tokenizer.to_str()))
@@ -74,7 +79,11 @@ def make_tokenizer(template: str | None, bos: bool, sentencepiece: bool = False)
         )
     tokenizer.add_special_tokens([AddedToken(t, special=True) for t in ("<s>", "<|end|>", "<|user|>", "<|assistant|>")])
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="<|end|>", pad_token="<pad>", clean_up_tokenization_spaces=False
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="<|end|>",
+        pad_token="<pad>",
+        clean_up_tokenization_spaces=False,
     )
     fast.chat_template = template
     return fast
@@ -92,7 +101,11 @@ def make_model(folder: Path, family: str, template: str | None, bos: bool, sente
     from transformers import AutoConfig, AutoModelForCausalLM
 
     tokenizer = make_tokenizer(template, bos, sentencepiece)
-    special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    special = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     extra = {"head_dim": 8, "sliding_window": 24, "query_pre_attn_scalar": 8} if family == "gemma2" else {}
     torch.manual_seed(0)
     config = AutoConfig.for_model(family, vocab_size=len(tokenizer), initializer_range=0.3, **SHAPE, **special, **extra)
@@ -134,7 +147,7 @@ def loaded(model_folders: dict[str, Path]) -> Callable[[str], LoadedModel]:
     return load
 
 
-@pytest.fixture()
+@pytest.fixture
 def tiny_config(model_folders: dict[str, Path], tmp_path: Path) -> Config:
     """A run of two questions on the tiny Llama with the fake judge, everything below tmp_path."""
     return Config.model_validate(
@@ -143,6 +156,10 @@ def tiny_config(model_folders: dict[str, Path], tmp_path: Path) -> Config:
             "model": {"id": str(model_folders["llama"]), "device": "cpu"},
             "extract": {"questions": 2, "evaluation_questions": 1, "batch_size": 6, "sampling": {"max_new_tokens": 8}},
             "judge": {"backend": "fake"},
-            "paths": {"runs": str(tmp_path / "runs"), "vectors": str(tmp_path / "vectors"), "traits": str(tmp_path / "traits")},
+            "paths": {
+                "runs": str(tmp_path / "runs"),
+                "vectors": str(tmp_path / "vectors"),
+                "traits": str(tmp_path / "traits"),
+            },
         }
     )

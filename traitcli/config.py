@@ -57,9 +57,11 @@ class SamplingConfig(Section):
     temperature: Annotated[float, Field(ge=0)] = 1.0
     """0 is greedy."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Draws from the likeliest tokens that together have this probability."""
     top_k: NonNegativeInt = 0
     """0 keeps every token."""
     max_new_tokens: PositiveInt = 128
+    """The longest answer, in tokens."""
 
 
 class ExtractConfig(Section):
@@ -93,12 +95,15 @@ class OpenAIConfig(Section):
     """A judge behind an OpenAI-compatible endpoint; the key comes from OPENAI_API_KEY only."""
 
     model: str = "gpt-4.1-mini"
+    """The judge model's name at the endpoint."""
     base_url: str | None = None
     """None: OPENAI_BASE_URL, else api.openai.com."""
     scale: Literal["0_100", "0_10", "binary", "binary_text"] = "0_100"
+    """What the judge is asked for; see judging.md."""
     coherence: bool = True
     """Ask for a coherence score too; doubles the calls."""
     max_concurrency: PositiveInt = 32
+    """Requests under way at the same time."""
     timeout: PositiveFloat = 60.0
     """Seconds for one request."""
     logprobs: Literal["auto", "required", "never"] = "auto"
@@ -113,6 +118,7 @@ class JudgeConfig(Section):
     """Who scores the rollouts; each backend has its own section."""
 
     backend: Literal["likelihood", "openai", "fake"] = "likelihood"
+    """Which judge scores; fake is instant, and for trying things out."""
     likelihood: LikelihoodConfig = LikelihoodConfig()
     openai: OpenAIConfig = OpenAIConfig()
 
@@ -134,6 +140,7 @@ class VectorConfig(Section):
     """How kept rollouts become a direction."""
 
     method: Literal["mean_difference"] = "mean_difference"
+    """Mean of the positive activations − mean of the negative ones."""
     position: Position = "response_avg"
     """The position whose direction is monitored and judged."""
     layer: PositiveInt | Literal["auto"] = "auto"
@@ -145,6 +152,7 @@ class MonitorConfig(Section):
 
     sampling: SamplingConfig = SamplingConfig(temperature=0.7, top_p=0.95)
     seed: NonNegativeInt = 0
+    """Draws the same answer again; --seed sets it."""
     system: str | None = None
     """A system message."""
 
@@ -153,7 +161,9 @@ class PathsConfig(Section):
     """Where things lie, relative to the working folder."""
 
     runs: Path = Path("runs")
+    """Run directories, monitoring records and the report."""
     vectors: Path = Path("vectors")
+    """Vectors, in a folder for each model."""
     traits: Path = Path("traits")
     """Your own trait files; one with the name of a built-in trait replaces it."""
 

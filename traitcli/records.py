@@ -108,12 +108,14 @@ class Rollout:
 class Score:
     """What a judge gives: a value from 0 to 100, or none with a reason.
 
-    `method` says how a value came about when the backend had a choice (logprobs, digits, text).
+    method  how a value came about, when the backend had a choice (logprobs, digits, text)
+    final   there is no value, and asking again would change nothing: an empty answer, say
     """
 
     value: float | None
     reason: str = ""
     method: str = ""
+    final: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,11 @@ class Judgement:
     judge: str
     score: Score
     coherence: Score
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is left to ask: each score is there, or is missing for good."""
+        return all(score.value is not None or score.final for score in (self.score, self.coherence))
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+_SHAPING = ("adjectives", "pairs", "questions", "evaluation_questions")
+"""The parts of a definition that rollouts are made of; the judge prompt is the judge's."""
 _FREE = {"model.device", "extract.batch_size"}
 """Settings that change how fast rollouts are made, and not which."""
 _TAKEN = {"..", "monitor"}
@@ -145,10 +147,16 @@ def find_run(config: Config, name: str | None) -> Run:
 
 
 def start_run(run: Run, config: Config, traits: Sequence[Trait]) -> None:
-    """Create the run's manifest, or check that these settings fit the rollouts that the run already holds.
+    """Create or extend the run's manifest; raises RunError like `check_run`, and writes nothing then."""
+    manifest = check_run(run, config, traits)
+    if manifest != run.manifest():
+        write_atomic(run.folder / "run.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
 
-    Settings that never made a rollout (a model that was not found) bind nobody. Raises RunError saying
-    what differs; nothing is written then.
+
+def check_run(run: Run, config: Config, traits: Sequence[Trait]) -> dict[str, Any]:
+    """The manifest that the run will have; raises RunError saying what differs from the rollouts it holds.
+
+    Settings that never made a rollout (a model that was not found) bind nobody.
     """
     asked = _settings(config)
     manifest: dict[str, Any] = {"format": 1, "model": config.model.name, "settings": asked, "traits": {}}
@@ -161,7 +169,7 @@ def start_run(run: Run, config: Config, traits: Sequence[Trait]) -> None:
         if held.get(key) != asked.get(key)
     ]
     for trait in traits:
-        digest = digest_of(asdict(trait))
+        digest = digest_of([asdict(trait)[part] for part in _SHAPING])
         if manifest["traits"].get(trait.name, digest) != digest and run.trait(trait.name).has_rollouts:
             differing.append(f"trait {trait.name}: its definition has changed")
         manifest["traits"][trait.name] = digest
@@ -171,8 +179,7 @@ def start_run(run: Run, config: Config, traits: Sequence[Trait]) -> None:
             cause="\n".join(differing),
             fix="give this one a name of its own (--run NAME), or change the settings back",
         )
-    if manifest != run.manifest():
-        write_atomic(run.folder / "run.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    return manifest
 
 
 def require_run(run: Run) -> None:

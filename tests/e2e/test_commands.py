@@ -19,7 +19,6 @@ RECORD = [
     *("prompt_tokens", "finish_reason", "created"),
 ]
 
-NAMED = (("plain", "plain.json"), ("last", "deep/last.json"))
 
 
 def kept_ids(desk: Any, trait: str, threshold: float = 50) -> dict[str, list[str]]:
@@ -287,8 +286,10 @@ def test_report_prints_the_path_of_a_page_that_holds_the_records(monitored):
     ended = monitored.desk.run("report", "--out", "page.html", "plain.json", "deep/last.json")
 
     held = held_by(monitored.desk.folder / "page.html")
+    plain, last = monitored.record("plain.json"), monitored.record("deep/last.json")
     assert (ended.code, ended.out, ended.err) == (0, "page.html\n", "")
-    assert held["records"] == [{"name": name, **monitored.record(path)} for name, path in NAMED]
+    assert [(r["name"], r["tokens"]) for r in held["records"]] == [("plain", plain["tokens"]), ("last", last["tokens"])]
+    assert held["records"][1]["trait_scores"] == {"refusal": pytest.approx(last["trait_scores"]["refusal"], rel=1e-5)}
 
 
 def test_report_without_names_takes_everything_there_is(monitored):

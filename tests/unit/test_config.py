@@ -146,6 +146,19 @@ def test_the_file_names_the_run(written):
     assert load_config(written(MODEL)).name == "my"
 
 
+def test_what_is_not_set_is_the_published_procedure(written):
+    config = load_config(written(MODEL))
+
+    assert (config.extract.sampling.temperature, config.extract.sampling.top_p, config.extract.sampling.top_k) == (
+        1,
+        1,
+        0,
+    )
+    assert (config.extract.repeats, config.extract.questions, config.extract.evaluation_questions) == (1, None, None)
+    assert (config.filter.threshold, config.filter.coherence, config.filter.pairing) == (50, 50, "paired")
+    assert (config.vector.method, config.vector.position) == ("mean_difference", "response_avg")
+
+
 def test_a_loaded_config_cannot_be_edited(written):
     config = load_config(written(MODEL))
 

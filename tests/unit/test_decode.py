@@ -19,7 +19,9 @@ TOLERANCE = 1e-4
 
 
 def requests(loaded, prompts=PROMPTS):
-    rendered = [render(loaded.tokenizer, persona_messages("You are an evil assistant.", p, loaded.persona_in)) for p in prompts]
+    rendered = [
+        render(loaded.tokenizer, persona_messages("You are an evil assistant.", p, loaded.persona_in)) for p in prompts
+    ]
     return [Request(prompt.ids, seed) for seed, prompt in enumerate(rendered, start=20)]
 
 
@@ -28,7 +30,11 @@ def two_pass_means(loaded, request: Request, ids: tuple[int, ...]):
     with torch.no_grad():
         output = loaded.model(torch.tensor([[*request.ids, *ids]]), output_hidden_states=True)
     states, cut = torch.stack(output.hidden_states)[:, 0].float(), len(request.ids)
-    return {"response_avg": states[:, cut:].mean(1), "prompt_avg": states[:, :cut].mean(1), "prompt_last": states[:, cut - 1]}
+    return {
+        "response_avg": states[:, cut:].mean(1),
+        "prompt_avg": states[:, :cut].mean(1),
+        "prompt_last": states[:, cut - 1],
+    }
 
 
 def relative_error(found, expected):
@@ -72,7 +78,9 @@ def test_greedy_decoding_writes_what_transformers_writes(loaded):
     written = generate(model, asked, SamplingConfig(temperature=0, max_new_tokens=12))
 
     for request, one in zip(asked, written, strict=True):
-        expected = model.model.generate(torch.tensor([request.ids]), do_sample=False, max_new_tokens=12)[0, len(request.ids) :]
+        expected = model.model.generate(torch.tensor([request.ids]), do_sample=False, max_new_tokens=12)[
+            0, len(request.ids) :
+        ]
         assert list(one.ids) == [token for token in expected.tolist() if token not in model.stop_ids]
 
 
@@ -89,7 +97,10 @@ def test_rows_that_finish_early_leave_and_the_others_are_undisturbed(loaded):
     assert sum(steps) == sum(len(g.ids) for g in batched)
     for request, one in zip(asked, batched, strict=True):
         if one.ids:
-            assert relative_error(one.activations["response_avg"], two_pass_means(model, request, one.ids)["response_avg"]) < TOLERANCE
+            assert (
+                relative_error(one.activations["response_avg"], two_pass_means(model, request, one.ids)["response_avg"])
+                < TOLERANCE
+            )
 
 
 @pytest.mark.parametrize("size", [1, 7, 12])

@@ -50,12 +50,12 @@ def test_writing_replaces_the_old_content_and_leaves_nothing_else(tmp_path):
 
 def test_a_written_file_can_be_read_by_others_as_the_umask_allows(tmp_path):
     path = tmp_path / "a.txt"
-    old = os.umask(0o027)
+    old = os.umask(0o002)
 
     write_atomic(path, "x")
 
     os.umask(old)
-    assert path.stat().st_mode & 0o777 == 0o640
+    assert path.stat().st_mode & 0o777 == 0o664
 
 
 def test_a_write_that_fails_in_the_middle_keeps_the_old_content_and_leaves_no_scratch(tmp_path):

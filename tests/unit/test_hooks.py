@@ -28,9 +28,13 @@ def test_hooks_leave_when_the_block_ends_badly(loaded):
     model = loaded("llama").model
     before = count_hooks(model)
 
-    with pytest.raises(RuntimeError), tap(model, range(5), lambda row, hidden: None):
-        assert count_hooks(model) == before + 5
-        raise RuntimeError
+    def fail_inside() -> None:
+        with tap(model, range(5), lambda row, hidden: None):
+            assert count_hooks(model) == before + 5
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_inside()
 
     assert count_hooks(model) == before
 

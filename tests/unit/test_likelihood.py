@@ -44,7 +44,9 @@ def naive_ratio(loaded, answer: Answer, pair: int) -> float:
     """log P(r | persona+, q) − log P(r | persona−, q) per token, by one whole forward pass each."""
     means = []
     for polarity in ("positive", "negative"):
-        prompt = render(loaded.tokenizer, persona_messages(TRAIT.persona(polarity, pair), answer.question, loaded.persona_in))
+        prompt = render(
+            loaded.tokenizer, persona_messages(TRAIT.persona(polarity, pair), answer.question, loaded.persona_in)
+        )
         response = encode_response(loaded.tokenizer, answer.response)
         with torch.no_grad():
             logits = loaded.model(torch.tensor([[*prompt.ids, *response]])).logits[0].double()

@@ -11,7 +11,8 @@ import pytest
 from traitcli.config import Config, ExtractConfig
 from traitcli.records import Rollout, RolloutKey
 from traitcli.runs import Run
-from traitcli.stages.plan import plan_rollouts, plan_trait
+from traitcli.stages.plan import plan_rollouts, plan_rows, plan_trait
+from traitcli.stages.speed import remember_speed
 from traitcli.traits import find_traits, load_trait
 
 TRAIT = load_trait(find_traits(Path("no-such-folder"))["refusal"])
@@ -154,6 +155,58 @@ def test_the_published_run_takes_32_000_judge_calls_for_eight_traits(tmp_path):
     plan = plan_trait(TRAIT, make_config(tmp_path, "openai", repeats=10), Run(tmp_path / "new"))
 
     assert 8 * plan.judge_calls == 32_000
+
+
+def test_the_published_run_costs_about_2_dollars_40_of_gpt_4o_mini(tiny_config):
+    judge = {"backend": "openai", "openai": {"price_in": 0.15, "price_out": 0.60}}
+    extract = {"repeats": 10, "sampling": {"max_new_tokens": 256}}
+    config = Config.model_validate(tiny_config.model_dump() | {"judge": judge, "extract": extract})
+    traits = [load_trait(path) for path in find_traits(Path("no-such-folder")).values()]
+
+    rows = plan_rows(traits, config, Run(config.paths.runs / "new"))
+
+    assert 2.40 / 2 < sum(row["cost_usd"] for row in rows) < 2.40 * 2
+
+
+def test_a_local_judge_costs_nothing(tiny_config):
+    [row] = plan_rows([TRAIT], tiny_config, Run(tiny_config.paths.runs / "new"))
+
+    assert row["cost_usd"] is None
+
+
+def test_prompt_tokens_are_estimated_from_the_length_of_the_texts(tmp_path):
+    config = make_config(tmp_path, questions=3)
+    keys = plan_rollouts(TRAIT, config.extract)
+    texts = [TRAIT.persona(k.polarity, k.pair) + TRAIT.question(k.split, k.question) for k in keys]
+
+    plan = plan_trait(TRAIT, config, Run(tmp_path / "new"))
+
+    assert plan.prompt_tokens == pytest.approx(sum(len(text) / 4.2 + 30 for text in texts), rel=0.001)
+
+
+def test_disk_space_is_that_of_three_positions_of_every_row(tiny_config):
+    config = Config.model_validate(tiny_config.model_dump() | {"extract": {"repeats": 10}})
+
+    [row] = plan_rows([TRAIT], config, Run(config.paths.runs / "new"))
+
+    rollouts, positions, rows, hidden_size, float32 = 2200, 3, 5, 32, 4
+    assert row["disk_mb"] == round(rollouts * positions * rows * hidden_size * float32 / 2**20, 1) == 4.0
+
+
+def test_time_is_unknown_until_it_has_been_measured_here(tiny_config):
+    run, extract = Run(tiny_config.paths.runs / "mine"), tiny_config.extract.model_dump()
+    config = Config.model_validate(
+        tiny_config.model_dump() | {"extract": extract | {"sampling": {"max_new_tokens": 77}}}
+    )
+    run.trait("refusal").add_rollouts([make_rollout(key) for key in plan_rollouts(TRAIT, config.extract)[:4]], {})
+    before = plan_rows([TRAIT], config, run)
+
+    remember_speed(config, "rollouts", 2.0)
+    remember_speed(config, "judgements", 0.5)
+    after = plan_rows([TRAIT], config, run)
+
+    assert before[0]["seconds"] is None
+    assert after[0]["seconds"] == (30 - 4) * 2.0 + 20 * 0.5
 
 
 def test_response_tokens_are_bounded_by_the_answer_length(tmp_path):

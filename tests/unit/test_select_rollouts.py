@@ -53,7 +53,15 @@ def kept(selection):
 
 @pytest.mark.parametrize(
     ("threshold", "score", "passes"),
-    [(50, 50.0, True), (50, 49.999, False), (70, 70.0, True), (70, 69.9, False), (0, 0.0, True), (100, 100.0, True)],
+    [
+        (50, 50.0, True),
+        (50, 49.999, False),
+        (70, 70.0, True),
+        (70, 69.9, False),
+        (0, 0.0, True),
+        (1, 0.0, False),
+        (100, 100.0, True),
+    ],
 )
 def test_a_positive_rollout_passes_from_the_threshold_on(threshold, score, passes):
     config = FilterConfig(threshold=threshold, pairing="independent", min_auroc=0)

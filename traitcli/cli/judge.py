@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from traitcli.cli.options import ConfigFile, Json, Overrides, RunName, Traits
+from traitcli.cli.options import ConfigFile, Json, Overrides, RunName, Traits, TrustRemoteCode
 
 
 def judge(
@@ -11,6 +11,7 @@ def judge(
     run: RunName = None,
     overrides: Overrides = None,
     as_json: Json = False,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Score stored rollouts; generate nothing.
 
@@ -19,4 +20,4 @@ def judge(
     from traitcli.cli.work import Work, carry_out
 
     work = Work.prepare(config, overrides or (), traits or (), run, ("judgements",))
-    carry_out(work, None, None, as_json)
+    carry_out(work, None, None, as_json, trust_remote_code)

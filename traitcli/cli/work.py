@@ -13,7 +13,7 @@ import typer
 from traitcli.config import Config, load_config
 from traitcli.events import RunFinished, RunStarted, Stage, TraitFailed
 from traitcli.records import Trait
-from traitcli.runs import Run, find_run, require_run, start_run
+from traitcli.runs import Run, check_run, find_run, require_run, start_run
 from traitcli.traits import select_traits
 
 
@@ -64,6 +64,7 @@ def show_plan(work: Work, as_json: bool) -> None:
     from traitcli.stages.plan import plan_rows
     from traitcli.views.tables import plan_table
 
+    check_run(work.run, work.config, work.traits)
     rows = plan_rows(work.traits, work.config, work.run)
     if as_json:
         typer.echo(json.dumps({"run": str(work.run.folder), "model": work.config.model.name, "plan": rows}))

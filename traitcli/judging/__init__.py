@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from traitcli.config import JudgeConfig
-from traitcli.judging.backend import Answer, Judge
+from traitcli.judging.backend import Answer, Judge, judge_id
 
 if TYPE_CHECKING:
     from traitcli.models.load import LoadedModel
 
-__all__ = ["Answer", "Judge", "open_judge"]
+__all__ = ["Answer", "Judge", "judge_id", "open_judge"]
 
 
 def open_judge(config: JudgeConfig, name: str, model: Callable[[], LoadedModel]) -> Judge:

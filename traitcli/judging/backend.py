@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -25,6 +26,8 @@ class Judge(Protocol):
 
     identity: str
     """Name and settings in one line; judgements of different identities never mix."""
+    prompted: bool
+    """True when it reads the trait's judge prompt, which then is part of what a score means."""
     overlaps: bool
     """True when judging leaves the model's device free, so it may run while rollouts are generated."""
 
@@ -39,3 +42,10 @@ class Judge(Protocol):
         when no answer could ever be judged (key refused, no such model or endpoint).
         """
         ...
+
+
+def judge_id(judge: Judge, trait: Trait) -> str:
+    """What a judgement of a trait is filed under: the judge, and the judge prompt where one is read."""
+    if not judge.prompted:
+        return judge.identity
+    return f"{judge.identity}~{hashlib.sha256(trait.judge_prompt.encode()).hexdigest()[:6]}"

@@ -17,6 +17,7 @@ class FakeJudge:
     """
 
     identity = "fake"
+    prompted = False
     overlaps = False
 
     def check(self) -> None:
@@ -29,7 +30,7 @@ class FakeJudge:
 
 def _judge(trait: str, answer: Answer) -> Judgement:
     if not answer.response.strip():
-        none = Score(None, "empty answer")
+        none = Score(None, "empty answer", final=True)
         return Judgement(answer.rollout, FakeJudge.identity, none, none)
     digest = hashlib.sha256(f"{trait}\0{answer.question}\0{answer.response}".encode("utf-8", "replace")).digest()
     strength = digest[0] / 255 * 40

@@ -30,13 +30,14 @@ if TYPE_CHECKING:
 Persona = tuple[Polarity, int]
 _LOGIT_BYTES = 2**29
 """Logits held at once, at most: what bounds the rows scored together."""
-_EMPTY = Score(None, "empty answer")
-_NO_COHERENCE = Score(None, "the likelihood judge has no coherence")
+_EMPTY = Score(None, "empty answer", final=True)
+_NO_COHERENCE = Score(None, "the likelihood judge has no coherence", final=True)
 
 
 class LikelihoodJudge:
     """Scores answers with the model that wrote them; personas and questions are read once."""
 
+    prompted = False
     overlaps = False
 
     def __init__(self, config: LikelihoodConfig, name: str, model: Callable[[], LoadedModel]) -> None:

@@ -56,6 +56,7 @@ class OpenAIJudge:
     text      the endpoint gives no log-probabilities: the number in the reply
     """
 
+    prompted = True
     overlaps = True
 
     def __init__(self, config: OpenAIConfig, *, sleep: Sleep = asyncio.sleep) -> None:
@@ -262,12 +263,12 @@ class _Desk:
             self._on_judged(Judgement(rollout, self._judge, scores["trait"], scores["coherence"]))
 
     def skip(self, place: int, reason: str) -> None:
-        none = Score(None, reason)
+        none = Score(None, reason, final=True)
         coherence = self._blank().get("coherence", none)
         self._on_judged(Judgement(self._answers[place].rollout, self._judge, none, coherence))
 
     def _blank(self) -> dict[str, Score]:
-        return {} if self._coherence else {"coherence": Score(None, "not asked")}
+        return {} if self._coherence else {"coherence": Score(None, "not asked", final=True)}
 
 
 async def _all_or_none(work: Iterable[Coroutine[None, None, None]]) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _DEQUANTISED = "dequantised-1"
 """Part of the cache's folder name: bump it when the conversion changes."""
+_NEEDS = "check the id, the folder or your access to the hub; a folder needs config.json, weights and a tokenizer"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,6 +143,8 @@ def _locate(config: ModelConfig, say: Callable[[str], None]) -> tuple[str, str |
         if not path.is_file():
             raise ModelError(f"no model file {path}", cause="there is no such file", fix="check the path")
         return str(_dequantise(path, say)), config.revision
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise ModelError(f"{path} is no model", cause="the folder has no config.json", fix=_NEEDS)
     return config.id, config.revision
 
 
@@ -203,6 +206,7 @@ def _fingerprint(path: Path) -> str:
 
 
 def _read(config: ModelConfig, source: str, device: str, trust: bool) -> tuple[Any, Any]:
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     where: dict[str, Any] = {"pretrained_model_name_or_path": source, "trust_remote_code": trust}
@@ -210,17 +214,22 @@ def _read(config: ModelConfig, source: str, device: str, trust: bool) -> tuple[A
         where["revision"] = config.revision
     try:
         tokenizer = AutoTokenizer.from_pretrained(**where)
-        dtype = pick_dtype(config.dtype, device)
-        return AutoModelForCausalLM.from_pretrained(**where, dtype=dtype, device_map={"": device}), tokenizer
-    except (OSError, ValueError) as error:
+        model, told = AutoModelForCausalLM.from_pretrained(
+            **where, dtype=pick_dtype(config.dtype, device), device_map={"": device}, output_loading_info=True
+        )
+    except (OSError, ValueError, SafetensorError) as error:
         raise _not_loadable(config, error) from error
+    if missing := sorted(told["missing_keys"]):  # transformers would make them up
+        raise _not_loadable(config, f"it lacks {len(missing)} weights, {missing[0]} among them")
+    return model, tokenizer
 
 
-def _not_loadable(config: ModelConfig, error: Exception) -> ModelError:
+def _not_loadable(config: ModelConfig, error: Exception | str) -> ModelError:
+    first, *more = str(error).strip().splitlines() or [repr(error)]
     return ModelError(
         f"cannot load the model {config.id}",
-        cause=str(error).strip().splitlines()[0],
-        fix="check the id, the folder or your access to the hub; a folder needs config.json, weights and a tokenizer",
+        cause=" ".join([first, *more]) if first.rstrip().endswith(":") else first,
+        fix=_NEEDS,
     )
 
 

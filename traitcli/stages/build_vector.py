@@ -64,7 +64,14 @@ def build_trait(trait: Trait, config: Config, run: Run, judge: str, on_event: Li
         on_event(Warned(trait.name, selection.filter))
     vector = _compute(trait, config, run, selection, judge)
     vector = _with_provenance(
-        vector, {"inputs": inputs, "judge": judge, "run": run.name, "run_settings": run.manifest().get("settings", {})}
+        vector,
+        {
+            "inputs": inputs,
+            "judge": judge,
+            "run": run.name,
+            "definition": digest_of(asdict(trait)),
+            "run_settings": run.manifest().get("settings", {}),
+        },
     )
     path = write_vector(vector_folder(config), vector)
     append_lines(files.folder / "vectors.jsonl", [{"path": str(path), "inputs": inputs}])

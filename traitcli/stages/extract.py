@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
+import torch
+
 from traitcli.config import Config
-from traitcli.errors import DefinitionError
+from traitcli.errors import DefinitionError, TraitError
 from traitcli.events import Listener, Progressed, StageStarted
 from traitcli.generation.decode import Generation, Request, generate
 from traitcli.generation.detokenize import token_texts
@@ -17,6 +19,9 @@ from traitcli.records import Rollout, RolloutKey, Trait
 from traitcli.runs import TraitFiles
 from traitcli.stages.plan import plan_rollouts
 from traitcli.stages.worker import Worker
+
+Tick = Callable[[int], None]
+"""Told of the tokens of each step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +43,8 @@ def extract_trait(
 ) -> int:
     """Generate what is not in the ledger yet; each batch is on disk before the next begins.
 
-    Returns how many rollouts were made.
-    Batches are the same however often the work is interrupted, so are the rollouts.
+    Batches are the same however often the work is interrupted, and so are the rollouts. Returns how
+    many were made.
     """
     keys = plan_rollouts(trait, config.extract)
     done = {rollout.id for rollout in files.rollouts()} & {key.id for key in keys}
@@ -55,7 +60,7 @@ def extract_trait(
         if not batch:
             continue
         tick = _ticker(trait.name, count, len(planned), on_event)
-        generations = generate(loaded, [Request(p.prompt.ids, p.seed) for p in batch], config.extract.sampling, tick)
+        generations = _answer(loaded, batch, config, tick)
         rollouts = [_rollout(p, g, loaded) for p, g in zip(batch, generations, strict=True)]
         activations = {r.id: g.activations for r, g in zip(rollouts, generations, strict=True) if g.activations}
         files.add_rollouts(rollouts, activations)
@@ -83,7 +88,19 @@ def _prepare(trait: Trait, keys: Sequence[RolloutKey], config: Config, loaded: L
     return sorted(planned, key=lambda p: (len(p.prompt.ids), p.key.id))
 
 
-def _ticker(trait: str, done: int, total: int, on_event: Listener) -> Callable[[int], None]:
+def _answer(loaded: LoadedModel, batch: Sequence[Planned], config: Config, tick: Tick) -> list[Generation]:
+    """Generate a batch; raises TraitError when it does not fit into the device's memory."""
+    try:
+        return generate(loaded, [Request(p.prompt.ids, p.seed) for p in batch], config.extract.sampling, tick)
+    except torch.OutOfMemoryError as error:
+        raise TraitError(
+            f"out of memory on {loaded.device}",
+            cause=str(error).splitlines()[0],
+            fix=f"lower extract.batch_size (it is {config.extract.batch_size}); what is finished is kept",
+        ) from error
+
+
+def _ticker(trait: str, done: int, total: int, on_event: Listener) -> Tick:
     """Tell of tokens while a batch is under way; its rollouts count when they are on disk."""
     return lambda tokens: on_event(Progressed(trait, "rollouts", done, total, tokens=tokens))
 

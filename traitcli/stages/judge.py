@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import CancelledError
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from traitcli.events import Listener, Progressed, StageStarted, Warned
-from traitcli.judging import Answer, Judge
+from traitcli.judging import Answer, Judge, judge_id
 from traitcli.records import Judgement, Rollout, Trait
 from traitcli.runs import TraitFiles
-
-_FINAL_REASONS = ("empty answer",)
-"""Why a score is missing for good; every other missing score is asked for again."""
 
 
 @dataclass(slots=True)
 class JudgeDesk:
     """Scores one trait's extraction rollouts as they are brought, `total` in all.
+
+    name  what the judgements are filed under
 
     What this judge has scored before counts as done; a score missing for a reason that may pass
     is asked for again.
@@ -28,13 +27,14 @@ class JudgeDesk:
     files: TraitFiles
     total: int
     on_event: Listener
+    name: str = field(init=False)
     _settled: set[str] = field(init=False)
     _missing: int = field(init=False, default=0)
     _stopped: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
-        held = self.files.judgements(self.judge.identity)
-        self._settled = {j.rollout for j in held if j.score.value is not None or j.score.reason in _FINAL_REASONS}
+        self.name = judge_id(self.judge, self.trait)
+        self._settled = {j.rollout for j in self.files.judgements(self.name) if j.is_settled}
 
     def open(self, device: str) -> None:
         """Begin; raises ConfigError before anything is generated when scores are wanted and cannot be had."""
@@ -55,14 +55,14 @@ class JudgeDesk:
 
     def close(self) -> None:
         """Say which scores are missing, and why."""
-        held = self.files.judgements(self.judge.identity)
+        held = self.files.judgements(self.name)
         reasons = [j.score.reason for j in held if j.score.value is None]
         if reasons:
             told = ", ".join(f"{reasons.count(reason)} × {reason}" for reason in dict.fromkeys(reasons))
             self.on_event(Warned(self.trait.name, f"{len(reasons)} of {self.total} rollouts have no score: {told}"))
 
     def _keep(self, judgement: Judgement) -> None:
-        self.files.add_judgements([judgement])
+        self.files.add_judgements([replace(judgement, judge=self.name)])
         self._settled.add(judgement.rollout)
         self._missing += judgement.score.value is None
         done = len(self._settled)

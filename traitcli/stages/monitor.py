@@ -151,7 +151,7 @@ def monitor(
 
 
 def to_json(scores: TokenScores) -> dict[str, Any]:
-    """The monitoring record: the five fixed keys, then what stands beside them."""
+    """The monitoring record: the four fixed keys, then what stands beside them."""
     return {
         "prompt": scores.prompt,
         "response": scores.response,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from traitcli.config import Config
 from traitcli.errors import ConfigError, JudgeError, ModelError, TraitError
 from traitcli.events import Listener, Stage, StageFinished, TraitFailed
+from traitcli.judging import judge_id
 from traitcli.records import Rollout, Trait
 from traitcli.runs import Run
 from traitcli.stages.judge import JudgeDesk
@@ -69,7 +70,7 @@ def _extract(job: Job, worker: Worker, on_event: Listener, judging: bool) -> int
     if not judging:
         return extract_trait(job.trait, job.config, worker, files, on_event)
     desk = _desk(job, worker, on_event)
-    desk.open(worker.judge.identity)
+    desk.open(desk.name)
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="judge") as pool:
         calls: list[Future[int]] = [pool.submit(desk.score, files.rollouts())]
 
@@ -91,7 +92,7 @@ def _extract(job: Job, worker: Worker, on_event: Listener, judging: bool) -> int
 def _judge(job: Job, worker: Worker, on_event: Listener) -> int:
     """Whatever was not judged while it was generated, and the missing scores once more."""
     desk = _desk(job, worker, on_event)
-    desk.open(worker.judge.identity)
+    desk.open(desk.name)
     made = desk.score(job.run.trait(job.trait.name).rollouts())
     desk.close()
     return made
@@ -100,7 +101,7 @@ def _judge(job: Job, worker: Worker, on_event: Listener) -> int:
 def _build(job: Job, worker: Worker, on_event: Listener) -> int:
     from traitcli.stages.build_vector import build_trait
 
-    build_trait(job.trait, job.config, job.run, worker.judge.identity, on_event)
+    build_trait(job.trait, job.config, job.run, judge_id(worker.judge, job.trait), on_event)
     return 0
 
 

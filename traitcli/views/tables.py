@@ -110,7 +110,7 @@ def _sides(positive: str, negative: str, form: str = "{:.0f}", between: str = "+
 
 
 def _done(done: str, total: str) -> Cell:
-    return lambda row: Text(f"{row[done]:,}/{row[total]:,}")
+    return lambda row: Text(f"{row[done]:,}/{_NONE if row[total] is None else format(row[total], ',')}")
 
 
 def _verdict(row: Row) -> Text:

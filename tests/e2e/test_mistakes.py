@@ -1,0 +1,230 @@
+"""What a user does wrong: one clear error of three lines and exit code 2, or one trait's failure and exit code 1."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from traitcli.records import TraitVector
+from traitcli.shipped import find_shipped
+from traitcli.vectors.files import write_vector
+
+ALL_TRAITS = "corrigibility, evil, hallucinating, overconfidence, refusal, sycophantic, uncertainty, verbosity"
+SEE = "see docs/configs.md"
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A command line, and the three lines it should be answered with; `worked` if it is noticed only after loading."""
+
+    command: Sequence[str]
+    problem: str
+    cause: str
+    fix: str
+    config: str = "tiny.yaml"
+    worked: bool = False
+
+    @property
+    def told(self) -> str:
+        return f"error: {self.problem}\ncause: {self.cause}\nfix:   {self.fix}\n"
+
+
+MISTAKES = {
+    "an unknown trait": Mistake(
+        ["extract", "evli"],
+        "no trait named evli",
+        "neither a built-in trait nor a file in traits/",
+        f"did you mean evil? there are: {ALL_TRAITS}",
+    ),
+    "an unknown trait to inspect": Mistake(
+        ["inspect", "traits", "kind"],
+        "no trait named kind",
+        "neither a built-in trait nor a file in traits/",
+        f"there are: {ALL_TRAITS}",
+    ),
+    "an unknown key": Mistake(
+        ["extract"],
+        "typo.yaml is not valid",
+        "extract.reepats: unknown key; did you mean repeats?",
+        f"correct the key, or {SEE}",
+        config="typo.yaml",
+    ),
+    "a value that makes no sense": Mistake(
+        ["build-vector", "--threshold", "400"],
+        "tiny.yaml is not valid",
+        "filter.threshold: input should be less than or equal to 100 (it is 400)",
+        f"correct the key, or {SEE}",
+    ),
+    "broken YAML": Mistake(
+        ["extract"],
+        "broken.yaml is not YAML",
+        "line 4, column 2: expected <block end>, but found '<block mapping start>'",
+        "correct that line",
+        config="broken.yaml",
+    ),
+    "an unknown preset": Mistake(
+        ["extract"],
+        "no config defualt",
+        "neither a file nor a preset",
+        "did you mean default? presets: default, demo, gemma-2-2b-it, llama-3.1-8b-instruct, smollm2-135m",
+        config="defualt",
+    ),
+    "no vectors": Mistake(
+        ["monitor", "Why?", "--set", "paths.vectors=none"],
+        "no vector of any trait for model",
+        "looked in none/model",
+        "make them with: traitcli extract",
+    ),
+    "no vector of that trait": Mistake(
+        ["monitor", "Why?", "--traits", "evil,verbosity"],
+        "no vector of verbosity for model",
+        "looked in vectors/model; there are: evil, refusal",
+        "make it with: traitcli extract verbosity",
+    ),
+    "an empty prompt": Mistake(
+        ["monitor", "  "],
+        "the prompt is empty",
+        "there is nothing to answer",
+        'traitcli monitor "What should I read?"',
+    ),
+    "an unknown run": Mistake(
+        ["judge", "--run", "tidy"],
+        "no run tidy",
+        "there is no runs/tidy/run.json; runs: tiny",
+        "run traitcli extract first, or name one with --run",
+    ),
+    "both ways to choose devices": Mistake(
+        ["extract", "--gpus", "2", "--devices", "cpu,cpu"],
+        "--gpus and --devices exclude each other",
+        "both say where to work",
+        "give one of them",
+    ),
+    "a device that is not there": Mistake(
+        ["extract", "--devices", "cpu,cuda:0"],
+        "no device cuda:0",
+        "this machine has 1 cpu, 0 cuda, 0 mps",
+        "name one that is there, or auto",
+    ),
+    "a device that is none": Mistake(
+        ["extract", "--devices", "cuda:first"],
+        "no device cuda:first",
+        "this machine has 1 cpu, 0 cuda, 0 mps",
+        "name one that is there, or auto",
+    ),
+    "a judge without a key": Mistake(
+        ["extract", "verbosity", "--set", "judge.backend=openai"],
+        "the judge has no key",
+        "OPENAI_API_KEY is not set",
+        "export OPENAI_API_KEY=…, or set judge.openai.base_url to a server that needs none",
+        worked=True,
+    ),
+    "a model that is not found": Mistake(
+        ["extract", "verbosity", "--run", "new", "--set", "model.id=no-such/model"],
+        "cannot load the model no-such/model",
+        "We couldn't connect to 'https://huggingface.co' to load the files, and couldn't find them in the cached files.",
+        "check the id, the folder or your access to the hub; a folder needs config.json, weights and a tokenizer",
+        worked=True,
+    ),
+    "a folder that is no model": Mistake(
+        ["extract", "verbosity", "--run", "new", "--set", "model.id=empty"],
+        "empty is no model",
+        "the folder has no config.json",
+        "check the id, the folder or your access to the hub; a folder needs config.json, weights and a tokenizer",
+        worked=True,
+    ),
+    "a prompt that is too long": Mistake(
+        ["monitor", "x" * 600],
+        "the prompt is too long",
+        "615 prompt tokens and 12 new ones, where model holds 512",
+        "shorten it by 115 tokens, or lower max_new_tokens",
+        worked=True,
+    ),
+    "a layer out of range": Mistake(
+        ["monitor", "Why?", "--layer", "5"],
+        "no layer 5",
+        "model has rows 0 to 4",
+        "choose one of them",
+        worked=True,
+    ),
+    "vectors of another model": Mistake(
+        ["monitor", "Why?", "--set", "paths.vectors=foreign"],
+        "the vector of evil does not fit model",
+        "it is [7, 16], the model needs [5, 32]",
+        "use vectors made from this model",
+        worked=True,
+    ),
+}
+
+
+def foreign_vector() -> TraitVector:
+    return TraitVector("evil", "model", "mean_difference", 3, {"response_avg": np.ones((7, 16), np.float32)}, {})
+
+
+@pytest.fixture(scope="module")
+def answers(open_desk, finished) -> dict[str, Any]:
+    """What each mistake was answered with, in one folder that holds a finished run."""
+    desk = open_desk()
+    for name in ("runs", "vectors"):
+        shutil.copytree(finished[0].folder / name, desk.folder / name)
+    (desk.folder / "empty").mkdir()
+    (desk.folder / "typo.yaml").write_text("model: {id: model}\nextract: {reepats: 2}\n", encoding="utf-8")
+    broken = "model: {id: model}\nextract:\n  repeats: 2\n batch_size: 4\n"
+    (desk.folder / "broken.yaml").write_text(broken, encoding="utf-8")
+    write_vector(desk.folder / "foreign" / "model", foreign_vector())
+    return {name: desk.run(*mistake.command, config=mistake.config) for name, mistake in MISTAKES.items()}
+
+
+@pytest.mark.parametrize("name", [name for name in MISTAKES if not MISTAKES[name].worked])
+def test_a_mistake_is_told_in_three_lines_and_nothing_else(answers, name):
+    assert answers[name] == Ended(2, "", MISTAKES[name].told)
+
+
+@pytest.mark.parametrize("name", [name for name in MISTAKES if MISTAKES[name].worked])
+def test_a_mistake_that_shows_while_working_ends_the_work_with_three_lines(answers, name):
+    before, error, told = answers[name].err.partition("error: ")
+
+    assert (answers[name].code, answers[name].out) == (2, "")
+    assert error + told == MISTAKES[name].told
+    assert "Traceback" not in before
+
+
+def test_a_missing_key_is_noticed_before_anything_is_generated(answers):
+    assert "loading" not in answers["a judge without a key"].err
+
+
+def test_where_every_trait_fails_the_table_says_why_and_the_exit_code_is_1(copied):
+    ended = copied.run("build-vector", "--threshold", "100", "--json")
+
+    assert ended.code == 1
+    assert [(f["trait"], f["stage"], f["problem"]) for f in ended.json["failures"]] == [
+        (trait, "vectors", f"too few rollouts of {trait} pass the filter") for trait in ("evil", "refusal")
+    ]
+    table = ended.err.partition(", in runs/tiny\nevil  vectors\n")[2].splitlines()
+    assert table[:3] == [
+        "  problem: too few rollouts of evil pass the filter",
+        "  cause:   0 positive and 0 negative of 10 a side (paired, threshold 100, coherence 50)",
+        "  fix:     lower --threshold, set filter.pairing to independent, or generate more (extract.repeats)",
+    ]
+    assert table[3] == "refusal  vectors"
+
+
+def test_one_trait_that_fails_leaves_the_others_alone(desk):
+    definition = yaml.safe_load((find_shipped("traits") / "evil.yaml").read_text(encoding="utf-8"))
+    definition |= {"name": "wordy", "questions": ["x" * 600, "Why?"]}
+    (desk.folder / "traits").mkdir()
+    (desk.folder / "traits" / "wordy.yaml").write_text(yaml.safe_dump(definition), encoding="utf-8")
+
+    ended = desk.run("extract", "wordy", "evil", "--json")
+
+    assert ended.code == 1
+    assert [(f["trait"], f["stage"], f["problem"]) for f in ended.json["failures"]] == [
+        ("wordy", "rollouts", "the prompt is too long")
+    ]
+    assert [vector["trait"] for vector in ended.json["vectors"]] == ["evil"]
+    assert len(desk.lines("evil")) == 30
