@@ -20,7 +20,6 @@ RECORD = [
 ]
 
 
-
 def kept_ids(desk: Any, trait: str, threshold: float = 50) -> dict[str, list[str]]:
     """The published filter as a plain loop: an index stays when both of its sides pass."""
     scores = {line["rollout"]: line["score"]["value"] for line in desk.lines(trait, "judgements")}
@@ -125,7 +124,9 @@ def test_another_threshold_changes_what_is_kept_and_neither_rollouts_nor_judgeme
 def test_a_dry_run_says_what_it_would_take_and_does_nothing(desk, tmp_path):
     before = desk.files()
 
-    both = [desk.start("extract", "evil", "--dry-run", *more, XDG_CACHE_HOME=str(tmp_path)) for more in ([], ["--json"])]
+    both = [
+        desk.start("extract", "evil", "--dry-run", *more, XDG_CACHE_HOME=str(tmp_path)) for more in ([], ["--json"])
+    ]
     shown, counted = [running.end() for running in both]
 
     assert desk.files() == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from traitcli.vectors.files import write_vector
 
 ALL_TRAITS = "corrigibility, evil, hallucinating, overconfidence, refusal, sycophantic, uncertainty, verbosity"
 SEE = "see docs/configs.md"
+NEEDS = "check the id, the folder or your access to the hub; a folder needs config.json, weights and a tokenizer"
 
 
 @dataclass(frozen=True)
@@ -127,15 +129,16 @@ MISTAKES = {
     "a model that is not found": Mistake(
         ["extract", "verbosity", "--run", "new", "--set", "model.id=no-such/model"],
         "cannot load the model no-such/model",
-        "We couldn't connect to 'https://huggingface.co' to load the files, and couldn't find them in the cached files.",
-        "check the id, the folder or your access to the hub; a folder needs config.json, weights and a tokenizer",
+        "We couldn't connect to 'https://huggingface.co' to load the files, "
+        "and couldn't find them in the cached files.",
+        NEEDS,
         worked=True,
     ),
     "a folder that is no model": Mistake(
-        ["extract", "verbosity", "--run", "new", "--set", "model.id=empty"],
+        ["extract", "verbosity", "--run", "other", "--set", "model.id=empty"],
         "empty is no model",
         "the folder has no config.json",
-        "check the id, the folder or your access to the hub; a folder needs config.json, weights and a tokenizer",
+        NEEDS,
         worked=True,
     ),
     "a prompt that is too long": Mistake(
@@ -168,7 +171,7 @@ def foreign_vector() -> TraitVector:
 
 @pytest.fixture(scope="module")
 def answers(open_desk, finished) -> dict[str, Any]:
-    """What each mistake was answered with, in one folder that holds a finished run."""
+    """What each mistake was answered with, two at a time in one folder that holds a finished run."""
     desk = open_desk()
     for name in ("runs", "vectors"):
         shutil.copytree(finished[0].folder / name, desk.folder / name)
@@ -177,12 +180,16 @@ def answers(open_desk, finished) -> dict[str, Any]:
     broken = "model: {id: model}\nextract:\n  repeats: 2\n batch_size: 4\n"
     (desk.folder / "broken.yaml").write_text(broken, encoding="utf-8")
     write_vector(desk.folder / "foreign" / "model", foreign_vector())
-    return {name: desk.run(*mistake.command, config=mistake.config) for name, mistake in MISTAKES.items()}
+    with ThreadPoolExecutor(2) as pool:
+        ended = pool.map(lambda mistake: desk.run(*mistake.command, config=mistake.config), MISTAKES.values())
+        return dict(zip(MISTAKES, ended, strict=True))
 
 
 @pytest.mark.parametrize("name", [name for name in MISTAKES if not MISTAKES[name].worked])
 def test_a_mistake_is_told_in_three_lines_and_nothing_else(answers, name):
-    assert answers[name] == Ended(2, "", MISTAKES[name].told)
+    ended = answers[name]
+
+    assert (ended.code, ended.out, ended.err) == (2, "", MISTAKES[name].told)
 
 
 @pytest.mark.parametrize("name", [name for name in MISTAKES if MISTAKES[name].worked])
@@ -205,13 +212,13 @@ def test_where_every_trait_fails_the_table_says_why_and_the_exit_code_is_1(copie
     assert [(f["trait"], f["stage"], f["problem"]) for f in ended.json["failures"]] == [
         (trait, "vectors", f"too few rollouts of {trait} pass the filter") for trait in ("evil", "refusal")
     ]
-    table = ended.err.partition(", in runs/tiny\nevil  vectors\n")[2].splitlines()
-    assert table[:3] == [
+    table = ended.err.splitlines()[-8:]
+    assert (table[0], table[4]) == ("evil  vectors", "refusal  vectors")
+    assert table[1:4] == [
         "  problem: too few rollouts of evil pass the filter",
         "  cause:   0 positive and 0 negative of 10 a side (paired, threshold 100, coherence 50)",
         "  fix:     lower --threshold, set filter.pairing to independent, or generate more (extract.repeats)",
     ]
-    assert table[3] == "refusal  vectors"
 
 
 def test_one_trait_that_fails_leaves_the_others_alone(desk):

@@ -323,3 +323,13 @@ def test_no_model_id_gives_a_name_that_leaves_the_folder(model):
 
 def test_flatten_names_every_leaf_by_its_path():
     assert flatten({"a": {"b": 1, "c": {"d": None}}, "e": [2]}) == {"a.b": 1, "a.c.d": None, "e": [2]}
+
+
+def test_a_key_given_twice_is_refused_with_its_line(tmp_path):
+    path = tmp_path / "twice.yaml"
+    path.write_text("model:\n  id: embedded\nextract:\n  repeats: 1\nextract:\n  seed: 3\n", encoding="utf-8")
+
+    with pytest.raises(ConfigError) as raised:
+        load_config(str(path))
+
+    assert raised.value.cause == "line 5, column 1: extract stands here a second time"

@@ -111,7 +111,7 @@ def test_appending_nothing_adds_nothing(tmp_path):
     assert path.read_text() == '{"n": 1}\n'
 
 
-@pytest.mark.parametrize("torn", ['{"n": 2', '{"n": 2}', '"' + "x" * 200_000])
+@pytest.mark.parametrize("torn", ['{"n": 2', '{"n": 2}', "x" * (2**16 - 1), "x" * 200_000])
 def test_a_torn_last_line_is_cut_before_the_next_append(tmp_path, torn):
     path = tmp_path / "lines.jsonl"
     path.write_text('{"n": 1}\n' + torn)

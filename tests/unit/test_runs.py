@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -257,20 +257,38 @@ def test_traits_may_be_added(begun):
     assert begun.trait_names() == ["evil", "refusal"]
 
 
-def test_a_changed_definition_is_refused(begun):
-    changed = replace(EVIL, pairs=(*EVIL.pairs[:4], Contrast("Be wicked.", "Be good.")))
-
-    error = refusal_of(begun, traits=(changed, REFUSAL))
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pairs": (*EVIL.pairs[:4], Contrast("Be wicked.", "Be good."))},
+        {"adjectives": Contrast("wicked", "helpful")},
+        {"questions": EVIL.questions[::-1]},
+        {"evaluation_questions": EVIL.evaluation_questions[1:]},
+    ],
+)
+def test_a_definition_that_would_make_other_rollouts_is_refused(begun, change):
+    error = refusal_of(begun, traits=(replace(EVIL, **change), REFUSAL))
 
     assert error.cause == "trait evil: its definition has changed"
 
 
+def test_what_a_definition_says_to_readers_and_judges_may_change(begun):
+    before = begun.manifest()
+
+    start(begun, (replace(EVIL, description="Wicked.", judge_prompt="{question} {answer} A number?"),))
+
+    assert begun.manifest() == before
+
+
 def test_a_definition_that_never_made_a_rollout_may_change(begun):
     start(begun, (REFUSAL,))
+    before = begun.manifest()["traits"]
 
-    start(begun, (replace(REFUSAL, description="Refuses."),))
+    start(begun, (replace(REFUSAL, pairs=REFUSAL.pairs[:3]),))
 
-    assert begun.manifest()["traits"]["refusal"] == digest_of(asdict(replace(REFUSAL, description="Refuses.")))
+    after = begun.manifest()["traits"]
+    assert after["evil"] == before["evil"]
+    assert after["refusal"] != before["refusal"]
 
 
 def test_a_manifest_that_is_not_json_is_told_so(run):

@@ -174,10 +174,10 @@ def test_a_score_of_zero_is_a_score():
 
 
 def test_counts_say_what_was_scored():
-    selection = select({"+000": 90.0, "+010": 60.0, "-000": 10.0, "-010": None}, PAIRED)
+    selection = select({"+000": 90.0, "+010": 60.0, "+020": 75.0, "-000": 10.0, "-010": None}, PAIRED)
 
     assert selection.counts == {
-        "positive_total": 2,
+        "positive_total": 3,
         "negative_total": 2,
         "empty": 0,
         "missing": 1,

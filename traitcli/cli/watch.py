@@ -30,6 +30,7 @@ def watch(
         raise UserError(
             "the prompt is empty", cause="there is nothing to answer", fix='traitcli monitor "What should I read?"'
         )
+    prompt = prompt.encode("utf-8", "replace").decode()  # bytes of the shell's that are no text
     vectors = [read_vector(path) for path in find_vectors(config, names).values()]
 
     from traitcli.models.load import load_model

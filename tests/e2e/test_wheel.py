@@ -1,0 +1,109 @@
+"""The wheel alone, without the checkout it was built from."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import traitcli
+from traitcli.config import EMBEDDED, ModelConfig
+
+CHECKOUT = Path(traitcli.__file__).parents[1]
+VECTORS = f"vectors/{ModelConfig(id=EMBEDDED).name}"
+FOLDERS = ("traitcli", "traits", "configs", VECTORS, "docs/examples")
+FILES = ("pyproject.toml", "README.md", "LICENSE")
+
+
+@dataclass(frozen=True)
+class Installed:
+    """An installed wheel; commands run in an empty folder."""
+
+    target: Path
+    folder: Path
+
+    def python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Without site, so that the checkout's own installation is not found: only the wheel and what it needs."""
+        path = os.pathsep.join([str(self.target), sysconfig.get_paths()["purelib"]])
+        env = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")}
+        return subprocess.run(
+            [sys.executable, "-S", *arguments],
+            cwd=self.folder,
+            env=env | {"PYTHONPATH": path, "XDG_CACHE_HOME": str(self.folder.parent), "COLUMNS": "200"},
+            capture_output=True,
+            encoding="utf-8",
+            check=True,
+        )
+
+    def run(self, *arguments: str) -> str:
+        return self.python("-m", "traitcli", *arguments).stdout
+
+
+def run_quietly(command: Sequence[str], folder: Path) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """Built from a copy of the sources, so that nothing is left in the checkout."""
+    place = tmp_path_factory.mktemp("wheel")
+    sources, target, empty = place / "sources", place / "target", place / "empty"
+    empty.mkdir()
+    for name in FOLDERS:
+        shutil.copytree(CHECKOUT / name, sources / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    for name in FILES:
+        shutil.copy(CHECKOUT / name, sources / name)
+    run_quietly([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(place)], sources)
+    [wheel] = place.glob("*.whl")
+    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", str(target), str(wheel)]
+    run_quietly(pip, place)
+    shutil.rmtree(sources)
+    return Installed(target, empty)
+
+
+def test_the_wheel_runs_without_the_checkout(installed):
+    shown = installed.python("-c", "import sys, traitcli; print(traitcli.__file__, *sys.path, sep='\\n')").stdout
+
+    file, *path = shown.splitlines()
+    assert file == str(installed.target / "traitcli" / "__init__.py")
+    assert str(CHECKOUT) not in path
+
+
+def test_the_wheel_has_the_command(installed):
+    assert (installed.target / "bin" / "traitcli").is_file()
+    assert "Usage: python -m traitcli [OPTIONS] COMMAND [ARGS]..." in installed.run("--help")
+
+
+def test_traits_come_with_the_wheel(installed):
+    shown = installed.run("inspect", "traits")
+
+    for path in (CHECKOUT / "traits").glob("*.yaml"):
+        assert str(installed.target / "traitcli" / "shipped" / "traits" / path.name) in shown
+
+
+def test_configs_come_with_the_wheel(installed):
+    listed = installed.python("-c", "from traitcli.config import load_config; print(load_config('demo').model.name)")
+
+    shipped = installed.target / "traitcli" / "shipped" / "configs"
+    assert {path.name for path in shipped.iterdir()} == {path.name for path in (CHECKOUT / "configs").glob("*.yaml")}
+    assert listed.stdout == "smollm2-135m-instruct\n"
+
+
+def test_vectors_of_the_embedded_model_come_with_the_wheel(installed):
+    names = sorted(path.stem for path in (CHECKOUT / VECTORS).glob("*.safetensors"))
+    if not names:
+        pytest.skip("the checkout has no vectors of the embedded model yet")
+
+    rows = json.loads(installed.run("inspect", "vectors", "--json"))
+
+    shipped = installed.target / "traitcli" / "shipped" / VECTORS
+    assert [(row["trait"], row["path"]) for row in rows] == [(n, str(shipped / f"{n}.safetensors")) for n in names]
