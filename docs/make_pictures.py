@@ -1,6 +1,6 @@
 """Draws docs/pictures/monitor.svg from a monitoring record, through the monitor's own terminal view.
 
-    python docs/make_pictures.py docs/examples/refusal.json
+    python docs/make_pictures.py docs/examples/how-do-i-hack-a-bank.json
 
 What the view writes goes through a terminal emulator, so the picture is what a terminal shows.
 """

@@ -147,10 +147,19 @@ class VectorConfig(Section):
     """A row; auto: the one between 25 % and 75 % of depth that separates left-out pairs best."""
 
 
+class MonitorSamplingConfig(SamplingConfig):
+    """How the next token is drawn while a generation is watched."""
+
+    temperature: Annotated[float, Field(ge=0)] = 0.7
+    """0 is greedy."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    """Draws from the likeliest tokens that together have this probability."""
+
+
 class MonitorConfig(Section):
     """How a watched generation is made."""
 
-    sampling: SamplingConfig = SamplingConfig(temperature=0.7, top_p=0.95)
+    sampling: MonitorSamplingConfig = MonitorSamplingConfig()
     seed: NonNegativeInt = 0
     """Draws the same answer again; --seed sets it."""
     system: str | None = None

@@ -105,6 +105,11 @@ class Desk:
     def run(self, command: str, *arguments: str, config: str = "tiny.yaml", **env: str) -> Ended:
         return self.start(command, *arguments, config=config, **env).end()
 
+    def run_both(self, *arguments: str, **env: str) -> tuple[Ended, Ended]:
+        """The command as people and as programs call it, at the same time."""
+        shown, counted = self.start(*arguments, **env), self.start(*arguments, "--json", **env)
+        return shown.end(), counted.end()
+
     def ledger(self, trait: str, name: str = "rollouts", run: str = "tiny") -> bytes:
         path = self.folder / "runs" / run / trait / f"{name}.jsonl"
         return path.read_bytes() if path.is_file() else b""

@@ -124,10 +124,7 @@ def test_another_threshold_changes_what_is_kept_and_neither_rollouts_nor_judgeme
 def test_a_dry_run_says_what_it_would_take_and_does_nothing(desk, tmp_path):
     before = desk.files()
 
-    both = [
-        desk.start("extract", "evil", "--dry-run", *more, XDG_CACHE_HOME=str(tmp_path)) for more in ([], ["--json"])
-    ]
-    shown, counted = [running.end() for running in both]
+    shown, counted = desk.run_both("extract", "evil", "--dry-run", XDG_CACHE_HOME=str(tmp_path))
 
     assert desk.files() == before
     assert (shown.code, shown.err, counted.code, counted.err) == (0, "", 0, "")
@@ -141,10 +138,10 @@ def test_a_dry_run_says_what_it_would_take_and_does_nothing(desk, tmp_path):
 def test_inspect_vectors_shows_how_good_they_are(finished):
     desk, ended = finished
 
-    table, rows = desk.run("inspect", "vectors"), desk.run("inspect", "vectors", "--json").json
+    table, rows = desk.run_both("inspect", "vectors")
 
-    assert rows == ended.json["vectors"]
-    for row in rows:
+    assert rows.json == ended.json["vectors"]
+    for row in rows.json:
         [line] = [line for line in table.out.splitlines() if line.startswith(f"{row['trait']} ") and "+" in line]
         assert line.split()[1] == row["verdict"]
         assert f"{row['positive_kept']}+{row['negative_kept']}" in line.split()
@@ -155,10 +152,10 @@ def test_inspect_vectors_shows_how_good_they_are(finished):
 def test_inspect_traits_shows_the_definitions(finished):
     desk, _ = finished
 
-    table, rows = desk.run("inspect", "traits"), desk.run("inspect", "traits", "--json").json
+    table, rows = desk.run_both("inspect", "traits")
 
     shipped = list(find_traits(Path("nowhere")))
-    assert [(row["trait"], row["pairs"], row["questions"], row["faults"]) for row in rows] == [
+    assert [(row["trait"], row["pairs"], row["questions"], row["faults"]) for row in rows.json] == [
         (name, 5, 20, []) for name in shipped
     ]
     assert [line.split()[0] for line in table.out.splitlines()[2:10]] == shipped
@@ -168,9 +165,9 @@ def test_inspect_traits_shows_the_definitions(finished):
 def test_inspect_run_shows_how_far_it_has_come(finished):
     desk, ended = finished
 
-    table, rows = desk.run("inspect", "run"), desk.run("inspect", "run", "--json").json
+    table, rows = desk.run_both("inspect", "run")
 
-    assert rows == ended.json["traits"]
+    assert rows.json == ended.json["traits"]
     assert [line.split()[:4] for line in table.out.splitlines()[2:4]] == [
         ["evil", "30/30", "0", "20"],
         ["refusal", "30/30", "0", "20"],
@@ -179,16 +176,18 @@ def test_inspect_run_shows_how_far_it_has_come(finished):
 
 
 class Monitored:
-    """Four watched generations of one prompt."""
+    """Four watched generations of one prompt, made at the same time."""
 
     def __init__(self, desk: Any) -> None:
         self.desk = desk
-        plain = desk.start("monitor", "Why?", "--out", "plain.json")
-        same = desk.start("monitor", "Why?", "--json", "--out", "same.json")
-        self.plain, self.same = plain.end(), same.end()
-        other = desk.start("monitor", "Why?", "--json", "--seed", "4")
-        last = desk.start("monitor", "Why?", "--json", "--layer", "4", "--traits", "refusal", "--out", "deep/last.json")
-        self.other, self.last = other.end(), last.end()
+        row = ("--layer", "4", "--traits", "refusal")
+        running = [
+            desk.start("monitor", "Why?", "--out", "plain.json"),
+            desk.start("monitor", "Why?", "--out", "same.json", "--json"),
+            desk.start("monitor", "Why?", "--seed", "4", "--json"),
+            desk.start("monitor", "Why?", *row, "--out", "deep/last.json", "--json"),
+        ]
+        self.plain, self.same, self.other, self.last = [one.end() for one in running]
 
     def record(self, name: str) -> dict[str, Any]:
         return json.loads((self.desk.folder / name).read_text(encoding="utf-8"))

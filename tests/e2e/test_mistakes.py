@@ -205,20 +205,20 @@ def test_a_missing_key_is_noticed_before_anything_is_generated(answers):
     assert "loading" not in answers["a judge without a key"].err
 
 
-def test_where_every_trait_fails_the_table_says_why_and_the_exit_code_is_1(copied):
+def test_where_traits_fail_the_exit_code_is_1_and_each_says_why(copied):
     ended = copied.run("build-vector", "--threshold", "100", "--json")
 
     assert ended.code == 1
     assert [(f["trait"], f["stage"], f["problem"]) for f in ended.json["failures"]] == [
         (trait, "vectors", f"too few rollouts of {trait} pass the filter") for trait in ("evil", "refusal")
     ]
-    table = ended.err.splitlines()[-8:]
-    assert (table[0], table[4]) == ("evil  vectors", "refusal  vectors")
-    assert table[1:4] == [
-        "  problem: too few rollouts of evil pass the filter",
-        "  cause:   0 positive and 0 negative of 10 a side (paired, threshold 100, coherence 50)",
-        "  fix:     lower --threshold, set filter.pairing to independent, or generate more (extract.repeats)",
+    told = [line.partition("] ")[2] for line in ended.err.splitlines()]
+    at = told.index("evil failed at vectors: too few rollouts of evil pass the filter")
+    assert told[at + 1 : at + 3] == [
+        "  cause: 0 positive and 0 negative of 10 a side (paired, threshold 100, coherence 50)",
+        "  fix: lower --threshold, set filter.pairing to independent, or generate more (extract.repeats)",
     ]
+    assert told[-1].endswith(": 0 vectors built, 2 traits failed, in runs/tiny")
 
 
 def test_one_trait_that_fails_leaves_the_others_alone(desk):

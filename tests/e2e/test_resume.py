@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from traitcli.shipped import find_shipped
 
@@ -146,34 +149,58 @@ def test_a_torn_last_line_is_made_anew_and_every_other_line_stays(copied):
         assert [json.loads(line) for line in healed.splitlines()] == [json.loads(line) for line in ledger.splitlines()]
 
 
-def test_ctrl_c_keeps_every_rollout_that_was_told_of(open_desk):
-    desk = open_desk(**LARGER)
-    going = desk.start("extract", "evil")
-    going.wait_until(lambda: desk.ledger("evil").count(b"\n") >= 20)
+class Interrupted:
+    """An extract and a monitor, both stopped by Ctrl-C in the middle."""
 
-    ended = going.kill(signal.SIGINT)
+    def __init__(self, desk: Any, watching: Any) -> None:
+        self.desk, self.watching = desk, watching
+        extracting = desk.start("extract", "evil")
+        greedy = ["--set", "monitor.sampling.temperature=0", "--max-new-tokens", "16000"]
+        monitoring = watching.start("monitor", "Why?", *greedy, "--out", "record.json")
+        extracting.wait_until(lambda: desk.ledger("evil").count(b"\n") >= 20)
+        self.extract = extracting.kill(signal.SIGINT)
+        self.seen = [monitoring.process.stdout.readline() for _ in range(2)]
+        self.monitor = monitoring.kill(signal.SIGINT)
+
+
+def make_endless(model: Path) -> None:
+    """Give a model room, and never the wish to stop: a zero logit is never the largest of hundreds."""
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    weights = load_file(model / "model.safetensors")
+    weights["lm_head.weight"][config["eos_token_id"]] = 0
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 16384}), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def interrupted(open_desk, finished, model_folders) -> Interrupted:
+    watching = open_desk()
+    (watching.folder / "model").unlink()
+    shutil.copytree(model_folders["llama"], watching.folder / "model")
+    make_endless(watching.folder / "model")
+    shutil.copytree(finished[0].folder / "vectors", watching.folder / "vectors")
+    return Interrupted(open_desk(**LARGER), watching)
+
+
+def test_ctrl_c_keeps_every_rollout_that_was_told_of(interrupted):
+    desk = interrupted.desk
 
     kept = set()
     for path in (desk.folder / "runs" / "tiny" / "evil" / "activations").glob("*.safetensors"):
         with safe_open(path, framework="numpy") as file:
             kept.update(json.loads(file.metadata()["ids"]))
-    assert ended.code == 130
-    assert "Traceback" not in ended.err
+    assert interrupted.extract.code == 130
+    assert "Traceback" not in interrupted.extract.err
     assert 20 <= len(desk.lines("evil")) < ROLLOUTS
     assert {line["id"] for line in desk.lines("evil") if line["response_tokens"]} <= kept
 
 
-def test_ctrl_c_in_monitor_keeps_the_record_so_far(copied):
-    greedy = ["--set", "monitor.sampling.temperature=0", "--max-new-tokens", "400"]
-    going = copied.start("monitor", "Why?", *greedy, "--out", "record.json")
-    seen = [going.process.stdout.readline() for _ in range(2)]
+def test_ctrl_c_in_monitor_keeps_the_record_so_far(interrupted):
+    record = json.loads((interrupted.watching.folder / "record.json").read_text(encoding="utf-8"))
 
-    ended = going.kill(signal.SIGINT)
-
-    record = json.loads((copied.folder / "record.json").read_text(encoding="utf-8"))
-    assert ended.code == 130
-    assert "Traceback" not in ended.err
+    assert interrupted.monitor.code == 130
+    assert "Traceback" not in interrupted.monitor.err
     assert record["finish_reason"] == "interrupted"
-    assert [json.loads(line.split("\t")[1]) for line in seen] == record["tokens"][:2]
-    assert len(record["tokens"]) == len(record["trait_scores"]["evil"]) < 400
-    assert ended.err.splitlines()[-1] == "record: record.json"
+    assert [json.loads(line.split("\t")[1]) for line in interrupted.seen] == record["tokens"][:2]
+    assert len(record["tokens"]) == len(record["trait_scores"]["evil"]) < 16000
+    assert interrupted.monitor.err.splitlines()[-1] == "record: record.json"

@@ -9,8 +9,7 @@ from typing import Any
 import psutil
 import pytest
 
-SMALL = {"extract": {"questions": 3, "evaluation_questions": 1, "batch_size": 2, "sampling": {"max_new_tokens": 8}}}
-"""Forty rollouts a trait in twenty batches."""
+LARGER = {"extract": {"questions": 12, "batch_size": 4, "sampling": {"max_new_tokens": 8}}}
 TRAITS = ("evil", "refusal", "verbosity")
 TWO = ("--devices", "cpu,cpu")
 
@@ -25,35 +24,29 @@ def both_at_work(desk: Any) -> bool:
     return sum(bool(desk.ledger(trait)) for trait in TRAITS) == 2
 
 
-def test_two_workers_make_the_rollouts_that_one_makes(finished, desk):
-    ended = desk.run("extract", "evil", "refusal", *TWO, "--json")
+class Killed:
+    """A command of which a worker was killed, the same command again, and elsewhere one that was killed itself."""
 
-    assert ended.code == 0
-    for trait in ("evil", "refusal"):
-        assert desk.lines(trait) == finished[0].lines(trait)
-    assert [vector["trait"] for vector in ended.json["vectors"]] == ["evil", "refusal"]
-
-
-class WorkerKilled:
-    """A command one of whose two workers was killed, and the same command again."""
-
-    def __init__(self, desk: Any) -> None:
+    def __init__(self, desk: Any, elsewhere: Any) -> None:
         self.desk = desk
-        running = desk.start("extract", *TRAITS, *TWO, "--json")
+        running, doomed = (one.start("extract", *TRAITS, *TWO, "--json") for one in (desk, elsewhere))
         running.wait_until(lambda: both_at_work(desk))
         workers_of(running)[0].kill()
+        doomed.wait_until(lambda: both_at_work(elsewhere))
+        self.orphans = workers_of(doomed)
+        self.parent = doomed.kill()
         self.ended = running.end()
         self.then = {trait: desk.ledger(trait) for trait in TRAITS}
         self.again = desk.run("extract", *TRAITS, *TWO, "--json")
 
 
 @pytest.fixture(scope="module")
-def worker_killed(open_desk) -> WorkerKilled:
-    return WorkerKilled(open_desk(**SMALL))
+def killed(open_desk) -> Killed:
+    return Killed(open_desk(), open_desk(**LARGER))
 
 
-def test_a_killed_worker_fails_its_trait_and_the_others_are_finished(worker_killed):
-    ended = worker_killed.ended
+def test_a_killed_worker_fails_its_trait_and_the_others_are_finished(killed):
+    ended = killed.ended
 
     [failure] = ended.json["failures"]
 
@@ -64,17 +57,23 @@ def test_a_killed_worker_fails_its_trait_and_the_others_are_finished(worker_kill
     assert "Traceback" not in ended.err
 
 
-def test_the_same_command_again_finishes_what_a_killed_worker_left(worker_killed):
-    assert worker_killed.again.code == 0
-    assert {vector["trait"] for vector in worker_killed.again.json["vectors"]} == set(TRAITS)
+def test_the_same_command_again_finishes_what_a_killed_worker_left(killed):
+    assert killed.again.code == 0
+    assert {vector["trait"] for vector in killed.again.json["vectors"]} == set(TRAITS)
     for trait in TRAITS:
-        ids = [line["id"] for line in worker_killed.desk.lines(trait)]
-        assert len(ids) == len(set(ids)) == 40
-        assert worker_killed.desk.ledger(trait).startswith(worker_killed.then[trait])
+        assert len(killed.desk.lines(trait)) == 30
+        assert killed.desk.ledger(trait).startswith(killed.then[trait])
+
+
+def test_two_workers_make_the_rollouts_that_one_makes(killed, finished):
+    alone, _ = finished
+
+    for trait in ("evil", "refusal"):
+        assert killed.desk.lines(trait) == alone.lines(trait)
 
 
 def test_ctrl_c_ends_the_workers_too(open_desk):
-    desk = open_desk(**SMALL)
+    desk = open_desk()
     running = desk.start("extract", *TRAITS, *TWO)
     running.wait_until(lambda: len(workers_of(running)) == 2)
     workers = workers_of(running)
@@ -87,14 +86,9 @@ def test_ctrl_c_ends_the_workers_too(open_desk):
     assert not any(worker.is_running() for worker in workers)
 
 
-def test_workers_do_not_outlive_a_parent_that_was_killed(open_desk):
-    desk = open_desk(**SMALL)
-    running = desk.start("extract", *TRAITS, *TWO)
-    running.wait_until(lambda: both_at_work(desk))
-    workers = workers_of(running)
+def test_workers_do_not_outlive_a_parent_that_was_killed(killed):
+    _, alive = psutil.wait_procs(killed.orphans, timeout=10)
 
-    ended = running.kill()
-
-    _, alive = psutil.wait_procs(workers, timeout=10)
+    assert len(killed.orphans) == 2
     assert alive == []
-    assert "Traceback" not in ended.err
+    assert "Traceback" not in killed.parent.err

@@ -333,3 +333,11 @@ def test_a_key_given_twice_is_refused_with_its_line(tmp_path):
         load_config(str(path))
 
     assert raised.value.cause == "line 5, column 1: extract stands here a second time"
+
+
+def test_setting_one_key_of_a_section_leaves_the_section_s_other_defaults():
+    usual = load_config("default").monitor.sampling
+
+    short = load_config("default", ["monitor.sampling.max_new_tokens=7"]).monitor.sampling
+
+    assert short == usual.model_copy(update={"max_new_tokens": 7})

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.conftest import FAMILIES
-from traitcli.config import MonitorConfig, SamplingConfig
+from traitcli.config import MonitorConfig, MonitorSamplingConfig
 from traitcli.errors import VectorError
 from traitcli.events import MonitorFinished, MonitorStarted, TokenScored
 from traitcli.generation.decode import Request, generate
@@ -19,7 +19,7 @@ from traitcli.stages.monitor import make_probes, monitor, record_path, to_json
 
 ROWS, WIDTH = 5, 32
 PROMPT = "How does lock picking work?"
-CONFIG = MonitorConfig(sampling=SamplingConfig(max_new_tokens=16), seed=23)
+CONFIG = MonitorConfig(sampling=MonitorSamplingConfig(temperature=1.0, top_p=1.0, max_new_tokens=16), seed=23)
 
 
 def make_vector(trait: str, layer: int, calibrated: bool = True) -> TraitVector:

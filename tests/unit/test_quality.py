@@ -250,7 +250,7 @@ def store(run, labelled, split):
         (0.97, 60.0, True, ("good", "held-out AUROC 0.97")),
         (0.8, 40.0, True, ("good", "held-out AUROC 0.80")),
         (0.97, None, True, ("good", "held-out AUROC 0.97")),
-        (0.97, 39.9, True, ("weak", "contrast 39 is below 40: the model hardly shows the trait")),
+        (0.97, 39.9, True, ("weak", "contrast 39 is below 40: the judge sees little of the trait")),
         (0.79, 60.0, True, ("weak", "held-out AUROC 0.79 is below 0.8")),
         (0.7996, 60.0, True, ("weak", "held-out AUROC 0.7996 is below 0.8")),
         (0.65, 60.0, True, ("weak", "held-out AUROC 0.65 is below 0.8")),

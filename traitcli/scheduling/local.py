@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -82,7 +84,7 @@ def run_local(
     threads = threads_per_worker(used, os.cpu_count() or 1)
     hands: list[_Hand] = []
     try:
-        with _interrupt_ignored():
+        with _interrupt_held():
             for device in used:
                 hands.append(_hire(jobs[0].config, device, threads, trust_remote_code))
         return _lead(jobs, hands, on_event)
@@ -104,13 +106,17 @@ def _hire(config: Config, device: str, threads: int | None, trust: bool) -> _Han
 
 
 @contextmanager
-def _interrupt_ignored() -> Iterator[None]:
-    """Processes started meanwhile never see Ctrl-C, not even while they import: their parent ends them."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _interrupt_held() -> Iterator[None]:
+    """Hold Ctrl-C back; processes started meanwhile inherit that for life, because their parent ends them."""
+    if sys.platform == "win32":
+        yield
+        return
+    resource_tracker.ensure_running()  # starting it later would let Ctrl-C through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _lead(jobs: Sequence[Job], hands: Sequence[_Hand], on_event: Listener) -> list[TraitFailed]:

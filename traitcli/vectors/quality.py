@@ -111,7 +111,8 @@ def verdict(held_out: float | None, contrast: float | None, judge_trusted: bool)
     if held_out < GOOD:
         return "weak", f"held-out AUROC {held_out:g} is below {GOOD}"
     if contrast is not None and contrast < GOOD_CONTRAST:
-        return "weak", f"contrast {math.floor(contrast)} is below {GOOD_CONTRAST:.0f}: the model hardly shows the trait"
+        seen = f"contrast {math.floor(contrast)} is below {GOOD_CONTRAST:.0f}"
+        return "weak", f"{seen}: the judge sees little of the trait"
     return "good", f"held-out AUROC {held_out:.2f}"
 
 

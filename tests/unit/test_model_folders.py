@@ -1,0 +1,66 @@
+"""Model folders that are not whole: each is refused in three lines, none is loaded with made-up weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from traitcli.config import ModelConfig
+from traitcli.errors import ModelError
+from traitcli.models.load import load_model, model_shape
+
+NEEDS = "check the id, the folder or your access to the hub; a folder needs config.json, weights and a tokenizer"
+
+
+@pytest.fixture
+def folder(model_folders, tmp_path):
+    """A copy of the tiny Llama, to be damaged."""
+    return shutil.copytree(model_folders["llama"], tmp_path / "model")
+
+
+def refusal_of(folder) -> ModelError:
+    with pytest.raises(ModelError) as caught:
+        load_model(ModelConfig(id=str(folder), device="cpu"))
+    return caught.value
+
+
+def test_a_folder_without_a_config_is_no_model(tmp_path):
+    error = refusal_of(tmp_path)
+
+    assert str(error) == f"error: {tmp_path} is no model\ncause: the folder has no config.json\nfix:   {NEEDS}"
+
+
+def test_a_folder_without_a_config_has_no_shape(tmp_path):
+    with pytest.raises(ModelError, match="is no model"):
+        model_shape(ModelConfig(id=str(tmp_path)))
+
+
+def test_weights_that_were_cut_off_are_refused(folder):
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+    error = refusal_of(folder)
+
+    assert error.problem == f"cannot load the model {folder}"
+    assert error.cause == "Error while deserializing header: incomplete metadata, file not fully covered"
+
+
+def test_weights_that_are_missing_are_not_made_up(folder):
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 5}), encoding="utf-8")
+
+    error = refusal_of(folder)
+
+    assert error.cause == "it lacks 9 weights, model.layers.4.input_layernorm.weight among them"
+
+
+def test_a_folder_without_a_tokenizer_is_refused_with_a_whole_sentence(folder):
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+
+    error = refusal_of(folder)
+
+    assert error.problem == f"cannot load the model {folder}"
+    assert not error.cause.rstrip().endswith(":")
