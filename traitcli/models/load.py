@@ -8,8 +8,10 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -178,7 +180,8 @@ def _dequantise(path: Path, say: Callable[[str], None]) -> Path:
     try:
         where: dict[str, str] = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
         tokenizer = AutoTokenizer.from_pretrained(**where)
-        quantised = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+        with redirect_stderr(StringIO()):  # its progress bar heeds no setting, and would break the live view
+            quantised = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
         config = AutoConfig.for_model(
             **{k: v for k, v in quantised.config.to_dict().items() if k != "quantization_config"}
         )
