@@ -56,7 +56,7 @@ def test_the_report_shows_the_shipped_record_and_vectors(tmp_path):
     done = traitcli(tmp_path, "report")
 
     page = (tmp_path / done.stdout.strip()).read_text(encoding="utf-8")
-    example = json.loads(list_shipped("examples", "*.json")[0].read_text(encoding="utf-8"))
+    example = json.loads(list_shipped("docs/examples", "*.json")[0].read_text(encoding="utf-8"))
     assert json.dumps(example["prompt"])[1:-1] in page
     assert page.count('"verdict_reason"') == 8
 

@@ -113,7 +113,7 @@ def collect_records(runs: Path, names: Sequence[str]) -> list[Row]:
     Raises UserError when a named file is no record.
     """
     paths = [Path(name) for name in names] or sorted((runs / "monitor").glob("*.json"), reverse=True)
-    paths = paths or sorted(find_shipped("examples").glob("*.json"))
+    paths = paths or sorted(find_shipped("docs/examples").glob("*.json"))
     return [record for path in paths for record in _read_records(path)]
 
 
