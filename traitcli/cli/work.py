@@ -51,7 +51,8 @@ def carry_out(work: Work, gpus: int | None, devices: str | None, as_json: bool, 
     jobs = [Job(trait, work.config, work.run, work.stages) for trait in work.traits]
     start, names = time.monotonic(), tuple(trait.name for trait in work.traits)
     with open_view() as view:
-        view.show(RunStarted(work.run.name, str(work.run.folder), names, tuple(places), (*notes, *_notes(work))))
+        known = tuple(place for place in places if place != "auto")  # what auto is, the loaded model tells
+        view.show(RunStarted(work.run.name, str(work.run.folder), names, known, (*notes, *_notes(work))))
         failures = run_jobs(jobs, places, view.show, trust)
         view.show(RunFinished(work.run.name, str(work.run.folder), time.monotonic() - start, len(failures)))
     _finish(work, failures, as_json)

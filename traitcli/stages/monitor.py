@@ -170,7 +170,7 @@ def to_json(scores: TokenScores) -> dict[str, Any]:
 def record_path(runs: Path, prompt: str) -> Path:
     """`runs/monitor/<time>-<first words>.json`: sortable, and safe whatever the prompt says."""
     words = re.sub(r"[^a-z0-9]+", "-", prompt.lower())[:40].strip("-") or "prompt"
-    return runs / "monitor" / f"{datetime.now().strftime('%Y%m%d-%H%M%S')}-{words}.json"
+    return runs / "monitor" / f"{datetime.now().strftime('%Y%m%d-%H%M%S-%f')}-{words}.json"
 
 
 def _write(
