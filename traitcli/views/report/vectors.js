@@ -22,19 +22,21 @@ function cell(row, first, below = "", kind = "") {
 
 const joined = (...parts) => parts.filter((part) => part !== null && part !== undefined && part !== "").join(" · ");
 
-function keptCell(row, vector) {
+/** A text of a vector's, unless all vectors share it: then it stands once, above the table. */
+const own = (vector, shared, key) => (shared[key] === null && typeof vector[key] === "string" ? vector[key] : null);
+
+function keptCell(row, vector, shared) {
   const side = (kept, total) => (kept == null ? "–" : total == null ? `${kept}` : `${kept}/${total}`);
   const known = vector.positive_kept != null || vector.negative_kept != null;
   const lost = ["empty", "missing"].filter((key) => vector[key]).map((key) => `${vector[key]} ${key}`);
   const kept = `${side(vector.positive_kept, vector.positive_total)} + ${side(vector.negative_kept, vector.negative_total)}`;
-  cell(row, known ? kept : "–", joined(...lost, vector.filter));
+  cell(row, known ? kept : "–", joined(...lost, own(vector, shared, "filter")));
 }
 
-function contrastCell(row, vector, judgeShared) {
+function contrastCell(row, vector, shared) {
   const means = vector.positive_score == null || vector.negative_score == null
     ? "" : `${plain(vector.positive_score, 0)} − ${plain(vector.negative_score, 0)}`;
-  const coherence = typeof vector.coherence === "string" ? vector.coherence : null;
-  cell(row, plain(vector.contrast, 0), joined(means, judgeShared ? null : vector.judge, coherence));
+  cell(row, plain(vector.contrast, 0), joined(means, own(vector, shared, "judge"), own(vector, shared, "coherence")));
 }
 
 function sparkCell(row, vector) {
@@ -62,13 +64,13 @@ function vectorRow(body, vector, shared) {
   const word = verdict === null ? "–" : `${VERDICTS.get(verdict) ?? "·"} ${verdict}`;
   const known = VERDICTS.has(verdict) ? ` ${verdict}` : "";
   cell(row, word, vector.verdict_reason ?? "", `text verdict${known}`);
-  keptCell(row, vector);
-  contrastCell(row, vector, shared.judge !== null);
+  keptCell(row, vector, shared);
+  contrastCell(row, vector, shared);
   const unseen = vector.evaluation_rollouts ? `of ${vector.evaluation_rollouts} unseen` : "";
   cell(row, vector.auroc == null ? "not measured" : plain(vector.auroc), vector.auroc == null ? "" : unseen);
   cell(row, plain(vector.d));
   const last = vector.rows == null ? "" : `of ${vector.rows - 1}`;
-  cell(row, vector.layer == null ? "–" : `${vector.layer}`, joined(last, vector.layer_choice));
+  cell(row, vector.layer == null ? "–" : `${vector.layer}`, joined(last, own(vector, shared, "layer_choice")));
   const relative = vector.relative_magnitude == null ? "" : `× ${plain(vector.relative_magnitude)}`;
   cell(row, plain(vector.magnitude, 1), relative);
   sparkCell(row, vector);
@@ -79,11 +81,15 @@ function showVectors(vectors) {
   const part = (id) => document.getElementById(id);
   for (const id of ["vectors", "terms", "vectors-intro"]) part(id).hidden = vectors.length === 0;
   part("no-vectors").hidden = vectors.length > 0;
-  const shared = { model: sharedBy(vectors, "model"), judge: sharedBy(vectors, "judge") };
+  const told = ["model", "judge", "filter", "coherence", "layer_choice"];
+  const shared = Object.fromEntries(told.map((key) => [key, sharedBy(vectors, key)]));
   const [rows, hidden] = [sharedBy(vectors, "rows"), sharedBy(vectors, "hidden_size")];
   const auroc = sharedBy(vectors, "judge_auroc");
   const judge = shared.judge && `judged by ${shared.judge}${auroc === null ? "" : ` (AUROC ${plain(auroc)})`}`;
-  part("vectors-intro").textContent = joined(shared.model, rows && hidden && `${rows} rows of ${hidden}`, judge);
+  const filter = shared.filter && `filter: ${shared.filter}`;
+  const layer = shared.layer_choice && `layer: ${shared.layer_choice}`;
+  const shape = rows && hidden && `${rows} rows of ${hidden}`;
+  part("vectors-intro").textContent = joined(shared.model, shape, judge, shared.coherence, filter, layer);
   const body = part("vectors").querySelector("tbody");
   vectors.forEach((vector) => vectorRow(body, vector, shared));
 }
