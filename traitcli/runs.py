@@ -61,6 +61,15 @@ class TraitFiles:
     def add_judgements(self, judgements: Iterable[Judgement]) -> None:
         append_lines(self.folder / "judgements.jsonl", map(asdict, judgements))
 
+    def last_built(self) -> Path | None:
+        """The vector file that was built last from this run, if one was."""
+        paths = [Path(line["path"]) for line in read_lines(self.folder / "vectors.jsonl")]
+        return paths[-1] if paths else None
+
+    def add_built(self, path: Path, inputs: str) -> None:
+        """Note that a vector was built; `inputs` is the digest of all that went into it."""
+        append_lines(self.folder / "vectors.jsonl", [{"path": str(path), "inputs": inputs}])
+
     def activations(self, ids: Sequence[str], position: Position) -> NDArray[np.float32]:
         """float32 [n, L+1, H] of the named rollouts, in their order."""
         import numpy as np

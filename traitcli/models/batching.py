@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from traitcli.models.load import LoadedModel, accepts
+from traitcli.models.load import LoadedModel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +40,7 @@ def forward(loaded: LoadedModel, ids: Tensor, mask: Tensor, cache: Any, last_onl
     The cache grows by T; positions count real tokens only, so padding changes nothing.
     """
     positions = (mask.long().cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-    few = {"logits_to_keep": 1} if last_only and accepts(loaded.model, "logits_to_keep") else {}
+    few = {"logits_to_keep": 1} if last_only and loaded.last_logits else {}
     output = loaded.model(
         input_ids=ids, attention_mask=mask.long(), position_ids=positions, past_key_values=cache, use_cache=True, **few
     )

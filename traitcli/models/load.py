@@ -39,6 +39,7 @@ class LoadedModel:
     context      tokens that fit
     persona_in   where the persona sentence goes, settled
     stop_ids     token ids that end an answer
+    last_logits  whether its forward pass can leave all logits but the last uncomputed
     """
 
     name: str
@@ -51,6 +52,7 @@ class LoadedModel:
     context: int
     persona_in: Literal["system", "user"]
     stop_ids: frozenset[int]
+    last_logits: bool
 
     @property
     def rows(self) -> int:
@@ -92,6 +94,7 @@ def load_model(
         context=int(getattr(text, "max_position_embeddings", 0) or 2**31),
         persona_in=resolve_place(tokenizer, name, config.persona_in),
         stop_ids=_stop_ids(model, tokenizer),
+        last_logits="logits_to_keep" in inspect.signature(model.forward).parameters,
     )
     on_event(ModelLoaded(name, str(device), loaded.blocks, loaded.hidden_size, time.monotonic() - start))
     return loaded
@@ -131,11 +134,6 @@ def pick_dtype(wanted: str, device: str) -> torch.dtype:
     if wanted != "auto":
         return getattr(torch, wanted)  # type: ignore[no-any-return]
     return torch.bfloat16 if device.startswith("cuda") and torch.cuda.is_bf16_supported() else torch.float32
-
-
-def accepts(model: Any, argument: str) -> bool:
-    """Whether the model's forward pass takes a keyword."""
-    return argument in inspect.signature(model.forward).parameters
 
 
 def _locate(config: ModelConfig, say: Callable[[str], None]) -> tuple[str, str | None]:

@@ -20,11 +20,6 @@ def run_inline(
         with lock:
             on_event(event)
 
-    config = jobs[0].config
-    worker = Worker(
-        config.model_copy(update={"model": config.model.model_copy(update={"device": device})}),
-        one_at_a_time,
-        trust_remote_code,
-    )
+    worker = Worker(jobs[0].config, device, one_at_a_time, trust_remote_code)
     failures = [run_job(job, worker, one_at_a_time) for job in jobs]
     return [failure for failure in failures if failure]

@@ -163,8 +163,7 @@ def _work(config: Config, device: str, threads: int | None, trust: bool, pipe: A
         except ConnectionError:
             raise SystemExit(1) from None  # the parent is gone
 
-    model = config.model.model_copy(update={"device": device})
-    worker = Worker(config.model_copy(update={"model": model}), tell, trust)
+    worker = Worker(config, device, tell, trust)
     try:
         while (job := pipe.recv()) is not None:
             tell(_Done(run_job(job, worker, tell)))
@@ -172,6 +171,6 @@ def _work(config: Config, device: str, threads: int | None, trust: bool, pipe: A
         return  # the parent is gone
     except TraitError as error:
         tell(_Fatal(error, ""))
-    except Exception:
+    except Exception:  # a bug: its trace travels to the parent, which shows it
         tell(_Fatal(None, traceback.format_exc()))
         raise

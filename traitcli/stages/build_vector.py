@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,7 @@ import numpy as np
 from traitcli.config import Config
 from traitcli.errors import RunError, VectorError
 from traitcli.events import Listener, StageStarted, VectorBuilt, Warned
-from traitcli.files import append_lines
-from traitcli.records import POSITIONS, Rollout, Trait, TraitVector
+from traitcli.records import POLARITIES, POSITIONS, Rollout, Trait, TraitVector
 from traitcli.runs import Run, TraitFiles, digest_of
 from traitcli.stages.filtering import Selection, select_rollouts
 from traitcli.vectors.files import read_header, vector_folder, write_vector
@@ -74,14 +73,14 @@ def build_trait(trait: Trait, config: Config, run: Run, judge: str, on_event: Li
         },
     )
     path = write_vector(vector_folder(config), vector)
-    append_lines(files.folder / "vectors.jsonl", [{"path": str(path), "inputs": inputs}])
+    files.add_built(path, inputs)
     on_event(VectorBuilt(trait.name, str(path), vector.quality))
     return path
 
 
 def _compute(trait: Trait, config: Config, run: Run, selection: Selection, judge: str) -> TraitVector:
     files = run.trait(trait.name)
-    kept = [[r for r in selection.kept if r.polarity == side] for side in ("positive", "negative")]
+    kept = [[r for r in selection.kept if r.polarity == side] for side in POLARITIES]
     if min(map(len, kept)) < MIN_ROLLOUTS:
         found = f"{len(kept[0])} positive and {len(kept[1])} negative of {selection.counts['positive_total']} a side"
         raise RunError(
@@ -185,13 +184,4 @@ def _with_provenance(vector: TraitVector, origin: Mapping[str, Any]) -> TraitVec
     packages = {name: version(name) for name in ("torch", "transformers", "numpy")}
     made_with = {"traitcli": version("traitcli"), "python": sys.version.split()[0], **packages}
     provenance = json.loads(json.dumps({**origin, "versions": made_with}, default=str))
-    return TraitVector(
-        vector.trait,
-        vector.model,
-        vector.method,
-        vector.layer,
-        vector.directions,
-        vector.stats,
-        vector.quality,
-        provenance,
-    )
+    return replace(vector, provenance=provenance)

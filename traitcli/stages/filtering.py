@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 
 from traitcli.config import FilterConfig
-from traitcli.records import Judgement, Polarity, Rollout
+from traitcli.records import POLARITIES, Judgement, Rollout
 from traitcli.vectors.quality import auroc
-
-SIDES: tuple[Polarity, Polarity] = ("positive", "negative")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +73,7 @@ def _passes(rollout: Rollout, judgement: Judgement, config: FilterConfig, cohere
 
 def _paired(passing: Sequence[Rollout]) -> list[Rollout]:
     """Keep an index (pair, question, repeat) only when both its sides pass."""
-    sides = [{(r.pair, r.question, r.repeat) for r in passing if r.polarity == side} for side in SIDES]
+    sides = [{(r.pair, r.question, r.repeat) for r in passing if r.polarity == side} for side in POLARITIES]
     return [r for r in passing if (r.pair, r.question, r.repeat) in sides[0] & sides[1]]
 
 
@@ -107,7 +105,7 @@ def _coherence_told(scored: Sequence[Rollout], judgements: Mapping[str, Judgemen
 def _counts(
     rollouts: Sequence[Rollout], answered: Sequence[Rollout], scored: Sequence[Rollout], values: Mapping[str, float]
 ) -> dict[str, Any]:
-    means = [[values[r.id] for r in scored if r.polarity == side] for side in SIDES]
+    means = [[values[r.id] for r in scored if r.polarity == side] for side in POLARITIES]
     positive, negative = (float(np.mean(side)) if side else None for side in means)
     return {
         "positive_total": sum(r.polarity == "positive" for r in rollouts),

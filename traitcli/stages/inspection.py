@@ -9,7 +9,6 @@ from typing import Any
 
 from traitcli.config import Config
 from traitcli.errors import RunError, UserError
-from traitcli.files import read_lines
 from traitcli.records import Judgement, Rollout
 from traitcli.runs import Run
 from traitcli.shipped import find_shipped
@@ -71,7 +70,6 @@ def _run_row(run: Run, name: str, config: Config) -> Row:
     latest = judgements[-1].judge if judgements else ""
     own: Mapping[str, Judgement] = {j.rollout: j for j in judgements if j.judge == latest}
     selection = select_rollouts(extraction, own, config.filter)
-    built = list(read_lines(files.folder / "vectors.jsonl"))
     return {
         "trait": name,
         "rollouts_done": len(rollouts),
@@ -85,7 +83,7 @@ def _run_row(run: Run, name: str, config: Config) -> Row:
         "negative_score": selection.counts["negative_score"],
         "kept_positive": _count(selection.kept, "positive") if own else None,
         "kept_negative": _count(selection.kept, "negative") if own else None,
-        "vector": built[-1]["path"] if built else "",
+        "vector": str(files.last_built() or ""),
         "note": selection.filter if own and not selection.trusted else "",
     }
 
@@ -155,8 +153,8 @@ def collect_vectors(runs: Path, names: Sequence[str], shipped: Config) -> list[R
                 fix="traitcli inspect run lists what there is",
             )
         for trait in run.trait_names():
-            built = [Path(line["path"]) for line in read_lines(run.trait(trait).folder / "vectors.jsonl")]
-            rows += [vector_row(path) for path in built[-1:] if path.is_file()]
+            path = run.trait(trait).last_built()
+            rows += [vector_row(path)] if path and path.is_file() else []
     if rows or names:
         return rows
     return [vector_row(path) for path in sorted((find_shipped("vectors") / shipped.model.name).glob("*.safetensors"))]

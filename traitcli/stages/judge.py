@@ -36,11 +36,11 @@ class JudgeDesk:
         self.name = judge_id(self.judge, self.trait)
         self._settled = {j.rollout for j in self.files.judgements(self.name) if j.is_settled}
 
-    def open(self, device: str) -> None:
+    def open(self) -> None:
         """Begin; raises ConfigError before anything is generated when scores are wanted and cannot be had."""
         if len(self._settled) < self.total:
             self.judge.check()
-        self.on_event(StageStarted(self.trait.name, "judgements", device, len(self._settled), self.total))
+        self.on_event(StageStarted(self.trait.name, "judgements", self.name, len(self._settled), self.total))
 
     def score(self, rollouts: Sequence[Rollout]) -> int:
         """Judge those that need it, and return how many; every judgement is on disk before it counts."""

@@ -70,7 +70,7 @@ def _extract(job: Job, worker: Worker, on_event: Listener, judging: bool) -> int
     if not judging:
         return extract_trait(job.trait, job.config, worker, files, on_event)
     desk = _desk(job, worker, on_event)
-    desk.open(desk.name)
+    desk.open()
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="judge") as pool:
         calls: list[Future[int]] = [pool.submit(desk.score, files.rollouts())]
 
@@ -92,7 +92,7 @@ def _extract(job: Job, worker: Worker, on_event: Listener, judging: bool) -> int
 def _judge(job: Job, worker: Worker, on_event: Listener) -> int:
     """Whatever was not judged while it was generated, and the missing scores once more."""
     desk = _desk(job, worker, on_event)
-    desk.open(desk.name)
+    desk.open()
     made = desk.score(job.run.trait(job.trait.name).rollouts())
     desk.close()
     return made

@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
 
 class Worker:
-    """The model is loaded once, at the first rollout or answer that needs it."""
+    """Works on one device; the model is loaded once, at the first rollout or answer that needs it."""
 
-    def __init__(self, config: Config, on_event: Listener, trust_remote_code: bool = False) -> None:
-        self._config = config
+    def __init__(self, config: Config, device: str, on_event: Listener, trust_remote_code: bool = False) -> None:
+        model = config.model.model_copy(update={"device": device})
+        self._config = config.model_copy(update={"model": model})
         self._on_event = on_event
         self._trust = trust_remote_code
 
