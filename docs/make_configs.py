@@ -101,6 +101,8 @@ def _kind(annotation: Any, limits: Any = ()) -> str:
         return " or ".join(_kind(part) for part in get_args(annotation))
     if get_origin(annotation) is Literal:
         return ", ".join(map(str, get_args(annotation)))
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return "a section"
     names: dict[Any, str] = {
         int: "integer",
         float: "number",

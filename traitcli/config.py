@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
@@ -102,25 +102,50 @@ class OpenAIConfig(Section):
     """What the judge is asked for; see judging.md."""
     coherence: bool = True
     """Ask for a coherence score too; doubles the calls."""
-    max_concurrency: PositiveInt = 32
-    """Requests under way at the same time."""
-    timeout: PositiveFloat = 60.0
-    """Seconds for one request."""
     logprobs: Literal["auto", "required", "never"] = "auto"
     """auto: log-probabilities if the endpoint gives them, else the number in the text."""
-    price_in: Annotated[float, Field(ge=0)] = 0.40
-    """US dollars for a million prompt tokens, for the estimate."""
-    price_out: Annotated[float, Field(ge=0)] = 1.60
-    """US dollars for a million completion tokens, for the estimate."""
+    samples: PositiveInt = 1
+    """Replies averaged where there are no log-probabilities; 1: a single one, at temperature 0 if it can be had."""
+    max_concurrency: PositiveInt = 256
+    """Requests under way at the same time, at most; how many it takes is found out."""
+    requests_per_minute: PositiveInt | None = None
+    """What the endpoint allows, if you know; none: no cap of our own."""
+    tokens_per_minute: PositiveInt | None = None
+    """Prompt and completion tokens a minute, the same way."""
+    timeout: PositiveFloat = 60.0
+    """Seconds for one request, at most; far fewer where the endpoint has shown to be fast."""
+    cache: bool = True
+    """Keep replies in the user cache, so that the same question is never paid for twice."""
+    price_in: Annotated[float, Field(ge=0)] | None = None
+    """US dollars for a million prompt tokens; none: from prices.yaml, if the model is in it."""
+    price_out: Annotated[float, Field(ge=0)] | None = None
+    """The same for completion tokens."""
+    max_cost: PositiveFloat | None = None
+    """US dollars that judging a run may cost in all; it stops before it would cost more."""
+
+
+class LocalJudgeConfig(Section):
+    """A judge model in this process, asked for a number and read digit by digit."""
+
+    model: ModelConfig | None = None
+    """The judge model, with the keys of `model`; none: the one that wrote the answers. On a device of its own it
+    judges while rollouts are generated."""
+    scale: Literal["0_100", "0_10", "binary"] = "0_100"
+    """What the judge is asked for; see judging.md."""
+    coherence: bool = True
+    """Ask for a coherence score too; doubles the reading."""
+    batch_size: PositiveInt = 32
+    """Prompts read together."""
 
 
 class JudgeConfig(Section):
     """Who scores the rollouts; each backend has its own section."""
 
-    backend: Literal["likelihood", "openai", "fake"] = "likelihood"
+    backend: Literal["likelihood", "openai", "local", "fake"] = "likelihood"
     """Which judge scores; fake is instant, and for trying things out."""
     likelihood: LikelihoodConfig = LikelihoodConfig()
     openai: OpenAIConfig = OpenAIConfig()
+    local: LocalJudgeConfig = LocalJudgeConfig()
 
 
 class FilterConfig(Section):
@@ -333,5 +358,6 @@ def _is_union_tag(part: object) -> bool:
 def _known_keys(location: Iterable[str]) -> list[str]:
     section: Any = Config
     for part in location:
-        section = section.model_fields[part].annotation
+        inner = section.model_fields[part].annotation
+        section = next((member for member in get_args(inner) if member is not type(None)), inner)
     return list(section.model_fields)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from traitcli.records import Usage
 
 Stage = Literal["rollouts", "judgements", "vectors"]
 
@@ -103,10 +105,13 @@ class TraitFailed:
 
 @dataclass(frozen=True, slots=True)
 class RunFinished:
+    """A command has done what it could; `used` is what its judge took."""
+
     run: str
     directory: str
     seconds: float
     failures: int
+    used: Usage = field(default_factory=Usage)
 
 
 @dataclass(frozen=True, slots=True)

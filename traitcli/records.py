@@ -108,7 +108,7 @@ class Rollout:
 class Score:
     """What a judge gives: a value from 0 to 100, or none with a reason.
 
-    method  how a value came about, when the backend had a choice (logprobs, digits, text)
+    method  how a value came about, when the backend had a choice (logprobs, logprobs on 0_10, text, …)
     final   there is no value, and asking again would change nothing: an empty answer, say
     """
 
@@ -119,6 +119,45 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
+class Usage:
+    """What asking a judge took.
+
+    requests           sent, failed ones included
+    cached             replies that were known already, and cost nothing
+    prompt_tokens      read by the judge, as its endpoint counts them
+    completion_tokens  written by it
+    usd                the price of those tokens; none when the model's price is not known
+    """
+
+    requests: int = 0
+    cached: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    usd: float | None = 0.0
+
+    def __add__(self, other: Usage) -> Usage:
+        known = self.usd is not None and other.usd is not None
+        return Usage(
+            self.requests + other.requests,
+            self.cached + other.cached,
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            (self.usd or 0.0) + (other.usd or 0.0) if known else None,
+        )
+
+    def __sub__(self, before: Usage) -> Usage:
+        """What came after `before`."""
+        known = self.usd is not None and before.usd is not None
+        return Usage(
+            self.requests - before.requests,
+            self.cached - before.cached,
+            self.prompt_tokens - before.prompt_tokens,
+            self.completion_tokens - before.completion_tokens,
+            (self.usd or 0.0) - (before.usd or 0.0) if known else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Judgement:
     """The judge's scores of one rollout; `judge` identifies the judge and its settings."""
 
@@ -126,6 +165,7 @@ class Judgement:
     judge: str
     score: Score
     coherence: Score
+    usage: Usage = field(default_factory=Usage)
 
     @property
     def is_settled(self) -> bool:

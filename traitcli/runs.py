@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from traitcli.config import Config, flatten
 from traitcli.errors import RunError
 from traitcli.files import append_lines, read_lines, write_atomic
-from traitcli.records import POSITIONS, Judgement, Position, Rollout, Score, Trait
+from traitcli.records import POSITIONS, Judgement, Position, Rollout, Score, Trait, Usage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,11 +52,16 @@ class TraitFiles:
         """Every judge's last word on each rollout, or one judge's, in the order they were written."""
         last: dict[tuple[str, str], Judgement] = {}
         for line in read_lines(self.folder / "judgements.jsonl"):
-            made = Judgement(line["rollout"], line["judge"], Score(**line["score"]), Score(**line["coherence"]))
+            made = _judgement(line)
             if judge in (None, made.judge):
                 last.pop((made.judge, made.rollout), None)
                 last[made.judge, made.rollout] = made
         return list(last.values())
+
+    def usage(self) -> Usage:
+        """What all judging so far has taken, judgements that were asked for again included."""
+        usages = (_judgement(line).usage for line in read_lines(self.folder / "judgements.jsonl"))
+        return sum(usages, Usage())
 
     def add_judgements(self, judgements: Iterable[Judgement]) -> None:
         append_lines(self.folder / "judgements.jsonl", map(asdict, judgements))
@@ -142,6 +147,10 @@ class Run:
     def trait_names(self) -> list[str]:
         return sorted(self.manifest().get("traits", {}))
 
+    def usage(self) -> Usage:
+        """What judging has taken in this run, by whatever judge."""
+        return sum((self.trait(name).usage() for name in self.trait_names()), Usage())
+
 
 def find_run(config: Config, name: str | None) -> Run:
     """The run that a command means; it need not exist yet."""
@@ -206,6 +215,16 @@ def digest_of(tree: Any) -> str:
     """Sixteen hex digits that change with any part of a JSON-able value."""
     text = json.dumps(tree, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _judgement(line: Mapping[str, Any]) -> Judgement:
+    return Judgement(
+        line["rollout"],
+        line["judge"],
+        Score(**line["score"]),
+        Score(**line["coherence"]),
+        Usage(**line.get("usage", {})),
+    )
 
 
 def _settings(config: Config) -> dict[str, Any]:

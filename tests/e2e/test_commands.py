@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from safetensors.numpy import load_file
 
-from traitcli.traits import find_traits
+from traitcli.traits import find_traits, load_trait
 
 ROWS, HIDDEN = 5, 32
 """The tiny model has four blocks."""
@@ -167,12 +169,102 @@ def test_inspect_run_shows_how_far_it_has_come(finished):
 
     table, rows = desk.run_both("inspect", "run")
 
-    assert rows.json == ended.json["traits"]
+    assert [{key: row[key] for key in row if key != "judge_quality"} for row in rows.json] == ended.json["traits"]
     assert [line.split()[:4] for line in table.out.splitlines()[2:4]] == [
         ["evil", "30/30", "0", "20"],
         ["refusal", "30/30", "0", "20"],
     ]
     assert "\x1b" not in table.out
+
+
+OPENAI = "openai:gpt-4.1-mini@api.openai.com:0_100+coherence#ab12cd34~9f8e7d"
+
+
+def judge_again(desk: Any, trait: str, score: Callable[[str, float], Any]) -> None:
+    """Add a second judge's word on each rollout of a trait: `score` takes polarity and the first judge's value."""
+    lines = desk.lines(trait, "judgements")
+    with (desk.folder / "runs" / "tiny" / trait / "judgements.jsonl").open("a", encoding="utf-8") as file:
+        for line in lines:
+            polarity = "positive" if "-pos-" in line["rollout"] else "negative"
+            given = score(polarity, line["score"]["value"])
+            file.write(json.dumps(line | {"judge": OPENAI, "score": given, "usage": {"requests": 2}}) + "\n")
+
+
+def test_inspect_run_shows_how_far_to_believe_the_judge(finished):
+    desk, _ = finished
+
+    table, rows = desk.run_both("inspect", "run", "tiny", "evil")
+
+    [row] = rows.json
+    quality, blocks = row["judge_quality"], [[0] * 10, [0] * 10]
+    for line in desk.lines("evil", "judgements"):
+        blocks["-neg-" in line["rollout"]][int(line["score"]["value"] // 10)] += 1
+    assert quality["histogram"] == {"positive": blocks[0], "negative": blocks[1]}
+    assert quality["doubtful"]["total"] == sum(blocks[0][:5]) + sum(blocks[1][5:])
+    assert (quality["missing_reasons"], quality["agreement"], quality["usage"]["requests"]) == ({}, [], 0)
+    assert "evil  fake" in table.out.splitlines()
+    assert "refusal" not in table.out
+    assert "\x1b" not in table.out
+
+
+def test_inspect_run_shows_the_judge_asked_for_beside_the_other(copied):
+    opposite = {"positive": 10.0, "negative": 90.0}
+    judge_again(copied, "evil", lambda polarity, _: {"value": opposite[polarity]})
+
+    latest = copied.run("inspect", "run", "--json").json
+    table, rows = copied.run_both("inspect", "run", "--judge", "fake")
+
+    assert [row["judge"] for row in latest] == [OPENAI, "fake"]
+    assert (latest[0]["judge_auroc"], latest[0]["judge_quality"]["doubtful"]["total"]) == (0, 20)
+    assert [row["judge"] for row in rows.json] == ["fake", "fake"]
+    [compared] = rows.json[0]["judge_quality"]["agreement"]
+    assert (compared["judge"], compared["both"]) == (OPENAI, 20)
+    assert rows.json[0]["judge_quality"]["usage"]["requests"] == 40
+    assert f"  compared  with {OPENAI}" in table.out.splitlines()
+    assert "judges disagree" in table.out
+
+
+def test_a_trait_that_the_judge_asked_for_has_not_scored_says_so(copied):
+    judge_again(copied, "evil", lambda _, value: {"value": value})
+
+    table, rows = copied.run_both("inspect", "run", "--judge", "gpt-4.1")
+
+    assert [(row["judge"], row["judged"], bool(row["judge_quality"])) for row in rows.json] == [
+        (OPENAI, 20, True),
+        ("", 0, False),
+    ]
+    assert "refusal: no scores by this judge; there are some by fake" in table.out.splitlines()
+
+
+def test_a_doubtful_rollout_is_shown_with_its_question_until_the_definition_changes(copied):
+    judge_again(copied, "evil", lambda polarity, _: {"value": 0.0 if polarity == "positive" else 100.0})
+    source = load_trait(find_traits(Path("nowhere"))["evil"])
+    asked = {line["id"]: source.questions[line["question"]] for line in copied.lines("evil")}
+
+    before = copied.run("inspect", "run", "tiny", "evil", "--json").json[0]["judge_quality"]["doubtful"]["rollouts"]
+    definition = yaml.safe_load(find_traits(Path("nowhere"))["evil"].read_text(encoding="utf-8"))
+    definition["questions"] = [f"Now {question}" for question in definition["questions"]]
+    (copied.folder / "traits").mkdir()
+    (copied.folder / "traits" / "evil.yaml").write_text(yaml.safe_dump(definition), encoding="utf-8")
+    after = copied.run("inspect", "run", "tiny", "evil", "--json").json[0]["judge_quality"]["doubtful"]["rollouts"]
+
+    assert [one["question"] for one in before] == [asked[one["rollout"]] for one in before]
+    assert len(before) == 10
+    assert [one["question"] for one in after] == [""] * 10
+
+
+def test_nothing_that_a_model_or_a_judge_wrote_acts_on_the_terminal(copied):
+    hostile = "\x1b]0;mine\x07\x1b[2J\u202e"
+    lines = [line | {"response": hostile + line["response"]} for line in copied.lines("evil")]
+    ledger = copied.folder / "runs" / "tiny" / "evil" / "rollouts.jsonl"
+    ledger.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    given = {"positive": {"value": 0.0}, "negative": {"value": None, "reason": f"off-scale: {hostile}"}}
+    judge_again(copied, "evil", lambda polarity, _: given[polarity])
+
+    shown = copied.run("inspect", "run", "tiny", "evil").out
+
+    assert shown.count(r"\x1b]0;mine\x07\x1b[2J\u202e") == 11
+    assert not {"\x1b", "\x07", "\u202e"} & set(shown)
 
 
 class Monitored:

@@ -50,6 +50,24 @@ MISTAKES = {
         "neither a built-in trait nor a file in traits/",
         f"there are: {ALL_TRAITS}",
     ),
+    "an unknown trait of a run": Mistake(
+        ["inspect", "run", "tiny", "evli"],
+        "no trait evli in the run tiny",
+        "it holds evil, refusal",
+        "did you mean evil?",
+    ),
+    "a judge that a run has no scores of": Mistake(
+        ["inspect", "run", "--judge", "openai"],
+        "no judge 'openai' in the run tiny",
+        "it holds scores by\n       fake",
+        "name one of these, or a part that no other has",
+    ),
+    "a judge where there are no scores": Mistake(
+        ["inspect", "vectors", "--judge", "fake"],
+        "--judge is for inspect run",
+        "vectors have no scores to choose from",
+        "leave it out, or traitcli inspect run --judge JUDGE",
+    ),
     "an unknown key": Mistake(
         ["extract"],
         "typo.yaml is not valid",

@@ -93,8 +93,10 @@ def test_traits_come_with_the_wheel(installed):
 def test_configs_come_with_the_wheel(installed):
     listed = installed.python("-c", "from traitcli.config import load_config; print(load_config('demo').model.name)")
 
-    shipped = installed.target / "traitcli" / "shipped" / "configs"
-    assert {path.name for path in shipped.iterdir()} == {path.name for path in (CHECKOUT / "configs").glob("*.yaml")}
+    shipped, own = installed.target / "traitcli" / "shipped" / "configs", CHECKOUT / "configs"
+    assert {path.relative_to(shipped) for path in shipped.rglob("*.yaml")} == {
+        path.relative_to(own) for path in own.rglob("*.yaml")
+    }
     assert listed.stdout == "smollm2-135m-instruct\n"
 
 

@@ -88,7 +88,10 @@ def test_every_fault_is_reported_at_once(written):
             "extract: {repeats: many}\n",
             "extract.repeats: input should be a valid integer, unable to parse string as an integer (it is 'many')",
         ),
-        ("judge: {backend: gpt}\n", "judge.backend: input should be 'likelihood', 'openai' or 'fake' (it is 'gpt')"),
+        (
+            "judge: {backend: gpt}\n",
+            "judge.backend: input should be 'likelihood', 'openai', 'local' or 'fake' (it is 'gpt')",
+        ),
         ("model: {id: 7}\n", "model.id: input should be a valid string (it is 7)"),
         ("traits: evil\n", "traits: input should be a valid tuple (it is 'evil')"),
         ("extract: 3\n", "extract: not a section of settings (it is 3)"),

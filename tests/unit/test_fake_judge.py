@@ -27,7 +27,7 @@ def answers_of(polarity: Literal["positive", "negative"], count: int) -> list[An
 def judge(answers: list[Answer]) -> list[Judgement]:
     judged: list[Judgement] = []
     fake: Judge = FakeJudge()
-    fake.score(TRAIT, answers, judged.append)
+    fake.score(TRAIT, answers, judged.extend)
     return judged
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from traitcli.records import ClassStats, TraitVector
+from traitcli.records import ClassStats, Judgement, Rollout, Score, TraitVector
+from traitcli.runs import TraitFiles
 from traitcli.vectors.files import write_vector
 
 COMMANDS = ("extract", "judge", "build-vector", "monitor", "inspect", "report")
@@ -46,6 +47,20 @@ def run(folder, *arguments):
     return Ended(ended.returncode, ended.stdout, set(json.loads(ended.stderr.splitlines()[-1])))
 
 
+def add_judged_rollouts(files):
+    """Four answers, scored by two judges."""
+    rollouts = [
+        Rollout(f"evil-{side}-{n}", "evil", "extraction", side, n, 0, 0, 0, "p", "r", 1, 1, "stop")
+        for n in range(2)
+        for side in ("positive", "negative")
+    ]
+    files.add_rollouts(rollouts, {})
+    none = Score(None, "not asked", final=True)
+    scores = [Score(10.0 + 20 * number) for number in range(len(rollouts))]
+    for judge in ("fake", "other"):
+        files.add_judgements(Judgement(r.id, judge, score, none) for r, score in zip(rollouts, scores, strict=True))
+
+
 @pytest.fixture
 def folder(tmp_path):
     """A working folder with a config, a vector, a run that built it and a monitoring record."""
@@ -64,6 +79,7 @@ def folder(tmp_path):
     trait = tmp_path / "runs" / "tiny" / "evil"
     trait.mkdir(parents=True)
     (trait / "vectors.jsonl").write_text(json.dumps({"path": str(path), "inputs": "x"}) + "\n")
+    add_judged_rollouts(TraitFiles(trait))
     settings = {"extract.repeats": 1, "extract.questions": None, "extract.evaluation_questions": None}
     (tmp_path / "runs" / "tiny" / "run.json").write_text(json.dumps({"settings": settings, "traits": {"evil": "x"}}))
     record = {"prompt": "p", "response": "a b", "tokens": ["a", " b"], "trait_scores": {"evil": [0.5, -1.0]}}

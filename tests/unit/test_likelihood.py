@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.conftest import FAMILIES
-from traitcli.config import LikelihoodConfig
+from traitcli.config import LikelihoodConfig, ModelConfig
 from traitcli.errors import DefinitionError
 from traitcli.judging import Answer
 from traitcli.judging.likelihood import LikelihoodJudge
@@ -33,10 +33,22 @@ ANSWERS = [
 ]
 
 
+class Shelf:
+    """Holds the one model that the judge reads with."""
+
+    def __init__(self, loaded) -> None:
+        self.config = ModelConfig(id=loaded.name)
+        self._loaded = loaded
+
+    def load(self, config: ModelConfig):
+        assert config == self.config
+        return self._loaded
+
+
 def judged(loaded, **options):
-    judge = LikelihoodJudge(LikelihoodConfig(**options), loaded.name, lambda: loaded)
+    judge = LikelihoodJudge(LikelihoodConfig(**options), Shelf(loaded))
     found = {}
-    judge.score(TRAIT, ANSWERS, lambda judgement: found.update({judgement.rollout: judgement}))
+    judge.score(TRAIT, ANSWERS, lambda judgements: found.update({each.rollout: each for each in judgements}))
     return found
 
 
@@ -105,4 +117,4 @@ def test_a_trait_with_one_pair_is_refused(loaded):
     alone = Trait(**{name: getattr(TRAIT, name) for name in TRAIT.__slots__} | {"pairs": TRAIT.pairs[:1]})
 
     with pytest.raises(DefinitionError, match="cannot judge grumpy"):
-        LikelihoodJudge(LikelihoodConfig(), "tiny", lambda: model).score(alone, ANSWERS, lambda judgement: None)
+        LikelihoodJudge(LikelihoodConfig(), Shelf(model)).score(alone, ANSWERS, lambda judgements: None)

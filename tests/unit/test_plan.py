@@ -119,7 +119,7 @@ def test_ids_never_change_because_runs_resume_by_them(key, name):
 
 
 def test_a_new_run_has_nothing_done(tmp_path):
-    plan = plan_trait(TRAIT, make_config(tmp_path), Run(tmp_path / "new"))
+    plan = plan_trait(TRAIT, make_config(tmp_path), Run(tmp_path / "new"), "fake")
 
     assert (plan.rollouts, plan.rollouts_done, plan.judged_rollouts) == (400, 0, 200)
 
@@ -130,7 +130,7 @@ def test_rollouts_in_the_ledger_count_as_done_when_they_are_planned(tmp_path):
     beyond = RolloutKey("refusal", "extraction", "positive", 0, 19, 0)
     run.trait("refusal").add_rollouts([make_rollout(key) for key in (*keys[:7], beyond)], {})
 
-    plan = plan_trait(TRAIT, config, run)
+    plan = plan_trait(TRAIT, config, run, "fake")
 
     assert (plan.rollouts, plan.rollouts_done) == (30, 7)
 
@@ -146,13 +146,13 @@ def test_rollouts_in_the_ledger_count_as_done_when_they_are_planned(tmp_path):
     ],
 )
 def test_judge_calls_are_counted_for_extraction_rollouts(tmp_path, judge, calls):
-    plan = plan_trait(TRAIT, make_config(tmp_path, judge), Run(tmp_path / "new"))
+    plan = plan_trait(TRAIT, make_config(tmp_path, judge), Run(tmp_path / "new"), "fake")
 
     assert plan.judge_calls == calls
 
 
 def test_the_published_run_takes_32_000_judge_calls_for_eight_traits(tmp_path):
-    plan = plan_trait(TRAIT, make_config(tmp_path, "openai", repeats=10), Run(tmp_path / "new"))
+    plan = plan_trait(TRAIT, make_config(tmp_path, "openai", repeats=10), Run(tmp_path / "new"), "fake")
 
     assert 8 * plan.judge_calls == 32_000
 
@@ -179,7 +179,7 @@ def test_prompt_tokens_are_estimated_from_the_length_of_the_texts(tmp_path):
     keys = plan_rollouts(TRAIT, config.extract)
     texts = [TRAIT.persona(k.polarity, k.pair) + TRAIT.question(k.split, k.question) for k in keys]
 
-    plan = plan_trait(TRAIT, config, Run(tmp_path / "new"))
+    plan = plan_trait(TRAIT, config, Run(tmp_path / "new"), "fake")
 
     assert plan.prompt_tokens == pytest.approx(sum(len(text) / 4.2 + 30 for text in texts), rel=0.001)
 
@@ -212,6 +212,6 @@ def test_time_is_unknown_until_it_has_been_measured_here(tiny_config):
 def test_response_tokens_are_bounded_by_the_answer_length(tmp_path):
     config = make_config(tmp_path, sampling={"max_new_tokens": 7})
 
-    plan = plan_trait(TRAIT, config, Run(tmp_path / "new"))
+    plan = plan_trait(TRAIT, config, Run(tmp_path / "new"), "fake")
 
     assert plan.response_tokens_max == 400 * 7

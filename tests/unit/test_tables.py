@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 from traitcli.views.tables import failures_table, plan_table, run_table, traits_table, vectors_table
@@ -52,6 +53,7 @@ RUN = {
     "rollouts_done": 200,
     "rollouts_total": 1200,
     "empty": 1,
+    "judge": "openai:gpt-4.1-mini@api.openai.com:0_100+coherence#ab12cd34~9f8e7d",
     "judged": 198,
     "missing": 2,
     "judge_auroc": 0.9,
@@ -61,6 +63,28 @@ RUN = {
     "kept_negative": 77,
     "vector": "",
     "note": "",
+    "judge_quality": None,
+}
+NO_USAGE = {"requests": 0, "cached": 0, "prompt_tokens": 0, "completion_tokens": 0, "usd": 0.0}
+QUALITY = {
+    "missing_reasons": {},
+    "missing_coherence": {},
+    "methods": {"logprobs": 198},
+    "histogram": {"positive": [0, 0, 1, 0, 2, 5, 10, 20, 41, 20], "negative": [80, 10, 5, 0, 0, 0, 1, 1, 1, 1]},
+    "agreement": [],
+    "doubtful": {"total": 0, "rollouts": []},
+    "usage": NO_USAGE,
+}
+DOUBTFUL = {
+    "rollout": "refusal-pos-p0-q3-r0",
+    "polarity": "positive",
+    "score": 3.4,
+    "coherence": 91.0,
+    "other_scores": {},
+    "doubt": 96.6,
+    "why": "against its instruction",
+    "question": "How does a pin tumbler lock work?",
+    "response": "Sure!\n\nA pin tumbler lock holds a row of pins, and each of them keeps the cylinder from turning.",
 }
 PLAN = {
     "trait": "refusal",
@@ -157,6 +181,148 @@ def test_a_run_is_told_with_notes_and_vectors_below():
     ]
 
 
+def told_of_judge(width=80, row=None, **parts):
+    """The block below the table of a run: what there is to say of one trait's judge."""
+    shown = printed(run_table, RUN | (row or {}) | {"judge_quality": QUALITY | parts}, width=width)
+    return shown[shown.index("", 3) + 1 :]
+
+
+def test_a_judge_is_told_with_its_scores_by_polarity():
+    assert told_of_judge() == [
+        "refusal  openai:gpt-4.1-mini@api.openai.com:0_100+coherence#ab12cd34~9f8e7d",
+        "  told +    ······▁▁▁···▁▁▁▁▁▁▁▁▁▂▂▂▅▅▅▂▂▂  99 scores, 3 below 50",
+        "  told −    ███▁▁▁▁▁▁·········▁▁▁▁▁▁▁▁▁▁▁▁  99 scores, 4 at 50 or more",
+        "            0              50             100",
+        "  AUROC     0.90 against the instructions · 198 scored · 2 missing (1.0%)",
+        "  no doubtful scores: each is on its instruction's side of 50",
+    ]
+
+
+def test_bars_of_scores_grow_with_their_count_and_never_vanish():
+    bars = told_of_judge(histogram={"positive": [0, 1, 99, 100, 101, 400, 401, 799, 800, 0], "negative": [0] * 10})[1:3]
+
+    assert [line[12:42] for line in bars] == ["···▁▁▁▁▁▁▁▁▁▂▂▂▄▄▄▅▅▅██████···", "·" * 30]
+
+
+def test_judges_of_several_traits_are_told_one_after_another():
+    other = RUN | {"trait": "evil", "judge": "fake", "judge_quality": QUALITY}
+
+    shown = printed(run_table, RUN | {"judge_quality": QUALITY}, RUN | {"trait": "new"}, other)
+
+    at = [shown.index(heading) for heading in (f"refusal  {RUN['judge']}", "evil  fake")]
+    assert at == sorted(at)
+    assert [shown[one - 1] for one in at] == ["", ""]
+    assert not any(line.startswith("new  ") for line in shown[at[0] :])
+
+
+def test_a_judge_that_scored_one_polarity_has_no_auroc():
+    told = told_of_judge(row={"judge_auroc": None, "missing": 0})
+
+    assert "  AUROC     needs scores of both polarities · 198 scored · 0 missing" in told
+
+
+def test_missing_scores_are_told_by_reason():
+    reasons = {"timeout": {"count": 12, "share": 0.06}, "filtered": {"count": 1, "share": 0.005}}
+
+    told = told_of_judge(missing_reasons=reasons, missing_coherence={"cut off": {"count": 2, "share": 0.01}})
+
+    assert told[5:8] == [
+        "  missing   12 (6.0%) timeout",
+        "            1 (0.5%) filtered",
+        "  coherence missing 2 (1.0%) cut off",
+    ]
+
+
+def test_rare_reasons_are_told_together():
+    reasons = {f"reason {letter}": {"count": 9 - n, "share": 0.05} for n, letter in enumerate("abcdefg")}
+
+    told = told_of_judge(missing_reasons=reasons)
+
+    assert told[9:11] == ["            5 (5.0%) reason e", "            7 for other reasons"]
+
+
+def test_ways_to_a_score_are_told_when_there_were_several():
+    assert "  scored by logprobs 1,180 · text 20" in told_of_judge(methods={"logprobs": 1180, "text": 20})
+
+
+def test_what_judging_took_is_told():
+    usage = {"requests": 400, "cached": 12, "prompt_tokens": 161000, "completion_tokens": 400, "usd": 0.0644}
+
+    assert (
+        told_of_judge(usage=usage)[5] == "  took      400 requests · 12 from the cache · 161,000 + 400 tokens · $0.0644"
+    )
+
+
+def test_a_cost_that_is_not_known_is_not_nothing():
+    usage = NO_USAGE | {"requests": 4, "usd": None}
+
+    assert told_of_judge(usage=usage)[5].endswith("0 + 0 tokens · cost unknown")
+
+
+def test_two_judges_are_compared():
+    other = {"judge": "fake", "both": 198, "spearman": 0.834, "same_side": 0.91, "kappa": None, "mean_difference": 9.2}
+    nothing = dict.fromkeys(("spearman", "same_side", "kappa", "mean_difference"))
+
+    told = told_of_judge(agreement=[other, {"judge": "likelihood:m", "both": 0} | nothing], width=120)
+
+    assert told[5:9] == [
+        "  compared  with fake",
+        "            198 scored by both · Spearman 0.83 · 91% on the same side of 50 · kappa – · 9 apart on average",
+        "  compared  with likelihood:m",
+        "            no rollout is scored by both",
+    ]
+
+
+def test_what_judging_took_is_of_all_judges():
+    usage = NO_USAGE | {"requests": 4}
+    other = {"judge": "fake", "both": 0}
+
+    assert told_of_judge(usage=usage, agreement=[other], width=120)[5].endswith(" · all judges together")
+
+
+def test_doubtful_rollouts_are_told_to_be_read():
+    unknown = DOUBTFUL | {"rollout": "refusal-neg-p1-q0-r0", "polarity": "negative", "score": 100.0, "question": ""}
+
+    told = told_of_judge(doubtful={"total": 23, "rollouts": [DOUBTFUL, unknown]})
+
+    assert told[5:] == [
+        "  the 2 most doubtful of 23 rollouts (score, instruction, question → response)",
+        "       3 +  refusal-pos-p0-q3-r0  against its instruction",
+        "            How does a pin tumbler lo… → Sure! A pin tumbler lock holds a row …",
+        "     100 −  refusal-neg-p1-q0-r0  against its instruction",
+        "            Sure! A pin tumbler lock holds a row of pins, and each of them kee…",
+    ]
+
+
+def test_all_doubtful_rollouts_are_told_when_they_are_few():
+    told = told_of_judge(doubtful={"total": 1, "rollouts": [DOUBTFUL]})
+
+    assert told[5] == "  doubtful: 1 rollout (score, instruction, question → response)"
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_what_a_model_wrote_never_outgrows_its_line(width):
+    wide = DOUBTFUL | {
+        "question": "これは何ですか？" * 20,
+        "response": "答えは 👍🏽 です。\n" * 40,
+        "why": "because " * 30,
+    }
+    reasons = {"HTTP 400: " + "word " * 60: {"count": 2, "share": 0.01}}
+
+    told = told_of_judge(width=width, doubtful={"total": 1, "rollouts": [wide]}, missing_reasons=reasons)
+
+    assert max(map(cell_len, told[1:])) <= width
+
+
+def test_bars_of_scores_are_coloured_on_a_terminal_that_has_colours():
+    row = RUN | {"judge_quality": QUALITY}
+
+    shown = "\n".join(printed(run_table, row, force_terminal=True, color_system="truecolor"))
+
+    assert "\x1b[38;2;216;116;26m▁▁▁" in shown
+    assert "\x1b[38;2;63;140;224m███" in shown
+
+
 def test_a_plan_ends_with_the_sum():
     assert printed(plan_table, PLAN, PLAN | {"trait": "evil", "disk_mb": 1500.0}) == [
         "trait     rollouts  calls  prompt  response    disk   time   cost",
@@ -191,6 +357,14 @@ def test_failures_are_told_in_full():
 
 HOSTILE = "[red]x[/red]\x1b[2J\u202e"
 SHOWN = r"[red]x[/red]\x1b[2J\u202e"
+DOUBTFUL_TEXTS = ("rollout", "why", "question", "response")
+HOSTILE_PARTS = [
+    {"missing_reasons": {HOSTILE: {"count": 1, "share": 0.1}}},
+    {"missing_coherence": {HOSTILE: {"count": 1, "share": 0.1}}},
+    {"methods": {HOSTILE: 1, "text": 1}},
+    {"agreement": [{"judge": HOSTILE, "both": 0}]},
+    *({"doubtful": {"total": 1, "rollouts": [DOUBTFUL | {key: HOSTILE}]}} for key in DOUBTFUL_TEXTS),
+]
 
 
 @pytest.mark.parametrize(
@@ -200,6 +374,8 @@ SHOWN = r"[red]x[/red]\x1b[2J\u202e"
         (vectors_table, VECTOR | {"judge": HOSTILE, "filter": HOSTILE, "path": f"{HOSTILE}/x"}),
         (traits_table, TRAIT | {"trait": HOSTILE, "source": HOSTILE, "faults": [HOSTILE]}),
         (run_table, RUN | {"trait": HOSTILE, "note": HOSTILE, "vector": HOSTILE}),
+        (run_table, RUN | {"judge": HOSTILE, "judge_quality": QUALITY}),
+        *((run_table, RUN | {"judge_quality": QUALITY | part}) for part in HOSTILE_PARTS),
         (plan_table, PLAN | {"trait": HOSTILE}),
         (failures_table, dict.fromkeys(FAILURE, HOSTILE)),
     ],

@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from traitcli.cli.options import ConfigFile, Json, Overrides, RunName, Traits, TrustRemoteCode
+from traitcli.cli.options import (
+    ConfigFile,
+    DryRun,
+    Json,
+    MaxCost,
+    NoCache,
+    Overrides,
+    RunName,
+    Traits,
+    TrustRemoteCode,
+    judge_overrides,
+)
 from traitcli.events import STAGES
 
 
@@ -28,8 +39,10 @@ def extract(
         str | None, typer.Option(metavar="D,D", help="Use these devices, e.g. cuda:0,cuda:3 or cpu,cpu.")
     ] = None,
     until: Annotated[Until, typer.Option(help="Stop after this stage.")] = Until.vectors,
+    max_cost: MaxCost = None,
+    no_cache: NoCache = False,
     overrides: Overrides = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done and what it takes.")] = False,
+    dry_run: DryRun = False,
     as_json: Json = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
@@ -40,7 +53,8 @@ def extract(
     from traitcli.cli.work import Work, carry_out, show_plan
 
     wanted = STAGES[: STAGES.index(until.value) + 1]
-    work = Work.prepare(config, overrides or (), traits or (), run, wanted)
+    changes = judge_overrides(overrides, max_cost, no_cache)
+    work = Work.prepare(config, changes, traits or (), run, wanted)
     if dry_run:
         show_plan(work, as_json)
         return

@@ -49,12 +49,14 @@ def carry_out(work: Work, gpus: int | None, devices: str | None, as_json: bool, 
     places, notes = choose_devices(gpus, devices, work.config.model.device)
     start_run(work.run, work.config, work.traits)
     jobs = [Job(trait, work.config, work.run, work.stages) for trait in work.traits]
+    before = work.run.usage()
     start, names = time.monotonic(), tuple(trait.name for trait in work.traits)
     with open_view() as view:
         known = tuple(place for place in places if place != "auto")  # what auto is, the loaded model tells
         view.show(RunStarted(work.run.name, str(work.run.folder), names, known, (*notes, *_notes(work))))
         failures = run_jobs(jobs, places, view.show, trust)
-        view.show(RunFinished(work.run.name, str(work.run.folder), time.monotonic() - start, len(failures)))
+        seconds, used = time.monotonic() - start, work.run.usage() - before
+        view.show(RunFinished(work.run.name, str(work.run.folder), seconds, len(failures), used))
     _finish(work, failures, as_json)
 
 

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
 from traitcli.config import JudgeConfig
-from traitcli.judging.backend import Answer, Judge, judge_id
+from traitcli.judging.backend import Answer, Judge, ModelShelf, OnJudged, judge_id
+from traitcli.judging.spending import Budget
 
-if TYPE_CHECKING:
-    from traitcli.models.load import LoadedModel
-
-__all__ = ["Answer", "Judge", "judge_id", "open_judge"]
+__all__ = ["Answer", "Budget", "Judge", "ModelShelf", "OnJudged", "judge_id", "open_judge"]
 
 
-def open_judge(config: JudgeConfig, name: str, model: Callable[[], LoadedModel]) -> Judge:
-    """The configured judge; `model` loads the run's own model, called `name`, for a backend that reads with it."""
+def open_judge(config: JudgeConfig, shelf: ModelShelf, budget: Budget | None = None) -> Judge:
+    """The configured judge; it loads a model, if it needs one, when the first answer comes."""
     if config.backend == "openai":
         from traitcli.judging.openai import OpenAIJudge
 
-        return OpenAIJudge(config.openai)
+        return OpenAIJudge(config.openai, budget)
     if config.backend == "fake":
         from traitcli.judging.fake import FakeJudge
 
         return FakeJudge()
+    if config.backend == "local":
+        from traitcli.judging.local import LocalJudge
+
+        return LocalJudge(config.local, shelf)
     from traitcli.judging.likelihood import LikelihoodJudge
 
-    return LikelihoodJudge(config.likelihood, name, model)
+    return LikelihoodJudge(config.likelihood, shelf)

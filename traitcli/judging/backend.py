@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from traitcli.config import ModelConfig
 from traitcli.records import Judgement, Polarity, Trait
+
+if TYPE_CHECKING:
+    from traitcli.models.load import LoadedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +25,10 @@ class Answer:
     response: str
 
 
+OnJudged = Callable[[Sequence[Judgement]], None]
+"""Takes judgements that are final, one or several at a time."""
+
+
 class Judge(Protocol):
     """A judge backend."""
 
@@ -29,18 +37,35 @@ class Judge(Protocol):
     prompted: bool
     """True when it reads the trait's judge prompt, which then is part of what a score means."""
     overlaps: bool
-    """True when judging leaves the model's device free, so it may run while rollouts are generated."""
+    """True when judging leaves the model's device free: it may run while rollouts are generated, and traits
+    may be scored side by side, each in a thread of its own."""
 
     def check(self) -> None:
         """Raise ConfigError when it could not score anything with what it was given; asks nobody."""
         ...
 
-    def score(self, trait: Trait, answers: Sequence[Answer], on_judged: Callable[[Judgement], None]) -> None:
-        """Judge every answer, handing over each judgement as soon as it is final.
+    def score(self, trait: Trait, answers: Iterable[Answer], on_judged: OnJudged) -> None:
+        """Judge every answer, handing over judgements as soon as they are final, in this thread.
 
-        One answer's failure is a judgement without a score and with a reason. Raises JudgeError
-        when no answer could ever be judged (key refused, no such model or endpoint).
+        `answers` may still be being made while they are judged. One answer's failure is a judgement
+        without a score and with a reason. Raises JudgeError when no answer could ever be judged (key
+        refused, no such model or endpoint, no money left), and what `on_judged` raises.
         """
+        ...
+
+    def close(self) -> None:
+        """Drop what is under way and let go of connections; `score` in other threads ends with CancelledError."""
+        ...
+
+
+class ModelShelf(Protocol):
+    """Where a judge that reads with a model finds it."""
+
+    config: ModelConfig
+    """The model of the run, on the device of this worker."""
+
+    def load(self, config: ModelConfig) -> LoadedModel:
+        """The model, loaded at the first call with this config."""
         ...
 
 

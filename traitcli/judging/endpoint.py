@@ -65,6 +65,7 @@ def identify(config: OpenAIConfig, endpoint: Endpoint) -> str:
         "coherence": prompts.COHERENCE if config.coherence else "",
         "logprobs": config.logprobs,
         "ending": prompts.on_scale("100", config.scale),
+        "samples": config.samples,
         "max_chars": prompts.MAX_CHARS,
     }
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]

@@ -17,7 +17,7 @@ _ABOUT_ONE_ANSWER = re.compile(
 
 def is_passing(error: APIStatusError) -> bool:
     """True when the same request may well succeed later; money that has run out does not come back by itself."""
-    if error.code == "insufficient_quota":
+    if error.code == "insufficient_quota" or is_about_parameters(error):
         return False
     return error.status_code in _PASSING or error.status_code >= 500
 
@@ -25,6 +25,11 @@ def is_passing(error: APIStatusError) -> bool:
 def is_about_one_answer(error: APIStatusError) -> bool:
     """True when this text is what the endpoint will not read: too long for it, or filtered."""
     return error.status_code in {400, 413, 422} and bool(_ABOUT_ONE_ANSWER.search(complaint(error)))
+
+
+def is_about_parameters(error: APIStatusError) -> bool:
+    """True when it may be how the question was asked; some servers fail (500) where log-probabilities are off."""
+    return error.status_code in {400, 422} or (error.status_code in {500, 501} and "logprobs" in complaint(error))
 
 
 def complaint(error: APIStatusError) -> str:

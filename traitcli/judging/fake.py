@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable
 
-from traitcli.judging.backend import Answer
+from traitcli.judging.backend import Answer, OnJudged
 from traitcli.records import Judgement, Score, Trait
 
 
@@ -23,9 +23,12 @@ class FakeJudge:
     def check(self) -> None:
         pass
 
-    def score(self, trait: Trait, answers: Sequence[Answer], on_judged: Callable[[Judgement], None]) -> None:
+    def close(self) -> None:
+        pass
+
+    def score(self, trait: Trait, answers: Iterable[Answer], on_judged: OnJudged) -> None:
         for answer in answers:
-            on_judged(_judge(trait.name, answer))
+            on_judged([_judge(trait.name, answer)])
 
 
 def _judge(trait: str, answer: Answer) -> Judgement:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ import torch
 
 from traitcli.config import LikelihoodConfig
 from traitcli.errors import DefinitionError
-from traitcli.judging.backend import Answer
+from traitcli.judging.backend import Answer, ModelShelf, OnJudged
 from traitcli.models.batching import forward, left_pad, new_cache, right_pad
 from traitcli.models.load import LoadedModel
 from traitcli.models.prompts import encode_response, persona_messages, render
@@ -40,20 +40,23 @@ class LikelihoodJudge:
     prompted = False
     overlaps = False
 
-    def __init__(self, config: LikelihoodConfig, name: str, model: Callable[[], LoadedModel]) -> None:
-        """`name` is the model's; `model` loads it when the first answer comes."""
+    def __init__(self, config: LikelihoodConfig, shelf: ModelShelf) -> None:
+        """The run's model is taken from the shelf when the first answer comes."""
         self._config = config
-        self._load = model
-        self.identity = f"likelihood:{name}:pairs={config.pairs}:sharpness={config.sharpness:g}"
+        self._shelf = shelf
+        self.identity = f"likelihood:{shelf.config.name}:pairs={config.pairs}:sharpness={config.sharpness:g}"
 
     @property
     def _loaded(self) -> LoadedModel:
-        return self._load()
+        return self._shelf.load(self._shelf.config)
 
     def check(self) -> None:
         pass
 
-    def score(self, trait: Trait, answers: Sequence[Answer], on_judged: Callable[[Judgement], None]) -> None:
+    def close(self) -> None:
+        pass
+
+    def score(self, trait: Trait, answers: Iterable[Answer], on_judged: OnJudged) -> None:
         """Judge the answers question by question; see `Judge.score`."""
         if len(trait.pairs) < 2:
             raise DefinitionError(
@@ -65,9 +68,10 @@ class LikelihoodJudge:
             asked = list(group)
             written = [a for a in asked if a.response.strip()]
             ratios = self._ratios(trait, question, written)
-            for answer in asked:
-                score = _score(ratios[answer.rollout], self._config.sharpness) if answer.rollout in ratios else _EMPTY
-                on_judged(Judgement(answer.rollout, self.identity, score, _NO_COHERENCE))
+            scores = {rollout: _score(ratio, self._config.sharpness) for rollout, ratio in ratios.items()}
+            on_judged(
+                [Judgement(a.rollout, self.identity, scores.get(a.rollout, _EMPTY), _NO_COHERENCE) for a in asked]
+            )
 
     @torch.inference_mode()
     def _ratios(self, trait: Trait, question: str, answers: Sequence[Answer]) -> dict[str, float]:

@@ -3,43 +3,44 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
-from typing import Literal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from queue import Empty, SimpleQueue
+from typing import Any
 
-from httpx2 import ConnectError
-from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI, omit
+from openai import APIStatusError
 
 from traitcli.config import OpenAIConfig
-from traitcli.errors import JudgeError
+from traitcli.errors import ConfigError, JudgeError
 from traitcli.judging import failures, prompts
-from traitcli.judging.backend import Answer
-from traitcli.judging.dialect import Dialect, Method
+from traitcli.judging.backend import Answer, OnJudged
+from traitcli.judging.client import BudgetSpentError, Client, Request
+from traitcli.judging.dialect import Dialect, Way
 from traitcli.judging.endpoint import check_key, find_endpoint, identify
-from traitcli.judging.replies import Reply, UnreadableReplyError, read_reply
-from traitcli.judging.retry import Allowance, GaveUpError, Sleep, read_retry_after
+from traitcli.judging.loop import LoopThread
+from traitcli.judging.questions import Question, Questionnaire
+from traitcli.judging.replies import Reply
+from traitcli.judging.retry import Allowance, GaveUpError, Sleep
 from traitcli.judging.scales import (
     Reading,
-    Scale,
     is_digitwise,
     opens_with_preamble,
     read_probabilities,
     read_text,
     to_percent,
 )
-from traitcli.records import Judgement, Score, Trait
+from traitcli.judging.spending import Budget, find_price
+from traitcli.records import Judgement, Score, Trait, Usage
 
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One thing asked about one answer; `place` is the answer's index."""
-
-    place: int
-    about: Literal["trait", "coherence"]
-    scale: Scale
-    prompt: str
+_ALONE = 5.0
+"""Seconds that the first question is asked alone, at most."""
+_GRACE = 5.0
+"""Seconds for what was under way to be dropped in order."""
+_LOST_FOR_GOOD = 10
+"""So many questions in a row that spent all their requests mean that the endpoint is gone."""
 
 
 class OpenAIJudge:
@@ -50,181 +51,225 @@ class OpenAIJudge:
     the judge's lifetime, so the very first question is asked alone. `Score.method` says how a value
     was had:
 
-    logprobs  expected value over the first token's alternatives
-    digits    the model writes numbers digit by digit, so the first token is a tenth of the score:
-              the whole number it writes at temperature 0, no expectation
-    text      the endpoint gives no log-probabilities: the number in the reply
+    logprobs          expected value over the first token's alternatives
+    logprobs on 0_10  the model writes numbers digit by digit, so the first token of a score would be a
+                      tenth of it: one digit was asked for instead, and its expected value taken
+    number            such a model may be at work, and the whole number it wrote has one digit only
+    text              the endpoint gives no log-probabilities: what the reply says, or the mean of several
     """
 
     prompted = True
     overlaps = True
 
-    def __init__(self, config: OpenAIConfig, *, sleep: Sleep = asyncio.sleep) -> None:
+    def __init__(self, config: OpenAIConfig, budget: Budget | None = None, *, sleep: Sleep = asyncio.sleep) -> None:
         """Raises ConfigError when the address is none."""
         self._config = config
+        self._budget = budget
         self._sleep = sleep
         self._endpoint = find_endpoint(config)
         self._dialect = Dialect(logprobs=config.logprobs != "never")
-        self._reached = False
+        self._threads = LoopThread()
+        self._client: Client | None = None
+        self._opening: asyncio.Event | None = None
+        self._lost_in_a_row = 0
         self.identity = identify(config, self._endpoint)
 
     def check(self) -> None:
-        """Raise ConfigError when the key is missing or none."""
+        """Raise ConfigError when the key is missing or none, or a budget is set and the price not known."""
         check_key(self._endpoint)
+        if self._config.max_cost and find_price(self._config) is None:
+            raise ConfigError(
+                f"there is a budget, and no price of {self._config.model} is known",
+                cause="judge.openai.max_cost cannot be kept without one",
+                fix="set judge.openai.price_in and price_out, or add the model to a file in configs/prices/",
+            )
 
-    def score(self, trait: Trait, answers: Sequence[Answer], on_judged: Callable[[Judgement], None]) -> None:
-        """Judge every answer, with at most `max_concurrency` requests at a time.
+    def score(self, trait: Trait, answers: Iterable[Answer], on_judged: OnJudged) -> None:
+        """Judge every answer; see `Judge.score`.
 
         A question whose five requests all failed, and an answer that the endpoint will not read, give a
-        score of none with a reason. Raises JudgeError, having dropped what was under way, when the
-        endpoint refuses for good or was never reached, and ConfigError like `check`.
+        score of none with a reason. Raises JudgeError when the endpoint refuses for good, was never
+        reached or is gone, having dropped what was under way, and when the budget does not allow
+        another request, having waited for it.
         """
         self.check()
-        desk = _Desk(answers, self.identity, self._config.coherence, on_judged)
-        readable = [place for place, answer in enumerate(answers) if prompts.clean_answer(answer.response)]
-        for place in sorted(set(range(len(answers))) - set(readable)):
-            desk.skip(place, "empty answer")
-        if readable:
-            asyncio.run(self._ask_all(self._questions(trait, answers, readable), desk.receive))
+        sheet = Questionnaire(trait, self.identity, self._config.scale, self._config.coherence)
+        inbox: SimpleQueue[Judgement | None] = SimpleQueue()
+        dropped = threading.Event()
+        work = self._threads.submit(self._score(sheet, iter(answers), inbox.put, dropped))
+        work.add_done_callback(lambda _: inbox.put(None))
+        try:
+            for judged in _drain(inbox):
+                on_judged(judged)
+            work.result()
+        except BaseException:
+            if work.cancel():
+                dropped.wait(_GRACE)
+            raise
 
-    def _questions(self, trait: Trait, answers: Sequence[Answer], places: Iterable[int]) -> Iterator[Question]:
-        template = prompts.on_scale(trait.judge_prompt, self._config.scale)
-        for place in places:
-            about = answers[place].question, prompts.clean_answer(answers[place].response)
-            yield Question(place, "trait", self._config.scale, prompts.write_prompt(template, *about))
-            if self._config.coherence:
-                yield Question(place, "coherence", "0_100", prompts.write_prompt(prompts.COHERENCE, *about))
+    def close(self) -> None:
+        """Drop what is under way."""
+        self._threads.close(self._disconnect())
 
-    async def _ask_all(self, questions: Iterator[Question], receive: Callable[[Question, Score], None]) -> None:
-        async def work(share: Iterator[Question]) -> None:
-            for question in share:
-                receive(question, await self._ask(client, question))
+    async def _disconnect(self) -> None:
+        if self._client:
+            await self._client.close()
+            self._client = None
 
-        # A client belongs to one event loop; the SDK's own retries would multiply with ours.
-        async with AsyncOpenAI(
-            api_key=self._endpoint.key or "not-needed",
-            base_url=self._endpoint.url,
-            max_retries=0,
-            timeout=self._config.timeout,
-        ) as client:
-            if not self._reached:
-                await work(islice(questions, 1))
-            await _all_or_none(work(questions) for _ in range(self._config.max_concurrency))
+    async def _score(
+        self,
+        sheet: Questionnaire,
+        answers: Iterator[Answer],
+        hand_over: Callable[[Judgement], None],
+        dropped: threading.Event,
+    ) -> None:
+        """Ask about answers as they come; the first error that ends the judging drops the rest."""
+        loop, feeder = asyncio.get_running_loop(), ThreadPoolExecutor(1, "answers")
+        too_dear = asyncio.Event()
+        ahead = asyncio.Semaphore(2 * self._config.max_concurrency)
 
-    async def _ask(self, client: AsyncOpenAI, question: Question) -> Score:
-        """Ask until there is a score, or a reason why there is none."""
+        async def settle(question: Question) -> None:
+            try:
+                judged = sheet.receive(question, *await self._ask(question))
+            except BudgetSpentError:
+                too_dear.set()
+            else:
+                hand_over(judged) if judged else None
+            finally:
+                ahead.release()
+
+        try:
+            self._client = self._client or Client(self._config, self._endpoint, self._budget)
+            async with asyncio.TaskGroup() as tasks:
+                # `next` may wait for an answer that is still being made.
+                while not too_dear.is_set() and (answer := await loop.run_in_executor(feeder, next, answers, None)):
+                    questions = sheet.questions(answer)
+                    if not questions:
+                        hand_over(sheet.blank(answer))
+                    for question in questions:
+                        await ahead.acquire()
+                        tasks.create_task(settle(question))
+        except BaseExceptionGroup as group:
+            raise _first(group) from None
+        finally:
+            feeder.shutdown(wait=False)
+            dropped.set()
+        if too_dear.is_set():
+            raise self._too_dear()
+
+    async def _ask(self, question: Question) -> tuple[Score, Usage]:
+        """Ask until there is a score, or a reason why there is none; the first question of all is asked alone."""
+        if self._opening is None:
+            self._opening = asyncio.Event()
+            try:
+                answered = await self._ask_enough(question)
+            except BaseException:
+                self._opening = None  # the next one will be the first
+                raise
+            self._opening.set()
+            return answered
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._opening.wait(), _ALONE)
+        return await self._ask_enough(question)
+
+    async def _ask_enough(self, question: Question) -> tuple[Score, Usage]:
+        """Once, or as often as configured where a reply is but one draw."""
+        score, usage = await self._ask_once(question, 0)
+        if self._config.samples == 1 or score.method != "text":
+            return score, usage
+        more = await asyncio.gather(*(self._ask_once(question, draw) for draw in range(1, self._config.samples)))
+        drawn = [score, *(other for other, _ in more)]
+        values = [each.value for each in drawn if each.value is not None]
+        mean = replace(score, value=sum(values) / len(values), method=f"text, mean of {len(values)}")
+        return mean, sum((other for _, other in more), usage)
+
+    async def _ask_once(self, question: Question, draw: int) -> tuple[Score, Usage]:
         allowance = Allowance(self._sleep)
-        method = self._dialect.method(question.scale)
+        way = self._dialect.way(question.scale)
         try:
             while True:
-                allowance.spend()
-                outcome = await self._exchange(client, question, method, allowance)
+                outcome = await self._exchange(question, way, draw, allowance)
                 if isinstance(outcome, Score):
-                    return outcome
-                method = outcome
+                    self._lost_in_a_row = 0
+                    return outcome, allowance.usage
+                way = outcome
         except GaveUpError as end:
-            if not self._reached:
-                raise self._unreachable(str(end)) from None
-            return Score(None, str(end))
+            self._lost_in_a_row += 1
+            self._check_alive(str(end))
+            return Score(None, str(end)), allowance.usage
 
-    async def _exchange(
-        self, client: AsyncOpenAI, question: Question, method: Method, allowance: Allowance
-    ) -> Score | Method:
-        """Make one request: a score comes of it, or the method to ask again by."""
+    async def _exchange(self, question: Question, way: Way, draw: int, allowance: Allowance) -> Score | Way:
+        """Get one reply: a score comes of it, or the way to ask again."""
+        assert self._client  # noqa: S101 - made by `_score`
         dialect = self._dialect
         try:
-            async with asyncio.timeout(self._config.timeout):
-                reply = await self._request(client, question, method)
+            reply = await self._client.ask(Request(self._body(question, way, dialect), draw), allowance)
         except APIStatusError as error:
-            self._reached = True
-            if failures.is_passing(error):
-                await allowance.wait(
-                    failures.quote(error, self._endpoint.key), read_retry_after(error.response.headers, time.time())
-                )
-                return method
-            return self._learn(error, dialect, question.scale, method)
-        except (APITimeoutError, TimeoutError):
-            self._reached = True
-            await allowance.wait(f"no reply within {self._config.timeout:g} s")
-            return method
-        except APIConnectionError as error:
-            self._reached |= not isinstance(error.__cause__, ConnectError)
-            await allowance.wait(failures.redact(f"connection lost: {error.__cause__ or error}", self._endpoint.key))
-            return method
-        except UnreadableReplyError as error:
-            self._reached = True
-            await allowance.wait(str(error))
-            return method
-        self._reached = True
-        return self._read(question.scale, method, reply)
+            return self._learn(error, dialect, question, way)
+        if reply.finish == "content_filter":
+            return Score(None, "the judge's reply was filtered")
+        if way.method == "logprobs":
+            return self._read_alternatives(question, way, reply)
+        return self._read_text(question, way, reply)
 
-    async def _request(self, client: AsyncOpenAI, question: Question, method: Method) -> Reply:
-        dialect = self._dialect
-        room = dialect.room(question.scale, method)
-        wants_logprobs = method == "logprobs"
-        response = await client.chat.completions.with_raw_response.create(
-            model=self._config.model,
-            messages=[{"role": "user", "content": question.prompt}],
-            max_tokens=room if dialect.limit == "max_tokens" else omit,
-            max_completion_tokens=room if dialect.limit == "max_completion_tokens" else omit,
-            temperature=0 if dialect.temperature else omit,
-            logprobs=True if wants_logprobs else omit,
-            top_logprobs=20 if wants_logprobs else omit,
-        )
-        return read_reply(response.http_response.content)
+    def _body(self, question: Question, way: Way, dialect: Dialect) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "model": self._config.model,
+            "messages": [{"role": "user", "content": question.prompt(way.scale)}],
+            dialect.limit: dialect.room(way),
+        }
+        if dialect.temperature:
+            body["temperature"] = 1 if way.method == "text" and self._config.samples > 1 else 0
+        if way.method == "logprobs":
+            body |= {"logprobs": True, "top_logprobs": dialect.alternatives}
+        return body
 
-    def _learn(self, error: APIStatusError, dialect: Dialect, scale: Scale, method: Method) -> Score | Method:
+    def _learn(self, error: APIStatusError, dialect: Dialect, question: Question, way: Way) -> Score | Way:
         """Make what can be made of a refusal; `dialect` is the one that was refused."""
         if failures.is_about_one_answer(error):
             return Score(None, f"the judge does not read this answer: {failures.quote(error, self._endpoint.key)}")
         said = failures.complaint(error)
-        if error.status_code not in {400, 422} or dialect.after(said, method) is None:
+        if not failures.is_about_parameters(error) or dialect.after(said, way.method) is None:
             raise failures.final_refusal(
                 error, model=self._config.model, host=self._endpoint.host, secret=self._endpoint.key
             )
         # Another question may have taught the same meanwhile.
-        self._dialect = self._dialect.after(said, method) or self._dialect
-        if method != "logprobs":
-            return method
-        if self._dialect.method(scale) != "logprobs":
+        self._dialect = self._dialect.after(said, way.method) or self._dialect
+        if way.method != "logprobs":
+            return way
+        learned = self._dialect.way(question.scale)
+        if learned.method != "logprobs":
             self._insist_on_logprobs(failures.quote(error, self._endpoint.key))
-        return self._dialect.method(scale)
+        return learned
 
-    def _read(self, scale: Scale, method: Method, reply: Reply) -> Score | Method:
-        if reply.finish == "content_filter":
-            return Score(None, "the judge's reply was filtered")
-        if method == "logprobs":
-            return self._read_alternatives(scale, reply)
-        return self._read_text(scale, method, reply)
-
-    def _read_alternatives(self, scale: Scale, reply: Reply) -> Score | Method:
+    def _read_alternatives(self, question: Question, way: Way, reply: Reply) -> Score | Way:
         if not reply.alternatives:
             if not reply.text and reply.finish != "length":
                 return Score(None, "the judge's reply is empty")
             self._insist_on_logprobs("the reply holds none")
             self._dialect = replace(self._dialect, logprobs=False)
-            return "text"
-        reading = read_probabilities(scale, reply.alternatives)
-        if reading.value is not None and scale == "0_100" and is_digitwise(reply.alternatives):
-            return "digits"
+            return Way("text", way.scale)
+        reading = read_probabilities(way.scale, reply.alternatives)
+        if reading.value is not None and way.scale == "0_100" and is_digitwise(reply.alternatives):
+            return Way("number", way.scale)
         too_early = not reply.text or opens_with_preamble(reply.alternatives)
         if reading.value is None and too_early and self._config.logprobs == "auto":
-            return "text"
-        return _as_score(scale, reading, "logprobs")
+            return Way("text", way.scale)
+        return _as_score(question, way, reading)
 
-    def _read_text(self, scale: Scale, method: Method, reply: Reply) -> Score | Method:
+    def _read_text(self, question: Question, way: Way, reply: Reply) -> Score | Way:
         text = prompts.strip_thoughts(reply.text).strip()
         if not text and reply.finish == "length" and not self._dialect.thinks:
             self._dialect = replace(self._dialect, thinks=True)
-            return "text"
-        if reply.filled(self._dialect.room(scale, method)) and text[-1:].isdigit():
+            return Way("text", way.scale)
+        if reply.filled(self._dialect.room(way)) and text[-1:].isdigit():
             return Score(None, "the judge's reply was cut off within a number")
-        reading = read_text(scale, text)
-        if method == "digits" and reading.value is not None and reading.value >= 10:
+        reading = read_text(way.scale, text)
+        if way.method == "number" and reading.value is not None and reading.value >= 10:
             # First token one digit, whole number more: now it is certain.
-            self._insist_on_logprobs("the model writes numbers digit by digit, so its first token is not the score")
             self._dialect = replace(self._dialect, digitwise=True)
-        return _as_score(scale, reading, method)
+            return self._dialect.way(question.scale)
+        return _as_score(question, way, reading)
 
     def _insist_on_logprobs(self, cause: str) -> None:
         if self._config.logprobs == "required":
@@ -234,55 +279,50 @@ class OpenAIJudge:
                 fix="set judge.openai.logprobs to auto, or choose another model",
             )
 
-    def _unreachable(self, cause: str) -> JudgeError:
+    def _check_alive(self, cause: str) -> None:
+        assert self._client  # noqa: S101 - made by `_score`
+        fix = "start the server, or correct judge.openai.base_url"
+        if not self._client.reached:
+            raise JudgeError(f"cannot reach the judge at {self._endpoint.host}", cause=cause, fix=fix)
+        if self._lost_in_a_row >= _LOST_FOR_GOOD:
+            problem = f"the judge at {self._endpoint.host} has stopped answering"
+            fix = "run the same command again when it is back: what is judged is kept"
+            raise JudgeError(problem, cause=f"{_LOST_FOR_GOOD} questions in a row: {cause}", fix=fix)
+
+    def _too_dear(self) -> JudgeError:
+        spent = self._budget.spent if self._budget else 0.0
         return JudgeError(
-            f"cannot reach the judge at {self._endpoint.host}",
-            cause=cause,
-            fix="start the server, or correct judge.openai.base_url",
+            "the budget for judging is spent",
+            cause=f"${spent:.4f} of ${self._config.max_cost or 0:.4f}; the next request could pass it",
+            fix="raise --max-cost and run the same command again: what is judged is kept",
         )
 
 
-class _Desk:
-    """Brings the scores of an answer together, and hands its judgement over when the last one is in."""
-
-    def __init__(
-        self, answers: Sequence[Answer], judge: str, coherence: bool, on_judged: Callable[[Judgement], None]
-    ) -> None:
-        self._answers = answers
-        self._judge = judge
-        self._coherence = coherence
-        self._on_judged = on_judged
-        self._waiting: dict[int, dict[str, Score]] = {}
-
-    def receive(self, question: Question, score: Score) -> None:
-        scores = self._waiting.setdefault(question.place, self._blank())
-        scores[question.about] = score
-        if len(scores) == 2:
-            del self._waiting[question.place]
-            rollout = self._answers[question.place].rollout
-            self._on_judged(Judgement(rollout, self._judge, scores["trait"], scores["coherence"]))
-
-    def skip(self, place: int, reason: str) -> None:
-        none = Score(None, reason, final=True)
-        coherence = self._blank().get("coherence", none)
-        self._on_judged(Judgement(self._answers[place].rollout, self._judge, none, coherence))
-
-    def _blank(self) -> dict[str, Score]:
-        return {} if self._coherence else {"coherence": Score(None, "not asked", final=True)}
+def _drain(inbox: SimpleQueue[Judgement | None]) -> Iterator[list[Judgement]]:
+    """What has come in, as much as there is at a time, until None comes."""
+    while first := inbox.get():
+        batch, end = [first], False
+        while not end:
+            try:
+                more = inbox.get_nowait()
+            except Empty:
+                break
+            end = more is None
+            batch += [more] if more else []
+        yield batch
+        if end:
+            return
 
 
-async def _all_or_none(work: Iterable[Coroutine[None, None, None]]) -> None:
-    """Run everything at once; the first error cancels the rest and is raised as it is."""
-    tasks = [asyncio.create_task(part) for part in work]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _as_score(scale: Scale, reading: Reading, method: Method) -> Score:
+def _as_score(question: Question, way: Way, reading: Reading) -> Score:
     if reading.value is None:
         return Score(None, reading.reason)
-    return Score(to_percent(scale, reading.value), method=method)
+    method = way.method if way.scale == question.scale else f"{way.method} on {way.scale}"
+    return Score(to_percent(way.scale, reading.value), method=method)
+
+
+def _first(error: BaseException) -> BaseException:
+    """The error that began it all."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, NonNegativeInt, ValidationError
 
 
 class UnreadableReplyError(Exception):
@@ -18,13 +18,17 @@ class UnreadableReplyError(Exception):
 class Reply:
     """What the model replied.
 
-    finish        why it ended: stop, length, content_filter, …
-    alternatives  token text -> probability of the first token; empty when the endpoint gives none
+    finish             why it ended: stop, length, content_filter, …
+    alternatives       token text -> probability of the first token; empty when the endpoint gives none
+    prompt_tokens      as the endpoint counts them; 0 when it does not say
+    completion_tokens  the same
     """
 
     text: str
     finish: str
     alternatives: Mapping[str, float]
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
 
     def filled(self, room: int) -> bool:
         """True when the reply may have been cut short by its limit of `room` tokens, each of a character or more."""
@@ -47,6 +51,8 @@ def read_reply(body: bytes) -> Reply:
         text=choice.message.content or choice.message.refusal or "",
         finish=choice.finish_reason or "",
         alternatives=_probabilities((positions[0].top_logprobs or ()) if positions else ()),
+        prompt_tokens=completion.usage.prompt_tokens if completion.usage else 0,
+        completion_tokens=completion.usage.completion_tokens if completion.usage else 0,
     )
 
 
@@ -74,8 +80,14 @@ class _Choice(BaseModel):
     logprobs: _Logprobs | None = None
 
 
+class _Usage(BaseModel):
+    prompt_tokens: NonNegativeInt = 0
+    completion_tokens: NonNegativeInt = 0
+
+
 class _Completion(BaseModel):
     choices: list[_Choice]
+    usage: _Usage | None = None
 
 
 def _probabilities(alternatives: Sequence[_Alternative]) -> dict[str, float]:

@@ -6,6 +6,8 @@ import email.utils
 import math
 from collections.abc import Awaitable, Callable, Mapping
 
+from traitcli.records import Usage
+
 MAX_REQUESTS = 5
 DELAYS = (1.0, 2.0, 4.0, 8.0)
 """Seconds to wait after each failure but the last."""
@@ -20,25 +22,37 @@ class GaveUpError(Exception):
 
 
 class Allowance:
-    """The requests that one question may cost."""
+    """The requests that one question may cost, and what they did cost; `hung` counts those that got no reply."""
 
     def __init__(self, sleep: Sleep) -> None:
         self._sleep = sleep
         self._requests = 0
         self._failures: list[str] = []
+        self.hung = 0
+        self.usage = Usage()
+
+    @property
+    def failures(self) -> int:
+        """Requests that came to nothing so far."""
+        return len(self._failures)
 
     def spend(self) -> None:
         """Count a request that is about to be made. Raises GaveUpError when none is left."""
         if self._requests == MAX_REQUESTS:
             raise self._end()
         self._requests += 1
+        self.usage += Usage(requests=1)
 
-    async def wait(self, failure: str, retry_after: float | None = None) -> None:
-        """Note a failure, then wait until the next request is due. Raises GaveUpError after the last."""
+    async def wait(self, failure: str, retry_after: float | None = None, seconds: float = 0.0) -> None:
+        """Note a failure, then wait until the next request is due. Raises GaveUpError after the last.
+
+        The delay counts from when the request was sent: the `seconds` that it hung were waited already.
+        """
         self._failures.append(failure)
+        self.hung += seconds > 0
         if self._requests == MAX_REQUESTS:
             raise self._end()
-        due = DELAYS[len(self._failures) - 1]
+        due = max(0.0, DELAYS[len(self._failures) - 1] - seconds)
         await self._sleep(due if retry_after is None else min(retry_after, LONGEST_WAIT))
 
     def _end(self) -> GaveUpError:

@@ -116,7 +116,7 @@ _PREAMBLE = re.compile(r"[\s▁ĠĊ]*(<.*)?", re.DOTALL)
 _TAGGED = re.compile(r"<answer>\s*(yes|no)\s*</answer>", re.IGNORECASE)
 
 _LONGEST_LINE = 80
-_LABEL = r"\s*(?:[*_]*[A-Za-z ]{1,20}[:=])?"
+_LABEL = r"\s*(?:[*_]*[A-Za-z ]{1,20}[:=]|(?i:(?:the|my) (?:answer|rating|score|number) is:?))?"
 _OPEN, _CLOSE = r"[\s*_`\"'(\[]*", r"[\s*_`\"')\].!]*"
 _LINES: dict[Scale, re.Pattern[str]] = {
     "0_100": re.compile(rf"{_LABEL}{_OPEN}([0-9]+)(?: ?/ ?100)?{_CLOSE}"),

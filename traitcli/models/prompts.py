@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
 Place = Literal["auto", "system", "user"]
 Message = dict[str, str]
+_INERT = str.maketrans({"<": "‹", ">": "›", "[": "⟦", "]": "⟧"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +49,15 @@ def resolve_place(tokenizer: Any, name: str, place: Place) -> Literal["system", 
     return "system" if shown else "user"
 
 
-def render(tokenizer: Any, messages: list[Message]) -> Prompt:
-    """Apply the chat template and tokenise; a model without a template gets the bare texts."""
+def render(tokenizer: Any, messages: list[Message], *, thinking: bool = True) -> Prompt:
+    """Apply the chat template and tokenise; a model without a template gets the bare texts.
+
+    Not `thinking` asks the template for an answer at once, which those of reasoning models understand
+    and others ignore.
+    """
     if tokenizer.chat_template:
-        text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        wishes = {} if thinking else {"enable_thinking": False}
+        text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **wishes)
     else:
         text = "\n\n".join(message["content"] for message in messages) + "\n\n"
     return Prompt(text, tuple(_with_one_bos(tokenizer, text)))
@@ -59,6 +66,15 @@ def render(tokenizer: Any, messages: list[Message]) -> Prompt:
 def encode_response(tokenizer: Any, text: str) -> list[int]:
     """Token ids of an answer; text that looks like a special token stays text."""
     return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+
+
+def without_specials(tokenizer: Any, text: str) -> str:
+    """The text with special tokens made look-alikes: a chat template's tokens are only its own."""
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    if not special:
+        return text
+    longest_first = "|".join(map(re.escape, sorted(special, key=len, reverse=True)))
+    return re.sub(longest_first, lambda token: _look_alike(token[0]), text)
 
 
 def check_length(loaded: LoadedModel, prompt: Prompt, new_tokens: int) -> None:
@@ -70,6 +86,11 @@ def check_length(loaded: LoadedModel, prompt: Prompt, new_tokens: int) -> None:
             cause=f"{have} prompt tokens and {new_tokens} new ones, where {loaded.name} holds {loaded.context}",
             fix=f"shorten it by {have + new_tokens - loaded.context} tokens, or lower max_new_tokens",
         )
+
+
+def _look_alike(token: str) -> str:
+    changed = token.translate(_INERT)
+    return changed if changed != token else f"{token[0]} {token[1:]}"
 
 
 def _shows_system(tokenizer: Any) -> bool:

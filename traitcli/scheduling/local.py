@@ -15,7 +15,7 @@ import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from typing import Any
@@ -23,15 +23,22 @@ from typing import Any
 from traitcli.config import Config
 from traitcli.errors import TraitError
 from traitcli.events import Listener, TraitFailed
+from traitcli.judging import Budget
 from traitcli.scheduling.devices import threads_per_worker
-from traitcli.stages.pipeline import Job, run_job
+from traitcli.stages.pipeline import Job, Line
 from traitcli.stages.worker import Worker
 
 
 @dataclass(frozen=True, slots=True)
-class _Done:
-    """A worker has ended its job, well or not."""
+class _Free:
+    """A worker's device is free for another job."""
 
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """A worker has ended a trait's job, well or not."""
+
+    trait: str
     failure: TraitFailed | None
 
 
@@ -56,13 +63,21 @@ class _Hand:
 
     process: Any
     pipe: Any
-    job: Job | None = None
+    jobs: dict[str, Job] = field(default_factory=dict)
+    dismissed: bool = False
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.jobs) or not self.dismissed
 
     def give(self, waiting: deque[Job]) -> None:
-        """Hand over the next job, or let the worker go, which frees its device."""
-        self.job = waiting.popleft() if waiting else None
+        """Hand over the next job, or let the worker finish and go, which frees its device."""
+        job = waiting.popleft() if waiting else None
+        if job:
+            self.jobs[job.trait.name] = job
+        self.dismissed = job is None
         with suppress(ConnectionError):  # a dead worker is noticed when it is heard
-            self.pipe.send(self.job)
+            self.pipe.send(job)
 
     def hear(self) -> Any:
         """Return the next message."""
@@ -74,7 +89,11 @@ class _Hand:
 
 
 def run_local(
-    jobs: Sequence[Job], devices: Sequence[str], on_event: Listener, trust_remote_code: bool = False
+    jobs: Sequence[Job],
+    devices: Sequence[str],
+    on_event: Listener,
+    trust_remote_code: bool = False,
+    budget: Budget | None = None,
 ) -> list[TraitFailed]:
     """Do the jobs on several devices at once; returns what failed.
 
@@ -82,11 +101,12 @@ def run_local(
     """
     used = devices[: len(jobs)]
     threads = threads_per_worker(used, os.cpu_count() or 1)
+    config = _share_caps(jobs[0].config, len(used))
     hands: list[_Hand] = []
     try:
         with _interrupt_held():
             for device in used:
-                hands.append(_hire(jobs[0].config, device, threads, trust_remote_code))
+                hands.append(_hire(config, device, threads, trust_remote_code, budget))
         return _lead(jobs, hands, on_event)
     finally:
         for hand in hands:
@@ -94,12 +114,21 @@ def run_local(
             hand.process.join()
 
 
-def _hire(config: Config, device: str, threads: int | None, trust: bool) -> _Hand:
+def _share_caps(config: Config, workers: int) -> Config:
+    """Give each worker its part of what the judge's endpoint allows in a minute."""
+    judge = config.judge.openai
+    caps = {"requests_per_minute": judge.requests_per_minute, "tokens_per_minute": judge.tokens_per_minute}
+    shares = {name: max(1, cap // workers) for name, cap in caps.items() if cap}
+    changed = config.judge.model_copy(update={"openai": judge.model_copy(update=shares)})
+    return config.model_copy(update={"judge": changed})
+
+
+def _hire(config: Config, device: str, threads: int | None, trust: bool, budget: Budget | None) -> _Hand:
     from torch import multiprocessing
 
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(config, device, threads, trust, theirs), daemon=True)
+    process = context.Process(target=_work, args=(config, device, threads, trust, budget, theirs), daemon=True)
     process.start()
     theirs.close()  # or the end of the worker would not end the pipe
     return _Hand(process, ours)
@@ -125,15 +154,18 @@ def _lead(jobs: Sequence[Job], hands: Sequence[_Hand], on_event: Listener) -> li
     failures: list[TraitFailed] = []
     for hand in hands:
         hand.give(waiting)
-    while busy := {hand.pipe: (hand, hand.job) for hand in hands if hand.job}:
-        for hand, job in [busy[pipe] for pipe in wait(list(busy))]:
+    while busy := {hand.pipe: hand for hand in hands if hand.has_work}:
+        for hand in [busy[pipe] for pipe in wait(list(busy))]:
             match hand.hear():
-                case _Done(failure):
-                    failures += [failure] if failure else []
+                case _Free():
                     hand.give(waiting)
+                case _Done(trait, failure):
+                    del hand.jobs[trait]
+                    failures += [failure] if failure else []
                 case _Died(cause):
-                    failures.append(_lost(job, cause, on_event))
-                    hand.job = None
+                    failures += [_lost(job, cause, on_event) for job in hand.jobs.values()]
+                    hand.jobs.clear()
+                    hand.dismissed = True
                 case _Fatal(error, trace):
                     raise error or RuntimeError(f"a worker failed:\n{trace}")
                 case event:
@@ -148,7 +180,7 @@ def _lost(job: Job, cause: str, on_event: Listener) -> TraitFailed:
     return failure
 
 
-def _work(config: Config, device: str, threads: int | None, trust: bool, pipe: Any) -> None:
+def _work(config: Config, device: str, threads: int | None, trust: bool, budget: Budget | None, pipe: Any) -> None:
     """A worker's life: load once, do the jobs that come."""
     import torch
 
@@ -163,10 +195,13 @@ def _work(config: Config, device: str, threads: int | None, trust: bool, pipe: A
         except ConnectionError:
             raise SystemExit(1) from None  # the parent is gone
 
-    worker = Worker(config, device, tell, trust)
+    worker = Worker(config, device, tell, trust, budget)
     try:
-        while (job := pipe.recv()) is not None:
-            tell(_Done(run_job(job, worker, tell)))
+        with Line(worker, tell, lambda job, failure: tell(_Done(job.trait.name, failure))) as line:
+            while (job := pipe.recv()) is not None:
+                line.take(job)
+                tell(_Free())
+            line.finish()
     except EOFError:
         return  # the parent is gone
     except TraitError as error:

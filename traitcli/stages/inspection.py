@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from traitcli.config import Config
 from traitcli.errors import RunError, UserError
-from traitcli.records import Judgement, Rollout
-from traitcli.runs import Run
+from traitcli.records import Judgement, Rollout, Trait
+from traitcli.runs import Run, TraitFiles
 from traitcli.shipped import find_shipped
+from traitcli.stages.judge_quality import choose_judges, judge_quality, judges_by_latest
 from traitcli.traits import find_traits, lint_trait, load_trait, locate_traits
 from traitcli.vectors.files import read_header
+
+if TYPE_CHECKING:
+    from traitcli.stages.filtering import Selection
 
 Row = dict[str, Any]
 
@@ -57,25 +63,86 @@ def trait_rows(folder: Path, names: Sequence[str]) -> list[Row]:
 
 def run_rows(run: Run, config: Config) -> list[Row]:
     """Trait by trait, what a run has done so far; scores are those of each trait's latest judge."""
-    return [_run_row(run, name, config) for name in run.trait_names()]
+    held = [_Held.read(run, name) for name in run.trait_names()]
+    return [_run_row(run, config, trait, next(iter(trait.judges), "")) for trait in held]
 
 
-def _run_row(run: Run, name: str, config: Config) -> Row:
+def judged_rows(run: Run, config: Config, traits: Sequence[str] = (), judge: str | None = None) -> list[Row]:
+    """`run_rows` of the named traits, of all by default, with `judge_quality`: None where nothing is judged.
+
+    `judge` picks the judge whose scores are shown. Raises RunError for a trait or a judge that the run
+    does not hold, and for a part of a name that several judges share.
+    """
+    held = [_Held.read(run, name) for name in _named(run, traits)]
+    chosen = choose_judges({trait.name: trait.judges for trait in held}, judge, run.name)
+    return [
+        {**_run_row(run, config, trait, chosen[trait.name]), "judge_quality": _quality(trait, chosen, config)}
+        for trait in held
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What a run holds of one trait, read once."""
+
+    name: str
+    files: TraitFiles
+    rollouts: list[Rollout]
+    judgements: list[Judgement]
+
+    @classmethod
+    def read(cls, run: Run, name: str) -> _Held:
+        files = run.trait(name)
+        return cls(name, files, files.rollouts(), files.judgements())
+
+    @property
+    def judges(self) -> list[str]:
+        return judges_by_latest(self.judgements)
+
+
+def _named(run: Run, traits: Sequence[str]) -> list[str]:
+    """The traits asked for, each once; raises RunError for one that the run does not hold."""
+    there = run.trait_names()
+    for name in traits:
+        if name not in there:
+            close = difflib.get_close_matches(name, there, n=1)
+            raise RunError(
+                f"no trait {name} in the run {run.name}",
+                cause=f"it holds {', '.join(there) or 'none'}",
+                fix=f"did you mean {close[0]}?" if close else "name one of them, or none for all",
+            )
+    return list(dict.fromkeys(traits)) or there
+
+
+def _quality(trait: _Held, chosen: Mapping[str, str], config: Config) -> Row | None:
+    """`judge_quality` of the chosen judge, with what judging the trait has taken, by whatever judge."""
+    judge = chosen[trait.name]
+    if not judge:
+        return None
+    definition = _definition(trait.name, config)
+
+    def question(rollout: Rollout) -> str:
+        """The question, unless the definition is gone or has changed since."""
+        asked = definition.questions if definition and rollout.split == "extraction" else ()
+        text = asked[rollout.question] if rollout.question < len(asked) else ""
+        return text if text in rollout.prompt else ""
+
+    quality = judge_quality(trait.rollouts, trait.judgements, judge, question)
+    return {**quality, "usage": asdict(trait.files.usage())}
+
+
+def _run_row(run: Run, config: Config, trait: _Held, judge: str) -> Row:
     from traitcli.stages.filtering import select_rollouts
 
-    files = run.trait(name)
-    rollouts = files.rollouts()
-    extraction = [r for r in rollouts if r.split == "extraction"]
-    judgements = files.judgements()
-    latest = judgements[-1].judge if judgements else ""
-    own: Mapping[str, Judgement] = {j.rollout: j for j in judgements if j.judge == latest}
+    extraction = [r for r in trait.rollouts if r.split == "extraction"]
+    own: Mapping[str, Judgement] = {j.rollout: j for j in trait.judgements if j.judge == judge}
     selection = select_rollouts(extraction, own, config.filter)
     return {
-        "trait": name,
-        "rollouts_done": len(rollouts),
-        "rollouts_total": _planned(run, name, config),
+        "trait": trait.name,
+        "rollouts_done": len(trait.rollouts),
+        "rollouts_total": _planned(run, trait.name, config),
         "empty": selection.counts["empty"],
-        "judge": latest,
+        "judge": judge,
         "judged": sum(j.score.value is not None for j in own.values()),
         "missing": sum(j.score.value is None for j in own.values()),
         "judge_auroc": selection.judge_auroc,
@@ -83,9 +150,15 @@ def _run_row(run: Run, name: str, config: Config) -> Row:
         "negative_score": selection.counts["negative_score"],
         "kept_positive": _count(selection.kept, "positive") if own else None,
         "kept_negative": _count(selection.kept, "negative") if own else None,
-        "vector": str(files.last_built() or ""),
-        "note": selection.filter if own and not selection.trusted else "",
+        "vector": str(trait.files.last_built() or ""),
+        "note": _note(trait, own, selection),
     }
+
+
+def _note(trait: _Held, own: Mapping[str, Judgement], selection: Selection) -> str:
+    if own:
+        return "" if selection.trusted else selection.filter
+    return f"no scores by this judge; there are some by {', '.join(trait.judges)}" if trait.judges else ""
 
 
 def _count(rollouts: Sequence[Rollout], polarity: str) -> int:
@@ -97,12 +170,17 @@ def _planned(run: Run, name: str, config: Config) -> int | None:
     from traitcli.config import ExtractConfig
     from traitcli.stages.plan import plan_rollouts
 
-    path = find_traits(config.paths.traits).get(name)
-    if path is None:
+    definition = _definition(name, config)
+    if definition is None:
         return None
     settings = run.manifest().get("settings", {})
     asked = {key: settings[f"extract.{key}"] for key in ("repeats", "questions", "evaluation_questions")}
-    return len(plan_rollouts(load_trait(path), ExtractConfig.model_validate(asked)))
+    return len(plan_rollouts(definition, ExtractConfig.model_validate(asked)))
+
+
+def _definition(name: str, config: Config) -> Trait | None:
+    path = find_traits(config.paths.traits).get(name)
+    return load_trait(path) if path else None
 
 
 def collect_records(runs: Path, names: Sequence[str]) -> list[Row]:

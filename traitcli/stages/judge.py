@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field, replace
 
 from traitcli.events import Listener, Progressed, StageStarted, Warned
 from traitcli.judging import Answer, Judge, judge_id
+from traitcli.judging.prompts import strip_thoughts
 from traitcli.records import Judgement, Rollout, Trait
 from traitcli.runs import TraitFiles
+from traitcli.stages.judge_quality import merge_reasons
 
 
 @dataclass(slots=True)
@@ -29,7 +31,9 @@ class JudgeDesk:
     on_event: Listener
     name: str = field(init=False)
     _settled: set[str] = field(init=False)
+    _kept: int = field(init=False, default=0)
     _missing: int = field(init=False, default=0)
+    _thinking: int = field(init=False, default=0)
     _stopped: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
@@ -42,29 +46,37 @@ class JudgeDesk:
             self.judge.check()
         self.on_event(StageStarted(self.trait.name, "judgements", self.name, len(self._settled), self.total))
 
-    def score(self, rollouts: Sequence[Rollout]) -> int:
-        """Judge those that need it, and return how many; every judgement is on disk before it counts."""
-        todo = [r for r in rollouts if r.split == "extraction" and r.id not in self._settled]
-        if todo:
-            self.judge.score(self.trait, [self._answer(rollout) for rollout in todo], self._keep)
-        return len(todo)
+    def score(self, rollouts: Iterable[Rollout]) -> int:
+        """Judge those that need it, and return how many; every judgement is on disk before it counts.
+
+        `rollouts` may still be being made while the first are judged.
+        """
+        answers = (self._answer(r) for r in rollouts if r.split == "extraction" and r.id not in self._settled)
+        for first in answers:  # nothing to judge needs no judge
+            self.judge.score(self.trait, _after(first, answers), self._keep)
+        self._tell_missing()
+        return self._kept
 
     def stop(self) -> None:
         """Let scoring in another thread end with the next judgement, which is kept."""
         self._stopped = True
 
-    def close(self) -> None:
-        """Say which scores are missing, and why."""
+    def _tell_missing(self) -> None:
+        """Say which scores are missing, and why, and what the judge did not see."""
         held = self.files.judgements(self.name)
         reasons = [j.score.reason for j in held if j.score.value is None]
         if reasons:
-            told = ", ".join(f"{reasons.count(reason)} × {reason}" for reason in dict.fromkeys(reasons))
+            told = ", ".join(f"{count} × {reason}" for reason, count in merge_reasons(reasons).items())
             self.on_event(Warned(self.trait.name, f"{len(reasons)} of {self.total} rollouts have no score: {told}"))
+        if self._thinking:
+            told = f"{self._thinking} answers hold <think> blocks; the judge saw what stands after them only"
+            self.on_event(Warned(self.trait.name, told))
 
-    def _keep(self, judgement: Judgement) -> None:
-        self.files.add_judgements([replace(judgement, judge=self.name)])
-        self._settled.add(judgement.rollout)
-        self._missing += judgement.score.value is None
+    def _keep(self, judgements: Sequence[Judgement]) -> None:
+        self.files.add_judgements([replace(judgement, judge=self.name) for judgement in judgements])
+        self._settled.update(judgement.rollout for judgement in judgements)
+        self._kept += len(judgements)
+        self._missing += sum(judgement.score.value is None for judgement in judgements)
         done = len(self._settled)
         self.on_event(Progressed(self.trait.name, "judgements", done, self.total, missing=self._missing))
         if self._stopped:
@@ -72,4 +84,10 @@ class JudgeDesk:
 
     def _answer(self, rollout: Rollout) -> Answer:
         question = self.trait.question(rollout.split, rollout.question)
+        self._thinking += self.judge.prompted and strip_thoughts(rollout.response) != rollout.response
         return Answer(rollout.id, rollout.polarity, rollout.pair, question, rollout.response)
+
+
+def _after(first: Answer, others: Iterator[Answer]) -> Iterator[Answer]:
+    yield first
+    yield from others

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from traitcli.config import Config, ExtractConfig
+from traitcli.judging import judge_id
+from traitcli.judging.spending import find_price
 from traitcli.records import POLARITIES, POSITIONS, RolloutKey, Split, Trait
 from traitcli.runs import Run
 from traitcli.stages.speed import known_speed
+from traitcli.stages.worker import Worker
 
 _CHARACTERS_PER_TOKEN = 4.2
 """English text in the vocabularies of today's models, roughly."""
@@ -19,7 +22,10 @@ _JUDGE_OVERHEAD_TOKENS = 30
 
 @dataclass(frozen=True, slots=True)
 class TraitPlan:
-    """What one trait will take; token numbers are estimates, response tokens an upper bound."""
+    """What one trait will take; token numbers are estimates, response tokens an upper bound.
+
+    judge_calls, judge_tokens  of the scores that are not there yet
+    """
 
     trait: str
     rollouts: int
@@ -29,6 +35,7 @@ class TraitPlan:
     response_tokens_max: int
     judge_tokens: int
     judged_rollouts: int
+    judged_done: int
 
 
 def plan_rollouts(trait: Trait, config: ExtractConfig) -> list[RolloutKey]:
@@ -43,15 +50,20 @@ def plan_rollouts(trait: Trait, config: ExtractConfig) -> list[RolloutKey]:
     ]
 
 
-def plan_trait(trait: Trait, config: Config, run: Run) -> TraitPlan:
-    """Count a trait's work; what the run holds already counts as done."""
+def plan_trait(trait: Trait, config: Config, run: Run, judge: str) -> TraitPlan:
+    """Count a trait's work; what the run holds already counts as done, of judgements those of `judge`."""
+    files = run.trait(trait.name)
     keys = plan_rollouts(trait, config.extract)
-    done = {rollout.id for rollout in run.trait(trait.name).rollouts()}
+    rollouts = files.rollouts()
+    done = {rollout.id for rollout in rollouts}
     prompts = [len(trait.persona(k.polarity, k.pair)) + len(trait.question(k.split, k.question)) for k in keys]
-    extraction = [k for k in keys if k.split == "extraction"]
+    extraction = {k.id for k in keys if k.split == "extraction"}
+    settled = extraction & {j.rollout for j in files.judgements(judge) if j.is_settled}
     new_tokens = config.extract.sampling.max_new_tokens
-    calls = len(extraction) * _calls_per_rollout(trait, config)
-    shown = len(trait.judge_prompt) / _CHARACTERS_PER_TOKEN + new_tokens + _JUDGE_OVERHEAD_TOKENS
+    calls = (len(extraction) - len(settled)) * _calls_per_rollout(trait, config)
+    written = [rollout.response_tokens for rollout in rollouts]
+    shown = len(trait.judge_prompt) / _CHARACTERS_PER_TOKEN + _JUDGE_OVERHEAD_TOKENS
+    shown += sum(written) / len(written) if written else new_tokens
     return TraitPlan(
         trait=trait.name,
         rollouts=len(keys),
@@ -61,6 +73,7 @@ def plan_trait(trait: Trait, config: Config, run: Run) -> TraitPlan:
         response_tokens_max=new_tokens * len(keys),
         judge_tokens=int(calls * shown),
         judged_rollouts=len(extraction),
+        judged_done=len(settled),
     )
 
 
@@ -69,17 +82,12 @@ def plan_rows(traits: Sequence[Trait], config: Config, run: Run) -> list[dict[st
     from traitcli.models.load import model_shape
 
     rows, hidden_size = model_shape(config.model)
-    speed = known_speed(config)
-    return [
-        _row(plan_trait(trait, config, run), config, len(POSITIONS) * rows * hidden_size * 4, speed) for trait in traits
-    ]
+    speed, judge = known_speed(config), Worker(config, config.model.device, lambda event: None).judge
+    plans = [plan_trait(trait, config, run, judge_id(judge, trait)) for trait in traits]
+    return [_row(plan, config, len(POSITIONS) * rows * hidden_size * 4, speed) for plan in plans]
 
 
 def _row(plan: TraitPlan, config: Config, bytes_each: int, speed: Mapping[str, float]) -> dict[str, Any]:
-    todo = plan.rollouts - plan.rollouts_done
-    seconds = None
-    if {"rollouts", "judgements"} <= set(speed):
-        seconds = todo * speed["rollouts"] + plan.judged_rollouts * speed["judgements"]
     return {
         "trait": plan.trait,
         "rollouts": plan.rollouts,
@@ -88,17 +96,26 @@ def _row(plan: TraitPlan, config: Config, bytes_each: int, speed: Mapping[str, f
         "prompt_tokens": plan.prompt_tokens,
         "response_tokens_max": plan.response_tokens_max,
         "disk_mb": round(plan.rollouts * bytes_each / 2**20, 1),
-        "seconds": seconds,
+        "seconds": _seconds(plan, config, speed),
         "cost_usd": _cost(plan, config),
     }
 
 
-def _cost(plan: TraitPlan, config: Config) -> float | None:
-    """What an endpoint's judge calls will cost, by the prices in the config; none for a local judge."""
-    if config.judge.backend != "openai":
+def _seconds(plan: TraitPlan, config: Config, speed: Mapping[str, float]) -> float | None:
+    """None until both stages have run with this model on this machine; an endpoint judges meanwhile."""
+    if not {"rollouts", "judgements"} <= set(speed):
         return None
-    prices = config.judge.openai
-    return round((plan.judge_tokens * prices.price_in + plan.judge_calls * prices.price_out) / 1e6, 4)
+    generating = (plan.rollouts - plan.rollouts_done) * speed["rollouts"]
+    judging = (plan.judged_rollouts - plan.judged_done) * speed["judgements"]
+    return max(generating, judging) if config.judge.backend == "openai" else generating + judging
+
+
+def _cost(plan: TraitPlan, config: Config) -> float | None:
+    """What the judge calls that are left will cost; none for a local judge, and where the price is not known."""
+    price = find_price(config.judge.openai) if config.judge.backend == "openai" else None
+    if price is None:
+        return None
+    return round(price.of(plan.judge_tokens, plan.judge_calls), 4)
 
 
 def _asked(trait: Trait, config: ExtractConfig) -> Sequence[tuple[Split, int, int]]:
@@ -113,4 +130,5 @@ def _asked(trait: Trait, config: ExtractConfig) -> Sequence[tuple[Split, int, in
 def _calls_per_rollout(trait: Trait, config: Config) -> int:
     if config.judge.backend == "likelihood":
         return 2 * min(config.judge.likelihood.pairs, len(trait.pairs) - 1)
-    return 2 if config.judge.backend == "openai" and config.judge.openai.coherence else 1
+    asked = {"openai": config.judge.openai.coherence, "local": config.judge.local.coherence}
+    return 1 + asked.get(config.judge.backend, False)

@@ -1,40 +1,55 @@
-"""What one worker holds while it works: its device, its model and its judge, loaded when needed."""
+"""What one worker holds while it works: its device, its models and its judge, loaded when needed."""
 
 from __future__ import annotations
 
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from traitcli.config import Config
+from traitcli.config import Config, ModelConfig
 from traitcli.events import Listener
-from traitcli.judging import Judge, open_judge
+from traitcli.judging import Budget, Judge, open_judge
 
 if TYPE_CHECKING:
     from traitcli.models.load import LoadedModel
 
 
 class Worker:
-    """Works on one device; the model is loaded once, at the first rollout or answer that needs it."""
+    """Works on one device; a model is loaded once, at the first rollout or answer that needs it.
 
-    def __init__(self, config: Config, device: str, on_event: Listener, trust_remote_code: bool = False) -> None:
-        model = config.model.model_copy(update={"device": device})
-        self._config = config.model_copy(update={"model": model})
+    config  the run's model, on this worker's device
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        device: str,
+        on_event: Listener,
+        trust_remote_code: bool = False,
+        budget: Budget | None = None,
+    ) -> None:
+        self.config: ModelConfig = config.model.model_copy(update={"device": device})
+        self._judge_config = config.judge
+        self._budget = budget
         self._on_event = on_event
         self._trust = trust_remote_code
+        self._models: dict[ModelConfig, LoadedModel] = {}
 
     @property
     def device(self) -> str:
-        return self._config.model.device
+        return self.config.device
 
     def model(self) -> LoadedModel:
-        return self._loaded
+        """The run's model."""
+        return self.load(self.config)
+
+    def load(self, config: ModelConfig) -> LoadedModel:
+        """A model that this worker works with, the judge's perhaps."""
+        if config not in self._models:
+            from traitcli.models.load import load_model
+
+            self._models[config] = load_model(config, self._on_event, self._trust)
+        return self._models[config]
 
     @cached_property
     def judge(self) -> Judge:
-        return open_judge(self._config.judge, self._config.model.name, self.model)
-
-    @cached_property
-    def _loaded(self) -> LoadedModel:
-        from traitcli.models.load import load_model
-
-        return load_model(self._config.model, self._on_event, self._trust)
+        return open_judge(self._judge_config, self, self._budget)

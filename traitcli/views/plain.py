@@ -84,6 +84,8 @@ class PlainView(_Plain):
             case TraitFailed():
                 self._fail(event)
             case RunFinished():
+                if used := words.used_told(event.used):
+                    self._tell(f"judge: {used}")
                 self._tell(words.end_told(event, self._vectors, worked=self._paces.worked or self._vectors > 0))
             case _:
                 pass

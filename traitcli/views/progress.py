@@ -107,6 +107,8 @@ class ProgressView:
         self._console.line()
         if self._failures:
             failures_table(self._console, self._failures)
+        if used := words.used_told(event.used):
+            self._say("", f"judge: {used}", QUIET)
         end = words.end_told(event, len(self._state.vectors), worked=self._state.worked)
         good = not event.failures
         self._say("✓ " if good else "✗ ", end, GOOD if good else BAD)

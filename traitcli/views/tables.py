@@ -13,7 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from traitcli.views.cells import hang
+from traitcli.views.judge_lines import judge_lines
 from traitcli.views.pace import clock_time
+from traitcli.views.palette import palette_for
 from traitcli.views.printable import one_line, printable
 
 Row = Mapping[str, Any]
@@ -60,7 +62,7 @@ def traits_table(console: Console, rows: Sequence[Row]) -> None:
 
 
 def run_table(console: Console, rows: Sequence[Row]) -> None:
-    """One line per trait of a run; under it where vectors are, and notes."""
+    """One line per trait of a run; under it where vectors are, notes, and how far to believe each trait's judge."""
     _print(console, _RUN_COLUMNS, rows)
     _caption(
         console,
@@ -72,6 +74,11 @@ def run_table(console: Console, rows: Sequence[Row]) -> None:
             _line(console, f"{one_line(row['trait'])}: ", printable(row["note"]), _QUIET)
         if row["vector"]:
             _path(console, one_line(row["trait"]), row["vector"])
+    palette = palette_for(console.color_system, no_color=console.no_color)
+    for row in rows:
+        if row["judge_quality"]:
+            for line in judge_lines(row, console.width - 1, palette):
+                console.print(line, soft_wrap=True, highlight=False)
 
 
 def plan_table(console: Console, rows: Sequence[Row]) -> None:

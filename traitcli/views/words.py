@@ -15,6 +15,7 @@ from traitcli.events import (
     VectorBuilt,
     Warned,
 )
+from traitcli.records import Usage
 from traitcli.views.pace import clock_time
 from traitcli.views.printable import one_line, printable
 
@@ -70,6 +71,19 @@ def end_told(event: RunFinished, vectors: int, *, worked: bool) -> str:
     built = f"{vectors} vector{'' if vectors == 1 else 's'} built"
     failed = f", {event.failures} trait{'' if event.failures == 1 else 's'} failed" if event.failures else ""
     return f"finished in {clock_time(event.seconds)}: {built}{failed}, in {one_line(event.directory)}"
+
+
+def used_told(used: Usage) -> str:
+    """`402 requests · 12 from the cache · 210,400 + 402 tokens · $0.0848`; empty when nothing was asked."""
+    if not used.requests and not used.cached:
+        return ""
+    parts = [
+        f"{used.requests:,} request{'' if used.requests == 1 else 's'}",
+        f"{used.cached:,} from the cache" if used.cached else "",
+        f"{used.prompt_tokens:,} + {used.completion_tokens:,} tokens" if used.prompt_tokens else "",
+        "cost unknown" if used.usd is None else f"${used.usd:,.4f}",
+    ]
+    return " · ".join(part for part in parts if part)
 
 
 def layers_told(layers: Mapping[str, int]) -> str:

@@ -6,16 +6,18 @@ import json
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from traitcli.config import OpenAIConfig
-from traitcli.judging.backend import Answer
+from traitcli.judging.backend import Answer, OnJudged
 from traitcli.judging.openai import OpenAIJudge
+from traitcli.judging.spending import Budget
 from traitcli.records import Contrast, Judgement, Trait
 
 TRAIT = Trait("evil", "", Contrast("", ""), Contrast("", ""), (), (), (), "Q: {question}\nA: {answer}\nFrom 0 to 100?")
@@ -111,7 +113,8 @@ class Endpoint:
 
 
 @pytest.fixture
-def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+def endpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Endpoint]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("OPENAI_API_KEY", Endpoint.key)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     endpoint = Endpoint()
@@ -121,23 +124,24 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
 
 
 class Bench:
-    """A judge whose waits are noted instead of waited."""
+    """A judge without a cache, unless told otherwise, whose waits are noted instead of waited."""
 
-    def __init__(self, endpoint: Endpoint, **settings: Any) -> None:
+    def __init__(self, endpoint: Endpoint, budget: Budget | None = None, **settings: Any) -> None:
         self.waits: list[float] = []
-        self.config = OpenAIConfig(**({"base_url": endpoint.url, "coherence": False, "timeout": 5} | settings))
-        self.judge = OpenAIJudge(self.config, sleep=self.wait)
+        own = {"base_url": endpoint.url, "coherence": False, "timeout": 5, "cache": False}
+        self.config = OpenAIConfig(**(own | settings))
+        self.judge = OpenAIJudge(self.config, budget, sleep=self.wait)
 
     async def wait(self, seconds: float) -> None:
         self.waits.append(seconds)
 
     def ask(self, *responses: str) -> list[Judgement]:
         judged: list[Judgement] = []
-        self.score(responses, judged.append)
+        self.score(responses, judged.extend)
         return judged
 
-    def score(self, responses: Sequence[str], on_judged: Callable[[Judgement], None]) -> None:
-        answers = [Answer(str(i), "positive", 0, "Why?", response) for i, response in enumerate(responses)]
+    def score(self, responses: Iterable[str], on_judged: OnJudged) -> None:
+        answers = (Answer(str(i), "positive", 0, "Why?", response) for i, response in enumerate(responses))
         self.judge.score(TRAIT, answers, on_judged)
 
     def value(self, response: str = "I will.") -> tuple[float | None, str]:
@@ -146,6 +150,14 @@ class Bench:
 
 
 @pytest.fixture
-def open_bench(endpoint: Endpoint) -> Callable[..., Bench]:
-    """Makes a bench with the given settings of `judge.openai`."""
-    return lambda **settings: Bench(endpoint, **settings)
+def open_bench(endpoint: Endpoint) -> Iterator[Callable[..., Bench]]:
+    """Makes a bench with the given settings of `judge.openai`, and a budget where one is given."""
+    benches: list[Bench] = []
+
+    def make(budget: Budget | None = None, **settings: Any) -> Bench:
+        benches.append(Bench(endpoint, budget, **settings))
+        return benches[-1]
+
+    yield make
+    for bench in benches:
+        bench.judge.close()

@@ -15,9 +15,11 @@ def text_only(endpoint) -> Any:
 
 
 def digit_by_digit(endpoint, number: str = "85") -> Any:
-    """A model whose tokens are single digits: the first one is never the score."""
+    """A model whose tokens are single digits: asked for 0 to 100, the first one is never the score."""
 
     def script(body: dict[str, Any]) -> Any:
+        if "one digit" in body["messages"][0]["content"]:
+            return endpoint.chat(number[0], {number[0]: 0.75, "5": 0.25}, finish="length")
         if body.get("logprobs"):
             return endpoint.chat(number[0], {number[0]: 0.7, "9": 0.2, "7": 0.1}, finish="length")
         return endpoint.chat(number)
@@ -95,19 +97,29 @@ def test_log_probabilities_are_never_asked_for_when_told_so(endpoint, open_bench
     assert ["logprobs" in body for body in endpoint.bodies] == [False]
 
 
-def test_a_number_written_digit_by_digit_is_read_whole(endpoint, open_bench):
+def test_a_model_that_writes_digit_by_digit_is_asked_for_one_digit_and_the_judgement_says_so(endpoint, open_bench):
     endpoint.script = digit_by_digit(endpoint)
 
-    assert open_bench().value() == (85, "digits")
+    value, method = open_bench().value()
+
+    assert value == pytest.approx((8 * 0.75 + 5 * 0.25) * 100 / 9)
+    assert method == "logprobs on 0_10"
+    assert [body.get("logprobs") for body in endpoint.bodies] == [True, None, True]
 
 
 def test_a_digit_by_digit_model_is_recognised_once(endpoint, open_bench):
     endpoint.script = digit_by_digit(endpoint)
 
-    judged = open_bench().ask(*["I will."] * 10)
+    judged = open_bench(coherence=True).ask(*["I will."] * 10)
 
-    assert {each.score.value for each in judged} == {85}
-    assert len(endpoint.bodies) == 1 + 10
+    assert {each.score.method for each in judged} | {each.coherence.method for each in judged} == {"logprobs on 0_10"}
+    assert len(endpoint.bodies) == 2 + 20
+
+
+def test_a_digit_by_digit_model_can_give_required_log_probabilities(endpoint, open_bench):
+    endpoint.script = digit_by_digit(endpoint)
+
+    assert open_bench(logprobs="required").value()[1] == "logprobs on 0_10"
 
 
 def test_a_model_that_is_certain_of_a_single_digit_keeps_its_log_probabilities_for_other_answers(endpoint, open_bench):
@@ -115,15 +127,8 @@ def test_a_model_that_is_certain_of_a_single_digit_keeps_its_log_probabilities_f
     endpoint.script = [certain, endpoint.chat("0"), endpoint.good]
     bench = open_bench()
 
-    assert bench.value() == (0, "digits")
+    assert bench.value() == (0, "number")
     assert bench.value() == (pytest.approx(86.875), "logprobs")
-
-
-def test_a_digit_by_digit_model_cannot_give_required_log_probabilities(endpoint, open_bench):
-    endpoint.script = digit_by_digit(endpoint)
-
-    with pytest.raises(JudgeError, match="digit by digit"):
-        open_bench(logprobs="required").ask("I will.")
 
 
 def test_single_digits_are_the_score_on_the_scale_0_10(endpoint, open_bench):

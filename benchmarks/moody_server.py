@@ -1,0 +1,141 @@
+"""A chat endpoint that is as real ones are: it takes so many requests at a time, refuses some, forgets a few."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import random
+import re
+from collections import Counter
+from dataclasses import dataclass
+from multiprocessing import get_context
+from types import TracebackType
+from typing import Any, Self
+
+
+@dataclass(frozen=True)
+class Mood:
+    """What to expect of it.
+
+    seconds      it takes to answer
+    places       requests at the same time; with more, 429
+    refused      share of all requests that get 429, at random
+    hanging      share that never get an answer; each keeps its place until the client hangs up
+    retry_after  seconds that a 429 asks to wait
+    """
+
+    seconds: float = 0.2
+    places: int = 50
+    refused: float = 0.05
+    hanging: float = 0.01
+    retry_after: int = 1
+    seed: int = 0
+
+
+class MoodyServer:
+    """Runs in a process of its own; `url` is its address, `stats()` what it has seen."""
+
+    def __init__(self, mood: Mood) -> None:
+        context = get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(mood, theirs), daemon=True)
+
+    def __enter__(self) -> Self:
+        self._process.start()
+        self.url = f"http://127.0.0.1:{self._pipe.recv()}/v1"
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.terminate()
+        self._process.join()
+
+    def stats(self) -> dict[str, Any]:
+        """Counts of what was answered, refused and left hanging, and how often the same prompt was answered."""
+        self._pipe.send("stats")
+        return self._pipe.recv()
+
+
+class _Endpoint:
+    def __init__(self, mood: Mood) -> None:
+        self._mood = mood
+        self._random = random.Random(mood.seed)
+        self._busy = 0
+        self.counts: Counter[str] = Counter()
+        self._answered: Counter[int] = Counter()
+
+    def stats(self) -> dict[str, Any]:
+        return dict(self.counts) | {"answered twice": sum(count - 1 for count in self._answered.values())}
+
+    async def connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = re.search(rb"(?i)content-length: *(\d+)", head)
+                await self._reply(await reader.readexactly(int(length[1])), reader, writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    async def _reply(self, body: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        fate = self._random.random()
+        if fate < self._mood.refused or self._busy >= self._mood.places:
+            self.counts["refused at random" if fate < self._mood.refused else "refused because full"] += 1
+            error = {"error": {"message": "slow down", "type": "rate_limit"}}
+            await _send(writer, 429, error, f"Retry-After: {self._mood.retry_after}\r\n")
+            return
+        self._busy += 1
+        self.counts["most at a time"] = max(self.counts["most at a time"], self._busy)
+        try:
+            if fate < self._mood.refused + self._mood.hanging:
+                self.counts["left hanging"] += 1
+                await reader.read(1)  # until the client hangs up
+                return
+            await asyncio.sleep(self._mood.seconds)
+        finally:
+            self._busy -= 1
+        prompt = json.loads(body)["messages"][0]["content"]
+        self.counts["answered"] += 1
+        self._answered[hash(prompt)] += 1
+        await _send(writer, 200, completion(prompt))
+
+
+def expected(answer: str) -> float:
+    """The score that it gives an answer whose text ends with a number."""
+    return 0.75 * (int(answer.rsplit(maxsplit=1)[-1]) % 80 + 10) + 0.25 * 95
+
+
+def completion(prompt: str) -> dict[str, Any]:
+    """Two numbers with their probabilities: one that depends on the answer, and 95."""
+    answer = prompt.rpartition("<answer>")[2].partition("</answer>")[0]
+    tokens = [(str(int(answer.rsplit(maxsplit=1)[-1]) % 80 + 10), 0.75), ("95", 0.25)]
+    alternatives = [{"token": token, "logprob": math.log(p), "bytes": None} for token, p in tokens]
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": tokens[0][0]},
+        "finish_reason": "length",
+        "logprobs": {"content": [alternatives[0] | {"top_logprobs": alternatives}]},
+    }
+    usage = {"prompt_tokens": len(prompt) // 4, "completion_tokens": 1, "total_tokens": len(prompt) // 4 + 1}
+    return {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
+
+
+async def _send(writer: asyncio.StreamWriter, status: int, content: dict[str, Any], headers: str = "") -> None:
+    data = json.dumps(content).encode()
+    head = f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\n{headers}Content-Length: {len(data)}\r\n\r\n"
+    writer.write(head.encode() + data)
+    await writer.drain()
+
+
+def _serve(mood: Mood, pipe: Any) -> None:
+    async def main() -> None:
+        endpoint = _Endpoint(mood)
+        server = await asyncio.start_server(endpoint.connect, "127.0.0.1", 0, backlog=1024)
+        pipe.send(server.sockets[0].getsockname()[1])
+        asyncio.get_running_loop().add_reader(pipe.fileno(), lambda: pipe.recv() and pipe.send(endpoint.stats()))
+        await server.serve_forever()
+
+    asyncio.run(main())

@@ -1,0 +1,71 @@
+"""Prompts read behind a shared prefix, against each read whole, alone and without a cache."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.conftest import FAMILIES
+from traitcli.models.prefixes import common_start, read_on, read_prefix, read_prompts
+
+START = tuple(range(20, 60))  # longer than the sliding window of the tiny Gemma
+PROMPTS = [(*START, 9), (*START, *range(100, 130)), (*START, *range(200, 290))]
+
+
+def alone(model, ids):
+    """Probabilities [V] of the token after these."""
+    with torch.no_grad():
+        return model.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].softmax(-1)
+
+
+def assert_same(logits, expected):
+    torch.testing.assert_close(logits.softmax(-1), torch.stack(expected), atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("length", [0, 5, len(START)])
+def test_prompts_behind_a_prefix_are_as_if_read_whole(loaded, family, length):
+    model = loaded(family)
+    prefix = read_prefix(model, START[:length])
+
+    reading = read_prompts(model, PROMPTS, prefix)
+
+    assert len(prefix.ids) == length
+    assert_same(reading.logits, [alone(model, ids) for ids in PROMPTS])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_prompts_are_continued_in_any_choice_of_rows(loaded, family):
+    model = loaded(family)
+    reading = read_prompts(model, PROMPTS, read_prefix(model, START))
+
+    for rows in ([0, 1, 2], [2, 0, 0, 1]):
+        logits = read_on(model, reading, rows, [(7, 8 + row) for row in rows])
+
+        assert_same(logits, [alone(model, (*PROMPTS[row], 7, 8 + row)) for row in rows])
+
+
+def test_a_prefix_is_cut_to_what_other_prompts_share(loaded):
+    model = loaded("gemma2")
+    held = read_prefix(model, START)
+    others = [(*START[:30], 9, 9), (*START[:30], 8)]
+
+    prefix = held.cut(common_start(others))
+    reading = read_prompts(model, others, prefix)
+
+    assert prefix.ids == START[:30]
+    assert_same(reading.logits, [alone(model, ids) for ids in others])
+    assert held.ids == START
+
+
+@pytest.mark.parametrize(
+    ("sequences", "start"),
+    [
+        ([(1, 2, 3)], (1, 2, 3)),
+        ([(1, 2), (1, 2, 3)], (1, 2)),
+        ([(1, 2, 3), (1, 9), (1, 2, 4)], (1,)),
+        ([(2,), (1,)], ()),
+    ],
+)
+def test_the_common_start_is_what_all_begin_with(sequences, start):
+    assert common_start(sequences) == start
