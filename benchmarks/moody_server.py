@@ -7,6 +7,7 @@ import json
 import math
 import random
 import re
+import zlib
 from collections import Counter
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -104,14 +105,18 @@ class _Endpoint:
 
 
 def expected(answer: str) -> float:
-    """The score that it gives an answer whose text ends with a number."""
-    return 0.75 * (int(answer.rsplit(maxsplit=1)[-1]) % 80 + 10) + 0.25 * 95
+    """The score that it gives an answer."""
+    return 0.75 * _likeliest(answer) + 0.25 * 95
+
+
+def _likeliest(answer: str) -> int:
+    return zlib.crc32(answer.strip().encode()) % 80 + 10
 
 
 def completion(prompt: str) -> dict[str, Any]:
     """Two numbers with their probabilities: one that depends on the answer, and 95."""
     answer = prompt.rpartition("<answer>")[2].partition("</answer>")[0]
-    tokens = [(str(int(answer.rsplit(maxsplit=1)[-1]) % 80 + 10), 0.75), ("95", 0.25)]
+    tokens = [(str(_likeliest(answer)), 0.75), ("95", 0.25)]
     alternatives = [{"token": token, "logprob": math.log(p), "bytes": None} for token, p in tokens]
     choice = {
         "index": 0,

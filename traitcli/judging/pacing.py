@@ -109,7 +109,8 @@ class Pace:
     async def patience(self, hung: int) -> AsyncIterator[None]:
         """Raise TimeoutError when the block takes several times as long as slow replies do, or the timeout.
 
-        The time doubles with each of the question's requests that `hung` before, and grows and shrinks with what is learned meanwhile.
+        The time doubles with each of the question's requests that `hung` before, and grows and shrinks with
+        what is learned meanwhile.
         """
         wait = _Wait(asyncio.timeout(None), asyncio.get_running_loop().time(), 2.0**hung, self._timeout)
         self._waits.add(wait)
@@ -144,9 +145,10 @@ class Pace:
             # So few that an endpoint which serves one after the other comes to the last in time.
             self._limit = min(self._limit, max(1.0, self._timeout / 4 / seconds))
             self._times[1] = seconds
+            self._round = _Round(size=self.limit)
         self._round.seconds.append(seconds)
         self._latencies.append(seconds)
-        if self._starting and not self._round.failed and self._is_used():
+        if self._starting and not self._round.failed and self._is_used() and not self._is_queueing(seconds):
             self._limit = min(self._most, self._limit + 1)
         self._end_round()
 
@@ -179,7 +181,12 @@ class Pace:
             self._limit = max(1.0, self._limit * max(0.5, 1 - share))
         if share >= _MOSTLY:
             self._shut_until = self._clock() + done.asks_to_wait
-        queueing = self._is_queueing(done)
+        queueing = False
+        if done.seconds:
+            self._typical = sum(done.seconds) / len(done.seconds)
+            queueing = self._is_queueing(self._typical)
+            level = done.size.bit_length()
+            self._times[level] = min(self._typical, self._times.get(level, self._typical))
         self._starting = self._starting and done.refused <= max(_FEW, _FULL * done.total) and not queueing
         if not self._starting and not queueing and not done.failed and self._is_used():
             self._limit = min(self._most, self._limit + _RISE)
@@ -189,15 +196,11 @@ class Pace:
             for wait in self._waits:
                 wait.reschedule(self._slow)
 
-    def _is_queueing(self, done: _Round) -> bool:
+    def _is_queueing(self, seconds: float) -> bool:
         """Whether replies took about as many times longer as there were more requests than at a lower limit."""
-        if not done.seconds:
-            return True
-        self._typical = sum(done.seconds) / len(done.seconds)
-        level = done.size.bit_length()
+        level = self._round.size.bit_length()
         lower = max((known for known in self._times if known < level), default=None)
-        self._times[level] = min(self._typical, self._times.get(level, self._typical))
-        return lower is not None and self._typical > _QUEUE * 2 ** (level - lower) * self._times[lower]
+        return lower is not None and seconds > _QUEUE * 2 ** (level - lower) * self._times[lower]
 
     async def _enter(self, urgent: bool) -> None:
         if self._busy < self.limit and not self._waiting:

@@ -1,0 +1,70 @@
+"""Whether judging beside generation costs any time: both alone, then both together.
+
+    python -m benchmarks.overlap
+
+The embedded model answers for four traits while a server that is about as slow as the model judges:
+the hardest case, because neither can hide behind the other. Wall times of whole commands.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.moody_server import Mood, MoodyServer
+
+TRAITS = ("evil", "refusal", "uncertainty", "verbosity")
+CONFIG = """
+model: {id: embedded, persona_in: user, device: cpu}
+extract: {questions: 3, evaluation_questions: 3, batch_size: 12, sampling: {temperature: 0.7, max_new_tokens: 32}}
+judge: {backend: openai, openai: {model: m, cache: false, base_url: "URL"}}
+"""
+
+
+def timed(folder: Path, command: str, run: str, *more: str) -> float:
+    """Seconds that a command of the product takes."""
+    start = time.monotonic()
+    subprocess.run(
+        [sys.executable, "-m", "traitcli", command, *TRAITS, "-c", "bench.yaml", "--run", run, *more],
+        cwd=folder,
+        check=True,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"OPENAI_API_KEY": "none", "NO_PROXY": "127.0.0.1"},
+    )
+    return time.monotonic() - start
+
+
+def main() -> int:
+    """Print and keep the three times, and the ratio of both together to the longer one alone."""
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--seconds", type=float, default=1.0, help="that the server takes to answer")
+    options.add_argument("--places", type=int, default=8, help="requests that it takes at a time")
+    options.add_argument("--out", type=Path, default=Path("runs/bench-overlap.json"))
+    asked = options.parse_args()
+
+    mood = Mood(seconds=asked.seconds, places=asked.places, refused=0, hanging=0)
+    with MoodyServer(mood) as server, tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "bench.yaml").write_text(CONFIG.replace("URL", server.url))
+        timed(folder, "extract", "warm-up", "--until", "rollouts", "--set", "extract.questions=1")
+        times = {
+            "generating": timed(folder, "extract", "apart", "--until", "rollouts"),
+            "judging": timed(folder, "judge", "apart"),
+            "both": timed(folder, "extract", "together", "--until", "judgements"),
+        }
+    ratio = times["both"] / max(times["generating"], times["judging"])
+    print("  ".join(f"{stage} {seconds:.1f} s" for stage, seconds in times.items()))
+    print(f"both together take {ratio:.2f} × the longer one alone")
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    asked.out.write_text(json.dumps(times | {"ratio": ratio}, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
