@@ -88,17 +88,17 @@ def naive(url: str, answers: list[Answer], places: int) -> Judged:
 def knowing(judgements: int, mood: Mood) -> float:
     """Seconds that the knowing client takes; its server draws the same kind of fate for every request."""
     fates = random.Random(mood.seed)
-    due = [(0.0, judgement) for judgement in range(judgements)]
+    due = [(0.0, 0) for _ in range(judgements)]
     places = [0.0] * mood.places
     end = 0.0
     while due:
-        ready, judgement = heapq.heappop(due)
+        ready, failures = heapq.heappop(due)
         start = max(ready, places[0])
         fate = fates.random()
         if fate < mood.refused:
-            heapq.heappush(due, (start + mood.retry_after, judgement))
+            heapq.heappush(due, (start + mood.retry_after, failures + 1))
         elif fate < mood.refused + mood.hanging:
-            heapq.heappush(due, (start + DELAYS[0], judgement))
+            heapq.heappush(due, (start + DELAYS[failures], failures + 1))
         else:
             heapq.heapreplace(places, start + mood.seconds)
             end = max(end, start + mood.seconds)

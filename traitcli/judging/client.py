@@ -71,6 +71,11 @@ class Client:
         self._turn = count()
         self._ssl = create_ssl_context()
 
+    @property
+    def appetite(self) -> int:
+        """Questions worth having open: under way, waiting to be asked again, and a few that will be next."""
+        return 2 * self._pace.limit + 16
+
     async def ask(self, request: Request, allowance: Allowance) -> Reply:
         """The reply to a request, which is asked until it can be read.
 

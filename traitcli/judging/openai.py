@@ -125,10 +125,11 @@ class OpenAIJudge:
     ) -> None:
         """Ask about answers as they come; the first error that ends the judging drops the rest."""
         loop, feeder = asyncio.get_running_loop(), ThreadPoolExecutor(1, "answers")
-        too_dear = asyncio.Event()
-        ahead = asyncio.Semaphore(2 * self._config.max_concurrency)
+        too_dear, ended = asyncio.Event(), asyncio.Event()
+        open_questions = 0
 
         async def settle(question: Question) -> None:
+            nonlocal open_questions
             try:
                 judged = sheet.receive(question, *await self._ask(question))
             except BudgetSpentError:
@@ -136,10 +137,11 @@ class OpenAIJudge:
             else:
                 hand_over(judged) if judged else None
             finally:
-                ahead.release()
+                open_questions -= 1
+                ended.set()
 
         try:
-            self._client = self._client or Client(self._config, self._endpoint, self._budget)
+            self._client = client = self._client or Client(self._config, self._endpoint, self._budget)
             async with asyncio.TaskGroup() as tasks:
                 # `next` may wait for an answer that is still being made.
                 while not too_dear.is_set() and (answer := await loop.run_in_executor(feeder, next, answers, None)):
@@ -147,8 +149,11 @@ class OpenAIJudge:
                     if not questions:
                         hand_over(sheet.blank(answer))
                     for question in questions:
-                        await ahead.acquire()
+                        open_questions += 1
                         tasks.create_task(settle(question))
+                    while open_questions >= client.appetite:
+                        ended.clear()
+                        await ended.wait()
         except BaseExceptionGroup as group:
             raise _first(group) from None
         finally:
