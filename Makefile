@@ -31,6 +31,7 @@ check: $(READY)
 
 bench-judge: $(READY)
 	$(BIN)/python -m benchmarks.judge
+	$(BIN)/python -m benchmarks.overlap
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -3,7 +3,8 @@
     python -m benchmarks.overlap
 
 The embedded model answers for four traits while a server that is about as slow as the model judges:
-the hardest case, because neither can hide behind the other. Wall times of whole commands.
+the hardest case, because neither can hide behind the other. Wall times of whole commands; the model
+has one thread, so that a second core is left for the judge, as beside a GPU.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from benchmarks.moody_server import Mood, MoodyServer
 TRAITS = ("evil", "refusal", "uncertainty", "verbosity")
 CONFIG = """
 model: {id: embedded, persona_in: user, device: cpu}
-extract: {questions: 3, evaluation_questions: 3, batch_size: 12, sampling: {temperature: 0.7, max_new_tokens: 32}}
+extract: {questions: 2, evaluation_questions: 2, batch_size: 10, sampling: {temperature: 0.7, max_new_tokens: 24}}
 judge: {backend: openai, openai: {model: m, cache: false, base_url: "URL"}}
 """
 
@@ -35,7 +36,7 @@ def timed(folder: Path, command: str, run: str, *more: str) -> float:
         cwd=folder,
         check=True,
         stderr=subprocess.DEVNULL,
-        env=os.environ | {"OPENAI_API_KEY": "none", "NO_PROXY": "127.0.0.1"},
+        env=os.environ | {"OPENAI_API_KEY": "none", "NO_PROXY": "127.0.0.1", "OMP_NUM_THREADS": "1"},
     )
     return time.monotonic() - start
 
@@ -43,8 +44,8 @@ def timed(folder: Path, command: str, run: str, *more: str) -> float:
 def main() -> int:
     """Print and keep the three times, and the ratio of both together to the longer one alone."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--seconds", type=float, default=1.0, help="that the server takes to answer")
-    options.add_argument("--places", type=int, default=8, help="requests that it takes at a time")
+    options.add_argument("--seconds", type=float, default=2.0, help="that the server takes to answer")
+    options.add_argument("--places", type=int, default=4, help="requests that it takes at a time")
     options.add_argument("--out", type=Path, default=Path("runs/bench-overlap.json"))
     asked = options.parse_args()
 

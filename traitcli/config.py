@@ -117,7 +117,7 @@ class OpenAIConfig(Section):
     cache: bool = True
     """Keep replies in the user cache, so that the same question is never paid for twice."""
     price_in: Annotated[float, Field(ge=0)] | None = None
-    """US dollars for a million prompt tokens; none: from prices.yaml, if the model is in it."""
+    """US dollars for a million prompt tokens; none: from configs/prices/, if the model is there."""
     price_out: Annotated[float, Field(ge=0)] | None = None
     """The same for completion tokens."""
     max_cost: PositiveFloat | None = None

@@ -51,17 +51,19 @@ class TraitFiles:
     def judgements(self, judge: str | None = None) -> list[Judgement]:
         """Every judge's last word on each rollout, or one judge's, in the order they were written."""
         last: dict[tuple[str, str], Judgement] = {}
-        for line in read_lines(self.folder / "judgements.jsonl"):
-            made = _judgement(line)
+        for made in self.all_judgements():
             if judge in (None, made.judge):
                 last.pop((made.judge, made.rollout), None)
                 last[made.judge, made.rollout] = made
         return list(last.values())
 
+    def all_judgements(self) -> Iterator[Judgement]:
+        """Every judgement that was ever made, those asked for again included, in order."""
+        return map(_judgement, read_lines(self.folder / "judgements.jsonl"))
+
     def usage(self) -> Usage:
         """What all judging so far has taken, judgements that were asked for again included."""
-        usages = (_judgement(line).usage for line in read_lines(self.folder / "judgements.jsonl"))
-        return sum(usages, Usage())
+        return sum((made.usage for made in self.all_judgements()), Usage())
 
     def add_judgements(self, judgements: Iterable[Judgement]) -> None:
         append_lines(self.folder / "judgements.jsonl", map(asdict, judgements))
@@ -146,6 +148,11 @@ class Run:
 
     def trait_names(self) -> list[str]:
         return sorted(self.manifest().get("traits", {}))
+
+    def spent(self) -> float:
+        """US dollars that judging has cost, as far as prices were known."""
+        files = (self.trait(name) for name in self.trait_names())
+        return sum(each.usage.usd or 0.0 for trait in files for each in trait.all_judgements())
 
     def usage(self) -> Usage:
         """What judging has taken in this run, by whatever judge."""

@@ -9,8 +9,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+
+from tests.e2e.judge_server import Server
 
 PATIENCE = 120
 """Seconds after which a command counts as hanging."""
@@ -81,6 +84,10 @@ class Desk:
         if not (folder / "model").is_symlink():
             (folder / "model").symlink_to(model)
         self.configure(**sections)
+
+    def own_cache(self) -> None:
+        """Let its commands know nothing that others have asked a judge."""
+        self._env = self._env | {"XDG_CACHE_HOME": str(self.folder / "cache")}
 
     def configure(self, **sections: Any) -> None:
         """Write the config: the tiny one, with sections replaced."""
@@ -174,3 +181,29 @@ def copied(finished: tuple[Desk, Ended], desk: Desk) -> Desk:
     for name in ("runs", "vectors"):
         shutil.copytree(finished[0].folder / name, desk.folder / name)
     return desk
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """A judge's endpoint at work; `reset` it first."""
+    with Server() as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def open_unjudged(open_desk: Callable[..., Desk], finished: tuple[Desk, Ended]) -> Callable[..., Desk]:
+    """Config sections -> a folder with the rollouts of evil and refusal, not judged yet, and a cache of its own."""
+
+    def make(**sections: Any) -> Desk:
+        desk = open_desk(**sections)
+        desk.own_cache()
+        for name in ("evil", "refusal"):
+            shutil.copytree(finished[0].folder / "runs" / "tiny" / name, desk.folder / "runs" / "tiny" / name)
+            for made_since in ("judgements", "vectors"):
+                (desk.folder / "runs" / "tiny" / name / f"{made_since}.jsonl").unlink()
+        shutil.copy(finished[0].folder / "runs" / "tiny" / "run.json", desk.folder / "runs" / "tiny")
+        return desk
+
+    return make

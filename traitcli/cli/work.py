@@ -11,7 +11,8 @@ from typing import Any
 import typer
 
 from traitcli.config import Config, load_config
-from traitcli.events import RunFinished, RunStarted, Stage, TraitFailed
+from traitcli.errors import JudgeError
+from traitcli.events import RunFinished, RunStarted, Stage, TraitFailed, Warned
 from traitcli.records import Trait
 from traitcli.runs import Run, check_run, find_run, require_run, start_run
 from traitcli.traits import select_traits
@@ -45,6 +46,7 @@ def carry_out(work: Work, gpus: int | None, devices: str | None, as_json: bool, 
     from traitcli.scheduling.devices import choose_devices
     from traitcli.stages.pipeline import Job
     from traitcli.views import open_view
+    from traitcli.views.words import used_told
 
     places, notes = choose_devices(gpus, devices, work.config.model.device)
     start_run(work.run, work.config, work.traits)
@@ -54,7 +56,12 @@ def carry_out(work: Work, gpus: int | None, devices: str | None, as_json: bool, 
     with open_view() as view:
         known = tuple(place for place in places if place != "auto")  # what auto is, the loaded model tells
         view.show(RunStarted(work.run.name, str(work.run.folder), names, known, (*notes, *_notes(work))))
-        failures = run_jobs(jobs, places, view.show, trust)
+        try:
+            failures = run_jobs(jobs, places, view.show, trust)
+        except JudgeError:
+            if told := used_told(work.run.usage() - before):
+                view.show(Warned("", f"until then the judge took {told}"))
+            raise
         seconds, used = time.monotonic() - start, work.run.usage() - before
         view.show(RunFinished(work.run.name, str(work.run.folder), seconds, len(failures), used))
     _finish(work, failures, as_json)

@@ -31,8 +31,8 @@ class ReplyCache:
 
     def get(self, key: str) -> Reply | None:
         """The reply kept under a key, if any."""
-        row = self._guard(lambda: self._db.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone())
-        return Reply(**json.loads(row[0])) if row else None
+        found: Reply | None = self._guard(lambda: self._find(key))
+        return found
 
     def put(self, key: str, reply: Reply) -> None:
         """Keep a reply; one that is there already stays."""
@@ -41,6 +41,10 @@ class ReplyCache:
 
     def close(self) -> None:
         self._db.close()
+
+    def _find(self, key: str) -> Reply | None:
+        row = self._db.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
+        return Reply(**json.loads(row[0])) if row else None
 
     def _open(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +57,7 @@ class ReplyCache:
     def _guard(self, act: Callable[[], Any]) -> Any:
         try:
             return act()
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, ValueError, TypeError) as error:  # the last two: a damaged row
             raise TraitError(
                 f"cannot use the cache of judge replies, {self._path}",
                 cause=str(error),

@@ -33,7 +33,9 @@ _SETTLING = 0.05
 
 
 class BudgetSpentError(Exception):
-    """The next request could cost more than the budget has left."""
+    """The next request could cost more than the budget has left; `usage` is what its question took before."""
+
+    usage = Usage()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +85,15 @@ class Client:
         endpoint refuses it for good.
         """
         if self._cache is None:
-            return await self._insist(request, allowance)
+            return await self._insist(request, allowance, None)
         key = cache_key(self._endpoint.url, request.body, request.sample)
         while other := self._asked.get(key):
             await other.wait()  # the same text is being asked about
-        if known := self._cache.get(key):
-            allowance.usage += Usage(cached=1)
+        if known := self._known(key, allowance):
             return known
         answered = self._asked[key] = asyncio.Event()
         try:
-            reply = await self._insist(request, allowance)
-            self._cache.put(key, reply)
-            return reply
+            return await self._insist(request, allowance, key)
         finally:
             del self._asked[key]
             answered.set()
@@ -125,47 +124,63 @@ class Client:
             self._lanes.append(client)
         return self._lanes[next(self._turn) % lanes]
 
-    async def _insist(self, request: Request, allowance: Allowance) -> Reply:
+    def _known(self, key: str | None, allowance: Allowance) -> Reply | None:
+        if key is None or self._cache is None:
+            return None
+        known = self._cache.get(key)
+        allowance.usage += Usage(cached=int(known is not None))
+        return known
+
+    async def _insist(self, request: Request, allowance: Allowance, key: str | None) -> Reply:
         while True:
-            reply = await self._attempt(request, allowance)
+            reply = await self._attempt(request, allowance, key)
             if isinstance(reply, Reply):
                 return reply
             await allowance.wait(reply.told, reply.retry_after, reply.seconds)
 
-    async def _attempt(self, request: Request, allowance: Allowance) -> Reply | _Failure:
+    async def _attempt(self, request: Request, allowance: Allowance, key: str | None) -> Reply | _Failure:
         """Make one request; raises APIStatusError for a refusal that asking again would not change."""
-        urgent = allowance.failures > 0
-        allowance.spend()
-        async with (
-            self._pace.slot(request.size // _BYTES_PER_TOKEN + request.room, urgent) as place,
-            self._paid(request, allowance) as bill,
-        ):
-            start = time.monotonic()
-            try:
-                async with self._pace.patience(allowance.hung):
-                    reply = read_reply(await self._post(request.body))
-            except APIStatusError as error:
-                self.reached = True
-                bill.usd = 0.0
-                return self._refused(place, error)
-            except (APITimeoutError, TimeoutError):
-                self.reached = True
-                waited = time.monotonic() - start
-                self._pace.timed_out(waited)
-                return _Failure(f"no reply within {waited:.2g} s", seconds=waited)
-            except APIConnectionError as error:
-                return self._lost(error)
-            except UnreadableReplyError as error:
-                self.reached = True
-                self._pace.failed()
-                return _Failure(str(error))
-            self.reached = True
-            self._pace.replied(time.monotonic() - start)
-            bill.take(reply, self._price)
-            return reply
+        tokens = request.size // _BYTES_PER_TOKEN + request.room
+        async with self._pace.slot(tokens, urgent=allowance.failures > 0) as place:
+            if known := self._known(key, allowance):  # another process was faster
+                return known
+            async with self._paid(request, allowance) as bill:
+                allowance.spend()
+                reply = await self._exchange(request, allowance, place, bill)
+        if key and self._cache and isinstance(reply, Reply):
+            self._cache.put(key, reply)
+        return reply
 
-    def _lost(self, error: APIConnectionError) -> _Failure:
-        self.reached |= not isinstance(error.__cause__, ConnectError)
+    async def _exchange(self, request: Request, allowance: Allowance, place: Place, bill: _Bill) -> Reply | _Failure:
+        start = time.monotonic()
+        try:
+            async with self._pace.patience(allowance.hung):
+                reply = read_reply(await self._post(request.body))
+        except APIStatusError as error:
+            self.reached = True
+            bill.usd = 0.0
+            return self._refused(place, error)
+        except (APITimeoutError, TimeoutError):
+            self.reached = True
+            waited = time.monotonic() - start
+            self._pace.timed_out(waited)
+            return _Failure(f"no reply within {waited:.2g} s", seconds=waited)
+        except APIConnectionError as error:
+            return self._lost(error, bill)
+        except UnreadableReplyError as error:
+            self.reached = True
+            self._pace.failed()
+            return _Failure(str(error))
+        self.reached = True
+        self._pace.replied(time.monotonic() - start)
+        bill.take(reply, self._price)
+        return reply
+
+    def _lost(self, error: APIConnectionError, bill: _Bill) -> _Failure:
+        if isinstance(error.__cause__, ConnectError):
+            bill.usd = 0.0
+        else:
+            self.reached = True
         self._pace.failed()
         return _Failure(failures.redact(f"connection lost: {error.__cause__ or error}", self._endpoint.key))
 

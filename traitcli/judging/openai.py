@@ -132,10 +132,10 @@ class OpenAIJudge:
             nonlocal open_questions
             try:
                 judged = sheet.receive(question, *await self._ask(question))
-            except BudgetSpentError:
-                too_dear.set()
-            else:
                 hand_over(judged) if judged else None
+            except BudgetSpentError as end:
+                sheet.note(question, end.usage)
+                too_dear.set()
             finally:
                 open_questions -= 1
                 ended.set()
@@ -157,6 +157,8 @@ class OpenAIJudge:
         except BaseExceptionGroup as group:
             raise _first(group) from None
         finally:
+            for judged in sheet.unfinished():
+                hand_over(judged)
             feeder.shutdown(wait=False)
             dropped.set()
         if too_dear.is_set():
@@ -174,23 +176,25 @@ class OpenAIJudge:
             self._opening.set()
             return answered
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._opening.wait(), _ALONE)
+            async with asyncio.timeout(_ALONE):  # wait_for of Python 3.11 may swallow a cancellation
+                await self._opening.wait()
         return await self._ask_enough(question)
 
     async def _ask_enough(self, question: Question) -> tuple[Score, Usage]:
         """Once, or as often as configured where a reply is but one draw."""
         score, usage = await self._ask_once(question, 0)
-        if self._config.samples == 1 or score.method != "text":
+        if self._config.samples == 1 or self._way(question).method != "text":
             return score, usage
         more = await asyncio.gather(*(self._ask_once(question, draw) for draw in range(1, self._config.samples)))
         drawn = [score, *(other for other, _ in more)]
         values = [each.value for each in drawn if each.value is not None]
-        mean = replace(score, value=sum(values) / len(values), method=f"text, mean of {len(values)}")
-        return mean, sum((other for _, other in more), usage)
+        if values:
+            score = Score(sum(values) / len(values), method=f"text, mean of {len(values)}")
+        return score, sum((other for _, other in more), usage)
 
     async def _ask_once(self, question: Question, draw: int) -> tuple[Score, Usage]:
         allowance = Allowance(self._sleep)
-        way = self._dialect.way(question.scale)
+        way = self._way(question)
         try:
             while True:
                 outcome = await self._exchange(question, way, draw, allowance)
@@ -198,6 +202,9 @@ class OpenAIJudge:
                     self._lost_in_a_row = 0
                     return outcome, allowance.usage
                 way = outcome
+        except BudgetSpentError as end:
+            end.usage = allowance.usage
+            raise
         except GaveUpError as end:
             self._lost_in_a_row += 1
             self._check_alive(str(end))
@@ -216,6 +223,13 @@ class OpenAIJudge:
         if way.method == "logprobs":
             return self._read_alternatives(question, way, reply)
         return self._read_text(question, way, reply)
+
+    def _way(self, question: Question) -> Way:
+        """The best way to ask; a judge prompt that cannot ask for one digit is answered with the whole number."""
+        way = self._dialect.way(question.scale)
+        if way.scale != question.scale and question.prompt(way.scale) == question.prompt(question.scale):
+            return Way("number", question.scale)
+        return way
 
     def _body(self, question: Question, way: Way, dialect: Dialect) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -242,7 +256,7 @@ class OpenAIJudge:
         self._dialect = self._dialect.after(said, way.method) or self._dialect
         if way.method != "logprobs":
             return way
-        learned = self._dialect.way(question.scale)
+        learned = self._way(question)
         if learned.method != "logprobs":
             self._insist_on_logprobs(failures.quote(error, self._endpoint.key))
         return learned
@@ -267,13 +281,14 @@ class OpenAIJudge:
         if not text and reply.finish == "length" and not self._dialect.thinks:
             self._dialect = replace(self._dialect, thinks=True)
             return Way("text", way.scale)
-        if reply.filled(self._dialect.room(way)) and text[-1:].isdigit():
+        if reply.finish == "length" and text[-1:].isdigit():
             return Score(None, "the judge's reply was cut off within a number")
         reading = read_text(way.scale, text)
         if way.method == "number" and reading.value is not None and reading.value >= 10:
             # First token one digit, whole number more: now it is certain.
             self._dialect = replace(self._dialect, digitwise=True)
-            return self._dialect.way(question.scale)
+            better = self._way(question)
+            return better if better.method == "logprobs" else _as_score(question, way, reading)
         return _as_score(question, way, reading)
 
     def _insist_on_logprobs(self, cause: str) -> None:

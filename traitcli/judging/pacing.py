@@ -1,12 +1,14 @@
 """Find out how many requests an endpoint takes at the same time, and how long to wait for one.
 
-Requests are counted in rounds, each as long as the limit was when it began:
+Requests are counted in rounds, each as long as the limit was when it began, or as it takes to see
+that most of it is refused:
 
-- Until an eighth of a round is refused, and more than `_FEW`, the limit doubles with every round of
-  replies; from then on it rises by `_RISE` a round.
+- Until an eighth of a round is refused, and `_FEW` at least, the limit doubles with every round of
+  replies; from then on it rises by a quarter, at most by `_RISE`, in rounds of which less is refused.
 - At the end of a round the limit falls by the share of it that was refused (HTTP 429), at most by
   half. Falling in proportion, as DCTCP does (Alizadeh et al., 2010), tells an endpoint that refuses
   one request in twenty whatever its load from one that is full.
+- A round that was refused altogether stops everything for as long as Retry-After says.
 - A round with a server error is held. So is one whose replies took nearly twice as long as those
   at half the limit: there a higher limit only lengthens a queue.
 """
@@ -23,7 +25,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 _START = 16
-_RISE = 4
+_RISE = 4.0
 _FULL = 1 / 8
 _FEW = 4
 _MOSTLY = 1 / 2
@@ -143,7 +145,7 @@ class Pace:
         """A request got its reply."""
         if not self._latencies:
             # So few that an endpoint which serves one after the other comes to the last in time.
-            self._limit = min(self._limit, max(1.0, self._timeout / 4 / seconds))
+            self._limit = min(self._limit, max(1.0, self._timeout / 4 / max(seconds, 0.001)))
             self._times[1] = seconds
             self._round = _Round(size=self.limit)
         self._round.seconds.append(seconds)
@@ -174,12 +176,12 @@ class Pace:
 
     def _end_round(self) -> None:
         done = self._round
-        if done.total < done.size:
+        if done.total < done.size and done.refused < max(_FEW, _MOSTLY * done.size):
             return
-        share = done.refused / done.total
+        share = done.refused / max(done.total, done.size)
         if share:
             self._limit = max(1.0, self._limit * max(0.5, 1 - share))
-        if share >= _MOSTLY:
+        if not done.seconds and not done.failed:
             self._shut_until = self._clock() + done.asks_to_wait
         queueing = False
         if done.seconds:
@@ -187,9 +189,10 @@ class Pace:
             queueing = self._is_queueing(self._typical)
             level = done.size.bit_length()
             self._times[level] = min(self._typical, self._times.get(level, self._typical))
-        self._starting = self._starting and done.refused <= max(_FEW, _FULL * done.total) and not queueing
-        if not self._starting and not queueing and not done.failed and self._is_used():
-            self._limit = min(self._most, self._limit + _RISE)
+        full = share > _FULL
+        self._starting = self._starting and not queueing and not (full and done.refused >= _FEW)
+        if not self._starting and not full and not queueing and not done.failed and self._is_used():
+            self._limit = min(self._most, self._limit + min(_RISE, self._limit / 4))
         self._round = _Round(size=self.limit)
         if len(self._latencies) >= _ENOUGH:
             self._slow = max(_SHORTEST_PATIENCE, _PATIENCE * sorted(self._latencies)[int(len(self._latencies) * 0.95)])
@@ -224,7 +227,7 @@ class Pace:
                 turn.set_result(None)
 
     async def _space_out(self, tokens: int) -> None:
-        """Wait until neither cap nor a mostly refused round forbids the next request."""
+        """Wait until neither cap nor a round that was refused altogether forbids the next request."""
         now = self._clock()
         due = max(now, self._shut_until)
         for place, (cap, amount) in enumerate(zip(self._caps, (1, tokens), strict=True)):

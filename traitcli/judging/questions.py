@@ -57,12 +57,26 @@ class Questionnaire:
         """The judgement of an answer without text."""
         return Judgement(answer.rollout, self._judge, EMPTY, EMPTY if self._coherence else _NOT_ASKED)
 
+    def note(self, question: Question, usage: Usage) -> None:
+        """Count what a question took that got no score."""
+        self._usage[question.rollout] = self._usage.get(question.rollout, Usage()) + usage
+
+    def unfinished(self) -> list[Judgement]:
+        """Judgements of the answers that were asked about in part, so that what they took is not forgotten."""
+        cut = Score(None, "the judging ended before it was asked")
+        taken = {rollout: usage for rollout, usage in self._usage.items() if usage != Usage()}
+        scores = {rollout: {"trait": cut, "coherence": cut} | self._scores.get(rollout, {}) for rollout in taken}
+        return [
+            Judgement(rollout, self._judge, scores[rollout]["trait"], scores[rollout]["coherence"], usage)
+            for rollout, usage in taken.items()
+        ]
+
     def receive(self, question: Question, score: Score, usage: Usage) -> Judgement | None:
         """Take a score; the judgement comes with the last one of an answer."""
         rollout = question.rollout
         scores = self._scores.setdefault(rollout, {} if self._coherence else {"coherence": _NOT_ASKED})
         scores[question.about] = score
-        self._usage[rollout] = self._usage.get(rollout, Usage()) + usage
+        self.note(question, usage)
         if len(scores) < 2:
             return None
         del self._scores[rollout]

@@ -30,10 +30,6 @@ class Reply:
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
-    def filled(self, room: int) -> bool:
-        """True when the reply may have been cut short by its limit of `room` tokens, each of a character or more."""
-        return self.finish == "length" and len(self.text) >= room
-
 
 def read_reply(body: bytes) -> Reply:
     """The first choice of a chat completion. Raises UnreadableReplyError."""
@@ -51,8 +47,8 @@ def read_reply(body: bytes) -> Reply:
         text=choice.message.content or choice.message.refusal or "",
         finish=choice.finish_reason or "",
         alternatives=_probabilities((positions[0].top_logprobs or ()) if positions else ()),
-        prompt_tokens=completion.usage.prompt_tokens if completion.usage else 0,
-        completion_tokens=completion.usage.completion_tokens if completion.usage else 0,
+        prompt_tokens=(completion.usage and completion.usage.prompt_tokens) or 0,
+        completion_tokens=(completion.usage and completion.usage.completion_tokens) or 0,
     )
 
 
@@ -81,8 +77,8 @@ class _Choice(BaseModel):
 
 
 class _Usage(BaseModel):
-    prompt_tokens: NonNegativeInt = 0
-    completion_tokens: NonNegativeInt = 0
+    prompt_tokens: NonNegativeInt | None = None
+    completion_tokens: NonNegativeInt | None = None
 
 
 class _Completion(BaseModel):

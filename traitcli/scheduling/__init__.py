@@ -30,4 +30,4 @@ def _budget(job: Job) -> Budget | None:
     limit = job.config.judge.openai.max_cost
     if limit is None or job.config.judge.backend != "openai" or "judgements" not in job.stages:
         return None
-    return Budget(limit, job.run.usage().usd or 0.0)
+    return Budget(limit, job.run.spent())

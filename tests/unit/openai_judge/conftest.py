@@ -7,6 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,13 +26,19 @@ TRAIT = Trait("evil", "", Contrast("", ""), Contrast("", ""), (), (), (), "Q: {q
 
 @dataclass(frozen=True)
 class Says:
-    """One HTTP reply; `cut` closes the connection after that many bytes, `late` waits so many seconds."""
+    """One HTTP reply.
+
+    cut   the connection is closed after that many bytes of the body
+    late  seconds before anything is sent
+    drip  seconds before each byte of the body
+    """
 
     body: Any
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     cut: int | None = None
     late: float = 0.0
+    drip: float = 0.0
 
 
 Script = Sequence[Says] | Callable[[dict[str, Any]], Says]
@@ -67,14 +74,23 @@ class Endpoint:
     def error(self, status: int, message: str, **more: Any) -> Says:
         return Says({"error": {"message": message, "type": "t"} | more}, status)
 
-    def chat(self, text: str | None, tokens: Mapping[str, float] | None = None, finish: str = "stop") -> Says:
-        """A chat completion, with the alternatives of its first token where given."""
+    def chat(
+        self,
+        text: str | None,
+        tokens: Mapping[str, float] | None = None,
+        finish: str = "stop",
+        used: tuple[int, int] | None = None,
+    ) -> Says:
+        """A chat completion, with the alternatives of its first token and the tokens it took where given."""
         message = {"role": "assistant", "content": text}
         choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": finish}
         if tokens is not None:
             alternatives = [{"token": token, "logprob": math.log(p), "bytes": None} for token, p in tokens.items()]
             choice["logprobs"] = {"content": [alternatives[0] | {"top_logprobs": alternatives}]}
-        return Says({"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
+        body = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+        if used is not None:
+            body["usage"] = {"prompt_tokens": used[0], "completion_tokens": used[1], "total_tokens": sum(used)}
+        return Says(body)
 
     def close(self) -> None:
         self.server.shutdown()
@@ -104,7 +120,12 @@ class Endpoint:
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
-                self.wfile.write(data[: reply.cut])
+                if not reply.drip:
+                    self.wfile.write(data[: reply.cut])
+                    return
+                for byte in data:
+                    time.sleep(reply.drip)
+                    self.wfile.write(bytes([byte]))
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -112,15 +133,22 @@ class Endpoint:
         return Handler
 
 
-@pytest.fixture
-def endpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Endpoint]:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+@contextmanager
+def serving(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[Endpoint]:
+    """An endpoint at work, with its key in the environment and an empty cache of replies."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     monkeypatch.setenv("OPENAI_API_KEY", Endpoint.key)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     endpoint = Endpoint()
     threading.Thread(target=endpoint.server.serve_forever, args=(0.01,), daemon=True).start()
     yield endpoint
     endpoint.close()
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Endpoint]:
+    with serving(monkeypatch, tmp_path) as endpoint:
+        yield endpoint
 
 
 class Bench:

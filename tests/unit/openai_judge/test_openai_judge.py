@@ -170,7 +170,7 @@ def test_a_refusal_in_the_middle_drops_what_is_under_way_and_keeps_what_is_final
     started = time.monotonic()
 
     with pytest.raises(JudgeError, match="refuses the key"):
-        bench.score(["I will."] * 50, judged.append)
+        bench.score(["I will."] * 50, judged.extend)
 
     assert 2 <= len(judged) <= 3
     assert len(endpoint.bodies) <= 5

@@ -1,0 +1,214 @@
+"""Judging over HTTP that is killed, overlaps with generation, or finds its replies known."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import TINY
+from tests.e2e.judge_server import KEY, expected_score, is_about_coherence, settings
+from traitcli.judging.cache import cache_key
+from traitcli.judging.prompts import COHERENCE, clean_answer, write_prompt
+from traitcli.records import Trait
+from traitcli.traits import find_traits, load_trait
+
+TRAITS = ("evil", "refusal")
+CALLS = 2 * 2 * 20
+"""Trait and coherence of twenty rollouts of either trait."""
+KILLS = 4
+
+
+def definition(name: str) -> Trait:
+    return load_trait(find_traits(Path("nowhere"))[name])
+
+
+def prompts_for(desk: Any, name: str, rollouts: set[str]) -> set[str]:
+    """All that is asked about some rollouts of a trait."""
+    trait = definition(name)
+    asked = [line for line in desk.lines(name) if line["id"] in rollouts]
+    return {
+        write_prompt(template, trait.questions[line["question"]], clean_answer(line["response"]))
+        for line in asked
+        for template in (trait.judge_prompt, COHERENCE)
+    }
+
+
+def judged_rollouts(desk: Any, name: str, run: str = "tiny") -> set[str]:
+    lines = desk.ledger(name, "judgements", run).split(b"\n")[:-1]
+    return {line.split(b'"rollout": "')[1].split(b'"')[0].decode() for line in lines}
+
+
+def replies_held(desk: Any) -> set[str]:
+    """The keys of the replies in the cache, as a process that comes later sees them."""
+    [path] = (desk.folder / "cache").rglob("judge-replies.sqlite")
+    there = sqlite3.connect(path)
+    try:
+        return {key for (key,) in there.execute("SELECT key FROM replies")}
+    finally:
+        there.close()
+
+
+def scores_of(desk: Any, run: str = "tiny") -> dict[str, float]:
+    return {line["rollout"]: line["score"]["value"] for name in TRAITS for line in desk.lines(name, "judgements", run)}
+
+
+def expected_scores(desk: Any) -> dict[str, float]:
+    return {
+        line["id"]: expected_score(clean_answer(line["response"]))
+        for name in TRAITS
+        for line in desk.lines(name)
+        if line["split"] == "extraction"
+    }
+
+
+class Killed:
+    """`judge` again and again, killed at moments that nobody chose, until it is left alone.
+
+    asked  the requests of each command, the last one's included
+    known  what was written down before each: prompts of stored judgements, keys of cached replies
+    """
+
+    def __init__(self, desk: Any, server: Any, *flags: str) -> None:
+        server.reset()
+        server.late = 0.02
+        self.desk, self.url = desk, server.url
+        self.codes: list[int] = []
+        self.asked: list[list[dict[str, Any]]] = []
+        self.known: list[tuple[set[str], set[str]]] = [(set(), set())]
+        dice = random.Random(7)
+        for _ in range(KILLS):
+            begun = len(server.bodies)
+            enough = begun + dice.randint(3, 11)
+            going = desk.start("judge", *flags, OPENAI_API_KEY=KEY)
+            going.wait_until(lambda enough=enough: len(server.bodies) >= enough)
+            self.codes.append(going.kill().code)
+            self.asked.append(server.bodies[begun:])
+            judged = set().union(*(prompts_for(desk, name, judged_rollouts(desk, name)) for name in TRAITS))
+            self.known.append((judged, set() if flags else replies_held(desk)))
+        begun = len(server.bodies)
+        self.codes.append(desk.run("judge", *flags, OPENAI_API_KEY=KEY).code)
+        self.asked.append(server.bodies[begun:])
+
+    def asked_twice(self) -> list[str]:
+        """Prompts that were asked although their judgement or their reply had been written down."""
+        return [
+            prompt
+            for asked, (judged, replies) in zip(self.asked, self.known, strict=True)
+            for body in asked
+            if (prompt := body["messages"][0]["content"]) in judged or cache_key(self.url, body, 0) in replies
+        ]
+
+
+@pytest.fixture(scope="module", params=[(), ("--no-cache",)], ids=["cache", "no cache"])
+def killed(open_unjudged, server, request) -> Killed:
+    return Killed(open_unjudged(**settings(server, max_concurrency=4)), server, *request.param)
+
+
+def test_a_killed_judge_is_killed_in_the_middle_and_then_completes(killed):
+    assert killed.codes == [-signal.SIGKILL] * KILLS + [0]
+    assert all(0 < len(asked) < CALLS for asked in killed.asked)
+    assert 0 < len(killed.known[-1][0]) < CALLS
+
+
+def test_after_a_kill_nothing_that_was_written_down_is_asked_again(killed):
+    assert killed.asked_twice() == []
+
+
+def test_the_scores_of_a_killed_run_are_those_of_an_uninterrupted_one(killed):
+    desk = killed.desk
+
+    assert scores_of(desk) == pytest.approx(expected_scores(desk))
+    assert sum(len(desk.lines(name, "judgements")) for name in TRAITS) == len(scores_of(desk)) == 40
+
+
+class Overlapping:
+    """`extract evil refusal` with a slow judge, killed while the second trait is generated, then run again.
+
+    seen  for each request the trait it is about, and how many rollouts of either trait there were
+    """
+
+    def __init__(self, desk: Any, server: Any) -> None:
+        server.reset()
+        desk.own_cache()
+        server.late = 0.05
+        self.desk = desk
+        self.seen: list[tuple[str, int, int]] = []
+        marks = {name: f"one trait: {name}." for name in TRAITS}
+
+        def note(prompt: str) -> None:
+            rollouts = [desk.ledger(name).count(b"\n") for name in TRAITS]
+            if not is_about_coherence(prompt):
+                self.seen.append((next(name for name in TRAITS if marks[name] in prompt), *rollouts))
+
+        server.watch = note
+        going = desk.start("extract", *TRAITS, OPENAI_API_KEY=KEY)
+        going.wait_until(lambda: bool(desk.ledger("refusal")) and desk.ledger("evil", "judgements").count(b"\n") >= 3)
+        self.first = going.kill()
+        self.rollouts_then = {name: desk.ledger(name) for name in TRAITS}
+        self.judged_then = {name: judged_rollouts(desk, name) for name in TRAITS}
+        self.replies_then, begun = replies_held(desk), len(server.bodies)
+        server.late = 0.0
+        self.second = desk.run("extract", *TRAITS, "--json", OPENAI_API_KEY=KEY)
+        self.asked_again = [cache_key(server.url, body, 0) for body in server.bodies[begun:]]
+
+
+@pytest.fixture(scope="module")
+def overlapping(open_desk, server) -> Overlapping:
+    sections = settings(server, max_concurrency=2) | {
+        "extract": TINY["extract"] | {"batch_size": 3},
+        "filter": {"threshold": 0, "min_auroc": 0, "pairing": "independent"},
+    }
+    return Overlapping(open_desk(**sections), server)
+
+
+def test_judge_calls_are_under_way_while_rollouts_are_still_generated(overlapping):
+    early = [evil for trait, evil, _ in overlapping.seen if trait == "evil" and evil < 30]
+
+    assert early
+
+
+def test_the_next_trait_is_generated_while_the_first_is_still_judged(overlapping):
+    beside = [refusal for trait, _, refusal in overlapping.seen if trait == "evil" and refusal]
+
+    assert beside
+
+
+def test_a_killed_extract_repeats_no_rollout_and_no_call_that_was_written_down(overlapping):
+    assert (overlapping.first.code, overlapping.second.code) == (-signal.SIGKILL, 0)
+    assert 0 < len(overlapping.replies_then) < CALLS
+    assert not overlapping.replies_then & set(overlapping.asked_again)
+    for name in TRAITS:
+        assert overlapping.desk.ledger(name).startswith(overlapping.rollouts_then[name].rpartition(b"\n")[0])
+        judged = [line["rollout"] for line in overlapping.desk.lines(name, "judgements")]
+        assert len(judged) == len(set(judged)) == 20
+
+
+def test_a_killed_extract_ends_with_all_scores_and_vectors(overlapping):
+    desk = overlapping.desk
+
+    assert scores_of(desk) == pytest.approx(expected_scores(desk))
+    assert len(scores_of(desk)) == 40
+    assert {vector["trait"] for vector in overlapping.second.json["vectors"]} == set(TRAITS)
+
+
+def test_another_run_with_the_same_answers_asks_nothing_unless_it_is_told_to(open_unjudged, server):
+    server.reset()
+    desk = open_unjudged(**settings(server))
+    for run in ("second", "third"):
+        shutil.copytree(desk.folder / "runs" / "tiny", desk.folder / "runs" / run)
+
+    codes, asked = [], []
+    for flags in ([], ["--run", "second"], ["--run", "third", "--no-cache"]):
+        begun = len(server.bodies)
+        codes.append(desk.run("judge", *flags, OPENAI_API_KEY=KEY).code)
+        asked.append(len(server.bodies) - begun)
+
+    assert codes == [0, 0, 0]
+    assert asked == [CALLS, 0, CALLS]
+    assert scores_of(desk, "second") == scores_of(desk, "third") == scores_of(desk)

@@ -1,0 +1,329 @@
+"""What judging costs: prices from tables, a budget that is never passed, and what was spent in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.openai_judge.conftest import Bench, Endpoint, serving
+from traitcli.config import Config, OpenAIConfig
+from traitcli.errors import ConfigError, JudgeError
+from traitcli.judging.spending import Budget, Price, find_price
+from traitcli.records import Judgement, Score, Usage
+from traitcli.runs import Run
+from traitcli.scheduling import _budget
+from traitcli.stages.pipeline import Job
+from traitcli.traits import find_traits, load_trait
+
+SHIPPED = Price(0.40, 1.60)
+"""Of gpt-4.1-mini."""
+ROUND = {"price_in": 1000.0, "price_out": 10_000.0}
+"""A thousandth of a dollar for a prompt token, a hundredth for a completion token."""
+USED = (40, 1)
+PAID = 0.05
+"""What a request that took so many tokens costs at these prices."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with room for price files of its own."""
+    (tmp_path / "configs" / "prices").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "configs" / "prices"
+
+
+@pytest.mark.parametrize(
+    "model", ["gpt-4.1-mini", "gpt-4.1-mini-2025-04-14", "openai/gpt-4.1-mini", "openai/gpt-4.1-mini-2025-04-14"]
+)
+def test_a_model_has_its_shipped_price_also_dated_and_behind_a_vendors_name(folder, model):
+    assert find_price(OpenAIConfig(model=model)) == SHIPPED
+
+
+@pytest.mark.parametrize("model", ["my-model", "gpt-4.1-mini-large", "gpt-4.1-min", "mini", ""])
+def test_a_model_that_is_in_no_table_has_no_price(folder, model):
+    assert find_price(OpenAIConfig(model=model)) is None
+
+
+def test_an_own_table_goes_before_the_shipped_one_and_adds_to_it(folder):
+    (folder / "mine.yaml").write_text("gpt-4.1-mini: [1, 2]\nmy-model: [0.5, 0]\n")
+
+    prices = [find_price(OpenAIConfig(model=model)) for model in ("gpt-4.1-mini", "my-model", "gpt-4.1-nano")]
+
+    assert prices == [Price(1, 2), Price(0.5, 0), Price(0.10, 0.40)]
+
+
+def test_the_full_name_in_a_table_goes_before_the_model_behind_it(folder):
+    (folder / "mine.yaml").write_text(
+        "gpt-4.1-mini: [1, 2]\nproxy/gpt-4.1-mini: [3, 4]\ngpt-4.1-mini-2025-04-14: [5, 6]"
+    )
+
+    models = ("proxy/gpt-4.1-mini", "other/gpt-4.1-mini", "gpt-4.1-mini-2025-04-14", "gpt-4.1-mini-2026-01-01")
+    prices = [find_price(OpenAIConfig(model=model)) for model in models]
+
+    assert prices == [Price(3, 4), Price(1, 2), Price(5, 6), Price(1, 2)]
+
+
+def test_prices_in_the_config_go_before_any_table(folder):
+    (folder / "mine.yaml").write_text("gpt-4.1-mini: [1, 2]\n")
+
+    assert find_price(OpenAIConfig(price_in=7, price_out=0)) == Price(7, 0)
+    assert find_price(OpenAIConfig(price_in=7)) == Price(1, 2)
+
+
+def test_an_empty_table_is_a_table(folder):
+    (folder / "mine.yaml").write_text("# nothing yet\n")
+
+    assert find_price(OpenAIConfig()) == SHIPPED
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("gpt-4.1-mini: 0.4", "gpt-4.1-mini: 0.4 is no pair of prices"),
+        ("gpt-4.1-mini: [0.4]", "gpt-4.1-mini: [0.4] is no pair of prices"),
+        ("gpt-4.1-mini: [0.4, cheap]", "gpt-4.1-mini: [0.4, 'cheap'] is no pair of prices"),
+        ("gpt-4.1-mini: [0.4, -1]", "gpt-4.1-mini: [0.4, -1] is no pair of prices"),
+        ("gpt-4.1-mini: [.nan, 1]", "gpt-4.1-mini: [nan, 1] is no pair of prices"),
+        ("gpt-4.1-mini: [true, 1]", "gpt-4.1-mini: [True, 1] is no pair of prices"),
+        ("- gpt-4.1-mini", "the file: None is no pair of prices"),
+    ],
+)
+def test_a_table_that_is_none_is_named_with_what_is_wrong(folder, text, cause):
+    (folder / "mine.yaml").write_text(text)
+
+    with pytest.raises(ConfigError) as caught:
+        find_price(OpenAIConfig())
+
+    assert caught.value.problem == "configs/prices/mine.yaml is no table of prices"
+    assert caught.value.cause == cause
+    assert "gpt-4.1-mini: [0.40, 1.60]" in caught.value.fix
+
+
+def test_a_table_that_is_not_yaml_is_named_with_its_line(folder):
+    (folder / "mine.yaml").write_text("a: [1, 2]\nb: [1, 2\n")
+
+    with pytest.raises(ConfigError, match=r"configs/prices/mine.yaml is not YAML"):
+        find_price(OpenAIConfig())
+
+
+def test_a_price_is_for_a_million_tokens():
+    assert Price(0.40, 1.60).of(1_000_000, 500_000) == pytest.approx(0.40 + 0.80)
+
+
+def test_usages_add_up_and_an_unknown_price_makes_the_sum_unknown():
+    one, two = Usage(1, 2, 300, 4, 0.5), Usage(10, 20, 3000, 40, 0.25)
+
+    assert one + two == Usage(11, 22, 3300, 44, 0.75)
+    assert two + one - one == two
+    assert (one + Usage(usd=None)).usd is None
+    assert (Usage(usd=None) - one).usd is None
+    assert sum([], Usage()) == Usage(0, 0, 0, 0, 0.0)
+
+
+def test_a_budget_gives_what_is_left_and_nothing_more():
+    budget = Budget(1.0, spent=0.25)
+
+    granted = [budget.reserve(usd) for usd in (0.5, 0.5, 0.25, 0.01)]
+
+    assert granted == [True, False, True, False]
+    assert budget.spent == pytest.approx(1.0)
+
+
+def test_what_a_request_did_not_cost_can_be_spent_again():
+    budget = Budget(1.0, spent=0.0)
+    budget.reserve(1.0)
+
+    budget.settle(1.0, 0.4)
+
+    assert budget.spent == pytest.approx(0.4)
+    assert [budget.reserve(0.6), budget.reserve(0.01)] == [True, False]
+
+
+def spend_all(budget: Budget, granted: Any) -> None:
+    while budget.reserve(0.003):
+        budget.settle(0.003, 0.002)
+        with granted.get_lock():
+            granted.value += 1
+
+
+def test_two_processes_never_spend_more_than_the_budget_together():
+    spawning = get_context("spawn")
+    budget, granted = Budget(1.0, spent=0.1), spawning.Value("l", 0)
+    both = [spawning.Process(target=spend_all, args=(budget, granted)) for _ in range(2)]
+
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+
+    assert [process.exitcode for process in both] == [0, 0]
+    assert 0.1 + 0.002 * granted.value == pytest.approx(budget.spent)
+    assert 1.0 - 0.003 < budget.spent <= 1.0
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path) -> Iterator[Endpoint]:
+    """Replies with a score and counts the tokens of each request as `USED`."""
+    with serving(monkeypatch, tmp_path / "cache") as endpoint:
+        endpoint.good = endpoint.chat("85", {"85": 1.0}, used=USED)
+        endpoint.script = [endpoint.good]
+        yield endpoint
+
+
+@pytest.fixture
+def open_bench(endpoint: Endpoint) -> Iterator[Callable[..., Bench]]:
+    """Makes a bench with `ROUND` prices, unless told otherwise, and a budget of `max_cost` where one is given."""
+    benches: list[Bench] = []
+
+    def make(spent: float = 0.0, **settings: Any) -> Bench:
+        limit = settings.get("max_cost")
+        benches.append(Bench(endpoint, Budget(limit, spent) if limit else None, **(ROUND | settings)))
+        return benches[-1]
+
+    yield make
+    for bench in benches:
+        bench.judge.close()
+
+
+def test_a_judgement_tells_the_tokens_it_took_and_their_price(open_bench):
+    [judged] = open_bench(coherence=True).ask("I will.")
+
+    assert judged.usage == Usage(2, 0, 2 * USED[0], 2 * USED[1], pytest.approx(2 * PAID))
+
+
+def test_without_a_price_the_tokens_are_counted_and_the_cost_is_not_known(open_bench):
+    [judged] = open_bench(model="mine", price_in=None, price_out=None).ask("I will.")
+
+    assert judged.usage == Usage(1, 0, *USED, None)
+
+
+def test_a_request_that_was_refused_costs_nothing_and_one_that_was_lost_may_have_cost_all(endpoint, open_bench):
+    endpoint.script = [endpoint.good, endpoint.error(500, "boom"), endpoint.good, endpoint.says({}), endpoint.good]
+    bench = open_bench()
+    bench.ask("first")
+
+    [refused], [lost] = bench.ask("I will."), bench.ask("I will.")
+
+    assert (refused.usage.requests, refused.usage.usd) == (2, pytest.approx(PAID))
+    assert lost.usage.requests == 2
+    assert lost.usage.usd > 2 * PAID
+
+
+def test_where_tokens_are_not_counted_a_request_costs_the_most_that_it_can(endpoint, open_bench):
+    endpoint.script = [endpoint.chat("85", {"85": 1.0})]
+
+    [judged] = open_bench().ask("I will.")
+
+    size = len(endpoint.bodies[0]["messages"][0]["content"].encode())
+    assert (size + 1) * 0.001 <= judged.usage.usd <= (size + 100) * 0.001 + 0.01
+
+
+def test_the_most_that_judging_may_cost_is_never_passed_and_what_was_paid_is_kept(endpoint, open_bench):
+    bench, judged = open_bench(max_cost=1.0), []
+
+    with pytest.raises(JudgeError) as caught:
+        bench.score([f"answer {i}" for i in range(100)], judged.extend)
+
+    paid = PAID * len(endpoint.bodies)
+    assert 0.8 < paid <= 1.0
+    assert len(judged) == len(endpoint.bodies)
+    assert {each.score.value for each in judged} == {85}
+    assert sum(each.usage.usd for each in judged) == pytest.approx(paid)
+    assert str(caught.value) == (
+        "error: the budget for judging is spent\n"
+        f"cause: ${paid:.4f} of $1.0000; the next request could pass it\n"
+        "fix:   raise --max-cost and run the same command again: what is judged is kept"
+    )
+
+
+def test_what_is_under_way_when_the_money_runs_out_is_waited_for(endpoint, open_bench):
+    endpoint.script = [endpoint.good, endpoint.says(endpoint.good.body, late=0.2)]
+    bench, judged = open_bench(max_cost=1.0), []
+
+    with pytest.raises(JudgeError, match="the budget for judging is spent"):
+        bench.score([f"answer {i}" for i in range(100)], judged.extend)
+
+    assert len(judged) == len(endpoint.bodies)
+    assert 0.8 < PAID * len(endpoint.bodies) <= 1.0
+
+
+def test_all_that_was_paid_is_told_also_of_answers_that_were_judged_by_half(endpoint, open_bench):
+    bench, judged = open_bench(max_cost=5.0, coherence=True), []
+
+    with pytest.raises(JudgeError, match="the budget for judging is spent"):
+        bench.score([f"answer {i}" for i in range(100)], judged.extend)
+
+    paid = PAID * len(endpoint.bodies)
+    assert paid <= 5.0
+    assert sum(each.usage.usd for each in judged) == pytest.approx(paid)
+
+
+def test_what_a_run_has_cost_before_counts(endpoint, open_bench):
+    with pytest.raises(JudgeError, match="the budget for judging is spent"):
+        open_bench(max_cost=1.0, spent=0.7).ask(*(f"answer {i}" for i in range(100)))
+
+    assert 0.7 + PAID * len(endpoint.bodies) <= 1.0
+
+
+@pytest.mark.parametrize(("earlier", "spent"), [([], 0.0), ([0.5, 0.25], 0.75), ([0.5, None], 0.5)])
+def test_a_budget_begins_with_what_the_run_has_cost_as_far_as_that_is_known(tiny_config, tmp_path, earlier, spent):
+    sections = tiny_config.model_dump() | {"judge": {"backend": "openai", "openai": {"max_cost": 1.0}}}
+    run = Run(tmp_path / "run")
+    run.folder.mkdir()
+    (run.folder / "run.json").write_text('{"traits": {"evil": ""}}')
+    none = Score(None, "")
+    run.trait("evil").add_judgements([Judgement("r", "j", none, none, Usage(usd=usd)) for usd in earlier])
+    job = Job(load_trait(find_traits(Path("nowhere"))["evil"]), Config.model_validate(sections), run, ("judgements",))
+
+    budget = _budget(job)
+
+    assert (budget.limit, budget.spent) == (1.0, pytest.approx(spent))
+
+
+def test_a_budget_that_is_spent_already_stops_before_the_first_request_and_at_once(endpoint, open_bench):
+    bench, over = open_bench(max_cost=1.0, spent=1.0), []
+
+    with pytest.raises(JudgeError, match=r"the budget for judging is spent"):
+        bench.score([f"answer {i}" for i in range(20)], over.extend)
+
+    assert (endpoint.bodies, over) == ([], [])
+
+
+def test_replies_from_the_cache_need_no_budget(endpoint, open_bench):
+    answers = [f"answer {i}" for i in range(10)]
+    open_bench(cache=True).ask(*answers)
+
+    judged = open_bench(cache=True, max_cost=1.0, spent=1.0).ask(*answers)
+
+    assert [each.score.value for each in judged] == [85] * 10
+    assert len(endpoint.bodies) == 10
+
+
+def test_a_larger_budget_asks_for_the_rest_only(endpoint, open_bench):
+    answers = [f"answer {i}" for i in range(30)]
+    with pytest.raises(JudgeError):
+        open_bench(cache=True, max_cost=1.0).ask(*answers)
+    before = len(endpoint.bodies)
+
+    judged = open_bench(cache=True, max_cost=9.0, spent=PAID * before).ask(*answers)
+
+    assert len(judged) == 30
+    assert len(endpoint.bodies) == 30
+
+
+def test_a_budget_without_a_price_is_refused_before_anything_is_asked(endpoint, open_bench):
+    judge = open_bench(model="mine", price_in=None, price_out=None, max_cost=1.0).judge
+
+    with pytest.raises(ConfigError) as caught:
+        judge.check()
+
+    assert str(caught.value) == (
+        "error: there is a budget, and no price of mine is known\n"
+        "cause: judge.openai.max_cost cannot be kept without one\n"
+        "fix:   set judge.openai.price_in and price_out, or add the model to a file in configs/prices/"
+    )
+    assert endpoint.bodies == []
