@@ -213,6 +213,25 @@ def test_a_request_that_was_refused_costs_nothing_and_one_that_was_lost_may_have
     assert lost.usage.usd > 2 * PAID
 
 
+def test_a_question_that_is_given_up_without_a_failure_pays_for_no_sixth_request(endpoint, open_bench):
+    complaints = iter(
+        [
+            "'top_logprobs' must be at most 5",
+            "logprobs are not supported",
+            "'max_tokens' is not supported: use 'max_completion_tokens'",
+            "'temperature' is not supported",
+            "could not finish the message because max_tokens or model output limit was reached",
+        ]
+    )
+    endpoint.script = lambda _: endpoint.error(400, next(complaints))
+
+    [judged] = open_bench().ask("I will.")
+
+    assert judged.score.reason == "no usable reply in 5 requests"
+    assert len(endpoint.bodies) == judged.usage.requests == 5
+    assert judged.usage.usd == 0.0
+
+
 def test_where_tokens_are_not_counted_a_request_costs_the_most_that_it_can(endpoint, open_bench):
     endpoint.script = [endpoint.chat("85", {"85": 1.0})]
 
