@@ -256,7 +256,7 @@ def test_what_judging_took_is_told():
 def test_a_cost_that_is_not_known_is_not_nothing():
     usage = NO_USAGE | {"requests": 4, "usd": None}
 
-    assert told_of_judge(usage=usage)[5].endswith("0 + 0 tokens · cost unknown")
+    assert told_of_judge(usage=usage)[5].endswith("4 requests · cost unknown")
 
 
 def test_two_judges_are_compared():

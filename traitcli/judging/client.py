@@ -144,10 +144,11 @@ class Client:
         async with self._pace.slot(tokens, urgent=allowance.failures > 0) as place:
             if known := self._known(key, allowance):  # another process was faster
                 return known
+            allowance.check()
             async with self._paid(request, allowance) as bill:
                 allowance.spend()
                 reply = await self._exchange(request, allowance, place, bill)
-        if key and self._cache and isinstance(reply, Reply):
+        if key and self._cache and isinstance(reply, Reply) and reply.says_something:
             self._cache.put(key, reply)
         return reply
 

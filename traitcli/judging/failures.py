@@ -24,7 +24,8 @@ def is_passing(error: APIStatusError) -> bool:
 
 def is_about_one_answer(error: APIStatusError) -> bool:
     """True when this text is what the endpoint will not read: too long for it, or filtered."""
-    return error.status_code in {400, 413, 422} and bool(_ABOUT_ONE_ANSWER.search(complaint(error)))
+    about = bool(_ABOUT_ONE_ANSWER.search(complaint(error)))
+    return error.status_code == 413 or (error.status_code in {400, 422} and about)
 
 
 def is_about_parameters(error: APIStatusError) -> bool:

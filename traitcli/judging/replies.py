@@ -30,6 +30,11 @@ class Reply:
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
+    @property
+    def says_something(self) -> bool:
+        """False for a filtered or empty reply, which may be another one the next time."""
+        return self.finish != "content_filter" and bool(self.text or self.alternatives)
+
 
 def read_reply(body: bytes) -> Reply:
     """The first choice of a chat completion. Raises UnreadableReplyError."""

@@ -36,10 +36,14 @@ class Allowance:
         """Requests that came to nothing so far."""
         return len(self._failures)
 
-    def spend(self) -> None:
-        """Count a request that is about to be made. Raises GaveUpError when none is left."""
+    def check(self) -> None:
+        """Raise GaveUpError when no request is left."""
         if self._requests == MAX_REQUESTS:
             raise self._end()
+
+    def spend(self) -> None:
+        """Count a request that is about to be made. Raises GaveUpError when none is left."""
+        self.check()
         self._requests += 1
         self.usage += Usage(requests=1)
 
