@@ -30,6 +30,10 @@ class Question:
         """What to send to the judge to have the answer rated on a scale."""
         return prompts.write_prompt(prompts.on_scale(self.template, scale), self.question, self.answer)
 
+    def can_ask_on(self, scale: Scale) -> bool:
+        """Whether the template can ask on a scale that is not the one wanted."""
+        return scale == self.scale or prompts.on_scale(self.template, scale) != self.template
+
 
 class Questionnaire:
     """Asks for the trait on the configured scale and for coherence on 0–100."""

@@ -39,7 +39,8 @@ class Allowance:
     def check(self) -> None:
         """Raise GaveUpError when no request is left."""
         if self._requests == MAX_REQUESTS:
-            raise self._end()
+            last = f"; the last: {self._failures[-1]}" if self._failures else ""
+            raise GaveUpError(f"no usable reply in {self._requests} requests{last}")
 
     def spend(self) -> None:
         """Count a request that is about to be made. Raises GaveUpError when none is left."""
@@ -54,14 +55,9 @@ class Allowance:
         """
         self._failures.append(failure)
         self.hung += seconds > 0
-        if self._requests == MAX_REQUESTS:
-            raise self._end()
+        self.check()
         due = max(0.0, DELAYS[len(self._failures) - 1] - seconds)
         await self._sleep(due if retry_after is None else min(retry_after, LONGEST_WAIT))
-
-    def _end(self) -> GaveUpError:
-        last = f"; the last: {self._failures[-1]}" if self._failures else ""
-        return GaveUpError(f"no usable reply in {self._requests} requests{last}")
 
 
 def read_retry_after(headers: Mapping[str, str], now: float) -> float | None:
