@@ -71,6 +71,7 @@ class OpenAIJudge:
         self._threads = LoopThread()
         self._client: Client | None = None
         self._opening: asyncio.Event | None = None
+        self._refusal: JudgeError | None = None
         self._lost_in_a_row = 0
         self.identity = identify(config, self._endpoint)
 
@@ -102,7 +103,7 @@ class OpenAIJudge:
             for judged in _drain(inbox):
                 on_judged(judged)
             work.result()
-        except BaseException:
+        except BaseException:  # Ctrl-C too: nothing may go on being asked and paid for
             if work.cancel():
                 dropped.wait(_GRACE)
             raise
@@ -166,18 +167,19 @@ class OpenAIJudge:
 
     async def _ask(self, question: Question) -> tuple[Score, Usage]:
         """Ask until there is a score, or a reason why there is none; the first question of all is asked alone."""
-        if self._opening is None:
-            self._opening = asyncio.Event()
+        opening = self._opening
+        if opening is None:
+            self._opening = opening = asyncio.Event()
             try:
-                answered = await self._ask_enough(question)
-            except BaseException:
-                self._opening = None  # the next one will be the first
+                return await self._ask_enough(question)
+            except BaseException:  # a cancellation too: whoever asks next is the first
+                self._opening = None
                 raise
-            self._opening.set()
-            return answered
+            finally:
+                opening.set()
         with suppress(TimeoutError):
             async with asyncio.timeout(_ALONE):  # wait_for of Python 3.11 may swallow a cancellation
-                await self._opening.wait()
+                await opening.wait()
         return await self._ask_enough(question)
 
     async def _ask_enough(self, question: Question) -> tuple[Score, Usage]:
@@ -213,6 +215,8 @@ class OpenAIJudge:
     async def _exchange(self, question: Question, way: Way, draw: int, allowance: Allowance) -> Score | Way:
         """Get one reply: a score comes of it, or the way to ask again."""
         assert self._client  # noqa: S101 - made by `_score`
+        if self._refusal:  # another trait's question met it
+            raise self._refusal
         dialect = self._dialect
         try:
             reply = await self._client.ask(Request(self._body(question, way, dialect), draw), allowance)
@@ -227,9 +231,7 @@ class OpenAIJudge:
     def _way(self, question: Question) -> Way:
         """The best way to ask; a judge prompt that cannot ask for one digit is answered with the whole number."""
         way = self._dialect.way(question.scale)
-        if way.scale != question.scale and question.prompt(way.scale) == question.prompt(question.scale):
-            return Way("number", question.scale)
-        return way
+        return way if question.can_ask_on(way.scale) else Way("number", question.scale)
 
     def _body(self, question: Question, way: Way, dialect: Dialect) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -249,9 +251,10 @@ class OpenAIJudge:
             return Score(None, f"the judge does not read this answer: {failures.quote(error, self._endpoint.key)}")
         said = failures.complaint(error)
         if not failures.is_about_parameters(error) or dialect.after(said, way.method) is None:
-            raise failures.final_refusal(
+            self._refusal = failures.final_refusal(
                 error, model=self._config.model, host=self._endpoint.host, secret=self._endpoint.key
             )
+            raise self._refusal
         # Another question may have taught the same meanwhile.
         self._dialect = self._dialect.after(said, way.method) or self._dialect
         if way.method != "logprobs":

@@ -6,6 +6,7 @@ import math
 import random
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -81,6 +82,24 @@ def test_a_refused_key_ends_the_judging_with_the_first_request_and_one_message(e
         "cause: HTTP 401: Incorrect API key provided\n"
         "fix:   set OPENAI_API_KEY to a key that may use this model"
     )
+
+
+def test_a_refusal_for_good_ends_the_judging_of_all_traits_with_one_request(endpoint, open_bench):
+    endpoint.script = [endpoint.says(endpoint.error(401, "revoked").body, status=401, late=0.3)]
+    bench, refusals = open_bench(), []
+
+    def judge_a_trait() -> None:
+        with pytest.raises(JudgeError, match="refuses the key") as caught:
+            bench.ask("I will.", "I will not.")
+        refusals.append(caught.value.cause)
+
+    with ThreadPoolExecutor() as pool:
+        for beside in [pool.submit(judge_a_trait) for _ in range(4)]:
+            beside.result()
+    judge_a_trait()
+
+    assert len(endpoint.bodies) == 1
+    assert refusals == ["HTTP 401: revoked"] * 5
 
 
 def test_a_refusal_drops_all_that_is_under_way_whatever_it_is_doing(endpoint, open_bench):
