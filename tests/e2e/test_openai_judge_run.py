@@ -82,7 +82,7 @@ def test_ctrl_c_does_not_wait_for_the_judgements_that_are_queued(open_desk, serv
     server.reset()
     desk = open_desk(**settings(server, max_concurrency=2, coherence=False))
     desk.own_cache()
-    server.late = 0.5
+    server.late = 1.0
     going = desk.start("extract", "evil", OPENAI_API_KEY=KEY)
     going.wait_until(lambda: desk.ledger("evil", "judgements").count(b"\n") >= 2)
 
@@ -90,7 +90,7 @@ def test_ctrl_c_does_not_wait_for_the_judgements_that_are_queued(open_desk, serv
     ended = going.kill(signal.SIGINT)
 
     assert ended.code == 130
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 6  # all of them would take 9
     assert 2 <= len(desk.lines("evil", "judgements")) < 20
     assert "Traceback" not in ended.err
 

@@ -165,7 +165,7 @@ class Client:
             self.reached = True
             waited = time.monotonic() - start
             self._pace.timed_out(waited)
-            return _Failure(f"no reply within {waited:.2g} s", seconds=waited)
+            return _Failure(f"no reply within {round(waited, 1):g} s", seconds=waited)
         except APIConnectionError as error:
             return self._lost(error, bill)
         except UnreadableReplyError as error:

@@ -129,18 +129,18 @@ def test_a_passing_failure_is_retried(endpoint, open_bench, failure):
 
 def test_a_request_that_hangs_is_given_up_and_repeated(endpoint, open_bench):
     endpoint.script = [endpoint.says(endpoint.good.body, late=5), endpoint.good]
-    bench = open_bench(timeout=0.5)
+    bench = open_bench(timeout=0.7)
 
     assert bench.value() == (pytest.approx(86.875), "logprobs")
-    assert bench.waits == [pytest.approx(0.5, abs=0.1)]  # of the second that is due
+    assert bench.waits == [pytest.approx(0.3, abs=0.3)]  # of the second that is due
 
 
 def test_a_server_that_always_hangs_gives_a_missing_score(endpoint, open_bench):
-    endpoint.script = [endpoint.says(endpoint.good.body, late=5)]
+    endpoint.script = [endpoint.says(endpoint.good.body, late=9)]
 
-    value, reason = open_bench(timeout=0.4).value()
+    value, reason = open_bench(timeout=0.7).value()
 
-    assert (value, reason) == (None, "no usable reply in 5 requests; the last: no reply within 0.4 s")
+    assert (value, reason) == (None, "no usable reply in 5 requests; the last: no reply within 0.7 s")
     assert len(endpoint.bodies) == 5
 
 
