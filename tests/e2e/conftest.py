@@ -139,6 +139,13 @@ class Desk:
         }
 
 
+@pytest.fixture(scope="session", autouse=True)
+def heeds_ctrl_c() -> None:
+    """Background jobs of a shell ignore Ctrl-C, and so do their children; commands here heed it wherever we run."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture(scope="session")
 def command_env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """No key, no hub, no GPU, a cache of its own, one thread, lines long enough not to be folded."""
