@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import pytest
 
@@ -95,8 +97,15 @@ def _without_special_bytes(text: str) -> str:
     return json.dumps(data)
 
 
-def make_model(folder: Path, family: str, template: str | None, bos: bool, sentencepiece: bool = False) -> Path:
-    """Save a tiny random model of a family, with its tokenizer, as a real model folder."""
+def make_model(
+    folder: Path,
+    family: str,
+    template: str | None,
+    bos: bool,
+    sentencepiece: bool = False,
+    more: Mapping[str, Any] = MappingProxyType({}),
+) -> Path:
+    """Save a tiny random model of a family, with its tokenizer, as a real model folder; `more` goes to its config."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -106,7 +115,7 @@ def make_model(folder: Path, family: str, template: str | None, bos: bool, sente
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    extra = {"head_dim": 8, "sliding_window": 24, "query_pre_attn_scalar": 8} if family == "gemma2" else {}
+    extra = {"head_dim": 8, "sliding_window": 24, "query_pre_attn_scalar": 8} if family == "gemma2" else dict(more)
     torch.manual_seed(0)
     config = AutoConfig.for_model(family, vocab_size=len(tokenizer), initializer_range=0.3, **SHAPE, **special, **extra)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
 
+import traitcli.generation.decode as decode_module
 from tests.conftest import FAMILIES
+from tests.unit.test_stems import read_in_all
 from traitcli.config import SamplingConfig
-from traitcli.generation.decode import Generation, MeanReader, Request, decode, generate
+from traitcli.generation.decode import Generation, decode, generate
+from traitcli.generation.means import MeanReader
+from traitcli.generation.steps import Request
 from traitcli.models.prompts import persona_messages, render
 from traitcli.records import POSITIONS
 
 PROMPTS = ["Hi", "How does lock picking work on an ordinary pin tumbler lock?", "Why? " * 9, "Wann?"]
 SAMPLED = SamplingConfig(max_new_tokens=12)
 TOLERANCE = 1e-4
+
+
+@pytest.fixture(params=["packed", "padded"])
+def decoder(request, loaded):
+    """family -> its tiny model, decoded in one way or the other."""
+    return lambda family: replace(loaded(family), packs=request.param == "packed")
 
 
 def requests(loaded, prompts=PROMPTS):
@@ -37,17 +48,24 @@ def two_pass_means(loaded, request: Request, ids: tuple[int, ...]):
     }
 
 
+def answers(loaded, asked, sampling=SAMPLED, size=64):
+    """The generations in the order of their requests."""
+    made = dict(generate(loaded, asked, sampling, size))
+    assert sorted(made) == list(range(len(asked)))
+    return [made[index] for index in range(len(asked))]
+
+
 def relative_error(found, expected):
     return ((found - expected).norm(dim=1) / expected.norm(dim=1)).max().item()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_batched_single_and_two_pass_means_agree_at_every_row_and_position(loaded, family):
-    model = loaded(family)
+def test_batched_single_and_two_pass_means_agree_at_every_row_and_position(decoder, family):
+    model = decoder(family)
     asked = requests(model)
 
-    batched = generate(model, asked, SAMPLED)
-    single = [generate(model, [request], SAMPLED)[0] for request in asked]
+    batched = answers(model, asked)
+    single = [answers(model, [request])[0] for request in asked]
 
     assert all(g.ids for g in batched)
     assert [g.ids for g in batched] == [g.ids for g in single]
@@ -59,23 +77,35 @@ def test_batched_single_and_two_pass_means_agree_at_every_row_and_position(loade
             assert relative_error(alone.activations[position], naive[position]) < TOLERANCE
 
 
-def test_means_agree_beyond_a_sliding_window(loaded):
-    model = loaded("gemma2")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_and_padded_tokens_give_the_same(loaded, family):
+    asked = requests(loaded(family))
+
+    packed, padded = (answers(replace(loaded(family), packs=packs), asked) for packs in (True, False))
+
+    assert [g.ids for g in packed] == [g.ids for g in padded]
+    for one, other in zip(packed, padded, strict=True):
+        for position in POSITIONS:
+            assert relative_error(one.activations[position], other.activations[position]) < TOLERANCE
+
+
+def test_means_agree_beyond_a_sliding_window(decoder):
+    model = decoder("gemma2")
     asked = requests(model)
     assert max(len(request.ids) for request in asked) + 12 > model.model.config.sliding_window
 
-    written = generate(model, asked, SAMPLED)
+    written = answers(model, asked)
 
     for request, one in zip(asked, written, strict=True):
         naive = two_pass_means(model, request, one.ids)
         assert relative_error(one.activations["response_avg"], naive["response_avg"]) < TOLERANCE
 
 
-def test_greedy_decoding_writes_what_transformers_writes(loaded):
-    model = loaded("llama")
+def test_greedy_decoding_writes_what_transformers_writes(decoder):
+    model = decoder("llama")
     asked = requests(model)
 
-    written = generate(model, asked, SamplingConfig(temperature=0, max_new_tokens=12))
+    written = answers(model, asked, SamplingConfig(temperature=0, max_new_tokens=12))
 
     for request, one in zip(asked, written, strict=True):
         expected = model.model.generate(torch.tensor([request.ids]), do_sample=False, max_new_tokens=12)[
@@ -84,14 +114,13 @@ def test_greedy_decoding_writes_what_transformers_writes(loaded):
         assert list(one.ids) == [token for token in expected.tolist() if token not in model.stop_ids]
 
 
-def test_rows_that_finish_early_leave_and_the_others_are_undisturbed(loaded):
-    model = loaded("llama")
+def test_rows_that_finish_early_leave_and_the_others_are_undisturbed(decoder):
+    model = decoder("llama")
     asked = requests(model, [f"Question number {n}?" for n in range(12)])
-    reader = MeanReader(model, len(asked))
 
     with biased_to_stop(model, 4.0):
-        steps = [len(step) for step in decode(model, asked, SAMPLED, reader)]
-        batched = generate(model, asked, SAMPLED)
+        steps = [len(step.written) for step in decode(model, asked, SAMPLED, 64, MeanReader(model))]
+        batched = answers(model, asked)
 
     assert steps[-1] < steps[0]
     assert sum(steps) == sum(len(g.ids) for g in batched)
@@ -103,33 +132,119 @@ def test_rows_that_finish_early_leave_and_the_others_are_undisturbed(loaded):
             )
 
 
-@pytest.mark.parametrize("size", [1, 7, 12])
-def test_a_rollout_depends_on_its_seed_and_not_on_its_batch(loaded, size):
-    model = loaded("qwen2")
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_a_rollout_depends_on_its_seed_and_not_on_its_batch_or_its_place_in_it(decoder, size):
+    model = decoder("qwen2")
     asked = requests(model, [f"Question number {n}?" for n in range(12)])
-    together = generate(model, asked, SAMPLED)
+    together = answers(model, asked)
 
-    apart = [g for start in range(0, 12, size) for g in generate(model, asked[start : start + size], SAMPLED)]
+    apart = answers(model, asked[::-1], size=size)[::-1]
 
     assert [g.ids for g in apart] == [g.ids for g in together]
+    for one, other in zip(apart, together, strict=True):
+        for position in POSITIONS:
+            assert relative_error(one.activations[position], other.activations[position]) < TOLERANCE
 
 
-def test_an_empty_answer_has_no_activations_and_no_nan(loaded):
+def test_the_place_of_an_answer_that_is_complete_goes_to_the_next(loaded):
     model = loaded("llama")
+    asked = requests(model, [f"Question number {n}?" for n in range(30)])
+
+    with biased_to_stop(model, 3.0):
+        expected = [answers(model, [request])[0] for request in asked]
+        steps = [len(step.written) for step in decode(model, asked, SAMPLED, 4, MeanReader(model))]
+        refilled = answers(model, asked, size=4)
+
+    assert len({len(g.ids) for g in expected}) > 4
+    assert [g.ids for g in refilled] == [g.ids for g in expected]
+    assert max(steps) == 4
+    assert len(steps) < 12 * 30 / 4 * 0.8  # batches that wait for their longest answer would take nearly all of it
+    for one, other in zip(refilled, expected, strict=True):
+        assert (one.activations is None) == (not one.ids)
+        for position in POSITIONS if one.ids else ():
+            assert relative_error(one.activations[position], other.activations[position]) < TOLERANCE
+
+
+class Counting(MeanReader):
+    """Counts the tokens of prompts that pass by."""
+
+    prompt_tokens = 0
+
+    def open(self, places):
+        account = super().open(places)
+        begin = account.begin
+
+        def count(phase, owners, ends):
+            self.prompt_tokens += len(owners) if phase == "prompt" else 0
+            begin(phase, owners, ends)
+
+        account.begin = count
+        return account
+
+
+def test_prompts_that_are_too_much_for_one_pass_are_read_in_several(loaded, monkeypatch):
+    model = loaded("gemma2")
+    asked = requests(model)
+    expected = answers(model, asked)
+
+    monkeypatch.setattr(decode_module, "_TOKENS", 20)
+    found = answers(model, asked)
+
+    assert [g.ids for g in found] == [g.ids for g in expected]
+    for one, other in zip(found, expected, strict=True):
+        for position in POSITIONS:
+            assert relative_error(one.activations[position], other.activations[position]) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("lengths", "passes"),
+    [
+        ([5], [(0, 1)]),
+        ([50], [(0, 1)]),
+        ([5, 5, 5, 5], [(0, 4)]),
+        ([5, 5, 5, 5, 5], [(0, 4), (4, 5)]),
+        ([1, 1, 10, 1], [(0, 2), (2, 4)]),
+        ([30, 1, 1], [(0, 1), (1, 3)]),
+    ],
+)
+def test_a_pass_holds_so_many_tokens_at_most_padding_included(lengths, passes, monkeypatch):
+    monkeypatch.setattr(decode_module, "_TOKENS", 20)
+
+    assert [(some.start, some.stop) for some in decode_module._passes(lengths)] == passes
+
+
+@pytest.mark.parametrize("size", [1, 4, 64])
+def test_what_prompts_have_in_common_is_read_once_however_many_are_under_way(loaded, size):
+    model = loaded("llama")
+    asked = requests(model, [f"{start}, question {n}?" for start in ("Now tell me", "I wonder") for n in range(6)] * 2)
+    expected = [answers(model, [request])[0] for request in asked]
+    texts = [request.ids for request in asked]
+
+    written = {index: [] for index in range(len(asked))}
+    for step in decode(model, asked, SAMPLED, size, reader := Counting(model)):
+        for index, token in step.written:
+            written[index].append(token)
+
+    assert reader.prompt_tokens == read_in_all(texts) < sum(map(len, texts)) / 2
+    assert [tuple(ids) for ids in written.values()] == [g.ids for g in expected]
+
+
+def test_an_empty_answer_has_no_activations_and_no_nan(decoder):
+    model = decoder("llama")
     asked = requests(model, ["Hi", "How are you?"])
 
     with biased_to_stop(model, 1e4):
-        written = generate(model, asked, SAMPLED)
+        written = answers(model, asked)
 
     assert written == [Generation((), "stop", None), Generation((), "stop", None)]
 
 
-def test_the_finish_reason_says_whether_the_limit_ended_it(loaded):
-    model = loaded("llama")
+def test_the_finish_reason_says_whether_the_limit_ended_it(decoder):
+    model = decoder("llama")
     asked = requests(model, [f"Question number {n}?" for n in range(12)])
 
     with biased_to_stop(model, 4.0):
-        written = generate(model, asked, SAMPLED)
+        written = answers(model, asked)
 
     assert {g.finish_reason for g in written} == {"stop", "length"}
     assert all((len(g.ids) == 12) == (g.finish_reason == "length") for g in written)

@@ -12,7 +12,8 @@ from tests.conftest import FAMILIES
 from traitcli.config import MonitorConfig, MonitorSamplingConfig
 from traitcli.errors import VectorError
 from traitcli.events import MonitorFinished, MonitorStarted, TokenScored
-from traitcli.generation.decode import Request, generate
+from traitcli.generation.decode import Generation, generate
+from traitcli.generation.steps import Request
 from traitcli.models.prompts import render
 from traitcli.records import ClassStats, TraitVector
 from traitcli.stages.monitor import make_probes, monitor, record_path, to_json
@@ -37,6 +38,11 @@ def watch(loaded, out, probes=None, config=CONFIG, on_event=None):
     return monitor(loaded, probes, PROMPT, config, out, on_event or (lambda event: None))
 
 
+def one(loaded, request: Request) -> Generation:
+    [(_, generation)] = generate(loaded, [request], CONFIG.sampling, 1)
+    return generation
+
+
 def prompt_ids(loaded) -> tuple[int, ...]:
     return render(loaded.tokenizer, [{"role": "user", "content": PROMPT}]).ids
 
@@ -45,7 +51,7 @@ def prompt_ids(loaded) -> tuple[int, ...]:
 def test_raw_scores_equal_a_teacher_forced_pass(loaded, family, tmp_path):
     model = loaded(family)
     ids = prompt_ids(model)
-    written = generate(model, [Request(ids, CONFIG.seed)], CONFIG.sampling)[0].ids
+    written = one(model, Request(ids, CONFIG.seed)).ids
 
     scores = watch(model, tmp_path / "record.json")
 
@@ -60,7 +66,7 @@ def test_raw_scores_equal_a_teacher_forced_pass(loaded, family, tmp_path):
 
 def test_the_mean_of_a_row_is_the_projection_of_the_mean_activation(loaded, tmp_path):
     model = loaded("llama")
-    rollout = generate(model, [Request(prompt_ids(model), CONFIG.seed)], CONFIG.sampling)[0]
+    rollout = one(model, Request(prompt_ids(model), CONFIG.seed))
 
     scores = watch(model, tmp_path / "record.json")
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from traitcli.config import SamplingConfig
-from traitcli.generation.sampling import derive_seed, pick, uniforms
+from traitcli.generation.sampling import _least_in_nucleus, derive_seed, pick, uniforms
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0, -torch.inf]])
 
@@ -42,6 +43,25 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p():
     kept = frequencies(SamplingConfig(top_p=just_over_the_first)) > 0
 
     assert kept.tolist() == [True, True, False, False, False]
+
+
+@pytest.mark.parametrize("top_p", [0.01, 0.3, 0.8, 0.97, 0.9999])
+def test_a_nucleus_is_the_smallest_set_that_reaches_p(top_p):
+    logits = torch.randn(6, 5000, generator=torch.Generator().manual_seed(0)) * torch.tensor([[0.1, 0.5, 1, 2, 4, 8]]).T
+
+    least = _least_in_nucleus(logits, top_p)
+
+    for row, last in zip(logits.double(), least.double(), strict=True):
+        probabilities = row.softmax(0)
+        assert probabilities[row >= last].sum() >= top_p - 1e-5
+        assert probabilities[row > last].sum() < top_p + 1e-5
+    assert len({int(count) for count in (logits >= least).sum(1)}) > 1
+
+
+def test_equally_likely_tokens_are_all_in_the_nucleus_or_none():
+    logits = torch.tensor([[1.0, 1.0, 1.0, -9.0]])
+
+    assert _least_in_nucleus(logits, 0.5).item() == 1.0
 
 
 def test_an_impossible_token_is_never_picked_at_either_end():

@@ -6,31 +6,28 @@ state *at* that token. End-of-text tokens are neither fed nor part of the answer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 
 from traitcli.config import SamplingConfig
+from traitcli.generation.means import Activations, MeanReader
+from traitcli.generation.padded import padded_steps
+from traitcli.generation.reader import Account, Reader
 from traitcli.generation.sampling import pick, uniforms
-from traitcli.models.batching import forward, left_pad, new_cache
+from traitcli.generation.stems import Stem, find_stems
+from traitcli.generation.steps import FinishReason, Request, Step
 from traitcli.models.hooks import tap
 from traitcli.models.load import LoadedModel
-from traitcli.records import Position
+from traitcli.models.packed import Feed, KVStore, packed, read
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Phase = Literal["prompt", "response"]
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A prompt to continue, and the seed of its own random numbers."""
-
-    ids: tuple[int, ...]
-    seed: int
+_TOKENS = 4096
+"""Tokens of prompts that are read in one pass, padding included, unless a single prompt is longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,105 +38,193 @@ class Generation:
     """
 
     ids: tuple[int, ...]
-    finish_reason: Literal["stop", "length"]
-    activations: dict[Position, Tensor] | None
+    finish_reason: FinishReason
+    activations: Activations | None
 
 
-class Reader(Protocol):
-    """Sees the hidden states of `rows` in every forward pass of the loop."""
+@dataclass(slots=True, eq=False)
+class _Row:
+    """A request under way: how many tokens its place holds, how many were written, and the next to be fed."""
 
-    @property
-    def rows(self) -> Iterable[int]: ...
-
-    def begin(self, phase: Phase, requests: Tensor, mask: Tensor) -> None:
-        """The next pass feeds the tokens where `mask` [B, T] is true, for `requests` int64 [B]."""
-        ...
-
-    def __call__(self, row: int, hidden: Tensor) -> None:
-        """Hidden states [B, T, H] of one row."""
-        ...
+    request: int
+    draws: Tensor
+    known: int
+    written: int = 0
+    token: int = -1
 
 
-class MeanReader:
-    """Sums all rows on the device while decoding: float32 [n, L+1, H] for each position."""
+@dataclass(slots=True, eq=False)
+class _Bench:
+    """Sequences side by side: their keys and values, and what was read of them."""
 
-    def __init__(self, loaded: LoadedModel, requests: int) -> None:
-        self.rows = range(loaded.rows)
-        shape = (requests, loaded.rows, loaded.hidden_size)
-        self._sums = {phase: torch.zeros(shape, device=loaded.device) for phase in ("prompt", "response")}
-        self._counts = {phase: torch.zeros(requests, device=loaded.device) for phase in ("prompt", "response")}
-        self._last = torch.zeros(shape, device=loaded.device)
-
-    def begin(self, phase: Phase, requests: Tensor, mask: Tensor) -> None:
-        self._phase, self._requests, self._mask = phase, requests, mask
-        self._counts[phase].index_add_(0, requests, mask.sum(1).float())
-
-    def __call__(self, row: int, hidden: Tensor) -> None:
-        # Padding may hold anything, NaN included, so it is replaced before summing, not weighted by 0.
-        summed = hidden.float().masked_fill(~self._mask[:, :, None], 0).sum(1)
-        self._sums[self._phase][:, row].index_add_(0, self._requests, summed.to(self._sums[self._phase].device))
-        if self._phase == "prompt":
-            self._last[:, row] = hidden[:, -1].float()
-
-    def activations(self, request: int) -> dict[Position, Tensor] | None:
-        """The means of one request, or none when it wrote nothing."""
-        if not self._counts["response"][request]:
-            return None
-        return {
-            "response_avg": (self._sums["response"][request] / self._counts["response"][request]).cpu(),
-            "prompt_avg": (self._sums["prompt"][request] / self._counts["prompt"][request]).cpu(),
-            "prompt_last": self._last[request].cpu(),
-        }
+    store: KVStore
+    account: Account
 
 
 def generate(
     loaded: LoadedModel,
     requests: Sequence[Request],
     sampling: SamplingConfig,
+    size: int,
     on_step: Callable[[int], None] = lambda tokens: None,
-) -> list[Generation]:
-    """Answer a batch of requests and capture its activations in the same pass."""
-    reader = MeanReader(loaded, len(requests))
-    written: list[list[int]] = [[] for _ in requests]
-    for step in decode(loaded, requests, sampling, reader):
-        for request, token in step:
-            written[request].append(token)
-        on_step(len(step))
-    return [
-        Generation(
-            ids=tuple(ids),
-            finish_reason="length" if len(ids) == sampling.max_new_tokens else "stop",
-            activations=reader.activations(request),
-        )
-        for request, ids in enumerate(written)
-    ]
+) -> Iterator[tuple[int, Generation]]:
+    """Answer requests, `size` at a time, and capture their activations in the same pass.
+
+    Yields each one's index with what came of it, as soon as it is complete.
+    """
+    reader = MeanReader(loaded)
+    texts: dict[int, list[int]] = {}
+    for step in decode(loaded, requests, sampling, size, reader):
+        for request, token in step.written:
+            texts.setdefault(request, []).append(token)
+        on_step(len(step.written))
+        for request, reason in step.ended:
+            yield request, Generation(tuple(texts.pop(request, ())), reason, reader.finished.pop(request))
 
 
 @torch.inference_mode()
 def decode(
-    loaded: LoadedModel, requests: Sequence[Request], sampling: SamplingConfig, reader: Reader
-) -> Iterator[list[tuple[int, int]]]:
-    """Yield at each step the (request, token) pairs just written; their states have been read.
+    loaded: LoadedModel, requests: Sequence[Request], sampling: SamplingConfig, size: int, reader: Reader
+) -> Iterator[Step]:
+    """Write answers, `size` at a time at most; the place of one that is complete is given to the next.
 
-    Rows that are finished leave the batch and its cache.
+    A model that does not read packed tokens is decoded with padding, with the same results. Until the
+    last step the model can be used for nothing else.
     """
-    stop = torch.tensor(sorted(loaded.stop_ids), device=loaded.device)
-    draws = uniforms([r.seed for r in requests], sampling.max_new_tokens).to(loaded.device)
-    active = torch.arange(len(requests), device=loaded.device)
-    ids, mask = left_pad([r.ids for r in requests], loaded.tokenizer.pad_token_id, loaded.device)
-    cache = new_cache(loaded)
-    with tap(loaded.model, reader.rows, reader):
-        reader.begin("prompt", active, mask)
-        logits = forward(loaded, ids, mask, cache)
-        for step in range(sampling.max_new_tokens):
-            tokens = pick(logits[:, -1], draws[active, step], sampling)
-            going = (~torch.isin(tokens, stop)).nonzero().squeeze(1)
-            if len(going) == 0:
-                return
-            if len(going) < len(active):
-                active, tokens, mask = active[going], tokens[going], mask[going]
-                cache.batch_select_indices(going)
-            mask = torch.cat([mask, mask.new_ones(len(active), 1)], 1)
-            reader.begin("response", active, mask[:, -1:])
-            logits = forward(loaded, tokens[:, None], mask, cache)
-            yield list(zip(active.tolist(), tokens.tolist(), strict=True))
+    if not loaded.packs:
+        yield from padded_steps(loaded, requests, sampling, size, reader)
+        return
+    with packed(loaded):
+        yield from _Loop(loaded, requests, sampling, size, reader).steps()
+
+
+class _Loop:
+    """The requests under way hold the first places of a bench, without gaps."""
+
+    def __init__(
+        self, loaded: LoadedModel, requests: Sequence[Request], sampling: SamplingConfig, size: int, reader: Reader
+    ) -> None:
+        self._loaded = loaded
+        self._requests = requests
+        self._sampling = sampling
+        self._reader = reader
+        self._pending = find_stems([request.ids for request in requests])[::-1]
+        self._size = min(size, len(requests))
+        capacity = max((len(request.ids) for request in requests), default=0) + sampling.max_new_tokens
+        self._bench = _Bench(KVStore(self._size, capacity), reader.open(self._size))
+        self._rows: list[_Row] = []
+        self._account = self._bench.account
+
+    def steps(self) -> Iterator[Step]:
+        with tap(self._loaded.model, self._reader.rows, lambda row, hidden: self._account(row, hidden[0])):
+            while self._pending or self._rows:
+                ended = self._admit() if self._has_room() else []
+                if not self._rows:
+                    yield Step([], ended)
+                    continue
+                written = [(row.request, row.token) for row in self._rows]
+                yield Step(written, ended + self._feed())
+
+    def _has_room(self) -> bool:
+        """Whether enough places are free for a pass over prompts to be worth it."""
+        free = self._size - len(self._rows)
+        return bool(self._pending) and free >= min(max(1, self._size // 8), len(self._pending))
+
+    def _admit(self) -> list[tuple[int, FinishReason]]:
+        """Read as many prompts as there is room for, and pick the first token of each."""
+        coming = [self._pending.pop() for _ in range(min(self._size - len(self._rows), len(self._pending)))]
+        self._read_stems([stem for _, stem in coming if stem])
+        first = len(self._rows)
+        prompts = [self._requests[index].ids for index, _ in coming]
+        logits = self._read_prompts(self._bench, first, prompts, [stem for _, stem in coming])
+        new = [self._row(index, len(ids)) for (index, _), ids in zip(coming, prompts, strict=True)]
+        self._rows += new
+        return self._choose(new, logits)
+
+    def _row(self, index: int, known: int) -> _Row:
+        return _Row(index, uniforms([self._requests[index].seed], self._sampling.max_new_tokens)[0], known)
+
+    def _read_stems(self, needed: Sequence[Stem]) -> None:
+        """Read the stems that were not read yet, those of one depth together."""
+        missing = dict.fromkeys(stem for leaf in needed for stem in leaf.unread)
+        while missing:
+            ready = [stem for stem in missing if stem.parent not in missing]
+            bench = _Bench(KVStore(len(ready), max(len(stem.ids) for stem in ready)), self._reader.open(len(ready)))
+            self._read_prompts(bench, 0, [stem.ids for stem in ready], [stem.parent for stem in ready])
+            for place, stem in enumerate(ready):
+                stem.held = bench, place
+                del missing[stem]
+
+    def _read_prompts(
+        self, bench: _Bench, first: int, prompts: Sequence[Sequence[int]], stems: Sequence[Stem | None]
+    ) -> Tensor:
+        """Logits [R, V] after prompts, read at the places from `first` on behind their stems."""
+        known = [len(stem.ids) if stem else 0 for stem in stems]
+        for place, stem in enumerate(stems, start=first):
+            if stem:
+                held, there = stem.held
+                bench.store.copy(held.store, there, place, len(stem.ids))
+                bench.account.inherit(place, held.account, there)
+                stem.users -= 1
+                if not stem.users:
+                    stem.held = None
+        self._account = bench.account
+        new = [ids[count:] for ids, count in zip(prompts, known, strict=True)]
+        logits = []
+        for some in _passes([len(ids) for ids in new]):
+            feed = Feed(bench.store, first + some.start, known[some], new[some], self._loaded.device)
+            self._account.begin("prompt", feed.owners + first + some.start, feed.ends)
+            logits.append(read(self._loaded, feed, feed.ends))
+        return torch.cat(logits)
+
+    def _feed(self) -> list[tuple[int, FinishReason]]:
+        """Feed the token of every row and pick the next one."""
+        rows = self._rows
+        feed = Feed(
+            self._bench.store, 0, [row.known for row in rows], [(row.token,) for row in rows], self._loaded.device
+        )
+        for row in rows:
+            row.known += 1
+            row.written += 1
+        going = [place for place, row in enumerate(rows) if row.written < self._sampling.max_new_tokens]
+        self._account = self._bench.account
+        self._account.begin("response", feed.owners, feed.ends)
+        logits = read(self._loaded, feed, torch.tensor(going, dtype=torch.long, device=self._loaded.device))
+        full = [row for row in rows if row.written == self._sampling.max_new_tokens]
+        return self._choose([rows[place] for place in going], logits, full)
+
+    def _choose(
+        self, rows: Sequence[_Row], logits: Tensor, full: Sequence[_Row] = ()
+    ) -> list[tuple[int, FinishReason]]:
+        """Pick the next token of rows; those that end with it leave, and so do those that are full."""
+        leaving: list[tuple[_Row, FinishReason]] = [(row, "length") for row in full]
+        if rows:
+            draws = torch.stack([row.draws[row.written] for row in rows]).to(logits.device)
+            for row, token in zip(rows, pick(logits, draws, self._sampling).tolist(), strict=True):
+                row.token = token
+                if token in self._loaded.stop_ids:
+                    leaving.append((row, "stop"))
+        for row, _ in leaving:
+            self._leave(row)
+        return [(row.request, reason) for row, reason in leaving]
+
+    def _leave(self, row: _Row) -> None:
+        """Close a row's account; the last row takes its place."""
+        place, last = self._rows.index(row), self._rows[-1]
+        self._bench.account.finish(place, row.request)
+        if last is not row:
+            self._bench.store.copy(self._bench.store, len(self._rows) - 1, place, last.known)
+            self._bench.account.move(len(self._rows) - 1, place)
+            self._rows[place] = last
+        self._rows.pop()
+
+
+def _passes(lengths: Sequence[int]) -> Iterator[slice]:
+    """Neighbours to be read together, as many as stay small: masks and scores grow with their number and length."""
+    start, longest = 0, 0
+    for end, length in enumerate(lengths):
+        longest = max(longest, length)
+        if end > start and longest * (end + 1 - start) > _TOKENS:
+            yield slice(start, end)
+            start, longest = end, length
+    yield slice(start, len(lengths))

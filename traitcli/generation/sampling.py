@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 _BELOW_ONE = 1 - 2**-23
 """Keeps a draw strictly under the total of a float32 cumulative sum."""
 
+_NUCLEI = (128, 2048)
+"""Likeliest tokens among which a nucleus is looked for, before all are sorted."""
+
 
 def derive_seed(seed: int, name: str) -> int:
     """A rollout's own 63-bit seed from the run's seed and the rollout's id."""
@@ -33,16 +36,33 @@ def pick(logits: Tensor, draws: Tensor, sampling: SamplingConfig) -> Tensor:
         return logits.argmax(-1)
     logits = logits.float() / sampling.temperature
     if 0 < sampling.top_k < logits.shape[-1]:
-        least = logits.topk(sampling.top_k).values[:, -1:]
-        logits = logits.masked_fill(logits < least, -torch.inf)
+        _drop_below(logits, logits.topk(sampling.top_k).values[:, -1:])
     if sampling.top_p < 1:
-        logits = _nucleus(logits, sampling.top_p)
-    cumulative = logits.softmax(-1).cumsum(-1)
+        _drop_below(logits, _least_in_nucleus(logits, sampling.top_p))
+    cumulative = logits.sub_(logits.amax(-1, keepdim=True)).exp_().cumsum(-1)
     return torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True).squeeze(1)
 
 
-def _nucleus(logits: Tensor, top_p: float) -> Tensor:
-    """Keep the smallest set of likeliest tokens whose probability reaches `top_p`."""
-    ordered, order = logits.sort(descending=True)
-    before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
-    return torch.full_like(logits, -torch.inf).scatter(1, order, ordered.masked_fill(before >= top_p, -torch.inf))
+def _drop_below(logits: Tensor, least: Tensor) -> None:
+    """Make tokens impossible that are less likely than `least` [B, 1]; of equally likely ones all stay."""
+    logits.masked_fill_(logits < least, -torch.inf)
+
+
+def _least_in_nucleus(logits: Tensor, top_p: float) -> Tensor:
+    """[B, 1]: the least logit in the smallest set of likeliest tokens whose probability reaches `top_p`.
+
+    Sorting a whole vocabulary takes longer than a small model does, and the set is mostly small.
+    """
+    least = torch.full_like(logits[:, :1], -torch.inf)
+    total = logits.logsumexp(-1, keepdim=True)
+    rows = torch.arange(len(logits), device=logits.device)
+    for width in (*_NUCLEI, logits.shape[-1]):
+        some = logits if len(rows) == len(logits) else logits[rows]
+        values = some.topk(min(width, logits.shape[-1])).values
+        reached = (values - total[rows]).exp().cumsum(-1) >= top_p
+        found = reached[:, -1]
+        least[rows[found], 0] = values.gather(1, reached.int().argmax(-1, keepdim=True))[found, 0]
+        rows = rows[~found]
+        if not len(rows):
+            break
+    return least

@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
@@ -19,7 +19,7 @@ from platformdirs import user_cache_path
 
 from traitcli.config import EMBEDDED, ModelConfig
 from traitcli.errors import ModelError
-from traitcli.events import Listener, ModelLoaded, ModelLoading
+from traitcli.events import Listener, ModelLoaded, ModelLoading, Warned
 from traitcli.models.prompts import resolve_place
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class LoadedModel:
     persona_in   where the persona sentence goes, settled
     stop_ids     token ids that end an answer
     last_logits  whether its forward pass can leave all logits but the last uncomputed
+    packs        whether it reads sequences of different lengths without padding; see `packed`
     """
 
     name: str
@@ -53,6 +54,7 @@ class LoadedModel:
     persona_in: Literal["system", "user"]
     stop_ids: frozenset[int]
     last_logits: bool
+    packs: bool = False
 
     @property
     def rows(self) -> int:
@@ -69,6 +71,8 @@ def load_model(
     """
     import torch
     from transformers.utils import logging
+
+    from traitcli.models.packed import why_not
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -96,6 +100,9 @@ def load_model(
         stop_ids=_stop_ids(model, tokenizer),
         last_logits="logits_to_keep" in inspect.signature(model.forward).parameters,
     )
+    if reason := why_not(loaded):
+        on_event(Warned("", f"{name} is decoded with padding, which is slower: {reason}"))
+    loaded = replace(loaded, packs=not reason)
     on_event(ModelLoaded(name, str(device), loaded.blocks, loaded.hidden_size, time.monotonic() - start))
     return loaded
 

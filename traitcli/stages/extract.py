@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -10,9 +10,10 @@ import torch
 from traitcli.config import Config
 from traitcli.errors import DefinitionError, TraitError
 from traitcli.events import Listener, Progressed, StageStarted
-from traitcli.generation.decode import Generation, Request, generate
+from traitcli.generation.decode import Generation, generate
 from traitcli.generation.detokenize import token_texts
 from traitcli.generation.sampling import derive_seed
+from traitcli.generation.steps import Request
 from traitcli.models.load import LoadedModel
 from traitcli.models.prompts import Prompt, check_length, persona_messages, render
 from traitcli.records import Rollout, RolloutKey, Trait
@@ -20,6 +21,8 @@ from traitcli.runs import TraitFiles
 from traitcli.stages.plan import plan_rollouts
 from traitcli.stages.worker import Worker
 
+_TOGETHER = 16
+"""Rollouts that are kept on disk together, at most: so many are lost with a kill, and held in memory."""
 Tick = Callable[[int], None]
 """Told of the tokens of each step."""
 
@@ -41,10 +44,9 @@ def extract_trait(
     on_event: Listener,
     on_batch: Callable[[Sequence[Rollout]], None] = lambda rollouts: None,
 ) -> int:
-    """Generate what is not in the ledger yet; each batch is on disk before the next begins.
+    """Generate what is not in the ledger yet, and keep rollouts as they are completed, some at a time.
 
-    Batches are the same however often the work is interrupted, and so are the rollouts. Returns how
-    many were made.
+    Returns how many were made.
     """
     keys = plan_rollouts(trait, config.extract)
     done = {rollout.id for rollout in files.rollouts()} & {key.id for key in keys}
@@ -53,25 +55,32 @@ def extract_trait(
     if count == len(keys):
         return 0
     loaded = worker.model()
-    planned = _prepare(trait, keys, config, loaded)
-    size = config.extract.batch_size
-    for start in range(0, len(planned), size):
-        batch = [p for p in planned[start : start + size] if p.key.id not in done]
-        if not batch:
-            continue
-        tick = _ticker(trait.name, count, len(planned), on_event)
-        generations = _answer(loaded, batch, config, tick)
-        rollouts = [_rollout(p, g, loaded) for p, g in zip(batch, generations, strict=True)]
-        activations = {r.id: g.activations for r, g in zip(rollouts, generations, strict=True) if g.activations}
-        files.add_rollouts(rollouts, activations)
-        count += len(batch)
-        on_event(Progressed(trait.name, "rollouts", count, len(planned)))
+    planned = [p for p in _prepare(trait, keys, config, loaded) if p.key.id not in done]
+
+    def keep(made: Mapping[int, Generation]) -> None:
+        nonlocal count
+        rollouts = [_rollout(planned[index], generation, loaded) for index, generation in made.items()]
+        files.add_rollouts(
+            rollouts, {r.id: g.activations for r, g in zip(rollouts, made.values(), strict=True) if g.activations}
+        )
+        count += len(made)
+        on_event(Progressed(trait.name, "rollouts", count, len(keys)))
         on_batch(rollouts)
-    return len(keys) - len(done)
+
+    tick = lambda tokens: on_event(Progressed(trait.name, "rollouts", count, len(keys), tokens=tokens))  # noqa: E731
+    waiting: dict[int, Generation] = {}
+    for index, generation in _answer(loaded, planned, config, tick):
+        waiting[index] = generation
+        if len(waiting) >= min(config.extract.batch_size, _TOGETHER):
+            keep(waiting)
+            waiting = {}
+    if waiting:
+        keep(waiting)
+    return len(planned)
 
 
 def _prepare(trait: Trait, keys: Sequence[RolloutKey], config: Config, loaded: LoadedModel) -> list[Planned]:
-    """Render every prompt, check it, and sort by length so that batches hold little padding."""
+    """Render every prompt and check it."""
     planned = []
     for key in keys:
         persona, question = trait.persona(key.polarity, key.pair), trait.question(key.split, key.question)
@@ -85,24 +94,22 @@ def _prepare(trait: Trait, keys: Sequence[RolloutKey], config: Config, loaded: L
             cause="the chat template drops the persona, or an instruction stands on both sides",
             fix="set model.persona_in to user, or correct the definition",
         )
-    return sorted(planned, key=lambda p: (len(p.prompt.ids), p.key.id))
+    return planned
 
 
-def _answer(loaded: LoadedModel, batch: Sequence[Planned], config: Config, tick: Tick) -> list[Generation]:
-    """Generate a batch; raises TraitError when it does not fit into the device's memory."""
+def _answer(
+    loaded: LoadedModel, planned: Sequence[Planned], config: Config, tick: Tick
+) -> Iterator[tuple[int, Generation]]:
+    """Generate what is planned; raises TraitError when a batch does not fit into the device's memory."""
+    requests = [Request(p.prompt.ids, p.seed) for p in planned]
     try:
-        return generate(loaded, [Request(p.prompt.ids, p.seed) for p in batch], config.extract.sampling, tick)
+        yield from generate(loaded, requests, config.extract.sampling, config.extract.batch_size, tick)
     except torch.OutOfMemoryError as error:
         raise TraitError(
             f"out of memory on {loaded.device}",
             cause=str(error).splitlines()[0],
             fix=f"lower extract.batch_size (it is {config.extract.batch_size}); what is finished is kept",
         ) from error
-
-
-def _ticker(trait: str, done: int, total: int, on_event: Listener) -> Tick:
-    """Tell of tokens while a batch is under way; its rollouts count when they are on disk."""
-    return lambda tokens: on_event(Progressed(trait, "rollouts", done, total, tokens=tokens))
 
 
 def _rollout(planned: Planned, generation: Generation, loaded: LoadedModel) -> Rollout:

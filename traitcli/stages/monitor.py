@@ -17,8 +17,10 @@ from traitcli.config import MonitorConfig
 from traitcli.errors import VectorError
 from traitcli.events import Listener, MonitorFinished, MonitorStarted, TokenScored
 from traitcli.files import write_atomic
-from traitcli.generation.decode import Phase, Request, decode
+from traitcli.generation.decode import decode
 from traitcli.generation.detokenize import Detokenizer
+from traitcli.generation.reader import Phase
+from traitcli.generation.steps import Request
 from traitcli.models.load import LoadedModel
 from traitcli.models.prompts import Message, Prompt, check_length, render
 from traitcli.records import Position, TokenScores, TraitVector
@@ -49,7 +51,7 @@ class Probe:
 
 
 class ProjectionReader:
-    """Projects the token just fed on every probe: (h · v) / ‖v‖, in activation units."""
+    """Projects the token just fed, of a single request, on every probe: (h · v) / ‖v‖, in activation units."""
 
     def __init__(self, probes: Mapping[str, Probe], device: torch.device) -> None:
         self.rows = sorted({probe.layer for probe in probes.values()})
@@ -59,12 +61,24 @@ class ProjectionReader:
         }
         self.scores: dict[str, float] = {}
 
-    def begin(self, phase: Phase, requests: Tensor, mask: Tensor) -> None:
+    def open(self, places: int) -> ProjectionReader:
+        return self
+
+    def begin(self, phase: Phase, owners: Tensor, ends: Tensor) -> None:
         self.scores = {}
 
     def __call__(self, row: int, hidden: Tensor) -> None:
-        values = self._units[row] @ hidden[0, -1].float().to(self._units[row].device)
+        values = self._units[row] @ hidden[-1].float().to(self._units[row].device)
         self.scores.update(zip(self._names[row], values.tolist(), strict=True))
+
+    def inherit(self, place: int, parent: Any, there: int) -> None:
+        pass
+
+    def finish(self, place: int, request: int) -> None:
+        pass
+
+    def move(self, source: int, place: int) -> None:
+        pass
 
 
 @dataclass(slots=True)
@@ -179,9 +193,9 @@ def _write(
     reader = ProjectionReader(transcript.probes, loaded.device)
     detokenizer = Detokenizer(loaded.tokenizer)
     try:
-        for step in decode(loaded, [Request(rendered.ids, config.seed)], config.sampling, reader):
-            ((_, token),) = step
-            on_event(transcript.add(detokenizer.feed(token), reader.scores))
+        for step in decode(loaded, [Request(rendered.ids, config.seed)], config.sampling, 1, reader):
+            for _, token in step.written:
+                on_event(transcript.add(detokenizer.feed(token), reader.scores))
     finally:
         if transcript.tokens:
             transcript.tokens[-1] += detokenizer.flush()

@@ -1,0 +1,83 @@
+"""Which models read packed tokens, and what is said of those that do not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.conftest import FAMILIES, make_model
+from traitcli.config import ModelConfig, SamplingConfig
+from traitcli.events import Warned
+from traitcli.generation.decode import generate
+from traitcli.generation.steps import Request
+from traitcli.models.load import load_model
+from traitcli.models.packed import why_not
+
+ODD = {
+    "gpt_oss": (
+        {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8},
+        "packed tokens change its logits by ",
+    ),
+    "lfm2": ({"layer_types": ["conv", "full_attention"] * 2}, "it has layers of conv"),
+    "gptj": ({"n_embd": 32, "n_layer": 4, "n_head": 4, "rotary_dim": 4}, "packed tokens change its logits by "),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_with_plain_sliding_or_capped_attention_reads_packed_tokens(loaded, family):
+    assert loaded(family).packs
+    assert why_not(loaded(family)) == ""
+
+
+def test_the_model_attends_as_before_afterwards(loaded):
+    model = loaded("gemma2").model
+    before = model.config._attn_implementation
+
+    why_not(loaded("gemma2"))
+
+    assert model.config._attn_implementation == before
+
+
+@pytest.fixture(scope="module", params=ODD)
+def odd(request, tmp_path_factory):
+    """An odd model, why it does not fit, and what was said while it was loaded."""
+    more, reason = ODD[request.param]
+    folder = make_model(tmp_path_factory.mktemp("odd") / request.param, request.param, None, True, more=more)
+    told = []
+    return load_model(ModelConfig(id=str(folder), device="cpu"), told.append), reason, told
+
+
+def test_a_model_that_attends_in_another_way_is_noticed_and_named_once(odd):
+    model, reason, told = odd
+
+    [warning] = [event.message for event in told if isinstance(event, Warned)]
+
+    assert not model.packs
+    assert warning.startswith(f"{model.name} is decoded with padding, which is slower: {reason}")
+
+
+def test_a_model_that_attends_in_another_way_writes_what_it_should(odd):
+    model, _, _ = odd
+    asked = [Request(tuple(range(10, 10 + length)), length) for length in (3, 9, 14)]
+
+    made = dict(generate(model, asked, SamplingConfig(temperature=0, max_new_tokens=6), 64))
+
+    for index, request in enumerate(asked):
+        ids = list(request.ids)
+        with torch.no_grad():
+            while len(ids) < len(request.ids) + 6:
+                token = int(model.model(torch.tensor([ids])).logits[0, -1].argmax())
+                if token in model.stop_ids:
+                    break
+                ids.append(token)
+        assert made[index].ids == tuple(ids[len(request.ids) :])
+
+
+def test_what_is_packed_must_come_out_as_if_it_were_not(loaded, monkeypatch):
+    model = loaded("llama")
+    attention = model.model.model.layers[0].self_attn
+    monkeypatch.setattr(attention, "layer_idx", 1)  # two layers share their keys
+
+    assert why_not(replace(model, packs=False)).startswith("packed tokens change its logits by ")

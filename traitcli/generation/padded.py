@@ -1,0 +1,75 @@
+"""Decodes models that cannot read packed tokens: side by side with padding, in transformers' own cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from traitcli.config import SamplingConfig
+from traitcli.generation.reader import Account, Phase, Reader
+from traitcli.generation.sampling import pick, uniforms
+from traitcli.generation.steps import FinishReason, Request, Step
+from traitcli.models.batching import forward, left_pad, new_cache
+from traitcli.models.hooks import tap
+from traitcli.models.load import LoadedModel
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def padded_steps(
+    loaded: LoadedModel, requests: Sequence[Request], sampling: SamplingConfig, size: int, reader: Reader
+) -> Iterator[Step]:
+    """Write answers in batches of `size`, sorted by length; rows that end leave, and no other takes their place."""
+    order = sorted(range(len(requests)), key=lambda index: len(requests[index].ids))
+    for start in range(0, len(order), size):
+        yield from _batch(loaded, requests, order[start : start + size], sampling, reader)
+
+
+def _batch(
+    loaded: LoadedModel, requests: Sequence[Request], chosen: Sequence[int], sampling: SamplingConfig, reader: Reader
+) -> Iterator[Step]:
+    stop = torch.tensor(sorted(loaded.stop_ids), device=loaded.device)
+    draws = uniforms([requests[index].seed for index in chosen], sampling.max_new_tokens).to(loaded.device)
+    places = torch.arange(len(chosen), device=loaded.device)
+    ids, mask = left_pad([requests[index].ids for index in chosen], loaded.tokenizer.pad_token_id, loaded.device)
+    cache, account = new_cache(loaded), reader.open(len(chosen))
+    seen = mask
+
+    def see(row: int, hidden: Tensor) -> None:
+        account(row, hidden[seen.to(hidden.device)])
+
+    def leave(ended: Tensor, reason: FinishReason) -> list[tuple[int, FinishReason]]:
+        for place in ended.tolist():
+            account.finish(place, chosen[place])
+        return [(chosen[place], reason) for place in ended.tolist()]
+
+    with tap(loaded.model, reader.rows, see):
+        _begin(account, "prompt", places, mask)
+        logits = forward(loaded, ids, mask, cache)
+        for step in range(sampling.max_new_tokens):
+            tokens = pick(logits[:, -1], draws[places, step], sampling)
+            ending = torch.isin(tokens, stop)
+            stopped = leave(places[ending], "stop")
+            going = (~ending).nonzero().squeeze(1)
+            if len(going) < len(places) and len(going):
+                places, tokens, mask = places[going], tokens[going], mask[going]
+                cache.batch_select_indices(going)
+            if not len(going):
+                yield Step([], stopped)
+                return
+            mask = torch.cat([mask, mask.new_ones(len(places), 1)], 1)
+            seen = mask[:, -1:]
+            _begin(account, "response", places, seen)
+            logits = forward(loaded, tokens[:, None], mask, cache)
+            last = step + 1 == sampling.max_new_tokens
+            full = leave(places, "length") if last else []
+            written = [(chosen[place], token) for place, token in zip(places.tolist(), tokens.tolist(), strict=True)]
+            yield Step(written, stopped + full)
+
+
+def _begin(account: Account, phase: Phase, places: Tensor, mask: Tensor) -> None:
+    counts = mask.sum(1)
+    account.begin(phase, places.repeat_interleave(counts), counts.cumsum(0) - 1)

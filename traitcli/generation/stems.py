@@ -1,0 +1,62 @@
+"""Finds what prompts begin with together, so that each common beginning is read once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+from traitcli.models.prefixes import Ids, common_start
+
+_WORTH = 8
+"""Tokens that a stem must add to its parent to be worth a pass of its own."""
+
+
+@dataclass(slots=True, eq=False)
+class Stem:
+    """A beginning that at least two prompts share.
+
+    ids     its tokens, those of its parent included
+    users   prompts and stems that are still to be read behind it
+    held    where what was read of it lies; none before and after
+    """
+
+    ids: Ids
+    parent: Stem | None
+    users: int = 0
+    held: Any = field(default=None, repr=False)
+
+    @property
+    def unread(self) -> list[Stem]:
+        """The stem and those it stands on, down to the first that is held; a stem waits for all its users."""
+        if self.held is not None:
+            return []
+        return [*(self.parent.unread if self.parent else ()), self]
+
+
+def find_stems(prompts: Sequence[Ids]) -> list[tuple[int, Stem | None]]:
+    """(index, stem) of every prompt, in the order in which stems are needed for the shortest time.
+
+    A stem leaves at least one token of each prompt to be read.
+    """
+    order = sorted(range(len(prompts)), key=prompts.__getitem__)
+    return list(_grow(prompts, order, None)) if order else []
+
+
+def _grow(prompts: Sequence[Ids], order: Sequence[int], parent: Stem | None) -> Iterator[tuple[int, Stem | None]]:
+    """The prompts of `order`, which are sorted and all begin with `parent`."""
+    shared = common_start([prompts[index][:-1] for index in order])
+    if len(order) > 1 and len(shared) - len(parent.ids if parent else ()) >= _WORTH:
+        if parent:
+            parent.users += 1
+        parent = Stem(shared, parent)
+    for _, group in groupby(order, key=lambda index: prompts[index][: len(shared) + 1]):
+        same = list(group)
+        if 1 < len(same) < len(order):
+            yield from _grow(prompts, same, parent)
+            continue
+        for index in same:
+            if parent:
+                parent.users += 1
+            yield index, parent
