@@ -1,11 +1,11 @@
-# The doors: make demo, make test, make check, make bench-judge. Each sets up .venv first if it must.
+# The doors: make demo, make test, make check, make bench, make bench-judge. Each sets up .venv first if it must.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench-judge format setup clean
+.PHONY: demo test check bench bench-judge format setup clean
 
 demo: $(READY)
 	@$(BIN)/traitcli extract -c demo
@@ -28,6 +28,9 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/unit/test_floors.py
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks.engine
 
 bench-judge: $(READY)
 	$(BIN)/python -m benchmarks.judge
