@@ -64,6 +64,29 @@ def test_equally_likely_tokens_are_all_in_the_nucleus_or_none():
     assert _least_in_nucleus(logits, 0.5).item() == 1.0
 
 
+@pytest.mark.parametrize("size", [1, 255, 256, 257, 512, 5000])
+def test_a_draw_is_inverted_as_by_one_running_sum_over_the_vocabulary(size):
+    random = torch.Generator().manual_seed(size)
+    logits = torch.randn(2000, size, generator=random) * 3
+    logits[:, 1::3] = -torch.inf
+    draws = torch.rand(2000, generator=random)
+    running = logits.double().softmax(1).cumsum(1)
+
+    picked = pick(logits, draws, SamplingConfig())
+
+    expected = torch.searchsorted(running, draws[:, None].double() * running[:, -1:], right=True).squeeze(1)
+    assert (picked == expected).float().mean() > 0.995  # the others lie where rounding decides
+    assert logits.gather(1, picked[:, None]).isfinite().all()
+
+
+@pytest.mark.parametrize("place", [0, 255, 256, 300, 599])
+def test_the_only_possible_token_is_picked_wherever_it_stands(place):
+    logits = torch.full((3, 600), -torch.inf)
+    logits[:, place] = 0.0
+
+    assert pick(logits, torch.tensor([0.0, 0.5, 1 - 2**-23]), SamplingConfig()).tolist() == [place] * 3
+
+
 def test_an_impossible_token_is_never_picked_at_either_end():
     ends = torch.tensor([0.0, 1 - 2**-23])
     impossible_first = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]]).expand(2, -1)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _BELOW_ONE = 1 - 2**-23
 """Keeps a draw strictly under the total of a float32 cumulative sum."""
 
+_BLOCK = 256
 _NUCLEI = (128, 2048)
 """Likeliest tokens among which a nucleus is looked for, before all are sorted."""
 
@@ -39,8 +40,31 @@ def pick(logits: Tensor, draws: Tensor, sampling: SamplingConfig) -> Tensor:
         _drop_below(logits, logits.topk(sampling.top_k).values[:, -1:])
     if sampling.top_p < 1:
         _drop_below(logits, _least_in_nucleus(logits, sampling.top_p))
-    cumulative = logits.sub_(logits.amax(-1, keepdim=True)).exp_().cumsum(-1)
-    return torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True).squeeze(1)
+    return _invert(logits.sub_(logits.amax(-1, keepdim=True)).exp_(), draws[:, None]).squeeze(1)
+
+
+def _invert(weights: Tensor, draws: Tensor) -> Tensor:
+    """int64 [B, 1]: where the running sum of `weights` [B, V] passes the share `draws` [B, 1] of its total.
+
+    First the block is found, then the token in it: running sums over whole vocabularies would take longer.
+    """
+    count = weights.shape[1] // _BLOCK * _BLOCK
+    sums = torch.cat(
+        [
+            weights[:, :count].view(len(weights), count // _BLOCK, _BLOCK).sum(2),
+            weights[:, count:].sum(1, keepdim=True),
+        ],
+        1,
+    )
+    edges = sums.cumsum(1)
+    wanted = draws * edges[:, -1:]
+    block = torch.searchsorted(edges, wanted, right=True)
+    columns = block * _BLOCK + torch.arange(_BLOCK, device=weights.device)
+    inside = weights.gather(1, columns.clamp(max=weights.shape[1] - 1)).masked_fill_(columns >= weights.shape[1], 0)
+    running = inside.cumsum(1)
+    # Rounding must not lead out of the block, or to a token that is impossible.
+    rest = (wanted - (edges - sums).gather(1, block)).clamp(min=0).minimum(running[:, -1:] * _BELOW_ONE)
+    return block * _BLOCK + torch.searchsorted(running, rest, right=True)
 
 
 def _drop_below(logits: Tensor, least: Tensor) -> None:
