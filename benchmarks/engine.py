@@ -150,13 +150,13 @@ class Products:
 
 
 def find_prompts(loaded: LoadedModel, count: int) -> list[Ids]:
-    """Prompts of refusal: both polarities, all pairs, as many questions as it takes."""
+    """Prompts of refusal: both polarities in turn, all pairs, as many questions as it takes."""
     trait = load_trait(find_traits(Path("traits"))["refusal"])
     asked = [
         (polarity, pair, question)
         for question in range(len(trait.questions))
-        for polarity in ("positive", "negative")
         for pair in range(len(trait.pairs))
+        for polarity in ("positive", "negative")
     ]
     return [
         render(
@@ -168,7 +168,7 @@ def find_prompts(loaded: LoadedModel, count: int) -> list[Ids]:
 
 
 def vector_cosines(mine: Made, theirs: Made) -> torch.Tensor:
-    """[L+1]: cosine of the difference of the means of every other answer's activations, both ways alike."""
+    """[L+1]: cosine of the two vectors, mean of the positive answers − mean of the negative ones."""
 
     def direction(made: Made) -> torch.Tensor:
         means = made.means or []
@@ -204,7 +204,7 @@ def main() -> int:
     loaded = load_model(ModelConfig(id=EMBEDDED, device="cpu"))
     prompts = find_prompts(loaded, asked.prompts)
     greedy = Case(loaded, prompts, SamplingConfig(temperature=0, max_new_tokens=asked.tokens))
-    few = prompts[:: max(1, len(prompts) // 10)][:10]
+    few = prompts[:10]
     repeats = Case(loaded, [ids for ids in few for _ in range(10)], SamplingConfig(max_new_tokens=asked.tokens))
     sizes = (20, 50, 100)
 
