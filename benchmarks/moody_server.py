@@ -7,6 +7,7 @@ import json
 import math
 import random
 import re
+import sys
 import zlib
 from collections import Counter
 from dataclasses import dataclass
@@ -140,7 +141,15 @@ def _serve(mood: Mood, pipe: Any) -> None:
         endpoint = _Endpoint(mood)
         server = await asyncio.start_server(endpoint.connect, "127.0.0.1", 0, backlog=1024)
         pipe.send(server.sockets[0].getsockname()[1])
-        asyncio.get_running_loop().add_reader(pipe.fileno(), lambda: pipe.recv() and pipe.send(endpoint.stats()))
+
+        def answer() -> None:
+            try:
+                pipe.recv()
+            except EOFError:  # whoever measures was killed
+                sys.exit()
+            pipe.send(endpoint.stats())
+
+        asyncio.get_running_loop().add_reader(pipe.fileno(), answer)
         await server.serve_forever()
 
     asyncio.run(main())
