@@ -59,6 +59,14 @@ def relative_error(found, expected):
     return ((found - expected).norm(dim=1) / expected.norm(dim=1)).max().item()
 
 
+def assert_same(found, expected):
+    """The same tokens, and activations that differ by rounding at most."""
+    assert [g.ids for g in found] == [g.ids for g in expected]
+    for one, other in zip(found, expected, strict=True):
+        for position in POSITIONS:
+            assert relative_error(one.activations[position], other.activations[position]) < TOLERANCE
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_batched_single_and_two_pass_means_agree_at_every_row_and_position(decoder, family):
     model = decoder(family)
@@ -83,10 +91,7 @@ def test_packed_and_padded_tokens_give_the_same(loaded, family):
 
     packed, padded = (answers(replace(loaded(family), packs=packs), asked) for packs in (True, False))
 
-    assert [g.ids for g in packed] == [g.ids for g in padded]
-    for one, other in zip(packed, padded, strict=True):
-        for position in POSITIONS:
-            assert relative_error(one.activations[position], other.activations[position]) < TOLERANCE
+    assert_same(packed, padded)
 
 
 def test_means_agree_beyond_a_sliding_window(decoder):
@@ -140,10 +145,7 @@ def test_a_rollout_depends_on_its_seed_and_not_on_its_batch_or_its_place_in_it(d
 
     apart = answers(model, asked[::-1], size=size)[::-1]
 
-    assert [g.ids for g in apart] == [g.ids for g in together]
-    for one, other in zip(apart, together, strict=True):
-        for position in POSITIONS:
-            assert relative_error(one.activations[position], other.activations[position]) < TOLERANCE
+    assert_same(apart, together)
 
 
 def test_the_place_of_an_answer_that_is_complete_goes_to_the_next(loaded):
@@ -190,10 +192,7 @@ def test_prompts_that_are_too_much_for_one_pass_are_read_in_several(loaded, monk
     monkeypatch.setattr(decode_module, "_TOKENS", 20)
     found = answers(model, asked)
 
-    assert [g.ids for g in found] == [g.ids for g in expected]
-    for one, other in zip(found, expected, strict=True):
-        for position in POSITIONS:
-            assert relative_error(one.activations[position], other.activations[position]) < TOLERANCE
+    assert_same(found, expected)
 
 
 @pytest.mark.parametrize(
