@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-import traitcli.generation.decode as decode_module
+import traitcli.models.engine as engine_module
 from tests.conftest import FAMILIES
 from tests.unit.test_stems import read_in_all
 from traitcli.config import SamplingConfig
@@ -189,7 +189,7 @@ def test_prompts_that_are_too_much_for_one_pass_are_read_in_several(loaded, monk
     asked = requests(model)
     expected = answers(model, asked)
 
-    monkeypatch.setattr(decode_module, "_TOKENS", 20)
+    monkeypatch.setattr(engine_module, "TOKENS", 20)
     found = answers(model, asked)
 
     assert_same(found, expected)
@@ -206,10 +206,8 @@ def test_prompts_that_are_too_much_for_one_pass_are_read_in_several(loaded, monk
         ([30, 1, 1], [(0, 1), (1, 3)]),
     ],
 )
-def test_a_pass_holds_so_many_tokens_at_most_padding_included(lengths, passes, monkeypatch):
-    monkeypatch.setattr(decode_module, "_TOKENS", 20)
-
-    assert [(some.start, some.stop) for some in decode_module._passes(lengths)] == passes
+def test_a_pass_holds_so_many_tokens_at_most_padding_included(lengths, passes):
+    assert [(some.start, some.stop) for some in engine_module.passes(lengths, 20)] == passes
 
 
 @pytest.mark.parametrize("size", [1, 4, 64])

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from traitcli.generation.stems import find_stems
+from traitcli.models.stems import find_stems
 
 HEAD, LEFT, RIGHT = tuple(range(100, 120)), tuple(range(200, 210)), tuple(range(300, 310))
 

@@ -15,19 +15,15 @@ import torch
 from traitcli.config import SamplingConfig
 from traitcli.generation.means import Activations, MeanReader
 from traitcli.generation.padded import padded_steps
-from traitcli.generation.reader import Account, Reader
 from traitcli.generation.sampling import pick, uniforms
-from traitcli.generation.stems import Stem, find_stems
 from traitcli.generation.steps import FinishReason, Request, Step
-from traitcli.models.hooks import tap
+from traitcli.models.engine import Engine
 from traitcli.models.load import LoadedModel
-from traitcli.models.packed import Feed, KVStore, packed, read
+from traitcli.models.reader import Reader
+from traitcli.models.stems import find_stems
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_TOKENS = 4096
-"""Tokens of prompts that are read in one pass, padding included, unless a single prompt is longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +47,6 @@ class _Row:
     known: int
     written: int = 0
     token: int = -1
-
-
-@dataclass(slots=True, eq=False)
-class _Bench:
-    """Sequences side by side: their keys and values, and what was read of them."""
-
-    store: KVStore
-    account: Account
 
 
 def generate(
@@ -94,8 +82,7 @@ def decode(
     if not loaded.packs:
         yield from padded_steps(loaded, requests, sampling, size, reader)
         return
-    with packed(loaded):
-        yield from _Loop(loaded, requests, sampling, size, reader).steps()
+    yield from _Loop(loaded, requests, sampling, size, reader).steps()
 
 
 class _Loop:
@@ -107,16 +94,15 @@ class _Loop:
         self._loaded = loaded
         self._requests = requests
         self._sampling = sampling
-        self._reader = reader
+        self._engine = Engine(loaded, reader)
         self._pending = find_stems([request.ids for request in requests])[::-1]
         self._size = min(size, len(requests))
         capacity = max((len(request.ids) for request in requests), default=0) + sampling.max_new_tokens
-        self._bench = _Bench(KVStore(self._size, capacity), reader.open(self._size))
+        self._bench = self._engine.open(self._size, capacity)
         self._rows: list[_Row] = []
-        self._account = self._bench.account
 
     def steps(self) -> Iterator[Step]:
-        with tap(self._loaded.model, self._reader.rows, lambda row, hidden: self._account(row, hidden[0])):
+        with self._engine.running():
             while self._pending or self._rows:
                 ended = self._admit() if self._has_room() else []
                 if not self._rows:
@@ -133,10 +119,8 @@ class _Loop:
     def _admit(self) -> list[tuple[int, FinishReason]]:
         """Read as many prompts as there is room for, and pick the first token of each."""
         coming = [self._pending.pop() for _ in range(min(self._size - len(self._rows), len(self._pending)))]
-        self._read_stems([stem for _, stem in coming if stem])
-        first = len(self._rows)
         prompts = [self._requests[index].ids for index, _ in coming]
-        logits = self._read_prompts(self._bench, first, prompts, [stem for _, stem in coming])
+        logits = self._engine.read_prompts(self._bench, len(self._rows), prompts, [stem for _, stem in coming])
         new = [self._row(index, len(ids)) for (index, _), ids in zip(coming, prompts, strict=True)]
         self._rows += new
         return self._choose(new, logits)
@@ -144,52 +128,16 @@ class _Loop:
     def _row(self, index: int, known: int) -> _Row:
         return _Row(index, uniforms([self._requests[index].seed], self._sampling.max_new_tokens)[0], known)
 
-    def _read_stems(self, needed: Sequence[Stem]) -> None:
-        """Read the stems that were not read yet, those of one depth together."""
-        missing = dict.fromkeys(stem for leaf in needed for stem in leaf.unread)
-        while missing:
-            ready = [stem for stem in missing if stem.parent not in missing]
-            bench = _Bench(KVStore(len(ready), max(len(stem.ids) for stem in ready)), self._reader.open(len(ready)))
-            self._read_prompts(bench, 0, [stem.ids for stem in ready], [stem.parent for stem in ready])
-            for place, stem in enumerate(ready):
-                stem.held = bench, place
-                del missing[stem]
-
-    def _read_prompts(
-        self, bench: _Bench, first: int, prompts: Sequence[Sequence[int]], stems: Sequence[Stem | None]
-    ) -> Tensor:
-        """Logits [R, V] after prompts, read at the places from `first` on behind their stems."""
-        known = [len(stem.ids) if stem else 0 for stem in stems]
-        for place, stem in enumerate(stems, start=first):
-            if stem:
-                held, there = stem.held
-                bench.store.copy(held.store, there, place, len(stem.ids))
-                bench.account.inherit(place, held.account, there)
-                stem.users -= 1
-                if not stem.users:
-                    stem.held = None
-        self._account = bench.account
-        new = [ids[count:] for ids, count in zip(prompts, known, strict=True)]
-        logits = []
-        for some in _passes([len(ids) for ids in new]):
-            feed = Feed(bench.store, first + some.start, known[some], new[some], self._loaded.device)
-            self._account.begin("prompt", feed.owners + first + some.start, feed.ends)
-            logits.append(read(self._loaded, feed, feed.ends))
-        return torch.cat(logits)
-
     def _feed(self) -> list[tuple[int, FinishReason]]:
         """Feed the token of every row and pick the next one."""
         rows = self._rows
-        feed = Feed(
-            self._bench.store, 0, [row.known for row in rows], [(row.token,) for row in rows], self._loaded.device
-        )
+        going = [place for place, row in enumerate(rows) if row.written + 1 < self._sampling.max_new_tokens]
+        keep = torch.tensor(going, dtype=torch.long, device=self._loaded.device)
+        known, new = [row.known for row in rows], [(row.token,) for row in rows]
+        logits = self._engine.read(self._bench, "response", known, new, keep=keep)
         for row in rows:
             row.known += 1
             row.written += 1
-        going = [place for place, row in enumerate(rows) if row.written < self._sampling.max_new_tokens]
-        self._account = self._bench.account
-        self._account.begin("response", feed.owners, feed.ends)
-        logits = read(self._loaded, feed, torch.tensor(going, dtype=torch.long, device=self._loaded.device))
         full = [row for row in rows if row.written == self._sampling.max_new_tokens]
         return self._choose([rows[place] for place in going], logits, full)
 
@@ -217,14 +165,3 @@ class _Loop:
             self._bench.account.move(len(self._rows) - 1, place)
             self._rows[place] = last
         self._rows.pop()
-
-
-def _passes(lengths: Sequence[int]) -> Iterator[slice]:
-    """Neighbours to be read together, as many as stay small: masks and scores grow with their number and length."""
-    start, longest = 0, 0
-    for end, length in enumerate(lengths):
-        longest = max(longest, length)
-        if end > start and longest * (end + 1 - start) > _TOKENS:
-            yield slice(start, end)
-            start, longest = end, length
-    yield slice(start, len(lengths))

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from traitcli.generation.reader import Phase
 from traitcli.models.load import LoadedModel
+from traitcli.models.reader import Phase
 from traitcli.records import Position
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ class Sums:
             self._states[2, row].index_copy_(0, self._owners[self._ends], hidden[self._ends])
 
     def inherit(self, place: int, parent: Sums, there: int) -> None:
-        self._states[0, :, place] = parent._states[0, :, there]
+        for kept in (0, 2):
+            self._states[kept, :, place] = parent._states[kept, :, there]
         self._counts[0, place] = parent._counts[0, there]
 
     def finish(self, place: int, request: int) -> None:

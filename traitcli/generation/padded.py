@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from traitcli.config import SamplingConfig
-from traitcli.generation.reader import Account, Phase, Reader
 from traitcli.generation.sampling import pick, uniforms
 from traitcli.generation.steps import FinishReason, Request, Step
-from traitcli.models.batching import forward, left_pad, new_cache
-from traitcli.models.hooks import tap
+from traitcli.models.batching import forward, left_pad, new_cache, tap_masked
 from traitcli.models.load import LoadedModel
+from traitcli.models.reader import Reader
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,18 +35,14 @@ def _batch(
     places = torch.arange(len(chosen), device=loaded.device)
     ids, mask = left_pad([requests[index].ids for index in chosen], loaded.tokenizer.pad_token_id, loaded.device)
     cache, account = new_cache(loaded), reader.open(len(chosen))
-    seen = mask
-
-    def see(row: int, hidden: Tensor) -> None:
-        account(row, hidden[seen.to(hidden.device)])
 
     def leave(ended: Tensor, reason: FinishReason) -> list[tuple[int, FinishReason]]:
         for place in ended.tolist():
             account.finish(place, chosen[place])
         return [(chosen[place], reason) for place in ended.tolist()]
 
-    with tap(loaded.model, reader.rows, see):
-        _begin(account, "prompt", places, mask)
+    with tap_masked(loaded, reader) as begin:
+        begin(account, "prompt", places, mask)
         logits = forward(loaded, ids, mask, cache)
         for step in range(sampling.max_new_tokens):
             tokens = pick(logits[:, -1], draws[places, step], sampling)
@@ -56,20 +51,14 @@ def _batch(
             going = (~ending).nonzero().squeeze(1)
             if len(going) < len(places) and len(going):
                 places, tokens, mask = places[going], tokens[going], mask[going]
-                cache.batch_select_indices(going)
+                cache.reorder_cache(going)
             if not len(going):
                 yield Step([], stopped)
                 return
             mask = torch.cat([mask, mask.new_ones(len(places), 1)], 1)
-            seen = mask[:, -1:]
-            _begin(account, "response", places, seen)
+            begin(account, "response", places, mask[:, -1:])
             logits = forward(loaded, tokens[:, None], mask, cache)
             last = step + 1 == sampling.max_new_tokens
             full = leave(places, "length") if last else []
             written = [(chosen[place], token) for place, token in zip(places.tolist(), tokens.tolist(), strict=True)]
             yield Step(written, stopped + full)
-
-
-def _begin(account: Account, phase: Phase, places: Tensor, mask: Tensor) -> None:
-    counts = mask.sum(1)
-    account.begin(phase, places.repeat_interleave(counts), counts.cumsum(0) - 1)

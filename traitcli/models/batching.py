@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from traitcli.models.hooks import tap
 from traitcli.models.load import LoadedModel
+from traitcli.models.reader import Account, Phase, Reader
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Begin = Callable[[Account, Phase, "Tensor", "Tensor"], None]
 
 
 def left_pad(sequences: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -25,6 +30,27 @@ def right_pad(sequences: Sequence[Sequence[int]], pad: int, device: torch.device
     """int64 [B, T] token ids beginning in the same column, and their bool [B, T] mask."""
     ids, mask = left_pad([list(reversed(s)) for s in sequences], pad, device)
     return ids.flip(1), mask.flip(1)
+
+
+@contextmanager
+def tap_masked(loaded: LoadedModel, reader: Reader) -> Iterator[Begin]:
+    """Hand what a reader wants to see to the account of every pass, padding left out.
+
+    Yields what begins a pass: called with the account, the phase, its places int64 [B] and the mask bool [B, T].
+    """
+    account: Account
+    seen: Tensor
+
+    def begin(to: Account, phase: Phase, places: Tensor, mask: Tensor) -> None:
+        nonlocal account, seen
+        account, seen, counts = to, mask, mask.sum(1)
+        account.begin(phase, places.repeat_interleave(counts), counts.cumsum(0) - 1)
+
+    def see(row: int, hidden: Tensor) -> None:
+        account(row, hidden[seen.to(hidden.device)])
+
+    with tap(loaded.model, reader.rows, see):
+        yield begin
 
 
 def new_cache(loaded: LoadedModel) -> Any:

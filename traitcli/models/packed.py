@@ -104,7 +104,7 @@ class Feed:
         shape = (self._count, self._width, keys.shape[1], groups, query.shape[2])
         # [R, kv heads, groups · width, D]: the queries of one kv head side by side, so that no key is copied.
         rows = self._spread(query).view(*shape).permute(0, 2, 3, 1, 4).flatten(2, 3)
-        if how.cap is not None or (rows.device.type == "cpu" and self._width == 1 and self._count >= _MANY):
+        if how.plain_only or (rows.device.type == "cpu" and self._width == 1 and self._count >= _MANY):
             mixed = _attend_plainly(rows, keys, values, self._mask(how.window, groups, torch.float32), how)
         else:
             mask = self._mask(how.window, groups, torch.bool)
@@ -142,21 +142,34 @@ class Feed:
 
 @dataclass(frozen=True, slots=True)
 class _How:
-    """A layer's way to attend: scores · `scale`, kept below `cap` softly, the last `window` tokens only."""
+    """A layer's way to attend: scores · `scale`, kept below `cap` softly, the last `window` tokens only.
+
+    sinks  [heads], the score of nothing at all, which takes its share of the attention
+    """
 
     scale: float
     window: int | None
     cap: float | None
+    sinks: Tensor | None
+
+    @property
+    def plain_only(self) -> bool:
+        """Whether the fused kernel cannot do it."""
+        return self.cap is not None or self.sinks is not None
 
 
 def _attend_plainly(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, how: _How) -> Tensor:
-    """Faster than the fused kernel where there are few queries; the only one that can cap scores."""
+    """Faster than the fused kernel where there are few queries; the only way to cap scores, and for sinks."""
     scores = (query @ keys.transpose(2, 3)).float() * how.scale
     if how.cap is not None:
         scores = torch.tanh(scores / how.cap) * how.cap
     if mask is not None:
         scores += mask
-    return scores.softmax(-1).to(values.dtype) @ values
+    if how.sinks is not None:
+        heads = how.sinks.float().view(keys.shape[1], -1)  # [kv heads, groups], each before all tokens of a query head
+        column = heads.repeat_interleave(scores.shape[2] // heads.shape[1], 1)[None, :, :, None]
+        scores = torch.cat([scores, column.expand(len(scores), -1, -1, -1)], -1)
+    return scores.softmax(-1)[..., : keys.shape[2]].to(values.dtype) @ values
 
 
 def _attention(
@@ -168,6 +181,7 @@ def _attention(
         scale=query.shape[-1] ** -0.5 if scale is None else scale,
         window=options.get("sliding_window"),
         cap=options.get("softcap"),
+        sinks=options.get("s_aux"),
     )
     query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
     feed: Feed = options["feed"]

@@ -19,10 +19,10 @@ from traitcli.events import Listener, MonitorFinished, MonitorStarted, TokenScor
 from traitcli.files import write_atomic
 from traitcli.generation.decode import decode
 from traitcli.generation.detokenize import Detokenizer
-from traitcli.generation.reader import Phase
 from traitcli.generation.steps import Request
 from traitcli.models.load import LoadedModel
 from traitcli.models.prompts import Message, Prompt, check_length, render
+from traitcli.models.reader import Phase
 from traitcli.records import Position, TokenScores, TraitVector
 from traitcli.vectors.methods import calibrate
 

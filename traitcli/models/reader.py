@@ -44,3 +44,27 @@ class Reader(Protocol):
     def open(self, places: int) -> Account:
         """An account of so many sequences, with nothing read yet."""
         ...
+
+
+class Blind:
+    """A reader of no rows."""
+
+    rows = ()
+
+    def open(self, places: int) -> Blind:
+        return self
+
+    def begin(self, phase: Phase, owners: Tensor, ends: Tensor) -> None:
+        pass
+
+    def __call__(self, row: int, hidden: Tensor) -> None:
+        pass
+
+    def inherit(self, place: int, parent: Any, there: int) -> None:
+        pass
+
+    def finish(self, place: int, request: int) -> None:
+        pass
+
+    def move(self, source: int, place: int) -> None:
+        pass

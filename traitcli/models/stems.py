@@ -34,6 +34,12 @@ class Stem:
             return []
         return [*(self.parent.unread if self.parent else ()), self]
 
+    def leave(self) -> None:
+        """One user less; what was read of it goes with the last."""
+        self.users -= 1
+        if not self.users:
+            self.held = None
+
 
 def find_stems(prompts: Sequence[Ids]) -> list[tuple[int, Stem | None]]:
     """(index, stem) of every prompt, in the order in which stems are needed for the shortest time.

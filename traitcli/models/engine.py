@@ -1,0 +1,110 @@
+"""Runs a model over packed sequences, those that begin alike behind what was read of their beginning, for a reader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from traitcli.models.hooks import tap
+from traitcli.models.load import LoadedModel
+from traitcli.models.packed import Feed, KVStore, packed, read
+from traitcli.models.prefixes import Ids
+from traitcli.models.reader import Account, Phase, Reader
+from traitcli.models.stems import Stem
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TOKENS = 4096
+"""Tokens of sequences that are read in one pass, padding included, unless a single one is longer."""
+
+
+@dataclass(slots=True, eq=False)
+class Bench:
+    """Sequences side by side, a place each: their keys and values, and what was read of them."""
+
+    store: KVStore
+    account: Account
+
+
+class Engine:
+    """One model, and one reader who sees every hidden state once."""
+
+    def __init__(self, loaded: LoadedModel, reader: Reader) -> None:
+        self._loaded = loaded
+        self._reader = reader
+        self._account: Account
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """What is read, is read inside; the model can be used for nothing else meanwhile."""
+        see = lambda row, hidden: self._account(row, hidden[0])  # noqa: E731
+        with packed(self._loaded), tap(self._loaded.model, self._reader.rows, see):
+            yield
+
+    def open(self, places: int, capacity: int) -> Bench:
+        """A bench of so many places for `capacity` tokens each."""
+        return Bench(KVStore(places, capacity), self._reader.open(places))
+
+    def read(
+        self,
+        bench: Bench,
+        phase: Phase,
+        known: Sequence[int],
+        new: Sequence[Ids],
+        first: int = 0,
+        keep: Tensor | None = None,
+    ) -> Tensor:
+        """Read `new` tokens of the sequences at the places from `first` on, which hold `known[i]` tokens already.
+
+        Returns logits [K, V] after the tokens at `keep` int64 [K]; without it, after each sequence's last.
+        """
+        feed = Feed(bench.store, first, known, new, self._loaded.device)
+        self._account = bench.account
+        self._account.begin(phase, feed.owners + first, feed.ends)
+        return read(self._loaded, feed, feed.ends if keep is None else keep)
+
+    def read_prompts(self, bench: Bench, first: int, prompts: Sequence[Ids], stems: Sequence[Stem | None]) -> Tensor:
+        """Logits [R, V] after prompts, which go to the places from `first` on; their stems are read if they must."""
+        self._read_stems(stems)
+        for place, stem in enumerate(stems, start=first):
+            if stem:
+                held, there = stem.held
+                bench.store.copy(held.store, there, place, len(stem.ids))
+                bench.account.inherit(place, held.account, there)
+                stem.leave()
+        known = [len(stem.ids) if stem else 0 for stem in stems]
+        new = [ids[count:] for ids, count in zip(prompts, known, strict=True)]
+        return torch.cat(
+            [
+                self.read(bench, "prompt", known[some], new[some], first + some.start)
+                for some in passes([len(ids) for ids in new], TOKENS)
+            ]
+        )
+
+    def _read_stems(self, needed: Sequence[Stem | None]) -> None:
+        """Read the stems that were not read yet, those of one depth together."""
+        missing = dict.fromkeys(stem for leaf in needed if leaf for stem in leaf.unread)
+        while missing:
+            ready = [stem for stem in missing if stem.parent not in missing]
+            bench = self.open(len(ready), max(len(stem.ids) for stem in ready))
+            self.read_prompts(bench, 0, [stem.ids for stem in ready], [stem.parent for stem in ready])
+            for place, stem in enumerate(ready):
+                stem.held = bench, place
+                del missing[stem]
+
+
+def passes(lengths: Sequence[int], tokens: int) -> Iterator[slice]:
+    """Neighbours to be read together, of so many tokens at most with padding: masks and scores grow with them."""
+    start, longest = 0, 0
+    for end, length in enumerate(lengths):
+        longest = max(longest, length)
+        if end > start and longest * (end + 1 - start) > tokens:
+            yield slice(start, end)
+            start, longest = end, length
+    if lengths:
+        yield slice(start, len(lengths))
