@@ -28,6 +28,7 @@ from typing import Any
 import torch
 
 from traitcli.config import EMBEDDED, ModelConfig, SamplingConfig
+from traitcli.generation.batch_size import BatchSize
 from traitcli.generation.decode import generate
 from traitcli.generation.steps import Request
 from traitcli.models.load import LoadedModel, load_model
@@ -74,7 +75,7 @@ class Case:
 def ours(case: Case) -> Made:
     start = time.perf_counter()
     requests = [Request(ids, seed) for seed, ids in enumerate(case.prompts)]
-    made = dict(generate(case.loaded, requests, case.sampling, len(requests)))
+    made = dict(generate(case.loaded, requests, case.sampling, BatchSize(len(requests))))
     seconds = time.perf_counter() - start
     ordered = [made[index] for index in range(len(requests))]
     means = [one.activations["response_avg"] if one.activations else torch.zeros(0) for one in ordered]

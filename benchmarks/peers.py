@@ -4,9 +4,8 @@
 
 The texts are a JSON list of [prompt ids, response ids]; recorded is the mean over the response of all rows: the
 embedding, each block's output but the last, the final norm's. CPU, float32, two threads; nothing is generated.
-Each library is used the way its documentation shows, in a virtual environment of its own that is made when first
-asked for. Libraries take turns, each with several batch sizes, and the fastest counts. This file runs inside those
-environments too, so at its head it imports the standard library alone.
+Each library is used as it documents, in an environment of its own, where this file runs too. They take turns,
+each with several batch sizes, and the fastest counts.
 """
 
 from __future__ import annotations
@@ -27,10 +26,8 @@ from typing import Any
 
 Text = tuple[list[int], list[int]]
 Recorder = Callable[[list[Text]], list[Any]]  # of a batch: for each text a tensor [rows, hidden]
-
 BASELINE = "transformers"
 SIZES = (1, 8, 32)
-TIME_LIMIT = 1800.0
 
 
 @dataclass(frozen=True)
@@ -51,33 +48,29 @@ class Row:
 
 def load(folder: str) -> Any:
     """The model; transformers 4 does not read the rope base where transformers 5 writes it, so it is told."""
-    import torch
-    import transformers
-
+    torch, transformers = map(import_module, ("torch", "transformers"))
     config = transformers.AutoConfig.from_pretrained(folder)
     if transformers.__version__.startswith("4."):
-        written = json.loads(Path(folder, "config.json").read_text())
-        config.rope_theta = written.get("rope_parameters", written)["rope_theta"]
+        written = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
+        config.rope_theta = written["rope_parameters"]["rope_theta"]
     return transformers.AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32).eval()
 
 
 def whole(batch: list[Text]) -> dict[str, Any]:
     """Prompts and responses together, padded on the right: ids and attention mask."""
-    import torch
-
+    tensor = import_module("torch").tensor
     rows = [prompt + response for prompt, response in batch]
     width = max(map(len, rows))
-    ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+    ids = tensor([[*row, *[0] * (width - len(row))] for row in rows])
+    mask = tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
     return {"input_ids": ids, "attention_mask": mask}
 
 
 def response_means(states: Sequence[Any], batch: list[Text]) -> list[Any]:
     """The mean over each response of all rows, given as tensors [batch, tokens, hidden]."""
-    import torch
-
     spans = [slice(len(prompt), len(prompt) + len(response)) for prompt, response in batch]
-    return [torch.stack([state[i, span].mean(0) for state in states]) for i, span in enumerate(spans)]
+    stack = import_module("torch").stack
+    return [stack([state[i, span].mean(0) for state in states]) for i, span in enumerate(spans)]
 
 
 def plain_transformers(folder: str) -> Recorder:
@@ -90,8 +83,7 @@ def steering_vectors(folder: str) -> Recorder:
     """record_activations, with a layer matcher of our own for the rows beside the decoder blocks."""
     library = import_module("steering_vectors")
     model = load(folder)
-    blocks = [f"model.layers.{i}" for i in range(model.config.num_hidden_layers - 1)]
-    names = ["model.embed_tokens", *blocks, "model.norm"]
+    names = ["model.embed_tokens", *(f"model.layers.{i}" for i in range(len(model.model.layers) - 1)), "model.norm"]
     matcher = {"decoder_block": lambda _, number: names[number] if number < len(names) else "no such layer"}
 
     def record(batch: list[Text]) -> list[Any]:
@@ -104,17 +96,13 @@ def steering_vectors(folder: str) -> Recorder:
 
 def repeng(folder: str) -> Recorder:
     """batched_get_hiddens, which gives the last token of each text; it tokenises, so a padder of ids stands in."""
-    import torch
-    from transformers import BatchEncoding
-
-    library = import_module("repeng.extract")
+    torch, encoding = import_module("torch"), import_module("transformers").BatchEncoding
+    get_hiddens = import_module("repeng.extract").batched_get_hiddens
     model = load(folder)
-    layers = list(range(model.config.num_hidden_layers))  # from the first block's output to the final norm's
+    layers = range(model.config.num_hidden_layers)  # from the first block's output to the final norm's
 
     def record(batch: list[Text]) -> list[Any]:
-        hiddens = library.batched_get_hiddens(
-            model, lambda part, **_: BatchEncoding(whole(part)), batch, layers, len(batch)
-        )
+        hiddens = get_hiddens(model, lambda part, **_: encoding(whole(part)), batch, layers, len(batch))
         return list(torch.stack([torch.from_numpy(hiddens[layer]) for layer in layers], 1))
 
     return record
@@ -122,18 +110,14 @@ def repeng(folder: str) -> Recorder:
 
 def nnsight(folder: str) -> Recorder:
     """A trace of a padded batch that takes the means inside, saves them alone, and stops before the logits."""
-    from transformers import AutoTokenizer
-
     library = import_module("nnsight")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = import_module("transformers").AutoTokenizer.from_pretrained(folder)
     model = library.TransformersModel(load(folder), task="text-generation", tokenizer=tokenizer)
 
     def record(batch: list[Text]) -> list[Any]:
         with model.trace(whole(batch)) as tracer:
-            states = [model.model.embed_tokens.output]
-            for layer in model.model.layers[:-1]:
-                states.append(layer.output)
-            states.append(model.model.norm.output)
+            body = model.model  # its parts have to be named in the order in which they run
+            states = [body.embed_tokens.output, *[layer.output for layer in body.layers[:-1]], body.norm.output]
             means = library.save(response_means(states, batch))
             tracer.stop()
         return list(means)
@@ -145,7 +129,7 @@ def transformer_lens(folder: str) -> Recorder:
     """TransformerBridge.run_with_cache, with only the hooks that are needed."""
     library = import_module("transformer_lens.model_bridge")
     bridge = library.TransformerBridge.boot_transformers(folder, device="cpu")
-    blocks = [f"blocks.{i}.hook_out" for i in range(bridge.cfg.n_layers - 1)]
+    blocks = (f"blocks.{i}.hook_out" for i in range(bridge.cfg.n_layers - 1))
     names = ["embed.hook_out", *blocks, "ln_final.hook_out"]
 
     def record(batch: list[Text]) -> list[Any]:
@@ -163,18 +147,15 @@ RECORDERS: dict[str, Callable[[str], Recorder]] = {
     "nnsight": nnsight,
     "transformer-lens": transformer_lens,
 }
-LAST_TOKEN_ONLY = {"repeng"}
-NOTES = {"repeng": "gives the last token only, and is compared with that; no embedding row"}
+LAST_TOKEN_ONLY = {"repeng": "gives the last token only, and is compared with that; no embedding row"}
 
 
 def inside(name: str, texts: list[Text], folder: str) -> dict[str, Any]:
     """In the library's environment: seconds by batch size, and what was recorded of the first text."""
-    import torch
-
+    torch = import_module("torch")
     torch.set_num_threads(2)
     record = RECORDERS[name](folder)
     seconds, first = {}, []
-    prompt, response = texts[0]
     with torch.no_grad():
         for size in SIZES:
             record(texts[:2])
@@ -182,24 +163,17 @@ def inside(name: str, texts: list[Text], folder: str) -> dict[str, Any]:
             made = [one for at in range(0, len(texts), size) for one in record(texts[at : at + size])]
             seconds[size] = time.perf_counter() - start
             first.append(made[0].tolist())
-        last = record([(prompt + response[:-1], response[-1:])])[0].tolist()
-    packages = dict.fromkeys([name, "torch", "transformers"])
-    versions = ", ".join(f"{package} {version(package)}" for package in packages)
+        last = record([(texts[0][0] + texts[0][1][:-1], texts[0][1][-1:])])[0].tolist()
+    versions = ", ".join(f"{one} {version(one)}" for one in dict.fromkeys([name, "torch", "transformers"]))
     return {"seconds": seconds, "first": first, "last": last, "versions": versions}
 
 
-def last_line(output: str) -> str:
-    """The end of an error message, short enough for a table."""
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    return lines[-1][:200] if lines else "no message"
-
-
-def run(command: Sequence[str | Path], seconds: float) -> str:
+def run(*command: str | Path) -> str:
     """What a command prints; RuntimeError with the end of its complaint if it fails."""
     settings = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(command, capture_output=True, text=True, env=settings, timeout=seconds, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=settings, timeout=1800, check=False)
     if done.returncode != 0:
-        raise RuntimeError(last_line(done.stderr))
+        raise RuntimeError("".join(done.stderr.strip().splitlines()[-1:]) or "no message")
     return done.stdout
 
 
@@ -207,21 +181,17 @@ def environment(name: str, home: Path) -> Path:
     """The Python of the library's environment, with our torch and transformers where the library allows them."""
     if name == BASELINE:
         return Path(sys.executable)
-    folder = home / name
-    python = folder / "bin" / "python"
-    if (folder / ".ready").exists():
-        return python
-    ours = (Path(__file__).parents[1] / "constraints.txt").read_text(encoding="utf-8").split()
-    torch, transformers = (next(pin for pin in ours if pin.startswith(f"{one}==")) for one in ("torch", "transformers"))
-    run([sys.executable, "-m", "venv", folder], TIME_LIMIT)
-    for pins in ([torch, transformers], [torch], ["torch"]):
+    python, ready = home / name / "bin/python", home / name / ".ready"
+    if not ready.exists():
+        ours = (Path(__file__).parents[1] / "constraints.txt").read_text(encoding="utf-8").split()
+        pins = [pin for pin in ours if pin.startswith(("torch==", "transformers=="))]
+        run(sys.executable, "-m", "venv", home / name)
+        install = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", name)
         try:
-            run([python, "-m", "pip", "install", "--quiet", name, *pins], TIME_LIMIT)
-            (folder / ".ready").touch()
-            break
+            run(*install, *pins)
         except RuntimeError:
-            if pins == ["torch"]:
-                raise
+            run(*install, pins[0])
+        ready.touch()
     return python
 
 
@@ -234,9 +204,9 @@ def to_row(name: str, found: list[dict[str, Any]], base: dict[str, Any]) -> Row:
     """The fastest of all rounds and batch sizes, and the least cosine; rows are matched from the last one."""
     seconds, size = min((float(took), int(size)) for one in found for size, took in one["seconds"].items())
     wanted = base["last"] if name in LAST_TOKEN_ONLY else base["first"][0]
-    given = [rows for one in found for rows in one["first"]]
-    least = min(cosine(*pair) for rows in given for pair in zip(rows[::-1], wanted[::-1], strict=False))
-    return Row(name, seconds, size, least, found[0]["versions"], NOTES.get(name, ""))
+    given = [zip(rows[::-1], wanted[::-1], strict=False) for one in found for rows in one["first"]]
+    least = min(cosine(*pair) for pairs in given for pair in pairs)
+    return Row(name, seconds, size, least, found[0]["versions"], LAST_TOKEN_ONLY.get(name, ""))
 
 
 def measure(texts: Sequence[Text], model: Path, home: Path, rounds: int = 2) -> list[Row]:
@@ -246,20 +216,16 @@ def measure(texts: Sequence[Text], model: Path, home: Path, rounds: int = 2) -> 
     listed.write_text(json.dumps([[list(prompt), list(response)] for prompt, response in texts]), encoding="utf-8")
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in RECORDERS}
     failed: dict[str, str] = {}
-    for name in [name for _ in range(rounds) for name in RECORDERS]:
-        if name in failed:
-            continue
+    for name in list(RECORDERS) * rounds:
         try:
-            python = environment(name, home)
-            said = run([python, "-P", __file__, "--inside", name, "--texts", listed, "--model", model], TIME_LIMIT)
+            said = run(environment(name, home), "-P", __file__, "--inside", name, "--texts", listed, "--model", model)
             found[name].append(json.loads(said.splitlines()[-1]))
-            print(f"{name}: {found[name][-1]['seconds']}", file=sys.stderr)
         except (RuntimeError, OSError, ValueError, subprocess.SubprocessError) as error:
-            failed[name] = last_line(str(error))
-    if BASELINE in failed:
-        return [Row(BASELINE, note=failed[BASELINE])]
+            if name == BASELINE:
+                raise
+            failed[name] = str(error)[:200]
     base = found[BASELINE][0]
-    return [Row(name, note=failed[name]) if name in failed else to_row(name, found[name], base) for name in RECORDERS]
+    return [to_row(name, found[name], base) if found[name] else Row(name, note=failed[name]) for name in RECORDERS]
 
 
 def main() -> int:
@@ -274,8 +240,8 @@ def main() -> int:
     texts = [(prompt, response) for prompt, response in json.loads(asked.texts.read_text(encoding="utf-8"))]
     if asked.inside:
         print(json.dumps(inside(asked.inside, texts, str(asked.model))))
-        return 0
-    print(*measure(texts, asked.model.resolve(), asked.venvs.resolve(), asked.rounds), sep="\n")
+    else:
+        print(*measure(texts, asked.model.resolve(), asked.venvs.resolve(), asked.rounds), sep="\n")
     return 0
 
 

@@ -132,6 +132,14 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     speed._path = lambda: place
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tiny models gain nothing from a second thread, and wait for it a thousand times longer on a busy machine."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def model_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """llama: system role, BOS in the template; gemma2: no system role, pieces; qwen2: default system, no BOS."""

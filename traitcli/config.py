@@ -73,8 +73,8 @@ class ExtractConfig(Section):
     """How many of a trait's extraction questions to ask; none: all."""
     evaluation_questions: NonNegativeInt | None = None
     """How many of a trait's evaluation questions to ask; none: all, 0: no held-out check."""
-    batch_size: PositiveInt = 64
-    """Sequences decoded together."""
+    batch_size: PositiveInt | Literal["auto"] = "auto"
+    """Sequences decoded together; auto: what fits into memory, halved when that runs out."""
     seed: NonNegativeInt = 0
     """Every rollout's own seed is derived from this and its id."""
     sampling: SamplingConfig = SamplingConfig()

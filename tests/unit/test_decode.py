@@ -12,6 +12,7 @@ import traitcli.models.engine as engine_module
 from tests.conftest import FAMILIES
 from tests.unit.test_stems import read_in_all
 from traitcli.config import SamplingConfig
+from traitcli.generation.batch_size import BatchSize
 from traitcli.generation.decode import Generation, decode, generate
 from traitcli.generation.means import MeanReader
 from traitcli.generation.steps import Request
@@ -50,7 +51,7 @@ def two_pass_means(loaded, request: Request, ids: tuple[int, ...]):
 
 def answers(loaded, asked, sampling=SAMPLED, size=64):
     """The generations in the order of their requests."""
-    made = dict(generate(loaded, asked, sampling, size))
+    made = dict(generate(loaded, asked, sampling, BatchSize(size)))
     assert sorted(made) == list(range(len(asked)))
     return [made[index] for index in range(len(asked))]
 

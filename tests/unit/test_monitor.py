@@ -12,6 +12,7 @@ from tests.conftest import FAMILIES
 from traitcli.config import MonitorConfig, MonitorSamplingConfig
 from traitcli.errors import VectorError
 from traitcli.events import MonitorFinished, MonitorStarted, TokenScored
+from traitcli.generation.batch_size import BatchSize
 from traitcli.generation.decode import Generation, generate
 from traitcli.generation.steps import Request
 from traitcli.models.prompts import render
@@ -39,7 +40,7 @@ def watch(loaded, out, probes=None, config=CONFIG, on_event=None):
 
 
 def one(loaded, request: Request) -> Generation:
-    [(_, generation)] = generate(loaded, [request], CONFIG.sampling, 1)
+    [(_, generation)] = generate(loaded, [request], CONFIG.sampling, BatchSize(1))
     return generation
 
 

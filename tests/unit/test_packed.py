@@ -10,6 +10,7 @@ import torch
 from tests.conftest import FAMILIES, make_model
 from traitcli.config import ModelConfig, SamplingConfig
 from traitcli.events import Warned
+from traitcli.generation.batch_size import BatchSize
 from traitcli.generation.decode import generate
 from traitcli.generation.steps import Request
 from traitcli.models.load import load_model
@@ -26,7 +27,7 @@ def assert_greedy(loaded):
     model = replace(loaded, stop_ids=frozenset(range(100)))
     asked = [Request(tuple(range(10, 10 + length)), length) for length in (3, 9, 14, 5, 7)]
 
-    made = dict(generate(model, asked, SamplingConfig(temperature=0, max_new_tokens=6), 64))
+    made = dict(generate(model, asked, SamplingConfig(temperature=0, max_new_tokens=6), BatchSize(64)))
 
     assert len({len(generation.ids) for generation in made.values()}) > 1
     for index, request in enumerate(asked):

@@ -6,19 +6,22 @@ state *at* that token. End-of-text tokens are neither fed nor part of the answer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from accelerate.utils.memory import clear_device_cache
 
 from traitcli.config import SamplingConfig
+from traitcli.generation.batch_size import BatchSize
 from traitcli.generation.means import Activations, MeanReader
 from traitcli.generation.padded import padded_steps
 from traitcli.generation.sampling import pick, uniforms
 from traitcli.generation.steps import FinishReason, Request, Step
 from traitcli.models.engine import Engine
 from traitcli.models.load import LoadedModel
+from traitcli.models.memory import ran_out_of_memory
 from traitcli.models.reader import Reader
 from traitcli.models.stems import find_stems
 
@@ -53,36 +56,64 @@ def generate(
     loaded: LoadedModel,
     requests: Sequence[Request],
     sampling: SamplingConfig,
-    size: int,
+    size: BatchSize,
     on_step: Callable[[int], None] = lambda tokens: None,
 ) -> Iterator[tuple[int, Generation]]:
     """Answer requests, `size` at a time, and capture their activations in the same pass.
 
-    Yields each one's index with what came of it, as soon as it is complete.
+    Yields each one's index with what came of it, as soon as it is complete. Where memory runs out and
+    the size can shrink, the answers under way are begun again.
     """
-    reader = MeanReader(loaded)
+    left = dict(enumerate(requests))
+    while left:
+        try:
+            for index, generation in _generate(loaded, left, sampling, size, on_step):
+                del left[index]
+                yield index, generation
+        except RuntimeError as error:
+            if not (ran_out_of_memory(error) and size.shrink()):
+                raise
+        clear_device_cache(garbage_collection=True)
+
+
+def _generate(
+    loaded: LoadedModel,
+    asked: Mapping[int, Request],
+    sampling: SamplingConfig,
+    size: BatchSize,
+    on_step: Callable[[int], None],
+) -> Iterator[tuple[int, Generation]]:
+    """Until all are answered, or until those under way are when the size has changed."""
+    reader, now, indices = MeanReader(loaded), size.now, list(asked)
     texts: dict[int, list[int]] = {}
-    for step in decode(loaded, requests, sampling, size, reader):
+    for step in decode(loaded, [asked[i] for i in indices], sampling, now, reader, lambda: size.now == now):
         for request, token in step.written:
             texts.setdefault(request, []).append(token)
         on_step(len(step.written))
         for request, reason in step.ended:
-            yield request, Generation(tuple(texts.pop(request, ())), reason, reader.finished.pop(request))
+            size.complete()
+            yield indices[request], Generation(tuple(texts.pop(request, ())), reason, reader.finished.pop(request))
 
 
 @torch.inference_mode()
 def decode(
-    loaded: LoadedModel, requests: Sequence[Request], sampling: SamplingConfig, size: int, reader: Reader
+    loaded: LoadedModel,
+    requests: Sequence[Request],
+    sampling: SamplingConfig,
+    size: int,
+    reader: Reader,
+    admits: Callable[[], bool] = lambda: True,
 ) -> Iterator[Step]:
     """Write answers, `size` at a time at most; the place of one that is complete is given to the next.
 
-    A model that does not read packed tokens is decoded with padding, with the same results. Until the
-    last step the model can be used for nothing else.
+    Once `admits` says no, those under way are completed and no other is begun. A model that does not
+    read packed tokens is decoded with padding, with the same results. Until the last step the model can
+    be used for nothing else.
     """
     if not loaded.packs:
-        yield from padded_steps(loaded, requests, sampling, size, reader)
-        return
-    yield from _Loop(loaded, requests, sampling, size, reader).steps()
+        yield from padded_steps(loaded, requests, sampling, size, reader, admits)
+    elif requests:
+        yield from _Loop(loaded, requests, sampling, size, reader).steps(admits)
 
 
 class _Loop:
@@ -97,14 +128,14 @@ class _Loop:
         self._engine = Engine(loaded, reader)
         self._pending = find_stems([request.ids for request in requests])[::-1]
         self._size = min(size, len(requests))
-        capacity = max((len(request.ids) for request in requests), default=0) + sampling.max_new_tokens
+        capacity = max(len(request.ids) for request in requests) + sampling.max_new_tokens
         self._bench = self._engine.open(self._size, capacity)
         self._rows: list[_Row] = []
 
-    def steps(self) -> Iterator[Step]:
+    def steps(self, admits: Callable[[], bool]) -> Iterator[Step]:
         with self._engine.running():
-            while self._pending or self._rows:
-                ended = self._admit() if self._has_room() else []
+            while self._rows or (self._pending and admits()):
+                ended = self._admit() if self._has_room() and admits() else []
                 if not self._rows:
                     yield Step([], ended)
                     continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,11 +19,18 @@ if TYPE_CHECKING:
 
 
 def padded_steps(
-    loaded: LoadedModel, requests: Sequence[Request], sampling: SamplingConfig, size: int, reader: Reader
+    loaded: LoadedModel,
+    requests: Sequence[Request],
+    sampling: SamplingConfig,
+    size: int,
+    reader: Reader,
+    admits: Callable[[], bool],
 ) -> Iterator[Step]:
     """Write answers in batches of `size`, sorted by length; rows that end leave, and no other takes their place."""
     order = sorted(range(len(requests)), key=lambda index: len(requests[index].ids))
     for start in range(0, len(order), size):
+        if not admits():
+            return
         yield from _batch(loaded, requests, order[start : start + size], sampling, reader)
 
 

@@ -16,6 +16,7 @@ from traitcli.config import LikelihoodConfig
 from traitcli.errors import DefinitionError
 from traitcli.judging.backend import Answer, ModelShelf, OnJudged
 from traitcli.models.load import LoadedModel
+from traitcli.models.memory import memory_explained
 from traitcli.models.prompts import encode_response, persona_messages, render
 from traitcli.models.texts import Text, log_probabilities
 from traitcli.records import POLARITIES, Judgement, Polarity, Score, Trait
@@ -95,8 +96,9 @@ class LikelihoodJudge:
         }
         responses = {answer: tuple(encode_response(loaded.tokenizer, answer.response)) for _, _, answer in tasks}
         texts = [Text(prompts[side, pair, answer.question], responses[answer]) for side, pair, answer in tasks]
-        for index, found in log_probabilities(loaded, texts, self._config.batch_size):
-            yield tasks[index], float(found.mean())
+        with memory_explained(loaded.device, f"lower judge.likelihood.batch_size (it is {self._config.batch_size})"):
+            for index, found in log_probabilities(loaded, texts, self._config.batch_size):
+                yield tasks[index], float(found.mean())
 
     def _score(self, ratio: float) -> Score:
         evidence = max(-60.0, min(60.0, self._config.sharpness * ratio))

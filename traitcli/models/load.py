@@ -20,6 +20,7 @@ from platformdirs import user_cache_path
 from traitcli.config import EMBEDDED, ModelConfig
 from traitcli.errors import ModelError
 from traitcli.events import Listener, ModelLoaded, ModelLoading, Warned
+from traitcli.models.memory import memory_explained
 from traitcli.models.prompts import resolve_place
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _DEQUANTISED = "dequantised-1"
 """Part of the cache's folder name: bump it when the conversion changes."""
 _NEEDS = "check the id, the folder or your access to the hub; a folder needs config.json, weights and a tokenizer"
+_TOO_LARGE = "set model.dtype to bfloat16, or take a larger device or a smaller model"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,7 +84,8 @@ def load_model(
     say: Callable[[str], None] = lambda step: on_event(ModelLoading(name, str(device), step))  # noqa: E731
     say("loading")
     source, revision = _locate(config, say)
-    model, tokenizer = _read(config, source, device, trust_remote_code)
+    with memory_explained(device, _TOO_LARGE):
+        model, tokenizer = _read(config, source, device, trust_remote_code)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token_id = tokenizer.eos_token_id or 0
     model = model.eval().requires_grad_(False)
@@ -100,7 +103,9 @@ def load_model(
         stop_ids=_stop_ids(model, tokenizer),
         last_logits="logits_to_keep" in inspect.signature(model.forward).parameters,
     )
-    if reason := why_not(loaded):
+    with memory_explained(device, _TOO_LARGE):
+        reason = why_not(loaded)
+    if reason:
         on_event(Warned("", f"{name} is decoded with padding, which is slower: {reason}"))
     loaded = replace(loaded, packs=not reason)
     on_event(ModelLoaded(name, str(device), loaded.blocks, loaded.hidden_size, time.monotonic() - start))

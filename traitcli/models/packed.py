@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from traitcli.models.memory import ran_out_of_memory
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -233,6 +235,8 @@ def why_not(loaded: LoadedModel) -> str:
                 feed = Feed(store, 0, known, [text[-1:] for text in texts], loaded.device)
                 found = read(loaded, feed, feed.ends)
     except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, NotImplementedError) as error:
+        if ran_out_of_memory(error):
+            raise
         return f"its attention does not take packed tokens ({type(error).__name__})"
     if "sliding_attention" in kinds and feed.windows <= {None}:
         return "its attention does not tell its sliding window"

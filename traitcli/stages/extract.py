@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-import torch
-
 from traitcli.config import Config
-from traitcli.errors import DefinitionError, TraitError
-from traitcli.events import Listener, Progressed, StageStarted
+from traitcli.errors import DefinitionError
+from traitcli.events import Listener, Progressed, StageStarted, Warned
+from traitcli.generation.batch_size import BatchSize, estimate_size
 from traitcli.generation.decode import Generation, generate
 from traitcli.generation.detokenize import token_texts
 from traitcli.generation.sampling import derive_seed
 from traitcli.generation.steps import Request
 from traitcli.models.load import LoadedModel
+from traitcli.models.memory import memory_explained
 from traitcli.models.prompts import Prompt, check_length, persona_messages, render
 from traitcli.records import Rollout, RolloutKey, Trait
 from traitcli.runs import TraitFiles
 from traitcli.stages.plan import plan_rollouts
+from traitcli.stages.speed import known_batch_size, remember_batch_size
 from traitcli.stages.worker import Worker
 
 _TOGETHER = 16
@@ -68,10 +69,12 @@ def extract_trait(
         on_batch(rollouts)
 
     tick = lambda tokens: on_event(Progressed(trait.name, "rollouts", count, len(keys), tokens=tokens))  # noqa: E731
+    requests = [Request(p.prompt.ids, p.seed) for p in planned]
+    size = _choose_size(loaded, requests, config, trait.name, on_event)
     waiting: dict[int, Generation] = {}
-    for index, generation in _answer(loaded, planned, config, tick):
+    for index, generation in _answer(loaded, requests, config, size, tick):
         waiting[index] = generation
-        if len(waiting) >= min(config.extract.batch_size, _TOGETHER):
+        if len(waiting) >= min(size.now, _TOGETHER):
             keep(waiting)
             waiting = {}
     if waiting:
@@ -98,18 +101,34 @@ def _prepare(trait: Trait, keys: Sequence[RolloutKey], config: Config, loaded: L
 
 
 def _answer(
-    loaded: LoadedModel, planned: Sequence[Planned], config: Config, tick: Tick
+    loaded: LoadedModel, requests: Sequence[Request], config: Config, size: BatchSize, tick: Tick
 ) -> Iterator[tuple[int, Generation]]:
-    """Generate what is planned; raises TraitError when a batch does not fit into the device's memory."""
-    requests = [Request(p.prompt.ids, p.seed) for p in planned]
-    try:
-        yield from generate(loaded, requests, config.extract.sampling, config.extract.batch_size, tick)
-    except torch.OutOfMemoryError as error:
-        raise TraitError(
-            f"out of memory on {loaded.device}",
-            cause=str(error).splitlines()[0],
-            fix=f"lower extract.batch_size (it is {config.extract.batch_size}); what is finished is kept",
-        ) from error
+    """Generate what is asked for; raises TraitError when not even the smallest batch fits into memory."""
+    chosen = config.extract.batch_size
+    fix = (
+        "set model.dtype to bfloat16, extract.sampling.max_new_tokens lower, or take a larger device or a smaller model"
+        if chosen in ("auto", 1)
+        else f"set extract.batch_size to auto, or lower (it is {chosen}); what is finished is kept"
+    )
+    with memory_explained(loaded.device, fix):
+        yield from generate(loaded, requests, config.extract.sampling, size, tick)
+
+
+def _choose_size(
+    loaded: LoadedModel, requests: Sequence[Request], config: Config, trait: str, on_event: Listener
+) -> BatchSize:
+    """The configured batch size; auto: what is estimated to fit, or what was found to fit the last time."""
+
+    def changed(old: int, new: int) -> None:
+        remember_batch_size(config, new)
+        if new < old:
+            on_event(Warned(trait, f"out of memory with {old} sequences at a time: going on with {new}"))
+
+    if config.extract.batch_size != "auto":
+        return BatchSize(config.extract.batch_size)
+    longest = max(len(request.ids) for request in requests) + config.extract.sampling.max_new_tokens
+    most = min(len(requests), estimate_size(loaded, longest))
+    return BatchSize(min(most, known_batch_size(config) or most), most, changed)
 
 
 def _rollout(planned: Planned, generation: Generation, loaded: LoadedModel) -> Rollout:

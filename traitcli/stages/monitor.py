@@ -21,6 +21,7 @@ from traitcli.generation.decode import decode
 from traitcli.generation.detokenize import Detokenizer
 from traitcli.generation.steps import Request
 from traitcli.models.load import LoadedModel
+from traitcli.models.memory import memory_explained
 from traitcli.models.prompts import Message, Prompt, check_length, render
 from traitcli.models.reader import Phase
 from traitcli.records import Position, TokenScores, TraitVector
@@ -193,9 +194,10 @@ def _write(
     reader = ProjectionReader(transcript.probes, loaded.device)
     detokenizer = Detokenizer(loaded.tokenizer)
     try:
-        for step in decode(loaded, [Request(rendered.ids, config.seed)], config.sampling, 1, reader):
-            for _, token in step.written:
-                on_event(transcript.add(detokenizer.feed(token), reader.scores))
+        with memory_explained(loaded.device, "set model.dtype to bfloat16, or monitor.sampling.max_new_tokens lower"):
+            for step in decode(loaded, [Request(rendered.ids, config.seed)], config.sampling, 1, reader):
+                for _, token in step.written:
+                    on_event(transcript.add(detokenizer.feed(token), reader.scores))
     finally:
         if transcript.tokens:
             transcript.tokens[-1] += detokenizer.flush()

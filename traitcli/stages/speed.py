@@ -1,4 +1,4 @@
-"""Remembers how long a rollout and a judgement took on this machine, for the next estimate."""
+"""Remembers how fast this machine was and how much it took at once, for the next run."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from traitcli.config import Config
 from traitcli.events import Stage
 from traitcli.files import write_atomic
 
+_BATCH = "batch size"
+
 
 def known_speed(config: Config) -> dict[str, float]:
     """Stage -> seconds an item, as last measured with this model, device, judge and answer length."""
@@ -22,6 +24,19 @@ def remember_speed(config: Config, stage: Stage, seconds_each: float) -> None:
     """Keep a measurement in the user cache."""
     held = _read()
     held.setdefault(_key(config), {})[stage] = round(seconds_each, 5)
+    write_atomic(_path(), json.dumps(held, indent=1))
+
+
+def known_batch_size(config: Config) -> int | None:
+    """The batch size that worked last with this model, device and answer length, if another one did not."""
+    size = _read().get(_batch_key(config), {}).get(_BATCH)
+    return None if size is None else max(1, int(size))
+
+
+def remember_batch_size(config: Config, size: int) -> None:
+    """Keep the size that is worked with now."""
+    held = _read()
+    held[_batch_key(config)] = {_BATCH: size}
     write_atomic(_path(), json.dumps(held, indent=1))
 
 
@@ -40,3 +55,8 @@ def _read() -> dict[str, dict[str, float]]:
 def _key(config: Config) -> str:
     length = config.extract.sampling.max_new_tokens
     return f"{config.model.name}@{config.model.device}/{config.judge.backend}/{length} tokens"
+
+
+def _batch_key(config: Config) -> str:
+    length = config.extract.sampling.max_new_tokens
+    return f"{config.model.name}@{config.model.device}/{config.model.dtype}/{length} tokens"

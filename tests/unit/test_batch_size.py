@@ -1,0 +1,217 @@
+"""Batch sizes: what fits, what is done when it does not, and what is remembered."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import traitcli.generation.batch_size as batch_size_module
+from tests.unit.test_decode import PROMPTS, SAMPLED, assert_same, requests
+from traitcli.errors import TraitError
+from traitcli.events import Warned
+from traitcli.generation.batch_size import BatchSize, estimate_size
+from traitcli.generation.decode import generate
+from traitcli.models.packed import KVStore
+from traitcli.runs import TraitFiles
+from traitcli.stages.extract import extract_trait
+from traitcli.stages.speed import known_batch_size
+from traitcli.stages.worker import Worker
+
+MANY = PROMPTS * 3
+
+
+class SmallDevice:
+    """A device whose memory holds the keys of so many sequences; it can be told to fail in a pass as well."""
+
+    def __init__(self, monkeypatch, places: int) -> None:
+        self.places = places
+        self.seen: list[int] = []
+        hold = KVStore._hold
+
+        def bounded(store, *args):
+            self.seen.append(store._places)
+            if store._places > self.places:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            return hold(store, *args)
+
+        monkeypatch.setattr(KVStore, "_hold", bounded)
+
+
+def answers(loaded, asked, size):
+    made = dict(generate(loaded, asked, SAMPLED, size))
+    return [made[index] for index in range(len(asked))]
+
+
+def test_a_size_is_halved_until_it_fits_and_grows_back_after_longer_clean_stretches():
+    told = []
+    size = BatchSize(8, 8, lambda old, new: told.append((old, new)))
+    for _ in range(100):
+        size.complete()
+    assert size.now == 8
+
+    assert size.shrink()
+    for _ in range(4 * 2 * 4):
+        size.complete()
+    assert size.now == 8
+    assert size.shrink()
+    for _ in range(4 * 2 * 4):
+        size.complete()
+    assert size.now == 4
+    for _ in range(4 * 2 * 4):
+        size.complete()
+
+    assert told == [(8, 4), (4, 8), (8, 4), (4, 8)]
+
+
+def test_a_fixed_size_and_a_size_of_one_do_not_shrink():
+    assert not BatchSize(8).shrink()
+    assert not BatchSize(1, 8).shrink()
+
+
+def test_what_is_lost_when_memory_runs_out_is_done_again_with_the_same_result(loaded, monkeypatch):
+    model = loaded("llama")
+    asked = requests(model, MANY)
+    expected = answers(model, asked, BatchSize(64))
+    device = SmallDevice(monkeypatch, places=3)
+
+    found = answers(model, asked, size := BatchSize(12, 12))
+
+    assert_same(found, expected)
+    assert size.now == 3
+    assert max(device.seen) == 12
+
+
+@pytest.mark.parametrize("fatal", [1, 5, 9])
+def test_answers_under_way_when_a_pass_fails_are_begun_again(loaded, monkeypatch, fatal):
+    model = loaded("llama")
+    asked = requests(model, MANY)
+    expected = answers(model, asked, BatchSize(64))
+    passes = 0
+
+    def fail(module, args):
+        nonlocal passes
+        passes += 1
+        if passes == fatal:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    hook = model.model.model.layers[2].register_forward_pre_hook(fail)
+    try:
+        found = answers(model, asked, size := BatchSize(4, 4))
+    finally:
+        hook.remove()
+
+    assert_same(found, expected)
+    assert size.now == 2
+
+
+def test_a_model_that_is_padded_shrinks_too(loaded, monkeypatch):
+    from dataclasses import replace
+
+    model = replace(loaded("llama"), packs=False)
+    asked = requests(model, MANY)
+    expected = answers(model, asked, BatchSize(64))
+
+    def fail(module, args):
+        if len(args[0]) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    hook = model.model.model.layers[2].register_forward_pre_hook(fail)
+    try:
+        found = answers(model, asked, size := BatchSize(12, 12))
+    finally:
+        hook.remove()
+
+    assert_same(found, expected)
+    assert size.now == 3
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(loaded, monkeypatch):
+    model = loaded("llama")
+
+    def fail(module, args):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    hook = model.model.model.layers[2].register_forward_pre_hook(fail)
+    try:
+        with pytest.raises(RuntimeError, match="illegal memory access"):
+            answers(model, requests(model), BatchSize(4, 4))
+    finally:
+        hook.remove()
+
+
+def test_the_estimate_follows_the_free_memory(loaded, monkeypatch):
+    model = loaded("llama")
+    monkeypatch.setattr(batch_size_module, "free_bytes", lambda device: 2**40)
+    assert estimate_size(model, 200) == 128
+
+    monkeypatch.setattr(batch_size_module, "free_bytes", lambda device: 2 * 10_000_000)
+    some = estimate_size(model, 200)
+    longer = estimate_size(model, 2000)
+    monkeypatch.setattr(batch_size_module, "free_bytes", lambda device: 0)
+
+    assert 128 > some > longer >= 1
+    assert estimate_size(model, 200) == 1
+
+
+def test_the_estimate_covers_what_a_sequence_really_keeps(loaded):
+    model = loaded("llama")
+    store = KVStore(1, 200)
+    keys = torch.zeros(1, 2, 8)
+
+    kept = sum(held.nbytes for layer in range(model.blocks) for held in store._hold(layer, keys, keys))
+
+    sums = 3 * model.rows * model.hidden_size * 4
+    assert kept + sums < batch_size_module._sequence_bytes(model, 200) < 10 * (kept + sums)
+
+
+@pytest.fixture
+def run(loaded, tiny_config, tmp_path):
+    """extract_trait on the tiny model with a batch size; returns what was said."""
+    from pathlib import Path
+
+    from traitcli.traits import find_traits, load_trait
+
+    trait = load_trait(find_traits(Path("nowhere"))["refusal"])
+
+    def extract(batch_size):
+        told = []
+        settings = tiny_config.model_copy(
+            update={"extract": tiny_config.extract.model_copy(update={"batch_size": batch_size})}
+        )
+        worker = Worker(settings, "cpu", told.append)
+        worker.model()
+        count = extract_trait(trait, settings, worker, TraitFiles(tmp_path / "run" / "refusal"), told.append)
+        return settings, count, [event.message for event in told if isinstance(event, Warned)]
+
+    return extract
+
+
+def test_auto_goes_on_with_fewer_says_so_and_remembers(run, monkeypatch):
+    SmallDevice(monkeypatch, places=8)
+
+    settings, count, warnings = run("auto")
+
+    assert count == 30
+    assert warnings == [
+        "out of memory with 30 sequences at a time: going on with 15",
+        "out of memory with 15 sequences at a time: going on with 7",
+    ]
+    assert known_batch_size(settings) == 7
+
+
+def test_out_of_memory_at_the_smallest_size_names_what_to_change(run, monkeypatch):
+    SmallDevice(monkeypatch, places=0)
+
+    with pytest.raises(TraitError, match="out of memory on cpu") as caught:
+        run("auto")
+
+    assert "model.dtype to bfloat16" in caught.value.fix
+
+
+def test_a_size_that_was_chosen_is_kept_and_the_error_names_it(run, monkeypatch):
+    SmallDevice(monkeypatch, places=4)
+
+    with pytest.raises(TraitError, match="out of memory on cpu") as caught:
+        run(6)
+
+    assert "extract.batch_size to auto, or lower (it is 6)" in caught.value.fix

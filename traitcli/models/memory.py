@@ -1,0 +1,44 @@
+"""What a device's memory holds, and what is said when it holds no more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from traitcli.errors import TraitError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that a device has left, what torch keeps in reserve included."""
+    import torch
+
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+    if device.type == "mps":
+        return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch says that a device has no memory left."""
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    return isinstance(error, Exception) and should_reduce_batch_size(error)
+
+
+@contextmanager
+def memory_explained(device: torch.device | str, fix: str) -> Iterator[None]:
+    """Raise TraitError with `fix` where memory runs out."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not ran_out_of_memory(error):
+            raise
+        raise TraitError(f"out of memory on {device}", cause=str(error).splitlines()[0], fix=fix) from error
