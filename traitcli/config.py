@@ -35,9 +35,11 @@ class ModelConfig(Section):
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """auto: bfloat16 on GPUs that have it, float32 elsewhere."""
+    """auto: bfloat16 on GPUs that have it, else float16 if the weights are that, float32 on a CPU."""
     device: Device = "auto"
     """auto: the first GPU, else Apple's, else the CPU."""
+    device_map: Literal["auto"] | None = None
+    """auto: spread over all devices by accelerate, for a model larger than one of them; none: all on `device`."""
     persona_in: Literal["auto", "system", "user"] = "auto"
     """Where the persona sentence goes; auto: system, if the chat template shows it there."""
 
@@ -77,6 +79,8 @@ class ExtractConfig(Section):
     """Sequences decoded together; auto: what fits into memory, halved when that runs out."""
     seed: NonNegativeInt = 0
     """Every rollout's own seed is derived from this and its id."""
+    engine: Literal["traitcli", "vllm"] = "traitcli"
+    """Who writes: our own loop, which reads along; or vLLM, whose text the model then reads. See engines.md."""
     sampling: SamplingConfig = SamplingConfig()
 
 

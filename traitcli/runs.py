@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from traitcli.config import Config, flatten
+from traitcli.config import Config, ExtractConfig, ModelConfig, flatten
 from traitcli.errors import RunError
 from traitcli.files import append_lines, read_lines, write_atomic
 from traitcli.records import POSITIONS, Judgement, Position, Rollout, Score, Trait, Usage
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _SHAPING = ("adjectives", "pairs", "questions", "evaluation_questions")
 """The parts of a definition that rollouts are made of; the judge prompt is the judge's."""
-_FREE = {"model.device", "extract.batch_size"}
+_FREE = {"model.device", "model.device_map", "extract.batch_size"}
 """Settings that change how fast rollouts are made, and not which."""
 _TAKEN = {"..", "monitor"}
 """Names that would lead out of the runs, or to where monitor keeps its records."""
@@ -187,7 +187,7 @@ def check_run(run: Run, config: Config, traits: Sequence[Trait]) -> dict[str, An
     manifest: dict[str, Any] = {"format": 1, "model": config.model.name, "settings": asked, "traits": {}}
     if any(run.trait(name).has_rollouts for name in run.trait_names()):
         manifest = run.manifest()
-    held = manifest["settings"]
+    held = _settings(_bare(config)) | manifest["settings"]  # a setting that is younger than the run had its default
     differing = [
         f"{key}: {held.get(key)!r} there, {asked.get(key)!r} now"
         for key in asked | held
@@ -232,6 +232,11 @@ def _judgement(line: Mapping[str, Any]) -> Judgement:
         Score(**line["coherence"]),
         Usage(**line.get("usage", {})),
     )
+
+
+def _bare(config: Config) -> Config:
+    """The defaults of all that shapes a rollout."""
+    return Config(model=ModelConfig(id=config.model.id), extract=ExtractConfig())
 
 
 def _settings(config: Config) -> dict[str, Any]:

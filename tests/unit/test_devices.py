@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from traitcli.config import ModelConfig
 from traitcli.errors import ModelError, UserError
 from traitcli.scheduling.devices import assign_gpus, choose_devices, threads_per_worker
+
+
+def model(device: str, device_map: str | None = None) -> ModelConfig:
+    return ModelConfig(id="org/model", device=device, device_map=device_map)
 
 
 @pytest.mark.parametrize(
@@ -43,20 +48,20 @@ def test_no_gpus_cannot_be_asked_for(wanted, found):
 
 
 def test_without_a_flag_the_configured_device_is_taken():
-    assert choose_devices(None, None, "cuda:1") == (["cuda:1"], [])
+    assert choose_devices(None, None, model("cuda:1")) == (["cuda:1"], [])
 
 
 @pytest.mark.parametrize(
     ("flag", "devices"), [("cpu", ["cpu"]), ("cpu,cpu", ["cpu", "cpu"]), (" cpu:0 , cpu,", ["cpu:0", "cpu"])]
 )
 def test_named_devices_are_taken_as_named(flag, devices):
-    assert choose_devices(None, flag, "auto") == (devices, [])
+    assert choose_devices(None, flag, model("auto")) == (devices, [])
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "tpu", "cpu:1", "cpu:x"])
 def test_a_device_that_is_not_there_is_refused(device):
     with pytest.raises(ModelError) as caught:
-        choose_devices(None, f"cpu,{device}", "auto")
+        choose_devices(None, f"cpu,{device}", model("auto"))
 
     assert caught.value.problem == f"no device {device}"
 
@@ -64,14 +69,14 @@ def test_a_device_that_is_not_there_is_refused(device):
 @pytest.mark.parametrize("flag", ["", " , "])
 def test_a_devices_flag_without_a_device_is_refused(flag):
     with pytest.raises(UserError) as caught:
-        choose_devices(None, flag, "auto")
+        choose_devices(None, flag, model("auto"))
 
     assert caught.value.problem == "--devices names no device"
 
 
 def test_both_flags_at_once_are_refused():
     with pytest.raises(UserError) as caught:
-        choose_devices(2, "cpu,cpu", "auto")
+        choose_devices(2, "cpu,cpu", model("auto"))
 
     assert str(caught.value) == (
         "error: --gpus and --devices exclude each other\ncause: both say where to work\nfix:   give one of them"
@@ -94,3 +99,11 @@ def test_workers_on_the_cpu_share_its_cores(devices, cores, threads):
 @pytest.mark.parametrize("devices", [["cpu"], ["cuda:0", "cuda:1"], ["cpu", "cuda:0"]])
 def test_a_worker_that_has_the_cpu_to_itself_keeps_its_default(devices):
     assert threads_per_worker(devices, 8) is None
+
+
+@pytest.mark.parametrize(("gpus", "devices", "flag"), [(2, None, "--gpus"), (None, "cpu,cpu", "--devices")])
+def test_a_model_that_is_spread_over_all_devices_has_one_worker(gpus, devices, flag):
+    with pytest.raises(UserError, match=f"{flag} does not go with model.device_map"):
+        choose_devices(gpus, devices, model("auto", "auto"))
+
+    assert choose_devices(None, None, model("auto", "auto")) == (["auto"], [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -220,19 +221,24 @@ def test_a_refused_start_writes_nothing(begun):
     assert (begun.folder / "run.json").read_bytes() == before
 
 
-def test_a_setting_that_the_run_never_knew_is_told_as_none(begun):
-    manifest = (begun.folder / "run.json").read_text()
-    (begun.folder / "run.json").write_text(manifest.replace('    "extract.seed": 0,\n', ""))
-
-    assert refusal_of(begun).cause == "extract.seed: None there, 0 now"
-
-
 def test_settings_that_never_made_a_rollout_bind_nobody(run):
     start(run, model={"id": "org/mistyped"})
 
     start(run)
 
     assert run.manifest()["settings"]["model.id"] == "org/tiny"
+
+
+def test_a_setting_that_is_younger_than_the_run_counts_as_its_default(begun):
+    path = begun.folder / "run.json"
+    manifest = json.loads(path.read_text())
+    del manifest["settings"]["extract.engine"]
+    path.write_text(json.dumps(manifest))
+
+    start(begun)
+
+    with pytest.raises(RunError, match="'traitcli' there, 'vllm' now"):
+        start(begun, extract={"engine": "vllm"})
 
 
 def test_device_and_batch_size_may_change(begun):

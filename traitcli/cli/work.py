@@ -48,7 +48,7 @@ def carry_out(work: Work, gpus: int | None, devices: str | None, as_json: bool, 
     from traitcli.views import open_view
     from traitcli.views.words import used_told
 
-    places, notes = choose_devices(gpus, devices, work.config.model.device)
+    places, notes = choose_devices(gpus, devices, work.config.model)
     start_run(work.run, work.config, work.traits)
     jobs = [Job(trait, work.config, work.run, work.stages) for trait in work.traits]
     before = work.run.usage()

@@ -95,7 +95,7 @@ def load_model(
         revision=revision or str(getattr(model.config, "_commit_hash", None) or ""),
         model=model,
         tokenizer=tokenizer,
-        device=torch.device(device),
+        device=model.get_input_embeddings().weight.device if config.device_map else torch.device(device),
         blocks=text.num_hidden_layers,
         hidden_size=text.hidden_size,
         context=int(getattr(text, "max_position_embeddings", 0) or 2**31),
@@ -139,13 +139,17 @@ def pick_device(wanted: str) -> str:
     return wanted
 
 
-def pick_dtype(wanted: str, device: str) -> torch.dtype:
-    """'auto' -> bfloat16 on GPUs that have it, float32 elsewhere."""
+def pick_dtype(wanted: str, device: str, own: torch.dtype | str | None = None) -> torch.dtype:
+    """'auto' -> bfloat16 on GPUs that have it, else float16 for weights that are their `own`, else float32."""
     import torch
 
     if wanted != "auto":
         return getattr(torch, wanted)  # type: ignore[no-any-return]
-    return torch.bfloat16 if device.startswith("cuda") and torch.cuda.is_bf16_supported() else torch.float32
+    if not device.startswith("cuda"):
+        return torch.float32
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16
+    return torch.float16 if own in (torch.float16, "float16") else torch.float32
 
 
 def _locate(config: ModelConfig, say: Callable[[str], None]) -> tuple[str, str | None]:
@@ -220,15 +224,19 @@ def _fingerprint(path: Path) -> str:
 
 def _read(config: ModelConfig, source: str, device: str, trust: bool) -> tuple[Any, Any]:
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     where: dict[str, Any] = {"pretrained_model_name_or_path": source, "trust_remote_code": trust}
     if config.revision and not Path(source).exists():
         where["revision"] = config.revision
     try:
         tokenizer = AutoTokenizer.from_pretrained(**where)
+        own = AutoConfig.from_pretrained(**where).get_text_config().dtype
         model, told = AutoModelForCausalLM.from_pretrained(
-            **where, dtype=pick_dtype(config.dtype, device), device_map={"": device}, output_loading_info=True
+            **where,
+            dtype=pick_dtype(config.dtype, device, own),
+            device_map=config.device_map or {"": device},
+            output_loading_info=True,
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise _not_loadable(config, error) from error

@@ -85,9 +85,10 @@ class Feed:
         self._width, self._span = int(lengths.max()), int((begins + lengths).max())
         columns = torch.full((len(new), self._width), -1)
         columns[owners, offsets] = positions
-        self._columns = columns.to(device)  # [R, width]: the position of each query, -1 where there is none
+        # [R, width]: the position of each query, -1 where there is none; it stays on the CPU, where asking is cheap.
+        self._columns = columns
         self._padded = None if int(lengths.min()) == self._width else (owners * self._width + offsets).to(device)
-        self._masks: dict[tuple[int | None, torch.dtype], Tensor | None] = {}
+        self._masks: dict[tuple[int | None, torch.dtype, torch.device], Tensor | None] = {}
         self.ids = torch.tensor([token for ids in new for token in ids], device=device)
         self.positions = positions.to(device)
         self.owners = owners.to(device)
@@ -96,20 +97,22 @@ class Feed:
     @property
     def windows(self) -> set[int | None]:
         """The sliding windows that layers have attended with; none stands for no window."""
-        return {window for window, _ in self._masks}
+        return {window for window, *_ in self._masks}
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: _How) -> Tensor:
         """[N, heads, D] from `query` [N, heads, D], and `key` and `value` [N, kv heads, D]."""
-        written = self._store.write(layer, self._here.start + self.owners, self.positions, key, value)
+        owners, positions = self.owners.to(key.device), self.positions.to(key.device)  # layers may lie on several
+        written = self._store.write(layer, self._here.start + owners, positions, key, value)
         keys, values = (held[self._here, :, : self._span] for held in written)
         groups = query.shape[1] // keys.shape[1]
         shape = (self._count, self._width, keys.shape[1], groups, query.shape[2])
         # [R, kv heads, groups · width, D]: the queries of one kv head side by side, so that no key is copied.
         rows = self._spread(query).view(*shape).permute(0, 2, 3, 1, 4).flatten(2, 3)
         if how.plain_only or (rows.device.type == "cpu" and self._width == 1 and self._count >= _MANY):
-            mixed = _attend_plainly(rows, keys, values, self._mask(how.window, groups, torch.float32), how)
+            mask = self._mask(how.window, groups, torch.float32, rows.device)
+            mixed = _attend_plainly(rows, keys, values, mask, how)
         else:
-            mask = self._mask(how.window, groups, torch.bool)
+            mask = self._mask(how.window, groups, torch.bool, rows.device)
             mixed = scaled_dot_product_attention(rows, keys, values, attn_mask=mask, scale=how.scale)
         mixed = mixed.view(self._count, keys.shape[1], groups, self._width, -1)
         return self._gather(mixed.permute(0, 3, 1, 2, 4).flatten(2, 3))
@@ -118,28 +121,28 @@ class Feed:
         """[N, …] -> [R, width, …]"""
         if self._padded is not None:
             padded = packed.new_zeros(self._count * self._width, *packed.shape[1:])
-            packed = padded.index_copy_(0, self._padded, packed)
+            packed = padded.index_copy_(0, self._padded.to(padded.device), packed)
         return packed.reshape(self._count, self._width, *packed.shape[1:])
 
     def _gather(self, padded: Tensor) -> Tensor:
         """[R, width, …] -> [N, …]"""
         flat = padded.flatten(0, 1)
-        return flat if self._padded is None else flat[self._padded]
+        return flat if self._padded is None else flat[self._padded.to(flat.device)]
 
-    def _mask(self, window: int | None, groups: int, dtype: torch.dtype) -> Tensor | None:
+    def _mask(self, window: int | None, groups: int, dtype: torch.dtype, device: torch.device) -> Tensor | None:
         """[R, 1, groups · width, span], true or 0 where a query sees a key, else false or −inf; none if all is seen."""
-        if (window, dtype) not in self._masks:
+        if (window, dtype, device) not in self._masks:
             columns = self._columns[:, :, None]
-            keys = torch.arange(self._span, device=columns.device)
+            keys = torch.arange(self._span)
             seen = keys <= columns
             if window is not None:
                 seen &= keys > columns - window
             seen |= columns < 0  # padding sees anything, and is left out afterwards
-            mask = seen
-            if dtype != torch.bool:
-                mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
-            self._masks[window, dtype] = None if seen.all() else mask[:, None].repeat(1, 1, groups, 1)
-        return self._masks[window, dtype]
+            mask = None if seen.all() else seen.to(device)
+            if mask is not None and dtype != torch.bool:
+                mask = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~mask, -torch.inf)
+            self._masks[window, dtype, device] = None if mask is None else mask[:, None].repeat(1, 1, groups, 1)
+        return self._masks[window, dtype, device]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from traitcli.config import ModelConfig
 from traitcli.errors import UserError
 from traitcli.models.load import pick_device
 
 
-def choose_devices(gpus: int | None, devices: str | None, configured: str) -> tuple[list[str], list[str]]:
+def choose_devices(gpus: int | None, devices: str | None, model: ModelConfig) -> tuple[list[str], list[str]]:
     """The devices for `--gpus N`, `--devices a,b` or the config, and notes worth saying.
 
     Raises UserError when both flags are given, or a device is asked for that is not there.
     """
+    if model.device_map and (gpus is not None or devices is not None):
+        raise UserError(
+            f"{'--devices' if gpus is None else '--gpus'} does not go with model.device_map",
+            cause="one model takes all devices, so there is one worker",
+            fix="leave the option out; CUDA_VISIBLE_DEVICES says which GPUs are taken",
+        )
     if gpus is not None and devices is not None:
         raise UserError(
             "--gpus and --devices exclude each other", cause="both say where to work", fix="give one of them"
@@ -27,7 +34,7 @@ def choose_devices(gpus: int | None, devices: str | None, configured: str) -> tu
             )
         return [pick_device(name) for name in named], []
     if gpus is None:
-        return [configured], []
+        return [model.device], []
     return assign_gpus(gpus, _count_gpus())
 
 

@@ -13,6 +13,7 @@ from traitcli.generation.decode import Generation, generate
 from traitcli.generation.detokenize import token_texts
 from traitcli.generation.sampling import derive_seed
 from traitcli.generation.steps import Request
+from traitcli.generation.two_pass import write_then_read
 from traitcli.models.load import LoadedModel
 from traitcli.models.memory import memory_explained
 from traitcli.models.prompts import Prompt, check_length, persona_messages, render
@@ -72,7 +73,7 @@ def extract_trait(
     requests = [Request(p.prompt.ids, p.seed) for p in planned]
     size = _choose_size(loaded, requests, config, trait.name, on_event)
     waiting: dict[int, Generation] = {}
-    for index, generation in _answer(loaded, requests, config, size, tick):
+    for index, generation in _answer(worker, requests, config, size, tick):
         waiting[index] = generation
         if len(waiting) >= min(size.now, _TOGETHER):
             keep(waiting)
@@ -101,17 +102,20 @@ def _prepare(trait: Trait, keys: Sequence[RolloutKey], config: Config, loaded: L
 
 
 def _answer(
-    loaded: LoadedModel, requests: Sequence[Request], config: Config, size: BatchSize, tick: Tick
+    worker: Worker, requests: Sequence[Request], config: Config, size: BatchSize, tick: Tick
 ) -> Iterator[tuple[int, Generation]]:
     """Generate what is asked for; raises TraitError when not even the smallest batch fits into memory."""
-    chosen = config.extract.batch_size
+    loaded, chosen, sampling = worker.model(), config.extract.batch_size, config.extract.sampling
     fix = (
         "set model.dtype to bfloat16, extract.sampling.max_new_tokens lower, or take a larger device or a smaller model"
         if chosen in ("auto", 1)
         else f"set extract.batch_size to auto, or lower (it is {chosen}); what is finished is kept"
     )
     with memory_explained(loaded.device, fix):
-        yield from generate(loaded, requests, config.extract.sampling, size, tick)
+        if config.extract.engine == "vllm":
+            yield from write_then_read(loaded, worker.writer, requests, sampling, tick)
+        else:
+            yield from generate(loaded, requests, sampling, size, tick)
 
 
 def _choose_size(

@@ -10,6 +10,7 @@ from traitcli.events import Listener
 from traitcli.judging import Budget, Judge, open_judge
 
 if TYPE_CHECKING:
+    from traitcli.generation.two_pass import Writer
     from traitcli.models.load import LoadedModel
 
 
@@ -49,6 +50,13 @@ class Worker:
 
             self._models[config] = load_model(config, self._on_event, self._trust)
         return self._models[config]
+
+    @cached_property
+    def writer(self) -> Writer:
+        """vLLM with the run's model; started once for all traits."""
+        from traitcli.generation.vllm import VllmWriter
+
+        return VllmWriter(self.model(), self._trust)
 
     @cached_property
     def judge(self) -> Judge:

@@ -1,0 +1,146 @@
+"""Text that another engine wrote: every writer gives what our own loop gives."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from importlib.util import find_spec
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+
+import traitcli.generation.two_pass as two_pass_module
+import traitcli.generation.vllm as vllm_module
+from tests.unit.test_decode import PROMPTS, assert_same, requests
+from traitcli.config import EMBEDDED, ModelConfig, SamplingConfig
+from traitcli.errors import ModelError
+from traitcli.generation.batch_size import BatchSize
+from traitcli.generation.decode import generate
+from traitcli.generation.steps import Request
+from traitcli.generation.two_pass import write_then_read
+from traitcli.generation.vllm import VllmWriter
+from traitcli.models.load import load_model
+
+GREEDY = SamplingConfig(temperature=0, max_new_tokens=12)
+
+
+class OwnWriter:
+    """Our own loop, told nothing of hidden states."""
+
+    def __init__(self, loaded) -> None:
+        self._loaded = loaded
+
+    def write(self, asked, sampling):
+        made = dict(generate(self._loaded, asked, sampling, BatchSize(64)))
+        return [(made[index].ids, made[index].finish_reason) for index in range(len(asked))]
+
+
+def stand_in(loaded) -> ModuleType:
+    """A module with the part of vLLM's interface that is used, on a model that is not vLLM's."""
+
+    class LLM:
+        def __init__(self, **options) -> None:
+            module.options = options
+
+        def generate(self, prompts, params, use_tqdm):
+            module.params = params
+            asked = [Request(tuple(prompt["prompt_token_ids"]), 0) for prompt in prompts]
+            sampling = SamplingConfig(temperature=params[0].temperature, max_new_tokens=params[0].max_tokens)
+            written = OwnWriter(replace(loaded, stop_ids=frozenset(params[0].stop_token_ids))).write(asked, sampling)
+            return [SimpleNamespace(outputs=[self._output(*one, params[0].stop_token_ids[0])]) for one in written]
+
+        def _output(self, ids, reason, stop):
+            ids = [*ids, stop] if reason == "stop" else list(ids)
+            return SimpleNamespace(token_ids=ids, finish_reason=reason)
+
+    module = ModuleType("vllm")
+    module.LLM, module.SamplingParams = LLM, SimpleNamespace
+    return module
+
+
+@pytest.fixture
+def vllm(loaded, monkeypatch):
+    """The stand-in, installed beside a GPU that is not there."""
+    module = stand_in(loaded("llama"))
+    monkeypatch.setitem(sys.modules, "vllm", module)
+    monkeypatch.setattr(vllm_module, "find_spec", lambda name: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (40 * 2**30, 80 * 2**30))
+    return module
+
+
+def on_gpu(loaded):
+    return replace(loaded, device=torch.device("cuda:1"))
+
+
+@pytest.mark.parametrize("kind", ["own", "vllm"])
+def test_two_passes_give_what_one_gives(loaded, kind, vllm, monkeypatch):
+    monkeypatch.setattr(two_pass_module, "_TOGETHER", 3)
+    model = replace(loaded("llama"), stop_ids=frozenset(range(0, 700, 40)))
+    writer = OwnWriter(model) if kind == "own" else VllmWriter(on_gpu(model))
+    asked = requests(model, PROMPTS * 2)
+    expected = dict(generate(model, asked, GREEDY, BatchSize(64)))
+    steps = []
+
+    found = dict(write_then_read(model, writer, asked, GREEDY, steps.append))
+
+    assert sorted(found) == list(range(len(asked)))
+    assert {g.finish_reason for g in expected.values()} == {"stop", "length"}
+    assert [found[i].finish_reason for i in range(8)] == [expected[i].finish_reason for i in range(8)]
+    assert_same([found[i] for i in range(8) if expected[i].ids], [expected[i] for i in range(8) if expected[i].ids])
+    assert sum(steps) == sum(len(g.ids) for g in expected.values())
+
+
+def test_an_empty_answer_has_no_activations(loaded):
+    model = loaded("llama")
+
+    class Silent:
+        def write(self, asked, sampling):
+            return [((), "stop")] * len(asked)
+
+    [(index, generation)] = write_then_read(model, Silent(), requests(model)[:1], GREEDY)
+
+    assert (index, generation.ids, generation.finish_reason, generation.activations) == (0, (), "stop", None)
+
+
+def test_vllm_gets_the_same_weights_device_seeds_and_stops(loaded, vllm):
+    model = loaded("llama")
+    asked = requests(model)
+
+    VllmWriter(on_gpu(model), trust_remote_code=False).write(asked, SamplingConfig(top_p=0.9, top_k=5))
+
+    assert vllm.options["model"] == model.model.name_or_path
+    assert (vllm.options["dtype"], vllm.options["device_ids"]) == ("float32", [1])
+    assert vllm.options["gpu_memory_utilization"] == pytest.approx(0.85 / 2)
+    assert not vllm.options["trust_remote_code"]
+    assert [one.seed for one in vllm.params] == [request.seed for request in asked]
+    assert {(one.top_p, one.top_k, one.temperature, one.max_tokens) for one in vllm.params} == {(0.9, 5, 1.0, 128)}
+    assert vllm.params[0].stop_token_ids == sorted(model.stop_ids)
+    assert vllm.params[0].ignore_eos  # all that stops is in the list
+
+
+def test_without_vllm_the_error_says_how_to_get_it(loaded, monkeypatch):
+    monkeypatch.setattr(vllm_module, "find_spec", lambda name: None)
+
+    with pytest.raises(ModelError, match="vLLM is not installed") as caught:
+        VllmWriter(loaded("llama"))
+
+    assert caught.value.fix == "pip install 'traitcli[vllm]', or set extract.engine to traitcli"
+
+
+def test_without_a_gpu_vllm_is_refused(loaded, vllm):
+    with pytest.raises(ModelError, match="vLLM does not run on cpu"):
+        VllmWriter(loaded("llama"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not find_spec("vllm"), reason="vLLM is not installed")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="vLLM needs a CUDA device, and there is none")
+def test_vllm_itself_writes_what_our_loop_writes():
+    model = load_model(ModelConfig(id=EMBEDDED, device="cuda", dtype="float32"))
+    asked = requests(model)
+    expected = dict(generate(model, asked, GREEDY, BatchSize(64)))
+
+    found = dict(write_then_read(model, VllmWriter(model), asked, GREEDY))
+
+    assert_same([found[i] for i in range(len(asked))], [expected[i] for i in range(len(asked))])

@@ -1,0 +1,96 @@
+"""Writes with vLLM, where it is installed (`pip install traitcli[vllm]`): CUDA only, fastest for large models."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from traitcli.config import SamplingConfig
+from traitcli.errors import ModelError
+from traitcli.generation.steps import Request
+from traitcli.generation.two_pass import Answer
+from traitcli.models.load import LoadedModel
+
+_SHARE = 0.85
+"""Of the memory that the model which reads has left."""
+
+
+class VllmWriter:
+    """The weights of a loaded model once more, inside vLLM, on the same device.
+
+    Answers are drawn by vLLM's own random numbers from each request's seed: the same seed gives another
+    text than our loop does, and at temperature 0 the same one but for rounding.
+    """
+
+    def __init__(self, loaded: LoadedModel, trust_remote_code: bool = False) -> None:
+        """Raises ModelError where vLLM is not installed, or cannot take the device."""
+        if not find_spec("vllm"):
+            raise ModelError(
+                "vLLM is not installed",
+                cause="extract.engine is vllm",
+                fix="pip install 'traitcli[vllm]', or set extract.engine to traitcli",
+            )
+        if loaded.device.type != "cuda":
+            raise ModelError(
+                f"vLLM does not run on {loaded.device}",
+                cause="extract.engine is vllm, which needs a CUDA device",
+                fix="set extract.engine to traitcli",
+            )
+        self._loaded = loaded
+        self._trust = trust_remote_code
+
+    def write(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Answer]:
+        """See `Writer.write`."""
+        outputs = self._engine.generate(
+            [{"prompt_token_ids": list(request.ids)} for request in requests],
+            [self._params(request, sampling) for request in requests],
+            use_tqdm=False,
+        )
+        return [self._answer(output.outputs[0]) for output in outputs]
+
+    @cached_property
+    def _engine(self) -> Any:
+        """Started with the first request: it takes what memory is left then."""
+        import torch
+
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        from vllm import LLM
+
+        loaded, source = self._loaded, str(self._loaded.model.name_or_path)
+        free, total = torch.cuda.mem_get_info(loaded.device)
+        return LLM(
+            model=source,
+            revision=None if Path(source).exists() else loaded.revision or None,
+            trust_remote_code=self._trust,
+            dtype=str(loaded.model.dtype).removeprefix("torch."),
+            max_model_len=-1,  # as long as its memory allows
+            gpu_memory_utilization=_SHARE * free / total,
+            device_ids=[loaded.device.index or 0],
+            use_tqdm_on_load=False,
+        )
+
+    def _params(self, request: Request, sampling: SamplingConfig) -> Any:
+        from vllm import SamplingParams
+
+        return SamplingParams(
+            seed=request.seed,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            max_tokens=sampling.max_new_tokens,
+            ignore_eos=True,
+            stop_token_ids=sorted(self._loaded.stop_ids),
+            detokenize=False,
+        )
+
+    def _answer(self, output: Any) -> Answer:
+        """The stop token is vLLM's last one; it was never part of the answer."""
+        ids = tuple(output.token_ids)
+        if output.finish_reason == "stop":
+            return ids[:-1], "stop"
+        return ids, "length"
