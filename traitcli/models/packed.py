@@ -47,6 +47,13 @@ class KVStore:
             kept[places, :, positions] = new
         return held
 
+    def write_one(self, layer: int, place: int, position: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The same for one token, `key` and `value` [heads, D]; returns [heads, capacity, D] of its sequence."""
+        held = self._hold(layer, key[None], value[None])
+        held[0][place, :, position] = key
+        held[1][place, :, position] = value
+        return held[0][place], held[1][place]
+
     def copy(self, source: KVStore, there: int, here: int, tokens: int) -> None:
         """Take over the first tokens of the sequence at place `there` of a store."""
         for layer, held in source._layers.items():
@@ -101,6 +108,8 @@ class Feed:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: _How) -> Tensor:
         """[N, heads, D] from `query` [N, heads, D], and `key` and `value` [N, kv heads, D]."""
+        if self._count == self._width == 1:
+            return self._attend_alone(layer, query[0], key[0], value[0], how)
         owners, positions = self.owners.to(key.device), self.positions.to(key.device)  # layers may lie on several
         written = self._store.write(layer, self._here.start + owners, positions, key, value)
         keys, values = (held[self._here, :, : self._span] for held in written)
@@ -116,6 +125,14 @@ class Feed:
             mixed = scaled_dot_product_attention(rows, keys, values, attn_mask=mask, scale=how.scale)
         mixed = mixed.view(self._count, keys.shape[1], groups, self._width, -1)
         return self._gather(mixed.permute(0, 3, 1, 2, 4).flatten(2, 3))
+
+    def _attend_alone(self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: _How) -> Tensor:
+        """The same for one token of one sequence, [heads, D] each: without a mask, and with few steps."""
+        written = self._store.write_one(layer, self._here.start, self._span - 1, key, value)
+        seen = slice(0 if how.window is None else max(0, self._span - how.window), self._span)
+        keys, values = (held[None, :, seen] for held in written)
+        rows = query.view(1, keys.shape[1], -1, query.shape[1])
+        return _attend_plainly(rows, keys, values, None, how).view(1, *query.shape[:1], -1)
 
     def _spread(self, packed: Tensor) -> Tensor:
         """[N, …] -> [R, width, …]"""

@@ -1,0 +1,123 @@
+"""How fast finished texts are read, and how fast a watched generation is, beside what transformers does alone.
+
+    python -m benchmarks.reading [--rounds 3] [--texts 1000] [--tokens 128]
+
+texts    the mean state of all rows over each response; beside it a forward pass each with output_hidden_states=True
+monitor  an answer watched with the eight vectors that come along, one sequence, greedy; beside it generate with a
+         streamer that prints nothing, and no traits
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import TextStreamer
+
+from benchmarks.case import load_embedded, make_transcripts, seconds_in_turns
+from traitcli.config import EMBEDDED, Config, ModelConfig, MonitorConfig
+from traitcli.generation.means import MeanReader
+from traitcli.models.layout import lay_out_for_one
+from traitcli.models.load import LoadedModel
+from traitcli.models.prompts import render
+from traitcli.models.texts import Text, read_texts
+from traitcli.stages.monitor import make_probes, monitor
+from traitcli.vectors.files import find_vectors, read_vector
+
+ASKED = ("Can you explain how a pin tumbler lock is picked?", "Why is the sky blue, and is it blue on Mars too?")
+
+
+def read_packed(loaded: LoadedModel, texts: Sequence[Text]) -> list[torch.Tensor]:
+    """[L+1, H] of each text, by traitcli."""
+    reader, means = MeanReader(loaded), [torch.zeros(0)] * len(texts)
+    for index in read_texts(loaded, texts, 64, reader):
+        means[index] = (reader.finished.pop(index) or {})["response_avg"]
+    return means
+
+
+@torch.inference_mode()
+def read_one_by_one(loaded: LoadedModel, texts: Sequence[Text]) -> list[torch.Tensor]:
+    """The same with a forward pass each."""
+    means = []
+    for text in texts:
+        output = loaded.model(torch.tensor([[*text.prompt, *text.response]]), output_hidden_states=True)
+        means.append(torch.stack([states[0, len(text.prompt) :].mean(0) for states in output.hidden_states]))
+    return means
+
+
+def measure_texts(loaded: LoadedModel, count: int, rounds: int) -> tuple[float, float]:
+    """(times as fast as one by one, least cosine of all rows of all texts)."""
+    texts = make_transcripts(loaded, count)
+    made: dict[str, list[torch.Tensor]] = {}
+    taken = seconds_in_turns(
+        {
+            "texts, traitcli": lambda: made.update(mine=read_packed(loaded, texts)),
+            "texts, one by one": lambda: made.update(theirs=read_one_by_one(loaded, texts)),
+        },
+        rounds,
+    )
+    mine, theirs = torch.stack(made["mine"]), torch.stack(made["theirs"])
+    least = float(torch.nn.functional.cosine_similarity(mine, theirs, dim=2).min())
+    return taken["texts, one by one"] / taken["texts, traitcli"], least
+
+
+class Quiet(TextStreamer):  # type: ignore[misc]
+    """Decodes like any streamer, and keeps it to itself."""
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        pass
+
+
+def measure_monitor(loaded: LoadedModel, tokens: int, rounds: int) -> float:
+    """Tokens a second when watched, loaded as the command loads it, ÷ those of generate on the model as it is."""
+    own = load_embedded()
+    lay_out_for_one(own)
+    config = Config(model=ModelConfig(id=EMBEDDED))
+    vectors = [read_vector(path) for path in find_vectors(config).values()]
+    probes = make_probes(vectors, own, "response_avg")
+    settings = MonitorConfig.model_validate({"sampling": {"temperature": 0, "max_new_tokens": tokens}})
+    written: dict[str, list[int]] = {"watched": [], "streamed": []}
+
+    def watched() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "record.json"
+            written["watched"] = [
+                len(monitor(own, probes, prompt, settings, out, lambda event: None).tokens) for prompt in ASKED
+            ]
+
+    def streamed() -> None:
+        options = {"do_sample": False, "max_new_tokens": tokens, "pad_token_id": loaded.tokenizer.pad_token_id}
+        written["streamed"] = []
+        for prompt in ASKED:
+            ids = torch.tensor([render(loaded.tokenizer, [{"role": "user", "content": prompt}]).ids])
+            found = loaded.model.generate(ids, streamer=Quiet(loaded.tokenizer), **options)
+            new = [token for token in found[0, ids.shape[1] :].tolist() if token not in loaded.stop_ids]
+            written["streamed"].append(len(new))
+
+    taken = seconds_in_turns({"monitor, traitcli": watched, "monitor, generate": streamed}, rounds)
+    if written["watched"] != written["streamed"]:
+        print(f"written: {written}", file=sys.stderr)
+    rates = {name: sum(written[name]) / taken[way] for name, way in zip(written, taken, strict=True)}
+    return rates["watched"] / rates["streamed"]
+
+
+def main() -> int:
+    """Measure and print."""
+    options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--texts", type=int, default=1000)
+    options.add_argument("--tokens", type=int, default=128)
+    asked = options.parse_args()
+    loaded = load_embedded()
+    print(f"monitor ÷ generate with a streamer: {measure_monitor(loaded, asked.tokens, asked.rounds):.2f}")
+    times, cosine = measure_texts(loaded, asked.texts, asked.rounds)
+    print(f"existing text ÷ one by one: {times:.2f}, least cosine {cosine:.7f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
