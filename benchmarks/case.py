@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,6 +26,13 @@ def load_embedded() -> LoadedModel:
     """SmolLM2-135M on the CPU in float32, with two threads."""
     torch.set_num_threads(2)
     return load_model(ModelConfig(id=EMBEDDED, device="cpu"))
+
+
+def as_transformers_loads(loaded: LoadedModel) -> Any:
+    """The same weights, without anything that traitcli does to a model."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(loaded.model.name_or_path, dtype=torch.float32).eval()
 
 
 def built_in_traits() -> list[Trait]:

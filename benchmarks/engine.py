@@ -27,15 +27,19 @@ from typing import Any
 
 import torch
 
-from traitcli.config import EMBEDDED, ModelConfig, SamplingConfig
+from benchmarks.case import Ids, as_transformers_loads, find_prompts, load_embedded, make_transcripts
+from benchmarks.memory import measure_memory
+from benchmarks.peers import Row, measure
+from benchmarks.reading import measure_monitor, measure_texts, read_packed
+from traitcli.config import SamplingConfig
 from traitcli.generation.batch_size import BatchSize
 from traitcli.generation.decode import generate
 from traitcli.generation.steps import Request
-from traitcli.models.load import LoadedModel, load_model
-from traitcli.models.prompts import persona_messages, render
-from traitcli.traits import find_traits, load_trait
+from traitcli.models.load import LoadedModel
 
-Ids = tuple[int, ...]
+Table = dict[str, tuple[float, str]]
+"""Measure -> what was found, and what was wanted."""
+Rates = dict[str, list[float]]
 
 
 @dataclass(frozen=True)
@@ -54,9 +58,10 @@ class Made:
 
 @dataclass(frozen=True)
 class Case:
-    """Prompts, how to continue them, and in which way each is drawn."""
+    """Prompts, how to continue them, and in which way each is drawn; `plain` is the model as transformers loads it."""
 
     loaded: LoadedModel
+    plain: Any
     prompts: list[Ids]
     sampling: SamplingConfig
 
@@ -88,7 +93,7 @@ def plain(case: Case, size: int) -> Made:
         width = max(map(len, batch))
         ids = torch.tensor([[pad] * (width - len(one)) + list(one) for one in batch])
         mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in batch])
-        written = case.loaded.model.generate(ids, attention_mask=mask, pad_token_id=pad, **case.options())
+        written = case.plain.generate(ids, attention_mask=mask, pad_token_id=pad, **case.options())
         answers += [case.cut(row) for row in written[:, width:].tolist()]
     return Made(answers, None, time.perf_counter() - start)
 
@@ -99,7 +104,7 @@ def reference(case: Case) -> Made:
     answers = plain(case, 20).answers
     means = []
     for prompt, answer in zip(case.prompts, answers, strict=True):
-        output = case.loaded.model(torch.tensor([[*prompt, *answer]]), output_hidden_states=True)
+        output = case.plain(torch.tensor([[*prompt, *answer]]), output_hidden_states=True)
         means.append(torch.stack([states[0, len(prompt) :].mean(0) for states in output.hidden_states]))
     return Made(answers, means, time.perf_counter() - start)
 
@@ -110,7 +115,7 @@ def continuous(case: Case) -> Made:
     start = time.perf_counter()
     config = GenerationConfig(**case.options(), eos_token_id=sorted(case.loaded.stop_ids))
     settings = ContinuousBatchingConfig(num_blocks=2048, max_batch_tokens=1024, page_size=16)  # the best of several
-    found = case.loaded.model.generate_batch(
+    found = case.plain.generate_batch(
         inputs=[list(ids) for ids in case.prompts],
         generation_config=config,
         continuous_batching_config=settings,
@@ -150,24 +155,6 @@ class Products:
         return time.perf_counter() - start
 
 
-def find_prompts(loaded: LoadedModel, count: int) -> list[Ids]:
-    """Prompts of refusal: both polarities in turn, all pairs, as many questions as it takes."""
-    trait = load_trait(find_traits(Path("traits"))["refusal"])
-    asked = [
-        (polarity, pair, question)
-        for question in range(len(trait.questions))
-        for pair in range(len(trait.pairs))
-        for polarity in ("positive", "negative")
-    ]
-    return [
-        render(
-            loaded.tokenizer,
-            persona_messages(trait.persona(polarity, pair), trait.question("extraction", question), "user"),
-        ).ids
-        for polarity, pair, question in asked[:count]
-    ]
-
-
 def vector_cosines(mine: Made, theirs: Made) -> torch.Tensor:
     """[L+1]: cosine of the two vectors, mean of the positive answers − mean of the negative ones."""
 
@@ -192,23 +179,13 @@ def rate(made: Sequence[Made]) -> float:
     return statistics.median(one.rate for one in made)
 
 
-def main() -> int:
-    """Measure, print the table and keep it as JSON."""
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--rounds", type=int, default=3)
-    options.add_argument("--prompts", type=int, default=100)
-    options.add_argument("--tokens", type=int, default=64)
-    options.add_argument("--out", type=Path, default=Path("runs/bench.json"))
-    asked = options.parse_args()
-
-    torch.set_num_threads(2)
-    loaded = load_model(ModelConfig(id=EMBEDDED, device="cpu"))
+def measure_generation(loaded: LoadedModel, plain_model: Any, asked: argparse.Namespace) -> tuple[Table, Rates]:
+    """The rows on decoding, and every way's tokens a second."""
     prompts = find_prompts(loaded, asked.prompts)
-    greedy = Case(loaded, prompts, SamplingConfig(temperature=0, max_new_tokens=asked.tokens))
-    few = prompts[:10]
-    repeats = Case(loaded, [ids for ids in few for _ in range(10)], SamplingConfig(max_new_tokens=asked.tokens))
+    greedy = Case(loaded, plain_model, prompts, SamplingConfig(temperature=0, max_new_tokens=asked.tokens))
+    often = [ids for ids in prompts[:10] for _ in range(10)]
+    repeats = Case(loaded, plain_model, often, SamplingConfig(max_new_tokens=asked.tokens))
     sizes = (20, 50, 100)
-
     made = take_turns(
         {"traitcli": lambda: ours(greedy), "reference": lambda: reference(greedy)}
         | {f"generate at {size}": lambda size=size: plain(greedy, size) for size in sizes}
@@ -218,31 +195,77 @@ def main() -> int:
     )
     products = Products(loaded)
     products.watch(lambda: ours(greedy))
-    shares = []
-    for _ in range(asked.rounds):
-        alone = products.seconds()
-        shares.append(alone / ours(greedy).seconds)
-    mine = rate(made["traitcli"])
-    table = {
+    share = statistics.median(products.seconds() / ours(greedy).seconds for _ in range(asked.rounds))
+    mine, mine_often = rate(made["traitcli"]), rate(made["traitcli, repeats"])
+    best = max(rate(made[f"generate at {size}"]) for size in sizes)
+    cosine = float(vector_cosines(made["traitcli"][0], made["reference"][0]).min())
+    table: Table = {
         "÷ reference procedure": (mine / rate(made["reference"]), "≥ 4"),
-        "÷ reference, 10 repeats of 10 prompts": (
-            rate(made["traitcli, repeats"]) / rate(made["reference, repeats"]),
-            "≥ 5",
-        ),
-        "÷ generate, no capture": (mine / max(rate(made[f"generate at {size}"]) for size in sizes), "≥ 1.3"),
+        "÷ reference, 10 repeats of 10 prompts": (mine_often / rate(made["reference, repeats"]), "≥ 5"),
+        "÷ generate, no capture": (mine / best, "≥ 1.3"),
         "÷ generate_batch, no capture": (mine / rate(made["generate_batch"]), "≥ 2"),
-        "matrix products ÷ whole": (statistics.median(shares), "≥ 0.6"),
-        "least cosine with the reference": (
-            float(vector_cosines(made["traitcli"][0], made["reference"][0]).min()),
-            "≥ 0.9999",
-        ),
+        "matrix products ÷ whole": (share, "≥ 0.6"),
+        "least cosine with the reference": (cosine, "≥ 0.9999"),
     }
-    print(f"{'measure':40}{'found':>9}  wanted")
+    return table, {name: [one.rate for one in each] for name, each in made.items()}
+
+
+def measure_identity(loaded: LoadedModel, tokens: int) -> float:
+    """How many of 100 sampled answers come out the same with 1, 7 and 64 under way."""
+    asked = [Request(ids, seed) for seed, ids in enumerate(find_prompts(loaded, 100))]
+    sampling = SamplingConfig(max_new_tokens=tokens)
+    made = [dict(generate(loaded, asked, sampling, BatchSize(size))) for size in (1, 7, 64)]
+    return sum(len({each[index].ids for each in made}) == 1 for index in range(len(asked)))
+
+
+def measure_peers(loaded: LoadedModel) -> list[Row]:
+    """What it takes to record the same of 100 finished texts, by us and by other libraries."""
+    texts = make_transcripts(loaded, 100)
+    read_packed(loaded, texts[:2])
+    start = time.perf_counter()
+    read_packed(loaded, texts)
+    mine = Row("traitcli", time.perf_counter() - start, 64)
+    listed = [(list(text.prompt), list(text.response)) for text in texts]
+    return [mine, *measure(listed, Path(loaded.model.name_or_path), Path("runs/peers").absolute())]
+
+
+def measure_rest(loaded: LoadedModel, plain_model: Any, asked: argparse.Namespace) -> Table:
+    """The rows on finished text, on watching and on memory."""
+    times, cosine = measure_texts(loaded, plain_model, asked.texts, asked.rounds)
+    watched = measure_monitor(loaded, plain_model, 2 * asked.tokens, asked.rounds)
+    few, many = measure_memory(asked.tokens)
+    return {
+        f"{asked.texts} finished texts ÷ one by one": (times, "≥ 1.7"),
+        "least cosine of their means": (cosine, "≥ 0.9999"),
+        "monitor, 8 traits ÷ generate, streamed": (watched, "≥ 1.0"),
+        "answers of 100 alike at sizes 1, 7, 64": (measure_identity(loaded, asked.tokens // 2), "≥ 99"),
+        f"peak memory, 1000 rollouts ÷ 100 ({few / 2**20:.0f} MiB)": (many / few, "≤ 1.05"),
+    }
+
+
+def main() -> int:
+    """Measure, print the table and keep it as JSON."""
+    options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--prompts", type=int, default=100)
+    options.add_argument("--tokens", type=int, default=64)
+    options.add_argument("--texts", type=int, default=1000)
+    options.add_argument("--no-peers", action="store_true", help="leave out other libraries, which are installed first")
+    options.add_argument("--out", type=Path, default=Path("runs/bench.json"))
+    asked = options.parse_args()
+
+    loaded = load_embedded()
+    plain_model = as_transformers_loads(loaded)
+    table, rates = measure_generation(loaded, plain_model, asked)
+    table |= measure_rest(loaded, plain_model, asked)
+    print(f"{'measure':46}{'found':>9}  wanted")
     for name, (value, wanted) in table.items():
-        print(f"{name:40}{value:9.4f}  {wanted}")
-    rates = {name: {"tokens/s": [one.rate for one in each]} for name, each in made.items()}
+        print(f"{name:46}{value:9.4f}  {wanted}", flush=True)
+    peers = [] if asked.no_peers else measure_peers(loaded)
+    print(*peers, sep="\n")
+    kept = {"table": table, "tokens a second": rates, "peers": [vars(row) for row in peers]}
     asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(json.dumps({"table": table, "rates": rates, "shares": shares}, indent=1, ensure_ascii=False))
+    asked.out.write_text(json.dumps(kept, indent=1, ensure_ascii=False), encoding="utf-8")
     return 0
 
 

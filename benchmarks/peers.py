@@ -42,7 +42,8 @@ class Row:
     note: str = ""
 
     def __str__(self) -> str:
-        found = f"{self.seconds:7.2f} s  batch {self.batch_size}  {self.least_cosine:.7f}" if self.seconds else "failed"
+        found = f"{self.seconds:7.2f} s  batch {self.batch_size:2}" if self.seconds else "failed"
+        found += f"  {self.least_cosine:.7f}" if self.least_cosine else ""
         return "  ".join(part for part in (f"{self.name:17}", found, self.versions, self.note) if part)
 
 

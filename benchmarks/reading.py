@@ -14,14 +14,14 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import TextStreamer
 
-from benchmarks.case import load_embedded, make_transcripts, seconds_in_turns
+from benchmarks.case import as_transformers_loads, load_embedded, make_transcripts, seconds_in_turns
 from traitcli.config import EMBEDDED, Config, ModelConfig, MonitorConfig
 from traitcli.generation.means import MeanReader
-from traitcli.models.layout import lay_out_for_one
 from traitcli.models.load import LoadedModel
 from traitcli.models.prompts import render
 from traitcli.models.texts import Text, read_texts
@@ -40,23 +40,23 @@ def read_packed(loaded: LoadedModel, texts: Sequence[Text]) -> list[torch.Tensor
 
 
 @torch.inference_mode()
-def read_one_by_one(loaded: LoadedModel, texts: Sequence[Text]) -> list[torch.Tensor]:
+def read_one_by_one(model: Any, texts: Sequence[Text]) -> list[torch.Tensor]:
     """The same with a forward pass each."""
     means = []
     for text in texts:
-        output = loaded.model(torch.tensor([[*text.prompt, *text.response]]), output_hidden_states=True)
+        output = model(torch.tensor([[*text.prompt, *text.response]]), output_hidden_states=True)
         means.append(torch.stack([states[0, len(text.prompt) :].mean(0) for states in output.hidden_states]))
     return means
 
 
-def measure_texts(loaded: LoadedModel, count: int, rounds: int) -> tuple[float, float]:
+def measure_texts(loaded: LoadedModel, plain: Any, count: int, rounds: int) -> tuple[float, float]:
     """(times as fast as one by one, least cosine of all rows of all texts)."""
     texts = make_transcripts(loaded, count)
     made: dict[str, list[torch.Tensor]] = {}
     taken = seconds_in_turns(
         {
             "texts, traitcli": lambda: made.update(mine=read_packed(loaded, texts)),
-            "texts, one by one": lambda: made.update(theirs=read_one_by_one(loaded, texts)),
+            "texts, one by one": lambda: made.update(theirs=read_one_by_one(plain, texts)),
         },
         rounds,
     )
@@ -72,13 +72,11 @@ class Quiet(TextStreamer):  # type: ignore[misc]
         pass
 
 
-def measure_monitor(loaded: LoadedModel, tokens: int, rounds: int) -> float:
-    """Tokens a second when watched, loaded as the command loads it, ÷ those of generate on the model as it is."""
-    own = load_embedded()
-    lay_out_for_one(own)
+def measure_monitor(loaded: LoadedModel, plain: Any, tokens: int, rounds: int) -> float:
+    """Tokens a second when watched ÷ those of generate; both write the same tokens."""
     config = Config(model=ModelConfig(id=EMBEDDED))
     vectors = [read_vector(path) for path in find_vectors(config).values()]
-    probes = make_probes(vectors, own, "response_avg")
+    probes = make_probes(vectors, loaded, "response_avg")
     settings = MonitorConfig.model_validate({"sampling": {"temperature": 0, "max_new_tokens": tokens}})
     written: dict[str, list[int]] = {"watched": [], "streamed": []}
 
@@ -86,7 +84,7 @@ def measure_monitor(loaded: LoadedModel, tokens: int, rounds: int) -> float:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "record.json"
             written["watched"] = [
-                len(monitor(own, probes, prompt, settings, out, lambda event: None).tokens) for prompt in ASKED
+                len(monitor(loaded, probes, prompt, settings, out, lambda event: None).tokens) for prompt in ASKED
             ]
 
     def streamed() -> None:
@@ -94,7 +92,7 @@ def measure_monitor(loaded: LoadedModel, tokens: int, rounds: int) -> float:
         written["streamed"] = []
         for prompt in ASKED:
             ids = torch.tensor([render(loaded.tokenizer, [{"role": "user", "content": prompt}]).ids])
-            found = loaded.model.generate(ids, streamer=Quiet(loaded.tokenizer), **options)
+            found = plain.generate(ids, streamer=Quiet(loaded.tokenizer), **options)
             new = [token for token in found[0, ids.shape[1] :].tolist() if token not in loaded.stop_ids]
             written["streamed"].append(len(new))
 
@@ -113,8 +111,9 @@ def main() -> int:
     options.add_argument("--tokens", type=int, default=128)
     asked = options.parse_args()
     loaded = load_embedded()
-    print(f"monitor ÷ generate with a streamer: {measure_monitor(loaded, asked.tokens, asked.rounds):.2f}")
-    times, cosine = measure_texts(loaded, asked.texts, asked.rounds)
+    plain = as_transformers_loads(loaded)
+    print(f"monitor ÷ generate with a streamer: {measure_monitor(loaded, plain, asked.tokens, asked.rounds):.2f}")
+    times, cosine = measure_texts(loaded, plain, asked.texts, asked.rounds)
     print(f"existing text ÷ one by one: {times:.2f}, least cosine {cosine:.7f}")
     return 0
 

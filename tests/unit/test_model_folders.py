@@ -6,10 +6,11 @@ import json
 import shutil
 
 import pytest
+import torch
 
 from traitcli.config import ModelConfig
 from traitcli.errors import ModelError
-from traitcli.models.load import load_model, model_shape
+from traitcli.models.load import load_model, model_shape, pick_dtype
 
 NEEDS = "check the id, the folder or your access to the hub; a folder needs config.json, weights and a tokenizer"
 
@@ -64,3 +65,21 @@ def test_a_folder_without_a_tokenizer_is_refused_with_a_whole_sentence(folder):
 
     assert error.problem == f"cannot load the model {folder}"
     assert not error.cause.rstrip().endswith(":")
+
+
+@pytest.mark.parametrize(
+    ("device", "has_bfloat16", "own", "picked"),
+    [
+        ("cuda:1", True, torch.float16, torch.bfloat16),
+        ("cuda", False, torch.float16, torch.float16),
+        ("cuda", False, torch.bfloat16, torch.float32),
+        ("cuda", False, None, torch.float32),
+        ("cpu", True, torch.bfloat16, torch.float32),
+        ("mps", True, torch.float16, torch.float32),
+    ],
+)
+def test_the_dtype_suits_the_device_and_the_weights(monkeypatch, device, has_bfloat16, own, picked):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bfloat16)
+
+    assert pick_dtype("auto", device, own) == picked
+    assert pick_dtype("float16", device, own) == torch.float16

@@ -16,6 +16,8 @@ from traitcli.generation.steps import Request
 from traitcli.models.load import load_model
 from traitcli.models.packed import why_not
 
+ASKED = [Request(tuple(range(10, 10 + length)), length) for length in (3, 9, 14, 5, 7)]
+GREEDY = SamplingConfig(temperature=0, max_new_tokens=6)
 ODD = {
     "lfm2": ({"layer_types": ["conv", "full_attention"] * 2}, "it has layers of conv"),
     "gptj": ({"n_embd": 32, "n_layer": 4, "n_head": 4, "rotary_dim": 4}, "packed tokens change its logits by "),
@@ -25,12 +27,11 @@ ODD = {
 def assert_greedy(loaded):
     """Answers that end at different steps are those of a naive loop without a cache."""
     model = replace(loaded, stop_ids=frozenset(range(100)))
-    asked = [Request(tuple(range(10, 10 + length)), length) for length in (3, 9, 14, 5, 7)]
 
-    made = dict(generate(model, asked, SamplingConfig(temperature=0, max_new_tokens=6), BatchSize(64)))
+    made = dict(generate(model, ASKED, GREEDY, BatchSize(64)))
 
     assert len({len(generation.ids) for generation in made.values()}) > 1
-    for index, request in enumerate(asked):
+    for index, request in enumerate(ASKED):
         ids = list(request.ids)
         with torch.no_grad():
             while len(ids) < len(request.ids) + 6:
@@ -56,6 +57,28 @@ def test_a_model_with_attention_sinks_reads_packed_tokens_beyond_its_window(tmp_
     assert why_not(model) == ""
 
     assert_greedy(model)
+
+
+def test_a_model_whose_pieces_accelerate_moves_reads_packed_tokens(model_folders):
+    from accelerate import cpu_offload
+
+    model = load_model(ModelConfig(id=str(model_folders["gemma2"]), device="cpu"))
+    expected = dict(generate(model, ASKED, GREEDY, BatchSize(64)))
+    cpu_offload(model.model, execution_device=torch.device("cpu"))
+    assert why_not(model) == ""
+
+    found = dict(generate(model, ASKED, GREEDY, BatchSize(64)))
+
+    assert {index: one.ids for index, one in found.items()} == {index: one.ids for index, one in expected.items()}
+
+
+def test_a_model_that_is_spread_over_devices_writes_the_same(model_folders, loaded):
+    spread = load_model(ModelConfig(id=str(model_folders["llama"]), device_map="auto"))
+
+    found, expected = (dict(generate(model, ASKED, GREEDY, BatchSize(64))) for model in (spread, loaded("llama")))
+
+    assert spread.packs
+    assert {index: one.ids for index, one in found.items()} == {index: one.ids for index, one in expected.items()}
 
 
 def test_the_model_attends_as_before_afterwards(loaded):

@@ -33,7 +33,6 @@ def watch(
     prompt = prompt.encode("utf-8", "replace").decode()  # bytes of the shell's that are no text
     vectors = [read_vector(path) for path in find_vectors(config, names).values()]
 
-    from traitcli.models.layout import lay_out_for_one
     from traitcli.models.load import load_model
     from traitcli.stages.monitor import make_probes, monitor, record_path, to_json
     from traitcli.views import open_monitor_view
@@ -43,7 +42,6 @@ def watch(
     # With --json stdout holds the record alone; notes and warnings go to stderr all the same.
     with PlainMonitorView(StringIO(), sys.stderr) if as_json else open_monitor_view() as view:
         loaded = load_model(config.model, view.show, trust)
-        lay_out_for_one(loaded)
         probes = make_probes(vectors, loaded, config.vector.position, layer)
         scores = monitor(loaded, probes, prompt, config.monitor, path, view.show)
     if as_json:

@@ -192,7 +192,7 @@ class _Loop:
         place, last = self._rows.index(row), self._rows[-1]
         self._bench.account.finish(place, row.request)
         if last is not row:
-            self._bench.store.copy(self._bench.store, len(self._rows) - 1, place, last.known)
+            self._bench.store.copy(self._bench.store, len(self._rows) - 1, slice(place, place + 1), last.known)
             self._bench.account.move(len(self._rows) - 1, place)
             self._rows[place] = last
         self._rows.pop()

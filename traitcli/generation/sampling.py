@@ -35,12 +35,14 @@ def pick(logits: Tensor, draws: Tensor, sampling: SamplingConfig) -> Tensor:
     """int64 [B] tokens from `logits` [B, V] by inverting each row's distribution at `draws` [B]."""
     if sampling.temperature == 0:
         return logits.argmax(-1)
-    logits = logits.float() / sampling.temperature
+    logits = logits.float()
+    if sampling.temperature != 1:
+        logits = logits / sampling.temperature
     if 0 < sampling.top_k < logits.shape[-1]:
-        _drop_below(logits, logits.topk(sampling.top_k).values[:, -1:])
+        logits = _drop_below(logits, logits.topk(sampling.top_k).values[:, -1:])
     if sampling.top_p < 1:
-        _drop_below(logits, _least_in_nucleus(logits, sampling.top_p))
-    return _invert(logits.sub_(logits.amax(-1, keepdim=True)).exp_(), draws[:, None]).squeeze(1)
+        logits = _drop_below(logits, _least_in_nucleus(logits, sampling.top_p))
+    return _invert(logits.softmax(-1), draws[:, None]).squeeze(1)
 
 
 def _invert(weights: Tensor, draws: Tensor) -> Tensor:
@@ -67,9 +69,9 @@ def _invert(weights: Tensor, draws: Tensor) -> Tensor:
     return block * _BLOCK + torch.searchsorted(running, rest, right=True)
 
 
-def _drop_below(logits: Tensor, least: Tensor) -> None:
+def _drop_below(logits: Tensor, least: Tensor) -> Tensor:
     """Make tokens impossible that are less likely than `least` [B, 1]; of equally likely ones all stay."""
-    logits.masked_fill_(logits < least, -torch.inf)
+    return logits.masked_fill(logits < least, -torch.inf)
 
 
 def _least_in_nucleus(logits: Tensor, top_p: float) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import torch
@@ -71,12 +72,14 @@ class Engine:
     def read_prompts(self, bench: Bench, first: int, prompts: Sequence[Ids], stems: Sequence[Stem | None]) -> Tensor:
         """Logits [R, V] after prompts, which go to the places from `first` on; their stems are read if they must."""
         self._read_stems(stems)
-        for place, stem in enumerate(stems, start=first):
+        for stem, group in groupby(enumerate(stems, start=first), key=lambda placed: placed[1]):
             if stem:
+                places = [place for place, _ in group]
                 held, there = stem.held
-                bench.store.copy(held.store, there, place, len(stem.ids))
-                bench.account.inherit(place, held.account, there)
-                stem.leave()
+                bench.store.copy(held.store, there, slice(places[0], places[-1] + 1), len(stem.ids))
+                for place in places:
+                    bench.account.inherit(place, held.account, there)
+                    stem.leave()
         known = [len(stem.ids) if stem else 0 for stem in stems]
         new = [ids[count:] for ids, count in zip(prompts, known, strict=True)]
         return torch.cat(

@@ -74,6 +74,7 @@ def load_model(
     import torch
     from transformers.utils import logging
 
+    from traitcli.models.kernels import pack_weights
     from traitcli.models.packed import why_not
 
     logging.set_verbosity_error()
@@ -89,6 +90,7 @@ def load_model(
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token_id = tokenizer.eos_token_id or 0
     model = model.eval().requires_grad_(False)
+    pack_weights(model)
     text = model.config.get_text_config()
     loaded = LoadedModel(
         name=name,

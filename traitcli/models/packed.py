@@ -54,8 +54,8 @@ class KVStore:
         held[1][place, :, position] = value
         return held[0][place], held[1][place]
 
-    def copy(self, source: KVStore, there: int, here: int, tokens: int) -> None:
-        """Take over the first tokens of the sequence at place `there` of a store."""
+    def copy(self, source: KVStore, there: int, here: slice, tokens: int) -> None:
+        """Take over the first tokens of the sequence at place `there` of a store, for all places `here`."""
         for layer, held in source._layers.items():
             own = self._hold(layer, held[0][:, :, 0], held[1][:, :, 0])
             for kept, new in zip(own, held, strict=True):

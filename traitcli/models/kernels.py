@@ -1,0 +1,85 @@
+"""Gives linear layers on a CPU a second copy of their weights, packed for oneDNN, which few rows are faster with.
+
+A step of decoding multiplies one row for each answer. For 1 to 20 rows oneDNN takes 0.6 of the time that
+the default library takes, and for a vocabulary's layer of any number; where many rows meet a block's
+layers, the default is faster and is kept.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.functional import linear
+
+from traitcli.models.memory import free_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_FEW = 64
+"""Rows, up to which all layers are faster packed."""
+_WIDE = 8192
+"""Outputs, from which a layer is faster packed with any number of rows."""
+_SHARE = 0.25
+"""Of the free memory, which the second copy may take at most."""
+_TRIALS = 5
+
+
+@torch.inference_mode()
+def pack_weights(model: Any) -> bool:
+    """Let linear layers use packed weights where that is faster; returns whether they do.
+
+    Only float32 on a CPU, where memory is plentiful, and where a trial on the largest layer is faster.
+    Results differ by rounding. The packed copy is not written to: weights must not change afterwards.
+    """
+    layers = [module for module in model.modules() if type(module) is torch.nn.Linear]
+    layers = [layer for layer in layers if layer.weight.device.type == "cpu" and layer.weight.dtype == torch.float32]
+    size = sum(layer.weight.nbytes for layer in layers)
+    if not layers or not _has_onednn() or size > _SHARE * free_bytes(layers[0].weight.device):
+        return False
+    try:
+        if not _is_faster(max(layers, key=lambda layer: layer.weight.numel())):
+            return False
+        for layer in layers:
+            layer.__dict__["forward"] = _packed_forward(layer)
+    except (AttributeError, NotImplementedError, RuntimeError):  # a torch whose oneDNN does not do this
+        for layer in layers:
+            layer.__dict__.pop("forward", None)
+        return False
+    return True
+
+
+def _has_onednn() -> bool:
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return available
+
+
+def _packed_forward(layer: torch.nn.Linear) -> Callable[[Tensor], Tensor]:
+    weight, bias = layer.weight, layer.bias
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, _FEW)
+    most = float("inf") if len(weight) >= _WIDE else _FEW * weight.shape[1]
+
+    def forward(rows: Tensor) -> Tensor:
+        if 0 < rows.numel() <= most:
+            return torch.ops.mkldnn._linear_pointwise(rows, packed, bias, "none", [], "")  # type: ignore[no-any-return]
+        return linear(rows, weight, bias)
+
+    return forward
+
+
+def _is_faster(layer: torch.nn.Linear) -> bool:
+    """One row's fastest of some trials, packed against not."""
+    row, forward = layer.weight.new_ones(1, layer.in_features), _packed_forward(layer)
+    return _seconds(lambda: forward(row)) < _seconds(lambda: linear(row, layer.weight, layer.bias))
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    taken = []
+    for _ in range(_TRIALS):
+        start = time.perf_counter()
+        run()
+        taken.append(time.perf_counter() - start)
+    return min(taken)
