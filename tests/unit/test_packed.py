@@ -72,8 +72,12 @@ def test_a_model_whose_pieces_accelerate_moves_reads_packed_tokens(model_folders
     assert {index: one.ids for index, one in found.items()} == {index: one.ids for index, one in expected.items()}
 
 
-def test_a_model_that_is_spread_over_devices_writes_the_same(model_folders, loaded):
+@pytest.mark.parametrize("devices", [{"": "cpu"}, {"model.layers.0": 0, "model.layers.1": 1}], ids=["one", "two"])
+def test_a_model_that_is_spread_over_devices_writes_the_same(model_folders, loaded, devices):
     spread = load_model(ModelConfig(id=str(model_folders["llama"]), device_map="auto"))
+    spread.model.hf_device_map = devices  # what is said of two GPUs; the tensors are on the one device there is
+    assert spread.is_spread == (len(devices) == 2)
+    assert why_not(spread) == ""
 
     found, expected = (dict(generate(model, ASKED, GREEDY, BatchSize(64))) for model in (spread, loaded("llama")))
 

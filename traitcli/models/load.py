@@ -59,6 +59,11 @@ class LoadedModel:
     packs: bool = False
 
     @property
+    def is_spread(self) -> bool:
+        """Whether accelerate has put its blocks on several devices."""
+        return len(set((getattr(self.model, "hf_device_map", None) or {}).values())) > 1
+
+    @property
     def rows(self) -> int:
         """Rows of a vector: L + 1."""
         return self.blocks + 1

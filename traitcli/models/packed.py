@@ -225,12 +225,16 @@ def packed(loaded: LoadedModel) -> Iterator[None]:
 
 
 def read(loaded: LoadedModel, feed: Feed, keep: Tensor) -> Tensor:
-    """Logits [K, V] after the tokens at `keep` int64 [K] of a feed."""
+    """Logits [K, V] after the tokens at `keep` int64 [K] of a feed.
+
+    Where the model lies on several devices, its last states are on another one than `keep`: it gives all logits.
+    """
+    few = 0 if loaded.is_spread else keep
     output = loaded.model(
-        input_ids=feed.ids[None], position_ids=feed.positions[None], use_cache=False, logits_to_keep=keep, feed=feed
+        input_ids=feed.ids[None], position_ids=feed.positions[None], use_cache=False, logits_to_keep=few, feed=feed
     )
     logits: Tensor = output.logits[0]
-    return logits
+    return logits[keep.to(logits.device)] if loaded.is_spread else logits
 
 
 def why_not(loaded: LoadedModel) -> str:
