@@ -3,8 +3,9 @@
     python -m benchmarks.engine [--rounds 3] [--prompts 100] [--tokens 64] [--no-peers]
 
 Everything runs on the embedded model, CPU, float32, two threads, in one process, beside the same weights
-as transformers loads them; ways take turns, and medians are shown; it takes three quarters of an hour. The prompts are those of a real trait, both polarities. Tokens are counted up to
-the end of each answer, in every way alike.
+as transformers loads them; ways take turns, and medians are shown. It takes three quarters of an hour.
+The prompts are those of a real trait, both polarities. Tokens are counted up to the end of each answer,
+in every way alike.
 
 reference       generate in batches of 20, then a forward pass over each finished text with
                 output_hidden_states=True, and the means of all rows: the published procedure

@@ -23,9 +23,12 @@ _FEW = 64
 """Rows, up to which all layers are faster packed."""
 _WIDE = 8192
 """Outputs, from which a layer is faster packed with any number of rows."""
+_SMALL = 2**20
+"""Weights of the largest layer, below which nothing is gained."""
 _SHARE = 0.25
 """Of the free memory, which the second copy may take at most."""
 _TRIALS = 5
+_CLEARLY = 0.9
 
 
 @torch.inference_mode()
@@ -35,13 +38,14 @@ def pack_weights(model: Any) -> bool:
     Only float32 on a CPU, where memory is plentiful, and where a trial on the largest layer is faster.
     Results differ by rounding. The packed copy is not written to: weights must not change afterwards.
     """
-    layers = [module for module in model.modules() if type(module) is torch.nn.Linear]
-    layers = [layer for layer in layers if layer.weight.device.type == "cpu" and layer.weight.dtype == torch.float32]
-    size = sum(layer.weight.nbytes for layer in layers)
-    if not layers or not _has_onednn() or size > _SHARE * free_bytes(layers[0].weight.device):
+    layers = [module for module in model.modules() if _can_be_packed(module)]
+    largest = max(layers, key=lambda layer: layer.weight.numel(), default=None)
+    if largest is None or largest.weight.numel() < _SMALL or not _has_onednn():
+        return False
+    if sum(layer.weight.nbytes for layer in layers) > _SHARE * free_bytes(largest.weight.device):
         return False
     try:
-        if not _is_faster(max(layers, key=lambda layer: layer.weight.numel())):
+        if not _is_faster(largest):
             return False
         for layer in layers:
             layer.__dict__["forward"] = _packed_forward(layer)
@@ -50,6 +54,13 @@ def pack_weights(model: Any) -> bool:
             layer.__dict__.pop("forward", None)
         return False
     return True
+
+
+def _can_be_packed(module: Any) -> bool:
+    """A plain linear layer in float32 on the CPU, whose forward nobody else has replaced."""
+    if type(module) is not torch.nn.Linear or "forward" in module.__dict__:
+        return False
+    return module.weight.device.type == "cpu" and module.weight.dtype == torch.float32
 
 
 def _has_onednn() -> bool:
@@ -71,9 +82,9 @@ def _packed_forward(layer: torch.nn.Linear) -> Callable[[Tensor], Tensor]:
 
 
 def _is_faster(layer: torch.nn.Linear) -> bool:
-    """One row's fastest of some trials, packed against not."""
+    """Whether one row's fastest of some trials is clearly faster when packed."""
     row, forward = layer.weight.new_ones(1, layer.in_features), _packed_forward(layer)
-    return _seconds(lambda: forward(row)) < _seconds(lambda: linear(row, layer.weight, layer.bias))
+    return _seconds(lambda: forward(row)) < _CLEARLY * _seconds(lambda: linear(row, layer.weight, layer.bias))
 
 
 def _seconds(run: Callable[[], object]) -> float:
