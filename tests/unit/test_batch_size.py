@@ -11,6 +11,7 @@ from traitcli.errors import TraitError
 from traitcli.events import Warned
 from traitcli.generation.batch_size import BatchSize, estimate_size
 from traitcli.generation.decode import generate
+from traitcli.models.memory import memory_explained, ran_out_of_memory
 from traitcli.models.packed import KVStore
 from traitcli.runs import TraitFiles
 from traitcli.stages.extract import extract_trait
@@ -123,6 +124,23 @@ def test_a_model_that_is_padded_shrinks_too(loaded, monkeypatch):
 
     assert_same(found, expected)
     assert size.now == 3
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("MPS backend out of memory (MPS allocated: 17 GB)"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: 12"),
+        RuntimeError("could not create a primitive"),
+        MemoryError(),
+    ],
+)
+def test_every_device_says_it_in_its_own_words(error):
+    assert ran_out_of_memory(error)
+
+    with pytest.raises(TraitError, match="out of memory on cpu"), memory_explained("cpu", "less"):
+        raise error
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(loaded, monkeypatch):

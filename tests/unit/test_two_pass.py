@@ -13,14 +13,19 @@ import torch
 import traitcli.generation.two_pass as two_pass_module
 import traitcli.generation.vllm as vllm_module
 from tests.unit.test_decode import PROMPTS, assert_same, requests
-from traitcli.config import EMBEDDED, ModelConfig, SamplingConfig
+from tests.unit.test_likelihood import TRAIT
+from traitcli.config import EMBEDDED, ExtractConfig, ModelConfig, SamplingConfig
 from traitcli.errors import ModelError
+from traitcli.events import ModelLoading
 from traitcli.generation.batch_size import BatchSize
 from traitcli.generation.decode import generate
 from traitcli.generation.steps import Request
 from traitcli.generation.two_pass import write_then_read
-from traitcli.generation.vllm import VllmWriter
+from traitcli.generation.vllm import VllmWriter, check_vllm
 from traitcli.models.load import load_model
+from traitcli.runs import TraitFiles
+from traitcli.stages.extract import extract_trait
+from traitcli.stages.worker import Worker
 
 GREEDY = SamplingConfig(temperature=0, max_new_tokens=12)
 
@@ -119,18 +124,24 @@ def test_vllm_gets_the_same_weights_device_seeds_and_stops(loaded, vllm):
     assert vllm.params[0].ignore_eos  # all that stops is in the list
 
 
-def test_without_vllm_the_error_says_how_to_get_it(loaded, monkeypatch):
+def test_without_vllm_the_error_says_how_to_get_it_before_a_model_is_loaded(tiny_config, tmp_path, monkeypatch):
     monkeypatch.setattr(vllm_module, "find_spec", lambda name: None)
+    config = tiny_config.model_copy(update={"extract": ExtractConfig(engine="vllm")})
+    told = []
+    worker = Worker(config, "cpu", told.append)
 
     with pytest.raises(ModelError, match="vLLM is not installed") as caught:
-        VllmWriter(loaded("llama"))
+        extract_trait(TRAIT, config, worker, TraitFiles(tmp_path), told.append)
 
     assert caught.value.fix == "pip install 'traitcli[vllm]', or set extract.engine to traitcli"
+    assert not any(isinstance(event, ModelLoading) for event in told)
 
 
-def test_without_a_gpu_vllm_is_refused(loaded, vllm):
+def test_without_a_gpu_vllm_is_refused(vllm):
     with pytest.raises(ModelError, match="vLLM does not run on cpu"):
-        VllmWriter(loaded("llama"))
+        check_vllm("cpu")
+
+    check_vllm("cuda:1")
 
 
 @pytest.mark.gpu

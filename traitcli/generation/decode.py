@@ -70,7 +70,7 @@ def generate(
             for index, generation in _generate(loaded, left, sampling, size, on_step):
                 del left[index]
                 yield index, generation
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not (ran_out_of_memory(error) and size.shrink()):
                 raise
         clear_device_cache(garbage_collection=True)

@@ -19,6 +19,22 @@ _SHARE = 0.85
 """Of the memory that the model which reads has left."""
 
 
+def check_vllm(device: str) -> None:
+    """Raise ModelError where vLLM is not installed, or does not run on the device; the model need not be loaded."""
+    if not find_spec("vllm"):
+        raise ModelError(
+            "vLLM is not installed",
+            cause="extract.engine is vllm",
+            fix="pip install 'traitcli[vllm]', or set extract.engine to traitcli",
+        )
+    if not device.startswith("cuda"):
+        raise ModelError(
+            f"vLLM does not run on {device}",
+            cause="extract.engine is vllm, which needs a CUDA device",
+            fix="set extract.engine to traitcli",
+        )
+
+
 class VllmWriter:
     """The weights of a loaded model once more, inside vLLM, on the same device.
 
@@ -27,19 +43,6 @@ class VllmWriter:
     """
 
     def __init__(self, loaded: LoadedModel, trust_remote_code: bool = False) -> None:
-        """Raises ModelError where vLLM is not installed, or cannot take the device."""
-        if not find_spec("vllm"):
-            raise ModelError(
-                "vLLM is not installed",
-                cause="extract.engine is vllm",
-                fix="pip install 'traitcli[vllm]', or set extract.engine to traitcli",
-            )
-        if loaded.device.type != "cuda":
-            raise ModelError(
-                f"vLLM does not run on {loaded.device}",
-                cause="extract.engine is vllm, which needs a CUDA device",
-                fix="set extract.engine to traitcli",
-            )
         self._loaded = loaded
         self._trust = trust_remote_code
 

@@ -11,6 +11,9 @@ from traitcli.errors import TraitError
 if TYPE_CHECKING:
     import torch
 
+_ONEDNN = ("could not create a primitive", "could not create a memory", "std::bad_alloc")
+"""How oneDNN says that an allocation failed."""
+
 
 def free_bytes(device: torch.device) -> int:
     """Memory that a device has left, what torch keeps in reserve included."""
@@ -27,10 +30,12 @@ def free_bytes(device: torch.device) -> int:
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of torch says that a device has no memory left."""
+    """Whether an error of torch, or of oneDNN inside it, says that a device has no memory left."""
     from accelerate.utils.memory import should_reduce_batch_size
 
-    return isinstance(error, Exception) and should_reduce_batch_size(error)
+    if isinstance(error, RuntimeError):
+        return should_reduce_batch_size(error) or str(error).startswith(_ONEDNN)
+    return isinstance(error, MemoryError)
 
 
 @contextmanager
@@ -38,7 +43,8 @@ def memory_explained(device: torch.device | str, fix: str) -> Iterator[None]:
     """Raise TraitError with `fix` where memory runs out."""
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if not ran_out_of_memory(error):
             raise
-        raise TraitError(f"out of memory on {device}", cause=str(error).splitlines()[0], fix=fix) from error
+        cause, *_ = str(error).splitlines() or [type(error).__name__]
+        raise TraitError(f"out of memory on {device}", cause=cause, fix=fix) from error

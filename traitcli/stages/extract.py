@@ -14,7 +14,8 @@ from traitcli.generation.detokenize import token_texts
 from traitcli.generation.sampling import derive_seed
 from traitcli.generation.steps import Request
 from traitcli.generation.two_pass import write_then_read
-from traitcli.models.load import LoadedModel
+from traitcli.generation.vllm import check_vllm
+from traitcli.models.load import LoadedModel, pick_device
 from traitcli.models.memory import memory_explained
 from traitcli.models.prompts import Prompt, check_length, persona_messages, render
 from traitcli.records import Rollout, RolloutKey, Trait
@@ -56,6 +57,8 @@ def extract_trait(
     on_event(StageStarted(trait.name, "rollouts", worker.device, count, len(keys)))
     if count == len(keys):
         return 0
+    if config.extract.engine == "vllm":
+        check_vllm(pick_device(worker.device))
     loaded = worker.model()
     planned = [p for p in _prepare(trait, keys, config, loaded) if p.key.id not in done]
 
