@@ -105,5 +105,12 @@ def test_what_prompts_begin_with_is_read_once_however_few_are_read_together(load
 
 
 @each_way
+def test_nothing_is_kept_for_gradients(loaded, packs):
+    model = replace(loaded("llama"), packs=packs)
+
+    assert all(values.is_inference() for _, values in log_probabilities(model, TEXTS, 4))
+
+
+@each_way
 def test_no_texts_are_no_work(loaded, packs):
     assert list(log_probabilities(replace(loaded("llama"), packs=packs), [], 4)) == []

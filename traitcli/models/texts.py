@@ -46,7 +46,7 @@ def log_probabilities(loaded: LoadedModel, texts: Sequence[Text], size: int) -> 
 
     What prompts begin with together is read once, and held until the last of them has been read.
     """
-    return _read(loaded, texts, size, Blind(), scored=True)
+    yield from _read(loaded, texts, size, Blind(), scored=True)
 
 
 def _read(
