@@ -11,11 +11,27 @@ from traitcli.generation.sampling import _least_in_nucleus, derive_seed, pick, u
 LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0, -torch.inf]])
 
 
-def frequencies(sampling: SamplingConfig, draws: int = 20_000) -> torch.Tensor:
-    """How often each token is picked on an even grid of draws."""
-    grid = (torch.arange(draws) + 0.5) / draws
-    picked = pick(LOGITS.expand(draws, -1), grid, sampling)
-    return torch.bincount(picked, minlength=5) / draws
+def frequencies(sampling: SamplingConfig, logits: torch.Tensor = LOGITS) -> torch.Tensor:
+    """How often each token is picked by pairs of draws that fill the square evenly."""
+    draws = torch.quasirandom.SobolEngine(2, scramble=True, seed=0).draw(2**15)
+    picked = pick(logits.expand(len(draws), -1), draws, sampling)
+    return torch.bincount(picked, minlength=logits.shape[1]) / len(draws)
+
+
+def at_each_end() -> torch.Tensor:
+    """All pairs of the least draw, one in the middle and the greatest."""
+    return torch.cartesian_prod(*[torch.tensor([0.0, 0.5, 1 - 2**-23])] * 2)
+
+
+def naive(logits: torch.Tensor, draws: torch.Tensor) -> int:
+    """The definition for one row in float64: a tier of the distance to the likeliest, and a token in it."""
+    probabilities = logits.double().softmax(0)
+    tiers = ((logits.max() - logits).double() / 2).floor().clamp(max=7)
+    masses = torch.stack([probabilities[tiers == tier].sum() for tier in range(8)])
+    tier = int(torch.searchsorted(masses.cumsum(0), draws[0].double() * masses.sum(), right=True))
+    inside = (tiers == tier).nonzero().squeeze(1)
+    running = probabilities[inside].cumsum(0)
+    return int(inside[torch.searchsorted(running, draws[1].double() * running[-1], right=True)])
 
 
 def test_tokens_come_as_often_as_the_softmax_says():
@@ -64,34 +80,60 @@ def test_equally_likely_tokens_are_all_in_the_nucleus_or_none():
     assert _least_in_nucleus(logits, 0.5).item() == 1.0
 
 
+def test_rare_tokens_come_as_often_as_the_softmax_says():
+    logits = torch.cat([torch.zeros(3), torch.full((3000,), -8.5), torch.full((600,), -20.0)])[None]
+
+    found = frequencies(SamplingConfig(), logits)
+
+    expected = logits[0].softmax(0)
+    assert found[:3].sum().item() == pytest.approx(expected[:3].sum().item(), abs=1e-3)
+    assert found[3:3003].sum().item() == pytest.approx(expected[3:3003].sum().item(), abs=1e-3)
+
+
 @pytest.mark.parametrize("size", [1, 255, 256, 257, 512, 5000])
-def test_a_draw_is_inverted_as_by_one_running_sum_over_the_vocabulary(size):
+def test_a_tier_is_drawn_and_then_a_token_in_it(size):
     random = torch.Generator().manual_seed(size)
-    logits = torch.randn(2000, size, generator=random) * 3
+    logits = torch.randn(400, size, generator=random) * 3
     logits[:, 1::3] = -torch.inf
-    draws = torch.rand(2000, generator=random)
-    running = logits.double().softmax(1).cumsum(1)
+    draws = torch.rand(400, 2, generator=random)
 
     picked = pick(logits, draws, SamplingConfig())
 
-    expected = torch.searchsorted(running, draws[:, None].double() * running[:, -1:], right=True).squeeze(1)
+    expected = torch.tensor([naive(*row) for row in zip(logits, draws, strict=True)])
     assert (picked == expected).float().mean() > 0.995  # the others lie where rounding decides
     assert logits.gather(1, picked[:, None]).isfinite().all()
 
 
+def test_what_is_drawn_among_rare_tokens_does_not_hang_on_likely_ones():
+    random = torch.Generator().manual_seed(0)
+    logits = torch.cat([torch.zeros(10), -9.5 + 0.4 * torch.rand(20_000, generator=random)])
+    other = torch.cat([torch.full((10,), 1e-5), logits[10:]])  # as another batch might round them
+    draws = torch.stack([0.9 + 0.09 * torch.rand(300, generator=random), torch.rand(300, generator=random)], 1)
+
+    first, second = (pick(each.expand(300, -1), draws, SamplingConfig()) for each in (logits, other))
+
+    assert (first >= 10).all()
+    assert torch.equal(first, second)
+    by_one_sum = [
+        torch.searchsorted(each.double().softmax(0).cumsum(0), draws[:, 0].double()) for each in (logits, other)
+    ]
+    assert (by_one_sum[0] != by_one_sum[1]).sum() > 5
+
+
 @pytest.mark.parametrize("place", [0, 255, 256, 300, 599])
 def test_the_only_possible_token_is_picked_wherever_it_stands(place):
-    logits = torch.full((3, 600), -torch.inf)
+    logits = torch.full((9, 600), -torch.inf)
     logits[:, place] = 0.0
 
-    assert pick(logits, torch.tensor([0.0, 0.5, 1 - 2**-23]), SamplingConfig()).tolist() == [place] * 3
+    assert pick(logits, at_each_end(), SamplingConfig()).tolist() == [place] * 9
 
 
 def test_an_impossible_token_is_never_picked_at_either_end():
-    ends = torch.tensor([0.0, 1 - 2**-23])
-    impossible_first = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]]).expand(2, -1)
+    logits = torch.tensor([[-torch.inf, 0.0, -3.0, 0.0, -torch.inf, -60.0, -torch.inf]]).expand(9, -1)
 
-    assert pick(impossible_first, ends, SamplingConfig()).tolist() == [1, 2]
+    picked = pick(logits, at_each_end(), SamplingConfig())
+
+    assert set(picked.tolist()) <= {1, 2, 3, 5}
 
 
 def test_draws_of_a_row_depend_on_its_seed_alone():
