@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn.functional import threshold
 
 from traitcli.config import SamplingConfig
 
@@ -55,21 +57,20 @@ def _invert(logits: Tensor, draws: Tensor) -> Tensor:
     there would depend on the batch: in a tenth of short answers. Among tokens that are about equally likely it
     does not. See docs/design/0016.
     """
-    gaps = logits.amax(-1, keepdim=True) - logits
-    weights = (-gaps).exp_()
-    wanted = draws[:, 0] * weights.sum(-1)
+    left = (logits - logits.amax(-1, keepdim=True)).exp_()  # weights of all tokens that no tier has held yet
+    wanted = draws[:, 0] * left.sum(-1)
     tokens = logits.argmax(-1)  # for a first draw that rounding puts behind all tiers
     rows, passed = torch.arange(len(logits), device=logits.device), torch.zeros_like(wanted)
-    for tier in range(_TIERS):
-        least, most = tier * _TIER, (tier + 1) * _TIER if tier + 1 < _TIERS else torch.inf
-        inside = weights.masked_fill((gaps < least) | (gaps >= most), 0)
+    for tier in range(1, _TIERS + 1):
+        inside = threshold(left, math.exp(-_TIER * tier), 0.0) if tier < _TIERS else left
         sums = _block_sums(inside)
         passed = passed + sums.sum(1)
         hit = wanted < passed
         tokens[rows[hit]] = _find(inside[hit], sums[hit], draws[rows[hit], 1:])
         if hit.all():
             break
-        rows, passed, wanted, weights, gaps = (one[~hit] for one in (rows, passed, wanted, weights, gaps))
+        left = left[~hit].sub_(inside[~hit])
+        rows, passed, wanted = rows[~hit], passed[~hit], wanted[~hit]
     return tokens
 
 
