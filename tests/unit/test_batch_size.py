@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 
@@ -41,6 +43,16 @@ class SmallDevice:
 def answers(loaded, asked, size):
     made = dict(generate(loaded, asked, SAMPLED, size))
     return [made[index] for index in range(len(asked))]
+
+
+@contextmanager
+def before_a_block(model, fail):
+    """Call `fail` in the middle of every pass."""
+    hook = model.model.model.layers[2].register_forward_pre_hook(fail)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def test_a_size_is_halved_until_it_fits_and_grows_back_after_longer_clean_stretches():
@@ -95,11 +107,8 @@ def test_answers_under_way_when_a_pass_fails_are_begun_again(loaded, monkeypatch
         if passes == fatal:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    hook = model.model.model.layers[2].register_forward_pre_hook(fail)
-    try:
+    with before_a_block(model, fail):
         found = answers(model, asked, size := BatchSize(4, 4))
-    finally:
-        hook.remove()
 
     assert_same(found, expected)
     assert size.now == 2
@@ -116,11 +125,8 @@ def test_a_model_that_is_padded_shrinks_too(loaded, monkeypatch):
         if len(args[0]) > 5:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    hook = model.model.model.layers[2].register_forward_pre_hook(fail)
-    try:
+    with before_a_block(model, fail):
         found = answers(model, asked, size := BatchSize(12, 12))
-    finally:
-        hook.remove()
 
     assert_same(found, expected)
     assert size.now == 3
@@ -149,12 +155,8 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(loaded, monkeypatch):
     def fail(module, args):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    hook = model.model.model.layers[2].register_forward_pre_hook(fail)
-    try:
-        with pytest.raises(RuntimeError, match="illegal memory access"):
-            answers(model, requests(model), BatchSize(4, 4))
-    finally:
-        hook.remove()
+    with before_a_block(model, fail), pytest.raises(RuntimeError, match="illegal memory access"):
+        answers(model, requests(model), BatchSize(4, 4))
 
 
 def test_the_estimate_follows_the_free_memory(loaded, monkeypatch):

@@ -73,7 +73,8 @@ def generate(
         except (RuntimeError, MemoryError) as error:
             if not (ran_out_of_memory(error) and size.shrink()):
                 raise
-        clear_device_cache(garbage_collection=True)
+        if left:  # the size has changed: what the last loop held goes first
+            clear_device_cache(garbage_collection=True)
 
 
 def _generate(

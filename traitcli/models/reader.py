@@ -47,11 +47,11 @@ class Reader(Protocol):
 
 
 class Blind:
-    """A reader of no rows."""
+    """A reader of no rows, and its own account: one that sees a single sequence is made from it."""
 
-    rows = ()
+    rows: Iterable[int] = ()
 
-    def open(self, places: int) -> Blind:
+    def open(self, places: int) -> Account:
         return self
 
     def begin(self, phase: Phase, owners: Tensor, ends: Tensor) -> None:

@@ -23,7 +23,7 @@ from traitcli.generation.steps import Request
 from traitcli.models.load import LoadedModel
 from traitcli.models.memory import memory_explained
 from traitcli.models.prompts import Message, Prompt, check_length, render
-from traitcli.models.reader import Phase
+from traitcli.models.reader import Blind, Phase
 from traitcli.records import Position, TokenScores, TraitVector
 from traitcli.vectors.methods import calibrate
 
@@ -51,7 +51,7 @@ class Probe:
         return None if stats is None else float(calibrate(raw, stats, self.layer))
 
 
-class ProjectionReader:
+class ProjectionReader(Blind):
     """Projects the token just fed, of a single request, on every probe: (h · v) / ‖v‖, in activation units."""
 
     def __init__(self, probes: Mapping[str, Probe], device: torch.device) -> None:
@@ -62,24 +62,12 @@ class ProjectionReader:
         }
         self.scores: dict[str, float] = {}
 
-    def open(self, places: int) -> ProjectionReader:
-        return self
-
     def begin(self, phase: Phase, owners: Tensor, ends: Tensor) -> None:
         self.scores = {}
 
     def __call__(self, row: int, hidden: Tensor) -> None:
         values = self._units[row] @ hidden[-1].float().to(self._units[row].device)
         self.scores.update(zip(self._names[row], values.tolist(), strict=True))
-
-    def inherit(self, place: int, parent: Any, there: int) -> None:
-        pass
-
-    def finish(self, place: int, request: int) -> None:
-        pass
-
-    def move(self, source: int, place: int) -> None:
-        pass
 
 
 @dataclass(slots=True)

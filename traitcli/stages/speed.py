@@ -22,9 +22,7 @@ def known_speed(config: Config) -> dict[str, float]:
 
 def remember_speed(config: Config, stage: Stage, seconds_each: float) -> None:
     """Keep a measurement in the user cache."""
-    held = _read()
-    held.setdefault(_key(config), {})[stage] = round(seconds_each, 5)
-    write_atomic(_path(), json.dumps(held, indent=1))
+    _remember(_key(config), stage, round(seconds_each, 5))
 
 
 def known_batch_size(config: Config) -> int | None:
@@ -35,8 +33,12 @@ def known_batch_size(config: Config) -> int | None:
 
 def remember_batch_size(config: Config, size: int) -> None:
     """Keep the size that is worked with now."""
+    _remember(_batch_key(config), _BATCH, size)
+
+
+def _remember(key: str, name: str, value: float) -> None:
     held = _read()
-    held[_batch_key(config)] = {_BATCH: size}
+    held.setdefault(key, {})[name] = value
     write_atomic(_path(), json.dumps(held, indent=1))
 
 
