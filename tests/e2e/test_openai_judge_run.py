@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.conftest import TINY
 from tests.e2e.judge_server import KEY, answer_in, expected_score, settings, tokens_in
 
 
@@ -25,9 +26,13 @@ class Judged:
         self.asked_again = len(server.keys) - len(self.keys)
 
 
+MANY = TINY["extract"] | {"questions": 6}
+"""Enough pairs that some pass, whatever a model of random weights writes: 60 rollouts to be judged."""
+
+
 @pytest.fixture(scope="module")
 def judged(open_desk, server) -> Judged:
-    return Judged(open_desk(**settings(server)), server)
+    return Judged(open_desk(**settings(server), extract=MANY), server)
 
 
 def test_every_extraction_rollout_has_the_servers_score(judged):
@@ -58,7 +63,7 @@ def test_the_vector_is_built_from_what_the_server_let_pass(judged):
 def test_the_key_goes_to_the_server_and_nowhere_else(judged):
     written = b"".join(path.read_bytes() for path in judged.desk.folder.rglob("*") if path.is_file())
 
-    assert judged.keys == [f"Bearer {KEY}"] * 40
+    assert judged.keys == [f"Bearer {KEY}"] * 120
     assert KEY.encode() not in written
     assert KEY not in judged.ended.out + judged.ended.err
 
