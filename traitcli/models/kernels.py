@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.functional import linear
+from torch.nn.functional import linear, pad
 
 from traitcli.models.memory import free_bytes
 
@@ -23,6 +23,8 @@ _FEW = 64
 """Rows, up to which all layers are faster packed."""
 _WIDE = 8192
 """Outputs, from which a layer is faster packed with any number of rows."""
+_ROUND = 4
+"""Rows are filled up to a multiple of so many: oneDNN keeps code for every number it has met, 100 KB each."""
 _SMALL = 2**20
 """Weights of the largest layer, below which nothing is gained."""
 _SHARE = 0.25
@@ -74,9 +76,13 @@ def _packed_forward(layer: torch.nn.Linear) -> Callable[[Tensor], Tensor]:
     most = float("inf") if len(weight) >= _WIDE else _FEW * weight.shape[1]
 
     def forward(rows: Tensor) -> Tensor:
-        if 0 < rows.numel() <= most:
-            return torch.ops.mkldnn._linear_pointwise(rows, packed, bias, "none", [], "")  # type: ignore[no-any-return]
-        return linear(rows, weight, bias)
+        if not 0 < rows.numel() <= most:
+            return linear(rows, weight, bias)
+        flat = rows.flatten(0, -2)
+        short = -len(flat) % _ROUND if len(flat) > _ROUND else 0
+        filled = pad(flat, (0, 0, 0, short)) if short else flat
+        mixed: Tensor = torch.ops.mkldnn._linear_pointwise(filled, packed, bias, "none", [], "")
+        return mixed[: len(flat)].view(*rows.shape[:-1], -1)
 
     return forward
 
