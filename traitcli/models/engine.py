@@ -70,24 +70,45 @@ class Engine:
         return read(self._loaded, feed, feed.ends if keep is None else keep)
 
     def read_prompts(self, bench: Bench, first: int, prompts: Sequence[Ids], stems: Sequence[Stem | None]) -> Tensor:
-        """Logits [R, V] after prompts, which go to the places from `first` on; their stems are read if they must."""
+        """Logits [R, V] after prompts, which go to the places from `first` on; their stems are read if they must.
+
+        Prompts that are the whole of their stem are read once, in the place of one of them.
+        """
+        asked = dict(zip(prompts, stems, strict=True))
+        found = {ids: (*stem.held, stem.logits) for ids, stem in asked.items() if stem and stem.is_read}
+        unread = [ids for ids in asked if ids not in found]
+        read = self._read_behind(bench, first, unread, [_above(ids, asked[ids]) for ids in unread])
+        found |= {ids: (bench, first + row, read[row]) for row, ids in enumerate(unread)}
+        logits: list[Tensor] = []
+        # From behind: what was read never lies behind where it belongs.
+        for ids, run in reversed([(ids, list(run)) for ids, run in groupby(range(len(prompts)), prompts.__getitem__)]):
+            (source, there, after), stem, places = found[ids], asked[ids], range(first + run[0], first + run[-1] + 1)
+            self._take(bench, places[source is bench and there == places[0] :], source, there, len(ids))
+            if stem and stem.ids == ids:
+                stem.leave(len(run))
+                if stem.users and not stem.is_read:
+                    stem.held, stem.logits = (self._lift(source, there, len(ids)), 0), after.clone()
+            logits[:0] = [after] * len(run)
+        return read if len(unread) == len(prompts) else torch.stack(logits)
+
+    def _read_behind(self, bench: Bench, first: int, prompts: Sequence[Ids], stems: Sequence[Stem | None]) -> Tensor:
+        """Logits [R, V] after prompts, each behind its stem."""
         self._read_stems(stems)
         for stem, group in groupby(enumerate(stems, start=first), key=lambda placed: placed[1]):
             if stem:
                 places = [place for place, _ in group]
                 held, there = stem.held
-                bench.store.copy(held.store, there, slice(places[0], places[-1] + 1), len(stem.ids))
-                for place in places:
-                    bench.account.inherit(place, held.account, there)
-                    stem.leave()
+                self._take(bench, range(places[0], places[-1] + 1), held, there, len(stem.ids))
+                stem.leave(len(places))
+                if stem.users and held.store.places > 1:  # those read beside it need not stay as long
+                    stem.held = self._lift(held, there, len(stem.ids)), 0
         known = [len(stem.ids) if stem else 0 for stem in stems]
         new = [ids[count:] for ids, count in zip(prompts, known, strict=True)]
-        return torch.cat(
-            [
-                self.read(bench, "prompt", known[some], new[some], first + some.start)
-                for some in passes([len(ids) for ids in new], TOKENS)
-            ]
-        )
+        parts = [
+            self.read(bench, "prompt", known[some], new[some], first + some.start)
+            for some in passes([len(ids) for ids in new], TOKENS)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts or [torch.tensor([])])
 
     def _read_stems(self, needed: Sequence[Stem | None]) -> None:
         """Read the stems that were not read yet, those of one depth together."""
@@ -95,10 +116,28 @@ class Engine:
         while missing:
             ready = [stem for stem in missing if stem.parent not in missing]
             bench = self.open(len(ready), max(len(stem.ids) for stem in ready))
-            self.read_prompts(bench, 0, [stem.ids for stem in ready], [stem.parent for stem in ready])
+            self._read_behind(bench, 0, [stem.ids for stem in ready], [stem.parent for stem in ready])
             for place, stem in enumerate(ready):
                 stem.held = bench, place
                 del missing[stem]
+
+    def _take(self, bench: Bench, places: range, source: Bench, there: int, tokens: int) -> None:
+        """The first tokens of a sequence, all that was read of it, go to places of another bench or its own."""
+        if places:
+            bench.store.copy(source.store, there, slice(places.start, places.stop), tokens)
+        for place in places:
+            bench.account.inherit(place, source.account, there)
+
+    def _lift(self, bench: Bench, place: int, tokens: int) -> Bench:
+        """The same on a bench of its own."""
+        own = self.open(1, tokens)
+        self._take(own, range(1), bench, place, tokens)
+        return own
+
+
+def _above(ids: Ids, stem: Stem | None) -> Stem | None:
+    """What a prompt is read behind: its stem, or that stem's parent where it is the whole prompt."""
+    return stem.parent if stem and stem.ids == ids else stem
 
 
 def passes(lengths: Sequence[int], tokens: int) -> Iterator[slice]:

@@ -34,7 +34,7 @@ class KVStore:
 
     def __init__(self, places: int, capacity: int) -> None:
         """`capacity` tokens a place."""
-        self._places = places
+        self.places = places
         self._capacity = capacity
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -64,7 +64,7 @@ class KVStore:
     def _hold(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Zeros at first: what is masked must still be finite."""
         if layer not in self._layers:
-            shapes = ((self._places, like.shape[1], self._capacity, like.shape[2]) for like in (keys, values))
+            shapes = ((self.places, like.shape[1], self._capacity, like.shape[2]) for like in (keys, values))
             new = [like.new_zeros(shape) for like, shape in zip((keys, values), shapes, strict=True)]
             self._layers[layer] = new[0], new[1]
         return self._layers[layer]

@@ -26,6 +26,12 @@ class Stem:
     parent: Stem | None
     users: int = 0
     held: Any = field(default=None, repr=False)
+    logits: Any = field(default=None, repr=False)
+
+    @property
+    def is_read(self) -> bool:
+        """Whether it is the whole of prompts, of which one was read."""
+        return self.logits is not None
 
     @property
     def unread(self) -> list[Stem]:
@@ -34,11 +40,11 @@ class Stem:
             return []
         return [*(self.parent.unread if self.parent else ()), self]
 
-    def leave(self) -> None:
-        """One user less; what was read of it goes with the last."""
-        self.users -= 1
+    def leave(self, users: int) -> None:
+        """Some users less; what was read of it goes with the last."""
+        self.users -= users
         if not self.users:
-            self.held = None
+            self.held = self.logits = None
 
 
 def find_stems(prompts: Sequence[Ids]) -> list[tuple[int, Stem | None]]:
@@ -52,12 +58,14 @@ def find_stems(prompts: Sequence[Ids]) -> list[tuple[int, Stem | None]]:
 
 def _grow(prompts: Sequence[Ids], order: Sequence[int], parent: Stem | None) -> Iterator[tuple[int, Stem | None]]:
     """The prompts of `order`, which are sorted and all begin with `parent`."""
-    shared = common_start([prompts[index][:-1] for index in order])
-    if len(order) > 1 and len(shared) - len(parent.ids if parent else ()) >= _WORTH:
+    first, last = prompts[order[0]], prompts[order[-1]]
+    start = common_start([first, last])  # of all of them
+    shared = first if first == last else start[: len(first) - 1]
+    if len(order) > 1 and (first == last or len(shared) - len(parent.ids if parent else ()) >= _WORTH):
         if parent:
             parent.users += 1
         parent = Stem(shared, parent)
-    for _, group in groupby(order, key=lambda index: prompts[index][: len(shared) + 1]):
+    for _, group in groupby(order, key=lambda index: prompts[index][: len(start) + 1]):
         same = list(group)
         if 1 < len(same) < len(order):
             yield from _grow(prompts, same, parent)
