@@ -32,8 +32,8 @@ class SmallDevice:
         hold = KVStore._hold
 
         def bounded(store, *args):
-            self.seen.append(store._places)
-            if store._places > self.places:
+            self.seen.append(store.places)
+            if store.places > self.places:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
             return hold(store, *args)
 
