@@ -15,11 +15,12 @@ _WORTH = 8
 
 @dataclass(slots=True, eq=False)
 class Stem:
-    """A beginning that at least two prompts share.
+    """A beginning that at least two prompts share, or the whole of prompts that are the same.
 
     ids     its tokens, those of its parent included
     users   prompts and stems that are still to be read behind it
     held    where what was read of it lies; none before and after
+    logits  [V] after it, if it is the whole of prompts, of which one was read
     """
 
     ids: Ids
@@ -50,7 +51,7 @@ class Stem:
 def find_stems(prompts: Sequence[Ids]) -> list[tuple[int, Stem | None]]:
     """(index, stem) of every prompt, in the order in which stems are needed for the shortest time.
 
-    A stem leaves at least one token of each prompt to be read.
+    A stem leaves at least one token of each prompt to be read, unless its prompts are all the same.
     """
     order = sorted(range(len(prompts)), key=prompts.__getitem__)
     return list(_grow(prompts, order, None)) if order else []
