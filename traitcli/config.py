@@ -195,6 +195,15 @@ class MonitorConfig(Section):
     """A system message."""
 
 
+class WorkersConfig(Section):
+    """What happens to a worker process that is lost; there are some with several devices."""
+
+    tries: PositiveInt = 3
+    """Workers that a trait may be given, one after another, before it counts as failed."""
+    patience: Annotated[float, Field(gt=0)] = 1800.0
+    """Seconds without a sign of life after which a worker counts as hung, and is ended."""
+
+
 class PathsConfig(Section):
     """Where things lie, relative to the working folder."""
 
@@ -219,6 +228,7 @@ class Config(Section):
     filter: FilterConfig = FilterConfig()
     vector: VectorConfig = VectorConfig()
     monitor: MonitorConfig = MonitorConfig()
+    workers: WorkersConfig = WorkersConfig()
     paths: PathsConfig = PathsConfig()
 
 

@@ -7,7 +7,8 @@ TraitError                     exit code 1: something failed while running
 │   ├── ModelError             a model that cannot be found, loaded or probed
 │   ├── RunError               a run directory that does not fit the command
 │   └── VectorError            vectors that are missing or do not fit the model
-└── JudgeError                 the judge refuses for good (a wrong key, model name or endpoint)
+├── JudgeError                 the judge refuses for good (a wrong key, model name or endpoint)
+└── StorageError               a file cannot be written: a full disk, a folder without permission
 """
 
 from __future__ import annotations
@@ -65,6 +66,10 @@ class VectorError(UserError):
 
 class JudgeError(TraitError):
     """The judge refuses for good: asking again would not help."""
+
+
+class StorageError(TraitError):
+    """A file cannot be written."""
 
 
 def _hanging(label: str, text: str) -> str:

@@ -48,7 +48,6 @@ class StageStarted:
 
     trait: str
     stage: Stage
-    device: str
     done: int
     total: int
 
@@ -57,7 +56,9 @@ class StageStarted:
 class Progressed:
     """`done` of `total` are on disk now; `tokens` were made since the last event.
 
-    `missing` counts judgements without a score so far.
+    missing    judgements without a score so far
+    in_flight  answers that the judge has been given and has not scored yet
+    usd        what judging has cost in this command, if the judge's price is known
     """
 
     trait: str
@@ -66,6 +67,8 @@ class Progressed:
     total: int
     tokens: int = 0
     missing: int = 0
+    in_flight: int = 0
+    usd: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,26 @@ class StageFinished:
     trait: str
     stage: Stage
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSeen:
+    """What a worker is doing.
+
+    doing   starting, loading, waiting, gone, or the stage of `trait` that it works on
+    done    of `total` of its share of that stage
+    tokens  made since the last event
+    memory  bytes that it takes on its device; 0: not known
+    """
+
+    worker: int
+    device: str
+    doing: str
+    trait: str = ""
+    done: int = 0
+    total: int = 0
+    tokens: int = 0
+    memory: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +176,7 @@ Event = (
     | StageStarted
     | Progressed
     | StageFinished
+    | WorkerSeen
     | VectorBuilt
     | Warned
     | TraitFailed

@@ -1,4 +1,4 @@
-"""Writes files so that a kill at any moment leaves them whole: atomic replace, append-only lines."""
+"""Writes files so that a kill at any moment leaves them whole: atomic replace, append-only lines, locks."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from traitcli.errors import TraitError
+from traitcli.errors import StorageError, TraitError
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Replace a file at once: readers see the old content or the new, never a part.
 
-    Raises TraitError when the folder cannot be written or the disk is full.
+    Raises StorageError when the folder cannot be written or the disk is full.
     """
     data = content.encode() if isinstance(content, str) else content
     scratch = None
@@ -31,13 +32,13 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     except OSError as error:
         if scratch:
             Path(scratch).unlink(missing_ok=True)
-        raise TraitError(f"cannot write {path}", cause=error.strerror or str(error), fix=_FIX) from None
+        raise StorageError(f"cannot write {path}", cause=error.strerror or str(error), fix=_FIX) from None
 
 
 def append_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
     """Append records as JSON lines in one write, on disk when it returns.
 
-    A torn last line, left by a kill in the middle of a write, is cut first.
+    A torn last line, left by a kill in the middle of a write, is cut first. Raises StorageError.
     """
     block = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
     try:
@@ -48,7 +49,7 @@ def append_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise TraitError(f"cannot write {path}", cause=error.strerror or str(error), fix=_FIX) from None
+        raise StorageError(f"cannot write {path}", cause=error.strerror or str(error), fix=_FIX) from None
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -67,6 +68,32 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
                 ) from None
 
 
+@contextmanager
+def lock(path: Path) -> Iterator[str | None]:
+    """Hold a lock file, which tells the process and its host; gives nothing, or who holds it if it is taken.
+
+    It works on shared file systems too. The lock of a process of this host that has ended is taken over.
+    Raises StorageError when the folder cannot be written.
+    """
+    from filelock import SoftFileLock, Timeout
+
+    mine = SoftFileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        mine.acquire(timeout=_A_MOMENT, poll_interval=0.05)
+    except Timeout:
+        yield _holder(path)
+        return
+    except OSError as error:
+        raise StorageError(f"cannot write {path}", cause=error.strerror or str(error), fix=_FIX) from None
+    try:
+        yield None
+    finally:
+        mine.release()
+
+
+_A_MOMENT = 0.5
+"""Seconds in which a lock that was left behind is surely noticed."""
 _FIX = "free space or choose another folder; what was finished is kept, and the same command goes on"
 
 
@@ -82,6 +109,15 @@ def _cut_torn_line(file: Any) -> None:
             break
         end = start
     file.truncate(end)
+
+
+def _holder(path: Path) -> str:
+    """The process that a lock file names."""
+    try:
+        pid, host = path.read_text(encoding="utf-8").splitlines()[:2]
+    except (OSError, ValueError):
+        return "some process"
+    return f"process {pid} on {host}"
 
 
 def _umask() -> int:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from traitcli.config import Config, ExtractConfig, ModelConfig, flatten
 from traitcli.errors import RunError
-from traitcli.files import append_lines, read_lines, write_atomic
+from traitcli.files import append_lines, lock, read_lines, write_atomic
 from traitcli.records import POSITIONS, Judgement, Position, Rollout, Score, Trait, Usage
 
 if TYPE_CHECKING:
@@ -205,6 +206,23 @@ def check_run(run: Run, config: Config, traits: Sequence[Trait]) -> dict[str, An
             fix="give this one a name of its own (--run NAME), or change the settings back",
         )
     return manifest
+
+
+@contextmanager
+def hold_run(run: Run) -> Iterator[None]:
+    """Be the only command that writes to a run; raises RunError, which names the other one.
+
+    What a command that is gone has left behind is taken over, if it ran on this machine.
+    """
+    path = run.folder / "lock"
+    with lock(path) as holder:
+        if holder is not None:
+            raise RunError(
+                f"another command is at work on the run {run.name}",
+                cause=f"{holder} holds {path}",
+                fix=f"wait for it, or give this one a name of its own (--run NAME); if it is gone, delete {path}",
+            )
+        yield
 
 
 def require_run(run: Run) -> None:

@@ -209,3 +209,18 @@ def test_ctrl_c_in_monitor_keeps_the_record_so_far(interrupted):
     assert [json.loads(line.split("\t")[1]) for line in interrupted.seen] == record["tokens"][:2]
     assert len(record["tokens"]) == len(record["trait_scores"]["evil"]) < 16000
     assert interrupted.monitor.err.splitlines()[-1] == "record: record.json"
+
+
+def test_of_two_commands_on_a_run_the_second_is_refused(open_desk):
+    desk = open_desk(**LARGER)
+    first = desk.start("extract", "evil")
+    first.wait_until(lambda: desk.ledger("evil") != b"")
+
+    second = desk.run("judge")
+
+    assert (second.code, second.out) == (2, "")
+    assert second.err.startswith("error: another command is at work on the run tiny\n")
+    assert f"cause: process {first.process.pid} on " in second.err
+    first.kill()
+    assert desk.run("extract", "evil", "--until", "rollouts").code == 0
+    assert not (desk.folder / "runs" / "tiny" / "lock").exists()

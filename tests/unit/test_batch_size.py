@@ -15,9 +15,10 @@ from traitcli.generation.batch_size import BatchSize, estimate_size
 from traitcli.generation.decode import generate
 from traitcli.models.memory import memory_explained, ran_out_of_memory
 from traitcli.models.packed import KVStore
-from traitcli.runs import TraitFiles
-from traitcli.stages.extract import extract_trait
+from traitcli.stages.extract import generate_rollouts
+from traitcli.stages.plan import plan_rollouts
 from traitcli.stages.speed import known_batch_size
+from traitcli.stages.tasks import Generating, Made
 from traitcli.stages.worker import Worker
 
 MANY = PROMPTS * 3
@@ -185,8 +186,8 @@ def test_the_estimate_covers_what_a_sequence_really_keeps(loaded):
 
 
 @pytest.fixture
-def run(loaded, tiny_config, tmp_path):
-    """extract_trait on the tiny model with a batch size; returns what was said."""
+def run(loaded, tiny_config):
+    """generate_rollouts on the tiny model with a batch size; returns what was said."""
     from pathlib import Path
 
     from traitcli.traits import find_traits, load_trait
@@ -200,7 +201,10 @@ def run(loaded, tiny_config, tmp_path):
         )
         worker = Worker(settings, "cpu", told.append)
         worker.model()
-        count = extract_trait(trait, settings, worker, TraitFiles(tmp_path / "run" / "refusal"), told.append)
+        generate_rollouts(
+            Generating(trait, tuple(plan_rollouts(trait, settings.extract))), settings, worker, told.append
+        )
+        count = sum(len(said.rollouts) for said in told if isinstance(said, Made))
         return settings, count, [event.message for event in told if isinstance(event, Warned)]
 
     return extract

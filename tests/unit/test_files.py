@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 
 import pytest
 
 from traitcli.errors import TraitError
-from traitcli.files import append_lines, read_lines, write_atomic
+from traitcli.files import append_lines, lock, read_lines, write_atomic
 
 WRITE_ON_A_FULL_DISK = """
 import resource, sys
@@ -23,6 +24,23 @@ try:
 except TraitError as error:
     print(error.problem, error.cause, sep="|")
 """
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from traitcli.files import lock
+with lock(Path(sys.argv[1])) as holder:
+    print(holder, flush=True)
+    time.sleep(60)
+"""
+
+
+def hold_elsewhere(path):
+    """Another process that holds a lock."""
+    other = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "None\n"
+    return other
 
 
 def on_a_full_disk(path, write, content):
@@ -171,3 +189,44 @@ def test_the_lines_before_a_damaged_one_are_given(tmp_path):
     lines = read_lines(path)
 
     assert next(lines) == {"n": 1}
+
+
+def test_a_lock_that_is_held_names_its_process_and_host(tmp_path):
+    other = hold_elsewhere(tmp_path / "lock")
+    try:
+        with lock(tmp_path / "lock") as holder:
+            assert holder == f"process {other.pid} on {socket.gethostname()}"
+    finally:
+        other.kill()
+        other.communicate()
+
+
+def test_a_lock_that_a_killed_process_left_behind_is_taken_over(tmp_path):
+    other = hold_elsewhere(tmp_path / "lock")
+    other.kill()
+    other.communicate()
+    assert (tmp_path / "lock").is_file()
+
+    with lock(tmp_path / "lock") as holder:
+        assert holder is None
+
+
+def test_a_lock_of_another_host_is_not_taken_over(tmp_path):
+    (tmp_path / "lock").write_text(f"{os.getpid()}\nsome-other-host\n", encoding="utf-8")
+
+    with lock(tmp_path / "lock") as holder:
+        assert holder == f"process {os.getpid()} on some-other-host"
+    assert (tmp_path / "lock").is_file()
+
+
+def test_nothing_is_left_of_a_lock(tmp_path):
+    with lock(tmp_path / "run" / "lock"):
+        assert [path.name for path in (tmp_path / "run").iterdir()] == ["lock"]
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_lock_that_cannot_be_written_says_so(tmp_path):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+
+    with pytest.raises(TraitError, match="cannot write"), lock(tmp_path / "file" / "lock"):
+        pass

@@ -90,7 +90,7 @@ def followed(*timed):
 
 def test_a_row_shows_stage_bar_count_pace_and_time_left():
     paces = followed(
-        (100.0, StageStarted("evil", "rollouts", "cpu", 0, 200)),
+        (100.0, StageStarted("evil", "rollouts", 0, 200)),
         (110.0, Progressed("evil", "rollouts", 50, 200, tokens=5000)),
     )
 
@@ -104,7 +104,7 @@ def test_a_row_shows_stage_bar_count_pace_and_time_left():
 
 def test_the_clock_ticks_between_events_and_the_pace_stays():
     paces = followed(
-        (100.0, StageStarted("evil", "rollouts", "cpu", 0, 200)),
+        (100.0, StageStarted("evil", "rollouts", 0, 200)),
         (110.0, Progressed("evil", "rollouts", 50, 200, tokens=5000)),
     )
 
@@ -114,7 +114,7 @@ def test_the_clock_ticks_between_events_and_the_pace_stays():
 
 def test_resumed_work_counts_as_done_and_not_as_pace():
     paces = followed(
-        (100.0, StageStarted("evil", "rollouts", "cpu", 150, 200)),
+        (100.0, StageStarted("evil", "rollouts", 150, 200)),
         (110.0, Progressed("evil", "rollouts", 160, 200, tokens=1000)),
     )
 
@@ -125,7 +125,7 @@ def test_resumed_work_counts_as_done_and_not_as_pace():
 
 
 def test_before_anything_is_done_there_is_no_pace():
-    pace = followed((100.0, StageStarted("evil", "rollouts", "cpu", 150, 200))).by_stage["evil", "rollouts"]
+    pace = followed((100.0, StageStarted("evil", "rollouts", 150, 200))).by_stage["evil", "rollouts"]
 
     assert (pace.tokens_per_second, pace.left(105.0)) == (None, None)
 
@@ -145,8 +145,8 @@ def test_the_end_of_a_stage_never_heard_of_is_no_row():
 
 def test_a_stage_beside_another_has_its_own_row():
     paces = followed(
-        (100.0, StageStarted("evil", "rollouts", "cpu", 0, 200)),
-        (100.0, StageStarted("evil", "judgements", "cpu", 0, 200)),
+        (100.0, StageStarted("evil", "rollouts", 0, 200)),
+        (100.0, StageStarted("evil", "judgements", 0, 200)),
         (110.0, Progressed("evil", "judgements", 100, 200, missing=3)),
     )
 
@@ -157,7 +157,7 @@ def test_a_stage_beside_another_has_its_own_row():
 
 
 def test_rows_tell_what_became_of_each_trait():
-    paces = followed((100.0, StageStarted("d", "rollouts", "cpu", 0, 2)), (101.0, StageFinished("d", "rollouts", 1.0)))
+    paces = followed((100.0, StageStarted("d", "rollouts", 0, 2)), (101.0, StageFinished("d", "rollouts", 1.0)))
 
     drawn = rows(
         paces, 102.0, traits=("a", "b", "c", "d"), vectors={"a": BUILT.summary, "c": {}}, failures={"b": FAILED}
@@ -173,7 +173,7 @@ def test_rows_tell_what_became_of_each_trait():
 
 
 def test_when_the_screen_is_short_only_traits_at_work_are_shown():
-    paces = followed((100.0, StageStarted("t7", "rollouts", "cpu", 0, 200)))
+    paces = followed((100.0, StageStarted("t7", "rollouts", 0, 200)))
 
     drawn = rows(paces, 100.0, traits=tuple(f"t{i}" for i in range(20)), height=12)
 
@@ -183,7 +183,7 @@ def test_when_the_screen_is_short_only_traits_at_work_are_shown():
 @pytest.mark.parametrize("width", range(30, 130))
 def test_rows_never_are_wider_than_the_terminal(width):
     paces = followed(
-        (100.0, StageStarted("a-trait-with-a-long-name", "judgements", "cpu", 0, 20000)),
+        (100.0, StageStarted("a-trait-with-a-long-name", "judgements", 0, 20000)),
         (200.0, Progressed("a-trait-with-a-long-name", "judgements", 10000, 20000, tokens=10**8)),
     )
 
@@ -197,7 +197,7 @@ def test_the_live_view_leaves_the_story_and_the_end_of_a_run():
         RUN,
         ModelLoading("tiny", "cpu", "loading"),
         ModelLoaded("tiny", "cpu", 4, 64, 1.25),
-        StageStarted("evil", "rollouts", "cpu", 0, 4),
+        StageStarted("evil", "rollouts", 0, 4),
         Warned("evil", "one rollout is empty"),
         StageFinished("evil", "rollouts", 2.0),
         BUILT,
@@ -258,7 +258,7 @@ def test_a_pipe_gets_the_story_of_a_run_line_by_line():
         ModelLoading("tiny", "cpu", "loading"),
         2.0,
         ModelLoaded("tiny", "cpu", 4, 64, 1.25),
-        StageStarted("evil", "rollouts", "cpu", 150, 200),
+        StageStarted("evil", "rollouts", 150, 200),
         10.0,
         Progressed("evil", "rollouts", 160, 200, tokens=1000),
         40.0,
@@ -287,7 +287,7 @@ def test_a_pipe_gets_the_story_of_a_run_line_by_line():
 
 
 def test_a_pipe_hears_of_each_stage_only_every_few_seconds():
-    steps = [StageStarted("evil", "rollouts", "cpu", 0, 100), StageStarted("refusal", "rollouts", "cpu", 0, 100)]
+    steps = [StageStarted("evil", "rollouts", 0, 100), StageStarted("refusal", "rollouts", 0, 100)]
     for done in range(1, 13):
         steps += [1.0, Progressed("evil", "rollouts", done, 100), Progressed("refusal", "rollouts", done, 100)]
 

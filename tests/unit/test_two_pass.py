@@ -23,8 +23,9 @@ from traitcli.generation.steps import Request
 from traitcli.generation.two_pass import write_then_read
 from traitcli.generation.vllm import VllmWriter, check_vllm
 from traitcli.models.load import load_model
-from traitcli.runs import TraitFiles
-from traitcli.stages.extract import extract_trait
+from traitcli.stages.extract import generate_rollouts
+from traitcli.stages.plan import plan_rollouts
+from traitcli.stages.tasks import Generating
 from traitcli.stages.worker import Worker
 
 GREEDY = SamplingConfig(temperature=0, max_new_tokens=12)
@@ -124,14 +125,14 @@ def test_vllm_gets_the_same_weights_device_seeds_and_stops(loaded, vllm):
     assert vllm.params[0].ignore_eos  # all that stops is in the list
 
 
-def test_without_vllm_the_error_says_how_to_get_it_before_a_model_is_loaded(tiny_config, tmp_path, monkeypatch):
+def test_without_vllm_the_error_says_how_to_get_it_before_a_model_is_loaded(tiny_config, monkeypatch):
     monkeypatch.setattr(vllm_module, "find_spec", lambda name: None)
     config = tiny_config.model_copy(update={"extract": ExtractConfig(engine="vllm")})
     told = []
     worker = Worker(config, "cpu", told.append)
 
     with pytest.raises(ModelError, match="vLLM is not installed") as caught:
-        extract_trait(TRAIT, config, worker, TraitFiles(tmp_path), told.append)
+        generate_rollouts(Generating(TRAIT, tuple(plan_rollouts(TRAIT, config.extract))), config, worker, told.append)
 
     assert caught.value.fix == "pip install 'traitcli[vllm]', or set extract.engine to traitcli"
     assert not any(isinstance(event, ModelLoading) for event in told)

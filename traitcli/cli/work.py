@@ -14,7 +14,7 @@ from traitcli.config import Config, load_config
 from traitcli.errors import JudgeError
 from traitcli.events import RunFinished, RunStarted, Stage, TraitFailed, Warned
 from traitcli.records import Trait
-from traitcli.runs import Run, check_run, find_run, require_run, start_run
+from traitcli.runs import Run, check_run, find_run, hold_run, require_run, start_run
 from traitcli.traits import select_traits
 
 
@@ -41,15 +41,23 @@ class Work:
 
 
 def carry_out(work: Work, gpus: int | None, devices: str | None, as_json: bool, trust: bool = False) -> None:
-    """Do the work under a view; exit code 1 when a trait failed."""
-    from traitcli.scheduling import run_jobs
+    """Do the work under a view, while no other command does; exit code 1 when a trait failed."""
     from traitcli.scheduling.devices import choose_devices
+
+    places, notes = choose_devices(gpus, devices, work.config.model)
+    check_run(work.run, work.config, work.traits)
+    with hold_run(work.run):
+        start_run(work.run, work.config, work.traits)
+        failures = _carry_out(work, places, notes, trust)
+    _finish(work, failures, as_json)
+
+
+def _carry_out(work: Work, places: Sequence[str], notes: Sequence[str], trust: bool) -> list[TraitFailed]:
+    from traitcli.scheduling import run_jobs
     from traitcli.stages.pipeline import Job
     from traitcli.views import open_view
     from traitcli.views.words import used_told
 
-    places, notes = choose_devices(gpus, devices, work.config.model)
-    start_run(work.run, work.config, work.traits)
     jobs = [Job(trait, work.config, work.run, work.stages) for trait in work.traits]
     before = work.run.usage()
     start, names = time.monotonic(), tuple(trait.name for trait in work.traits)
@@ -64,7 +72,7 @@ def carry_out(work: Work, gpus: int | None, devices: str | None, as_json: bool, 
             raise
         seconds, used = time.monotonic() - start, work.run.usage() - before
         view.show(RunFinished(work.run.name, str(work.run.folder), seconds, len(failures), used))
-    _finish(work, failures, as_json)
+    return failures
 
 
 def show_plan(work: Work, as_json: bool) -> None:

@@ -18,7 +18,7 @@ from traitcli.generation.batch_size import BatchSize
 from traitcli.generation.means import Activations, MeanReader
 from traitcli.generation.padded import padded_steps
 from traitcli.generation.sampling import pick, uniforms
-from traitcli.generation.steps import FinishReason, Request, Step
+from traitcli.generation.steps import FinishReason, Request, Step, Withdraw, keep_all
 from traitcli.models.engine import Engine
 from traitcli.models.load import LoadedModel
 from traitcli.models.memory import ran_out_of_memory
@@ -58,16 +58,17 @@ def generate(
     sampling: SamplingConfig,
     size: BatchSize,
     on_step: Callable[[int], None] = lambda tokens: None,
-) -> Iterator[tuple[int, Generation]]:
+    withdraw: Withdraw = keep_all,
+) -> Iterator[tuple[int, Generation | None]]:
     """Answer requests, `size` at a time, and capture their activations in the same pass.
 
-    Yields each one's index with what came of it, as soon as it is complete. Where memory runs out and
-    the size can shrink, the answers under way are begun again.
+    Yields each one's index with what came of it, as soon as it is complete; with none if it was
+    withdrawn. Where memory runs out and the size can shrink, the answers under way are begun again.
     """
     left = dict(enumerate(requests))
     while left:
         try:
-            for index, generation in _generate(loaded, left, sampling, size, on_step):
+            for index, generation in _generate(loaded, left, sampling, size, (on_step, withdraw)):
                 del left[index]
                 yield index, generation
         except (RuntimeError, MemoryError) as error:
@@ -82,12 +83,16 @@ def _generate(
     asked: Mapping[int, Request],
     sampling: SamplingConfig,
     size: BatchSize,
-    on_step: Callable[[int], None],
-) -> Iterator[tuple[int, Generation]]:
+    told: tuple[Callable[[int], None], Withdraw],
+) -> Iterator[tuple[int, Generation | None]]:
     """Until all are answered, or until those under way are when the size has changed."""
     reader, now, indices = MeanReader(loaded), size.now, list(asked)
+    on_step, withdraw = told
     texts: dict[int, list[int]] = {}
-    for step in decode(loaded, [asked[i] for i in indices], sampling, now, reader, lambda: size.now == now):
+    begin_anew: Withdraw = lambda unbegun: withdraw(unbegun) if size.now == now else unbegun  # noqa: E731
+    for step in decode(loaded, [asked[i] for i in indices], sampling, now, reader, begin_anew):
+        if size.now == now:
+            yield from ((indices[request], None) for request in step.withdrawn)
         for request, token in step.written:
             texts.setdefault(request, []).append(token)
         on_step(len(step.written))
@@ -103,18 +108,17 @@ def decode(
     sampling: SamplingConfig,
     size: int,
     reader: Reader,
-    admits: Callable[[], bool] = lambda: True,
+    withdraw: Withdraw = keep_all,
 ) -> Iterator[Step]:
     """Write answers, `size` at a time at most; the place of one that is complete is given to the next.
 
-    Once `admits` says no, those under way are completed and no other is begun. A model that does not
-    read packed tokens is decoded with padding, with the same results. Until the last step the model can
-    be used for nothing else.
+    A model that does not read packed tokens is decoded with padding, with the same results. Until the
+    last step the model can be used for nothing else.
     """
     if not loaded.packs:
-        yield from padded_steps(loaded, requests, sampling, size, reader, admits)
+        yield from padded_steps(loaded, requests, sampling, size, reader, withdraw)
     elif requests:
-        yield from _Loop(loaded, requests, sampling, size, reader).steps(admits)
+        yield from _Loop(loaded, requests, sampling, size, reader).steps(withdraw)
 
 
 class _Loop:
@@ -133,15 +137,23 @@ class _Loop:
         self._bench = self._engine.open(self._size, capacity)
         self._rows: list[_Row] = []
 
-    def steps(self, admits: Callable[[], bool]) -> Iterator[Step]:
+    def steps(self, withdraw: Withdraw) -> Iterator[Step]:
         with self._engine.running():
-            while self._rows or (self._pending and admits()):
-                ended = self._admit() if self._has_room() and admits() else []
+            while self._rows or self._pending:
+                if count := withdraw(len(self._pending)):
+                    yield Step(withdrawn=self._give_up(count))
+                ended = self._admit() if self._has_room() else []
                 if not self._rows:
-                    yield Step([], ended)
+                    yield Step(ended=ended)
                     continue
                 written = [(row.request, row.token) for row in self._rows]
                 yield Step(written, ended + self._feed())
+
+    def _give_up(self, count: int) -> list[int]:
+        """Drop the prompts that would be read last; what was read of their stems is kept until the end."""
+        withdrawn = [index for index, _ in self._pending[:count]]
+        del self._pending[:count]
+        return withdrawn
 
     def _has_room(self) -> bool:
         """Whether enough places are free for a pass over prompts to be worth it."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
 from traitcli.config import SamplingConfig
 from traitcli.generation.sampling import pick, uniforms
-from traitcli.generation.steps import FinishReason, Request, Step
+from traitcli.generation.steps import FinishReason, Request, Step, Withdraw
 from traitcli.models.batching import forward, left_pad, new_cache, tap_masked
 from traitcli.models.load import LoadedModel
 from traitcli.models.reader import Reader
@@ -24,14 +24,17 @@ def padded_steps(
     sampling: SamplingConfig,
     size: int,
     reader: Reader,
-    admits: Callable[[], bool],
+    withdraw: Withdraw,
 ) -> Iterator[Step]:
     """Write answers in batches of `size`, sorted by length; rows that end leave, and no other takes their place."""
     order = sorted(range(len(requests)), key=lambda index: len(requests[index].ids))
-    for start in range(0, len(order), size):
-        if not admits():
-            return
-        yield from _batch(loaded, requests, order[start : start + size], sampling, reader)
+    while order:
+        if count := withdraw(len(order)):
+            yield Step(withdrawn=order[-count:])
+            del order[-count:]
+        if order:
+            yield from _batch(loaded, requests, order[:size], sampling, reader)
+            del order[:size]
 
 
 def _batch(
@@ -60,7 +63,7 @@ def _batch(
                 places, tokens, mask = places[going], tokens[going], mask[going]
                 cache.reorder_cache(going)
             if not len(going):
-                yield Step([], stopped)
+                yield Step(ended=stopped)
                 return
             mask = torch.cat([mask, mask.new_ones(len(places), 1)], 1)
             begin(account, "response", places, mask[:, -1:])

@@ -8,7 +8,7 @@ from typing import Protocol
 from traitcli.config import SamplingConfig
 from traitcli.generation.decode import Generation
 from traitcli.generation.means import MeanReader
-from traitcli.generation.steps import FinishReason, Request
+from traitcli.generation.steps import FinishReason, Request, Withdraw, keep_all
 from traitcli.models.load import LoadedModel
 from traitcli.models.texts import Text, read_texts
 
@@ -34,10 +34,17 @@ def write_then_read(
     requests: Sequence[Request],
     sampling: SamplingConfig,
     on_step: Callable[[int], None] = lambda tokens: None,
-) -> Iterator[tuple[int, Generation]]:
+    withdraw: Withdraw = keep_all,
+) -> Iterator[tuple[int, Generation | None]]:
     """What `generate` gives, index and generation, from a writer's text read in packed passes."""
-    for start in range(0, len(requests), _TOGETHER):
-        some = requests[start : start + _TOGETHER]
+    start, end = 0, len(requests)
+    while start < end:
+        kept = end - withdraw(end - start)
+        yield from ((index, None) for index in range(kept, end))
+        end = kept
+        some = requests[start : min(start + _TOGETHER, end)]
+        if not some:
+            return
         answers = writer.write(some, sampling)
         on_step(sum(len(ids) for ids, _ in answers))
         yield from ((start + place, Generation((), why, None)) for place, (ids, why) in enumerate(answers) if not ids)
@@ -47,3 +54,4 @@ def write_then_read(
             place = full[read]
             ids, why = answers[place]
             yield start + place, Generation(ids, why, reader.finished.pop(read))
+        start += len(some)

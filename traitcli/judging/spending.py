@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 from traitcli.config import OpenAIConfig, read_yaml
@@ -45,30 +45,27 @@ def find_price(config: OpenAIConfig) -> Price | None:
 
 
 class Budget:
-    """Money that the workers of a command may still spend together."""
+    """Money that may still be spent, by whatever thread."""
 
     def __init__(self, limit: float, spent: float) -> None:
         """`limit` and what was spent of it before, in US dollars."""
         self.limit = limit
-        self._spent = get_context("spawn").Value("d", spent)
-
-    @property
-    def spent(self) -> float:
+        self.spent = spent
         """US dollars spent or set aside."""
-        return float(self._spent.value)
+        self._alone = threading.Lock()
 
     def reserve(self, usd: float) -> bool:
         """Set aside what a request can cost at most; False, and nothing, when that would pass the limit."""
-        with self._spent.get_lock():
-            if self._spent.value + usd > self.limit:
+        with self._alone:
+            if self.spent + usd > self.limit:
                 return False
-            self._spent.value += usd
+            self.spent += usd
             return True
 
     def settle(self, reserved: float, actual: float) -> None:
         """Put what a request did cost in the place of what was set aside for it."""
-        with self._spent.get_lock():
-            self._spent.value += actual - reserved
+        with self._alone:
+            self.spent += actual - reserved
 
 
 def _read_prices(path: Path) -> dict[str, Price]:

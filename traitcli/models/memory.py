@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,18 @@ def free_bytes(device: torch.device) -> int:
     import psutil
 
     return int(psutil.virtual_memory().available)
+
+
+def used_bytes(devices: Iterable[torch.device]) -> int:
+    """Memory that this process takes on devices; on a CPU, all that it takes."""
+    import torch
+
+    taken = {device for device in devices if device.type == "cuda"}
+    if taken:
+        return sum(torch.cuda.memory_reserved(device) for device in taken)
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
 
 
 def ran_out_of_memory(error: BaseException) -> bool:

@@ -1,4 +1,4 @@
-"""Runs jobs: in this process on one device, or in one worker process for each of several."""
+"""Runs jobs: in this process on one device, in a worker process for each of several, or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -6,27 +6,33 @@ from collections.abc import Sequence
 
 from traitcli.events import Listener, TraitFailed
 from traitcli.judging import Budget
+from traitcli.scheduling.crew import Crew
+from traitcli.scheduling.inline import InlineCrew
+from traitcli.scheduling.lead import Lead
 from traitcli.stages.pipeline import Job
+from traitcli.stages.worker import Worker
 
 __all__ = ["run_jobs"]
 
 
 def run_jobs(
-    jobs: Sequence[Job], devices: Sequence[str], on_event: Listener, trust_remote_code: bool = False
+    jobs: Sequence[Job], places: Sequence[str], on_event: Listener, trust_remote_code: bool = False
 ) -> list[TraitFailed]:
     """Do every job on the devices; returns what failed. `on_event` is called by one thread at a time."""
-    budget = _budget(jobs[0])
-    if len(devices) == 1:
-        from traitcli.scheduling.inline import run_inline
+    config, logs = jobs[0].config, jobs[0].run.folder / "logs"
+    here = Worker(config, places[0].partition("+")[0], on_event, trust_remote_code, _budget(jobs[0]))
+    crew: Crew
+    if len(places) == 1 and "+" not in places[0]:
+        crew = InlineCrew(here)
+    else:
+        from traitcli.scheduling.local import LocalCrew
 
-        return run_inline(jobs, devices[0], on_event, trust_remote_code, budget)
-    from traitcli.scheduling.local import run_local
-
-    return run_local(jobs, devices, on_event, trust_remote_code, budget)
+        crew = LocalCrew(config, places, trust_remote_code, logs)
+    return Lead(jobs, crew, here.judge, on_event, None if isinstance(crew, InlineCrew) else logs).run()
 
 
 def _budget(job: Job) -> Budget | None:
-    """What all workers may spend on the run together; what it has cost so far counts."""
+    """What may be spent on the run; what it has cost so far counts."""
     limit = job.config.judge.openai.max_cost
     if limit is None or job.config.judge.backend != "openai" or "judgements" not in job.stages:
         return None

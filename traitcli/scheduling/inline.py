@@ -1,37 +1,57 @@
-"""Runs jobs one after another in this process."""
+"""A crew of one: the work is done in this process, when the lead listens."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Sequence
+import time
 
-from traitcli.events import Event, Listener, TraitFailed
-from traitcli.judging import Budget
-from traitcli.stages.pipeline import Job, Line
-from traitcli.stages.worker import Worker
+from traitcli.scheduling.crew import Take
+from traitcli.stages.tasks import Generating, Gone, Message, Order, Ready, Scoring, Stop
+from traitcli.stages.worker import Shift, Worker
 
 
-def run_inline(
-    jobs: Sequence[Job],
-    device: str,
-    on_event: Listener,
-    trust_remote_code: bool = False,
-    budget: Budget | None = None,
-) -> list[TraitFailed]:
-    """Do the jobs on one device; the model is loaded once."""
-    lock = threading.Lock()
-    failures: list[TraitFailed] = []
+class InlineCrew:
+    """Does each task as soon as it is listened to; the lead takes what is made in the same thread."""
 
-    def one_at_a_time(event: Event) -> None:
-        with lock:
-            on_event(event)
+    def __init__(self, worker: Worker) -> None:
+        self.places = (worker.device,)
+        self._worker = worker
+        self._orders: list[Order | None] = []
+        """What is to be done; none: the worker begins."""
 
-    def note(job: Job, failure: TraitFailed | None) -> None:
-        failures.extend([failure] if failure else [])
+    def hire(self, place: int) -> None:
+        self._orders.append(None)
 
-    worker = Worker(jobs[0].config, device, one_at_a_time, trust_remote_code, budget)
-    with Line(worker, one_at_a_time, note) as line:
-        for job in jobs:
-            line.take(job)
-        line.finish()
-    return failures
+    def send(self, place: int, order: Order) -> None:
+        self._orders.append(order)
+
+    def hear(self, take: Take, timeout: float) -> None:
+        if not self._orders:
+            time.sleep(timeout)
+            return
+
+        def tell(message: Message) -> None:
+            take(0, message)
+
+        match self._orders.pop(0):
+            case None:
+                tell(Ready())
+            case Stop():
+                tell(Gone("it was stopped"))
+            case Generating() | Scoring() as task:
+                Shift(self._worker, _Empty(), tell).do(task)
+
+    def end(self, place: int) -> None:
+        self._orders.clear()
+
+    def close(self) -> None:
+        self._orders.clear()
+
+
+class _Empty:
+    """An inbox into which nothing comes while a task is done: who would send it is busy with it."""
+
+    def waits(self) -> bool:
+        return False
+
+    def take(self) -> Order:
+        raise EOFError

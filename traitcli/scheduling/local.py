@@ -1,6 +1,5 @@
-"""Runs jobs in one worker process for each device; a worker takes the next job when it has done one.
+"""A crew of worker processes on this machine, one for each device.
 
-A worker that dies takes its current job with it (a failure with the exit code); the others go on.
 Each has a pipe of its own, so one killed in the middle of a message blocks no other, and workers
 whose parent is gone find their pipe broken and end.
 """
@@ -11,127 +10,97 @@ import os
 import signal
 import sys
 import threading
-import traceback
-from collections import deque
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import Any
 
 from traitcli.config import Config
-from traitcli.errors import TraitError
-from traitcli.events import Listener, TraitFailed
-from traitcli.judging import Budget
+from traitcli.scheduling.crew import Take, log_path
 from traitcli.scheduling.devices import threads_per_worker
-from traitcli.stages.pipeline import Job, Line
-from traitcli.stages.worker import Worker
+from traitcli.stages.tasks import Gone, Message, Order
+from traitcli.stages.worker import Worker, serve
+
+_SECONDS_TO_END = 1.5
+"""In which workers end that were told to, before they are killed."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Free:
-    """A worker's device is free for another job."""
+class _Post:
+    """What a worker process is started with."""
+
+    config: Config
+    device: str
+    threads: int | None
+    trust: bool
+    log: Path
 
 
-@dataclass(frozen=True, slots=True)
-class _Done:
-    """A worker has ended a trait's job, well or not."""
+class LocalCrew:
+    """Worker processes of this machine."""
 
-    trait: str
-    failure: TraitFailed | None
+    def __init__(self, config: Config, places: Sequence[str], trust_remote_code: bool, logs: Path) -> None:
+        """`places` are devices; one of several devices is written with + between them."""
+        self.places = places
+        self._config = config
+        self._trust = trust_remote_code
+        self._logs = logs
+        self._at: dict[int, tuple[Any, Any]] = {}
+        """Of each place the process and our end of its pipe."""
 
+    def hire(self, place: int) -> None:
+        from torch import multiprocessing
 
-@dataclass(frozen=True, slots=True)
-class _Died:
-    """A worker has ended without a word."""
-
-    cause: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Fatal:
-    """No trait can go on: the model or the judge cannot work, or there is a bug."""
-
-    error: TraitError | None
-    trace: str
-
-
-@dataclass(slots=True)
-class _Hand:
-    """A worker as its parent sees it."""
-
-    process: Any
-    pipe: Any
-    jobs: dict[str, Job] = field(default_factory=dict)
-    dismissed: bool = False
-
-    @property
-    def has_work(self) -> bool:
-        return bool(self.jobs) or not self.dismissed
-
-    def give(self, waiting: deque[Job]) -> None:
-        """Hand over the next job, or let the worker finish and go, which frees its device."""
-        job = waiting.popleft() if waiting else None
-        if job:
-            self.jobs[job.trait.name] = job
-        self.dismissed = job is None
-        with suppress(ConnectionError):  # a dead worker is noticed when it is heard
-            self.pipe.send(job)
-
-    def hear(self) -> Any:
-        """Return the next message."""
-        try:
-            return self.pipe.recv()
-        except (EOFError, OSError):
-            self.process.join()
-            return _Died(f"its worker died (exit code {self.process.exitcode})")
-
-
-def run_local(
-    jobs: Sequence[Job],
-    devices: Sequence[str],
-    on_event: Listener,
-    trust_remote_code: bool = False,
-    budget: Budget | None = None,
-) -> list[TraitFailed]:
-    """Do the jobs on several devices at once; returns what failed.
-
-    Raises what a worker could not recover from; every worker has ended then.
-    """
-    used = devices[: len(jobs)]
-    threads = threads_per_worker(used, os.cpu_count() or 1)
-    config = _share_caps(jobs[0].config, len(used))
-    hands: list[_Hand] = []
-    try:
+        threads = threads_per_worker(self.places, os.cpu_count() or 1)
+        post = _Post(self._config, self.places[place], threads, self._trust, log_path(self._logs, place))
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(post, theirs), daemon=True)
         with _interrupt_held():
-            for device in used:
-                hands.append(_hire(config, device, threads, trust_remote_code, budget))
-        return _lead(jobs, hands, on_event)
-    finally:
-        for hand in hands:
-            hand.process.terminate()
-            hand.process.join()
+            process.start()
+        theirs.close()  # or the end of the worker would not end the pipe
+        self._at[place] = process, ours
 
+    def send(self, place: int, order: Order) -> None:
+        if place in self._at:
+            with suppress(ConnectionError):  # a dead worker is noticed when it is heard
+                self._at[place][1].send(order)
 
-def _share_caps(config: Config, workers: int) -> Config:
-    """Give each worker its part of what the judge's endpoint allows in a minute."""
-    judge = config.judge.openai
-    caps = {"requests_per_minute": judge.requests_per_minute, "tokens_per_minute": judge.tokens_per_minute}
-    shares = {name: max(1, cap // workers) for name, cap in caps.items() if cap}
-    changed = config.judge.model_copy(update={"openai": judge.model_copy(update=shares)})
-    return config.model_copy(update={"judge": changed})
+    def hear(self, take: Take, timeout: float) -> None:
+        pipes = {pipe: place for place, (_, pipe) in self._at.items()}
+        if not pipes:
+            time.sleep(timeout)
+            return
+        for pipe in wait(list(pipes), timeout):
+            place = pipes[pipe]
+            if place not in self._at or self._at[place][1] is not pipe:
+                continue  # ended meanwhile
+            try:
+                message = pipe.recv()
+            except (EOFError, OSError):
+                process, _ = self._at.pop(place)
+                process.join(_SECONDS_TO_END)
+                message = Gone(f"its worker died (exit code {process.exitcode})")
+            take(place, message)
 
+    def end(self, place: int) -> None:
+        if place in self._at:
+            process, _ = self._at.pop(place)
+            process.kill()
+            process.join()
 
-def _hire(config: Config, device: str, threads: int | None, trust: bool, budget: Budget | None) -> _Hand:
-    from torch import multiprocessing
-
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(config, device, threads, trust, budget, theirs), daemon=True)
-    process.start()
-    theirs.close()  # or the end of the worker would not end the pipe
-    return _Hand(process, ours)
+    def close(self) -> None:
+        try:
+            until = time.monotonic() + _SECONDS_TO_END
+            for process, _ in self._at.values():
+                process.join(max(0.0, until - time.monotonic()))
+        finally:
+            for place in list(self._at):
+                self.end(place)
 
 
 @contextmanager
@@ -148,64 +117,61 @@ def _interrupt_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _lead(jobs: Sequence[Job], hands: Sequence[_Hand], on_event: Listener) -> list[TraitFailed]:
-    """Hand out jobs and pass events on, until every job has ended or every worker has."""
-    waiting = deque(jobs)
-    failures: list[TraitFailed] = []
-    for hand in hands:
-        hand.give(waiting)
-    while busy := {hand.pipe: hand for hand in hands if hand.has_work}:
-        for hand in [busy[pipe] for pipe in wait(list(busy))]:
-            match hand.hear():
-                case _Free():
-                    hand.give(waiting)
-                case _Done(trait, failure):
-                    del hand.jobs[trait]
-                    failures += [failure] if failure else []
-                case _Died(cause):
-                    failures += [_lost(job, cause, on_event) for job in hand.jobs.values()]
-                    hand.jobs.clear()
-                    hand.dismissed = True
-                case _Fatal(error, trace):
-                    raise error or RuntimeError(f"a worker failed:\n{trace}")
-                case event:
-                    on_event(event)
-    return failures + [_lost(job, "no worker is left", on_event) for job in waiting]
+class _Pipe:
+    """A worker's orders, as they come through its pipe."""
+
+    def __init__(self, pipe: Any) -> None:
+        self._pipe = pipe
+
+    def waits(self) -> bool:
+        try:
+            return bool(self._pipe.poll())
+        except OSError:
+            return True  # `take` finds the parent gone
+
+    def take(self) -> Order:
+        try:
+            return self._pipe.recv()  # type: ignore[no-any-return]
+        except OSError:
+            raise EOFError from None
 
 
-def _lost(job: Job, cause: str, on_event: Listener) -> TraitFailed:
-    fix = "run the same command again: what is on disk is kept"
-    failure = TraitFailed(job.trait.name, "worker", f"{job.trait.name} was not finished", cause, fix)
-    on_event(failure)
-    return failure
-
-
-def _work(config: Config, device: str, threads: int | None, trust: bool, budget: Budget | None, pipe: Any) -> None:
-    """A worker's life: load once, do the jobs that come."""
+def _work(post: _Post, pipe: Any) -> None:
+    """A worker process's life."""
+    _write_to(post.log)
+    device, config = post.device, post.config
+    if "+" in device:
+        _see_only(device)
+        device, model = "auto", config.model.model_copy(update={"device_map": "auto"})
+        config = config.model_copy(update={"model": model})
     import torch
 
-    if threads:
-        torch.set_num_threads(threads)
+    if post.threads:
+        torch.set_num_threads(post.threads)
     lock = threading.Lock()
 
-    def tell(message: Any) -> None:
+    def tell(message: Message) -> None:
         try:
             with lock:
                 pipe.send(message)
         except ConnectionError:
             raise SystemExit(1) from None  # the parent is gone
 
-    worker = Worker(config, device, tell, trust, budget)
-    try:
-        with Line(worker, tell, lambda job, failure: tell(_Done(job.trait.name, failure))) as line:
-            while (job := pipe.recv()) is not None:
-                line.take(job)
-                tell(_Free())
-            line.finish()
-    except EOFError:
-        return  # the parent is gone
-    except TraitError as error:
-        tell(_Fatal(error, ""))
-    except Exception:  # a bug: its trace travels to the parent, which shows it
-        tell(_Fatal(None, traceback.format_exc()))
-        raise
+    serve(lambda tell: Worker(config, device, tell, post.trust), _Pipe(pipe), tell)
+
+
+def _see_only(place: str) -> None:
+    """See no other GPUs than those of a place; before CUDA is woken."""
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    indices = [int(device.partition(":")[2]) for device in place.split("+")]
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible[i] if visible else str(i) for i in indices)
+
+
+def _write_to(log: Path) -> None:
+    """Let all that this process prints, also from C, go to its log."""
+    with suppress(OSError):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        for stream in (1, 2):
+            os.dup2(file, stream)
+        os.close(file)

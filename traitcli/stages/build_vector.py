@@ -55,7 +55,7 @@ def build_trait(trait: Trait, config: Config, run: Run, judge: str, on_event: Li
         ]
     )
     done = _built_from(path) == inputs
-    on_event(StageStarted(trait.name, "vectors", "cpu", int(done), 1))
+    on_event(StageStarted(trait.name, "vectors", int(done), 1))
     if done:
         return path
     selection = select_rollouts(extraction, judgements, config.filter)

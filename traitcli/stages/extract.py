@@ -1,31 +1,35 @@
-"""Generates a trait's rollouts and captures their activations, batch by batch, resumably."""
+"""Generates rollouts of a trait on a worker's device, and captures their activations in the same pass."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from traitcli.config import Config
 from traitcli.errors import DefinitionError
-from traitcli.events import Listener, Progressed, StageStarted, Warned
+from traitcli.events import Warned
 from traitcli.generation.batch_size import BatchSize, estimate_size
 from traitcli.generation.decode import Generation, generate
 from traitcli.generation.detokenize import token_texts
+from traitcli.generation.means import Activations
 from traitcli.generation.sampling import derive_seed
-from traitcli.generation.steps import Request
+from traitcli.generation.steps import Request, Withdraw, keep_all
 from traitcli.generation.two_pass import write_then_read
 from traitcli.generation.vllm import check_vllm
 from traitcli.models.load import LoadedModel, pick_device
 from traitcli.models.memory import memory_explained
 from traitcli.models.prompts import Prompt, check_length, persona_messages, render
-from traitcli.records import Rollout, RolloutKey, Trait
-from traitcli.runs import TraitFiles
-from traitcli.stages.plan import plan_rollouts
+from traitcli.records import POLARITIES, Polarity, Position, Rollout, RolloutKey, Trait
 from traitcli.stages.speed import known_batch_size, remember_batch_size
+from traitcli.stages.tasks import Began, GaveUp, Generating, Made, StoppedError, Tell
 from traitcli.stages.worker import Worker
 
+if TYPE_CHECKING:
+    from traitcli.records import Floats
+
 _TOGETHER = 16
-"""Rollouts that are kept on disk together, at most: so many are lost with a kill, and held in memory."""
+"""Rollouts that are handed over together, at most: so many are lost with a kill, and held in memory."""
 Tick = Callable[[int], None]
 """Told of the tokens of each step."""
 
@@ -39,74 +43,79 @@ class Planned:
     seed: int
 
 
-def extract_trait(
-    trait: Trait,
+def generate_rollouts(
+    task: Generating,
     config: Config,
     worker: Worker,
-    files: TraitFiles,
-    on_event: Listener,
-    on_batch: Callable[[Sequence[Rollout]], None] = lambda rollouts: None,
-) -> int:
-    """Generate what is not in the ledger yet, and keep rollouts as they are completed, some at a time.
+    tell: Tell,
+    tick: Tick = lambda tokens: None,
+    withdraw: Withdraw = keep_all,
+) -> None:
+    """Make rollouts and hand them over as they are completed, some at a time.
 
-    Returns how many were made.
+    Stopped at a step, it hands over what is complete first.
     """
-    keys = plan_rollouts(trait, config.extract)
-    done = {rollout.id for rollout in files.rollouts()} & {key.id for key in keys}
-    count = len(done)
-    on_event(StageStarted(trait.name, "rollouts", worker.device, count, len(keys)))
-    if count == len(keys):
-        return 0
     if config.extract.engine == "vllm":
         check_vllm(pick_device(worker.device))
     loaded = worker.model()
-    planned = [p for p in _prepare(trait, keys, config, loaded) if p.key.id not in done]
-
-    def keep(made: Mapping[int, Generation]) -> None:
-        nonlocal count
-        rollouts = [_rollout(planned[index], generation, loaded) for index, generation in made.items()]
-        files.add_rollouts(
-            rollouts, {r.id: g.activations for r, g in zip(rollouts, made.values(), strict=True) if g.activations}
-        )
-        count += len(made)
-        on_event(Progressed(trait.name, "rollouts", count, len(keys)))
-        on_batch(rollouts)
-
-    tick = lambda tokens: on_event(Progressed(trait.name, "rollouts", count, len(keys), tokens=tokens))  # noqa: E731
+    planned = _prepare(task, config, loaded)
+    tell(Began())
     requests = [Request(p.prompt.ids, p.seed) for p in planned]
-    size = _choose_size(loaded, requests, config, trait.name, on_event)
+    size = _choose_size(loaded, requests, config, task.trait.name, tell)
     waiting: dict[int, Generation] = {}
-    for index, generation in _answer(worker, requests, config, size, tick):
-        waiting[index] = generation
-        if len(waiting) >= min(size.now, _TOGETHER):
-            keep(waiting)
-            waiting = {}
-    if waiting:
-        keep(waiting)
-    return len(planned)
+
+    def hand_over() -> None:
+        if waiting:
+            tell(_made({planned[index]: generation for index, generation in waiting.items()}, loaded))
+            waiting.clear()
+
+    try:
+        for index, generation in _answer(worker, requests, config, size, (tick, withdraw)):
+            if generation is None:
+                tell(GaveUp((planned[index].key.id,)))
+                continue
+            waiting[index] = generation
+            if len(waiting) >= min(size.now, _TOGETHER):
+                hand_over()
+    except (KeyboardInterrupt, StoppedError):
+        hand_over()
+        raise
+    hand_over()
 
 
-def _prepare(trait: Trait, keys: Sequence[RolloutKey], config: Config, loaded: LoadedModel) -> list[Planned]:
+def _prepare(task: Generating, config: Config, loaded: LoadedModel) -> list[Planned]:
     """Render every prompt and check it."""
+    _check_sides(task, loaded)
     planned = []
-    for key in keys:
-        persona, question = trait.persona(key.polarity, key.pair), trait.question(key.split, key.question)
-        prompt = render(loaded.tokenizer, persona_messages(persona, question, loaded.persona_in))
+    for key in task.keys:
+        prompt = _render(task.trait, key.polarity, key.pair, task.trait.question(key.split, key.question), loaded)
         check_length(loaded, prompt, config.extract.sampling.max_new_tokens)
         planned.append(Planned(key, prompt, derive_seed(config.extract.seed, key.id)))
-    sides = [{p.prompt.text for p in planned if p.key.polarity == side} for side in ("positive", "negative")]
+    return planned
+
+
+def _render(trait: Trait, polarity: Polarity, pair: int, question: str, loaded: LoadedModel) -> Prompt:
+    return render(loaded.tokenizer, persona_messages(trait.persona(polarity, pair), question, loaded.persona_in))
+
+
+def _check_sides(task: Generating, loaded: LoadedModel) -> None:
+    """Raise DefinitionError when personas of both sides give the same prompt; one question shows it."""
+    trait, first = task.trait, task.keys[0]
+    question = trait.question(first.split, first.question)
+    sides = [
+        {_render(trait, side, pair, question, loaded).text for pair in range(len(trait.pairs))} for side in POLARITIES
+    ]
     if sides[0] & sides[1]:
         raise DefinitionError(
             f"{trait.name}: a positive and a negative prompt are the same text",
             cause="the chat template drops the persona, or an instruction stands on both sides",
             fix="set model.persona_in to user, or correct the definition",
         )
-    return planned
 
 
 def _answer(
-    worker: Worker, requests: Sequence[Request], config: Config, size: BatchSize, tick: Tick
-) -> Iterator[tuple[int, Generation]]:
+    worker: Worker, requests: Sequence[Request], config: Config, size: BatchSize, told: tuple[Tick, Withdraw]
+) -> Iterator[tuple[int, Generation | None]]:
     """Generate what is asked for; raises TraitError when not even the smallest batch fits into memory."""
     loaded, chosen, sampling = worker.model(), config.extract.batch_size, config.extract.sampling
     fix = (
@@ -116,26 +125,34 @@ def _answer(
     )
     with memory_explained(loaded.device, fix):
         if config.extract.engine == "vllm":
-            yield from write_then_read(loaded, worker.writer, requests, sampling, tick)
+            yield from write_then_read(loaded, worker.writer, requests, sampling, *told)
         else:
-            yield from generate(loaded, requests, sampling, size, tick)
+            yield from generate(loaded, requests, sampling, size, *told)
 
 
-def _choose_size(
-    loaded: LoadedModel, requests: Sequence[Request], config: Config, trait: str, on_event: Listener
-) -> BatchSize:
+def _choose_size(loaded: LoadedModel, requests: Sequence[Request], config: Config, trait: str, tell: Tell) -> BatchSize:
     """The configured batch size; auto: what is estimated to fit, or what was found to fit the last time."""
 
     def changed(old: int, new: int) -> None:
         remember_batch_size(config, new)
         if new < old:
-            on_event(Warned(trait, f"out of memory with {old} sequences at a time: going on with {new}"))
+            tell(Warned(trait, f"out of memory with {old} sequences at a time: going on with {new}"))
 
     if config.extract.batch_size != "auto":
         return BatchSize(config.extract.batch_size)
     longest = max(len(request.ids) for request in requests) + config.extract.sampling.max_new_tokens
     most = min(len(requests), estimate_size(loaded, longest))
     return BatchSize(min(most, known_batch_size(config) or most), most, changed)
+
+
+def _made(answers: Mapping[Planned, Generation], loaded: LoadedModel) -> Made:
+    rollouts = tuple(_rollout(planned, generation, loaded) for planned, generation in answers.items())
+    read = zip(rollouts, answers.values(), strict=True)
+    return Made(rollouts, {r.id: _as_arrays(g.activations) for r, g in read if g.activations})
+
+
+def _as_arrays(activations: Activations) -> dict[Position, Floats]:
+    return {position: states.numpy() for position, states in activations.items()}
 
 
 def _rollout(planned: Planned, generation: Generation, loaded: LoadedModel) -> Rollout:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from traitcli.events import Listener, Progressed, StageStarted, Warned
 from traitcli.judging import Answer, Judge, judge_id
 from traitcli.judging.prompts import strip_thoughts
-from traitcli.records import Judgement, Rollout, Trait
+from traitcli.records import Judgement, Rollout, Trait, Usage
 from traitcli.runs import TraitFiles
 from traitcli.stages.judge_quality import merge_reasons
 
@@ -33,6 +33,8 @@ class JudgeDesk:
     _settled: set[str] = field(init=False)
     _kept: int = field(init=False, default=0)
     _missing: int = field(init=False, default=0)
+    _taken: int = field(init=False, default=0)
+    _usage: Usage = field(init=False, default=Usage())
     _thinking: int = field(init=False, default=0)
     _stopped: bool = field(init=False, default=False)
 
@@ -44,24 +46,45 @@ class JudgeDesk:
         """Begin; raises ConfigError before anything is generated when scores are wanted and cannot be had."""
         if len(self._settled) < self.total:
             self.judge.check()
-        self.on_event(StageStarted(self.trait.name, "judgements", self.name, len(self._settled), self.total))
+        self.on_event(StageStarted(self.trait.name, "judgements", len(self._settled), self.total))
+
+    def answers(self, rollouts: Iterable[Rollout]) -> Iterator[Answer]:
+        """What the judge is to be asked about; `rollouts` may still be being made."""
+        for rollout in rollouts:
+            if rollout.split == "extraction" and rollout.id not in self._settled:
+                self._taken += 1
+                yield self._answer(rollout)
 
     def score(self, rollouts: Iterable[Rollout]) -> int:
-        """Judge those that need it, and return how many; every judgement is on disk before it counts.
-
-        `rollouts` may still be being made while the first are judged.
-        """
-        answers = (self._answer(r) for r in rollouts if r.split == "extraction" and r.id not in self._settled)
+        """Judge here and now, and return how many were judged; every judgement is on disk before it counts."""
+        answers = self.answers(rollouts)
         for first in answers:  # nothing to judge needs no judge
-            self.judge.score(self.trait, _after(first, answers), self._keep)
-        self._tell_missing()
+            self.judge.score(self.trait, _after(first, answers), self.keep)
         return self._kept
 
-    def stop(self) -> None:
-        """Let scoring in another thread end with the next judgement, which is kept."""
-        self._stopped = True
+    def keep(self, judgements: Sequence[Judgement]) -> None:
+        """Write judgements down; what was judged meanwhile by another is not written twice."""
+        new = [j for j in judgements if j.rollout not in self._settled]
+        self.files.add_judgements([replace(judgement, judge=self.name) for judgement in new])
+        self._settled.update(judgement.rollout for judgement in new)
+        self._kept += len(new)
+        self._missing += sum(judgement.score.value is None for judgement in new)
+        self._usage = sum((judgement.usage for judgement in new), self._usage)
+        self.on_event(
+            Progressed(
+                self.trait.name,
+                "judgements",
+                len(self._settled),
+                self.total,
+                missing=self._missing,
+                in_flight=self._taken - self._kept,
+                usd=self._usage.usd if self._usage.requests else None,
+            )
+        )
+        if self._stopped:
+            raise CancelledError
 
-    def _tell_missing(self) -> None:
+    def close(self) -> None:
         """Say which scores are missing, and why, and what the judge did not see."""
         held = self.files.judgements(self.name)
         reasons = [j.score.reason for j in held if j.score.value is None]
@@ -72,15 +95,9 @@ class JudgeDesk:
             told = f"{self._thinking} answers hold <think> blocks; the judge saw what stands after them only"
             self.on_event(Warned(self.trait.name, told))
 
-    def _keep(self, judgements: Sequence[Judgement]) -> None:
-        self.files.add_judgements([replace(judgement, judge=self.name) for judgement in judgements])
-        self._settled.update(judgement.rollout for judgement in judgements)
-        self._kept += len(judgements)
-        self._missing += sum(judgement.score.value is None for judgement in judgements)
-        done = len(self._settled)
-        self.on_event(Progressed(self.trait.name, "judgements", done, self.total, missing=self._missing))
-        if self._stopped:
-            raise CancelledError
+    def stop(self) -> None:
+        """Let scoring in another thread end with the next judgement, which is kept."""
+        self._stopped = True
 
     def _answer(self, rollout: Rollout) -> Answer:
         question = self.trait.question(rollout.split, rollout.question)

@@ -1,28 +1,28 @@
-"""Takes traits through the stages asked for; judging runs beside generation where it can."""
+"""Takes a trait through the stages asked for, and keeps what is made of it: the one writer of its records.
+
+Rollouts, and scores of a judge that needs a worker's device, are made elsewhere and brought here.
+Where the judge leaves the devices free, it is asked here, beside generation.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import SimpleQueue
-from types import TracebackType
-from typing import Self
 
 from traitcli.config import Config
-from traitcli.errors import ConfigError, JudgeError, ModelError, TraitError
-from traitcli.events import Listener, Stage, StageFinished, TraitFailed
-from traitcli.judging import judge_id
-from traitcli.records import Rollout, Trait
+from traitcli.errors import TraitError
+from traitcli.events import Listener, Progressed, Stage, StageFinished, StageStarted, TraitFailed
+from traitcli.judging import Judge, judge_id
+from traitcli.records import Judgement, Rollout, Trait
 from traitcli.runs import Run
 from traitcli.stages.judge import JudgeDesk
 from traitcli.stages.plan import plan_rollouts
 from traitcli.stages.speed import remember_speed
-from traitcli.stages.worker import Worker
-
-_SIDE_BY_SIDE = 8
-"""Traits whose answers are judged at the same time."""
+from traitcli.stages.tasks import Generating, Made, Scoring, Task
+from traitcli.stages.worker import FATAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,126 +36,171 @@ class Job:
 
 
 class Line:
-    """One worker's jobs, one after another; where judging leaves the device free, it runs beside the next job.
+    """One trait on its way.
 
-    What is wrong with one trait is told to `on_done` as a failure, and the others go on. A model or
-    judge that cannot work at all is raised: no trait could go on.
+    is_over  nothing more will come of it: its vector is built, or it has failed
+    failure  why it has failed
+    missing  rollouts that are asked for and not on disk
     """
 
-    def __init__(self, worker: Worker, on_event: Listener, on_done: Callable[[Job, TraitFailed | None], None]) -> None:
-        """`on_event` and `on_done` may be called from several threads."""
-        self._worker = worker
+    def __init__(self, job: Job, judge: Judge, pool: ThreadPoolExecutor, on_event: Listener) -> None:
+        """`pool` is for judging beside generation; `on_event` may be called from its threads."""
+        self._job = job
+        self._judge = judge
+        self._pool = pool
         self._on_event = on_event
-        self._on_done = on_done
-        self._pool = ThreadPoolExecutor(_SIDE_BY_SIDE, "judge")
-        self._beside: list[_Beside] = []
+        self._files = job.run.trait(job.trait.name)
+        self._keys = plan_rollouts(job.trait, job.config.extract)
+        self._done = {rollout.id for rollout in self._files.rollouts()} & {key.id for key in self._keys}
+        self._begun: dict[Stage, float] = {}
+        self._took: dict[Stage, tuple[float, int]] = {}
+        self._desk = self._open_desk() if "judgements" in job.stages else None
+        self._beside: _Beside | None = None
+        on_devices = {"rollouts"} if judge.overlaps else {"rollouts", "judgements"}
+        self._coming = [stage for stage in job.stages if stage in on_devices]
+        self._at: Stage | None = None
+        self.is_over = False
+        self.failure: TraitFailed | None = None
 
-    def __enter__(self) -> Self:
-        return self
+    @property
+    def name(self) -> str:
+        return self._job.trait.name
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for beside in self._beside:
-            beside.stop()
+    @property
+    def missing(self) -> int:
+        return len(self._keys) - len(self._done) if "rollouts" in self._job.stages else 0
+
+    def start(self) -> list[Task]:
+        """Begin; returns what is to be done on devices, as does `go_on` when all of it is."""
+        if self._desk and self._judge.overlaps:
+            self._desk.open()
+            feed = _Feed()
+            feed.bring(self._files.rollouts())
+            self._beside = _Beside(self._desk, feed, self._pool.submit(self._score_beside, self._desk, feed))
+        return self.go_on()
+
+    def go_on(self) -> list[Task]:
+        """Take the next stage, when nothing of the one before is at work; none follows a failure."""
+        if self._at:
+            self._finish(self._at)
+            self._at = None
+        while self._coming and not self.failure:
+            self._at = self._coming.pop(0)
+            self._begin(self._at)
+            if task := self._generating() if self._at == "rollouts" else self._scoring():
+                return [task]
+            self._finish(self._at)
+            self._at = None
         if self._beside:
-            self._worker.judge.close()
-        self._pool.shutdown(cancel_futures=True)
+            self._beside.feed.end()
+            return []
+        if "vectors" in self._job.stages and not self.failure:
+            self._do("vectors", self._build)
+        self.is_over = True
+        return []
 
-    def take(self, job: Job) -> None:
-        """Do a job as far as it needs the device; the rest is done when `finish` returns."""
-        if "judgements" in job.stages and self._worker.judge.overlaps:
-            self._take_overlapping(job)
-            return
-        work: dict[Stage, Callable[[], int]] = {
-            "rollouts": lambda: self._extract(job),
-            "judgements": lambda: self._judge(job),
-            "vectors": lambda: self._build(job),
-        }
-        self._on_done(job, self._do(job, {stage: work[stage] for stage in job.stages}))
+    def _generating(self) -> Task | None:
+        self._on_event(StageStarted(self.name, "rollouts", len(self._done), len(self._keys)))
+        missing = tuple(key for key in self._keys if key.id not in self._done)
+        return Generating(self._job.trait, missing) if missing else None
 
-    def finish(self) -> None:
-        """Wait until everything is judged and built."""
-        wait([beside.ended for beside in self._beside], return_when="FIRST_EXCEPTION")
-        self._raise_first()
-
-    def _take_overlapping(self, job: Job) -> None:
-        """Generate here, and have each batch judged in another thread, where the vector is built too."""
-        desk, feed = self._desk(job), _Feed()
+    def _scoring(self) -> Task | None:
+        desk = self._desk
+        assert desk  # noqa: S101 - the stage is there only with a desk
         desk.open()
-        feed.bring(job.run.trait(job.trait.name).rollouts())
-        self._beside.append(_Beside(desk, feed, self._pool.submit(self._end, job, desk, feed)))
+        answers = tuple(desk.answers(self._files.rollouts()))
+        return Scoring(self._job.trait, answers) if answers else None
 
-        def bring(rollouts: Sequence[Rollout]) -> None:
-            self._raise_first()
-            feed.bring(rollouts)
+    def keep(self, made: Made) -> None:
+        """Write rollouts down; those that another made meanwhile are not written twice."""
+        new = [rollout for rollout in made.rollouts if rollout.id not in self._done]
+        self._files.add_rollouts(new, {r.id: made.activations[r.id] for r in new if r.id in made.activations})
+        self._done.update(rollout.id for rollout in new)
+        self.count(0)
+        if self._beside:
+            self._beside.feed.bring(new)
 
-        if "rollouts" in job.stages:
-            feed.failure = self._do(job, {"rollouts": lambda: self._extract(job, bring)})
-        feed.end()
+    def keep_judgements(self, judgements: Sequence[Judgement]) -> None:
+        """Write down what a worker's judge found."""
+        if self._desk:
+            self._desk.keep(judgements)
 
-    def _end(self, job: Job, desk: JudgeDesk, feed: _Feed) -> None:
+    def count(self, tokens: int) -> None:
+        """Tell of tokens that were written."""
+        self._on_event(Progressed(self.name, "rollouts", len(self._done), len(self._keys), tokens=tokens))
+
+    def spend(self, stage: Stage, seconds: float, items: int) -> None:
+        """Note how long a worker took for some items."""
+        before, count = self._took.get(stage, (0.0, 0))
+        self._took[stage] = before + seconds, count + items
+
+    def fail(self, stage: str, error: TraitError) -> None:
+        """Note that the trait cannot go on; what is on disk stays. The first reason counts."""
+        if self.failure is None:
+            self.failure = TraitFailed(self.name, stage, error.problem, error.cause, error.fix)
+            self._on_event(self.failure)
+
+    def look(self) -> None:
+        """Notice that judging beside generation has ended; raises what no trait could go on after."""
+        if self._beside and self._beside.ended.done():
+            self._beside.ended.result()
+            self.is_over = True
+
+    def stop(self) -> None:
+        """Let judging beside generation end with the next judgement, which is kept."""
+        if self._beside:
+            self._beside.desk.stop()
+            self._beside.feed.end()
+
+    def _score_beside(self, desk: JudgeDesk, feed: _Feed) -> None:
         """Judge what the feed brings; if all of it came, build the vector."""
-        failure = self._do(job, {"judgements": lambda: desk.score(feed)}) or feed.failure
-        if failure is None and "vectors" in job.stages:
-            failure = self._do(job, {"vectors": lambda: self._build(job)})
-        self._on_done(job, failure)
+        self._do("judgements", lambda: desk.score(feed))
+        if "vectors" in self._job.stages and not self.failure:
+            self._do("vectors", self._build)
 
-    def _do(self, job: Job, steps: Mapping[Stage, Callable[[], int]]) -> TraitFailed | None:
-        """Take steps, which return how many items they made, until one fails."""
-        for stage, work in steps.items():
-            start = time.monotonic()
-            try:
-                count = work()
-            except (ConfigError, JudgeError, ModelError):
-                raise
-            except TraitError as error:
-                failure = TraitFailed(job.trait.name, stage, error.problem, error.cause, error.fix)
-                self._on_event(failure)
-                return failure
-            seconds = time.monotonic() - start
-            self._on_event(StageFinished(job.trait.name, stage, seconds))
-            if count:
-                remember_speed(job.config, stage, seconds / count)
-        return None
+    def _do(self, stage: Stage, work: Callable[[], int]) -> None:
+        """Take a stage here; `work` returns how many items it made."""
+        self._begin(stage)
+        try:
+            count = work()
+        except FATAL:
+            raise
+        except TraitError as error:
+            self.fail(stage, error)
+            return
+        self.spend(stage, time.monotonic() - self._begun[stage], count)
+        self._finish(stage)
 
-    def _extract(self, job: Job, on_batch: Callable[[Sequence[Rollout]], None] = lambda rollouts: None) -> int:
-        from traitcli.stages.extract import extract_trait
+    def _begin(self, stage: Stage) -> None:
+        self._begun[stage] = time.monotonic()
 
-        files = job.run.trait(job.trait.name)
-        return extract_trait(job.trait, job.config, self._worker, files, self._on_event, on_batch)
+    def _finish(self, stage: Stage) -> None:
+        if self.failure:
+            return
+        if stage == "judgements" and self._desk:
+            self._desk.close()
+        self._on_event(StageFinished(self.name, stage, time.monotonic() - self._begun.pop(stage)))
+        seconds, count = self._took.get(stage, (0.0, 0))
+        if count:
+            remember_speed(self._job.config, stage, seconds / count)
 
-    def _judge(self, job: Job) -> int:
-        desk = self._desk(job)
-        desk.open()
-        return desk.score(job.run.trait(job.trait.name).rollouts())
-
-    def _build(self, job: Job) -> int:
+    def _build(self) -> int:
         from traitcli.stages.build_vector import build_trait
 
-        build_trait(job.trait, job.config, job.run, judge_id(self._worker.judge, job.trait), self._on_event)
+        job = self._job
+        build_trait(job.trait, job.config, job.run, judge_id(self._judge, job.trait), self._on_event)
         return 0
 
-    def _desk(self, job: Job) -> JudgeDesk:
-        total = sum(key.split == "extraction" for key in plan_rollouts(job.trait, job.config.extract))
-        return JudgeDesk(job.trait, self._worker.judge, job.run.trait(job.trait.name), total, self._on_event)
-
-    def _raise_first(self) -> None:
-        """Let a judge that has failed for good end everything now, not when it is waited for."""
-        for beside in self._beside:
-            if beside.ended.done():
-                beside.ended.result()
+    def _open_desk(self) -> JudgeDesk:
+        total = sum(key.split == "extraction" for key in self._keys)
+        return JudgeDesk(self._job.trait, self._judge, self._files, total, self._on_event)
 
 
 class _Feed:
-    """Rollouts on their way to the judge; iterating waits for more until the end.
-
-    failure  why not all of them came
-    """
+    """Rollouts on their way to the judge; iterating waits for more until the end."""
 
     def __init__(self) -> None:
         self._batches: SimpleQueue[Sequence[Rollout] | None] = SimpleQueue()
-        self.failure: TraitFailed | None = None
 
     def bring(self, rollouts: Sequence[Rollout]) -> None:
         self._batches.put(rollouts)
@@ -170,12 +215,8 @@ class _Feed:
 
 @dataclass(frozen=True, slots=True)
 class _Beside:
-    """The judging of a job, at work in a thread of its own."""
+    """The judging of a trait, at work in a thread of its own."""
 
     desk: JudgeDesk
     feed: _Feed
     ended: Future[None]
-
-    def stop(self) -> None:
-        self.desk.stop()
-        self.feed.end()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 from platformdirs import user_cache_path
 
 from traitcli.config import Config
+from traitcli.errors import StorageError
 from traitcli.events import Stage
 from traitcli.files import write_atomic
 
@@ -39,7 +41,8 @@ def remember_batch_size(config: Config, size: int) -> None:
 def _remember(key: str, name: str, value: float) -> None:
     held = _read()
     held.setdefault(key, {})[name] = value
-    write_atomic(_path(), json.dumps(held, indent=1))
+    with suppress(StorageError):  # it is a convenience
+        write_atomic(_path(), json.dumps(held, indent=1))
 
 
 def _path() -> Path:

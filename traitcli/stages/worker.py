@@ -1,17 +1,44 @@
-"""What one worker holds while it works: its device, its models and its judge, loaded when needed."""
+"""What one worker holds while it works, its device, its models and its judge, and how it does a task."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from traitcli.config import Config, ModelConfig
+from traitcli.errors import ConfigError, JudgeError, ModelError, StorageError, TraitError
 from traitcli.events import Listener
 from traitcli.judging import Budget, Judge, open_judge
+from traitcli.records import Judgement
+from traitcli.stages.tasks import (
+    Began,
+    Ended,
+    Fatal,
+    GaveUp,
+    Generating,
+    Judged,
+    Message,
+    Order,
+    Ready,
+    Scoring,
+    Share,
+    Stop,
+    StoppedError,
+    Task,
+    Tell,
+    Ticked,
+)
 
 if TYPE_CHECKING:
     from traitcli.generation.two_pass import Writer
     from traitcli.models.load import LoadedModel
+
+_BETWEEN_TICKS = 0.2
+"""Seconds between two signs of life, at least."""
+FATAL = (ConfigError, JudgeError, ModelError, StorageError)
+"""Errors that no trait could go on after."""
 
 
 class Worker:
@@ -29,7 +56,7 @@ class Worker:
         budget: Budget | None = None,
     ) -> None:
         self.config: ModelConfig = config.model.model_copy(update={"device": device})
-        self._judge_config = config.judge
+        self.settings = config
         self._budget = budget
         self._on_event = on_event
         self._trust = trust_remote_code
@@ -51,6 +78,12 @@ class Worker:
             self._models[config] = load_model(config, self._on_event, self._trust)
         return self._models[config]
 
+    def memory(self) -> int:
+        """Bytes that it takes on its device; of a CPU, what its process takes."""
+        from traitcli.models.memory import used_bytes
+
+        return used_bytes([loaded.device for loaded in self._models.values()])
+
     @cached_property
     def writer(self) -> Writer:
         """vLLM with the run's model; started once for all traits."""
@@ -60,4 +93,128 @@ class Worker:
 
     @cached_property
     def judge(self) -> Judge:
-        return open_judge(self._judge_config, self, self._budget)
+        return open_judge(self.settings.judge, self, self._budget)
+
+
+class Inbox(Protocol):
+    """Where a worker finds its orders."""
+
+    def waits(self) -> bool:
+        """Whether there is one."""
+        ...
+
+    def take(self) -> Order:
+        """The next one, when it comes; raises EOFError when there never will be another."""
+        ...
+
+
+class Shift:
+    """A worker at work: does the tasks that come, and heeds what it is asked meanwhile."""
+
+    def __init__(self, worker: Worker, inbox: Inbox, tell: Tell, clock: Callable[[], float] = time.monotonic) -> None:
+        self._worker = worker
+        self._inbox = inbox
+        self._tell = tell
+        self._clock = clock
+        self._ticked = clock()
+        self._tokens = 0
+        self._unbegun = 0
+        self._asked: float | None = None
+        self._promised = 0
+        self._given: list[str] = []
+
+    def serve(self) -> None:
+        """Do tasks until there are no more to come, or it is told to stop."""
+        try:
+            while True:
+                match self._inbox.take():
+                    case Stop():
+                        return
+                    case Share():  # it came too late: the task has ended
+                        pass
+                    case task:
+                        self.do(task)
+        except (EOFError, StoppedError):
+            return
+
+    def do(self, task: Task) -> None:
+        """Do one task; raises what no task could go on after, and StoppedError."""
+        self._asked, self._promised, self._given, self._unbegun = None, 0, [], len(task.ids)
+        failure = None
+        try:
+            if isinstance(task, Generating):
+                self._generate(task)
+            else:
+                self._score(task)
+        except FATAL:
+            raise
+        except TraitError as error:
+            failure = error
+        self._tell(Ended(failure))
+
+    def _generate(self, task: Generating) -> None:
+        from traitcli.stages.extract import generate_rollouts
+
+        generate_rollouts(task, self._worker.settings, self._worker, self._report, self._tick, self._withdraw)
+
+    def _score(self, task: Scoring) -> None:
+        def hand_over(judgements: Sequence[Judgement]) -> None:
+            self._tell(Judged(tuple(judgements)))
+            self._tick(0)
+
+        self._tell(Began())
+        self._worker.judge.score(task.trait, task.answers, hand_over)
+
+    def _report(self, message: Message) -> None:
+        """Pass a message on; rollouts that are given up go together."""
+        if not isinstance(message, GaveUp):
+            self._tell(message)
+            return
+        self._given += message.ids
+        if len(self._given) == self._promised:
+            self._tell(GaveUp(tuple(self._given)))
+            self._given, self._promised = [], 0
+
+    def _tick(self, tokens: int) -> None:
+        """Give a sign of life, now and then, and heed what was asked."""
+        self._heed()
+        self._tokens += tokens
+        now = self._clock()
+        if now - self._ticked >= _BETWEEN_TICKS:
+            self._tell(Ticked(self._tokens, self._unbegun, self._worker.memory()))
+            self._ticked, self._tokens = now, 0
+
+    def _withdraw(self, unbegun: int) -> int:
+        """How many of the rollouts that are not begun to give up."""
+        self._heed()
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            self._promised = round(asked * unbegun)
+            if not self._promised:
+                self._tell(GaveUp(()))
+        self._unbegun = unbegun - self._promised
+        return self._promised
+
+    def _heed(self) -> None:
+        """Read what was asked meanwhile."""
+        while self._inbox.waits():
+            match self._inbox.take():
+                case Stop():
+                    raise StoppedError
+                case Share(part):
+                    self._asked = part
+
+
+def serve(make: Callable[[Tell], Worker], inbox: Inbox, tell: Tell) -> None:
+    """A worker's life: whatever ends it is told."""
+    import traceback
+
+    try:
+        worker = make(tell)
+        tell(Ready())
+        Shift(worker, inbox, tell).serve()
+    except TraitError as error:
+        tell(Fatal(error))
+    except Exception:  # a bug: its trace travels to where it is shown
+        tell(Fatal(None, traceback.format_exc()))
+        raise
