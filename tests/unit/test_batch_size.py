@@ -13,6 +13,7 @@ from traitcli.errors import TraitError
 from traitcli.events import Warned
 from traitcli.generation.batch_size import BatchSize, estimate_size
 from traitcli.generation.decode import generate
+from traitcli.models.footprint import sequence_bytes
 from traitcli.models.memory import memory_explained, ran_out_of_memory
 from traitcli.models.packed import KVStore
 from traitcli.stages.extract import generate_rollouts
@@ -182,7 +183,7 @@ def test_the_estimate_covers_what_a_sequence_really_keeps(loaded):
     kept = sum(held.nbytes for layer in range(model.blocks) for held in store._hold(layer, keys, keys))
 
     sums = 3 * model.rows * model.hidden_size * 4
-    assert kept + sums < batch_size_module._sequence_bytes(model, 200) < 10 * (kept + sums)
+    assert kept + sums < sequence_bytes(model.model.config, model.model.dtype.itemsize, 200) < 10 * (kept + sums)
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ import torch
 
 from traitcli.config import ModelConfig
 from traitcli.errors import ModelError
-from traitcli.models.load import load_model, model_shape, pick_dtype
+from traitcli.models.footprint import find_footprint
+from traitcli.models.load import load_model, pick_dtype
 
 NEEDS = "check the id, the folder or your access to the hub; a folder needs config.json, weights and a tokenizer"
 
@@ -35,7 +36,7 @@ def test_a_folder_without_a_config_is_no_model(tmp_path):
 
 def test_a_folder_without_a_config_has_no_shape(tmp_path):
     with pytest.raises(ModelError, match="is no model"):
-        model_shape(ModelConfig(id=str(tmp_path)))
+        find_footprint(ModelConfig(id=str(tmp_path)))
 
 
 def test_weights_that_were_cut_off_are_refused(folder):

@@ -24,7 +24,8 @@ def build_vector(
     Needs no model and no judge call, so filters and methods can be tried at will.
     """
     from traitcli.cli.work import Work, carry_out
+    from traitcli.scheduling.devices import Wish
 
     changes = [*(overrides or ()), *([f"filter.threshold={threshold:g}"] if threshold is not None else [])]
     work = Work.prepare(config, changes, traits or (), run, ("vectors",))
-    carry_out(work, None, None, as_json)
+    carry_out(work, Wish(), as_json)

@@ -9,12 +9,18 @@ import typer
 
 from traitcli.cli.options import (
     ConfigFile,
+    Devices,
     DryRun,
+    Gpus,
+    GpusPerWorker,
     Json,
     MaxCost,
     NoCache,
     Overrides,
+    RayAddress,
     RunName,
+    Scheduler,
+    SchedulerName,
     Traits,
     TrustRemoteCode,
     judge_overrides,
@@ -34,10 +40,11 @@ def extract(
     traits: Traits = None,
     config: ConfigFile = "default",
     run: RunName = None,
-    gpus: Annotated[int | None, typer.Option(metavar="N", help="Use the first N GPUs, one worker each.")] = None,
-    devices: Annotated[
-        str | None, typer.Option(metavar="D,D", help="Use these devices, e.g. cuda:0,cuda:3 or cpu,cpu.")
-    ] = None,
+    gpus: Gpus = None,
+    devices: Devices = None,
+    gpus_per_worker: GpusPerWorker = 1,
+    scheduler: SchedulerName = Scheduler.local,
+    ray_address: RayAddress = "auto",
     until: Annotated[Until, typer.Option(help="Stop after this stage.")] = Until.vectors,
     max_cost: MaxCost = None,
     no_cache: NoCache = False,
@@ -51,11 +58,13 @@ def extract(
     A run that was stopped goes on where it was; a finished one does nothing.
     """
     from traitcli.cli.work import Work, carry_out, show_plan
+    from traitcli.scheduling.devices import Wish
 
     wanted = STAGES[: STAGES.index(until.value) + 1]
     changes = judge_overrides(overrides, max_cost, no_cache)
     work = Work.prepare(config, changes, traits or (), run, wanted)
+    wish = Wish(gpus, devices, gpus_per_worker, scheduler.value, ray_address)
     if dry_run:
-        show_plan(work, as_json)
+        show_plan(work, wish, as_json)
         return
-    carry_out(work, gpus, devices, as_json, trust_remote_code)
+    carry_out(work, wish, as_json, trust_remote_code)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from traitcli.cli.options import (
     ConfigFile,
+    Devices,
     DryRun,
+    Gpus,
+    GpusPerWorker,
     Json,
     MaxCost,
     NoCache,
     Overrides,
+    RayAddress,
     RunName,
+    Scheduler,
+    SchedulerName,
     Traits,
     TrustRemoteCode,
     judge_overrides,
@@ -20,6 +26,11 @@ def judge(
     traits: Traits = None,
     config: ConfigFile = "default",
     run: RunName = None,
+    gpus: Gpus = None,
+    devices: Devices = None,
+    gpus_per_worker: GpusPerWorker = 1,
+    scheduler: SchedulerName = Scheduler.local,
+    ray_address: RayAddress = "auto",
     max_cost: MaxCost = None,
     no_cache: NoCache = False,
     overrides: Overrides = None,
@@ -32,10 +43,12 @@ def judge(
     Asks again for the scores that are missing, or for all when the judge's settings changed.
     """
     from traitcli.cli.work import Work, carry_out, show_plan
+    from traitcli.scheduling.devices import Wish
 
     changes = judge_overrides(overrides, max_cost, no_cache)
     work = Work.prepare(config, changes, traits or (), run, ("judgements",))
+    wish = Wish(gpus, devices, gpus_per_worker, scheduler.value, ray_address)
     if dry_run:
-        show_plan(work, as_json)
+        show_plan(work, wish, as_json)
         return
-    carry_out(work, None, None, as_json, trust_remote_code)
+    carry_out(work, wish, as_json, trust_remote_code)

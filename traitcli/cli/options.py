@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
+
+
+class Scheduler(StrEnum):
+    """What runs the workers."""
+
+    local = "local"
+    ray = "ray"
+
 
 Traits = Annotated[list[str] | None, typer.Argument(metavar="TRAIT", help="Traits by name or file; all by default.")]
 ConfigFile = Annotated[str, typer.Option("-c", "--config", metavar="CONFIG", help="A YAML file, or a preset's name.")]
@@ -23,6 +32,19 @@ MaxCost = Annotated[
 ]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Ask the judge anew what it has answered before.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done and what it takes.")]
+
+
+Gpus = Annotated[int | None, typer.Option(metavar="N", help="Use N GPUs, one worker each.")]
+Devices = Annotated[str | None, typer.Option(metavar="D,D", help="Use these devices, e.g. cuda:0,cuda:3 or cpu,cpu.")]
+GpusPerWorker = Annotated[
+    int, typer.Option(metavar="K", help="Give each worker K GPUs, for a model that is larger than one.")
+]
+SchedulerName = Annotated[
+    Scheduler, typer.Option("--scheduler", help="Where workers run: on this machine, or on a Ray cluster.")
+]
+RayAddress = Annotated[
+    str, typer.Option(metavar="ADDRESS", help="The Ray cluster: auto (one that runs here), local, or HOST:PORT.")
+]
 
 
 def judge_overrides(overrides: list[str] | None, max_cost: float | None, no_cache: bool) -> list[str]:

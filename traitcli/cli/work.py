@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -16,6 +16,9 @@ from traitcli.events import RunFinished, RunStarted, Stage, TraitFailed, Warned
 from traitcli.records import Trait
 from traitcli.runs import Run, check_run, find_run, hold_run, require_run, start_run
 from traitcli.traits import select_traits
+
+if TYPE_CHECKING:
+    from traitcli.scheduling.devices import Site, Wish
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +43,21 @@ class Work:
         return cls(settings, tuple(select_traits(settings.paths.traits, names)), place, stages)
 
 
-def carry_out(work: Work, gpus: int | None, devices: str | None, as_json: bool, trust: bool = False) -> None:
+def carry_out(work: Work, wish: Wish, as_json: bool, trust: bool = False) -> None:
     """Do the work under a view, while no other command does; exit code 1 when a trait failed."""
-    from traitcli.scheduling.devices import choose_devices
+    from traitcli.scheduling.devices import choose_site
 
-    places, notes = choose_devices(gpus, devices, work.config.model)
+    site = choose_site(wish, work.config.model)
     check_run(work.run, work.config, work.traits)
     with hold_run(work.run):
         start_run(work.run, work.config, work.traits)
-        failures = _carry_out(work, places, notes, trust)
+        failures = _carry_out(work, site, trust)
     _finish(work, failures, as_json)
 
 
-def _carry_out(work: Work, places: Sequence[str], notes: Sequence[str], trust: bool) -> list[TraitFailed]:
+def _carry_out(work: Work, site: Site, trust: bool) -> list[TraitFailed]:
     from traitcli.scheduling import run_jobs
+    from traitcli.scheduling.fit import check_fit
     from traitcli.stages.pipeline import Job
     from traitcli.views import open_view
     from traitcli.views.words import used_told
@@ -62,10 +66,13 @@ def _carry_out(work: Work, places: Sequence[str], notes: Sequence[str], trust: b
     before = work.run.usage()
     start, names = time.monotonic(), tuple(trait.name for trait in work.traits)
     with open_view() as view:
-        known = tuple(place for place in places if place != "auto")  # what auto is, the loaded model tells
-        view.show(RunStarted(work.run.name, str(work.run.folder), names, known, (*notes, *_notes(work))))
+        known = tuple(place for place in site.places if place != "auto")  # what auto is, the loaded model tells
+        notes = (*site.notes, *_notes(work))
+        view.show(RunStarted(work.run.name, str(work.run.folder), names, known, notes))
         try:
-            failures = run_jobs(jobs, places, view.show, trust)
+            if sum(_missing(work).values()):
+                check_fit(work.config, site, trust)
+            failures = run_jobs(jobs, site, view.show, trust)
         except JudgeError:
             if told := used_told(work.run.usage() - before):
                 view.show(Warned("", f"until then the judge took {told}"))
@@ -75,19 +82,46 @@ def _carry_out(work: Work, places: Sequence[str], notes: Sequence[str], trust: b
     return failures
 
 
-def show_plan(work: Work, as_json: bool) -> None:
-    """Print what extract would do, and run nothing."""
+def show_plan(work: Work, wish: Wish, as_json: bool) -> None:
+    """Print what would be done, where, and what it takes; run nothing. Raises ModelError when it cannot fit."""
     from rich.console import Console
 
+    from traitcli.scheduling.devices import choose_site
+    from traitcli.scheduling.fit import measure_fit, refuse_unfit
+    from traitcli.scheduling.shares import assign
     from traitcli.stages.plan import plan_rows
-    from traitcli.views.tables import plan_table
+    from traitcli.views.tables import places_table, plan_table
 
     check_run(work.run, work.config, work.traits)
+    site = choose_site(wish, work.config.model)
     rows = plan_rows(work.traits, work.config, work.run)
+    fits = measure_fit(work.config, site)
+    shares = assign(_missing(work), len(site.places))
+    places = [
+        {
+            "worker": number,
+            "device": fit.place,
+            "needed_mb": round(fit.needed / 2**20),
+            "found_mb": None if fit.found is None else round(fit.found / 2**20),
+            "shares": [asdict(share) for share in mine],
+        }
+        for number, (fit, mine) in enumerate(zip(fits, shares, strict=True))
+    ]
     if as_json:
-        typer.echo(json.dumps({"run": str(work.run.folder), "model": work.config.model.name, "plan": rows}))
-        return
-    plan_table(Console(), rows)
+        plan = {"run": str(work.run.folder), "model": work.config.model.name, "plan": rows, "workers": places}
+        typer.echo(json.dumps(plan | {"notes": site.notes}))
+    else:
+        plan_table(Console(), rows)
+        places_table(Console(), places, site.notes)
+    refuse_unfit(work.config, fits)
+
+
+def _missing(work: Work) -> dict[str, int]:
+    """Rollouts of each trait that are to be made."""
+    from traitcli.stages.plan import missing_rollouts
+
+    asked = work.traits if "rollouts" in work.stages else ()
+    return {trait.name: len(missing_rollouts(trait, work.config, work.run.trait(trait.name))) for trait in asked}
 
 
 def _finish(work: Work, failures: Sequence[TraitFailed], as_json: bool) -> None:

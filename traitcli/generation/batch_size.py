@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from traitcli.models.engine import TOKENS
+from traitcli.models.footprint import pass_bytes, sequence_bytes
 from traitcli.models.load import LoadedModel
 from traitcli.models.memory import free_bytes
 
@@ -54,30 +54,6 @@ class BatchSize:
 
 def estimate_size(loaded: LoadedModel, capacity: int) -> int:
     """How many sequences of `capacity` tokens fit into the free memory of the model's device."""
-    kind = loaded.device.type
-    room = free_bytes(loaded.device) * _SHARE.get(kind, 0.5) - _pass_bytes(loaded)
-    return max(1, min(_MOST.get(kind, 128), int(room // _sequence_bytes(loaded, capacity))))
-
-
-def _sequence_bytes(loaded: LoadedModel, capacity: int) -> int:
-    """Of one sequence: keys and values, sums of all rows, and a step's logits, scores and inner layer."""
-    text, item = loaded.model.config.get_text_config(), loaded.model.dtype.itemsize
-    heads = text.num_attention_heads
-    kept = getattr(text, "num_key_value_heads", None) or heads
-    width = getattr(text, "head_dim", None) or text.hidden_size // heads
-    keys = 2 * capacity * loaded.blocks * kept * width * item
-    sums = 3 * loaded.rows * loaded.hidden_size * 4
-    step = text.vocab_size * (item + 3 * 4) + 2 * 4 * heads * capacity + _inner_bytes(loaded)
-    return int(keys + sums + step)
-
-
-def _pass_bytes(loaded: LoadedModel) -> int:
-    """What a full pass over prompts holds at once."""
-    return TOKENS * _inner_bytes(loaded)
-
-
-def _inner_bytes(loaded: LoadedModel) -> int:
-    """Of one token: the widest that a block holds."""
-    text = loaded.model.config.get_text_config()
-    inner = getattr(text, "intermediate_size", None) or 4 * loaded.hidden_size
-    return int(3 * inner + 6 * loaded.hidden_size) * int(loaded.model.dtype.itemsize)
+    kind, text, item = loaded.device.type, loaded.model.config.get_text_config(), loaded.model.dtype.itemsize
+    room = free_bytes(loaded.device) * _SHARE.get(kind, 0.5) - pass_bytes(text, item)
+    return max(1, min(_MOST.get(kind, 128), int(room // sequence_bytes(text, item, capacity))))

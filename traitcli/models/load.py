@@ -119,17 +119,10 @@ def load_model(
     return loaded
 
 
-def model_shape(config: ModelConfig, trust_remote_code: bool = False) -> tuple[int, int]:
-    """(L + 1, H) of the configured model from its configuration alone; raises ModelError like `load_model`."""
-    from transformers import AutoConfig
-
+def locate_model(config: ModelConfig) -> tuple[str, dict[str, str]]:
+    """Where transformers finds a model, and the revision to name there."""
     source, revision = _locate(config, lambda step: None)
-    where = {"revision": revision} if revision and not Path(source).exists() else {}
-    try:
-        text = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code, **where).get_text_config()
-    except (OSError, ValueError) as error:
-        raise _not_loadable(config, error) from error
-    return text.num_hidden_layers + 1, text.hidden_size
+    return source, {"revision": revision} if revision and not Path(source).exists() else {}
 
 
 def pick_device(wanted: str) -> str:
@@ -246,13 +239,14 @@ def _read(config: ModelConfig, source: str, device: str, trust: bool) -> tuple[A
             output_loading_info=True,
         )
     except (OSError, ValueError, SafetensorError) as error:
-        raise _not_loadable(config, error) from error
+        raise not_loadable(config, error) from error
     if missing := sorted(told["missing_keys"]):  # transformers would make them up
-        raise _not_loadable(config, f"it lacks {len(missing)} weights, {missing[0]} among them")
+        raise not_loadable(config, f"it lacks {len(missing)} weights, {missing[0]} among them")
     return model, tokenizer
 
 
-def _not_loadable(config: ModelConfig, error: Exception | str) -> ModelError:
+def not_loadable(config: ModelConfig, error: Exception | str) -> ModelError:
+    """The error for a model that is there and cannot be used."""
     first, *more = str(error).strip().splitlines() or [repr(error)]
     return ModelError(
         f"cannot load the model {config.id}",

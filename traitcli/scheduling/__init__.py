@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from traitcli.events import Listener, TraitFailed
 from traitcli.judging import Budget
 from traitcli.scheduling.crew import Crew
+from traitcli.scheduling.devices import Site
 from traitcli.scheduling.inline import InlineCrew
 from traitcli.scheduling.lead import Lead
 from traitcli.stages.pipeline import Job
@@ -15,19 +16,22 @@ from traitcli.stages.worker import Worker
 __all__ = ["run_jobs"]
 
 
-def run_jobs(
-    jobs: Sequence[Job], places: Sequence[str], on_event: Listener, trust_remote_code: bool = False
-) -> list[TraitFailed]:
-    """Do every job on the devices; returns what failed. `on_event` is called by one thread at a time."""
+def run_jobs(jobs: Sequence[Job], site: Site, on_event: Listener, trust_remote_code: bool = False) -> list[TraitFailed]:
+    """Do every job there; returns what failed. `on_event` is called by one thread at a time."""
     config, logs = jobs[0].config, jobs[0].run.folder / "logs"
-    here = Worker(config, places[0].partition("+")[0], on_event, trust_remote_code, _budget(jobs[0]))
+    first = site.places[0].partition("+")[0] if site.scheduler == "local" else "cpu"
+    here = Worker(config, first, on_event, trust_remote_code, _budget(jobs[0]))
     crew: Crew
-    if len(places) == 1 and "+" not in places[0]:
+    if site.scheduler == "ray":
+        from traitcli.scheduling.ray import RayCrew
+
+        crew = RayCrew(config, site.places, site.gpus_each, trust_remote_code)
+    elif site.places == (first,):
         crew = InlineCrew(here)
     else:
         from traitcli.scheduling.local import LocalCrew
 
-        crew = LocalCrew(config, places, trust_remote_code, logs)
+        crew = LocalCrew(config, site.places, trust_remote_code, logs)
     return Lead(jobs, crew, here.judge, on_event, None if isinstance(crew, InlineCrew) else logs).run()
 
 

@@ -10,7 +10,7 @@ from traitcli.config import Config, ExtractConfig
 from traitcli.judging import judge_id
 from traitcli.judging.spending import find_price
 from traitcli.records import POLARITIES, POSITIONS, RolloutKey, Split, Trait
-from traitcli.runs import Run
+from traitcli.runs import Run, TraitFiles
 from traitcli.stages.speed import known_speed
 from traitcli.stages.worker import Worker
 
@@ -50,6 +50,12 @@ def plan_rollouts(trait: Trait, config: ExtractConfig) -> list[RolloutKey]:
     ]
 
 
+def missing_rollouts(trait: Trait, config: Config, files: TraitFiles) -> list[RolloutKey]:
+    """Those that are asked for and not on disk."""
+    done = {rollout.id for rollout in files.rollouts()}
+    return [key for key in plan_rollouts(trait, config.extract) if key.id not in done]
+
+
 def plan_trait(trait: Trait, config: Config, run: Run, judge: str) -> TraitPlan:
     """Count a trait's work; what the run holds already counts as done, of judgements those of `judge`."""
     files = run.trait(trait.name)
@@ -79,12 +85,13 @@ def plan_trait(trait: Trait, config: Config, run: Run, judge: str) -> TraitPlan:
 
 def plan_rows(traits: Sequence[Trait], config: Config, run: Run) -> list[dict[str, Any]]:
     """One flat row a trait for `extract --dry-run`; time is None until this model has run on this machine."""
-    from traitcli.models.load import model_shape
+    from traitcli.models.footprint import find_footprint
 
-    rows, hidden_size = model_shape(config.model)
+    footprint = find_footprint(config.model)
+    bytes_each = len(POSITIONS) * footprint.rows * footprint.hidden_size * 4
     speed, judge = known_speed(config), Worker(config, config.model.device, lambda event: None).judge
     plans = [plan_trait(trait, config, run, judge_id(judge, trait)) for trait in traits]
-    return [_row(plan, config, len(POSITIONS) * rows * hidden_size * 4, speed) for plan in plans]
+    return [_row(plan, config, bytes_each, speed) for plan in plans]
 
 
 def _row(plan: TraitPlan, config: Config, bytes_each: int, speed: Mapping[str, float]) -> dict[str, Any]:

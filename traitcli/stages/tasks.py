@@ -68,7 +68,7 @@ class Ready:
     """A worker waits for its first task."""
 
     where: str = ""
-    """The machine it is on, if that is another one."""
+    """The machine and device, if its lead does not know them."""
 
 
 @dataclass(frozen=True, slots=True)

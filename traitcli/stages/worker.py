@@ -205,13 +205,13 @@ class Shift:
                     self._asked = part
 
 
-def serve(make: Callable[[Tell], Worker], inbox: Inbox, tell: Tell) -> None:
-    """A worker's life: whatever ends it is told."""
+def serve(make: Callable[[Tell], Worker], inbox: Inbox, tell: Tell, where: str = "") -> None:
+    """A worker's life: whatever ends it is told. `where` is its machine and device, if the lead does not know."""
     import traceback
 
     try:
         worker = make(tell)
-        tell(Ready())
+        tell(Ready(where))
         Shift(worker, inbox, tell).serve()
     except TraitError as error:
         tell(Fatal(error))

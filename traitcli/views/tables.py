@@ -91,6 +91,19 @@ def plan_table(console: Console, rows: Sequence[Row]) -> None:
     )
 
 
+def places_table(console: Console, rows: Sequence[Row], notes: Sequence[str]) -> None:
+    """Which worker does what, and whether its device has the memory; under it what is worth knowing."""
+    console.line()
+    _print(console, _PLACE_COLUMNS, rows)
+    _caption(
+        console,
+        "needed, found: memory, at least and free · rollouts: as they are handed out; who is done first takes over "
+        "what others have not begun",
+    )
+    for note in notes:
+        _line(console, "", printable(note), _QUIET)
+
+
 def failures_table(console: Console, rows: Sequence[Row]) -> None:
     """What failed, in full: trait and stage, then problem, cause and fix on lines of their own."""
     for row in rows:
@@ -118,6 +131,19 @@ def _sides(positive: str, negative: str, form: str = "{:.0f}", between: str = "+
 
 def _done(done: str, total: str) -> Cell:
     return lambda row: Text(f"{row[done]:,}/{_NONE if row[total] is None else format(row[total], ',')}")
+
+
+def _mebibytes(key: str) -> Cell:
+    return lambda row: Text(_NONE if row[key] is None else f"{row[key] / 2**10:,.1f} GiB")
+
+
+def _shares(row: Row) -> Text:
+    """`evil 200, refusal 100 (1 of 2)`: rollouts, and which part where a trait is cut."""
+    told = [
+        f"{one_line(s['trait'])} {s['rollouts']:,}" + (f" ({s['part']} of {s['parts']})" if s["parts"] > 1 else "")
+        for s in row["shares"]
+    ]
+    return Text(", ".join(told) or "no rollouts")
 
 
 def _verdict(row: Row) -> Text:
@@ -193,7 +219,14 @@ _PLAN_COLUMNS: tuple[tuple[str, Cell], ...] = (
     ("time", _duration),
     ("cost", _cost),
 )
-_LEFT = {"trait", "verdict", "source"}
+_PLACE_COLUMNS: tuple[tuple[str, Cell], ...] = (
+    ("worker", _count("worker")),
+    ("device", _text("device")),
+    ("needed", _mebibytes("needed_mb")),
+    ("found", _mebibytes("found_mb")),
+    ("share", _shares),
+)
+_LEFT = {"trait", "verdict", "source", "device", "share"}
 """Columns of words; when room is short they are folded, and figures stay whole."""
 
 

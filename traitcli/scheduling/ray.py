@@ -1,0 +1,209 @@
+"""A crew of Ray actors, on whatever machines a cluster has: what they make is streamed back here.
+
+No file system is shared: an actor is handed all it needs, and knows nothing of the run directory.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from queue import Queue, SimpleQueue
+from typing import Any
+
+from traitcli.config import Config
+from traitcli.errors import UserError
+from traitcli.scheduling.crew import Take
+from traitcli.stages.tasks import Gone, Logged, Message, Order, Ready, Tell
+from traitcli.stages.worker import Worker, serve
+
+_UNREAD = 64
+"""Messages of an actor that wait to be taken, at most: then it waits too."""
+_SECONDS_TO_END = 1.5
+"""In which actors end that were told to, before they are killed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """What a Ray cluster has."""
+
+    nodes: int
+    gpus: int
+
+
+def join_cluster(address: str) -> Cluster:
+    """Connect this process to a cluster: `auto` is one that runs on this machine, `local` a new one for this command.
+
+    Raises UserError when Ray is not installed, or there is no such cluster.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise UserError(
+            "Ray is not installed", cause="--scheduler ray needs it", fix="pip install 'traitcli[ray]'"
+        ) from None
+    if address.startswith("ray://"):
+        raise UserError(
+            f"--ray-address {address} is an address for Ray's client",
+            cause="results are streamed back, which that cannot do",
+            fix="run the command on a machine of the cluster, with --ray-address auto",
+        )
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    where: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="error", **where)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"no Ray cluster at {address}",
+            cause=str(error).splitlines()[0],
+            fix="ray start --head, then the same command; or --ray-address local",
+        ) from None
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    return Cluster(len(alive), int(ray.cluster_resources().get("GPU", 0)))
+
+
+class RayCrew:
+    """Actors of the cluster that this process has joined."""
+
+    def __init__(self, config: Config, places: Sequence[str], gpus_each: int, trust_remote_code: bool) -> None:
+        """`places` are names; each is replaced by that of the machine and device when its actor is there."""
+        self.places = list(places)
+        self._gpus_each = gpus_each
+        self._post = (config, trust_remote_code)
+        self._at: dict[int, tuple[Any, Any]] = {}
+        """Of each place the actor and the stream of what it says."""
+
+    def hire(self, place: int) -> None:
+        import ray
+
+        options = {"num_cpus": 1, "num_gpus": self._gpus_each, "max_concurrency": 2, "scheduling_strategy": "SPREAD"}
+        actor = ray.remote(Actor).options(**options).remote(*self._post, self._gpus_each)
+        listening = actor.listen.options(num_returns="streaming", _generator_backpressure_num_objects=_UNREAD)
+        self._at[place] = actor, listening.remote()
+
+    def send(self, place: int, order: Order) -> None:
+        if place in self._at:
+            self._at[place][0].order.remote(order)
+
+    def hear(self, take: Take, timeout: float) -> None:
+        import ray
+
+        streams = {stream: place for place, (_, stream) in self._at.items()}
+        if not streams:
+            time.sleep(timeout)
+            return
+        first, _ = ray.wait(list(streams), num_returns=1, timeout=timeout, fetch_local=False)
+        if first:
+            first, _ = ray.wait(list(streams), num_returns=len(streams), timeout=0, fetch_local=False)
+        for stream in first:
+            place = streams[stream]
+            if place in self._at and self._at[place][1] is stream:
+                take(place, self._next(place, stream))
+
+    def end(self, place: int) -> None:
+        import ray
+
+        if place in self._at:
+            actor, _ = self._at.pop(place)
+            ray.kill(actor)
+
+    def close(self) -> None:
+        import ray
+
+        until = time.monotonic() + _SECONDS_TO_END
+        try:
+            while self._at and time.monotonic() < until:
+                self.hear(lambda place, message: None, 0.1)
+        finally:
+            for place in list(self._at):
+                self.end(place)
+            ray.shutdown()
+
+    def _next(self, place: int, stream: Any) -> Message:
+        import ray
+        from ray.exceptions import RayError
+
+        try:
+            message: Message = ray.get(next(stream))
+        except StopIteration:
+            self._at.pop(place)
+            return Gone("its worker ended")
+        except RayError as error:
+            self._at.pop(place)
+            return Gone(f"its worker died ({_first_line(error)})")
+        if isinstance(message, Ready):
+            self.places[place] = message.where
+        return message
+
+
+class Actor:
+    """A worker on some machine: one thread of it works, one takes orders."""
+
+    def __init__(self, config: Config, trust_remote_code: bool, gpus: int) -> None:
+        self._config = config
+        self._trust = trust_remote_code
+        self._gpus = gpus
+        self._orders: SimpleQueue[Order] = SimpleQueue()
+
+    def order(self, order: Order) -> None:
+        self._orders.put(order)
+
+    def listen(self) -> Iterator[Message]:
+        """All that the worker says, until it ends."""
+        import ray
+
+        said: Queue[Message | None] = Queue(_UNREAD)
+        node = ray.util.get_node_ip_address()
+        where = f"{node} {'+'.join(f'cuda:{index}' for index in ray.get_gpu_ids()) or 'cpu'}"
+
+        def work() -> None:
+            try:
+                serve(self._worker, _Queue(self._orders), said.put, where)
+            finally:
+                said.put(None)
+
+        threading.Thread(target=work, daemon=True).start()
+        while (message := said.get()) is not None:
+            yield message
+
+    def _worker(self, tell: Tell) -> Worker:
+        import torch
+
+        config = self._config
+        if not self._gpus:
+            torch.set_num_threads(_cpus())
+            return Worker(config, "cpu", tell, self._trust)
+        tell(Logged(f"CUDA_VISIBLE_DEVICES is {os.environ.get('CUDA_VISIBLE_DEVICES')}\n"))
+        if self._gpus == 1:
+            return Worker(config, "cuda:0", tell, self._trust)
+        model = config.model.model_copy(update={"device_map": "auto"})
+        return Worker(config.model_copy(update={"model": model}), "auto", tell, self._trust)
+
+
+class _Queue:
+    """A worker's orders, as they come to its actor."""
+
+    def __init__(self, orders: SimpleQueue[Order]) -> None:
+        self._orders = orders
+
+    def waits(self) -> bool:
+        return not self._orders.empty()
+
+    def take(self) -> Order:
+        return self._orders.get()
+
+
+def _cpus() -> int:
+    """Threads for a worker without a GPU: those that OMP_NUM_THREADS names, which Ray sets to the CPUs it reserved."""
+    named = os.environ.get("OMP_NUM_THREADS", "")
+    return int(named) if named.isdecimal() and int(named) else 1
+
+
+def _first_line(error: Exception) -> str:
+    with suppress(IndexError):
+        return str(error).strip().splitlines()[0].rstrip(".")
+    return type(error).__name__
