@@ -16,13 +16,14 @@ STAGES: tuple[Stage, ...] = ("rollouts", "judgements", "vectors")
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """A command begins; `notes` are facts worth reading before it works."""
+    """A command begins; `notes` are facts worth reading before it works, `todo` rollouts are to be made."""
 
     run: str
     directory: str
     traits: tuple[str, ...]
     devices: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    todo: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ class Progressed:
     """`done` of `total` are on disk now; `tokens` were made since the last event.
 
     missing    judgements without a score so far
+    waiting    answers that the judge has not been given yet
     in_flight  answers that the judge has been given and has not scored yet
     usd        what judging has cost in this command, if the judge's price is known
     """
@@ -67,6 +69,7 @@ class Progressed:
     total: int
     tokens: int = 0
     missing: int = 0
+    waiting: int = 0
     in_flight: int = 0
     usd: float | None = None
 

@@ -260,3 +260,31 @@ def biased_to_stop(loaded, amount: float):
     hook = loaded.model.register_forward_hook(bias)
     yield
     hook.remove()
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_requests_that_are_withdrawn_are_given_back_and_the_others_are_the_same(decoder, family):
+    model = decoder(family)
+    asked = requests(model, [f"{prompt} {number}" for number in range(3) for prompt in PROMPTS])
+    expected = answers(model, asked)
+    calls = []
+
+    def withdraw(unbegun):
+        calls.append(unbegun)
+        return unbegun // 2 if len(calls) == 2 else 0
+
+    made = dict(generate(model, asked, SAMPLED, BatchSize(2), withdraw=withdraw))
+
+    kept = [index for index, generation in made.items() if generation]
+    assert sorted(made) == list(range(len(asked)))
+    assert len(asked) - len(kept) == calls[1] // 2 > 0
+    assert_same([made[index] for index in kept], [expected[index] for index in kept])
+
+
+def test_all_that_is_not_begun_may_be_withdrawn(decoder):
+    model = decoder("qwen2")
+    asked = requests(model)
+
+    made = dict(generate(model, asked, SAMPLED, BatchSize(2), withdraw=lambda unbegun: unbegun))
+
+    assert made == dict.fromkeys(range(len(asked)))

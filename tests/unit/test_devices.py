@@ -6,7 +6,16 @@ import pytest
 
 from traitcli.config import ModelConfig
 from traitcli.errors import ModelError, UserError
-from traitcli.scheduling.devices import assign_gpus, choose_devices, threads_per_worker
+from traitcli.scheduling.devices import (
+    Site,
+    Wish,
+    assign_gpus,
+    choose_site,
+    join_devices,
+    mapping_told,
+    place_on_cluster,
+    threads_per_worker,
+)
 
 
 def model(device: str, device_map: str | None = None) -> ModelConfig:
@@ -41,27 +50,25 @@ def test_no_gpus_cannot_be_asked_for(wanted, found):
         assign_gpus(wanted, found)
 
     assert str(caught.value) == (
-        f"error: --gpus {wanted} asks for none\n"
-        "cause: it is a number of workers\n"
-        "fix:   leave it out, or give 1 or more"
+        f"error: --gpus {wanted} asks for none\ncause: it is a number of GPUs\nfix:   leave it out, or give 1 or more"
     )
 
 
 def test_without_a_flag_the_configured_device_is_taken():
-    assert choose_devices(None, None, model("cuda:1")) == (["cuda:1"], [])
+    assert choose_site(Wish(), model("cuda:1")) == Site(("cuda:1",))
 
 
 @pytest.mark.parametrize(
     ("flag", "devices"), [("cpu", ["cpu"]), ("cpu,cpu", ["cpu", "cpu"]), (" cpu:0 , cpu,", ["cpu:0", "cpu"])]
 )
 def test_named_devices_are_taken_as_named(flag, devices):
-    assert choose_devices(None, flag, model("auto")) == (devices, [])
+    assert choose_site(Wish(devices=flag), model("auto")).places == tuple(devices)
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "tpu", "cpu:1", "cpu:x"])
 def test_a_device_that_is_not_there_is_refused(device):
     with pytest.raises(ModelError) as caught:
-        choose_devices(None, f"cpu,{device}", model("auto"))
+        choose_site(Wish(devices=f"cpu,{device}"), model("auto"))
 
     assert caught.value.problem == f"no device {device}"
 
@@ -69,14 +76,14 @@ def test_a_device_that_is_not_there_is_refused(device):
 @pytest.mark.parametrize("flag", ["", " , "])
 def test_a_devices_flag_without_a_device_is_refused(flag):
     with pytest.raises(UserError) as caught:
-        choose_devices(None, flag, model("auto"))
+        choose_site(Wish(devices=flag), model("auto"))
 
     assert caught.value.problem == "--devices names no device"
 
 
 def test_both_flags_at_once_are_refused():
     with pytest.raises(UserError) as caught:
-        choose_devices(2, "cpu,cpu", model("auto"))
+        choose_site(Wish(2, "cpu,cpu"), model("auto"))
 
     assert str(caught.value) == (
         "error: --gpus and --devices exclude each other\ncause: both say where to work\nfix:   give one of them"
@@ -104,6 +111,63 @@ def test_a_worker_that_has_the_cpu_to_itself_keeps_its_default(devices):
 @pytest.mark.parametrize(("gpus", "devices", "flag"), [(2, None, "--gpus"), (None, "cpu,cpu", "--devices")])
 def test_a_model_that_is_spread_over_all_devices_has_one_worker(gpus, devices, flag):
     with pytest.raises(UserError, match=f"{flag} does not go with model.device_map"):
-        choose_devices(gpus, devices, model("auto", "auto"))
+        choose_site(Wish(gpus, devices), model("auto", "auto"))
 
-    assert choose_devices(None, None, model("auto", "auto")) == (["auto"], [])
+    assert choose_site(Wish(), model("auto", "auto")) == Site(("auto",))
+
+
+@pytest.mark.parametrize(
+    ("count", "each", "places"),
+    [(4, 1, ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]), (4, 2, ["cuda:0+cuda:1", "cuda:2+cuda:3"]), (0, 3, [])],
+)
+def test_a_worker_may_have_several_devices(count, each, places):
+    assert join_devices([f"cuda:{index}" for index in range(count)], each) == places
+
+
+def test_devices_that_do_not_come_out_even_are_refused():
+    with pytest.raises(UserError) as caught:
+        join_devices(["cuda:0", "cuda:1", "cuda:2"], 2)
+
+    assert (caught.value.cause, caught.value.fix) == ("1 would be left over", "--gpus 2")
+
+
+@pytest.mark.parametrize(
+    ("devices", "visible", "told"),
+    [
+        (["cuda:0", "cuda:1"], "3,5", ["CUDA_VISIBLE_DEVICES=3,5: cuda:0 is GPU 3, cuda:1 is GPU 5"]),
+        (["cuda:1"], "3, 5", ["CUDA_VISIBLE_DEVICES=3, 5: cuda:1 is GPU 5"]),
+        (["cuda"], "7", ["CUDA_VISIBLE_DEVICES=7: cuda:0 is GPU 7"]),
+        (["cuda:0"], None, []),
+        (["cuda:0"], "", []),
+        (["cpu", "cpu"], "3,5", []),
+    ],
+)
+def test_which_gpus_are_meant_is_told_where_they_are_renamed(devices, visible, told):
+    assert mapping_told(devices, visible) == told
+
+
+@pytest.mark.parametrize(
+    ("wish", "nodes", "gpus", "places", "each"),
+    [
+        (Wish(), 2, 16, 16, 1),
+        (Wish(gpus=4), 2, 16, 4, 1),
+        (Wish(gpus=4, each=2), 2, 16, 2, 2),
+        (Wish(), 3, 0, 3, 0),
+        (Wish(devices="cpu,cpu"), 1, 8, 2, 0),
+    ],
+)
+def test_a_cluster_has_a_worker_for_each_gpu_or_for_each_machine(wish, nodes, gpus, places, each):
+    site = place_on_cluster(wish, nodes, gpus)
+
+    assert (len(site.places), site.gpus_each, site.scheduler) == (places, each, "ray")
+
+
+def test_a_cluster_without_gpus_says_so():
+    assert place_on_cluster(Wish(gpus=4), 2, 0).notes == (
+        "no GPU in the cluster: one worker on the CPU of each of its 2 machines",
+    )
+
+
+def test_which_gpu_of_a_cluster_is_not_ours_to_say():
+    with pytest.raises(UserError, match="--devices cuda:1 does not go with --scheduler ray"):
+        place_on_cluster(Wish(devices="cuda:1"), 2, 16)

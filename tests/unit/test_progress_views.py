@@ -98,7 +98,7 @@ def test_a_row_shows_stage_bar_count_pace_and_time_left():
         "",
         "  trait  stage                                     done   tok/s elapsed    left",
         "  evil   rollouts    ━━━━━────────────────       50/200     500    0:10    0:30",
-        "  0 of 1 vectors · 500 tokens/s · 0:10",
+        "  0 of 1 vectors · 500 tokens/s · 0:10 · 0:30 left",
     ]
 
 
@@ -153,7 +153,7 @@ def test_a_stage_beside_another_has_its_own_row():
     drawn = rows(paces, 110.0)
 
     assert [line.split()[:2] for line in drawn[2:4]] == [["evil", "rollouts"], ["judgements", "━━━━━━━━━━╸──────────"]]
-    assert drawn[4] == "  0 of 1 vectors · 0:10 · 3 scores missing"
+    assert drawn[4] == "  0 of 1 vectors · 0:10 · 0:10 left · 3 scores missing"
 
 
 def test_rows_tell_what_became_of_each_trait():

@@ -68,9 +68,10 @@ def _carry_out(work: Work, site: Site, trust: bool) -> list[TraitFailed]:
     with open_view() as view:
         known = tuple(place for place in site.places if place != "auto")  # what auto is, the loaded model tells
         notes = (*site.notes, *_notes(work))
-        view.show(RunStarted(work.run.name, str(work.run.folder), names, known, notes))
+        todo = sum(_missing(work).values())
+        view.show(RunStarted(work.run.name, str(work.run.folder), names, known, notes, todo))
         try:
-            if sum(_missing(work).values()):
+            if todo:
                 check_fit(work.config, site, trust)
             failures = run_jobs(jobs, site, view.show, trust)
         except JudgeError:

@@ -35,7 +35,6 @@ from traitcli.stages.tasks import (
     Made,
     Message,
     Ready,
-    Scoring,
     Share,
     Stop,
     Task,
@@ -103,9 +102,11 @@ class Lead:
     def _add(self, tasks: Sequence[Task]) -> None:
         """Cut tasks for the places there are; what is to be scored goes first, so that traits are finished."""
         for task in tasks:
-            parts = self._parts[task.trait.name] if isinstance(task, Generating) else len(self._crew.places)
-            pieces = cut_task(task, parts)
-            self._waiting.extendleft(reversed(pieces)) if isinstance(task, Scoring) else self._waiting.extend(pieces)
+            if isinstance(task, Generating):
+                self._waiting.extend(cut_task(task, self._parts[task.trait.name]))
+            else:
+                going = sum(not line.is_over for line in self._lines.values())
+                self._waiting.extendleft(cut_task(task, -(-len(self._crew.places) // going)))
 
     # Handing out
 

@@ -33,6 +33,7 @@ class JudgeDesk:
     _settled: set[str] = field(init=False)
     _kept: int = field(init=False, default=0)
     _missing: int = field(init=False, default=0)
+    _expected: int = field(init=False, default=0)
     _taken: int = field(init=False, default=0)
     _usage: Usage = field(init=False, default=Usage())
     _thinking: int = field(init=False, default=0)
@@ -47,6 +48,10 @@ class JudgeDesk:
         if len(self._settled) < self.total:
             self.judge.check()
         self.on_event(StageStarted(self.trait.name, "judgements", len(self._settled), self.total))
+
+    def expect(self, rollouts: Sequence[Rollout]) -> None:
+        """Count what will be asked for, though the judge has not come to it."""
+        self._expected += sum(r.split == "extraction" and r.id not in self._settled for r in rollouts)
 
     def answers(self, rollouts: Iterable[Rollout]) -> Iterator[Answer]:
         """What the judge is to be asked about; `rollouts` may still be being made."""
@@ -77,6 +82,7 @@ class JudgeDesk:
                 len(self._settled),
                 self.total,
                 missing=self._missing,
+                waiting=max(0, self._expected - self._taken),
                 in_flight=self._taken - self._kept,
                 usd=self._usage.usd if self._usage.requests else None,
             )

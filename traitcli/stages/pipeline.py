@@ -75,8 +75,8 @@ class Line:
         if self._desk and self._judge.overlaps:
             self._desk.open()
             feed = _Feed()
-            feed.bring(self._files.rollouts())
             self._beside = _Beside(self._desk, feed, self._pool.submit(self._score_beside, self._desk, feed))
+            self._beside.bring(self._files.rollouts())
         return self.go_on()
 
     def go_on(self) -> list[Task]:
@@ -118,7 +118,7 @@ class Line:
         self._done.update(rollout.id for rollout in new)
         self.count(0)
         if self._beside:
-            self._beside.feed.bring(new)
+            self._beside.bring(new)
 
     def keep_judgements(self, judgements: Sequence[Judgement]) -> None:
         """Write down what a worker's judge found."""
@@ -220,3 +220,7 @@ class _Beside:
     desk: JudgeDesk
     feed: _Feed
     ended: Future[None]
+
+    def bring(self, rollouts: Sequence[Rollout]) -> None:
+        self.desk.expect(rollouts)
+        self.feed.bring(rollouts)

@@ -24,6 +24,9 @@ class Pace:
     updated: float
     tokens: int = 0
     missing: int = 0
+    waiting: int = 0
+    in_flight: int = 0
+    usd: float | None = None
     seconds: float | None = None
 
     @classmethod
@@ -33,7 +36,17 @@ class Pace:
 
     def advanced(self, event: Progressed, now: float) -> Self:
         tokens = self.tokens + event.tokens
-        return replace(self, done=event.done, total=event.total, tokens=tokens, missing=event.missing, updated=now)
+        return replace(
+            self,
+            done=event.done,
+            total=event.total,
+            tokens=tokens,
+            missing=event.missing,
+            waiting=event.waiting,
+            in_flight=event.in_flight,
+            usd=event.usd,
+            updated=now,
+        )
 
     def finished(self, event: StageFinished) -> Self:
         return replace(self, seconds=event.seconds)
@@ -100,6 +113,27 @@ class Paces:
     def missing(self) -> int:
         """Judgements without a score so far."""
         return sum(pace.missing for pace in self.by_stage.values())
+
+    def counts(self, stage: Stage) -> tuple[int, int]:
+        """Done and total of a stage, of the traits that have come to it."""
+        paces = [pace for pace in self.by_stage.values() if pace.stage == stage]
+        return sum(pace.done for pace in paces), sum(pace.total for pace in paces)
+
+    def left(self, todo: int, now: float) -> float | None:
+        """Seconds until all is made and judged, at the mean pace so far; `todo` rollouts were to be made at first."""
+        times = [self._stage_left("rollouts", todo, now), self._stage_left("judgements", 0, now)]
+        known = [time for time in times if time is not None]
+        return max(known, default=None)
+
+    def _stage_left(self, stage: Stage, todo: int, now: float) -> float | None:
+        paces = [pace for pace in self.by_stage.values() if pace.stage == stage]
+        fresh = sum(pace.done - pace.resumed for pace in paces)
+        if fresh <= 0:
+            return None
+        to_go = max(todo, sum(pace.total - pace.resumed for pace in paces)) - fresh
+        updated = max(pace.updated for pace in paces)
+        spent = updated - min(pace.started for pace in paces)
+        return max(to_go * spent / fresh - (now - updated), 0.0) if to_go else 0.0
 
     @property
     def tokens_per_second(self) -> float:

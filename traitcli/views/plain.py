@@ -23,8 +23,10 @@ from traitcli.events import (
     TraitFailed,
     VectorBuilt,
     Warned,
+    WorkerSeen,
 )
 from traitcli.views import words
+from traitcli.views.crew_rows import Seats
 from traitcli.views.pace import Pace, Paces, clock_time
 from traitcli.views.printable import one_line, printable
 
@@ -62,13 +64,19 @@ class PlainView(_Plain):
         self._paces = Paces()
         self._told_at: dict[tuple[str, str], float] = {}
         self._vectors = 0
+        self._seats = Seats()
+        self._todo = 0
+        self._told_all = self._began
 
     def show(self, event: Event) -> None:
         """Take one event; those of a monitored generation are none of this view's business."""
         match event:
             case StageStarted() | Progressed() | StageFinished():
                 self._follow(event)
+            case WorkerSeen():
+                self._seats.take(event, self._clock())
             case RunStarted():
+                self._todo = event.todo
                 self._tell(words.run_told(event))
                 for note in event.notes:
                     self._tell(f"note: {printable(note)}")
@@ -96,10 +104,29 @@ class PlainView(_Plain):
         if pace is None:
             return
         key = (event.trait, event.stage)
+        if isinstance(event, Progressed) and self._seats.is_crew:
+            self._tell_all(now)
+            return
         if isinstance(event, Progressed) and now - self._told_at.get(key, now - self._every) < self._every:
             return
         self._told_at[key] = now
         self._tell(_pace_told(pace, now))
+
+    def _tell_all(self, now: float) -> None:
+        """One line for all workers."""
+        if now - self._told_all < self._every:
+            return
+        self._told_all = now
+        at_work = sum(seat.is_at_work for seat in self._seats.by_worker.values())
+        done, _ = self._paces.counts("rollouts")
+        parts = [
+            f"{at_work} of {len(self._seats.by_worker)} workers at work",
+            f"{done:,} rollouts",
+            f"{self._paces.tokens_per_second:,.0f} tokens/s" if self._paces.tokens_per_second else "",
+            words.judge_told(self._paces).replace(" · ", ", "),
+            f"{clock_time(left)} left" if (left := self._paces.left(self._todo, now)) else "",
+        ]
+        self._tell(", ".join(part for part in parts if part))
 
     def _fail(self, event: TraitFailed) -> None:
         self._tell(words.failure_told(event))

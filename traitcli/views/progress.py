@@ -25,12 +25,14 @@ from traitcli.events import (
     TraitFailed,
     VectorBuilt,
     Warned,
+    WorkerSeen,
 )
 from traitcli.views import words
 from traitcli.views.cells import hang
+from traitcli.views.crew_rows import QUIET
 from traitcli.views.pace import Paces
 from traitcli.views.printable import printable
-from traitcli.views.progress_rows import BAD, GOOD, QUIET, WARNING, RunState, run_lines
+from traitcli.views.progress_rows import BAD, GOOD, WARNING, RunState, run_lines
 from traitcli.views.tables import failures_table
 
 _REDRAWS_PER_SECOND = 4
@@ -77,6 +79,8 @@ class ProgressView:
             case ModelLoaded():
                 self._state.loaded(event.device)
                 self._say("", words.loaded_told(event), QUIET)
+            case WorkerSeen():
+                self._state.seats.take(event, self._clock())
             case VectorBuilt():
                 self._state.build(event)
             case Warned():
@@ -92,6 +96,7 @@ class ProgressView:
         self._say("", words.run_told(event), Style(bold=True))
         for note in event.notes:
             self._say("", printable(note), QUIET)
+        self._state.todo = event.todo
         for trait in event.traits:
             self._state.meet(trait)
         self._live.start()

@@ -12,12 +12,12 @@ from rich.text import Text
 
 from traitcli.events import TraitFailed, VectorBuilt
 from traitcli.views.cells import fit
+from traitcli.views.crew_rows import QUIET, Seats, crew_lines
 from traitcli.views.pace import Pace, Paces, clock_time
 from traitcli.views.palette import BLUE
 from traitcli.views.printable import one_line
 from traitcli.views.words import vector_told
 
-QUIET = Style(dim=True)
 GOOD = Style(color="green")
 WARNING = Style(color="yellow")
 BAD = Style(color="red")
@@ -42,6 +42,8 @@ class RunState:
     vectors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     failures: Mapping[str, TraitFailed] = field(default_factory=dict)
     loading: Mapping[str, str] = field(default_factory=dict)
+    seats: Seats = field(default_factory=Seats)
+    todo: int = 0
 
     @property
     def worked(self) -> bool:
@@ -84,10 +86,16 @@ def run_lines(state: RunState, now: float, width: int, height: int) -> list[Text
         rows += drawn
         busy += drawn if _is_busy(state, trait) else []
     loading = [Text(fit(f"  {told} …", width).rstrip(), QUIET) for told in state.loading.values()]
+    if state.seats.is_crew:
+        loading = []  # its row says so
+        crew = [*crew_lines(state.seats, state.paces, now, width, max(height - 5, 3)), Text("")]
+        height -= len(crew)
+    else:
+        crew = []
     room = max(height - len(loading) - 4, 1)
     shown = rows if len(rows) <= room else busy[:room]
     header = [_header(columns)] if rows else []
-    lines = [Text(""), *header, *shown, *loading, Text(fit(_summary(state, now), width).rstrip(), QUIET)]
+    lines = [Text(""), *crew, *header, *shown, *loading, Text(fit(_summary(state, now), width).rstrip(), QUIET)]
     for line in lines:
         line.truncate(width)
     return lines
@@ -170,6 +178,8 @@ def _summary(state: RunState, now: float) -> str:
     rate = state.paces.tokens_per_second
     if rate:
         parts.insert(len(counted), f"{rate:,.0f} tokens/s")
+    if left := state.paces.left(state.todo, now):
+        parts.append(f"{clock_time(left)} left")
     if state.failures:
         parts.append(f"{len(state.failures)} failed")
     if state.paces.missing:

@@ -16,7 +16,7 @@ from traitcli.events import (
     Warned,
 )
 from traitcli.records import Usage
-from traitcli.views.pace import clock_time
+from traitcli.views.pace import Paces, clock_time
 from traitcli.views.printable import one_line, printable
 
 _TURNS_TOLD = 6
@@ -82,6 +82,24 @@ def used_told(used: Usage) -> str:
         f"{used.cached:,} from the cache" if used.cached else "",
         f"{used.prompt_tokens:,} + {used.completion_tokens:,} tokens" if used.prompt_tokens else "",
         "cost unknown" if used.usd is None else f"${used.usd:,.4f}",
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+def judge_told(paces: Paces) -> str:
+    """`40 waiting · 12 in flight · 160 of 320 scored · 3 missing · $0.0123`; empty before anything is judged."""
+    judged = [pace for pace in paces.by_stage.values() if pace.stage == "judgements"]
+    if not judged:
+        return ""
+    waiting, in_flight = sum(pace.waiting for pace in judged), sum(pace.in_flight for pace in judged)
+    missing, usd = sum(pace.missing for pace in judged), [pace.usd for pace in judged if pace.usd is not None]
+    scored = sum(pace.done - pace.missing for pace in judged)
+    parts = [
+        f"{waiting:,} waiting" if waiting else "",
+        f"{in_flight:,} in flight" if in_flight else "",
+        f"{scored:,} of {sum(pace.total for pace in judged):,} scored",
+        f"{missing:,} missing" if missing else "",
+        f"${sum(usd):,.4f}" if usd else "",
     ]
     return " · ".join(part for part in parts if part)
 
