@@ -1,4 +1,4 @@
-"""What the lead does with workers that work, share, fail, hang and die; a crew that follows a script stands for them."""
+"""What the lead does with workers that work, share, fail, hang and die: a crew that follows a script."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Script:
     def hear(self, take, timeout):
         self._clock(timeout)
         for place in list(self._at):
-            if place in self._at and self._at[place]:
+            if self._at.get(place):
                 for message in self._turn(place, self._at[place]):
                     take(place, message)
 
@@ -320,7 +320,7 @@ def test_ctrl_c_takes_what_is_finished_and_ends_everyone(lead):
     def on_turn(place, task, made):
         if made == 6:
             raise KeyboardInterrupt
-        return None
+        return
 
     crew = Script(2, on_turn)
 

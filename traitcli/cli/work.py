@@ -57,7 +57,6 @@ def carry_out(work: Work, wish: Wish, as_json: bool, trust: bool = False) -> Non
 
 def _carry_out(work: Work, site: Site, trust: bool) -> list[TraitFailed]:
     from traitcli.scheduling import run_jobs
-    from traitcli.scheduling.fit import check_fit
     from traitcli.stages.pipeline import Job
     from traitcli.views import open_view
     from traitcli.views.words import used_told
@@ -71,8 +70,6 @@ def _carry_out(work: Work, site: Site, trust: bool) -> list[TraitFailed]:
         todo = sum(_missing(work).values())
         view.show(RunStarted(work.run.name, str(work.run.folder), names, known, notes, todo))
         try:
-            if todo:
-                check_fit(work.config, site, trust)
             failures = run_jobs(jobs, site, view.show, trust)
         except JudgeError:
             if told := used_told(work.run.usage() - before):

@@ -8,6 +8,7 @@ from traitcli.events import Listener, TraitFailed
 from traitcli.judging import Budget
 from traitcli.scheduling.crew import Crew
 from traitcli.scheduling.devices import Site
+from traitcli.scheduling.fit import check_fit
 from traitcli.scheduling.inline import InlineCrew
 from traitcli.scheduling.lead import Lead
 from traitcli.stages.pipeline import Job
@@ -25,14 +26,15 @@ def run_jobs(jobs: Sequence[Job], site: Site, on_event: Listener, trust_remote_c
     if site.scheduler == "ray":
         from traitcli.scheduling.ray import RayCrew
 
-        crew = RayCrew(config, site.places, site.gpus_each, trust_remote_code)
+        crew = RayCrew(config, site, trust_remote_code, logs)
     elif site.places == (first,):
         crew = InlineCrew(here)
     else:
         from traitcli.scheduling.local import LocalCrew
 
         crew = LocalCrew(config, site.places, trust_remote_code, logs)
-    return Lead(jobs, crew, here.judge, on_event, None if isinstance(crew, InlineCrew) else logs).run()
+    lead = Lead(jobs, crew, here.judge, on_event, None if isinstance(crew, InlineCrew) else logs)
+    return lead.run(lambda: check_fit(config, site, trust_remote_code))
 
 
 def _budget(job: Job) -> Budget | None:

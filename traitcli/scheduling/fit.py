@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from traitcli.config import Config
 from traitcli.errors import ModelError
-from traitcli.models.footprint import find_footprint
 from traitcli.models.load import pick_device
 from traitcli.models.memory import free_bytes
 from traitcli.scheduling.devices import Site
@@ -39,6 +38,8 @@ def measure_fit(config: Config, site: Site, trust_remote_code: bool = False) -> 
         places = [["cuda" if site.gpus_each else "cpu"] for _ in site.places]
     else:
         places = [[pick_device(device) for device in place.split("+")] for place in site.places]
+    from traitcli.models.footprint import find_footprint
+
     footprint = find_footprint(config.model, places[0][0], trust_remote_code)
     sharing = sum(devices == ["cpu"] for devices in places)
     fits = []

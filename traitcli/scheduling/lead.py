@@ -64,6 +64,7 @@ class Lead:
         self._alone = threading.RLock()
         self._logs = logs
         self._clock = clock
+        self._check: Callable[[], None] | None = None
         self._rules: WorkersConfig = jobs[0].config.workers
         self._pool = ThreadPoolExecutor(len(jobs), "judge")
         lines = [Line(job, judge, self._pool, self._tell) for job in jobs]
@@ -75,8 +76,12 @@ class Lead:
         self._tried: Counter[str] = Counter()
         self._died_here: Counter[int] = Counter()
 
-    def run(self) -> list[TraitFailed]:
-        """Returns what failed; raises what no trait could go on after. Every worker has ended then."""
+    def run(self, check: Callable[[], None] = lambda: None) -> list[TraitFailed]:
+        """Returns what failed; raises what no trait could go on after. Every worker has ended then.
+
+        `check` is called before a model is loaded, while workers start; what it raises ends all.
+        """
+        self._check = check
         try:
             for line in self._lines.values():
                 if line.name not in self._parts:
@@ -87,7 +92,8 @@ class Lead:
                 self._crew.hear(self._take, 1.0 if busy else 0.05)
                 self._watch()
         except BaseException:
-            self._stop()
+            with suppress(KeyboardInterrupt):
+                self._stop()
             raise
         finally:
             self._let_go(list(self._hands.values()))
@@ -133,6 +139,9 @@ class Lead:
         return self._waiting.popleft() if self._waiting else None
 
     def _give(self, hand: Hand, task: Task) -> None:
+        if self._check and isinstance(task, Generating):
+            self._check()
+            self._check = None
         hand.give(task, self._clock())
         self._crew.send(hand.place, task)
         self._note(hand.place, f"is given {len(task.ids)} {task.stage} of {task.trait.name}")
@@ -291,7 +300,7 @@ class Lead:
                 line.go_on()
 
     def _stop(self) -> None:
-        """Have everything handed over that is finished; a second Ctrl-C does not wait for it."""
+        """Have everything handed over that is finished, and end who does not heed it; a second Ctrl-C waits no more."""
         for line in self._lines.values():
             line.stop()
         try:
@@ -301,9 +310,10 @@ class Lead:
             until = self._clock() + _SECONDS_TO_STOP
             while self._hands and self._clock() < until:
                 self._crew.hear(self._take_last, 0.1)
-        except KeyboardInterrupt:
+        finally:
             for place in self._hands:
                 self._crew.end(place)
+            self._hands.clear()
 
     def _take_last(self, place: int, message: Message) -> None:
         if isinstance(message, Gone | Fatal):

@@ -146,6 +146,8 @@ def _work(post: _Post, pipe: Any) -> None:
         config = config.model_copy(update={"model": model})
     import torch
 
+    from traitcli.models import load  # noqa: F401 - it takes seconds, in which the lead looks what will fit
+
     if post.threads:
         torch.set_num_threads(post.threads)
     lock = threading.Lock()

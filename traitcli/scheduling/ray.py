@@ -6,22 +6,26 @@ No file system is shared: an actor is handed all it needs, and knows nothing of 
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, redirect_stdout, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from queue import Queue, SimpleQueue
 from typing import Any
 
-from traitcli.config import Config
+from traitcli.config import Config, ModelConfig
 from traitcli.errors import UserError
 from traitcli.scheduling.crew import Take
+from traitcli.scheduling.devices import Site
 from traitcli.stages.tasks import Gone, Logged, Message, Order, Ready, Tell
 from traitcli.stages.worker import Worker, serve
 
 _UNREAD = 64
 """Messages of an actor that wait to be taken, at most: then it waits too."""
+_SECONDS_TO_JOIN = 5.0
 _SECONDS_TO_END = 1.5
 """In which actors end that were told to, before they are killed."""
 
@@ -45,41 +49,62 @@ def join_cluster(address: str) -> Cluster:
         raise UserError(
             "Ray is not installed", cause="--scheduler ray needs it", fix="pip install 'traitcli[ray]'"
         ) from None
-    if address.startswith("ray://"):
-        raise UserError(
-            f"--ray-address {address} is an address for Ray's client",
-            cause="results are streamed back, which that cannot do",
-            fix="run the command on a machine of the cluster, with --ray-address auto",
-        )
+    _check_address(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     where: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     try:
         ray.init(address=address, log_to_driver=False, logging_level="error", **where)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"no Ray cluster at {address}",
-            cause=str(error).splitlines()[0],
-            fix="ray start --head, then the same command; or --ray-address local",
-        ) from None
+        raise _no_cluster(address, error) from None
     alive = [node for node in ray.nodes() if node["Alive"]]
     return Cluster(len(alive), int(ray.cluster_resources().get("GPU", 0)))
+
+
+def _check_address(address: str) -> None:
+    """Raise UserError at once where Ray would try for minutes."""
+    if address.startswith("ray://"):
+        raise UserError(
+            f"--ray-address {address} is an address for Ray's client",
+            cause="results are streamed back, which that cannot do",
+            fix="run the command on a machine of the cluster, with --ray-address auto",
+        )
+    host, _, port = address.rpartition(":")
+    if address not in {"auto", "local"}:
+        try:
+            socket.create_connection((host, int(port)), timeout=_SECONDS_TO_JOIN).close()
+        except (OSError, ValueError) as error:
+            raise _no_cluster(address, error) from None
+
+
+def _no_cluster(address: str, error: Exception) -> UserError:
+    return UserError(
+        f"no Ray cluster at {address}" if address != "auto" else "no Ray cluster runs on this machine",
+        cause=_first_line(error),
+        fix="ray start --head, then the same command; or --ray-address local",
+    )
 
 
 class RayCrew:
     """Actors of the cluster that this process has joined."""
 
-    def __init__(self, config: Config, places: Sequence[str], gpus_each: int, trust_remote_code: bool) -> None:
-        """`places` are names; each is replaced by that of the machine and device when its actor is there."""
-        self.places = list(places)
-        self._gpus_each = gpus_each
-        self._post = (config, trust_remote_code)
+    def __init__(self, config: Config, site: Site, trust_remote_code: bool, logs: Path) -> None:
+        """Each place has a name of its own until its actor is there, and then that of its machine and device."""
+        self.places = list(site.places)
+        self._names = site.places
+        self._gpus_each = site.gpus_each
+        self._post = (_with_whole_paths(config), trust_remote_code)
         self._at: dict[int, tuple[Any, Any]] = {}
         """Of each place the actor and the stream of what it says."""
+        self._talk = ExitStack()  # Ray prints of nodes that are lost, and stdout is the command's
+        logs.mkdir(parents=True, exist_ok=True)
+        log = self._talk.enter_context((logs / "ray.log").open("a", encoding="utf-8"))
+        self._talk.enter_context(redirect_stdout(log))
 
     def hire(self, place: int) -> None:
         import ray
 
+        self.places[place] = self._names[place]
         options = {"num_cpus": 1, "num_gpus": self._gpus_each, "max_concurrency": 2, "scheduling_strategy": "SPREAD"}
         actor = ray.remote(Actor).options(**options).remote(*self._post, self._gpus_each)
         listening = actor.listen.options(num_returns="streaming", _generator_backpressure_num_objects=_UNREAD)
@@ -122,6 +147,7 @@ class RayCrew:
             for place in list(self._at):
                 self.end(place)
             ray.shutdown()
+            self._talk.close()
 
     def _next(self, place: int, stream: Any) -> Message:
         import ray
@@ -195,6 +221,20 @@ class _Queue:
 
     def take(self) -> Order:
         return self._orders.get()
+
+
+def _with_whole_paths(config: Config) -> Config:
+    """Models that are files here, as an actor finds them that works in another folder."""
+
+    def whole(model: ModelConfig) -> ModelConfig:
+        path = Path(model.id)
+        return model.model_copy(update={"id": str(path.absolute())}) if path.exists() else model
+
+    local = config.judge.local
+    if local.model:
+        local = local.model_copy(update={"model": whole(local.model)})
+    judge = config.judge.model_copy(update={"local": local})
+    return config.model_copy(update={"model": whole(config.model), "judge": judge})
 
 
 def _cpus() -> int:

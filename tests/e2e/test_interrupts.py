@@ -1,0 +1,146 @@
+"""Ctrl-C in a real terminal, a disk that is full, a folder that cannot be written."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import resource
+import select
+import subprocess
+import sys
+import termios
+import time
+from contextlib import suppress
+
+import psutil
+import pyte
+import pytest
+
+from tests.e2e.test_two_workers import TRAITS, workers_of
+
+ENDLESS = {"extract": {"questions": 12, "batch_size": 4, "sampling": {"max_new_tokens": 60}}}
+FEW = {"extract": {"questions": 5, "evaluation_questions": 1, "batch_size": 2, "sampling": {"max_new_tokens": 20}}}
+"""Sixty rollouts of a trait, some at a time."""
+
+
+class Terminal:
+    """A command in a terminal of its own, which sends it what is typed."""
+
+    def __init__(self, desk, *arguments):
+        self._controller, terminal = pty.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "traitcli", *arguments, "--config", "tiny.yaml"],
+            cwd=desk.folder,
+            env=desk._env | {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40"},
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - Ctrl-C comes from it then
+        )
+        os.close(terminal)
+        self._screen = pyte.Screen(100, 40)
+        self._stream = pyte.ByteStream(self._screen)
+
+    def look(self, seconds=0.2):
+        """What is on the screen, after as many seconds."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            ready, _, _ = select.select([self._controller], [], [], left)
+            if ready:
+                try:
+                    self._stream.feed(os.read(self._controller, 65536))
+                except OSError:  # the other end is closed
+                    break
+        return "\n".join(line.rstrip() for line in self._screen.display)
+
+    def wait_until(self, reached):
+        deadline = time.monotonic() + 120
+        while not reached(self.look()):
+            assert self.process.poll() is None, self.look()
+            assert time.monotonic() < deadline, self.look()
+
+    def type(self, text):
+        os.write(self._controller, text.encode())
+
+
+def seconds_to_end(terminal):
+    start = time.monotonic()
+    while terminal.process.poll() is None and time.monotonic() - start < 30:
+        terminal.look(0.05)
+    return time.monotonic() - start
+
+
+def test_ctrl_c_in_a_terminal_stops_everything_and_keeps_what_is_finished(open_desk):
+    desk = open_desk(**ENDLESS)
+    terminal = Terminal(desk, "extract", *TRAITS, "--devices", "cpu,cpu")
+    terminal.wait_until(lambda screen: screen.count(" rollouts ") >= 2 and any(map(desk.ledger, TRAITS)))
+    shown = terminal.look()
+    started = [terminal.process, *workers_of(terminal)]
+    before = sum(len(desk.lines(trait)) for trait in TRAITS)
+
+    terminal.type("\x03")
+
+    assert seconds_to_end(terminal) < 5
+    assert terminal.process.returncode == 130
+    assert "doing" in shown
+    assert "memory" in shown
+    assert "Traceback" not in terminal.look()
+    assert len(started) == 3
+    assert not any(psutil.pid_exists(process.pid) for process in started[1:])
+    assert sum(len(desk.lines(trait)) for trait in TRAITS) >= before
+    assert not (desk.folder / "runs" / "tiny" / "lock").exists()
+
+
+@pytest.mark.parametrize(("times", "limit"), [(1, 5), (2, 3)])
+def test_workers_that_heed_nothing_are_ended_in_time_and_at_once_by_a_second_ctrl_c(open_desk, times, limit):
+    desk = open_desk(**ENDLESS)
+    terminal = Terminal(desk, "extract", *TRAITS, "--devices", "cpu,cpu")
+    terminal.wait_until(lambda screen: any(map(desk.ledger, TRAITS)))
+    workers = workers_of(terminal)
+    for worker in workers:
+        worker.suspend()
+
+    terminal.type("\x03")
+    if times == 2:
+        terminal.look(0.5)
+        assert terminal.process.poll() is None
+        terminal.type("\x03")
+
+    assert seconds_to_end(terminal) < limit
+    assert terminal.process.returncode == 130
+    assert not any(psutil.pid_exists(worker.pid) for worker in workers)
+
+
+def test_a_full_disk_ends_the_command_with_an_error_and_corrupts_nothing(open_desk):
+    desk = open_desk(**FEW)
+    running = desk.start("extract", "evil", "refusal")
+    running.wait_until(lambda: any(map(desk.ledger, TRAITS)))
+    with suppress(ProcessLookupError):  # from now on no file may grow, as on a full disk
+        resource.prlimit(running.process.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+
+    ended = running.end()
+
+    assert ended.code == 1
+    assert "error: cannot write " in ended.err
+    assert "fix:   free space or choose another folder; what was finished is kept" in ended.err
+    assert "Traceback" not in ended.err
+    for trait in ("evil", "refusal"):
+        whole = desk.ledger(trait)
+        for line in whole[: whole.rfind(b"\n") + 1].splitlines():
+            json.loads(line)
+    again = desk.run("extract", "evil", "refusal", "--json")
+    assert again.code == 0
+    assert {len(desk.lines(trait)) for trait in ("evil", "refusal")} == {60}
+
+
+def test_a_run_directory_that_cannot_be_written_is_an_error_before_any_work(desk):
+    (desk.folder / "runs").write_text("not a folder")
+
+    ended = desk.run("extract", "evil")
+
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.err.startswith("error: cannot write runs/tiny/lock\n")
+    assert "Traceback" not in ended.err

@@ -1,0 +1,129 @@
+"""A run on a Ray cluster of two nodes, one of which is lost in the middle."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+
+from tests.e2e.test_two_workers import by_id
+
+pytestmark = pytest.mark.skipif(not find_spec("ray"), reason="Ray is not installed: pip install 'traitcli[ray]'")
+TRAITS = ("evil", "refusal")
+CLUSTER = """
+import json, sys
+from ray.cluster_utils import Cluster
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+second = cluster.add_node(num_cpus=1)
+cluster.wait_for_nodes()
+print(json.dumps(cluster.address), flush=True)
+for line in sys.stdin:
+    if line == "lose\\n":
+        cluster.remove_node(second, allow_graceful=False)
+        print(json.dumps("lost"), flush=True)
+cluster.shutdown()
+"""
+"""In a process of its own: its nodes are processes too, and `remove_node` kills theirs."""
+
+
+class TwoNodes:
+    """A cluster on this machine; its second node can be lost."""
+
+    def __init__(self, env):
+        quiet = {"RAY_USAGE_STATS_ENABLED": "0"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", CLUSTER],
+            env=env | quiet,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self.address = self._heard()
+
+    def _heard(self):
+        for line in self._process.stdout:
+            if line.startswith('"'):
+                return json.loads(line)
+        raise AssertionError("the cluster did not start")
+
+    def lose(self):
+        self._process.stdin.write("lose\n")
+        self._process.stdin.flush()
+        assert self._heard() == "lost"
+
+    def end(self):
+        self._process.communicate(timeout=60)
+
+
+class Lost:
+    """The same command on one device here, and on two nodes of which one is lost when both have made something."""
+
+    def __init__(self, desk, alone, env):
+        undisturbed = alone.start("extract", *TRAITS, "--json")
+        cluster = TwoNodes(env)
+        try:
+            running = desk.start(
+                "extract",
+                *TRAITS,
+                "--scheduler",
+                "ray",
+                "--ray-address",
+                cluster.address,
+                "--devices",
+                "cpu,cpu",
+                "--json",
+            )
+            running.wait_until(lambda: all(desk.ledger(trait) for trait in TRAITS))
+            cluster.lose()
+            self.lost_at = {trait: len(desk.lines(trait)) for trait in TRAITS}
+            self.ended = running.end()
+        finally:
+            cluster.end()
+        self.desk, self.alone, self.expected = desk, alone, undisturbed.end()
+
+
+@pytest.fixture(scope="module")
+def lost(open_desk, command_env):
+    sampling = {"max_new_tokens": 16}
+    slow = {"extract": {"questions": 8, "evaluation_questions": 1, "batch_size": 2, "sampling": sampling}}
+    return Lost(open_desk(**slow), open_desk(**slow), command_env)
+
+
+def test_when_a_node_is_lost_the_run_goes_on_and_loses_nothing(lost):
+    assert lost.ended.code == lost.expected.code == 0, lost.ended.err
+    assert lost.ended.json["failures"] == []
+    assert "another one goes on" in lost.ended.err
+    assert sum(lost.lost_at.values()) < 2 * 90
+
+
+def test_what_comes_from_two_nodes_is_what_one_process_makes(lost):
+    for trait in TRAITS:
+        made, expected = (by_id(desk.lines(trait)) for desk in (lost.desk, lost.alone))
+        assert [line["id"] for line in made] == [line["id"] for line in expected]
+        assert made == expected
+        tensors = lost.desk.tensors(trait)
+        for name, tensor in lost.alone.tensors(trait).items():
+            np.testing.assert_allclose(tensors[name], tensor, atol=1e-5, err_msg=name)
+
+
+def test_logs_of_actors_are_in_the_run_directory(lost):
+    logs = [path.read_text() for path in sorted((lost.desk.folder / "runs" / "tiny" / "logs").glob("worker-*.log"))]
+
+    assert len(logs) == 2
+    assert all("is ready on " in log for log in logs)
+    assert sum("is lost: its worker died" in log for log in logs) == 1
+
+
+def test_without_a_cluster_the_error_says_how_to_get_one(desk):
+    ended = desk.run("extract", "evil", "--scheduler", "ray", "--ray-address", "127.0.0.1:1")
+
+    assert ended.code == 2
+    assert "error: no Ray cluster at 127.0.0.1:1\n" in ended.err
+    assert "fix:   ray start --head, then the same command; or --ray-address local\n" in ended.err
+    assert "Traceback" not in ended.err
