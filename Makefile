@@ -1,11 +1,11 @@
-# The doors: make demo, make test, make check, make bench, make bench-judge. Each sets up .venv first if it must.
+# The doors: make demo, make test, make check, make bench, make bench-judge, make bench-scale. Each sets up .venv first if it must.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench bench-judge format setup clean
+.PHONY: demo test check bench bench-judge bench-scale format setup clean
 
 demo: $(READY)
 	@$(BIN)/traitcli extract -c demo
@@ -21,7 +21,7 @@ demo: $(READY)
 	@echo "  runs/report.html   open it in a browser"
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(READY)
 	$(BIN)/ruff format --check .
@@ -35,6 +35,9 @@ bench: $(READY)
 bench-judge: $(READY)
 	$(BIN)/python -m benchmarks.judge
 	$(BIN)/python -m benchmarks.overlap
+
+bench-scale: $(READY)
+	$(BIN)/python -m benchmarks.scale
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -199,7 +199,8 @@ class WorkersConfig(Section):
     """What happens to a worker process that is lost; there are some with several devices."""
 
     tries: PositiveInt = 3
-    """Workers that a trait may be given, one after another, before it counts as failed."""
+    """Workers that may die over the same rollouts, finishing none, before their trait counts as failed; and on a
+    device, one after the other, before it is left alone."""
     patience: Annotated[float, Field(gt=0)] = 1800.0
     """Seconds without a sign of life after which a worker counts as hung, and is ended."""
 

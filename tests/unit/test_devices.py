@@ -147,27 +147,29 @@ def test_which_gpus_are_meant_is_told_where_they_are_renamed(devices, visible, t
 
 
 @pytest.mark.parametrize(
-    ("wish", "nodes", "gpus", "places", "each"),
+    ("wish", "cpus", "gpus", "places", "gpus_each", "cpus_each"),
     [
-        (Wish(), 2, 16, 16, 1),
-        (Wish(gpus=4), 2, 16, 4, 1),
-        (Wish(gpus=4, each=2), 2, 16, 2, 2),
-        (Wish(), 3, 0, 3, 0),
-        (Wish(devices="cpu,cpu"), 1, 8, 2, 0),
+        (Wish(), (32, 32), 16, 16, 1, 1),
+        (Wish(gpus=4), (32, 32), 16, 4, 1, 1),
+        (Wish(gpus=4, each=2), (32, 32), 16, 2, 2, 1),
+        (Wish(), (8, 32, 8), 0, 3, 0, 8),
+        (Wish(devices="cpu,cpu"), (8,), 8, 2, 0, 4),
+        (Wish(devices="cpu,cpu"), (1,), 0, 2, 0, 1),
     ],
 )
-def test_a_cluster_has_a_worker_for_each_gpu_or_for_each_machine(wish, nodes, gpus, places, each):
-    site = place_on_cluster(wish, nodes, gpus)
+def test_a_cluster_has_a_worker_for_each_gpu_or_for_each_machine(wish, cpus, gpus, places, gpus_each, cpus_each):
+    site = place_on_cluster(wish, cpus, gpus)
 
-    assert (len(site.places), site.gpus_each, site.scheduler) == (places, each, "ray")
+    assert (len(site.places), site.gpus_each, site.cpus_each) == (places, gpus_each, cpus_each)
+    assert site.scheduler == "ray"
 
 
 def test_a_cluster_without_gpus_says_so():
-    assert place_on_cluster(Wish(gpus=4), 2, 0).notes == (
+    assert place_on_cluster(Wish(gpus=4), (1, 1), 0).notes == (
         "no GPU in the cluster: one worker on the CPU of each of its 2 machines",
     )
 
 
 def test_which_gpu_of_a_cluster_is_not_ours_to_say():
     with pytest.raises(UserError, match="--devices cuda:1 does not go with --scheduler ray"):
-        place_on_cluster(Wish(devices="cuda:1"), 2, 16)
+        place_on_cluster(Wish(devices="cuda:1"), (8, 8), 16)

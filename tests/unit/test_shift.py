@@ -15,7 +15,9 @@ from traitcli.stages.tasks import (
     Fatal,
     GaveUp,
     Generating,
+    Gone,
     Judged,
+    Logged,
     Made,
     Ready,
     Scoring,
@@ -131,7 +133,7 @@ def test_a_worker_serves_until_nothing_comes(tiny_config):
 
     serve(lambda tell: Worker(tiny_config, "cpu", tell), inbox, told.append, "here")
 
-    assert told == [Ready("here"), Began(), Ended()]
+    assert told == [Ready("here"), Began(), Ended(), Gone("it was stopped")]
 
 
 def test_what_ends_a_worker_is_told(tiny_config):
@@ -141,12 +143,26 @@ def test_what_ends_a_worker_is_told(tiny_config):
         raise ConfigError("no key")
 
     serve(refuse, Inbox(told), told.append)
-    with pytest.raises(ZeroDivisionError):
-        serve(lambda tell: 1 / 0, Inbox(told), told.append)
+    serve(lambda tell: 1 / 0, Inbox(told), told.append)
 
-    assert [type(message) for message in told] == [Fatal, Fatal]
+    assert [type(message) for message in told] == [Fatal, Logged, Gone]
     assert str(told[0].error) == "error: no key"
-    assert "ZeroDivisionError" in told[1].trace
+    assert "Traceback" in told[1].text
+    assert told[2].cause == "its worker failed (ZeroDivisionError: division by zero)"
+
+
+def test_a_cuda_error_costs_a_worker_and_not_the_run(start, monkeypatch, tiny_config):
+    import traitcli.stages.extract as extract_module
+
+    _, task, told = start()
+
+    def fail(*given):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be")
+
+    monkeypatch.setattr(extract_module, "generate", fail)
+    serve(lambda tell: Worker(tiny_config, "cpu", tell), Inbox(told, (0, task)), told.append)
+
+    assert told[-1] == Gone("its worker failed (RuntimeError: CUDA error: an illegal memory access was encountered)")
 
 
 def test_scores_are_told_as_they_are_final(start):

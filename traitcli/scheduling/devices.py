@@ -37,6 +37,7 @@ class Site:
     notes: tuple[str, ...] = ()
     scheduler: Literal["local", "ray"] = "local"
     gpus_each: int = 1
+    cpus_each: int = 1
 
 
 def choose_site(wish: Wish, model: ModelConfig) -> Site:
@@ -49,7 +50,7 @@ def choose_site(wish: Wish, model: ModelConfig) -> Site:
         from traitcli.scheduling.ray import join_cluster
 
         cluster = join_cluster(wish.ray_address)
-        return place_on_cluster(wish, cluster.nodes, cluster.gpus)
+        return place_on_cluster(wish, cluster.cpus, cluster.gpus)
     if wish.devices is not None:
         devices = [pick_device(name) for name in _named(wish.devices)]
         notes: list[str] = []
@@ -63,8 +64,10 @@ def choose_site(wish: Wish, model: ModelConfig) -> Site:
     return Site(tuple(places), (*notes, *mapped), gpus_each=wish.each)
 
 
-def place_on_cluster(wish: Wish, nodes: int, gpus: int) -> Site:
+def place_on_cluster(wish: Wish, cpus: Sequence[int], gpus: int) -> Site:
     """A place for each worker of a cluster; its machine and device are known when its actor is there.
+
+    cpus  of each machine
 
     With neither --gpus nor --devices all GPUs are used, or where there are none, every machine's CPU.
     """
@@ -76,14 +79,19 @@ def place_on_cluster(wish: Wish, nodes: int, gpus: int) -> Site:
                 cause="which GPU a worker has is Ray's to say",
                 fix="--gpus N, or one cpu for each worker: --devices cpu,cpu",
             )
-        return Site(tuple(f"ray-{i}" for i in range(len(named))), (), "ray", 0)
-    wanted = gpus if wish.gpus is None else wish.gpus
+        return _cluster_cpus(len(named), cpus, ())
     if gpus == 0:
-        told = f"no GPU in the cluster: one worker on the CPU of each of its {nodes} machines"
-        return Site(tuple(f"ray-{i}" for i in range(nodes)), (told,), "ray", 0)
-    devices, notes = assign_gpus(wanted, gpus)
-    places = join_devices(devices, wish.each)
-    return Site(tuple(f"ray-{i}" for i in range(len(places))), tuple(notes), "ray", wish.each)
+        told = f"no GPU in the cluster: one worker on the CPU of each of its {len(cpus)} machines"
+        return _cluster_cpus(len(cpus), cpus, (told,))
+    devices, notes = assign_gpus(gpus if wish.gpus is None else wish.gpus, gpus)
+    workers = len(join_devices(devices, wish.each))
+    return Site(tuple(f"ray-{i}" for i in range(workers)), tuple(notes), "ray", wish.each)
+
+
+def _cluster_cpus(workers: int, cpus: Sequence[int], notes: tuple[str, ...]) -> Site:
+    """Workers that share the cores, none more than the smallest machine has."""
+    each = max(1, min(*cpus, sum(cpus) // workers))
+    return Site(tuple(f"ray-{i}" for i in range(workers)), notes, "ray", 0, each)
 
 
 def assign_gpus(wanted: int, found: int) -> tuple[list[str], list[str]]:

@@ -189,9 +189,9 @@ class Lead:
                 self._take_back(hand, ids)
             case Ended(failure):
                 self._end_task(hand, failure)
-            case Fatal(error, trace):
-                self._note(place, f"cannot go on: {error or trace}")
-                raise error or RuntimeError(f"a worker failed:\n{trace}")
+            case Fatal(error):
+                self._note(place, f"cannot go on: {error}")
+                raise error
             case Gone(cause):
                 self._lose(hand, cause)
             case Logged(text):

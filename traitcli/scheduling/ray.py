@@ -20,6 +20,7 @@ from traitcli.config import Config, ModelConfig
 from traitcli.errors import UserError
 from traitcli.scheduling.crew import Take
 from traitcli.scheduling.devices import Site
+from traitcli.scheduling.fit import check_fit
 from traitcli.stages.tasks import Gone, Logged, Message, Order, Ready, Tell
 from traitcli.stages.worker import Worker, serve
 
@@ -32,9 +33,9 @@ _SECONDS_TO_END = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """What a Ray cluster has."""
+    """What a Ray cluster has; `cpus` of each machine."""
 
-    nodes: int
+    cpus: tuple[int, ...]
     gpus: int
 
 
@@ -57,8 +58,8 @@ def join_cluster(address: str) -> Cluster:
         ray.init(address=address, log_to_driver=False, logging_level="error", **where)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise _no_cluster(address, error) from None
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    return Cluster(len(alive), int(ray.cluster_resources().get("GPU", 0)))
+    cpus = tuple(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+    return Cluster(cpus, int(ray.cluster_resources().get("GPU", 0)))
 
 
 def _check_address(address: str) -> None:
@@ -93,6 +94,7 @@ class RayCrew:
         self.places = list(site.places)
         self._names = site.places
         self._gpus_each = site.gpus_each
+        self._cpus_each = site.cpus_each
         self._post = (_with_whole_paths(config), trust_remote_code)
         self._at: dict[int, tuple[Any, Any]] = {}
         """Of each place the actor and the stream of what it says."""
@@ -105,8 +107,14 @@ class RayCrew:
         import ray
 
         self.places[place] = self._names[place]
-        options = {"num_cpus": 1, "num_gpus": self._gpus_each, "max_concurrency": 2, "scheduling_strategy": "SPREAD"}
-        actor = ray.remote(Actor).options(**options).remote(*self._post, self._gpus_each)
+        options = {
+            "num_cpus": self._cpus_each,
+            "num_gpus": self._gpus_each,
+            "max_concurrency": 2,
+            "scheduling_strategy": "SPREAD",
+        }
+        kind = ray.remote(Actor).options(**options)
+        actor = kind.remote(*self._post, self._gpus_each)
         listening = actor.listen.options(num_returns="streaming", _generator_backpressure_num_objects=_UNREAD)
         self._at[place] = actor, listening.remote()
 
@@ -200,12 +208,14 @@ class Actor:
         import torch
 
         config = self._config
+        place = "+".join(f"cuda:{index}" for index in range(self._gpus)) or "cpu"
+        check_fit(config, Site((place,)), self._trust)
         if not self._gpus:
             torch.set_num_threads(_cpus())
-            return Worker(config, "cpu", tell, self._trust)
-        tell(Logged(f"CUDA_VISIBLE_DEVICES is {os.environ.get('CUDA_VISIBLE_DEVICES')}\n"))
-        if self._gpus == 1:
-            return Worker(config, "cuda:0", tell, self._trust)
+        else:
+            tell(Logged(f"CUDA_VISIBLE_DEVICES is {os.environ.get('CUDA_VISIBLE_DEVICES')}\n"))
+        if self._gpus <= 1:
+            return Worker(config, place, tell, self._trust)
         model = config.model.model_copy(update={"device_map": "auto"})
         return Worker(config.model_copy(update={"model": model}), "auto", tell, self._trust)
 

@@ -121,15 +121,14 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Fatal:
-    """No task can go on: the model or the judge cannot work, or there is a bug, whose trace this is."""
+    """No task can go on anywhere: the model or the judge cannot work."""
 
-    error: TraitError | None
-    trace: str = ""
+    error: TraitError
 
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """A worker has ended without a word; said by the crew in its place."""
+    """A worker has ended; said by the crew in its place where it could not say so itself."""
 
     cause: str
 

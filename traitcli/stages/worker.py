@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
@@ -18,7 +19,9 @@ from traitcli.stages.tasks import (
     Fatal,
     GaveUp,
     Generating,
+    Gone,
     Judged,
+    Logged,
     Message,
     Order,
     Ready,
@@ -206,15 +209,18 @@ class Shift:
 
 
 def serve(make: Callable[[Tell], Worker], inbox: Inbox, tell: Tell, where: str = "") -> None:
-    """A worker's life: whatever ends it is told. `where` is its machine and device, if the lead does not know."""
-    import traceback
+    """A worker's life: whatever ends it is told. `where` is its machine and device, if the lead does not know.
 
+    What is no mistake of the user's, a CUDA error say, costs this worker and not the run.
+    """
     try:
         worker = make(tell)
         tell(Ready(where))
         Shift(worker, inbox, tell).serve()
+        tell(Gone("it was stopped"))
     except TraitError as error:
         tell(Fatal(error))
-    except Exception:  # a bug: its trace travels to where it is shown
-        tell(Fatal(None, traceback.format_exc()))
-        raise
+    except Exception as error:  # noqa: BLE001 - any at all: it is told, and others go on
+        cause, *_ = str(error).splitlines() or [""]
+        tell(Logged(traceback.format_exc()))
+        tell(Gone(f"its worker failed ({type(error).__name__}: {cause})"))

@@ -1,0 +1,234 @@
+"""Whether two workers are twice as fast as one, and how busy 8, 64 and 512 devices would be kept.
+
+    python -m benchmarks.scale [--rounds 2]
+
+Measured: the embedded model answers for eight traits, with one worker of one thread and with two of
+one thread each; the rate is rollouts a second from the first token to the last, loading left out.
+
+Simulated: the product's own lead hands out eight traits with ten repeats to devices that decode one
+token of each of 64 places in a step, and load the model before. Answers are as long as those that
+were measured. Only the devices are made up, and time. Idle is a device with nothing to write between
+its first rollout and the end of the last one anywhere; full is the share of places in use meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.case import built_in_traits
+from traitcli.config import EMBEDDED, Config
+from traitcli.events import Event, Progressed
+from traitcli.judging.fake import FakeJudge
+from traitcli.records import Rollout, RolloutKey
+from traitcli.runs import Run, start_run
+from traitcli.scheduling import run_jobs
+from traitcli.scheduling.crew import Take
+from traitcli.scheduling.devices import Site
+from traitcli.scheduling.lead import Lead
+from traitcli.stages.pipeline import Job
+from traitcli.stages.tasks import Began, Ended, GaveUp, Generating, Made, Message, Order, Ready, Share, Ticked
+
+PLACES = 64
+"""Sequences that a simulated device decodes together."""
+LOADING = 400
+"""Steps that it takes to load the model: ten seconds, at 25 ms a step."""
+TOGETHER = 16
+"""Rollouts that are handed over together, as the product does."""
+DEVICES = (1, 8, 64, 512)
+
+
+def make_jobs(folder: Path, **extract: Any) -> list[Job]:
+    """Eight traits, rollouts only, in a run of their own."""
+    config = Config.model_validate(
+        {
+            "name": "scale",
+            "model": {"id": EMBEDDED, "device": "cpu", "persona_in": "user"},
+            "extract": extract,
+            "judge": {"backend": "fake"},
+            "paths": {"runs": folder / "runs", "vectors": folder / "vectors"},
+        }
+    )
+    traits, run = built_in_traits(), Run(folder / "runs" / "scale")
+    start_run(run, config, traits)
+    return [Job(trait, config, run, ("rollouts",)) for trait in traits]
+
+
+def rate(devices: Sequence[str]) -> tuple[float, dict[str, list[int]]]:
+    """Rollouts a second once tokens are written, and the length of each answer by trait."""
+    times: list[float] = []
+
+    def hear(event: Event) -> None:
+        if isinstance(event, Progressed) and (event.tokens or event.done):
+            times.append(time.perf_counter())
+
+    with tempfile.TemporaryDirectory() as name:
+        sampling = {"temperature": 0.7, "max_new_tokens": 64}
+        jobs = make_jobs(Path(name), questions=3, evaluation_questions=0, batch_size=15, sampling=sampling)
+        failures = run_jobs(jobs, Site(tuple(devices)), hear)
+        assert not failures, failures
+        made = {job.trait.name: job.run.trait(job.trait.name).rollouts() for job in jobs}
+    lengths = {trait: [rollout.response_tokens for rollout in rollouts] for trait, rollouts in made.items()}
+    return sum(map(len, lengths.values())) / (times[-1] - times[0]), lengths
+
+
+@dataclass
+class Device:
+    """A made-up device: its task's rollouts are pending, then under way with so many tokens left."""
+
+    loading: int = LOADING
+    orders: deque[Order] = field(default_factory=deque)
+    working: bool = False
+    pending: deque[RolloutKey] = field(default_factory=deque)
+    under_way: dict[RolloutKey, int] = field(default_factory=dict)
+    finished: list[RolloutKey] = field(default_factory=list)
+    began: int | None = None
+    busy: int = 0
+    used: int = 0
+
+
+class SimulatedCrew:
+    """Devices that take a step each time the lead listens."""
+
+    def __init__(self, count: int, lengths: dict[str, list[int]]) -> None:
+        self.places = [f"gpu:{index}" for index in range(count)]
+        self.devices: dict[int, Device] = {}
+        self.step = 0
+        self._lengths = lengths
+        self._draw = random.Random(0)
+
+    def hire(self, place: int) -> None:
+        self.devices[place] = Device()
+
+    def send(self, place: int, order: Order) -> None:
+        self.devices[place].orders.append(order)
+
+    def end(self, place: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def hear(self, take: Take, timeout: float) -> None:
+        self.step += 1
+        for place, device in self.devices.items():
+            for message in self._turn(device):
+                take(place, message)
+
+    def _turn(self, device: Device) -> list[Message]:
+        if device.loading:
+            device.loading -= 1
+            return [] if device.loading else [Ready()]
+        said: list[Message] = []
+        while device.orders:
+            match device.orders.popleft():
+                case Generating(_, keys):
+                    device.pending.extend(keys)
+                    device.working = True
+                    said.append(Began())
+                case Share(part) if device.working:
+                    given = [device.pending.pop() for _ in range(round(part * len(device.pending)))]
+                    said.append(GaveUp(tuple(key.id for key in given)))
+        return [*said, *self._decode(device)] if device.working else said
+
+    def _decode(self, device: Device) -> list[Message]:
+        while device.pending and len(device.under_way) < PLACES:
+            key = device.pending.popleft()
+            device.under_way[key] = max(1, self._draw.choice(self._lengths[key.trait]))
+        device.began = self.step if device.began is None else device.began
+        device.busy += bool(device.under_way)
+        device.used += len(device.under_way)
+        for key in list(device.under_way):
+            device.under_way[key] -= 1
+            if not device.under_way[key]:
+                del device.under_way[key]
+                device.finished.append(key)
+        over = not device.under_way and not device.pending
+        said: list[Message] = [Ticked(0, len(device.pending), 0)] if self.step % 8 == 0 else []
+        if len(device.finished) >= TOGETHER or (over and device.finished):
+            said.append(Made(tuple(map(as_rollout, device.finished)), {}))
+            device.finished = []
+        if over:
+            device.working = False
+            said.append(Ended())
+        return said
+
+
+def as_rollout(key: RolloutKey) -> Rollout:
+    at = (key.trait, key.split, key.polarity, key.pair, key.question, key.repeat)
+    return Rollout(key.id, *at, 0, "", "", 1, 1, "stop")
+
+
+def simulate(count: int, lengths: dict[str, list[int]]) -> dict[str, float]:
+    """Steps until all is written, and how idle and how full the devices were."""
+    crew = SimulatedCrew(count, lengths)
+    with tempfile.TemporaryDirectory() as name:
+        jobs = make_jobs(Path(name), repeats=10)
+        lead = Lead(jobs, crew, FakeJudge(), lambda event: None, clock=lambda: crew.step * 0.025)
+        failures = lead.run()
+        assert not failures, failures
+        assert all(len(job.run.trait(job.trait.name).rollouts()) == 2200 for job in jobs)
+    ran = [device for device in crew.devices.values() if device.began is not None]
+    spans = [crew.step - device.began + 1 for device in ran]
+    busy = [device.busy / span for device, span in zip(ran, spans, strict=True)]
+    full = [device.used / (PLACES * max(device.busy, 1)) for device in ran]
+    return {
+        "devices": count,
+        "steps": crew.step,
+        "idle": 1 - statistics.mean(busy),
+        "most_idle": 1 - min(busy),
+        "full": statistics.mean(full),
+    }
+
+
+def median_rates(rounds: int) -> tuple[list[dict[str, float]], dict[str, list[int]]]:
+    """Each round's rates with one worker and with two, side by side; and the lengths of answers."""
+    found, lengths = [], {}
+    for turn in range(rounds):
+        one, lengths = rate(["cpu"])
+        two, _ = rate(["cpu", "cpu"])
+        found.append({"one": one, "two": two, "ratio": two / one})
+        print(f"round {turn + 1}: {one:.2f} and {two:.2f} rollouts/s, {two / one:.2f} ×", file=sys.stderr, flush=True)
+    return found, lengths
+
+
+def main() -> int:
+    """Print both parts and keep them as JSON."""
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--rounds", type=int, default=2)
+    options.add_argument("--out", type=Path, default=Path("runs/bench-scale.json"))
+    asked = options.parse_args()
+    torch.set_num_threads(1)
+
+    rates, lengths = median_rates(asked.rounds)
+    ratio = statistics.median(each["ratio"] for each in rates)
+    print(f"two workers with a thread each ÷ one: {ratio:.2f}  (must be ≥ 1.8)")
+    mean: Callable[[str], float] = lambda trait: statistics.mean(lengths[trait])  # noqa: E731
+    print("tokens an answer: " + ", ".join(f"{trait} {mean(trait):.0f}" for trait in lengths))
+    rows = [simulate(count, lengths) for count in DEVICES]
+    print(f"{'devices':>8} {'steps':>7} {'speed-up':>9} {'idle':>7} {'most idle':>10} {'places full':>12}")
+    for row in rows:
+        speed = rows[0]["steps"] / row["steps"]
+        print(
+            f"{row['devices']:8.0f} {row['steps']:7.0f} {speed:8.1f}× {row['idle']:7.1%} {row['most_idle']:10.1%} "
+            f"{row['full']:12.1%}"
+        )
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    asked.out.write_text(json.dumps({"rates": rates, "ratio": ratio, "simulated": rows}, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
