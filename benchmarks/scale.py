@@ -76,7 +76,7 @@ def rate(devices: Sequence[str]) -> tuple[float, dict[str, list[int]]]:
 
     with tempfile.TemporaryDirectory() as name:
         sampling = {"temperature": 0.7, "max_new_tokens": 64}
-        jobs = make_jobs(Path(name), questions=3, evaluation_questions=0, batch_size=15, sampling=sampling)
+        jobs = make_jobs(Path(name), questions=1, evaluation_questions=0, batch_size=10, sampling=sampling)
         failures = run_jobs(jobs, Site(tuple(devices)), hear)
         assert not failures, failures
         made = {job.trait.name: job.run.trait(job.trait.name).rollouts() for job in jobs}
