@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import typer
@@ -11,7 +12,8 @@ from traitcli.errors import TraitError
 
 
 def main() -> None:
-    """Run the command line; exit codes: 0 done, 1 failed while running, 2 user's mistake, 130 Ctrl-C."""
+    """Run the command line; exit codes: 0 done, 1 failed while running, 2 user's mistake, 130 Ctrl-C, 143 SIGTERM."""
+    signal.signal(signal.SIGTERM, _end_in_order)
     try:
         app()
     except TraitError as error:
@@ -19,6 +21,11 @@ def main() -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _end_in_order(number: int, frame: object) -> None:
+    """Let a scheduler's SIGTERM do what Ctrl-C does: keep what is finished, leave no lock behind."""
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

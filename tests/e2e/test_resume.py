@@ -221,6 +221,12 @@ def test_of_two_commands_on_a_run_the_second_is_refused(open_desk):
     assert (second.code, second.out) == (2, "")
     assert second.err.startswith("error: another command is at work on the run tiny\n")
     assert f"cause: process {first.process.pid} on " in second.err
-    first.kill()
+    lock = desk.folder / "runs" / "tiny" / "lock"
+    assert lock.exists()
+    ended = first.kill(signal.SIGTERM)
+    assert (ended.code, lock.exists()) == (143, False)
+    killed = desk.start("extract", "evil")
+    killed.wait_until(lock.exists)
+    killed.kill()
     assert desk.run("extract", "evil", "--until", "rollouts").code == 0
     assert not (desk.folder / "runs" / "tiny" / "lock").exists()

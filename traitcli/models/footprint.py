@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ class Footprint:
     """A model's size.
 
     rows, hidden_size  of a vector: L + 1 and H
-    weights            bytes of all parameters
+    weights            bytes of all parameters; 0 where they are quantised, or cannot be counted unloaded
     text               the configuration of its language part
     item               bytes of a number
     """
@@ -43,14 +44,16 @@ def find_footprint(config: ModelConfig, device: str = "cpu", trust_remote_code: 
     source, where = locate_model(config)
     try:
         whole = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code, **where)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(whole, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise not_loadable(config, error) from error
     text = whole.get_text_config()
     item = pick_dtype(config.dtype, device, text.dtype).itemsize
-    weights = sum(parameter.numel() for parameter in model.parameters()) * item
-    return Footprint(text.num_hidden_layers + 1, text.hidden_size, weights, text, item)
+    parameters = 0
+    if not getattr(whole, "quantization_config", None):
+        with suppress(Exception), torch.device("meta"):  # code of the model's own may need more than shapes
+            model = AutoModelForCausalLM.from_config(whole, trust_remote_code=trust_remote_code)
+            parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Footprint(text.num_hidden_layers + 1, text.hidden_size, parameters * item, text, item)
 
 
 def sequence_bytes(text: Any, item: int, capacity: int) -> int:

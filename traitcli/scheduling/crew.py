@@ -52,6 +52,7 @@ class Hand:
     heard  when it last said something
     since  when its task was at work
     left   what of its task is not finished
+    total  how much the task is, without what was given up
     moved  something of it is
     asked  it was asked to give something up, and has not answered
     """
@@ -61,6 +62,7 @@ class Hand:
     ready: bool = False
     task: Task | None = None
     left: set[str] = field(default_factory=set)
+    total: int = 0
     since: float = 0.0
     began: bool = False
     moved: bool = False
@@ -69,9 +71,14 @@ class Hand:
     memory: int = 0
 
     def give(self, task: Task, now: float) -> None:
-        self.task, self.left, self.unbegun = task, set(task.ids), len(task.ids)
+        self.task, self.left = task, set(task.ids)
+        self.total = self.unbegun = len(task.ids)
         self.began = self.moved = self.asked = False
         self.since = self.heard = now
+
+    @property
+    def done(self) -> int:
+        return self.total - len(self.left)
 
     @property
     def is_idle(self) -> bool:

@@ -227,6 +227,7 @@ class Lead:
         if not ids or not hand.task or self._line_of(hand).failure:
             return
         hand.left -= set(ids)
+        hand.total -= len(ids)
         idle = sum(other.is_idle for other in self._hands.values())
         self._waiting.extend(cut_task(rest_of(hand.task, set(ids)), idle))
         self._note(hand.place, f"gave up {len(ids)} rollouts to others")
@@ -242,8 +243,8 @@ class Lead:
             self._note(hand.place, f"left out {len(hand.left)} of {len(task.ids)}")
             line.fail(task.stage, TraitError(f"{line.name} was not finished", cause=f"{len(hand.left)} were left out"))
         else:
-            self._note(hand.place, f"has done {len(task.ids)} {task.stage} of {line.name}")
-            line.spend(task.stage, hand.heard - hand.since, len(task.ids))
+            self._note(hand.place, f"has done {hand.done} {task.stage} of {line.name}")
+            line.spend(task.stage, hand.heard - hand.since, hand.done)
         self._seen(hand)
         self._go_on(line)
 
@@ -334,9 +335,8 @@ class Lead:
         if task is None:
             self._tell(WorkerSeen(hand.place, device, doing or "waiting", memory=hand.memory))
             return
-        done = len(task.ids) - len(hand.left)
         doing = doing or (task.stage if hand.began else "loading")
-        told = WorkerSeen(hand.place, device, doing, task.trait.name, done, len(task.ids), tokens, hand.memory)
+        told = WorkerSeen(hand.place, device, doing, task.trait.name, hand.done, hand.total, tokens, hand.memory)
         self._tell(told)
 
     def _note(self, place: int, text: str) -> None:

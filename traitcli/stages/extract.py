@@ -77,7 +77,7 @@ def generate_rollouts(
             waiting[index] = generation
             if len(waiting) >= min(size.now, _TOGETHER):
                 hand_over()
-    except (KeyboardInterrupt, StoppedError):
+    except (KeyboardInterrupt, SystemExit, StoppedError):
         hand_over()
         raise
     hand_over()

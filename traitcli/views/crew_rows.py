@@ -38,8 +38,7 @@ class Seat:
 
     def next(self, seen: WorkerSeen, now: float) -> Self:
         """What follows: the same task further on, or another one."""
-        task = (self.seen.doing, self.seen.trait, self.seen.total)
-        if task != (seen.doing, seen.trait, seen.total) or seen.done < self.seen.done:
+        if (self.seen.doing, self.seen.trait) != (seen.doing, seen.trait) or seen.done < self.seen.done:
             return replace(self, seen=seen, started=now, updated=now, tokens=seen.tokens)
         return replace(self, seen=seen, updated=now, tokens=self.tokens + seen.tokens)
 

@@ -20,13 +20,17 @@ from traitcli.views.pace import Paces, clock_time
 from traitcli.views.printable import one_line, printable
 
 _TURNS_TOLD = 6
+_DEVICES_TOLD = 8
 _ENDINGS = {"stop": "ended by the model", "length": "stopped at the token limit"}
 
 
 def run_told(event: RunStarted) -> str:
     """`run smollm2: 8 traits on cuda:0, cuda:1, in runs/smollm2`."""
     traits = f"{len(event.traits)} trait{'' if len(event.traits) == 1 else 's'}"
-    devices = f" on {', '.join(map(one_line, event.devices))}" if event.devices else ""
+    named = [one_line(device) for device in event.devices]
+    if len(named) > _DEVICES_TOLD:
+        named = [*named[:2], f"… {named[-1]} ({len(named)} workers)"]
+    devices = f" on {', '.join(named)}" if named else ""
     return f"run {one_line(event.run)}: {traits}{devices}, in {one_line(event.directory)}"
 
 

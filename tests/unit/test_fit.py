@@ -1,0 +1,84 @@
+"""What a model needs, found without loading it, and whether devices have that."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+import traitcli.scheduling.fit as fit_module
+from traitcli.config import Config, ModelConfig
+from traitcli.errors import ModelError
+from traitcli.models.footprint import find_footprint
+from traitcli.scheduling.devices import Site
+from traitcli.scheduling.fit import check_fit, measure_fit
+
+GIB = 2**30
+
+
+@pytest.fixture
+def config(model_folders):
+    return Config(model=ModelConfig(id=str(model_folders["llama"]), device="cpu"))
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "qwen2"])
+def test_a_models_weights_are_counted_without_loading_them(model_folders, loaded, family):
+    found = find_footprint(ModelConfig(id=str(model_folders[family])))
+
+    model = loaded(family).model
+    assert found.weights == sum(p.numel() * 4 for p in model.parameters())
+    assert (found.rows, found.hidden_size) == (5, 32)
+
+
+def test_half_the_bytes_a_number_are_half_the_weights(model_folders):
+    whole, half = (
+        find_footprint(ModelConfig(id=str(model_folders["llama"]), dtype=dtype)) for dtype in ("float32", "bfloat16")
+    )
+
+    assert whole.weights == 2 * half.weights
+
+
+def test_longer_answers_need_more_and_a_gpu_some_for_itself(model_folders):
+    found = find_footprint(ModelConfig(id=str(model_folders["llama"])))
+
+    assert found.weights < found.least("cpu", 100) < found.least("cpu", 10_000)
+    assert found.least("cuda:0", 100) - found.least("cpu", 100) == GIB // 2
+
+
+def test_of_quantised_weights_nothing_is_claimed(model_folders, tmp_path):
+    folder = shutil.copytree(model_folders["llama"], tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq"}}))
+
+    assert find_footprint(ModelConfig(id=str(folder))).weights == 0
+
+
+def test_workers_on_the_cpu_share_what_is_free(config, monkeypatch):
+    monkeypatch.setattr(fit_module, "free_bytes", lambda device: 8 * GIB)
+
+    assert [fit.found for fit in measure_fit(config, Site(("cpu", "cpu")))] == [4 * GIB, 4 * GIB]
+
+
+def test_a_worker_of_several_devices_has_the_memory_of_all(config, monkeypatch):
+    monkeypatch.setattr(fit_module, "free_bytes", lambda device: (device.index + 1) * GIB)
+    monkeypatch.setattr(fit_module, "pick_device", lambda name: name)
+
+    [fit] = measure_fit(config, Site(("cuda:0+cuda:2",), gpus_each=2))
+
+    assert fit.found == 4 * GIB
+
+
+def test_what_cannot_fit_is_refused_with_both_figures(config, monkeypatch):
+    monkeypatch.setattr(fit_module, "free_bytes", lambda device: 3 * 2**20)
+
+    with pytest.raises(ModelError) as caught:
+        check_fit(config, Site(("cpu", "cpu", "cpu")))
+
+    assert caught.value.problem.endswith(" does not fit on cpu")
+    assert "GiB at least, and there are 0.0 for cpu" in caught.value.cause
+    assert "--gpus-per-worker" in caught.value.fix
+
+
+def test_what_only_another_machine_could_tell_is_left_to_it(config):
+    assert [fit.found for fit in measure_fit(config, Site(("ray-0", "ray-1"), scheduler="ray"))] == [None, None]
