@@ -34,7 +34,13 @@ def run_jobs(jobs: Sequence[Job], site: Site, on_event: Listener, trust_remote_c
 
         crew = LocalCrew(config, site.places, trust_remote_code, logs)
     lead = Lead(jobs, crew, here.judge, on_event, None if isinstance(crew, InlineCrew) else logs)
-    return lead.run(lambda: check_fit(config, site, trust_remote_code))
+    mine = site if isinstance(crew, InlineCrew) else _cpu_part(site)
+    return lead.run(lambda: check_fit(config, mine, trust_remote_code) if mine.places else None)
+
+
+def _cpu_part(site: Site) -> Site:
+    """The places whose memory is looked at here; workers on GPUs look at their own."""
+    return Site(tuple(place for place in site.places if place.startswith("cpu")))
 
 
 def _budget(job: Job) -> Budget | None:

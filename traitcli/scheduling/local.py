@@ -21,8 +21,9 @@ from typing import Any
 
 from traitcli.config import Config
 from traitcli.scheduling.crew import Take, log_path
-from traitcli.scheduling.devices import threads_per_worker
-from traitcli.stages.tasks import Gone, Message, Order
+from traitcli.scheduling.devices import Site, threads_per_worker
+from traitcli.scheduling.fit import check_fit
+from traitcli.stages.tasks import Gone, Message, Order, Tell
 from traitcli.stages.worker import Worker, serve
 
 _SECONDS_TO_END = 1.5
@@ -139,11 +140,9 @@ class _Pipe:
 def _work(post: _Post, pipe: Any) -> None:
     """A worker process's life."""
     _write_to(post.log)
-    device, config = post.device, post.config
-    if "+" in device:
-        _see_only(device)
-        device, model = "auto", config.model.model_copy(update={"device_map": "auto"})
-        config = config.model_copy(update={"model": model})
+    seats = post.device.split("+")
+    if len(seats) > 1:
+        _see_only(post.device)
     import torch
 
     from traitcli.models import load  # noqa: F401 - it takes seconds, in which the lead looks what will fit
@@ -159,7 +158,21 @@ def _work(post: _Post, pipe: Any) -> None:
         except ConnectionError:
             raise SystemExit(1) from None  # the parent is gone
 
-    serve(lambda tell: Worker(config, device, tell, post.trust), _Pipe(pipe), tell)
+    serve(lambda tell: _make_worker(post, len(seats), tell), _Pipe(pipe), tell)
+
+
+def _make_worker(post: _Post, devices: int, tell: Tell) -> Worker:
+    """A worker on its device, or with a model spread over several; raises ModelError where a GPU is too small.
+
+    The lead looks at the CPU only: to ask a GPU would take some of its memory.
+    """
+    if devices == 1:
+        if post.device.startswith("cuda"):
+            check_fit(post.config, Site((post.device,)), post.trust)
+        return Worker(post.config, post.device, tell, post.trust)
+    check_fit(post.config, Site(("+".join(f"cuda:{index}" for index in range(devices)),)), post.trust)
+    model = post.config.model.model_copy(update={"device_map": "auto"})
+    return Worker(post.config.model_copy(update={"model": model}), "auto", tell, post.trust)
 
 
 def _see_only(place: str) -> None:
