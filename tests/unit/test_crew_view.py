@@ -56,7 +56,7 @@ def test_a_worker_that_begins_another_task_begins_a_pace():
         (130.0, WorkerSeen(0, "cpu", "rollouts", "refusal", 5, 10, 50)),
     )
 
-    assert seats.by_worker[0].tokens_per_second == 5
+    assert seats.by_worker[0].pace.tokens_per_second == 5
     assert seats.by_worker[0].left(130.0) == 10
 
 

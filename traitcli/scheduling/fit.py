@@ -33,13 +33,13 @@ class Fit:
 
 def measure_fit(config: Config, site: Site, trust_remote_code: bool = False) -> list[Fit]:
     """What every place needs and has; workers on the CPU share what is free."""
+    from traitcli.models.footprint import find_footprint
+
     capacity = _PROMPT + config.extract.sampling.max_new_tokens
     if site.scheduler == "ray":
         places = [["cuda" if site.gpus_each else "cpu"] for _ in site.places]
     else:
         places = [[pick_device(device) for device in place.split("+")] for place in site.places]
-    from traitcli.models.footprint import find_footprint
-
     footprint = find_footprint(config.model, places[0][0], trust_remote_code)
     sharing = sum(devices == ["cpu"] for devices in places)
     fits = []

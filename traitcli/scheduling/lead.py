@@ -91,7 +91,7 @@ class Lead:
                 busy = any(hand.task or not hand.ready for hand in self._hands.values())
                 self._crew.hear(self._take, 1.0 if busy else 0.05)
                 self._watch()
-        except BaseException:
+        except BaseException:  # Ctrl-C and SIGTERM too: what is finished is kept whatever ends the run
             with suppress(KeyboardInterrupt):
                 self._stop()
             raise

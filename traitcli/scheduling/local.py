@@ -23,6 +23,7 @@ from traitcli.config import Config
 from traitcli.scheduling.crew import Take, log_path
 from traitcli.scheduling.devices import Site, threads_per_worker
 from traitcli.scheduling.fit import check_fit
+from traitcli.scheduling.seat import renumber, seat_worker
 from traitcli.stages.tasks import Gone, Message, Order, Tell
 from traitcli.stages.worker import Worker, serve
 
@@ -140,9 +141,10 @@ class _Pipe:
 def _work(post: _Post, pipe: Any) -> None:
     """A worker process's life."""
     _write_to(post.log)
-    seats = post.device.split("+")
-    if len(seats) > 1:
-        _see_only(post.device)
+    place = post.device
+    if "+" in place:
+        _see_only(place)
+        place = renumber(len(place.split("+")))
     import torch
 
     from traitcli.models import load  # noqa: F401 - it takes seconds, in which the lead looks what will fit
@@ -158,21 +160,14 @@ def _work(post: _Post, pipe: Any) -> None:
         except ConnectionError:
             raise SystemExit(1) from None  # the parent is gone
 
-    serve(lambda tell: _make_worker(post, len(seats), tell), _Pipe(pipe), tell)
+    serve(lambda tell: _make_worker(post, place, tell), _Pipe(pipe), tell)
 
 
-def _make_worker(post: _Post, devices: int, tell: Tell) -> Worker:
-    """A worker on its device, or with a model spread over several; raises ModelError where a GPU is too small.
-
-    The lead looks at the CPU only: to ask a GPU would take some of its memory.
-    """
-    if devices == 1:
-        if post.device.startswith("cuda"):
-            check_fit(post.config, Site((post.device,)), post.trust)
-        return Worker(post.config, post.device, tell, post.trust)
-    check_fit(post.config, Site(("+".join(f"cuda:{index}" for index in range(devices)),)), post.trust)
-    model = post.config.model.model_copy(update={"device_map": "auto"})
-    return Worker(post.config.model_copy(update={"model": model}), "auto", tell, post.trust)
+def _make_worker(post: _Post, place: str, tell: Tell) -> Worker:
+    """Raises ModelError where a GPU is too small; the lead looks at the CPU only, or it would take GPU memory."""
+    if place.startswith("cuda"):
+        check_fit(post.config, Site((place,)), post.trust)
+    return seat_worker(post.config, place, post.trust, tell)
 
 
 def _see_only(place: str) -> None:

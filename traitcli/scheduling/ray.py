@@ -21,6 +21,7 @@ from traitcli.errors import UserError
 from traitcli.scheduling.crew import Take
 from traitcli.scheduling.devices import Site
 from traitcli.scheduling.fit import check_fit
+from traitcli.scheduling.seat import renumber, seat_worker
 from traitcli.stages.tasks import Gone, Logged, Message, Order, Ready, Tell
 from traitcli.stages.worker import Worker, serve
 
@@ -207,17 +208,13 @@ class Actor:
     def _worker(self, tell: Tell) -> Worker:
         import torch
 
-        config = self._config
-        place = "+".join(f"cuda:{index}" for index in range(self._gpus)) or "cpu"
-        check_fit(config, Site((place,)), self._trust)
+        place = renumber(self._gpus)
+        check_fit(self._config, Site((place,)), self._trust)
         if not self._gpus:
             torch.set_num_threads(_cpus())
         else:
             tell(Logged(f"CUDA_VISIBLE_DEVICES is {os.environ.get('CUDA_VISIBLE_DEVICES')}\n"))
-        if self._gpus <= 1:
-            return Worker(config, place, tell, self._trust)
-        model = config.model.model_copy(update={"device_map": "auto"})
-        return Worker(config.model_copy(update={"model": model}), "auto", tell, self._trust)
+        return seat_worker(self._config, place, self._trust, tell)
 
 
 class _Queue:

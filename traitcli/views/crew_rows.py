@@ -9,9 +9,9 @@ from rich.cells import cell_len
 from rich.style import Style
 from rich.text import Text
 
-from traitcli.events import WorkerSeen
+from traitcli.events import Progressed, Stage, WorkerSeen
 from traitcli.views.cells import fit
-from traitcli.views.pace import Paces, clock_time
+from traitcli.views.pace import Pace, Paces, clock_time
 from traitcli.views.palette import BLUE
 from traitcli.views.printable import one_line
 from traitcli.views.words import judge_told
@@ -29,35 +29,31 @@ _AT_WORK = {"rollouts", "judgements"}
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """A worker as it was last seen; times are seconds on the view's clock, `tokens` those since `started`."""
+    """A worker as it was last seen, and the pace of its share."""
 
     seen: WorkerSeen
-    started: float
-    updated: float
-    tokens: int = 0
+    pace: Pace
+
+    @classmethod
+    def begun(cls, seen: WorkerSeen, now: float) -> Self:
+        """As it starts on something."""
+        stage: Stage = "judgements" if seen.doing == "judgements" else "rollouts"
+        return cls(seen, Pace(seen.trait, stage, 0, seen.done, seen.total, now, now, seen.tokens))
 
     def next(self, seen: WorkerSeen, now: float) -> Self:
         """What follows: the same task further on, or another one."""
         if (self.seen.doing, self.seen.trait) != (seen.doing, seen.trait) or seen.done < self.seen.done:
-            return replace(self, seen=seen, started=now, updated=now, tokens=seen.tokens)
-        return replace(self, seen=seen, updated=now, tokens=self.tokens + seen.tokens)
+            return self.begun(seen, now)
+        told = Progressed(seen.trait, self.pace.stage, seen.done, seen.total, seen.tokens)
+        return replace(self, seen=seen, pace=self.pace.advanced(told, now))
 
     @property
     def is_at_work(self) -> bool:
         return self.seen.doing in _AT_WORK
 
-    @property
-    def tokens_per_second(self) -> float | None:
-        spent = self.updated - self.started
-        return self.tokens / spent if self.tokens and spent > 0 else None
-
     def left(self, now: float) -> float | None:
-        """Seconds to the end of its share at the mean pace so far."""
-        spent = self.updated - self.started
-        if not self.seen.done or spent <= 0 or not self.is_at_work:
-            return None
-        to_go = self.seen.total - self.seen.done
-        return max(to_go * spent / self.seen.done - (now - self.updated), 0.0)
+        """Seconds to the end of its share, while it is at work."""
+        return self.pace.left(now) if self.is_at_work else None
 
 
 class Seats:
@@ -68,7 +64,7 @@ class Seats:
 
     def take(self, seen: WorkerSeen, now: float) -> None:
         known = self.by_worker.get(seen.worker)
-        seat = known.next(seen, now) if known else Seat(seen, now, now, seen.tokens)
+        seat = known.next(seen, now) if known else Seat.begun(seen, now)
         self.by_worker = dict(sorted({**self.by_worker, seen.worker: seat}.items()))
 
     @property
@@ -114,7 +110,7 @@ def _with_figures(row: Text, seat: Seat, now: float, bar: int, figures: list[tup
     if bar:
         full = int(bar * seen.done / seen.total) if seen.total and at_work else 0
         row.append("  ").append("━" * full, _FILLED).append("─" * (bar - full), QUIET)
-    rate = seat.tokens_per_second
+    rate = seat.pace.tokens_per_second
     told = {
         "done": f"{seen.done}/{seen.total}" if at_work else "",
         "tok/s": f"{rate:,.0f}" if rate and at_work else "–",

@@ -114,10 +114,9 @@ class Paces:
         """Judgements without a score so far."""
         return sum(pace.missing for pace in self.by_stage.values())
 
-    def counts(self, stage: Stage) -> tuple[int, int]:
-        """Done and total of a stage, of the traits that have come to it."""
-        paces = [pace for pace in self.by_stage.values() if pace.stage == stage]
-        return sum(pace.done for pace in paces), sum(pace.total for pace in paces)
+    def done(self, stage: Stage) -> int:
+        """Of a stage, by all traits that have come to it."""
+        return sum(pace.done for pace in self.by_stage.values() if pace.stage == stage)
 
     def left(self, todo: int, now: float) -> float | None:
         """Seconds until all is made and judged, at the mean pace so far; `todo` rollouts were to be made at first."""
@@ -127,13 +126,12 @@ class Paces:
 
     def _stage_left(self, stage: Stage, todo: int, now: float) -> float | None:
         paces = [pace for pace in self.by_stage.values() if pace.stage == stage]
-        fresh = sum(pace.done - pace.resumed for pace in paces)
-        if fresh <= 0:
+        if not paces:
             return None
-        to_go = max(todo, sum(pace.total - pace.resumed for pace in paces)) - fresh
-        updated = max(pace.updated for pace in paces)
-        spent = updated - min(pace.started for pace in paces)
-        return max(to_go * spent / fresh - (now - updated), 0.0) if to_go else 0.0
+        started, updated = min(pace.started for pace in paces), max(pace.updated for pace in paces)
+        fresh = sum(pace.done - pace.resumed for pace in paces)
+        total = max(todo, sum(pace.total - pace.resumed for pace in paces))
+        return Pace("", stage, 0, fresh, total, started, updated).left(now)
 
     @property
     def tokens_per_second(self) -> float:

@@ -118,10 +118,9 @@ class PlainView(_Plain):
             return
         self._told_all = now
         at_work = sum(seat.is_at_work for seat in self._seats.by_worker.values())
-        done, _ = self._paces.counts("rollouts")
         parts = [
             f"{at_work} of {len(self._seats.by_worker)} workers at work",
-            f"{done:,} rollouts",
+            f"{self._paces.done('rollouts'):,} rollouts",
             f"{self._paces.tokens_per_second:,.0f} tokens/s" if self._paces.tokens_per_second else "",
             words.judge_told(self._paces).replace(" · ", ", "),
             f"{clock_time(left)} left" if (left := self._paces.left(self._todo, now)) else "",
