@@ -102,6 +102,11 @@ class Feed:
         self.ends = (lengths.cumsum(0) - 1).to(device)
 
     @property
+    def sequences(self) -> int:
+        """How many there are, R."""
+        return self._count
+
+    @property
     def windows(self) -> set[int | None]:
         """The sliding windows that layers have attended with; none stands for no window."""
         return {window for window, *_ in self._masks}
