@@ -25,8 +25,9 @@ from traitcli.generation.means import MeanReader
 from traitcli.models.load import LoadedModel
 from traitcli.models.prompts import render
 from traitcli.models.texts import Text, read_texts
-from traitcli.stages.monitor import make_probes, monitor
-from traitcli.vectors.files import find_vectors, read_vector
+from traitcli.stages.monitor import Watch, monitor
+from traitcli.stages.probes import make_probes
+from traitcli.vectors.files import load_vectors
 
 ASKED = ("Can you explain how a pin tumbler lock is picked?", "Why is the sky blue, and is it blue on Mars too?")
 
@@ -75,17 +76,14 @@ class Quiet(TextStreamer):  # type: ignore[misc]
 def measure_monitor(loaded: LoadedModel, plain: Any, tokens: int, rounds: int) -> float:
     """Tokens a second when watched ÷ those of generate; both write the same tokens."""
     config = Config(model=ModelConfig(id=EMBEDDED))
-    vectors = [read_vector(path) for path in find_vectors(config).values()]
-    probes = make_probes(vectors, loaded, "response_avg")
     settings = MonitorConfig.model_validate({"sampling": {"temperature": 0, "max_new_tokens": tokens}})
+    watching = Watch(make_probes(load_vectors(config).values(), loaded, "response_avg"), settings)
     written: dict[str, list[int]] = {"watched": [], "streamed": []}
 
     def watched() -> None:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "record.json"
-            written["watched"] = [
-                len(monitor(loaded, probes, prompt, settings, out, lambda event: None).tokens) for prompt in ASKED
-            ]
+            written["watched"] = [len(monitor(loaded, watching, prompt, out).tokens) for prompt in ASKED]
 
     def streamed() -> None:
         options = {"do_sample": False, "max_new_tokens": tokens, "pad_token_id": loaded.tokenizer.pad_token_id}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from traitcli.records import Usage
+from traitcli.records import Crossing, Push, TokenScores, Usage
 
 Stage = Literal["rollouts", "judgements", "vectors"]
 
@@ -142,34 +142,67 @@ class RunFinished:
 
 @dataclass(frozen=True, slots=True)
 class MonitorStarted:
-    """A generation is about to be watched; `layers` is trait -> row."""
+    """A generation is about to be watched; `layers` is trait -> row, `about` what the record says of its origin."""
 
     prompt: str
     model: str
     traits: tuple[str, ...]
     layers: Mapping[str, int]
     notes: tuple[str, ...] = ()
+    steering: tuple[Push, ...] = ()
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptScored:
+    """All tokens of the prompt, its template's too: trait -> n scores; `rows` row -> n scores of one trait."""
+
+    tokens: tuple[str, ...]
+    raw: Mapping[str, tuple[float, ...]]
+    calibrated: Mapping[str, tuple[float, ...]]
+    rows: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class TokenScored:
     """One response token; raw in activation units, calibrated −1…+1 at the class means.
 
-    `text` is empty while a character is incomplete; the token that completes it has it all.
+    `text` is empty while a character is incomplete; the token that completes it has it all. `rows` are the scores
+    of one trait at every row, if they are asked for: calibrated, or raw where its vector has no class means.
     """
 
     index: int
     text: str
     raw: Mapping[str, float]
     calibrated: Mapping[str, float]
+    rows: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AlarmRaised:
+    """A rule was crossed for the first time in an answer."""
+
+    crossing: Crossing
+
+
+@dataclass(frozen=True, slots=True)
+class TextsRead:
+    """`done` of `total` texts that were there already have been scored; `tokens` in all, of prompts too."""
+
+    done: int
+    total: int
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True)
 class MonitorFinished:
+    """An answer is complete, or was interrupted; its record is kept at `path`, unless that is empty."""
+
     path: str
     tokens: int
     seconds: float
     finish_reason: str
+    record: TokenScores | None = None
 
 
 Event = (
@@ -185,7 +218,10 @@ Event = (
     | TraitFailed
     | RunFinished
     | MonitorStarted
+    | PromptScored
     | TokenScored
+    | AlarmRaised
+    | TextsRead
     | MonitorFinished
 )
 Listener = Callable[[Event], None]

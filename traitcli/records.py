@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -213,22 +214,80 @@ class TraitVector:
 
 
 @dataclass(frozen=True, slots=True)
-class TokenScores:
-    """How far each response token points along each trait vector.
+class Push:
+    """A trait's vector added to the residual stream while a model writes.
 
-    tokens      n texts whose concatenation is the response
-    raw         trait -> n projections (h · v) / ‖v‖ at `layers[trait]`, in activation units
-    calibrated  trait -> n scores, −1 the mean of the negative class, +1 of the positive one;
-                a trait whose vector carries no class means is left out
+    coefficient  how many times the vector, as it is stored: 1 moves by the whole difference of the classes' means
+    layer        the row that is pushed, 1 to L: the output of block layer − 1
+    dose         |coefficient| · ‖v‖ / ‖h‖, h being a usual state of the prompt at that row; 0 before it is measured
+    """
+
+    trait: str
+    coefficient: float
+    layer: int
+    dose: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """An alarm's rule that was crossed: at which token, and by which score or mean."""
+
+    rule: str
+    action: Literal["stop", "fail"]
+    token: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """n tokens, and how far each points along some vectors.
+
+    tokens      n texts
+    raw         name -> n projections (h · v) / ‖v‖, in activation units
+    calibrated  name -> n scores, −1 the mean of the negative class, +1 of the positive one;
+                a vector without class means is left out
+    """
+
+    tokens: tuple[str, ...]
+    raw: Mapping[str, tuple[float, ...]]
+    calibrated: Mapping[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScores(Scores):
+    """What was watched of one answer; its tokens joined are `response`.
+
+    layers         trait -> the row that was read
+    history        messages before the prompt, a system message among them
+    finish_reason  stop: the model ended it · length: the token limit did · alarm · interrupted · given: not generated
+    seconds        n times since the first token was asked for; none where the text was there already
+    prompt_scores  the same for the prompt's tokens, if asked for
+    layer_scores   row -> n scores of one trait at every row, if asked for
+    about          where it comes from: a prompt set and what the prompt should show, or a file and its line (JSON-able)
+    created        when it was complete, in ISO 8601
     """
 
     prompt: str
     response: str
-    tokens: tuple[str, ...]
-    raw: Mapping[str, tuple[float, ...]]
-    calibrated: Mapping[str, tuple[float, ...]]
     layers: Mapping[str, int]
     model: str
     seed: int
     prompt_tokens: int
     finish_reason: str
+    history: tuple[Mapping[str, str], ...] = ()
+    seconds: tuple[float, ...] = ()
+    steering: tuple[Push, ...] = ()
+    crossings: tuple[Crossing, ...] = ()
+    prompt_scores: Scores | None = None
+    layer_scores: LayerScores | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+    created: str = field(default_factory=lambda: datetime.now().astimezone().isoformat(timespec="seconds"))
+
+
+@dataclass(frozen=True, slots=True)
+class LayerScores:
+    """One trait at every row, 0 to L: n projections each, and n calibrated scores each or none."""
+
+    trait: str
+    raw: tuple[tuple[float, ...], ...]
+    calibrated: tuple[tuple[float, ...], ...]

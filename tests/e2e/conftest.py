@@ -47,6 +47,11 @@ class Ended:
         """All of stdout, which must be one JSON document."""
         return json.loads(self.out)
 
+    @property
+    def json_lines(self) -> list[Any]:
+        """All of stdout, one JSON document a line."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
 
 class Running:
     """A command at work."""

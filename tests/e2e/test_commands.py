@@ -18,7 +18,7 @@ ROWS, HIDDEN = 5, 32
 """The tiny model has four blocks."""
 RECORD = [
     *("prompt", "response", "tokens", "trait_scores", "calibrated_scores", "layers", "model", "seed"),
-    *("prompt_tokens", "finish_reason", "created"),
+    *("prompt_tokens", "finish_reason", "created", "seconds", "history", "steering", "alarms"),
 ]
 
 
@@ -312,7 +312,7 @@ def test_monitor_tells_people_on_stderr_where_the_record_is(monitored):
 
 
 def test_monitor_prints_the_record_that_it_keeps(monitored):
-    record = monitored.same.json
+    record = monitored.same.json_lines[-1]
 
     assert record == monitored.record("same.json")
     assert list(record) == RECORD
@@ -324,25 +324,36 @@ def test_monitor_prints_the_record_that_it_keeps(monitored):
         assert all(isinstance(score, float) for score in scores)
 
 
+def test_monitor_prints_a_json_line_for_each_token_as_it_is_scored(monitored):
+    *tokens, record = monitored.same.json_lines
+
+    assert [line["index"] for line in tokens] == list(range(len(record["tokens"])))
+    assert [line["token"] for line in tokens][:-1] == record["tokens"][:-1]
+    for kind in ("trait_scores", "calibrated_scores"):
+        for trait, scores in record[kind].items():
+            assert [line[kind][trait] for line in tokens] == pytest.approx(scores, abs=1e-5)
+
+
 def test_monitor_keeps_its_records_in_the_runs_folder(monitored):
     [kept] = (monitored.desk.folder / "runs" / "monitor").glob("*-why.json")
 
-    assert json.loads(kept.read_text(encoding="utf-8")) == monitored.other.json
+    assert json.loads(kept.read_text(encoding="utf-8")) == monitored.other.json_lines[-1]
 
 
 def test_a_seed_gives_the_same_answer_and_the_same_scores_again(monitored):
     plain, same = monitored.record("plain.json"), monitored.record("same.json")
 
-    assert plain | {"created": ""} == same | {"created": ""}
+    when = {"created": "", "seconds": []}
+    assert plain | when == same | when
 
 
 def test_another_seed_gives_another_answer(monitored):
-    assert monitored.other.json["seed"] == 4
-    assert monitored.other.json["response"] != monitored.same.json["response"]
+    assert monitored.other.json_lines[-1]["seed"] == 4
+    assert monitored.other.json_lines[-1]["response"] != monitored.same.json_lines[-1]["response"]
 
 
 def test_monitor_reads_the_traits_and_the_layer_asked_for(monitored):
-    record = monitored.last.json
+    record = monitored.last.json_lines[-1]
 
     assert monitored.last.code == 0
     assert record == monitored.record("deep/last.json")
@@ -356,7 +367,7 @@ def test_the_row_after_the_final_norm_is_watched_with_a_warning(monitored):
 
 
 def test_raw_and_calibrated_scores_are_those_of_the_vector(monitored):
-    record = monitored.same.json
+    record = monitored.same.json_lines[-1]
     vector = load_file(monitored.desk.folder / "vectors" / "model" / "evil.safetensors")
     layer = record["layers"]["evil"]
 
@@ -389,5 +400,5 @@ def test_report_without_names_takes_everything_there_is(monitored):
 
     held = held_by(monitored.desk.folder / "runs" / "report.html")
     assert ended.out == "runs/report.html\n"
-    assert [record["response"] for record in held["records"]] == [monitored.other.json["response"]]
+    assert [record["response"] for record in held["records"]] == [monitored.other.json_lines[-1]["response"]]
     assert [vector["trait"] for vector in held["vectors"]] == ["evil", "refusal"]

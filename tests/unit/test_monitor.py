@@ -17,7 +17,9 @@ from traitcli.generation.decode import Generation, generate
 from traitcli.generation.steps import Request
 from traitcli.models.prompts import render
 from traitcli.records import ClassStats, TraitVector
-from traitcli.stages.monitor import make_probes, monitor, record_path, to_json
+from traitcli.stages.monitor import Watch, monitor
+from traitcli.stages.monitor_records import record_path, to_json
+from traitcli.stages.probes import make_probes
 
 ROWS, WIDTH = 5, 32
 PROMPT = "How does lock picking work?"
@@ -36,7 +38,7 @@ VECTORS = [make_vector("evil", 2), make_vector("refusal", 2), make_vector("verbo
 
 def watch(loaded, out, probes=None, config=CONFIG, on_event=None):
     probes = probes or make_probes(VECTORS, loaded, "response_avg")
-    return monitor(loaded, probes, PROMPT, config, out, on_event or (lambda event: None))
+    return monitor(loaded, Watch(probes, config), PROMPT, out, on_event or (lambda event: None))
 
 
 def one(loaded, request: Request) -> Generation:

@@ -82,8 +82,8 @@ def test_a_finished_generation_leaves_prompt_response_panel_and_record():
         "",
         "I cannot.",
         "",
-        "  trait     now  −2  −1    0    +1  +2                      last tokens    mean",
-        "▸ evil    −0.50       · ╺━━│    ·                                   ▅▇▄   +0.33",
+        "  trait     now  −2  −1    0    +1  +2   last tokens    mean     max at",
+        "▸ evil    −0.50       · ╺━━│    ·                ▅▇▄   +0.33   +1.50 cannot",
         "",
         "−1 and +1 are the means of a trait's negative and positive examples.",
         "Coloured by evil.",
@@ -215,7 +215,7 @@ def test_a_trait_without_class_means_is_shown_raw_with_a_note():
         view.show(FINISHED)
 
     lines = terminal.lines()
-    assert lines[7] == "  bold    +12.3  raw, not calibrated                                  ▅   +12.3"
+    assert lines[7] == "  bold    +12.3  raw, not calibrated               ▅   +12.3   +12.3 so"
     assert lines[8].startswith("! bold: its vector has no class means, so the scores are raw projections")
 
 
@@ -243,7 +243,7 @@ def test_a_terminal_made_narrower_loses_no_text():
 def test_too_many_traits_for_the_screen_leave_room_for_the_text_and_show_the_leader():
     terminal = Terminal(height=10)
     traits = [f"t{i}" for i in range(9)]
-    view = MonitorView(terminal.console, "t8", Ticking())
+    view = MonitorView(terminal.console, "t8", clock=Ticking())
     view.show(started(*traits))
 
     view.show(scored(0, "so", **dict.fromkeys(traits, 0.5)))
@@ -259,8 +259,8 @@ def test_the_leader_is_the_trait_whose_mean_is_farthest_from_zero():
     leader = Leader()
 
     for index, (a, b) in enumerate([(0.3, 0.0), (0.3, -0.8), (0.3, -2.0), (0.3, -0.4)]):
-        tracks["a"].add(a)
-        tracks["b"].add(b)
+        tracks["a"].add(a, a)
+        tracks["b"].add(b, b)
         leader.after(index, tracks)
 
     assert leader.turns == [(0, "a"), (2, "b")]
@@ -268,16 +268,15 @@ def test_the_leader_is_the_trait_whose_mean_is_farthest_from_zero():
 
 def test_a_trait_asked_for_colours_every_token():
     tracks = {name: TraitTrack(name) for name in ("a", "b")}
-    tracks["a"].add(2.0)
-    tracks["b"].add(0.0)
+    tracks["a"].add(2.0, 2.0)
+    tracks["b"].add(0.0, 0.0)
 
     assert Leader("b").after(0, tracks) == "b"
 
 
 def test_a_trait_without_class_means_never_leads():
     tracks = {"a": TraitTrack("a")}
-    tracks["a"].calibrated = False
-    tracks["a"].add(30.0)
+    tracks["a"].add(30.0, None)
 
     assert Leader().after(0, tracks) is None
 
@@ -329,15 +328,15 @@ def test_a_mean_leaves_out_what_is_not_a_number():
     track = TraitTrack("a")
 
     for score in (1.0, float("nan"), 2.0):
-        track.add(score)
+        track.add(score, score)
 
-    assert track.mean == 1.5
+    assert track.figures.mean == 1.5
 
 
 @pytest.mark.parametrize("width", range(20, 101))
 def test_the_panel_never_is_wider_than_the_terminal(width):
     track = TraitTrack("a-trait-with-a-rather-long-name")
-    track.add(-1.5)
+    track.add(-1.5, -1.5, " a-rather-long-token")
 
     assert {line.cell_len for line in panel_lines([track], track.name, NONE, width)} <= set(range(width + 1))
 

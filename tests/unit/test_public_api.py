@@ -12,17 +12,21 @@ import pytest
 import traitcli
 
 NAMES = [
+    "ActivationSteerer",
     "TokenScores",
     "Trait",
     "TraitError",
     "TraitVector",
+    "Watch",
     "find_vectors",
     "load_config",
     "load_model",
     "load_trait",
+    "load_vectors",
     "make_probes",
     "monitor",
     "read_vector",
+    "score_texts",
 ]
 
 

@@ -2,32 +2,74 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+import json
+from typing import Any
 
-import typer
-
+from traitcli.cli import monitor_options as option
 from traitcli.cli.options import ConfigFile, Json, Overrides, TrustRemoteCode
 
 
 def monitor(
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to ask the model.")],
+    prompt: option.Prompt = None,
     config: ConfigFile = "default",
-    traits: Annotated[str | None, typer.Option(metavar="A,B", help="Traits to watch; all that have vectors.")] = None,
-    layer: Annotated[int | None, typer.Option(metavar="K", help="Row to read, for all traits.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(metavar="N", help="End the answer after N tokens.")] = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of the sampling.")] = None,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where the record goes.")] = None,
+    chat: option.Chat = False,
+    prompts: option.Prompts = None,
+    text: option.Input = None,
+    replay: option.Replay = None,
+    speed: option.Speed = 1.0,
+    traits: option.Traits = None,
+    trait: option.Trait = None,
+    layer: option.Layer = "auto",
+    per_layer: option.PerLayer = False,
+    prompt_tokens: option.PromptTokens = False,
+    raw: option.Raw = False,
+    steer: option.Steer = None,
+    stop_on: option.StopOn = None,
+    fail_on: option.FailOn = None,
+    system: option.System = None,
+    max_new_tokens: option.MaxNewTokens = None,
+    temperature: option.Temperature = None,
+    top_p: option.TopP = None,
+    top_k: option.TopK = None,
+    seed: option.Seed = None,
+    vectors: option.Vectors = None,
+    out: option.Out = None,
     overrides: Overrides = None,
     as_json: Json = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Watch the traits, token by token, in a live answer."""
-    from traitcli.cli.watch import watch
+    """Watch the traits, token by token, in a live answer.
+
+    A RULE is evil>1.5 (any token), mean(evil)>0.8 (the whole answer), or run(evil,5)>1 (five tokens in a row).
+    """
+    from traitcli.cli.watch import Wanted, watch
     from traitcli.config import load_config
 
-    given = {"monitor.sampling.max_new_tokens": max_new_tokens, "monitor.seed": seed}
-    flags = [f"{key}={value}" for key, value in given.items() if value is not None]
-    settings = load_config(config, [*(overrides or ()), *flags])
-    names = [name.strip() for name in (traits or "").split(",") if name.strip()]
-    watch(prompt, settings, names, layer, out, as_json=as_json, trust=trust_remote_code)
+    sampling = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k}
+    given = {"system": system, "seed": seed, **{f"sampling.{key}": value for key, value in sampling.items()}}
+    wanted = Wanted(
+        prompt=prompt,
+        chat=chat,
+        prompts=prompts,
+        text=text,
+        replay=replay,
+        speed=speed,
+        traits=tuple(name.strip() for name in (traits or "").split(",") if name.strip()),
+        trait=trait,
+        layer=layer,
+        per_layer=per_layer,
+        prompt_tokens=prompt_tokens,
+        raw=raw,
+        steer=tuple(steer or ()),
+        stop_on=tuple(stop_on or ()),
+        fail_on=tuple(fail_on or ()),
+        vectors=vectors,
+        out=out,
+        as_json=as_json,
+        trust=trust_remote_code,
+    )
+    watch(wanted, load_config(config, [*(overrides or ()), *_as_overrides(given)]))
+
+
+def _as_overrides(given: dict[str, Any]) -> list[str]:
+    return [f"monitor.{key}={json.dumps(value)}" for key, value in given.items() if value is not None]

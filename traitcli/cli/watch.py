@@ -1,48 +1,282 @@
-"""Loads what monitor needs, and shows the generation."""
+"""Loads what monitor needs, and shows what is watched: an answer, a chat, a set of prompts, texts, a record."""
 
 from __future__ import annotations
 
+import difflib
 import json
-import sys
-from collections.abc import Sequence
-from io import StringIO
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from traitcli.config import Config
 from traitcli.errors import UserError
-from traitcli.vectors.files import find_vectors, read_vector
+from traitcli.records import TraitVector
 
+if TYPE_CHECKING:
+    from rich.console import Console
 
-def watch(
-    prompt: str,
-    config: Config,
-    names: Sequence[str],
-    layer: int | None,
-    out: Path | None,
-    *,
-    as_json: bool,
-    trust: bool,
-) -> None:
-    """Generate an answer under the monitor's view; the record goes to `out` or runs/monitor/."""
-    if not prompt.strip():
-        raise UserError(
-            "the prompt is empty", cause="there is nothing to answer", fix='traitcli monitor "What should I read?"'
-        )
-    prompt = prompt.encode("utf-8", "replace").decode()  # bytes of the shell's that are no text
-    vectors = [read_vector(path) for path in find_vectors(config, names).values()]
-
-    from traitcli.models.load import load_model
-    from traitcli.stages.monitor import make_probes, monitor, record_path, to_json
-    from traitcli.views import open_monitor_view
+    from traitcli.models.load import LoadedModel
+    from traitcli.stages.alarms import Rule
+    from traitcli.stages.monitor import Watch
+    from traitcli.stages.prompt_sets import PromptSet
+    from traitcli.stages.transcripts import Exchange
+    from traitcli.views.monitor import MonitorView
     from traitcli.views.plain import PlainMonitorView
 
-    path = out or record_path(config.paths.runs, prompt)
-    # With --json stdout holds the record alone; notes and warnings go to stderr all the same.
-    with PlainMonitorView(StringIO(), sys.stderr) if as_json else open_monitor_view() as view:
-        loaded = load_model(config.model, view.show, trust)
-        probes = make_probes(vectors, loaded, config.vector.position, layer)
-        scores = monitor(loaded, probes, prompt, config.monitor, path, view.show)
-    if as_json:
-        typer.echo(json.dumps(to_json(scores), ensure_ascii=False))
+_EXAMPLE = 'traitcli monitor "What should I read?"'
+ALARM = 3
+"""Exit code when --fail-on was crossed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the command line asks for; the rest is in the config."""
+
+    prompt: str | None
+    chat: bool
+    prompts: str | None
+    text: Path | None
+    replay: Path | None
+    speed: float
+    traits: tuple[str, ...]
+    trait: str | None
+    layer: str
+    per_layer: bool
+    prompt_tokens: bool
+    raw: bool
+    steer: tuple[str, ...]
+    stop_on: tuple[str, ...]
+    fail_on: tuple[str, ...]
+    vectors: Path | None
+    out: Path | None
+    as_json: bool
+    trust: bool
+
+    @property
+    def row(self) -> int | None:
+        """The layer to read; none: each vector's own."""
+        if self.layer == "auto":
+            return None
+        if not self.layer.isascii() or not self.layer.isdigit():
+            raise UserError(f"no layer {self.layer}", cause="it is no row", fix="--layer 16, or --layer auto")
+        return int(self.layer)
+
+    def check(self) -> None:
+        """Raise UserError unless there is one thing to watch, and the rest goes with it."""
+        ways = {"--chat": self.chat, "--prompts": self.prompts, "--input": self.text, "--replay": self.replay}
+        chosen = [name for name, value in ways.items() if value]
+        if len(chosen) > 1:
+            raise UserError(f"{' and '.join(chosen)} do not go together", fix="choose one of them")
+        way = chosen[0] if chosen else ""
+        if self.prompt is not None and way in {"--prompts", "--replay"}:
+            raise UserError(f"a prompt and {way} do not go together", fix="leave one of them out")
+        if not way and self.prompt is None:
+            raise UserError(
+                "there is nothing to watch",
+                cause="neither a prompt nor another source is given",
+                fix=f"{_EXAMPLE}, or --chat, --prompts teaching, --input FILE, --replay FILE",
+            )
+        if not way and not (self.prompt or "").strip():
+            raise UserError("the prompt is empty", cause="there is nothing to answer", fix=_EXAMPLE)
+        if way in {"--input", "--replay"} and (self.steer or self.stop_on):
+            option = "--steer" if self.steer else "--stop-on"
+            raise UserError(f"{option} and {way} do not go together", cause="what is there already is only read")
+        if not self.speed > 0:
+            raise UserError(f"no speed {self.speed:g}", cause="it must be above 0", fix="--speed 2 is twice as fast")
+
+
+def watch(wanted: Wanted, config: Config) -> None:
+    """Do what is asked for; exit code 3 when an alarm says so."""
+    wanted.check()
+    if wanted.replay:
+        _replay(wanted, wanted.replay)
+        return
+    from traitcli.vectors.files import load_vectors
+
+    source = _vector_source(wanted, config)
+    load_vectors(source, wanted.traits)  # says what to do about one that is missing
+    vectors = load_vectors(source)
+    watched = {name: vectors[name] for name in wanted.traits} or vectors
+    _known((wanted.trait,) if wanted.trait else (), watched)
+    by_row = _by_row(wanted, watched)
+    work = _prepare(wanted, config)
+    rules = _rules(wanted, config, watched)
+
+    from traitcli.models.load import load_model
+    from traitcli.stages.monitor import Watch
+    from traitcli.stages.probes import make_probes
+    from traitcli.stages.steering import make_steering, parse_push
+    from traitcli.views import open_monitor_view
+
+    pushes = [parse_push(text, vectors) for text in wanted.steer]
+    position = config.vector.position
+    with open_monitor_view(wanted.trait, raw=wanted.raw, by_row=by_row, as_json=wanted.as_json) as view:
+        loaded = load_model(config.model, view.show, wanted.trust)
+        watching = Watch(
+            probes=make_probes(watched.values(), loaded, position, wanted.row),
+            config=config.monitor,
+            steering=make_steering(pushes, vectors, loaded, position),
+            rules=rules,
+            raw=wanted.raw,
+            prompts=wanted.prompt_tokens,
+            by_row=by_row,
+        )
+        crossed = work(Desk(wanted, config, vectors, loaded, view), watching)
+    if crossed:
+        raise typer.Exit(ALARM)
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """All that a way of watching works with."""
+
+    wanted: Wanted
+    config: Config
+    vectors: Mapping[str, TraitVector]
+    loaded: LoadedModel
+    view: MonitorView | PlainMonitorView
+
+    @property
+    def console(self) -> Console:
+        """Where tables go: stdout, unless it is for programs."""
+        from rich.console import Console
+
+        return Console(stderr=self.wanted.as_json)
+
+    def place(self, name: str, suffix: str = ".json") -> Path:
+        """Where the record goes."""
+        from traitcli.stages.monitor_records import record_path
+
+        return self.wanted.out or record_path(self.config.paths.runs, name, suffix)
+
+    def tell(self, record: Mapping[str, Any]) -> bool:
+        """Print a record, if that is asked for; whether it fails."""
+        if self.wanted.as_json:
+            typer.echo(json.dumps(record, ensure_ascii=False))
+        return any(alarm["action"] == "fail" for alarm in record.get("alarms", ()))
+
+
+Way = Callable[[Desk, "Watch"], bool]
+"""Watches, and returns whether an alarm fails."""
+
+
+def _prepare(wanted: Wanted, config: Config) -> Way:
+    """The way of watching, with all that can be checked before a model is loaded."""
+    if wanted.chat:
+        from traitcli.cli.chat import chat
+
+        return chat
+    if wanted.prompts:
+        from traitcli.stages.prompt_sets import load_prompt_set
+
+        asked = load_prompt_set(wanted.prompts)
+        return lambda desk, watching: _watch_set(desk, watching, asked)
+    if wanted.text:
+        from traitcli.stages.transcripts import read_exchanges
+
+        exchanges = read_exchanges(wanted.text, wanted.prompt or "")
+        return lambda desk, watching: _score_texts(desk, watching, exchanges)
+    return _watch_one
+
+
+def _watch_one(desk: Desk, watching: Watch) -> bool:
+    from traitcli.stages.monitor import monitor
+    from traitcli.stages.monitor_records import to_json
+
+    prompt = (desk.wanted.prompt or "").encode("utf-8", "replace").decode()  # bytes of the shell's that are no text
+    record = monitor(desk.loaded, watching, prompt, desk.place(prompt), desk.view.show)
+    return desk.tell(to_json(record))
+
+
+def _watch_set(desk: Desk, watching: Watch, asked: PromptSet) -> bool:
+    from traitcli.stages.prompt_sets import sum_up, watch_set
+    from traitcli.views.tables import set_table
+
+    out, kept, crossed = desk.place(asked.name, ".jsonl"), [], False
+    for record in watch_set(desk.loaded, watching, asked, out, desk.view.show):
+        crossed |= desk.tell(record)
+        kept.append(record)
+    set_table(desk.console, [asdict(row) for row in sum_up(kept)], str(out))
+    return crossed
+
+
+def _score_texts(desk: Desk, watching: Watch, exchanges: Sequence[Exchange]) -> bool:
+    from traitcli.stages.score_texts import Extremes, score_texts
+    from traitcli.views.tables import texts_table
+
+    name = str(exchanges[0].about["file"])
+    out, extremes, crossed = desk.place(name, ".jsonl"), Extremes(), 0
+    for record in score_texts(desk.loaded, watching, exchanges, out, desk.view.show):
+        crossed += desk.tell(record)
+        extremes.take(record)
+    desk.view.close()
+    texts_table(desk.console, extremes.rows(), extremes.failures, str(out))
+    if crossed:
+        typer.echo(f"{crossed} of {len(exchanges)} texts cross {' or '.join(desk.wanted.fail_on)}", err=True)
+    return crossed > 0
+
+
+def _replay(wanted: Wanted, path: Path) -> None:
+    from traitcli.stages.monitor_records import read_records
+    from traitcli.stages.replay import replay
+    from traitcli.views import open_monitor_view
+
+    records = [record for record in read_records(path) if "error" not in record]
+    traits = dict.fromkeys(trait for record in records for trait in record.get("trait_scores") or record["projections"])
+    _known((wanted.trait,) if wanted.trait else (), traits)
+    kept = {record["layer_scores"]["trait"] for record in records if "layer_scores" in record}
+    by_row = next(iter(kept), None)
+    with open_monitor_view(wanted.trait, raw=wanted.raw, by_row=by_row, as_json=wanted.as_json) as view:
+        for record in records:
+            replay(record, view.show, wanted.speed)
+            if wanted.as_json:
+                typer.echo(json.dumps(record, ensure_ascii=False))
+
+
+def _vector_source(wanted: Wanted, config: Config) -> Config | Path:
+    """The folder asked for, or that of this model in it."""
+    if wanted.vectors is None:
+        return config
+    own = wanted.vectors / config.model.name
+    return own if own.is_dir() else wanted.vectors
+
+
+def _known(names: Sequence[str], known: Collection[str]) -> Sequence[str]:
+    """The names; raises UserError for one that is not known."""
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            raise UserError(
+                f"no trait {name} is watched",
+                cause=f"watched: {', '.join(known)}",
+                fix=f"did you mean {close[0]}?" if close else "choose one of them",
+            )
+    return names
+
+
+def _by_row(wanted: Wanted, watched: Mapping[str, TraitVector]) -> str | None:
+    """The trait that is shown at every layer."""
+    if not wanted.per_layer:
+        return None
+    if not wanted.trait and len(watched) > 1:
+        raise UserError("--per-layer shows one trait", cause=f"{len(watched)} are watched", fix="name it: --trait evil")
+    return wanted.trait or next(iter(watched))
+
+
+def _rules(wanted: Wanted, config: Config, watched: Mapping[str, TraitVector]) -> tuple[Rule, ...]:
+    """The alarms; raises UserError for one that is none, or that needs class means which a vector has not."""
+    from traitcli.stages.alarms import parse_rule
+
+    rules = [parse_rule(text, "stop", watched) for text in wanted.stop_on]
+    rules += [parse_rule(text, "fail", watched) for text in wanted.fail_on]
+    for rule in rules:
+        if not wanted.raw and config.vector.position not in watched[rule.trait].stats:
+            raise UserError(
+                f"no alarm on {rule.trait}",
+                cause="its vector has no class means, so there are no calibrated scores",
+                fix="set the bound for raw projections, with --raw",
+            )
+    return tuple(rules)

@@ -6,7 +6,7 @@ state *at* that token. End-of-text tokens are neither fed nor part of the answer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -109,11 +109,11 @@ def decode(
     size: int,
     reader: Reader,
     withdraw: Withdraw = keep_all,
-) -> Iterator[Step]:
+) -> Generator[Step, None, None]:
     """Write answers, `size` at a time at most; the place of one that is complete is given to the next.
 
     A model that does not read packed tokens is decoded with padding, with the same results. Until the
-    last step the model can be used for nothing else.
+    last step, or until it is closed, the model can be used for nothing else.
     """
     if not loaded.packs:
         yield from padded_steps(loaded, requests, sampling, size, reader, withdraw)

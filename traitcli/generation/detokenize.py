@@ -15,8 +15,10 @@ class Detokenizer:
     undecoded tail only, so it takes linear time.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, *, specials: bool = False) -> None:
+        """`specials`: show special tokens too, which are no part of an answer."""
         self._tokenizer = tokenizer
+        self._specials = specials
         self._ids: list[int] = []
         self._shown_from = 0
         self._shown_to = 0
@@ -41,14 +43,15 @@ class Detokenizer:
         return self._text(self._ids[self._shown_from :])[len(before) :]
 
     def _text(self, ids: list[int]) -> str:
-        return str(
-            self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False) if ids else ""
-        )
+        if not ids:
+            return ""
+        options = {"skip_special_tokens": not self._specials, "clean_up_tokenization_spaces": False}
+        return str(self._tokenizer.decode(ids, **options))
 
 
-def token_texts(tokenizer: Any, ids: Iterable[int]) -> list[str]:
+def token_texts(tokenizer: Any, ids: Iterable[int], *, specials: bool = False) -> list[str]:
     """One text for each token; joined they are the response."""
-    detokenizer = Detokenizer(tokenizer)
+    detokenizer = Detokenizer(tokenizer, specials=specials)
     texts = [detokenizer.feed(token) for token in ids]
     if texts:
         texts[-1] += detokenizer.flush()

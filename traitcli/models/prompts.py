@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -39,7 +40,7 @@ def resolve_place(tokenizer: Any, name: str, place: Place) -> Literal["system", 
     """
     if place == "user":
         return "user"
-    shown = _shows_system(tokenizer)
+    shown = shows_system(tokenizer)
     if place == "system" and not shown:
         raise ModelError(
             f"{name} shows no system message",
@@ -47,6 +48,27 @@ def resolve_place(tokenizer: Any, name: str, place: Place) -> Literal["system", 
             fix="set model.persona_in to user or auto",
         )
     return "system" if shown else "user"
+
+
+def conversation(
+    loaded: LoadedModel, system: str | None, messages: Sequence[Message]
+) -> tuple[list[Message], tuple[str, ...]]:
+    """Messages behind a system message, which goes into the first one where the chat template has no place for it.
+
+    Returns them with what a reader should know. What a model has written holds no special tokens.
+    """
+    made = [
+        message | {"content": without_specials(loaded.tokenizer, message["content"])}
+        if message["role"] == "assistant"
+        else dict(message)
+        for message in messages
+    ]
+    if not system:
+        return made, ()
+    if shows_system(loaded.tokenizer):
+        return [{"role": "system", "content": system}, *made], ()
+    made[0]["content"] = f"{system}\n\n{made[0]['content']}"
+    return made, (f"{loaded.name} has no system message: it stands before the first one",)
 
 
 def render(tokenizer: Any, messages: list[Message], *, thinking: bool = True) -> Prompt:
@@ -93,7 +115,8 @@ def _look_alike(token: str) -> str:
     return changed if changed != token else f"{token[0]} {token[1:]}"
 
 
-def _shows_system(tokenizer: Any) -> bool:
+def shows_system(tokenizer: Any) -> bool:
+    """Whether the chat template shows a system message beside a question."""
     from jinja2.exceptions import TemplateError
 
     if not tokenizer.chat_template:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from traitcli.records import Judgement, Rollout, Trait
 from traitcli.runs import Run, TraitFiles
 from traitcli.shipped import find_shipped
 from traitcli.stages.judge_quality import choose_judges, judge_quality, judges_by_latest
+from traitcli.stages.monitor_records import find_records, read_records
 from traitcli.traits import find_traits, lint_trait, load_trait, locate_traits
 from traitcli.vectors.files import read_header
 
@@ -186,33 +186,16 @@ def _definition(name: str, config: Config) -> Trait | None:
 def collect_records(runs: Path, names: Sequence[str]) -> list[Row]:
     """Monitoring records: the named files, else all in runs/monitor, else the example that ships.
 
-    Raises UserError when a named file is no record.
+    Records of what failed are left out. Raises UserError when a named file is no record.
     """
-    paths = [Path(name) for name in names] or sorted((runs / "monitor").glob("*.json"), reverse=True)
-    paths = paths or sorted(find_shipped("docs/examples").glob("*.json"))
-    return [record for path in paths for record in _read_records(path)]
+    paths = find_records(runs, names) or sorted(find_shipped("docs/examples").glob("*.json"))
+    return [row for path in paths for row in _records_of(path) if "error" not in row]
 
 
-def _read_records(path: Path) -> list[Row]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"cannot read the record {path}", cause=str(error), fix="name a file that traitcli monitor wrote"
-        ) from None
-    records = content if isinstance(content, list) else [content]
-    for record in records:
-        if (
-            not isinstance(record, dict)
-            or "tokens" not in record
-            or not ({"trait_scores", "projections"} & set(record))
-        ):
-            raise UserError(
-                f"{path} is no monitoring record",
-                cause="it lacks tokens or trait_scores",
-                fix="name a file that traitcli monitor wrote",
-            )
-    return [{**record, "name": path.stem} for record in records]
+def _records_of(path: Path) -> list[Row]:
+    records = read_records(path)
+    numbers = [f" {number}" if len(records) > 1 else "" for number in range(1, len(records) + 1)]
+    return [{**record, "name": f"{path.stem}{number}"} for record, number in zip(records, numbers, strict=True)]
 
 
 def collect_vectors(runs: Path, names: Sequence[str], shipped: Config) -> list[Row]:

@@ -2,206 +2,240 @@
 
 from __future__ import annotations
 
-import json
-import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 
 from traitcli.config import MonitorConfig
-from traitcli.errors import VectorError
-from traitcli.events import Listener, MonitorFinished, MonitorStarted, TokenScored
-from traitcli.files import write_atomic
+from traitcli.events import (
+    AlarmRaised,
+    Listener,
+    MonitorFinished,
+    MonitorStarted,
+    PromptScored,
+    TokenScored,
+    Warned,
+)
 from traitcli.generation.decode import decode
-from traitcli.generation.detokenize import Detokenizer
+from traitcli.generation.detokenize import Detokenizer, token_texts
 from traitcli.generation.steps import Request
 from traitcli.models.load import LoadedModel
 from traitcli.models.memory import memory_explained
-from traitcli.models.prompts import Message, Prompt, check_length, render
-from traitcli.models.reader import Blind, Phase
-from traitcli.records import Position, TokenScores, TraitVector
-from traitcli.vectors.methods import calibrate
+from traitcli.models.prompts import Message, Prompt, check_length, conversation, render
+from traitcli.records import Crossing, LayerScores, Push, Scores, TokenScores
+from traitcli.stages.alarms import Alarm, Rule
+from traitcli.stages.monitor_records import keep_record
+from traitcli.stages.probes import Probe, ProjectionReader
+from traitcli.stages.steering import Steering, dose_notes, measure_doses, steered
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+
+_LESS_MEMORY = "set model.dtype to bfloat16, or monitor.sampling.max_new_tokens lower"
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
-    """A vector as the monitor reads it: one position's direction at one row."""
+class Watch:
+    """What is watched of an answer, and under which conditions it is written.
 
-    vector: TraitVector
-    position: Position
-    layer: int
-
-    def unit(self, device: torch.device) -> Tensor:
-        """float32 [H], of length 1 (a zero direction stays zero)."""
-        return torch.nn.functional.normalize(
-            torch.from_numpy(self.vector.directions[self.position][self.layer]), dim=0
-        ).to(device)
-
-    def calibrated(self, raw: float) -> float | None:
-        """The calibrated score of a projection, where the vector carries class means."""
-        stats = self.vector.stats.get(self.position)
-        return None if stats is None else float(calibrate(raw, stats, self.layer))
-
-
-class ProjectionReader(Blind):
-    """Projects the token just fed, of a single request, on every probe: (h · v) / ‖v‖, in activation units."""
-
-    def __init__(self, probes: Mapping[str, Probe], device: torch.device) -> None:
-        self.rows = sorted({probe.layer for probe in probes.values()})
-        self._names = {row: [name for name, p in probes.items() if p.layer == row] for row in self.rows}
-        self._units = {
-            row: torch.stack([probes[name].unit(device) for name in names]) for row, names in self._names.items()
-        }
-        self.scores: dict[str, float] = {}
-
-    def begin(self, phase: Phase, owners: Tensor, ends: Tensor) -> None:
-        self.scores = {}
-
-    def __call__(self, row: int, hidden: Tensor) -> None:
-        values = self._units[row] @ hidden[-1].float().to(self._units[row].device)
-        self.scores.update(zip(self._names[row], values.tolist(), strict=True))
-
-
-@dataclass(slots=True)
-class _Transcript:
-    """What has been written and scored so far."""
+    probes   trait -> probe
+    config   sampling, seed and system message
+    rules    alarms, on raw projections if `raw`, else on calibrated scores
+    prompts  whether the prompt's tokens are scored too
+    by_row   trait that is scored at every row, or none
+    history  messages before the prompt, without the system message
+    about    goes into the record as it is (JSON-able)
+    """
 
     probes: Mapping[str, Probe]
-    tokens: list[str] = field(default_factory=list)
-    raw: list[dict[str, float]] = field(default_factory=list)
+    config: MonitorConfig = field(default_factory=MonitorConfig)
+    steering: tuple[Steering, ...] = ()
+    rules: tuple[Rule, ...] = ()
+    raw: bool = False
+    prompts: bool = False
+    by_row: str | None = None
+    history: tuple[Message, ...] = ()
+    about: Mapping[str, Any] = field(default_factory=dict)
 
-    def add(self, text: str, raw: Mapping[str, float]) -> TokenScored:
-        self.tokens.append(text)
-        self.raw.append({trait: raw[trait] for trait in self.probes})
-        return TokenScored(len(self.tokens) - 1, text, self.raw[-1], self._calibrated(self.raw[-1]))
+    def reader(self, loaded: LoadedModel) -> ProjectionReader:
+        """Reads a column for each trait, then, if one trait is scored at every row, one for each row."""
+        return ProjectionReader([*self.probes.values(), *self._rows], loaded.device, prompts=self.prompts)
 
-    def _calibrated(self, raw: Mapping[str, float]) -> dict[str, float]:
-        scores = {trait: probe.calibrated(raw[trait]) for trait, probe in self.probes.items()}
-        return {trait: score for trait, score in scores.items() if score is not None}
+    def tabulate(self, tokens: Sequence[str], found: Floats) -> tuple[Scores, LayerScores | None]:
+        """The scores in `found` [n, P], by trait; and by row, if one trait is scored at every row."""
+        columns = list(found.T)
+        raw = {trait: _numbers(column) for trait, column in zip(self.probes, columns, strict=False)}
+        calibrated = {
+            trait: _numbers(probe.calibrate(column))
+            for (trait, probe), column in zip(self.probes.items(), columns, strict=False)
+            if probe.is_calibrated
+        }
+        scores = Scores(tuple(tokens), raw, calibrated)
+        if not self.by_row:
+            return scores, None
+        by_row = list(zip(self._rows, columns[len(self.probes) :], strict=True))
+        scaled = [_numbers(probe.calibrate(column)) for probe, column in by_row if probe.is_calibrated]
+        return scores, LayerScores(self.by_row, tuple(_numbers(column) for _, column in by_row), tuple(scaled))
 
-    def record(self, prompt: str, rendered: Prompt, model: str, seed: int, finish_reason: str) -> TokenScores:
-        calibrated = [self._calibrated(raw) for raw in self.raw]
-        known = [trait for trait, probe in self.probes.items() if probe.calibrated(0.0) is not None]
-        return TokenScores(
-            prompt=prompt,
-            response="".join(self.tokens),
-            tokens=tuple(self.tokens),
-            raw={trait: tuple(raw[trait] for raw in self.raw) for trait in self.probes},
-            calibrated={trait: tuple(scores[trait] for scores in calibrated) for trait in known},
-            layers={trait: probe.layer for trait, probe in self.probes.items()},
-            model=model,
-            seed=seed,
-            prompt_tokens=len(rendered.ids),
-            finish_reason=finish_reason,
-        )
+    @property
+    def layers(self) -> dict[str, int]:
+        return {trait: probe.layer for trait, probe in self.probes.items()}
 
-
-def make_probes(
-    vectors: Iterable[TraitVector], loaded: LoadedModel, position: Position, layer: int | None = None
-) -> dict[str, Probe]:
-    """Trait -> probe, at `layer` or at each vector's own; raises VectorError when one does not fit."""
-    probes = {}
-    for vector in vectors:
-        row = vector.layer if layer is None else layer
-        shape, wanted = (vector.rows, vector.hidden_size), (loaded.rows, loaded.hidden_size)
-        if shape != wanted:
-            raise VectorError(
-                f"the vector of {vector.trait} does not fit {loaded.name}",
-                cause=f"it is {list(shape)}, the model needs {list(wanted)}",
-                fix="use vectors made from this model",
-            )
-        if position not in vector.directions:
-            there = ", ".join(vector.directions)
-            raise VectorError(
-                f"the vector of {vector.trait} has no {position}", cause=f"it has {there}", fix="build it anew"
-            )
-        if not 0 <= row < vector.rows:
-            rows = f"{loaded.name} has rows 0 to {loaded.rows - 1}"
-            raise VectorError(f"no layer {row}", cause=rows, fix="choose one of them")
-        probes[vector.trait] = Probe(vector, position, row)
-    return probes
+    @property
+    def _rows(self) -> list[Probe]:
+        return self.probes[self.by_row].by_row if self.by_row else []
 
 
 def monitor(
-    loaded: LoadedModel, probes: Mapping[str, Probe], prompt: str, config: MonitorConfig, out: Path, on_event: Listener
+    loaded: LoadedModel,
+    watch: Watch,
+    prompt: str,
+    out: Path | None = None,
+    on_event: Listener = lambda event: None,
 ) -> TokenScores:
     """Generate an answer, score every token as it is written, and keep the record in `out`.
 
-    Ctrl-C keeps what was written so far (finish_reason "interrupted") and raises again.
+    A file named *.jsonl gets one line more; any other is replaced. Ctrl-C keeps what was written so far
+    (finish_reason "interrupted") and raises again. Raises UserError when the prompt does not fit the model.
     """
-    messages: list[Message] = [{"role": "system", "content": config.system}] if config.system else []
-    rendered = render(loaded.tokenizer, [*messages, {"role": "user", "content": prompt}])
-    check_length(loaded, rendered, config.sampling.max_new_tokens)
-    layers = {trait: probe.layer for trait, probe in probes.items()}
-    on_event(MonitorStarted(prompt, loaded.name, tuple(probes), layers, _notes(probes, loaded)))
-    transcript, start = _Transcript(probes), time.monotonic()
-    reason = "interrupted"
+    messages, notes = conversation(loaded, watch.config.system, [*watch.history, {"role": "user", "content": prompt}])
+    rendered = render(loaded.tokenizer, messages)
+    check_length(loaded, rendered, watch.config.sampling.max_new_tokens)
+    steering = measure_doses(loaded, watch.steering, rendered.ids)
+    pushes = tuple(one.push for one in steering)
+    told = (*notes, *_notes(watch, loaded))
+    on_event(MonitorStarted(prompt, loaded.name, tuple(watch.probes), watch.layers, told, pushes, watch.about))
+    for note in dose_notes(steering, loaded):
+        on_event(Warned("", note))
+    writing, start = _Writing(loaded, watch, rendered, on_event), time.monotonic()
+    reason = "failed"
     try:
-        reason = _write(loaded, rendered, config, transcript, on_event)
+        with steered(loaded, steering):
+            reason = writing.write()
+    except (KeyboardInterrupt, SystemExit):
+        reason = "interrupted"
+        raise
     finally:
-        scores = transcript.record(prompt, rendered, loaded.name, config.seed, reason)
-        write_atomic(out, json.dumps(to_json(scores), ensure_ascii=False) + "\n")
-        on_event(MonitorFinished(str(out), len(scores.tokens), time.monotonic() - start, reason))
-    return scores
+        record = writing.record(prompt, pushes, reason)
+        if out:
+            keep_record(out, record)
+        on_event(MonitorFinished(str(out or ""), len(record.tokens), time.monotonic() - start, reason, record))
+    return record
 
 
-def to_json(scores: TokenScores) -> dict[str, Any]:
-    """The monitoring record: the four fixed keys, then what stands beside them."""
-    return {
-        "prompt": scores.prompt,
-        "response": scores.response,
-        "tokens": list(scores.tokens),
-        "trait_scores": {trait: _rounded(values) for trait, values in scores.raw.items()},
-        "calibrated_scores": {trait: _rounded(values) for trait, values in scores.calibrated.items()},
-        "layers": dict(scores.layers),
-        "model": scores.model,
-        "seed": scores.seed,
-        "prompt_tokens": scores.prompt_tokens,
-        "finish_reason": scores.finish_reason,
-        "created": datetime.now().astimezone().isoformat(timespec="seconds"),
-    }
+class _Writing:
+    """One answer while it is written."""
 
+    def __init__(self, loaded: LoadedModel, watch: Watch, rendered: Prompt, on_event: Listener) -> None:
+        self._loaded = loaded
+        self._watch = watch
+        self._rendered = rendered
+        self._on_event = on_event
+        self._reader = watch.reader(loaded)
+        self._alarms = [Alarm(rule) for rule in watch.rules]
+        self._crossings: list[Crossing] = []
+        self._tokens: list[str] = []
+        self._found: list[Floats] = []
+        self._seconds: list[float] = []
+        self._prompt: tuple[Scores, LayerScores | None] | None = None
 
-def record_path(runs: Path, prompt: str) -> Path:
-    """`runs/monitor/<time>-<first words>.json`: sortable, and safe whatever the prompt says."""
-    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower())[:40].strip("-") or "prompt"
-    return runs / "monitor" / f"{datetime.now().strftime('%Y%m%d-%H%M%S-%f')}-{words}.json"
+    def write(self) -> str:
+        """Write to the end; returns why it ended."""
+        detokenizer = Detokenizer(self._loaded.tokenizer)
+        start = time.monotonic()
+        try:
+            with memory_explained(self._loaded.device, _LESS_MEMORY):
+                for token in self._decoded():
+                    self._seconds.append(time.monotonic() - start)
+                    self._add(detokenizer.feed(token))
+                    if any(crossing.action == "stop" for crossing in self._crossings):
+                        return "alarm"
+        finally:
+            if self._tokens:
+                self._tokens[-1] += detokenizer.flush()
+            self._raise_alarms([alarm.end() for alarm in self._alarms])
+        return "length" if len(self._tokens) == self._watch.config.sampling.max_new_tokens else "stop"
 
+    def record(self, prompt: str, pushes: tuple[Push, ...], reason: str) -> TokenScores:
+        """What was written and scored so far."""
+        found = np.array(self._found, dtype=np.float32).reshape(len(self._tokens), self._reader.width)
+        scores, by_row = self._watch.tabulate(self._tokens, found)
+        system = self._watch.config.system
+        return TokenScores(
+            tokens=scores.tokens,
+            raw=scores.raw,
+            calibrated=scores.calibrated,
+            prompt=prompt,
+            response="".join(self._tokens),
+            layers=self._watch.layers,
+            model=self._loaded.name,
+            seed=self._watch.config.seed,
+            prompt_tokens=len(self._rendered.ids),
+            finish_reason=reason,
+            history=(*([{"role": "system", "content": system}] if system else []), *self._watch.history),
+            seconds=tuple(self._seconds),
+            steering=pushes,
+            crossings=tuple(self._crossings),
+            prompt_scores=self._prompt[0] if self._prompt else None,
+            layer_scores=by_row,
+            about=self._watch.about,
+        )
 
-def _write(
-    loaded: LoadedModel, rendered: Prompt, config: MonitorConfig, transcript: _Transcript, on_event: Listener
-) -> str:
-    reader = ProjectionReader(transcript.probes, loaded.device)
-    detokenizer = Detokenizer(loaded.tokenizer)
-    try:
-        with memory_explained(loaded.device, "set model.dtype to bfloat16, or monitor.sampling.max_new_tokens lower"):
-            for step in decode(loaded, [Request(rendered.ids, config.seed)], config.sampling, 1, reader):
+    def _decoded(self) -> Iterator[int]:
+        """The tokens, each when its state has been read."""
+        request, config = Request(self._rendered.ids, self._watch.config.seed), self._watch.config
+        with closing(decode(self._loaded, [request], config.sampling, 1, self._reader)) as steps:
+            for step in steps:
+                if self._watch.prompts and self._prompt is None:
+                    self._tell_prompt()
                 for _, token in step.written:
-                    on_event(transcript.add(detokenizer.feed(token), reader.scores))
-    finally:
-        if transcript.tokens:
-            transcript.tokens[-1] += detokenizer.flush()
-    return "length" if len(transcript.tokens) == config.sampling.max_new_tokens else "stop"
+                    yield token
+
+    def _tell_prompt(self) -> None:
+        texts = token_texts(self._loaded.tokenizer, self._rendered.ids, specials=True)
+        self._prompt = self._watch.tabulate(texts, self._reader.prompt)
+        scores, by_row = self._prompt
+        self._on_event(PromptScored(scores.tokens, scores.raw, scores.calibrated, _shown(by_row)))
+
+    def _add(self, text: str) -> None:
+        found = self._reader.latest.copy()
+        scores, by_row = self._watch.tabulate([text], found[None])
+        raw, calibrated = ({trait: row[0] for trait, row in kind.items()} for kind in (scores.raw, scores.calibrated))
+        self._tokens.append(text)
+        self._found.append(found)
+        rows = tuple(row[0] for row in _shown(by_row))
+        self._on_event(TokenScored(len(self._tokens) - 1, text, raw, calibrated, rows))
+        watched = raw if self._watch.raw else calibrated
+        self._raise_alarms([alarm.take(watched[alarm.rule.trait]) for alarm in self._alarms])
+
+    def _raise_alarms(self, crossings: Sequence[Crossing | None]) -> None:
+        for crossing in crossings:
+            if crossing:
+                self._crossings.append(crossing)
+                self._on_event(AlarmRaised(crossing))
 
 
-def _notes(probes: Mapping[str, Probe], loaded: LoadedModel) -> tuple[str, ...]:
-    at_end = [name for name, probe in probes.items() if probe.layer == loaded.blocks]
+def _numbers(column: Floats) -> tuple[float, ...]:
+    return tuple(column.tolist())
+
+
+def _shown(by_row: LayerScores | None) -> tuple[tuple[float, ...], ...]:
+    """What a view shows of a trait at every row: calibrated where it can be."""
+    return (by_row.calibrated or by_row.raw) if by_row else ()
+
+
+def _notes(watch: Watch, loaded: LoadedModel) -> tuple[str, ...]:
+    at_end = [name for name, probe in watch.probes.items() if probe.layer == loaded.blocks]
     if not at_end:
         return ()
     return (
         f"layer {loaded.blocks} is read after the final norm, which no block's output is: "
         f"scores of {', '.join(at_end)} do not compare with other layers",
     )
-
-
-def _rounded(values: Iterable[float]) -> list[float]:
-    """Five decimals: about what float32 resolves in a projection of some tens."""
-    return [round(value, 5) for value in values]

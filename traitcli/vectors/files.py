@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -34,13 +34,21 @@ def find_vectors(config: Config, names: Sequence[str] = ()) -> dict[str, Path]:
     for folder in (find_shipped("vectors") / config.model.name, vector_folder(config)):
         found |= {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
     missing = [name for name in names if name not in found]
-    if missing or not found:
-        raise VectorError(
-            f"no vector of {', '.join(missing) or 'any trait'} for {config.model.name}",
-            cause=f"looked in {vector_folder(config)}" + (f"; there are: {', '.join(found)}" if found else ""),
-            fix=f"make {'it' if len(missing) == 1 else 'them'} with: traitcli extract {' '.join(missing)}".rstrip(),
-        )
-    return {name: found[name] for name in (names or found)}
+    fix = f"make {'it' if len(missing) == 1 else 'them'} with: traitcli extract {' '.join(missing)}".rstrip()
+    return _named(found, names, f" for {config.model.name}", str(vector_folder(config)), fix)
+
+
+def load_vectors(source: Config | Path | str, names: Sequence[str] = ()) -> dict[str, TraitVector]:
+    """Trait -> vector: those of a config's model (the user's own, else the shipped ones), or of a folder.
+
+    Raises VectorError when there are none, or none of a name asked for.
+    """
+    if isinstance(source, Config):
+        paths = find_vectors(source, names)
+    else:
+        there = {path.stem: path for path in sorted(Path(source).glob("*.safetensors"))}
+        paths = _named(there, names, "", str(source), "name the folder that holds TRAIT.safetensors")
+    return {name: read_vector(path) for name, path in paths.items()}
 
 
 def write_vector(folder: Path, vector: TraitVector) -> Path:
@@ -101,6 +109,17 @@ def read_vector(path: Path) -> TraitVector:
     if not directions:
         raise VectorError(f"{path} holds no direction", cause=f"none of {', '.join(POSITIONS)}", fix=_REMAKE)
     return TraitVector(**{key: header[key] for key in _HEADER}, directions=directions, stats=stats)
+
+
+def _named(found: Mapping[str, Path], names: Sequence[str], whose: str, place: str, fix: str) -> dict[str, Path]:
+    missing = [name for name in names if name not in found]
+    if missing or not found:
+        raise VectorError(
+            f"no vector of {', '.join(missing) or 'any trait'}{whose}",
+            cause=f"looked in {place}" + (f"; there are: {', '.join(found)}" if found else ""),
+            fix=fix,
+        )
+    return {name: found[name] for name in (names or found)}
 
 
 _REMAKE = "make it anew with traitcli build-vector"

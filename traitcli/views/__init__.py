@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import AbstractContextManager
-from typing import Protocol, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 from traitcli.events import Event
+
+if TYPE_CHECKING:
+    from traitcli.views.monitor import MonitorView
+    from traitcli.views.plain import PlainMonitorView
 
 
 class View(Protocol):
@@ -29,17 +33,20 @@ def open_view() -> AbstractContextManager[View]:
     return PlainView(sys.stderr)
 
 
-def open_monitor_view(colour_by: str | None = None) -> AbstractContextManager[View]:
+def open_monitor_view(
+    colour_by: str | None = None, *, raw: bool = False, by_row: str | None = None, as_json: bool = False
+) -> MonitorView | PlainMonitorView:
     """A view of a watched generation on stdout: coloured text on a terminal, a line per token elsewhere."""
-    if can_redraw(sys.stdout):
+    if can_redraw(sys.stdout) and not as_json:
         from rich.console import Console
 
         from traitcli.views.monitor import MonitorView
 
-        return MonitorView(Console(), colour_by)
-    from traitcli.views.plain import PlainMonitorView
+        return MonitorView(Console(), colour_by, raw=raw, by_row=by_row)
+    from traitcli.views.plain import JsonMonitorView, PlainMonitorView
 
-    return PlainMonitorView(sys.stdout, sys.stderr)
+    kind = JsonMonitorView if as_json else PlainMonitorView
+    return kind(sys.stdout, sys.stderr, raw=raw)
 
 
 def can_redraw(stream: TextIO) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
 from rich.cells import cell_len, set_cell_size
+from rich.console import Console, ConsoleOptions
+from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 
@@ -21,6 +23,19 @@ class _Cell(NamedTuple):
     char: str
     size: int
     style: Style | None
+
+
+class Lines:
+    """Lines that fit already, as Rich draws them: not wrapped again, which takes longer than all else."""
+
+    def __init__(self, lines: Sequence[Text]) -> None:
+        self._lines = lines
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        for number, line in enumerate(self._lines):
+            if number:
+                yield Segment.line()
+            yield from line.render(console)
 
 
 class LineWrapper:

@@ -30,7 +30,7 @@ class Leader:
         return leader
 
     def _farthest(self, tracks: Mapping[str, TraitTrack]) -> str | None:
-        distances = {name: abs(track.mean or 0.0) for name, track in tracks.items() if track.calibrated}
+        distances = {name: abs(track.scores.mean or 0.0) for name, track in tracks.items() if track.calibrated}
         if not distances:
             return None
         best = max(distances, key=distances.__getitem__)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from statistics import fmean
 from types import TracebackType
 from typing import Self
 
@@ -15,23 +16,28 @@ from rich.segment import ControlType
 from rich.text import Text
 
 from traitcli.events import (
+    AlarmRaised,
     Event,
     ModelLoaded,
     ModelLoading,
     MonitorFinished,
     MonitorStarted,
+    PromptScored,
+    TextsRead,
     TokenScored,
     Warned,
 )
-from traitcli.views.cells import LineWrapper, wrap
+from traitcli.views.cells import Lines, LineWrapper, wrap
+from traitcli.views.heatmap import HeatMap
 from traitcli.views.leader import Leader
 from traitcli.views.monitor_notes import closing_lines, opening_lines, warning_lines
 from traitcli.views.palette import palette_for
 from traitcli.views.panel import QUIET, TraitTrack, panel_lines
+from traitcli.views.printable import one_line
 from traitcli.views.token_ink import TokenInk
-from traitcli.views.words import loading_told, raw_note
+from traitcli.views.words import alarm_told, loading_told, raw_note, texts_told, warning_told
 
-_FRAME = 1 / 12
+_FRAME = 1 / 10
 _MEASURE = 100
 """Lines longer than this are tiring to read, and a terminal made narrower re-wraps them."""
 _WARNINGS_KEPT_LIVE = 2
@@ -41,23 +47,33 @@ class MonitorView:
     """Prints each finished line for good and redraws only the growing line with the panel under it.
 
     A token has the colour of one trait: `colour_by`, or else the trait that leads so far (see Leader).
+    Figures are raw projections if `raw`. The scores of `by_row` at every row stand in a heat map.
     """
 
     def __init__(
-        self, console: Console, colour_by: str | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        console: Console,
+        colour_by: str | None = None,
+        *,
+        raw: bool = False,
+        by_row: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._console = console
         self._clock = clock
         self._palette = palette_for(console.color_system, no_color=console.no_color)
-        self._ink = TokenInk(self._palette)
-        self._leader = Leader(colour_by)
-        self._tracks: dict[str, TraitTrack] = {}
-        self._text = LineWrapper(self._width)
-        self._warnings: list[Warned] = []
+        self.colour_by = colour_by
+        self.echo = True
+        self._raw = raw
+        self._by_row = by_row
+        self._answers = 0
+        self._begin()
+        self._warnings: list[str] = []
         self._status = ""
         self._live: Live | None = None
         self._drawn_at = -_FRAME
         self._drawn: list[int] = []
+        self._reading_since = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -77,43 +93,93 @@ class MonitorView:
                 self._status = ""
             case MonitorStarted():
                 self._start(event)
+            case PromptScored():
+                self._show_prompt(event)
             case TokenScored():
                 self._take(event)
+            case TextsRead():
+                self._follow(event)
             case Warned():
-                self._warnings.append(event)
-                self._draw()
+                self._warn(warning_told(event))
+            case AlarmRaised():
+                self._warn(alarm_told(event))
             case MonitorFinished():
                 self._finish(event)
             case _:
                 pass
 
+    def close(self) -> None:
+        """Leave what stands there for good; another answer may follow."""
+        self._close()
+
     @property
     def _width(self) -> int:
         return max(10, min(self._console.width - 1, _MEASURE))
 
+    def _begin(self) -> None:
+        """Forget the answer before."""
+        self._ink = TokenInk(self._palette)
+        self._leader = Leader(self.colour_by)
+        self._tracks: dict[str, TraitTrack] = {}
+        self._text = LineWrapper(self._width)
+        self._map: HeatMap | None = None
+
     def _start(self, event: MonitorStarted) -> None:
-        self._tracks = {name: TraitTrack(name) for name in event.traits}
+        self._begin()
+        self._answers += 1
+        self._tracks = {name: TraitTrack(name, raw=self._raw) for name in event.traits}
+        if self._by_row:
+            self._map = HeatMap(self._by_row, event.layers.get(self._by_row))
         self._status = "waiting for the first token …"
-        self._draw(opening_lines(event, self._palette, self._width))
+        self._draw(opening_lines(event, self._palette, self._width, first=self._answers == 1, echo=self.echo))
+
+    def _show_prompt(self, event: PromptScored) -> None:
+        """Print the prompt as the model reads it, coloured like an answer."""
+        means = {name: abs(fmean(scores)) for name, scores in event.calibrated.items() if scores}
+        trait = self.colour_by if self.colour_by in event.calibrated else max(means, key=means.__getitem__, default="")
+        scores = event.calibrated.get(trait or "", (None,) * len(event.tokens))
+        ink, text = TokenInk(self._palette), LineWrapper(self._width)
+        for token, score in zip(event.tokens, scores, strict=True):
+            for piece, style in ink.pieces(token, score):
+                text.add(piece, style)
+        for piece, style in ink.end():
+            text.add(piece, style)
+        text.end_line()
+        title = Text(f"the prompt, {len(event.tokens):,} tokens, by {one_line(trait)}:" if trait else "", QUIET)
+        self._draw([title, *text.take_finished(), Text("")])
 
     def _take(self, event: TokenScored) -> None:
         self._status = ""
         for name, raw in event.raw.items():
-            track = self._tracks.setdefault(name, TraitTrack(name))
-            if track.calibrated and name not in event.calibrated:
-                track.calibrated = False
-                self._warnings.append(raw_note(name))
-            track.add(event.calibrated.get(name, raw))
+            track = self._tracks.setdefault(name, TraitTrack(name, raw=self._raw))
+            score = event.calibrated.get(name)
+            if track.calibrated and score is None:
+                self._warnings.append(warning_told(raw_note(name)))
+            track.add(raw, score, event.text)
+        if self._map and event.rows:
+            self._map.add(event.rows)
         leader = self._leader.after(event.index, self._tracks)
         for text, style in self._ink.pieces(event.text, event.calibrated.get(leader or "")):
             self._text.add(text, style)
         if self._clock() - self._drawn_at >= _FRAME:
             self._draw()
 
+    def _follow(self, event: TextsRead) -> None:
+        if not event.done:
+            self._reading_since = self._clock()
+        self._status = texts_told(event, self._clock() - self._reading_since)
+        if event.done == event.total or self._clock() - self._drawn_at >= _FRAME:
+            self._draw()
+
+    def _warn(self, message: str) -> None:
+        self._warnings.append(message)
+        self._draw()
+
     def _finish(self, event: MonitorFinished) -> None:
         self._status = ""
         self._close()
-        for line in closing_lines(event, self._leader.turns, self._palette, self._width):
+        first, turns = self._answers == 1, self._leader.turns
+        for line in closing_lines(event, turns, self._palette, self._width, first=first):
             self._console.print(line, soft_wrap=True, highlight=False)
 
     def _close(self) -> None:
@@ -132,7 +198,7 @@ class MonitorView:
             self._text.resize(self._width)
             done = [*(above or []), *self._text.take_finished()]
             region = self._region(final=final)
-            live.update(Text("\n", no_wrap=True, end="").join(region), refresh=True)
+            live.update(Lines(region), refresh=True)
             if done:
                 self._console.print(Text("\n", end="").join(done), highlight=False)
         self._drawn = [min(line.cell_len, self._console.width) for line in region]
@@ -146,8 +212,10 @@ class MonitorView:
         if not self._tracks:
             return [*status, *notes]
         growing = status or [self._text.line]
-        room = len(self._tracks) if final else self._console.height - len(growing) - len(notes) - 3
-        return [*growing, Text(""), *self._panel(room), *notes]
+        room = self._console.height - len(growing) - len(notes) - 3
+        panel = self._panel(len(self._tracks) if final and not self._map else room)
+        heat = self._map.lines(self._palette, width, room - len(panel)) if self._map else []
+        return [*growing, Text(""), *panel, *([Text(""), *heat] if heat else []), *notes]
 
     def _panel(self, room: int) -> list[Text]:
         """The rows that there is room for, always with the one that gives the colours."""

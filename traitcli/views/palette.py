@@ -36,6 +36,11 @@ BLUE, ORANGE = "#3f8ce0", "#d8741a"
 """Blue and orange that can be read on black and on white."""
 
 
+_FAINT_INK = Style(dim=True)
+_FULL_INKS = (Style(color=BLUE), Style(color=ORANGE))
+_INKS = {"none": (Style(), Style()), "16": (Style(color="bright_blue"), Style(color="yellow"))}
+
+
 @dataclass(frozen=True, slots=True)
 class Palette:
     """How scores look on a terminal with this many colours."""
@@ -54,12 +59,8 @@ class Palette:
     def ink(self, score: float | None) -> Style:
         """Foreground of a figure or a bar; quiet where the score is near zero."""
         if not is_seen(score):
-            return Style(dim=True)
-        if self.depth == "none":
-            return Style()
-        if self.depth == "16":
-            return Style(color="bright_blue" if score < 0 else "yellow")
-        return Style(color=BLUE if score < 0 else ORANGE)
+            return _FAINT_INK
+        return _INKS.get(self.depth, _FULL_INKS)[score > 0]
 
 
 def palette_for(color_system: str | None, *, no_color: bool) -> Palette:

@@ -1,4 +1,4 @@
-"""Draws one row per trait: the current score, a bar around zero, the last tokens, the running mean."""
+"""Draws one row per trait: the current score, a bar around zero, the last tokens, the running mean, the highest."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from rich.cells import cell_len
 from rich.style import Style
@@ -21,34 +22,65 @@ _LEVELS = "▁▂▃▄▅▆▇█"
 _KEPT = 64
 _FIGURE = 6
 _WIDEST_NAME = 16
+_TOKEN = 10
 _NOT_CALIBRATED = "raw, not calibrated"
 
 
-class TraitTrack:
-    """What has been seen of one trait so far; raw projections when it has no calibrated scores."""
+class Tally:
+    """The last of some numbers, their mean and the largest; what is not a number counts for nothing."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.label = one_line(name)
-        self.calibrated = True
-        self.recent: deque[float] = deque(maxlen=_KEPT)
+    def __init__(self) -> None:
+        self.last: float | None = None
+        self.largest: float | None = None
         self._sum = 0.0
         self._count = 0
 
-    def add(self, score: float) -> None:
-        """Take the score of one more token; one that is not a number stays out of the mean."""
-        self.recent.append(score)
-        if math.isfinite(score):
-            self._sum += score
-            self._count += 1
-
-    @property
-    def now(self) -> float | None:
-        return self.recent[-1] if self.recent else None
+    def add(self, number: float) -> bool:
+        """Take one more; whether it is the largest so far."""
+        self.last = number
+        if not math.isfinite(number):
+            return False
+        self._sum += number
+        self._count += 1
+        is_largest = self.largest is None or number > self.largest
+        if is_largest:
+            self.largest = number
+        return is_largest
 
     @property
     def mean(self) -> float | None:
         return self._sum / self._count if self._count else None
+
+
+class TraitTrack:
+    """What has been seen of one trait so far.
+
+    Its figures are calibrated scores, or raw projections if those are asked for or there are no others;
+    bars and colours are made of calibrated scores alone.
+    """
+
+    def __init__(self, name: str, *, raw: bool = False) -> None:
+        self.name = name
+        self.label = one_line(name)
+        self.raw = raw
+        self.calibrated = True
+        self.recent: deque[float] = deque(maxlen=_KEPT)
+        self.scores = Tally()
+        self.figures = self.scores
+        self.highest_at = ""
+        if raw:
+            self.figures = Tally()
+
+    def add(self, raw: float, calibrated: float | None, token: str = "") -> None:
+        """Take the scores of one more token."""
+        self.calibrated = calibrated is not None
+        score = raw if calibrated is None else calibrated
+        self.recent.append(score)
+        is_largest = self.scores.add(score)
+        if self.figures is not self.scores:
+            is_largest = self.figures.add(raw)
+        if is_largest:
+            self.highest_at = token
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +91,24 @@ class Columns:
     bar: int
     spark: int
     mean: int
+    highest: int
+    token: int
 
 
 def fit_columns(names: Sequence[str], width: int) -> Columns:
-    """Share `width` cells out; the sparkline goes first when they are few, then the bar, then the mean."""
+    """Share `width` cells out; the sparkline goes first when they are few, then the bar, the highest, the mean."""
     longest = max((cell_len(name) for name in names), default=0)
     name = max(5, min(longest, _WIDEST_NAME, width - _FIGURE - 4))
     free = width - 2 - name - 2 - _FIGURE
     mean = _FIGURE if free >= 2 + _FIGURE else 0
     free -= 2 + mean if mean else 0
+    highest = _FIGURE if free >= 2 + _FIGURE + 1 + _TOKEN else 0
+    token = _TOKEN if highest else 0
+    free -= 2 + highest + 1 + token if highest else 0
     bar = 21 if free >= 35 else 13 if free >= 15 else 0
     free -= 2 + bar if bar else 0
     spark = min(32, free - 2) if free >= 10 else 0
-    return Columns(name, bar, spark, mean)
+    return Columns(name, bar, spark, mean, highest, token)
 
 
 def panel_lines(tracks: Sequence[TraitTrack], leader: str | None, palette: Palette, width: int) -> list[Text]:
@@ -104,8 +141,8 @@ def sparkline(scores: Sequence[float], palette: Palette, width: int, *, calibrat
     finite = [score for score in shown if math.isfinite(score)]
     low, high = (-LIMIT, LIMIT) if calibrated else (min(finite, default=0.0), max(finite, default=0.0))
     line = Text(" " * (width - len(shown)))
-    for score in shown:
-        line.append(_level(score, low, high), palette.ink(score if calibrated else None))
+    for ink, run in groupby(shown, key=lambda score: palette.ink(score if calibrated else None)):
+        line.append("".join(_level(score, low, high) for score in run), ink)
     return line
 
 
@@ -119,18 +156,20 @@ def figure(score: float | None) -> str:
 
 
 def _row(track: TraitTrack, leads: bool, palette: Palette, columns: Columns) -> Text:
-    scale = palette if track.calibrated else Palette("none")
-    now, mean = track.now, track.mean
+    scale, now, figures = palette if track.calibrated else Palette("none"), track.scores.last, track.figures
     row = Text(no_wrap=True, end="")
     row.append("▸ " if leads else "  ").append(fit(track.label, columns.name), _STRONG if leads else None)
-    row.append("  ").append(fit(figure(now), _FIGURE, right=True), scale.ink(now))
+    row.append("  ").append(fit(figure(figures.last), _FIGURE, right=True), scale.ink(now))
     if columns.bar:
         note = Text(fit(_NOT_CALIBRATED, columns.bar), QUIET)
         row.append("  ").append_text(bar(now, palette, columns.bar) if track.calibrated else note)
     if columns.spark:
         row.append("  ").append_text(sparkline(track.recent, palette, columns.spark, calibrated=track.calibrated))
     if columns.mean:
-        row.append("  ").append(fit(figure(mean), _FIGURE, right=True), scale.ink(mean))
+        row.append("  ").append(fit(figure(figures.mean), _FIGURE, right=True), scale.ink(track.scores.mean))
+    if columns.highest:
+        row.append("  ").append(fit(figure(figures.largest), _FIGURE, right=True), scale.ink(track.scores.largest))
+        row.append(" ").append(fit(one_line(track.highest_at) or "–", columns.token), QUIET)
     return row
 
 
@@ -144,6 +183,9 @@ def _header(columns: Columns, palette: Palette) -> Text:
         header.append("  ").append(fit(label, columns.spark, right=True), QUIET)
     if columns.mean:
         header.append("  ").append(fit("mean", _FIGURE, right=True), QUIET)
+    if columns.highest:
+        header.append("  ").append(fit("max", _FIGURE, right=True), QUIET)
+        header.append(" ").append(fit("at", columns.token), QUIET)
     return header
 
 

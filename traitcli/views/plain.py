@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from traitcli.events import (
+    AlarmRaised,
     Event,
     ModelLoaded,
     ModelLoading,
@@ -19,6 +20,7 @@ from traitcli.events import (
     RunStarted,
     StageFinished,
     StageStarted,
+    TextsRead,
     TokenScored,
     TraitFailed,
     VectorBuilt,
@@ -47,6 +49,9 @@ class _Plain:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         pass
+
+    def close(self) -> None:
+        """Nothing is held back."""
 
     def _note(self, line: str) -> None:
         encoding = self._notes.encoding or "utf-8"
@@ -148,10 +153,18 @@ class PlainMonitorView(_Plain):
         1	" cannot"	refusal=1.9310	evil=-0.2210
     """
 
-    def __init__(self, data: TextIO, notes: TextIO) -> None:
+    def __init__(
+        self, data: TextIO, notes: TextIO, *, raw: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`raw`: raw projections for all traits."""
         super().__init__(notes)
+        self.colour_by: str | None = None  # as MonitorView has them; there is no colour here, and no echo
+        self.echo = True
         self._data = data
+        self._raw = raw
+        self._clock = clock
         self._told_raw: set[str] = set()
+        self._reading_since = self._told_at = clock()
 
     def show(self, event: Event) -> None:
         """Take one event; those of an extraction are none of this view's business."""
@@ -163,10 +176,17 @@ class PlainMonitorView(_Plain):
             case MonitorStarted():
                 self._note(f"prompt: {one_line(event.prompt)}")
                 self._note(f"model: {one_line(event.model)}, {words.layers_told(event.layers)}")
+                for told in (words.about_told(event.about), words.steering_told(event.steering)):
+                    if told:
+                        self._note(told)
                 for note in event.notes:
                     self._note(f"note: {printable(note)}")
             case Warned():
                 self._note(f"warning: {words.warning_told(event)}")
+            case AlarmRaised():
+                self._note(words.alarm_told(event))
+            case TextsRead():
+                self._follow(event)
             case MonitorFinished():
                 self._note(words.pace_told(event))
                 if event.path:
@@ -177,14 +197,31 @@ class PlainMonitorView(_Plain):
     def _write(self, event: TokenScored) -> None:
         fields = [str(event.index), json.dumps(event.text)]
         for trait, raw in event.raw.items():
-            if trait in event.calibrated:
+            if trait in event.calibrated and not self._raw:
                 fields.append(f"{_name(trait)}={event.calibrated[trait]:.4f}")
                 continue
             fields.append(f"raw:{_name(trait)}={raw:.4f}")
-            if trait not in self._told_raw:
+            if trait not in self._told_raw and not self._raw:
                 self._told_raw.add(trait)
                 self._note(f"warning: {words.warning_told(words.raw_note(trait))}")
         print("\t".join(fields), file=self._data, flush=True)
+
+    def _follow(self, event: TextsRead) -> None:
+        """A line every few seconds."""
+        now = self._clock()
+        if not event.done:
+            self._reading_since = self._told_at = now
+        elif event.done == event.total or now - self._told_at >= _EVERY:
+            self._told_at = now
+            self._note(words.texts_told(event, now - self._reading_since))
+
+
+class JsonMonitorView(PlainMonitorView):
+    """Writes one JSON object per token, with the scores that the record holds."""
+
+    def _write(self, event: TokenScored) -> None:
+        told = {"index": event.index, "token": event.text, "trait_scores": dict(event.raw)}
+        print(json.dumps(told | {"calibrated_scores": dict(event.calibrated)}), file=self._data, flush=True)
 
 
 def _name(trait: str) -> str:

@@ -16,6 +16,7 @@ from traitcli.views.cells import hang
 from traitcli.views.judge_lines import judge_lines
 from traitcli.views.pace import clock_time
 from traitcli.views.palette import palette_for
+from traitcli.views.panel import figure
 from traitcli.views.printable import one_line, printable
 
 Row = Mapping[str, Any]
@@ -113,8 +114,47 @@ def failures_table(console: Console, rows: Sequence[Row]) -> None:
                 _line(console, f"  {label}: ".ljust(11), printable(row[label]))
 
 
+def set_table(console: Console, rows: Sequence[Row], path: str) -> None:
+    """What the prompts of a set showed of each trait, calibrated."""
+    if rows:
+        console.line()
+        _print(console, _SET_COLUMNS, rows)
+        _caption(
+            console,
+            "should rise, should fall: mean score of the answers that should · difference: of the two · swing: highest "
+            "− lowest five tokens within an answer that should do both",
+        )
+    _path(console, "records", path)
+
+
+def texts_table(console: Console, rows: Sequence[Row], failures: Sequence[str], path: str) -> None:
+    """Mean scores of texts, and where to read: the lowest and the highest of each trait."""
+    _print(console, _TEXTS_COLUMNS, rows)
+    for failure in failures[:_FAILURES_SHOWN]:
+        _line(console, "not read: ", printable(failure), label_style=_VERDICTS["weak"])
+    if len(failures) > _FAILURES_SHOWN:
+        _caption(console, f"and {len(failures) - _FAILURES_SHOWN:,} more that could not be read")
+    _path(console, "records", path)
+
+
 def _figure(key: str, form: str = "{:.2f}") -> Cell:
     return lambda row: Text(_NONE if row[key] is None else form.format(row[key]))
+
+
+def _score(key: str) -> Cell:
+    return lambda row: Text(figure(row[key]))
+
+
+def _difference(row: Row) -> Text:
+    """How far apart the two kinds of answers lie; red where they lie the wrong way round."""
+    if row["positive"] is None or row["negative"] is None:
+        return Text(_NONE)
+    difference = row["positive"] - row["negative"]
+    return Text(figure(difference), _VERDICTS["unusable"] if difference <= 0 else _PLAIN)
+
+
+def _extreme(key: str) -> Cell:
+    return lambda row: Text(figure(row[key][0])).append(f"  {one_line(row[key][1])}", _QUIET)
 
 
 def _text(key: str, style: Style | None = None) -> Cell:
@@ -226,6 +266,23 @@ _PLACE_COLUMNS: tuple[tuple[str, Cell], ...] = (
     ("found", _mebibytes("found_mb")),
     ("share", _shares),
 )
+_SET_COLUMNS: tuple[tuple[str, Cell], ...] = (
+    ("trait", _text("trait", _NAME)),
+    ("answers", _count("answers")),
+    ("failed", _count("failed")),
+    ("should rise", _score("positive")),
+    ("should fall", _score("negative")),
+    ("difference", _difference),
+    ("swing", _figure("swing")),
+)
+_TEXTS_COLUMNS: tuple[tuple[str, Cell], ...] = (
+    ("trait", _text("trait", _NAME)),
+    ("texts", _count("texts")),
+    ("mean", _score("mean")),
+    ("lowest", _extreme("low")),
+    ("highest", _extreme("high")),
+)
+_FAILURES_SHOWN = 5
 _LEFT = {"trait", "verdict", "source", "device", "share"}
 """Columns of words; when room is short they are folded, and figures stay whole."""
 

@@ -6,22 +6,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from traitcli.events import (
+    AlarmRaised,
     ModelLoaded,
     ModelLoading,
     MonitorFinished,
     RunFinished,
     RunStarted,
+    TextsRead,
     TraitFailed,
     VectorBuilt,
     Warned,
 )
-from traitcli.records import Usage
+from traitcli.records import Push, Usage
 from traitcli.views.pace import Paces, clock_time
 from traitcli.views.printable import one_line, printable
 
 _TURNS_TOLD = 6
 _DEVICES_TOLD = 8
-_ENDINGS = {"stop": "ended by the model", "length": "stopped at the token limit"}
+_ENDINGS = {"stop": "ended by the model", "length": "stopped at the token limit", "alarm": "stopped by an alarm"}
+_SHOWS = {"positive": "should rise", "negative": "should fall", "both": "should rise and fall"}
 
 
 def run_told(event: RunStarted) -> str:
@@ -113,6 +116,41 @@ def layers_told(layers: Mapping[str, int]) -> str:
     if len(set(layers.values())) == 1:
         return f"layer {next(iter(layers.values()))}"
     return "layers: " + ", ".join(f"{one_line(trait)} {layer}" for trait, layer in layers.items())
+
+
+def about_told(about: Mapping[str, Any]) -> str:
+    """`3 of 64 · refusal should rise`, for a prompt of a set; empty for others."""
+    if "number" not in about:
+        return ""
+    shows = _SHOWS.get(str(about.get("shows")), "")
+    aim = f"{one_line(str(about['trait']))} {shows}" if about.get("trait") and shows else ""
+    return " · ".join(part for part in (f"{about['number']} of {about.get('of', '?')}", aim) if part)
+
+
+def steering_told(steering: Sequence[Push]) -> str:
+    """`steered by evil −2 at layer 22 (dose 0.31)`; empty without steering."""
+    told = [
+        f"{one_line(push.trait)} {push.coefficient:+g} at layer {push.layer} (dose {push.dose:.2f})"
+        for push in steering
+    ]
+    return f"steered by {', '.join(told)}".replace("-", "−") if told else ""
+
+
+def alarm_told(event: AlarmRaised) -> str:
+    """`alarm evil>1.5: +1.62 at token 12; the answer ends here`."""
+    crossing = event.crossing
+    told = f"alarm {one_line(crossing.rule)}: {crossing.score:+.2f} at token {crossing.token}".replace("-", "−")
+    return told + ("; the answer ends here" if crossing.action == "stop" else "")
+
+
+def texts_told(event: TextsRead, seconds: float) -> str:
+    """`120 of 1,000 texts · 2,340 tokens/s · 0:12 left`."""
+    parts = [f"{event.done:,} of {event.total:,} text{'' if event.total == 1 else 's'}"]
+    if event.done and seconds > 0:
+        parts.append(f"{event.tokens / seconds:,.0f} tokens/s")
+        if event.done < event.total:
+            parts.append(f"{clock_time((event.total - event.done) * seconds / event.done)} left")
+    return " · ".join(parts)
 
 
 def raw_note(trait: str) -> Warned:

@@ -1,0 +1,114 @@
+"""Keeps monitoring records: one in a .json file, several as lines of a .jsonl file."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from traitcli.errors import UserError
+from traitcli.files import append_lines, write_atomic
+from traitcli.records import LayerScores, Scores, TokenScores
+
+
+def to_json(record: TokenScores) -> dict[str, Any]:
+    """The monitoring record: the four fixed keys, then what stands beside them."""
+    told: dict[str, Any] = {
+        "prompt": record.prompt,
+        "response": record.response,
+        **_scores(record),
+        "layers": dict(record.layers),
+        "model": record.model,
+        "seed": record.seed,
+        "prompt_tokens": record.prompt_tokens,
+        "finish_reason": record.finish_reason,
+        "created": record.created,
+        "seconds": [round(value, 3) for value in record.seconds],
+        "history": [dict(message) for message in record.history],
+        "steering": [asdict(push) | {"dose": round(push.dose, 4)} for push in record.steering],
+        "alarms": [asdict(crossing) | {"score": round(crossing.score, 5)} for crossing in record.crossings],
+    }
+    if record.prompt_scores:
+        told["prompt_scores"] = _scores(record.prompt_scores)
+    if record.layer_scores:
+        told["layer_scores"] = _by_row(record.layer_scores)
+    return told | ({"about": dict(record.about)} if record.about else {})
+
+
+def failed(prompt: str, problem: str, about: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of an answer that could not be made or read: it has an error in place of scores."""
+    return {"prompt": prompt, "error": problem, "about": dict(about)}
+
+
+def keep_record(path: Path, record: TokenScores) -> None:
+    """Replace a file by the record at once; a file named *.jsonl gets one line more."""
+    if path.suffix == ".jsonl":
+        append_lines(path, [to_json(record)])
+    else:
+        write_atomic(path, json.dumps(to_json(record), ensure_ascii=False) + "\n")
+
+
+def save_chat(
+    path: Path, system: str | None, history: Sequence[Mapping[str, str]], turns: Sequence[Mapping[str, Any]]
+) -> None:
+    """Write what was said as messages, which --input reads, and the record of every turn; replaces the file."""
+    messages = [*([{"role": "system", "content": system}] if system else []), *map(dict, history)]
+    write_atomic(path, json.dumps({"messages": messages, "turns": list(turns)}, ensure_ascii=False) + "\n")
+
+
+def record_path(runs: Path, name: str, suffix: str = ".json") -> Path:
+    """`runs/monitor/<time>-<first words>.json`: sortable, and safe whatever the name says."""
+    words = re.sub(r"[^a-z0-9]+", "-", name.lower())[:40].strip("-") or "prompt"
+    return runs / "monitor" / f"{datetime.now().strftime('%Y%m%d-%H%M%S-%f')}-{words}{suffix}"
+
+
+def find_records(runs: Path, names: Sequence[str]) -> list[Path]:
+    """The named files, else all that monitoring has left, the latest first."""
+    kept = [path for path in (runs / "monitor").glob("*") if path.suffix in {".json", ".jsonl"}]
+    return [Path(name) for name in names] or sorted(kept, reverse=True)
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The records of a file, one or several; raises UserError when it holds none."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = [json.loads(line) for line in text.splitlines()] if path.suffix == ".jsonl" else json.loads(text)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read the record {path}", cause=str(error), fix=_FIX) from None
+    records = found if isinstance(found, list) else [found]
+    for record in records:
+        if not isinstance(record, dict) or not _is_record(record):
+            raise UserError(f"{path} is no monitoring record", cause="it lacks tokens or trait_scores", fix=_FIX)
+    return records
+
+
+def _is_record(told: Mapping[str, Any]) -> bool:
+    return "error" in told or ("tokens" in told and bool({"trait_scores", "projections"} & set(told)))
+
+
+def _scores(scores: Scores) -> dict[str, Any]:
+    return {
+        "tokens": list(scores.tokens),
+        "trait_scores": {trait: _rounded(values) for trait, values in scores.raw.items()},
+        "calibrated_scores": {trait: _rounded(values) for trait, values in scores.calibrated.items()},
+    }
+
+
+def _by_row(scores: LayerScores) -> dict[str, Any]:
+    return {
+        "trait": scores.trait,
+        "trait_scores": [_rounded(values) for values in scores.raw],
+        "calibrated_scores": [_rounded(values) for values in scores.calibrated],
+    }
+
+
+def _rounded(values: Iterable[float]) -> list[float]:
+    """Five decimals: about what float32 resolves in a projection of some tens."""
+    return [round(value, 5) for value in values]
+
+
+_FIX = "name a file that traitcli monitor wrote"
