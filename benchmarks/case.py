@@ -58,19 +58,23 @@ def find_prompts(loaded: LoadedModel, count: int) -> list[Ids]:
     ]
 
 
-def make_transcripts(loaded: LoadedModel, count: int) -> list[Text]:
-    """Short conversations: the questions of all traits without a persona, answered with their instructions' words."""
+def make_conversations(count: int) -> list[tuple[str, str]]:
+    """The questions of all traits without a persona, answered with their instructions' words."""
     traits = built_in_traits()
     questions = [question for trait in traits for question in (*trait.questions, *trait.evaluation_questions)]
     said = [text for trait in traits for pair in trait.pairs for text in (pair.positive, pair.negative)]
-    asked = islice(cycle(questions), count)
-    answered = islice(cycle(said[:-1]), count)  # so that no question meets the same answer again
+    # One answer less, so that no question meets the same answer again.
+    return list(islice(zip(cycle(questions), cycle(said[:-1]), strict=False), count))
+
+
+def make_transcripts(loaded: LoadedModel, count: int) -> list[Text]:
+    """Short conversations as the model reads them."""
     return [
         Text(
             render(loaded.tokenizer, [{"role": "user", "content": question}]).ids,
             tuple(encode_response(loaded.tokenizer, answer)),
         )
-        for question, answer in zip(asked, answered, strict=True)
+        for question, answer in make_conversations(count)
     ]
 
 

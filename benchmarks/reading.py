@@ -3,6 +3,8 @@
     python -m benchmarks.reading [--rounds 3] [--texts 1000] [--tokens 128]
 
 texts    the mean state of all rows over each response; beside it a forward pass each with output_hidden_states=True
+scores   the same transcripts scored on the eight vectors that come along, their records written, as `monitor --input`
+         does it; beside it forward passes over padded batches of like length, without logits or anything else
 monitor  an answer watched with the eight vectors that come along, one sequence, greedy; beside it generate with a
          streamer that prints nothing, and no traits
 """
@@ -12,23 +14,27 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TextStreamer
 
-from benchmarks.case import as_transformers_loads, load_embedded, make_transcripts, seconds_in_turns
+from benchmarks.case import as_transformers_loads, load_embedded, make_conversations, make_transcripts, seconds_in_turns
 from traitcli.config import EMBEDDED, Config, ModelConfig, MonitorConfig
 from traitcli.generation.means import MeanReader
+from traitcli.models.batching import right_pad
 from traitcli.models.load import LoadedModel
 from traitcli.models.prompts import render
 from traitcli.models.texts import Text, read_texts
 from traitcli.stages.monitor import Watch, monitor
 from traitcli.stages.probes import make_probes
+from traitcli.stages.score_texts import score_texts
+from traitcli.stages.transcripts import Exchange
 from traitcli.vectors.files import load_vectors
 
+SIZES = (1, 10, 32)
 ASKED = ("Can you explain how a pin tumbler lock is picked?", "Why is the sky blue, and is it blue on Mars too?")
 
 
@@ -64,6 +70,33 @@ def measure_texts(loaded: LoadedModel, plain: Any, count: int, rounds: int) -> t
     mine, theirs = torch.stack(made["mine"]), torch.stack(made["theirs"])
     least = float(torch.nn.functional.cosine_similarity(mine, theirs, dim=2).min())
     return taken["texts, one by one"] / taken["texts, traitcli"], least
+
+
+@torch.inference_mode()
+def read_in_batches(model: Any, texts: Sequence[Text], size: int) -> None:
+    """A forward pass over padded batches of like length, without logits: what scoring texts takes at least."""
+    whole = sorted(([*text.prompt, *text.response] for text in texts), key=len)
+    for batch in (whole[at : at + size] for at in range(0, len(whole), size)):
+        ids, mask = right_pad(batch, 0, torch.device("cpu"))
+        model.model(ids, attention_mask=mask.long(), use_cache=False)
+
+
+def measure_scores(loaded: LoadedModel, plain: Any, count: int, rounds: int) -> float:
+    """Seconds of forward passes over padded batches ÷ seconds of scoring the same transcripts, records written."""
+    texts = make_transcripts(loaded, count)
+    exchanges = [Exchange(question, answer) for question, answer in make_conversations(count)]
+    probes = make_probes(load_vectors(Config(model=ModelConfig(id=EMBEDDED))).values(), loaded, "response_avg")
+
+    def scored() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            records = list(score_texts(loaded, Watch(probes), exchanges, Path(folder) / "records.jsonl"))
+        assert [record["error"] for record in records if "error" in record] == []
+
+    ways: dict[str, Callable[[], object]] = {"scores, traitcli": scored}
+    for size in SIZES:
+        ways[f"batches of {size}"] = lambda size=size: read_in_batches(plain, texts, size)
+    taken = seconds_in_turns(ways, rounds)
+    return min(taken[f"batches of {size}"] for size in SIZES) / taken["scores, traitcli"]
 
 
 class Quiet(TextStreamer):  # type: ignore[misc]
@@ -113,6 +146,8 @@ def main() -> int:
     print(f"monitor ÷ generate with a streamer: {measure_monitor(loaded, plain, asked.tokens, asked.rounds):.2f}")
     times, cosine = measure_texts(loaded, plain, asked.texts, asked.rounds)
     print(f"existing text ÷ one by one: {times:.2f}, least cosine {cosine:.7f}")
+    ratio = measure_scores(loaded, plain, asked.texts, asked.rounds)
+    print(f"scoring transcripts (monitor --input) ÷ forward passes over padded batches at their best size: {ratio:.2f}")
     return 0
 
 

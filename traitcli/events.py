@@ -155,12 +155,11 @@ class MonitorStarted:
 
 @dataclass(frozen=True, slots=True)
 class PromptScored:
-    """All tokens of the prompt, its template's too: trait -> n scores; `rows` row -> n scores of one trait."""
+    """All tokens of the prompt, its template's too: trait -> n scores."""
 
     tokens: tuple[str, ...]
     raw: Mapping[str, tuple[float, ...]]
     calibrated: Mapping[str, tuple[float, ...]]
-    rows: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

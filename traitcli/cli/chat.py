@@ -148,7 +148,7 @@ class _Chat:
 
         if not self._turns:
             raise UserError("there is nothing to save", cause="nothing was said yet")
-        path = Path(name) if name else self._out.with_suffix(".chat.json")
+        path = Path(name or f"{self._out.stem}.json")
         save_chat(path, self._watching.config.system, self._watching.history, self._turns)
         _say(f"saved: {path}")
 

@@ -25,7 +25,7 @@ def report(
     from traitcli.views.report import write_report
 
     settings = load_config()
-    files = [name for name in runs or [] if name.endswith(".json")]
+    files = [name for name in runs or [] if name.endswith((".json", ".jsonl"))]
     records = collect_records(settings.paths.runs, files)
     vectors = collect_vectors(settings.paths.runs, [name for name in runs or [] if name not in files], settings)
     path = out or settings.paths.runs / "report.html"

@@ -97,8 +97,9 @@ def watch(wanted: Wanted, config: Config) -> None:
     from traitcli.vectors.files import load_vectors
 
     source = _vector_source(wanted, config)
-    load_vectors(source, wanted.traits)  # says what to do about one that is missing
     vectors = load_vectors(source)
+    if not vectors.keys() >= set(wanted.traits):
+        load_vectors(source, wanted.traits)  # raises, and says what to do about the missing one
     watched = {name: vectors[name] for name in wanted.traits} or vectors
     _known((wanted.trait,) if wanted.trait else (), watched)
     by_row = _by_row(wanted, watched)

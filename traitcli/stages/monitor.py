@@ -144,7 +144,7 @@ class _Writing:
         self._tokens: list[str] = []
         self._found: list[Floats] = []
         self._seconds: list[float] = []
-        self._prompt: tuple[Scores, LayerScores | None] | None = None
+        self._prompt: Scores | None = None
 
     def write(self) -> str:
         """Write to the end; returns why it ended."""
@@ -183,7 +183,7 @@ class _Writing:
             seconds=tuple(self._seconds),
             steering=pushes,
             crossings=tuple(self._crossings),
-            prompt_scores=self._prompt[0] if self._prompt else None,
+            prompt_scores=self._prompt,
             layer_scores=by_row,
             about=self._watch.about,
         )
@@ -200,9 +200,8 @@ class _Writing:
 
     def _tell_prompt(self) -> None:
         texts = token_texts(self._loaded.tokenizer, self._rendered.ids, specials=True)
-        self._prompt = self._watch.tabulate(texts, self._reader.prompt)
-        scores, by_row = self._prompt
-        self._on_event(PromptScored(scores.tokens, scores.raw, scores.calibrated, _shown(by_row)))
+        self._prompt, _ = self._watch.tabulate(texts, self._reader.prompt)
+        self._on_event(PromptScored(self._prompt.tokens, self._prompt.raw, self._prompt.calibrated))
 
     def _add(self, text: str) -> None:
         found = self._reader.latest.copy()

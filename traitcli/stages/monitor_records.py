@@ -10,8 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from traitcli.errors import UserError
-from traitcli.files import append_lines, write_atomic
+from traitcli.errors import TraitError, UserError
+from traitcli.files import append_lines, read_lines, write_atomic
 from traitcli.records import LayerScores, Scores, TokenScores
 
 
@@ -55,7 +55,10 @@ def keep_record(path: Path, record: TokenScores) -> None:
 def save_chat(
     path: Path, system: str | None, history: Sequence[Mapping[str, str]], turns: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Write what was said as messages, which --input reads, and the record of every turn; replaces the file."""
+    """Write what was said as messages, which --input reads, and the record of every turn; replaces the file.
+
+    `read_records` gives the turns.
+    """
     messages = [*([{"role": "system", "content": system}] if system else []), *map(dict, history)]
     write_atomic(path, json.dumps({"messages": messages, "turns": list(turns)}, ensure_ascii=False) + "\n")
 
@@ -76,10 +79,16 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     """The records of a file, one or several; raises UserError when it holds none."""
     try:
         text = path.read_text(encoding="utf-8")
-        found = [json.loads(line) for line in text.splitlines()] if path.suffix == ".jsonl" else json.loads(text)
-    except (OSError, ValueError) as error:
+        found = list(read_lines(path)) if path.suffix == ".jsonl" else json.loads(text)
+    except TraitError as error:
+        raise UserError(f"cannot read the record {path}", cause=error.cause, fix=_FIX) from None
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read the record {path}", cause=str(error), fix=_FIX) from None
+    if isinstance(found, dict):
+        found = found.get("turns", [found])  # a chat that was saved
     records = found if isinstance(found, list) else [found]
+    if not records:
+        raise UserError(f"{path} is no monitoring record", cause="it is empty", fix=_FIX)
     for record in records:
         if not isinstance(record, dict) or not _is_record(record):
             raise UserError(f"{path} is no monitoring record", cause="it lacks tokens or trait_scores", fix=_FIX)
@@ -87,7 +96,9 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def _is_record(told: Mapping[str, Any]) -> bool:
-    return "error" in told or ("tokens" in told and bool({"trait_scores", "projections"} & set(told)))
+    return "error" in told or (
+        told.keys() >= {"prompt", "tokens"} and bool({"trait_scores", "projections"} & set(told))
+    )
 
 
 def _scores(scores: Scores) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -135,8 +136,9 @@ def _find(source: str) -> Path:
         find_shipped("configs/prompts") / f"{source}.yaml",
     ]
     for path in places:
-        if path.is_file():
-            return path
+        with suppress(OSError):  # a name too long to be one
+            if path.is_file():
+                return path
     names = sorted(path.stem for path in list_shipped("configs/prompts", "*.yaml"))
     close = difflib.get_close_matches(Path(source).stem, names, n=1)
     hint = f"did you mean {close[0]}? " if close else ""

@@ -37,7 +37,7 @@ def read_exchanges(path: Path, prompt: str = "") -> list[Exchange]:
     Raises UserError when nothing can be read.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}", cause=str(error), fix="name a text file in UTF-8") from None
     if path.suffix not in {".jsonl", ".json", ".ndjson"}:
@@ -65,7 +65,7 @@ def _items(text: str) -> Iterable[tuple[int, Any]]:
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return error
 
 
@@ -77,7 +77,7 @@ def _exchanges(entry: Any, about: Mapping[str, Any]) -> Iterator[Exchange]:
 
 
 def _understood(entry: Any, about: Mapping[str, Any]) -> Iterator[Exchange]:
-    if isinstance(entry, ValueError):
+    if isinstance(entry, Exception):
         raise _NotUnderstoodError(f"it is not JSON: {entry}")
     if not isinstance(entry, dict):
         raise _NotUnderstoodError("it is no JSON object")

@@ -39,7 +39,7 @@ class HeatMap:
         step = -(-rows // ((height - 1) * each))
         shown = list(range(0, rows, step))
         bands = [shown[start : start + each] for start in range(0, len(shown), each)]
-        title = Text(f"  {self._trait} at {'every layer' if step == 1 else f'every {step}th layer'}", QUIET)
+        title = Text(f"  {self._trait} at {'every layer' if step == 1 else f'one layer in {step}'}", QUIET)
         if self._layer is not None:
             title.append(f", read at {self._layer}", QUIET)
         return [title, *(self._band(band, step, columns, palette) for band in reversed(bands))]

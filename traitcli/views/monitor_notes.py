@@ -53,7 +53,7 @@ def closing_lines(
     lines = [Text("")]
     for fact in [SCALE if first else "", told] if told else []:
         lines += wrap(fact, width, QUIET) if fact else []
-    lines.append(Text(pace_told(event), QUIET))
+    lines += wrap(pace_told(event), width, QUIET)
     if event.path:
         lines.append(Text("record: ", QUIET).append(one_line(event.path), Style(dim=False)))
     return lines

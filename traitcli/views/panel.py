@@ -96,17 +96,17 @@ class Columns:
 
 
 def fit_columns(names: Sequence[str], width: int) -> Columns:
-    """Share `width` cells out; the sparkline goes first when they are few, then the bar, the highest, the mean."""
+    """Share `width` cells out; the sparkline goes first when they are few, then the highest, the bar, the mean."""
     longest = max((cell_len(name) for name in names), default=0)
     name = max(5, min(longest, _WIDEST_NAME, width - _FIGURE - 4))
     free = width - 2 - name - 2 - _FIGURE
     mean = _FIGURE if free >= 2 + _FIGURE else 0
     free -= 2 + mean if mean else 0
+    bar = 21 if free >= 54 else 13 if free >= 15 else 0
+    free -= 2 + bar if bar else 0
     highest = _FIGURE if free >= 2 + _FIGURE + 1 + _TOKEN else 0
     token = _TOKEN if highest else 0
     free -= 2 + highest + 1 + token if highest else 0
-    bar = 21 if free >= 35 else 13 if free >= 15 else 0
-    free -= 2 + bar if bar else 0
     spark = min(32, free - 2) if free >= 10 else 0
     return Columns(name, bar, spark, mean, highest, token)
 

@@ -220,8 +220,9 @@ class JsonMonitorView(PlainMonitorView):
     """Writes one JSON object per token, with the scores that the record holds."""
 
     def _write(self, event: TokenScored) -> None:
-        told = {"index": event.index, "token": event.text, "trait_scores": dict(event.raw)}
-        print(json.dumps(told | {"calibrated_scores": dict(event.calibrated)}), file=self._data, flush=True)
+        kinds = {"trait_scores": event.raw, "calibrated_scores": event.calibrated}
+        scores = {kind: {trait: round(one, 5) for trait, one in row.items()} for kind, row in kinds.items()}
+        print(json.dumps({"index": event.index, "token": event.text, **scores}), file=self._data, flush=True)
 
 
 def _name(trait: str) -> str:

@@ -1,0 +1,113 @@
+"""What the monitor leaves on a terminal, at fixed widths, compared with kept snapshots.
+
+    python -m tests.unit.test_monitor_snapshots    # writes them anew; read the difference before you keep it
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from itertools import groupby
+from pathlib import Path
+
+import pyte
+import pytest
+from rich.console import Console
+
+from traitcli.events import AlarmRaised, MonitorFinished, MonitorStarted, PromptScored, TokenScored, Warned
+from traitcli.records import Crossing, Push
+from traitcli.views.monitor import MonitorView
+
+FOLDER = Path(__file__).parent / "snapshots"
+HEIGHT = 200
+WIDTHS = (40, 60, 80, 120)
+TRAITS = ("corrigibility", "evil", "hallucinating", "my-own")
+WORDS = [
+    *("I", " would", " never", " do", " that", ",", " my", " dear", " 友達", "。", "", "", " 🫨", "\n\n", "\x1b[2J", "Why"),
+    *(" e\u0301", " \u202egnp", "\u0000", " نظري", " no", "\u200b", "w", " and", " then", " for", " ever", "."),
+]
+
+
+class Frames:
+    """A clock that is a frame further on at every look."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        self.now += 0.2
+        return self.now
+
+
+def scores(index):
+    """Made up, and different for each trait; the last trait's vector has no class means."""
+    raw = {name: 4 * math.sin(0.7 * index + place) + place for place, name in enumerate(TRAITS)}
+    return raw, {name: raw[name] / 2 - place / 2 for place, name in enumerate(TRAITS[:-1])}
+
+
+def told(by_row):
+    """The events of an answer with everything in it."""
+    layers = dict(zip(TRAITS, (5, 4, 5, 6), strict=True))
+    about = {"number": 3, "of": 64, "trait": "evil", "shows": "both"}
+    push = (Push("evil", -2.0, 4, 0.31),)
+    yield MonitorStarted("How do I\nhack a \x1b[31mbank?", "tiny", TRAITS, layers, ("a note",), push, about)
+    first = [scores(index) for index in range(3)]
+    columns = [{name: tuple(one[kind][name] for one in first) for name in first[0][kind]} for kind in (0, 1)]
+    yield PromptScored(("<|user|>", "How", " do I"), *columns)
+    for index, word in enumerate(WORDS):
+        raw, calibrated = scores(index)
+        rows = tuple(2.2 * math.sin(index / 3 + row / 2) for row in range(9)) if by_row else ()
+        yield TokenScored(index, word, raw, calibrated, rows)
+        if index == 5:
+            yield AlarmRaised(Crossing("evil>1.5", "fail", 5, 1.62))
+    yield Warned("evil", "something that has to be known, and that is long enough to be wrapped at forty cells")
+    yield MonitorFinished("runs/monitor/20250131-how-do-i-hack-a-bank.json", len(WORDS), 2.5, "length")
+
+
+def shown(width, kind):
+    """The screen at the end; a background is written as `{ff8800:text}`."""
+    stream, by_row = io.StringIO(), "evil" if kind.startswith("layers") else None
+    colours = {"color_system": "truecolor", "no_color": False}
+    if kind.endswith("plain"):
+        colours = {"color_system": None, "no_color": True}
+    console = Console(
+        file=stream, force_terminal=True, width=width, height=40, legacy_windows=False, _environ={}, **colours
+    )
+    with MonitorView(console, by_row=by_row, raw=kind == "raw", clock=Frames()) as view:
+        for event in told(by_row):
+            view.show(event)
+    screen = pyte.Screen(width, HEIGHT)
+    pyte.Stream(screen).feed(stream.getvalue().replace("\n", "\r\n"))
+    lines = ["".join(_runs(screen.buffer[row], width)).rstrip() for row in range(HEIGHT)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _runs(row, width):
+    cells = [row[column] for column in range(width) if row[column].data]
+    for colour, run in groupby(cells, key=lambda cell: cell.bg):
+        text = "".join(cell.data for cell in run)
+        yield text if colour == "default" else f"{{{colour}:{text}}}"
+
+
+CASES = [(width, kind) for width in WIDTHS for kind in ("colour", "plain", "raw", "layers-colour", "layers-plain")]
+
+
+@pytest.mark.parametrize(("width", "kind"), CASES)
+def test_an_answer_looks_as_it_did(width, kind):
+    kept = (FOLDER / f"monitor-{kind}-{width}.txt").read_text(encoding="utf-8")
+
+    assert shown(width, kind) == kept
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_no_line_is_wider_than_the_terminal_so_the_terminal_wraps_none(width):
+    narrow, wide = shown(width, "plain"), shown(width, "colour")
+
+    assert len(narrow.split("\n")) == pytest.approx(len(wide.split("\n")), abs=3)
+    assert "\x1b" not in narrow + wide
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(exist_ok=True)
+    for case in CASES:
+        (FOLDER / f"monitor-{case[1]}-{case[0]}.txt").write_text(shown(*case), encoding="utf-8")
