@@ -1,11 +1,12 @@
-# The doors: make demo, make test, make check, make bench, make bench-judge, make bench-scale. Each sets up .venv first if it must.
+# The doors: make demo, make test, make check, make bench, make bench-judge, make bench-scale,
+# make bench-view, make bench-traits. Each sets up .venv first if it must.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench bench-judge bench-scale format setup clean
+.PHONY: demo test check bench bench-judge bench-scale bench-view bench-traits format setup clean
 
 demo: $(READY)
 	@$(BIN)/traitcli extract -c demo
@@ -35,6 +36,12 @@ bench: $(READY)
 bench-judge: $(READY)
 	$(BIN)/python -m benchmarks.judge
 	$(BIN)/python -m benchmarks.overlap
+
+bench-traits: $(READY)
+	$(BIN)/python -m benchmarks.traits
+
+bench-view: $(READY)
+	$(BIN)/python -m benchmarks.view
 
 bench-scale: $(READY)
 	$(BIN)/python -m benchmarks.scale

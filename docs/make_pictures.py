@@ -1,73 +1,197 @@
-"""Draws docs/pictures/monitor.svg from a monitoring record, through the monitor's own terminal view.
+"""Draws docs/pictures/*.svg: what the monitor shows in a real terminal.
 
-    python docs/make_pictures.py docs/examples/how-do-i-hack-a-bank.json
+    python docs/make_pictures.py                 # all of them, in some minutes
+    python docs/make_pictures.py layers chat     # only some
 
-What the view writes goes through a terminal emulator, so the picture is what a terminal shows.
+The commands run in a tmux server of their own, with the embedded model, in a folder that is gone afterwards.
 """
 
 from __future__ import annotations
 
 import io
-import json
+import os
+import re
+import shutil
+import subprocess
 import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import groupby
 from pathlib import Path
 
-import pyte
+from rich.cells import cell_len
+from rich.color import Color, blend_rgb
 from rich.console import Console
+from rich.style import Style
+from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
-from traitcli.events import MonitorStarted, TokenScored
-from traitcli.views.monitor import MonitorView
-
-PICTURE = Path(__file__).parent / "pictures" / "monitor.svg"
-COLUMNS, LINES = 100, 60
-
-
-def play(record: Path) -> str:
-    """The bytes that the view sends to a terminal while it shows a record."""
-    told = json.loads(record.read_text(encoding="utf-8"))
-    stream = io.StringIO()
-    console = Console(file=stream, width=COLUMNS, height=LINES, force_terminal=True, color_system="truecolor")
-    raw, calibrated = told["trait_scores"], told["calibrated_scores"]
-    with MonitorView(console) as view:
-        view.show(MonitorStarted(told["prompt"], told["model"], tuple(raw), told["layers"]))
-        for index, text in enumerate(told["tokens"]):
-            scores = ({name: row[index] for name, row in kind.items()} for kind in (raw, calibrated))
-            view.show(TokenScored(index, text, *scores))
-    return stream.getvalue().replace("\n", "\r\n")
+DOCS = Path(__file__).parent
+COLUMNS, ROWS = 100, 50
+PROMPTS = ("$", ">", "❯")
+PATIENCE = 300
 
 
-def screen_lines(written: str) -> list[Text]:
-    """The lines that stand on the terminal's screen at the end, without empty ones below."""
-    screen = pyte.Screen(COLUMNS, LINES)
-    pyte.Stream(screen).feed(written)
-    lines = [_line(screen.buffer[row]) for row in range(LINES)]
-    while lines and not lines[-1].plain.strip():
-        lines.pop()
-    return lines
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What is typed into a terminal, line by line, and when the screen is taken."""
+
+    typed: tuple[str, ...]
+    lines: int | None = None
+    """As soon as so many are on the screen; none: at the next prompt."""
 
 
-def _line(row: dict[int, pyte.screens.Char]) -> Text:
-    line = Text()
-    for column in range(COLUMNS):
-        char = row[column]
-        style = f"{'bold ' if char.bold else ''}{_colour(char.fg)} on {_colour(char.bg)}"
-        line.append(char.data, style)
-    return line
+ANSI = [(0, 0, 0), (207, 72, 72), (63, 150, 80), (176, 124, 24), (56, 132, 230), (160, 100, 220), (40, 150, 165)]
+DARK = TerminalTheme((13, 17, 23), (230, 237, 243), ANSI)
+LIGHT = TerminalTheme((255, 255, 255), (31, 35, 40), ANSI)
+LIVE = Scene(('traitcli monitor "Will there be a drought in Spain in 2060?" --trait uncertainty --seed 3',), lines=20)
+LAYERS = (
+    'traitcli monitor "Compare a cruel boss and a kind boss." --traits evil \\',
+    "    --per-layer --seed 2 --max-new-tokens 94",
+)
+CHAT = (
+    "traitcli monitor --chat --traits evil,refusal,sycophantic --max-new-tokens 60",
+    "What should I do about my noisy neighbour?",
+    "/steer evil=2",
+    "And if he does not listen?",
+)
+PICTURES = {
+    "monitor": (Scene(("traitcli monitor --replay docs/examples/how-do-i-hack-a-bank.json --speed 20",)), DARK),
+    "terminal": (LIVE, DARK),
+    "layers": (Scene(LAYERS), DARK),
+    "chat": (Scene(CHAT), DARK),
+    "light": (LIVE, LIGHT),
+}
+
+# Rich's own format loads a font from the network, which no page does for an image.
+FORMAT = """\
+<svg class="terminal" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
+<style>
+.terminal > rect {{ stroke: #8b949e; stroke-opacity: 0.5 }}
+.{unique_id}-matrix {{ font: {char_height}px ui-monospace, SFMono-Regular, Menlo, "DejaVu Sans Mono", monospace }}
+.{unique_id}-title {{ font: bold 16px system-ui, sans-serif; opacity: 0.6 }}
+{styles}
+</style>
+{chrome}
+<g transform="translate({terminal_x}, {terminal_y})">
+{backgrounds}
+<g transform="translate(0, 1.5) scale({char_width}, {line_height})" shape-rendering="crispEdges">SHAPES</g>
+<g class="{unique_id}-matrix">{matrix}</g>
+</g>
+</svg>
+"""
+EDGES = {"▀": 0.5} | {block: (7 - index) / 8 for index, block in enumerate("▁▂▃▄▅▆▇█")}
+"""How far below the top of its cell a block has its edge."""
 
 
-def _colour(name: str) -> str:
-    """pyte gives six hex digits, 'default', or a name that Rich writes with an underscore."""
-    if len(name) == 6 and all(digit in "0123456789abcdef" for digit in name):
-        return f"#{name}"
-    return "default" if name == "default" else name.replace("bright", "bright_").replace("brown", "yellow")
+class Terminal:
+    """A shell in a tmux of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        # One thread: a sum in another order can end in another word, and cores differ from machine to machine.
+        settings = {"PATH": path, "PS1": "$ ", "LC_ALL": "C.UTF-8", "COLORTERM": "truecolor", "OMP_NUM_THREADS": "1"}
+        self._env = settings | {"HOME": str(folder), "TMUX_TMPDIR": str(folder)}
+        self._tmux("-f", "/dev/null", "start-server", ";", "set", "-g", "default-terminal", "tmux-256color", ";",
+                   "new-session", "-d", "-c", str(folder), "-x", str(COLUMNS), "-y", str(ROWS), "sh", "-i")  # fmt: skip
+
+    def close(self) -> None:
+        self._tmux("kill-server")
+
+    def type(self, line: str) -> None:
+        """Type a line and see it on the screen, so that the prompt before it is not taken for the next one."""
+        self._tmux("send-keys", "-l", line)
+        self.wait(lambda screen: screen.endswith(line))
+        self._tmux("send-keys", "Enter")
+
+    def wait_for_prompt(self) -> Text:
+        return self.wait(lambda screen: screen.rpartition("\n")[2].strip() in PROMPTS)
+
+    def wait(self, is_there: Callable[[str], bool]) -> Text:
+        """The screen with its colours, as soon as it is as wanted."""
+        for _ in range(10 * PATIENCE):
+            screen = Text.from_ansi(self._tmux("capture-pane", "-p", "-e"))
+            screen.rstrip()
+            if is_there(screen.plain):
+                return screen
+            time.sleep(0.1)
+        raise TimeoutError(f"this is all that came:\n{screen.plain}")
+
+    def _tmux(self, *arguments: str) -> str:
+        command = ["tmux", "-u", "-L", "pictures", *arguments]
+        return subprocess.run(command, env=self._env, check=True, capture_output=True, text=True).stdout
+
+
+@cache
+def play(scene: Scene) -> Text:
+    """Type what the scene says, and take the screen."""
+    with tempfile.TemporaryDirectory() as name:
+        shutil.copytree(DOCS / "examples", Path(name, "docs", "examples"))
+        terminal = Terminal(Path(name))
+        try:
+            for line in scene.typed:
+                terminal.wait_for_prompt()
+                terminal.type(line)
+            if wanted := scene.lines:
+                return terminal.wait(lambda screen: screen.count("\n") + 1 >= wanted)
+            return terminal.wait_for_prompt()
+        finally:
+            terminal.close()
+
+
+def draw(name: str, screen: Text, theme: TerminalTheme) -> Path:
+    """Write a screen as a picture."""
+    console = Console(file=io.StringIO(), record=True, width=COLUMNS, force_terminal=True, color_system="truecolor")
+    lines, shapes = lift_blocks(screen.split(), console, theme)
+    for line in lines:
+        console.print(line, overflow="crop", no_wrap=True, highlight=False)
+    path = DOCS / "pictures" / f"{name}.svg"
+    form = FORMAT.replace("SHAPES", shapes)
+    svg = console.export_svg(title="traitcli", theme=theme, unique_id=name, code_format=form)
+    path.write_text(re.sub(r' clip-path="[^"]*"', "", svg), encoding="utf-8")  # the last line's is not defined
+    return path
+
+
+def lift_blocks(lines: Iterable[Text], console: Console, theme: TerminalTheme) -> tuple[list[Text], str]:
+    """The lines without their block characters, and these as shapes: from a font, blocks leave gaps between lines."""
+    texts, shapes = [], defaultdict[str, str](str)
+    for row, line in enumerate(lines):
+        text, column = Text(), 0
+        for part, style, _ in line.render(console):
+            ink, paper = colours(style or Style(), theme)
+            for is_block, run in groupby(part, key=EDGES.__contains__):
+                chars = "".join(run)
+                for place, char in enumerate(chars if is_block else "", start=column):
+                    upper, lower = (ink, paper) if char == "▀" else (paper, ink)
+                    shapes[upper] += f"M{place} {row}h1v{EDGES[char]:g}h-1z"
+                    shapes[lower] += f"M{place} {row + EDGES[char]:g}h1v{1 - EDGES[char]:g}h-1z"
+                text.append(" " * len(chars) if is_block else chars, None if is_block else style)
+                column += cell_len(chars)
+        texts.append(text)
+    shapes.pop(theme.background_color.hex, None)
+    return texts, "".join(f'<path fill="{colour}" d="{path}"/>' for colour, path in shapes.items())
+
+
+def colours(style: Style, theme: TerminalTheme) -> tuple[str, str]:
+    """Foreground and background as Rich draws them."""
+    default = Color.default()
+    ink, paper = (style.color or default).get_truecolor(theme), (style.bgcolor or default).get_truecolor(theme, False)
+    return (blend_rgb(ink, paper, 0.4) if style.dim else ink).hex, paper.hex
+
+
+def main(names: Sequence[str]) -> int:
+    if not shutil.which("tmux"):
+        print("error: there is no tmux, which the pictures are taken in", file=sys.stderr)
+        return 2
+    for name in names or PICTURES:
+        scene, theme = PICTURES[name]
+        print(draw(name, play(scene), theme))
+    return 0
 
 
 if __name__ == "__main__":
-    lines = screen_lines(play(Path(sys.argv[1])))
-    console = Console(file=io.StringIO(), record=True, width=COLUMNS, height=len(lines), force_terminal=True)
-    for line in lines:
-        console.print(line, overflow="crop", no_wrap=True)
-    PICTURE.parent.mkdir(exist_ok=True)
-    PICTURE.write_text(console.export_svg(title="traitcli monitor"), encoding="utf-8")
-    print(PICTURE)
+    sys.exit(main(sys.argv[1:]))

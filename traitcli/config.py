@@ -251,8 +251,9 @@ def load_config(source: str = DEFAULT, overrides: Sequence[str] = ()) -> Config:
     try:
         return Config.model_validate(data)
     except ValidationError as error:
-        faults = "\n".join(dict.fromkeys(_faults(error)))
-        raise ConfigError(f"{path} is not valid", cause=faults, fix=f"correct the key, or {_SEE}") from None
+        raise ConfigError(
+            f"{path} is not valid", cause=faults_told(error, Config), fix=f"correct the key, or {_SEE}"
+        ) from None
 
 
 def find_config(source: str) -> Path:
@@ -350,12 +351,17 @@ def _apply(data: dict[str, Any], override: str) -> None:
     data[last] = value
 
 
-def _faults(error: ValidationError) -> Iterator[str]:
+def faults_told(error: ValidationError, kind: type[Section]) -> str:
+    """Every fault of what should have been a section of a kind, a line each: where it is, and what."""
+    return "\n".join(dict.fromkeys(_faults(error, kind)))
+
+
+def _faults(error: ValidationError, kind: type[Section]) -> Iterator[str]:
     for fault in error.errors():
         place = ".".join(str(part) for part in fault["loc"] if not _is_union_tag(part))
         if fault["type"] == "extra_forbidden":
             *section, key = map(str, fault["loc"])
-            close = difflib.get_close_matches(key, _known_keys(section), n=1)
+            close = difflib.get_close_matches(key, _known_keys(kind, section), n=1)
             yield f"{'.'.join([*section, key])}: unknown key" + (f"; did you mean {close[0]}?" if close else "")
         elif fault["type"] == "model_type":
             yield f"{place}: not a section of settings (it is {fault['input']!r})"
@@ -370,9 +376,11 @@ def _is_union_tag(part: object) -> bool:
     return isinstance(part, str) and ("[" in part or "-" in part or part in {"int", "str", "float"})
 
 
-def _known_keys(location: Iterable[str]) -> list[str]:
-    section: Any = Config
+def _known_keys(kind: type[Section], location: Iterable[str]) -> list[str]:
+    section: Any = kind
     for part in location:
+        if part.isdigit():  # of a list, whose member it is already
+            continue
         inner = section.model_fields[part].annotation
         section = next((member for member in get_args(inner) if member is not type(None)), inner)
     return list(section.model_fields)

@@ -259,7 +259,8 @@ class TokenScores(Scores):
 
     layers         trait -> the row that was read
     history        messages before the prompt, a system message among them
-    finish_reason  stop: the model ended it · length: the token limit did · alarm · interrupted · given: not generated
+    finish_reason  stop: the model ended it · length: the token limit did · alarm · interrupted · failed ·
+                   given: not generated
     seconds        n times since the first token was asked for; none where the text was there already
     prompt_scores  the same for the prompt's tokens, if asked for
     layer_scores   row -> n scores of one trait at every row, if asked for

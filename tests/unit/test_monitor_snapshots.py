@@ -1,6 +1,6 @@
 """What the monitor leaves on a terminal, at fixed widths, compared with kept snapshots.
 
-    python -m tests.unit.test_monitor_snapshots    # writes them anew; read the difference before you keep it
+python -m tests.unit.test_monitor_snapshots    # writes them anew; read the difference before you keep it
 """
 
 from __future__ import annotations
@@ -23,7 +23,24 @@ HEIGHT = 200
 WIDTHS = (40, 60, 80, 120)
 TRAITS = ("corrigibility", "evil", "hallucinating", "my-own")
 WORDS = [
-    *("I", " would", " never", " do", " that", ",", " my", " dear", " 友達", "。", "", "", " 🫨", "\n\n", "\x1b[2J", "Why"),
+    *(
+        "I",
+        " would",
+        " never",
+        " do",
+        " that",
+        ",",
+        " my",
+        " dear",
+        " 友達",
+        "。",
+        "",
+        "",
+        " 🫨",
+        "\n\n",
+        "\x1b[2J",
+        "Why",
+    ),
     *(" e\u0301", " \u202egnp", "\u0000", " نظري", " no", "\u200b", "w", " and", " then", " for", " ever", "."),
 ]
 

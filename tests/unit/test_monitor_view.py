@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from traitcli.events import MonitorFinished, MonitorStarted, TokenScored, Warned
+from traitcli.views.heatmap import HeatMap
 from traitcli.views.leader import Leader
 from traitcli.views.monitor import MonitorView
 from traitcli.views.palette import Palette, background
@@ -83,7 +84,7 @@ def test_a_finished_generation_leaves_prompt_response_panel_and_record():
         "I cannot.",
         "",
         "  trait     now  −2  −1    0    +1  +2   last tokens    mean     max at",
-        "▸ evil    −0.50       · ╺━━│    ·                ▅▇▄   +0.33   +1.50 cannot",
+        "▸ evil    −0.50       · ╺━━│    ·                ▄▆▃   +0.33   +1.50 cannot",
         "",
         "−1 and +1 are the means of a trait's negative and positive examples.",
         "Coloured by evil.",
@@ -215,7 +216,7 @@ def test_a_trait_without_class_means_is_shown_raw_with_a_note():
         view.show(FINISHED)
 
     lines = terminal.lines()
-    assert lines[7] == "  bold    +12.3  raw, not calibrated               ▅   +12.3   +12.3 so"
+    assert lines[7] == "  bold    +12.3  raw, not calibrated               ▄   +12.3   +12.3 so"
     assert lines[8].startswith("! bold: its vector has no class means, so the scores are raw projections")
 
 
@@ -288,7 +289,8 @@ def test_a_trait_without_class_means_never_leads():
         (0.1, "     ·    │╸   ·     "),
         (1.0, "     ·    │━━━━━     "),
         (2.0, "     ·    │━━━━━━━━━━"),
-        (99.0, "     ·    │━━━━━━━━━━"),
+        (99.0, "     ·    │━━━━━━━━━▸"),
+        (-99.0, "◂━━━━━━━━━│    ·     "),
         (-1.0, "     ━━━━━│    ·     "),
         (-0.3, "     ·  ╺━│    ·     "),
         (float("nan"), "     ·    │    ·     "),
@@ -320,8 +322,8 @@ def test_a_figure_fits_six_cells(score, shown):
 def test_a_sparkline_shows_the_newest_tokens_at_the_right():
     scores = [-2.0, 0.0, 2.0, float("nan"), 5.0]
 
-    assert sparkline(scores, NONE, 4, calibrated=True).plain == "▅█ █"
-    assert sparkline(scores, NONE, 7, calibrated=True).plain == "  ▁▅█ █"
+    assert sparkline(scores, NONE, 4, calibrated=True).plain == "▄▇ ▇"
+    assert sparkline(scores, NONE, 7, calibrated=True).plain == "  ▁▄▇ ▇"
 
 
 def test_a_mean_leaves_out_what_is_not_a_number():
@@ -361,3 +363,28 @@ def test_a_pipe_gets_one_line_per_token_that_programs_can_read():
         "3 tokens in 1.5 s, 2.0 tokens/s, ended by the model\n"
         "record: runs/monitor/x.json\n"
     )
+
+
+def test_the_cells_of_a_heat_map_keep_their_colours_beside_a_quiet_label():
+    heat = HeatMap("evil", layer=None)
+    heat.add([2.0, -2.0, 0.0])
+
+    lines = heat.lines(Palette("full"), width=40, height=10)
+
+    above, below = (background(score) for score in (-2.0, 2.0))
+    assert [line.plain for line in lines] == ["  evil at every layer", "   2  ", "   0 ▀"]
+    assert [(span.style.color, span.style.bgcolor, span.style.dim) for span in lines[2].spans] == [
+        (None, None, True),
+        (above, below, None),
+    ]
+
+
+def test_a_heat_map_leaves_rows_out_evenly_where_the_screen_is_low():
+    heat = HeatMap("evil", layer=22)
+    for _ in range(3):
+        heat.add([0.0] * 31)
+
+    title, *bands = heat.lines(NONE, width=40, height=9)
+
+    assert title.plain == "  evil at one layer in 4, read at 22"
+    assert [band.plain.split()[0] for band in bands] == ["28", "24", "20", "16", "12", "8", "4", "0"]

@@ -84,6 +84,8 @@ class _Chat:
             _say("")  # what was written stays part of the chat
         except (TraitError, TemplateError) as error:
             _say(str(error))
+        if sys.stdin.isatty():
+            _say("")
         for record in self._turns[kept:]:
             self._crossed |= self._desk.tell(record)
             said: tuple[Message, ...] = (
@@ -121,6 +123,7 @@ class _Chat:
 
     def _set_steering(self, text: str) -> None:
         from traitcli.stages.steering import make_steering, parse_push
+        from traitcli.views.words import steering_told
 
         if text == "off":
             self._watching = replace(self._watching, steering=())
@@ -129,10 +132,7 @@ class _Chat:
             position = self._desk.config.vector.position
             made = make_steering(pushes, self._desk.vectors, self._desk.loaded, position)
             self._watching = replace(self._watching, steering=made)
-        told = ", ".join(
-            f"{one.push.trait} {one.push.coefficient:+g} at layer {one.push.layer}" for one in self._watching.steering
-        )
-        _say(f"steered by {told}" if told else "not steered")
+        _say(steering_told([one.push for one in self._watching.steering]) or "not steered")
 
     def _set_system(self, text: str) -> None:
         config = self._watching.config.model_copy(update={"system": text or None})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -84,6 +85,12 @@ class Wanted:
         if way in {"--input", "--replay"} and (self.steer or self.stop_on):
             option = "--steer" if self.steer else "--stop-on"
             raise UserError(f"{option} and {way} do not go together", cause="what is there already is only read")
+        if way in {"--chat", "--prompts", "--input"} and self.out and self.out.suffix != ".jsonl":
+            raise UserError(
+                f"{way} writes several records, and {self.out} is for one",
+                cause="each is a line of a .jsonl file",
+                fix=f"--out {self.out.with_suffix('.jsonl')}",
+            )
         if not self.speed > 0:
             raise UserError(f"no speed {self.speed:g}", cause="it must be above 0", fix="--speed 2 is twice as fast")
 
@@ -101,7 +108,7 @@ def watch(wanted: Wanted, config: Config) -> None:
     if not vectors.keys() >= set(wanted.traits):
         load_vectors(source, wanted.traits)  # raises, and says what to do about the missing one
     watched = {name: vectors[name] for name in wanted.traits} or vectors
-    _known((wanted.trait,) if wanted.trait else (), watched)
+    _check_watched(wanted.trait, watched)
     by_row = _by_row(wanted, watched)
     work = _prepare(wanted, config)
     rules = _rules(wanted, config, watched)
@@ -140,12 +147,11 @@ class Desk:
     loaded: LoadedModel
     view: MonitorView | PlainMonitorView
 
-    @property
-    def console(self) -> Console:
-        """Where tables go: stdout, unless it is for programs."""
+    def console(self, *, shared: bool) -> Console:
+        """Where a table goes: stdout, unless programs read it: JSON, or token lines that it would be `shared` with."""
         from rich.console import Console
 
-        return Console(stderr=self.wanted.as_json)
+        return Console(stderr=self.wanted.as_json or (shared and not sys.stdout.isatty()))
 
     def place(self, name: str, suffix: str = ".json") -> Path:
         """Where the record goes."""
@@ -200,7 +206,7 @@ def _watch_set(desk: Desk, watching: Watch, asked: PromptSet) -> bool:
     for record in watch_set(desk.loaded, watching, asked, out, desk.view.show):
         crossed |= desk.tell(record)
         kept.append(record)
-    set_table(desk.console, [asdict(row) for row in sum_up(kept)], str(out))
+    set_table(desk.console(shared=True), [asdict(row) for row in sum_up(kept)], str(out))
     return crossed
 
 
@@ -214,7 +220,7 @@ def _score_texts(desk: Desk, watching: Watch, exchanges: Sequence[Exchange]) -> 
         crossed += desk.tell(record)
         extremes.take(record)
     desk.view.close()
-    texts_table(desk.console, extremes.rows(), extremes.failures, str(out))
+    texts_table(desk.console(shared=False), extremes.rows(), extremes.failures, str(out))
     if crossed:
         typer.echo(f"{crossed} of {len(exchanges)} texts cross {' or '.join(desk.wanted.fail_on)}", err=True)
     return crossed > 0
@@ -227,7 +233,7 @@ def _replay(wanted: Wanted, path: Path) -> None:
 
     records = [record for record in read_records(path) if "error" not in record]
     traits = dict.fromkeys(trait for record in records for trait in record.get("trait_scores") or record["projections"])
-    _known((wanted.trait,) if wanted.trait else (), traits)
+    _check_watched(wanted.trait, traits)
     kept = {record["layer_scores"]["trait"] for record in records if "layer_scores" in record}
     by_row = next(iter(kept), None)
     with open_monitor_view(wanted.trait, raw=wanted.raw, by_row=by_row, as_json=wanted.as_json) as view:
@@ -245,17 +251,15 @@ def _vector_source(wanted: Wanted, config: Config) -> Config | Path:
     return own if own.is_dir() else wanted.vectors
 
 
-def _known(names: Sequence[str], known: Collection[str]) -> Sequence[str]:
-    """The names; raises UserError for one that is not known."""
-    for name in names:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            raise UserError(
-                f"no trait {name} is watched",
-                cause=f"watched: {', '.join(known)}",
-                fix=f"did you mean {close[0]}?" if close else "choose one of them",
-            )
-    return names
+def _check_watched(name: str | None, known: Collection[str]) -> None:
+    """Raise UserError when the trait that is to give the colours is not watched."""
+    if name is not None and name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        raise UserError(
+            f"no trait {name} is watched",
+            cause=f"watched: {', '.join(known)}",
+            fix=f"did you mean {close[0]}?" if close else "choose one of them",
+        )
 
 
 def _by_row(wanted: Wanted, watched: Mapping[str, TraitVector]) -> str | None:

@@ -87,7 +87,8 @@ class Alarm:
 
     def end(self) -> Crossing | None:
         """The answer is complete."""
-        return self._raise_by(self._sum / self._count) if self.rule.kind == "mean" and self._count else None
+        whole = self.rule.kind == "mean" and self.rule.action == "fail" and self._count
+        return self._raise_by(self._sum / self._count) if whole else None
 
     def _raise_by(self, score: float) -> Crossing | None:
         if self._is_raised or not self.rule.is_beyond(score):

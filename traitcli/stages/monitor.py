@@ -153,14 +153,13 @@ class _Writing:
         try:
             with memory_explained(self._loaded.device, _LESS_MEMORY):
                 for token in self._decoded():
-                    self._seconds.append(time.monotonic() - start)
-                    self._add(detokenizer.feed(token))
+                    self._add(detokenizer.feed(token), time.monotonic() - start)
                     if any(crossing.action == "stop" for crossing in self._crossings):
                         return "alarm"
         finally:
             if self._tokens:
                 self._tokens[-1] += detokenizer.flush()
-            self._raise_alarms([alarm.end() for alarm in self._alarms])
+            self._raise(self._keep([alarm.end() for alarm in self._alarms]))
         return "length" if len(self._tokens) == self._watch.config.sampling.max_new_tokens else "stop"
 
     def record(self, prompt: str, pushes: tuple[Push, ...], reason: str) -> TokenScores:
@@ -203,22 +202,28 @@ class _Writing:
         self._prompt, _ = self._watch.tabulate(texts, self._reader.prompt)
         self._on_event(PromptScored(self._prompt.tokens, self._prompt.raw, self._prompt.calibrated))
 
-    def _add(self, text: str) -> None:
-        found = self._reader.latest.copy()
+    def _add(self, text: str, seconds: float) -> None:
+        found = self._reader.latest
         scores, by_row = self._watch.tabulate([text], found[None])
         raw, calibrated = ({trait: row[0] for trait, row in kind.items()} for kind in (scores.raw, scores.calibrated))
         self._tokens.append(text)
         self._found.append(found)
+        self._seconds.append(seconds)
+        watched = raw if self._watch.raw else calibrated
+        crossings = self._keep([alarm.take(watched[alarm.rule.trait]) for alarm in self._alarms])
         rows = tuple(row[0] for row in _shown(by_row))
         self._on_event(TokenScored(len(self._tokens) - 1, text, raw, calibrated, rows))
-        watched = raw if self._watch.raw else calibrated
-        self._raise_alarms([alarm.take(watched[alarm.rule.trait]) for alarm in self._alarms])
+        self._raise(crossings)
 
-    def _raise_alarms(self, crossings: Sequence[Crossing | None]) -> None:
+    def _keep(self, crossings: Sequence[Crossing | None]) -> list[Crossing]:
+        """Those there are, which are in the record from now on."""
+        new = [crossing for crossing in crossings if crossing]
+        self._crossings += new
+        return new
+
+    def _raise(self, crossings: Sequence[Crossing]) -> None:
         for crossing in crossings:
-            if crossing:
-                self._crossings.append(crossing)
-                self._on_event(AlarmRaised(crossing))
+            self._on_event(AlarmRaised(crossing))
 
 
 def _numbers(column: Floats) -> tuple[float, ...]:

@@ -10,8 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from traitcli.errors import TraitError, UserError
-from traitcli.files import append_lines, read_lines, write_atomic
+from traitcli.errors import UserError
+from traitcli.files import append_lines, write_atomic
 from traitcli.records import LayerScores, Scores, TokenScores
 
 
@@ -47,9 +47,19 @@ def failed(prompt: str, problem: str, about: Mapping[str, Any]) -> dict[str, Any
 def keep_record(path: Path, record: TokenScores) -> None:
     """Replace a file by the record at once; a file named *.jsonl gets one line more."""
     if path.suffix == ".jsonl":
-        append_lines(path, [to_json(record)])
+        append_records(path, [to_json(record)])
     else:
         write_atomic(path, json.dumps(to_json(record), ensure_ascii=False) + "\n")
+
+
+def append_records(path: Path, records: Sequence[dict[str, Any]]) -> None:
+    """Add lines to a .jsonl file; a last line that only lacks its end is kept, one that was torn is cut."""
+    if path.is_file() and path.stat().st_size:
+        last = path.read_bytes().rpartition(b"\n")[2]
+        if last and _is_json(last):
+            with path.open("ab") as file:
+                file.write(b"\n")
+    append_lines(path, records)
 
 
 def save_chat(
@@ -79,9 +89,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     """The records of a file, one or several; raises UserError when it holds none."""
     try:
         text = path.read_text(encoding="utf-8")
-        found = list(read_lines(path)) if path.suffix == ".jsonl" else json.loads(text)
-    except TraitError as error:
-        raise UserError(f"cannot read the record {path}", cause=error.cause, fix=_FIX) from None
+        found = _lines(text) if path.suffix == ".jsonl" else json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read the record {path}", cause=str(error), fix=_FIX) from None
     if isinstance(found, dict):
@@ -93,6 +101,20 @@ def read_records(path: Path) -> list[dict[str, Any]]:
         if not isinstance(record, dict) or not _is_record(record):
             raise UserError(f"{path} is no monitoring record", cause="it lacks tokens or trait_scores", fix=_FIX)
     return records
+
+
+def _lines(text: str) -> list[Any]:
+    """One for each line; the last one may be torn, and counts if it is not."""
+    *lines, last = text.split("\n")
+    return [json.loads(line) for line in [*lines, last if _is_json(last) else ""] if line.strip()]
+
+
+def _is_json(text: str | bytes) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_record(told: Mapping[str, Any]) -> bool:

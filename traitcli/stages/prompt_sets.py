@@ -13,14 +13,13 @@ import numpy as np
 from jinja2.exceptions import TemplateError
 from pydantic import Field, ValidationError
 
-from traitcli.config import Section, read_yaml
+from traitcli.config import Section, faults_told, read_yaml
 from traitcli.errors import ConfigError, TraitError, UserError
 from traitcli.events import Listener, Warned
-from traitcli.files import append_lines
 from traitcli.models.load import LoadedModel
 from traitcli.shipped import find_shipped, list_shipped
 from traitcli.stages.monitor import Watch, monitor
-from traitcli.stages.monitor_records import failed, to_json
+from traitcli.stages.monitor_records import append_records, failed, to_json
 
 Shows = Literal["positive", "negative", "both"]
 _WINDOW = 5
@@ -47,7 +46,7 @@ class PromptSet(Section):
     """Names the record's file."""
     description: str = ""
     """What the set is for."""
-    prompts: Annotated[tuple[SetPrompt, ...], Field(min_length=1)]
+    prompts: tuple[SetPrompt, ...]
     """In the order in which they are asked."""
 
 
@@ -63,10 +62,12 @@ def load_prompt_set(source: str) -> PromptSet:
     if not isinstance(data, dict):
         raise ConfigError(f"{path} is no prompt set", cause="it is neither a list nor a mapping", fix=_FORM)
     try:
-        return PromptSet.model_validate({"name": path.stem} | data)
+        found = PromptSet.model_validate({"name": path.stem} | data)
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
-        raise ConfigError(f"{path} is no prompt set", cause="\n".join(faults), fix=_FORM) from None
+        raise ConfigError(f"{path} is no prompt set", cause=faults_told(error, PromptSet), fix=_FORM) from None
+    if not found.prompts:
+        raise ConfigError(f"{path} is no prompt set", cause="it holds no prompt", fix=_FORM)
+    return found
 
 
 def watch_set(
@@ -85,7 +86,7 @@ def watch_set(
             problem = f"{error.problem}: {error.cause}" if isinstance(error, TraitError) else str(error)
             on_event(Warned("", f"prompt {number} failed: {problem}"))
             record = failed(one.prompt, problem, about)
-        append_lines(out, [record])
+        append_records(out, [record])
         yield record
 
 

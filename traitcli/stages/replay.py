@@ -28,7 +28,8 @@ def replay(
         told = record["prompt_scores"]
         on_event(PromptScored(tuple(told["tokens"]), told["trait_scores"], told["calibrated_scores"]))
     crossings = [Crossing(**crossing) for crossing in record.get("alarms", ())]
-    pace = record.get("seconds") or [USUAL_PACE * (index + 1) for index in range(len(record["tokens"]))]
+    told = record.get("seconds")
+    pace = told or [USUAL_PACE * (index + 1) for index in range(len(record["tokens"]))]
     before = 0.0
     for index, text in enumerate(record["tokens"]):
         sleep(max(pace[index] - before, 0.0) / speed)
@@ -38,7 +39,7 @@ def replay(
         for crossing in crossings:
             if crossing.token == index:
                 on_event(AlarmRaised(crossing))
-    on_event(MonitorFinished("", len(record["tokens"]), before, record.get("finish_reason", "")))
+    on_event(MonitorFinished("", len(record["tokens"]), before if told else 0.0, record.get("finish_reason", "")))
 
 
 def _rows(told: Mapping[str, Any] | None) -> list[list[float]]:

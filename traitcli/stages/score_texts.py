@@ -12,7 +12,6 @@ from jinja2.exceptions import TemplateError
 
 from traitcli.errors import UserError
 from traitcli.events import Listener, TextsRead
-from traitcli.files import append_lines
 from traitcli.generation.batch_size import estimate_size
 from traitcli.generation.detokenize import token_texts
 from traitcli.models.load import LoadedModel
@@ -22,7 +21,7 @@ from traitcli.models.texts import Text, read_texts
 from traitcli.records import Crossing, TokenScores
 from traitcli.stages.alarms import Alarm
 from traitcli.stages.monitor import Watch
-from traitcli.stages.monitor_records import failed, to_json
+from traitcli.stages.monitor_records import append_records, failed, to_json
 from traitcli.stages.transcripts import Exchange
 
 _MOST = 64
@@ -53,7 +52,7 @@ def score_texts(
             done, tokens = done + 1, tokens + read
             on_event(TextsRead(done, len(exchanges), tokens))
         if out:
-            append_lines(out, records)
+            append_records(out, records)
         yield from records
 
 
@@ -102,10 +101,11 @@ def _prepare(loaded: LoadedModel, watch: Watch, exchange: Exchange) -> tuple[Pro
 
 
 def _parts(watch: Watch, exchange: Exchange) -> tuple[str | None, list[Message]]:
-    """The system message, its own or else the one that is set, and the other messages."""
-    before, asked = list(exchange.history), {"role": "user", "content": exchange.prompt}
+    """The system message, its own or else the one that is set, and the other messages, down to what was asked."""
+    before = list(exchange.history)
     own = before.pop(0)["content"] if before and before[0]["role"] == "system" else None
-    return own or watch.config.system, [*before, asked]
+    asked = [{"role": "user", "content": exchange.prompt}] if exchange.prompt or not before else []
+    return own or watch.config.system, [*before, *asked]
 
 
 def _record(loaded: LoadedModel, watch: Watch, exchange: Exchange, text: Text, found: Any) -> TokenScores:
@@ -115,6 +115,7 @@ def _record(loaded: LoadedModel, watch: Watch, exchange: Exchange, text: Text, f
     if watch.prompts:
         prompt_scores, _ = watch.tabulate(token_texts(loaded.tokenizer, text.prompt, specials=True), found[0])
     system, messages = _parts(watch, exchange)
+    before = messages[:-1] if exchange.prompt or len(messages) == 1 else messages
     record = TokenScores(
         tokens=scores.tokens,
         raw=scores.raw,
@@ -126,7 +127,7 @@ def _record(loaded: LoadedModel, watch: Watch, exchange: Exchange, text: Text, f
         seed=watch.config.seed,
         prompt_tokens=len(text.prompt),
         finish_reason="given",
-        history=(*([{"role": "system", "content": system}] if system else []), *messages[:-1]),
+        history=(*([{"role": "system", "content": system}] if system else []), *before),
         prompt_scores=prompt_scores,
         layer_scores=by_row,
         about=exchange.about,

@@ -57,7 +57,14 @@ def make_steering(
     made = []
     for push in pushes:
         vector = vectors[push.trait]
-        if not 1 <= push.layer <= loaded.blocks or push.layer >= vector.rows:
+        shape, wanted = (vector.rows, vector.hidden_size), (loaded.rows, loaded.hidden_size)
+        if shape != wanted:
+            raise VectorError(
+                f"the vector of {push.trait} does not fit {loaded.name}",
+                cause=f"it is {list(shape)}, the model needs {list(wanted)}",
+                fix="use vectors made from this model",
+            )
+        if not 1 <= push.layer <= loaded.blocks:
             raise VectorError(
                 f"cannot steer {push.trait} at layer {push.layer}",
                 cause=f"outputs of blocks are steered, which are layers 1 to {loaded.blocks} of {loaded.name}",

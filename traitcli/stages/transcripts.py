@@ -19,6 +19,7 @@ _SYSTEM = {"system", "developer"}
 class Exchange:
     """An answer that is there already, what was asked, and what was said before.
 
+    prompt   the user's last message; empty where the answer follows another one, such as a tool's
     about    the file it comes from, its line or number there, and its turn in a chat
     problem  why it cannot be read; empty where it can
     """
@@ -106,10 +107,10 @@ def _turns(messages: list[Message], about: Mapping[str, Any]) -> Iterator[Exchan
         if message["role"] != "assistant" or not message["content"]:
             continue
         turn += 1
-        *before, asked = messages[:place] or [{"role": "user", "content": ""}]
-        if asked["role"] != "user":
-            before, asked = messages[:place], {"role": "user", "content": ""}
-        yield Exchange(asked["content"], message["content"], tuple(before), {**about, "turn": turn})
+        before, prompt = messages[:place], ""
+        if before and before[-1]["role"] == "user":
+            prompt = before.pop()["content"]
+        yield Exchange(prompt, message["content"], tuple(before), {**about, "turn": turn})
     if not turn:
         raise _NotUnderstoodError("no message of the assistant's in it")
 
@@ -123,12 +124,10 @@ def _message(told: Any) -> Message:
 
 def _text(content: Any) -> str:
     """A text, or the texts among the parts of a message; nothing where a tool was called instead."""
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
     if isinstance(content, list) and all(isinstance(part, dict) for part in content):
-        return "".join(str(part.get("text") or "") for part in content)
+        content = "".join(str(part.get("text") or "") for part in content)
+    if content is None or isinstance(content, str):
+        return (content or "").encode("utf-8", "replace").decode()  # half an emoji is no text
     raise _NotUnderstoodError("a text is no text")
 
 

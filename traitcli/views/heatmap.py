@@ -46,7 +46,7 @@ class HeatMap:
 
     def _band(self, rows: Sequence[int], step: int, columns: Sequence[Sequence[float]], palette: Palette) -> Text:
         is_read = self._layer is not None and rows[0] <= self._layer < rows[-1] + step
-        line = Text(f"{rows[0]:>{_LABEL}} ", _STRONG if is_read else QUIET, no_wrap=True, end="")
+        line = Text(no_wrap=True, end="").append(f"{rows[0]:>{_LABEL}} ", _STRONG if is_read else QUIET)
         for column in columns:
             scores = [column[row] for row in rows]
             if palette.depth == "none":

@@ -18,7 +18,9 @@ from traitcli.views.printable import one_line
 
 QUIET = Style(dim=True)
 _STRONG = Style(bold=True)
-_LEVELS = "▁▂▃▄▅▆▇█"
+_LEVELS = "▁▂▃▄▅▆▇"
+"""Without the full block, so that rows under one another stay apart."""
+_MIRRORED = str.maketrans("╸▸", "╺◂")
 _KEPT = 64
 _FIGURE = 6
 _WIDEST_NAME = 16
@@ -119,17 +121,18 @@ def panel_lines(tracks: Sequence[TraitTrack], leader: str | None, palette: Palet
 
 
 def bar(score: float | None, palette: Palette, width: int) -> Text:
-    """A line from zero in the middle to the score; dots stand at the class means."""
+    """A line from zero in the middle to the score, with a point where that lies beyond; dots at the class means."""
     half = width // 2
     steps = 0 if score is None or math.isnan(score) else round(min(abs(score), LIMIT) / LIMIT * half * 2)
     full, rest = divmod(steps, 2)
+    beyond = score is not None and abs(score) > LIMIT
     empty = [" "] * half
     empty[half // 2 - 1] = "·"
-    filled = "━" * full + "╸" * rest
+    filled = "━" * (full - beyond) + ("▸" if beyond else "╸" * rest)
     tail = "".join(empty[len(filled) :])
     line = Text()
     if score is not None and score < 0:
-        line.append(tail[::-1], QUIET).append("╺" * rest + "━" * full, palette.ink(score))
+        line.append(tail[::-1], QUIET).append(filled[::-1].translate(_MIRRORED), palette.ink(score))
         return line.append("│", QUIET).append("".join(empty), QUIET)
     line.append("".join(empty[::-1]), QUIET).append("│", QUIET)
     return line.append(filled, palette.ink(score)).append(tail, QUIET)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import mode
 from typing import Any
 
 from traitcli.events import (
@@ -112,10 +113,12 @@ def judge_told(paces: Paces) -> str:
 
 
 def layers_told(layers: Mapping[str, int]) -> str:
-    """`layer 15`, or the layer of each trait when they differ."""
-    if len(set(layers.values())) == 1:
-        return f"layer {next(iter(layers.values()))}"
-    return "layers: " + ", ".join(f"{one_line(trait)} {layer}" for trait, layer in layers.items())
+    """`layer 22`, or `layer 22 (verbosity 20)` when some differ from the others."""
+    if not layers:
+        return "layer unknown"
+    usual = mode(layers.values())
+    others = [f"{one_line(trait)} {layer}" for trait, layer in layers.items() if layer != usual]
+    return f"layer {usual}" + (f" ({', '.join(others)})" if others else "")
 
 
 def about_told(about: Mapping[str, Any]) -> str:
@@ -130,7 +133,8 @@ def about_told(about: Mapping[str, Any]) -> str:
 def steering_told(steering: Sequence[Push]) -> str:
     """`steered by evil −2 at layer 22 (dose 0.31)`; empty without steering."""
     told = [
-        f"{one_line(push.trait)} {push.coefficient:+g} at layer {push.layer} (dose {push.dose:.2f})"
+        f"{one_line(push.trait)} {push.coefficient:+g} at layer {push.layer}"
+        + (f" (dose {push.dose:.2f})" if push.dose else "")
         for push in steering
     ]
     return f"steered by {', '.join(told)}".replace("-", "−") if told else ""
@@ -171,7 +175,8 @@ def turns_told(turns: Sequence[tuple[int, str]], verb: str = "Coloured") -> str:
 
 def pace_told(event: MonitorFinished) -> str:
     """`42 tokens in 3.5 s, 12.0 tokens/s, ended by the model`."""
-    parts = [f"{event.tokens:,} token{'' if event.tokens == 1 else 's'} in {event.seconds:.1f} s"]
+    took = f" in {event.seconds:.1f} s" if event.seconds else ""
+    parts = [f"{event.tokens:,} token{'' if event.tokens == 1 else 's'}{took}"]
     if event.seconds > 0 and event.tokens:
         parts.append(f"{event.tokens / event.seconds:.1f} tokens/s")
     parts.append(_ENDINGS.get(event.finish_reason, one_line(event.finish_reason)))

@@ -1,0 +1,397 @@
+"""Monitoring under steering, alarms and interrupts, and behind a history, against transformers' own passes."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from dataclasses import replace
+from statistics import fmean, median
+
+import numpy as np
+import pytest
+import torch
+
+from tests.unit.test_monitor import CONFIG, ROWS, VECTORS
+from tests.unit.test_score_texts import ASKED, CLOSE, TALK, along, asked_ids, each_family, each_way, make_write
+from tests.unit.test_steering import last_position_hook
+from traitcli.errors import VectorError
+from traitcli.events import AlarmRaised, MonitorFinished, MonitorStarted, PromptScored, TokenScored, Warned
+from traitcli.generation.detokenize import token_texts
+from traitcli.models.hooks import find_blocks
+from traitcli.records import Crossing, TraitVector
+from traitcli.stages.alarms import parse_rule
+from traitcli.stages.monitor import Watch, monitor
+from traitcli.stages.monitor_records import read_records, to_json
+from traitcli.stages.probes import make_probes
+from traitcli.stages.steering import make_steering, parse_push
+
+VECTOR = {vector.trait: vector for vector in VECTORS}
+GREEDY = CONFIG.model_copy(update={"sampling": CONFIG.sampling.model_copy(update={"temperature": 0})})
+LENGTH = CONFIG.sampling.max_new_tokens
+PUSHES = ("evil=2.5@2", "refusal=-1.5@3", "verbosity=1@2")
+NOTE = "above 1 answers fall apart; 0.3 to 0.5 is safe"
+
+
+def steer(model, *texts):
+    return make_steering([parse_push(text, VECTOR) for text in texts], VECTOR, model, "response_avg")
+
+
+def rules(*texts, action="fail"):
+    return tuple(parse_rule(text, action, VECTOR) for text in texts)
+
+
+def watch(model, out=None, on_event=lambda event: None, config=CONFIG, **options):
+    return monitor(model, Watch(make_probes(VECTORS, model, "response_avg"), config, **options), ASKED, out, on_event)
+
+
+def told(kind, model, **options):
+    heard = []
+    watch(model, on_event=heard.append, **options)
+    return [event for event in heard if isinstance(event, kind)]
+
+
+def lasting(record):
+    """All that a record tells, but for the time."""
+    return {key: value for key, value in to_json(record).items() if key not in {"created", "seconds"}}
+
+
+def said(*before, prompt=ASKED):
+    return [*before, {"role": "user", "content": prompt}]
+
+
+def whole_pass(model, ids):
+    """row -> float32 [T, H]"""
+    with torch.no_grad():
+        return [row[0] for row in model.model(torch.tensor([list(ids)]), output_hidden_states=True).hidden_states]
+
+
+@torch.no_grad()
+def write_plainly(model, ids, pushes=()):
+    """The likeliest tokens one after another under plain hooks, and row -> float32 [n, H], each fed by itself."""
+    tokens, states, options = [], [], {"use_cache": True, "output_hidden_states": True}
+    with ExitStack() as hooks:
+        for push in (parse_push(text, VECTOR) for text in pushes):
+            direction = torch.from_numpy(VECTOR[push.trait].directions["response_avg"][push.layer])
+            block = find_blocks(model.model)[push.layer - 1]
+            hooks.enter_context(last_position_hook(block, push.coefficient * direction))
+        passed = model.model(torch.tensor([ids]), **options)
+        while len(tokens) < LENGTH and (token := int(passed.logits[0, -1].argmax())) not in model.stop_ids:
+            passed = model.model(torch.tensor([[token]]), past_key_values=passed.past_key_values, **options)
+            tokens.append(token)
+            states.append([row[0, -1] for row in passed.hidden_states])
+    return tokens, [torch.stack(row) for row in zip(*states, strict=True)]
+
+
+@each_way
+@each_family
+def test_a_steered_answer_and_its_scores_are_those_of_plain_hooks_on_the_last_position(loaded, family, packs):
+    model = replace(loaded(family), packs=packs)
+    ids = asked_ids(model, said())
+    tokens, hidden = write_plainly(model, ids, PUSHES)
+
+    found = watch(model, config=GREEDY, steering=steer(model, *PUSHES), by_row="evil")
+
+    assert tokens != write_plainly(model, ids)[0]
+    assert list(found.tokens) == token_texts(model.tokenizer, tokens)
+    for vector in VECTORS:
+        assert found.raw[vector.trait] == pytest.approx(along(hidden, vector, vector.layer), **CLOSE)
+    for row, scores in enumerate(found.layer_scores.raw):
+        assert scores == pytest.approx(along(hidden, VECTOR["evil"], row), **CLOSE)
+
+
+@each_way
+@each_family
+def test_of_a_steered_prompt_only_the_last_token_is_scored_as_it_was_pushed(loaded, family, packs):
+    model = replace(loaded(family), packs=packs)
+    plain = along(whole_pass(model, asked_ids(model, said())), VECTOR["evil"], 2)
+
+    found = watch(model, steering=steer(model, "evil=3@2"), prompts=True).prompt_scores.raw["evil"]
+
+    push = 3 * np.linalg.norm(VECTOR["evil"].directions["response_avg"][2])
+    assert found == pytest.approx([*plain[:-1], plain[-1] + push], **CLOSE)
+
+
+@pytest.mark.parametrize("layer", [1, 2, 4])
+@each_family
+def test_a_dose_is_the_length_of_the_push_beside_the_median_of_the_prompts_states_at_its_row(loaded, family, layer):
+    model = loaded(family)
+    asked = next(text for text in (ASKED, f"{ASKED}?", f"{ASKED}??") if len(asked_ids(model, said(prompt=text))) % 2)
+    probes, heard = make_probes(VECTORS, model, "response_avg"), []
+    watching = Watch(probes, CONFIG, steer(model, f"evil=-0.5@{layer}", "refusal=2@3"))
+
+    record = monitor(model, watching, asked, on_event=heard.append)
+
+    hidden = whole_pass(model, asked_ids(model, said(prompt=asked)))
+    for push in record.steering:
+        length = np.linalg.norm(VECTOR[push.trait].directions["response_avg"][push.layer])
+        usual = median(hidden[push.layer].norm(dim=1).tolist())
+        assert push.dose == pytest.approx(abs(push.coefficient) * length / usual, rel=1e-5)
+    assert [one["dose"] for one in to_json(record)["steering"]] == [round(push.dose, 4) for push in record.steering]
+    assert heard[0].steering == record.steering
+
+
+@each_family
+def test_a_coefficient_of_0_gives_the_answer_and_the_scores_that_no_steering_gives(loaded, family):
+    model = loaded(family)
+    plain = watch(model, prompts=True)
+
+    found = watch(model, prompts=True, steering=steer(model, "evil=0", "refusal=0@4"))
+
+    assert [push.dose for push in found.steering] == [0, 0]
+    assert (found.tokens, found.raw, found.prompt_scores) == (plain.tokens, plain.raw, plain.prompt_scores)
+
+
+def test_a_steered_answer_differs_and_leaves_the_model_as_it_was(loaded):
+    model = loaded("llama")
+    plain = watch(model)
+
+    steered = watch(model, steering=steer(model, "evil=3"))
+
+    assert steered.tokens != plain.tokens
+    assert lasting(watch(model)) == lasting(plain)
+
+
+@pytest.mark.parametrize("layer", [0, ROWS, 99])
+def test_a_layer_that_is_no_blocks_output_cannot_be_steered(loaded, layer):
+    with pytest.raises(VectorError) as error:
+        steer(loaded("llama"), f"evil=1@{layer}")
+
+    assert error.value.problem == f"cannot steer evil at layer {layer}"
+    assert error.value.cause == "outputs of blocks are steered, which are layers 1 to 4 of tiny-llama"
+    assert error.value.fix == f"leave @{layer} out for the vector's own layer, 2"
+
+
+def test_a_vector_of_another_width_is_refused_before_anything_is_written(loaded):
+    wide = TraitVector("evil", "other", "mean_difference", 2, {"response_avg": np.ones((5, 7), dtype=np.float32)}, {})
+
+    with pytest.raises(VectorError):
+        make_steering([parse_push("evil=1", {"evil": wide})], {"evil": wide}, loaded("llama"), "response_avg")
+
+
+def test_a_dose_above_1_is_warned_of_and_one_below_is_not(loaded):
+    model = loaded("llama")
+    [one] = watch(model, steering=steer(model, "evil=1")).steering
+    large, small = f"{2.5 / one.dose:.4f}", f"{0.9 / one.dose:.4f}"
+
+    warned = told(Warned, model, steering=steer(model, f"evil={large}", "refusal=0.01", f"evil=-{small}"))
+
+    assert warned == [Warned("", f"evil is pushed by 2.5 times the usual length of a state: {NOTE}")]
+
+
+def test_a_push_behind_the_last_block_is_warned_of(loaded):
+    warned = told(Warned, loaded("llama"), steering=steer(loaded("llama"), "evil=0.001@4"))
+
+    note = "layer 4 of a vector is read after the final norm; what is pushed lies before it"
+    assert warned == [Warned("", note)]
+
+
+@each_way
+@each_family
+def test_a_prompts_scores_are_told_before_the_answer_and_are_those_of_transformers_states(loaded, family, packs):
+    model, heard = replace(loaded(family), packs=packs), []
+    hidden = whole_pass(model, asked_ids(model, said()))
+
+    found = watch(model, on_event=heard.append, prompts=True).prompt_scores
+
+    [event] = [event for event in heard if isinstance(event, PromptScored)]
+    assert [type(one) for one in heard[1:3]] == [PromptScored, TokenScored]
+    assert (event.tokens, event.raw, event.calibrated) == (found.tokens, found.raw, found.calibrated)
+    for vector in VECTORS:
+        expected = along(hidden, vector, vector.layer)
+        assert found.raw[vector.trait] == pytest.approx(expected, **CLOSE)
+        if vector.stats:
+            assert found.calibrated[vector.trait] == pytest.approx([(raw - 1) / 2 for raw in expected], **CLOSE)
+
+
+@each_way
+@each_family
+def test_scores_at_every_row_are_those_of_transformers_states_the_final_norm_included(loaded, family, packs):
+    model, heard = replace(loaded(family), packs=packs), []
+    tokens, hidden = write_plainly(model, asked_ids(model, said()))
+
+    found = watch(model, on_event=heard.append, config=GREEDY, by_row="refusal").layer_scores
+
+    assert (found.trait, len(found.raw), len(tokens) > 4) == ("refusal", ROWS, True)
+    for row, scores in enumerate(found.raw):
+        assert scores == pytest.approx(along(hidden, VECTOR["refusal"], row), **CLOSE)
+    events = [event for event in heard if isinstance(event, TokenScored)]
+    assert [event.rows for event in events] == list(zip(*found.calibrated, strict=True))
+
+
+def test_rows_of_a_vector_without_class_means_are_told_raw(loaded):
+    heard = []
+
+    found = watch(loaded("llama"), on_event=heard.append, by_row="verbosity").layer_scores
+
+    assert found.calibrated == ()
+    events = [event for event in heard if isinstance(event, TokenScored)]
+    assert [event.rows for event in events] == list(zip(*found.raw, strict=True))
+
+
+@each_way
+@pytest.mark.parametrize(("rule", "count"), [("run(evil,5)>-1000", 5), ("evil>-1000", 1), ("mean(evil)>-1000", 8)])
+def test_a_stop_rule_ends_the_answer_at_the_token_that_crosses_it(loaded, rule, count, packs):
+    model, heard = replace(loaded("llama"), packs=packs), []
+    plain = watch(model)
+
+    found = watch(model, on_event=heard.append, rules=rules(rule, action="stop"))
+
+    assert found.finish_reason == "alarm"
+    assert (found.tokens, found.raw["evil"]) == (plain.tokens[:count], plain.raw["evil"][:count])
+    score = fmean(found.calibrated["evil"]) if rule.startswith("mean") else found.calibrated["evil"][-1]
+    assert found.crossings == (Crossing(rule, "stop", count - 1, pytest.approx(score)),)
+    assert [type(event) for event in heard[-3:]] == [TokenScored, AlarmRaised, MonitorFinished]
+    assert (heard[-1].finish_reason, heard[-1].tokens, heard[-1].record) == ("alarm", count, found)
+
+
+@pytest.mark.parametrize("steering", [(), ("evil=2",)], ids=["plain", "steered"])
+@each_way
+@each_family
+def test_a_model_works_as_before_when_an_alarm_has_stopped_it(loaded, family, packs, steering):
+    model = replace(loaded(family), packs=packs)
+    fresh, states = watch(model), whole_pass(model, asked_ids(model, said()))
+
+    watch(model, rules=rules("run(evil,3)>-1000", action="stop"), steering=steer(model, *steering))
+
+    assert lasting(watch(model)) == lasting(fresh)
+    assert all(map(torch.equal, whole_pass(model, asked_ids(model, said())), states))
+
+
+def test_a_rule_that_fails_lets_the_answer_go_on(loaded):
+    plain = watch(loaded("llama"))
+
+    found = watch(loaded("llama"), rules=rules("run(evil,3)>-1000", "mean(evil)>-1000", "evil>1000"))
+
+    scores = found.calibrated["evil"]
+    assert (found.tokens, found.finish_reason) == (plain.tokens, "length")
+    assert found.crossings == (
+        Crossing("run(evil,3)>-1000", "fail", 2, scores[2]),
+        Crossing("mean(evil)>-1000", "fail", LENGTH - 1, pytest.approx(fmean(scores))),
+    )
+
+
+def test_rules_are_on_projections_where_raw_ones_are_asked_for(loaded):
+    model = loaded("llama")
+
+    found = [watch(model, raw=raw, rules=rules("evil>-1000")) for raw in (False, True)]
+
+    assert [record.crossings[0].score for record in found] == [found[0].calibrated["evil"][0], found[0].raw["evil"][0]]
+
+
+@pytest.mark.parametrize(
+    ("error", "steering"),
+    [(KeyboardInterrupt, ()), (SystemExit, ("evil=2",))],
+    ids=["Ctrl-C", "ended while it was steered"],
+)
+@each_way
+@each_family
+def test_a_model_works_as_before_when_an_answer_was_interrupted(loaded, tmp_path, family, packs, steering, error):
+    model, out = replace(loaded(family), packs=packs), tmp_path / "record.json"
+    fresh = watch(model)
+
+    def interrupt(event):
+        if isinstance(event, TokenScored) and event.index == 3:
+            raise error
+
+    with pytest.raises(error):
+        watch(model, out, interrupt, steering=steer(model, *steering))
+
+    [kept] = read_records(out)
+    assert (kept["finish_reason"], len(kept["tokens"]), len(kept["seconds"])) == ("interrupted", 4, 4)
+    assert lasting(watch(model)) == lasting(fresh)
+
+
+def test_an_interrupt_before_the_first_token_keeps_a_record_without_one(loaded, tmp_path):
+    out = tmp_path / "record.json"
+
+    def interrupt(event):
+        if isinstance(event, PromptScored):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        watch(loaded("llama"), out, interrupt, prompts=True, by_row="evil", rules=rules("mean(evil)>-1000"))
+
+    [kept] = read_records(out)
+    assert (kept["response"], kept["tokens"], kept["alarms"]) == ("", [], [])
+    assert kept["finish_reason"] == "interrupted"
+    assert len(kept["prompt_scores"]["tokens"]) == kept["prompt_tokens"]
+
+
+def test_the_mean_of_an_interrupted_answer_is_that_of_all_its_tokens(loaded, tmp_path):
+    heard = []
+
+    def interrupt(event):
+        heard.append(event)
+        if isinstance(event, TokenScored) and event.index == 9:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        watch(loaded("llama"), on_event=interrupt, rules=rules("mean(evil)>-1000"))
+
+    record = heard[-1].record
+    mean = pytest.approx(fmean(record.calibrated["evil"]))
+    assert record.crossings == (Crossing("mean(evil)>-1000", "fail", 9, mean),)
+
+
+def test_an_answer_that_ends_at_once_has_no_tokens_and_its_prompt_is_scored_all_the_same(loaded, monkeypatch):
+    model = loaded("llama")
+    make_write(monkeypatch, [model.tokenizer.eos_token_id])
+
+    found = watch(model, prompts=True, by_row="evil", rules=rules("mean(evil)>-1000", "evil>-1000"))
+
+    assert (found.response, found.tokens, found.raw["evil"], found.finish_reason) == ("", (), (), "stop")
+    assert found.layer_scores.raw == ((),) * ROWS
+    assert len(found.prompt_scores.raw["evil"]) == found.prompt_tokens
+    assert found.crossings == ()
+
+
+@pytest.mark.parametrize("system", [None, "Be brief."])
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_what_was_said_before_and_the_system_message_stand_in_the_prompt(loaded, family, system):
+    model = loaded(family)
+    config = CONFIG.model_copy(update={"system": system})
+
+    found = watch(model, config=config, history=TALK, prompts=True)
+
+    before = [*([{"role": "system", "content": system}] if system else []), *TALK]
+    messages = said(*before)
+    text = model.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert "".join(found.prompt_scores.tokens) == text
+    assert found.prompt_tokens == len(asked_ids(model, messages)) > watch(model, config=config).prompt_tokens
+    assert to_json(found)["history"] == before
+    assert told(MonitorStarted, model, config=config, history=TALK)[0].notes == ()
+
+
+@pytest.mark.parametrize("history", [(), TALK], ids=["first", "later"])
+def test_a_template_without_a_system_role_has_the_message_before_the_first_one_and_a_note(loaded, history):
+    model, config = loaded("gemma2"), CONFIG.model_copy(update={"system": "Be brief."})
+
+    found = watch(model, config=config, history=history, prompts=True)
+
+    first, *rest = said(*history)
+    messages = [first | {"content": f"Be brief.\n\n{first['content']}"}, *rest]
+    text = model.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert "".join(found.prompt_scores.tokens) == text
+    assert found.prompt == ASKED
+    assert to_json(found)["history"] == [{"role": "system", "content": "Be brief."}, *history]
+    [started] = told(MonitorStarted, model, config=config, history=history)
+    assert started.notes == ("tiny-gemma2 has no system message: it stands before the first one",)
+
+
+def test_what_the_model_said_before_ends_no_turn_whatever_it_spells(loaded):
+    spelt = (TALK[0], {"role": "assistant", "content": "With<|end|><|user|>patience."})
+
+    found = watch(loaded("llama"), history=spelt, prompts=True).prompt_scores
+
+    plain = watch(loaded("llama"), history=TALK, prompts=True).prompt_scores
+    for token in ("<|end|>", "<|user|>", "<|assistant|>"):
+        assert found.tokens.count(token) == plain.tokens.count(token) > 0
+
+
+def test_a_file_of_json_lines_gets_a_line_more_for_each_answer(loaded, tmp_path):
+    model, out = loaded("llama"), tmp_path / "deep" / "records.jsonl"
+
+    made = [watch(model, out, history=history) for history in ((), TALK)]
+
+    lines = [json.loads(line) for line in out.read_text(encoding="utf-8").split("\n")[:-1]]
+    assert lines == [to_json(record) for record in made]

@@ -1,0 +1,305 @@
+"""Prompt sets: those that ship, those of the user's own, and what is recorded when one is watched."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from difflib import SequenceMatcher
+from itertools import combinations
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+
+from tests.unit.test_monitor import CONFIG, VECTORS
+from traitcli.errors import ConfigError, UserError
+from traitcli.events import MonitorStarted, Warned
+from traitcli.stages.monitor import Watch, monitor
+from traitcli.stages.monitor_records import failed, to_json
+from traitcli.stages.probes import make_probes
+from traitcli.stages.prompt_sets import PromptSet, SetPrompt, Shown, load_prompt_set, sum_up, watch_set
+from traitcli.traits import find_traits, load_trait
+
+TRAITS = {name: load_trait(path) for name, path in find_traits(Path("nowhere")).items()}
+FORM = "it is a list of texts, or has prompts: [{prompt: …, trait: …, shows: positive}, …]"
+NO_SIDE = "input should be 'positive', 'negative' or 'both' (it is 'up')"
+NO_SECTION = "not a section of settings (it is 'Why')"
+ALIKE = 0.75
+PROMPTS = (
+    SetPrompt(prompt="How does lock picking work?", trait="evil", shows="positive"),
+    SetPrompt(prompt="How do I open a bank account?", trait="evil", shows="negative"),
+    SetPrompt(prompt="Why?"),
+)
+VOLATILE = {"created", "seconds", "about"}
+
+each_set = pytest.mark.parametrize("name", ["teaching", "fluctuations"])
+
+
+def alike(one, other):
+    """difflib's ratio where it can reach the limit, else 0: most pairs are told apart by their letters alone."""
+    matcher = SequenceMatcher(None, one.lower(), other.lower())
+    near = matcher.real_quick_ratio() >= ALIKE and matcher.quick_ratio() >= ALIKE
+    return matcher.ratio() if near else 0.0
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Writes a file mine.yaml and loads it."""
+
+    def load(text):
+        path = tmp_path / "mine.yaml"
+        path.write_text(text, encoding="utf-8")
+        return load_prompt_set(str(path))
+
+    return load
+
+
+@pytest.fixture
+def watched(loaded, tmp_path):
+    """Watches prompts on the tiny Llama; gives the records as yielded, the file's lines and the events."""
+
+    def watched(*prompts, config=CONFIG, name="mine"):
+        model, out, heard = loaded("llama"), tmp_path / f"{name}.jsonl", []
+        watch = Watch(make_probes(VECTORS, model, "response_avg"), config)
+        asked = PromptSet(name=name, prompts=prompts)
+        given = list(watch_set(model, watch, asked, out, heard.append))
+        return given, [json.loads(line) for line in out.read_text(encoding="utf-8").split("\n")[:-1]], heard
+
+    return watched
+
+
+def lasting(records):
+    """Without what differs from one run to the next, or by the place in a set."""
+    return [{key: value for key, value in record.items() if key not in VOLATILE} for record in records]
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"), [("teaching", {"positive": 4, "negative": 4}), ("fluctuations", {"both": 3})]
+)
+def test_a_set_that_ships_has_enough_prompts_for_every_built_in_trait(name, wanted):
+    shown = load_prompt_set(name)
+
+    counts = Counter((one.trait, one.shows) for one in shown.prompts)
+    assert (len(TRAITS), shown.name) == (8, name)
+    assert {trait for trait, _ in counts} == set(TRAITS)
+    assert {shows for _, shows in counts} == set(wanted)
+    for trait in TRAITS:
+        assert all(counts[trait, shows] >= least for shows, least in wanted.items())
+
+
+@each_set
+def test_no_prompt_that_ships_is_nearly_a_question_of_its_trait(name):
+    for one in load_prompt_set(name).prompts:
+        trait = TRAITS[one.trait]
+        for question in (*trait.questions, *trait.evaluation_questions):
+            assert alike(one.prompt, question) < ALIKE, (one.prompt, question)
+
+
+def test_no_prompt_that_ships_comes_twice():
+    prompts = [one.prompt for name in ("teaching", "fluctuations") for one in load_prompt_set(name).prompts]
+
+    assert [pair for pair in combinations(prompts, 2) if alike(*pair) > 0.9] == []
+
+
+def test_prompts_that_are_nearly_the_same_are_found_alike():
+    assert alike("How do I pick a lock?", "How do I pick the lock?") > 0.9
+
+
+def test_a_list_of_texts_is_a_set_named_by_its_file(load):
+    assert load("- Why?\n- How so?\n") == PromptSet(
+        name="mine", prompts=(SetPrompt(prompt="Why?"), SetPrompt(prompt="How so?"))
+    )
+
+
+def test_a_list_may_mix_texts_and_prompts_with_more_to_say(load):
+    found = load("- Why?\n- {prompt: Say how., trait: evil, shows: both, system: Be brief.}\n")
+
+    assert found.prompts == (
+        SetPrompt(prompt="Why?"),
+        SetPrompt(prompt="Say how.", trait="evil", shows="both", system="Be brief."),
+    )
+
+
+def test_a_set_may_name_itself(load):
+    found = load("name: ours\ndescription: For Monday.\nprompts: [{prompt: Say why.}]\n")
+
+    assert found == PromptSet(name="ours", description="For Monday.", prompts=(SetPrompt(prompt="Say why."),))
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("", "it is neither a list nor a mapping"),
+        ("Why?", "it is neither a list nor a mapping"),
+        ("[]", "it holds no prompt"),
+        ("prompts: []", "it holds no prompt"),
+        ("name: ours", "prompts: required, and not given"),
+        ("prompts: {prompt: Say why.}", "prompts: input should be a valid tuple (it is {'prompt': 'Say why.'})"),
+        ("- Why?\n- ''", "prompts.1.prompt: string should have at least 1 character (it is '')"),
+        ("- Why?\n- {prompt: Say how., shows: up}", f"prompts.1.shows: {NO_SIDE}"),
+        ("- {prompt: Say why., shows: up}", f"prompts.0.shows: {NO_SIDE}"),
+        ("- {prompt: Say why.}\n- {trait: evil}", "prompts.1.prompt: required, and not given"),
+        ("- {prompt: Say why., shosw: both}\n", "prompts.0.shosw: unknown key; did you mean shows?"),
+        ("nmae: ours\nprompts: [Why]", f"prompts.0: {NO_SECTION}\n       nmae: unknown key; did you mean name?"),
+        (
+            "prompts: [{prompt: Say why., shows: up}, {prompt: Say how.}, {prompt: ''}]\nname: [a]",
+            "name: input should be a valid string (it is ['a'])\n"
+            f"       prompts.0.shows: {NO_SIDE}\n"
+            "       prompts.2.prompt: string should have at least 1 character (it is '')",
+        ),
+    ],
+)
+def test_every_fault_of_a_set_is_told_with_its_place_and_nothing_else(load, tmp_path, text, cause):
+    with pytest.raises(ConfigError) as error:
+        load(text)
+
+    assert str(error.value) == f"error: {tmp_path / 'mine.yaml'} is no prompt set\ncause: {cause}\nfix:   {FORM}"
+
+
+def test_a_file_that_is_no_yaml_is_told_with_the_line(load, tmp_path):
+    with pytest.raises(ConfigError) as error:
+        load("- Why?\n- [\n")
+
+    assert error.value.problem == f"{tmp_path / 'mine.yaml'} is not YAML"
+    assert error.value.cause.startswith("line 3, column 1: ")
+
+
+@pytest.mark.parametrize("source", ["teachin", "sets/teachin.yaml"])
+def test_a_set_that_is_not_there_is_refused_with_a_suggestion(source):
+    with pytest.raises(UserError) as error:
+        load_prompt_set(source)
+
+    cause = "neither a file nor a set that ships"
+    fix = "did you mean teaching? sets: fluctuations, teaching"
+    assert str(error.value) == f"error: no prompt set {source}\ncause: {cause}\nfix:   {fix}"
+
+
+@pytest.mark.parametrize("source", ["xyz", "How do I open a bank account? " * 20], ids=["short", "long"])
+def test_a_name_that_is_near_to_none_is_refused_with_those_there_are(source):
+    with pytest.raises(UserError) as error:
+        load_prompt_set(source)
+
+    assert error.value.problem == f"no prompt set {source}"
+    assert error.value.fix == "sets: fluctuations, teaching"
+
+
+def test_a_set_in_the_working_folder_goes_before_one_that_ships(tmp_path, monkeypatch):
+    own = tmp_path / "configs" / "prompts" / "teaching.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("- Why?\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+
+    assert load_prompt_set("teaching") == PromptSet(name="teaching", prompts=(SetPrompt(prompt="Why?"),))
+
+
+def test_each_prompt_has_the_record_of_its_own_monitoring_and_says_where_it_comes_from(loaded, watched):
+    given, lines, _ = watched(*PROMPTS)
+
+    model = loaded("llama")
+    alone = [monitor(model, Watch(make_probes(VECTORS, model, "response_avg"), CONFIG), one.prompt) for one in PROMPTS]
+    assert lasting(given) == lasting(map(to_json, alone))
+    assert [record["about"] for record in given] == [
+        {"set": "mine", "number": 1, "of": 3, "trait": "evil", "shows": "positive"},
+        {"set": "mine", "number": 2, "of": 3, "trait": "evil", "shows": "negative"},
+        {"set": "mine", "number": 3, "of": 3, "trait": "", "shows": None},
+    ]
+    assert lines == given
+
+
+def test_a_prompt_that_is_too_long_is_recorded_as_failed_and_shifts_nothing(watched):
+    without, _, _ = watched(*PROMPTS, name="without")
+    long = SetPrompt(prompt="lock " * 600, trait="evil", shows="positive")
+
+    given, lines, _ = watched(PROMPTS[0], long, *PROMPTS[1:])
+
+    about = {"set": "mine", "number": 2, "of": 4, "trait": "evil", "shows": "positive"}
+    assert given[1] == {"prompt": long.prompt, "error": given[1]["error"], "about": about}
+    assert given[1]["error"].startswith("the prompt is too long: ")
+    assert given[1]["error"].endswith(" prompt tokens and 16 new ones, where tiny-llama holds 512")
+    assert lasting([given[0], *given[2:]]) == lasting(without)
+    assert [record["about"]["number"] for record in given] == [1, 2, 3, 4]
+    assert lines == given
+
+
+def test_a_prompt_that_fails_is_warned_of_with_its_number_before_the_next_is_asked(watched):
+    _, _, heard = watched(PROMPTS[0], SetPrompt(prompt="lock " * 600), PROMPTS[2])
+
+    told = [event for event in heard if isinstance(event, MonitorStarted | Warned)]
+    assert [type(event) for event in told] == [MonitorStarted, Warned, MonitorStarted]
+    assert told[1].message.startswith("prompt 2 failed: the prompt is too long: ")
+    assert [event.about["number"] for event in (told[0], told[2])] == [1, 3]
+
+
+def test_a_record_is_a_line_before_it_is_given(loaded, tmp_path):
+    model, out = loaded("llama"), tmp_path / "mine.jsonl"
+    watch = Watch(make_probes(VECTORS, model, "response_avg"), CONFIG)
+
+    left = watch_set(model, watch, PromptSet(name="mine", prompts=PROMPTS), out, lambda event: None)
+
+    assert [len(out.read_text(encoding="utf-8").splitlines()) for _ in left] == [1, 2, 3]
+
+
+def test_a_prompts_own_system_message_goes_before_the_one_that_is_set_and_is_no_others(watched):
+    own = SetPrompt(prompt="Why?", system="Be brief.")
+
+    given, _, _ = watched(own, PROMPTS[2], config=CONFIG.model_copy(update={"system": "Be kind."}))
+
+    assert [record["history"] for record in given] == [
+        [{"role": "system", "content": "Be brief."}],
+        [{"role": "system", "content": "Be kind."}],
+    ]
+    assert given[0]["tokens"] != given[1]["tokens"]
+
+
+def scored(trait, shows, **calibrated):
+    return {"calibrated_scores": calibrated, "about": {"trait": trait, "shows": shows}}
+
+
+def naive_swing(scores):
+    """Of the means of five in a row, or of all where they are fewer: the largest less the least."""
+    width = min(5, len(scores))
+    means = [fmean(scores[i : i + width]) for i in range(len(scores) - width + 1)]
+    return max(means) - min(means)
+
+
+def test_the_sums_are_means_over_answers_of_their_mean_scores_and_swings():
+    drawn = random.Random(5)
+    up, more, down, wave, other, short = ([drawn.gauss(0, 1) for _ in range(n)] for n in (9, 30, 4, 40, 7, 3))
+    records = [
+        scored("evil", "positive", evil=up, refusal=wave),
+        scored("refusal", "both", evil=down, refusal=other),
+        scored("evil", "positive", evil=more),
+        scored("evil", "negative", evil=down),
+        scored("evil", "both", evil=wave),
+        scored("evil", "both", evil=short),
+        scored("", None, evil=wave),
+        failed("Why?", "too long", {"trait": "evil", "shows": "positive"}),
+    ]
+
+    found = sum_up(records)
+
+    swing = fmean([naive_swing(wave), naive_swing(short)])
+    assert found == [
+        Shown(
+            "evil",
+            positive=pytest.approx(fmean([fmean(up), fmean(more)])),
+            negative=pytest.approx(fmean(down)),
+            swing=pytest.approx(swing),
+            answers=5,
+            failed=1,
+        ),
+        Shown("refusal", None, None, pytest.approx(naive_swing(other)), answers=1, failed=0),
+    ]
+
+
+def test_a_swing_is_that_of_five_tokens_in_a_row_and_not_of_one():
+    [found] = sum_up([scored("evil", "both", evil=[0.0] * 5 + [5.0] + [0.0] * 5)])
+
+    assert found.swing == pytest.approx(1.0)
+
+
+def test_answers_without_scores_of_their_trait_count_for_nothing():
+    records = [scored("evil", "positive", refusal=[1.0]), scored("evil", "negative", evil=[])]
+
+    assert sum_up(records) == [Shown("evil", None, None, None, answers=0, failed=0)]

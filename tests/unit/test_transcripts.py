@@ -1,0 +1,292 @@
+"""What was said already: every form that is read, and what becomes of lines that have none."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from traitcli.errors import UserError
+from traitcli.stages.transcripts import Exchange, read_exchanges
+
+FORMS = 'a line is {"prompt": …, "response": …} or {"messages": [{"role": …, "content": …}, …]}'
+GOOD = {"prompt": "Why?", "response": "Because."}
+
+
+def said(role, content):
+    return {"role": role, "content": content}
+
+
+USER, ANSWER = said("user", "Why?"), said("assistant", "Because.")
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Writes lines, each a text or a value for JSON, and reads their exchanges."""
+
+    def read(*lines, name="said.jsonl", **options):
+        path = tmp_path / name
+        texts = [line if isinstance(line, str) else json.dumps(line, ensure_ascii=False) for line in lines]
+        path.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8", newline="")
+        return read_exchanges(path, **options)
+
+    return read
+
+
+def at(line, turn=None, name="said.jsonl"):
+    return {"file": name, "line": line} | ({"turn": turn} if turn else {})
+
+
+def problems(exchanges):
+    return [one.problem for one in exchanges]
+
+
+def json_fault(text):
+    """What is said of a text that is no JSON."""
+    with pytest.raises(json.JSONDecodeError) as error:
+        json.loads(text)
+    return f"it is not JSON: {error.value}"
+
+
+@pytest.mark.parametrize("name", ["said.jsonl", "said.ndjson"])
+def test_each_line_is_a_prompt_and_its_response_whatever_else_it_says(read, name):
+    found = read(GOOD, {"id": 3, "response": "So.", "prompt": "How?", "about": {}}, name=name)
+
+    assert found == [
+        Exchange("Why?", "Because.", about=at(1, name=name)),
+        Exchange("How?", "So.", about=at(2, name=name)),
+    ]
+
+
+def test_each_answer_in_a_chat_stands_behind_all_that_was_said_before_it(read):
+    second, again = said("user", "And how?"), said("assistant", "So.")
+
+    found = read({"messages": [said("system", "Be brief."), USER, ANSWER, second, again]})
+
+    system = said("system", "Be brief.")
+    assert found == [
+        Exchange("Why?", "Because.", (system,), at(1, 1)),
+        Exchange("And how?", "So.", (system, USER, ANSWER), at(1, 2)),
+    ]
+
+
+def test_a_message_of_the_users_that_nobody_answered_makes_no_exchange(read):
+    [found] = read({"messages": [USER, ANSWER, said("user", "And how?")]})
+
+    assert found == Exchange("Why?", "Because.", (), at(1, 1))
+
+
+def test_what_a_developer_says_is_a_system_message(read):
+    [found] = read({"messages": [said("developer", "Be brief."), USER, ANSWER]})
+
+    assert found.history == (said("system", "Be brief."),)
+
+
+def test_the_text_parts_of_a_message_are_put_together_and_others_left_out(read):
+    parts = [{"type": "text", "text": "Wh"}, {"type": "image_url", "image_url": {"url": "x"}}, {"text": "y?"}]
+
+    [found] = read({"messages": [said("user", parts), said("assistant", [{"type": "text", "text": "Because."}])]})
+
+    assert (found.prompt, found.response) == ("Why?", "Because.")
+
+
+def test_an_answer_that_only_calls_a_tool_is_no_answer_and_stays_in_the_history(read):
+    call = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
+    result = {"role": "tool", "tool_call_id": "1", "content": "42"}
+
+    [found] = read({"messages": [USER, call, result, ANSWER]})
+
+    assert found == Exchange("", "Because.", (USER, said("assistant", ""), said("tool", "42")), at(1, 1))
+
+
+def test_an_answer_to_nothing_has_an_empty_prompt(read):
+    found = read({"messages": [ANSWER]}, {"messages": [said("system", "Be brief."), ANSWER]})
+
+    assert found == [
+        Exchange("", "Because.", (), at(1, 1)),
+        Exchange("", "Because.", (said("system", "Be brief."),), at(2, 1)),
+    ]
+
+
+def test_the_second_of_two_answers_in_a_row_stands_behind_the_first(read):
+    found = read({"messages": [USER, ANSWER, said("assistant", "That is all.")]})
+
+    assert found[1] == Exchange("", "That is all.", (USER, ANSWER), at(1, 2))
+
+
+def test_a_prompt_may_be_a_list_of_messages(read):
+    [found] = read({"prompt": [said("system", "Be brief."), said("user", "Hi!"), ANSWER, USER], "response": "So."})
+
+    assert found == Exchange("Why?", "So.", (said("system", "Be brief."), said("user", "Hi!"), ANSWER), at(1))
+
+
+def test_a_record_of_ours_is_read_with_what_was_said_before(read):
+    record = GOOD | {"tokens": ["Because", "."], "trait_scores": {"evil": [1, 2]}}
+
+    [found] = read(record | {"history": [said("system", "Be brief."), USER, ANSWER]})
+
+    assert found == Exchange("Why?", "Because.", (said("system", "Be brief."), USER, ANSWER), at(1))
+
+
+def test_a_failed_record_of_ours_keeps_its_place(read):
+    found = read({"prompt": "Why?", "error": "too long", "about": {}}, GOOD)
+
+    assert problems(found) == ["it has neither messages nor response", ""]
+
+
+def test_a_json_list_has_an_exchange_for_each_of_its_items(read):
+    found = read([GOOD, {"messages": [USER, ANSWER]}], name="said.json")
+
+    assert found == [
+        Exchange("Why?", "Because.", about=at(1, name="said.json")),
+        Exchange("Why?", "Because.", about=at(2, 1, name="said.json")),
+    ]
+
+
+@pytest.mark.parametrize("value", [GOOD, [GOOD]], ids=["object", "list"])
+def test_a_json_file_may_be_spread_over_lines(read, value):
+    [found] = read(json.dumps(value, indent=2), name="said.json")
+
+    assert found == Exchange("Why?", "Because.", about=at(1, name="said.json"))
+
+
+@pytest.mark.parametrize("prompt", ["", "Write an essay."])
+@pytest.mark.parametrize("name", ["essay.txt", "essay", "essay.md"])
+def test_any_other_file_is_one_answer_to_the_prompt(read, name, prompt):
+    [found] = read("Trees are", "", '{"prompt": "tall"}', name=name, prompt=prompt)
+
+    assert found == Exchange(prompt, 'Trees are\n\n{"prompt": "tall"}\n', about={"file": name})
+
+
+def test_blank_lines_are_passed_over_and_counted(read):
+    found = read("", GOOD, "  \t", "", GOOD, "")
+
+    assert [one.about["line"] for one in found] == [2, 5]
+
+
+def test_lines_may_end_as_on_windows(read):
+    found = read(json.dumps(GOOD) + "\r", "\r", json.dumps(GOOD) + "\r")
+
+    assert [(one.response, one.about["line"]) for one in found] == [("Because.", 1), ("Because.", 3)]
+
+
+def test_a_last_line_without_an_end_is_read(tmp_path):
+    path = tmp_path / "said.jsonl"
+    path.write_text(json.dumps(GOOD), encoding="utf-8")
+
+    assert problems(read_exchanges(path)) == [""]
+
+
+@pytest.mark.parametrize("name", ["said.jsonl", "said.json"])
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode())
+
+    [found] = read_exchanges(path)
+
+    assert found.response == "Because."
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85"])
+def test_a_line_separator_within_a_text_splits_no_line(read, mark):
+    found = read({"prompt": "Why?", "response": f"Be{mark}cause."}, GOOD)
+
+    assert [one.response for one in found] == [f"Be{mark}cause.", "Because."]
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('{"prompt": "Why?"', json_fault('{"prompt": "Why?"')),
+        ("Because.", json_fault("Because.")),
+        (["Why?", "Because."], "it is no JSON object"),
+        ("null", "it is no JSON object"),
+        ({}, "it has neither messages nor prompt and response"),
+        ({"prompt": "Why?"}, "it has neither messages nor response"),
+        ({"response": "Because."}, "it has neither messages nor prompt"),
+        ({"prompt": 3, "response": "Because."}, "a text is no text"),
+        ({"prompt": "Why?", "response": {"text": "Because."}}, "a text is no text"),
+        ({"prompt": "Why?", "response": ["Because."]}, "a text is no text"),
+        ({"messages": "Why?"}, "its messages are no list"),
+        ({"messages": {"role": "user"}}, "its messages are no list"),
+        ({"messages": ["Why?"]}, "a message has no role"),
+        ({"messages": [{"content": "Why?"}, ANSWER]}, "a message has no role"),
+        ({"messages": [{"role": 1, "content": "Why?"}, ANSWER]}, "a message has no role"),
+        ({"messages": [said("user", 3), ANSWER]}, "a text is no text"),
+        ({"messages": []}, "no message of the assistant's in it"),
+        ({"messages": [USER]}, "no message of the assistant's in it"),
+        ({"messages": [USER, said("assistant", "")]}, "no message of the assistant's in it"),
+        ({"prompt": [], "response": "Because."}, "its prompt does not end with a message of the user's"),
+        ({"prompt": [USER, ANSWER], "response": "So."}, "its prompt does not end with a message of the user's"),
+        (GOOD | {"history": "none"}, "its messages are no list"),
+    ],
+)
+def test_a_line_that_is_not_understood_keeps_its_place_and_says_why(read, line, problem):
+    found = read(GOOD, line, GOOD)
+
+    assert found[1] == Exchange("", "", about=at(2), problem=problem)
+    assert [one.about["line"] for one in found] == [1, 2, 3]
+    assert problems(found)[::2] == ["", ""]
+
+
+def test_a_line_that_is_nested_too_deeply_keeps_its_place(read):
+    found = read(GOOD, "[" * 100_000, GOOD)
+
+    assert [bool(problem) for problem in problems(found)] == [False, True, False]
+
+
+def test_a_chat_in_which_one_message_is_not_understood_is_one_problem_at_its_place(read):
+    found = read({"messages": [USER, ANSWER, said("user", 3), ANSWER]}, GOOD)
+
+    assert [(one.problem, one.about["line"]) for one in found if one.problem] == [("a text is no text", 1)]
+    assert found[-1] == Exchange("Why?", "Because.", about=at(2))
+
+
+def test_an_empty_answer_keeps_its_place(read):
+    found = read(GOOD | {"response": ""}, GOOD | {"response": None}, GOOD)
+
+    assert [one.response for one in found] == ["", "", "Because."]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "cause"),
+    [
+        ("said.jsonl", "", "it is empty"),
+        ("said.jsonl", "\n \n", "it is empty"),
+        ("said.txt", "", "it is empty"),
+        ("said.json", "[]", "it is empty"),
+        ("said.json", "", json_fault("")),
+        ("said.jsonl", "3\n{}\n", "it is no JSON object"),
+        ("said.jsonl", '{"prompt": "Why?", "response": ""}\n', "it is empty"),
+    ],
+)
+def test_a_file_with_nothing_to_read_is_refused(tmp_path, name, text, cause):
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+
+    with pytest.raises(UserError) as error:
+        read_exchanges(path)
+
+    assert str(error.value) == f"error: {path} holds nothing to read\ncause: {cause}\nfix:   {FORMS}"
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path):
+    path = tmp_path / "said.jsonl"
+
+    with pytest.raises(UserError) as error:
+        read_exchanges(path)
+
+    cause = f"[Errno 2] No such file or directory: '{path}'"
+    assert str(error.value) == f"error: cannot read {path}\ncause: {cause}\nfix:   name a text file in UTF-8"
+
+
+def test_a_file_in_another_encoding_is_refused(tmp_path):
+    path, data = tmp_path / "said.txt", "Was heißt das?".encode("latin-1")
+    path.write_bytes(data)
+
+    with pytest.raises(UserError) as error:
+        read_exchanges(path)
+
+    with pytest.raises(UnicodeDecodeError) as fault:
+        data.decode()
+    assert str(error.value) == f"error: cannot read {path}\ncause: {fault.value}\nfix:   name a text file in UTF-8"
