@@ -98,24 +98,32 @@ class Desk:
         """Write the config: the tiny one, with sections replaced."""
         (self.folder / "tiny.yaml").write_text(yaml.safe_dump(TINY | sections), encoding="utf-8")
 
-    def start(self, command: str, *arguments: str, config: str = "tiny.yaml", **env: str) -> Running:
+    def start(
+        self, command: str, *arguments: str, config: str = "tiny.yaml", said: bytes | None = None, **env: str
+    ) -> Running:
+        """Start the command; what is `said` comes from a pipe."""
         # report takes no config
         given = [] if command == "report" else ["--config", config]
-        return Running(
-            subprocess.Popen(
-                [sys.executable, "-m", "traitcli", command, *arguments, *given],
-                cwd=self.folder,
-                env=self._env | env,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                encoding="utf-8",
-                start_new_session=True,
-            )
+        process = subprocess.Popen(
+            [sys.executable, "-m", "traitcli", command, *arguments, *given],
+            cwd=self.folder,
+            env=self._env | env,
+            stdin=subprocess.DEVNULL if said is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            start_new_session=True,
         )
+        if said is not None:
+            process.stdin.buffer.write(said)
+            process.stdin.close()
+            process.stdin = None
+        return Running(process)
 
-    def run(self, command: str, *arguments: str, config: str = "tiny.yaml", **env: str) -> Ended:
-        return self.start(command, *arguments, config=config, **env).end()
+    def run(
+        self, command: str, *arguments: str, config: str = "tiny.yaml", said: bytes | None = None, **env: str
+    ) -> Ended:
+        return self.start(command, *arguments, config=config, said=said, **env).end()
 
     def run_both(self, *arguments: str, **env: str) -> tuple[Ended, Ended]:
         """The command as people and as programs call it, at the same time."""

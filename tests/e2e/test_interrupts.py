@@ -2,68 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import pty
 import resource
-import select
-import subprocess
-import sys
-import termios
 import time
 from contextlib import suppress
 
 import psutil
-import pyte
 import pytest
 
+from tests.e2e.terminal import CTRL_C, Terminal
 from tests.e2e.test_two_workers import TRAITS, workers_of
 
 ENDLESS = {"extract": {"questions": 12, "batch_size": 4, "sampling": {"max_new_tokens": 60}}}
 FEW = {"extract": {"questions": 5, "evaluation_questions": 1, "batch_size": 2, "sampling": {"max_new_tokens": 20}}}
 """Sixty rollouts of a trait, some at a time."""
-
-
-class Terminal:
-    """A command in a terminal of its own, which sends it what is typed."""
-
-    def __init__(self, desk, *arguments):
-        self._controller, terminal = pty.openpty()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "traitcli", *arguments, "--config", "tiny.yaml"],
-            cwd=desk.folder,
-            env=desk._env | {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40"},
-            stdin=terminal,
-            stdout=terminal,
-            stderr=terminal,
-            start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - Ctrl-C comes from it then
-        )
-        os.close(terminal)
-        self._screen = pyte.Screen(100, 40)
-        self._stream = pyte.ByteStream(self._screen)
-
-    def look(self, seconds=0.2):
-        """What is on the screen, after as many seconds."""
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
-            ready, _, _ = select.select([self._controller], [], [], left)
-            if ready:
-                try:
-                    self._stream.feed(os.read(self._controller, 65536))
-                except OSError:  # the other end is closed
-                    break
-        return "\n".join(line.rstrip() for line in self._screen.display)
-
-    def wait_until(self, reached):
-        deadline = time.monotonic() + 120
-        while not reached(self.look()):
-            assert self.process.poll() is None, self.look()
-            assert time.monotonic() < deadline, self.look()
-
-    def type(self, text):
-        os.write(self._controller, text.encode())
 
 
 def seconds_to_end(terminal):
@@ -81,7 +33,7 @@ def test_ctrl_c_in_a_terminal_stops_everything_and_keeps_what_is_finished(open_d
     started = [terminal.process, *workers_of(terminal)]
     before = sum(len(desk.lines(trait)) for trait in TRAITS)
 
-    terminal.type("\x03")
+    terminal.type(CTRL_C)
 
     assert seconds_to_end(terminal) < 5
     assert terminal.process.returncode == 130
@@ -103,11 +55,11 @@ def test_workers_that_heed_nothing_are_ended_in_time_and_at_once_by_a_second_ctr
     for worker in workers:
         worker.suspend()
 
-    terminal.type("\x03")
+    terminal.type(CTRL_C)
     if times == 2:
         terminal.look(0.5)
         assert all(worker.is_running() for worker in workers)
-        terminal.type("\x03")
+        terminal.type(CTRL_C)
     start = time.monotonic()
     while any(psutil.pid_exists(worker.pid) for worker in workers) and time.monotonic() - start < 30:
         terminal.look(0.02)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2.exceptions import TemplateError
 
+from traitcli.cli.options import as_text
 from traitcli.errors import TraitError, UserError
 from traitcli.events import Event, MonitorFinished
 
@@ -58,9 +59,18 @@ class _Chat:
         first = self._desk.wanted.prompt
         self._desk.view.close()
         _say("Type a message, or /help. /quit leaves.")
+        try:
+            self._talk(first)
+        finally:
+            if self._turns:
+                _say(f"record: {self._out}")
+        return self._crossed
+
+    def _talk(self, first: str | None) -> None:
+        """Until the user leaves."""
         with suppress(EOFError):
             while True:
-                line = first if first is not None else self._read()
+                line = first if first is not None else as_text(self._read())
                 typed, first = first is None, None
                 if line.strip() == "/quit":
                     break
@@ -69,14 +79,11 @@ class _Chat:
                 elif line.strip():
                     self._desk.view.echo = not (typed and sys.stdin.isatty())
                     self._answer(line)
-        if self._turns:
-            _say(f"record: {self._out}")
-        return self._crossed
 
     def _answer(self, line: str) -> None:
         from traitcli.stages.monitor import monitor
 
-        line, kept = line.encode("utf-8", "replace").decode(), len(self._turns)
+        kept = len(self._turns)
         watching = replace(self._watching, about={"turn": kept + 1})
         try:
             monitor(self._desk.loaded, watching, line, self._out, self._hear)
@@ -171,11 +178,19 @@ def _line_reader(commands: list[str], traits: Any) -> Callable[[], str]:
         readline.set_completer_delims(" ")
         readline.set_completer(lambda text, state: [*(w for w in words if w.startswith(text)), None][state])
         readline.parse_and_bind("bind ^I rl_complete" if "libedit" in (readline.__doc__ or "") else "tab: complete")
-    return lambda: input(_PROMPT)
+    return _typed_line
+
+
+def _typed_line() -> str:
+    try:
+        return input(_PROMPT)
+    except (EOFError, KeyboardInterrupt):
+        _say("")  # what follows begins on a line of its own
+        raise
 
 
 def _piped_line() -> str:
-    line = sys.stdin.readline()
+    line = sys.stdin.buffer.readline().decode("utf-8", "surrogateescape")
     if not line:
         raise EOFError
-    return line.rstrip("\n")
+    return line.rstrip("\r\n")

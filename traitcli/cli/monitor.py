@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from traitcli.cli import monitor_options as option
-from traitcli.cli.options import ConfigFile, Json, Overrides, TrustRemoteCode
+from traitcli.cli.options import ConfigFile, Json, Overrides, TrustRemoteCode, as_text
 
 
 def monitor(
@@ -48,7 +48,7 @@ def monitor(
     sampling = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k}
     given = {"system": system, "seed": seed, **{f"sampling.{key}": value for key, value in sampling.items()}}
     wanted = Wanted(
-        prompt=prompt,
+        prompt=prompt and as_text(prompt),
         chat=chat,
         prompts=prompts,
         text=text,
@@ -72,4 +72,5 @@ def monitor(
 
 
 def _as_overrides(given: dict[str, Any]) -> list[str]:
-    return [f"monitor.{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
+    texts = {key: as_text(value) if isinstance(value, str) else value for key, value in given.items()}
+    return [f"monitor.{key}={json.dumps(value)}" for key, value in texts.items() if value is not None]

@@ -47,6 +47,11 @@ RayAddress = Annotated[
 ]
 
 
+def as_text(given: str) -> str:
+    """What was typed, with question marks for bytes that are no text."""
+    return given.encode("utf-8", "replace").decode()
+
+
 def judge_overrides(overrides: list[str] | None, max_cost: float | None, no_cache: bool) -> list[str]:
     """The overrides with what the judge's own flags mean."""
     flags = [f"judge.openai.max_cost={max_cost}"] if max_cost is not None else []

@@ -59,11 +59,7 @@ class Wanted:
     @property
     def row(self) -> int | None:
         """The layer to read; none: each vector's own."""
-        if self.layer == "auto":
-            return None
-        if not self.layer.isascii() or not self.layer.isdigit():
-            raise UserError(f"no layer {self.layer}", cause="it is no row", fix="--layer 16, or --layer auto")
-        return int(self.layer)
+        return None if self.layer == "auto" else int(self.layer)
 
     def check(self) -> None:
         """Raise UserError unless there is one thing to watch, and the rest goes with it."""
@@ -91,6 +87,8 @@ class Wanted:
                 cause="each is a line of a .jsonl file",
                 fix=f"--out {self.out.with_suffix('.jsonl')}",
             )
+        if self.layer != "auto" and not (self.layer.isascii() and self.layer.isdigit()):
+            raise UserError(f"no layer {self.layer}", cause="it is no row", fix="--layer 16, or --layer auto")
         if not self.speed > 0:
             raise UserError(f"no speed {self.speed:g}", cause="it must be above 0", fix="--speed 2 is twice as fast")
 
@@ -193,7 +191,7 @@ def _watch_one(desk: Desk, watching: Watch) -> bool:
     from traitcli.stages.monitor import monitor
     from traitcli.stages.monitor_records import to_json
 
-    prompt = (desk.wanted.prompt or "").encode("utf-8", "replace").decode()  # bytes of the shell's that are no text
+    prompt = desk.wanted.prompt or ""
     record = monitor(desk.loaded, watching, prompt, desk.place(prompt), desk.view.show)
     return desk.tell(to_json(record))
 

@@ -98,8 +98,8 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     if not records:
         raise UserError(f"{path} is no monitoring record", cause="it is empty", fix=_FIX)
     for record in records:
-        if not isinstance(record, dict) or not _is_record(record):
-            raise UserError(f"{path} is no monitoring record", cause="it lacks tokens or trait_scores", fix=_FIX)
+        if fault := _fault(record):
+            raise UserError(f"{path} is no monitoring record", cause=fault, fix=_FIX)
     return records
 
 
@@ -117,10 +117,20 @@ def _is_json(text: str | bytes) -> bool:
     return True
 
 
-def _is_record(told: Mapping[str, Any]) -> bool:
-    return "error" in told or (
-        told.keys() >= {"prompt", "tokens"} and bool({"trait_scores", "projections"} & set(told))
-    )
+def _fault(told: Any) -> str:
+    """What a record lacks; empty where it is one, or tells of a failure."""
+    if isinstance(told, dict) and "error" in told:
+        return ""
+    if not isinstance(told, dict) or not told.keys() >= {"prompt", "tokens"} or not _scores_of(told):
+        return "it lacks tokens or trait_scores"
+    rows = [*_scores_of(told).values(), *told.get("calibrated_scores", {}).values()]
+    rows += [told["seconds"]] if told.get("seconds") else []
+    return "" if {len(row) for row in rows} == {len(told["tokens"])} else "its scores are not one for each token"
+
+
+def _scores_of(told: Mapping[str, Any]) -> Mapping[str, Sequence[float]]:
+    scores: Mapping[str, Sequence[float]] = told.get("trait_scores") or told.get("projections") or {}
+    return scores
 
 
 def _scores(scores: Scores) -> dict[str, Any]:

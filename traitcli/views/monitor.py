@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from statistics import fmean
 from types import TracebackType
 from typing import Self
@@ -28,6 +29,7 @@ from traitcli.events import (
     Warned,
 )
 from traitcli.views.cells import Lines, LineWrapper, wrap
+from traitcli.views.echo import no_echo
 from traitcli.views.heatmap import HeatMap
 from traitcli.views.leader import Leader
 from traitcli.views.monitor_notes import closing_lines, opening_lines, warning_lines
@@ -71,6 +73,7 @@ class MonitorView:
         self._warnings: list[str] = []
         self._status = ""
         self._live: Live | None = None
+        self._echo = ExitStack()
         self._drawn_at = -_FRAME
         self._drawn: list[int] = []
         self._reading_since = 0.0
@@ -189,6 +192,7 @@ class MonitorView:
             self._draw(final=True)
             self._live.stop()
             self._live = None
+            self._echo.close()
             self._tracks, self._warnings, self._drawn = {}, [], []
 
     def _draw(self, above: list[Text] | None = None, *, final: bool = False) -> None:
@@ -235,6 +239,8 @@ class MonitorView:
                 redirect_stderr=sys.stderr.isatty(),
                 vertical_overflow="crop",
             )
+            if self._console.file.isatty():
+                self._echo.enter_context(no_echo())
             self._live.start()
         return self._live
 

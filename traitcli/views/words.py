@@ -143,7 +143,8 @@ def steering_told(steering: Sequence[Push]) -> str:
 def alarm_told(event: AlarmRaised) -> str:
     """`alarm evil>1.5: +1.62 at token 12; the answer ends here`."""
     crossing = event.crossing
-    told = f"alarm {one_line(crossing.rule)}: {crossing.score:+.2f} at token {crossing.token}".replace("-", "−")
+    score = f"{crossing.score:+.2f}".replace("-", "−")
+    told = f"alarm {one_line(crossing.rule)}: {score} at token {crossing.token}"
     return told + ("; the answer ends here" if crossing.action == "stop" else "")
 
 

@@ -1,0 +1,205 @@
+"""A command in a terminal of its own: what is on its screen, and what is typed."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import select
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyte
+import pytest
+from pyte.screens import Char, StaticDefaultDict
+
+PATIENCE = 120
+"""Seconds after which nothing is waited for any longer."""
+CTRL_C, CTRL_D, CTRL_U, UP = "\x03", "\x04", "\x15", "\x1b[A"
+PROMPT = "❯"
+"""Begins the line on which a chat asks for the next message."""
+_IN_TERMINAL = 'exec "$@" <"$0" >"$0" 2>&1'
+"""The first terminal that a new session opens is the one that its Ctrl-C comes from."""
+
+Row = StaticDefaultDict
+"""Column -> character."""
+
+
+class Terminal:
+    """A command in a terminal; of the environment, an empty variable is none."""
+
+    def __init__(self, desk: Any, *arguments: str, size: tuple[int, int] = (100, 40), **env: str) -> None:
+        self._controller, self._terminal = pty.openpty()
+        self.screen = Reflowing(*size, history=10_000)
+        self.sent = b""
+        self._stream = pyte.ByteStream(self.screen)
+        self._tell_size()
+        variables = desk._env | {"TERM": "xterm-256color", "COLUMNS": "", "LINES": "", "NO_COLOR": ""} | env
+        command = [sys.executable, "-m", "traitcli", *arguments, "--config", "tiny.yaml"]
+        self.process = subprocess.Popen(
+            ["sh", "-c", _IN_TERMINAL, os.ttyname(self._terminal), *command],
+            cwd=desk.folder,
+            env={name: value for name, value in variables.items() if value},
+            start_new_session=True,
+        )
+
+    @property
+    def written(self) -> list[str]:
+        """All lines, with those that have left the screen at the top."""
+        return "\n".join(map(self.screen.text, self.screen.rows)).rstrip().split("\n")
+
+    @property
+    def shows_cursor(self) -> bool:
+        return not self.screen.cursor.hidden
+
+    @property
+    def is_coloured(self) -> bool:
+        """Whether a colour was ever sent; bold and dim are none."""
+        codes = [code for codes in re.findall(rb"\x1b\[([\d;]*)m", self.sent) for code in codes.split(b";")]
+        return any(int(code or 0) >= 30 for code in codes)
+
+    def look(self, seconds: float = 0.05) -> str:
+        """What is on the screen, after as many seconds."""
+        until = time.monotonic() + seconds
+        while select.select([self._controller], [], [], max(until - time.monotonic(), 0))[0]:
+            received = os.read(self._controller, 65536)
+            self.sent += received
+            self._stream.feed(received)
+        return "\n".join(line.rstrip() for line in self.screen.display)
+
+    def wait_until(self, reached: Callable[[str], bool]) -> str:
+        """The screen as soon as something is on it; the command must be at work still."""
+        deadline = time.monotonic() + PATIENCE
+        while not reached(screen := self.look()):
+            assert self.process.poll() is None, f"the command ended too early:\n{self.look()}"
+            assert time.monotonic() < deadline, f"it did not happen in time:\n{screen}"
+        return screen
+
+    def type(self, text: str) -> None:
+        os.write(self._controller, text.encode())
+
+    def ask(self, line: str) -> list[str]:
+        """Type a line; gives what stands below it when the next one is asked for."""
+        prompts = self._prompts()
+        self.type(f"{line}\r")
+        self.wait_for_prompt(prompts + 1)
+        lines = self.written[:-1]
+        start = max(index for index, line in enumerate(lines) if line.startswith(PROMPT))
+        return [line for line in lines[start + 1 :] if line]
+
+    def wait_for_prompt(self, number: int) -> None:
+        """Return when so many lines were asked for, and nothing is typed on the last."""
+        self.wait_until(lambda screen: self._prompts() >= number and screen.rstrip().endswith(f"\n{PROMPT}"))
+
+    def break_off(self, line: str) -> None:
+        """Type a line, and Ctrl-C as soon as a part of the answer was drawn a few times."""
+        prompts = self._prompts()
+        self.type(f"{line}\r")
+        self.wait_for_frames()
+        self.type(CTRL_C)
+        self.wait_for_prompt(prompts + 1)
+
+    def wait_for_frames(self) -> None:
+        """Return when the panel below an answer was drawn a few times more."""
+        drawn = self.sent.count(b"mean")
+        self.wait_until(lambda screen: self.sent.count(b"mean") >= drawn + 4)
+
+    def resize(self, columns: int, lines: int) -> None:
+        """As a window is resized: its text is wrapped anew, and the command gets SIGWINCH."""
+        self.look(0)
+        self.screen.resize(lines, columns)
+        self._tell_size()
+
+    def end(self) -> int:
+        """The exit code, when the command has ended by itself."""
+        deadline = time.monotonic() + PATIENCE
+        while self.process.poll() is None:
+            if time.monotonic() > deadline:
+                self.process.kill()
+                pytest.fail(f"the command did not end:\n{self.look()}")
+            self.look()
+        self.look(0)
+        return self.process.returncode
+
+    def close(self) -> None:
+        """End the command if it is at work still."""
+        self.process.kill()
+        self.process.wait()
+        os.close(self._controller)
+        os.close(self._terminal)
+
+    def _prompts(self) -> int:
+        return sum(line.startswith(PROMPT) for line in self.written)
+
+    def _tell_size(self) -> None:
+        size = struct.pack("HHHH", self.screen.lines, self.screen.columns, 0, 0)
+        fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, size)
+
+
+class Reflowing(pyte.HistoryScreen):
+    """A screen with scrollback that, resized, wraps its lines anew, as most terminals do."""
+
+    @property
+    def rows(self) -> list[Row]:
+        """From the oldest in the scrollback to the last on the screen."""
+        return [*self.history.top, *(self.buffer[y] for y in range(self.lines))]
+
+    def text(self, row: Row) -> str:
+        return "".join(char.data for char in _cells(row)).rstrip()
+
+    def erase_in_line(self, how: int = 0, private: bool = False) -> None:
+        """Leave cells that hold nothing, rather than spaces: these would be wrapped."""
+        if how == 2:
+            self.buffer[self.cursor.y] = Row(self.default_char)
+            return
+        super().erase_in_line(how, private)
+        if how == 0:
+            row = self.buffer[self.cursor.y]
+            for x in [x for x in row if x >= self.cursor.x]:
+                row.pop(x)
+
+    def resize(self, lines: int, columns: int) -> None:
+        whole: list[list[Char]] = []
+        rows, at = self.rows, len(self.history.top) + self.cursor.y
+        for index, row in enumerate(rows):
+            if not isinstance(row, _Continued):
+                whole.append([])
+            if index == at:
+                cursor = len(whole) - 1, len(whole[-1]) + self.cursor.x
+            whole[-1] += _cells(row)
+        while len(whole) > cursor[0] + 1 and not whole[-1]:
+            whole.pop()
+        super().resize(lines, columns)
+
+        wrapped: list[Row] = []
+        for index, cells in enumerate(whole):
+            if index == cursor[0]:
+                down, x = divmod(cursor[1], columns)
+                self.cursor.x, at = x, len(wrapped) + down
+            wrapped += self._wrapped_rows(cells, columns)
+        above = max(len(wrapped) - lines, 0)
+        self.history.top.clear()
+        self.history.top.extend(wrapped[:above])
+        self.buffer.clear()
+        self.buffer.update(enumerate(wrapped[above:]))
+        self.cursor.y = at - above
+
+    def _wrapped_rows(self, cells: list[Char], columns: int) -> Iterator[Row]:
+        for start in range(0, max(len(cells), 1), columns):
+            row = _Continued(self.default_char) if start else Row(self.default_char)
+            row.update(enumerate(cells[start : start + columns]))
+            yield row
+
+
+class _Continued(Row):
+    """A row that goes on with the line above."""
+
+
+def _cells(row: Row) -> list[Char]:
+    return [row[x] for x in range(max(row, default=-1) + 1)]

@@ -1,0 +1,431 @@
+"""What a person sees of monitor in a terminal: answers, chats, Ctrl-C, a window that is resized."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.e2e.terminal import CTRL_C, CTRL_D, CTRL_U, UP, Terminal
+from tests.e2e.test_resume import make_endless
+from traitcli.views.printable import printable
+
+ROWS = 5
+ENDLESS = ("--max-new-tokens", "8000", "--set", "monitor.sampling.temperature=0")
+BY_LAYER = ("--per-layer", "--trait", "evil")
+
+
+class Seen(NamedTuple):
+    """A command that has ended, what its terminal holds, and the record it left or played."""
+
+    code: int
+    terminal: Terminal
+    record: dict[str, Any]
+
+
+def squeezed(lines: list[str]) -> str:
+    """All text without white space, so that it does not matter where lines were broken."""
+    return "".join("".join(lines).split())
+
+
+def shown(record: dict[str, Any]) -> str:
+    """The response as it should stand there; half a character at the end is in the record alone."""
+    return squeezed([printable(record["response"])]).rstrip("\ufffd")
+
+
+def answer(lines: list[str]) -> str:
+    """What stands between the first empty line and the first panel, squeezed."""
+    end = next(index for index, line in enumerate(lines) if line.startswith("  trait "))
+    return squeezed(lines[lines.index("") : end])
+
+
+def panel(lines: list[str]) -> dict[str, tuple[float, str, float, float]]:
+    """Trait -> now, bar, mean and max, as the last panel has them."""
+    row = re.compile(r"[▸ ] (\w+) +([+−][\d.]+)  (.{21})  .*?  +([+−][\d.]+)  +([+−][\d.]+) ")
+    found = [match.groups() for match in map(row.match, lines) if match]
+    return {trait: (number(now), bar, number(mean), number(most)) for trait, now, bar, mean, most in found}
+
+
+def number(figure: str) -> float:
+    return float(figure.replace("−", "-"))
+
+
+def heat_map(lines: list[str]) -> list[str]:
+    """The title and the lines below it, up to the next empty one."""
+    start = next(index for index, line in enumerate(lines) if line.startswith("  evil at "))
+    return lines[start : start + lines[start:].index("")]
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def room(open_desk: Callable[..., Any], finished: tuple[Any, Any]) -> Any:
+    """A folder with the tiny model and its vectors."""
+    desk = open_desk()
+    shutil.copytree(finished[0].folder / "vectors", desk.folder / "vectors")
+    return desk
+
+
+@pytest.fixture(scope="module")
+def endless_room(open_desk: Callable[..., Any], room: Any, model_folders: dict[str, Path]) -> Any:
+    """The same with a model that never ends its answer."""
+    desk = open_desk()
+    (desk.folder / "model").unlink()
+    shutil.copytree(model_folders["llama"], desk.folder / "model")
+    make_endless(desk.folder / "model")
+    shutil.copytree(room.folder / "vectors", desk.folder / "vectors")
+    return desk
+
+
+@pytest.fixture(scope="module")
+def opened() -> Iterator[list[Terminal]]:
+    """Terminals to be closed at the end."""
+    terminals: list[Terminal] = []
+    yield terminals
+    for terminal in terminals:
+        terminal.close()
+
+
+@pytest.fixture(scope="module")
+def terminals(room: Any, endless_room: Any, opened: list[Terminal]) -> dict[str, Terminal]:
+    """Five commands that load their model at the same time, which takes far longer than what follows."""
+    started = {
+        "stopped": Terminal(endless_room, "monitor", "Why?", *ENDLESS, "--out", "stopped.json", size=(100, 24)),
+        "broken off": Terminal(endless_room, "monitor", "--chat", *ENDLESS, "--out", "broken.jsonl"),
+        "answered": Terminal(room, "monitor", "Why?", "--max-new-tokens", "60", "--out", "answered.json"),
+        "by layer": Terminal(room, "monitor", "How?", "--chat", *BY_LAYER, "--out", "layers.jsonl"),
+        "chatted": Terminal(room, "monitor", "--chat", "--out", "chatted.jsonl"),
+    }
+    opened += started.values()
+    return started
+
+
+@pytest.fixture(scope="module")
+def long_record(room: Any) -> dict[str, Any]:
+    """Four hundred words, with a pause behind each of three, as `long.json`."""
+    words, pace, now = [f" word{index}" for index in range(400)], [], 0.0
+    for index in range(len(words)):
+        now += {150: 0.2, 151: 1.0, 250: 0.2, 251: 1.0, 330: 0.2, 331: 1.0}.get(index, 0.002)
+        pace.append(now)
+    falling = [1.5 - index / 200 for index in range(len(words))]
+    scores = {"evil": falling, "refusal": falling}
+    record = {
+        **{"prompt": "Count.", "response": "".join(words), "tokens": words, "seconds": pace},
+        **{"trait_scores": scores, "calibrated_scores": scores, "layers": {"evil": 1, "refusal": 1}, "model": "model"},
+    }
+    (room.folder / "long.json").write_text(json.dumps(record), encoding="utf-8")
+    return record
+
+
+def test_a_window_resized_between_two_frames_holds_each_word_once_and_one_panel(terminals, room, long_record, opened):
+    opened.append(Terminal(room, "monitor", "--replay", "long.json", size=(100, 24)))
+
+    for index, size in ((150, (60, 24)), (250, (90, 30)), (330, (45, 20))):
+        opened[-1].wait_until(lambda screen, word=f"word{index}": word in screen.split())
+        opened[-1].resize(*size)
+
+    assert opened[-1].end() == 0
+    assert answer(opened[-1].written) == squeezed(long_record["tokens"])
+    assert sum(line.startswith("  trait ") for line in opened[-1].written) == 1
+
+
+def seen(terminal: Terminal, record: Path) -> Seen:
+    return Seen(terminal.end(), terminal, json.loads(record.read_text(encoding="utf-8")))
+
+
+@pytest.fixture(scope="module")
+def stopped(terminals: dict[str, Terminal], endless_room: Any) -> Seen:
+    """A long answer in a window that is made narrower and wider, then Ctrl-C."""
+    terminal = terminals["stopped"]
+    for size in ((60, 24), (110, 30)):
+        terminal.wait_for_frames()
+        terminal.resize(*size)
+    terminal.wait_for_frames()
+    terminal.type(CTRL_C)
+    return seen(terminal, endless_room.folder / "stopped.json")
+
+
+def test_ctrl_c_ends_an_answer_and_keeps_its_text_and_scores(stopped):
+    record = stopped.record
+
+    lengths = {len(scores) for kind in ("trait_scores", "calibrated_scores") for scores in record[kind].values()}
+
+    assert stopped.code == 130
+    assert record["finish_reason"] == "interrupted"
+    assert "".join(record["tokens"]) == record["response"] != ""
+    assert lengths == {len(record["tokens"])}
+    assert stopped.terminal.written[-1] == "record: stopped.json"
+
+
+def test_ctrl_c_gives_the_terminal_back(stopped):
+    assert stopped.terminal.shows_cursor
+    assert b"Traceback" not in stopped.terminal.sent
+
+
+def test_no_word_is_lost_when_the_window_is_resized_while_the_model_writes(stopped):
+    there = iter(squeezed(stopped.terminal.written))
+
+    missing = [char for char in shown(stopped.record) if char not in there]
+
+    assert missing == []  # all there and in order, though a frame drawn just then may stand there twice
+
+
+@pytest.fixture(scope="module")
+def answered(terminals: dict[str, Terminal], room: Any) -> Seen:
+    return seen(terminals["answered"], room.folder / "answered.json")
+
+
+def test_a_live_answer_stands_between_what_it_is_and_where_its_record_is(answered):
+    lines = answered.terminal.written
+
+    assert answered.code == 0
+    assert (lines[0], lines[2]) == ("❯ Why?", "")
+    assert lines[1].startswith("  model · layer ")
+    assert answer(lines) == shown(answered.record)
+    assert lines[-2].endswith(" tokens/s, stopped at the token limit")
+    assert lines[-1] == "record: answered.json"
+
+
+def test_the_panel_shows_the_last_score_the_mean_and_the_highest_of_each_trait(answered):
+    scores = answered.record["calibrated_scores"]
+
+    found = panel(answered.terminal.written)
+
+    assert list(found) == list(scores)
+    for trait, (now, bar, mean, most) in found.items():
+        assert now == pytest.approx(scores[trait][-1], abs=0.051)
+        assert mean == pytest.approx(fmean(scores[trait]), abs=0.0051)
+        assert most == pytest.approx(max(scores[trait]), abs=0.051)
+        below, above = bar.split("│")
+        assert ("━" in below, "━" in above) == (now <= -0.2, now >= 0.2)
+
+
+def test_a_live_answer_is_coloured_and_shows_the_cursor_again(answered):
+    assert answered.terminal.is_coloured
+    assert answered.terminal.shows_cursor
+
+
+@pytest.fixture(scope="module")
+def by_layer(terminals: dict[str, Terminal], room: Any) -> Seen:
+    """A chat with one message, given with the command, and then Ctrl-D."""
+    terminal = terminals["by layer"]
+    terminal.wait_for_prompt(2)
+    terminal.type(CTRL_D)
+    code = terminal.end()
+    [record] = records(room.folder / "layers.jsonl")
+    return Seen(code, terminal, record)
+
+
+def test_ctrl_d_leaves_a_chat_with_0_and_tells_where_its_record_is(by_layer):
+    assert by_layer.code == 0
+    assert by_layer.terminal.written[-2:] == ["❯", "record: layers.jsonl"]
+    assert by_layer.terminal.shows_cursor
+
+
+def test_per_layer_shows_the_trait_at_every_layer_below_the_panel(by_layer):
+    title, *bands = heat_map(by_layer.terminal.written)
+
+    kept = by_layer.record["layer_scores"]
+    assert title == f"  evil at every layer, read at {by_layer.record['layers']['evil']}"
+    assert [band[:4] for band in bands] == ["   4", "   2", "   0"]  # two layers a line
+    assert {len(row) for row in kept["calibrated_scores"]} == {len(by_layer.record["tokens"])}
+    assert kept["calibrated_scores"][by_layer.record["layers"]["evil"]] == by_layer.record["calibrated_scores"]["evil"]
+
+
+@pytest.fixture
+def replayed(room: Any, by_layer: Seen, opened: list[Terminal]) -> Callable[..., Seen]:
+    """Environment -> a replay of the record by layer."""
+
+    def replay(**env: str) -> Seen:
+        opened.append(Terminal(room, "monitor", "--replay", "layers.jsonl", "--speed", "1000", *BY_LAYER[1:], **env))
+        return Seen(opened[-1].end(), opened[-1], by_layer.record)
+
+    return replay
+
+
+def test_a_replay_looks_like_the_answer_itself(by_layer, replayed):
+    live = by_layer.terminal.written
+
+    again = replayed(TERM="xterm-256color")
+
+    lines, explained = again.terminal.written, "−1 and +1 are the means of a trait's negative and positive examples."
+    assert again.code == 0
+    assert shown(by_layer.record) in squeezed(again.terminal.written)
+    assert (panel(lines), heat_map(lines)) == (panel(live), heat_map(live))
+    assert lines[:3] == live[1:4]
+    assert lines[-3:-1] == [explained, "Coloured by evil."]
+    assert explained in live
+
+
+def test_without_colours_marks_hold_the_tokens_and_the_heat_map_has_a_line_for_each_layer(replayed):
+    again = replayed(NO_COLOR="1")
+
+    _, *bands = heat_map(again.terminal.written)
+
+    assert not again.terminal.is_coloured
+    assert "  ⟨…⟩⁺ and ⟨…⟩⁻ hold tokens that reach +1 or −1." in again.terminal.written
+    assert [band[:4].strip() for band in bands] == [str(row) for row in reversed(range(ROWS))]
+
+
+def test_a_terminal_that_moves_no_cursor_gets_plain_lines(replayed):
+    again = replayed(TERM="dumb")
+
+    fields = [line.split() for line in again.terminal.written if line[:1].isdigit()][:-1]
+
+    assert b"\x1b" not in again.terminal.sent
+    assert [int(index) for index, *_ in fields] == list(range(len(again.record["tokens"])))
+
+
+class Chatted(NamedTuple):
+    """A chat in a terminal, what was told about each line, what stood there once, and its records."""
+
+    code: int
+    terminal: Terminal
+    told: dict[str, list[str]]
+    again: list[str]
+    records: list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def chatted(terminals: dict[str, Terminal], room: Any) -> Chatted:
+    """Three messages with other settings each, then the last line brought back, and /quit."""
+    terminal, told = terminals["chatted"], {}
+    terminal.wait_for_prompt(1)
+    lines = ["Why not?", "/trait evil", "/steer evil=1", "/steer", "How?", "/steer off", "/system Be brief.", "Who?"]
+    for line in [*lines, "/nonsense", "/save chat.json"]:
+        told[line] = terminal.ask(line)
+    terminal.type(UP)
+    terminal.wait_until(lambda screen: not screen.rstrip().endswith("\n❯"))
+    again = terminal.written
+    terminal.type(f"{CTRL_U}/quit\r")
+    code = terminal.end()
+    return Chatted(code, terminal, told, again, records(room.folder / "chatted.jsonl"))
+
+
+def test_quit_ends_a_chat_with_0_and_tells_where_its_record_is(chatted):
+    assert chatted.code == 0
+    assert chatted.terminal.written[-2:] == ["❯ /quit", "record: chatted.jsonl"]
+    assert chatted.terminal.shows_cursor
+
+
+def test_an_answer_appears_below_its_message_and_above_its_panel(chatted):
+    for line, record in zip(("Why not?", "How?", "Who?"), chatted.records, strict=True):
+        told = chatted.told[line]
+
+        assert shown(record) in squeezed(told)
+        assert list(panel(told)) == ["evil", "refusal"]
+        assert not any(fact.startswith("record:") for fact in told)
+
+
+def test_what_is_set_is_told(chatted):
+    layer = chatted.records[0]["layers"]["evil"]
+
+    told = {line: told for line, told in chatted.told.items() if line.startswith("/")}
+
+    assert told == {
+        "/trait evil": ["colours: evil"],
+        "/steer evil=1": [f"steered by evil +1 at layer {layer}"],
+        "/steer": [f"steered by evil +1 at layer {layer}"],
+        "/steer off": ["not steered"],
+        "/system Be brief.": ["system message: Be brief."],
+        "/nonsense": ["there is no /nonsense; /help tells what there is"],
+        "/save chat.json": ["saved: chat.json"],
+    }
+
+
+def test_the_trait_that_is_set_gives_the_colours_from_the_next_answer_on(chatted):
+    assert "Coloured by evil." in chatted.told["How?"]
+    assert any(line.startswith("▸ evil ") for line in chatted.told["How?"])
+
+
+def test_each_turn_of_a_chat_is_a_record_with_all_that_was_said_before(chatted):
+    first, second, third = chatted.records
+
+    said = [
+        message
+        for record in (first, second)
+        for message in (
+            {"role": "user", "content": record["prompt"]},
+            {"role": "assistant", "content": record["response"]},
+        )
+    ]
+    assert [record["prompt"] for record in chatted.records] == ["Why not?", "How?", "Who?"]
+    assert (first["history"], second["history"]) == ([], said[:2])
+    assert third["history"] == [{"role": "system", "content": "Be brief."}, *said]
+    assert [record["about"] for record in chatted.records] == [{"turn": 1}, {"turn": 2}, {"turn": 3}]
+    for record in chatted.records:
+        assert {len(scores) for scores in record["calibrated_scores"].values()} == {len(record["tokens"])}
+
+
+def test_steering_holds_from_where_it_is_set_to_where_it_is_put_off(chatted):
+    first, second, third = chatted.records
+
+    [push] = second["steering"]
+
+    assert (first["steering"], third["steering"]) == ([], [])
+    assert (push["trait"], push["coefficient"], push["layer"]) == ("evil", 1.0, first["layers"]["evil"])
+    assert push["dose"] > 0
+    assert any(
+        line.startswith(f"  steered by evil +1 at layer {push['layer']} (dose ") for line in chatted.told["How?"]
+    )
+
+
+def test_a_saved_chat_holds_the_messages_and_the_records_of_all_turns(chatted, room):
+    saved = json.loads((room.folder / "chat.json").read_text(encoding="utf-8"))
+
+    last = chatted.records[-1]
+    assert saved["turns"] == chatted.records
+    assert saved["messages"] == [
+        *last["history"],
+        {"role": "user", "content": "Who?"},
+        {"role": "assistant", "content": last["response"]},
+    ]
+
+
+def test_the_arrow_brings_back_the_line_before(chatted):
+    assert chatted.again[-1] == "❯ /save chat.json"
+
+
+@pytest.fixture(scope="module")
+def broken_off(terminals: dict[str, Terminal], endless_room: Any) -> Chatted:
+    """Two answers ended by Ctrl-C, then half a line, and Ctrl-C again."""
+    terminal = terminals["broken off"]
+    terminal.wait_for_prompt(1)
+    terminal.break_off("Why?")
+    again = terminal.written
+    terminal.break_off("How?")
+    terminal.type("half a line")
+    terminal.wait_until(lambda screen: screen.rstrip().endswith("❯ half a line"))
+    terminal.type(CTRL_C)
+    return Chatted(terminal.end(), terminal, {}, again, records(endless_room.folder / "broken.jsonl"))
+
+
+def test_ctrl_c_ends_an_answer_and_not_the_chat(broken_off):
+    first, second = broken_off.records
+
+    assert [record["finish_reason"] for record in broken_off.records] == ["interrupted", "interrupted"]
+    assert second["history"] == [
+        {"role": "user", "content": "Why?"},
+        {"role": "assistant", "content": first["response"]},
+    ]
+    for record in broken_off.records:
+        assert {len(scores) for scores in record["trait_scores"].values()} == {len(record["tokens"])} != {0}
+
+
+def test_what_was_written_before_ctrl_c_stands_there_once(broken_off):
+    assert answer(broken_off.again) == shown(broken_off.records[0])
+
+
+def test_ctrl_c_at_the_input_line_leaves_a_chat_with_130(broken_off):
+    assert broken_off.code == 130
+    assert b"Traceback" not in broken_off.terminal.sent
+    assert broken_off.terminal.shows_cursor
+    assert broken_off.terminal.sent.endswith(b"\r\n")  # or the shell's own prompt would stand behind the half line

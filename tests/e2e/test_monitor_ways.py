@@ -1,0 +1,443 @@
+"""Monitor without a terminal: chats from a pipe, sets of prompts, texts, alarms, vectors, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.e2e.conftest import Ended
+from tests.e2e.test_commands import RECORD, held_by
+
+FEW = {
+    "prompts": [
+        {"prompt": "Why?", "trait": "evil", "shows": "positive"},
+        {"prompt": "x" * 600, "trait": "evil", "shows": "positive"},
+        {"prompt": "How?", "trait": "evil", "shows": "negative"},
+        {"prompt": "Who?", "trait": "refusal", "shows": "both", "system": "Be brief."},
+    ]
+}
+TALK = [
+    {"role": "system", "content": "Be kind."},
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Hello there"},
+    {"role": "user", "content": "And?"},
+    {"role": "assistant", "content": "No."},
+]
+ANSWER = {"prompt": "Why?", "response": "Because of you."}
+ALWAYS, NEVER = "evil>-1000", "evil>1000"
+TOO_LONG = "the prompt is too long: 615 prompt tokens and 12 new ones, where model holds 512"
+NO_JSON = "line 3: it is not JSON: Expecting value: line 1 column 1 (char 0)"
+NOWHERE = ("--set", "paths.vectors=nowhere")
+STOPPED = ("--layer", "auto", "--stop-on", "run(evil,3)>-1000", "--fail-on", NEVER)
+WAYS: dict[str, list[str]] = {
+    "set": ["--prompts", "few.yaml", "--out", "set.jsonl", "--fail-on", "mean(evil)>1000"],
+    "texts": ["--input", "said.jsonl", "--json", "--fail-on", "mean(evil)>-1000", "--fail-on", "run(evil,3)>-1000"],
+    "plain": ["Wh\udcff?", "--input", "said.txt", "--system", "Be \udcff.", *NOWHERE, "--vectors", "elsewhere/model"],
+    "steered": ["Why?", "--json", "--prompt-tokens", "--steer", "refusal=0.5@2", *STOPPED, "--out", "answers.jsonl"],
+    "raw": ["How?", "--raw", "--fail-on", ALWAYS, *NOWHERE, "--vectors", "elsewhere", "--out", "answers.jsonl"],
+}
+SAID = b"Wh\xff?\n/steer evil=0.5\n/nonsense\n\n/system Be \xff.\nHow?\n/save saved.json\n/quit\nnever\n"
+
+
+@pytest.fixture(scope="module")
+def room(open_desk: Callable[..., Any], finished: tuple[Any, Ended]) -> Any:
+    """A folder with the tiny model, its vectors in three places, and things to ask and to read."""
+    desk = open_desk()
+    for place in ("vectors", "elsewhere"):
+        shutil.copytree(finished[0].folder / "vectors", desk.folder / place)
+    (desk.folder / "nothing").mkdir()
+    broken = {"prompt": "Why?", "response": "ab", "tokens": ["a", "b"]}
+    files = {
+        "few.yaml": yaml.safe_dump(FEW),
+        "said.txt": "It is so, and so it is.",
+        "said.jsonl": "\n".join([json.dumps(ANSWER), json.dumps({"messages": TALK}), "no json"]),
+        "no record.json": json.dumps({"prompt": "Why?"}),
+        "too few scores.json": json.dumps(broken | {"trait_scores": {"evil": [1.0]}}),
+        "too few times.json": json.dumps(broken | {"trait_scores": {"evil": [1.0, 1.0]}, "seconds": [0.1]}),
+        "no scores.json": json.dumps(broken | {"trait_scores": {}}),
+    }
+    for name, text in files.items():
+        (desk.folder / name).write_text(text, encoding="utf-8")
+    return desk
+
+
+@pytest.fixture(scope="module")
+def ended(room: Any) -> dict[str, Ended]:
+    """How each way to watch has ended, two at a time."""
+    with ThreadPoolExecutor(2) as pool:
+        running = {name: pool.submit(room.run, "monitor", *arguments) for name, arguments in WAYS.items()}
+        chat = ("--chat", "--max-new-tokens", "4", "--out", "chat.jsonl")
+        running["chat"] = pool.submit(room.run, "monitor", *chat, said=SAID, PYTHONIOENCODING="utf-8:strict")
+        return {name: one.result() for name, one in running.items()}
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def row_of(table: str, trait: str) -> list[str]:
+    [row] = [line.split() for line in table.splitlines() if line.startswith(f"{trait} ")]
+    return row
+
+
+def figure(score: float) -> str:
+    return f"{score:+.2f}".replace("-", "−")
+
+
+def mean_of(record: dict[str, Any], trait: str) -> float:
+    return fmean(record["calibrated_scores"][trait])
+
+
+def test_each_line_from_a_pipe_is_a_turn_until_quit(ended, room):
+    first, second = records(room.folder / "chat.jsonl")
+
+    assert ended["chat"].code == 0
+    assert [first["prompt"], second["prompt"]] == ["Wh??", "How?"]  # what is no text became question marks
+    assert second["history"] == [
+        {"role": "system", "content": "Be ?."},
+        {"role": "user", "content": "Wh??"},
+        {"role": "assistant", "content": first["response"]},
+    ]
+    assert [push["coefficient"] for push in second["steering"]] == [0.5]
+    assert json.loads((room.folder / "saved.json").read_text(encoding="utf-8"))["turns"] == [first, second]
+
+
+def test_a_chat_from_a_pipe_has_token_lines_on_stdout_and_all_else_on_stderr(ended, room):
+    first, second = records(room.folder / "chat.jsonl")
+
+    ever_same = ("model: ", "4 tokens in ")
+    told = [line for line in ended["chat"].err.splitlines() if not line.startswith(ever_same)]
+
+    layer = first["layers"]["evil"]
+    dose = f"{second['steering'][0]['dose']:.2f}"
+    assert [int(line.split("\t")[0]) for line in ended["chat"].out.splitlines()] == [0, 1, 2, 3] * 2
+    assert told[1:] == [
+        "Type a message, or /help. /quit leaves.",
+        "prompt: Wh??",
+        f"steered by evil +0.5 at layer {layer}",
+        "there is no /nonsense; /help tells what there is",
+        "system message: Be ?.",
+        *("prompt: How?", f"steered by evil +0.5 at layer {layer} (dose {dose})"),
+        "saved: saved.json",
+        "record: chat.jsonl",
+    ]
+
+
+def test_a_prompt_of_a_set_that_fails_is_recorded_and_the_next_one_is_asked(ended, room):
+    kept = records(room.folder / "set.jsonl")
+
+    assert ended["set"].code == 0
+    assert [record["prompt"] for record in kept] == [one["prompt"] for one in FEW["prompts"]]
+    assert [record.get("error") for record in kept] == [None, TOO_LONG, None, None]
+    assert [record["about"]["number"] for record in kept] == [1, 2, 3, 4]
+    assert kept[3]["history"] == [{"role": "system", "content": "Be brief."}]
+    assert f"warning: prompt 2 failed: {TOO_LONG}" in ended["set"].err.splitlines()
+
+
+def test_the_table_of_a_set_tells_what_each_trait_showed(ended, room):
+    rises, _, falls, both = records(room.folder / "set.jsonl")
+
+    scores = both["calibrated_scores"]["refusal"]
+    smooth = [fmean(scores[start : start + 5]) for start in range(len(scores) - 4)]
+    up, down = mean_of(rises, "evil"), mean_of(falls, "evil")
+    assert row_of(ended["set"].err, "evil") == ["evil", "2", "1", figure(up), figure(down), figure(up - down), "–"]
+    assert row_of(ended["set"].err, "refusal") == [
+        "refusal",
+        "1",
+        "0",
+        "–",
+        "–",
+        "–",
+        f"{max(smooth) - min(smooth):.2f}",
+    ]
+    assert ended["set"].err.splitlines()[-1] == "records: set.jsonl"
+    assert all(line[:1].isdigit() for line in ended["set"].out.splitlines())  # the lines of tokens, for programs
+
+
+def test_texts_are_scored_in_order_and_one_that_cannot_be_read_keeps_its_place(ended):
+    kept = ended["texts"].json_lines
+
+    assert [record.get("response") for record in kept] == ["Because of you.", "Hello there", "No.", None]
+    assert [record["prompt"] for record in kept] == ["Why?", "Hi", "And?", ""]
+    assert [record.get("history") for record in kept] == [[], TALK[:1], TALK[:3], None]
+    assert [record["about"] for record in kept] == [
+        {"file": "said.jsonl", "line": 1},
+        {"file": "said.jsonl", "line": 2, "turn": 1},
+        {"file": "said.jsonl", "line": 2, "turn": 2},
+        {"file": "said.jsonl", "line": 3},
+    ]
+
+
+def test_texts_as_json_are_the_records_on_stdout_and_the_table_on_stderr(ended, room):
+    [path] = (room.folder / "runs" / "monitor").glob("*-said-jsonl.jsonl")
+
+    table = ended["texts"].err.splitlines()
+
+    assert ended["texts"].json_lines == records(path)
+    assert table[-3:-1] == [f"not read: {NO_JSON}", f"records: {path.relative_to(room.folder)}"]
+
+
+@pytest.mark.parametrize("trait", ["evil", "refusal"])
+def test_the_table_of_texts_tells_the_mean_and_where_the_extremes_are(ended, trait):
+    where = ["line 1", "line 2 turn 1", "line 2 turn 2"]
+    means = [mean_of(record, trait) for record in ended["texts"].json_lines[:3]]
+
+    row = row_of(ended["texts"].err, trait)
+
+    (low, lowest), (high, highest) = (chosen(zip(means, where, strict=True)) for chosen in (min, max))
+    assert row == f"{trait} 3 {figure(fmean(means))} {figure(low)} {lowest} {figure(high)} {highest}".split()
+
+
+def test_a_plain_text_is_the_answer_to_the_prompt_with_its_table_on_stdout(ended, room):
+    [path] = (room.folder / "runs" / "monitor").glob("*-said-txt.jsonl")
+
+    [record] = records(path)
+
+    assert ended["plain"].code == 0
+    assert (record["prompt"], record["response"]) == ("Wh??", "It is so, and so it is.")  # what is no text became ?
+    assert record["history"] == [{"role": "system", "content": "Be ?."}]
+    assert "".join(record["tokens"]) == record["response"]
+    assert row_of(ended["plain"].out, "evil") == ["evil", "1", *[figure(mean_of(record, "evil"))] * 3]
+    assert ended["plain"].out.splitlines()[-1] == f"records: {path.relative_to(room.folder)}"
+
+
+def test_an_alarm_that_is_crossed_makes_the_exit_code_3_and_is_recorded(ended):
+    read = ended["texts"].json_lines[:3]
+
+    assert ended["texts"].code == 3
+    for record in read:
+        run, mean = sorted(record["alarms"], key=lambda alarm: alarm["rule"], reverse=True)
+        assert run == {
+            **{"rule": "run(evil,3)>-1000", "action": "fail", "token": 2},
+            "score": pytest.approx(record["calibrated_scores"]["evil"][2], abs=2e-5),
+        }
+        assert mean == {
+            **{"rule": "mean(evil)>-1000", "action": "fail", "token": len(record["tokens"]) - 1},
+            "score": pytest.approx(mean_of(record, "evil"), abs=2e-5),
+        }
+    assert ended["texts"].err.splitlines()[-1] == "3 of 4 texts cross mean(evil)>-1000 or run(evil,3)>-1000"
+
+
+@pytest.mark.parametrize("name", ["set", "steered"])
+def test_an_alarm_that_is_not_crossed_leaves_the_exit_code_0(ended, name):
+    assert ended[name].code == 0
+
+
+def test_stop_on_ends_the_answer_at_the_token_that_crosses(ended):
+    *tokens, record = ended["steered"].json_lines
+
+    [alarm] = record["alarms"]
+    assert record["finish_reason"] == "alarm"
+    assert len(record["tokens"]) == len(tokens) == 3
+    assert (alarm["rule"], alarm["action"], alarm["token"]) == ("run(evil,3)>-1000", "stop", 2)
+    told = f"alarm run(evil,3)>-1000: {figure(alarm['score'])} at token 2; the answer ends here"
+    assert told in ended["steered"].err.splitlines()
+
+
+def test_json_is_a_line_for_each_token_and_then_the_record(ended, room):
+    *tokens, record = ended["steered"].json_lines
+
+    assert [line["index"] for line in tokens] == list(range(len(record["tokens"])))
+    assert [list(line) for line in tokens] == [["index", "token", "trait_scores", "calibrated_scores"]] * len(tokens)
+    assert list(record) == [*RECORD, "prompt_scores"]
+    assert record in records(room.folder / "answers.jsonl")
+
+
+def test_the_prompts_tokens_are_those_of_the_chat_template(ended):
+    record = ended["steered"].json_lines[-1]
+
+    scores = record["prompt_scores"]
+    assert "".join(scores["tokens"]) == "<s><|system|>Cutting date. <|end|><|user|>Why?<|end|><|assistant|>"
+    assert len(scores["tokens"]) == record["prompt_tokens"]
+    for kind in ("trait_scores", "calibrated_scores"):
+        assert {trait: len(row) for trait, row in scores[kind].items()} == dict.fromkeys(
+            ("evil", "refusal"), record["prompt_tokens"]
+        )
+
+
+def test_steering_is_recorded_with_its_layer_and_dose(ended):
+    [push] = ended["steered"].json_lines[-1]["steering"]
+
+    assert (push["trait"], push["coefficient"], push["layer"]) == ("refusal", 0.5, 2)
+    assert push["dose"] > 0
+    assert f"steered by refusal +0.5 at layer 2 (dose {push['dose']:.2f})" in ended["steered"].err.splitlines()
+
+
+def test_layer_auto_reads_each_vector_at_its_own_layer(ended, finished):
+    chosen = {row["trait"]: row["layer"] for row in finished[1].json["vectors"]}
+
+    assert ended["steered"].json_lines[-1]["layers"] == chosen
+
+
+def test_raw_shows_projections_and_bounds_are_of_these(ended, room):
+    [record] = [record for record in records(room.folder / "answers.jsonl") if record["prompt"] == "How?"]
+    raw = record["trait_scores"]
+
+    shown = [line.split("\t")[2:] for line in ended["raw"].out.splitlines()]
+
+    for place, trait in enumerate(raw):
+        named, figures = zip(*(fields[place].split("=") for fields in shown), strict=True)
+        assert set(named) == {f"raw:{trait}"}
+        assert [float(one) for one in figures] == pytest.approx(raw[trait], abs=1e-4)
+    assert ended["raw"].code == 3
+    assert record["alarms"] == [{"rule": ALWAYS, "action": "fail", "token": 0, "score": raw["evil"][0]}]
+
+
+def test_vectors_are_read_from_a_folder_or_from_the_models_folder_in_it(ended):
+    assert row_of(ended["plain"].out, "refusal")[:2] == ["refusal", "1"]  # the config looks where there are none
+    assert "\traw:refusal=" in ended["raw"].out
+
+
+def test_a_second_answer_is_a_second_line_of_the_same_file(ended, room):
+    kept = records(room.folder / "answers.jsonl")
+
+    assert sorted(record["prompt"] for record in kept) == ["How?", "Why?"]
+
+
+def test_report_takes_the_records_of_a_set_but_for_those_that_failed(ended, room):
+    told = room.run("report", "set.jsonl", "--out", "page.html")
+
+    held = held_by(room.folder / "page.html")
+    assert (told.code, told.out, told.err) == (0, "page.html\n", "")
+    assert [record["name"] for record in held["records"]] == ["set 1", "set 3", "set 4"]
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """The arguments of monitor, and what they should be answered with at once."""
+
+    arguments: Sequence[str]
+    problem: str
+    cause: str = ""
+    fix: str = ""
+
+    @property
+    def told(self) -> str:
+        lines = {"error: ": self.problem, "cause: ": self.cause, "fix:   ": self.fix}
+        return "".join(f"{label}{text}\n" for label, text in lines.items() if text)
+
+
+SOURCES = 'traitcli monitor "What should I read?", or --chat, --prompts teaching, --input FILE, --replay FILE'
+RULES = "write evil>1.5 (any token), mean(evil)>0.8, or run(evil,5)>1 (so many tokens in a row); < works too"
+PUSHES = "write trait=coefficient or trait=coefficient@layer, such as evil=-2 or evil=4@14"
+NO_FORM, NO_FILE = "it has no form that is known", "[Errno 2] No such file or directory"
+BOTH, EVIL = "watched: evil, refusal", "did you mean evil?"
+COLD = "monitor.sampling.temperature: input should be greater than or equal to 0 (it is -1.0)"
+MISTAKES = {
+    "nothing to watch": Mistake(
+        [], "there is nothing to watch", "neither a prompt nor another source is given", SOURCES
+    ),
+    "two ways": Mistake(
+        ["--chat", "--prompts", "teaching"], "--chat and --prompts do not go together", fix="choose one of them"
+    ),
+    "a prompt and a set": Mistake(
+        ["Why?", "--prompts", "teaching"], "a prompt and --prompts do not go together", fix="leave one of them out"
+    ),
+    "a file for one record": Mistake(
+        ["--chat", "--out", "chat.json"],
+        "--chat writes several records, and chat.json is for one",
+        "each is a line of a .jsonl file",
+        "--out chat.jsonl",
+    ),
+    "steering by nothing": Mistake(["Why?", "--steer", "evil"], "cannot steer by evil", NO_FORM, PUSHES),
+    "steering by an unknown trait": Mistake(
+        ["Why?", "--steer", "evli=2"],
+        "cannot steer by evli",
+        "there is no vector of it; there are: evil, refusal",
+        EVIL,
+    ),
+    "steering what is there": Mistake(
+        ["--input", "said.txt", "--steer", "evil=2"],
+        "--steer and --input do not go together",
+        "what is there already is only read",
+    ),
+    "an alarm that is none": Mistake(
+        ["Why?", "--stop-on", "evil=2"], "--stop-on evil=2 is not an alarm", NO_FORM, RULES
+    ),
+    "an alarm on an unknown trait": Mistake(
+        ["Why?", "--stop-on", "evli>2"], "--stop-on evli>2 names no trait that is watched", BOTH, EVIL
+    ),
+    "a trait that is not watched": Mistake(
+        ["Why?", "--trait", "verbosity"], "no trait verbosity is watched", BOTH, "choose one of them"
+    ),
+    "two traits by layer": Mistake(
+        ["Why?", "--per-layer"], "--per-layer shows one trait", "2 are watched", "name it: --trait evil"
+    ),
+    "a layer that is none": Mistake(
+        ["Why?", "--layer", "abc"], "no layer abc", "it is no row", "--layer 16, or --layer auto"
+    ),
+    "no speed": Mistake(
+        ["--replay", "no record.json", "--speed", "0"], "no speed 0", "it must be above 0", "--speed 2 is twice as fast"
+    ),
+    "a missing text": Mistake(
+        ["--input", "no.txt"], "cannot read no.txt", f"{NO_FILE}: 'no.txt'", "name a text file in UTF-8"
+    ),
+    "no record": Mistake(
+        ["--replay", "no record.json"],
+        "no record.json is no monitoring record",
+        "it lacks tokens or trait_scores",
+        "name a file that traitcli monitor wrote",
+    ),
+    "an unknown set": Mistake(
+        ["--prompts", "teachng"],
+        "no prompt set teachng",
+        "neither a file nor a set that ships",
+        "did you mean teaching? sets: fluctuations, teaching",
+    ),
+    "a folder without vectors": Mistake(
+        ["Why?", "--vectors", "nothing"],
+        "no vector of any trait",
+        "looked in nothing",
+        "name the folder that holds TRAIT.safetensors",
+    ),
+    "a temperature below zero": Mistake(
+        ["Why?", "--temperature", "-1"], "tiny.yaml is not valid", COLD, "correct the key, or see docs/configs.md"
+    ),
+}
+BROKEN = ["too few scores.json", "too few times.json", "no scores.json"]
+LAYER_99 = (
+    "error: cannot steer evil at layer 99\n"
+    "cause: outputs of blocks are steered, which are layers 1 to 4 of model\n"
+    "fix:   leave @99 out for the vector's own layer, "
+)
+
+
+@pytest.fixture(scope="module")
+def refused(room: Any) -> dict[str, Ended]:
+    """What mistakes and broken records were answered with, two at a time."""
+    asked = {name: mistake.arguments for name, mistake in MISTAKES.items()}
+    asked |= {name: ["--replay", name] for name in BROKEN} | {"layer 99": ["Why?", "--steer", "evil=2@99"]}
+    with ThreadPoolExecutor(2) as pool:
+        ended = pool.map(lambda arguments: room.run("monitor", *arguments), asked.values())
+        return dict(zip(asked, ended, strict=True))
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_told_before_any_work_and_nothing_else_is(refused, name):
+    answer = refused[name]
+
+    assert (answer.code, answer.out, answer.err) == (2, "", MISTAKES[name].told)
+
+
+def test_steering_at_a_layer_that_the_model_has_not_is_refused(refused):
+    answer = refused["layer 99"]
+
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.removeprefix("loading model on cpu\n").startswith(LAYER_99)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_record_is_refused_as_such(refused, name):
+    answer = refused[name]
+
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.startswith(f"error: {name} is no monitoring record\n")
