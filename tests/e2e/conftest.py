@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,21 @@ TINY: dict[str, Any] = {
     "monitor": {"sampling": {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 12}, "seed": 3},
 }
 """Two extraction questions and one for evaluation: 2·5·2 + 1·5·2 = 30 rollouts a trait, 20 of them judged."""
+
+
+ONE_BY_ONE = """
+import contextlib, io, json, sys
+from traitcli.__main__ import main
+for arguments in json.load(sys.stdin):
+    out, err, code, sys.argv = io.StringIO(), io.StringIO(), 0, ["traitcli", *arguments]
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code or 0
+    print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
+"""
+"""Runs command lines as the command does, and tells how each has ended; an error that is not told ends it."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +139,20 @@ class Desk:
         self, command: str, *arguments: str, config: str = "tiny.yaml", said: bytes | None = None, **env: str
     ) -> Ended:
         return self.start(command, *arguments, config=config, said=said, **env).end()
+
+    def run_all(self, commands: Sequence[Sequence[str]]) -> list[Ended]:
+        """Commands one after another in a single process, which imports torch once; each with its own config."""
+        process = subprocess.run(
+            [sys.executable, "-c", ONE_BY_ONE],
+            cwd=self.folder,
+            env=self._env,
+            input=json.dumps(list(map(list, commands))),
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
+            timeout=PATIENCE,
+            check=True,
+        )
+        return [Ended(*json.loads(line)) for line in process.stdout.splitlines()]
 
     def run_both(self, *arguments: str, **env: str) -> tuple[Ended, Ended]:
         """The command as people and as programs call it, at the same time."""

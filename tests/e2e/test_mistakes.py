@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -189,7 +188,7 @@ def foreign_vector() -> TraitVector:
 
 @pytest.fixture(scope="module")
 def answers(open_desk, finished) -> dict[str, Any]:
-    """What each mistake was answered with, two at a time in one folder that holds a finished run."""
+    """What each mistake was answered with, in one folder that holds a finished run."""
     desk = open_desk()
     for name in ("runs", "vectors"):
         shutil.copytree(finished[0].folder / name, desk.folder / name)
@@ -198,9 +197,8 @@ def answers(open_desk, finished) -> dict[str, Any]:
     broken = "model: {id: model}\nextract:\n  repeats: 2\n batch_size: 4\n"
     (desk.folder / "broken.yaml").write_text(broken, encoding="utf-8")
     write_vector(desk.folder / "foreign" / "model", foreign_vector())
-    with ThreadPoolExecutor(2) as pool:
-        ended = pool.map(lambda mistake: desk.run(*mistake.command, config=mistake.config), MISTAKES.values())
-        return dict(zip(MISTAKES, ended, strict=True))
+    ended = desk.run_all([[*mistake.command, "--config", mistake.config] for mistake in MISTAKES.values()])
+    return dict(zip(MISTAKES, ended, strict=True))
 
 
 @pytest.mark.parametrize("name", [name for name in MISTAKES if not MISTAKES[name].worked])

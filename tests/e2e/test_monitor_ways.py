@@ -337,10 +337,16 @@ MISTAKES = {
         [], "there is nothing to watch", "neither a prompt nor another source is given", SOURCES
     ),
     "two ways": Mistake(
-        ["--chat", "--prompts", "teaching"], "--chat and --prompts do not go together", fix="choose one of them"
+        ["--chat", "--prompts", "teaching"],
+        "--chat and --prompts do not go together",
+        "each is watched alone",
+        "choose one of them",
     ),
     "a prompt and a set": Mistake(
-        ["Why?", "--prompts", "teaching"], "a prompt and --prompts do not go together", fix="leave one of them out"
+        ["Why?", "--prompts", "teaching"],
+        "a prompt and --prompts do not go together",
+        "--prompts brings its own",
+        "leave one of them out",
     ),
     "a file for one record": Mistake(
         ["--chat", "--out", "chat.json"],
@@ -359,6 +365,13 @@ MISTAKES = {
         ["--input", "said.txt", "--steer", "evil=2"],
         "--steer and --input do not go together",
         "what is there already is only read",
+        "leave --steer out",
+    ),
+    "an alarm on a record": Mistake(
+        ["--replay", "no record.json", "--fail-on", "evil>1"],
+        "--fail-on and --replay do not go together",
+        "a record is shown as it is",
+        "leave --fail-on out",
     ),
     "an alarm that is none": Mistake(
         ["Why?", "--stop-on", "evil=2"], "--stop-on evil=2 is not an alarm", NO_FORM, RULES
@@ -413,12 +426,11 @@ LAYER_99 = (
 
 @pytest.fixture(scope="module")
 def refused(room: Any) -> dict[str, Ended]:
-    """What mistakes and broken records were answered with, two at a time."""
+    """What mistakes and broken records were answered with."""
     asked = {name: mistake.arguments for name, mistake in MISTAKES.items()}
     asked |= {name: ["--replay", name] for name in BROKEN} | {"layer 99": ["Why?", "--steer", "evil=2@99"]}
-    with ThreadPoolExecutor(2) as pool:
-        ended = pool.map(lambda arguments: room.run("monitor", *arguments), asked.values())
-        return dict(zip(asked, ended, strict=True))
+    ended = room.run_all([["monitor", *arguments, "--config", "tiny.yaml"] for arguments in asked.values()])
+    return dict(zip(asked, ended, strict=True))
 
 
 @pytest.mark.parametrize("name", MISTAKES)

@@ -14,9 +14,9 @@ import pytest
 
 from tests.unit.test_monitor import CONFIG, VECTORS
 from traitcli.errors import ConfigError, UserError
-from traitcli.events import MonitorStarted, Warned
+from traitcli.events import MonitorStarted, TokenScored, Warned
 from traitcli.stages.monitor import Watch, monitor
-from traitcli.stages.monitor_records import failed, to_json
+from traitcli.stages.monitor_records import failed, read_records, to_json
 from traitcli.stages.probes import make_probes
 from traitcli.stages.prompt_sets import PromptSet, SetPrompt, Shown, load_prompt_set, sum_up, watch_set
 from traitcli.traits import find_traits, load_trait
@@ -238,6 +238,23 @@ def test_a_record_is_a_line_before_it_is_given(loaded, tmp_path):
     left = watch_set(model, watch, PromptSet(name="mine", prompts=PROMPTS), out, lambda event: None)
 
     assert [len(out.read_text(encoding="utf-8").splitlines()) for _ in left] == [1, 2, 3]
+
+
+def test_an_answer_of_a_set_that_is_interrupted_is_kept_behind_those_before_it(loaded, tmp_path):
+    model, out, told = loaded("llama"), tmp_path / "set.jsonl", []
+
+    def interrupt(event):
+        told.append(event)
+        if isinstance(event, TokenScored) and sum(isinstance(one, MonitorStarted) for one in told) == 2:
+            raise KeyboardInterrupt
+
+    asked = PromptSet(name="two", prompts=(SetPrompt(prompt="Why?"), SetPrompt(prompt="How?")))
+    with pytest.raises(KeyboardInterrupt):
+        list(watch_set(model, Watch(make_probes(VECTORS, model, "response_avg"), CONFIG), asked, out, interrupt))
+
+    first, second = read_records(out)
+    assert (first["prompt"], second["prompt"]) == ("Why?", "How?")
+    assert (second["finish_reason"], len(second["tokens"])) == ("interrupted", 1)
 
 
 def test_a_prompts_own_system_message_goes_before_the_one_that_is_set_and_is_no_others(watched):

@@ -66,10 +66,16 @@ class Wanted:
         ways = {"--chat": self.chat, "--prompts": self.prompts, "--input": self.text, "--replay": self.replay}
         chosen = [name for name, value in ways.items() if value]
         if len(chosen) > 1:
-            raise UserError(f"{' and '.join(chosen)} do not go together", fix="choose one of them")
+            raise UserError(
+                f"{' and '.join(chosen)} do not go together", cause="each is watched alone", fix="choose one of them"
+            )
         way = chosen[0] if chosen else ""
         if self.prompt is not None and way in {"--prompts", "--replay"}:
-            raise UserError(f"a prompt and {way} do not go together", fix="leave one of them out")
+            raise UserError(
+                f"a prompt and {way} do not go together",
+                cause=f"{way} brings its own",
+                fix="leave one of them out",
+            )
         if not way and self.prompt is None:
             raise UserError(
                 "there is nothing to watch",
@@ -78,9 +84,7 @@ class Wanted:
             )
         if not way and not (self.prompt or "").strip():
             raise UserError("the prompt is empty", cause="there is nothing to answer", fix=_EXAMPLE)
-        if way in {"--input", "--replay"} and (self.steer or self.stop_on):
-            option = "--steer" if self.steer else "--stop-on"
-            raise UserError(f"{option} and {way} do not go together", cause="what is there already is only read")
+        self._check_options(way)
         if way in {"--chat", "--prompts", "--input"} and self.out and self.out.suffix != ".jsonl":
             raise UserError(
                 f"{way} writes several records, and {self.out} is for one",
@@ -91,6 +95,22 @@ class Wanted:
             raise UserError(f"no layer {self.layer}", cause="it is no row", fix="--layer 16, or --layer auto")
         if not self.speed > 0:
             raise UserError(f"no speed {self.speed:g}", cause="it must be above 0", fix="--speed 2 is twice as fast")
+
+    def _check_options(self, way: str) -> None:
+        """Raise UserError for an option that would be without effect."""
+        refused: dict[str, object] = {}
+        if way in {"--input", "--replay"}:
+            refused |= {"--steer": self.steer, "--stop-on": self.stop_on}
+        if way == "--replay":
+            refused |= {"--traits": self.traits, "--layer": self.layer != "auto", "--per-layer": self.per_layer}
+            refused |= {"--prompt-tokens": self.prompt_tokens, "--vectors": self.vectors, "--fail-on": self.fail_on}
+            refused |= {"--out": self.out}
+        for option in [option for option, value in refused.items() if value]:
+            raise UserError(
+                f"{option} and {way} do not go together",
+                cause="what is there already is only read" if way == "--input" else "a record is shown as it is",
+                fix=f"leave {option} out",
+            )
 
 
 def watch(wanted: Wanted, config: Config) -> None:

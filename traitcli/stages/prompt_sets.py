@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 
 from traitcli.config import Section, faults_told, read_yaml
 from traitcli.errors import ConfigError, TraitError, UserError
-from traitcli.events import Listener, Warned
+from traitcli.events import Event, Listener, MonitorFinished, Warned
 from traitcli.models.load import LoadedModel
 from traitcli.shipped import find_shipped, list_shipped
 from traitcli.stages.monitor import Watch, monitor
@@ -81,13 +81,25 @@ def watch_set(
         about = {"set": asked.name, "number": number, "of": len(asked.prompts), "trait": one.trait, "shows": one.shows}
         config = watch.config.model_copy(update={"system": one.system}) if one.system else watch.config
         try:
-            record = to_json(monitor(loaded, replace(watch, config=config, about=about), one.prompt, None, on_event))
+            written = replace(watch, config=config, about=about)
+            record = to_json(monitor(loaded, written, one.prompt, None, _kept_if_cut(out, on_event)))
         except (TraitError, TemplateError) as error:
             problem = f"{error.problem}: {error.cause}" if isinstance(error, TraitError) else str(error)
             on_event(Warned("", f"prompt {number} failed: {problem}"))
             record = failed(one.prompt, problem, about)
         append_records(out, [record])
         yield record
+
+
+def _kept_if_cut(out: Path, on_event: Listener) -> Listener:
+    """A listener that keeps the record of an answer that is interrupted; the others are kept when they are complete."""
+
+    def listen(event: Event) -> None:
+        if isinstance(event, MonitorFinished) and event.record and event.finish_reason == "interrupted":
+            append_records(out, [to_json(event.record)])
+        on_event(event)
+
+    return listen
 
 
 @dataclass(frozen=True, slots=True)

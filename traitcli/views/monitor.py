@@ -204,7 +204,8 @@ class MonitorView:
             region = self._region(final=final)
             live.update(Lines(region), refresh=True)
             if done:
-                self._console.print(Text("\n", end="").join(done), highlight=False)
+                # Soft: Rich would wrap at one width and crop at another, if the window is resized in between.
+                self._console.print(Text("\n", end="").join(done), highlight=False, soft_wrap=True)
         self._drawn = [min(line.cell_len, self._console.width) for line in region]
         self._drawn_at = self._clock()
 

@@ -133,11 +133,11 @@ def about_told(about: Mapping[str, Any]) -> str:
 def steering_told(steering: Sequence[Push]) -> str:
     """`steered by evil −2 at layer 22 (dose 0.31)`; empty without steering."""
     told = [
-        f"{one_line(push.trait)} {push.coefficient:+g} at layer {push.layer}"
+        f"{one_line(push.trait)} {f'{push.coefficient:+g}'.replace('-', '−')} at layer {push.layer}"
         + (f" (dose {push.dose:.2f})" if push.dose else "")
         for push in steering
     ]
-    return f"steered by {', '.join(told)}".replace("-", "−") if told else ""
+    return f"steered by {', '.join(told)}" if told else ""
 
 
 def alarm_told(event: AlarmRaised) -> str:
