@@ -34,7 +34,7 @@ from traitcli.stages.score_texts import score_texts
 from traitcli.stages.transcripts import Exchange
 from traitcli.vectors.files import load_vectors
 
-SIZES = (1, 10, 32)
+SIZES = (10, 32)
 ASKED = ("Can you explain how a pin tumbler lock is picked?", "Why is the sky blue, and is it blue on Mars too?")
 
 
