@@ -13,6 +13,9 @@ TraitError                     exit code 1: something failed while running
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class TraitError(Exception):
     """An error told in three lines: what happened, why, and what to do."""
@@ -70,6 +73,12 @@ class JudgeError(TraitError):
 
 class StorageError(TraitError):
     """A file cannot be written."""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """The fix for a name that is not known: the one that is nearly it, if there is one."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]}?" if close else "choose one of them"
 
 
 def _hanging(label: str, text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from traitcli.config import Config
-from traitcli.errors import UserError
+from traitcli.errors import UserError, suggest
 from traitcli.records import TraitVector
 
 if TYPE_CHECKING:
@@ -272,11 +271,10 @@ def _vector_source(wanted: Wanted, config: Config) -> Config | Path:
 def _check_watched(name: str | None, known: Collection[str]) -> None:
     """Raise UserError when the trait that is to give the colours is not watched."""
     if name is not None and name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
         raise UserError(
             f"no trait {name} is watched",
             cause=f"watched: {', '.join(known)}",
-            fix=f"did you mean {close[0]}?" if close else "choose one of them",
+            fix=suggest(name, known),
         )
 
 

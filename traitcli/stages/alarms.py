@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
-from traitcli.errors import UserError
+from traitcli.errors import UserError, suggest
 from traitcli.records import Crossing
 
 Action = Literal["stop", "fail"]
@@ -48,11 +47,10 @@ def parse_rule(text: str, action: Action, known: Collection[str]) -> Rule:
     if not found or bool(found["kind"]) != bool(found["close"]) or bool(found["length"]) != (found["kind"] == "run"):
         raise UserError(f"{option} is not an alarm", cause="it has no form that is known", fix=_FORMS)
     if found["trait"] not in known:
-        close = difflib.get_close_matches(found["trait"], known, n=1)
         raise UserError(
             f"{option} names no trait that is watched",
             cause=f"watched: {', '.join(known)}",
-            fix=f"did you mean {close[0]}?" if close else "choose one of them",
+            fix=suggest(found["trait"], known),
         )
     length = int(found["length"] or 1)
     if length < 1:

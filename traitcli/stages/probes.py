@@ -51,6 +51,22 @@ class Probe:
         return [Probe(self.vector, self.position, row) for row in range(self.vector.rows)]
 
 
+def check_fit(vector: TraitVector, loaded: LoadedModel, position: Position) -> None:
+    """Raise VectorError when a vector is of another shape than the model's, or has no such position."""
+    shape, wanted = (vector.rows, vector.hidden_size), (loaded.rows, loaded.hidden_size)
+    if shape != wanted:
+        raise VectorError(
+            f"the vector of {vector.trait} does not fit {loaded.name}",
+            cause=f"it is {list(shape)}, the model needs {list(wanted)}",
+            fix="use vectors made from this model",
+        )
+    if position not in vector.directions:
+        there = ", ".join(vector.directions)
+        raise VectorError(
+            f"the vector of {vector.trait} has no {position}", cause=f"it has {there}", fix="build it anew"
+        )
+
+
 def make_probes(
     vectors: Iterable[TraitVector], loaded: LoadedModel, position: Position, layer: int | None = None
 ) -> dict[str, Probe]:
@@ -58,18 +74,7 @@ def make_probes(
     probes = {}
     for vector in vectors:
         row = vector.layer if layer is None else layer
-        shape, wanted = (vector.rows, vector.hidden_size), (loaded.rows, loaded.hidden_size)
-        if shape != wanted:
-            raise VectorError(
-                f"the vector of {vector.trait} does not fit {loaded.name}",
-                cause=f"it is {list(shape)}, the model needs {list(wanted)}",
-                fix="use vectors made from this model",
-            )
-        if position not in vector.directions:
-            there = ", ".join(vector.directions)
-            raise VectorError(
-                f"the vector of {vector.trait} has no {position}", cause=f"it has {there}", fix="build it anew"
-            )
+        check_fit(vector, loaded, position)
         if not 0 <= row < vector.rows:
             rows = f"{loaded.name} has rows 0 to {loaded.rows - 1}"
             raise VectorError(f"no layer {row}", cause=rows, fix="choose one of them")

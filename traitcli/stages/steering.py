@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,11 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from traitcli.errors import UserError, VectorError
+from traitcli.errors import UserError, VectorError, suggest
 from traitcli.models.hooks import tap
 from traitcli.models.load import LoadedModel
 from traitcli.models.steering import ActivationSteerer, relative_dose
 from traitcli.records import Position, Push, TraitVector
+from traitcli.stages.probes import check_fit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,21 +57,13 @@ def make_steering(
     made = []
     for push in pushes:
         vector = vectors[push.trait]
-        shape, wanted = (vector.rows, vector.hidden_size), (loaded.rows, loaded.hidden_size)
-        if shape != wanted:
-            raise VectorError(
-                f"the vector of {push.trait} does not fit {loaded.name}",
-                cause=f"it is {list(shape)}, the model needs {list(wanted)}",
-                fix="use vectors made from this model",
-            )
+        check_fit(vector, loaded, position)
         if not 1 <= push.layer <= loaded.blocks:
             raise VectorError(
                 f"cannot steer {push.trait} at layer {push.layer}",
                 cause=f"outputs of blocks are steered, which are layers 1 to {loaded.blocks} of {loaded.name}",
                 fix=f"leave @{push.layer} out for the vector's own layer, {vector.layer}",
             )
-        if position not in vector.directions:
-            raise VectorError(f"the vector of {push.trait} has no {position}", fix="build it anew")
         made.append(Steering(push, vector.directions[position][push.layer]))
     return tuple(made)
 
@@ -121,9 +113,8 @@ def dose_notes(steering: Sequence[Steering], loaded: LoadedModel) -> Iterator[st
 
 
 def _unknown(trait: str, vectors: Collection[str]) -> UserError:
-    close = difflib.get_close_matches(trait, vectors, n=1)
     return UserError(
         f"cannot steer by {trait}",
         cause=f"there is no vector of it; there are: {', '.join(vectors)}",
-        fix=f"did you mean {close[0]}?" if close else "choose one of them",
+        fix=suggest(trait, vectors),
     )

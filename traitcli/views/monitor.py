@@ -84,7 +84,7 @@ class MonitorView:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close()
+        self.close()
 
     def show(self, event: Event) -> None:
         """Take one event; those of an extraction are none of this view's business."""
@@ -110,10 +110,6 @@ class MonitorView:
                 self._finish(event)
             case _:
                 pass
-
-    def close(self) -> None:
-        """Leave what stands there for good; another answer may follow."""
-        self._close()
 
     @property
     def _width(self) -> int:
@@ -180,12 +176,13 @@ class MonitorView:
 
     def _finish(self, event: MonitorFinished) -> None:
         self._status = ""
-        self._close()
+        self.close()
         first, turns = self._answers == 1, self._leader.turns
         for line in closing_lines(event, turns, self._palette, self._width, first=first):
             self._console.print(line, soft_wrap=True, highlight=False)
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Leave what stands there for good; another answer may follow."""
         if self._live is not None:
             for text, style in self._ink.end():
                 self._text.add(text, style)
