@@ -36,11 +36,15 @@ class ModelLoading:
 
 @dataclass(frozen=True, slots=True)
 class ModelLoaded:
+    """`revision` is a commit of the hub or a digest of the file, `hardware` the GPU's name; each empty if unknown."""
+
     model: str
     device: str
     blocks: int
     hidden_size: int
     seconds: float
+    revision: str = ""
+    hardware: str = ""
 
 
 @dataclass(frozen=True, slots=True)

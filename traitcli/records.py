@@ -292,3 +292,19 @@ class LayerScores:
     trait: str
     raw: tuple[tuple[float, ...], ...]
     calibrated: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a report shows; all of it JSON-able.
+
+    records  monitoring records, as stored, each with a name
+    sets     the trait vectors that belong together: of one model, made by one run; see `stages.report`
+    runs     what was run, how long it took, what failed; see `stages.report`
+    made_at  when it was gathered, in ISO 8601
+    """
+
+    records: tuple[Mapping[str, Any], ...] = ()
+    sets: tuple[Mapping[str, Any], ...] = ()
+    runs: tuple[Mapping[str, Any], ...] = ()
+    made_at: str = ""

@@ -12,7 +12,7 @@ import typer
 
 from traitcli.config import Config, load_config
 from traitcli.errors import JudgeError
-from traitcli.events import RunFinished, RunStarted, Stage, TraitFailed, Warned
+from traitcli.events import Event, RunFinished, RunStarted, Stage, TraitFailed, Warned
 from traitcli.records import Trait
 from traitcli.runs import Run, check_run, find_run, hold_run, require_run, start_run
 from traitcli.traits import select_traits
@@ -57,26 +57,33 @@ def carry_out(work: Work, wish: Wish, as_json: bool, trust: bool = False) -> Non
 
 def _carry_out(work: Work, site: Site, trust: bool) -> list[TraitFailed]:
     from traitcli.scheduling import run_jobs
+    from traitcli.stages.journal import Journal
     from traitcli.stages.pipeline import Job
     from traitcli.views import open_view
     from traitcli.views.words import used_told
 
+    journal = Journal(work.run, work.config, work.stages)
     jobs = [Job(trait, work.config, work.run, work.stages) for trait in work.traits]
     before = work.run.usage()
     start, names = time.monotonic(), tuple(trait.name for trait in work.traits)
-    with open_view() as view:
+    with open_view() as view, journal:
+
+        def tell(event: Event) -> None:
+            view.show(event)
+            journal.listen(event)
+
         known = tuple(place for place in site.places if place != "auto")  # what auto is, the loaded model tells
         notes = (*site.notes, *_notes(work))
         todo = sum(_missing(work).values())
-        view.show(RunStarted(work.run.name, str(work.run.folder), names, known, notes, todo))
+        tell(RunStarted(work.run.name, str(work.run.folder), names, known, notes, todo))
         try:
-            failures = run_jobs(jobs, site, view.show, trust)
+            failures = run_jobs(jobs, site, tell, trust)
         except JudgeError:
             if told := used_told(work.run.usage() - before):
-                view.show(Warned("", f"until then the judge took {told}"))
+                tell(Warned("", f"until then the judge took {told}"))
             raise
         seconds, used = time.monotonic() - start, work.run.usage() - before
-        view.show(RunFinished(work.run.name, str(work.run.folder), seconds, len(failures), used))
+        tell(RunFinished(work.run.name, str(work.run.folder), seconds, len(failures), used))
     return failures
 
 

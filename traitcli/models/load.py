@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import re
 import shutil
 import tempfile
 import time
@@ -115,7 +116,9 @@ def load_model(
     if reason:
         on_event(Warned("", f"{name} is decoded with padding, which is slower: {reason}"))
     loaded = replace(loaded, packs=not reason)
-    on_event(ModelLoaded(name, str(device), loaded.blocks, loaded.hidden_size, time.monotonic() - start))
+    seconds = time.monotonic() - start
+    origin = loaded.revision or _file_digest(source), _hardware(loaded.device)
+    on_event(ModelLoaded(name, str(device), loaded.blocks, loaded.hidden_size, seconds, *origin))
     return loaded
 
 
@@ -220,6 +223,19 @@ def _fingerprint(path: Path) -> str:
         head = file.read(2**20)
         file.seek(max(0, size - 2**20))
         return hashlib.sha256(str(size).encode() + head + file.read()).hexdigest()[:12]
+
+
+def _file_digest(source: str) -> str:
+    """Of the GGUF file that a folder of the cache was made from; empty for any other source."""
+    named = re.search(rf"-([0-9a-f]{{12}})-{_DEQUANTISED}$", source)
+    return f"GGUF file {named[1]}" if named else ""
+
+
+def _hardware(device: torch.device) -> str:
+    """What a GPU is called; empty for a CPU."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else ""
 
 
 def _read(config: ModelConfig, source: str, device: str, trust: bool) -> tuple[Any, Any]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +16,7 @@ from traitcli.events import Listener, StageStarted, VectorBuilt, Warned
 from traitcli.records import POLARITIES, POSITIONS, Rollout, Trait, TraitVector
 from traitcli.runs import Run, TraitFiles, digest_of
 from traitcli.stages.filtering import Selection, select_rollouts
+from traitcli.stages.journal import versions
 from traitcli.vectors.files import read_header, vector_folder, write_vector
 from traitcli.vectors.methods import METHODS, class_stats
 from traitcli.vectors.quality import Labelled, choose_row, leave_one_pair_out, verdict
@@ -70,6 +69,7 @@ def build_trait(trait: Trait, config: Config, run: Run, judge: str, on_event: Li
             "run": run.name,
             "definition": digest_of(asdict(trait)),
             "run_settings": run.manifest().get("settings", {}),
+            "filter": config.filter.model_dump(),
         },
     )
     path = write_vector(vector_folder(config), vector)
@@ -181,7 +181,5 @@ def _built_from(path: Path) -> str | None:
 
 
 def _with_provenance(vector: TraitVector, origin: Mapping[str, Any]) -> TraitVector:
-    packages = {name: version(name) for name in ("torch", "transformers", "numpy")}
-    made_with = {"traitcli": version("traitcli"), "python": sys.version.split()[0], **packages}
-    provenance = json.loads(json.dumps({**origin, "versions": made_with}, default=str))
+    provenance = json.loads(json.dumps({**origin, "versions": versions()}, default=str))
     return replace(vector, provenance=provenance)

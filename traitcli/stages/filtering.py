@@ -17,6 +17,7 @@ from traitcli.vectors.quality import auroc
 class Selection:
     """Which extraction rollouts are kept, and how that was decided.
 
+    dropped      rollout id -> why it is not kept: one of a few phrases
     filter       the rule in words, or why there was none
     coherence    the mean coherence in words, or why there is none
     judge_auroc  how well the scores separate the instructions; none without scores of both
@@ -25,6 +26,7 @@ class Selection:
     """
 
     kept: tuple[Rollout, ...]
+    dropped: Mapping[str, str]
     filter: str
     coherence: str
     judge_auroc: float | None
@@ -55,6 +57,7 @@ def select_rollouts(
         kept, told = answered, _distrust(separates, config)
     return Selection(
         kept=tuple(kept),
+        dropped=_dropped(rollouts, kept, judgements, config, coherent),
         filter=told,
         coherence=_coherence_told(scored, judgements),
         judge_auroc=separates,
@@ -69,6 +72,33 @@ def _passes(rollout: Rollout, judgement: Judgement, config: FilterConfig, cohere
     if coherent and (coherence is None or coherence < config.coherence):
         return False
     return score >= config.threshold if rollout.polarity == "positive" else score < 100 - config.threshold
+
+
+def _dropped(
+    rollouts: Sequence[Rollout],
+    kept: Sequence[Rollout],
+    judgements: Mapping[str, Judgement],
+    config: FilterConfig,
+    coherent: bool,
+) -> dict[str, str]:
+    """Why each rollout that is not kept is not; `coherent` as above."""
+    there = {r.id for r in kept}
+    reasons = {}
+    for rollout in rollouts:
+        judgement = judgements.get(rollout.id)
+        if rollout.id in there:
+            continue
+        if not rollout.response_tokens:
+            reasons[rollout.id] = "empty answer"
+        elif judgement is None or judgement.score.value is None:
+            reasons[rollout.id] = "no score"
+        elif _passes(rollout, judgement, config, coherent):
+            reasons[rollout.id] = "its counterpart is not kept"
+        elif _passes(rollout, judgement, config, coherent=False):
+            reasons[rollout.id] = "not coherent"
+        else:
+            reasons[rollout.id] = "score on the other side"
+    return reasons
 
 
 def _paired(passing: Sequence[Rollout]) -> list[Rollout]:

@@ -63,8 +63,8 @@ def trait_rows(folder: Path, names: Sequence[str]) -> list[Row]:
 
 def run_rows(run: Run, config: Config) -> list[Row]:
     """Trait by trait, what a run has done so far; scores are those of each trait's latest judge."""
-    held = [_Held.read(run, name) for name in run.trait_names()]
-    return [_run_row(run, config, trait, next(iter(trait.judges), "")) for trait in held]
+    held = [Held.read(run, name) for name in run.trait_names()]
+    return [run_row(run, config, trait, next(iter(trait.judges), "")) for trait in held]
 
 
 def judged_rows(run: Run, config: Config, traits: Sequence[str] = (), judge: str | None = None) -> list[Row]:
@@ -73,16 +73,16 @@ def judged_rows(run: Run, config: Config, traits: Sequence[str] = (), judge: str
     `judge` picks the judge whose scores are shown. Raises RunError for a trait or a judge that the run
     does not hold, and for a part of a name that several judges share.
     """
-    held = [_Held.read(run, name) for name in _named(run, traits)]
+    held = [Held.read(run, name) for name in _named(run, traits)]
     chosen = choose_judges({trait.name: trait.judges for trait in held}, judge, run.name)
     return [
-        {**_run_row(run, config, trait, chosen[trait.name]), "judge_quality": _quality(trait, chosen, config)}
+        {**run_row(run, config, trait, chosen[trait.name]), "judge_quality": _quality(trait, chosen, config)}
         for trait in held
     ]
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
+class Held:
     """What a run holds of one trait, read once."""
 
     name: str
@@ -91,7 +91,7 @@ class _Held:
     judgements: list[Judgement]
 
     @classmethod
-    def read(cls, run: Run, name: str) -> _Held:
+    def read(cls, run: Run, name: str) -> Held:
         files = run.trait(name)
         return cls(name, files, files.rollouts(), files.judgements())
 
@@ -114,12 +114,12 @@ def _named(run: Run, traits: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(traits)) or there
 
 
-def _quality(trait: _Held, chosen: Mapping[str, str], config: Config) -> Row | None:
+def _quality(trait: Held, chosen: Mapping[str, str], config: Config) -> Row | None:
     """`judge_quality` of the chosen judge, with what judging the trait has taken, by whatever judge."""
     judge = chosen[trait.name]
     if not judge:
         return None
-    definition = _definition(trait.name, config)
+    definition = find_definition(trait.name, config)
 
     def question(rollout: Rollout) -> str:
         """The question, unless the definition is gone or has changed since."""
@@ -131,7 +131,8 @@ def _quality(trait: _Held, chosen: Mapping[str, str], config: Config) -> Row | N
     return {**quality, "usage": asdict(trait.files.usage())}
 
 
-def _run_row(run: Run, config: Config, trait: _Held, judge: str) -> Row:
+def run_row(run: Run, config: Config, trait: Held, judge: str) -> Row:
+    """What a run has done of a trait, and what a judge's scores of it are worth."""
     from traitcli.stages.filtering import select_rollouts
 
     extraction = [r for r in trait.rollouts if r.split == "extraction"]
@@ -155,7 +156,7 @@ def _run_row(run: Run, config: Config, trait: _Held, judge: str) -> Row:
     }
 
 
-def _note(trait: _Held, own: Mapping[str, Judgement], selection: Selection) -> str:
+def _note(trait: Held, own: Mapping[str, Judgement], selection: Selection) -> str:
     if own:
         return "" if selection.trusted else selection.filter
     return f"no scores by this judge; there are some by {', '.join(trait.judges)}" if trait.judges else ""
@@ -170,7 +171,7 @@ def _planned(run: Run, name: str, config: Config) -> int | None:
     from traitcli.config import ExtractConfig
     from traitcli.stages.plan import plan_rollouts
 
-    definition = _definition(name, config)
+    definition = find_definition(name, config)
     if definition is None:
         return None
     settings = run.manifest().get("settings", {})
@@ -178,7 +179,8 @@ def _planned(run: Run, name: str, config: Config) -> int | None:
     return len(plan_rollouts(definition, ExtractConfig.model_validate(asked)))
 
 
-def _definition(name: str, config: Config) -> Trait | None:
+def find_definition(name: str, config: Config) -> Trait | None:
+    """A trait's definition, if there still is one."""
     path = find_traits(config.paths.traits).get(name)
     return load_trait(path) if path else None
 
