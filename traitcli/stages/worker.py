@@ -159,6 +159,8 @@ class Shift:
         from traitcli.stages.extract import generate_rollouts
 
         generate_rollouts(task, self._worker.settings, self._worker, self._report, self._tick, self._withdraw)
+        if self._tokens:
+            self._sign()
 
     def _score(self, task: Scoring) -> None:
         def hand_over(judgements: Sequence[Judgement]) -> None:
@@ -182,10 +184,12 @@ class Shift:
         """Give a sign of life, now and then, and heed what was asked."""
         self._heed()
         self._tokens += tokens
-        now = self._clock()
-        if now - self._ticked >= _BETWEEN_TICKS:
-            self._tell(Ticked(self._tokens, self._unbegun, self._worker.memory()))
-            self._ticked, self._tokens = now, 0
+        if self._clock() - self._ticked >= _BETWEEN_TICKS:
+            self._sign()
+
+    def _sign(self) -> None:
+        self._tell(Ticked(self._tokens, self._unbegun, self._worker.memory()))
+        self._ticked, self._tokens = self._clock(), 0
 
     def _withdraw(self, unbegun: int) -> int:
         """How many of the rollouts that are not begun to give up."""

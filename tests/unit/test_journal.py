@@ -1,0 +1,168 @@
+"""What a run remembers of the commands that worked on it, and what it does not."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from traitcli.errors import JudgeError
+from traitcli.events import (
+    ModelLoaded,
+    Progressed,
+    RunFinished,
+    RunStarted,
+    StageFinished,
+    StageStarted,
+    TraitFailed,
+    VectorBuilt,
+    Warned,
+)
+from traitcli.files import append_lines
+from traitcli.records import Usage
+from traitcli.runs import Run
+from traitcli.stages.journal import Journal, read_commands
+
+STARTED = RunStarted("tiny", "runs/tiny", ("evil", "refusal"), ("cpu",), (), 12)
+WORK = (
+    ModelLoaded("tiny", "cpu", 4, 64, 1.5, "abc123", "A GPU"),
+    StageStarted("evil", "rollouts", 2, 6),
+    Progressed("evil", "rollouts", 4, 6, tokens=20),
+    Progressed("evil", "rollouts", 6, 6, tokens=22),
+    StageFinished("evil", "rollouts", 3.25),
+)
+FINISHED = RunFinished("tiny", "runs/tiny", 4.5, 0, Usage(3, 1, 100, 10, 0.25))
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Run(tmp_path / "tiny")
+
+
+def note(run, config, *events, stages=("rollouts", "judgements"), error=None):
+    """A command that says this, and then ends, by an error perhaps."""
+    with Journal(run, config, stages) as journal:
+        for event in events:
+            journal.listen(event)
+        if error:
+            raise error
+
+
+def test_a_command_is_remembered_with_what_it_did_and_took(run, tiny_config):
+    note(run, tiny_config, STARTED, *WORK, FINISHED)
+
+    [told] = read_commands(run)
+    assert (told["stages"], told["traits"], told["devices"]) == (
+        ["rollouts", "judgements"],
+        ["evil", "refusal"],
+        ["cpu"],
+    )
+    assert [(m["revision"], m["hardware"]) for m in told["models"]] == [("abc123", "A GPU")]
+    took = [(t["trait"], t["stage"], t["seconds"], t["before"], t["total"]) for t in told["took"]]
+    assert took == [("evil", "rollouts", 3.25, 2, 6)]
+    assert (told["ending"], told["seconds"], told["tokens"], told["used"]["usd"]) == ("finished", 4.5, 42, 0.25)
+
+
+def test_its_settings_and_versions_are_remembered_but_not_where_things_lie(run, tiny_config):
+    from importlib.metadata import version
+
+    note(run, tiny_config, STARTED, *WORK, FINISHED)
+
+    [told] = read_commands(run)
+    assert told["settings"]["extract.questions"] == tiny_config.extract.questions
+    assert not any(key.startswith("paths") for key in told["settings"])
+    assert told["versions"]["torch"] == version("torch")
+
+
+def test_a_password_in_an_address_is_not_written_down(run, tiny_config):
+    openai = tiny_config.judge.openai.model_copy(update={"base_url": "https://me:secret@host:8000/v1"})
+    judge = tiny_config.judge.model_copy(update={"openai": openai})
+
+    note(run, tiny_config.model_copy(update={"judge": judge}), STARTED, *WORK)
+
+    assert "secret" not in (run.folder / "commands.jsonl").read_text()
+    assert read_commands(run)[0]["settings"]["judge.openai.base_url"] == "https://host:8000/v1"
+
+
+def test_a_command_that_finds_everything_done_leaves_no_trace(run, tiny_config):
+    done = (
+        StageStarted("evil", "rollouts", 6, 6),
+        Progressed("evil", "rollouts", 6, 6),
+        StageFinished("evil", "rollouts", 0.1),
+        Warned("evil", "said before"),
+    )
+
+    note(run, tiny_config, STARTED, *done, FINISHED)
+
+    assert read_commands(run) == []
+    assert not run.folder.exists()
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Progressed("evil", "judgements", 3, 6),
+        VectorBuilt("evil", "vectors/evil.safetensors", {}),
+        TraitFailed("evil", "vectors", "too few", "because", "more"),
+    ],
+)
+def test_whatever_is_done_without_a_token_counts_too(run, tiny_config, event):
+    note(run, tiny_config, STARTED, StageStarted("evil", "judgements", 2, 6), event, FINISHED)
+
+    assert len(read_commands(run)) == 1
+
+
+def test_a_command_that_was_killed_has_no_ending_and_the_next_one_is_another(run, tiny_config):
+    note(run, tiny_config, STARTED, *WORK)
+
+    note(run, tiny_config, STARTED, *WORK, FINISHED)
+
+    first, second = read_commands(run)
+    assert (first["ending"], first["seconds"]) == (None, None)
+    assert [t["trait"] for t in first["took"]] == ["evil"]
+    assert second["ending"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (KeyboardInterrupt(), "interrupted"),
+        (SystemExit(143), "interrupted"),
+        (JudgeError("the judge refuses", cause="no key", fix="give one"), "the judge refuses"),
+        (RuntimeError("boom"), "boom"),
+        (ZeroDivisionError(), "ZeroDivisionError"),
+    ],
+)
+def test_what_cut_a_command_short_is_told(run, tiny_config, error, problem):
+    with pytest.raises(type(error)):
+        note(run, tiny_config, STARTED, *WORK, error=error)
+
+    [told] = read_commands(run)
+    assert (told["ending"], told["problem"], told["tokens"]) == ("stopped", problem, 42)
+
+
+def test_failures_and_warnings_are_kept_apart(run, tiny_config):
+    failed = TraitFailed("evil", "judgements", "no scores", "it refused", "ask another")
+
+    note(run, tiny_config, STARTED, *WORK, Warned("", "decoded with padding"), failed, FINISHED)
+
+    [told] = read_commands(run)
+    assert [(f["trait"], f["stage"], f["problem"]) for f in told["failures"]] == [("evil", "judgements", "no scores")]
+    assert [w["message"] for w in told["warnings"]] == ["decoded with padding"]
+
+
+def test_every_line_is_on_disk_when_it_is_said(run, tiny_config):
+    journal = Journal(run, tiny_config, ("rollouts",))
+    for event in (STARTED, *WORK):
+        journal.listen(event)
+
+    lines = [json.loads(line) for line in (run.folder / "commands.jsonl").read_text().splitlines()]
+    assert [line["event"] for line in lines] == ["started", "loaded", "began", "finished stage"]
+
+
+def test_lines_before_any_command_are_passed_over(run, tiny_config):
+    append_lines(run.folder / "commands.jsonl", [{"event": "finished", "seconds": 1.0}])
+
+    note(run, tiny_config, STARTED, *WORK)
+
+    assert len(read_commands(run)) == 1
