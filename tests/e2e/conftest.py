@@ -117,8 +117,7 @@ class Desk:
         self, command: str, *arguments: str, config: str = "tiny.yaml", said: bytes | None = None, **env: str
     ) -> Running:
         """Start the command; what is `said` comes from a pipe."""
-        # report takes no config
-        given = [] if command == "report" else ["--config", config]
+        given = ["--config", config]
         process = subprocess.Popen(
             [sys.executable, "-m", "traitcli", command, *arguments, *given],
             cwd=self.folder,

@@ -1,4 +1,4 @@
-"""The report as a file: self-contained, inert whatever a model wrote, replaced in one step."""
+"""The report's page as a file: self-contained, inert whatever a model wrote, replaced in one step."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import hashlib
 import json
 import subprocess
 import sys
+from array import array
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,10 @@ from typing import Any
 import pytest
 
 from traitcli.errors import TraitError
-from traitcli.views.report import write_report
+from traitcli.records import Report
+from traitcli.views.report import page as page_module
+from traitcli.views.report.packing import pack_record, pack_row
+from traitcli.views.report.page import write_page
 
 RECORD = {
     "prompt": "How do I hack a bank?",
@@ -23,6 +28,11 @@ RECORD = {
     "trait_scores": {"refusal": [0.5, 2.25]},
     "calibrated_scores": {"refusal": [-0.5, 1.25]},
 }
+HOME = Path(page_module.__file__).parent
+PUBLISHED = {
+    "uplot.min.js": "19c8d4c6ad88929a79f4ae49d6f7161566dfd0ba3d15cc495e974f787eb78f1f",
+    "uplot.min.css": "df630c6a8d6f8eeaff264b50f73ce5b114f646ffd9a0bb74f049b0a00135fa04",
+}
 HOSTILE = [
     "</script><script>alert(1)</script>",
     "<!--<script>",
@@ -30,6 +40,18 @@ HOSTILE = [
     "&lt;b&gt; \u2028 \u2029 \ud800",
     '"};alert(1);//\\',
 ]
+
+
+def write(path: Path, records: Sequence[Any] = (), vectors: Sequence[Any] = (), made_at: str = "today") -> None:
+    """A page of records, and of vectors of one set."""
+    sets = ({"name": "run tiny", "model": "tiny", "vectors": list(vectors)},) if vectors else ()
+    write_page(path, Report(tuple(records), sets, (), made_at))
+
+
+def unpack(row: dict[str, Any]) -> list[float | None]:
+    """A packed row as the page reads it."""
+    whole = array("h", base64.b64decode(row["packed"]))
+    return [None if value == -32768 else value / 10 ** row["decimals"] for value in whole]
 
 
 class Page(HTMLParser):
@@ -70,24 +92,27 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_the_page_refers_to_nothing_outside_itself(path: Path) -> None:
-    write_report(path, [RECORD], [{"trait": "refusal"}], "today")
+    write(path, [RECORD], [{"trait": "refusal"}])
 
     page = Page(path)
     names = ("src", "href", "action", "data", "srcset", "poster", "style", "ping")
     addresses = {value for _, attributes in page.elements for name, value in attributes.items() if name in names}
-    assert addresses == {"data:,"}
-    assert not any(text in page.source for text in ("http:", "https:", "@import", "url("))
+    library = "https://github.com/leeoniya/uPlot"  # a comment says where it comes from
+    assert addresses == {"data:,", "#records", "#vectors", "#runs"}
+    assert page.source.count(library) == 1
+    assert not any(text in page.source.replace(library, "") for text in ("http:", "https:", "@import", "url("))
 
 
 def test_only_the_script_and_style_of_the_page_may_run(path: Path) -> None:
-    write_report(path, [RECORD], [], "today")
+    write(path, [RECORD])
 
     page = Page(path)
-    script, style = (
-        base64.b64encode(hashlib.sha256(page.texts[kind].encode()).digest()).decode() for kind in ("module", "style")
+    script, library, style = (
+        base64.b64encode(hashlib.sha256(page.texts[kind].encode()).digest()).decode()
+        for kind in ("module", "script", "style")
     )
     assert page.policy == (
-        f"default-src 'none'; script-src 'sha256-{script}'; style-src 'sha256-{style}'; "
+        f"default-src 'none'; script-src 'sha256-{script}' 'sha256-{library}'; style-src 'sha256-{style}'; "
         "img-src data:; base-uri 'none'; form-action 'none'"
     )
 
@@ -95,43 +120,48 @@ def test_only_the_script_and_style_of_the_page_may_run(path: Path) -> None:
 @pytest.mark.parametrize("text", HOSTILE)
 def test_what_a_model_wrote_is_data_and_never_markup(path: Path, text: str) -> None:
     record = {"prompt": text, "response": text, "tokens": [text], "trait_scores": {text: [1.0]}, "model": text}
-    write_report(path, [RECORD], [], "today")
+    write(path, [RECORD])
     harmless = Page(path).elements
 
-    write_report(path, [record], [{"trait": text, "verdict_reason": text}], "today")
+    write(path, [record], [{"trait": text, "verdict_reason": text}])
 
     page = Page(path)
     assert page.elements == harmless
-    assert page.data == {"records": [record], "vectors": [{"trait": text, "verdict_reason": text}]}
+    assert page.data["sets"][0]["vectors"] == [{"trait": text, "verdict_reason": text}]
+    shown = page.data["records"][0]
+    assert [shown[key] for key in ("prompt", "response", "model")] == [text] * 3
+    assert (shown["tokens"], list(shown["trait_scores"])) == ([text], [text])
     assert not set("<>&\u2028\u2029") & set(page.texts["application/json"])
 
 
 def test_the_date_is_text_too(path: Path) -> None:
-    write_report(path, [], [], "<b>today</b>")
+    write(path, made_at="<b>today</b>")
 
     assert "b" not in [tag for tag, _ in Page(path).elements]
 
 
-def test_a_record_with_the_old_key_travels_as_it_is(path: Path) -> None:
-    old = {"response": "I", "tokens": ["I"], "projections": {"refusal": [0.5]}}
+def test_the_library_of_the_charts_is_the_one_that_was_published(path: Path) -> None:
+    """uPlot 1.6.32 as npm has it: nobody has edited it, and its licence travels with every page."""
+    write(path)
 
-    write_report(path, [old], [], "today")
-
-    assert Page(path).data["records"] == [old]
+    licence = (HOME / "uplot" / "LICENSE").read_text(encoding="utf-8").strip()
+    digests = {name: hashlib.sha256((HOME / "uplot" / name).read_bytes()).hexdigest() for name in PUBLISHED}
+    assert digests == PUBLISHED
+    assert licence in Page(path).texts["script"]
 
 
 def test_numbers_that_javascript_cannot_read_are_made_so_that_it_can(path: Path) -> None:
     scores = [float("nan"), float("inf"), 1 / 3]
 
-    write_report(path, [{**RECORD, "trait_scores": {"refusal": scores}, "seed": 2**53}], [], "today")
+    write(path, [{**RECORD, "trait_scores": {"refusal": scores}, "seed": 2**53}])
 
     record = Page(path).data["records"][0]
-    assert record["trait_scores"] == {"refusal": [None, None, 0.333333]}
+    assert unpack(record["trait_scores"]["refusal"]) == [None, None, 0.3333]
     assert record["seed"] == "9007199254740992"
 
 
 def test_what_the_page_does_not_show_stays_at_home(path: Path) -> None:
-    write_report(path, [{**RECORD, "host": "secret"}], [{"trait": "refusal", "path": "/home/secret"}], "today")
+    write(path, [{**RECORD, "host": "secret"}], [{"trait": "refusal", "path": "/home/secret"}])
 
     assert "secret" not in path.read_text(encoding="utf-8")
 
@@ -139,7 +169,7 @@ def test_what_the_page_does_not_show_stays_at_home(path: Path) -> None:
 def test_a_report_is_replaced_and_never_half_written(path: Path) -> None:
     path.write_text("the old report", encoding="utf-8")
     with path.open(encoding="utf-8") as reader:
-        write_report(path, [RECORD], [], "today")
+        write(path, [RECORD])
 
         assert reader.read() == "the old report"
     assert path.read_text(encoding="utf-8").endswith("</html>")
@@ -150,7 +180,7 @@ def test_a_report_that_cannot_be_written_leaves_nothing_behind_and_says_why(path
     path.mkdir()
 
     with pytest.raises(TraitError, match="cannot write") as caught:
-        write_report(path, [RECORD], [], "today")
+        write(path, [RECORD])
 
     assert caught.value.cause == "Is a directory"
     assert list(path.parent.iterdir()) == [path]
@@ -160,19 +190,85 @@ def test_a_folder_that_is_a_file_is_a_clear_error(path: Path) -> None:
     path.write_text("", encoding="utf-8")
 
     with pytest.raises(TraitError, match="cannot write"):
-        write_report(path / "report.html", [RECORD], [], "today")
+        write(path / "report.html", [RECORD])
 
 
 def test_a_missing_folder_is_made(path: Path) -> None:
-    write_report(path.parent / "new" / "report.html", [], [], "today")
+    write(path.parent / "new" / "report.html")
 
     assert (path.parent / "new" / "report.html").is_file()
 
 
 def test_a_report_needs_no_heavy_package() -> None:
     heavy = {"torch", "transformers", "pandas", "numpy", "openai"}
-    code = f"import sys, traitcli.views.report; print(*sorted({heavy!r} & set(sys.modules)))"
+    code = f"import sys, traitcli.views.report.figures; print(*sorted({heavy!r} & set(sys.modules)))"
 
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
 
     assert loaded.stdout.split() == []
+
+
+def packed(values: Sequence[float | None]) -> dict[str, Any]:
+    """A row as the page holds it."""
+    row: dict[str, Any] = pack_row(values)
+    return row
+
+
+@pytest.mark.parametrize("size", [1e-6, 0.02, 0.9, 3.2767, 32.768, 400.0, 5e4, 2e9])
+def test_a_packed_score_keeps_four_digits_of_the_largest(size: float) -> None:
+    values = [size * share for share in (-1.0, -0.51234, 0.0, 0.123456, 0.99999)]
+
+    row = packed(values)
+
+    read = [value / 10.0 ** row["decimals"] for value in array("h", base64.b64decode(row["packed"]))]
+    assert read == pytest.approx(values, abs=size / 6000)
+
+
+def test_scores_on_the_scale_of_raw_ones_are_two_numbers_and_come_out_the_same() -> None:
+    raw = [(i * 7 % 23) / 3 - 2.5 for i in range(40)]
+    record = {**RECORD, "trait_scores": {"evil": raw}, "calibrated_scores": {"evil": [(x - 1.5) / 2.25 for x in raw]}}
+
+    told = pack_record(record)
+
+    centre, half = told["calibrated_scores"]["evil"]["from"]
+    assert [(x - centre) / half for x in raw] == pytest.approx(record["calibrated_scores"]["evil"])
+
+
+@pytest.mark.parametrize("calibrated", [[0.0, 0.0, 0.0], [1.0, None, 2.0], [3.0, 1.0, 2.0], [0.5, 0.25]])
+def test_scores_on_any_other_scale_are_packed_themselves(calibrated: list[float | None]) -> None:
+    record = {**RECORD, "trait_scores": {"evil": [1.0, 2.0, 4.0]}, "calibrated_scores": {"evil": calibrated}}
+
+    told = pack_record(record)
+
+    assert unpack(told["calibrated_scores"]["evil"]) == calibrated
+
+
+def test_scores_are_packed_themselves_where_raw_ones_are_kept_too_coarsely_for_them() -> None:
+    raw = [1000.25, 1000.5, 1001.0]
+    calibrated = [-0.5, 0.0, 1.0]  # (raw − 1000.5) / 0.5, but raw ones are kept to a tenth
+
+    told = pack_record({**RECORD, "trait_scores": {"evil": raw}, "calibrated_scores": {"evil": calibrated}})
+
+    assert unpack(told["calibrated_scores"]["evil"]) == calibrated
+
+
+def test_what_is_no_row_of_numbers_is_left_as_it_is() -> None:
+    record = {"tokens": ["a"], "trait_scores": {"a": "no", "b": [True], "c": None, "d": ["1"]}, "layer_scores": 3}
+
+    assert pack_record(record) == record
+
+
+def test_scores_of_the_prompt_and_of_layers_are_packed_too() -> None:
+    raw, scaled = [1.0, 3.0, 2.0], [-1.0, 1.0, 0.0]
+    told = pack_record(
+        {
+            **RECORD,
+            "prompt_scores": {"tokens": ["a", "b", "c"], "trait_scores": {"evil": raw}},
+            "layer_scores": {"trait": "evil", "trait_scores": [raw, raw], "calibrated_scores": [scaled, [0, 0, 0]]},
+        }
+    )
+
+    assert unpack(told["prompt_scores"]["trait_scores"]["evil"]) == raw
+    assert [unpack(row) for row in told["layer_scores"]["trait_scores"]] == [raw, raw]
+    assert told["layer_scores"]["calibrated_scores"][0] == {"from": [2.0, 1.0]}
+    assert unpack(told["layer_scores"]["calibrated_scores"][1]) == [0, 0, 0]

@@ -20,8 +20,8 @@ _STRONG = 1.5
 Depth = Literal["full", "256", "16", "none"]
 
 # Either side keeps its lightness and gains chroma: on a dark terminal and on a light one alike, stronger is more vivid.
-_BELOW = ("#98a7b8", "#6aa9ed", "#3f98ff")
-_ABOVE = ("#b4a193", "#dc9154", "#f5821f")
+BELOW = ("#98a7b8", "#6aa9ed", "#3f98ff")
+ABOVE = ("#b4a193", "#dc9154", "#f5821f")
 # Rich would round those to greens and pinks; these are chosen by eye for below 1, below 1.5, and beyond.
 _STEPS_BELOW: dict[Depth, tuple[str, str, str]] = {
     "256": ("color(110)", "color(75)", "color(33)"),
@@ -78,7 +78,7 @@ def is_seen(score: float | None) -> TypeGuard[float]:
 
 def background(score: float) -> Color:
     """The background for a score, clamped at ±LIMIT, as 24-bit colour."""
-    pale, middle, vivid = _BELOW if score < 0 else _ABOVE
+    pale, middle, vivid = BELOW if score < 0 else ABOVE
     share = (min(abs(score), LIMIT) - FAINT) / (LIMIT - FAINT) * 2
     return _mix(pale, middle, share) if share <= 1 else _mix(middle, vivid, share - 1)
 

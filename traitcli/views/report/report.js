@@ -1,124 +1,73 @@
 // The page: what is chosen, and how choosing changes what is shown.
 
 const part = (id) => document.getElementById(id);
-const COLOURS = 8;
 const STEP_MS = 110;
+const MOST_IN_A_TITLE = 90;
 
 const data = JSON.parse(part("data").textContent);
 const records = [];
-const colours = new Map();
-const state = { record: -1, trait: "", unit: "calibrated", window: 1, pinned: 0, timer: 0 };
-let spans = [];
-let bars = [];
-let chart = null;
+const state = { first: -1, second: -1, trait: "", unit: "calibrated", window: 1, pinned: 0, timer: 0 };
+const page = {
+  palette: data.palette,
+  look: (index) => { if (state.timer === 0) show(index ?? state.pinned); },
+  pin: (index) => pin(index),
+  choose: (trait) => chooseTrait(trait),
+};
+const places = part("panes");
+const panes = [new Pane(places, 1, page)];
 
-const current = () => records[state.record];
-const unit = () => (state.unit === "calibrated" && current().scores.calibrated.size > 0 ? "calibrated" : "raw");
-const NO_SCORES = new Float64Array(0);
-const scoresOf = (trait) => current().scores[unit()].get(trait) ?? NO_SCORES;
-const leastReach = () => (unit() === "calibrated" ? 1 : 1e-9);
-
-/** A trait keeps its colour in every record. */
-function colourOf(trait) {
-  if (!colours.has(trait)) colours.set(trait, colours.size);
-  const index = colours.get(trait);
-  return `c${index % COLOURS}${index >= COLOURS ? " again" : ""}`;
+/** A record's figures, read when it is first looked at. */
+function recordAt(index) {
+  records[index].read ??= readRecord(records[index].value);
+  return records[index].read;
 }
 
-function element(name, className, text = "") {
-  const made = document.createElement(name);
-  made.className = className;
-  made.textContent = text;
-  return made;
-}
+const shownRecords = () => panes.map((pane) => pane.record);
+const length = () => Math.max(...shownRecords().map((record) => record.tokens.length));
 
-/** A trait's name that chooses it. */
-function traitButton(trait) {
-  const button = element("button", "name");
-  button.type = "button";
-  button.append(element("i", `swatch ${colourOf(trait)}`), element("span", "", trait));
-  button.addEventListener("click", () => chooseTrait(trait));
-  return button;
-}
+// ---- choosing records
 
-// ---- choosing a record
+function titleOf({ value }, index) {
+  const prompt = typeof value.prompt === "string" ? value.prompt : "";
+  const words = prompt.replace(/\s+/g, " ").trim() || "(no prompt)";
+  const short = words.length > MOST_IN_A_TITLE ? `${words.slice(0, MOST_IN_A_TITLE)}…` : words;
+  return joined(`${index + 1}. ${short}`, counted(value.tokens.length, "token"), value.name);
+}
 
 function listRecords() {
-  part("records").replaceChildren(...records.map((record, i) => {
-    const item = element("li", "");
-    const button = element("button", "");
-    button.type = "button";
-    const words = (record.prompt ?? "").replace(/\s+/g, " ").trim().slice(0, 160) || "(no prompt)";
-    const about = [record.model, counted(record.tokens.length, "token"), record.name].filter(Boolean).join(" · ");
-    button.append(element("span", "words", words), element("span", "quiet", about));
-    button.addEventListener("click", () => chooseRecord(i));
-    item.append(button);
-    return item;
-  }));
+  const titles = records.map(titleOf);
+  part("first").replaceChildren(...titles.map((title, i) => new Option(title, i)));
+  part("second").replaceChildren(new Option("nothing", -1), ...titles.map((title, i) => new Option(title, i)));
+  part("second").disabled = part("next").disabled = part("previous").disabled = records.length < 2;
   part("no-records").hidden = records.length > 0;
   part("record").hidden = records.length === 0;
-  part("contents").textContent = `${counted(records.length, "record")} · ${counted(data.vectors.length, "trait vector")}`;
+  const vectors = data.sets.reduce((sum, set) => sum + set.vectors.length, 0);
+  part("contents").textContent =
+    joined(counted(records.length, "record"), counted(vectors, "trait vector"), counted(data.runs.length, "run"));
 }
 
-const ENDINGS = new Map([["stop", "ended by the model"], ["length", "cut at the token limit"]]);
-
-function describe(record) {
-  const seed = typeof record.seed === "string" || Number.isSafeInteger(record.seed) ? `seed ${record.seed}` : "";
-  const prompt = Number.isFinite(record.prompt_tokens) ? `${counted(record.prompt_tokens, "token")} of prompt` : "";
-  const ending = ENDINGS.get(record.finish_reason) ?? record.finish_reason;
-  const response = record.tokens.length > 0 ? `${record.tokens.length.toLocaleString("en")} of response` : "";
-  return [record.model, prompt, response, ending, seed, record.created].filter(Boolean).join(" · ");
-}
-
-/** A token's text, with a mark before each line break that keeps no text of its own. */
-function tokenSpan(token, i) {
-  const span = element("span", "token");
-  span.dataset.i = i;
-  token.split("\n").forEach((line, k) => {
-    if (k > 0) span.append(element("i", "break"), "\n");
-    if (line !== "") span.append(line);
-  });
-  return span;
-}
-
-function chooseRecord(index) {
+function chooseRecords(first, second) {
   stop();
-  Object.assign(state, { record: index, pinned: 0 });
-  const record = current();
-  if (!record.traits.includes(state.trait)) state.trait = record.traits[0] ?? "";
-  part("records").querySelectorAll("button").forEach((button, i) => {
-    button.setAttribute("aria-current", i === index ? "true" : "false");
-  });
-  part("prompt").textContent = record.prompt || "(no prompt)";
-  part("facts").textContent = describe(record);
-  spans = record.tokens.map(tokenSpan);
-  part("tokens").replaceChildren(...spans);
-  part("tokens").scrollTop = 0;
-  part("slider").max = Math.max(0, spans.length - 1);
-  part("no-tokens").hidden = spans.length > 0;
-  part("tokens").hidden = part("steps").hidden = spans.length === 0;
-  part("record").classList.toggle("unscored", !isScored(record));
-  buildTraits(record);
+  Object.assign(state, { first, second, pinned: 0 });
+  const comparing = second >= 0;
+  if (comparing && panes.length < 2) panes.push(new Pane(places, 2, page));
+  if (!comparing && panes.length > 1) {
+    const gone = panes.pop();
+    gone.chart?.end();
+    gone.root.remove();
+  }
+  places.classList.toggle("comparing", comparing);
+  [first, second].slice(0, panes.length).forEach((index, k) => panes[k].setRecord(recordAt(index)));
+  part("first").value = first;
+  part("second").value = second;
+  const traits = [...new Set(shownRecords().flatMap((record) => record.traits))];
+  if (!traits.includes(state.trait)) state.trait = traits[0] ?? "";
+  part("trait").replaceChildren(...traits.map((trait) => new Option(trait, trait)));
+  part("record").classList.toggle("unscored", !shownRecords().some(isScored));
+  const count = length();
+  part("slider").max = Math.max(0, count - 1);
+  part("steps").hidden = count === 0;
   showScores();
-}
-
-function buildTraits(record) {
-  part("trait").replaceChildren(...record.traits.map((trait, i) => new Option(trait, i)));
-  bars = record.traits.map((trait) => {
-    const item = element("li", "");
-    const track = element("span", "track");
-    const fill = element("i", "");
-    const value = element("span", "value");
-    track.append(fill);
-    item.append(traitButton(trait), track, value);
-    return { item, fill, value };
-  });
-  part("bars").replaceChildren(...bars.map((bar) => bar.item));
-  part("names").replaceChildren(...record.traits.map((trait) => {
-    const item = element("li", "");
-    item.append(traitButton(trait));
-    return item;
-  }));
 }
 
 // ---- choosing a trait and a unit
@@ -128,136 +77,59 @@ function chooseTrait(trait) {
   showScores();
 }
 
-/** Everything that depends on which scores are looked at, and not on where. */
+const unit = () => (shownRecords().some((record) => record.scores.calibrated.size > 0) ? state.unit : "raw");
+
+/** Everything that depends on which scores are looked at, and not on where; two records share one scale. */
 function showScores() {
-  const record = current();
-  const notes = [...record.notes];
-  for (const kind of ["raw", "calibrated"]) part(kind).setAttribute("aria-pressed", unit() === kind);
-  part("calibrated").disabled = record.scores.calibrated.size === 0;
-  part("trait").value = record.traits.indexOf(state.trait);
-  part("meaning").textContent = unit() === "calibrated"
-    ? "−1 is the mean of the negative class, +1 the mean of the positive class."
-    : "Raw projections (h · v) / ‖v‖ in activation units: compare tokens, not traits.";
-  if (isScored(record) && summarise(scoresOf(state.trait)) === null) {
-    notes.push(`${state.trait} has no ${unit()} scores in this record.`);
-  }
-  part("notes").replaceChildren(...notes.map((note) => element("li", "", note)));
-  for (const list of ["bars", "names"]) {
-    [...part(list).querySelectorAll("button")].forEach((button, i) => {
-      button.setAttribute("aria-pressed", record.traits[i] === state.trait);
-    });
-  }
-  showHeat();
-  showSummary();
-  showLines();
-}
-
-function showHeat() {
-  const values = scoresOf(state.trait);
-  const limit = Math.max(reach(values), leastReach());
-  spans.forEach((span, i) => {
-    const heat = Number.isFinite(values[i]) ? Math.min(1, Math.abs(values[i]) / limit) : 0;
-    span.classList.toggle("up", values[i] > 0);
-    span.classList.toggle("down", values[i] < 0);
-    span.style.setProperty("--heat", heat.toFixed(3));
-  });
-  part("legend-low").textContent = signed(-limit);
-  part("legend-high").textContent = signed(limit);
-  part("legend").setAttribute("aria-label", `Colours from ${signed(-limit)}, blue, over 0 to ${signed(limit)}, orange`);
-}
-
-function showSummary() {
-  const body = part("summary").tBodies[0];
-  body.replaceChildren();
-  for (const trait of current().traits) {
-    const row = body.insertRow();
-    row.classList.toggle("chosen", trait === state.trait);
-    const name = element("th", "", trait);
-    name.scope = "row";
-    row.append(name);
-    const layer = current().layers[trait];
-    row.insertCell().textContent = Number.isInteger(layer) ? layer : "–";
-    const sum = summarise(scoresOf(trait));
-    for (const key of ["mean", "low", "high"]) row.insertCell().textContent = sum ? signed(sum[key]) : "–";
-    const at = row.insertCell();
-    at.className = "text";
-    if (sum === null) at.textContent = "–";
-    else at.append(jumpButton(sum.at));
-  }
-}
-
-function jumpButton(index) {
-  const button = element("button", "jump", visible(current().tokens[index]) || "(empty)");
-  button.type = "button";
-  button.title = `Go to token ${index + 1}`;
-  button.addEventListener("click", () => pin(index));
-  return button;
-}
-
-function showLines() {
-  const { traits, tokens } = current();
-  const series = traits.map((trait) => ({
-    values: smooth(scoresOf(trait), state.window), colour: colourOf(trait), chosen: trait === state.trait,
-  }));
+  const kind = unit();
+  for (const each of ["raw", "calibrated"]) part(each).setAttribute("aria-pressed", kind === each);
+  part("calibrated").disabled = !shownRecords().some((record) => record.scores.calibrated.size > 0);
   part("smoothing").querySelectorAll("button").forEach((button) => {
     button.setAttribute("aria-pressed", Number(button.dataset.window) === state.window);
   });
-  const smoothed = state.window > 1 ? `, each the mean of ${state.window} tokens up to it` : "";
-  part("lines").setAttribute(
-    "aria-label",
-    `${unit() === "calibrated" ? "Calibrated" : "Raw"} scores of ${counted(traits.length, "trait")} over ` +
-      `${counted(tokens.length, "token")}${smoothed}; ${state.trait} stands out`,
-  );
-  const marks = unit() === "calibrated" ? [-1, 1] : [];
-  chart = isScored(current()) ? drawLines(part("lines"), series, tokens.length, marks) : null;
-  scaleBars();
+  part("trait").value = state.trait;
+  part("meaning").textContent = kind === "calibrated"
+    ? "−1 is the mean of the negative class, +1 the mean of the positive class."
+    : "Raw projections (h · v) / ‖v‖ in activation units: compare tokens, not traits. Colours are of calibrated scores, where there are any.";
+  const rows = panes.flatMap((pane) => [...pane.record.scores[pane.unitFor(kind)].values()]);
+  const limit = Math.max(kind === "calibrated" ? 1 : 1e-9, ...rows.map(reach));
+  const sums = panes.length > 1 ? rows.map(summarise).filter(Boolean) : [];
+  const ends = sums.flatMap(({ low, high }) => [low, high]);
+  panes.forEach((pane) => pane.showScores({ trait: state.trait, unit: kind, window: state.window, limit, ends }));
+  showLegend();
   show(state.pinned);
 }
 
-let barLimit = 1;
-function scaleBars() {
-  barLimit = Math.max(leastReach(), ...current().traits.map((trait) => reach(scoresOf(trait))));
-  part("axis-low").textContent = signed(-barLimit);
-  part("axis-high").textContent = signed(barLimit);
+function showLegend() {
+  const { limit } = data.palette;
+  const calibrated = panes.find((pane) => pane.record.scores.calibrated.has(state.trait));
+  const rows = panes.map((pane) => pane.record.scores.raw.get(state.trait) ?? NO_SCORES);
+  const end = calibrated ? limit : Math.max(...rows.map(reach));
+  part("legend-low").textContent = signed(-end);
+  part("legend-high").textContent = signed(end);
+  part("legend").setAttribute("aria-label", `Colours from ${signed(-end)}, blue, over 0 to ${signed(end)}, orange`);
+  const stops = Array.from({ length: 33 }, (_, k) => groundOf(((k - 16) / 16) * limit, data.palette) || "transparent");
+  part("legend").querySelector("i").style.backgroundImage = `linear-gradient(to right, ${stops.join(", ")})`;
 }
 
 // ---- moving through the tokens
 
-let shown = -1;
-/** Shows one token; this runs at every step, so it changes what is there and builds nothing. */
+/** Shows one token in every record; this runs at every step. */
 function show(index) {
-  spans[shown]?.classList.remove("here");
-  shown = Math.max(0, Math.min(index, spans.length - 1));
-  const { tokens, traits } = current();
-  const token = tokens[shown];
-  const chosen = scoresOf(state.trait)[shown];
-  spans[shown]?.classList.add("here");
-  part("position").textContent = token === undefined ? "No token"
-    : `Token ${(shown + 1).toLocaleString("en")} of ${tokens.length.toLocaleString("en")}`;
-  part("now-token").textContent = token === undefined ? "" : visible(token) || "(no text yet: part of a character)";
-  part("now-value").textContent = token === undefined || state.trait === "" ? "" : `${state.trait} ${signed(chosen)}`;
-  part("slider").value = shown;
+  const at = Math.max(0, Math.min(index, length() - 1));
+  panes.forEach((pane) => pane.moveTo(at));
+  part("slider").value = at;
+  const [{ record, shown, trait }] = panes;
   part("slider").setAttribute(
-    "aria-valuetext", `token ${shown + 1} of ${tokens.length}: ${token ?? ""}, ${state.trait} ${signed(chosen)}`,
+    "aria-valuetext",
+    `token ${shown + 1} of ${record.tokens.length}: ${record.tokens[shown] ?? ""}, ${trait} ${signed(panes[0].scoresOf(trait)[shown])}`,
   );
-  traits.forEach((trait, k) => {
-    const value = scoresOf(trait)[shown];
-    bars[k].value.textContent = signed(value);
-    bars[k].fill.className = value < 0 ? "down" : "up";
-    const length = Number.isFinite(value) ? Math.min(1, Math.abs(value) / barLimit) : 0;
-    bars[k].fill.style.setProperty("--length", length.toFixed(3));
-  });
-  chart?.moveTo(shown);
+  return at;
 }
 
 function pin(index) {
-  state.pinned = Math.max(0, Math.min(index, spans.length - 1));
-  show(state.pinned);
-  const [box, span] = [part("tokens"), spans[state.pinned]];
-  if (span === undefined) return;
-  const [top, bottom] = [span.offsetTop - 12, span.offsetTop + span.offsetHeight + 12];
-  if (top < box.scrollTop) box.scrollTop = top;
-  else if (bottom > box.scrollTop + box.clientHeight) box.scrollTop = bottom - box.clientHeight;
+  state.pinned = show(index);
+  panes.forEach((pane) => pane.reveal());
 }
 
 function stop() {
@@ -268,12 +140,12 @@ function stop() {
 }
 
 function play() {
-  if (state.pinned >= spans.length - 1) pin(0);
+  if (state.pinned >= length() - 1) pin(0);
   part("play").setAttribute("aria-pressed", "true");
   part("play-word").textContent = "Pause";
   state.timer = setInterval(() => {
     pin(state.pinned + 1);
-    if (state.pinned >= spans.length - 1) stop();
+    if (state.pinned >= length() - 1) stop();
   }, STEP_MS);
 }
 
@@ -283,7 +155,8 @@ function addRecords(values, source) {
   const refused = [];
   for (const [i, value] of values.entries()) {
     try {
-      records.push(readRecord(value));
+      checkRecord(value);
+      records.push({ value });
     } catch (problem) {
       refused.push(`${source}${values.length > 1 ? `, record ${i + 1}` : ""}: ${problem.message}.`);
     }
@@ -296,80 +169,98 @@ async function openFiles(files) {
   const refused = [];
   for (const file of files) {
     try {
-      const value = JSON.parse(await file.text());
-      const values = Array.isArray(value) ? value : [value];
-      refused.push(...addRecords(values.map((one) => (isTable(one) ? { name: file.name, ...one } : one)), file.name));
-    } catch {
-      refused.push(`${file.name}: not JSON.`);
+      const { records: found, failed } = recordsIn(await file.text());
+      const named = found.map((one, i) => (isTable(one)
+        ? { name: found.length > 1 ? `${file.name} ${i + 1}` : file.name, ...one } : one));
+      refused.push(...addRecords(named, file.name));
+      if (failed > 0) refused.push(`${file.name}: ${counted(failed, "line")} of what failed left out.`);
+    } catch (problem) {
+      refused.push(`${file.name}: ${problem.message}.`);
     }
   }
   listRecords();
-  if (records.length > first) chooseRecord(first);
-  else if (records.length > 0) chooseRecord(state.record);
+  if (records.length > first) chooseRecords(first, -1);
+  else if (records.length > 0) chooseRecords(state.first, state.second);
   const opened = records.length > first ? [`${counted(records.length - first, "record")} opened.`] : [];
   part("status").textContent = [...opened, ...refused].join(" ");
 }
 
 // ---- listening
 
-/** The token under the pointer, unless the text has only scrolled beneath it. */
-let pointer = "";
-function hovered(event) {
-  const place = `${event.screenX} ${event.screenY}`;
-  const moved = place !== pointer;
-  pointer = place;
-  return moved && event.pointerType === "mouse" && state.timer === 0;
-}
-
-function listenToTokens() {
-  const tokens = part("tokens");
-  const indexOf = (event) => event.target.closest(".token")?.dataset.i;
-  tokens.addEventListener("pointermove", (event) => {
-    const index = indexOf(event);
-    if (hovered(event) && index !== undefined) show(Number(index));
-  });
-  tokens.addEventListener("click", (event) => {
-    const index = indexOf(event);
-    // A text being selected to be copied is not a token being chosen.
-    if (index !== undefined && getSelection().isCollapsed) pin(Number(index));
-  });
-  const lines = part("lines");
-  lines.addEventListener("pointermove", (event) => {
-    if (hovered(event) && chart) show(chart.indexAt(event.clientX));
-  });
-  lines.addEventListener("click", (event) => { if (chart) pin(chart.indexAt(event.clientX)); });
-  for (const place of [tokens, lines]) {
-    place.addEventListener("pointerleave", () => { if (state.timer === 0) show(state.pinned); });
-  }
-}
-
-function listenToControls() {
-  part("trait").addEventListener("change", (event) => chooseTrait(current().traits[event.target.value]));
+function listenToChoices() {
+  const along = (step) => chooseRecords((state.first + step + records.length) % records.length, state.second);
+  part("first").addEventListener("change", (event) => chooseRecords(Number(event.target.value), state.second));
+  part("second").addEventListener("change", (event) => chooseRecords(state.first, Number(event.target.value)));
+  part("previous").addEventListener("click", () => along(-1));
+  part("next").addEventListener("click", () => along(1));
+  part("trait").addEventListener("change", (event) => chooseTrait(event.target.value));
   for (const kind of ["raw", "calibrated"]) {
     part(kind).addEventListener("click", () => { state.unit = kind; showScores(); });
   }
   part("smoothing").addEventListener("click", (event) => {
-    if (event.target.dataset.window) { state.window = Number(event.target.dataset.window); showLines(); }
+    if (event.target.dataset.window) { state.window = Number(event.target.dataset.window); showScores(); }
   });
   part("slider").addEventListener("input", (event) => pin(Number(event.target.value)));
   part("play").addEventListener("click", () => (state.timer ? stop() : play()));
+}
+
+function listenToKeys() {
+  const longest = () => panes.reduce((most, pane) => (pane.spans.length > most.spans.length ? pane : most));
+  document.addEventListener("keydown", (event) => {
+    const elsewhere = event.target.matches("input, select, .wide, summary") || event.ctrlKey || event.metaKey || event.altKey;
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (step === undefined || elsewhere || state.first < 0) return;
+    event.preventDefault();
+    pin(longest().shown + step);
+  });
+}
+
+function listenToFiles() {
   part("open").addEventListener("change", async (event) => {
     await openFiles([...event.target.files]);
     event.target.value = "";
   });
-  document.addEventListener("keydown", (event) => {
-    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    const elsewhere = event.target.matches("input, select, .wide") || event.ctrlKey || event.metaKey || event.altKey;
-    if (step === undefined || elsewhere || state.record < 0) return;
+  document.addEventListener("dragover", (event) => {
     event.preventDefault();
-    pin(shown + step);
+    document.body.classList.add("dropping");
   });
-  new ResizeObserver(() => { if (current()) showLines(); }).observe(part("lines"));
+  document.addEventListener("dragleave", (event) => {
+    if (event.relatedTarget === null) document.body.classList.remove("dropping");
+  });
+  document.addEventListener("drop", (event) => {
+    event.preventDefault();
+    document.body.classList.remove("dropping");
+    if (event.dataTransfer.files.length > 0) openFiles([...event.dataTransfer.files]);
+  });
+}
+
+/** Canvases keep the colours they were drawn with: draw again for the dark, and in light colours for paper. */
+function listenToLight() {
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redrawCharts);
+  addEventListener("beforeprint", () => {
+    document.documentElement.classList.add("on-paper");
+    for (const each of document.querySelectorAll("details.open-on-paper:not([open])")) {
+      each.dataset.closed = "";
+      each.open = true;
+    }
+    redrawCharts();
+  });
+  addEventListener("afterprint", () => {
+    document.documentElement.classList.remove("on-paper");
+    for (const each of document.querySelectorAll("details[data-closed]")) {
+      delete each.dataset.closed;
+      each.open = false;
+    }
+    redrawCharts();
+  });
 }
 
 part("status").textContent = addRecords(data.records, "This report").join(" ");
-listenToTokens();
-listenToControls();
+listenToChoices();
+listenToKeys();
+listenToFiles();
+listenToLight();
 listRecords();
-showVectors(data.vectors);
-if (records.length > 0) chooseRecord(0);
+showSets(data.sets);
+showRuns(data.runs);
+if (records.length > 0) chooseRecords(0, -1);

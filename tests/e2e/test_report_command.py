@@ -1,0 +1,192 @@
+"""traitcli report: what was run, built and seen, as a page, as data and as pictures."""
+
+from __future__ import annotations
+
+import csv
+import json
+import stat
+
+import numpy as np
+import pytest
+
+TRAITS = ["evil", "refusal"]
+
+
+@pytest.fixture(scope="module")
+def room(open_desk):
+    """A desk with a run of two traits and a record; the fake judge follows nothing, so it may filter whatever it is."""
+    desk = open_desk(filter={"min_auroc": 0.0, "pairing": "independent"})
+    assert desk.run("extract", *TRAITS).code == 0
+    assert desk.run("monitor", "Hello?", "--out", "runs/monitor/hello.json").code == 0
+    return desk
+
+
+@pytest.fixture(scope="module")
+def told(room):
+    """The report as JSON."""
+    ended = room.run("report", "--format", "json")
+    assert (ended.code, ended.out, ended.err) == (0, "runs/report.json\n", "")
+    return json.loads((room.folder / "runs/report.json").read_text())
+
+
+def vectors(told):
+    [made] = told["sets"]
+    return {vector["trait"]: vector for vector in made["vectors"]}
+
+
+def test_the_run_is_told_with_what_it_was_made_of_and_what_it_took(room, told):
+    [run] = told["runs"]
+
+    [command] = run["commands"]
+    assert (run["name"], run["model"], command["ending"]) == ("tiny", "model", "finished")
+    assert command["stages"] == ["rollouts", "judgements", "vectors"]
+    assert run["settings"]["extract.sampling.max_new_tokens"] == 8
+    assert [model["device"] for model in command["models"]] == ["cpu"]
+    for trait in run["traits"]:
+        lines = room.lines(trait["trait"])
+        assert trait["response_tokens"] == sum(line["response_tokens"] for line in lines)
+        assert trait["prompt_tokens"] == sum(line["prompt_tokens"] for line in lines)
+        assert set(trait["seconds"]) == {"rollouts", "judgements", "vectors"}
+        assert (trait["rollouts_done"], trait["judged"], trait["built"]) == (30, 20, True)
+
+
+def test_no_token_that_was_written_is_forgotten(room, told):
+    written = sum(line["response_tokens"] for trait in TRAITS for line in room.lines(trait))
+
+    ended = sum(line["finish_reason"] == "stop" for trait in TRAITS for line in room.lines(trait))
+    assert written <= told["runs"][0]["commands"][0]["tokens"] <= written + ended
+
+
+def test_a_finished_command_run_again_is_not_another_one(room, told):
+    room.run("extract", *TRAITS)
+
+    room.run("report", "--format", "json", "--out", "again.json")
+
+    again = json.loads((room.folder / "again.json").read_text())
+    assert again["runs"] == told["runs"]
+
+
+def test_the_magnitude_of_every_row_is_the_norm_of_the_vector_there(room, told):
+    for trait, vector in vectors(told).items():
+        direction = room.tensors(trait)["response_avg"].astype(np.float64)
+        assert vector["magnitude_rows"] == pytest.approx(np.sqrt((direction**2).sum(axis=1)), abs=1e-4)
+
+
+def test_cosines_are_those_at_the_layer_of_the_line(room, told):
+    [made] = told["sets"]
+
+    for i, one in enumerate(made["vectors"]):
+        for k, other in enumerate(made["vectors"]):
+            a, b = (room.tensors(v["trait"])["response_avg"][one["layer"]].astype(float) for v in (one, other))
+            assert made["cosines"][i][k] == pytest.approx(a @ b / np.sqrt(a @ a) / np.sqrt(b @ b), abs=1e-3)
+
+
+def test_scores_are_counted_and_what_was_dropped_has_a_reason(room, told):
+    for trait, vector in vectors(told).items():
+        judged = {line["rollout"]: line["score"]["value"] for line in room.lines(trait, "judgements")}
+        polarity = {line["id"]: line["polarity"] for line in room.lines(trait)}
+        for side, sign in (("positive", 1), ("negative", -1)):
+            scores = [score for name, score in judged.items() if polarity[name] == side]
+            kept = [score for score in scores if (score >= 50 if sign > 0 else score < 50)]
+            assert vector["histogram"][side] == list(np.histogram(scores, bins=10, range=(0, 100))[0])
+            assert vector[f"{side}_kept"] == len(kept)
+            assert sum(vector["dropped"][side].values()) == len(scores) - len(kept)
+
+
+def test_examples_are_rollouts_of_the_run_two_of_each_kind(room, told):
+    for trait, vector in vectors(told).items():
+        lines = {line["id"]: line for line in room.lines(trait)}
+        for side in ("positive", "negative"):
+            there = {True: vector[f"{side}_kept"], False: sum(vector["dropped"][side].values())}
+            for kept, count in there.items():
+                shown = [e for e in vector["examples"] if (e["polarity"], e["kept"]) == (side, kept)]
+                assert len(shown) == min(2, count)
+                assert all(bool(example["why"]) != kept for example in shown)
+        for example in vector["examples"]:
+            assert example["response"] == lines[example["rollout"]]["response"]
+            assert example["question"] in lines[example["rollout"]]["prompt"]
+
+
+def test_no_place_on_the_disk_travels_with_a_report(room, told):
+    room.run("report", "--out", "page.html")
+
+    for text in (json.dumps(told), (room.folder / "page.html").read_text()):
+        assert str(room.folder) not in text
+        assert str(room.folder.parent) not in text
+
+
+def test_a_vector_whose_run_has_changed_shows_a_note_and_no_rollouts(open_desk):
+    desk = open_desk(filter={"min_auroc": 0.0, "pairing": "independent"})
+    desk.run("extract", "evil")
+    ledger = desk.folder / "runs/tiny/evil/judgements.jsonl"
+    ledger.write_text("".join(ledger.read_text().splitlines(keepends=True)[:5]))
+
+    desk.run("report", "--format", "json")
+
+    [vector] = json.loads((desk.folder / "runs/report.json").read_text())["sets"][0]["vectors"]
+    assert vector["note"].startswith("The run has changed since this vector was built")
+    assert "examples" not in vector
+
+
+def test_a_command_that_was_killed_is_told_as_such(open_desk):
+    desk = open_desk(extract={"questions": 20, "batch_size": 2, "sampling": {"max_new_tokens": 40}})
+    running = desk.start("extract", "evil")
+    running.wait_until(lambda: len(desk.ledger("evil").splitlines()) > 4)
+    running.kill()
+
+    desk.run("report", "--format", "json")
+
+    [run] = json.loads((desk.folder / "runs/report.json").read_text())["runs"]
+    assert [command["ending"] for command in run["commands"]] == [None]
+    assert run["traits"][0]["rollouts_done"] > 4
+
+
+def test_tables_and_pictures_are_written_and_their_paths_printed(room):
+    tables, pictures = room.run("report", "--format", "csv"), room.run("report", "--format", "png", "--trait", "evil")
+
+    written = [room.folder / line for line in (tables.out + pictures.out).splitlines()]
+    assert (tables.code, pictures.code, tables.err, pictures.err) == (0, 0, "", "")
+    assert {path.suffix for path in written} == {".csv", ".png"}
+    assert all(path.stat().st_size > 0 for path in written)
+    with (room.folder / "runs/report/runs.csv").open(newline="") as file:
+        assert [row["trait"] for row in csv.DictReader(file)] == TRAITS
+
+
+def test_open_hands_the_page_to_the_browser(room):
+    browser = room.folder / "browser"
+    browser.write_text('#!/bin/sh\necho "$1" > opened\n')
+    browser.chmod(browser.stat().st_mode | stat.S_IEXEC)
+
+    ended = room.run("report", "--open", BROWSER=f"{browser} %s")
+
+    assert (ended.code, ended.out) == (0, "runs/report.html\n")
+    assert (room.folder / "opened").read_text().strip() == (room.folder / "runs/report.html").as_uri()
+
+
+def test_without_a_browser_the_page_is_there_and_the_command_says_so(room):
+    ended = room.run("report", "--open", BROWSER="/nowhere/browser %s", PATH="/nowhere")
+
+    assert (ended.code, ended.out) == (1, "runs/report.html\n")
+    assert ended.err == (
+        "error: there is no browser to open the report with\nfix:   open runs/report.html yourself, on any machine\n"
+    )
+
+
+def test_mistakes_are_told_and_nothing_is_written(room):
+    mistakes = {
+        ("--open", "--format", "csv"): "error: --open is for the page",
+        ("--trait", "evil"): "error: --trait is for pictures",
+        ("--format", "png", "--trait", "evli"): "error: no record has scores of evli",
+        ("nowhere",): "error: no run nowhere",
+        ("no.json",): "error: cannot read the record no.json",
+        ("tiny.yaml",): "error: no run tiny.yaml",
+    }
+    before = room.files()
+
+    ended = room.run_all([["report", *given, "--out", "mistake"] for given in mistakes])
+
+    for told, expected in zip(ended, mistakes.values(), strict=True):
+        assert (told.code, told.out, told.err.splitlines()[0]) == (2, "", expected)
+        assert "fix:" in told.err
+    assert "did you mean evil?" in ended[2].err
+    assert room.files() == before

@@ -1,0 +1,302 @@
+// One record on the page: its text in colours, its scores at a token, over the response, and in numbers.
+
+const ENDINGS = new Map([
+  ["stop", "ended by the model"], ["length", "cut at the token limit"], ["alarm", "stopped by an alarm"],
+  ["interrupted", "interrupted"], ["given", "not generated: scored as it was"],
+]);
+const ROLES = new Map([["system", "System"], ["user", "User"], ["assistant", "Assistant"]]);
+
+/** What was done and seen besides the scores, a sentence each. */
+function circumstances(record) {
+  const seed = typeof record.seed === "string" || Number.isSafeInteger(record.seed) ? `seed ${record.seed}` : "";
+  const prompt = Number.isFinite(record.prompt_tokens) ? `${counted(record.prompt_tokens, "token")} of prompt` : "";
+  const ending = ENDINGS.get(record.finish_reason) ?? record.finish_reason;
+  const response = record.tokens.length > 0 ? `${whole(record.tokens.length)} of response` : "";
+  const times = listOf(record.seconds);
+  const pace = times.length > 1 && times.at(-1) > 0 ? `${(times.length / times.at(-1)).toFixed(1)} tokens/s` : "";
+  return joined(record.model, prompt, response, ending, pace, seed, record.created);
+}
+
+const pushed = ({ trait, coefficient, layer, dose }) => joined(
+  `pushed along ${trait} by ${signed(coefficient)} vectors at layer ${layer}`,
+  Number.isFinite(dose) && dose > 0 ? `dose ${plain(dose)}` : "",
+);
+
+const described = (about) => Object.entries(about)
+  .filter(([, value]) => ["string", "number"].includes(typeof value)).map(([key, value]) => `${key}: ${value}`).join(" · ");
+
+/** A token's text, with a mark before each line break that keeps no text of its own. */
+function tokenSpan(token, i) {
+  const span = element("span", "token");
+  span.dataset.i = i;
+  token.split("\n").forEach((line, k) => {
+    if (k > 0) span.append(element("i", "break"), "\n");
+    if (line !== "") span.append(line);
+  });
+  return span;
+}
+
+/** A place on the page for a record. `page` is {palette, look(i), pin(i), choose(trait)}. */
+class Pane {
+  constructor(host, number, page) {
+    this.page = page;
+    this.root = document.getElementById("pane").content.firstElementChild.cloneNode(true);
+    this.root.dataset.pane = number;
+    this.parts = new Map([...this.root.querySelectorAll("[data-part]")].map((part) => [part.dataset.part, part]));
+    for (const part of this.root.querySelectorAll("[aria-labelledby]")) {
+      part.setAttribute("aria-labelledby", `${part.getAttribute("aria-labelledby")}-${number}`);
+    }
+    for (const part of this.root.querySelectorAll("[id]")) part.id = `${part.id}-${number}`;
+    host.append(this.root);
+    this.chart = null;
+    this.shown = -1;
+    this.pointer = "";
+    this.listen();
+  }
+
+  part(name) { return this.parts.get(name); }
+
+  // ---- another record
+
+  setRecord(record) {
+    this.record = record;
+    this.zoom = null;
+    this.shown = -1;
+    this.part("title").textContent = record.name ?? "";
+    this.part("facts").textContent = circumstances(record);
+    this.part("about").textContent = described(record.about);
+    this.part("steering").replaceChildren(...record.steering.map((push) => element("li", "", pushed(push))));
+    this.part("history").replaceChildren(...record.history.flatMap(({ role, content }) => [
+      element("dt", "", ROLES.get(role) ?? String(role)), element("dd", "", String(content)),
+    ]));
+    this.part("earlier").hidden = record.history.length === 0;
+    this.part("earlier-count").textContent = counted(record.history.length, "earlier message");
+    this.showPrompt(record);
+    this.spans = record.tokens.map(tokenSpan);
+    this.part("tokens").replaceChildren(...this.spans);
+    this.part("tokens").scrollTop = 0;
+    this.part("no-tokens").hidden = this.spans.length > 0;
+    this.part("tokens").hidden = this.spans.length === 0;
+    this.root.classList.toggle("unscored", !isScored(record));
+    this.showAlarms(record);
+    this.buildTraits(record);
+  }
+
+  showPrompt(record) {
+    this.promptSpans = (record.told?.tokens ?? []).map(tokenSpan);
+    if (record.told) this.part("prompt").replaceChildren(...this.promptSpans);
+    else this.part("prompt").textContent = record.prompt || "(no prompt)";
+    this.part("prompt").classList.toggle("tokens", Boolean(record.told));
+  }
+
+  showAlarms(record) {
+    this.part("alarms").replaceChildren(...record.alarms.map((alarm) => {
+      const item = element("li", "", `Alarm ${alarm.rule}: ${signed(alarm.score)} at `);
+      const index = Math.max(0, Math.min(alarm.token, record.tokens.length - 1));
+      item.append(this.jump(index, record));
+      return item;
+    }));
+  }
+
+  jump(index, record = this.record) {
+    const button = element("button", "jump", visible(record.tokens[index] ?? "") || "(empty)");
+    button.type = "button";
+    button.title = `Go to token ${index + 1}`;
+    button.addEventListener("click", () => this.page.pin(index));
+    return button;
+  }
+
+  /** A trait's name that chooses it. */
+  traitButton(trait) {
+    const button = element("button", "name");
+    button.type = "button";
+    button.append(element("i", `swatch ${colourOf(trait)}`), element("span", "", trait));
+    button.addEventListener("click", () => this.page.choose(trait));
+    return button;
+  }
+
+  buildTraits(record) {
+    this.bars = record.traits.map((trait) => {
+      const item = element("li");
+      const [track, fill, value] = [element("span", "track"), element("i"), element("span", "value")];
+      track.append(fill);
+      item.append(this.traitButton(trait), track, value);
+      return { item, fill, value };
+    });
+    this.part("bars").replaceChildren(...this.bars.map((bar) => bar.item));
+    this.part("names").replaceChildren(...record.traits.map((trait) => {
+      const item = element("li");
+      item.append(this.traitButton(trait));
+      return item;
+    }));
+  }
+
+  // ---- other scores
+
+  unitFor(wanted) { return wanted === "calibrated" && this.record.scores.calibrated.size > 0 ? "calibrated" : "raw"; }
+
+  scoresOf(trait) { return this.record.scores[this.unit].get(trait) ?? NO_SCORES; }
+
+  /** Everything that depends on which scores are looked at, and not on where. */
+  showScores({ trait, unit, window, limit, ends }) {
+    const { record } = this;
+    Object.assign(this, { trait, window, limit, ends, unit: this.unitFor(unit) });
+    const notes = [...record.notes];
+    if (isScored(record) && summarise(this.scoresOf(trait)) === null) {
+      notes.push(record.traits.includes(trait)
+        ? `${trait} has no ${this.unit} scores in this record.` : `${trait} was not watched in this record.`);
+    }
+    this.part("notes").replaceChildren(...notes.map((note) => element("li", "", note)));
+    for (const list of ["bars", "names"]) {
+      [...this.part(list).querySelectorAll("button")].forEach((button, i) => {
+        button.setAttribute("aria-pressed", record.traits[i] === trait);
+      });
+    }
+    this.paint(this.spans, record.scores);
+    if (record.told) this.paint(this.promptSpans, record.told.scores);
+    this.part("axis-low").textContent = signed(-limit);
+    this.part("axis-high").textContent = signed(limit);
+    this.showSummary();
+    this.showLines();
+    this.showDepth();
+  }
+
+  /** Grounds of tokens: by calibrated scores, as in the terminal; else raw ones, on the scale of the whole text. */
+  paint(spans, scores) {
+    const calibrated = scores.calibrated.get(this.trait);
+    const values = calibrated ?? scores.raw.get(this.trait) ?? NO_SCORES;
+    const { palette } = this.page;
+    const scale = calibrated ? 1 : palette.limit / Math.max(reach(values), 1e-9);
+    spans.forEach((span, i) => {
+      const ground = groundOf(values[i] * scale, palette);
+      span.style.backgroundColor = ground;
+      span.classList.toggle("inked", ground !== "");
+    });
+  }
+
+  showSummary() {
+    const body = this.part("summary").tBodies[0];
+    body.replaceChildren();
+    for (const trait of this.record.traits) {
+      const row = body.insertRow();
+      row.classList.toggle("chosen", trait === this.trait);
+      const name = element("th", "", trait);
+      name.scope = "row";
+      row.append(name);
+      const layer = this.record.layers[trait];
+      row.insertCell().textContent = Number.isInteger(layer) ? layer : "–";
+      const sum = summarise(this.scoresOf(trait));
+      for (const key of ["mean", "low", "high"]) row.insertCell().textContent = sum ? signed(sum[key]) : "–";
+      const at = row.insertCell();
+      at.className = "text";
+      if (sum === null) at.textContent = "–";
+      else at.append(this.jump(sum.at));
+    }
+  }
+
+  showLines() {
+    const { traits, tokens } = this.record;
+    const zoom = this.chart?.zoom ?? null;
+    this.chart?.end();
+    this.chart = null;
+    if (!isScored(this.record)) return;
+    const smoothed = this.window > 1 ? `, each the mean of ${this.window} tokens up to it` : "";
+    const kind = this.unit === "calibrated" ? "Calibrated" : "Raw";
+    this.part("lines").setAttribute("aria-label", `${kind} scores of ${counted(traits.length, "trait")} over ` +
+      `${counted(tokens.length, "token")}${smoothed}; ${this.trait} stands out`);
+    const lines = traits.map((trait) => ({
+      trait, values: smooth(this.scoresOf(trait), this.window), chosen: trait === this.trait,
+      ...(tokens.length > 600 && trait !== this.trait ? { width: 0.7, faint: 0.35 } : {}),
+    }));
+    this.chart = new LineChart(this.part("lines"), {
+      xs: tokens.map((_, i) => i + 1), lines: lines.sort((a, b) => a.chosen - b.chosen),
+      marks: this.unit === "calibrated" ? [-1, 1] : [], include: [0, ...this.ends], names: ["token", ""],
+      look: (index) => this.page.look(index), pick: (index) => this.page.pin(index),
+    });
+    this.chart.show(zoom);
+  }
+
+  showDepth() {
+    const { depth } = this.record;
+    this.part("depth").hidden = depth === null;
+    if (depth === null) return;
+    const limit = Math.max(...depth.rows.map(reach), 1e-9);
+    const scale = depth.calibrated ? 1 : this.page.palette.limit / limit;
+    const rows = depth.rows.map((row) => row.map((value) => value * scale));
+    drawDepth(this.part("cells"), rows, this.record.tokens.length, this.page.palette);
+    this.part("depth-title").textContent = `${depth.trait} at every layer`;
+    this.part("cells").setAttribute("aria-label",
+      `Scores of ${depth.trait} at ${counted(rows.length, "row")}, the lowest at the bottom, over the tokens`);
+  }
+
+  // ---- moving through the tokens
+
+  /** Shows one token; this runs at every step, so it changes what is there and builds nothing. */
+  moveTo(wanted) {
+    this.spans[this.shown]?.classList.remove("here");
+    this.shown = Math.max(0, Math.min(wanted, this.spans.length - 1));
+    const { tokens, traits } = this.record;
+    const token = tokens[this.shown];
+    const value = this.scoresOf(this.trait)[this.shown];
+    this.spans[this.shown]?.classList.add("here");
+    this.part("position").textContent = token === undefined ? "No token"
+      : `Token ${whole(this.shown + 1)} of ${whole(tokens.length)}`;
+    this.part("now-token").textContent = token === undefined ? "" : visible(token) || "(no text yet: part of a character)";
+    this.part("now-value").textContent = token === undefined || this.trait === "" ? "" : `${this.trait} ${signed(value)}`;
+    traits.forEach((trait, k) => {
+      const score = this.scoresOf(trait)[this.shown];
+      this.bars[k].value.textContent = signed(score);
+      this.bars[k].fill.className = score < 0 ? "down" : "up";
+      const length = Number.isFinite(score) ? Math.min(1, Math.abs(score) / this.limit) : 0;
+      this.bars[k].fill.style.setProperty("--length", length.toFixed(3));
+    });
+    this.chart?.moveTo(this.shown);
+    const { depth } = this.record;
+    if (depth) this.part("at").style.setProperty("--at", (this.shown + 0.5) / Math.max(1, tokens.length));
+  }
+
+  /** Scroll so that the token shown can be seen. */
+  reveal() {
+    const [box, span] = [this.part("tokens"), this.spans[this.shown]];
+    if (span === undefined) return;
+    const [top, bottom] = [span.offsetTop - 12, span.offsetTop + span.offsetHeight + 12];
+    if (top < box.scrollTop) box.scrollTop = top;
+    else if (bottom > box.scrollTop + box.clientHeight) box.scrollTop = bottom - box.clientHeight;
+  }
+
+  // ---- listening
+
+  /** Whether the pointer has moved: not when the text has only scrolled beneath it. */
+  hasMoved(event) {
+    const place = `${event.screenX} ${event.screenY}`;
+    const moved = place !== this.pointer;
+    this.pointer = place;
+    return moved && event.pointerType === "mouse";
+  }
+
+  listen() {
+    const tokens = this.part("tokens");
+    const indexOf = (event) => event.target.closest(".token")?.dataset.i;
+    tokens.addEventListener("pointermove", (event) => {
+      const index = indexOf(event);
+      if (this.hasMoved(event) && index !== undefined) this.page.look(Number(index));
+    });
+    tokens.addEventListener("click", (event) => {
+      const index = indexOf(event);
+      // A text being selected to be copied is not a token being chosen.
+      if (index !== undefined && getSelection().isCollapsed) this.page.pin(Number(index));
+    });
+    tokens.addEventListener("pointerleave", () => this.page.look(null));
+    const cells = this.part("cells");
+    const indexAt = (event) => {
+      const box = cells.getBoundingClientRect();
+      return Math.floor(((event.clientX - box.left) / box.width) * this.record.tokens.length);
+    };
+    cells.addEventListener("pointermove", (event) => { if (this.hasMoved(event)) this.page.look(indexAt(event)); });
+    cells.addEventListener("pointerleave", () => this.page.look(null));
+    cells.addEventListener("click", (event) => this.page.pin(indexAt(event)));
+    this.part("nearer").addEventListener("click", () => this.chart?.zoomBy(0.5));
+    this.part("farther").addEventListener("click", () => this.chart?.zoomBy(2));
+    this.part("all").addEventListener("click", () => this.chart?.show(null));
+  }
+}

@@ -1,0 +1,141 @@
+// Shows runs: what was run, on what, how long it took, what judging took, and what failed.
+
+const STAGES = ["rollouts", "judgements", "vectors"];
+const DOING = new Map([["rollouts", "generating"], ["judgements", "judging"], ["vectors", "building"]]);
+
+/** Seconds as people say them. */
+function duration(seconds) {
+  if (!Number.isFinite(seconds)) return "–";
+  if (seconds < 60) return `${seconds.toFixed(seconds < 10 ? 1 : 0)} s`;
+  const [hours, rest] = [Math.floor(seconds / 3600), Math.round(seconds % 3600)];
+  const [minutes, left] = [Math.floor(rest / 60), rest % 60];
+  return hours > 0 ? `${hours} h ${minutes} min` : `${minutes} min ${left} s`;
+}
+
+const sum = (values) => values.reduce((total, value) => total + (Number.isFinite(value) ? value : 0), 0);
+const unique = (values) => [...new Set(values.filter(Boolean))];
+const money = (usd) => (usd === null || usd === undefined ? "price unknown" : `$${usd.toFixed(usd < 1 ? 4 : 2)}`);
+
+function judged(usage) {
+  if (!usage || !(usage.requests || usage.cached)) return "no requests";
+  return joined(
+    counted(usage.requests, "request"), usage.cached ? `${whole(usage.cached)} answered from the cache` : "",
+    `${whole(usage.prompt_tokens)} + ${whole(usage.completion_tokens)} tokens`, money(usage.usd),
+  );
+}
+
+/** The facts of a run, a name and a text each. */
+function factsOf(run) {
+  const { commands, traits } = run;
+  const models = commands.flatMap((command) => command.models);
+  const versions = commands.at(-1)?.versions ?? {};
+  const named = (name) => unique(models.map((model) => model[name])).join(", ");
+  const revision = named("revision") || run.settings["model.revision"] || "";
+  const seconds = sum(commands.map((command) => command.seconds));
+  return [
+    ["Model", joined(run.model, run.settings["model.id"])],
+    ["Revision", revision || "not known"],
+    ["Devices", unique([...commands.flatMap((each) => each.devices), ...models.map((m) => joined(m.device, m.hardware))]).join(", ")],
+    ["Machine", unique(commands.map((command) => command.machine)).join("; ")],
+    ["Versions", Object.entries(versions).map(([name, version]) => `${name} ${version}`).join(" · ")],
+    ["Time", commands.length > 0 ? `${duration(seconds)} in ${counted(commands.length, "command")}` : ""],
+    ["Rollouts", `${whole(sum(traits.map((trait) => trait.rollouts_done)))} answers, ` +
+      `${whole(sum(traits.map((trait) => trait.response_tokens)))} tokens written, ` +
+      `${whole(sum(traits.map((trait) => trait.prompt_tokens)))} of prompts`],
+    ["Judge", joined(unique(traits.map((trait) => trait.judge.replace(/~[0-9a-f]{6}$/, ""))).join(", "), judged(run.usage))],
+  ].filter(([, text]) => text);
+}
+
+function timeBar(trait, most) {
+  const bar = element("span", "times");
+  for (const stage of STAGES) {
+    const seconds = trait.seconds[stage] ?? 0;
+    const piece = element("i", stage);
+    piece.style.setProperty("--share", seconds / most);
+    piece.title = `${DOING.get(stage)} ${duration(seconds)}`;
+    bar.append(piece);
+  }
+  return bar;
+}
+
+function traitRow(body, trait, most) {
+  const row = body.insertRow();
+  const name = element("th", "", trait.trait);
+  name.scope = "row";
+  row.append(name);
+  cell(row, `${whole(trait.rollouts_done)}${trait.rollouts_total == null ? "" : `/${whole(trait.rollouts_total)}`}`,
+    trait.empty ? `${trait.empty} empty` : "");
+  cell(row, whole(trait.response_tokens), trait.seconds.rollouts ? `${whole(Math.round(trait.response_tokens / trait.seconds.rollouts))}/s` : "");
+  cell(row, whole(trait.prompt_tokens));
+  cell(row, whole(trait.judged), trait.missing ? `${trait.missing} missing` : "");
+  for (const stage of STAGES) cell(row, duration(trait.seconds[stage]));
+  cell(row, timeBar(trait, most), "", "text bar-cell");
+  cell(row, trait.usage.requests ? whole(trait.usage.requests) : "–", trait.usage.requests ? money(trait.usage.usd) : "");
+  cell(row, trait.built ? "yes" : "no");
+}
+
+const HOW = new Map([["finished", "finished"], ["stopped", "stopped"], [null, "killed, or still at work"]]);
+
+function commandRow(body, command) {
+  const row = body.insertRow();
+  const began = element("th", "", String(command.started).replace("T", " ").slice(0, 19));
+  began.scope = "row";
+  row.append(began);
+  cell(row, command.stages.map((stage) => DOING.get(stage) ?? stage).join(", "), counted(command.traits.length, "trait"), "text");
+  cell(row, unique([...command.devices, ...command.models.map((model) => model.device)]).join(", ") || "–", "", "text");
+  cell(row, duration(command.seconds));
+  cell(row, whole(command.tokens));
+  cell(row, HOW.get(command.ending) ?? String(command.ending), command.problem ?? "", "text");
+}
+
+/** What went wrong, a line each, with how often. */
+function failuresOf(run) {
+  const failed = run.commands.flatMap((command) => command.failures.map((each) =>
+    joined(`${each.trait} failed at ${each.stage}: ${each.problem}`, each.cause)));
+  const warned = run.commands.flatMap((command) => command.warnings.map((each) =>
+    `${each.trait ? `${each.trait}: ` : ""}${each.message}`));
+  const missing = run.traits.flatMap((trait) => Object.entries(trait.missing_reasons)
+    .map(([reason, count]) => `${trait.trait}: ${counted(count, "score")} missing: ${reason}`));
+  return [...failed, ...missing, ...warned];
+}
+
+function fillList(list, texts) {
+  const counts = new Map();
+  for (const text of texts) counts.set(text, (counts.get(text) ?? 0) + 1);
+  list.replaceChildren(...[...counts].map(([text, count]) => element("li", "", count > 1 ? `${text} (${count} times)` : text)));
+}
+
+function fillTerms(list, pairs) {
+  list.replaceChildren(...pairs.map(([name, text]) => {
+    const pair = element("div");
+    pair.append(element("dt", "", name), element("dd", "", text));
+    return pair;
+  }));
+}
+
+function runArticle(run, number) {
+  const article = document.getElementById("run").content.firstElementChild.cloneNode(true);
+  for (const each of article.querySelectorAll("[id]")) each.id += `-${number}`;
+  for (const each of article.querySelectorAll("[aria-labelledby]")) {
+    each.setAttribute("aria-labelledby", `${each.getAttribute("aria-labelledby")}-${number}`);
+  }
+  const place = (name) => article.querySelector(`[data-part="${name}"]`);
+  place("name").textContent = `Run ${run.name}`;
+  fillTerms(place("facts"), factsOf(run));
+  const most = Math.max(1e-9, ...run.traits.map((trait) => sum(STAGES.map((stage) => trait.seconds[stage]))));
+  run.traits.forEach((trait) => traitRow(place("traits").tBodies[0], trait, most));
+  run.commands.forEach((command) => commandRow(place("commands").tBodies[0], command));
+  place("history").hidden = run.commands.length === 0;
+  place("untold").hidden = run.commands.length > 0;
+  const failures = failuresOf(run);
+  fillList(place("failures"), failures);
+  place("none-failed").hidden = failures.length > 0;
+  fillTerms(place("settings"), Object.entries(run.settings).map(([key, value]) =>
+    [key, value === null ? "none" : Array.isArray(value) ? value.join(", ") || "none" : String(value)]));
+  return article;
+}
+
+function showRuns(runs) {
+  document.getElementById("run-list").replaceChildren(...runs.map(runArticle));
+  document.getElementById("no-runs").hidden = runs.length > 0;
+}
