@@ -1,12 +1,12 @@
 # The doors: make demo, make test, make check, make bench, make bench-judge, make bench-scale,
-# make bench-view, make bench-traits. Each sets up .venv first if it must.
+# make bench-view, make bench-report, make bench-traits. Each sets up .venv first if it must.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench bench-judge bench-scale bench-view bench-traits format setup clean
+.PHONY: demo test check bench bench-judge bench-scale bench-view bench-report bench-traits format setup clean
 
 demo: $(READY)
 	@$(BIN)/traitcli extract -c demo
@@ -42,6 +42,9 @@ bench-traits: $(READY)
 
 bench-view: $(READY)
 	$(BIN)/python -m benchmarks.view
+
+bench-report: $(READY)
+	$(BIN)/python -m benchmarks.report
 
 bench-scale: $(READY)
 	$(BIN)/python -m benchmarks.scale

@@ -87,7 +87,7 @@ function seriesOf(line) {
   return {
     stroke: ink, dash, width: line.width ?? (strong ? 2 : 1), alpha: strong ? 1 : line.faint ?? 0.45, spanGaps: false,
     points: line.dots
-      ? { show: true, size: 9, width: 1.5, fill: line.hollow ? styleOf("--panel") : ink, stroke: ink, filter: () => line.dots }
+      ? { show: true, size: 9, fill: ink, stroke: ink, filter: () => line.dots }
       : { show: false },
   };
 }
@@ -137,6 +137,8 @@ class LineChart {
       series: [{}, ...lines.map(seriesOf)],
       cursor: {
         y: false, drag: { x: true, y: false, dist: 6 },
+        move: (plot, left, top) => [left < 0 ? left : plot.valToPos(this.xs[plot.posToIdx(left)], "x"), top],
+        bind: { mouseleave: () => null },
         points: { show: (plot, index) => this.point(plot, index, lines) },
       },
       hooks: {
@@ -148,7 +150,7 @@ class LineChart {
     this.listen(look, pick);
   }
 
-  /** uPlot tells of every move of its cursor, also of ours; so the pointer is listened to itself. */
+  /** uPlot would tell of every move of its cursor, also of ours; so the pointer is listened to itself. */
   listen(look, pick) {
     const { over } = this.plot;
     const indexOf = (event) => this.plot.posToIdx(event.clientX - over.getBoundingClientRect().left);
@@ -187,13 +189,13 @@ class LineChart {
     this.show({ min: from, max: from + size });
   }
 
-  /** Put the cursor at an index; a zoomed chart moves along. */
-  moveTo(index) {
+  /** Put the cursor at an index; a zoomed chart moves along if it is to `follow`. */
+  moveTo(index, follow) {
     this.at = index;
     if (index === null || this.xs[index] === undefined) return;
     const x = this.xs[index];
     const { min, max } = this.plot.scales.x;
-    if (x < min || x > max) this.show({ min: Math.min(x, this.xs.at(-1) - (max - min)), max: x + (max - min) });
+    if (follow && (x < min || x > max)) this.show({ min: Math.min(x, this.xs.at(-1) - (max - min)), max: x + (max - min) });
     else this.place();
   }
 

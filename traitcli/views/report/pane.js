@@ -27,7 +27,8 @@ const described = (about) => Object.entries(about)
 
 /** A token's text, with a mark before each line break that keeps no text of its own. */
 function tokenSpan(token, i) {
-  const span = element("span", "token");
+  // What turns the direction of the text turns that of its own token, and not of those behind it.
+  const span = element("span", /[\u202a-\u202e\u2066-\u2069]/.test(token) ? "token turning" : "token");
   span.dataset.i = i;
   token.split("\n").forEach((line, k) => {
     if (k > 0) span.append(element("i", "break"), "\n");
@@ -44,7 +45,8 @@ class Pane {
     this.root.dataset.pane = number;
     this.parts = new Map([...this.root.querySelectorAll("[data-part]")].map((part) => [part.dataset.part, part]));
     for (const part of this.root.querySelectorAll("[aria-labelledby]")) {
-      part.setAttribute("aria-labelledby", `${part.getAttribute("aria-labelledby")}-${number}`);
+      const names = part.getAttribute("aria-labelledby").split(" ");
+      part.setAttribute("aria-labelledby", names.map((name) => `${name}-${number}`).join(" "));
     }
     for (const part of this.root.querySelectorAll("[id]")) part.id = `${part.id}-${number}`;
     host.append(this.root);
@@ -232,7 +234,7 @@ class Pane {
   // ---- moving through the tokens
 
   /** Shows one token; this runs at every step, so it changes what is there and builds nothing. */
-  moveTo(wanted) {
+  moveTo(wanted, follow) {
     this.spans[this.shown]?.classList.remove("here");
     this.shown = Math.max(0, Math.min(wanted, this.spans.length - 1));
     const { tokens, traits } = this.record;
@@ -250,7 +252,7 @@ class Pane {
       const length = Number.isFinite(score) ? Math.min(1, Math.abs(score) / this.limit) : 0;
       this.bars[k].fill.style.setProperty("--length", length.toFixed(3));
     });
-    this.chart?.moveTo(this.shown);
+    this.chart?.moveTo(this.shown, follow);
     const { depth } = this.record;
     if (depth) this.part("at").style.setProperty("--at", (this.shown + 0.5) / Math.max(1, tokens.length));
   }

@@ -114,10 +114,10 @@ function showLegend() {
 
 // ---- moving through the tokens
 
-/** Shows one token in every record; this runs at every step. */
-function show(index) {
+/** Shows one token in every record; this runs at every step. Charts that are zoomed `follow` a step, not a look. */
+function show(index, follow = false) {
   const at = Math.max(0, Math.min(index, length() - 1));
-  panes.forEach((pane) => pane.moveTo(at));
+  panes.forEach((pane) => pane.moveTo(at, follow));
   part("slider").value = at;
   const [{ record, shown, trait }] = panes;
   part("slider").setAttribute(
@@ -128,7 +128,7 @@ function show(index) {
 }
 
 function pin(index) {
-  state.pinned = show(index);
+  state.pinned = show(index, true);
   panes.forEach((pane) => pane.reveal());
 }
 
@@ -173,14 +173,16 @@ async function openFiles(files) {
       const named = found.map((one, i) => (isTable(one)
         ? { name: found.length > 1 ? `${file.name} ${i + 1}` : file.name, ...one } : one));
       refused.push(...addRecords(named, file.name));
+      if (found.length + failed === 0) refused.push(`${file.name}: there is no record in it.`);
       if (failed > 0) refused.push(`${file.name}: ${counted(failed, "line")} of what failed left out.`);
     } catch (problem) {
       refused.push(`${file.name}: ${problem.message}.`);
     }
   }
-  listRecords();
-  if (records.length > first) chooseRecords(first, -1);
-  else if (records.length > 0) chooseRecords(state.first, state.second);
+  if (records.length > first) {
+    listRecords();
+    chooseRecords(first, -1);
+  }
   const opened = records.length > first ? [`${counted(records.length - first, "record")} opened.`] : [];
   part("status").textContent = [...opened, ...refused].join(" ");
 }

@@ -6,10 +6,12 @@ const DOING = new Map([["rollouts", "generating"], ["judgements", "judging"], ["
 /** Seconds as people say them. */
 function duration(seconds) {
   if (!Number.isFinite(seconds)) return "–";
-  if (seconds < 60) return `${seconds.toFixed(seconds < 10 ? 1 : 0)} s`;
-  const [hours, rest] = [Math.floor(seconds / 3600), Math.round(seconds % 3600)];
-  const [minutes, left] = [Math.floor(rest / 60), rest % 60];
-  return hours > 0 ? `${hours} h ${minutes} min` : `${minutes} min ${left} s`;
+  if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
+  const total = Math.round(seconds);
+  if (total < 60) return `${total} s`;
+  if (total < 3600) return `${Math.floor(total / 60)} min ${total % 60} s`;
+  const minutes = Math.round(total / 60);
+  return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
 const sum = (values) => values.reduce((total, value) => total + (Number.isFinite(value) ? value : 0), 0);
@@ -24,6 +26,12 @@ function judged(usage) {
   );
 }
 
+/** Each device once, with what it is where that is known. */
+function devicesOf(commands, models) {
+  const known = new Map(models.map((model) => [model.device, joined(model.device, model.hardware)]));
+  return unique([...commands.flatMap((each) => each.devices), ...known.keys()]).map((one) => known.get(one) ?? one).join(", ");
+}
+
 /** The facts of a run, a name and a text each. */
 function factsOf(run) {
   const { commands, traits } = run;
@@ -35,7 +43,7 @@ function factsOf(run) {
   return [
     ["Model", joined(run.model, run.settings["model.id"])],
     ["Revision", revision || "not known"],
-    ["Devices", unique([...commands.flatMap((each) => each.devices), ...models.map((m) => joined(m.device, m.hardware))]).join(", ")],
+    ["Devices", devicesOf(commands, models)],
     ["Machine", unique(commands.map((command) => command.machine)).join("; ")],
     ["Versions", Object.entries(versions).map(([name, version]) => `${name} ${version}`).join(" · ")],
     ["Time", commands.length > 0 ? `${duration(seconds)} in ${counted(commands.length, "command")}` : ""],

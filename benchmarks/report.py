@@ -1,0 +1,97 @@
+"""How fast the report's page opens and steps, in the system's Chromium, and how large its file is.
+
+    make bench-report
+
+Long records step beside a short one, so that the ratio says what their length costs. Targets: a step in under
+16 ms; 100 records under 20 MB, open in under 2 s.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Page, sync_playwright
+
+from traitcli.records import Report
+from traitcli.views.report.page import write_page
+
+CHROMIUM = "/usr/bin/chromium"
+STEP = """async () => {
+    const slider = document.getElementById("slider");
+    const times = [];
+    for (let i = 0; i < 60; i += 1) {
+        const start = performance.now();
+        slider.value = Math.round(i * slider.max / 60);
+        slider.dispatchEvent(new Event("input"));
+        document.body.offsetHeight;
+        await null;  // the library of the charts draws in a microtask
+        const stepped = performance.now() - start;
+        // What the page does in the next frame: its callbacks, and the layout after them.
+        const framed = await new Promise((done) => requestAnimationFrame(() => {
+            const began = performance.now();
+            document.body.offsetHeight;
+            done(performance.now() - began);
+        }));
+        times.push(stepped + framed);
+    }
+    return times;
+}"""
+OPENED = """() => new Promise((done) => requestAnimationFrame(() => setTimeout(() =>
+    done(document.querySelector(".token.here") ? performance.now() : Infinity))))"""
+
+
+def long_record(seed: int, count: int, traits: int = 8) -> dict[str, Any]:
+    """Noise with calibrated scores as a vector's class means give them."""
+    noise = random.Random(seed)
+    raw = {f"trait-{k}": [noise.gauss(20 * k, 9) for _ in range(count)] for k in range(traits)}
+    tokens = [f" word{noise.randrange(9000)}" for _ in range(count)]
+    calibrated = {trait: [(value - 20 * k) / 7 for value in row] for k, (trait, row) in enumerate(raw.items())}
+    return {
+        "prompt": f"Question {seed}",
+        "response": "".join(tokens),
+        "tokens": tokens,
+        "layers": dict.fromkeys(raw, 12),
+        "trait_scores": raw,
+        "calibrated_scores": calibrated,
+    }
+
+
+def steps(page: Page, folder: Path, count: int) -> list[float]:
+    """Milliseconds of each of sixty steps through a record."""
+    write_page(folder / "steps.html", Report((long_record(0, count),)))
+    page.goto((folder / "steps.html").as_uri())
+    return sorted(page.evaluate(STEP))
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
+        folder = Path(name)
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page = chromium.new_context(offline=True, viewport={"width": 1280, "height": 900}).new_page()
+        print("tokens x traits    step, median    95 %    (script, layout and the frame's own work)")
+        for count in (40, 400, 4000):
+            times = steps(page, folder, count)
+            print(f"{count:>6} x 8    {statistics.median(times):>12.1f} ms {times[56]:>6.1f} ms")
+        print("records x tokens x traits    file      written    opens, median of 5")
+        for count in (400, 1000, 4000):
+            report = Report(tuple(long_record(seed, count) for seed in range(100)))
+            path = folder / "many.html"
+            start = time.perf_counter()
+            write_page(path, report)
+            wrote = time.perf_counter() - start
+            opened = []
+            for _ in range(5):
+                page.goto(path.as_uri())
+                opened.append(page.evaluate(OPENED))
+            size = path.stat().st_size / 1e6
+            print(f"100 x {count:>4} x 8    {size:>13.2f} MB {wrote:>8.1f} s {statistics.median(opened):>12.0f} ms")
+        chromium.close()
+
+
+if __name__ == "__main__":
+    main()

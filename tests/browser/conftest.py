@@ -1,0 +1,83 @@
+"""One tab without a network for all browser tests, and a check that no page in it did anything of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Dialog, Page, Request, sync_playwright
+
+from traitcli.records import Report
+from traitcli.views.report.page import write_page
+
+CHROMIUM = Path("/usr/bin/chromium")
+ARGUMENTS = (
+    *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
+)
+Rows = Sequence[Mapping[str, Any]]
+
+
+class Reports:
+    """Opens reports in one tab, and remembers what went wrong in them."""
+
+    def __init__(self, tab: Page) -> None:
+        self.tab = tab
+        self.folder = Path()
+        self.wrongs: list[str] = []
+        tab.on("console", lambda message: self.wrongs.append(f"console: {message.text}"))
+        tab.on("pageerror", lambda error: self.wrongs.append(f"error: {error}"))
+        tab.on("dialog", self._alerted)
+        tab.on("request", self._requested)
+
+    def open(self, records: Rows = (), sets: Rows = (), runs: Rows = ()) -> Page:
+        path = self.write(records, sets, runs)
+        self.tab.mouse.move(0, 0)
+        self.tab.goto(path.as_uri())
+        return self.tab
+
+    def write(self, records: Rows = (), sets: Rows = (), runs: Rows = ()) -> Path:
+        path = self.folder / "report.html"
+        write_page(path, Report(tuple(records), tuple(sets), tuple(runs), "today"))
+        return path
+
+    def save(self, name: str, text: str) -> Path:
+        (self.folder / name).write_text(text, encoding="utf-8")
+        return self.folder / name
+
+    def _requested(self, request: Request) -> None:
+        if not request.url.startswith(("file:", "data:", "blob:")):
+            self.wrongs.append(f"request: {request.url}")
+
+    def _alerted(self, dialog: Dialog) -> None:
+        self.wrongs.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
+
+
+@pytest.fixture(scope="session")
+def opener() -> Iterator[Reports]:
+    """One tab without a network, for all tests: opening one takes longer than a test."""
+    if not CHROMIUM.exists():
+        reason = f"the report is tested in Chromium, and {CHROMIUM} is not there"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
+        page = chromium.new_context(offline=True, viewport={"width": 1280, "height": 900}).new_page()
+        page.set_default_timeout(5000)
+        yield Reports(page)
+        chromium.close()
+
+
+@pytest.fixture
+def reports(opener: Reports, tmp_path: Path) -> Iterator[Reports]:
+    """Every test ends with a page that logged nothing, broke nowhere, and asked nobody for anything."""
+    opener.folder = tmp_path
+    opener.wrongs.clear()
+    opener.tab.emulate_media(media="screen", color_scheme="light")
+    yield opener
+    assert opener.wrongs == []

@@ -1,0 +1,193 @@
+"""Reads what a report's page shows: texts, colours, pixels and places."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from playwright.sync_api import Locator, Page
+
+from traitcli.views.palette import background, is_seen
+
+Colour = tuple[int, ...]
+CLEAR: Colour = (0, 0, 0, 0)
+
+# Read from a copy: Chromium warns of a canvas that is read again and again.
+_DATA = """(canvas, x = 0, width = canvas.width) => {
+    const copy = document.createElement("canvas");
+    [copy.width, copy.height] = [width, canvas.height];
+    const context = copy.getContext("2d", { willReadFrequently: true });
+    context.drawImage(canvas, -x, 0);
+    return context.getImageData(0, 0, width, canvas.height).data;
+}"""
+_DIGEST = f"""canvas => {{
+    let hash = 2166136261;
+    for (const value of ({_DATA})(canvas)) hash = Math.imul(hash ^ value, 16777619);
+    return `${{canvas.width}} × ${{canvas.height}}: ${{hash >>> 0}}`;
+}}"""
+_COUNT = f"""(canvas, [red, green, blue]) => {{
+    const data = ({_DATA})(canvas);
+    let count = 0;
+    for (let i = 0; i < data.length; i += 4) {{
+        count += data[i] === red && data[i + 1] === green && data[i + 2] === blue && data[i + 3] === 255;
+    }}
+    return count;
+}}"""
+_PROFILE = f"""(canvas, [left, top, width, height]) => {{
+    const data = ({_DATA})(canvas, left, width);
+    const isDark = (i) => data[i] < 215 && data[i + 3] > 100;
+    return Array.from({{ length: height }}, (_, y) =>
+        Array.from({{ length: width }}, (_, x) => isDark(4 * ((top + y) * width + x))).filter(Boolean).length / width);
+}}"""
+_COLUMN = f"""(canvas, x) => {{
+    const data = ({_DATA})(canvas, x, 1);
+    return Array.from({{ length: canvas.height }}, (_, y) => Array.from(data.slice(4 * y, 4 * y + 4)));
+}}"""
+
+
+def part(page: Page, name: str, pane: int = 1) -> Locator:
+    """A part of a record's view."""
+    return page.locator(f'.pane[data-pane="{pane}"] [data-part="{name}"]')
+
+
+def of_set(page: Page, name: str) -> Locator:
+    """A part of the view of the trait vectors."""
+    return page.locator(f'#set [data-part="{name}"]')
+
+
+def of_run(page: Page, name: str) -> Locator:
+    return page.locator(f'.run [data-part="{name}"]')
+
+
+def text(place: Locator) -> str:
+    return place.inner_text().strip()
+
+
+def content(place: Locator) -> str:
+    """The text as it is in the document, with its white space."""
+    found: str = place.evaluate("e => e.textContent")
+    return found
+
+
+def values(page: Page, pane: int = 1) -> list[str]:
+    return part(page, "bars", pane).locator(".value").all_inner_texts()
+
+
+def lengths(page: Page, pane: int = 1) -> list[str]:
+    """Of the bars: which way, and how far of the scale."""
+    script = "all => all.map(e => `${e.className} ${e.style.getPropertyValue('--length')}`)"
+    found: list[str] = part(page, "bars", pane).locator(".track i").evaluate_all(script)
+    return found
+
+
+def cells(table: Locator) -> list[list[str]]:
+    """The body of a table, row by row."""
+    return [row.locator("th, td").all_inner_texts() for row in table.locator("tbody tr").all()]
+
+
+def slide(page: Page, index: int) -> None:
+    page.locator("#slider").fill(str(index))
+
+
+# Colours
+
+
+def grounds(place: Locator) -> list[Colour]:
+    """The background of each element as the browser has computed it."""
+    computed = place.evaluate_all("all => all.map(e => getComputedStyle(e).backgroundColor)")
+    return [parse_colour(value) for value in computed]
+
+
+def parse_colour(computed: str) -> Colour:
+    """(r, g, b), with an alpha behind it where that is not 1."""
+    found = re.fullmatch(r"rgba?\((\d+), (\d+), (\d+)(?:, ([\d.]+))?\)", computed)
+    assert found, computed
+    *colour, alpha = found.groups()
+    return tuple(int(value) for value in (*colour, alpha) if value is not None)
+
+
+def terminal(scores: list[float]) -> list[Colour]:
+    """The grounds that the terminal gives to scores: the oracle of the page's."""
+    return [tuple(background(score).get_truecolor()) if is_seen(score) else CLEAR for score in scores]
+
+
+def ink(place: Locator) -> Colour:
+    return parse_colour(place.evaluate("e => getComputedStyle(e).color"))
+
+
+# Pixels
+
+
+def settle(page: Page) -> None:
+    """Wait for the next frame: zoom by the mouse, another size and another light are drawn with it."""
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
+
+
+def pixels(canvas: Locator) -> str:
+    """A digest of all pixels: the same for the same picture."""
+    digest: str = canvas.evaluate(_DIGEST)
+    return digest
+
+
+def count_of(canvas: Locator, colour: Colour) -> int:
+    """How many pixels have just this colour."""
+    count: int = canvas.evaluate(_COUNT, list(colour))
+    return count
+
+
+def column(canvas: Locator, x: int) -> list[list[int]]:
+    """The pixels of a column from top to bottom, red, green, blue and alpha each."""
+    found: list[list[int]] = canvas.evaluate(_COLUMN, x)
+    return found
+
+
+def chart(page: Page, pane: int = 1) -> Locator:
+    return part(page, "lines", pane).locator("canvas")
+
+
+def profile(canvas: Locator) -> list[float]:
+    """Of the chart's rows from top to bottom, which share of their width is drawn in more than the faintest grey."""
+    place = canvas.evaluate("""canvas => {
+        const over = canvas.parentElement.querySelector(".u-over");
+        return [over.offsetLeft, over.offsetTop, over.clientWidth, over.clientHeight];
+    }""")
+    shares: list[float] = canvas.evaluate(_PROFILE, place)
+    return shares
+
+
+# Places
+
+
+def box(place: Locator) -> dict[str, float]:
+    found: Any = place.bounding_box()
+    assert found is not None
+    return {**found}
+
+
+def cursor(page: Page, pane: int = 1) -> float:
+    """Where the chart's cursor stands: 0 at its left end, 1 at its right one."""
+    lines = part(page, "lines", pane)
+    over = box(lines.locator(".u-over"))
+    return (box(lines.locator(".u-cursor-x"))["x"] - over["x"]) / over["width"]
+
+
+def dot(page: Page, pane: int = 1) -> float:
+    """How far below the top of the chart the chosen line is at the token, in pixels."""
+    lines = part(page, "lines", pane)
+    point = box(lines.locator(".u-cursor-pt"))
+    return point["y"] + point["height"] / 2 - box(lines.locator(".u-over"))["y"]
+
+
+def point_at(page: Page, share: float, pane: int = 1) -> tuple[float, float]:
+    """A point in the middle of the chart's height, this far of its width."""
+    over = box(part(page, "lines", pane).locator(".u-over"))
+    return over["x"] + share * (over["width"] - 1), over["y"] + over["height"] / 2
+
+
+def drag(page: Page, first: float, last: float) -> None:
+    """Drag over a part of the chart's width."""
+    page.mouse.move(*point_at(page, first))
+    page.mouse.down()
+    page.mouse.move(*point_at(page, (first + last) / 2))
+    page.mouse.move(*point_at(page, last))
+    page.mouse.up()

@@ -1,0 +1,142 @@
+"""What a record may hold besides the scores of its response, and what it may lack."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tests.browser.conftest import Reports
+from tests.browser.data import BANK, FULL, TOKENS
+from tests.browser.reading import CLEAR, cells, column, content, grounds, part, slide, terminal, text, values
+from traitcli.views.report.figures import summarise
+
+pytestmark = pytest.mark.browser
+
+
+def test_a_record_tells_how_it_came_about(reports: Reports) -> None:
+    page = reports.open([FULL])
+
+    page.locator(".pane summary").click()
+
+    assert text(part(page, "facts")) == (
+        "tiny · 12 tokens of prompt · 6 of response · cut at the token limit · 2.0 tokens/s · seed 7 · "
+        "2026-11-25T06:00:00+00:00"
+    )
+    assert text(part(page, "about")) == "file: prompts.txt · line: 3"
+    assert text(part(page, "steering")) == "pushed along evil by −1.50 vectors at layer 12 · dose 0.40"
+    assert part(page, "history").locator("dt, dd").all_inner_texts() == ["System", "Be kind.", "User", "Hello"]
+    assert text(part(page, "earlier-count")) == "2 earlier messages"
+
+
+def test_an_alarm_leads_to_its_token(reports: Reports) -> None:
+    page = reports.open([FULL])
+
+    part(page, "alarms").get_by_role("button", name="Sorry").click()
+
+    assert part(page, "alarms").locator("li").evaluate_all("all => all.map(e => e.textContent)") == [
+        "Alarm refusal>1.5: +1.50 at Sorry"
+    ]
+    assert text(part(page, "position")) == "Token 5 of 6"
+
+
+def test_the_tokens_of_the_prompt_are_coloured_where_they_have_scores(reports: Reports) -> None:
+    page = reports.open([FULL])
+    tokens = part(page, "prompt").locator(".token")
+
+    refusal = grounds(tokens)
+    page.locator("#trait").select_option("evil")
+
+    assert content(part(page, "prompt")) == "How do I"
+    assert refusal == terminal([1.0, -0.5, 0.0])
+    assert grounds(tokens) == terminal([0.0, 0.5, -0.5])
+
+
+def test_the_heat_map_has_a_row_for_each_layer_in_the_colours_of_the_terminal(reports: Reports) -> None:
+    page = reports.open([FULL])
+    canvas = part(page, "cells")
+
+    shown = [[tuple(pixel) for pixel in column(canvas, i)] for i in range(6)]
+
+    rows = reversed(FULL["layer_scores"]["calibrated_scores"])
+    wanted = [[(*colour, 255) if colour != CLEAR else CLEAR for colour in terminal(row)] for row in rows]
+    assert shown == [list(each) for each in zip(*wanted, strict=True)]
+    assert text(part(page, "depth-title")) == "refusal at every layer"
+
+
+def test_the_heat_map_marks_the_token_and_a_click_goes_to_another(reports: Reports) -> None:
+    page = reports.open([FULL])
+    size = part(page, "cells").bounding_box()
+    assert size
+
+    part(page, "cells").click(position={"x": size["width"] * 3.5 / 6, "y": 20})
+    page.locator("h1").hover()
+
+    mark = part(page, "at").bounding_box()
+    assert mark
+    assert text(part(page, "position")) == "Token 4 of 6"
+    assert (mark["x"] - size["x"]) / size["width"] == pytest.approx(3.5 / 6, abs=0.01)
+
+
+def test_what_a_record_does_not_have_takes_no_place(reports: Reports) -> None:
+    page = reports.open([BANK])
+
+    assert not part(page, "earlier").is_visible()
+    assert not part(page, "depth").is_visible()
+    assert [content(part(page, name)) for name in ("notes", "alarms", "steering", "history", "about")] == [""] * 5
+    assert part(page, "prompt").locator(".token").count() == 0
+
+
+@pytest.mark.parametrize(
+    ("tokens", "scores", "said"),
+    [
+        ([], {"evil": []}, "The response is empty: the model ended it before its first token."),
+        (["a"], {"evil": [None]}, "This record holds no trait scores."),
+        (["a"], {"evil": None}, "This record holds no trait scores."),
+        (["a"], None, "This record holds no trait scores."),
+        (["a"], {}, "This record holds no trait scores."),
+    ],
+)
+def test_a_record_with_nothing_to_show_says_so(reports: Reports, tokens: list[str], scores: object, said: str) -> None:
+    page = reports.open([{"prompt": "p", "response": "".join(tokens), "tokens": tokens, "trait_scores": scores}])
+
+    assert page.get_by_text(said).is_visible()
+    assert not part(page, "lines").is_visible()
+
+
+def test_scores_that_do_not_fit_the_tokens_are_pointed_out(reports: Reports) -> None:
+    page = reports.open([{"prompt": "p", "response": "ab!", "tokens": ["a", "b"], "trait_scores": {"evil": [1.0]}}])
+
+    slide(page, 1)
+
+    assert part(page, "notes").locator("li").all_inner_texts() == [
+        "evil has 1 scores for 2 tokens.",
+        "The tokens do not join to the response.",
+    ]
+    assert values(page) == ["–"]
+
+
+def test_a_line_break_is_seen_and_is_no_text_of_its_own(reports: Reports) -> None:
+    page = reports.open([BANK])
+
+    slide(page, 3)
+
+    assert text(part(page, "now-token")) == ".↵↵"
+    assert part(page, "tokens").locator(".token").nth(3).locator(".break").count() == 2
+    assert content(part(page, "tokens")) == "".join(TOKENS)
+
+
+def test_the_table_has_the_numbers_that_the_report_gives_as_data(reports: Reports) -> None:
+    noise = random.Random(5)
+    row = [noise.gauss(0, 2) for _ in range(60)]
+    scores = {"evil": [None if i % 7 == 3 else value for i, value in enumerate(row)], "joy": row[::-1]}
+    record = {"tokens": [f"t{i}" for i in range(60)], "trait_scores": scores}
+    page = reports.open([record])
+
+    shown = cells(part(page, "summary"))
+
+    for (trait, _, *numbers, at), (name, told) in zip(shown, summarise(record).items(), strict=True):
+        raw = told["raw"]
+        assert (trait, at) == (name, f"t{raw['at']}")
+        found = [float(number.replace("−", "-")) for number in numbers]
+        assert found == pytest.approx([raw["mean"], raw["min"], raw["max"]], abs=0.0051)
