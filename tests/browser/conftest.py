@@ -1,4 +1,4 @@
-"""One tab without a network for all browser tests, and a check that no page in it did anything of its own."""
+"""A tab without a network for browser tests, and a check that no page in it did anything of its own."""
 
 from __future__ import annotations
 
@@ -57,9 +57,12 @@ class Reports:
         dialog.dismiss()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def opener() -> Iterator[Reports]:
-    """One tab without a network, for all tests: opening one takes longer than a test."""
+    """One tab without a network for the tests of a file: opening one takes longer than a test.
+
+    It must not outlive them: Playwright keeps an event loop at work, and others could not have theirs.
+    """
     if not CHROMIUM.exists():
         reason = f"the report is tested in Chromium, and {CHROMIUM} is not there"
         if os.environ.get("CI"):

@@ -14,7 +14,7 @@ import numpy as np
 
 from traitcli.config import Config, FilterConfig
 from traitcli.errors import RunError
-from traitcli.records import POLARITIES, Judgement, Polarity, Report, Rollout
+from traitcli.records import POLARITIES, Judgement, Polarity, Report, Rollout, Usage
 from traitcli.runs import Run
 from traitcli.shipped import find_shipped
 from traitcli.stages.filtering import Selection, select_rollouts
@@ -203,12 +203,13 @@ def _run_told(run: Run, held: Sequence[Held], config: Config) -> Row:
     manifest = run.manifest()
     commands = read_commands(run)
     traits = [_trait_told(run, trait, config, commands) for trait in held]
+    used = sum((Usage(**trait["usage"]) for trait in traits), Usage())
     return {
         "name": run.name,
         "model": manifest.get("model", ""),
         "settings": _in_use({**manifest.get("settings", {}), **(commands[-1]["settings"] if commands else {})}),
         "traits": traits,
-        "usage": asdict(run.usage()),
+        "usage": asdict(used),
         "commands": commands,
     }
 
