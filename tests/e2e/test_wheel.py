@@ -109,3 +109,14 @@ def test_vectors_of_the_embedded_model_come_with_the_wheel(installed):
 
     shipped = installed.target / "traitcli" / "shipped" / VECTORS
     assert [(row["trait"], row["path"]) for row in rows] == [(n, str(shipped / f"{n}.safetensors")) for n in names]
+
+
+def test_the_report_brings_its_style_its_scripts_and_the_licence_of_its_charts(installed):
+    page = installed.folder / installed.run("report", "--out", "page.html").strip()
+
+    text = page.read_text(encoding="utf-8")
+    assert (CHECKOUT / "traitcli/views/report/uplot/LICENSE").read_text(encoding="utf-8").strip() in text
+    for name in ("report.css", "report.js", "uplot/uplot.min.js"):
+        assert (CHECKOUT / "traitcli/views/report" / name).read_text(encoding="utf-8") in text
+    licences = list(installed.target.glob("traitcli-*.dist-info/licenses/**/LICENSE"))
+    assert len(licences) == 2
