@@ -138,14 +138,13 @@ def _finish(work: Work, failures: Sequence[TraitFailed], as_json: bool) -> None:
 
 
 def _outcome(work: Work, failures: Sequence[TraitFailed]) -> dict[str, Any]:
-    from traitcli.stages.inspection import collect_vectors, run_rows
+    from traitcli.stages.inspection import built_rows, run_rows
 
     names = {trait.name for trait in work.traits}
-    vectors = collect_vectors(work.run.folder.parent, [work.run.name], work.config)
     return {
         "run": str(work.run.folder),
         "traits": [row for row in run_rows(work.run, work.config) if row["trait"] in names],
-        "vectors": [row for row in vectors if row["trait"] in names],
+        "vectors": [row for row in built_rows(work.run) if row["trait"] in names],
         "failures": [asdict(failure) for failure in failures],
     }
 

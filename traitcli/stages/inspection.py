@@ -200,24 +200,7 @@ def _records_of(path: Path) -> list[Row]:
     return [{**record, "name": f"{path.stem}{number}"} for record, number in zip(records, numbers, strict=True)]
 
 
-def collect_vectors(runs: Path, names: Sequence[str], shipped: Config) -> list[Row]:
-    """Rows of the vectors that the named runs built last (all runs, if none is named), else the shipped ones.
-
-    Raises RunError for a name that is no run.
-    """
-    folders = [runs / name for name in names] or sorted(path.parent for path in runs.glob("*/run.json"))
-    rows = []
-    for folder in folders:
-        run = Run(folder)
-        if not run.manifest():
-            raise RunError(
-                f"no run {run.name}",
-                cause=f"there is no {folder}/run.json",
-                fix="traitcli inspect run lists what there is",
-            )
-        for trait in run.trait_names():
-            path = run.trait(trait).last_built()
-            rows += [vector_row(path)] if path and path.is_file() else []
-    if rows or names:
-        return rows
-    return [vector_row(path) for path in sorted((find_shipped("vectors") / shipped.model.name).glob("*.safetensors"))]
+def built_rows(run: Run) -> list[Row]:
+    """Rows of the vectors that a run built last."""
+    paths = [run.trait(trait).last_built() for trait in run.trait_names()]
+    return [vector_row(path) for path in paths if path and path.is_file()]
