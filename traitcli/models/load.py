@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import re
 import shutil
 import tempfile
 import time
@@ -117,8 +116,8 @@ def load_model(
         on_event(Warned("", f"{name} is decoded with padding, which is slower: {reason}"))
     loaded = replace(loaded, packs=not reason)
     seconds = time.monotonic() - start
-    origin = loaded.revision or _file_digest(source), _hardware(loaded.device)
-    on_event(ModelLoaded(name, str(device), loaded.blocks, loaded.hidden_size, seconds, *origin))
+    told = loaded.revision, _hardware(loaded.device)
+    on_event(ModelLoaded(name, str(device), loaded.blocks, loaded.hidden_size, seconds, *told))
     return loaded
 
 
@@ -161,7 +160,7 @@ def _locate(config: ModelConfig, say: Callable[[str], None]) -> tuple[str, str |
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"no model file {path}", cause="there is no such file", fix="check the path")
-        return str(_dequantise(path, say)), config.revision
+        return str(_dequantise(path, say)), config.revision or f"GGUF file {_fingerprint(path)}"
     if path.is_dir() and not (path / "config.json").is_file():
         raise ModelError(f"{path} is no model", cause="the folder has no config.json", fix=_NEEDS)
     return config.id, config.revision
@@ -223,12 +222,6 @@ def _fingerprint(path: Path) -> str:
         head = file.read(2**20)
         file.seek(max(0, size - 2**20))
         return hashlib.sha256(str(size).encode() + head + file.read()).hexdigest()[:12]
-
-
-def _file_digest(source: str) -> str:
-    """Of the GGUF file that a folder of the cache was made from; empty for any other source."""
-    named = re.search(rf"-([0-9a-f]{{12}})-{_DEQUANTISED}$", source)
-    return f"GGUF file {named[1]}" if named else ""
 
 
 def _hardware(device: torch.device) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,6 +96,14 @@ class Held:
         return cls(name, files, files.rollouts(), files.judgements())
 
     @property
+    def extraction(self) -> list[Rollout]:
+        return [rollout for rollout in self.rollouts if rollout.split == "extraction"]
+
+    def judged_by(self, judge: str) -> dict[str, Judgement]:
+        """Rollout id -> what this judge said of it."""
+        return {made.rollout: made for made in self.judgements if made.judge == judge}
+
+    @property
     def judges(self) -> list[str]:
         return judges_by_latest(self.judgements)
 
@@ -119,15 +127,7 @@ def _quality(trait: Held, chosen: Mapping[str, str], config: Config) -> Row | No
     judge = chosen[trait.name]
     if not judge:
         return None
-    definition = find_definition(trait.name, config)
-
-    def question(rollout: Rollout) -> str:
-        """The question, unless the definition is gone or has changed since."""
-        asked = definition.questions if definition and rollout.split == "extraction" else ()
-        text = asked[rollout.question] if rollout.question < len(asked) else ""
-        return text if text in rollout.prompt else ""
-
-    quality = judge_quality(trait.rollouts, trait.judgements, judge, question)
+    quality = judge_quality(trait.rollouts, trait.judgements, judge, question_finder(trait.name, config))
     return {**quality, "usage": asdict(trait.files.usage())}
 
 
@@ -135,9 +135,8 @@ def run_row(run: Run, config: Config, trait: Held, judge: str) -> Row:
     """What a run has done of a trait, and what a judge's scores of it are worth."""
     from traitcli.stages.filtering import select_rollouts
 
-    extraction = [r for r in trait.rollouts if r.split == "extraction"]
-    own: Mapping[str, Judgement] = {j.rollout: j for j in trait.judgements if j.judge == judge}
-    selection = select_rollouts(extraction, own, config.filter)
+    own = trait.judged_by(judge)
+    selection = select_rollouts(trait.extraction, own, config.filter)
     return {
         "trait": trait.name,
         "rollouts_done": len(trait.rollouts),
@@ -171,7 +170,7 @@ def _planned(run: Run, name: str, config: Config) -> int | None:
     from traitcli.config import ExtractConfig
     from traitcli.stages.plan import plan_rollouts
 
-    definition = find_definition(name, config)
+    definition = _definition(name, config)
     if definition is None:
         return None
     settings = run.manifest().get("settings", {})
@@ -179,8 +178,19 @@ def _planned(run: Run, name: str, config: Config) -> int | None:
     return len(plan_rollouts(definition, ExtractConfig.model_validate(asked)))
 
 
-def find_definition(name: str, config: Config) -> Trait | None:
-    """A trait's definition, if there still is one."""
+def question_finder(name: str, config: Config) -> Callable[[Rollout], str]:
+    """Gives the question of a trait's rollout, "" where the definition is gone or has changed since."""
+    definition = _definition(name, config)
+
+    def question(rollout: Rollout) -> str:
+        asked = definition.questions if definition and rollout.split == "extraction" else ()
+        text = asked[rollout.question] if rollout.question < len(asked) else ""
+        return text if text in rollout.prompt else ""
+
+    return question
+
+
+def _definition(name: str, config: Config) -> Trait | None:
     path = find_traits(config.paths.traits).get(name)
     return load_trait(path) if path else None
 

@@ -18,7 +18,7 @@ from traitcli.records import POLARITIES, Judgement, Polarity, Report, Rollout, U
 from traitcli.runs import Run
 from traitcli.shipped import find_shipped
 from traitcli.stages.filtering import Selection, select_rollouts
-from traitcli.stages.inspection import Held, Row, collect_records, find_definition, run_row, vector_row
+from traitcli.stages.inspection import Held, Row, collect_records, question_finder, run_row
 from traitcli.stages.journal import read_commands
 from traitcli.stages.judge_quality import histogram, merge_reasons
 from traitcli.vectors.files import read_vector
@@ -88,7 +88,8 @@ def _vector_told(path: Path) -> Row:
     magnitudes = [round(float(value), 4) for value in np.linalg.norm(direction, axis=1)]
     told = {"method": vector.method, "versions": vector.provenance.get("versions", {})}
     built = {"filter_settings": vector.provenance.get("filter"), "direction": direction}
-    return vector_row(path) | told | built | {"layer": vector.layer, "magnitude_rows": magnitudes}
+    named = {"trait": vector.trait, "model": vector.model, **vector.quality}
+    return named | told | built | {"layer": vector.layer, "magnitude_rows": magnitudes}
 
 
 def _group(rows: Sequence[Row], name: str) -> list[Row]:
@@ -107,7 +108,7 @@ def _group(rows: Sequence[Row], name: str) -> list[Row]:
     return sets
 
 
-_INNER = {"direction", "filter_settings", "path"}
+_INNER = {"direction", "filter_settings"}
 
 
 def _cosines(directions: Sequence[NDArray[np.float32]], layers: Sequence[int]) -> list[list[float | None]]:
@@ -128,8 +129,7 @@ def _evidence(row: Row, trait: Held, config: Config) -> Row:
 
     Nothing but a note where the run no longer holds what the vector was built from.
     """
-    rollouts = [r for r in trait.rollouts if r.split == "extraction"]
-    judgements = {j.rollout: j for j in trait.judgements if j.judge == row["judge"]}
+    rollouts, judgements = trait.extraction, trait.judged_by(row["judge"])
     settings = FilterConfig.model_validate(row["filter_settings"] or config.filter.model_dump())
     selection = select_rollouts(rollouts, judgements, settings)
     kept = Counter(r.polarity for r in selection.kept)
@@ -139,7 +139,7 @@ def _evidence(row: Row, trait: Held, config: Config) -> Row:
     return {
         "histogram": {side: histogram(_scores(sides[side], judgements)) for side in POLARITIES},
         "dropped": {side: _reasons(sides[side], selection) for side in POLARITIES},
-        "examples": _examples(sides, selection, judgements, _asker(trait.name, config)),
+        "examples": _examples(sides, selection, judgements, question_finder(trait.name, config)),
     }
 
 
@@ -164,7 +164,8 @@ def _examples(
         for wanted in (True, False):
             group = [r for r in rollouts if (r.id not in selection.dropped) == wanted]
             drawn += sorted(group, key=lambda r: hashlib.sha256(r.id.encode()).digest())[:EXAMPLES]
-    return [_example(rollout, selection, judgements.get(rollout.id), question(rollout)) for rollout in drawn]
+    asked = {rollout.id: question(rollout) or rollout.prompt for rollout in drawn}
+    return [_example(rollout, selection, judgements.get(rollout.id), asked[rollout.id]) for rollout in drawn]
 
 
 def _example(rollout: Rollout, selection: Selection, judgement: Judgement | None, question: str) -> Row:
@@ -181,18 +182,6 @@ def _example(rollout: Rollout, selection: Selection, judgement: Judgement | None
         "response": rollout.response,
         "finish_reason": rollout.finish_reason,
     }
-
-
-def _asker(name: str, config: Config) -> Callable[[Rollout], str]:
-    """Gives a rollout's question; the whole prompt where the definition is gone or has changed since."""
-    definition = find_definition(name, config)
-
-    def question(rollout: Rollout) -> str:
-        asked = definition.questions if definition else ()
-        text = asked[rollout.question] if rollout.question < len(asked) else ""
-        return text if text and text in rollout.prompt else rollout.prompt
-
-    return question
 
 
 # Runs
@@ -223,7 +212,7 @@ def _in_use(settings: Mapping[str, Any]) -> Row:
 
 def _trait_told(run: Run, held: Held, config: Config, commands: Sequence[Row]) -> Row:
     row = run_row(run, config, held, next(iter(held.judges), ""))
-    latest = [j for j in held.judgements if j.judge == row["judge"]]
+    latest = held.judged_by(row["judge"]).values()
     took: Counter[str] = Counter()
     for command in commands:
         for stage in command["took"]:

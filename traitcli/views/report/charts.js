@@ -3,17 +3,21 @@
 const COLOURS = 8;
 const colours = new Map();
 
-/** A trait's colour, the same all over the page: a class that sets `color`. */
-function colourOf(trait) {
+/** The number of a trait's colour, the same all over the page. */
+function numberOf(trait) {
   if (!colours.has(trait)) colours.set(trait, colours.size);
-  const index = colours.get(trait);
+  return colours.get(trait);
+}
+
+/** A class that sets `color` to a trait's. */
+function colourOf(trait) {
+  const index = numberOf(trait);
   return `c${index % COLOURS}${index >= COLOURS ? " again" : ""}`;
 }
 
-/** The number of a trait's colour, and whether it is its second round. */
+/** A trait's colour for a canvas; the second round of colours is dashed. */
 function inkOf(trait) {
-  colourOf(trait);
-  const index = colours.get(trait);
+  const index = numberOf(trait);
   return { ink: styleOf(`--c${index % COLOURS}`), dash: index >= COLOURS ? [5, 3] : undefined };
 }
 

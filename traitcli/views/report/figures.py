@@ -12,6 +12,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from traitcli.events import STAGES
 from traitcli.files import write_atomic
 from traitcli.records import POLARITIES, Report
 from traitcli.views.report.contents import VECTOR_KEYS, contents, scores_of
@@ -20,7 +21,6 @@ Row = dict[str, Any]
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What makes a spreadsheet take a cell for a formula, when it begins with one."""
-_STAGES = ("rollouts", "judgements", "vectors")
 _NOT_SCALAR = {"magnitude_rows", "auroc_rows", "histogram", "dropped", "examples", "versions"}
 
 
@@ -188,7 +188,7 @@ def _runs(told: Row) -> Iterator[Row]:
     for run in told["runs"]:
         for trait in run.get("traits") or ():
             took = trait.get("seconds") or {}
-            seconds = {f"{stage}_seconds": took.get(stage) for stage in _STAGES}
+            seconds = {f"{stage}_seconds": took.get(stage) for stage in STAGES}
             yield {"run": run.get("name"), "model": run.get("model"), **trait, **seconds, **_used(trait.get("usage"))}
 
 
@@ -254,7 +254,7 @@ _TABLES: dict[str, tuple[Sequence[str], Callable[[Row], Iterator[Row]]]] = {
         (
             *("run", "model", "trait", "rollouts_done", "rollouts_total", "empty", "judge", "judged", "missing"),
             *("judge_auroc", "positive_score", "negative_score", "kept_positive", "kept_negative", "built"),
-            *("prompt_tokens", "response_tokens", *(f"{stage}_seconds" for stage in _STAGES), *_JUDGE_USED, "note"),
+            *("prompt_tokens", "response_tokens", *(f"{stage}_seconds" for stage in STAGES), *_JUDGE_USED, "note"),
         ),
         _runs,
     ),

@@ -41,14 +41,9 @@ function tokenSpan(token, i) {
 class Pane {
   constructor(host, number, page) {
     this.page = page;
-    this.root = document.getElementById("pane").content.firstElementChild.cloneNode(true);
+    this.root = copyOf("pane", number);
     this.root.dataset.pane = number;
     this.parts = new Map([...this.root.querySelectorAll("[data-part]")].map((part) => [part.dataset.part, part]));
-    for (const part of this.root.querySelectorAll("[aria-labelledby]")) {
-      const names = part.getAttribute("aria-labelledby").split(" ");
-      part.setAttribute("aria-labelledby", names.map((name) => `${name}-${number}`).join(" "));
-    }
-    for (const part of this.root.querySelectorAll("[id]")) part.id = `${part.id}-${number}`;
     host.append(this.root);
     this.chart = null;
     this.shown = -1;
@@ -62,7 +57,6 @@ class Pane {
 
   setRecord(record) {
     this.record = record;
-    this.zoom = null;
     this.shown = -1;
     this.part("title").textContent = record.name ?? "";
     this.part("facts").textContent = circumstances(record);
@@ -182,9 +176,7 @@ class Pane {
     for (const trait of this.record.traits) {
       const row = body.insertRow();
       row.classList.toggle("chosen", trait === this.trait);
-      const name = element("th", "", trait);
-      name.scope = "row";
-      row.append(name);
+      row.append(rowHead(trait));
       const layer = this.record.layers[trait];
       row.insertCell().textContent = Number.isInteger(layer) ? layer : "–";
       const sum = summarise(this.scoresOf(trait));

@@ -174,3 +174,21 @@ function element(name, className = "", text = "") {
   made.textContent = text;
   return made;
 }
+
+/** The head of a table's row. */
+function rowHead(text) {
+  const head = element("th", "", text);
+  head.scope = "row";
+  return head;
+}
+
+/** A copy of a template's element, its ids and what refers to them numbered, so that none stands twice. */
+function copyOf(template, number) {
+  const copy = document.getElementById(template).content.firstElementChild.cloneNode(true);
+  for (const part of copy.querySelectorAll("[id]")) part.id = `${part.id}-${number}`;
+  for (const part of copy.querySelectorAll("[aria-labelledby]")) {
+    const names = part.getAttribute("aria-labelledby").split(" ");
+    part.setAttribute("aria-labelledby", names.map((name) => `${name}-${number}`).join(" "));
+  }
+  return copy;
+}

@@ -68,9 +68,7 @@ function timeBar(trait, most) {
 
 function traitRow(body, trait, most) {
   const row = body.insertRow();
-  const name = element("th", "", trait.trait);
-  name.scope = "row";
-  row.append(name);
+  row.append(rowHead(trait.trait));
   cell(row, `${whole(trait.rollouts_done)}${trait.rollouts_total == null ? "" : `/${whole(trait.rollouts_total)}`}`,
     trait.empty ? `${trait.empty} empty` : "");
   cell(row, whole(trait.response_tokens), trait.seconds.rollouts ? `${whole(Math.round(trait.response_tokens / trait.seconds.rollouts))}/s` : "");
@@ -86,9 +84,7 @@ const HOW = new Map([["finished", "finished"], ["stopped", "stopped"], [null, "k
 
 function commandRow(body, command) {
   const row = body.insertRow();
-  const began = element("th", "", String(command.started).replace("T", " ").slice(0, 19));
-  began.scope = "row";
-  row.append(began);
+  row.append(rowHead(String(command.started).replace("T", " ").slice(0, 19)));
   cell(row, command.stages.map((stage) => DOING.get(stage) ?? stage).join(", "), counted(command.traits.length, "trait"), "text");
   cell(row, unique([...command.devices, ...command.models.map((model) => model.device)]).join(", ") || "–", "", "text");
   cell(row, duration(command.seconds));
@@ -122,11 +118,7 @@ function fillTerms(list, pairs) {
 }
 
 function runArticle(run, number) {
-  const article = document.getElementById("run").content.firstElementChild.cloneNode(true);
-  for (const each of article.querySelectorAll("[id]")) each.id += `-${number}`;
-  for (const each of article.querySelectorAll("[aria-labelledby]")) {
-    each.setAttribute("aria-labelledby", `${each.getAttribute("aria-labelledby")}-${number}`);
-  }
+  const article = copyOf("run", number);
   const place = (name) => article.querySelector(`[data-part="${name}"]`);
   place("name").textContent = `Run ${run.name}`;
   fillTerms(place("facts"), factsOf(run));

@@ -37,8 +37,7 @@ function contrastCell(row, vector, shared) {
 
 function vectorRow(body, vector, shared) {
   const row = body.insertRow();
-  const name = element("th");
-  name.scope = "row";
+  const name = rowHead("");
   name.append(element("i", `swatch ${colourOf(nameOf(vector))}`), nameOf(vector));
   row.append(name);
   const verdict = vector.verdict ?? null;
@@ -142,8 +141,7 @@ function cosineTable(set, table) {
   const body = table.createTBody();
   listOf(set.cosines).forEach((line, i) => {
     const row = body.insertRow();
-    const th = element("th", "", names[i]);
-    th.scope = "row";
+    const th = rowHead(names[i]);
     th.append(element("small", "", `layer ${set.vectors[i].layer ?? "–"}`));
     row.append(th);
     line.forEach((value, k) => {
