@@ -61,13 +61,22 @@ class Harassed:
         self.kills = 0
         draw = random.Random(0)
         while self.kills < self.times and running.process.poll() is None:
-            time.sleep(draw.uniform(0, 4))
+            self._wait_to_strike(running, draw.uniform(0, 4))
             if running.process.poll() is None and (workers := workers_of(running)):
                 with suppress(psutil.Error):
                     draw.choice(workers).kill()
                     self.kills += 1
         self.ended = running.end()
         self.expected = undisturbed.end()
+
+    def _wait_to_strike(self, running: Any, longest: float) -> None:
+        """Wait a while, but never for more than two batches of answers: work must be left for every blow."""
+        until, batches = time.monotonic() + longest, self._batches() + 2
+        while time.monotonic() < until and self._batches() < batches and running.process.poll() is None:
+            time.sleep(0.02)
+
+    def _batches(self) -> int:
+        return sum(self.desk.ledger(trait).count(b"\n") for trait in TRAITS[:2]) // LARGER["extract"]["batch_size"]
 
 
 @pytest.fixture(scope="module")
@@ -122,8 +131,9 @@ def test_a_worker_that_hangs_is_replaced(open_desk):
 def test_workers_do_not_outlive_a_parent_that_was_killed(open_desk):
     desk = open_desk(**LARGER)
     doomed = desk.start("extract", *TRAITS, *TWO, "--json")
-    doomed.wait_until(lambda: len(workers_of(doomed)) == 2)
+    doomed.wait_until(lambda: all(desk.ledger(trait) for trait in TRAITS[:2]))  # both are at work
     orphans = workers_of(doomed)
+    assert len(orphans) == 2
 
     parent = doomed.kill()
     _, alive = psutil.wait_procs(orphans, timeout=20)
