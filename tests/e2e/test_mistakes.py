@@ -61,12 +61,6 @@ MISTAKES = {
         "it holds scores by\n       fake",
         "name one of these, or a part that no other has",
     ),
-    "a judge where there are no scores": Mistake(
-        ["inspect", "vectors", "--judge", "fake"],
-        "--judge is for inspect run",
-        "vectors have no scores to choose from",
-        "leave it out, or traitcli inspect run --judge JUDGE",
-    ),
     "an unknown key": Mistake(
         ["extract"],
         "typo.yaml is not valid",

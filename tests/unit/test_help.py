@@ -14,7 +14,8 @@ from traitcli.records import ClassStats, Judgement, Rollout, Score, TraitVector
 from traitcli.runs import TraitFiles
 from traitcli.vectors.files import write_vector
 
-COMMANDS = ("extract", "judge", "build-vector", "monitor", "inspect", "report")
+COMMANDS = ("extract", "judge", "build-vector", "monitor", "report", "inspect")
+INSPECTED = ("vectors", "traits", "run")
 HEAVY = {"torch", "transformers", "openai", "pandas", "numpy", "sklearn", "safetensors", "accelerate"}
 SCRIPT = """
 import json, sys
@@ -118,7 +119,7 @@ QUALITY = {
 }
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["-h"], *([command, "--help"] for command in COMMANDS)])
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], *([command, "--help"] for command in COMMANDS), *(["inspect", what, "--help"] for what in INSPECTED)])
 def test_help_loads_nothing_heavy(tmp_path, arguments):
     ended = run(tmp_path, *arguments)
 

@@ -19,8 +19,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (extract, judge, build_vector, monitor, inspect, report):
+for command in (extract, judge, build_vector, monitor):
     app.command()(command)
+app.add_typer(inspect, name="inspect")
+app.command()(report)
 
 
 def show_version(wanted: bool) -> None:

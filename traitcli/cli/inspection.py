@@ -1,63 +1,76 @@
-"""traitcli inspect"""
+"""traitcli inspect: how good vectors, definitions or a run are."""
 
 from __future__ import annotations
 
 import json
-from enum import StrEnum
-from typing import Annotated, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from traitcli.cli.options import ConfigFile, Json
+from traitcli.cli.options import ConfigFile, Json, Traits
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Rows = Sequence[dict[str, Any]]
+
+inspect = typer.Typer(help="Show how good vectors, definitions or a run are.", no_args_is_help=True)
 
 
-class What(StrEnum):
-    """Things that can be inspected."""
+@inspect.command()
+def vectors(
+    names: Annotated[list[str] | None, typer.Argument(metavar="TRAIT", help="Traits; all by default.")] = None,
+    config: ConfigFile = "default",
+    as_json: Json = False,
+) -> None:
+    """Say how far each vector can be trusted."""
+    from traitcli.config import load_config
+    from traitcli.stages.inspection import vector_row
+    from traitcli.vectors.files import find_vectors
+    from traitcli.views.tables import vectors_table
 
-    vectors = "vectors"
-    traits = "traits"
-    run = "run"
+    settings = load_config(config)
+    show([vector_row(path) for path in find_vectors(settings, names or []).values()], vectors_table, as_json)
 
 
-def inspect(
-    what: Annotated[What, typer.Argument(help="vectors, traits or run.")],
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="NAME", help="Only these; for run: the run, then traits.")
-    ] = None,
+@inspect.command()
+def traits(names: Traits = None, config: ConfigFile = "default", as_json: Json = False) -> None:
+    """Check trait definitions."""
+    from traitcli.config import load_config
+    from traitcli.stages.inspection import trait_rows
+    from traitcli.views.tables import traits_table
+
+    show(trait_rows(load_config(config).paths.traits, names or []), traits_table, as_json)
+
+
+@inspect.command()
+def run(
+    name: Annotated[str | None, typer.Argument(metavar="RUN", help="The run; the config's by default.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="TRAIT", help="Traits of it; all by default.")] = None,
     config: ConfigFile = "default",
     judge: Annotated[
-        str | None, typer.Option(metavar="JUDGE", help="For run: whose scores to show; a part of the name will do.")
+        str | None, typer.Option(metavar="JUDGE", help="Whose scores to show; a part of the name will do.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show how good vectors, definitions or a run are."""
-    from rich.console import Console
+    """Say what a run has done, and how far its judge can be believed."""
+    from traitcli.config import load_config
+    from traitcli.runs import find_run, require_run
+    from traitcli.stages.inspection import judged_rows
+    from traitcli.views.tables import run_table
 
-    from traitcli.views import tables
+    settings = load_config(config)
+    found = find_run(settings, name)
+    require_run(found)
+    show(judged_rows(found, settings, names or [], judge), run_table, as_json)
 
-    show = {"vectors": tables.vectors_table, "traits": tables.traits_table, "run": tables.run_table}[what.value]
-    rows = _rows(what, names or [], config, judge)
+
+def show(rows: Rows, table: Callable[[Console, Rows], None], as_json: bool) -> None:
+    """Print rows, as JSON or as a table."""
     if as_json:
         typer.echo(json.dumps(rows, ensure_ascii=False))
-    else:
-        show(Console(), rows)
+        return
+    from rich.console import Console
 
-
-def _rows(what: What, names: list[str], config: str, judge: str | None) -> list[dict[str, Any]]:
-    from traitcli.config import load_config
-    from traitcli.errors import UserError
-    from traitcli.runs import find_run, require_run
-    from traitcli.stages import inspection
-    from traitcli.vectors.files import find_vectors
-
-    if judge is not None and what is not What.run:
-        fix = "leave it out, or traitcli inspect run --judge JUDGE"
-        raise UserError("--judge is for inspect run", cause=f"{what.value} have no scores to choose from", fix=fix)
-    settings = load_config(config)
-    if what is What.vectors:
-        return [inspection.vector_row(path) for path in find_vectors(settings, names).values()]
-    if what is What.traits:
-        return inspection.trait_rows(settings.paths.traits, names)
-    run = find_run(settings, names[0] if names else None)
-    require_run(run)
-    return inspection.judged_rows(run, settings, names[1:], judge)
+    table(Console(), rows)
