@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat
 from traitcli.errors import ConfigError
 from traitcli.records import Position
 from traitcli.shipped import find_shipped, list_shipped
+from traitcli.yaml_files import parse_yaml, read_yaml
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 EMBEDDED = "embedded"
@@ -168,12 +169,14 @@ class FilterConfig(Section):
 class VectorConfig(Section):
     """How kept rollouts become a direction."""
 
-    method: Literal["mean_difference"] = "mean_difference"
-    """Mean of the positive activations − mean of the negative ones."""
+    method: Literal["mean_difference", "logistic", "whitened_difference", "pca_of_differences"] = "mean_difference"
+    """mean_difference: mean of the positive activations − mean of the negative ones; the others are compared
+    with it by `traitcli inspect methods`."""
     position: Position = "response_avg"
     """The position whose direction is monitored and judged."""
     layer: PositiveInt | Literal["auto"] = "auto"
-    """A row; auto: the one between 25 % and 75 % of depth that separates left-out pairs best."""
+    """A row; auto: between 25 % and 75 % of depth, the earliest that separates left-out pairs as well as the best one
+    does, within one standard error."""
 
 
 class MonitorSamplingConfig(SamplingConfig):
@@ -274,25 +277,6 @@ def find_config(source: str) -> Path:
     )
 
 
-def read_yaml(path: Path) -> Any:
-    """Parse a YAML file safely; a syntax fault names its line."""
-    try:
-        return parse_yaml(path.read_text(encoding="utf-8"))
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise ConfigError(f"{path} is not YAML", cause=f"{where}{error.problem}", fix="correct that line") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML", cause=str(error), fix="save it as UTF-8 YAML") from None
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}", cause=error.strerror or str(error)) from None
-
-
-def parse_yaml(text: str) -> Any:
-    """Safe YAML in which `0_10` and `2025-01-31` are texts: YAML 1.1 makes them the number 8 and a date."""
-    return yaml.load(text, Loader=_Loader)  # noqa: S506 - it is a SafeLoader
-
-
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{'a': {'b': 1}} -> {'a.b': 1}: how settings are compared and named in messages."""
     flat: dict[str, Any] = {}
@@ -305,28 +289,6 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 _SEE = "see docs/configs.md"
-_INT = "tag:yaml.org,2002:int"
-_DATE = "tag:yaml.org,2002:timestamp"
-
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with the integers of YAML 1.2, without dates, and strict on keys given twice."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own name and type
-        first: [(tag, pattern) for tag, pattern in resolvers if tag not in {_INT, _DATE}]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for place, key in enumerate(keys):
-            if any(key.value == other.value for other in keys[:place]):
-                problem = f"{key.value} stands here a second time"
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(_INT, re.compile(r"[-+]?(?:0|[1-9][0-9]*)$"), list("-+0123456789"))
 
 
 def _apply(data: dict[str, Any], override: str) -> None:

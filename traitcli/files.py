@@ -52,6 +52,14 @@ def append_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
         raise StorageError(f"cannot write {path}", cause=error.strerror or str(error), fix=_FIX) from None
 
 
+def parse_json(text: str | bytes) -> Any:
+    """What JSON text holds; raises ValueError when it is none, and also when it is nested too deep to be read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The records of a JSON-lines file; none when it is not there; a torn last line is passed over."""
     if not path.is_file():
@@ -61,7 +69,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
             if not line.endswith(b"\n"):
                 return
             try:
-                yield json.loads(line)
+                yield parse_json(line)
             except ValueError as error:
                 raise TraitError(
                     f"{path} is damaged", cause=f"line {number}: {error}", fix="move the run aside and start anew"

@@ -12,8 +12,8 @@ import pytest
 import traitcli
 
 FLOORS = (
-    {"errors", "records", "events", "files", "shipped"},
-    {"config"},
+    {"errors", "records", "events", "files", "shipped", "yaml_files"},
+    {"config", "ready_responses"},
     {"traits", "models", "vectors", "runs"},
     {"generation", "judging"},
     {"stages"},

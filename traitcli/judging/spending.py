@@ -8,9 +8,10 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from traitcli.config import OpenAIConfig, read_yaml
+from traitcli.config import OpenAIConfig
 from traitcli.errors import ConfigError
 from traitcli.shipped import list_shipped
+from traitcli.yaml_files import read_yaml
 
 _DATE = re.compile(r"-\d{4}-?\d{2}-?\d{2}$")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from traitcli.errors import UserError
-from traitcli.files import append_lines, write_atomic
+from traitcli.files import append_lines, parse_json, write_atomic
 from traitcli.records import LayerScores, Scores, TokenScores
 
 
@@ -89,8 +89,8 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     """The records of a file, one or several; raises UserError when it holds none."""
     try:
         text = path.read_text(encoding="utf-8")
-        found = _lines(text) if path.suffix == ".jsonl" else json.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
+        found = _lines(text) if path.suffix == ".jsonl" else parse_json(text)
+    except (OSError, ValueError) as error:
         raise UserError(f"cannot read the record {path}", cause=str(error), fix=_FIX) from None
     if isinstance(found, dict):
         found = found.get("turns", [found])  # a chat that was saved
@@ -106,12 +106,12 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 def _lines(text: str) -> list[Any]:
     """One for each line; the last one may be torn, and counts if it is not."""
     *lines, last = text.split("\n")
-    return [json.loads(line) for line in [*lines, last if _is_json(last) else ""] if line.strip()]
+    return [parse_json(line) for line in [*lines, last if _is_json(last) else ""] if line.strip()]
 
 
 def _is_json(text: str | bytes) -> bool:
     try:
-        json.loads(text)
+        parse_json(text)
     except ValueError:
         return False
     return True

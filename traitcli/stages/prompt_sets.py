@@ -13,13 +13,14 @@ import numpy as np
 from jinja2.exceptions import TemplateError
 from pydantic import Field, ValidationError
 
-from traitcli.config import Section, faults_told, read_yaml
+from traitcli.config import Section, faults_told
 from traitcli.errors import ConfigError, TraitError, UserError
 from traitcli.events import Event, Listener, MonitorFinished, Warned
 from traitcli.models.load import LoadedModel
 from traitcli.shipped import find_shipped, list_shipped
 from traitcli.stages.monitor import Watch, monitor
 from traitcli.stages.monitor_records import append_records, failed, to_json
+from traitcli.yaml_files import read_yaml
 
 Shows = Literal["positive", "negative", "both"]
 _WINDOW = 5

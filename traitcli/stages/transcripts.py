@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from traitcli.errors import UserError
+from traitcli.files import parse_json
 from traitcli.models.prompts import Message
 
 _FORMS = 'a line is {"prompt": …, "response": …} or {"messages": [{"role": …, "content": …}, …]}'
@@ -65,8 +65,8 @@ def _items(text: str) -> Iterable[tuple[int, Any]]:
 
 def _parsed(text: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return parse_json(text)
+    except ValueError as error:
         return error
 
 
