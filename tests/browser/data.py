@@ -81,7 +81,8 @@ def example(polarity: str, kept: bool, **more: Any) -> dict[str, Any]:
 WEAK = vector(
     "evil", layer=3, auroc=0.71, auroc_rows=[None, 0.5, 0.6, 0.71], magnitude_rows=[2.0, 8.0, 9.0, 10.0],
     verdict="weak", verdict_reason="separates the unseen poorly", positive_score=60.0, negative_score=20.0,
-    contrast=40.0, layer_choice="largest row",
+    contrast=40.0, layer_choice="largest row", auroc_low=0.553, auroc_high=0.831, d_low=-0.04, d_high=3.0,
+    doubts=["separates the unseen poorly", "it may measure length"],
 )  # fmt: skip
 SET: Row = {
     "name": "run one",

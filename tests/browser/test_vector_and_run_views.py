@@ -50,8 +50,9 @@ def test_a_vector_is_shown_with_what_tells_how_good_it_is(reports: Reports) -> N
             ["0.94", "of 80 unseen"], ["2.10"], ["2", "of 3 · best row"], ["24.5", "× 0.31"],
         ],
         [
-            ["evil"], ["◐ weak", "separates the unseen poorly"], ["96/100 + 88/100", "3 missing"], ["40", "60 − 20"],
-            ["0.71", "of 80 unseen"], ["2.10"], ["3", "of 3 · largest row"], ["24.5", "× 0.31"],
+            ["evil"], ["◐ weak", "separates the unseen poorly; it may measure length"],
+            ["96/100 + 88/100", "3 missing"], ["40", "60 − 20"], ["0.71", "0.55–0.83 · of 80 unseen"],
+            ["2.10", "0.0 … 3.0"], ["3", "of 3 · largest row"], ["24.5", "× 0.31"],
         ],
     ]  # fmt: skip
 

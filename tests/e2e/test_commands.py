@@ -144,9 +144,9 @@ def test_inspect_vectors_shows_how_good_they_are(finished):
 
     assert rows.json == ended.json["vectors"]
     for row in rows.json:
-        [line] = [line for line in table.out.splitlines() if line.startswith(f"{row['trait']} ") and "+" in line]
-        assert line.split()[1] == row["verdict"]
-        assert f"{row['positive_kept']}+{row['negative_kept']}" in line.split()
+        separates, made = (line.split() for line in table.out.splitlines() if line.startswith(f"{row['trait']}  "))
+        assert separates[1:3] == [row["verdict"], str(row["layer"])]
+        assert made[1] == f"{row['positive_kept']}+{row['negative_kept']}"
     assert "vectors in: vectors/model" in table.out
     assert "\x1b" not in table.out
 

@@ -15,7 +15,7 @@ from traitcli.runs import TraitFiles
 from traitcli.vectors.files import write_vector
 
 COMMANDS = ("extract", "judge", "build-vector", "monitor", "report", "inspect")
-INSPECTED = ("vectors", "traits", "run")
+INSPECTED = ("vectors", "traits", "run", "steering")
 HEAVY = {"torch", "transformers", "openai", "pandas", "numpy", "sklearn", "safetensors", "accelerate"}
 SCRIPT = """
 import json, sys
@@ -119,7 +119,15 @@ QUALITY = {
 }
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["-h"], *([command, "--help"] for command in COMMANDS), *(["inspect", what, "--help"] for what in INSPECTED)])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["-h"],
+        *([command, "--help"] for command in COMMANDS),
+        *(["inspect", what, "--help"] for what in INSPECTED),
+    ],
+)
 def test_help_loads_nothing_heavy(tmp_path, arguments):
     ended = run(tmp_path, *arguments)
 

@@ -7,8 +7,18 @@ import math
 import numpy as np
 import pytest
 
+from traitcli.errors import VectorError
 from traitcli.records import ClassStats
-from traitcli.vectors.methods import calibrate, class_stats, mean_difference, project
+from traitcli.vectors.methods import (
+    METHODS,
+    calibrate,
+    class_stats,
+    logistic,
+    mean_difference,
+    pca_of_differences,
+    project,
+    whitened_difference,
+)
 
 ROWS, HIDDEN = 4, 6
 
@@ -133,3 +143,127 @@ def test_calibrate_gives_zero_where_the_classes_do_not_differ():
 
     assert calibrate(4.5, same, row=0) == 0.0
     assert calibrate(np.array([1.0, 5.0], np.float32), same, row=0).tolist() == [0.0, 0.0]
+
+
+OTHERS = [method for method in METHODS.values() if method is not mean_difference]
+
+
+def correlated(count, seed, shift=0.0):
+    """Like `draw`, with dimensions of unlike size that go together, so that whitening matters."""
+    mixing = np.random.default_rng(5).normal(0, 1, (HIDDEN, HIDDEN)) * np.geomspace(0.1, 10, HIDDEN)
+    made = draw(count, seed) @ mixing.astype(np.float32)
+    made[..., 0] += shift
+    return made.astype(np.float32)
+
+
+def unit(vector):
+    return vector / np.linalg.norm(vector)
+
+
+@pytest.mark.parametrize("method", OTHERS)
+def test_every_method_has_the_length_of_the_mean_difference_and_points_its_way(method):
+    positive, negative = correlated(40, 1, shift=1.0), correlated(40, 2)
+
+    direction = method(positive, negative)
+
+    difference = mean_difference(positive, negative)
+    assert (direction.dtype, direction.shape) == (np.float32, (ROWS, HIDDEN))
+    np.testing.assert_allclose(np.linalg.norm(direction, axis=1), np.linalg.norm(difference, axis=1), rtol=1e-5)
+    assert ((direction * difference).sum(1) >= 0).all()
+
+
+@pytest.mark.parametrize("method", METHODS.values())
+def test_classes_that_are_turned_around_turn_the_direction_around(method):
+    positive, negative = correlated(40, 1, shift=1.0), correlated(40, 2)
+
+    np.testing.assert_allclose(method(negative, positive), -method(positive, negative), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("method", METHODS.values())
+def test_a_row_at_which_the_classes_are_the_same_has_no_direction(method):
+    positive, negative = draw(6, 1), draw(6, 2)
+    positive[:, 0] = negative[:, 0] = 1.5
+
+    assert not method(positive, negative)[0].any()
+
+
+@pytest.mark.parametrize("method", METHODS.values())
+def test_one_row_does_not_change_another(method):
+    positive, negative = correlated(20, 1, shift=1.0), correlated(20, 2)
+
+    alone = method(positive[:, 2:3], negative[:, 2:3])
+
+    np.testing.assert_allclose(method(positive, negative)[2], alone[0], rtol=1e-5)
+
+
+def test_logistic_is_the_gradient_of_what_scikit_learn_s_pipeline_decides():
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    positive, negative = correlated(30, 1, shift=2.0), correlated(20, 2)
+
+    direction = logistic(positive, negative)
+
+    for row in range(ROWS):
+        states = np.concatenate([positive[:, row], negative[:, row]]).astype(np.float64)
+        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(states, [1] * 30 + [0] * 20)
+        origin = probe.decision_function(np.zeros((1, HIDDEN)))
+        gradient = probe.decision_function(np.eye(HIDDEN)) - origin
+        np.testing.assert_allclose(unit(direction[row]), unit(gradient), atol=1e-4)
+
+
+def test_whitened_difference_is_what_solving_the_full_covariance_gives():
+    from sklearn.covariance import ledoit_wolf
+
+    positive, negative = correlated(12, 1, shift=2.0), correlated(9, 2)
+
+    direction = whitened_difference(positive, negative)
+
+    for row in range(ROWS):
+        sides = [side[:, row].astype(np.float64) for side in (positive, negative)]
+        within = np.concatenate([side - side.mean(0) for side in sides])
+        covariance, _ = ledoit_wolf(within, assume_centered=True)
+        solved = np.linalg.solve(covariance, sides[0].mean(0) - sides[1].mean(0))
+        np.testing.assert_allclose(unit(direction[row]), unit(solved), atol=1e-5)
+
+
+def test_whitened_difference_finds_the_axis_that_noise_hides_from_the_mean_difference():
+    """One dimension differs by little and surely; the others differ by chance, and by more."""
+    positive, negative = draw(200, 1) * 30, draw(200, 2) * 30
+    for side, level in ((positive, 1.0), (negative, -1.0)):
+        side[..., 0] = level + side[..., 0] / 100
+
+    assert unit(mean_difference(positive, negative)[0])[0] < 0.9
+    assert unit(whitened_difference(positive, negative)[0])[0] > 0.95
+
+
+def test_whitened_difference_of_rollouts_without_spread_is_the_mean_difference():
+    positive, negative = np.repeat(draw(1, 1), 3, axis=0), np.repeat(draw(1, 2), 3, axis=0)
+
+    np.testing.assert_allclose(whitened_difference(positive, negative), mean_difference(positive, negative), rtol=1e-5)
+
+
+def test_pca_is_the_first_eigenvector_of_the_differences_not_centred():
+    positive, negative = correlated(15, 1, shift=5.0), correlated(15, 2)
+
+    direction = pca_of_differences(positive, negative)
+
+    for row in range(ROWS):
+        differences = (positive[:, row] - negative[:, row]).astype(np.float64)
+        values, axes = np.linalg.eigh(differences.T @ differences)
+        axis = axes[:, np.argmax(values)]
+        assert abs(unit(direction[row]) @ axis) == pytest.approx(1, abs=1e-6)
+
+
+def test_pca_of_one_difference_is_that_difference():
+    positive, negative = draw(1, 1), draw(1, 2)
+
+    np.testing.assert_allclose(pca_of_differences(positive, negative), (positive - negative)[0], rtol=1e-4)
+
+
+def test_pca_of_what_is_not_paired_is_refused():
+    with pytest.raises(VectorError) as raised:
+        pca_of_differences(draw(3, 1), draw(2, 2))
+
+    assert raised.value.cause == "there are 3 positive and 2 negative rollouts"

@@ -1,60 +1,44 @@
-"""How well a direction separates what it has not seen, on activations whose truth is planted."""
+"""How well a direction separates what it has not seen, and how sure that is, on activations whose truth is planted."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
-from traitcli.config import Config
-from traitcli.records import POSITIONS, Rollout
-from traitcli.runs import Run
-from traitcli.stages.build_vector import build_trait
-from traitcli.traits import find_traits, load_trait
-from traitcli.vectors.files import read_vector
+from tests.unit.planted import PAIRS, ROWS, draw, plant, plant_phrases, scores
 from traitcli.vectors.methods import mean_difference, project
 from traitcli.vectors.quality import (
-    Labelled,
-    Separation,
+    Held,
     auroc,
-    choose_row,
-    cohens_d,
+    auroc_interval,
     leave_one_pair_out,
-    verdict,
+    length_only,
+    measure_auroc,
+    measure_d,
 )
 
-ROWS, HIDDEN, PAIRS = 4, 16, 5
 NEAR_CHANCE = 0.1
 """Three standard errors of the mean AUROC of five folds of 60 + 60 rollouts of noise, whose vectors share rollouts."""
+SEEDS = 200
 
 
-def draw(seed, per_side=60, rows=ROWS):
-    """Labelled noise: `per_side` rollouts of each pair and polarity."""
-    pair, positive = np.array(list(product(range(PAIRS), (True, False), range(per_side))))[:, :2].T
-    noise = np.random.default_rng(seed).normal(0, 1, (len(pair), rows, HIDDEN)).astype(np.float32)
-    return Labelled(noise, positive.astype(bool), pair.astype(np.int64))
+def aurocs(held):
+    return np.array([measure_auroc(held, row).value for row in range(held.scores.shape[1])])
 
 
-def plant(rollouts, row, strength=6.0):
-    """Add one direction to every positive at a row."""
-    rollouts.activations[rollouts.positive, row, 0] += strength
-    return rollouts
+def ds(held):
+    return np.array([measure_d(held, row).value for row in range(held.scores.shape[1])])
 
 
-def plant_phrases(rollouts, strength=30.0):
-    """Add to every positive, at every row, a direction of its own pair."""
-    for pair in range(PAIRS):
-        rollouts.activations[rollouts.positive & (rollouts.pair == pair), :, pair] += strength
-    return rollouts
-
-
-def separation(values, d=None):
-    scores = np.array(values, np.float32)
-    return Separation(auroc=scores, d=np.array(d if d is not None else values, np.float32), rollouts=1)
+def one_fold(values, positive):
+    """Scores of one pair, every rollout answering a question of its own."""
+    places = np.arange(len(values))
+    return Held(np.array(values, np.float32)[:, None], np.array(positive), places * 0, places)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -78,7 +62,7 @@ def test_cohens_d_is_the_difference_of_means_in_pooled_standard_deviations():
     up, down = [4.0, 6.5, 7.0, 5.5, 9.0], [1.0, 3.0, 2.5]
     scores, positive = np.array(up + down, np.float32), np.array([True] * 5 + [False] * 3)
 
-    found = cohens_d(scores, positive)
+    found = measure_d(one_fold(scores, positive), 0).value
 
     pooled = math.sqrt((4 * statistics.variance(up) + 2 * statistics.variance(down)) / (5 + 3 - 2))
     assert found == pytest.approx((statistics.mean(up) - statistics.mean(down)) / pooled, rel=1e-6)
@@ -87,7 +71,9 @@ def test_cohens_d_is_the_difference_of_means_in_pooled_standard_deviations():
 def test_cohens_d_is_negative_when_the_negatives_lie_higher():
     positive = np.array([True, True, False, False])
 
-    assert cohens_d(np.array([0, 1, 5, 6], np.float32), positive) == pytest.approx(-5 / math.sqrt(0.5))
+    found = measure_d(one_fold([0, 1, 5, 6], positive), 0).value
+
+    assert found == pytest.approx(-5 / math.sqrt(0.5))
 
 
 @pytest.mark.parametrize(
@@ -95,34 +81,34 @@ def test_cohens_d_is_negative_when_the_negatives_lie_higher():
     [([1, 1, 2, 2], [True, True, False, False]), ([1, 2, 3], [True, False, False]), ([1, 2, 3], [True, True, False])],
 )
 def test_cohens_d_is_zero_where_there_is_no_spread_to_measure_by(scores, positive):
-    assert cohens_d(np.array(scores, np.float32), np.array(positive)) == 0.0
+    assert measure_d(one_fold(scores, positive), 0).value == 0.0
 
 
 def test_a_planted_direction_is_found_at_its_row_and_nowhere_else():
-    found = leave_one_pair_out(plant(draw(1), row=2), plant(draw(2), row=2), mean_difference)
+    found = leave_one_pair_out(plant(draw(1, 60), row=2), plant(draw(2, 60), row=2), mean_difference)
 
-    assert found.auroc[2] > 0.99
-    assert found.d[2] > 4
-    assert found.auroc[[0, 1, 3]] == pytest.approx(0.5, abs=NEAR_CHANCE)
+    assert aurocs(found)[2] > 0.99
+    assert ds(found)[2] > 4
+    assert aurocs(found)[[0, 1, 3]] == pytest.approx(0.5, abs=NEAR_CHANCE)
 
 
 def test_pure_noise_separates_at_chance():
-    found = leave_one_pair_out(draw(1), draw(2), mean_difference)
+    found = leave_one_pair_out(draw(1, 60), draw(2, 60), mean_difference)
 
-    assert found.auroc == pytest.approx(0.5, abs=NEAR_CHANCE)
-    assert found.d == pytest.approx(0, abs=0.2)
+    assert aurocs(found) == pytest.approx(0.5, abs=NEAR_CHANCE)
+    assert ds(found) == pytest.approx(0, abs=0.2)
 
 
 def test_noise_tested_on_itself_separates_at_chance():
-    noise = draw(1)
+    noise = draw(1, 60)
 
     found = leave_one_pair_out(noise, noise, mean_difference)
 
-    assert found.auroc == pytest.approx(0.5, abs=NEAR_CHANCE)
+    assert aurocs(found) == pytest.approx(0.5, abs=NEAR_CHANCE)
 
 
 def test_what_only_one_pair_shows_does_not_help_to_separate_that_pair():
-    phrases = plant_phrases(draw(1))
+    phrases = plant_phrases(draw(1, 60))
     seen = project(
         phrases.activations,
         mean_difference(phrases.activations[phrases.positive], phrases.activations[~phrases.positive]),
@@ -131,19 +117,19 @@ def test_what_only_one_pair_shows_does_not_help_to_separate_that_pair():
     found = leave_one_pair_out(phrases, phrases, mean_difference)
 
     assert min(auroc(seen[:, row], phrases.positive) for row in range(ROWS)) == 1.0
-    assert found.auroc == pytest.approx(0.5, abs=NEAR_CHANCE)
+    assert aurocs(found) == pytest.approx(0.5, abs=NEAR_CHANCE)
 
 
 def test_the_vector_comes_from_the_build_set_and_the_separation_from_the_test_set():
-    towards, away = plant(draw(1), row=2), plant(draw(2), row=2, strength=-6.0)
+    towards, away = plant(draw(1, 60), row=2), plant(draw(2, 60), row=2, strength=-6.0)
 
     found = leave_one_pair_out(towards, away, mean_difference)
 
-    assert found.auroc[2] < 0.01
+    assert aurocs(found)[2] < 0.01
 
 
 def test_separation_is_the_mean_over_the_left_out_pairs():
-    build, test = draw(1, per_side=4), draw(2, per_side=3)
+    build, test = draw(1, questions=4), draw(2, questions=3)
 
     found = leave_one_pair_out(build, test, mean_difference)
 
@@ -155,120 +141,139 @@ def test_separation_is_the_mean_over_the_left_out_pairs():
         )
         scores = project(test.activations[held], direction)
         folds.append([auroc(scores[:, row], test.positive[held]) for row in range(ROWS)])
-    np.testing.assert_allclose(found.auroc, np.mean(folds, axis=0), rtol=1e-6)
+    np.testing.assert_allclose(aurocs(found), np.mean(folds, axis=0), rtol=1e-6)
 
 
 def test_separation_counts_the_rollouts_it_was_measured_on():
-    assert leave_one_pair_out(draw(1, per_side=2), draw(2, per_side=3), mean_difference).rollouts == PAIRS * 2 * 3
+    assert leave_one_pair_out(draw(1, questions=2), draw(2, questions=3), mean_difference).scores.shape == (
+        PAIRS * 2 * 3,
+        ROWS,
+    )
 
 
 def test_a_pair_with_one_polarity_is_not_left_out():
-    rollouts = draw(1, per_side=2)
+    rollouts = draw(1, questions=2)
     kept = (rollouts.pair != 3) | rollouts.positive
-    test = Labelled(rollouts.activations[kept], rollouts.positive[kept], rollouts.pair[kept])
+    test = rollouts.where(kept)
 
-    assert leave_one_pair_out(rollouts, test, mean_difference).rollouts == (PAIRS - 1) * 2 * 2
+    assert np.unique(leave_one_pair_out(rollouts, test, mean_difference).pair).tolist() == [0, 1, 2, 4]
 
 
 def test_a_single_pair_gives_no_separation():
-    only = draw(1).of_pair(0, there=True)
+    only = draw(1, 60)
+    only = only.where(only.pair == 0)
 
     assert leave_one_pair_out(only, only, mean_difference) is None
 
 
-def test_the_row_of_the_best_auroc_is_chosen():
-    assert choose_row(separation([0.5, 0.5, 0.6, 0.7, 0.9, 0.8, 0.5, 0.5, 0.5]), rows=9) == 4
+@pytest.mark.parametrize("seed", range(3))
+def test_a_measured_auroc_is_the_mean_of_what_scikit_learn_finds_for_each_pair(seed):
+    held = scores(seed)
+    tied = Held(np.round(held.scores), held.positive, held.pair, held.question)
+
+    found = measure_auroc(tied, 0)
+
+    folds = [auroc(tied.scores[tied.pair == pair, 0], tied.positive[tied.pair == pair]) for pair in range(PAIRS)]
+    assert found.folds == pytest.approx(folds)
+    assert found.value == pytest.approx(np.mean(folds))
 
 
-def test_a_tie_in_auroc_goes_to_the_larger_d():
-    tied = separation([0.9] * 9, d=[9, 9, 1, 2, 3, 5, 4, 9, 9])
+@pytest.mark.parametrize("measure", [measure_auroc, measure_d])
+def test_the_error_is_what_repeating_it_with_other_questions_shows(measure):
+    """Of one pair, so that only questions vary; the oracle is the spread over samples."""
+    samples = [measure(scores(seed, questions=60, pairs=1, between_pairs=0.0), 0) for seed in range(400)]
 
-    assert choose_row(tied, rows=9) == 5
-
-
-def test_a_difference_in_auroc_too_small_to_mean_anything_is_a_tie():
-    tied = separation([0, 0, 0.9, 0.9, 0.9001, 0.9, 0.9, 0, 0], d=[0, 0, 1, 7, 3, 1, 1, 0, 0])
-
-    assert choose_row(tied, rows=9) == 3
+    claimed = np.sqrt(np.mean([sample.error**2 for sample in samples]))
+    seen = np.std([sample.value for sample in samples])
+    assert claimed == pytest.approx(seen, rel=0.12)
 
 
-@pytest.mark.parametrize("blocks", [2, 3, 4, 5, 6, 12, 26, 30, 32, 80])
-def test_the_chosen_row_stays_within_25_and_75_percent_of_depth(blocks):
-    for best in range(blocks + 1):
-        row = choose_row(separation([float(row == best) for row in range(blocks + 1)]), rows=blocks + 1)
+def test_the_error_is_that_of_other_pairs_where_pairs_differ_more():
+    alike = measure_auroc(scores(1, between_pairs=0.0), 0)
+    different = measure_auroc(scores(1, between_pairs=2.0), 0)
 
-        assert blocks * 0.25 <= row <= blocks * 0.75
-        if blocks * 0.25 <= best <= blocks * 0.75:
-            assert row == best
-
-
-@pytest.mark.parametrize(("rows", "row"), [(31, 15), (27, 13), (5, 2), (2, 1)])
-def test_without_a_separation_the_middle_row_is_chosen(rows, row):
-    assert choose_row(None, rows) == row
+    assert alike.freedom == 19
+    assert different.freedom == PAIRS - 1
+    assert different.error == pytest.approx(np.std(different.folds, ddof=1) / math.sqrt(PAIRS))
 
 
-def test_a_model_of_one_block_has_one_row_to_choose():
-    assert choose_row(separation([0.9, 0.5]), rows=2) == 1
+def test_one_question_of_one_pair_says_nothing_of_the_error():
+    held = Held(np.array([[1.0], [0.0]], np.float32), np.array([True, False]), np.zeros(2, int), np.zeros(2, int))
 
+    found = measure_auroc(held, 0)
 
-@pytest.mark.parametrize("evaluation_row", [3, 5])
-def test_the_evaluation_rollouts_have_no_say_in_the_row(tmp_path, evaluation_row):
-    extraction = plant(plant(draw(1, 6, rows=9), row=4), row=evaluation_row, strength=3.0)
-    evaluation = plant(draw(2, 6, rows=9), row=evaluation_row)
-    config = Config.model_validate(
-        {"model": {"id": "org/tiny"}, "paths": {"runs": tmp_path / "runs", "vectors": tmp_path / "vectors"}}
-    )
-    run = Run(tmp_path / "runs" / "mine")
-    store(run, extraction, "extraction")
-    store(run, evaluation, "evaluation")
-    evil = load_trait(find_traits(Path("no-such-folder"))["evil"])
-
-    vector = read_vector(build_trait(evil, config, run, "nobody", lambda event: None))
-
-    assert vector.layer == 4
-    assert vector.quality["auroc"] < 0.8 < vector.quality["auroc_rows"][evaluation_row]
-
-
-def store(run, labelled, split):
-    """Keep labelled activations as the rollouts of a run; every position holds the same."""
-    rollouts = []
-    for index, (positive, pair) in enumerate(zip(labelled.positive, labelled.pair, strict=True)):
-        polarity = "positive" if positive else "negative"
-        name = f"{split}-{index}"
-        rollouts.append(
-            Rollout(name, "evil", split, polarity, int(pair), index, 0, 0, "p", "r", 1, 1, "stop"),
-        )
-    activations = {
-        rollout.id: dict.fromkeys(POSITIONS, labelled.activations[index]) for index, rollout in enumerate(rollouts)
-    }
-    run.trait("evil").add_rollouts(rollouts, activations)
+    low, high = auroc_interval(found, held)
+    assert found.error == math.inf
+    assert (low < 0.2, high) == (True, 1.0)
 
 
 @pytest.mark.parametrize(
-    ("held_out", "contrast", "trusted", "expected"),
-    [
-        (0.97, 60.0, True, ("good", "held-out AUROC 0.97")),
-        (0.8, 40.0, True, ("good", "held-out AUROC 0.80")),
-        (0.97, None, True, ("good", "held-out AUROC 0.97")),
-        (0.97, 39.9, True, ("weak", "contrast 39 is below 40: the judge sees little of the trait")),
-        (0.79, 60.0, True, ("weak", "held-out AUROC 0.79 is below 0.8")),
-        (0.7996, 60.0, True, ("weak", "held-out AUROC 0.7996 is below 0.8")),
-        (0.65, 60.0, True, ("weak", "held-out AUROC 0.65 is below 0.8")),
-        (0.97, 60.0, False, ("weak", "the judge cannot tell the polarities apart, so nothing was filtered")),
-        (None, 60.0, True, ("weak", "no held-out rollouts: nothing shows that it separates what it has not seen")),
-        (
-            0.64,
-            60.0,
-            True,
-            ("unusable", "held-out AUROC 0.64: near chance on questions and pairs it has not seen"),
-        ),
-        (
-            0.3,
-            60.0,
-            False,
-            ("unusable", "held-out AUROC 0.30: near chance on questions and pairs it has not seen"),
-        ),
-    ],
+    ("gap", "between_pairs", "of_question"),
+    [(0.0, 0.0, 0.0), (0.0, 0.5, 0.5), (1.2, 0.4, 0.5), (2.0, 0.5, 0.5), (1.0, 0.0, 1.0), (3.5, 0.5, 0.5)],
 )
-def test_the_verdict_follows_the_table(held_out, contrast, trusted, expected):
-    assert verdict(held_out, contrast, trusted) == expected
+def test_intervals_hold_the_truth_as_often_as_they_say(gap, between_pairs, of_question):
+    """Over 200 seeds; the truth is that of all questions and pairs that could have been drawn.
+
+    95 % are promised; 91 % is what 200 tries of 95 % fall below once in a hundred times.
+    """
+    gaps = np.random.default_rng(99).normal(gap, between_pairs, 20_000)
+    spread = math.sqrt(1 + of_question**2 + of_question**2 / 4)  # of a score within its class
+    truth = norm.cdf(gaps / (spread * math.sqrt(2))).mean(), gap / spread
+
+    covered = np.zeros(2)
+    for seed in range(SEEDS):
+        held = scores(seed, gap=gap, between_pairs=between_pairs, of_question=of_question)
+        bounds = auroc_interval(measure_auroc(held, 0), held), measure_d(held, 0).interval()
+        covered += [low <= true <= high for true, (low, high) in zip(truth, bounds, strict=True)]
+
+    assert (covered / SEEDS >= 0.91).all()
+
+
+def test_intervals_are_not_so_wide_that_they_say_nothing():
+    widths = []
+    for seed in range(SEEDS):
+        held = scores(seed)
+        low, high = auroc_interval(measure_auroc(held, 0), held)
+        widths.append(high - low)
+
+    assert np.mean(widths) < 0.3
+
+
+def test_perfect_order_leaves_room_for_doubt_and_more_questions_leave_less():
+    few, many = (scores(1, questions=count, gap=50.0) for count in (5, 100))
+
+    bounds = [auroc_interval(measure_auroc(held, 0), held) for held in (few, many)]
+
+    assert [high for _, high in bounds] == [1.0, 1.0]
+    assert 0.5 < bounds[0][0] < 0.8 < 0.95 < bounds[1][0] < 1.0
+
+
+def test_an_interval_turns_around_with_the_scores():
+    held = scores(3)
+    turned = Held(-held.scores, held.positive, held.pair, held.question)
+
+    low, high = auroc_interval(measure_auroc(held, 0), held)
+
+    assert auroc_interval(measure_auroc(turned, 0), turned) == pytest.approx((1 - high, 1 - low), abs=0.02)
+
+
+def test_the_difference_of_two_scores_of_the_same_rollouts_is_surer_than_either():
+    held = scores(4)
+    noise = np.random.default_rng(0).normal(0, 0.1, held.scores.shape)
+    nearly = Held((held.scores + noise).astype(np.float32), held.positive, held.pair, held.question)
+    one, other = measure_auroc(held, 0), measure_auroc(nearly, 0)
+
+    ahead = one.minus(other, held)
+
+    assert ahead.value == pytest.approx(one.value - other.value)
+    assert ahead.error < one.error / 3
+
+
+def test_length_alone_is_scored_by_the_way_that_the_other_pairs_tell():
+    longer, shorter = draw(1), draw(2)
+    longer.length[:] = np.where(longer.positive, 50, 10)
+    shorter.length[:] = np.where(shorter.positive, 10, 50)
+
+    assert aurocs(length_only(longer, longer)) == [1.0]
+    assert aurocs(length_only(shorter, shorter)) == [1.0]
+    assert aurocs(length_only(longer, shorter)) == [0.0]

@@ -8,38 +8,8 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from traitcli.views.tables import failures_table, plan_table, run_table, traits_table, vectors_table
+from traitcli.views.tables import failures_table, plan_table, run_table, traits_table
 
-VECTOR = {
-    "trait": "refusal",
-    "model": "org/tiny",
-    "path": "vectors/tiny/refusal.safetensors",
-    "rows": 5,
-    "hidden_size": 64,
-    "layer": 3,
-    "layer_choice": "auto",
-    "positive_total": 100,
-    "negative_total": 100,
-    "positive_kept": 96,
-    "negative_kept": 88,
-    "empty": 0,
-    "missing": 2,
-    "filter": "paired",
-    "coherence": "not judged",
-    "judge": "likelihood",
-    "judge_auroc": 0.934,
-    "positive_score": 88.1,
-    "negative_score": 12.3,
-    "contrast": 75.8,
-    "magnitude": 21.2,
-    "relative_magnitude": 0.312,
-    "auroc": 0.971,
-    "d": 2.94,
-    "evaluation_rollouts": 40,
-    "verdict": "good",
-    "verdict_reason": "separates the held-out rollouts",
-}
-UNKNOWN = dict.fromkeys(("judge_auroc", "contrast", "auroc", "d", "positive_score", "negative_score"))
 TRAIT = {
     "trait": "refusal",
     "pairs": 5,
@@ -48,6 +18,7 @@ TRAIT = {
     "source": "built in",
     "faults": [],
 }
+UNKNOWN = dict.fromkeys(("judge_auroc", "positive_score", "negative_score"))
 RUN = {
     "trait": "refusal",
     "rollouts_done": 200,
@@ -110,47 +81,6 @@ def printed(table, *rows, width=80, **options):
     out = io.StringIO()
     table(Console(file=out, width=width, _environ={}, **options), rows)
     return [line.rstrip() for line in out.getvalue().splitlines()]
-
-
-def test_vectors_are_told_by_model_with_what_the_columns_mean():
-    weak = VECTOR | UNKNOWN | {"trait": "evil", "verdict": "weak", "verdict_reason": "no held-out rollouts"}
-
-    assert printed(vectors_table, VECTOR, weak) == [
-        "org/tiny  [5, 64]",
-        "trait    verdict  layer  AUROC    d  contrast  norm   kept  judge",
-        "──────────────────────────────────────────────────────────────────",
-        "refusal  good         3   0.97  2.9       +76  0.31  96+88   0.93",
-        "evil     weak         3      –    –         –  0.31  96+88      –",
-        "AUROC, d: how well held-out rollouts separate · contrast: mean judge score,",
-        "positive − negative · norm: of the vector, relative to the activations · kept:",
-        "rollouts past the filter, positive + negative",
-        "judge: likelihood",
-        "filter: paired",
-        "coherence: not judged",
-        "evil is weak: no held-out rollouts",
-        "vectors in: vectors/tiny",
-    ]
-
-
-def test_what_differs_between_vectors_is_told_for_each():
-    other = VECTOR | {"trait": "evil", "judge": "gpt-4.1-mini"}
-
-    shown = printed(vectors_table, VECTOR, other)
-
-    assert [line for line in shown if line.startswith("judge")] == [
-        "judge of refusal: likelihood",
-        "judge of evil: gpt-4.1-mini",
-    ]
-
-
-def test_vectors_of_two_models_are_two_tables():
-    shown = printed(vectors_table, VECTOR, VECTOR | {"model": "org/big", "rows": 9})
-
-    assert [line for line in shown if line.startswith("org/")] == ["org/tiny  [5, 64]", "org/big  [9, 64]"]
-
-
-def test_no_vectors_is_told():
-    assert printed(vectors_table) == ["no vectors"]
 
 
 def test_traits_are_told_with_their_faults_below():
@@ -370,8 +300,6 @@ HOSTILE_PARTS = [
 @pytest.mark.parametrize(
     ("table", "row"),
     [
-        (vectors_table, VECTOR | {"trait": HOSTILE, "model": HOSTILE, "verdict": HOSTILE, "verdict_reason": HOSTILE}),
-        (vectors_table, VECTOR | {"judge": HOSTILE, "filter": HOSTILE, "path": f"{HOSTILE}/x"}),
         (traits_table, TRAIT | {"trait": HOSTILE, "source": HOSTILE, "faults": [HOSTILE]}),
         (run_table, RUN | {"trait": HOSTILE, "note": HOSTILE, "vector": HOSTILE}),
         (run_table, RUN | {"judge": HOSTILE, "judge_quality": QUALITY}),
@@ -391,7 +319,6 @@ def test_nothing_in_a_table_acts_on_the_terminal(table, row):
 @pytest.mark.parametrize(
     ("table", "row"),
     [
-        (vectors_table, VECTOR | {"positive_kept": 1000, "negative_kept": 1000, "verdict": "unusable", "d": -12.3}),
         (traits_table, TRAIT | {"source": "a/rather/long/folder/of/traits/mine.yaml"}),
         (run_table, RUN | {"rollouts_done": 4000, "rollouts_total": 4000, "kept_positive": 1000, "judged": 4000}),
         (plan_table, PLAN | {"rollouts": 32000, "rollouts_done": 12000, "seconds": 40000.0, "cost_usd": 1234.5}),
@@ -403,12 +330,3 @@ def test_figures_stay_whole_on_eighty_columns_when_names_are_long(table, row):
 
     assert max(map(len, narrow)) <= 80
     assert set(figures) <= set(" ".join(narrow).split())
-
-
-@pytest.mark.parametrize(("verdict", "code"), [("good", "32"), ("weak", "33"), ("unusable", "1;31")])
-def test_the_verdict_has_a_colour(verdict, code):
-    shown = "\n".join(
-        printed(vectors_table, VECTOR | {"verdict": verdict}, force_terminal=True, color_system="standard")
-    )
-
-    assert f"\x1b[{code}m{verdict}" in shown

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from traitcli.cli.options import ConfigFile, Json, Traits
+from traitcli.cli.hub import PullFrom, pull
+from traitcli.cli.inspect_steering import steering
+from traitcli.cli.options import ConfigFile, Json, Overrides, RunName, Traits
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,18 +22,28 @@ inspect = typer.Typer(help="Show how good vectors, definitions or a run are.", n
 
 @inspect.command()
 def vectors(
-    names: Annotated[list[str] | None, typer.Argument(metavar="TRAIT", help="Traits; all by default.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="TRAIT|FILE", help="Traits, all by default, or files of any format.")
+    ] = None,
     config: ConfigFile = "default",
+    pull_from: PullFrom = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show every row of every vector.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 when any is not good.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Say how far each vector can be trusted."""
+    """Say how far each vector can be trusted, and why."""
+    from functools import partial
+
     from traitcli.config import load_config
-    from traitcli.stages.inspection import vector_row
-    from traitcli.vectors.files import find_vectors
-    from traitcli.views.tables import vectors_table
+    from traitcli.stages.vector_rows import vector_rows
+    from traitcli.views.vector_tables import vectors_table
 
     settings = load_config(config)
-    show([vector_row(path) for path in find_vectors(settings, names or []).values()], vectors_table, as_json)
+    pulled = [str(path) for path in pull(settings, pull_from, names or ())] if pull_from else None
+    rows = vector_rows(settings, pulled or names or [])
+    show(rows, partial(vectors_table, verbose=verbose), as_json)
+    if strict and any(row["verdict"] != "good" for row in rows):
+        raise typer.Exit(1)
 
 
 @inspect.command()
@@ -64,6 +76,39 @@ def run(
     found = find_run(settings, name)
     require_run(found)
     show(judged_rows(found, settings, names or [], judge), run_table, as_json)
+
+
+@inspect.command()
+def methods(
+    names: Traits = None,
+    config: ConfigFile = "default",
+    run: RunName = None,
+    judge: Annotated[
+        str | None, typer.Option(metavar="JUDGE", help="Whose scores filter; a part of the name will do.")
+    ] = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Compare ways to make a vector, on what a run has stored."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from traitcli.config import load_config
+    from traitcli.runs import find_run, require_run
+    from traitcli.stages.methods_comparison import compare_methods
+    from traitcli.traits import select_traits
+    from traitcli.views.vector_tables import methods_table
+
+    settings = load_config(config, overrides or ())
+    found = find_run(settings, run)
+    require_run(found)
+    chosen = select_traits(settings.paths.traits, names or settings.traits or found.trait_names())
+    with Console(stderr=True).status("") as status:
+        rows = compare_methods(found, chosen, settings, judge, lambda step: status.update(Text(f"{step} …")))
+    show(rows, methods_table, as_json)
+
+
+inspect.command()(steering)
 
 
 def show(rows: Rows, table: Callable[[Console, Rows], None], as_json: bool) -> None:

@@ -1,31 +1,30 @@
-"""Builds a trait's vector from what a run has stored: filter, difference of means, held-out check."""
+"""Builds a trait's vector from what a run has stored: filter, direction, and what it is worth."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from traitcli.config import Config
 from traitcli.errors import RunError, VectorError
 from traitcli.events import Listener, StageStarted, VectorBuilt, Warned
-from traitcli.records import POLARITIES, POSITIONS, Rollout, Trait, TraitVector
-from traitcli.runs import Run, TraitFiles, digest_of
+from traitcli.records import POLARITIES, POSITIONS, Trait, TraitVector
+from traitcli.runs import Run, digest_of
+from traitcli.stages.evidence import labelled, matched, ordered, unseen_rollouts
 from traitcli.stages.filtering import Selection, select_rollouts
 from traitcli.stages.journal import versions
+from traitcli.stages.vector_quality import Evidence, measure_vector
 from traitcli.vectors.files import read_header, vector_folder, write_vector
-from traitcli.vectors.methods import METHODS, class_stats
-from traitcli.vectors.quality import Labelled, choose_row, leave_one_pair_out, verdict
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from traitcli.vectors.methods import METHODS, class_stats, pca_of_differences
+from traitcli.vectors.verdict import verdict_on
 
 MIN_ROLLOUTS = 2
 """Kept rollouts that either side needs: fewer give no spread."""
+_MEASURES = 2
+"""Raised when other things are measured of a vector, so that it is built again with them."""
 
 
 def build_trait(trait: Trait, config: Config, run: Run, judge: str, on_event: Listener) -> Path:
@@ -46,6 +45,7 @@ def build_trait(trait: Trait, config: Config, run: Run, judge: str, on_event: Li
     path = vector_folder(config) / f"{trait.name}.safetensors"
     inputs = digest_of(
         [
+            _MEASURES,
             config.filter.model_dump(),
             config.vector.model_dump(),
             judge,
@@ -80,87 +80,52 @@ def build_trait(trait: Trait, config: Config, run: Run, judge: str, on_event: Li
 
 def _compute(trait: Trait, config: Config, run: Run, selection: Selection, judge: str) -> TraitVector:
     files = run.trait(trait.name)
-    kept = [[r for r in selection.kept if r.polarity == side] for side in POLARITIES]
-    if min(map(len, kept)) < MIN_ROLLOUTS:
-        found = f"{len(kept[0])} positive and {len(kept[1])} negative of {selection.counts['positive_total']} a side"
+    method = METHODS[config.vector.method]
+    both = matched(selection.kept)
+    kept = both if method is pca_of_differences else ordered(selection.kept)
+    sides = [[r for r in kept if r.polarity == side] for side in POLARITIES]
+    if min(map(len, sides)) < MIN_ROLLOUTS:
+        found = f"{len(sides[0])} positive and {len(sides[1])} negative of {selection.counts['positive_total']} a side"
         raise RunError(
             f"too few rollouts of {trait.name} pass the filter",
             cause=f"{found} ({selection.filter})",
             fix="lower --threshold, set filter.pairing to independent, or generate more (extract.repeats)",
         )
-    method = METHODS[config.vector.method]
     directions, stats = {}, {}
-    magnitude: dict[str, float] = {}
     for position in POSITIONS:
-        positive, negative = (files.activations([r.id for r in side], position) for side in kept)
+        positive, negative = (files.activations([r.id for r in side], position) for side in sides)
         directions[position] = method(positive, negative)
         stats[position] = class_stats(positive, negative, directions[position])
-        if position == config.vector.position:
-            magnitude = _magnitude(directions[position], positive, negative)
-    held_out = _held_out(config, files, selection)
-    rows = directions["response_avg"].shape[0]
-    layer = held_out["chosen"] if config.vector.layer == "auto" else _checked(config.vector.layer, rows)
-    chosen = "auto: best left-out-pair AUROC between 25 % and 75 % of depth, on extraction rollouts"
+    position = config.vector.position
+    build, unseen = labelled(files, kept, position), unseen_rollouts(trait, files, selection)
+    evidence = Evidence(
+        build,
+        matched=build if kept is both else labelled(files, both, position),
+        test=labelled(files, unseen, position) if unseen else None,
+        method=method,
+        direction=directions[position],
+    )
+    rows = build.activations.shape[1]
     quality = {
-        "rows": rows,
-        "hidden_size": directions["response_avg"].shape[1],
-        "layer": layer,
-        "layer_choice": chosen if config.vector.layer == "auto" else "set",
-        "position": config.vector.position,
+        **measure_vector(evidence, config.vector.layer if config.vector.layer == "auto" else _checked(config, rows)),
+        "position": position,
         **selection.counts,
-        "positive_kept": len(kept[0]),
-        "negative_kept": len(kept[1]),
+        "positive_kept": len(sides[0]),
+        "negative_kept": len(sides[1]),
         "filter": selection.filter,
         "coherence": selection.coherence,
         "judge": judge,
         "judge_auroc": selection.judge_auroc,
-        **magnitude,
-        **_at(held_out, layer),
+        "judge_trusted": selection.trusted,
     }
-    quality["verdict"], quality["verdict_reason"] = verdict(quality["auroc"], quality["contrast"], selection.trusted)
-    return TraitVector(trait.name, config.model.name, config.vector.method, layer, directions, stats, quality)
-
-
-def _held_out(config: Config, files: TraitFiles, selection: Selection) -> dict[str, Any]:
-    """Leave-one-pair-out separation: of kept extraction rollouts (to choose a row), of evaluation ones."""
-    method, position = METHODS[config.vector.method], config.vector.position
-    build = _labelled(files, selection.kept, position)
-    choosing = leave_one_pair_out(build, build, method)
-    unseen = [r for r in files.rollouts() if r.split == "evaluation" and r.response_tokens]
-    separation = leave_one_pair_out(build, _labelled(files, unseen, position), method) if unseen else None
-    return {"chosen": choose_row(choosing, build.activations.shape[1]), "separation": separation}
-
-
-def _at(held_out: Mapping[str, Any], layer: int) -> dict[str, Any]:
-    separation = held_out["separation"]
-    if separation is None:
-        return {"auroc": None, "auroc_rows": None, "d": None, "evaluation_rollouts": 0}
-    return {
-        "auroc": round(float(separation.auroc[layer]), 4),
-        "auroc_rows": [round(float(value), 4) for value in separation.auroc],
-        "d": round(float(separation.d[layer]), 3),
-        "evaluation_rollouts": separation.rollouts,
-    }
-
-
-def _labelled(files: TraitFiles, rollouts: Sequence[Rollout], position: Any) -> Labelled:
-    return Labelled(
-        files.activations([r.id for r in rollouts], position),
-        np.array([r.polarity == "positive" for r in rollouts], dtype=bool),
-        np.array([r.pair for r in rollouts], dtype=np.int64),
+    quality["verdict"], quality["verdict_reason"], quality["doubts"] = verdict_on(quality)
+    return TraitVector(
+        trait.name, config.model.name, config.vector.method, quality["layer"], directions, stats, quality
     )
 
 
-def _magnitude(
-    direction: NDArray[np.float32], positive: NDArray[np.float32], negative: NDArray[np.float32]
-) -> dict[str, float]:
-    """Mean row norm, and relative to the mean norm of the activations of the same rows."""
-    own = float(np.linalg.norm(direction, axis=1).mean())
-    around = float(np.mean([np.linalg.norm(side, axis=2).mean() for side in (positive, negative)]))
-    return {"magnitude": round(own, 3), "relative_magnitude": round(own / around, 4) if around else 0.0}
-
-
-def _checked(layer: int, rows: int) -> int:
+def _checked(config: Config, rows: int) -> int:
+    layer = int(config.vector.layer)
     if layer >= rows:
         raise VectorError(
             f"no row {layer}",

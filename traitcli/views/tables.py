@@ -1,9 +1,8 @@
-"""Prints the tables of vectors, traits, runs, plans and failures."""
+"""Prints the tables of traits, runs, plans and failures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import PurePath
 from typing import Any
 
 from rich import box
@@ -22,59 +21,39 @@ from traitcli.views.printable import one_line, printable
 Row = Mapping[str, Any]
 Cell = Callable[[Row], Text]
 
-_NONE = "–"
-_PLAIN = Style()
-_QUIET = Style(dim=True)
+NONE = "–"
+PLAIN = Style()
+QUIET = Style(dim=True)
 _NAME = Style(bold=True)
-_VERDICTS = {
+VERDICTS = {
     "good": Style(color="green"),
     "weak": Style(color="yellow"),
     "unusable": Style(color="red", bold=True),
 }
 
 
-def vectors_table(console: Console, rows: Sequence[Row]) -> None:
-    """One line per vector, by model; under it why one is not good, how they were judged, and where they are."""
-    for model in dict.fromkeys(row["model"] for row in rows):
-        of_model = [row for row in rows if row["model"] == model]
-        shapes = dict.fromkeys(f"[{row['rows']}, {row['hidden_size']}]" for row in of_model)
-        _heading(console, f"{one_line(model)}  {' '.join(shapes)}")
-        _print(console, _VECTOR_COLUMNS, of_model)
-        _caption(
-            console,
-            "AUROC, d: how well held-out rollouts separate · contrast: mean judge score, positive − negative · "
-            "norm: of the vector, relative to the activations · kept: rollouts past the filter, positive + negative",
-        )
-        _shared(console, of_model, ("judge", "filter", "coherence"))
-        _reasons(console, of_model)
-        for folder in dict.fromkeys(str(PurePath(row["path"]).parent) for row in of_model):
-            _path(console, "vectors in", folder)
-    if not rows:
-        _caption(console, "no vectors")
-
-
 def traits_table(console: Console, rows: Sequence[Row]) -> None:
     """One line per trait definition; under it the faults found."""
-    _print(console, _TRAIT_COLUMNS, rows)
-    _caption(console, "held out: evaluation questions, never asked for extraction")
+    print_table(console, _TRAIT_COLUMNS, rows)
+    caption(console, "held out: evaluation questions, never asked for extraction")
     for row in rows:
         for fault in row["faults"]:
-            _line(console, f"✗ {one_line(row['trait'])}: ", printable(fault), label_style=_VERDICTS["unusable"])
+            labelled_line(console, f"✗ {one_line(row['trait'])}: ", printable(fault), label_style=VERDICTS["unusable"])
 
 
 def run_table(console: Console, rows: Sequence[Row]) -> None:
     """One line per trait of a run; under it where vectors are, notes, and how far to believe each trait's judge."""
-    _print(console, _RUN_COLUMNS, rows)
-    _caption(
+    print_table(console, _RUN_COLUMNS, rows)
+    caption(
         console,
         "judge: AUROC of its scores against the instructions · scores: means of either side, 0–100 · "
         "kept: rollouts past the filter, positive + negative",
     )
     for row in rows:
         if row["note"]:
-            _line(console, f"{one_line(row['trait'])}: ", printable(row["note"]), _QUIET)
+            labelled_line(console, f"{one_line(row['trait'])}: ", printable(row["note"]), QUIET)
         if row["vector"]:
-            _path(console, one_line(row["trait"]), row["vector"])
+            path_line(console, one_line(row["trait"]), row["vector"])
     palette = palette_for(console.color_system, no_color=console.no_color)
     for row in rows:
         if row["judge_quality"]:
@@ -84,8 +63,8 @@ def run_table(console: Console, rows: Sequence[Row]) -> None:
 
 def plan_table(console: Console, rows: Sequence[Row]) -> None:
     """What a run would do, one line per trait and one for all."""
-    _print(console, _PLAN_COLUMNS, rows, total=_total(rows) if len(rows) > 1 else None)
-    _caption(
+    print_table(console, _PLAN_COLUMNS, rows, total=_total(rows) if len(rows) > 1 else None)
+    caption(
         console,
         "calls: of the judge · prompt: tokens to read · response: tokens to write at most · disk: activations · "
         "time, cost: estimates, – when unknown",
@@ -95,50 +74,50 @@ def plan_table(console: Console, rows: Sequence[Row]) -> None:
 def places_table(console: Console, rows: Sequence[Row], notes: Sequence[str]) -> None:
     """Which worker does what, and whether its device has the memory; under it what is worth knowing."""
     console.line()
-    _print(console, _PLACE_COLUMNS, rows)
-    _caption(
+    print_table(console, _PLACE_COLUMNS, rows)
+    caption(
         console,
         "needed, found: memory, at least and free · rollouts: as they are handed out; who is done first takes over "
         "what others have not begun",
     )
     for note in notes:
-        _line(console, "", printable(note), _QUIET)
+        labelled_line(console, "", printable(note), QUIET)
 
 
 def failures_table(console: Console, rows: Sequence[Row]) -> None:
     """What failed, in full: trait and stage, then problem, cause and fix on lines of their own."""
     for row in rows:
-        _heading(console, f"{one_line(row['trait'])}  {one_line(row['stage'])}", _VERDICTS["unusable"])
+        heading(console, f"{one_line(row['trait'])}  {one_line(row['stage'])}", VERDICTS["unusable"])
         for label in ("problem", "cause", "fix"):
             if row.get(label):
-                _line(console, f"  {label}: ".ljust(11), printable(row[label]))
+                labelled_line(console, f"  {label}: ".ljust(11), printable(row[label]))
 
 
 def set_table(console: Console, rows: Sequence[Row], path: str) -> None:
     """What the prompts of a set showed of each trait, calibrated."""
     if rows:
         console.line()
-        _print(console, _SET_COLUMNS, rows)
-        _caption(
+        print_table(console, _SET_COLUMNS, rows)
+        caption(
             console,
             "should rise, should fall: mean score of the answers that should · difference: of the two · swing: highest "
             "− lowest five tokens within an answer that should do both",
         )
-    _path(console, "records", path)
+    path_line(console, "records", path)
 
 
 def texts_table(console: Console, rows: Sequence[Row], failures: Sequence[str], path: str) -> None:
     """Mean scores of texts, and where to read: the lowest and the highest of each trait."""
-    _print(console, _TEXTS_COLUMNS, rows)
+    print_table(console, _TEXTS_COLUMNS, rows)
     for failure in failures[:_FAILURES_SHOWN]:
-        _line(console, "not read: ", printable(failure), label_style=_VERDICTS["weak"])
+        labelled_line(console, "not read: ", printable(failure), label_style=VERDICTS["weak"])
     if len(failures) > _FAILURES_SHOWN:
-        _caption(console, f"and {len(failures) - _FAILURES_SHOWN:,} more that could not be read")
-    _path(console, "records", path)
+        caption(console, f"and {len(failures) - _FAILURES_SHOWN:,} more that could not be read")
+    path_line(console, "records", path)
 
 
-def _figure(key: str, form: str = "{:.2f}") -> Cell:
-    return lambda row: Text(_NONE if row[key] is None else form.format(row[key]))
+def number(key: str, form: str = "{:.2f}") -> Cell:
+    return lambda row: Text(NONE if row[key] is None else form.format(row[key]))
 
 
 def _score(key: str) -> Cell:
@@ -148,33 +127,33 @@ def _score(key: str) -> Cell:
 def _difference(row: Row) -> Text:
     """How far apart the two kinds of answers lie; red where they lie the wrong way round."""
     if row["positive"] is None or row["negative"] is None:
-        return Text(_NONE)
+        return Text(NONE)
     difference = row["positive"] - row["negative"]
-    return Text(figure(difference), _VERDICTS["unusable"] if difference <= 0 else _PLAIN)
+    return Text(figure(difference), VERDICTS["unusable"] if difference <= 0 else PLAIN)
 
 
 def _extreme(key: str) -> Cell:
-    return lambda row: Text(figure(row[key][0])).append(f"  {one_line(row[key][1])}", _QUIET)
+    return lambda row: Text(figure(row[key][0])).append(f"  {one_line(row[key][1])}", QUIET)
 
 
-def _text(key: str, style: Style | None = None) -> Cell:
+def text_cell(key: str, style: Style | None = None) -> Cell:
     return lambda row: Text(one_line(str(row[key])), style or "")
 
 
-def _sides(positive: str, negative: str, form: str = "{:.0f}", between: str = "+") -> Cell:
+def sides(positive: str, negative: str, form: str = "{:.0f}", between: str = "+") -> Cell:
     def cell(row: Row) -> Text:
-        sides = (row[positive], row[negative])
-        return Text(between.join(_NONE if side is None else form.format(side) for side in sides))
+        both = (row[positive], row[negative])
+        return Text(between.join(NONE if side is None else form.format(side) for side in both))
 
     return cell
 
 
 def _done(done: str, total: str) -> Cell:
-    return lambda row: Text(f"{row[done]:,}/{_NONE if row[total] is None else format(row[total], ',')}")
+    return lambda row: Text(f"{row[done]:,}/{NONE if row[total] is None else format(row[total], ',')}")
 
 
 def _mebibytes(key: str) -> Cell:
-    return lambda row: Text(_NONE if row[key] is None else f"{row[key] / 2**10:,.1f} GiB")
+    return lambda row: Text(NONE if row[key] is None else f"{row[key] / 2**10:,.1f} GiB")
 
 
 def _shares(row: Row) -> Text:
@@ -186,8 +165,8 @@ def _shares(row: Row) -> Text:
     return Text(", ".join(told) or "no rollouts")
 
 
-def _verdict(row: Row) -> Text:
-    return Text(one_line(row["verdict"]), _VERDICTS.get(row["verdict"], _PLAIN))
+def verdict_cell(row: Row) -> Text:
+    return Text(one_line(row["verdict"]), VERDICTS.get(row["verdict"], PLAIN))
 
 
 def _duration(row: Row) -> Text:
@@ -211,46 +190,35 @@ def _disk(row: Row) -> Text:
 
 
 def _cost(row: Row) -> Text:
-    return Text(_NONE if row["cost_usd"] is None else f"${row['cost_usd']:,.2f}")
+    return Text(NONE if row["cost_usd"] is None else f"${row['cost_usd']:,.2f}")
 
 
 def _faults(row: Row) -> Text:
     count = len(row["faults"])
-    return Text(f"{count} fault{'' if count == 1 else 's'}", _VERDICTS["unusable"]) if count else Text("none", _QUIET)
+    return Text(f"{count} fault{'' if count == 1 else 's'}", VERDICTS["unusable"]) if count else Text("none", QUIET)
 
 
-_NAMED = ("trait", _text("trait", _NAME))
-_VECTOR_COLUMNS: tuple[tuple[str, Cell], ...] = (
-    _NAMED,
-    ("verdict", _verdict),
-    ("layer", _figure("layer", "{}")),
-    ("AUROC", _figure("auroc")),
-    ("d", _figure("d", "{:.1f}")),
-    ("contrast", _figure("contrast", "{:+.0f}")),
-    ("norm", _figure("relative_magnitude")),
-    ("kept", _sides("positive_kept", "negative_kept")),
-    ("judge", _figure("judge_auroc")),
-)
+NAMED = ("trait", text_cell("trait", _NAME))
 _TRAIT_COLUMNS: tuple[tuple[str, Cell], ...] = (
-    _NAMED,
-    ("pairs", _figure("pairs", "{}")),
-    ("questions", _figure("questions", "{}")),
-    ("held out", _figure("evaluation_questions", "{}")),
+    NAMED,
+    ("pairs", number("pairs", "{}")),
+    ("questions", number("questions", "{}")),
+    ("held out", number("evaluation_questions", "{}")),
     ("faults", _faults),
-    ("source", _text("source", _QUIET)),
+    ("source", text_cell("source", QUIET)),
 )
 _RUN_COLUMNS: tuple[tuple[str, Cell], ...] = (
-    _NAMED,
+    NAMED,
     ("rollouts", _done("rollouts_done", "rollouts_total")),
-    ("empty", _figure("empty", "{}")),
-    ("judged", _figure("judged", "{}")),
-    ("missing", _figure("missing", "{}")),
-    ("judge", _figure("judge_auroc")),
-    ("scores +/−", _sides("positive_score", "negative_score", between=" / ")),
-    ("kept", _sides("kept_positive", "kept_negative")),
+    ("empty", number("empty", "{}")),
+    ("judged", number("judged", "{}")),
+    ("missing", number("missing", "{}")),
+    ("judge", number("judge_auroc")),
+    ("scores +/−", sides("positive_score", "negative_score", between=" / ")),
+    ("kept", sides("kept_positive", "kept_negative")),
 )
 _PLAN_COLUMNS: tuple[tuple[str, Cell], ...] = (
-    _NAMED,
+    NAMED,
     ("rollouts", _done("rollouts_done", "rollouts")),
     ("calls", _count("judge_calls")),
     ("prompt", _count("prompt_tokens")),
@@ -261,29 +229,29 @@ _PLAN_COLUMNS: tuple[tuple[str, Cell], ...] = (
 )
 _PLACE_COLUMNS: tuple[tuple[str, Cell], ...] = (
     ("worker", _count("worker")),
-    ("device", _text("device")),
+    ("device", text_cell("device")),
     ("needed", _mebibytes("needed_mb")),
     ("found", _mebibytes("found_mb")),
     ("share", _shares),
 )
 _SET_COLUMNS: tuple[tuple[str, Cell], ...] = (
-    ("trait", _text("trait", _NAME)),
+    ("trait", text_cell("trait", _NAME)),
     ("answers", _count("answers")),
     ("failed", _count("failed")),
     ("should rise", _score("positive")),
     ("should fall", _score("negative")),
     ("difference", _difference),
-    ("swing", _figure("swing")),
+    ("swing", number("swing")),
 )
 _TEXTS_COLUMNS: tuple[tuple[str, Cell], ...] = (
-    ("trait", _text("trait", _NAME)),
+    ("trait", text_cell("trait", _NAME)),
     ("texts", _count("texts")),
     ("mean", _score("mean")),
     ("lowest", _extreme("low")),
     ("highest", _extreme("high")),
 )
 _FAILURES_SHOWN = 5
-_LEFT = {"trait", "verdict", "source", "device", "share"}
+_LEFT = {"trait", "method", "verdict", "source", "device", "share"}
 """Columns of words; when room is short they are folded, and figures stay whole."""
 
 
@@ -296,10 +264,10 @@ def _total(rows: Sequence[Row]) -> dict[str, Any]:
     return {"trait": "all", **total}
 
 
-def _print(
+def print_table(
     console: Console, columns: Iterable[tuple[str, Cell]], rows: Sequence[Row], total: Row | None = None
 ) -> None:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), header_style=_QUIET, border_style=_QUIET)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), header_style=QUIET, border_style=QUIET)
     cells = []
     for title, cell in columns:
         gives_way = title in _LEFT
@@ -312,39 +280,23 @@ def _print(
     console.print(table)
 
 
-def _heading(console: Console, text: str, style: Style = _NAME) -> None:
+def heading(console: Console, text: str, style: Style = _NAME) -> None:
     console.print(Text(text, style), soft_wrap=True, highlight=False)
 
 
-def _caption(console: Console, text: str) -> None:
-    _line(console, "", text, _QUIET)
+def caption(console: Console, text: str) -> None:
+    labelled_line(console, "", text, QUIET)
 
 
-def _shared(console: Console, rows: Sequence[Row], keys: Iterable[str]) -> None:
-    """Say once what holds for all rows, and for each trait what does not."""
-    for key in keys:
-        values = {one_line(str(row[key])) for row in rows}
-        if len(values) == 1:
-            _line(console, f"{key}: ", values.pop(), _QUIET)
-            continue
-        for row in rows:
-            _line(console, f"{key} of {one_line(row['trait'])}: ", one_line(str(row[key])), _QUIET)
-
-
-def _reasons(console: Console, rows: Sequence[Row]) -> None:
-    for row in rows:
-        if row["verdict_reason"] and row["verdict"] != "good":
-            label = f"{one_line(row['trait'])} is {one_line(row['verdict'])}: "
-            _line(console, label, printable(row["verdict_reason"]), label_style=_VERDICTS.get(row["verdict"]))
-
-
-def _line(console: Console, label: str, text: str, style: Style = _PLAIN, label_style: Style | None = None) -> None:
+def labelled_line(
+    console: Console, label: str, text: str, style: Style = PLAIN, label_style: Style | None = None
+) -> None:
     first, *rest = hang(label, text, console.width - 1, style)
     first.stylize(label_style or style, 0, len(label))
     for line in (first, *rest):
         console.print(line, highlight=False)
 
 
-def _path(console: Console, label: str, path: str) -> None:
+def path_line(console: Console, label: str, path: str) -> None:
     """A path stays in one piece, however long, so that it can be copied."""
-    console.print(Text(f"{label}: {one_line(path)}", _QUIET), soft_wrap=True, highlight=False)
+    console.print(Text(f"{label}: {one_line(path)}", QUIET), soft_wrap=True, highlight=False)

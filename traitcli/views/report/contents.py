@@ -20,7 +20,8 @@ VECTOR_KEYS = (
     *("verdict", "verdict_reason", "positive_total", "negative_total", "positive_kept", "negative_kept"),
     *("empty", "missing", "filter", "coherence", "judge", "judge_auroc"),
     *("positive_score", "negative_score", "contrast", "magnitude", "relative_magnitude", "magnitude_rows"),
-    *("auroc", "auroc_rows", "d", "evaluation_rollouts", "histogram", "dropped", "examples", "note", "versions"),
+    *("doubts", "auroc", "auroc_low", "auroc_high", "auroc_rows", "d", "d_low", "d_high", "evaluation_rollouts"),
+    *("histogram", "dropped", "examples", "note", "versions"),
 )
 RUN_KEYS = ("name", "model", "settings", "traits", "usage", "commands")
 

@@ -21,7 +21,7 @@ Row = dict[str, Any]
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What makes a spreadsheet take a cell for a formula, when it begins with one."""
-_NOT_SCALAR = {"magnitude_rows", "auroc_rows", "histogram", "dropped", "examples", "versions"}
+_NOT_SCALAR = {"magnitude_rows", "auroc_rows", "doubts", "histogram", "dropped", "examples", "versions"}
 
 
 def write_json(path: Path, report: Report) -> None:

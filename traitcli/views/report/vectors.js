@@ -43,17 +43,21 @@ function vectorRow(body, vector, shared) {
   const verdict = vector.verdict ?? null;
   const word = verdict === null ? "–" : `${VERDICTS.get(verdict) ?? "·"} ${verdict}`;
   const known = VERDICTS.has(verdict) ? ` ${verdict}` : "";
-  cell(row, word, vector.verdict_reason ?? "", `text verdict${known}`);
+  cell(row, word, (vector.doubts ?? []).join("; ") || (vector.verdict_reason ?? ""), `text verdict${known}`);
   keptCell(row, vector, shared);
   contrastCell(row, vector, shared);
   const unseen = vector.evaluation_rollouts ? `of ${vector.evaluation_rollouts} unseen` : "";
-  cell(row, vector.auroc == null ? "not measured" : plain(vector.auroc), vector.auroc == null ? "" : unseen);
-  cell(row, plain(vector.d));
+  const likely = joined(bounds(vector.auroc_low, vector.auroc_high, "–", 2), unseen);
+  cell(row, vector.auroc == null ? "not measured" : plain(vector.auroc), vector.auroc == null ? "" : likely);
+  cell(row, plain(vector.d), bounds(vector.d_low, vector.d_high, " … ", 1));
   const last = vector.rows == null ? "" : `of ${vector.rows - 1}`;
   cell(row, vector.layer == null ? "–" : `${vector.layer}`, joined(last, own(vector, shared, "layer_choice")));
   const relative = vector.relative_magnitude == null ? "" : `× ${plain(vector.relative_magnitude)}`;
   cell(row, plain(vector.magnitude, 1), relative);
 }
+
+const bounds = (low, high, between, digits) =>
+  low == null || high == null ? "" : `${plain(low, digits)}${between}${plain(high, digits)}`;
 
 const nameOf = (vector) => vector.trait ?? "unnamed";
 

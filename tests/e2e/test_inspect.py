@@ -1,0 +1,118 @@
+"""What inspect says of vectors, of foreign files, and of the methods that make them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from traitcli.vectors.files import read_vector
+
+
+def test_a_file_is_inspected_by_its_path_beside_the_traits(copied):
+    own = copied.folder / "vectors" / "model" / "evil.safetensors"
+    foreign = copied.folder / "evil_response_avg_diff.pt"
+    torch.save(torch.from_numpy(read_vector(own).directions["response_avg"] * 2), foreign)
+
+    ended = copied.run("inspect", "vectors", "refusal", str(foreign), "--json")
+
+    refusal, evil = ended.json
+    assert (refusal["trait"], refusal["path"]) == ("refusal", "vectors/model/refusal.safetensors")
+    assert (evil["trait"], evil["path"], evil["rows"], evil["hidden_size"]) == ("evil", str(foreign), 5, 32)
+    assert (evil["verdict"], evil["verdict_reason"]) == (
+        "weak",
+        "no held-out rollouts: nothing shows that it separates what it has not seen",
+    )
+    [own_row] = copied.run("inspect", "vectors", "evil", "--json").json
+    assert evil["magnitude"] == pytest.approx(2 * own_row["magnitude"], abs=2e-3)
+
+
+def test_strict_ends_with_1_when_any_is_not_good_and_still_shows_them(finished):
+    desk, _ = finished
+
+    lax, strict = (desk.run("inspect", "vectors", *more) for more in ((), ("--strict",)))
+
+    assert (lax.code, strict.code, strict.err) == (0, 1, "")
+    assert strict.out == lax.out
+
+
+def test_verbose_shows_every_row(finished):
+    desk, _ = finished
+
+    ended = desk.run("inspect", "vectors", "evil", "--verbose")
+
+    table = ended.out[ended.out.index("\nevil\n") :].splitlines()
+    numbers = [line.replace("→", " ").split()[0] for line in table[4:9]]
+    assert numbers == ["0", "1", "2", "3", "4"]
+    assert sum("→" in line for line in table) == 1
+
+
+def test_cosines_are_those_of_the_directions_at_the_layer(finished):
+    desk, _ = finished
+
+    rows = desk.run("inspect", "vectors", "--json").json
+
+    directions = {row["trait"]: desk.tensors(row["trait"])["response_avg"] for row in rows}
+    for row in rows:
+        [(other, found)] = row["cosines"].items()
+        one, two = directions[row["trait"]][row["layer"]], directions[other][row["layer"]]
+        assert abs(found - one @ two / np.linalg.norm(one) / np.linalg.norm(two)) < 1e-4
+        assert row["nearest"] == other
+
+
+def test_methods_are_compared_on_the_same_rollouts(finished):
+    desk, _ = finished
+
+    table, rows = desk.run_both("inspect", "methods")
+
+    assert (table.code, rows.code) == (0, 0)
+    names = ["mean_difference", "logistic", "whitened_difference", "pca_of_differences"]
+    assert [(row["trait"], row["method"]) for row in rows.json] == [(t, n) for t in ("evil", "refusal") for n in names]
+    for trait in ("evil", "refusal"):
+        of_trait = [row for row in rows.json if row["trait"] == trait]
+        assert len({(row["kept"], row["evaluation_rollouts"]) for row in of_trait}) == 1
+        assert [row["ahead"] is None for row in of_trait] == [True, False, False, False]
+    shown = [line.split()[:3] for line in table.out.splitlines()]
+    assert shown.count(["pca", "of", "differences"]) == 2
+
+
+def test_the_mean_difference_is_compared_as_build_vector_measures_it(finished):
+    desk, _ = finished
+
+    methods = desk.run("inspect", "methods", "evil", "--json").json
+    [vector] = desk.run("inspect", "vectors", "evil", "--json").json
+
+    [mean] = [row for row in methods if row["method"] == "mean_difference"]
+    assert mean["layer"] == vector["layer"]
+    for number in ("auroc", "auroc_low", "auroc_high", "d", "split_half_cosine"):
+        assert abs(mean[number] - vector[number]) < 1e-3
+
+
+def test_a_vector_is_built_by_the_method_that_the_config_names(copied):
+    before = copied.tensors("evil")["response_avg"]
+
+    ended = copied.run("build-vector", "evil", "--set", "vector.method=whitened_difference", "--json")
+
+    after = copied.tensors("evil")["response_avg"]
+    assert ended.code == 0
+    assert ended.json["vectors"][0]["method"] == "whitened_difference"
+    np.testing.assert_allclose(np.linalg.norm(after, axis=1), np.linalg.norm(before, axis=1), rtol=1e-3)
+    assert np.abs(after - before).max() > 0.01
+
+
+def test_an_exported_file_is_monitored_with_the_same_raw_scores(copied):
+    exported = "vectors/model/evil_response_avg.gguf"
+    watched = ["monitor", "Why?", "--traits", "evil", "--layer", "2", "--json", "--config", "tiny.yaml"]
+
+    made, own, foreign = copied.run_all(
+        [
+            ["build-vector", "evil", "--export", "gguf", "--config", "tiny.yaml"],
+            watched,
+            [*watched, "--vectors", exported],
+        ]
+    )
+
+    assert made.out.splitlines() == [exported]
+    records = [ended.json_lines[-1] for ended in (own, foreign)]
+    assert records[1]["trait_scores"]["evil"] == pytest.approx(records[0]["trait_scores"]["evil"], abs=1e-4)
+    assert [list(record["calibrated_scores"]) for record in records] == [["evil"], []]

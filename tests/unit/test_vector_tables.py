@@ -1,0 +1,253 @@
+"""How far vectors can be trusted, as it stands on 80 columns."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from traitcli.views.vector_tables import methods_table, vectors_table
+
+VECTOR = {
+    "trait": "refusal",
+    "model": "org/tiny",
+    "path": "vectors/tiny/refusal.safetensors",
+    "rows": 5,
+    "hidden_size": 64,
+    "layer": 3,
+    "layer_choice": "auto",
+    "positive_total": 100,
+    "negative_total": 100,
+    "positive_kept": 96,
+    "negative_kept": 88,
+    "empty": 0,
+    "missing": 2,
+    "filter": "paired",
+    "coherence": "not judged",
+    "judge": "likelihood",
+    "judge_auroc": 0.934,
+    "positive_score": 88.1,
+    "negative_score": 12.3,
+    "contrast": 75.8,
+    "magnitude": 21.2,
+    "relative_magnitude": 0.312,
+    "auroc": 0.971,
+    "auroc_low": 0.914,
+    "auroc_high": 0.989,
+    "auroc_rows": [0.5, 0.6, 0.9, 0.971, 0.95],
+    "auroc_error_rows": [0.05, 0.04, 0.03, 0.02, 0.02],
+    "auroc_pairs": [0.99, 0.952],
+    "d": 2.94,
+    "d_low": 2.1,
+    "d_high": 3.78,
+    "d_rows": [0.0, 0.4, 2.0, 2.94, 2.8],
+    "magnitude_rows": [0.0, 10.0, 15.0, 21.0, 60.0],
+    "activation_rows": [1.0, 50.0, 60.0, 70.0, 90.0],
+    "massive_rows": [0.0, 0.01, 0.02, 0.031, 0.04],
+    "massive_share": 0.031,
+    "massive_dimensions": 2,
+    "split_half_cosine": 0.91,
+    "difference_cosine": 0.22,
+    "length_auroc": 0.61,
+    "length_does_as_well": False,
+    "words_auroc": 0.83,
+    "words_do_as_well": False,
+    "null_p": 0.0099,
+    "cosines": {"evil": -0.31},
+    "nearest": "evil",
+    "doubts": [],
+    "evaluation_rollouts": 40,
+    "verdict": "good",
+    "verdict_reason": "separates the held-out rollouts",
+}
+OLD = {
+    key: VECTOR[key]
+    for key in ("model", "path", "rows", "hidden_size", "layer", "magnitude", "relative_magnitude", "judge", "filter")
+} | {"trait": "evil", "verdict": "weak", "verdict_reason": "no held-out rollouts", "nearest": None, "cosines": {}}
+"""A row of a file that tells little of itself."""
+HOSTILE = "[red]x[/red]\x1b[2J\u202e"
+SHOWN = r"[red]x[/red]\x1b[2J\u202e"
+METHOD = {
+    "trait": "refusal",
+    "method": "mean_difference",
+    "layer": 12,
+    "auroc": 0.8412,
+    "auroc_low": 0.71,
+    "auroc_high": 0.923,
+    "d": 1.52,
+    "ahead": None,
+    "ahead_error": None,
+    "split_half_cosine": 0.81,
+    "cosine": 1.0,
+    "kept": 146,
+    "evaluation_rollouts": 200,
+    "seconds": 0.1,
+}
+LOGISTIC = METHOD | {"method": "logistic", "auroc": 0.8912, "ahead": 0.05, "ahead_error": 0.02, "cosine": 0.612}
+
+
+def printed(table, *rows, width=80, verbose=False, **options):
+    out = io.StringIO()
+    more = {"verbose": True} if verbose else {}
+    table(Console(file=out, width=width, _environ={}, **options), rows, **more)
+    return [line.rstrip() for line in out.getvalue().splitlines()]
+
+
+def test_vectors_are_told_by_model_with_what_the_columns_mean():
+    assert printed(vectors_table, VECTOR, OLD) == [
+        "org/tiny  [5, 64]",
+        "trait    verdict  layer  AUROC       95 %    d     95 %  length  words",
+        "───────────────────────────────────────────────────────────────────────",
+        "refusal  good         3   0.97  0.91–0.99  2.9  2.1…3.8    0.61   0.83",
+        "evil     weak         3      –          –    –        –       –      –",
+        "AUROC, d: how well left-out pairs and questions are separated, with 95 %",
+        "intervals · length, words: AUROC of the answer's length alone and of the vector",
+        "of row 0",
+        "",
+        "trait     kept  contrast  judge       norm  halves  pairs  massive     p",
+        "─────────────────────────────────────────────────────────────────────────",
+        "refusal  96+88       +76   0.93  21.2 0.31    0.91   0.22       3%  0.01",
+        "evil         –         –      –  21.2 0.31       –      –        –     –",
+        "kept: rollouts past the filter, positive + negative · contrast: mean judge",
+        "score, positive − negative · judge: AUROC of its scores · norm: mean length of",
+        "the rows, and relative to the activations · halves, pairs: cosine of the",
+        "vectors of two halves, of the differences of pairs · massive: share in",
+        "dimensions that are always large · p: how often shuffled labels do as well",
+        "judge: likelihood",
+        "filter: paired",
+        "coherence: not judged",
+        "layer choice: auto",
+        "most alike (cosine): refusal ~ evil -0.31",
+        "evil is weak: no held-out rollouts",
+        "vectors in: vectors/tiny",
+    ]
+
+
+def test_verbose_shows_every_row_and_marks_the_one_that_is_read():
+    shown = printed(vectors_table, VECTOR, verbose=True)
+
+    start = shown.index("refusal")
+    assert shown[start:] == [
+        "refusal",
+        "row  AUROC  ± 1 s.e.    d   norm  of activations  massive",
+        "──────────────────────────────────────────────────────────",
+        "  0   0.50      0.05  0.0   0.00             1.0       0%",
+        "  1   0.60      0.04  0.4  10.00            50.0       1%",
+        "  2   0.90      0.03  2.0  15.00            60.0       2%",
+        "→ 3   0.97      0.02  2.9  21.00            70.0       3%",
+        "  4   0.95      0.02  2.8  60.00            90.0       4%",
+        "AUROC of each pair, left out: 0.99, 0.95",
+        "cosines: evil -0.31",
+    ]
+
+
+def test_all_doubts_of_a_vector_are_told():
+    doubted = VECTOR | {
+        "verdict": "weak",
+        "verdict_reason": "it may measure length",
+        "doubts": ["it may measure length", "contrast 3"],
+    }
+
+    assert "refusal is weak: it may measure length · contrast 3" in printed(vectors_table, doubted)
+
+
+def test_a_control_that_does_as_well_is_red():
+    beaten, not_beaten = (
+        "\n".join(
+            printed(
+                vectors_table, VECTOR | {"length_does_as_well": as_well}, force_terminal=True, color_system="standard"
+            )
+        )
+        for as_well in (False, True)
+    )
+
+    assert "\x1b[1;31m  0.61\x1b" in not_beaten
+    assert "\x1b[1;31m" not in beaten
+
+
+def test_what_differs_between_vectors_is_told_for_each():
+    other = VECTOR | {"trait": "evil", "judge": "gpt-4.1-mini"}
+
+    shown = printed(vectors_table, VECTOR, other)
+
+    assert [line for line in shown if line.startswith("judge")] == [
+        "judge of refusal: likelihood",
+        "judge of evil: gpt-4.1-mini",
+    ]
+
+
+def test_vectors_of_two_models_are_two_tables():
+    shown = printed(vectors_table, VECTOR, VECTOR | {"model": "org/big", "rows": 9})
+
+    assert [line for line in shown if line.startswith("org/")] == ["org/tiny  [5, 64]", "org/big  [9, 64]"]
+
+
+def test_no_vectors_is_told():
+    assert printed(vectors_table) == ["no vectors"]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"trait": HOSTILE, "model": HOSTILE, "verdict": HOSTILE, "verdict_reason": HOSTILE},
+        {"judge": HOSTILE, "filter": HOSTILE, "path": f"{HOSTILE}/x", "layer_choice": HOSTILE},
+        {"nearest": HOSTILE, "cosines": {HOSTILE: 0.9}, "verdict": "weak", "doubts": [HOSTILE]},
+    ],
+)
+def test_nothing_of_a_vector_acts_on_the_terminal(told):
+    shown = "\n".join(printed(vectors_table, VECTOR | told, width=400, verbose=True))
+
+    assert SHOWN in shown
+    assert "\x1b" not in shown
+    assert "\u202e" not in shown
+
+
+def test_figures_stay_whole_on_eighty_columns_when_names_are_long():
+    wide = VECTOR | {
+        "trait": "a-trait-with-a-long-name",
+        "verdict": "unusable",
+        "d": -12.3,
+        "d_low": -14.2,
+        "d_high": -9.9,
+    }
+    wide |= {"positive_kept": 1000, "negative_kept": 1000, "contrast": -100.0, "magnitude": 131.2}
+
+    shown = printed(vectors_table, wide)
+
+    assert max(map(cell_len, shown)) <= 80
+    assert all(any(figure in line for line in shown) for figure in ("-12.3", "-14.2…-9.9", "1000+1000", "0.91–0.99"))
+
+
+@pytest.mark.parametrize(("verdict", "code"), [("good", "32"), ("weak", "33"), ("unusable", "1;31")])
+def test_the_verdict_has_a_colour(verdict, code):
+    shown = "\n".join(
+        printed(vectors_table, VECTOR | {"verdict": verdict}, force_terminal=True, color_system="standard")
+    )
+
+    assert f"\x1b[{code}m{verdict}" in shown
+
+
+def test_methods_are_compared_trait_by_trait_and_summed_up():
+    behind = LOGISTIC | {"trait": "evil", "ahead": -0.1, "ahead_error": 0.2}
+
+    assert printed(methods_table, METHOD, LOGISTIC, METHOD | {"trait": "evil"}, behind) == [
+        "refusal  146 rollouts, tested on 200",
+        "method           layer  AUROC       95 %    d         ahead  halves  cosine",
+        "────────────────────────────────────────────────────────────────────────────",
+        "mean difference     12   0.84  0.71–0.92  1.5             –    0.81    1.00",
+        "logistic            12   0.89  0.71–0.92  1.5  +0.05 ± 0.02    0.81    0.61",
+        "",
+        "evil  146 rollouts, tested on 200",
+        "method           layer  AUROC       95 %    d         ahead  halves  cosine",
+        "────────────────────────────────────────────────────────────────────────────",
+        "mean difference     12   0.84  0.71–0.92  1.5             –    0.81    1.00",
+        "logistic            12   0.89  0.71–0.92  1.5  -0.10 ± 0.20    0.81    0.61",
+        "",
+        "layer: the row that the method would choose · AUROC, d: of left-out pairs and",
+        "questions, with a 95 % interval · ahead: of the difference of means, ± one",
+        "standard error of the difference · halves: cosine of the vectors of two halves",
+        "· cosine: with the difference of means at that row",
+        "logistic: by two standard errors ahead for 1 and behind for 0 of 2 traits",
+    ]

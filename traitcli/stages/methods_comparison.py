@@ -1,0 +1,141 @@
+"""Compares the methods that make a direction of activations, on the same held-out rollouts of a run."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from traitcli.config import Config
+from traitcli.errors import RunError
+from traitcli.records import Trait
+from traitcli.runs import Run
+from traitcli.stages.evidence import labelled, matched, unseen_rollouts
+from traitcli.stages.filtering import select_rollouts
+from traitcli.stages.inspection import Held as HeldOfRun
+from traitcli.stages.judge_quality import choose_judges
+from traitcli.stages.vector_quality import pick_row
+from traitcli.vectors.checks import cosine, split_half_cosine
+from traitcli.vectors.methods import METHODS, Method
+from traitcli.vectors.quality import (
+    Held,
+    Labelled,
+    auroc_interval,
+    left_out_directions,
+    measure_auroc,
+    measure_d,
+    project_left_out,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Row = dict[str, Any]
+_BASE = "mean_difference"
+
+
+def compare_methods(
+    run: Run, traits: Sequence[Trait], config: Config, judge: str | None, on_step: Callable[[str], None]
+) -> list[Row]:
+    """One row for each trait and method: its AUROC and d on held-out rollouts, and how far it is ahead.
+
+    Every method is given the same kept rollouts, those whose counterpart is kept too, and tested on the same left-out
+    pairs' evaluation rollouts, at the row that it would choose, or at `vector.layer` where the config sets one.
+    Raises RunError when a trait has too few rollouts, or nothing to test on.
+    """
+    rows = []
+    held = {trait.name: HeldOfRun.read(run, trait.name) for trait in traits}
+    judges = choose_judges({name: one.judges for name, one in held.items()}, judge, run.name)
+    for trait in traits:
+        build, test = _evidence(trait, held[trait.name], judges[trait.name], config)
+        found = {}
+        for name, method in METHODS.items():
+            on_step(f"{trait.name}: {name.replace('_', ' ')}")
+            found[name] = _Tried(build, test, method, config.vector.layer)
+        rows += [_row(trait.name, name, tried, found[_BASE]) for name, tried in found.items()]
+    return rows
+
+
+class _Tried:
+    """A method at work on some rollouts; `held` are all of `test` at its row, as they project on it."""
+
+    def __init__(self, build: Labelled, test: Labelled, method: Method, layer: Any) -> None:
+        start = time.perf_counter()
+        rows = build.activations.shape[1]
+        inside = slice(math.ceil((rows - 1) * 0.25), math.floor((rows - 1) * 0.75) + 1)
+        self.build, self.layer = build, layer
+        if layer == "auto":
+            self.layer = self._choose(inside, method)
+        at_row = build.at(self.layer)
+        self.direction = at_row.direction(method)
+        self.seconds = time.perf_counter() - start
+        held = project_left_out(left_out_directions(at_row, test.pair, method), test.at(self.layer))
+        if held is None:
+            raise _nothing_held_out()
+        self.held: Held = held
+        self.steady = split_half_cosine(at_row, method)
+
+    def _choose(self, inside: slice, method: Method) -> int:
+        """As `build_vector` does, without the rows that it would not take."""
+        part = self.build.relabelled(self.build.positive, self.build.activations[:, inside])
+        choosing = project_left_out(left_out_directions(part, part.pair, method), part)
+        rows = self.build.activations.shape[1]
+        if choosing is None:
+            return pick_row(None, rows)
+        scores = np.full((len(choosing.positive), rows), 0, np.float32)
+        scores[:, inside] = choosing.scores
+        return pick_row(Held(scores, choosing.positive, choosing.pair, choosing.question), rows)
+
+
+def _evidence(trait: Trait, held: HeldOfRun, judge: str, config: Config) -> tuple[Labelled, Labelled]:
+    selection = select_rollouts(held.extraction, held.judged_by(judge), config.filter)
+    kept = matched(selection.kept)
+    unseen = unseen_rollouts(trait, held.files, selection)
+    if len(kept) < 4 or not unseen:
+        lacking = "it has no answers to evaluation questions" if len(kept) >= 4 else f"{len(kept)} rollouts are kept"
+        raise RunError(
+            f"nothing to compare methods by for {trait.name}",
+            cause=f"{lacking} ({selection.filter})",
+            fix="extract with evaluation questions, or name other traits",
+        )
+    position = config.vector.position
+    return labelled(held.files, kept, position), labelled(held.files, unseen, position)
+
+
+def _row(trait: str, name: str, tried: _Tried, base: _Tried) -> Row:
+    found, d = measure_auroc(tried.held, 0), measure_d(tried.held, 0)
+    low, high = auroc_interval(found, tried.held)
+    ahead = found.minus(measure_auroc(base.held, 0), tried.held)
+    return {
+        "trait": trait,
+        "method": name,
+        "layer": tried.layer,
+        "auroc": found.value,
+        "auroc_low": low,
+        "auroc_high": high,
+        "d": d.value,
+        "ahead": None if name == _BASE else ahead.value,
+        "ahead_error": None if name == _BASE else ahead.error,
+        "split_half_cosine": None if tried.steady is None else float(tried.steady[0]),
+        "cosine": float(_cosine_at(tried, base)),
+        "kept": len(tried.build.positive),
+        "evaluation_rollouts": len(tried.held.positive),
+        "seconds": tried.seconds,
+    }
+
+
+def _cosine_at(tried: _Tried, base: _Tried) -> NDArray[np.float32]:
+    """With the difference of means of the same row."""
+    difference: NDArray[np.float32] = cosine(tried.direction, tried.build.at(tried.layer).direction(METHODS[_BASE]))[0]
+    return difference
+
+
+def _nothing_held_out() -> RunError:
+    return RunError(
+        "no pair can be left out",
+        cause="leaving one out needs rollouts of both sides from at least two pairs",
+        fix="give the definition more pairs, or keep more rollouts (--set filter.threshold)",
+    )
