@@ -189,6 +189,75 @@ def test_a_vector_without_a_direction_is_refused(tmp_path):
     )
 
 
+def write_native(path, tensors=None, **header):
+    """A file of ours with a few entries of the header and some tensors replaced; None leaves a tensor out."""
+    told = {
+        "format": 1,
+        "trait": "evil",
+        "model": "tiny",
+        "method": "mean",
+        "layer": 1,
+        "quality": {},
+        "provenance": {},
+    }
+    whole = {"response_avg": np.ones((ROWS, HIDDEN), np.float32)} | (tensors or {})
+    held = {name: tensor for name, tensor in whole.items() if tensor is not None}
+    save_file(held, path, {"traitcli": json.dumps(told | header)})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("header", "cause"),
+    [
+        ({"layer": "16"}, "its layer is '16', not of type int"),
+        ({"layer": 1.5}, "its layer is '1.5', not of type int"),
+        ({"layer": True}, "its layer is 'True', not of type int"),
+        ({"layer": ROWS}, f"its layer is {ROWS}, of rows 0 to {ROWS - 1}"),
+        ({"layer": -1}, f"its layer is -1, of rows 0 to {ROWS - 1}"),
+        ({"quality": []}, "its quality is '[]', not of type dict"),
+        ({"provenance": None}, "its provenance is 'None', not of type dict"),
+        ({"model": 7}, "its model is '7', not of type str"),
+        ({"trait": "../evil"}, "its trait is '../evil', which names no file"),
+        ({"trait": ""}, "its trait is '', which names no file"),
+    ],
+)
+def test_a_header_that_makes_no_sense_is_refused(tmp_path, header, cause):
+    error = fault_in(write_native(tmp_path / "evil.safetensors", **header))
+
+    assert error.cause == cause
+
+
+@pytest.mark.parametrize(
+    ("tensors", "cause"),
+    [
+        ({"response_avg": np.ones((5, 8))}, "response_avg is F64 [5, 8], not F32 [5, 8]"),
+        ({"response_avg": np.ones((5, 8), np.int32)}, "response_avg is I32 [5, 8], not F32 [5, 8]"),
+        ({"response_avg": np.ones(8, np.float32)}, "response_avg is [8], not [L+1, H]"),
+        ({"response_avg": np.ones((1, 8), np.float32)}, "response_avg is [1, 8], not [L+1, H]"),
+        ({"response_avg": np.ones((5, 0), np.float32)}, "response_avg is [5, 0], not [L+1, H]"),
+        ({"prompt_avg": np.ones((6, 8), np.float32)}, "prompt_avg is F32 [6, 8], not F32 [5, 8]"),
+        ({"response_avg.positive_mean": np.ones(5, np.float32)}, "it lacks response_avg.negative_mean"),
+        ({"response_avg": np.full((5, 8), np.nan, np.float32)}, "response_avg holds NaN or infinity"),
+        ({f"response_avg.{name}": np.ones(4, np.float32) for name in STATS}, "positive_mean is F32 [4], not F32 [5]"),
+        (
+            {f"response_avg.{name}": np.full(5, np.inf, np.float32) for name in STATS},
+            "response_avg.positive_mean holds NaN or infinity",
+        ),
+    ],
+)
+def test_tensors_that_make_no_vector_are_refused(tmp_path, tensors, cause):
+    error = fault_in(write_native(tmp_path / "evil.safetensors", tensors))
+
+    assert error.problem == f"{tmp_path}/evil.safetensors is no trait vector"
+    assert error.cause.endswith(cause)
+
+
+def test_tensors_that_are_no_part_of_a_vector_are_passed_over(tmp_path):
+    path = write_native(tmp_path / "evil.safetensors", {"notes": np.ones((2, 3, 4), np.int8)})
+
+    assert list(read_vector(path).directions) == ["response_avg"]
+
+
 def test_vectors_lie_in_a_folder_of_their_model(tmp_path):
     assert vector_folder(make_config(tmp_path)) == tmp_path / "tiny-model"
 

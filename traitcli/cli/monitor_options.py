@@ -37,7 +37,7 @@ Temperature = Annotated[float | None, typer.Option(metavar="T", help="0 is greed
 TopP = Annotated[float | None, typer.Option(metavar="P", help="Draw from the likeliest tokens of this probability.")]
 TopK = Annotated[int | None, typer.Option(metavar="K", help="Draw from the K likeliest tokens; 0: all.")]
 Seed = Annotated[int | None, typer.Option(metavar="N", help="Seed of the sampling.")]
-Vectors = Annotated[Path | None, typer.Option(metavar="DIR", help="A folder of vectors, in place of the model's own.")]
+Vectors = Annotated[Path | None, typer.Option(metavar="PATH", help="A folder of vectors, or a file of any format.")]
 Out = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Where the record goes; a .jsonl file gets a line more.")
 ]

@@ -118,12 +118,7 @@ def watch(wanted: Wanted, config: Config) -> None:
     if wanted.replay:
         _replay(wanted, wanted.replay)
         return
-    from traitcli.vectors.files import load_vectors
-
-    source = _vector_source(wanted, config)
-    vectors = load_vectors(source)
-    if not vectors.keys() >= set(wanted.traits):
-        load_vectors(source, wanted.traits)  # raises, and says what to do about the missing one
+    vectors = _load_vectors(wanted, config)
     watched = {name: vectors[name] for name in wanted.traits} or vectors
     _check_watched(wanted.trait, watched)
     by_row = _by_row(wanted, watched)
@@ -260,12 +255,24 @@ def _replay(wanted: Wanted, path: Path) -> None:
                 typer.echo(json.dumps(record, ensure_ascii=False))
 
 
-def _vector_source(wanted: Wanted, config: Config) -> Config | Path:
-    """The folder asked for, or that of this model in it."""
-    if wanted.vectors is None:
-        return config
-    own = wanted.vectors / config.model.name
-    return own if own.is_dir() else wanted.vectors
+def _load_vectors(wanted: Wanted, config: Config) -> Mapping[str, TraitVector]:
+    """Those of the model, of a folder or that of this model in it, or the one in a file of any format."""
+    from traitcli.vectors.files import load_vectors
+    from traitcli.vectors.foreign import read_any
+
+    if wanted.vectors is not None and wanted.vectors.is_file():
+        vector = read_any(wanted.vectors)
+        for name in wanted.traits:
+            _check_watched(name, {vector.trait})
+        return {vector.trait: vector}
+    source: Config | Path = config
+    if wanted.vectors is not None:
+        own = wanted.vectors / config.model.name
+        source = own if own.is_dir() else wanted.vectors
+    vectors = load_vectors(source)
+    if not vectors.keys() >= set(wanted.traits):
+        load_vectors(source, wanted.traits)  # raises, and says what to do about the missing one
+    return vectors
 
 
 def _check_watched(name: str | None, known: Collection[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +43,17 @@ class Work:
         return cls(settings, tuple(select_traits(settings.paths.traits, names)), place, stages)
 
 
-def carry_out(work: Work, wish: Wish, as_json: bool, trust: bool = False) -> None:
-    """Do the work under a view, while no other command does; exit code 1 when a trait failed."""
+def carry_out(
+    work: Work,
+    wish: Wish,
+    as_json: bool,
+    trust: bool = False,
+    then: Callable[[Collection[str]], Mapping[str, Any]] = lambda failed: {},
+) -> None:
+    """Do the work under a view, while no other command does; exit code 1 when a trait failed.
+
+    `then` is told which traits failed, and gives what else the JSON holds.
+    """
     from traitcli.scheduling.devices import choose_site
 
     site = choose_site(wish, work.config.model)
@@ -52,7 +61,7 @@ def carry_out(work: Work, wish: Wish, as_json: bool, trust: bool = False) -> Non
     with hold_run(work.run):
         start_run(work.run, work.config, work.traits)
         failures = _carry_out(work, site, trust)
-    _finish(work, failures, as_json)
+    _finish(work, failures, as_json, then({failure.trait for failure in failures}))
 
 
 def _carry_out(work: Work, site: Site, trust: bool) -> list[TraitFailed]:
@@ -129,16 +138,17 @@ def _missing(work: Work) -> dict[str, int]:
     return {trait.name: len(missing_rollouts(trait, work.config, work.run.trait(trait.name))) for trait in asked}
 
 
-def _finish(work: Work, failures: Sequence[TraitFailed], as_json: bool) -> None:
+def _finish(work: Work, failures: Sequence[TraitFailed], as_json: bool, more: Mapping[str, Any]) -> None:
     """Tell how it ended: JSON on stdout, the exit code; the view has told the failures."""
     if as_json:
-        typer.echo(json.dumps(_outcome(work, failures)))
+        typer.echo(json.dumps({**_outcome(work, failures), **more}))
     if failures:
         raise typer.Exit(1)
 
 
 def _outcome(work: Work, failures: Sequence[TraitFailed]) -> dict[str, Any]:
-    from traitcli.stages.inspection import built_rows, run_rows
+    from traitcli.stages.inspection import run_rows
+    from traitcli.stages.vector_rows import built_rows
 
     names = {trait.name for trait in work.traits}
     return {

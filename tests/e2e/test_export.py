@@ -1,0 +1,96 @@
+"""build-vector --export: files for other tools, and their paths on stdout."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from gguf import GGUFReader
+
+POSITIONS = ("response_avg", "prompt_avg", "prompt_last")
+COMMANDS = {
+    "all": ["--export", "gguf", "--export", "pt", "--out", "given"],
+    "one": ["evil", "--export", "safetensors", "--out", "given"],
+    "json": ["evil", "--export", "gguf", "--json"],
+    "no export": ["evil", "--out", "nowhere"],
+    "no folder": ["evil", "--export", "gguf", "--out", "tiny.yaml"],
+    "no such format": ["evil", "--export", "npz"],
+}
+
+
+@pytest.fixture(scope="module")
+def exported(open_desk, finished):
+    """A finished run of evil and refusal, and how each of the commands ended there; what `vectors` held before."""
+    desk = open_desk()
+    for name in ("runs", "vectors"):
+        shutil.copytree(finished[0].folder / name, desk.folder / name)
+    before = desk.files("vectors")
+    ended = desk.run_all([["build-vector", *command, "--config", "tiny.yaml"] for command in COMMANDS.values()])
+    return desk, dict(zip(COMMANDS, ended, strict=True)), before
+
+
+def test_vectors_that_are_there_already_are_exported_and_the_paths_are_all_that_stdout_holds(exported):
+    desk, ended, _ = exported
+
+    expected = [
+        path
+        for trait in ("evil", "refusal")
+        for path in (f"given/{trait}_response_avg.gguf", *(f"given/{trait}_{name}_diff.pt" for name in POSITIONS))
+    ]
+    assert (ended["all"].code, ended["all"].out.splitlines()) == (0, expected)
+    assert sorted(desk.files("given")) == sorted([*expected, "given/evil.safetensors"])
+
+
+def test_what_is_exported_is_the_vector(exported):
+    desk, ended, _ = exported
+
+    tensors, given = desk.tensors("evil"), desk.folder / "given"
+    for position in POSITIONS:
+        written = torch.load(given / f"evil_{position}_diff.pt", weights_only=True).numpy()
+        np.testing.assert_array_equal(written, tensors[position], strict=True)
+    directions = {t.name: np.array(t.data) for t in GGUFReader(given / "evil_response_avg.gguf").tensors}
+    assert list(directions) == ["direction.1", "direction.2"]
+    np.testing.assert_array_equal(directions["direction.1"], tensors["response_avg"][2], strict=True)
+    assert (ended["one"].code, ended["one"].out) == (0, "given/evil.safetensors\n")
+    assert (given / "evil.safetensors").read_bytes() == (desk.folder / "vectors/model/evil.safetensors").read_bytes()
+
+
+def test_without_a_folder_they_lie_beside_the_vectors_and_json_names_them(exported):
+    desk, ended, before = exported
+
+    assert ended["json"].json["exported"] == ["vectors/model/evil_response_avg.gguf"]
+    assert [row["trait"] for row in ended["json"].json["vectors"]] == ["evil"]
+    after = desk.files("vectors")
+    assert set(after) - set(before) == {"vectors/model/evil_response_avg.gguf"}
+    assert before.items() <= after.items()
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("no export", "error: --out is for an export"),
+        ("no folder", "error: cannot write to tiny.yaml"),
+        ("no such format", "npz"),
+    ],
+)
+def test_an_export_that_cannot_be_is_refused_before_anything_is_done(exported, command, told):
+    desk, ended, _ = exported
+
+    assert (ended[command].code, ended[command].out) == (2, "")
+    assert told in ended[command].err
+    assert not (desk.folder / "nowhere").exists()
+
+
+def test_what_was_just_built_is_exported_at_the_config_s_position_and_a_trait_that_failed_is_not(copied):
+    old = copied.tensors("evil")["prompt_avg"]
+    shutil.rmtree(copied.folder / "runs" / "tiny" / "refusal" / "activations")
+
+    ended = copied.run("build-vector", "--threshold", "65", "--set", "vector.position=prompt_avg", "--export", "gguf")
+
+    new = copied.tensors("evil")["prompt_avg"]
+    assert (ended.code, ended.out) == (1, "vectors/model/evil_prompt_avg.gguf\n")
+    exported = np.array(GGUFReader(copied.folder / ended.out.strip()).tensors[0].data)
+    np.testing.assert_array_equal(exported, new[2])
+    assert not np.array_equal(exported, old[2])

@@ -1,0 +1,432 @@
+"""Vectors of other tools: what they give comes in at the right rows, and ours go out to the right blocks."""
+
+from __future__ import annotations
+
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from gguf import GGUFReader, GGUFWriter
+from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_torch_file
+
+from traitcli.errors import VectorError
+from traitcli.models.hooks import find_blocks
+from traitcli.models.steering import ActivationSteerer
+from traitcli.records import POSITIONS, ClassStats, TraitVector
+from traitcli.vectors.export import export_vector
+from traitcli.vectors.files import write_vector
+from traitcli.vectors.foreign import read_any
+from traitcli.vectors.layers import from_layer_directions, middle_row, to_layer_directions
+
+ROWS, HIDDEN = 5, 32
+IDS = [[5, 90, 17, 250, 33, 8]]
+
+
+def make_matrix(rows=ROWS, hidden=HIDDEN, seed=0):
+    return np.random.default_rng(seed).normal(size=(rows, hidden)).astype(np.float32)
+
+
+def make_vector(**changes):
+    directions = {position: make_matrix(seed=seed) for seed, position in enumerate(POSITIONS)}
+    stats = {position: ClassStats(*make_matrix(4, ROWS)) for position in POSITIONS}
+    told = {"trait": "evil", "model": "tiny", "method": "mean_difference", "layer": 3}
+    return TraitVector(**{**told, "directions": directions, "stats": stats, **changes})
+
+
+def save_gguf(path, tensors, **fields):
+    writer = GGUFWriter(path, "controlvector")
+    writer.add_string("controlvector.model_hint", fields.get("hint", "llama"))
+    writer.add_uint32("controlvector.layer_count", len(tensors))
+    for name, tensor in tensors.items():
+        writer.add_tensor(name, tensor)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def fault_in(path, **options):
+    with pytest.raises(VectorError) as caught:
+        read_any(path, **options)
+    return caught.value
+
+
+# What comes in
+
+
+def test_our_own_file_comes_back_with_its_class_means(tmp_path):
+    vector = make_vector()
+
+    read = read_any(write_vector(tmp_path, vector))
+
+    assert (read.trait, read.model, read.method, read.layer) == ("evil", "tiny", "mean_difference", 3)
+    assert list(read.stats) == list(POSITIONS)
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_a_file_of_persona_vectors_tells_trait_and_position_by_its_name(tmp_path, position):
+    matrix = make_matrix()
+    torch.save(torch.from_numpy(matrix), path := tmp_path / f"very_evil_{position}_diff.pt")
+
+    read = read_any(path)
+
+    assert (read.trait, read.model, read.method, read.stats) == ("very_evil", "unknown", "unknown", {})
+    np.testing.assert_array_equal(read.directions[position], matrix, strict=True)
+    assert (list(read.directions), read.quality["rows_given"]) == ([position], [0, 1, 2, 3, 4])
+
+
+def test_a_bare_tensor_under_another_name_is_of_the_answer_and_its_name_is_the_trait(tmp_path):
+    torch.save(torch.from_numpy(make_matrix()), path := tmp_path / "grumpy.pth")
+
+    read = read_any(path)
+
+    assert (read.trait, list(read.directions)) == ("grumpy", ["response_avg"])
+    assert read.provenance == {"format": "torch, all rows", "file": "grumpy.pth"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_floats_of_any_size_become_float32(tmp_path, dtype):
+    tensor = torch.from_numpy(make_matrix()).to(dtype)
+    torch.save(tensor, path := tmp_path / "evil.pt")
+    save_torch_file({"v": tensor}, other := tmp_path / "evil.safetensors")
+
+    for read in (read_any(path), read_any(other)):
+        np.testing.assert_array_equal(read.directions["response_avg"], tensor.to(torch.float32).numpy(), strict=True)
+
+
+def test_a_part_of_a_larger_tensor_and_a_parameter_are_read(tmp_path):
+    whole = torch.from_numpy(make_matrix(2 * ROWS))
+    torch.save(torch.nn.Parameter(whole[ROWS:].T.contiguous().T), path := tmp_path / "evil.pt")
+
+    np.testing.assert_array_equal(read_any(path).directions["response_avg"], whole[ROWS:].numpy())
+
+
+@pytest.mark.parametrize(
+    "names", [{1: 1, 3: 3}, {"1": 1, "3": 3}, {"layer_1": 1, "layers.3": 3}, {"blocks.1": 1, "direction.3": 3}]
+)
+def test_a_number_of_a_layer_counts_blocks_from_0_and_block_k_is_row_k_plus_1(tmp_path, names):
+    matrix = make_matrix()
+    torch.save({name: torch.from_numpy(matrix[block]) for name, block in names.items()}, path := tmp_path / "evil.pt")
+
+    read = read_any(path, rows=8)
+
+    expected = np.zeros((8, HIDDEN), np.float32)
+    expected[[2, 4]] = matrix[[1, 3]]
+    np.testing.assert_array_equal(read.directions["response_avg"], expected, strict=True)
+    assert read.quality["rows_given"] == [2, 4]
+
+
+def test_a_number_of_a_row_is_a_row(tmp_path):
+    matrix = make_matrix(2)
+    save_file({"row_3": matrix[0], "hidden_states.4": matrix[1]}, path := tmp_path / "evil.safetensors")
+
+    read = read_any(path)
+
+    np.testing.assert_array_equal(read.directions["response_avg"][3:], matrix)
+    assert (read.rows, read.quality["rows_given"]) == (5, [3, 4])
+
+
+def test_tensors_by_layer_in_safetensors_are_read(tmp_path):
+    matrix = make_matrix(4)
+    save_file({f"layers.{block}": matrix[block] for block in range(4)}, path := tmp_path / "evil.safetensors")
+
+    np.testing.assert_array_equal(read_any(path).directions["response_avg"][1:], matrix)
+
+
+def test_a_steering_vector_that_was_made_a_dict_is_read_if_it_is_of_whole_blocks(tmp_path):
+    layers = {2: torch.ones(HIDDEN)}
+    torch.save({"layer_activations": layers, "layer_type": "decoder_block"}, good := tmp_path / "good.pt")
+    torch.save({"layer_activations": layers, "layer_type": "mlp"}, bad := tmp_path / "bad.pt")
+
+    assert read_any(good).quality["rows_given"] == [3]
+    assert fault_in(bad).cause == "it steers 'mlp'"
+
+
+def test_a_control_vector_of_llama_cpp_is_read(tmp_path):
+    matrix = make_matrix(3)
+    path = save_gguf(tmp_path / "evil.gguf", {f"direction.{block}": matrix[block - 1] for block in (1, 2, 3)})
+
+    read = read_any(path)
+
+    np.testing.assert_array_equal(read.directions["response_avg"][2:], matrix)
+    assert (read.rows, read.quality["rows_given"], read.trait) == (5, [2, 3, 4], "evil")
+    assert read.provenance == {"format": "gguf control vector", "file": "evil.gguf", "model_hint": "llama"}
+
+
+@pytest.mark.parametrize(
+    ("held", "rows", "row"), [(range(31), 31, 15), ([1, 2, 16, 17, 29], 31, 17), ([1, 2], 31, 2), ([0, 1], 2, 1)]
+)
+def test_the_row_that_is_read_is_the_middle_one_of_those_given_in_the_middle_half(held, rows, row):
+    assert middle_row(held, rows) == row
+
+
+@pytest.mark.parametrize(
+    ("content", "cause", "fix"),
+    [
+        (torch.ones(8), "which layer it belongs to is missing", "{15: tensor}"),
+        (torch.ones(2, 3, 4), "its tensor is [2, 3, 4]", "[L+1, H]"),
+        (torch.ones(4, 8, dtype=torch.int64), "does not hold floats", "torch.save"),
+        (torch.full((4, 8), torch.nan), "NaN", "anew"),
+        (torch.full((4, 8), 1e300, dtype=torch.float64), "float32 cannot hold", "anew"),
+        (torch.zeros(4, 8), "all its directions are zero", "anew"),
+        (torch.ones(1, 8), "[1, 8]", "[L+1, H]"),
+        ([torch.ones(8)], "it holds a list", "torch.save"),
+        ({}, "it holds no direction", "docs/interop.md"),
+        ({-1: torch.ones(8)}, "'-1' tells no layer", "{15: tensor}"),
+        ({"q_proj": torch.ones(8)}, "'q_proj' tells no layer", "{15: tensor}"),
+        ({1: torch.ones(8), 2: torch.ones(9)}, "its directions are [8] and [9]", "hidden size"),
+        ({1: torch.ones(8), "row_2": torch.ones(8)}, "two tensors belong to row 2", "{15: tensor}"),
+        ({1: "ones"}, "under '1' is a str", "{15: tensor}"),
+    ],
+)
+def test_what_makes_no_vector_is_told_with_what_is_missing(tmp_path, content, cause, fix):
+    torch.save(content, path := tmp_path / "evil.pt")
+
+    error = fault_in(path)
+
+    assert error.problem == f"{path} is no trait vector"
+    assert cause in error.cause
+    assert fix in error.fix
+
+
+@pytest.mark.parametrize(
+    ("tensors", "cause"),
+    [
+        ({"direction.1": np.ones((2, 8), np.float32)}, "direction.1 has 2 dimensions"),
+        ({"direction.1": np.ones(8, np.float16)}, "direction.1 is of GGML type 1"),
+        ({"direction.x": np.ones(8, np.float32)}, "'direction.x'"),
+        ({"blk.0.weight": np.ones(8, np.float32)}, "'blk.0.weight'"),
+        ({"direction.1": np.ones(8, np.float32), "direction.2": np.ones(9, np.float32)}, "[8] and [9]"),
+        ({"direction.1": np.full(8, np.inf, np.float32)}, "infinity"),
+        ({}, "no direction"),
+    ],
+)
+def test_a_gguf_file_that_llama_cpp_would_not_take_is_refused(tmp_path, tensors, cause):
+    assert cause in fault_in(save_gguf(tmp_path / "evil.gguf", tensors)).cause
+
+
+def test_a_model_is_no_control_vector(tmp_path):
+    writer = GGUFWriter(path := tmp_path / "model.gguf", "llama")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+
+    assert fault_in(path).cause == "its architecture is 'llama', not 'controlvector'"
+
+
+def test_rows_that_do_not_fit_the_model_asked_for_are_refused(tmp_path):
+    torch.save(torch.from_numpy(make_matrix()), all_rows := tmp_path / "evil.pt")
+    torch.save({7: torch.ones(8)}, by_layer := tmp_path / "grumpy.pt")
+
+    assert fault_in(all_rows, rows=6).cause == "it has 5 rows, not 6"
+    assert fault_in(by_layer, rows=8).cause == "it gives row 8, a model of 8 rows has rows 0 to 7"
+
+
+# What goes out
+
+
+def test_safetensors_is_the_file_itself(tmp_path):
+    vector = make_vector()
+    native = write_vector(tmp_path / "native", vector)
+
+    paths = export_vector(vector, "response_avg", "safetensors", tmp_path / "out")
+
+    assert paths == [tmp_path / "out" / "evil.safetensors"]
+    assert paths[0].read_bytes() == native.read_bytes()
+
+
+def test_pt_is_every_position_as_in_persona_vectors(tmp_path):
+    vector = make_vector()
+
+    paths = export_vector(vector, "prompt_avg", "pt", tmp_path)
+
+    assert [path.name for path in paths] == [f"evil_{position}_diff.pt" for position in POSITIONS]
+    for path, position in zip(paths, POSITIONS, strict=True):
+        tensor = torch.load(path, weights_only=True)
+        np.testing.assert_array_equal(tensor.numpy(), vector.directions[position], strict=True)
+
+
+def test_a_control_vector_holds_row_k_as_direction_k_minus_1_without_the_first_two_and_the_last(tmp_path):
+    vector = make_vector()
+
+    (path,) = export_vector(vector, "prompt_last", "gguf", tmp_path, model_hint="llama")
+
+    reader = GGUFReader(path)
+    held = {tensor.name: np.array(tensor.data) for tensor in reader.tensors}
+    assert path.name == "evil_prompt_last.gguf"
+    assert list(held) == ["direction.1", "direction.2"]
+    np.testing.assert_array_equal(held["direction.1"], vector.directions["prompt_last"][2], strict=True)
+    np.testing.assert_array_equal(held["direction.2"], vector.directions["prompt_last"][3], strict=True)
+    fields = {name: reader.get_field(name).contents() for name in reader.fields if name.startswith("control")}
+    assert fields == {"controlvector.model_hint": "llama", "controlvector.layer_count": 2}
+    assert reader.get_field("general.architecture").contents() == "controlvector"
+
+
+def test_a_control_vector_comes_back_with_what_was_known_of_it(tmp_path):
+    vector = make_vector()
+    (path,) = export_vector(vector, "prompt_last", "gguf", tmp_path)
+
+    read = read_any(path.rename(tmp_path / "renamed.gguf"))
+
+    expected = vector.directions["prompt_last"].copy()
+    expected[[0, 1, 4]] = 0
+    np.testing.assert_array_equal(read.directions["prompt_last"], expected, strict=True)
+    assert (read.trait, read.model, read.method, read.layer) == ("evil", "tiny", "mean_difference", 3)
+    assert (read.quality["rows_given"], read.provenance["model_hint"]) == ([2, 3], "tiny")
+
+
+def test_what_a_control_vector_was_for_is_told_again_and_what_is_not_known_is_told_as_unknown(tmp_path):
+    first = read_any(
+        save_gguf(tmp_path / "evil.gguf", {f"direction.{k}": np.ones(8, np.float32) for k in (1, 2)}, hint="qwen2")
+    )
+    kind = from_layer_directions(to_layer_directions(make_vector(), "response_avg"), "kind", rows=ROWS)
+
+    paths = [path for v in (first, kind) for path in export_vector(v, "response_avg", "gguf", tmp_path / "out")]
+
+    assert [read_any(path).provenance["model_hint"] for path in paths] == ["qwen2", "unknown"]
+
+
+def test_a_vector_that_has_nothing_for_a_block_after_the_first_cannot_be_a_control_vector(tmp_path):
+    vector = from_layer_directions({0: np.ones(8)}, "evil", rows=5)
+
+    with pytest.raises(VectorError) as caught:
+        export_vector(vector, "response_avg", "gguf", tmp_path)
+
+    assert caught.value.problem == "the vector of evil cannot be a control vector"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_directions_by_block_come_back_without_the_first_and_the_last_row():
+    vector = make_vector()
+
+    directions = to_layer_directions(vector, "response_avg")
+    again = from_layer_directions(directions, "evil", rows=ROWS)
+
+    assert {block: row.dtype for block, row in directions.items()} == dict.fromkeys(range(3), np.float32)
+    np.testing.assert_array_equal(again.directions["response_avg"][1:4], vector.directions["response_avg"][1:4])
+    assert again.quality["rows_given"] == [1, 2, 3]
+
+
+def test_a_position_that_a_vector_does_not_have_is_told():
+    vector = make_vector(directions={"prompt_avg": make_matrix()}, stats={})
+
+    with pytest.raises(VectorError) as caught:
+        to_layer_directions(vector, "response_avg")
+
+    assert caught.value.cause == "it has prompt_avg"
+
+
+# Where it acts
+
+
+def logits(model):
+    with torch.inference_mode():
+        return model(torch.tensor(IDS)).logits[0].numpy()
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "qwen2"])
+@pytest.mark.parametrize("block", [0, 1, 2])
+def test_a_plain_hook_on_a_block_does_with_a_direction_what_we_do_at_the_row_above(loaded, family, block):
+    model, vector = loaded(family).model, make_vector()
+    direction = torch.from_numpy(to_layer_directions(vector, "response_avg")[block])
+
+    def add(module, args, output):
+        return (output[0] + direction, *output[1:]) if isinstance(output, tuple) else output + direction
+
+    hook = find_blocks(model)[block].register_forward_hook(add)
+    plain = logits(model)
+    hook.remove()
+
+    row = block + 1
+    with ActivationSteerer(model, vector.directions["response_avg"][row], layer_idx=row - 1, positions="all"):
+        ours = logits(model)
+    np.testing.assert_array_equal(ours, plain)
+    assert np.abs(ours - logits(model)).max() > 0.01
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "qwen2"])
+def test_the_last_row_is_not_what_the_last_block_gives_and_all_others_are(loaded, family):
+    model, seen = loaded(family).model, []
+    hooks = [
+        block.register_forward_hook(lambda module, args, out: seen.append(out[0] if isinstance(out, tuple) else out))
+        for block in find_blocks(model)
+    ]
+
+    with torch.inference_mode():
+        states = model(torch.tensor(IDS), output_hidden_states=True).hidden_states
+
+    for hook in hooks:
+        hook.remove()
+    assert [torch.equal(block, states[k + 1]) for k, block in enumerate(seen)] == [True, True, True, False]
+
+
+# Other tools, where they are installed
+
+
+@pytest.mark.parametrize(
+    ("names", "fix"),
+    [
+        ("steering_vectors.steering_vector SteeringVector", "torch.save(vector.layer_activations, 'NAME.pt')"),
+        ("repeng.extract ControlVector", "vector.export_gguf('NAME.gguf')"),
+        ("numpy.core.multiarray _reconstruct", "torch.save({block: tensor, ...}, 'NAME.pt'), blocks counted from 0"),
+    ],
+)
+def test_a_pickled_object_is_refused_with_the_way_to_convert_it(tmp_path, names, fix):
+    module, name = names.split()
+    with zipfile.ZipFile(path := tmp_path / "evil.pt", "w") as archive:
+        archive.writestr("evil/data.pkl", f"\x80\x02c{module}\n{name}\n)\x81.".encode("latin-1"))
+
+    error = fault_in(path)
+
+    assert error.cause == f"it holds a Python object, '{module}.{name}', and loading one can run code"
+    assert error.fix == f"in the program that made it: {fix}"
+
+
+def test_steering_vectors_adds_our_directions_where_we_do(loaded, tmp_path):
+    steering_vectors = pytest.importorskip("steering_vectors", reason="steering-vectors wants transformers < 5")
+    model, vector = loaded("llama").model, make_vector()
+    directions = to_layer_directions(vector, "response_avg")
+    theirs = steering_vectors.SteeringVector({k: torch.from_numpy(row) for k, row in directions.items()})
+
+    with torch.no_grad(), theirs.apply(model):
+        steered = model(torch.tensor(IDS)).logits[0].numpy()
+
+    torch.save(theirs.layer_activations, path := tmp_path / "evil.pt")
+    np.testing.assert_allclose(steered, steered_by_us(model, vector), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(
+        read_any(path, rows=ROWS).directions["response_avg"][1:4], vector.directions["response_avg"][1:4]
+    )
+
+
+def test_repeng_reads_our_control_vector_and_adds_it_where_we_do(loaded, tmp_path, monkeypatch):
+    monkeypatch.setattr(np, "float_", np.float64, raising=False)  # repeng 0.4 names it, numpy 2 has dropped it
+    repeng = pytest.importorskip("repeng", reason="repeng wants numpy < 2")
+    model, vector = loaded("llama").model, make_vector()
+    (path,) = export_vector(vector, "response_avg", "gguf", tmp_path, model_hint="llama")
+
+    theirs = repeng.ControlVector.import_gguf(path)
+    control = repeng.ControlModel(model, list(theirs.directions))
+    control.set_control(theirs)
+    with torch.inference_mode():
+        steered = control(torch.tensor(IDS)).logits[0].numpy()
+    control.unwrap()
+
+    np.testing.assert_allclose(steered, steered_by_us(model, vector, blocks=(1, 2)), rtol=1e-5, atol=1e-5)
+    theirs.export_gguf(tmp_path / "theirs.gguf")
+    np.testing.assert_array_equal(
+        read_any(tmp_path / "theirs.gguf", rows=ROWS).directions["response_avg"],
+        read_any(path).directions["response_avg"],
+    )
+
+
+def steered_by_us(model, vector, blocks=(0, 1, 2)):
+    from contextlib import ExitStack
+
+    with ExitStack() as stack:
+        for block in blocks:
+            row = vector.directions["response_avg"][block + 1]
+            stack.enter_context(ActivationSteerer(model, row, layer_idx=block, positions="all"))
+        return logits(model)
