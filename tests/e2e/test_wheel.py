@@ -120,3 +120,9 @@ def test_the_report_brings_its_style_its_scripts_and_the_licence_of_its_charts(i
         assert (CHECKOUT / "traitcli/views/report" / name).read_text(encoding="utf-8") in text
     licences = list(installed.target.glob("traitcli-*.dist-info/licenses/**/LICENSE"))
     assert len(licences) == 2
+
+
+def test_the_vector_card_brings_its_template(installed):
+    own = Path("traitcli/vectors/card.md.j2")
+
+    assert (installed.target / own).read_bytes() == (CHECKOUT / own).read_bytes()

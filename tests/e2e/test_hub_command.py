@@ -1,0 +1,134 @@
+"""The command that pushes to the hub and the one that pulls from it, in processes of their own."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.hub_server import TOKEN, Answer, open_hub
+
+REPO = "org/vectors"
+
+
+@pytest.fixture
+def hub():
+    with open_hub() as server:
+        yield server
+
+
+@pytest.fixture
+def env(hub, tmp_path):
+    """What a user sets to push; xet is off, because its servers cannot be had here."""
+    return {
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_HUB_OFFLINE": "",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_TOKEN": TOKEN,
+    }
+
+
+def vectors_of(desk):
+    return {path.name: path.read_bytes() for path in (desk.folder / "vectors" / "model").glob("*.safetensors")}
+
+
+def test_vectors_are_built_pushed_and_pulled_elsewhere(hub, env, copied, open_desk):
+    pushed = copied.run("build-vector", "--push", REPO, **env)
+    elsewhere = open_desk()
+    pulled = elsewhere.run("inspect", "vectors", "--pull", REPO, "--json", **env)
+
+    commit = hub.repos[REPO].head
+    assert (pushed.code, pushed.out) == (0, f"{hub.url}/{REPO}/tree/{commit}\n")
+    assert pushed.err.endswith(f"pushed; others get this with --pull {REPO}@{commit}\n")
+    names = ["evil.safetensors", "refusal.safetensors"]
+    assert (pulled.code, [row["path"] for row in pulled.json]) == (0, [f"vectors/model/{name}" for name in names])
+    assert pulled.err == (
+        f"pulling {REPO} …\n"
+        f"vectors/model/evil.safetensors is from {REPO}@{commit}\n"
+        f"vectors/model/refusal.safetensors is from {REPO}@{commit}\n"
+        f"warning: what {REPO} names may change; pin it: --pull {REPO}@{commit}\n"
+    )
+    assert vectors_of(elsewhere) == vectors_of(copied) == {name: hub.repos[REPO].files[name] for name in names}
+    assert TOKEN not in pushed.out + pushed.err + pulled.out + pulled.err
+    written = [path for desk in (copied, elsewhere) for path in desk.folder.rglob("*") if path.is_file()]
+    assert [path for path in written if TOKEN.encode() in path.read_bytes()] == []
+
+
+def test_a_pinned_pull_warns_of_nothing(hub, env, copied, open_desk):
+    copied.run("build-vector", "evil", "--push", REPO, **env)
+    commit = hub.repos[REPO].head
+
+    pulled = open_desk().run("inspect", "vectors", "--pull", f"{REPO}@{commit}", **env)
+
+    assert pulled.code == 0
+    assert "warning" not in pulled.err
+
+
+def test_only_the_traits_of_the_command_are_pushed_and_only_once(hub, env, copied):
+    copied.run("build-vector", "evil", "--push", REPO, "--private", **env)
+
+    again = copied.run("build-vector", "evil", "--push", REPO, "--private", "--json", **env)
+
+    made = hub.repos[REPO]
+    assert made.private
+    assert [name for name in made.files if name.endswith(".safetensors")] == ["evil.safetensors"]
+    assert len(made.commits) == 2
+    assert [row["trait"] for row in again.json["vectors"]] == ["evil"]
+    url = f"{hub.url}/{REPO}/tree/{made.head}"
+    assert again.json["pushed"] == {"repo": REPO, "commit": made.head, "url": url, "changed": False}
+    assert "nothing has changed; others get this with" in again.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "more", "told"),
+    [
+        (["--push", "vectors"], {}, "error: 'vectors' names no repository on the hub\n"),
+        (["--private"], {}, "error: --private is for a push\n"),
+        (["--push", REPO], {"HF_HUB_OFFLINE": "1"}, f"error: cannot push to {REPO}\ncause: HF_HUB_OFFLINE is set\n"),
+    ],
+)
+def test_a_push_that_cannot_work_is_told_before_anything_is_built(hub, env, copied, arguments, more, told):
+    before = copied.files()
+
+    ended = copied.run("build-vector", "--threshold", "60", *arguments, **env | more)
+
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith(told)
+    assert copied.files() == before
+    assert hub.requests == []
+
+
+def test_nothing_is_pushed_when_a_trait_fails(hub, env, copied):
+    ended = copied.run("build-vector", "--set", "filter.threshold=100", "--push", REPO, "--json", **env)
+
+    assert (ended.code, ended.json["pushed"]) == (1, None)
+    assert f"nothing is pushed to {REPO}: no vector of evil, refusal\n" in ended.err
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "told"),
+    [(Answer(401), 2, "error: the hub wants a valid token\n"), (Answer(500), 1, "error: the hub fails\n")],
+)
+def test_a_push_that_the_hub_refuses_ends_without_a_traceback(hub, env, copied, answer, code, told):
+    hub.faults["POST /api/repos/create"] = answer
+
+    ended = copied.run("build-vector", "evil", "--push", REPO, **env)
+
+    assert (ended.code, ended.out) == (code, "")
+    assert f"pushing to {REPO} …\n{told}cause: status " in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_offline_a_pinned_pull_comes_from_the_cache_and_others_are_told(hub, env, copied, open_desk):
+    copied.run("build-vector", "evil", "--push", REPO, **env)
+    commit = hub.repos[REPO].head
+    open_desk().run("inspect", "vectors", "--pull", REPO, **env)
+    asked, offline = len(hub.requests), env | {"HF_HUB_OFFLINE": "1"}
+
+    cached = open_desk().run("inspect", "vectors", "--pull", f"{REPO}@{commit}", "--json", **offline)
+    unknown = open_desk().run("inspect", "vectors", "--pull", "org/other", **offline)
+
+    assert [row["path"] for row in cached.json] == ["vectors/model/evil.safetensors"]
+    assert (unknown.code, unknown.out) == (2, "")
+    assert "error: main of org/other is not in the local cache\ncause: HF_HUB_OFFLINE is set" in unknown.err
+    assert len(hub.requests) == asked

@@ -1,0 +1,281 @@
+"""The vector card: what the hub reads of it, what people read, and that nothing in a header is more than text."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import yaml
+from markdown_it import MarkdownIt
+
+from traitcli.vectors.card import MARKER, Kept, make_card, read_card
+
+SETTINGS = {"model.id": "org/tiny", "model.revision": "abc123", "extract.seed": 0, "extract.questions": None}
+QUALITY = {
+    "rows": 5,
+    "hidden_size": 8,
+    "position": "response_avg",
+    "positive_kept": 90,
+    "negative_kept": 85,
+    "filter": "paired, threshold 50",
+    "judge": "openai:gpt-4.1-mini",
+    "judge_auroc": 0.951,
+    "contrast": 61.4,
+    "auroc": 0.912,
+    "d": 2.34,
+    "evaluation_rollouts": 200,
+    "verdict": "good",
+    "verdict_reason": "held-out AUROC 0.91",
+}
+HOSTILE = [
+    "| a | b |\n|---|---|\n| c | d |",
+    "<script>alert(1)</script><img src=x onerror=alert(1)>",
+    "[click](javascript:alert(1)) ![x](http://evil.example/x.png)",
+    "<http://evil.example> www.evil.example http://evil.example",
+    "\n---\ntags: [evil]\n---\n# Heading\n\n- list",
+    "``` `code` **bold** _it_ ~~gone~~ $$x$$ \\",
+    "\u202egnp.exe\u202c \x1b[31mred\x00 \u200b \ud800",
+    "{{ 7 * 7 }} {% raw %} &lt; &#60;",
+]
+
+
+def make_header(trait="evil", quality=(), **changes):
+    header = {
+        "trait": trait,
+        "model": "tiny",
+        "method": "mean_difference",
+        "layer": 3,
+        "quality": QUALITY | dict(quality),
+        "provenance": {"run_settings": SETTINGS, "versions": {"traitcli": "0.1.0"}},
+    }
+    return header | changes
+
+
+def front_of(card):
+    """Front matter as the hub reads it."""
+    return yaml.safe_load(card.split("---\n")[1])
+
+
+def body_of(card):
+    return card.split("---\n", 2)[2]
+
+
+def tables_of(card):
+    """The cells of every table, as a reader of Markdown sees them."""
+    html = MarkdownIt("commonmark").enable("table").render(body_of(card))
+    return [
+        [[strip_tags(cell) for cell in re.findall(r"<t[hd]>(.*?)</t[hd]>", row)] for row in table.split("<tr>")[1:]]
+        for table in re.findall(r"<table>(.*?)</table>", html.replace("\n", ""))
+    ]
+
+
+def strip_tags(html):
+    return re.sub(r"</?(strong|em)>", "", html)
+
+
+def test_the_hub_is_told_what_this_is_and_for_which_model():
+    card = make_card([make_header()], "org/vectors", Kept())
+
+    assert front_of(card) == {
+        "library_name": "traitcli",
+        "tags": ["traitcli", "trait-vector", "steering-vector"],
+        "base_model": "org/tiny",
+    }
+
+
+def test_a_trait_has_a_line_of_figures_and_one_of_how_it_was_made():
+    _, figures, made, _ = tables_of(make_card([make_header()], "org/vectors", Kept()))
+
+    assert figures[1] == ["evil", "good", "3", "0.91", "2.3", "+61", "90 + 85"]
+    assert made[1] == [
+        "evil",
+        "mean_difference",
+        "response_avg",
+        "openai:gpt-4.1-mini",
+        "0.95",
+        "paired, threshold 50",
+        "200",
+    ]
+
+
+def test_model_revision_and_shape_are_told():
+    about, *_ = tables_of(make_card([make_header()], "org/vectors", Kept()))
+
+    assert about[1:] == [
+        ["model", "org/tiny"],
+        ["revision of the model", "abc123"],
+        ["shape of a vector", "float32 [5, 8]: rows, hidden size"],
+    ]
+
+
+def test_intervals_are_shown_where_they_were_measured():
+    measured = {"auroc_low": 0.7, "auroc_high": 0.96, "d_low": 1.0, "d_high": 3.1}
+    headers = [make_header("evil", measured), make_header("refusal")]
+
+    _, figures, _, _ = tables_of(make_card(headers, "org/vectors", Kept()))
+
+    assert [row[3:5] for row in figures[1:]] == [["0.91 [0.70, 0.96]", "2.3 [1.0, 3.1]"], ["0.91", "2.3"]]
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), float("inf"), "1", True, [1.0]])
+def test_what_is_no_number_is_a_dash(missing):
+    header = make_header(quality=dict.fromkeys(("auroc", "d", "contrast", "positive_kept", "judge_auroc"), missing))
+
+    _, figures, made, _ = tables_of(make_card([header], "org/vectors", Kept()))
+
+    assert figures[1][3:] == ["–", "–", "–", "– + 85"]
+    assert made[1][4] == "–"
+
+
+def test_a_weak_vector_is_named_weak_with_its_reason_and_under_limits():
+    weak = {"verdict": "weak", "verdict_reason": "contrast 12 is below 40"}
+
+    card = make_card([make_header("evil", weak), make_header("refusal")], "org/vectors", Kept())
+
+    assert "- **evil** is weak: contrast 12 is below 40\n" in card
+    assert "- Do not rely on these without tests of your own: evil (weak).\n" in card
+    assert "| evil | **weak** |" in card
+
+
+def test_a_card_of_good_vectors_warns_of_none_by_name():
+    assert "Do not rely" not in make_card([make_header()], "org/vectors", Kept())
+
+
+def test_settings_stand_once_for_traits_that_share_them():
+    other = {"run_settings": SETTINGS | {"extract.seed": 1}, "versions": {}}
+    headers = [make_header("evil"), make_header("refusal"), make_header("verbosity", provenance=other)]
+
+    card = make_card(headers, "org/vectors", Kept())
+
+    assert "Settings of evil, refusal:\n" in card
+    assert "Settings of verbosity:\n" in card
+    assert [["extract.seed", "0"] in table for table in tables_of(card)[3:]] == [True, False]
+    assert ["version of traitcli", "0.1.0"] in tables_of(card)[3]
+
+
+def test_code_names_the_repository_a_good_trait_and_its_row():
+    headers = [make_header("evil", {"verdict": "weak"}), make_header("refusal", layer=2)]
+
+    card = make_card(headers, "my_org/vectors", Kept())
+
+    assert "traitcli inspect vectors --pull my_org/vectors@REVISION -c CONFIG.yaml\n" in card
+    assert 'hf_hub_download("my_org/vectors", "refusal.safetensors", revision="REVISION")\n' in card
+    assert "direction = rows[2]\n" in card
+    assert "to the output of block 1.\n" in card
+
+
+def test_the_same_vectors_give_the_same_card_in_any_order():
+    headers = [make_header("evil"), make_header("refusal")]
+
+    assert make_card(headers, "o/v", Kept()) == make_card(headers[::-1], "o/v", Kept())
+
+
+def make_saying(text):
+    """The card of a header that says this wherever it can."""
+    quality = dict.fromkeys(("verdict", "verdict_reason", "judge", "filter", "position", "rows"), text)
+    origin = {"run_settings": SETTINGS | {"model.revision": text, text: text}, "versions": {text: text}}
+    return make_card([make_header(quality=quality, model=text, method=text, provenance=origin)], "o/v", Kept())
+
+
+def tags_of(card):
+    """Every tag of the rendered card, in order."""
+    html = MarkdownIt("commonmark", {"html": True}).enable("table").render(body_of(card))
+    return re.findall(r"<[^>]*>", html)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_whatever_a_header_says_is_shown_as_plain_text_on_one_line(text):
+    plain = make_saying("word")
+
+    card = make_saying(text)
+
+    assert front_of(card) == front_of(plain)
+    assert tags_of(card) == tags_of(plain)
+    assert len(card.splitlines()) == len(plain.splitlines())
+    assert [sign for sign in card if not sign.isprintable() and sign != "\n"] == []
+
+
+@pytest.mark.parametrize("address", ["http://evil.example", "www.evil.example", "WWW.evil.example", "me@evil.example"])
+def test_an_address_is_not_made_a_link(address):
+    card = make_saying(address)
+
+    assert address not in card
+
+
+def test_a_hostile_text_is_still_readable():
+    header = make_header(quality={"judge": "a |\n b <c>\t[d](e)"})
+
+    _, _, made, _ = tables_of(make_card([header], "o/v", Kept()))
+
+    assert made[1][3] == "a | b &lt;c&gt; [d](e)"
+
+
+def test_a_long_text_is_cut():
+    card = make_card([make_header(quality={"judge": "x" * 10_000})], "o/v", Kept())
+
+    assert max(map(len, re.findall("x+", card))) == 300
+
+
+def test_where_a_local_model_lies_is_not_told(tmp_path):
+    origin = {"run_settings": SETTINGS | {"model.id": f"{tmp_path}/my-model"}, "versions": {}}
+
+    card = make_card([make_header(provenance=origin)], "o/v", Kept())
+
+    assert str(tmp_path) not in card
+    assert ["model.id", "my-model"] in tables_of(card)[3]
+    assert "base_model" not in front_of(card)
+
+
+def test_a_folder_that_looks_like_a_name_on_the_hub_is_not_called_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "org" / "tiny").mkdir(parents=True)
+
+    assert "base_model" not in front_of(make_card([make_header()], "o/v", Kept()))
+
+
+def test_the_embedded_model_is_called_by_its_name_on_the_hub():
+    origin = {"run_settings": {"model.id": "embedded"}, "versions": {}}
+
+    card = make_card([make_header(provenance=origin)], "o/v", Kept())
+
+    assert front_of(card)["base_model"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+def test_what_the_owner_has_added_is_kept():
+    card = make_card([make_header()], "o/v", Kept())
+    edited = card.replace("library_name", "license: mit\nlanguage: [en]\nlibrary_name").replace(
+        "- traitcli", "- mine\n- traitcli"
+    )
+
+    again = make_card([make_header("refusal")], "o/v", read_card(edited + "\nMy *own* notes.\n"))
+
+    assert front_of(again) == {
+        "library_name": "traitcli",
+        "tags": ["traitcli", "trait-vector", "steering-vector", "mine"],
+        "base_model": "org/tiny",
+        "license": "mit",
+        "language": ["en"],
+    }
+    assert again.endswith(f"{MARKER}\n\nMy *own* notes.\n")
+
+
+def test_a_card_that_is_read_and_made_again_is_the_same():
+    card = make_card([make_header()], "o/v", Kept({"license": "mit"}, "notes"))
+
+    assert make_card([make_header()], "o/v", read_card(card)) == card
+
+
+@pytest.mark.parametrize(
+    ("readme", "kept"),
+    [
+        ("", Kept()),
+        ("---\nlicense: mit\n---\n", Kept({"license": "mit"})),
+        ("---\r\nlicense: mit\r\n---\r\n\r\n", Kept({"license": "mit"})),
+        ("---\n- a list\n---\n", Kept()),
+        ("---\n{\n---\n", Kept()),
+        ("# My model\n", None),
+        ("---\nlicense: mit\n---\n# My model\n", None),
+    ],
+)
+def test_a_readme_with_a_text_of_its_own_is_somebody_elses(readme, kept):
+    assert read_card(readme) == kept

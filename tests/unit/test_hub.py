@@ -1,0 +1,657 @@
+"""Pushing to the hub and pulling from it: what arrives is what was sent, and nothing else is ever put."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import threading
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.numpy import save
+
+from tests.hub_server import TOKEN, Answer, lfs_hash, open_hub
+from traitcli.config import Config
+from traitcli.errors import TraitError, VectorError
+from traitcli.records import ClassStats, TraitVector
+from traitcli.vectors import hub as reach
+from traitcli.vectors.files import read_vector, write_vector
+from traitcli.vectors.pull import Pulled, Source, pull_vectors
+from traitcli.vectors.push import push_vectors
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning")
+"""huggingface_hub uploads large files in a way that httpx2 would rather not see."""
+
+REPO = "org/vectors"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """An empty hub that huggingface_hub talks to, with the right token and a cache of its own."""
+    with open_hub() as server:
+        point_to(server.url, tmp_path / "cache", monkeypatch)
+        yield server
+    from huggingface_hub import close_session
+
+    close_session()
+
+
+def point_to(url, cache, monkeypatch):
+    """What the environment says when a command starts; huggingface_hub reads it when it is imported."""
+    from huggingface_hub import close_session, constants
+
+    close_session()
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # its servers cannot be had here
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(cache / "token"))
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """Call it to go offline."""
+    from huggingface_hub import constants
+
+    return lambda: monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+
+def make_vector(trait="evil", seed=0, model="tiny", **quality):
+    numbers = np.random.default_rng(seed)
+    return TraitVector(
+        trait=trait,
+        model=model,
+        method="mean_difference",
+        layer=2,
+        directions={"response_avg": numbers.normal(size=(4, 8)).astype(np.float32)},
+        stats={"response_avg": ClassStats(*numbers.normal(size=(4, 4)).astype(np.float32))},
+        quality={"position": "response_avg", "auroc": 0.9, "verdict": "good", **quality},
+        provenance={"run_settings": {"model.id": "org/tiny"}, "versions": {"traitcli": "0.1.0"}},
+    )
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """Write vectors to a folder; returns their files."""
+    return lambda *vectors: [write_vector(tmp_path / "mine", vector) for vector in vectors]
+
+
+@pytest.fixture
+def theirs(tmp_path):
+    """The config of somebody who pulls."""
+    return Config.model_validate({"model": {"id": "org/Tiny"}, "paths": {"vectors": tmp_path / "theirs"}})
+
+
+@pytest.fixture
+def folder(theirs):
+    """Where their vectors lie."""
+    return theirs.paths.vectors / "tiny"
+
+
+def bytes_of(tmp_path, vector):
+    return write_vector(tmp_path / "made", vector).read_bytes()
+
+
+def pull(config, source=REPO, *names):
+    return pull_vectors(config, Source.parse(source), names)
+
+
+def fault_in(kind, call, *arguments, **more):
+    """The error of a call, which is of this very kind."""
+    with pytest.raises(TraitError) as caught:
+        call(*arguments, **more)
+    assert type(caught.value) is kind
+    return caught.value
+
+
+def files_in(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()} if folder.is_dir() else {}
+
+
+# push
+
+
+def test_what_is_pushed_is_pulled_bit_by_bit(hub, mine, theirs, folder):
+    evil, refusal = mine(make_vector("evil"), make_vector("refusal", seed=1))
+
+    pushed = push_vectors([evil, refusal], REPO)
+    pulled = pull(theirs)
+
+    assert pulled == Pulled(REPO, pushed.commit, (folder / "evil.safetensors", folder / "refusal.safetensors"))
+    assert [path.read_bytes() for path in pulled.paths] == [evil.read_bytes(), refusal.read_bytes()]
+    np.testing.assert_array_equal(
+        read_vector(pulled.paths[0]).directions["response_avg"], make_vector("evil").directions["response_avg"]
+    )
+
+
+def test_a_push_makes_one_commit_of_vectors_tensors_and_card(hub, mine):
+    pushed = push_vectors(mine(make_vector("evil"), make_vector("refusal")), REPO)
+
+    made = hub.repos[REPO]
+    assert made.messages == ["by hand", "Vectors of 'tiny': evil, refusal"]
+    assert (pushed.commit, pushed.url, pushed.changed) == (made.head, f"{hub.url}/{REPO}/tree/{made.head}", True)
+    assert sorted(made.files) == [
+        ".gitattributes",
+        "README.md",
+        "evil.safetensors",
+        "evil_response_avg_diff.pt",
+        "refusal.safetensors",
+        "refusal_response_avg_diff.pt",
+    ]
+
+
+def test_the_card_of_a_repository_tells_its_vectors(hub, mine):
+    push_vectors(mine(make_vector("evil"), make_vector("refusal", verdict="weak", verdict_reason="few")), REPO)
+
+    card = hub.repos[REPO].files["README.md"].decode()
+    assert yaml.safe_load(card.split("---\n")[1])["base_model"] == "org/tiny"
+    assert "| evil | good | 2 | 0.90 |" in card
+    assert "| refusal | **weak** | 2 | 0.90 |" in card
+    assert f"--pull {REPO}@REVISION" in card
+
+
+def test_the_same_push_again_makes_no_commit(hub, mine):
+    vectors = mine(make_vector())
+    first = push_vectors(vectors, REPO)
+
+    second = push_vectors(vectors, REPO)
+
+    assert (second.commit, second.changed) == (first.commit, False)
+    assert len(hub.repos[REPO].commits) == 2
+
+
+def test_vectors_that_are_there_stay_and_are_in_the_card(hub, mine):
+    evil, refusal = mine(make_vector("evil"), make_vector("refusal"))
+    push_vectors([evil], REPO)
+
+    push_vectors([refusal], REPO)
+
+    files = hub.repos[REPO].files
+    assert files["evil.safetensors"] == evil.read_bytes()
+    assert re.findall(r"^\| (\w+) \| good", files["README.md"].decode(), re.MULTILINE) == ["evil", "refusal"]
+
+
+def test_a_file_that_is_no_vector_of_its_name_is_left_alone(hub, mine, tmp_path):
+    strange = {"other.safetensors": b"garbage", "one.safetensors": bytes_of(tmp_path, make_vector("two"))}
+    hub.add_repo(REPO, strange)
+
+    push_vectors(mine(make_vector()), REPO)
+
+    files = hub.repos[REPO].files
+    assert {name: files[name] for name in strange} == strange
+    assert re.findall(r"^\| (\w+) \| good", files["README.md"].decode(), re.MULTILINE) == ["evil"]
+
+
+def test_the_licence_and_notes_of_the_owner_outlive_a_push(hub, mine):
+    push_vectors(mine(make_vector()), REPO)
+    card = hub.repos[REPO].files["README.md"].replace(b"library_name", b"license: mit\nlibrary_name") + b"\nNotes.\n"
+    hub.repos[REPO].add({"README.md": card})
+
+    push_vectors(mine(make_vector("refusal")), REPO)
+
+    card = hub.repos[REPO].files["README.md"].decode()
+    assert yaml.safe_load(card.split("---\n")[1])["license"] == "mit"
+    assert card.endswith("\n\nNotes.\n")
+
+
+def test_a_repository_of_something_else_is_not_pushed_to(hub, mine):
+    hub.add_repo(REPO, {"README.md": b"# My model\n", "model.safetensors": b"weights"})
+
+    error = fault_in(VectorError, push_vectors, mine(make_vector()), REPO)
+
+    assert error.problem == f"{REPO} is not a repository of vectors"
+    assert len(hub.repos[REPO].commits) == 1
+
+
+def test_a_repository_holds_vectors_of_one_model(hub, mine):
+    push_vectors(mine(make_vector("refusal", model="large")), REPO)
+
+    error = fault_in(VectorError, push_vectors, mine(make_vector("evil")), REPO)
+
+    assert (error.problem, error.cause) == (
+        f"{REPO} holds vectors of another model",
+        "they are of 'large', and yours of 'tiny'",
+    )
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_a_repository_is_created_as_it_is_asked_for(hub, mine, private):
+    push_vectors(mine(make_vector()), REPO, private=private)
+
+    assert hub.repos[REPO].private is private
+
+
+def test_nothing_meant_to_be_private_goes_to_a_public_repository(hub, mine):
+    hub.add_repo(REPO, {})
+
+    error = fault_in(VectorError, push_vectors, mine(make_vector()), REPO, private=True)
+
+    assert error.problem == f"{REPO} is public"
+    assert hub.asked("commit/main|lfs") == []
+
+
+def test_a_push_that_somebody_else_was_faster_than_is_refused(hub, mine):
+    hub.watch = lambda asked: hub.repos[REPO].add({"x": b"1"}) if "preupload" in asked else None
+
+    error = fault_in(TraitError, push_vectors, mine(make_vector()), REPO)
+
+    assert (error.problem, error.fix) == (f"{REPO} has changed meanwhile", "run the same command again")
+
+
+def test_what_cannot_be_pushed_is_told_before_the_hub_is_asked(hub, mine, tmp_path):
+    [evil] = mine(make_vector("evil"))
+    renamed = evil.rename(evil.with_name("kind.safetensors"))
+    broken = tmp_path / "evil.safetensors"
+    broken.write_bytes(b"garbage")
+    vector = make_vector("refusal")
+    vector.directions["response_avg"][0, 0] = np.nan
+    [unreal] = mine(vector)
+
+    problems = [
+        fault_in(VectorError, push_vectors, paths, REPO).problem
+        for paths in ([], [renamed], [broken], [unreal], [tmp_path / "none.safetensors"])
+    ]
+
+    assert problems == [
+        "there is nothing to push",
+        f"{renamed} cannot be pushed",
+        f"{broken} is no trait vector",
+        f"{unreal} is no trait vector",
+        f"no vector file {tmp_path}/none.safetensors",
+    ]
+    assert hub.requests == []
+
+
+def test_vectors_of_two_models_are_not_pushed_together(hub, mine):
+    vectors = mine(make_vector("evil"), make_vector("refusal", model="large"))
+
+    error = fault_in(VectorError, push_vectors, vectors, REPO)
+
+    assert (error.problem, error.cause) == ("these are vectors of several models", "'large', 'tiny'")
+
+
+@pytest.mark.parametrize(
+    "name", ["", "name", "a/b/c", "../x", "org/../x", "org/na me", "org/x.git", "https://huggingface.co/org/x", "a/b@c"]
+)
+def test_a_name_that_is_none_is_refused(hub, mine, name):
+    error = fault_in(VectorError, push_vectors, mine(make_vector()), name)
+
+    assert error.problem == f"{name!a} names no repository on the hub"
+    assert hub.requests == []
+
+
+def test_offline_nothing_is_pushed(hub, mine, offline):
+    offline()
+
+    error = fault_in(VectorError, push_vectors, mine(make_vector()), REPO)
+
+    assert (error.problem, error.cause) == (f"cannot push to {REPO}", "HF_HUB_OFFLINE is set")
+    assert hub.requests == []
+
+
+# pull
+
+
+def test_a_pinned_revision_gives_the_old_vectors_after_a_new_push(hub, mine, theirs):
+    old = push_vectors(mine(make_vector(seed=1)), REPO)
+    content = hub.repos[REPO].files["evil.safetensors"]
+    push_vectors(mine(make_vector(seed=2)), REPO)
+
+    pulled = pull(theirs, f"{REPO}@{old.commit}")
+
+    assert pulled.commit == old.commit
+    assert pulled.paths[0].read_bytes() == content
+
+
+def test_a_tag_is_a_revision_too_and_is_resolved_to_its_commit(hub, mine, theirs):
+    old = push_vectors(mine(make_vector(seed=1)), REPO)
+    hub.repos[REPO].tags["v1"] = old.commit
+    push_vectors(mine(make_vector(seed=2)), REPO)
+
+    assert pull(theirs, f"{REPO}@v1").commit == old.commit
+
+
+def test_a_push_in_the_midst_of_a_pull_mixes_nothing(hub, mine, theirs, tmp_path):
+    old = push_vectors(mine(make_vector(seed=1)), REPO)
+    content = hub.repos[REPO].files["evil.safetensors"]
+    newer = {"evil.safetensors": bytes_of(tmp_path, make_vector(seed=2))}
+    hub.watch = lambda asked: hub.repos[REPO].add(newer) if "/tree/" in asked else None
+
+    pulled = pull(theirs)
+
+    assert (pulled.commit, pulled.paths[0].read_bytes()) == (old.commit, content)
+
+
+def test_where_vectors_come_from_is_kept_beside_them(hub, mine, theirs, folder):
+    [evil] = mine(make_vector())
+    pushed = push_vectors([evil], REPO)
+
+    pull(theirs)
+
+    origin = {"repo": REPO, "commit": pushed.commit, "sha256": lfs_hash(evil.read_bytes())}
+    assert json.loads((folder / "pulled.json").read_text()) == {"evil": origin}
+
+
+def test_only_named_vectors_are_fetched(hub, mine, theirs, folder):
+    push_vectors(mine(make_vector("evil"), make_vector("refusal")), REPO)
+
+    pull(theirs, REPO, "refusal")
+
+    assert sorted(files_in(folder)) == ["pulled.json", "refusal.safetensors"]
+    assert hub.asked("resolve/.*evil") == []
+
+
+def test_a_vector_that_is_not_there_is_told_with_those_that_are(hub, mine, theirs):
+    push_vectors(mine(make_vector("evil"), make_vector("refusal")), REPO)
+
+    error = fault_in(VectorError, pull, theirs, REPO, "refusel")
+
+    assert str(error) == (
+        f"error: no vector of refusel in {REPO}\ncause: it holds evil, refusal\nfix:   did you mean refusal?"
+    )
+
+
+def test_a_vector_of_ones_own_is_never_replaced(hub, mine, theirs, folder):
+    push_vectors(mine(make_vector("evil"), make_vector("refusal")), REPO)
+    own = write_vector(folder, make_vector("refusal", seed=9))
+    before = files_in(folder)
+
+    error = fault_in(VectorError, pull, theirs)
+
+    assert error.problem == f"{own} would be lost"
+    assert files_in(folder) == before
+
+
+def test_a_vector_that_is_there_already_is_no_obstacle(hub, mine, theirs, folder):
+    push_vectors(mine(make_vector()), REPO)
+    write_vector(folder, make_vector())
+
+    assert pull(theirs).paths == (folder / "evil.safetensors",)
+
+
+def test_a_pulled_vector_gives_way_to_a_newer_one(hub, mine, theirs):
+    push_vectors(mine(make_vector(seed=1)), REPO)
+    pull(theirs)
+    [newer] = mine(make_vector(seed=2))
+    push_vectors([newer], REPO)
+
+    assert pull(theirs).paths[0].read_bytes() == newer.read_bytes()
+
+
+@pytest.mark.parametrize("record", ['{"evil": {"sha256": "0"}}', "[]", '{"evil": 1}', "garbage"])
+def test_a_pulled_vector_that_was_built_anew_since_is_ones_own(hub, mine, theirs, folder, record):
+    push_vectors(mine(make_vector(seed=1)), REPO)
+    write_vector(folder, make_vector(seed=9))
+    (folder / "pulled.json").write_text(record)
+
+    assert fault_in(VectorError, pull, theirs).problem == f"{folder}/evil.safetensors would be lost"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../evil.safetensors",
+        "..\\evil.safetensors",
+        "/tmp/evil.safetensors",
+        "a/evil.safetensors",
+        "evil.safetensors/evil.safetensors",
+        ".evil.safetensors",
+        "e vil.safetensors",
+        "e\nvil.safetensors",
+        "\u202eevil.safetensors",
+        "evil.safetensors.exe",
+    ],
+)
+def test_only_files_with_plain_names_are_looked_at(hub, theirs, tmp_path, folder, name):
+    hub.add_repo(
+        REPO, {name: bytes_of(tmp_path, make_vector()), "kind.safetensors": bytes_of(tmp_path, make_vector("kind"))}
+    )
+
+    pull(theirs)
+
+    assert sorted(files_in(folder)) == ["kind.safetensors", "pulled.json"]
+    assert hub.asked("resolve/.*evil") == []
+
+
+def test_a_repository_without_vectors_is_told(hub, theirs):
+    hub.add_repo(REPO, {"model.bin": b"weights"})
+
+    assert fault_in(VectorError, pull, theirs).problem == f"no vectors in {REPO}"
+
+
+def test_a_huge_file_is_refused_before_it_is_fetched(hub, theirs, tmp_path, folder):
+    hub.add_repo(REPO, {"evil.safetensors": bytes_of(tmp_path, make_vector())})
+    hub.sizes["evil.safetensors"] = 2**28 + 1
+
+    error = fault_in(VectorError, pull, theirs)
+
+    assert error.problem == f"evil.safetensors in {REPO} is too large"
+    assert hub.asked("resolve") == []
+
+
+def test_many_large_files_are_refused_before_they_are_fetched(hub, theirs):
+    names = [f"t{number}.safetensors" for number in range(9)]
+    hub.add_repo(REPO, dict.fromkeys(names, b""))
+    hub.sizes = dict.fromkeys(names, 2**28)
+
+    error = fault_in(VectorError, pull, theirs)
+
+    assert error.problem == f"the vectors in {REPO} are too large"
+    assert hub.asked("resolve") == []
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\xff" * 4000, save({"weight": np.zeros(3, np.float32)})])
+def test_one_file_that_is_no_vector_keeps_all_out(hub, theirs, tmp_path, folder, content):
+    hub.add_repo(REPO, {"evil.safetensors": bytes_of(tmp_path, make_vector()), "kind.safetensors": content})
+
+    error = fault_in(VectorError, pull, theirs)
+
+    assert error.problem == f"kind.safetensors in {REPO} is no trait vector"
+    assert files_in(folder) == {}
+
+
+@pytest.mark.parametrize(
+    ("vector", "problem", "cause"),
+    [
+        (make_vector(model="../up"), "is of another model", "it is of '../up', and the config's model is tiny"),
+        (make_vector("kind"), "is not what its name says", "it says that it is of 'kind'"),
+    ],
+)
+def test_a_vector_of_another_model_or_trait_is_refused(hub, theirs, tmp_path, folder, vector, problem, cause):
+    hub.add_repo(REPO, {"evil.safetensors": bytes_of(tmp_path, vector)})
+
+    error = fault_in(VectorError, pull, theirs)
+
+    assert (error.problem, error.cause) == (f"evil.safetensors in {REPO} {problem}", cause)
+    assert files_in(folder) == {}
+
+
+def test_content_that_the_commit_does_not_name_is_refused_and_not_kept(hub, theirs, tmp_path, folder):
+    right, wrong = (bytes_of(tmp_path, make_vector(seed=seed)) for seed in (1, 2))
+    hub.add_repo(REPO, {"evil.safetensors": right})
+    hub.served["evil.safetensors"] = wrong
+
+    error = fault_in(VectorError, pull, theirs)
+
+    assert error.problem == f"evil.safetensors in {REPO} did not arrive as it should"
+    assert files_in(folder) == {}
+    hub.served.clear()
+    assert pull(theirs).paths[0].read_bytes() == right
+
+
+def test_a_file_that_ends_early_is_refused(hub, theirs, tmp_path, folder):
+    content = bytes_of(tmp_path, make_vector())
+    hub.add_repo(REPO, {"evil.safetensors": content})
+    hub.served["evil.safetensors"] = content[:-100]
+
+    error = fault_in(TraitError, pull, theirs)
+
+    assert error.problem == f"the exchange with {REPO} failed"
+    assert files_in(folder) == {}
+
+
+@pytest.mark.parametrize("told", ["", "main", "../../../x", COMMIT[:-1], f"{COMMIT}\x1b[31m"])
+def test_a_commit_that_is_none_is_not_believed(hub, theirs, told):
+    body = json.dumps({"id": REPO, "sha": told, "tags": [], "siblings": []}).encode()
+    hub.faults["GET /api/models/[^/]+/[^/]+$"] = Answer(200, {"Content-Type": "application/json"}, body)
+
+    assert fault_in(VectorError, pull, theirs).problem == f"no commit of {REPO}"
+
+
+@pytest.mark.parametrize(
+    "source", ["name", "org/name@", "org/name@..", "org/name@a/../b", "org/name@-x", "org/name@a@b", "@"]
+)
+def test_a_source_that_is_none_is_refused(source):
+    error = fault_in(VectorError, Source.parse, source)
+
+    assert error.problem == f"{source!a} names no repository on the hub"
+
+
+# without a connection
+
+
+@pytest.mark.parametrize("revision", ["", "@main", "@COMMIT"])
+def test_offline_what_was_pulled_before_is_pulled_from_the_cache(hub, mine, theirs, folder, offline, revision):
+    pushed = push_vectors(mine(make_vector()), REPO)
+    [first] = pull(theirs).paths
+    content = first.read_bytes()
+    first.unlink()
+    asked = len(hub.requests)
+    offline()
+
+    pulled = pull(theirs, f"{REPO}{revision.replace('COMMIT', pushed.commit)}")
+
+    assert (pulled.commit, first.read_bytes()) == (pushed.commit, content)
+    assert len(hub.requests) == asked
+
+
+@pytest.mark.parametrize("revision", ["main", "v2", COMMIT])
+def test_offline_what_is_not_in_the_cache_is_told(hub, theirs, offline, revision):
+    offline()
+
+    error = fault_in(VectorError, pull, theirs, f"{REPO}@{revision}")
+
+    assert str(error) == (
+        f"error: {revision} of {REPO} is not in the local cache\n"
+        "cause: HF_HUB_OFFLINE is set, so nothing is fetched\n"
+        "fix:   unset HF_HUB_OFFLINE, or name a revision that was pulled before"
+    )
+
+
+@pytest.mark.parametrize("password", ["", "me:secret@"])
+def test_a_hub_that_is_not_there_is_told_without_its_password(theirs, tmp_path, monkeypatch, password):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    point_to(f"http://{password}{address}", tmp_path / "cache", monkeypatch)
+
+    error = fault_in(TraitError, pull, theirs)
+
+    assert error.problem == f"http://{address} cannot be reached"
+    assert "secret" not in str(error)
+
+
+@pytest.mark.parametrize("call", ["push", "pull"])
+def test_a_hub_that_falls_silent_is_given_up(hub, mine, theirs, monkeypatch, call):
+    monkeypatch.setattr(reach, "_SILENCE", 0.1)
+    over = threading.Event()
+    hub.watch = lambda asked: over.wait(5) and None
+
+    error = fault_in(TraitError, *((push_vectors, mine(make_vector()), REPO) if call == "push" else (pull, theirs)))
+
+    over.set()
+    assert error.problem == f"{hub.url} does not answer"
+
+
+# what the hub refuses
+
+
+def refusing(status, code="", message="said so"):
+    body = json.dumps({"error": message}).encode()
+    return Answer(status, {"Content-Type": "application/json", **({"X-Error-Code": code} if code else {})}, body)
+
+
+REFUSED = [
+    (refusing(401), VectorError, "the hub wants a valid token", "said so"),
+    (refusing(403), VectorError, f"the token may not do this with {REPO}", "said so"),
+    (refusing(403, "GatedRepo"), VectorError, f"{REPO} is gated", "said so"),
+    (refusing(404, "RevisionNotFound"), VectorError, f"no revision main of {REPO}", "said so"),
+    (
+        refusing(404, "RepoNotFound"),
+        VectorError,
+        f"no repository {REPO} on the hub",
+        "there is none of that name, or it is private and the token, if any, may not see it",
+    ),
+    (refusing(418), TraitError, f"the hub refuses {REPO}", "said so"),
+    (refusing(429), TraitError, f"the hub refuses {REPO}", "said so"),
+    (refusing(500), TraitError, "the hub fails", "said so"),
+    (Answer(503), TraitError, "the hub fails", "status 503"),
+    (Answer(200, {}, b"<html>"), TraitError, f"the exchange with {REPO} failed", None),
+]
+
+
+@pytest.mark.parametrize(("answer", "kind", "problem", "cause"), REFUSED)
+def test_what_the_hub_refuses_is_told_in_plain_words(hub, theirs, answer, kind, problem, cause):
+    hub.faults["GET /api/models/"] = answer
+
+    error = fault_in(kind, pull, theirs)
+
+    assert (error.problem, error.cause) == (problem, cause or error.cause)
+    assert error.fix
+
+
+@pytest.mark.parametrize(
+    ("where", "answer", "kind", "problem"),
+    [
+        ("POST /api/repos/create", refusing(401), VectorError, "the hub wants a valid token"),
+        ("POST /api/repos/create", refusing(403), VectorError, f"the token may not do this with {REPO}"),
+        ("POST .*/preupload/", refusing(403), VectorError, f"the token may not do this with {REPO}"),
+        ("PUT /lfs/", refusing(403), VectorError, f"the token may not do this with {REPO}"),
+        ("POST .*/commit/", refusing(500), TraitError, "the hub fails"),
+        ("POST .*/commit/", Answer(200, {}, b"<html>"), TraitError, f"the exchange with {REPO} failed"),
+    ],
+)
+def test_a_push_that_is_refused_on_its_way_is_told_and_makes_no_commit(hub, mine, where, answer, kind, problem):
+    hub.faults[where] = answer
+
+    error = fault_in(kind, push_vectors, mine(make_vector()), REPO)
+
+    assert error.problem == problem
+    assert [message for repo in hub.repos.values() for message in repo.messages] in ([], ["by hand"])
+
+
+def test_a_private_repository_is_not_seen_without_the_token(hub, mine, theirs, monkeypatch):
+    push_vectors(mine(make_vector()), REPO, private=True)
+    monkeypatch.setenv("HF_TOKEN", "hf_somebodyelses")
+
+    assert fault_in(VectorError, pull, theirs).problem == f"no repository {REPO} on the hub"
+
+
+# the token
+
+
+def test_the_token_goes_to_the_hub_and_nowhere_else(hub, mine, theirs, tmp_path, capfd, caplog):
+    push_vectors(mine(make_vector()), REPO, private=True)
+    pull(theirs)
+
+    asked = [(path, token) for _, path, token in hub.requests if REPO in path or "create" in path]
+    assert {token for _, token in asked} == {f"Bearer {TOKEN}"}
+    kept = [path for path in tmp_path.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
+    assert kept == []
+    assert [path for path, content in hub.repos[REPO].files.items() if TOKEN.encode() in content] == []
+    assert TOKEN not in "".join(capfd.readouterr()) + caplog.text
+
+
+def test_what_a_server_says_is_shown_without_tokens_and_control_characters(hub, theirs):
+    hub.faults["GET /api/models/"] = refusing(403, message=f"Bearer {TOKEN}\n\x1b[31mred\u202e {'x' * 500}")
+
+    error = fault_in(VectorError, pull, theirs)
+
+    assert error.cause.startswith("Bearer hf_… [31mred xxx")
+    assert len(error.cause) == 200
