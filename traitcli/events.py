@@ -8,15 +8,18 @@ from typing import Any, Literal
 
 from traitcli.records import Crossing, Push, TokenScores, Usage
 
-Stage = Literal["rollouts", "judgements", "vectors"]
+Stage = Literal["rollouts", "judgements", "vectors", "readings"]
 
 STAGES: tuple[Stage, ...] = ("rollouts", "judgements", "vectors")
-"""In the order in which they are done."""
+"""Those of a run, in the order in which they are done; readings are made where steering is inspected."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """A command begins; `notes` are facts worth reading before it works, `todo` rollouts are to be made."""
+    """A command begins; `notes` are facts worth reading before it works, `todo` rollouts are to be made.
+
+    builds  whether vectors come of it
+    """
 
     run: str
     directory: str
@@ -24,6 +27,7 @@ class RunStarted:
     devices: tuple[str, ...]
     notes: tuple[str, ...] = ()
     todo: int = 0
+    builds: bool = True
 
 
 @dataclass(frozen=True, slots=True)

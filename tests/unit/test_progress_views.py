@@ -102,6 +102,17 @@ def test_a_row_shows_stage_bar_count_pace_and_time_left():
     ]
 
 
+def test_vectors_are_counted_only_where_some_are_built():
+    begun = StageStarted("evil", "readings", 0, 20)
+
+    screens = [
+        show_live(RunStarted("small", "runs/small", ("evil",), ("cpu",), builds=builds), begun)
+        for builds in (True, False)
+    ]
+
+    assert ["vectors" in "\n".join(screen) for screen in screens] == [True, False]
+
+
 def test_the_clock_ticks_between_events_and_the_pace_stays():
     paces = followed(
         (100.0, StageStarted("evil", "rollouts", 0, 200)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from traitcli.generation.decode import generate
 from traitcli.generation.steps import Request
 from traitcli.models.hooks import find_blocks
 from traitcli.models.steering import ActivationSteerer, relative_dose
+from traitcli.models.texts import Text, log_probabilities
 
 V = torch.randn(32, generator=torch.Generator().manual_seed(3))
 IDS = torch.arange(10, 20)[None]
@@ -281,49 +283,76 @@ def test_what_does_not_fit_is_refused_before_any_hook(model, arguments, kind, pr
     assert count_hooks(model) == before
 
 
-@each_family
-@pytest.mark.parametrize("positions", ["prompt", "response"])
-def test_several_packed_sequences_are_steered_at_all_positions_only(loaded, family, positions):
-    with ActivationSteerer(loaded(family).model, V, 2, 1, positions), pytest.raises(UserError) as raised:
-        written(loaded(family), ASKED[:2])
+def written_alone(loaded, request, positions, tokens=8):
+    """Greedy, by a plain loop over transformers' cache under a hook written here, a sequence at a time."""
+    prompt, ids, cache, fed = len(request.ids), list(request.ids), None, torch.tensor([request.ids])
 
-    assert raised.value.problem == f"cannot steer {positions} positions here"
-    assert raised.value.cause.startswith("2 sequences are read in one pass")
+    def add(module, args, output):
+        steered = output.clone()
+        new = slice(-1, None) if positions == "response" else slice(None)
+        if positions != "prompt" or len(ids) == prompt:
+            steered[:, new] += 20 * V
+        return steered
+
+    handle = find_blocks(loaded.model)[1].register_forward_hook(add)
+    with torch.no_grad():
+        while len(ids) < prompt + tokens:
+            output = loaded.model(fed, past_key_values=cache, use_cache=True)
+            cache, token = output.past_key_values, int(output.logits[0, -1].argmax())
+            if token in loaded.stop_ids:
+                break
+            ids.append(token)
+            fed = torch.tensor([[token]])
+    handle.remove()
+    return tuple(ids[prompt:])
 
 
-def test_a_prompt_that_is_packed_in_pieces_is_steered_at_all_positions_only(loaded):
-    sharing = [Request((*range(20, 32), *ending), 0) for ending in ((41, 42), (51, 52))]
-
-    with ActivationSteerer(loaded("llama").model, V, 2, 1), pytest.raises(UserError) as raised:
-        written(loaded("llama"), sharing, size=1)
-
-    assert raised.value.cause.startswith("the tokens of a sequence are read in several passes")
+HEAD = tuple(range(20, 34))
+BATCHES = {
+    "of different lengths": ASKED,
+    "with common beginnings": [
+        Request((*HEAD, *rest), 0) for rest in ((41, 42), (51,), (*range(60, 72), 1), (*range(60, 72), 2, 3), (), (6,))
+    ],
+    "with prompts that are the same": [Request((*HEAD, *rest), 0) for rest in ((41,), (), (41,), (), (41,), (7, 8, 9))],
+}
 
 
 @each_family
 @pytest.mark.parametrize("positions", POSITIONS)
-def test_one_packed_sequence_is_steered_like_transformers_own_generation(loaded, family, positions):
-    model, request = loaded(family), ASKED[1]
-    plain = written(model, [request])
+@pytest.mark.parametrize("batch", BATCHES)
+def test_a_steered_batch_writes_what_a_plain_loop_writes_one_by_one(loaded, family, batch, positions):
+    model, asked = loaded(family), BATCHES[batch]
+    expected = [written_alone(model, request, positions) for request in asked]
+    plain = written(model, asked)
 
     with ActivationSteerer(model.model, V, 20, 1, positions):
-        found = written(model, [request])
-        expected = model.model.generate(torch.tensor([request.ids]), do_sample=False, max_new_tokens=8)[0].tolist()
+        together = written(model, asked)
+        few_at_a_time = written(model, asked, size=2)
 
-    new = [token for token in expected[len(request.ids) :] if token not in model.stop_ids]
-    assert found == [tuple(new)] != plain
+    assert together == few_at_a_time == expected
+    assert sum(one != other for one, other in zip(expected, plain, strict=True)) > len(asked) / 2
 
 
 @each_family
-def test_packed_sequences_steered_at_all_positions_write_what_each_writes_alone(loaded, family):
-    model = loaded(family)
-    plain = written(model, ASKED)
+@pytest.mark.parametrize("batch", BATCHES)
+def test_a_padded_steered_batch_writes_what_a_plain_loop_writes_one_by_one(loaded, family, batch):
+    model, asked = replace(loaded(family), packs=False), BATCHES[batch]
 
-    with ActivationSteerer(model.model, V, 20, 1, "all"):
-        together = written(model, ASKED)
-        alone = [written(model, [request])[0] for request in ASKED]
+    with ActivationSteerer(model.model, V, 20, 1):
+        together = written(model, asked)
 
-    assert together == alone != plain
+    assert together == [written_alone(model, request, "response") for request in asked]
+
+
+@pytest.mark.parametrize("positions", ["prompt", "response"])
+def test_texts_that_were_there_already_are_steered_at_all_positions_only(loaded, positions):
+    texts = [Text(request.ids, (41, 42, 43)) for request in ASKED]
+
+    with ActivationSteerer(loaded("llama").model, V, 2, 1, positions), pytest.raises(UserError) as raised:
+        list(log_probabilities(loaded("llama"), texts, 4))
+
+    assert raised.value.problem == f"cannot steer {positions} positions here"
+    assert raised.value.cause.startswith("texts are read that were there already")
 
 
 def test_the_relative_dose_is_the_norm_of_the_push_beside_that_of_the_state_which_is_not_0():

@@ -12,7 +12,7 @@ import torch
 
 from traitcli.models.hooks import tap
 from traitcli.models.load import LoadedModel
-from traitcli.models.packed import Feed, KVStore, packed, read
+from traitcli.models.packed import Feed, KVStore, Reads, packed, read
 from traitcli.models.prefixes import Ids
 from traitcli.models.reader import Account, Phase, Reader
 from traitcli.models.stems import Stem
@@ -26,10 +26,14 @@ TOKENS = 4096
 
 @dataclass(slots=True, eq=False)
 class Bench:
-    """Sequences side by side, a place each: their keys and values, and what was read of them."""
+    """Sequences side by side, a place each: their keys and values, and what was read of them.
+
+    of_stems  whether they are beginnings of prompts that will not be continued here
+    """
 
     store: KVStore
     account: Account
+    of_stems: bool = False
 
 
 class Engine:
@@ -47,9 +51,9 @@ class Engine:
         with packed(self._loaded), tap(self._loaded.model, self._reader.rows, see):
             yield
 
-    def open(self, places: int, capacity: int) -> Bench:
+    def open(self, places: int, capacity: int, *, of_stems: bool = False) -> Bench:
         """A bench of so many places for `capacity` tokens each."""
-        return Bench(KVStore(places, capacity), self._reader.open(places))
+        return Bench(KVStore(places, capacity), self._reader.open(places), of_stems)
 
     def read(
         self,
@@ -64,7 +68,8 @@ class Engine:
 
         Returns logits [K, V] after the tokens at `keep` int64 [K]; without it, after each sequence's last.
         """
-        feed = Feed(bench.store, first, known, new, self._loaded.device)
+        reads: Reads = "texts" if phase == "response" else "stems" if bench.of_stems else "prompts"
+        feed = Feed(bench.store, first, known, new, self._loaded.device, reads)
         self._account = bench.account
         self._account.begin(phase, feed.owners + first, feed.ends)
         return read(self._loaded, feed, feed.ends if keep is None else keep)
@@ -115,7 +120,7 @@ class Engine:
         missing = dict.fromkeys(stem for leaf in needed if leaf for stem in leaf.unread)
         while missing:
             ready = [stem for stem in missing if stem.parent not in missing]
-            bench = self.open(len(ready), max(len(stem.ids) for stem in ready))
+            bench = self.open(len(ready), max(len(stem.ids) for stem in ready), of_stems=True)
             self._read_behind(bench, 0, [stem.ids for stem in ready], [stem.parent for stem in ready])
             for place, stem in enumerate(ready):
                 stem.held = bench, place

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from traitcli.models.load import LoadedModel
 
+Reads = Literal["stems", "prompts", "texts"]
 _NAME = "traitcli_packed"
 _MANY = 4
 """Sequences of one new token each, from which on plain matrix products are faster on a CPU than the fused kernel."""
@@ -77,16 +78,24 @@ class Feed:
     positions  int64 [N], each one's place in its sequence
     owners     int64 [N], each one's sequence, counted from the first
     ends       int64 [R], where the last token of each sequence stands
+    reads      stems: beginnings of prompts · prompts: the rest of them, to the end · texts: what follows them
     """
 
     def __init__(
-        self, store: KVStore, first: int, known: Sequence[int], new: Sequence[Sequence[int]], device: torch.device
+        self,
+        store: KVStore,
+        first: int,
+        known: Sequence[int],
+        new: Sequence[Sequence[int]],
+        device: torch.device,
+        reads: Reads = "texts",
     ) -> None:
         """Sequence i lies at place `first` + i, holds `known[i]` tokens, and reads `new[i]`."""
         lengths, begins = torch.tensor([len(ids) for ids in new]), torch.tensor(known)
         owners = torch.arange(len(new)).repeat_interleave(lengths)
         offsets = torch.arange(len(owners)) - (lengths.cumsum(0) - lengths)[owners]
         positions = begins[owners] + offsets
+        self.reads = reads
         self._store, self._count = store, len(new)
         self._here = slice(first, first + len(new))
         self._width, self._span = int(lengths.max()), int((begins + lengths).max())
@@ -102,9 +111,9 @@ class Feed:
         self.ends = (lengths.cumsum(0) - 1).to(device)
 
     @property
-    def sequences(self) -> int:
-        """How many there are, R."""
-        return self._count
+    def is_step(self) -> bool:
+        """Whether each sequence reads one token."""
+        return self._width == 1
 
     @property
     def windows(self) -> set[int | None]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SteeredPositions = Literal["all", "prompt", "response"]
 _FITTING = "take one row of a vector made from this model"
+_NONE = slice(0)
 
 
 class ActivationSteerer:
@@ -35,10 +36,11 @@ class ActivationSteerer:
                "prompt": those of prefill, which are passes over more than one position
                "response": the last of every pass, so that of the prompt too, then each generated token
 
-    Several add up, on one block too. Hooks and `output_hidden_states` see what is steered. A model that
-    reads packed sequences can be steered at all positions, or one sequence at a time; else the forward
-    pass raises UserError. Raises VectorError when the vector does not fit or there is no such block,
-    UserError for other positions, for a coeff that is not finite or too large, and when entered twice.
+    Several add up, on one block too. Hooks and `output_hidden_states` see what is steered. Rows of a batch
+    must end in the same column. Packed sequences are steered as each would be alone; where texts that were
+    there already are read packed, the forward pass raises UserError unless it is at all positions. Raises
+    VectorError when the vector does not fit or there is no such block, UserError for other positions, for a
+    coeff that is not finite or too large, and when entered twice.
 
     Source: `ActivationSteerer` of Persona Vectors (Chen et al. 2025, arXiv:2507.21509), the same arguments.
     """
@@ -87,19 +89,26 @@ class ActivationSteerer:
             self._hooks = None
 
     def _steer(self, block: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        feed = kwargs.get("feed")
-        if isinstance(feed, Feed) and self._positions != "all":
-            _check_alone(feed, self._positions)
-        steered = self._add_to(hidden_of(output))
+        hidden = hidden_of(output)
+        steered = self._add_to(hidden, self._pushed(hidden, kwargs.get("feed")))
         return (steered, *output[1:]) if isinstance(output, tuple) else steered
 
-    def _add_to(self, hidden: Tensor) -> Tensor:
+    def _pushed(self, hidden: Tensor, feed: object) -> slice | Tensor:
+        """Which positions of [B, T, H] are pushed; those of packed sequences, where there is a feed."""
+        if self._positions == "all":
+            return slice(None)
+        if isinstance(feed, Feed):
+            return _pushed_in(feed, self._positions, hidden.device)
+        if self._positions == "response":
+            return slice(-1, None)
+        return slice(None) if hidden.shape[1] > 1 else _NONE
+
+    def _add_to(self, hidden: Tensor, pushed: slice | Tensor) -> Tensor:
         """[B, T, H] of the same dtype and device; `hidden` stays as it is."""
         self._added = self._added.to(hidden.device)
-        added = self._added.to(hidden.dtype)
-        if self._positions == "response":
-            return torch.cat([hidden[:, :-1], hidden[:, -1:] + added], 1)
-        return hidden + added if self._positions == "all" or hidden.shape[1] > 1 else hidden
+        steered = hidden.clone()
+        steered[:, pushed] += self._added.to(hidden.dtype)
+        return steered
 
 
 def relative_dose(coeff: float, vector: Vector, norm: float) -> float:
@@ -144,16 +153,14 @@ def _read(vector: Vector) -> Tensor:
     return read
 
 
-def _check_alone(feed: Feed, positions: SteeredPositions) -> None:
-    """Refuse passes in which the last position ends no prompt, or many positions are not one whole prompt."""
-    if feed.sequences > 1:
-        cause = f"{feed.sequences} sequences are read in one pass"
-    elif len(feed.ids) > 1 and feed.positions[0] > 0:
-        cause = "the tokens of a sequence are read in several passes"
-    else:
-        return
-    raise UserError(
-        f"cannot steer {positions} positions here",
-        cause=f"{cause}: the wrong positions would be steered",
-        fix='generate for one request at a time, or steer with positions="all"',
-    )
+def _pushed_in(feed: Feed, positions: Literal["prompt", "response"], device: torch.device) -> slice | Tensor:
+    """The same of packed sequences, each of which is pushed where it would be pushed alone."""
+    if feed.reads == "texts" and not feed.is_step:
+        raise UserError(
+            f"cannot steer {positions} positions here",
+            cause="texts are read that were there already, several tokens of a sequence at once",
+            fix='steer with positions="all"',
+        )
+    if positions == "prompt":
+        return _NONE if feed.reads == "texts" else slice(None)
+    return _NONE if feed.reads == "stems" else feed.ends.to(device)

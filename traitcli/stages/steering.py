@@ -81,18 +81,25 @@ def steered(loaded: LoadedModel, steering: Sequence[Steering]) -> Iterator[None]
 
 
 @torch.inference_mode()
+def typical_norms(loaded: LoadedModel, rows: Collection[int], prompts: Iterable[Sequence[int]]) -> dict[int, float]:
+    """Row -> median length of the hidden states of prompts, in activation units."""
+    found: dict[int, list[torch.Tensor]] = {row: [] for row in rows}
+
+    def measure(row: int, hidden: torch.Tensor) -> None:
+        found[row].append(hidden[0].float().norm(dim=-1).cpu())
+
+    few = {"logits_to_keep": 1} if loaded.last_logits else {}
+    with tap(loaded.model, rows, measure):
+        for ids in prompts:
+            loaded.model(input_ids=torch.tensor([list(ids)], device=loaded.device), use_cache=False, **few)
+    return {row: float(torch.cat(norms).median()) for row, norms in found.items()}
+
+
 def measure_doses(loaded: LoadedModel, steering: Sequence[Steering], ids: Sequence[int]) -> tuple[Steering, ...]:
     """The same with each push's dose: relative to the median norm of the prompt's states at its row."""
     if not steering:
         return ()
-    norms: dict[int, float] = {}
-
-    def measure(row: int, hidden: torch.Tensor) -> None:
-        norms[row] = float(hidden[0].float().norm(dim=-1).median())
-
-    with tap(loaded.model, {one.push.layer for one in steering}, measure):
-        few = {"logits_to_keep": 1} if loaded.last_logits else {}
-        loaded.model(input_ids=torch.tensor([list(ids)], device=loaded.device), use_cache=False, **few)
+    norms = typical_norms(loaded, {one.push.layer for one in steering}, [ids])
     return tuple(
         replace(one, push=replace(push, dose=relative_dose(push.coefficient, one.vector, norms[push.layer])))
         for one in steering

@@ -96,7 +96,7 @@ class ProgressView:
         self._say("", words.run_told(event), Style(bold=True))
         for note in event.notes:
             self._say("", printable(note), QUIET)
-        self._state.todo = event.todo
+        self._state.todo, self._state.builds = event.todo, event.builds
         for trait in event.traits:
             self._state.meet(trait)
         self._live.start()

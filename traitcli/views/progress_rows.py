@@ -44,6 +44,7 @@ class RunState:
     loading: Mapping[str, str] = field(default_factory=dict)
     seats: Seats = field(default_factory=Seats)
     todo: int = 0
+    builds: bool = True
 
     @property
     def worked(self) -> bool:
@@ -173,7 +174,7 @@ def _bar(pace: Pace, width: int) -> Text:
 
 
 def _summary(state: RunState, now: float) -> str:
-    counted = [f"{len(state.vectors)} of {len(state.traits)} vectors"] if state.traits else []
+    counted = [f"{len(state.vectors)} of {len(state.traits)} vectors"] if state.traits and state.builds else []
     parts = [*counted, clock_time(now - state.began)]
     rate = state.paces.tokens_per_second
     if rate:

@@ -1,0 +1,187 @@
+"""traitcli inspect steering as a user types it: tables and JSON, kills, mistakes."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+
+import numpy as np
+import pytest
+
+from tests.e2e.judge_server import KEY, settings
+from traitcli.records import TraitVector
+from traitcli.vectors.files import write_vector
+
+SMALL = ("--coefficients=-4,4", "--questions", "5")
+SAMPLING = {"sampling": {"max_new_tokens": 8}}
+LIKELIHOOD = {"backend": "likelihood", "likelihood": {"pairs": 1}}
+MANY = {"extract": {"batch_size": 2, "sampling": {"max_new_tokens": 24}}, "judge": LIKELIHOOD}
+
+
+def add_vector(desk, trait):
+    """A vector as from elsewhere: no run made it."""
+    directions = np.random.default_rng(5).normal(size=(5, 32)).astype(np.float32)
+    vector = TraitVector(trait, "model", "mean_difference", 2, {"response_avg": directions}, {})
+    write_vector(desk.folder / "vectors" / "model", vector)
+
+
+@pytest.fixture(scope="module")
+def swept(open_desk):
+    """A folder with two vectors and no run, and the command in it twice: for people, then for programs."""
+    desk = open_desk(extract=SAMPLING)
+    for trait in ("evil", "refusal"):
+        add_vector(desk, trait)
+    shown = desk.run("inspect", "steering", *SMALL, "--show")
+    after = desk.files("runs")
+    return desk, shown, desk.run("inspect", "steering", *SMALL, "--json"), after
+
+
+def test_every_vector_has_a_table_without_a_run(swept):
+    _, shown, _, _ = swept
+
+    lines = shown.out.splitlines()
+
+    assert shown.code == 0
+    assert [line for line in lines if line.startswith(("evil", "refusal"))] == [
+        "evil  model, layer 2",
+        "refusal  model, layer 2",
+    ]
+    header = ["coefficient", "dose", "score", "coherence", "answers", "empty", "missing"]
+    assert [line.split() for line in lines].count(header) == 2
+    assert sum(line.startswith("asked: ") for line in lines) == 2
+    assert "\x1b" not in shown.out
+
+
+def test_progress_goes_to_stderr_line_by_line(swept):
+    _, shown, _, _ = swept
+
+    told = [line.partition("] ")[2] for line in shown.err.splitlines()]
+
+    assert told[0] == "run tiny: 2 traits, in runs/tiny"
+    assert [line for line in told if line.endswith("0/15")] == [
+        f"{trait} {stage} 0/15" for trait in ("evil", "refusal") for stage in ("rollouts", "judgements")
+    ]
+    assert "vector" not in shown.err
+    assert not {"\x1b", "\r"} & set(shown.err)
+
+
+def test_the_json_of_the_same_command_again_has_everything_and_makes_nothing(swept):
+    desk, _, counted, after = swept
+
+    rows = counted.json
+
+    assert (counted.code, counted.err) == (0, "")
+    assert desk.files("runs") == after
+    assert [row["trait"] for row in rows] == ["evil", "refusal"]
+    for row in rows:
+        assert [step["coefficient"] for step in row["steps"]] == [-4, 0, 4]
+        assert len(row["written"]) == 15
+        for step in row["steps"]:
+            own = [one["score"] for one in row["written"] if one["coefficient"] == step["coefficient"]]
+            assert step["score"] == pytest.approx(np.mean([score for score in own if score is not None]))
+        kinds = [line["kind"] for line in desk.lines(row["trait"], "steering")]
+        assert {kind: kinds.count(kind) for kind in kinds} == {"norm": 1, "answer": 15, "judgement": 15}
+
+
+def test_a_run_that_is_made_later_in_the_same_folder_is_not_disturbed(swept, open_desk):
+    desk = open_desk(extract=SAMPLING | {"questions": 1, "evaluation_questions": 1})
+    shutil.copytree(swept[0].folder / "runs", desk.folder / "runs")
+    before = desk.ledger("evil", "steering")
+
+    ended = desk.run("extract", "evil", "--json")
+
+    assert (ended.code, ended.json["traits"][0]["judged"]) == (0, 10)
+    assert desk.ledger("evil", "steering") == before
+
+
+def test_a_sweep_that_is_killed_and_interrupted_goes_on_and_makes_nothing_twice(open_desk):
+    desk = open_desk(**MANY)
+    add_vector(desk, "evil")
+    command = ("inspect", "steering", "evil", "--doses=-0.5,0.5", "--questions", "12", "--json")
+
+    def lines(kind):
+        return desk.ledger("evil", "steering").count(f'"kind": "{kind}"'.encode())
+
+    going = desk.start(*command)
+    going.wait_until(lambda: lines("answer") >= 6)
+    killed = going.kill()
+    written = lines("answer")
+    going = desk.start(*command)
+    going.wait_until(lambda: lines("judgement") >= 3)
+    interrupted = going.kill(signal.SIGINT)
+    judged = lines("judgement")
+    ended = desk.run(*command)
+
+    assert (killed.code, interrupted.code, ended.code) == (-signal.SIGKILL, 130, 0)
+    assert "Traceback" not in interrupted.err
+    assert 6 <= written < 36
+    assert 3 <= judged < 36
+    kept = [line for line in desk.lines("evil", "steering") if line["kind"] != "norm"]
+    keys = [(line["kind"], line.get("key") or line["rollout"]) for line in kept]
+    assert len(keys) == len(set(keys))
+    said = sum(bool(one["response"].strip()) for one in ended.json[0]["written"])
+    assert (lines("answer"), lines("judgement"), lines("reading")) == (36, 36, said)
+    assert ended.json[0]["coherence_by"] == "stand-ins"
+    assert not (desk.folder / "runs" / "tiny" / "lock").exists()
+
+
+MISTAKES = [
+    (["evli"], "no trait named evli"),
+    (["verbosity"], "no vector of verbosity for model"),
+    (["evil", "--layer", "0"], "cannot steer evil at layer 0"),
+    (["evil", "--layer", "5"], "cannot steer evil at layer 5"),
+    (["evil", "--doses", "a,b"], "--doses a,b is no list of numbers"),
+    (["evil", "--doses=0"], "nothing to push by"),
+    (["evil", "--coefficients=inf"], "nothing to push by"),
+    (["evil", "--doses=1", "--coefficients=1"], "--doses and --coefficients"),
+    (["evil", "--coefficients=1e39"], "coeff 1e+39 is too large"),
+]
+
+
+def test_mistakes_are_told_in_three_lines_with_exit_code_2(swept):
+    desk, *_ = swept
+    before = desk.files("runs")
+
+    ended = desk.run_all([["inspect", "steering", *typed, "-c", "tiny.yaml"] for typed, _ in MISTAKES])
+
+    for (typed, problem), one in zip(MISTAKES, ended, strict=True):
+        told = [line for line in one.err.splitlines() if line.startswith(("error: ", "cause: ", "fix: "))]
+        assert (one.code, one.out) == (2, ""), typed
+        assert [line.partition(": ")[0] for line in told] == ["error", "cause", "fix"], typed
+        assert told[0] == f"error: {problem}", typed
+    assert desk.files("runs").keys() == before.keys()
+
+
+def test_a_judge_without_a_key_is_noticed_before_anything_is_written(open_desk):
+    desk = open_desk(judge={"backend": "openai"})
+    add_vector(desk, "evil")
+
+    ended = desk.run("inspect", "steering", "evil", *SMALL)
+
+    assert (ended.code, "OPENAI_API_KEY" in ended.err) == (2, True)
+    assert desk.ledger("evil", "steering") == b""
+
+
+def test_another_command_at_work_on_the_run_is_named(swept):
+    desk, *_ = swept
+    lock = desk.folder / "runs" / "tiny" / "lock"
+    lock.write_text("1\nelsewhere\n")
+
+    ended = desk.run("inspect", "steering", "evil", *SMALL)
+
+    lock.unlink()
+    assert (ended.code, "another command is at work on the run tiny" in ended.err) == (2, True)
+
+
+def test_an_endpoint_judges_coherence_too_and_its_key_goes_nowhere_else(open_desk, server):
+    server.reset()
+    desk = open_desk(extract=SAMPLING, **settings(server))
+    add_vector(desk, "evil")
+
+    ended = desk.run("inspect", "steering", "evil", *SMALL, "--json", OPENAI_API_KEY=KEY)
+
+    [row] = ended.json
+    assert (ended.code, row["coherence_by"]) == (0, "judge")
+    assert len(server.keys) >= 30
+    assert KEY not in ended.out + ended.err
+    assert KEY.encode() not in desk.ledger("evil", "steering")

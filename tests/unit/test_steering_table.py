@@ -1,0 +1,142 @@
+"""What a sweep is told as: tables on 80 columns, and sentences under them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.unit.test_tables import printed
+from traitcli.views.steering_table import steering_table
+
+STEP: dict[str, Any] = {
+    "coefficient": 0.0,
+    "dose": 0.0,
+    "answers": 20,
+    "empty": 0,
+    "missing": 0,
+    "score": 31.2,
+    "error": 3.9,
+    "coherence": 80.4,
+    "log_probability": None,
+    "perplexity": None,
+    "repetition": None,
+    "kept": True,
+}
+STEPS = [
+    STEP | {"coefficient": -3.5312, "dose": -0.4, "score": 24.4, "empty": 2, "missing": 1},
+    STEP,
+    STEP | {"coefficient": 3.5312, "dose": 0.4, "score": 69.0},
+    STEP | {"coefficient": 8.8, "dose": 1.0, "score": None, "error": None, "coherence": 12.0, "kept": False},
+]
+ROW: dict[str, Any] = {
+    "trait": "refusal",
+    "model": "org/tiny",
+    "layer": 22,
+    "judge": "openai:gpt",
+    "coherence_by": "judge",
+    "least_coherence": 50.0,
+    "steps": STEPS,
+    "kept": (-3.5312, 3.5312),
+    "rising": (-3.5312, 3.5312),
+    "rise": {"mean": 44.6, "error": 4.2, "questions": 17},
+    "monotone": True,
+    "verdict": "pushes both ways",
+    "missing_reasons": {"no reply in time": 1},
+    "notes": [],
+    "written": [
+        {"coefficient": step["coefficient"], "question": question, "response": f"{question} {step['dose']:g}"}
+        for step in STEPS
+        for question in ("Why?", "How?")
+    ],
+}
+
+
+def verdict(**changed: Any) -> str:
+    lines = printed(steering_table, ROW | changed, width=300)
+    return next(line for line in lines if line.startswith(f"{(ROW | changed)['verdict']}: "))
+
+
+def test_a_trait_has_a_line_for_each_coefficient_and_a_verdict():
+    assert printed(steering_table, ROW) == [
+        "refusal  org/tiny, layer 22",
+        "   coefficient   dose   score  coherence  answers  empty  missing",
+        "──────────────────────────────────────────────────────────────────",
+        "✓        −3.53  −0.40  24 ± 4         80       20      2        1",
+        "✓            0      0  31 ± 4         80       20      0        0",
+        "✓        +3.53  +0.40  69 ± 4         80       20      0        0",
+        "          +8.8  +1.00       –         12       20      0        0",
+        "pushes both ways: score 24 → 69 (+45 ± 4) from dose −0.40 to +0.40, rising all",
+        "  the way; coherent from dose −0.40 to +0.40 (coefficient −3.53 to +3.53)",
+        "without a score: 1 × no reply in time",
+        "",
+        "judge: openai:gpt",
+        "dose: coefficient · ‖vector‖ / ‖state‖ · score: of the trait, mean, 0–100, ±",
+        "its standard error",
+        "✓ coherent: the judge gives a coherence of 50 or more, at all doses nearer to 0",
+        "too",
+    ]
+
+
+def test_what_stands_in_for_coherence_is_never_called_that():
+    steps = [step | {"coherence": None, "perplexity": 3.44, "repetition": 0.014} for step in STEPS]
+
+    lines = printed(steering_table, ROW | {"coherence_by": "stand-ins", "steps": steps}, width=120)
+
+    assert lines[1] == "   coefficient   dose   score  perplexity  repeats  answers  empty  missing"
+    assert lines[3] == "✓        −3.53  −0.40  24 ± 4         3.4       1%       20      2        1"
+    assert "whole from dose −0.40 to +0.40" in " ".join(line.strip() for line in lines)
+    assert " ".join(lines).endswith("this stands in for coherence, which the judge does not give")
+    assert not any("coherent" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        (
+            {"verdict": "pushes up only", "rising": (0.0, 3.5312), "monotone": False},
+            "score 31 → 69 (+45 ± 4) from dose 0 to +0.40, rising so far and not beyond",
+        ),
+        ({"verdict": "does not steer"}, "score 24 → 69 (+45 ± 4) from dose −0.40 to +0.40, which may be chance"),
+        ({"verdict": "pushes the wrong way", "rising": (0.0, 0.0)}, "the score rises nowhere; coherent from dose"),
+        (
+            {"verdict": "falls apart", "rising": (0.0, 0.0), "kept": (0.0, 0.0)},
+            "no push leaves answers whole; coherent at no dose tried",
+        ),
+        (
+            {"verdict": "falls apart", "rising": None, "kept": None, "rise": None},
+            "unsteered answers are no measure of it; not coherent even unsteered",
+        ),
+        ({"verdict": "cannot tell", "rise": None}, "too few questions have a score on both ends; coherent from dose"),
+    ],
+)
+def test_each_verdict_is_told_with_what_it_rests_on(changed, told):
+    assert told in verdict(**changed)
+
+
+def test_an_answer_under_each_coefficient_is_shown_and_does_nothing_to_the_terminal():
+    hostile = [dict(one) for one in ROW["written"]]
+    hostile[0]["response"] = "\x1b[2Jgone\u202e"
+    hostile[2]["response"] = " "
+
+    lines = printed(lambda console, rows: steering_table(console, rows, show=True), ROW | {"written": hostile})
+
+    assert lines[10:15] == [
+        "asked: Why?",
+        r"  −0.40 \x1b[2Jgone\u202e",
+        "      0 (empty)",
+        "  +0.40 Why? 0.4",
+        "  +1.00 Why? 1",
+    ]
+
+
+def test_a_terminal_is_told_by_colour_what_is_kept_and_how_the_verdict_is():
+    coloured = {"force_terminal": True, "color_system": "truecolor", "legacy_windows": False}
+
+    good, bad = (
+        printed(steering_table, ROW | {"verdict": told}, **coloured) for told in ("pushes both ways", "falls apart")
+    )
+
+    assert any("\x1b[32m✓" in line for line in good)
+    assert any(line.startswith("\x1b[32mpushes both ways: ") for line in good)
+    assert any(line.startswith("\x1b[1;31mfalls apart: ") for line in bad)
