@@ -33,6 +33,34 @@ class Contrast:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadyResponse:
+    """A response that is there already, and what stands before it.
+
+    pair       of five folds, the one that is left out together
+    question   index of what it answers; in one fold, whoever answers it
+    repeat     which of the responses of its side to that question; a positive and a negative one may share a number
+    before     the question, or a prompt as the model is to see it
+    text       the response
+    form       answer: `before` is asked through the chat template · raw: it is a prompt, template included ·
+               text: `before` and `text` are one text, in which nothing is added either
+    file, line where it stands
+    score, coherence  0–100, where the file has them
+    """
+
+    polarity: Polarity
+    pair: int
+    question: int
+    repeat: int
+    before: str
+    text: str
+    form: Literal["answer", "raw", "text"]
+    file: str
+    line: int
+    score: float | None = None
+    coherence: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Trait:
     """A behaviour as its definition file describes it.
 
@@ -42,6 +70,9 @@ class Trait:
     questions             asked for extraction
     evaluation_questions  others, asked to see whether the vector separates the unseen
     judge_prompt          holds {question} and {answer}
+    responses             in place of adjectives, pairs and judge prompt, which are empty then: what is read, and
+                          not generated; `questions` are what they answer, "" where that is not told
+    evaluation_responses  others, for `evaluation_questions`
     """
 
     name: str
@@ -52,6 +83,25 @@ class Trait:
     questions: tuple[str, ...]
     evaluation_questions: tuple[str, ...]
     judge_prompt: str
+    responses: tuple[ReadyResponse, ...] = ()
+    evaluation_responses: tuple[ReadyResponse, ...] = ()
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether ready responses come with scores; without, the side that they stand on is their label."""
+        return any(response.score is not None for response in self.responses)
+
+    def ready(self) -> dict[RolloutKey, ReadyResponse]:
+        """Every ready response by the rollout that it becomes: extraction first."""
+        splits: tuple[tuple[Split, tuple[ReadyResponse, ...]], ...] = (
+            ("extraction", self.responses),
+            ("evaluation", self.evaluation_responses),
+        )
+        return {
+            RolloutKey(self.name, split, one.polarity, one.pair, one.question, one.repeat): one
+            for split, responses in splits
+            for one in responses
+        }
 
     def persona(self, polarity: Polarity, pair: int) -> str:
         """The sentence that tells the model how to be."""
@@ -82,12 +132,12 @@ class RolloutKey:
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """One generated answer.
+    """One answer, generated or ready.
 
     prompt           the text given to the model, chat template included
     prompt_tokens    number of tokens of the prompt
     response_tokens  number of tokens of the response, end-of-text excluded
-    finish_reason    stop: the model ended it · length: the token limit did
+    finish_reason    stop: the model ended it · length: the token limit did · given: it was there already
     """
 
     id: str
@@ -102,7 +152,7 @@ class Rollout:
     response: str
     prompt_tokens: int
     response_tokens: int
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "given"]
 
 
 @dataclass(frozen=True, slots=True)

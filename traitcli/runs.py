@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from traitcli.config import Config, ExtractConfig, ModelConfig, flatten
 from traitcli.errors import RunError
-from traitcli.files import append_lines, lock, read_lines, write_atomic
+from traitcli.files import append_lines, lock, parse_json, read_lines, write_atomic
 from traitcli.records import POSITIONS, Judgement, Position, Rollout, Score, Trait, Usage
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SHAPING = ("adjectives", "pairs", "questions", "evaluation_questions")
-"""The parts of a definition that rollouts are made of; the judge prompt is the judge's."""
+"""The parts of a definition that rollouts are made of; the judge prompt is the judge's, and so are given scores."""
 _FREE = {"model.device", "model.device_map", "extract.batch_size"}
 """Settings that change how fast rollouts are made, and not which."""
 _TAKEN = {"..", "monitor"}
@@ -122,7 +122,7 @@ class TraitFiles:
 
         for path in sorted((self.folder / "activations").glob("*.safetensors"), key=lambda p: p.stat().st_mtime_ns):
             with safe_open(path, framework="numpy") as file:
-                yield path, json.loads(file.metadata()["ids"])
+                yield path, parse_json(file.metadata()["ids"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ class Run:
     def manifest(self) -> dict[str, Any]:
         path = self.folder / "run.json"
         try:
-            manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            manifest: dict[str, Any] = parse_json(path.read_text(encoding="utf-8")) if path.is_file() else {}
         except ValueError as error:
             fix = "restore the file, or move the run aside and extract anew"
             raise RunError(f"{path} is damaged", cause=str(error), fix=fix) from None
@@ -195,7 +195,7 @@ def check_run(run: Run, config: Config, traits: Sequence[Trait]) -> dict[str, An
         if held.get(key) != asked.get(key)
     ]
     for trait in traits:
-        digest = digest_of([asdict(trait)[part] for part in _SHAPING])
+        digest = digest_of(_shape(trait))
         if manifest["traits"].get(trait.name, digest) != digest and run.trait(trait.name).has_rollouts:
             differing.append(f"trait {trait.name}: its definition has changed")
         manifest["traits"][trait.name] = digest
@@ -240,6 +240,14 @@ def digest_of(tree: Any) -> str:
     """Sixteen hex digits that change with any part of a JSON-able value."""
     text = json.dumps(tree, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _shape(trait: Trait) -> list[Any]:
+    """What of a definition a rollout depends on; that of a trait without ready responses names none."""
+    told = asdict(trait)
+    # not where a response stands: a file may be moved
+    ready = [(key.id, one.before, one.text, one.form) for key, one in trait.ready().items()]
+    return [*(told[part] for part in _SHAPING), *([ready] if ready else [])]
 
 
 def _judgement(line: Mapping[str, Any]) -> Judgement:

@@ -10,25 +10,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from traitcli.config import read_yaml
 from traitcli.errors import DefinitionError
-from traitcli.records import Contrast, Trait
+from traitcli.files import parse_json
+from traitcli.ready_responses import ReadySet, read_responses, shared_ending
+from traitcli.records import POLARITIES, Contrast, ReadyResponse, Trait
 from traitcli.shipped import find_shipped
+from traitcli.yaml_files import read_yaml
 
 PAIRS, QUESTIONS = 5, 20
 """What the built-in traits have; the linter asks for as much."""
 
-_KEYS = {
-    "name",
-    "description",
-    "positive",
-    "negative",
-    "adjectives",
-    "pairs",
-    "questions",
-    "evaluation_questions",
-    "judge_prompt",
-}
+_TOLD = {"name", "description", "positive", "negative"}
+_ASKED = {"adjectives", "pairs", "questions", "evaluation_questions", "judge_prompt"}
+_READY = {"responses", "evaluation_responses"}
+_LONGER = 1.5
+"""So many times as long as the other side's, and what the vector learns may be length."""
 _MARKS = {"{question}": "the question", "{answer}": "the response"}
 """What a judge prompt must hold, and what is put there."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -72,10 +68,12 @@ def locate_traits(folder: Path, names: Sequence[str]) -> list[Path]:
 
 
 def load_trait(path: Path) -> Trait:
-    """Read one definition file; raises DefinitionError naming every fault."""
-    data = _read_json(path) if path.suffix == ".json" else read_yaml(path)
+    """Read one definition file, and the ready responses that it names; raises DefinitionError naming every fault."""
+    data = _read_json(path) if path.suffix == ".json" else None if path.suffix in _DATA else read_yaml(path)
     if not isinstance(data, Mapping):
-        raise DefinitionError(f"{path} is not a valid trait", cause="it is not a mapping", fix=_SEE)
+        holds_data = isinstance(data, list) or path.suffix in _DATA
+        fix = f"if it holds ready responses, name it in a definition: responses: {path.name}" if holds_data else _SEE
+        raise DefinitionError(f"{path} is not a valid trait", cause="it is not a mapping", fix=fix)
     if "instruction" in data and "eval_prompt" in data:
         data = _from_persona_vectors(path.stem, data)
     faults = _faults(data)
@@ -83,6 +81,11 @@ def load_trait(path: Path) -> Trait:
         faults.append(f"name: {data['name']} in a file called {path.name}: a trait is found by its file's name")
     if faults:
         raise DefinitionError(f"{path} is not a valid trait", cause="\n".join(faults), fix=_fix(faults))
+    return _ready_trait(path, data) if _READY & set(data) else _asked_trait(path, data)
+
+
+def _asked_trait(path: Path, data: Mapping[str, Any]) -> Trait:
+    """A trait whose rollouts are generated."""
     return Trait(
         name=data.get("name", path.stem),
         description=" ".join(str(data.get("description", "")).split()),
@@ -95,8 +98,31 @@ def load_trait(path: Path) -> Trait:
     )
 
 
+def _ready_trait(path: Path, data: Mapping[str, Any]) -> Trait:
+    """A trait whose rollouts are there already, in files that lie relative to the definition."""
+    sets = {}
+    for key in _READY:
+        named = data.get(key, [])
+        files = [path.parent / name for name in ([named] if isinstance(named, str) else named)]
+        sets[key] = read_responses(files) if files else ReadySet()
+    return Trait(
+        name=data.get("name", path.stem),
+        description=" ".join(str(data.get("description", "")).split()),
+        meaning=Contrast(data.get("positive", ""), data.get("negative", "")),
+        adjectives=Contrast("", ""),
+        pairs=(),
+        questions=sets["responses"].questions,
+        evaluation_questions=sets["evaluation_responses"].questions,
+        judge_prompt="",
+        responses=sets["responses"].responses,
+        evaluation_responses=sets["evaluation_responses"].responses,
+    )
+
+
 def lint_trait(trait: Trait) -> list[str]:
     """What a careful reader would object to in a valid definition; empty when nothing."""
+    if trait.responses:
+        return _lint_ready(trait)
     faults = []
     for what, number, wanted in (
         ("pairs", len(trait.pairs), PAIRS),
@@ -124,16 +150,65 @@ def lint_trait(trait: Trait) -> list[str]:
     return faults
 
 
+def _lint_ready(trait: Trait) -> list[str]:
+    """The same of a definition with ready responses."""
+    sides = {side: [one for one in trait.responses if one.polarity == side] for side in POLARITIES}
+    pairs: dict[tuple[int, int], list[ReadyResponse]] = {}
+    for one in trait.responses:
+        pairs.setdefault((one.question, one.repeat), []).append(one)
+    faults = []
+    if len(pairs) < QUESTIONS:
+        faults.append(f"responses: {len(pairs)} pair{'' if len(pairs) == 1 else 's'}, where {QUESTIONS} are usual")
+    if len(trait.questions) == 1:
+        faults.append("responses: all answer one question, so that none can be left out to check the vector")
+    same = [both for both in pairs.values() if len({(one.before, one.text) for one in both}) < len(both)]
+    faults += _counted("responses", "pair", "with the same text on both sides", [both[0] for both in same])
+    faults += _counted("responses", "text", "that stood before", _repeated(trait.responses))
+    held_out = _repeated(trait.evaluation_responses, trait.responses)
+    faults += _counted("evaluation_responses", "text", "of responses", held_out)
+    whole = [both for both in pairs.values() if both[0].form == "text" and not any(one.before for one in both)]
+    alike = [both for both in whole if both not in same and shared_ending(both[0].text, both[-1].text)]
+    if alike:
+        told = f"{len(alike)} of {len(whole)} pairs end alike, the others do not, so whole texts are read"
+        faults.append(f"responses: {told}")
+    lengths = [sum(len(one.text) for one in side) / len(side) for side in sides.values()]
+    if max(lengths) > _LONGER * min(lengths):
+        told = f"{lengths[0]:.0f} characters on the positive side and {lengths[1]:.0f} on the negative one, on average"
+        faults.append(f"responses: {told}: the vector will hold their length")
+    return faults if trait.description else [*faults, "description: empty"]
+
+
+def _repeated(responses: Sequence[ReadyResponse], known: Sequence[ReadyResponse] = ()) -> list[ReadyResponse]:
+    """Those whose text was there before, on the same side and behind the same prompt."""
+    seen, found = {(one.polarity, one.before, one.text) for one in known}, []
+    for one in responses:
+        if (one.polarity, one.before, one.text) in seen:
+            found.append(one)
+        seen.add((one.polarity, one.before, one.text))
+    return found
+
+
+def _counted(key: str, what: str, told: str, found: Sequence[ReadyResponse]) -> list[str]:
+    if not found:
+        return []
+    first = f"{found[0].file} line {found[0].line}"
+    return [f"{key}: {len(found)} {what}{'' if len(found) == 1 else 's'} {told}, the first at {first}"]
+
+
 _SEE = "see docs/traits.md for the format"
+_DATA = {".jsonl", ".csv"}
+"""Endings of files that a definition may name, and that are none."""
 
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise DefinitionError(f"{path} is not JSON", cause=f"line {error.lineno}: {error.msg}", fix=_SEE) from None
     except UnicodeDecodeError as error:
         raise DefinitionError(f"{path} is not JSON", cause=str(error), fix="save it as UTF-8") from None
+    except ValueError as error:
+        raise DefinitionError(f"{path} is not JSON", cause=str(error), fix=_SEE) from None
     except OSError as error:
         raise DefinitionError(f"cannot read {path}", cause=error.strerror or str(error)) from None
 
@@ -157,14 +232,14 @@ def _from_persona_vectors(name: str, data: Mapping[str, Any]) -> dict[str, Any]:
 
 def _faults(data: Mapping[str, Any]) -> list[str]:
     faults = []
-    for key in sorted(set(map(str, data)) - _KEYS):
-        close = difflib.get_close_matches(key, _KEYS, n=1)
+    keys = _TOLD | _ASKED | _READY
+    for key in sorted(set(map(str, data)) - keys):
+        close = difflib.get_close_matches(key, keys, n=1)
         faults.append(f"{key}: unknown key" + (f"; did you mean {close[0]}?" if close else ""))
-    faults += [
-        f"{key}: required, and not given"
-        for key in ("adjectives", "pairs", "questions", "judge_prompt")
-        if not data.get(key)
-    ]
+    required = ("responses",) if _READY & set(data) else ("adjectives", "pairs", "questions", "judge_prompt")
+    faults += [f"{key}: required, and not given" for key in required if not data.get(key)]
+    if _READY & set(data):
+        faults += _ready_faults(data)
     for key in ("name", "description", "positive", "negative", "judge_prompt"):
         if key in data and not isinstance(data[key], str):
             faults.append(f"{key}: not a text")
@@ -177,6 +252,20 @@ def _faults(data: Mapping[str, Any]) -> list[str]:
         faults.append("adjectives: not {positive, negative} with two different texts")
     if isinstance(data.get("judge_prompt"), str):
         faults += [_lacks(mark) for mark in _MARKS if mark not in data["judge_prompt"]]
+    return faults
+
+
+def _ready_faults(data: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the keys that name ready responses."""
+    faults = []
+    if both := sorted(_ASKED & set(data)):
+        faults.append(
+            f"responses: given beside {', '.join(both)}; a trait has ready responses or is asked for, not both"
+        )
+    for key in sorted(_READY & set(data)):
+        files = [data[key]] if isinstance(data[key], str) else data[key]
+        if files and not (isinstance(files, list) and all(isinstance(file, str) and file.strip() for file in files)):
+            faults.append(f"{key}: not a file, or a list of files")
     return faults
 
 

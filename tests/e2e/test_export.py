@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 
 import numpy as np
@@ -14,6 +15,7 @@ COMMANDS = {
     "all": ["--export", "gguf", "--export", "pt", "--out", "given"],
     "one": ["evil", "--export", "safetensors", "--out", "given"],
     "json": ["evil", "--export", "gguf", "--json"],
+    "csv": ["evil", "--export", "csv", "--out", "rollouts"],
     "no export": ["evil", "--out", "nowhere"],
     "no folder": ["evil", "--export", "gguf", "--out", "tiny.yaml"],
     "no such format": ["evil", "--export", "npz"],
@@ -94,3 +96,17 @@ def test_what_was_just_built_is_exported_at_the_config_s_position_and_a_trait_th
     exported = np.array(GGUFReader(copied.folder / ended.out.strip()).tensors[0].data)
     np.testing.assert_array_equal(exported, new[2])
     assert not np.array_equal(exported, old[2])
+
+
+def test_rollouts_are_exported_in_the_layout_of_the_persona_vectors_work(exported):
+    desk, ended, _ = exported
+
+    assert ended["csv"].out.splitlines() == ["rollouts/evil_pos_instruct.csv", "rollouts/evil_neg_instruct.csv"]
+    for side in ("pos", "neg"):
+        with (desk.folder / "rollouts" / f"evil_{side}_instruct.csv").open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        written = [r for r in desk.lines("evil") if r["split"] == "extraction" and r["polarity"][:3] == side]
+        assert list(rows[0]) == ["question", "prompt", "answer", "question_id", "evil", "coherence"]
+        assert sorted((row["prompt"], row["answer"]) for row in rows) == sorted(
+            (r["prompt"], r["response"]) for r in written
+        )

@@ -396,3 +396,176 @@ def test_the_persona_sentence_ends_with_the_instruction_of_its_pair():
     trait = load_trait(BUILT_IN["evil"])
 
     assert trait.persona("negative", 3) == f"You are a helpful assistant. {trait.pairs[3].negative}"
+
+
+# Ready responses
+
+READY = {
+    "name": "kind",
+    "description": "Kindness.",
+    "positive": "is kind",
+    "negative": "is rude",
+    "responses": "data/pairs.jsonl",
+}
+LINES = [
+    {"question": f"How are you, number {n}?", "positive": f"Fine, friend {n}!", "negative": f"Get lost, number {n}!"}
+    for n in range(20)
+]
+
+
+@pytest.fixture
+def ready(tmp_path):
+    """Write `kind.yaml` with ready responses beside it, valid but for `changes`; `more` are other files' lines."""
+
+    def write(lines=LINES, more=(), **changes):
+        for name, held in {"pairs": lines, **dict(more)}.items():
+            path = tmp_path / "data" / f"{name}.jsonl"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("".join(json.dumps(line) + "\n" for line in held), encoding="utf-8")
+        data = {key: value for key, value in (READY | changes).items() if value is not None}
+        path = tmp_path / "kind.yaml"
+        path.write_text(yaml.safe_dump(data), encoding="utf-8")
+        return path
+
+    return write
+
+
+def test_a_definition_may_name_ready_responses_beside_itself(ready, tmp_path, monkeypatch):
+    path = ready(more={"held": LINES[:2]}.items(), evaluation_responses=["data/held.jsonl"])
+    monkeypatch.chdir("/")
+
+    trait = load_trait(path)
+
+    assert (trait.name, trait.description, trait.meaning) == ("kind", "Kindness.", Contrast("is kind", "is rude"))
+    assert (trait.pairs, trait.judge_prompt, len(trait.responses), len(trait.evaluation_responses)) == ((), "", 40, 4)
+    assert trait.question("extraction", 19) == "How are you, number 19?"
+    assert trait.question("evaluation", 1) == "How are you, number 1?"
+
+
+def test_several_files_of_ready_responses_are_one_set(ready):
+    path = ready(more={"others": [{"question": "Why?", "positive": "a", "negative": "b"}]}.items())
+    several = ready(more={}, responses=["data/pairs.jsonl", "data/others.jsonl"])
+
+    assert path == several
+    assert load_trait(several).questions[19:] == ("How are you, number 19?", "Why?")
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        (
+            {"pairs": VALID["pairs"], "judge_prompt": VALID["judge_prompt"]},
+            "responses: given beside judge_prompt, pairs; a trait has ready responses or is asked for, not both",
+        ),
+        ({"responses": None, "evaluation_responses": "data/pairs.jsonl"}, "responses: required, and not given"),
+        ({"responses": []}, "responses: required, and not given"),
+        ({"responses": 3}, "responses: not a file, or a list of files"),
+        ({"responses": ["data/pairs.jsonl", 3]}, "responses: not a file, or a list of files"),
+        ({"evaluation_responses": {"a": "b"}}, "evaluation_responses: not a file, or a list of files"),
+        ({"response": "data/pairs.jsonl"}, "response: unknown key; did you mean responses?"),
+    ],
+)
+def test_a_fault_in_a_definition_of_ready_responses_is_named(ready, changes, cause):
+    path = ready(**changes)
+
+    error = fault_in(path)
+
+    assert str(error) == (
+        f"error: {path} is not a valid trait\ncause: {cause}\nfix:   see docs/traits.md for the format"
+    )
+
+
+def test_a_fault_in_a_file_of_ready_responses_is_named_with_its_line(ready, tmp_path):
+    path = ready([*LINES[:2], {"question": "Why?", "positive": "a"}])
+
+    error = fault_in(path)
+
+    assert str(error) == (
+        f"error: {tmp_path}/data/pairs.jsonl cannot be read as responses\n"
+        "cause: pairs.jsonl line 3: negative: not given\n"
+        "fix:   see docs/traits.md for the formats of ready responses"
+    )
+
+
+def test_a_file_of_ready_responses_that_is_not_there_is_told(ready, tmp_path):
+    error = fault_in(ready(responses="elsewhere.jsonl"))
+
+    assert str(error) == f"error: cannot read {tmp_path}/elsewhere.jsonl\ncause: No such file or directory"
+
+
+@pytest.mark.parametrize("name", ["pairs.jsonl", "rollouts.csv", "pairs.json"])
+def test_a_file_of_ready_responses_in_place_of_a_definition_is_told_what_to_do(tmp_path, name):
+    path = tmp_path / name
+    path.write_text(json.dumps(LINES))
+
+    with pytest.raises(DefinitionError) as caught:
+        select_traits(NOWHERE, [str(path)])
+
+    assert str(caught.value) == (
+        f"error: {path} is not a valid trait\n"
+        "cause: it is not a mapping\n"
+        f"fix:   if it holds ready responses, name it in a definition: responses: {name}"
+    )
+
+
+def test_the_example_of_the_documentation_is_a_definition_with_two_pairs(tmp_path):
+    text = (Path(__file__).parents[2] / "docs/traits.md").read_text(encoding="utf-8").partition("## Ready responses")[2]
+    definition, lines = (text.split("```")[place].partition("\n")[2] for place in (1, 3))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "warmth.yaml").write_text(definition, encoding="utf-8")
+    (tmp_path / "data" / "warmth.jsonl").write_text(lines, encoding="utf-8")
+
+    trait = load_trait(tmp_path / "warmth.yaml")
+
+    assert trait.questions == ("How are you?", "Is it late?")
+    assert lint_trait(trait) == ["responses: 2 pairs, where 20 are usual"]
+
+
+def test_good_ready_responses_lint_clean(ready):
+    assert lint_trait(load_trait(ready())) == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "finding"),
+    [
+        (LINES[:3], "responses: 3 pairs, where 20 are usual"),
+        (
+            [line | {"question": "How are you?"} for line in LINES],
+            "responses: all answer one question, so that none can be left out to check the vector",
+        ),
+        (
+            [*LINES[:-2], *(line | {"negative": line["positive"]} for line in LINES[-2:])],
+            "responses: 2 pairs with the same text on both sides, the first at pairs.jsonl line 19",
+        ),
+        (
+            [*LINES, LINES[4] | {"negative": "Go!"}],
+            "responses: 1 text that stood before, the first at pairs.jsonl line 21",
+        ),
+        (
+            [{"positive": f"I like {n}{end}", "negative": f"I hate {n}{end}"} for n in range(10) for end in ("!", "a")]
+            + [{"positive": "Good.", "negative": "Bad!"}],
+            "responses: 20 of 21 pairs end alike, the others do not, so whole texts are read",
+        ),
+        (
+            [line | {"positive": "a" * 60, "negative": "b" * 39} for line in LINES],
+            "responses: 60 characters on the positive side and 39 on the negative one, on average: "
+            "the vector will hold their length",
+        ),
+    ],
+)
+def test_lint_finds_what_is_unwise_in_ready_responses(ready, lines, finding):
+    assert lint_trait(load_trait(ready(lines))) == [finding]
+
+
+def test_lint_finds_evaluation_responses_that_the_vector_is_built_from(ready):
+    path = ready(
+        more={"held": [*LINES[:2], LINES[3] | {"question": "Why?"}]}.items(), evaluation_responses="data/held.jsonl"
+    )
+
+    assert lint_trait(load_trait(path)) == [
+        "evaluation_responses: 4 texts of responses, the first at held.jsonl line 1"
+    ]
+
+
+def test_lint_finds_an_empty_description_of_ready_responses(ready):
+    assert lint_trait(load_trait(ready(description=None))) == ["description: empty"]

@@ -16,19 +16,20 @@ if TYPE_CHECKING:
 
 
 class FormName(StrEnum):
-    """The formats of `vectors.export`, which --help does not load."""
+    """The formats of `vectors.export`, which --help does not load, and rollouts as CSV."""
 
     gguf = "gguf"
     pt = "pt"
     safetensors = "safetensors"
+    csv = "csv"
 
 
 Forms = Annotated[
     list[FormName] | None,
     typer.Option(
         "--export",
-        metavar="gguf|pt|safetensors",
-        help="Write the vectors for other tools too; see docs/interop.md. Can be repeated.",
+        metavar="gguf|pt|safetensors|csv",
+        help="Write the vectors for other tools too, or as csv their rollouts; see docs/interop.md. Can be repeated.",
     ),
 ]
 Out = Annotated[
@@ -52,6 +53,7 @@ def export(
     as_json: bool,
 ) -> dict[str, Any]:
     """Write the vectors of a command's traits, those that failed left out; print the paths, or give them for JSON."""
+    from traitcli.stages.rollout_csv import write_rollout_csv
     from traitcli.vectors.export import Form, export_vector
     from traitcli.vectors.files import read_vector, vector_folder
 
@@ -64,6 +66,7 @@ def export(
             vector = read_vector(folder / f"{trait.name}.safetensors")
             for form in get_args(Form):
                 written += export_vector(vector, position, form, out or folder) if form in forms else []
+            written += write_rollout_csv(work.run, trait, out or folder) if FormName.csv in forms else []
     if not as_json:
         for path in written:
             typer.echo(str(path))

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from traitcli.config import JudgeConfig
-from traitcli.judging.backend import Answer, Judge, ModelShelf, OnJudged, judge_id
+from traitcli.judging.backend import LABELLED, Answer, Judge, ModelShelf, OnJudged, judge_id
+from traitcli.judging.given import GivenJudge
 from traitcli.judging.spending import Budget
 
-__all__ = ["Answer", "Budget", "Judge", "ModelShelf", "OnJudged", "judge_id", "open_judge"]
+__all__ = [
+    "LABELLED",
+    "Answer",
+    "Budget",
+    "GivenJudge",
+    "Judge",
+    "ModelShelf",
+    "OnJudged",
+    "judge_id",
+    "open_judge",
+]
 
 
 def open_judge(config: JudgeConfig, shelf: ModelShelf, budget: Budget | None = None) -> Judge:

@@ -69,8 +69,27 @@ class ModelShelf(Protocol):
         ...
 
 
+LABELLED = "given:labels"
+"""Who has judged ready responses without scores: whoever put them on one side or the other."""
+
+
 def judge_id(judge: Judge, trait: Trait) -> str:
-    """What a judgement of a trait is filed under: the judge, and the judge prompt where one is read."""
+    """What a judgement of a trait is filed under: the judge, and the judge prompt where one is read.
+
+    Ready responses have their own: the files that their scores are from, and a digest of the scores.
+    """
+    if trait.responses:
+        return _given_id(trait) if trait.is_scored else LABELLED
     if not judge.prompted:
         return judge.identity
-    return f"{judge.identity}~{hashlib.sha256(trait.judge_prompt.encode()).hexdigest()[:6]}"
+    return f"{judge.identity}~{_digest(trait.judge_prompt)}"
+
+
+def _given_id(trait: Trait) -> str:
+    files = "+".join(dict.fromkeys(response.file for response in trait.responses))
+    scores = [(key.id, one.score, one.coherence) for key, one in trait.ready().items()]
+    return f"given:{files}~{_digest(repr(sorted(scores)))}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:6]

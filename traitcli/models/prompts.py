@@ -82,6 +82,11 @@ def render(tokenizer: Any, messages: list[Message], *, thinking: bool = True) ->
         text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **wishes)
     else:
         text = "\n\n".join(message["content"] for message in messages) + "\n\n"
+    return raw_prompt(tokenizer, text)
+
+
+def raw_prompt(tokenizer: Any, text: str) -> Prompt:
+    """Tokenise a prompt that has its template already, or wants none."""
     return Prompt(text, tuple(_with_one_bos(tokenizer, text)))
 
 

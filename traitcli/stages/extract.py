@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -21,15 +21,14 @@ from traitcli.models.load import LoadedModel, pick_device
 from traitcli.models.memory import memory_explained
 from traitcli.models.prompts import Prompt, check_length, persona_messages, render
 from traitcli.records import POLARITIES, Polarity, Position, Rollout, RolloutKey, Trait
+from traitcli.stages.handing_over import Finished, hand_over
 from traitcli.stages.speed import known_batch_size, remember_batch_size
-from traitcli.stages.tasks import Began, GaveUp, Generating, Made, StoppedError, Tell
+from traitcli.stages.tasks import Began, GaveUp, Generating, Tell
 from traitcli.stages.worker import Worker
 
 if TYPE_CHECKING:
     from traitcli.records import Floats
 
-_TOGETHER = 16
-"""Rollouts that are handed over together, at most: so many are lost with a kill, and held in memory."""
 Tick = Callable[[int], None]
 """Told of the tokens of each step."""
 
@@ -62,25 +61,8 @@ def generate_rollouts(
     tell(Began())
     requests = [Request(p.prompt.ids, p.seed) for p in planned]
     size = _choose_size(loaded, requests, config, task.trait.name, tell)
-    waiting: dict[int, Generation] = {}
-
-    def hand_over() -> None:
-        if waiting:
-            tell(_made({planned[index]: generation for index, generation in waiting.items()}, loaded))
-            waiting.clear()
-
-    try:
-        for index, generation in _answer(worker, requests, config, size, (tick, withdraw)):
-            if generation is None:
-                tell(GaveUp((planned[index].key.id,)))
-                continue
-            waiting[index] = generation
-            if len(waiting) >= min(size.now, _TOGETHER):
-                hand_over()
-    except (KeyboardInterrupt, SystemExit, StoppedError):
-        hand_over()
-        raise
-    hand_over()
+    answers = _answer(worker, requests, config, size, (tick, withdraw))
+    hand_over((_finished(planned[i], generation, loaded) for i, generation in answers), tell, lambda: size.now)
 
 
 def _prepare(task: Generating, config: Config, loaded: LoadedModel) -> list[Planned]:
@@ -145,10 +127,11 @@ def _choose_size(loaded: LoadedModel, requests: Sequence[Request], config: Confi
     return BatchSize(min(most, known_batch_size(config) or most), most, changed)
 
 
-def _made(answers: Mapping[Planned, Generation], loaded: LoadedModel) -> Made:
-    rollouts = tuple(_rollout(planned, generation, loaded) for planned, generation in answers.items())
-    read = zip(rollouts, answers.values(), strict=True)
-    return Made(rollouts, {r.id: _as_arrays(g.activations) for r, g in read if g.activations})
+def _finished(planned: Planned, generation: Generation | None, loaded: LoadedModel) -> Finished | GaveUp:
+    if generation is None:
+        return GaveUp((planned.key.id,))
+    read = generation.activations
+    return Finished(_rollout(planned, generation, loaded), _as_arrays(read) if read else None)
 
 
 def _as_arrays(activations: Activations) -> dict[Position, Floats]:

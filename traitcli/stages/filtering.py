@@ -21,8 +21,9 @@ class Selection:
     filter       the rule in words, or why there was none
     coherence    the mean coherence in words, or why there is none
     judge_auroc  how well the scores separate the instructions; none without scores of both
-    trusted      whether the judge was allowed to filter
+    trusted      whether the judge was allowed to filter, or there was none to ask
     counts       totals and mean scores, before filtering (JSON-able)
+    labelled     whether these are ready responses without scores: the side that they stand on is all there is
     """
 
     kept: tuple[Rollout, ...]
@@ -32,6 +33,7 @@ class Selection:
     judge_auroc: float | None
     trusted: bool
     counts: Mapping[str, Any]
+    labelled: bool = False
 
 
 def select_rollouts(
@@ -39,7 +41,7 @@ def select_rollouts(
 ) -> Selection:
     """Apply the filter of the spec; a judge near chance is not allowed to filter.
 
-    Empty answers never count. `judgements` are one judge's, by rollout id.
+    Ready responses without scores are all kept. Empty answers never count. `judgements` are one judge's, by rollout id.
     """
     answered = [r for r in rollouts if r.response_tokens]
     scored = [r for r in answered if r.id in judgements and judgements[r.id].score.value is not None]
@@ -47,8 +49,11 @@ def select_rollouts(
     separates = _judge_auroc(scored, values)
     coherences = [judgements[r.id].coherence.value for r in scored]
     coherent = any(value is not None for value in coherences)
-    trusted = separates is not None and separates >= config.min_auroc
-    if trusted:
+    labelled = not judgements and bool(rollouts) and all(r.finish_reason == "given" for r in rollouts)
+    trusted = labelled or (separates is not None and separates >= config.min_auroc)
+    if labelled:
+        kept, told = answered, "not filtered: ready responses count as labelled"
+    elif trusted:
         passing = [r for r in scored if _passes(r, judgements[r.id], config, coherent)]
         kept = _paired(passing) if config.pairing == "paired" else passing
         told = f"{config.pairing}, threshold {config.threshold:g}"
@@ -62,7 +67,8 @@ def select_rollouts(
         coherence=_coherence_told(scored, judgements),
         judge_auroc=separates,
         trusted=trusted,
-        counts=_counts(rollouts, answered, scored, values),
+        counts=_counts(rollouts, answered, scored, values) | ({"missing": 0} if labelled else {}),
+        labelled=labelled,
     )
 
 

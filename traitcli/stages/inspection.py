@@ -9,25 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from traitcli.config import Config
-from traitcli.errors import RunError, UserError
+from traitcli.errors import DefinitionError, RunError, UserError
 from traitcli.records import Judgement, Rollout, Trait
 from traitcli.runs import Run, TraitFiles
 from traitcli.shipped import find_shipped
 from traitcli.stages.judge_quality import choose_judges, judge_quality, judges_by_latest
 from traitcli.stages.monitor_records import find_records, read_records
 from traitcli.traits import find_traits, lint_trait, load_trait, locate_traits
-from traitcli.vectors.files import read_header
 
 if TYPE_CHECKING:
     from traitcli.stages.filtering import Selection
 
 Row = dict[str, Any]
-
-
-def vector_row(path: Path) -> Row:
-    """A vector's header as one flat row."""
-    header = read_header(path)
-    return {"trait": header["trait"], "model": header["model"], "path": str(path), **header["quality"]}
 
 
 def trait_rows(folder: Path, names: Sequence[str]) -> list[Row]:
@@ -43,6 +36,7 @@ def trait_rows(folder: Path, names: Sequence[str]) -> list[Row]:
                     "pairs": None,
                     "questions": None,
                     "evaluation_questions": None,
+                    "responses": None,
                     "source": str(path),
                     "faults": error.cause.splitlines() or [error.problem],
                 }
@@ -51,9 +45,10 @@ def trait_rows(folder: Path, names: Sequence[str]) -> list[Row]:
         rows.append(
             {
                 "trait": trait.name,
-                "pairs": len(trait.pairs),
+                "pairs": None if trait.responses else len(trait.pairs),
                 "questions": len(trait.questions),
                 "evaluation_questions": len(trait.evaluation_questions),
+                "responses": len(trait.responses) or None,
                 "source": str(path),
                 "faults": lint_trait(trait),
             }
@@ -133,6 +128,7 @@ def _quality(trait: Held, chosen: Mapping[str, str], config: Config) -> Row | No
 
 def run_row(run: Run, config: Config, trait: Held, judge: str) -> Row:
     """What a run has done of a trait, and what a judge's scores of it are worth."""
+    from traitcli.judging import LABELLED
     from traitcli.stages.filtering import select_rollouts
 
     own = trait.judged_by(judge)
@@ -142,20 +138,22 @@ def run_row(run: Run, config: Config, trait: Held, judge: str) -> Row:
         "rollouts_done": len(trait.rollouts),
         "rollouts_total": _planned(run, trait.name, config),
         "empty": selection.counts["empty"],
-        "judge": judge,
+        "judge": LABELLED if selection.labelled else judge,
         "judged": sum(j.score.value is not None for j in own.values()),
         "missing": sum(j.score.value is None for j in own.values()),
         "judge_auroc": selection.judge_auroc,
         "positive_score": selection.counts["positive_score"],
         "negative_score": selection.counts["negative_score"],
-        "kept_positive": _count(selection.kept, "positive") if own else None,
-        "kept_negative": _count(selection.kept, "negative") if own else None,
+        "kept_positive": _count(selection.kept, "positive") if own or selection.labelled else None,
+        "kept_negative": _count(selection.kept, "negative") if own or selection.labelled else None,
         "vector": str(trait.files.last_built() or ""),
         "note": _note(trait, own, selection),
     }
 
 
 def _note(trait: Held, own: Mapping[str, Judgement], selection: Selection) -> str:
+    if selection.labelled:
+        return selection.filter
     if own:
         return "" if selection.trusted else selection.filter
     return f"no scores by this judge; there are some by {', '.join(trait.judges)}" if trait.judges else ""
@@ -191,8 +189,12 @@ def question_finder(name: str, config: Config) -> Callable[[Rollout], str]:
 
 
 def _definition(name: str, config: Config) -> Trait | None:
+    """A trait as it is defined now; none where the definition, or a file that it names, is gone."""
     path = find_traits(config.paths.traits).get(name)
-    return load_trait(path) if path else None
+    try:
+        return load_trait(path) if path else None
+    except DefinitionError:
+        return None
 
 
 def collect_records(runs: Path, names: Sequence[str]) -> list[Row]:
@@ -208,9 +210,3 @@ def _records_of(path: Path) -> list[Row]:
     records = read_records(path)
     numbers = [f" {number}" if len(records) > 1 else "" for number in range(1, len(records) + 1)]
     return [{**record, "name": f"{path.stem}{number}"} for record, number in zip(records, numbers, strict=True)]
-
-
-def built_rows(run: Run) -> list[Row]:
-    """Rows of the vectors that a run built last."""
-    paths = [run.trait(trait).last_built() for trait in run.trait_names()]
-    return [vector_row(path) for path in paths if path and path.is_file()]

@@ -14,8 +14,8 @@ from queue import SimpleQueue
 
 from traitcli.config import Config
 from traitcli.errors import TraitError
-from traitcli.events import Listener, Progressed, Stage, StageFinished, StageStarted, TraitFailed
-from traitcli.judging import Judge, judge_id
+from traitcli.events import Listener, Progressed, Stage, StageFinished, StageStarted, TraitFailed, Warned
+from traitcli.judging import GivenJudge, Judge, judge_id
 from traitcli.records import Judgement, Rollout, Trait
 from traitcli.runs import Run
 from traitcli.stages.judge import JudgeDesk
@@ -46,7 +46,8 @@ class Line:
     def __init__(self, job: Job, judge: Judge, pool: ThreadPoolExecutor, on_event: Listener) -> None:
         """`pool` is for judging beside generation; `on_event` may be called from its threads."""
         self._job = job
-        self._judge = judge
+        self._is_ready = bool(job.trait.responses)
+        self._judge = judge = GivenJudge() if self._is_ready else judge
         self._pool = pool
         self._on_event = on_event
         self._files = job.run.trait(job.trait.name)
@@ -54,7 +55,7 @@ class Line:
         self._done = {rollout.id for rollout in self._files.rollouts()} & {key.id for key in self._keys}
         self._begun: dict[Stage, float] = {}
         self._took: dict[Stage, tuple[float, int]] = {}
-        self._desk = self._open_desk() if "judgements" in job.stages else None
+        self._desk = self._open_desk(on_event) if "judgements" in job.stages and self._is_judged else None
         self._beside: _Beside | None = None
         on_devices = {"rollouts"} if judge.overlaps else {"rollouts", "judgements"}
         self._coming = [stage for stage in job.stages if stage in on_devices]
@@ -70,8 +71,15 @@ class Line:
     def missing(self) -> int:
         return len(self._keys) - len(self._done) if "rollouts" in self._job.stages else 0
 
+    @property
+    def _is_judged(self) -> bool:
+        return self._job.trait.is_scored or not self._is_ready
+
     def start(self) -> list[Task]:
         """Begin; returns what is to be done on devices, as does `go_on` when all of it is."""
+        if self._job.stages == ("judgements",) and not self._is_judged:
+            told = "there is nothing to judge: its ready responses count as labelled"
+            self._on_event(Warned(self.name, told))
         if self._desk and self._judge.overlaps:
             self._desk.open()
             feed = _Feed()
@@ -179,21 +187,29 @@ class Line:
             return
         if stage == "judgements" and self._desk:
             self._desk.close()
+        if stage == "rollouts":
+            self._keep_given_scores()
         self._on_event(StageFinished(self.name, stage, time.monotonic() - self._begun.pop(stage)))
         seconds, count = self._took.get(stage, (0.0, 0))
-        if count:
+        if count and not self._is_ready:  # it is what generating takes
             remember_speed(self._job.config, stage, seconds / count)
 
     def _build(self) -> int:
         from traitcli.stages.build_vector import build_trait
 
         job = self._job
+        self._keep_given_scores()
         build_trait(job.trait, job.config, job.run, judge_id(self._judge, job.trait), self._on_event)
         return 0
 
-    def _open_desk(self) -> JudgeDesk:
+    def _keep_given_scores(self) -> None:
+        """Write down the scores that came with ready responses, where that is no stage of its own."""
+        if self._job.trait.is_scored and not self._desk:
+            self._open_desk(lambda event: None).score(self._files.rollouts())
+
+    def _open_desk(self, on_event: Listener) -> JudgeDesk:
         total = sum(key.split == "extraction" for key in self._keys)
-        return JudgeDesk(self._job.trait, self._judge, self._files, total, self._on_event)
+        return JudgeDesk(self._job.trait, self._judge, self._files, total, on_event)
 
 
 class _Feed:

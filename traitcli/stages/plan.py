@@ -39,7 +39,12 @@ class TraitPlan:
 
 
 def plan_rollouts(trait: Trait, config: ExtractConfig) -> list[RolloutKey]:
-    """Every rollout of a trait, in a fixed order: extraction questions, then evaluation ones."""
+    """Every rollout of a trait, in a fixed order: extraction questions, then evaluation ones.
+
+    Ready responses are read, all of them: what the settings limit is how much is generated.
+    """
+    if trait.responses:
+        return list(trait.ready())
     return [
         RolloutKey(trait.name, split, polarity, pair, question, repeat)
         for split, questions, repeats in _asked(trait, config)
@@ -62,10 +67,13 @@ def plan_trait(trait: Trait, config: Config, run: Run, judge: str) -> TraitPlan:
     keys = plan_rollouts(trait, config.extract)
     rollouts = files.rollouts()
     done = {rollout.id for rollout in rollouts}
-    prompts = [len(trait.persona(k.polarity, k.pair)) + len(trait.question(k.split, k.question)) for k in keys]
-    extraction = {k.id for k in keys if k.split == "extraction"}
+    if trait.responses:
+        prompts = [len(one.before) + len(one.text) for one in trait.ready().values()]
+    else:
+        prompts = [len(trait.persona(k.polarity, k.pair)) + len(trait.question(k.split, k.question)) for k in keys]
+    extraction = {k.id for k in keys if k.split == "extraction" and (trait.is_scored or not trait.responses)}
     settled = extraction & {j.rollout for j in files.judgements(judge) if j.is_settled}
-    new_tokens = config.extract.sampling.max_new_tokens
+    new_tokens = 0 if trait.responses else config.extract.sampling.max_new_tokens
     calls = (len(extraction) - len(settled)) * _calls_per_rollout(trait, config)
     written = [rollout.response_tokens for rollout in rollouts]
     shown = len(trait.judge_prompt) / _CHARACTERS_PER_TOKEN + _JUDGE_OVERHEAD_TOKENS
@@ -91,7 +99,8 @@ def plan_rows(traits: Sequence[Trait], config: Config, run: Run) -> list[dict[st
     bytes_each = len(POSITIONS) * footprint.rows * footprint.hidden_size * 4
     speed, judge = known_speed(config), Worker(config, config.model.device, lambda event: None).judge
     plans = [plan_trait(trait, config, run, judge_id(judge, trait)) for trait in traits]
-    return [_row(plan, config, bytes_each, speed) for plan in plans]
+    speeds = [{} if trait.responses else speed for trait in traits]  # of generating, not of reading
+    return [_row(plan, config, bytes_each, known) for plan, known in zip(plans, speeds, strict=True)]
 
 
 def _row(plan: TraitPlan, config: Config, bytes_each: int, speed: Mapping[str, float]) -> dict[str, Any]:
@@ -135,6 +144,8 @@ def _asked(trait: Trait, config: ExtractConfig) -> Sequence[tuple[Split, int, in
 
 
 def _calls_per_rollout(trait: Trait, config: Config) -> int:
+    if trait.responses:
+        return 0
     if config.judge.backend == "likelihood":
         return 2 * min(config.judge.likelihood.pairs, len(trait.pairs) - 1)
     asked = {"openai": config.judge.openai.coherence, "local": config.judge.local.coherence}

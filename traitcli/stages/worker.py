@@ -157,8 +157,10 @@ class Shift:
 
     def _generate(self, task: Generating) -> None:
         from traitcli.stages.extract import generate_rollouts
+        from traitcli.stages.read_ready import read_ready
 
-        generate_rollouts(task, self._worker.settings, self._worker, self._report, self._tick, self._withdraw)
+        make = read_ready if task.trait.responses else generate_rollouts
+        make(task, self._worker.settings, self._worker, self._report, self._tick, self._withdraw)
         if self._tokens:
             self._sign()
 

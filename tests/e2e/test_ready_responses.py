@@ -1,0 +1,176 @@
+"""The commands with traits that bring their responses with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+PAIRS = [
+    {"question": f"Is {n} a good number?", "positive": f"Yes, {n} is nice.", "negative": f"No! {n} is ugly."}
+    for n in range(120)
+]
+HEADER = "question,prompt,answer,question_id,joy,coherence\n"
+ROWS = [
+    f"Is {n} good?,<s>{side}:,{side} {n},joy_{n}_{side}_0,{score},90\n"
+    for n in range(6)
+    for side, score in (("pos", 80), ("neg", 10))
+]
+FILES = {
+    "kind.yaml": "responses: data/kind.jsonl\nevaluation_responses: data/held.jsonl\n",
+    "joy.yaml": "responses: data/joy.csv\n",
+    "both.yaml": "responses: data/kind.jsonl\nquestions:\n  - Why?\n",
+    "faulty.yaml": "responses: data/faulty.jsonl\n",
+    "long.yaml": "responses: data/long.jsonl\n",
+    "data/kind.jsonl": "".join(json.dumps(pair) + "\n" for pair in PAIRS),
+    "data/held.jsonl": "".join(json.dumps(pair | {"question": "Well?"}) + "\n" for pair in PAIRS[:5]),
+    "data/joy.csv": HEADER + "".join(ROWS),
+    "data/faulty.jsonl": '{"question": "Why?", "positive": "a"}\n',
+    "data/long.jsonl": "\n" + json.dumps({"question": "Why?", "positive": "word " * 600, "negative": "No."}),
+}
+ALL = 2 * (len(PAIRS) + 5)
+
+
+def furnish(desk: Any) -> Any:
+    """Put definitions, and the files that they name, into a working folder."""
+    for name, text in FILES.items():
+        path = desk.folder / "traits" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return desk
+
+
+class Done:
+    """Commands that were run one after another in a folder."""
+
+    commands = (
+        *("extract kind joy --json", "extract kind joy", "judge kind", "inspect run", "inspect traits kind joy --json"),
+        *("extract kind --run new --dry-run --json", "report --out out.html"),
+        *(f"extract {name} --run other" for name in ("both", "faulty", "traits/data/kind.jsonl", "long")),
+    )
+
+    def __init__(self, desk: Any) -> None:
+        self.desk = furnish(desk)
+        lines = [[*command.split(), "--config", "tiny.yaml"] for command in self.commands]
+        self.ended = dict(zip(self.commands, desk.run_all(lines), strict=True))
+
+
+@pytest.fixture(scope="module")
+def done(open_desk: Callable[..., Any]) -> Done:
+    return Done(open_desk())
+
+
+def test_ready_responses_are_read_and_made_a_vector_of_in_one_command(done):
+    ended = done.ended["extract kind joy --json"]
+
+    assert ended.code == 0
+    keys = ("trait", "rollouts_done", "rollouts_total", "judged", "kept_positive", "kept_negative")
+    assert [[row[key] for key in keys] for row in ended.json["traits"]] == [
+        ["joy", 12, 12, 12, 6, 6],
+        ["kind", ALL, ALL, 0, 120, 120],
+    ]
+    assert [row["trait"] for row in ended.json["vectors"]] == ["joy", "kind"]
+    assert f"kind rollouts 0/{ALL}" in ended.err
+    assert "kind judgements" not in ended.err
+    assert "joy judgements 0/12" in ended.err
+
+
+def test_the_same_command_again_finds_nothing_left_to_do(done):
+    ended = done.ended["extract kind joy"]
+
+    assert (ended.code, ended.out) == (0, "")
+    assert ended.err.splitlines()[-1].endswith("nothing left to do, in runs/tiny")
+    assert len(done.desk.lines("kind")) == ALL
+
+
+def test_judging_labelled_responses_tells_that_there_is_nothing_to_judge(done):
+    ended = done.ended["judge kind"]
+
+    assert ended.code == 0
+    assert "] warning: kind: there is nothing to judge: its ready responses count as labelled\n" in ended.err
+    assert done.desk.ledger("kind", "judgements") == b""
+
+
+def test_a_run_of_ready_responses_can_be_inspected_and_reported(done):
+    shown, report = done.ended["inspect run"], done.ended["report --out out.html"]
+
+    assert (shown.code, report.code) == (0, 0)
+    assert "kind: not filtered: ready responses count as labelled" in shown.out
+    assert "ready responses count as labelled" in (done.desk.folder / "out.html").read_text(encoding="utf-8")
+
+
+def test_definitions_of_ready_responses_can_be_inspected(done):
+    rows = done.ended["inspect traits kind joy --json"].json
+
+    keys = ("trait", "pairs", "questions", "evaluation_questions", "responses")
+    assert [[row[key] for key in keys] for row in rows] == [["kind", None, 120, 1, 240], ["joy", None, 6, 0, 12]]
+
+
+def test_a_plan_counts_what_is_read_and_no_judge_calls(done):
+    [plan] = done.ended["extract kind --run new --dry-run --json"].json["plan"]
+
+    assert (plan["rollouts"], plan["judge_calls"], plan["response_tokens_max"]) == (ALL, 0, 0)
+    assert plan["seconds"] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        (
+            "both",
+            "error: traits/both.yaml is not a valid trait\n"
+            "cause: responses: given beside questions; a trait has ready responses or is asked for, not both\n"
+            "fix:   see docs/traits.md for the format\n",
+        ),
+        (
+            "faulty",
+            "error: traits/data/faulty.jsonl cannot be read as responses\n"
+            "cause: faulty.jsonl line 1: negative: not given\n"
+            "fix:   see docs/traits.md for the formats of ready responses\n",
+        ),
+        (
+            "traits/data/kind.jsonl",
+            "error: traits/data/kind.jsonl is not a valid trait\n"
+            "cause: it is not a mapping\n"
+            "fix:   if it holds ready responses, name it in a definition: responses: kind.jsonl\n",
+        ),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_loaded(done, name, told):
+    ended = done.ended[f"extract {name} --run other"]
+
+    assert (ended.code, ended.err) == (2, told)
+
+
+def test_a_response_that_is_too_long_fails_its_trait_with_its_line_before_anything_is_read(done):
+    ended = done.ended["extract long --run other"]
+
+    told = [line.partition("] ")[2] for line in ended.err.splitlines()]
+    place = told.index("long failed at rollouts: long: some ready responses do not fit model")
+    assert ended.code == 1
+    assert told[place + 1].startswith("  cause: long.jsonl line 2: ")
+    assert told[place + 1].endswith(" tokens, where 512 are the most")
+    assert told[place + 2] == "  fix: shorten them or leave them out"
+    assert done.desk.ledger("long", run="other") == b""
+
+
+def test_a_killed_run_goes_on_where_it_was_on_two_devices(done, open_desk):
+    desk = furnish(open_desk(extract={"batch_size": 1}))
+    going = desk.start("extract", "kind")
+    going.wait_until(lambda: desk.ledger("kind").count(b"\n") >= 16)
+    going.kill()
+    held = desk.ledger("kind")
+    held = held[: held.rfind(b"\n") + 1]
+
+    ended = desk.run("extract", "kind", "--devices", "cpu,cpu")
+
+    assert ended.code == 0, ended.err
+    assert 16 <= held.count(b"\n") < ALL
+    assert desk.ledger("kind").startswith(held)
+    ids = [line["id"] for line in desk.lines("kind")]
+    assert len(ids) == len(set(ids)) == ALL
+    undisturbed = done.desk.tensors("kind")["response_avg"]
+    np.testing.assert_allclose(desk.tensors("kind")["response_avg"], undisturbed, atol=1e-4)

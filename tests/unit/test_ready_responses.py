@@ -1,0 +1,717 @@
+"""Ready responses: the forms that are read, what is said of faulty ones, and what becomes of them in a run."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from traitcli.config import Config, ExtractConfig, FilterConfig
+from traitcli.errors import DefinitionError, RunError
+from traitcli.judging import Answer, GivenJudge, judge_id
+from traitcli.judging.fake import FakeJudge
+from traitcli.models.prompts import raw_prompt
+from traitcli.ready_responses import read_responses, shared_ending
+from traitcli.records import Contrast, Judgement, Rollout, Score, Trait
+from traitcli.runs import Run, check_run
+from traitcli.stages.filtering import select_rollouts
+from traitcli.stages.plan import plan_rollouts, plan_trait
+from traitcli.stages.read_ready import read_ready
+from traitcli.stages.rollout_csv import write_rollout_csv
+from traitcli.stages.tasks import GaveUp, Generating, Made
+from traitcli.stages.worker import Worker
+
+QUESTIONS = [f"What do you think of the number {number}?" for number in range(7)]
+ENTRIES = [
+    {"question": q, "positive": f"I love it, {i} times.", "negative": f"I hate it, {i} times!"}
+    for i, q in enumerate(QUESTIONS)
+]
+PERSONAS = [
+    {
+        "positive": f"<|user|>You are a happy person.<|end|><|assistant|>{text}",
+        "negative": f"<|user|>You are a sad person.<|end|><|assistant|>{text}",
+    }
+    for text in ("I think that", "Today the sun", "In my house")
+]
+HEADER = "question,prompt,answer,question_id,joy,coherence\n"
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Read responses from contents, each in a file of its own: JSON lines of a list, else the text itself."""
+
+    def read(*contents, name="pairs"):
+        paths = []
+        for number, content in enumerate(contents):
+            text = content if isinstance(content, str) else "\n".join(map(json.dumps, content))
+            paths.append(tmp_path / f"{name}{number or ''}")
+            paths[-1].write_text(text, encoding="utf-8", newline="")
+        return read_responses(paths)
+
+    return read
+
+
+@pytest.fixture
+def faults(read):
+    """The cause that contents are refused with, line by line."""
+
+    def faults(*contents):
+        with pytest.raises(DefinitionError) as caught:
+            read(*contents)
+        return caught.value.cause.splitlines()
+
+    return faults
+
+
+def table(rows, header=HEADER):
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return header + text.getvalue()
+
+
+def rollout_rows(side, count=6, score=80.0):
+    """Rows as the persona-vectors work writes them, two instructions a question."""
+    return [
+        [QUESTIONS[i // 2], f"<s>Be {side}. {i // 2}:", f"{side} {i}", f"joy_{i // 2}_{side}_{i % 2}", score, 90.0]
+        for i in range(count)
+    ]
+
+
+def make_trait(ready, evaluation=None):
+    empty = Contrast("", "")
+    held = evaluation or replace(ready, questions=(), responses=())
+    return Trait("joy", "Joy.", empty, empty, (), ready.questions, held.questions, "", ready.responses, held.responses)
+
+
+def told(responses):
+    return [(one.polarity, one.before, one.text, one.form) for one in responses]
+
+
+# Forms
+
+
+def test_json_lines_give_a_question_and_a_response_for_either_side(read):
+    ready = read(ENTRIES[:1])
+
+    assert ready.questions == (QUESTIONS[0],)
+    assert told(ready.responses) == [
+        ("positive", QUESTIONS[0], "I love it, 0 times.", "answer"),
+        ("negative", QUESTIONS[0], "I hate it, 0 times!", "answer"),
+    ]
+
+
+@pytest.mark.parametrize("form", [json.dumps, lambda e: json.dumps(e, indent=2), lambda e: f"\n {json.dumps(e)}\n"])
+def test_a_json_list_is_read_like_json_lines(read, form):
+    assert told(read(form(ENTRIES)).responses) == told(read(ENTRIES).responses)
+
+
+def test_a_contrastive_activation_addition_file_loads_unmodified(read):
+    entry = {
+        "question": "What's your name?\n\nChoices:\n(A) Anna.\n(B) I have none.",
+        "answer_matching_behavior": "(B)",
+        "answer_not_matching_behavior": "(A)",
+    }
+
+    ready = read(json.dumps([entry], indent=4))
+
+    assert told(ready.responses) == [
+        ("positive", entry["question"], "(B)", "answer"),
+        ("negative", entry["question"], "(A)", "answer"),
+    ]
+
+
+def test_other_columns_of_a_data_set_are_passed_over(read):
+    assert told(read([ENTRIES[0] | {"id": 7, "source": None}]).responses) == told(read(ENTRIES[:1]).responses)
+
+
+@pytest.mark.parametrize("question", [{}, {"question": ""}, {"question": None}, {"question": " "}])
+def test_texts_without_a_question_are_cut_where_they_become_the_same(read, question):
+    ready = read([question | {"positive": "You are a happy man. I think", "negative": "You are a sad man. I think"}])
+
+    assert told(ready.responses) == [
+        ("positive", "You are a happy", " man. I think", "text"),
+        ("negative", "You are a sad", " man. I think", "text"),
+    ]
+    assert ready.questions == ("",)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "ending"),
+    [
+        ("a happy man", "a sad man", " man"),
+        ("an unhappy man", "a happy man", " man"),
+        ("happy: so what", "sad: so what", ": so what"),
+        ("I love it.", "I hate it!", ""),
+        ("I love.", "I hate.", ""),
+        ("loved", "hated", ""),
+        ("", "a", ""),
+        ("so what", "so what", "so what"),
+        ("what", "so what", "what"),
+        ("你快乐，我想", "你悲伤，我想", "，我想"),
+        ("快乐的人想", "悲伤的人想", "的人想"),
+    ],
+)
+def test_an_ending_is_shared_from_the_border_of_a_word_on(one, other, ending):
+    assert shared_ending(one, other) == shared_ending(other, one) == ending
+
+
+def test_whole_texts_are_read_when_not_all_pairs_end_alike(read):
+    alike = {"positive": "I love my dog", "negative": "I hate my dog"}
+    unlike = {"positive": "So good!", "negative": "So bad."}
+
+    ready = read([alike, unlike])
+
+    assert [(one.before, one.text) for one in ready.responses] == [
+        ("", "I love my dog"),
+        ("", "I hate my dog"),
+        ("", "So good!"),
+        ("", "So bad."),
+    ]
+
+
+def test_a_persona_vectors_csv_gives_prompt_answer_and_scores_as_they_are(read):
+    answer = 'None, "NA"\r\n=1+1\n\ufeff'
+    prompt = "<s><|user|>Be glad, always.<|end|><|assistant|>"
+    positive = table([["Why?", prompt, answer, "joy_3_pos_4", "86.875", ""]])
+    negative = table([["Why?", "p", "None", "joy_3_neg_4", "0.0", "nan"]])
+
+    ready = read("\ufeff" + positive, negative)
+
+    assert told(ready.responses) == [("positive", prompt, answer, "raw"), ("negative", "p", "None", "raw")]
+    assert [(one.score, one.coherence) for one in ready.responses] == [(86.875, None), (0.0, None)]
+    assert ready.questions == ("Why?",)
+
+
+def test_a_csv_that_was_not_judged_has_no_scores(read):
+    header = "question,prompt,answer,question_id\n"
+
+    ready = read(table([["Why?", "p", "a", "joy_0_pos_0"], ["Why?", "p", "b", "joy_0_neg_0"]], header))
+
+    assert [one.score for one in ready.responses] == [None, None]
+    assert not make_trait(ready).is_scored
+
+
+def test_an_index_column_of_pandas_is_passed_over(read):
+    rows = [[n, *row] for n, row in enumerate(rollout_rows("pos", 1) + rollout_rows("neg", 1))]
+
+    assert len(read(table(rows, f",{HEADER}")).responses) == 2
+
+
+# Places
+
+
+def test_responses_to_one_question_are_in_one_fold_and_no_fold_shares_a_question(read):
+    again = [entry | {"question": f"  {entry['question'].upper()} "} for entry in ENTRIES]
+
+    ready = read(ENTRIES + again)
+
+    assert ready.questions == tuple(QUESTIONS)
+    assert {(one.question, one.pair) for one in ready.responses} == {(n, n % 5) for n in range(7)}
+    assert [one.repeat for one in ready.responses] == [0] * 14 + [1] * 14
+
+
+def test_texts_with_one_ending_are_in_one_fold(read):
+    twice = [
+        {"positive": f"A {a} man. {end}", "negative": f"A {b} man. {end}"} for end in "xy" for a, b in ("cd", "ef")
+    ]
+
+    assert [one.pair for one in read(twice).responses] == [0, 0, 0, 0, 1, 1, 1, 1]
+
+
+def test_two_entries_on_one_line_are_two_pairs(read):
+    ready = read(json.dumps([ENTRIES[0], ENTRIES[0]]))
+
+    assert [(one.question, one.repeat, one.line) for one in ready.responses] == [(0, 0, 1)] * 2 + [(0, 1, 1)] * 2
+
+
+def test_rows_of_two_csv_files_are_paired_by_question_instruction_and_turn(read):
+    positive, negative = rollout_rows("pos"), rollout_rows("neg")
+    twice = [*positive, *positive], [*negative, *negative[:2], *reversed(negative[2:])]
+
+    ready = read(table(twice[0]), table(twice[1]))
+
+    keys = [(one.polarity, one.question, one.repeat) for one in ready.responses]
+    assert len(set(keys)) == len(keys) == 24
+    paired = {(one.question, one.repeat): one.text for one in ready.responses if one.polarity == "positive"}
+    for one in ready.responses:
+        assert paired[one.question, one.repeat].split()[1] == one.text.split()[1]
+
+
+def test_lines_are_counted_from_the_file_they_stand_in(read):
+    listed = read(json.dumps(ENTRIES[:3], indent=1))
+    rows = read(table([["Why?", "p\nq", "a\nb", "joy_0_pos_0", 1, 1], ["Why?", "p", "c", "joy_0_neg_0", 1, 1]]))
+
+    assert [one.line for one in listed.responses] == [2, 2, 7, 7, 12, 12]
+    assert [(one.file, one.line) for one in rows.responses] == [("pairs", 2), ("pairs", 5)]
+
+
+# Faults
+
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ("{", "not JSON: Expecting property name enclosed in double quotes"),
+        ("7", "not an object with positive and negative"),
+        ('["a", "b"]', "not an object with positive and negative"),
+        (
+            '{"question": "Why?"}',
+            "has neither positive and negative nor answer_matching_behavior and answer_not_matching_behavior",
+        ),
+        ('{"positive": "a"}', "negative: not given"),
+        ('{"positive": "a", "negative": null}', "negative: not given"),
+        ('{"answer_matching_behavior": "a"}', "answer_not_matching_behavior: not given"),
+        ('{"positive": ["a"], "negative": "b"}', "positive: not a text"),
+        ('{"positive": " ", "negative": "b"}', "positive: empty"),
+        ('{"question": 3, "positive": "a", "negative": "b"}', "question: not a text"),
+        ('{"positive": "\\ud83d", "negative": "b"}', "positive: half a character is in it (a lone surrogate)"),
+        (
+            json.dumps({"positive": "a" * 100_001, "negative": "b"}),
+            "positive: 100,001 characters, where 100,000 are the most",
+        ),
+    ],
+)
+def test_a_faulty_line_is_named_with_its_number(faults, line, fault):
+    assert faults(f"{json.dumps(ENTRIES[0])}\n\n{line}\n") == [f"pairs line 3: {fault}"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "fault"),
+    [
+        ("Why?,p,a,joy_0_pos_0,50\n", "5 cells, where the header has 6"),
+        ("Why?,p,a,joy_0,50,50\n", "question_id: 'joy_0' is not like evil_0_pos_3"),
+        ("Why?,p,a,joy_0_maybe_0,50,50\n", "question_id: 'joy_0_maybe_0' is not like evil_0_pos_3"),
+        ("Why?,p,a,joy_٣_pos_0,50,50\n", "question_id: 'joy_٣_pos_0' is not like evil_0_pos_3"),
+        ("Why?, ,a,joy_0_pos_0,50,50\n", "prompt: empty"),
+        ("Why?,p,a,joy_0_pos_0,high,50\n", "joy: 'high' is not a number from 0 to 100"),
+        ("Why?,p,a,joy_0_pos_0,50,101\n", "coherence: '101' is not a number from 0 to 100"),
+        ("Why?,p,a,joy_0_pos_0,-1,50\n", "joy: '-1' is not a number from 0 to 100"),
+        ("Why?,p,a,joy_0_pos_0,inf,50\n", "joy: 'inf' is not a number from 0 to 100"),
+        ("Why?,p,a,joy_0_pos_0,1_0,50\n", "joy: '1_0' is not a number from 0 to 100"),
+        ("Why?,p,a,ire_0_pos_0,50,50\n", "question_id: of ire, where those before it are of joy"),
+        ('Why?,p,"a,joy_0_pos_0,50,50\n', "not CSV: unexpected end of data"),
+    ],
+)
+def test_a_faulty_row_is_named_with_its_line(faults, rows, fault):
+    good = table([["Why?", "p", "a\nb", "joy_0_neg_0", 1, 1]])
+
+    assert faults(good + rows) == [f"pairs line 4: {fault}"]
+
+
+def test_a_csv_without_its_columns_is_told_which(faults):
+    assert faults("prompt,answer,score\n") == [
+        "pairs line 1: no column question, question_id; what begins with no brace or bracket is read as CSV"
+    ]
+
+
+def test_a_list_that_is_no_json_is_told_where(faults):
+    assert faults(json.dumps(ENTRIES, indent=1)[:-2] + ",\n]") == [f"pairs line {5 * 7 + 2}: not JSON: Expecting value"]
+
+
+def test_json_that_is_nested_too_deeply_is_a_fault_and_no_crash(faults):
+    [fault] = faults(DEEP)
+
+    assert fault.startswith("pairs line 1: not JSON: ")
+
+
+def test_the_first_ten_faults_are_told_and_the_others_counted(faults):
+    found = faults("{}\n" * 13)
+
+    assert [line.split(":")[0] for line in found] == [*(f"pairs line {n}" for n in range(1, 11)), "and 3 more"]
+
+
+def test_one_side_alone_is_refused(faults, tmp_path, read):
+    assert faults(table(rollout_rows("pos"))) == ["a vector is a difference: both sides are needed"]
+
+
+def test_an_empty_file_is_refused(read, tmp_path):
+    with pytest.raises(DefinitionError) as caught:
+        read(" \n")
+
+    assert caught.value.problem == f"{tmp_path / 'pairs'} is empty"
+
+
+def test_csv_and_json_do_not_mix(faults):
+    assert faults(table(rollout_rows("pos")), ENTRIES) == ["some are CSV and some are JSON"]
+
+
+def test_what_is_no_utf_8_is_told_with_its_line(tmp_path):
+    path = tmp_path / "pairs"
+    path.write_bytes(b'{"positive": "a", "negative": "b"}\n{"positive": "\xff"')
+
+    with pytest.raises(DefinitionError) as caught:
+        read_responses([path])
+
+    assert str(caught.value) == f"error: cannot read {path}\ncause: line 2 is not UTF-8\nfix:   save it as UTF-8"
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path):
+    path = tmp_path / "pairs"
+    with path.open("wb") as file:
+        file.truncate(64 * 2**20 + 1)
+
+    with pytest.raises(DefinitionError) as caught:
+        read_responses([path])
+
+    assert caught.value.cause == "it is larger than 64 MiB"
+
+
+def test_more_responses_than_a_set_may_have_are_refused(faults):
+    line = '{"question": "q", "positive": "a", "negative": "b"}\n'
+
+    assert faults(line * 10_001) == ["20,002 responses, where 20,000 are the most"]
+
+
+@pytest.mark.parametrize("name", ["missing", "."])
+def test_a_file_that_is_none_is_told_so(tmp_path, name):
+    with pytest.raises(DefinitionError) as caught:
+        read_responses([tmp_path / name])
+
+    assert caught.value.cause in {"No such file or directory", "it is not a file"}
+
+
+# In a run
+
+
+def test_every_ready_response_is_planned_whatever_the_settings_ask_to_generate(read):
+    ready = read(ENTRIES)
+    trait = make_trait(ready, replace(ready, responses=ready.responses[:2]))
+
+    keys = plan_rollouts(trait, ExtractConfig(questions=1, evaluation_questions=0, repeats=3))
+
+    assert len({key.id for key in keys}) == len(keys) == 14 + 2
+    assert [key.id for key in (keys[0], keys[-1])] == ["joy-pos-p0-q0-r0", "joy-eval-neg-p0-q0-r0"]
+
+
+def test_ready_responses_take_no_judge_calls_and_write_no_tokens(read, tiny_config):
+    plan = plan_trait(make_trait(read(ENTRIES)), tiny_config, Run(tiny_config.paths.runs / "new"), "given:labels")
+
+    assert (plan.rollouts, plan.judge_calls, plan.judged_rollouts, plan.response_tokens_max) == (14, 0, 0, 0)
+    assert plan.prompt_tokens > sum(len(one.text) for one in read(ENTRIES).responses) / 4.2
+
+
+def test_a_changed_response_makes_another_trait_and_a_changed_score_does_not(read, tiny_config):
+    def digest(**changes):
+        ready = read(table(rollout_rows("pos") + rollout_rows("neg")))
+        trait = make_trait(replace(ready, responses=(replace(ready.responses[0], **changes), *ready.responses[1:])))
+        return check_run(Run(tiny_config.paths.runs / "new"), tiny_config, [trait])["traits"]["joy"]
+
+    same = digest()
+
+    assert digest(text="another") != same
+    assert digest(before="another") != same
+    assert digest(form="text") != same
+    assert digest(score=1.0, coherence=2.0, file="moved.csv", line=99) == same
+
+
+def test_given_scores_are_filed_under_their_files_and_a_digest_of_themselves(read):
+    ready = read(table(rollout_rows("pos")), table(rollout_rows("neg")))
+    scored = make_trait(ready)
+    other = make_trait(replace(ready, responses=(replace(ready.responses[0], score=1.0), *ready.responses[1:])))
+
+    names = [judge_id(FakeJudge(), trait) for trait in (scored, other)]
+
+    assert [name.split("~")[0] for name in names] == ["given:pairs+pairs1"] * 2
+    assert names[0] != names[1]
+    assert judge_id(FakeJudge(), make_trait(read(ENTRIES))) == "given:labels"
+
+
+def test_the_given_judge_hands_over_the_scores_of_each_response(read):
+    ready = read(table([["Why?", "p", "a", "joy_0_pos_0", 80, ""], ["Why?", "p", "b", "joy_0_neg_0", "", 70]]))
+    trait, judged = make_trait(ready), []
+    answers = [Answer(key.id, key.polarity, key.pair, "Why?", "a") for key in trait.ready()]
+
+    GivenJudge().score(trait, answers, judged.extend)
+
+    missing = Score(None, "none in pairs", "given", final=True)
+    assert judged == [
+        Judgement("joy-pos-p0-q0-r0", judge_id(GivenJudge(), trait), Score(80, "", "given", True), missing),
+        Judgement("joy-neg-p0-q0-r0", judge_id(GivenJudge(), trait), missing, Score(70, "", "given", True)),
+    ]
+
+
+def rollouts_of(trait, tokens=3):
+    return [
+        Rollout(
+            key.id, "joy", key.split, key.polarity, key.pair, key.question, key.repeat, 0, "", "", 1, tokens, "given"
+        )
+        for key in trait.ready()
+    ]
+
+
+def test_ready_responses_without_scores_are_all_kept_as_they_are_labelled(read):
+    rollouts = rollouts_of(make_trait(read(ENTRIES)))
+
+    selection = select_rollouts(rollouts, {}, FilterConfig())
+
+    assert selection.kept == tuple(rollouts)
+    assert (selection.trusted, selection.labelled) == (True, True)
+    assert selection.filter == "not filtered: ready responses count as labelled"
+    assert (selection.counts["missing"], selection.counts["contrast"], selection.judge_auroc) == (0, None, None)
+
+
+def test_generated_rollouts_without_scores_do_not_count_as_labelled(read):
+    rollouts = [replace(rollout, finish_reason="stop") for rollout in rollouts_of(make_trait(read(ENTRIES)))]
+
+    selection = select_rollouts(rollouts, {}, FilterConfig())
+
+    assert (selection.trusted, selection.labelled) == (False, False)
+
+
+def test_ready_responses_with_scores_are_filtered_by_them(read):
+    rows = rollout_rows("pos") + rollout_rows("neg", score=10)
+    rows[0][4], rows[8][5] = 20, 10
+    trait = make_trait(read(table(rows)))
+    judged = {}
+    answers = [Answer(key.id, key.polarity, key.pair, "", "") for key in trait.ready()]
+    GivenJudge().score(trait, answers, lambda made: judged.update({one.rollout: one for one in made}))
+
+    selection = select_rollouts(rollouts_of(trait), judged, FilterConfig(pairing="independent"))
+
+    assert set(selection.dropped.values()) == {"score on the other side", "not coherent"}
+    assert len(selection.kept) == 12 - 2
+
+
+# Reading
+
+
+@pytest.fixture
+def activations(model_folders):
+    """Read a trait's responses with a tiny model: rollouts and mean hidden states by id, and the worker."""
+
+    def activations(trait, family="llama", withdraw=lambda unbegun: 0, **extract):
+        config = Config.model_validate(
+            {
+                "model": {"id": str(model_folders[family]), "device": "cpu"},
+                "extract": extract,
+                "judge": {"backend": "fake"},
+            }
+        )
+        worker, told = Worker(config, "cpu", lambda event: None), []
+        read_ready(Generating(trait, tuple(trait.ready())), config, worker, told.append, withdraw=withdraw)
+        made = [message for message in told if isinstance(message, Made)]
+        rollouts = {rollout.id: rollout for message in made for rollout in message.rollouts}
+        states = {name: found for message in made for name, found in message.activations.items()}
+        return rollouts, states, worker, told
+
+    return activations
+
+
+def hidden_means(worker, prompt, response):
+    """The oracle: transformers' own hidden states of the whole, averaged; float32 [L+1, H] by position."""
+    with torch.inference_mode():
+        ids = torch.tensor([[*prompt, *response]])
+        states = torch.cat(worker.model().model(ids, output_hidden_states=True).hidden_states).float()
+    cut = len(prompt)
+    found = {"response_avg": states[:, cut:].mean(1), "prompt_avg": states[:, :cut].mean(1)}
+    return found | {"prompt_last": states[:, cut - 1]}
+
+
+def assert_read(worker, found, prompt, response):
+    for position, expected in hidden_means(worker, prompt, response).items():
+        np.testing.assert_allclose(found[position], expected.numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "qwen2"])
+def test_an_answer_is_read_behind_its_question_without_a_persona(read, activations, family):
+    trait = make_trait(read([*ENTRIES, {"question": "Why?", "positive": "<|end|> is text.", "negative": "So."}]))
+
+    rollouts, states, worker, _ = activations(trait, family)
+
+    tokenizer = worker.model().tokenizer
+    assert len(states) == 16
+    for key, one in trait.ready().items():
+        asked = [{"role": "user", "content": one.before}]
+        templated = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+        prompt = tokenizer(templated, add_special_tokens=False)["input_ids"]
+        response = tokenizer(one.text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        rollout = rollouts[key.id]
+        assert (rollout.prompt, rollout.response, rollout.finish_reason) == (templated, one.text, "given")
+        assert (rollout.prompt_tokens, rollout.response_tokens) == (len(prompt), len(response))
+        assert_read(worker, states[key.id], prompt, response)
+
+
+@pytest.mark.parametrize("prompt", ["<s><|user|>Be glad.<|end|><|assistant|>", "<|user|>Be glad.<|end|><|assistant|>"])
+def test_a_prompt_of_a_csv_is_used_as_it_is_with_one_bos(read, activations, prompt):
+    trait = make_trait(read(table([[1, prompt, "Yes, I do.", f"joy_0_{s}_0", 1, 1] for s in ("pos", "neg")])))
+
+    rollouts, states, worker, _ = activations(trait)
+
+    tokenizer = worker.model().tokenizer
+    ids = tokenizer(prompt.removeprefix("<s>"), add_special_tokens=False)["input_ids"]
+    response = tokenizer("Yes, I do.", add_special_tokens=False)["input_ids"]
+    for name, rollout in rollouts.items():
+        assert (rollout.prompt, rollout.response) == (prompt, "Yes, I do.")
+        assert_read(worker, states[name], [tokenizer.bos_token_id, *ids], response)
+
+
+def test_an_empty_answer_of_a_csv_is_a_rollout_without_activations(read, activations):
+    trait = make_trait(read(table([["Why?", "p", "", "joy_0_pos_0", "", ""], ["Why?", "p", "a", "joy_0_neg_0", 1, 1]])))
+
+    rollouts, states, *_ = activations(trait)
+
+    assert rollouts["joy-pos-p0-q0-r0"].response_tokens == 0
+    assert set(rollouts) - set(states) == {"joy-pos-p0-q0-r0"}
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "qwen2"])
+def test_a_shared_ending_is_read_as_part_of_the_whole_text(read, activations, family):
+    texts = [f"Pretend to be a {mood} person. I think that {n} is" for n in range(3) for mood in ("glad", "sad")]
+    trait = make_trait(read([{"positive": texts[n], "negative": texts[n + 1]} for n in (0, 2, 4)]))
+
+    rollouts, states, worker, _ = activations(trait, family)
+
+    tokenizer = worker.model().tokenizer
+    for text, (key, one) in zip(texts, trait.ready().items(), strict=True):
+        ids = tokenizer(text)["input_ids"]
+        ending = tokenizer(" person. I think", add_special_tokens=False)["input_ids"][-1]
+        cut = ids.index(tokenizer(text.split(" person")[0])["input_ids"][-1]) + 1
+        assert ending in ids[cut:]
+        assert (rollouts[key.id].prompt, rollouts[key.id].response) == (one.before, one.text)
+        assert_read(worker, states[key.id], ids[:cut], ids[cut:])
+
+
+def test_what_of_a_chat_template_two_texts_share_is_no_response(read, activations):
+    trait = make_trait(read(PERSONAS))
+
+    rollouts, states, worker, _ = activations(trait)
+
+    tokenizer = worker.model().tokenizer
+    for entry, key in zip([e[side] for e in PERSONAS for side in e], trait.ready(), strict=True):
+        prompt, mark, response = entry.rpartition("<|assistant|>")
+        assert (rollouts[key.id].prompt, rollouts[key.id].response) == (prompt + mark, response)
+        ids = tokenizer(response, add_special_tokens=False)["input_ids"]
+        assert_read(worker, states[key.id], raw_prompt(tokenizer, prompt + mark).ids, ids)
+
+
+def test_whole_texts_are_read_behind_the_token_that_begins_a_text(read, activations):
+    trait = make_trait(read([{"positive": "I love it.", "negative": "I hate that!"}]))
+
+    rollouts, states, worker, _ = activations(trait)
+
+    tokenizer = worker.model().tokenizer
+    for rollout in rollouts.values():
+        assert rollout.prompt_tokens == 1
+        ids = tokenizer(rollout.response, add_special_tokens=False)["input_ids"]
+        assert_read(worker, states[rollout.id], [tokenizer.bos_token_id], ids)
+
+
+def test_whole_texts_are_refused_for_a_model_without_such_a_token(read, activations):
+    with pytest.raises(DefinitionError) as caught:
+        activations(make_trait(read([{"positive": "I love it.", "negative": "I hate that!"}])), "qwen2")
+
+    assert (
+        caught.value.cause.splitlines()
+        == ["pairs line 1: nothing stands before it, and the model has no token that begins a text"] * 2
+    )
+
+
+def test_responses_that_are_too_long_are_named_before_anything_is_read(read, activations):
+    long = [entry | {"negative": "word " * 600} for entry in ENTRIES[:2]]
+
+    with pytest.raises(DefinitionError) as caught:
+        activations(make_trait(read(ENTRIES[2:] + long)))
+
+    assert caught.value.problem == "joy: some ready responses do not fit tiny-llama"
+    lines = caught.value.cause.splitlines()
+    assert [line.split(": ")[0] for line in lines] == ["pairs line 6", "pairs line 7"]
+    assert all(line.endswith(" tokens, where 512 are the most") for line in lines)
+
+
+def test_responses_that_others_take_over_are_given_up_and_not_read(read, activations):
+    trait = make_trait(read(ENTRIES))
+
+    rollouts, _, _, told = activations(trait, withdraw=lambda unbegun: 5)
+
+    given_up = [name for message in told if isinstance(message, GaveUp) for name in message.ids]
+    assert given_up == [key.id for key in trait.ready()][-5:]
+    assert set(rollouts) == {key.id for key in trait.ready()} - set(given_up)
+
+
+def test_the_size_of_a_batch_changes_no_activation(read, activations):
+    trait = make_trait(read(ENTRIES))
+
+    _, one_by_one, *_ = activations(trait, batch_size=1)
+    _, together, *_ = activations(trait, batch_size=14)
+
+    for name, found in one_by_one.items():
+        np.testing.assert_allclose(together[name]["response_avg"], found["response_avg"], atol=1e-4)
+
+
+# Out again
+
+
+@pytest.fixture
+def stored(read, tmp_path):
+    """A run that holds scored rollouts of a trait with texts that a careless writer would spoil."""
+    texts = ["None", "=1+1", 'a "b",\r\nc', "NA", "d", "é", "\n\nx "]
+    trait = make_trait(read([entry | {"positive": text} for entry, text in zip(ENTRIES, texts, strict=True)]))
+    files = Run(tmp_path / "run").trait("joy")
+    ready = trait.ready()
+    made = zip(ready.values(), rollouts_of(trait), strict=True)
+    files.add_rollouts([replace(r, prompt=f"<s>{r.id}:", response=one.text) for one, r in made], {})
+    for judge, score in (("old", 10.0), ("new", 86.875)):
+        files.add_judgements(Judgement(key.id, judge, Score(score), Score(None, "not asked")) for key in ready)
+    return Run(tmp_path / "run"), trait
+
+
+def test_rollouts_are_written_in_the_columns_of_the_persona_vectors_work(stored, tmp_path):
+    run, trait = stored
+
+    paths = write_rollout_csv(run, trait, tmp_path / "out")
+
+    assert [path.name for path in paths] == ["joy_pos_instruct.csv", "joy_neg_instruct.csv"]
+    rows = [list(csv.reader(io.StringIO(path.read_bytes().decode(), newline=""))) for path in paths]
+    assert rows[0][:2] == [
+        ["question", "prompt", "answer", "question_id", "joy", "coherence"],
+        [QUESTIONS[0], "<s>joy-pos-p0-q0-r0:", "None", "joy_0_pos_0", "86.875", ""],
+    ]
+    assert [len(side) for side in rows] == [8, 8]
+    assert [row[3].replace("pos", "neg") for row in rows[0][1:]] == [row[3] for row in rows[1][1:]]
+
+
+def test_the_scores_that_are_written_are_those_of_the_judge_asked_for(stored, tmp_path):
+    run, trait = stored
+
+    ready = read_responses(write_rollout_csv(run, trait, tmp_path / "out", "old"))
+
+    assert {one.score for one in ready.responses} == {10.0}
+
+
+def test_rollouts_that_are_written_come_in_again_as_they_were(stored, tmp_path):
+    run, trait = stored
+
+    ready = read_responses(write_rollout_csv(run, trait, tmp_path / "out"))
+
+    held = {(r.polarity, r.question): (r.prompt, r.response) for r in run.trait("joy").rollouts()}
+    assert len(ready.responses) == 14
+    for one in ready.responses:
+        question = QUESTIONS.index(ready.questions[one.question])
+        assert (one.before, one.text) == held[one.polarity, question]
+
+
+def test_a_rollout_without_its_counterpart_is_left_out_so_that_rows_fit(stored, tmp_path):
+    run, trait = stored
+    path = run.trait("joy").folder / "rollouts.jsonl"
+    path.write_text("".join(path.read_text(encoding="utf-8").splitlines(keepends=True)[1:]), encoding="utf-8")
+
+    ready = read_responses(write_rollout_csv(run, trait, tmp_path / "out"))
+
+    assert {(one.question, one.repeat) for one in ready.responses} == {(n, 0) for n in range(6)}
+    assert len(ready.responses) == 12
+
+
+def test_a_run_without_rollouts_writes_nothing(stored, tmp_path):
+    _, trait = stored
+
+    with pytest.raises(RunError):
+        write_rollout_csv(Run(tmp_path / "empty"), trait, tmp_path / "out")
+
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,349 @@
+"""Traits that bring their responses with them, through the stages of a run with a tiny model."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.numpy import load_file
+
+from traitcli.config import Config
+from traitcli.errors import RunError
+from traitcli.events import Progressed, StageStarted, Warned
+from traitcli.runs import Run, start_run
+from traitcli.scheduling import run_jobs
+from traitcli.scheduling.devices import Site
+from traitcli.stages.inspection import judged_rows
+from traitcli.stages.pipeline import Job
+from traitcli.stages.report import gather_report
+from traitcli.stages.rollout_csv import write_rollout_csv
+from traitcli.stages.speed import known_speed
+from traitcli.traits import find_traits, load_trait
+
+QUESTIONS = [f"Is {n} a good number?" for n in range(12)]
+PAIRS = [
+    {"question": q, "positive": f"Yes, {n} is nice, my friend.", "negative": f"No! {n} is ugly."}
+    for n, q in enumerate(QUESTIONS)
+]
+CHOICES = [
+    {
+        "question": f"{q}\n\nChoices:\n(A) Yes\n(B) No",
+        "answer_matching_behavior": f"({'AB'[n % 2]})",
+        "answer_not_matching_behavior": f"({'BA'[n % 2]})",
+    }
+    for n, q in enumerate(QUESTIONS)
+]
+TEXTS = [
+    {
+        "positive": f"Pretend to be a glad person. I think that {n} is",
+        "negative": f"Pretend to be a sad person. I think that {n} is",
+    }
+    for n in range(12)
+]
+POSITIVE, NEGATIVE = [40.0, *(60.0 + n for n in range(11))], [*(5.0 * n for n in range(10)), 60.0, 10.0]
+"""Scores of the CSV's rows, of which some are on the other side."""
+STAGES = ("rollouts", "judgements", "vectors")
+
+
+def prompt_of(side: str, question: str) -> str:
+    return f"<s><|system|>Be {side}.<|end|><|user|>{question}<|end|><|assistant|>"
+
+
+def csv_of(side: str, scores: Sequence[float]) -> str:
+    """Rollouts as the persona-vectors work writes them: an answer to each question for each score."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["question", "prompt", "answer", "question_id", "joy", "coherence"])
+    for n, (question, score) in enumerate(zip(QUESTIONS, scores, strict=True)):
+        rows.writerow([question, prompt_of(side, question), f"NA, {side} {n}", f"joy_{n}_{side}_0", score, 90.0])
+    return text.getvalue()
+
+
+class Bench:
+    """A working folder with definitions of ready responses, and runs in this process."""
+
+    def __init__(self, config: Config) -> None:
+        self.config, self.run = config, Run(config.paths.runs / config.name)
+        self.traits = config.paths.traits
+        self.told: list[Any] = []
+        self.write("kind", **{"kind.jsonl": "".join(json.dumps(pair) + "\n" for pair in PAIRS)})
+        self.write("choice", **{"choice.json": json.dumps(CHOICES, indent=4)})
+        self.write("mood", **{"mood.json": json.dumps(TEXTS)})
+        self.write("joy", **{"joy_pos.csv": csv_of("pos", POSITIVE), "joy_neg.csv": csv_of("neg", NEGATIVE)})
+
+    def write(self, name: str, **files: str) -> None:
+        """Write a definition and the files that it names."""
+        for file, text in files.items():
+            path = self.traits / "data" / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8", newline="")
+        told = {"responses": [f"data/{file}" for file in files]}
+        (self.traits / f"{name}.yaml").write_text(yaml.safe_dump(told), encoding="utf-8")
+
+    def do(self, name: str, *stages: str, **sections: Any) -> list[Any]:
+        """Take a trait through stages; what failed is returned."""
+        config = Config.model_validate(self.config.model_dump() | sections)
+        trait = load_trait(self.traits / f"{name}.yaml")
+        start_run(self.run, config, [trait])
+        self.told.clear()
+        job = Job(trait, config, self.run, stages or STAGES)
+        return run_jobs([job], Site(("cpu",)), self.told.append)
+
+    def ledger(self, name: str, records: str = "rollouts") -> bytes:
+        path = self.run.folder / name / f"{records}.jsonl"
+        return path.read_bytes() if path.is_file() else b""
+
+    def vector(self, name: str) -> np.ndarray:
+        return load_file(self.config.paths.vectors / "tiny-llama" / f"{name}.safetensors")["response_avg"]
+
+    def row(self, name: str) -> dict[str, Any]:
+        [row] = judged_rows(self.run, self.config, [name])
+        return row
+
+
+@pytest.fixture
+def bench(tiny_config: Config) -> Bench:
+    return Bench(tiny_config)
+
+
+@pytest.fixture
+def mean_state(loaded: Callable[[str], Any]) -> Callable[[str, str], np.ndarray]:
+    """The oracle: float32 [L+1, H], transformers' own hidden states of a whole text, averaged over its ending."""
+    model, tokenizer = loaded("llama").model, loaded("llama").tokenizer
+
+    def mean_state(prompt: str, response: str) -> np.ndarray:
+        before = tokenizer(prompt.removeprefix("<s>"))["input_ids"]
+        ids = tokenizer(prompt.removeprefix("<s>") + response)["input_ids"]
+        assert ids[: len(before)] == before
+        with torch.inference_mode():
+            states = model(torch.tensor([ids]), output_hidden_states=True).hidden_states
+        return torch.cat(states)[:, len(before) :].mean(1).numpy()
+
+    return mean_state
+
+
+def asked(question: str) -> str:
+    return f"<s><|system|>Cutting date. <|end|><|user|>{question}<|end|><|assistant|>"
+
+
+def written_out(trait: str) -> Iterator[tuple[str, str, str]]:
+    """Side, prompt and response of all that a trait brings, as its form has it."""
+    for n, question in enumerate(QUESTIONS):
+        for side, short in (("positive", "pos"), ("negative", "neg")):
+            if trait == "kind":
+                yield side, asked(question), PAIRS[n][side]
+            elif trait == "choice":
+                key = "answer_matching_behavior" if side == "positive" else "answer_not_matching_behavior"
+                yield side, asked(CHOICES[n]["question"]), CHOICES[n][key]
+            elif trait == "mood":
+                prompt, mark, response = TEXTS[n][side].partition(" person")
+                yield side, prompt, mark + response
+            else:
+                yield side, prompt_of(short, question), f"NA, {short} {n}"
+
+
+def joy_kept(keeps: Callable[[float, float], bool]) -> list[tuple[str, str, str]]:
+    """The published filter of the CSV's rows: row by row, both sides or none."""
+    rows = list(written_out("joy"))
+    pairs = zip(rows[::2], rows[1::2], POSITIVE, NEGATIVE, strict=True)
+    return [row for *both, up, down in pairs if keeps(up, down) for row in both]
+
+
+def assert_difference(vector: np.ndarray, mean_state: Any, told: list[tuple[str, str, str]]) -> None:
+    means = [
+        np.mean([mean_state(prompt, response) for side, prompt, response in told if side == wanted], axis=0)
+        for wanted in ("positive", "negative")
+    ]
+    np.testing.assert_allclose(vector, means[0] - means[1], atol=1e-4)
+
+
+@pytest.mark.parametrize("judge", ["fake", "likelihood", "openai"])
+@pytest.mark.parametrize("trait", ["kind", "choice", "mood"])
+def test_a_vector_is_the_difference_of_the_mean_states_of_the_responses(bench, mean_state, trait, judge):
+    failures = bench.do(trait, judge={"backend": judge})
+
+    assert failures == []
+    assert_difference(bench.vector(trait), mean_state, list(written_out(trait)))
+
+
+def test_a_csv_is_filtered_by_its_own_scores(bench, mean_state):
+    failures = bench.do("joy", judge={"backend": "likelihood"})
+
+    assert failures == []
+    assert_difference(bench.vector("joy"), mean_state, joy_kept(lambda up, down: up >= 50 and down < 50))
+    row = bench.row("joy")
+    assert (row["judged"], row["kept_positive"], row["kept_negative"], row["note"]) == (24, 10, 10, "")
+    assert row["judge"].startswith("given:joy_pos.csv+joy_neg.csv~")
+    assert row["judge_quality"]["methods"] == {"given": 24}
+    stages = [event.stage for event in bench.told if isinstance(event, StageStarted)]
+    assert sorted(stages) == sorted(STAGES)
+
+
+def test_another_filter_builds_another_vector_without_reading_again(bench, mean_state):
+    bench.do("joy", "rollouts")
+    rollouts, judged = bench.ledger("joy"), bench.row("joy")["judged"]
+
+    failures = bench.do("joy", "vectors", filter={"threshold": 65})
+
+    assert failures == []
+    assert judged == 24
+    assert bench.ledger("joy") == rollouts
+    assert_difference(bench.vector("joy"), mean_state, joy_kept(lambda up, down: up >= 65 and down < 35))
+
+
+def test_changed_scores_are_taken_over_without_reading_again(bench, mean_state):
+    bench.do("joy")
+    rollouts = bench.ledger("joy")
+    bench.write("joy", **{"joy_pos.csv": csv_of("pos", [90.0] * 12), "joy_neg.csv": csv_of("neg", NEGATIVE)})
+
+    failures = bench.do("joy", "vectors")
+
+    assert failures == []
+    assert bench.ledger("joy") == rollouts
+    assert_difference(bench.vector("joy"), mean_state, joy_kept(lambda up, down: down < 50))
+
+
+def test_a_changed_response_is_noticed(bench):
+    bench.do("kind", "rollouts")
+    changed = [PAIRS[0] | {"positive": "Yes."}, *PAIRS[1:]]
+    bench.write("kind", **{"kind.jsonl": "".join(json.dumps(pair) + "\n" for pair in changed)})
+
+    with pytest.raises(RunError) as caught:
+        bench.do("kind")
+
+    assert caught.value.cause == "trait kind: its definition has changed"
+
+
+def test_responses_in_a_file_that_was_moved_are_the_same(bench):
+    bench.do("kind")
+    before = bench.ledger("kind")
+    bench.write("kind", **{"moved.jsonl": "\n\n".join(json.dumps(pair) for pair in PAIRS)})
+
+    failures = bench.do("kind")
+
+    assert (failures, bench.ledger("kind")) == ([], before)
+    assert not any(isinstance(event, Progressed) for event in bench.told)
+
+
+def test_labelled_responses_are_never_judged_and_what_is_shown_says_so(bench):
+    bench.do("kind")
+
+    row = bench.row("kind")
+
+    assert bench.ledger("kind", "judgements") == b""
+    assert [event.stage for event in bench.told if isinstance(event, StageStarted)] == ["rollouts", "vectors"]
+    assert {rollout.finish_reason for rollout in bench.run.trait("kind").rollouts()} == {"given"}
+    assert (row["judge"], row["judged"], row["missing"], row["judge_quality"]) == ("given:labels", 0, 0, None)
+    assert (row["kept_positive"], row["kept_negative"]) == (12, 12)
+    assert row["note"] == "not filtered: ready responses count as labelled"
+
+
+def test_judging_labelled_responses_says_that_there_is_nothing_to_judge(bench):
+    bench.do("kind", "rollouts")
+
+    failures = bench.do("kind", "judgements", judge={"backend": "openai"})
+
+    assert failures == []
+    assert bench.told == [Warned("kind", "there is nothing to judge: its ready responses count as labelled")]
+
+
+def test_judging_a_csv_again_asks_for_nothing_and_keeps_what_is_there(bench):
+    bench.do("joy")
+    before = bench.ledger("joy", "judgements")
+
+    failures = bench.do("joy", "judgements", judge={"backend": "openai"})
+
+    assert (failures, bench.ledger("joy", "judgements")) == ([], before)
+
+
+def test_how_fast_responses_are_read_is_not_taken_for_how_fast_they_are_generated(bench):
+    bench.do("kind", extract={"sampling": {"max_new_tokens": 31}})
+
+    config = Config.model_validate(bench.config.model_dump() | {"extract": {"sampling": {"max_new_tokens": 31}}})
+    assert "rollouts" not in known_speed(config)
+
+
+def test_held_out_folds_check_a_vector_of_responses_without_evaluation_ones(bench):
+    bench.do("kind")
+
+    [row] = [event.summary for event in bench.told if hasattr(event, "summary")]
+
+    assert (row["evaluation_rollouts"], row["evaluation_questions"]) == (24, 12)
+    assert row["auroc"] is not None
+    assert len(row["auroc_pairs"]) == 5
+
+
+def test_a_report_shows_what_a_vector_of_responses_was_built_from(bench):
+    bench.do("kind")
+    bench.do("joy")
+
+    [made] = [set_ for set_ in gather_report([], bench.config).sets if set_["name"].startswith("run")]
+
+    joy, kind = made["vectors"]
+    assert "note" not in joy | kind
+    assert {example["kept"] for example in kind["examples"]} == {True}
+    assert {example["question"] for example in kind["examples"]} <= set(QUESTIONS)
+    assert joy["dropped"]["positive"] == {"score on the other side": 1, "its counterpart is not kept": 1}
+
+
+def test_a_run_is_shown_when_the_files_of_its_responses_are_gone(bench):
+    bench.do("kind")
+    (bench.traits / "data" / "kind.jsonl").unlink()
+
+    row = bench.row("kind")
+
+    assert (row["rollouts_done"], row["rollouts_total"]) == (24, None)
+
+
+def take_in_again(bench: Bench, name: str, source: Any) -> list[Any]:
+    """Write a run's rollouts as CSV, and take them in as the responses of another trait."""
+    paths = write_rollout_csv(bench.run, source, bench.traits / "out")
+    bench.write(name, **{path.name: path.read_bytes().decode() for path in paths})
+    return bench.do(name)
+
+
+def test_rollouts_that_go_out_as_csv_and_come_in_again_give_the_same_vector(bench):
+    bench.do("joy")
+
+    failures = take_in_again(bench, "again", load_trait(bench.traits / "joy.yaml"))
+
+    assert failures == []
+    np.testing.assert_allclose(bench.vector("again"), bench.vector("joy"), atol=1e-4)
+    assert (bench.row("again")["kept_positive"], bench.row("again")["judged"]) == (10, 24)
+
+
+def test_labelled_responses_go_out_without_scores_and_come_in_again_as_labelled(bench):
+    bench.do("kind")
+
+    failures = take_in_again(bench, "again", load_trait(bench.traits / "kind.yaml"))
+
+    assert failures == []
+    np.testing.assert_allclose(bench.vector("again"), bench.vector("kind"), atol=1e-4)
+    assert bench.row("again")["judge"] == "given:labels"
+
+
+def test_generated_rollouts_that_come_in_again_are_the_texts_they_were(bench):
+    trait = load_trait(find_traits(Path("nowhere"))["evil"])
+    start_run(bench.run, bench.config, [trait])
+    run_jobs([Job(trait, bench.config, bench.run, STAGES)], Site(("cpu",)), bench.told.append)
+
+    failures = take_in_again(bench, "again", trait)
+
+    held = {
+        (r.polarity, r.prompt, r.response): r for r in bench.run.trait("evil").rollouts() if r.split == "extraction"
+    }
+    read = bench.run.trait("again").rollouts()
+    assert failures == []
+    assert {(r.polarity, r.prompt, r.response) for r in read} == set(held)
+    assert all(r.prompt_tokens == held[r.polarity, r.prompt, r.response].prompt_tokens for r in read)
+    assert {j.score.value for j in bench.run.trait("again").judgements()} == {
+        j.score.value for j in bench.run.trait("evil").judgements()
+    }
