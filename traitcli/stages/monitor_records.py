@@ -123,9 +123,19 @@ def _fault(told: Any) -> str:
         return ""
     if not isinstance(told, dict) or not told.keys() >= {"prompt", "tokens"} or not _scores_of(told):
         return "it lacks tokens or trait_scores"
-    rows = [*_scores_of(told).values(), *told.get("calibrated_scores", {}).values()]
-    rows += [told["seconds"]] if told.get("seconds") else []
-    return "" if {len(row) for row in rows} == {len(told["tokens"])} else "its scores are not one for each token"
+    tokens, calibrated, seconds = told["tokens"], told.get("calibrated_scores") or {}, told.get("seconds") or []
+    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+        return "its tokens are not a list of texts"
+    tables = (_scores_of(told), calibrated, {"seconds": seconds} if seconds else {})
+    if not all(isinstance(table, dict) and all(map(_is_numbers, table.values())) for table in tables):
+        return "its scores are not lists of numbers by trait"
+    rows = [row for table in tables for row in table.values()]
+    return "" if {len(row) for row in rows} == {len(tokens)} else "its scores are not one for each token"
+
+
+def _is_numbers(row: Any) -> bool:
+    """A list of numbers; none stands for one that was not finite."""
+    return isinstance(row, list) and all(value is None or isinstance(value, int | float) for value in row)
 
 
 def _scores_of(told: Mapping[str, Any]) -> Mapping[str, Sequence[float]]:
