@@ -132,8 +132,12 @@ def leave_one_pair_out(build: Labelled, test: Labelled, method: Method) -> Held 
 
 def left_out_directions(build: Labelled, pairs: NDArray[np.int64], method: Method) -> dict[int, Floats]:
     """Pair -> float32 [L+1, H] built from the rollouts of all others; without pairs that leave one class only."""
-    others = {int(pair): build.where(build.pair != pair) for pair in np.unique(pairs)}
-    return {pair: rollouts.direction(method) for pair, rollouts in others.items() if rollouts.two_sided()}
+    made = {}
+    for pair in np.unique(pairs):
+        others = build.where(build.pair != pair)  # a copy, of gigabytes where models are large: one at a time
+        if others.two_sided():
+            made[int(pair)] = others.direction(method)
+    return made
 
 
 def project_left_out(directions: Mapping[int, Floats], test: Labelled) -> Held | None:
