@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -111,10 +112,16 @@ class Terminal:
         self.wait_until(lambda screen: self.sent.count(b"mean") >= drawn + 4)
 
     def resize(self, columns: int, lines: int) -> None:
-        """As a window is resized: its text is wrapped anew, and the command gets SIGWINCH."""
+        """As a window is resized: its text is wrapped anew, and the command gets SIGWINCH.
+
+        The command stands still meanwhile: reading and wrapping take this screen long enough for many frames of the
+        old width, for which no terminal would give it the time.
+        """
+        self.process.send_signal(signal.SIGSTOP)
         self.look(0)
         self.screen.resize(lines, columns)
         self._tell_size()
+        self.process.send_signal(signal.SIGCONT)
 
     def end(self) -> int:
         """The exit code, when the command has ended by itself."""

@@ -113,7 +113,7 @@ def long_record(room: Any) -> dict[str, Any]:
     """Four hundred words, with a pause behind each of three, as `long.json`."""
     words, pace, now = [f" word{index}" for index in range(400)], [], 0.0
     for index in range(len(words)):
-        now += {150: 0.2, 151: 1.0, 250: 0.2, 251: 1.0, 330: 0.2, 331: 1.0}.get(index, 0.002)
+        now += {150: 0.2, 151: 2.0, 250: 0.2, 251: 2.0, 330: 0.2, 331: 2.0}.get(index, 0.002)
         pace.append(now)
     falling = [1.5 - index / 200 for index in range(len(words))]
     scores = {"evil": falling, "refusal": falling}
@@ -125,7 +125,8 @@ def long_record(room: Any) -> dict[str, Any]:
     return record
 
 
-def test_a_window_resized_between_two_frames_holds_each_word_once_and_one_panel(terminals, room, long_record, opened):
+def test_a_window_resized_between_two_frames_holds_each_word_once_and_one_panel(room, long_record, opened):
+    """It comes before models are loaded: this screen must not be a pause behind."""
     opened.append(Terminal(room, "monitor", "--replay", "long.json", size=(100, 24)))
 
     for index, size in ((150, (60, 24)), (250, (90, 30)), (330, (45, 20))):
