@@ -32,6 +32,10 @@ Row = StaticDefaultDict
 """Column -> character."""
 
 
+_BETWEEN_FRAMES = 0.02
+"""Seconds without output that no frame has in its middle."""
+
+
 class Terminal:
     """A command in a terminal; of the environment, an empty variable is none."""
 
@@ -114,9 +118,11 @@ class Terminal:
     def resize(self, columns: int, lines: int) -> None:
         """As a window is resized: its text is wrapped anew, and the command gets SIGWINCH.
 
-        The command stands still meanwhile: reading and wrapping take this screen long enough for many frames of the
-        old width, for which no terminal would give it the time.
+        It happens between two frames, and the command stands still meanwhile: wrapping takes this screen long enough
+        for many more of the old width, for which no terminal would give it the time.
         """
+        while select.select([self._controller], [], [], _BETWEEN_FRAMES)[0]:
+            self.look(0)
         self.process.send_signal(signal.SIGSTOP)
         self.look(0)
         self.screen.resize(lines, columns)

@@ -161,7 +161,10 @@ def _outcome(work: Work, failures: Sequence[TraitFailed]) -> dict[str, Any]:
 
 def _notes(work: Work) -> list[str]:
     """What a reader should know of a run that is smaller than the definitions allow."""
-    asked, notes = work.config.extract, []
+    asked = work.config.extract
+    notes: list[str] = []
+    if all(trait.responses for trait in work.traits):
+        return notes  # nothing is generated or judged
     if "rollouts" in work.stages and asked.questions is not None:
         held_out = "all" if asked.evaluation_questions is None else asked.evaluation_questions
         notes.append(f"reduced set: {asked.questions} extraction and {held_out} evaluation questions a trait")
