@@ -123,6 +123,16 @@ def test_the_numbers_of_a_row_are_those_at_the_layer():
     assert np.mean(found["auroc_pairs"]) == pytest.approx(found["auroc"], abs=1e-4)
 
 
+def test_a_pair_of_which_the_filter_kept_nothing_is_tested_too():
+    build, test = both(1, planted_late)
+
+    found, *_ = measured(build.where(build.pair != 2), test)
+
+    assert len(found["auroc_pairs"]) == 5
+    assert found["evaluation_rollouts"] == len(test.pair)
+    assert found["length_auroc"] is not None
+
+
 def test_norms_are_those_of_the_direction_and_of_the_activations():
     build, test = both(3, planted_late)
 

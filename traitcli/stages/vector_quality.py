@@ -57,7 +57,8 @@ def measure_vector(evidence: Evidence, layer: int | Literal["auto"]) -> dict[str
     """
     build, test = evidence.build, evidence.test
     rows = build.activations.shape[1]
-    directions = left_out_directions(build, build.pair, evidence.method)
+    pairs = build.pair if test is None else np.union1d(build.pair, test.pair)  # the filter may have left none of a pair
+    directions = left_out_directions(build, pairs, evidence.method)
     choosing = project_left_out(directions, build)
     row = pick_row(choosing, rows) if layer == "auto" else layer
     held = project_left_out(directions, test) if test is not None else None
@@ -109,7 +110,7 @@ def _controls(evidence: Evidence, held: Held, row: int) -> dict[str, Any]:
     found, words = measure_auroc(held, row), measure_auroc(held, 0)
     by_length = length_only(evidence.build, evidence.test) if evidence.test else None
     controls = {"words_auroc": _round(words.value), "words_do_as_well": _as_well(words, found, held)}
-    if by_length is None or len(by_length.positive) != len(held.positive):
+    if by_length is None:
         return controls
     length = measure_auroc(by_length, 0)
     return {

@@ -27,6 +27,8 @@ from traitcli.views.tables import (
 )
 
 _BAD = VERDICTS["unusable"]
+_WIDE = 10
+"""From here on an interval is told in whole numbers."""
 
 
 def vectors_table(console: Console, rows: Sequence[Row], verbose: bool = False) -> None:
@@ -71,8 +73,11 @@ def _known(key: str, form: str = "{:.2f}") -> Cell:
 
 def _interval(low: str, high: str, form: str, between: str) -> Cell:
     def cell(row: Row) -> Text:
-        bounds = [row.get(low), row.get(high)]
-        return Text(NONE if None in bounds else between.join(form.format(bound) for bound in bounds))
+        bounds = [row[key] for key in (low, high) if row.get(key) is not None]
+        if len(bounds) < 2:
+            return Text(NONE)
+        short = form if max(map(abs, bounds)) < _WIDE else "{:.0f}"
+        return Text(between.join(short.format(bound) for bound in bounds))
 
     return cell
 
