@@ -170,7 +170,7 @@ def _lines(text: str) -> Iterator[tuple[int, Any]]:
         if line.strip():
             try:
                 yield number, parse_json(line)
-            except (ValueError, RecursionError) as error:
+            except ValueError as error:
                 yield number, error
 
 
@@ -178,7 +178,7 @@ def _items(text: str) -> Iterator[tuple[int, Any]]:
     """The line where each item of a JSON list begins, and its value; or the error in the list."""
     try:
         values = parse_json(text)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         yield getattr(error, "lineno", 1), error
         return
     decoder, at = json.JSONDecoder(), text.index("[")

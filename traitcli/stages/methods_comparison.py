@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -29,9 +28,7 @@ from traitcli.vectors.quality import (
     measure_d,
     project_left_out,
 )
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from traitcli.vectors.verdict import middle_rows
 
 Row = dict[str, Any]
 _BASE = "mean_difference"
@@ -64,11 +61,8 @@ class _Tried:
 
     def __init__(self, build: Labelled, test: Labelled, method: Method, layer: Any) -> None:
         start = time.perf_counter()
-        rows = build.activations.shape[1]
-        inside = slice(math.ceil((rows - 1) * 0.25), math.floor((rows - 1) * 0.75) + 1)
-        self.build, self.layer = build, layer
-        if layer == "auto":
-            self.layer = self._choose(inside, method)
+        self.build = build
+        self.layer: int = self._choose(method) if layer == "auto" else layer
         at_row = build.at(self.layer)
         self.direction = at_row.direction(method)
         self.seconds = time.perf_counter() - start
@@ -78,11 +72,13 @@ class _Tried:
         self.held: Held = held
         self.steady = split_half_cosine(at_row, method)
 
-    def _choose(self, inside: slice, method: Method) -> int:
+    def _choose(self, method: Method) -> int:
         """As `build_vector` does, without the rows that it would not take."""
+        rows = self.build.activations.shape[1]
+        middle = middle_rows(rows)
+        inside = slice(middle.start, middle.stop)
         part = self.build.relabelled(self.build.positive, self.build.activations[:, inside])
         choosing = project_left_out(left_out_directions(part, part.pair, method), part)
-        rows = self.build.activations.shape[1]
         if choosing is None:
             return pick_row(None, rows)
         scores = np.full((len(choosing.positive), rows), 0, np.float32)
@@ -120,17 +116,17 @@ def _row(trait: str, name: str, tried: _Tried, base: _Tried) -> Row:
         "ahead": None if name == _BASE else ahead.value,
         "ahead_error": None if name == _BASE else ahead.error,
         "split_half_cosine": None if tried.steady is None else float(tried.steady[0]),
-        "cosine": float(_cosine_at(tried, base)),
+        "cosine": _cosine_with_base(tried),
         "kept": len(tried.build.positive),
         "evaluation_rollouts": len(tried.held.positive),
         "seconds": tried.seconds,
     }
 
 
-def _cosine_at(tried: _Tried, base: _Tried) -> NDArray[np.float32]:
+def _cosine_with_base(tried: _Tried) -> float:
     """With the difference of means of the same row."""
-    difference: NDArray[np.float32] = cosine(tried.direction, tried.build.at(tried.layer).direction(METHODS[_BASE]))[0]
-    return difference
+    base = tried.build.at(tried.layer).direction(METHODS[_BASE])
+    return float(cosine(tried.direction, base)[0])
 
 
 def _nothing_held_out() -> RunError:

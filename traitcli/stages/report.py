@@ -21,6 +21,7 @@ from traitcli.stages.filtering import Selection, select_rollouts
 from traitcli.stages.inspection import Held, Row, collect_records, question_finder, run_row
 from traitcli.stages.journal import read_commands
 from traitcli.stages.judge_quality import histogram, merge_reasons
+from traitcli.stages.vector_rows import read_position
 from traitcli.vectors.files import read_vector
 
 if TYPE_CHECKING:
@@ -83,8 +84,7 @@ def _vector_sets(run: Run, held: Sequence[Held], config: Config) -> list[Row]:
 def _vector_told(path: Path) -> Row:
     """A vector's header, and row by row its magnitude: ‖v‖ in activation units."""
     vector = read_vector(path)
-    position = vector.quality.get("position", "response_avg")
-    direction = vector.directions[position if position in vector.directions else next(iter(vector.directions))]
+    direction = vector.directions[read_position(vector)]
     magnitudes = [round(float(value), 4) for value in np.linalg.norm(direction, axis=1)]
     told = {"method": vector.method, "versions": vector.provenance.get("versions", {})}
     built = {"filter_settings": vector.provenance.get("filter"), "direction": direction}

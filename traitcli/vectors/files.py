@@ -105,7 +105,7 @@ def read_header(path: Path) -> dict[str, Any]:
     """What a vector file says of itself, without its tensors; raises VectorError when it is not one."""
     try:
         header = parse_json(read_metadata(path).get("traitcli", "null"))
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise _no_vector(path, str(error)) from None
     if not isinstance(header, dict):
         raise _no_vector(path, "traitcli did not write it")

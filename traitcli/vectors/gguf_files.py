@@ -181,7 +181,7 @@ def _told(fields: Mapping[str, Any], origin: Origin) -> tuple[int | None, Origin
     """L+1, and the origin with what traitcli has written of the vector, as far as that makes sense."""
     try:
         about = parse_json(str(fields.get("traitcli", "null")))
-    except (ValueError, RecursionError):
+    except ValueError:
         about = None
     if not isinstance(about, dict):
         return None, origin

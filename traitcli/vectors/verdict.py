@@ -26,6 +26,12 @@ TWIN = 0.8
 """Cosine from which two traits' vectors are hardly two."""
 
 
+def middle_rows(rows: int) -> range:
+    """Those between 25 % and 75 % of the depth of a model with so many rows, row 0 counted."""
+    blocks = rows - 1
+    return range(math.ceil(blocks * 0.25), math.floor(blocks * 0.75) + 1)
+
+
 def choose_row(
     auroc: Sequence[float] | NDArray[np.floating[Any]] | None, error: Sequence[float] | None, rows: int
 ) -> int:
@@ -33,10 +39,9 @@ def choose_row(
 
     `error` is that of each row's AUROC. Without any to go by: the middle.
     """
-    blocks = rows - 1
-    inside = range(math.ceil(blocks * 0.25), math.floor(blocks * 0.75) + 1)
+    inside = middle_rows(rows)
     if auroc is None or error is None or not inside:
-        return blocks // 2 or 1
+        return (rows - 1) // 2 or 1
     best = max(inside, key=lambda row: auroc[row])
     return next(row for row in inside if auroc[row] >= auroc[best] - error[best])
 
