@@ -13,11 +13,12 @@ from typing import Any
 import torch
 
 from traitcli.config import EMBEDDED, ModelConfig
-from traitcli.models.load import LoadedModel, load_model
+from traitcli.models.load import load_model
+from traitcli.models.loaded import LoadedModel
 from traitcli.models.prompts import encode_response, persona_messages, render
-from traitcli.models.texts import Text
+from traitcli.models.read_texts import Text
 from traitcli.records import Trait
-from traitcli.traits import find_traits, load_trait
+from traitcli.traits.definitions import find_traits, load_trait
 
 Ids = tuple[int, ...]
 
@@ -32,7 +33,9 @@ def as_transformers_loads(loaded: LoadedModel) -> Any:
     """The same weights, without anything that traitcli does to a model."""
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(loaded.model.name_or_path, dtype=torch.float32).eval()
+    return AutoModelForCausalLM.from_pretrained(
+        loaded.model.name_or_path, dtype=torch.float32
+    ).eval()
 
 
 def built_in_traits() -> list[Trait]:
@@ -52,7 +55,9 @@ def find_prompts(loaded: LoadedModel, count: int) -> list[Ids]:
     return [
         render(
             loaded.tokenizer,
-            persona_messages(trait.persona(polarity, pair), trait.question("extraction", question), "user"),
+            persona_messages(
+                trait.persona(polarity, pair), trait.question("extraction", question), "user"
+            ),
         ).ids
         for polarity, pair, question in asked[:count]
     ]
@@ -61,8 +66,12 @@ def find_prompts(loaded: LoadedModel, count: int) -> list[Ids]:
 def make_conversations(count: int) -> list[tuple[str, str]]:
     """The questions of all traits without a persona, answered with their instructions' words."""
     traits = built_in_traits()
-    questions = [question for trait in traits for question in (*trait.questions, *trait.evaluation_questions)]
-    said = [text for trait in traits for pair in trait.pairs for text in (pair.positive, pair.negative)]
+    questions = [
+        question for trait in traits for question in (*trait.questions, *trait.evaluation_questions)
+    ]
+    said = [
+        text for trait in traits for pair in trait.pairs for text in (pair.positive, pair.negative)
+    ]
     # One answer less, so that no question meets the same answer again.
     return list(islice(zip(cycle(questions), cycle(said[:-1]), strict=False), count))
 

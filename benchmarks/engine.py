@@ -28,15 +28,21 @@ from typing import Any
 
 import torch
 
-from benchmarks.case import Ids, as_transformers_loads, find_prompts, load_embedded, make_transcripts
+from benchmarks.case import (
+    Ids,
+    as_transformers_loads,
+    find_prompts,
+    load_embedded,
+    make_transcripts,
+)
 from benchmarks.memory import measure_memory
 from benchmarks.peers import Row, measure
 from benchmarks.reading import measure_monitor, measure_texts, read_packed
 from traitcli.config import SamplingConfig
 from traitcli.generation.batch_size import BatchSize
 from traitcli.generation.decode import generate
-from traitcli.generation.steps import Request
-from traitcli.models.load import LoadedModel
+from traitcli.generation.request import Request
+from traitcli.models.loaded import LoadedModel
 
 Table = dict[str, tuple[float, str]]
 """Measure -> what was found, and what was wanted."""
@@ -68,14 +74,18 @@ class Case:
 
     def cut(self, tokens: Sequence[int]) -> Ids:
         """An answer up to its end."""
-        end = next((i for i, token in enumerate(tokens) if token in self.loaded.stop_ids), len(tokens))
+        end = next(
+            (i for i, token in enumerate(tokens) if token in self.loaded.stop_ids), len(tokens)
+        )
         return tuple(tokens[:end])
 
     def options(self) -> dict[str, Any]:
         """The same for transformers."""
         drawn = {"do_sample": True, "temperature": self.sampling.temperature, "top_k": 0}
         greedy = {"do_sample": False}
-        return {"max_new_tokens": self.sampling.max_new_tokens} | (drawn if self.sampling.temperature else greedy)
+        return {"max_new_tokens": self.sampling.max_new_tokens} | (
+            drawn if self.sampling.temperature else greedy
+        )
 
 
 def ours(case: Case) -> Made:
@@ -84,7 +94,9 @@ def ours(case: Case) -> Made:
     made = dict(generate(case.loaded, requests, case.sampling, BatchSize(len(requests))))
     seconds = time.perf_counter() - start
     ordered = [made[index] for index in range(len(requests))]
-    means = [one.activations["response_avg"] if one.activations else torch.zeros(0) for one in ordered]
+    means = [
+        one.activations["response_avg"] if one.activations else torch.zeros(0) for one in ordered
+    ]
     return Made([one.ids for one in ordered], means, seconds)
 
 
@@ -106,7 +118,9 @@ def reference(case: Case) -> Made:
     means = []
     for prompt, answer in zip(case.prompts, answers, strict=True):
         output = case.plain(torch.tensor([[*prompt, *answer]]), output_hidden_states=True)
-        means.append(torch.stack([states[0, len(prompt) :].mean(0) for states in output.hidden_states]))
+        means.append(
+            torch.stack([states[0, len(prompt) :].mean(0) for states in output.hidden_states])
+        )
     return Made(answers, means, time.perf_counter() - start)
 
 
@@ -115,7 +129,9 @@ def continuous(case: Case) -> Made:
 
     start = time.perf_counter()
     config = GenerationConfig(**case.options(), eos_token_id=sorted(case.loaded.stop_ids))
-    settings = ContinuousBatchingConfig(num_blocks=2048, max_batch_tokens=1024, page_size=16)  # the best of several
+    settings = ContinuousBatchingConfig(
+        num_blocks=2048, max_batch_tokens=1024, page_size=16
+    )  # the best of several
     found = case.plain.generate_batch(
         inputs=[list(ids) for ids in case.prompts],
         generation_config=config,
@@ -123,19 +139,25 @@ def continuous(case: Case) -> Made:
         progress_bar=False,
     )
     by_prompt = sorted(found.values(), key=lambda one: int(one.request_id.rpartition("_")[2]))
-    return Made([case.cut(one.generated_tokens) for one in by_prompt], None, time.perf_counter() - start)
+    return Made(
+        [case.cut(one.generated_tokens) for one in by_prompt], None, time.perf_counter() - start
+    )
 
 
 class Products:
     """The linear layers alone, on batches of as many rows as a run has fed them."""
 
     def __init__(self, loaded: LoadedModel) -> None:
-        self._layers = [module for module in loaded.model.modules() if isinstance(module, torch.nn.Linear)]
+        self._layers = [
+            module for module in loaded.model.modules() if isinstance(module, torch.nn.Linear)
+        ]
         self.fed: list[list[int]] = [[] for _ in self._layers]
 
     def watch(self, run: Callable[[], Made]) -> None:
         hooks = [
-            layer.register_forward_pre_hook(lambda _, args, fed=fed: fed.append(args[0].numel() // args[0].shape[-1]))
+            layer.register_forward_pre_hook(
+                lambda _, args, fed=fed: fed.append(args[0].numel() // args[0].shape[-1])
+            )
             for layer, fed in zip(self._layers, self.fed, strict=True)
         ]
         run()
@@ -172,7 +194,10 @@ def take_turns(ways: dict[str, Callable[[], Made]], rounds: int) -> dict[str, li
         for name, way in ways.items():
             made[name].append(way())
             last = made[name][-1]
-            print(f"round {turn + 1}, {name}: {last.rate:.0f} tokens/s, {last.seconds:.1f} s", file=sys.stderr)
+            print(
+                f"round {turn + 1}, {name}: {last.rate:.0f} tokens/s, {last.seconds:.1f} s",
+                file=sys.stderr,
+            )
     return made
 
 
@@ -180,10 +205,14 @@ def rate(made: Sequence[Made]) -> float:
     return statistics.median(one.rate for one in made)
 
 
-def measure_generation(loaded: LoadedModel, plain_model: Any, asked: argparse.Namespace) -> tuple[Table, Rates]:
+def measure_generation(
+    loaded: LoadedModel, plain_model: Any, asked: argparse.Namespace
+) -> tuple[Table, Rates]:
     """The rows on decoding, and every way's tokens a second."""
     prompts = find_prompts(loaded, asked.prompts)
-    greedy = Case(loaded, plain_model, prompts, SamplingConfig(temperature=0, max_new_tokens=asked.tokens))
+    greedy = Case(
+        loaded, plain_model, prompts, SamplingConfig(temperature=0, max_new_tokens=asked.tokens)
+    )
     often = [ids for ids in prompts[:10] for _ in range(10)]
     repeats = Case(loaded, plain_model, often, SamplingConfig(max_new_tokens=asked.tokens))
     sizes = (50, 100)
@@ -191,18 +220,26 @@ def measure_generation(loaded: LoadedModel, plain_model: Any, asked: argparse.Na
         {"traitcli": lambda: ours(greedy), "reference": lambda: reference(greedy)}
         | {f"generate at {size}": lambda size=size: plain(greedy, size) for size in sizes}
         | {"generate_batch": lambda: continuous(greedy)}
-        | {"traitcli, repeats": lambda: ours(repeats), "reference, repeats": lambda: reference(repeats)},
+        | {
+            "traitcli, repeats": lambda: ours(repeats),
+            "reference, repeats": lambda: reference(repeats),
+        },
         asked.rounds,
     )
     products = Products(loaded)
     products.watch(lambda: ours(greedy))
-    share = statistics.median(products.seconds() / ours(greedy).seconds for _ in range(asked.rounds))
+    share = statistics.median(
+        products.seconds() / ours(greedy).seconds for _ in range(asked.rounds)
+    )
     mine, mine_often = rate(made["traitcli"]), rate(made["traitcli, repeats"])
     best = max(rate(made[f"generate at {size}"]) for size in sizes)
     cosine = float(vector_cosines(made["traitcli"][0], made["reference"][0]).min())
     table: Table = {
         "÷ reference procedure": (mine / rate(made["reference"]), "≥ 4"),
-        "÷ reference, 10 repeats of 10 prompts": (mine_often / rate(made["reference, repeats"]), "≥ 5"),
+        "÷ reference, 10 repeats of 10 prompts": (
+            mine_often / rate(made["reference, repeats"]),
+            "≥ 5",
+        ),
         "÷ generate, no capture": (mine / best, "≥ 1.3"),
         "÷ generate_batch, no capture": (mine / rate(made["generate_batch"]), "≥ 2"),
         "matrix products ÷ whole": (share, "≥ 0.6"),
@@ -227,7 +264,10 @@ def measure_peers(loaded: LoadedModel) -> list[Row]:
     read_packed(loaded, texts)
     mine = Row("traitcli", time.perf_counter() - start, 64)
     listed = [(list(text.prompt), list(text.response)) for text in texts]
-    return [mine, *measure(listed, Path(loaded.model.name_or_path), Path("runs/peers").absolute(), 1)]
+    return [
+        mine,
+        *measure(listed, Path(loaded.model.name_or_path), Path("runs/peers").absolute(), 1),
+    ]
 
 
 def measure_rest(loaded: LoadedModel, plain_model: Any, asked: argparse.Namespace) -> Table:
@@ -239,7 +279,10 @@ def measure_rest(loaded: LoadedModel, plain_model: Any, asked: argparse.Namespac
         f"{asked.texts} finished texts ÷ one by one": (times, "≥ 1.7"),
         "least cosine of their means": (cosine, "≥ 0.9999"),
         "monitor, 8 traits ÷ generate, streamed": (watched, "≥ 1.0"),
-        "answers of 100 alike at sizes 1, 7, 64": (measure_identity(loaded, asked.tokens // 2), "≥ 99"),
+        "answers of 100 alike at sizes 1, 7, 64": (
+            measure_identity(loaded, asked.tokens // 2),
+            "≥ 99",
+        ),
         f"peak memory, 1000 rollouts ÷ 100 ({few / 2**20:.0f} MiB)": (many / few, "≤ 1.05"),
     }
 
@@ -251,7 +294,11 @@ def main() -> int:
     options.add_argument("--prompts", type=int, default=100)
     options.add_argument("--tokens", type=int, default=64)
     options.add_argument("--texts", type=int, default=1000)
-    options.add_argument("--no-peers", action="store_true", help="leave out other libraries, which are installed first")
+    options.add_argument(
+        "--no-peers",
+        action="store_true",
+        help="leave out other libraries, which are installed first",
+    )
     options.add_argument("--out", type=Path, default=Path("runs/bench.json"))
     asked = options.parse_args()
 

@@ -33,8 +33,8 @@ from openai import APIError, AsyncOpenAI
 from benchmarks.moody_server import Mood, MoodyServer, expected
 from traitcli.config import OpenAIConfig
 from traitcli.judging import Answer
-from traitcli.judging.openai import OpenAIJudge
-from traitcli.judging.retry import DELAYS
+from traitcli.judging.openai.judge import OpenAIJudge
+from traitcli.judging.openai.retry import DELAYS
 from traitcli.records import Contrast, Judgement, Trait
 
 TIMEOUT = 60.0
@@ -105,7 +105,9 @@ def knowing(judgements: int, mood: Mood) -> float:
     return end
 
 
-def measure(way: Callable[[str, list[Answer]], Judged], answers: list[Answer], mood: Mood) -> dict[str, Any]:
+def measure(
+    way: Callable[[str, list[Answer]], Judged], answers: list[Answer], mood: Mood
+) -> dict[str, Any]:
     """Seconds from the first question to the last score, with what came of it and what the server saw."""
     with MoodyServer(mood) as server:
         start = time.monotonic()
@@ -126,7 +128,10 @@ def main() -> int:
     asked = options.parse_args()
 
     mood = Mood()
-    answers = [Answer(str(i), "positive", 0, "Why?", f"This is answer {i}") for i in range(asked.judgements)]
+    answers = [
+        Answer(str(i), "positive", 0, "Why?", f"This is answer {i}")
+        for i in range(asked.judgements)
+    ]
     ways = {"traitcli": ours, "semaphore": lambda url, some: naive(url, some, mood.places)}
     measured: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
     for seed in range(asked.rounds):
@@ -137,11 +142,15 @@ def main() -> int:
             print(f"round {seed + 1}, {name}: {result['seconds']:.2f} s, {told}", file=sys.stderr)
     ideals = {
         "places": asked.judgements * mood.seconds / mood.places,
-        "knowing": statistics.median(knowing(asked.judgements, replace(mood, seed=seed)) for seed in range(101)),
+        "knowing": statistics.median(
+            knowing(asked.judgements, replace(mood, seed=seed)) for seed in range(101)
+        ),
     }
     show(measured, ideals)
     asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(json.dumps({"ideals": ideals, "mood": asdict(mood), "measured": measured}, indent=1))
+    asked.out.write_text(
+        json.dumps({"ideals": ideals, "mood": asdict(mood), "measured": measured}, indent=1)
+    )
     return 0
 
 

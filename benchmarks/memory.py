@@ -20,7 +20,7 @@ from benchmarks.case import find_prompts, load_embedded
 from traitcli.config import SamplingConfig
 from traitcli.generation.batch_size import BatchSize
 from traitcli.generation.decode import generate
-from traitcli.generation.steps import Request
+from traitcli.generation.request import Request
 
 _TOGETHER = 100
 
@@ -66,8 +66,18 @@ def measure_memory(tokens: int, few: int = 100, many: int = 1000) -> tuple[int, 
     """Peak bytes above the model's with few rollouts and with many, each in a process of its own."""
 
     def ask(rollouts: int) -> int:
-        command = [sys.executable, "-m", "benchmarks.memory", "--rollouts", str(rollouts), "--tokens", str(tokens)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.memory",
+            "--rollouts",
+            str(rollouts),
+            "--tokens",
+            str(tokens),
+        ]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
+        )
         return int(done.stdout)
 
     return ask(few), ask(many)

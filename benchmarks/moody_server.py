@@ -49,7 +49,10 @@ class MoodyServer:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._process.terminate()
         self._process.join()
@@ -69,7 +72,9 @@ class _Endpoint:
         self._answered: Counter[int] = Counter()
 
     def stats(self) -> dict[str, Any]:
-        return dict(self.counts) | {"answered twice": sum(count - 1 for count in self._answered.values())}
+        return dict(self.counts) | {
+            "answered twice": sum(count - 1 for count in self._answered.values())
+        }
 
     async def connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -82,10 +87,14 @@ class _Endpoint:
         finally:
             writer.close()
 
-    async def _reply(self, body: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _reply(
+        self, body: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         fate = self._random.random()
         if fate < self._mood.refused or self._busy >= self._mood.places:
-            self.counts["refused at random" if fate < self._mood.refused else "refused because full"] += 1
+            self.counts[
+                "refused at random" if fate < self._mood.refused else "refused because full"
+            ] += 1
             error = {"error": {"message": "slow down", "type": "rate_limit"}}
             await _send(writer, 429, error, f"Retry-After: {self._mood.retry_after}\r\n")
             return
@@ -125,11 +134,24 @@ def completion(prompt: str) -> dict[str, Any]:
         "finish_reason": "length",
         "logprobs": {"content": [alternatives[0] | {"top_logprobs": alternatives}]},
     }
-    usage = {"prompt_tokens": len(prompt) // 4, "completion_tokens": 1, "total_tokens": len(prompt) // 4 + 1}
-    return {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
+    usage = {
+        "prompt_tokens": len(prompt) // 4,
+        "completion_tokens": 1,
+        "total_tokens": len(prompt) // 4 + 1,
+    }
+    return {
+        "id": "x",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "m",
+        "choices": [choice],
+        "usage": usage,
+    }
 
 
-async def _send(writer: asyncio.StreamWriter, status: int, content: dict[str, Any], headers: str = "") -> None:
+async def _send(
+    writer: asyncio.StreamWriter, status: int, content: dict[str, Any], headers: str = ""
+) -> None:
     data = json.dumps(content).encode()
     head = f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\n{headers}Content-Length: {len(data)}\r\n\r\n"
     writer.write(head.encode() + data)

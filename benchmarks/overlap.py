@@ -32,11 +32,23 @@ def timed(folder: Path, command: str, run: str, *more: str) -> float:
     """Seconds that a command of the product takes."""
     start = time.monotonic()
     subprocess.run(
-        [sys.executable, "-m", "traitcli", command, *TRAITS, "-c", "bench.yaml", "--run", run, *more],
+        [
+            sys.executable,
+            "-m",
+            "traitcli",
+            command,
+            *TRAITS,
+            "-c",
+            "bench.yaml",
+            "--run",
+            run,
+            *more,
+        ],
         cwd=folder,
         check=True,
         stderr=subprocess.DEVNULL,
-        env=os.environ | {"OPENAI_API_KEY": "none", "NO_PROXY": "127.0.0.1", "OMP_NUM_THREADS": "1"},
+        env=os.environ
+        | {"OPENAI_API_KEY": "none", "NO_PROXY": "127.0.0.1", "OMP_NUM_THREADS": "1"},
     )
     return time.monotonic() - start
 
@@ -44,7 +56,9 @@ def timed(folder: Path, command: str, run: str, *more: str) -> float:
 def main() -> int:
     """Print and keep the three times, and the ratio of both together to the longer one alone."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--seconds", type=float, default=2.0, help="that the server takes to answer")
+    options.add_argument(
+        "--seconds", type=float, default=2.0, help="that the server takes to answer"
+    )
     options.add_argument("--places", type=int, default=4, help="requests that it takes at a time")
     options.add_argument("--out", type=Path, default=Path("runs/bench-overlap.json"))
     asked = options.parse_args()

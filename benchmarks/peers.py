@@ -44,7 +44,9 @@ class Row:
     def __str__(self) -> str:
         found = f"{self.seconds:7.2f} s  batch {self.batch_size:2}" if self.seconds else "failed"
         found += f"  {self.least_cosine:.7f}" if self.least_cosine else ""
-        return "  ".join(part for part in (f"{self.name:17}", found, self.versions, self.note) if part)
+        return "  ".join(
+            part for part in (f"{self.name:17}", found, self.versions, self.note) if part
+        )
 
 
 def load(folder: str) -> Any:
@@ -54,7 +56,9 @@ def load(folder: str) -> Any:
     if transformers.__version__.startswith("4."):
         written = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
         config.rope_theta = written["rope_parameters"]["rope_theta"]
-    return transformers.AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32).eval()
+    return transformers.AutoModelForCausalLM.from_pretrained(
+        folder, config=config, dtype=torch.float32
+    ).eval()
 
 
 def whole(batch: list[Text]) -> dict[str, Any]:
@@ -77,18 +81,28 @@ def response_means(states: Sequence[Any], batch: list[Text]) -> list[Any]:
 def plain_transformers(folder: str) -> Recorder:
     """What is compared with: a forward pass with output_hidden_states=True."""
     model = load(folder)
-    return lambda batch: response_means(model(**whole(batch), output_hidden_states=True).hidden_states, batch)
+    return lambda batch: response_means(
+        model(**whole(batch), output_hidden_states=True).hidden_states, batch
+    )
 
 
 def steering_vectors(folder: str) -> Recorder:
     """record_activations, with a layer matcher of our own for the rows beside the decoder blocks."""
     library = import_module("steering_vectors")
     model = load(folder)
-    names = ["model.embed_tokens", *(f"model.layers.{i}" for i in range(len(model.model.layers) - 1)), "model.norm"]
-    matcher = {"decoder_block": lambda _, number: names[number] if number < len(names) else "no such layer"}
+    names = [
+        "model.embed_tokens",
+        *(f"model.layers.{i}" for i in range(len(model.model.layers) - 1)),
+        "model.norm",
+    ]
+    matcher = {
+        "decoder_block": lambda _, number: names[number] if number < len(names) else "no such layer"
+    }
 
     def record(batch: list[Text]) -> list[Any]:
-        with library.record_activations(model, layer_config=matcher, clone_activations=False) as recorded:
+        with library.record_activations(
+            model, layer_config=matcher, clone_activations=False
+        ) as recorded:
             model(**whole(batch), logits_to_keep=1)
         return response_means([recorded[number][0] for number in range(len(names))], batch)
 
@@ -100,10 +114,14 @@ def repeng(folder: str) -> Recorder:
     torch, encoding = import_module("torch"), import_module("transformers").BatchEncoding
     get_hiddens = import_module("repeng.extract").batched_get_hiddens
     model = load(folder)
-    layers = range(model.config.num_hidden_layers)  # from the first block's output to the final norm's
+    layers = range(
+        model.config.num_hidden_layers
+    )  # from the first block's output to the final norm's
 
     def record(batch: list[Text]) -> list[Any]:
-        hiddens = get_hiddens(model, lambda part, **_: encoding(whole(part)), batch, layers, len(batch))
+        hiddens = get_hiddens(
+            model, lambda part, **_: encoding(whole(part)), batch, layers, len(batch)
+        )
         return list(torch.stack([torch.from_numpy(hiddens[layer]) for layer in layers], 1))
 
     return record
@@ -118,7 +136,11 @@ def nnsight(folder: str) -> Recorder:
     def record(batch: list[Text]) -> list[Any]:
         with model.trace(whole(batch)) as tracer:
             body = model.model  # its parts have to be named in the order in which they run
-            states = [body.embed_tokens.output, *[layer.output for layer in body.layers[:-1]], body.norm.output]
+            states = [
+                body.embed_tokens.output,
+                *[layer.output for layer in body.layers[:-1]],
+                body.norm.output,
+            ]
             means = library.save(response_means(states, batch))
             tracer.stop()
         return list(means)
@@ -135,7 +157,9 @@ def transformer_lens(folder: str) -> Recorder:
 
     def record(batch: list[Text]) -> list[Any]:
         ids, mask = whole(batch).values()
-        _, cache = bridge.run_with_cache(ids, attention_mask=mask, names_filter=names, return_type=None)
+        _, cache = bridge.run_with_cache(
+            ids, attention_mask=mask, names_filter=names, return_type=None
+        )
         return response_means([cache[name] for name in names], batch)
 
     return record
@@ -148,7 +172,9 @@ RECORDERS: dict[str, Callable[[str], Recorder]] = {
     "nnsight": nnsight,
     "transformer-lens": transformer_lens,
 }
-LAST_TOKEN_ONLY = {"repeng": "gives the last token only, and is compared with that; no embedding row"}
+LAST_TOKEN_ONLY = {
+    "repeng": "gives the last token only, and is compared with that; no embedding row"
+}
 
 
 def inside(name: str, texts: list[Text], folder: str) -> dict[str, Any]:
@@ -161,18 +187,24 @@ def inside(name: str, texts: list[Text], folder: str) -> dict[str, Any]:
         for size in SIZES:
             record(texts[:2])
             start = time.perf_counter()
-            made = [one for at in range(0, len(texts), size) for one in record(texts[at : at + size])]
+            made = [
+                one for at in range(0, len(texts), size) for one in record(texts[at : at + size])
+            ]
             seconds[size] = time.perf_counter() - start
             first.append(made[0].tolist())
         last = record([(texts[0][0] + texts[0][1][:-1], texts[0][1][-1:])])[0].tolist()
-    versions = ", ".join(f"{one} {version(one)}" for one in dict.fromkeys([name, "torch", "transformers"]))
+    versions = ", ".join(
+        f"{one} {version(one)}" for one in dict.fromkeys([name, "torch", "transformers"])
+    )
     return {"seconds": seconds, "first": first, "last": last, "versions": versions}
 
 
 def run(*command: str | Path) -> str:
     """What a command prints; RuntimeError with the end of its complaint if it fails."""
     settings = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(command, capture_output=True, text=True, env=settings, timeout=1800, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=settings, timeout=1800, check=False
+    )
     if done.returncode != 0:
         raise RuntimeError("".join(done.stderr.strip().splitlines()[-1:]) or "no message")
     return done.stdout
@@ -203,7 +235,9 @@ def cosine(one: list[float], other: list[float]) -> float:
 
 def to_row(name: str, found: list[dict[str, Any]], base: dict[str, Any]) -> Row:
     """The fastest of all rounds and batch sizes, and the least cosine; rows are matched from the last one."""
-    seconds, size = min((float(took), int(size)) for one in found for size, took in one["seconds"].items())
+    seconds, size = min(
+        (float(took), int(size)) for one in found for size, took in one["seconds"].items()
+    )
     wanted = base["last"] if name in LAST_TOKEN_ONLY else base["first"][0]
     given = [zip(rows[::-1], wanted[::-1], strict=False) for one in found for rows in one["first"]]
     least = min(cosine(*pair) for pairs in given for pair in pairs)
@@ -214,19 +248,34 @@ def measure(texts: Sequence[Text], model: Path, home: Path, rounds: int = 2) -> 
     """A row for transformers, in this environment, and one for each library, in its own under home."""
     home.mkdir(parents=True, exist_ok=True)
     listed = home / "texts.json"
-    listed.write_text(json.dumps([[list(prompt), list(response)] for prompt, response in texts]), encoding="utf-8")
+    listed.write_text(
+        json.dumps([[list(prompt), list(response)] for prompt, response in texts]), encoding="utf-8"
+    )
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in RECORDERS}
     failed: dict[str, str] = {}
     for name in list(RECORDERS) * rounds:
         try:
-            said = run(environment(name, home), "-P", __file__, "--inside", name, "--texts", listed, "--model", model)
+            said = run(
+                environment(name, home),
+                "-P",
+                __file__,
+                "--inside",
+                name,
+                "--texts",
+                listed,
+                "--model",
+                model,
+            )
             found[name].append(json.loads(said.splitlines()[-1]))
         except (RuntimeError, OSError, ValueError, subprocess.SubprocessError) as error:
             if name == BASELINE:
                 raise
             failed[name] = str(error)[:200]
     base = found[BASELINE][0]
-    return [to_row(name, found[name], base) if found[name] else Row(name, note=failed[name]) for name in RECORDERS]
+    return [
+        to_row(name, found[name], base) if found[name] else Row(name, note=failed[name])
+        for name in RECORDERS
+    ]
 
 
 def main() -> int:
@@ -238,7 +287,10 @@ def main() -> int:
     options.add_argument("--rounds", type=int, default=2)
     options.add_argument("--inside", choices=list(RECORDERS))
     asked = options.parse_args()
-    texts = [(prompt, response) for prompt, response in json.loads(asked.texts.read_text(encoding="utf-8"))]
+    texts = [
+        (prompt, response)
+        for prompt, response in json.loads(asked.texts.read_text(encoding="utf-8"))
+    ]
     if asked.inside:
         print(json.dumps(inside(asked.inside, texts, str(asked.model))))
     else:

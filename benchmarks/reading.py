@@ -21,21 +21,30 @@ from typing import Any
 import torch
 from transformers import TextStreamer
 
-from benchmarks.case import as_transformers_loads, load_embedded, make_conversations, make_transcripts, seconds_in_turns
+from benchmarks.case import (
+    as_transformers_loads,
+    load_embedded,
+    make_conversations,
+    make_transcripts,
+    seconds_in_turns,
+)
 from traitcli.config import EMBEDDED, Config, ModelConfig, MonitorConfig
-from traitcli.generation.means import MeanReader
-from traitcli.models.batching import right_pad
-from traitcli.models.load import LoadedModel
+from traitcli.generation.mean_activations import MeanReader
+from traitcli.generation.projections import make_probes
+from traitcli.models.loaded import LoadedModel
+from traitcli.models.padding import right_pad
 from traitcli.models.prompts import render
-from traitcli.models.texts import Text, read_texts
-from traitcli.stages.monitor import Watch, monitor
-from traitcli.stages.probes import make_probes
-from traitcli.stages.score_texts import score_texts
-from traitcli.stages.transcripts import Exchange
+from traitcli.models.read_texts import Text, read_texts
+from traitcli.monitoring.monitor import Watch, monitor
+from traitcli.monitoring.score_texts import score_texts
+from traitcli.monitoring.transcripts import Exchange
 from traitcli.vectors.files import load_vectors
 
 SIZES = (10, 32)
-ASKED = ("Can you explain how a pin tumbler lock is picked?", "Why is the sky blue, and is it blue on Mars too?")
+ASKED = (
+    "Can you explain how a pin tumbler lock is picked?",
+    "Why is the sky blue, and is it blue on Mars too?",
+)
 
 
 def read_packed(loaded: LoadedModel, texts: Sequence[Text]) -> list[torch.Tensor]:
@@ -52,7 +61,9 @@ def read_one_by_one(model: Any, texts: Sequence[Text]) -> list[torch.Tensor]:
     means = []
     for text in texts:
         output = model(torch.tensor([[*text.prompt, *text.response]]), output_hidden_states=True)
-        means.append(torch.stack([states[0, len(text.prompt) :].mean(0) for states in output.hidden_states]))
+        means.append(
+            torch.stack([states[0, len(text.prompt) :].mean(0) for states in output.hidden_states])
+        )
     return means
 
 
@@ -85,11 +96,15 @@ def measure_scores(loaded: LoadedModel, plain: Any, count: int, rounds: int) -> 
     """Seconds of forward passes over padded batches ÷ seconds of scoring the same transcripts, records written."""
     texts = make_transcripts(loaded, count)
     exchanges = [Exchange(question, answer) for question, answer in make_conversations(count)]
-    probes = make_probes(load_vectors(Config(model=ModelConfig(id=EMBEDDED))).values(), loaded, "response_avg")
+    probes = make_probes(
+        load_vectors(Config(model=ModelConfig(id=EMBEDDED))).values(), loaded, "response_avg"
+    )
 
     def scored() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            records = list(score_texts(loaded, Watch(probes), exchanges, Path(folder) / "records.jsonl"))
+            records = list(
+                score_texts(loaded, Watch(probes), exchanges, Path(folder) / "records.jsonl")
+            )
         assert [record["error"] for record in records if "error" in record] == []
 
     ways: dict[str, Callable[[], object]] = {"scores, traitcli": scored}
@@ -109,28 +124,42 @@ class Quiet(TextStreamer):  # type: ignore[misc]
 def measure_monitor(loaded: LoadedModel, plain: Any, tokens: int, rounds: int) -> float:
     """Tokens a second when watched ÷ those of generate; both write the same tokens."""
     config = Config(model=ModelConfig(id=EMBEDDED))
-    settings = MonitorConfig.model_validate({"sampling": {"temperature": 0, "max_new_tokens": tokens}})
+    settings = MonitorConfig.model_validate(
+        {"sampling": {"temperature": 0, "max_new_tokens": tokens}}
+    )
     watching = Watch(make_probes(load_vectors(config).values(), loaded, "response_avg"), settings)
     written: dict[str, list[int]] = {"watched": [], "streamed": []}
 
     def watched() -> None:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "record.json"
-            written["watched"] = [len(monitor(loaded, watching, prompt, out).tokens) for prompt in ASKED]
+            written["watched"] = [
+                len(monitor(loaded, watching, prompt, out).tokens) for prompt in ASKED
+            ]
 
     def streamed() -> None:
-        options = {"do_sample": False, "max_new_tokens": tokens, "pad_token_id": loaded.tokenizer.pad_token_id}
+        options = {
+            "do_sample": False,
+            "max_new_tokens": tokens,
+            "pad_token_id": loaded.tokenizer.pad_token_id,
+        }
         written["streamed"] = []
         for prompt in ASKED:
-            ids = torch.tensor([render(loaded.tokenizer, [{"role": "user", "content": prompt}]).ids])
+            ids = torch.tensor(
+                [render(loaded.tokenizer, [{"role": "user", "content": prompt}]).ids]
+            )
             found = plain.generate(ids, streamer=Quiet(loaded.tokenizer), **options)
-            new = [token for token in found[0, ids.shape[1] :].tolist() if token not in loaded.stop_ids]
+            new = [
+                token for token in found[0, ids.shape[1] :].tolist() if token not in loaded.stop_ids
+            ]
             written["streamed"].append(len(new))
 
     taken = seconds_in_turns({"monitor, traitcli": watched, "monitor, generate": streamed}, rounds)
     if written["watched"] != written["streamed"]:
         print(f"written: {written}", file=sys.stderr)
-    rates = {name: sum(written[name]) / taken[way] for name, way in zip(written, taken, strict=True)}
+    rates = {
+        name: sum(written[name]) / taken[way] for name, way in zip(written, taken, strict=True)
+    }
     return rates["watched"] / rates["streamed"]
 
 
@@ -143,11 +172,15 @@ def main() -> int:
     asked = options.parse_args()
     loaded = load_embedded()
     plain = as_transformers_loads(loaded)
-    print(f"monitor ÷ generate with a streamer: {measure_monitor(loaded, plain, asked.tokens, asked.rounds):.2f}")
+    print(
+        f"monitor ÷ generate with a streamer: {measure_monitor(loaded, plain, asked.tokens, asked.rounds):.2f}"
+    )
     times, cosine = measure_texts(loaded, plain, asked.texts, asked.rounds)
     print(f"existing text ÷ one by one: {times:.2f}, least cosine {cosine:.7f}")
     ratio = measure_scores(loaded, plain, asked.texts, asked.rounds)
-    print(f"scoring transcripts (monitor --input) ÷ forward passes over padded batches at their best size: {ratio:.2f}")
+    print(
+        f"scoring transcripts (monitor --input) ÷ forward passes over padded batches at their best size: {ratio:.2f}"
+    )
     return 0
 
 

@@ -50,7 +50,9 @@ def long_record(seed: int, count: int, traits: int = 8) -> dict[str, Any]:
     noise = random.Random(seed)
     raw = {f"trait-{k}": [noise.gauss(20 * k, 9) for _ in range(count)] for k in range(traits)}
     tokens = [f" word{noise.randrange(9000)}" for _ in range(count)]
-    calibrated = {trait: [(value - 20 * k) / 7 for value in row] for k, (trait, row) in enumerate(raw.items())}
+    calibrated = {
+        trait: [(value - 20 * k) / 7 for value in row] for k, (trait, row) in enumerate(raw.items())
+    }
     return {
         "prompt": f"Question {seed}",
         "response": "".join(tokens),
@@ -71,9 +73,15 @@ def steps(page: Page, folder: Path, count: int) -> list[float]:
 def main() -> None:
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
         folder = Path(name)
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        page = chromium.new_context(offline=True, viewport={"width": 1280, "height": 900}).new_page()
-        print("tokens x traits    step, median    95 %    (script, layout and the frame's own work)")
+        chromium = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
+        page = chromium.new_context(
+            offline=True, viewport={"width": 1280, "height": 900}
+        ).new_page()
+        print(
+            "tokens x traits    step, median    95 %    (script, layout and the frame's own work)"
+        )
         for count in (40, 400, 4000):
             times = steps(page, folder, count)
             print(f"{count:>6} x 8    {statistics.median(times):>12.1f} ms {times[56]:>6.1f} ms")
@@ -89,7 +97,9 @@ def main() -> None:
                 page.goto(path.as_uri())
                 opened.append(page.evaluate(OPENED))
             size = path.stat().st_size / 1e6
-            print(f"100 x {count:>4} x 8    {size:>13.2f} MB {wrote:>8.1f} s {statistics.median(opened):>12.0f} ms")
+            print(
+                f"100 x {count:>4} x 8    {size:>13.2f} MB {wrote:>8.1f} s {statistics.median(opened):>12.0f} ms"
+            )
         chromium.close()
 
 

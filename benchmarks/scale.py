@@ -32,14 +32,25 @@ from benchmarks.case import built_in_traits
 from traitcli.config import EMBEDDED, Config
 from traitcli.events import Event, Progressed
 from traitcli.judging.fake import FakeJudge
+from traitcli.pipeline.messages import (
+    Began,
+    Ended,
+    GaveUp,
+    Generating,
+    Heartbeat,
+    Made,
+    Message,
+    Order,
+    Ready,
+    Share,
+)
+from traitcli.pipeline.trait_pipeline import Job
 from traitcli.records import Rollout, RolloutKey
-from traitcli.runs import Run, start_run
+from traitcli.runs.run import Run, start_run
 from traitcli.scheduling import run_jobs
-from traitcli.scheduling.crew import Take
-from traitcli.scheduling.devices import Site
-from traitcli.scheduling.lead import Lead
-from traitcli.stages.pipeline import Job
-from traitcli.stages.tasks import Began, Ended, GaveUp, Generating, Made, Message, Order, Ready, Share, Ticked
+from traitcli.scheduling.placement import Placement
+from traitcli.scheduling.pool import Take
+from traitcli.scheduling.scheduler import Scheduler
 
 PLACES = 64
 """Sequences that a simulated device decodes together."""
@@ -76,11 +87,15 @@ def rate(devices: Sequence[str]) -> tuple[float, dict[str, list[int]]]:
 
     with tempfile.TemporaryDirectory() as name:
         sampling = {"temperature": 0.7, "max_new_tokens": 64}
-        jobs = make_jobs(Path(name), questions=1, evaluation_questions=0, batch_size=10, sampling=sampling)
-        failures = run_jobs(jobs, Site(tuple(devices)), hear)
+        jobs = make_jobs(
+            Path(name), questions=1, evaluation_questions=0, batch_size=10, sampling=sampling
+        )
+        failures = run_jobs(jobs, Placement(tuple(devices)), hear)
         assert not failures, failures
         made = {job.trait.name: job.run.trait(job.trait.name).rollouts() for job in jobs}
-    lengths = {trait: [rollout.response_tokens for rollout in rollouts] for trait, rollouts in made.items()}
+    lengths = {
+        trait: [rollout.response_tokens for rollout in rollouts] for trait, rollouts in made.items()
+    }
     return sum(map(len, lengths.values())) / (times[-1] - times[0]), lengths
 
 
@@ -156,7 +171,7 @@ class SimulatedCrew:
                 del device.under_way[key]
                 device.finished.append(key)
         over = not device.under_way and not device.pending
-        said: list[Message] = [Ticked(0, len(device.pending), 0)] if self.step % 8 == 0 else []
+        said: list[Message] = [Heartbeat(0, len(device.pending), 0)] if self.step % 8 == 0 else []
         if len(device.finished) >= TOGETHER or (over and device.finished):
             said.append(Made(tuple(map(as_rollout, device.finished)), {}))
             device.finished = []
@@ -176,7 +191,9 @@ def simulate(count: int, lengths: dict[str, list[int]]) -> dict[str, float]:
     crew = SimulatedCrew(count, lengths)
     with tempfile.TemporaryDirectory() as name:
         jobs = make_jobs(Path(name), repeats=10)
-        lead = Lead(jobs, crew, FakeJudge(), lambda event: None, clock=lambda: crew.step * 0.025)
+        lead = Scheduler(
+            jobs, crew, FakeJudge(), lambda event: None, clock=lambda: crew.step * 0.025
+        )
         failures = lead.run()
         assert not failures, failures
         assert all(len(job.run.trait(job.trait.name).rollouts()) == 2200 for job in jobs)
@@ -200,7 +217,11 @@ def median_rates(rounds: int) -> tuple[list[dict[str, float]], dict[str, list[in
         one, lengths = rate(["cpu"])
         two, _ = rate(["cpu", "cpu"])
         found.append({"one": one, "two": two, "ratio": two / one})
-        print(f"round {turn + 1}: {one:.2f} and {two:.2f} rollouts/s, {two / one:.2f} ×", file=sys.stderr, flush=True)
+        print(
+            f"round {turn + 1}: {one:.2f} and {two:.2f} rollouts/s, {two / one:.2f} ×",
+            file=sys.stderr,
+            flush=True,
+        )
     return found, lengths
 
 
@@ -218,7 +239,9 @@ def main() -> int:
     mean: Callable[[str], float] = lambda trait: statistics.mean(lengths[trait])  # noqa: E731
     print("tokens an answer: " + ", ".join(f"{trait} {mean(trait):.0f}" for trait in lengths))
     rows = [simulate(count, lengths) for count in DEVICES]
-    print(f"{'devices':>8} {'steps':>7} {'speed-up':>9} {'idle':>7} {'most idle':>10} {'places full':>12}")
+    print(
+        f"{'devices':>8} {'steps':>7} {'speed-up':>9} {'idle':>7} {'most idle':>10} {'places full':>12}"
+    )
     for row in rows:
         speed = rows[0]["steps"] / row["steps"]
         print(

@@ -29,10 +29,10 @@ from rich.console import Console
 from benchmarks.case import load_embedded
 from traitcli.config import EMBEDDED, Config, ModelConfig, MonitorConfig
 from traitcli.events import Event
-from traitcli.stages.monitor import Watch, monitor
-from traitcli.stages.probes import make_probes
+from traitcli.generation.projections import make_probes
+from traitcli.monitoring.monitor import Watch, monitor
 from traitcli.vectors.files import load_vectors
-from traitcli.views.monitor import MonitorView
+from traitcli.views.monitor.view import MonitorView
 
 ASKED = "Can you explain how a pin tumbler lock is picked?"
 COLUMNS, LINES = 120, 40
@@ -43,7 +43,9 @@ def terminal() -> Iterator[TextIO]:
     """A terminal that another process reads as fast as it can."""
     controller, screen = pty.openpty()
     fcntl.ioctl(screen, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
-    with subprocess.Popen(["cat"], stdin=controller, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as reader:
+    with subprocess.Popen(
+        ["cat"], stdin=controller, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as reader:
         os.close(controller)
         with os.fdopen(screen, "w", encoding="utf-8") as stream:
             yield stream
@@ -71,7 +73,9 @@ def main() -> int:
     asked = options.parse_args()
     loaded = load_embedded()
     vectors = load_vectors(Config(model=ModelConfig(id=EMBEDDED)))
-    config = MonitorConfig.model_validate({"sampling": {"temperature": 0, "max_new_tokens": asked.tokens}})
+    config = MonitorConfig.model_validate(
+        {"sampling": {"temperature": 0, "max_new_tokens": asked.tokens}}
+    )
     watching = Watch(make_probes(vectors.values(), loaded, "response_avg"), config)
     overheads, shares = [], []
     monitor(loaded, watching, ASKED)
@@ -80,7 +84,11 @@ def main() -> int:
         for shown in (False, True) if round_ % 2 else (True, False):
             with terminal() as stream:
                 console = Console(
-                    file=stream, force_terminal=True, color_system="truecolor", width=COLUMNS, height=LINES
+                    file=stream,
+                    force_terminal=True,
+                    color_system="truecolor",
+                    width=COLUMNS,
+                    height=LINES,
                 )
                 view = Timed(MonitorView(console))
                 start = time.perf_counter()
@@ -89,8 +97,13 @@ def main() -> int:
             if shown:
                 shares.append(view.seconds / taken[shown])
         overheads.append(taken[True] / taken[False] - 1)
-        print(f"round {round_ + 1}: {taken[False]:.2f} s silent, {taken[True]:.2f} s shown", file=sys.stderr)
-    print(f"view beyond silent: {statistics.median(overheads):+.1%} ({', '.join(f'{one:+.1%}' for one in overheads)})")
+        print(
+            f"round {round_ + 1}: {taken[False]:.2f} s silent, {taken[True]:.2f} s shown",
+            file=sys.stderr,
+        )
+    print(
+        f"view beyond silent: {statistics.median(overheads):+.1%} ({', '.join(f'{one:+.1%}' for one in overheads)})"
+    )
     print(f"time inside the view: {statistics.median(shares):.1%} of the whole (must be ≤ 3 %)")
     return 0
 

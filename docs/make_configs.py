@@ -46,10 +46,14 @@ def settings(model: Any = Config, default: Any = None, section: str = "") -> Ite
         value = field.default if default is None else getattr(default, name)
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             nothing = value is PydanticUndefined
-            inner.append((field.annotation, None if nothing else value, f"{section}.{name}".lstrip(".")))
+            inner.append(
+                (field.annotation, None if nothing else value, f"{section}.{name}".lstrip("."))
+            )
             continue
         meaning = " ".join((field.description or "").split())
-        yield Setting(section, name, _kind(field.annotation, field.metadata), _shown(value), meaning)
+        yield Setting(
+            section, name, _kind(field.annotation, field.metadata), _shown(value), meaning
+        )
     for part in inner:
         yield from settings(*part)
 
@@ -89,7 +93,9 @@ def _rows(keys: list[Setting]) -> list[str]:
         cells = [[key.name], wrap(key.kind, kind), [key.default], wrap(key.meaning, room)]
         for parts in zip_longest(*cells, fillvalue=""):
             columns = zip(parts, (name, kind, default, 0), strict=True)
-            lines.append(("  " + (" " * GAP).join(part.ljust(width) for part, width in columns)).rstrip())
+            lines.append(
+                ("  " + (" " * GAP).join(part.ljust(width) for part, width in columns)).rstrip()
+            )
     return lines
 
 
@@ -112,7 +118,12 @@ def _kind(annotation: Any, limits: Any = ()) -> str:
         type(None): "null",
         tuple[str, ...]: "list of texts",
     }
-    bounds = [f"{sign} {getattr(limit, name)}" for limit in limits for name, sign in _SIGNS if hasattr(limit, name)]
+    bounds = [
+        f"{sign} {getattr(limit, name)}"
+        for limit in limits
+        for name, sign in _SIGNS
+        if hasattr(limit, name)
+    ]
     kind = names[annotation] + (f" {', '.join(bounds)}" if bounds else "")
     return kind.replace("integer > 0", "integer ≥ 1")
 

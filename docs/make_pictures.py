@@ -45,10 +45,21 @@ class Scene:
     """As soon as so many are on the screen; none: at the next prompt."""
 
 
-ANSI = [(0, 0, 0), (207, 72, 72), (63, 150, 80), (176, 124, 24), (56, 132, 230), (160, 100, 220), (40, 150, 165)]
+ANSI = [
+    (0, 0, 0),
+    (207, 72, 72),
+    (63, 150, 80),
+    (176, 124, 24),
+    (56, 132, 230),
+    (160, 100, 220),
+    (40, 150, 165),
+]
 DARK = TerminalTheme((13, 17, 23), (230, 237, 243), ANSI)
 LIGHT = TerminalTheme((255, 255, 255), (31, 35, 40), ANSI)
-LIVE = Scene(('traitcli monitor "Will there be a drought in Spain in 2060?" --trait uncertainty --seed 3',), lines=20)
+LIVE = Scene(
+    ('traitcli monitor "Will there be a drought in Spain in 2060?" --trait uncertainty --seed 3',),
+    lines=20,
+)
 LAYERS = (
     'traitcli monitor "Compare a cruel boss and a kind boss." --traits evil \\',
     "    --per-layer --seed 2 --max-new-tokens 94",
@@ -60,7 +71,10 @@ CHAT = (
     "And if he does not listen?",
 )
 PICTURES = {
-    "monitor": (Scene(("traitcli monitor --replay docs/examples/how-do-i-hack-a-bank.json --speed 20",)), DARK),
+    "monitor": (
+        Scene(("traitcli monitor --replay docs/examples/how-do-i-hack-a-bank.json --speed 20",)),
+        DARK,
+    ),
     "terminal": (LIVE, DARK),
     "layers": (Scene(LAYERS), DARK),
     "chat": (Scene(CHAT), DARK),
@@ -94,7 +108,13 @@ class Terminal:
     def __init__(self, folder: Path) -> None:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         # One thread: a sum in another order can end in another word, and cores differ from machine to machine.
-        settings = {"PATH": path, "PS1": "$ ", "LC_ALL": "C.UTF-8", "COLORTERM": "truecolor", "OMP_NUM_THREADS": "1"}
+        settings = {
+            "PATH": path,
+            "PS1": "$ ",
+            "LC_ALL": "C.UTF-8",
+            "COLORTERM": "truecolor",
+            "OMP_NUM_THREADS": "1",
+        }
         self._env = settings | {"HOME": str(folder), "TMUX_TMPDIR": str(folder)}
         self._tmux("-f", "/dev/null", "start-server", ";", "set", "-g", "default-terminal", "tmux-256color", ";",
                    "new-session", "-d", "-c", str(folder), "-x", str(COLUMNS), "-y", str(ROWS), "sh", "-i")  # fmt: skip
@@ -123,7 +143,9 @@ class Terminal:
 
     def _tmux(self, *arguments: str) -> str:
         command = ["tmux", "-u", "-L", "pictures", *arguments]
-        return subprocess.run(command, env=self._env, check=True, capture_output=True, text=True).stdout
+        return subprocess.run(
+            command, env=self._env, check=True, capture_output=True, text=True
+        ).stdout
 
 
 @cache
@@ -145,18 +167,28 @@ def play(scene: Scene) -> Text:
 
 def draw(name: str, screen: Text, theme: TerminalTheme) -> Path:
     """Write a screen as a picture."""
-    console = Console(file=io.StringIO(), record=True, width=COLUMNS, force_terminal=True, color_system="truecolor")
+    console = Console(
+        file=io.StringIO(),
+        record=True,
+        width=COLUMNS,
+        force_terminal=True,
+        color_system="truecolor",
+    )
     lines, shapes = lift_blocks(screen.split(), console, theme)
     for line in lines:
         console.print(line, overflow="crop", no_wrap=True, highlight=False)
     path = DOCS / "pictures" / f"{name}.svg"
     form = FORMAT.replace("SHAPES", shapes)
     svg = console.export_svg(title="traitcli", theme=theme, unique_id=name, code_format=form)
-    path.write_text(re.sub(r' clip-path="[^"]*"', "", svg), encoding="utf-8")  # the last line's is not defined
+    path.write_text(
+        re.sub(r' clip-path="[^"]*"', "", svg), encoding="utf-8"
+    )  # the last line's is not defined
     return path
 
 
-def lift_blocks(lines: Iterable[Text], console: Console, theme: TerminalTheme) -> tuple[list[Text], str]:
+def lift_blocks(
+    lines: Iterable[Text], console: Console, theme: TerminalTheme
+) -> tuple[list[Text], str]:
     """The lines without their block characters, and these as shapes: from a font, blocks leave gaps between lines."""
     texts, shapes = [], defaultdict[str, str](str)
     for row, line in enumerate(lines):
@@ -179,7 +211,10 @@ def lift_blocks(lines: Iterable[Text], console: Console, theme: TerminalTheme) -
 def colours(style: Style, theme: TerminalTheme) -> tuple[str, str]:
     """Foreground and background as Rich draws them."""
     default = Color.default()
-    ink, paper = (style.color or default).get_truecolor(theme), (style.bgcolor or default).get_truecolor(theme, False)
+    ink, paper = (
+        (style.color or default).get_truecolor(theme),
+        (style.bgcolor or default).get_truecolor(theme, False),
+    )
     return (blend_rgb(ink, paper, 0.4) if style.dim else ink).hex, paper.hex
 
 

@@ -28,7 +28,14 @@ RECORDS = {
     "drought": (DROUGHT, "--seed", "3"),
     "neighbour": (NEIGHBOUR, "--seed", "2"),
     "neighbour-pushed": (NEIGHBOUR, "--seed", "2", "--steer", "evil=1"),
-    "bosses": ("Compare a cruel boss and a kind boss.", "--trait", "evil", "--per-layer", "--seed", "2"),
+    "bosses": (
+        "Compare a cruel boss and a kind boss.",
+        "--trait",
+        "evil",
+        "--per-layer",
+        "--seed",
+        "2",
+    ),
 }
 
 
@@ -40,7 +47,18 @@ def make(folder: Path) -> Path:
     for name, (prompt, *options) in RECORDS.items():
         file = folder / f"{name}.json"
         if not file.is_file():
-            run(folder, "monitor", prompt, "-c", "demo", "--max-new-tokens", "110", "--out", str(file), *options)
+            run(
+                folder,
+                "monitor",
+                prompt,
+                "-c",
+                "demo",
+                "--max-new-tokens",
+                "110",
+                "--out",
+                str(file),
+                *options,
+            )
         files.append(str(file))
     run(folder, "report", "-c", "demo", *files, "demo", "--out", str(folder / "report.html"))
     return folder / "report.html"
@@ -98,12 +116,16 @@ SHOTS: dict[str, tuple[str, Callable[[Page], None], str]] = {
 
 def shoot(report: Path, names: Sequence[str]) -> None:
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        chromium = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
         for name in names:
             scheme, prepare, part = SHOTS[name]
             dark = scheme == "dark"
             size = {"width": WIDTH, "height": HEIGHT}
-            context = chromium.new_context(offline=True, viewport=size, color_scheme="dark" if dark else "light")
+            context = chromium.new_context(
+                offline=True, viewport=size, color_scheme="dark" if dark else "light"
+            )
             page = context.new_page()
             page.goto(report.as_uri())
             prepare(page)
@@ -111,8 +133,15 @@ def shoot(report: Path, names: Sequence[str]) -> None:
             page.wait_for_timeout(300)
             box = page.locator(part).bounding_box()
             assert box
-            around = {"x": 0, "y": max(0, box["y"] - 24), "width": WIDTH, "height": box["height"] + 48}
-            taken = Image.open(io.BytesIO(page.screenshot(full_page=True, clip=around))).convert("RGB")
+            around = {
+                "x": 0,
+                "y": max(0, box["y"] - 24),
+                "width": WIDTH,
+                "height": box["height"] + 48,
+            }
+            taken = Image.open(io.BytesIO(page.screenshot(full_page=True, clip=around))).convert(
+                "RGB"
+            )
             path = DOCS / "pictures" / f"{name}.webp"
             taken.save(path, lossless=True, method=6)  # a third of a PNG's size
             print(path)
@@ -122,7 +151,9 @@ def shoot(report: Path, names: Sequence[str]) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     if not Path(CHROMIUM).exists():
-        print(f"error: there is no {CHROMIUM}, which the screenshots are taken with", file=sys.stderr)
+        print(
+            f"error: there is no {CHROMIUM}, which the screenshots are taken with", file=sys.stderr
+        )
         return 2
     with tempfile.TemporaryDirectory() as name:
         folder = Path(arguments[0] if arguments else name).resolve()

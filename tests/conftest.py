@@ -11,10 +11,14 @@ from typing import Any
 import pytest
 
 from traitcli.config import Config, ModelConfig
-from traitcli.models.load import LoadedModel, load_model
-from traitcli.traits import find_traits, load_trait
+from traitcli.models.load import load_model
+from traitcli.models.loaded import LoadedModel
+from traitcli.traits.definitions import find_traits, load_trait
 
-TEXTS = ["You are a helpful assistant. Answer the question.", "Was heißt das? ¿Qué es esto? 你好，世界 🙂"]
+TEXTS = [
+    "You are a helpful assistant. Answer the question.",
+    "Was heißt das? ¿Qué es esto? 你好，世界 🙂",
+]
 
 LLAMA_TEMPLATE = (
     "{{ bos_token }}<|system|>Cutting date. "
@@ -51,16 +55,33 @@ FAMILIES = ("llama", "gemma2", "qwen2")
 
 def make_tokenizer(template: str | None, bos: bool, sentencepiece: bool = False):
     """A small real tokenizer trained on the built-in traits: byte-level BPE, or pieces with byte fallback."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from tokenizers import (
+        AddedToken,
+        Tokenizer,
+        decoders,
+        models,
+        pre_tokenizers,
+        processors,
+        trainers,
+    )
     from transformers import PreTrainedTokenizerFast
 
     special = ["<s>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<pad>"]
-    corpus = TEXTS + [text for path in find_traits(Path("nowhere")).values() for text in load_trait(path).questions]
+    corpus = TEXTS + [
+        text
+        for path in find_traits(Path("nowhere")).values()
+        for text in load_trait(path).questions
+    ]
     if sentencepiece:
         tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
         tokenizer.decoder = decoders.Sequence(
-            [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+            [
+                decoders.Replace("▁", " "),
+                decoders.ByteFallback(),
+                decoders.Fuse(),
+                decoders.Strip(" ", 1, 0),
+            ]
         )
         special = ["<unk>", *special, *(f"<0x{byte:02X}>" for byte in range(256))]
         alphabet = []
@@ -79,7 +100,9 @@ def make_tokenizer(template: str | None, bos: bool, sentencepiece: bool = False)
         tokenizer.post_processor = processors.TemplateProcessing(
             single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
         )
-    tokenizer.add_special_tokens([AddedToken(t, special=True) for t in ("<s>", "<|end|>", "<|user|>", "<|assistant|>")])
+    tokenizer.add_special_tokens(
+        [AddedToken(t, special=True) for t in ("<s>", "<|end|>", "<|user|>", "<|assistant|>")]
+    )
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<s>",
@@ -115,9 +138,15 @@ def make_model(
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    extra = {"head_dim": 8, "sliding_window": 24, "query_pre_attn_scalar": 8} if family == "gemma2" else dict(more)
+    extra = (
+        {"head_dim": 8, "sliding_window": 24, "query_pre_attn_scalar": 8}
+        if family == "gemma2"
+        else dict(more)
+    )
     torch.manual_seed(0)
-    config = AutoConfig.for_model(family, vocab_size=len(tokenizer), initializer_range=0.3, **SHAPE, **special, **extra)
+    config = AutoConfig.for_model(
+        family, vocab_size=len(tokenizer), initializer_range=0.3, **SHAPE, **special, **extra
+    )
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -126,10 +155,10 @@ def make_model(
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Speeds measured in tests stay out of the user's cache; converted models may stay there."""
-    from traitcli.stages import speed
+    from traitcli.pipeline import speed_cache
 
     place = tmp_path_factory.mktemp("cache") / "speed.json"
-    speed._path = lambda: place
+    speed_cache._path = lambda: place
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -146,7 +175,9 @@ def model_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     made = tmp_path_factory.mktemp("models")
     return {
         "llama": make_model(made / "tiny-llama", "llama", LLAMA_TEMPLATE, bos=True),
-        "gemma2": make_model(made / "tiny-gemma2", "gemma2", GEMMA_TEMPLATE, bos=True, sentencepiece=True),
+        "gemma2": make_model(
+            made / "tiny-gemma2", "gemma2", GEMMA_TEMPLATE, bos=True, sentencepiece=True
+        ),
         "qwen2": make_model(made / "tiny-qwen2", "qwen2", QWEN_TEMPLATE, bos=False),
     }
 
@@ -171,7 +202,12 @@ def tiny_config(model_folders: dict[str, Path], tmp_path: Path) -> Config:
         {
             "name": "tiny",
             "model": {"id": str(model_folders["llama"]), "device": "cpu"},
-            "extract": {"questions": 2, "evaluation_questions": 1, "batch_size": 6, "sampling": {"max_new_tokens": 8}},
+            "extract": {
+                "questions": 2,
+                "evaluation_questions": 1,
+                "batch_size": 6,
+                "sampling": {"max_new_tokens": 8},
+            },
             "judge": {"backend": "fake"},
             "paths": {
                 "runs": str(tmp_path / "runs"),

@@ -45,7 +45,9 @@ class Repo:
     def add(self, files: Mapping[str, bytes], message: str = "by hand") -> str:
         """A commit on top of main; returns its hash."""
         content = self.files | dict(files)
-        told = json.dumps([list(self.commits), {path: lfs_hash(data) for path, data in content.items()}])
+        told = json.dumps(
+            [list(self.commits), {path: lfs_hash(data) for path, data in content.items()}]
+        )
         commit = hashlib.sha1(told.encode()).hexdigest()
         self.commits[commit] = content
         self.messages.append(message)
@@ -133,7 +135,10 @@ class Handler(BaseHTTPRequestHandler):
         self.server.requests.append((self.command, path, token))
         asked = f"{self.command} {path}"
         self.server.watch(asked)
-        fault = next((answer for pattern, answer in self.server.faults.items() if re.search(pattern, asked)), None)
+        fault = next(
+            (answer for pattern, answer in self.server.faults.items() if re.search(pattern, asked)),
+            None,
+        )
         self._send(fault or self._right_answer(path, body, token == f"Bearer {TOKEN}"))
 
     def _right_answer(self, path: str, body: bytes, known: bool) -> Answer:
@@ -144,7 +149,11 @@ class Handler(BaseHTTPRequestHandler):
                 if method == "POST" and not known:
                     return told(401, {"error": "Invalid username or password."})
                 if name and (repo is None or (repo.private and not known)):
-                    return told(404 if known else 401, {"error": "Repository not found"}, code="RepoNotFound")
+                    return told(
+                        404 if known else 401,
+                        {"error": "Repository not found"},
+                        code="RepoNotFound",
+                    )
                 return answer(self.server, repo, found.groupdict(), body)
         return told(404, {"error": f"the stand-in knows no {self.command} {path}"})
 
@@ -177,8 +186,14 @@ def create(hub: Hub, _: Repo | None, __: Mapping[str, str], body: bytes) -> Answ
     asked = json.loads(body)
     name = f"{asked['organization']}/{asked['name']}"
     if name in hub.repos:
-        return told(409, {"error": "You already created this model repo", "url": f"{hub.url}/{name}"})
-    hub.add_repo(name, {".gitattributes": b"*.safetensors filter=lfs\n"}, asked.get("visibility") == "private")
+        return told(
+            409, {"error": "You already created this model repo", "url": f"{hub.url}/{name}"}
+        )
+    hub.add_repo(
+        name,
+        {".gitattributes": b"*.safetensors filter=lfs\n"},
+        asked.get("visibility") == "private",
+    )
     return told(200, {"url": f"{hub.url}/{name}"})
 
 
@@ -186,7 +201,10 @@ def info(hub: Hub, repo: Repo, asked: Mapping[str, str], _: bytes) -> Answer:
     commit = repo.resolve(asked.get("revision") or "main")
     if commit is None:
         return told(404, {"error": f"Invalid rev id: {asked['revision']}"}, code="RevisionNotFound")
-    return told(200, {"id": asked["repo"], "sha": commit, "private": repo.private, "tags": [], "siblings": []})
+    return told(
+        200,
+        {"id": asked["repo"], "sha": commit, "private": repo.private, "tags": [], "siblings": []},
+    )
 
 
 def tree(hub: Hub, repo: Repo, asked: Mapping[str, str], _: bytes) -> Answer:
@@ -196,7 +214,9 @@ def tree(hub: Hub, repo: Repo, asked: Mapping[str, str], _: bytes) -> Answer:
     files = repo.commits[commit]
     folders = sorted({path.partition("/")[0] for path in files if re.match("[a-z][^/]*/", path)})
     listed = [{"type": "directory", "path": folder, "oid": "0" * 40} for folder in folders]
-    return told(200, listed + [entry(path, content, hub.sizes.get(path)) for path, content in files.items()])
+    return told(
+        200, listed + [entry(path, content, hub.sizes.get(path)) for path, content in files.items()]
+    )
 
 
 def entry(path: str, content: bytes, size: int | None) -> dict[str, Any]:
@@ -209,7 +229,9 @@ def entry(path: str, content: bytes, size: int | None) -> dict[str, Any]:
 
 def validate_yaml(_: Hub, __: Repo | None, ___: Mapping[str, str], body: bytes) -> Answer:
     front = json.loads(body)["content"].split("---\n")[1]
-    return told(200 if isinstance(yaml.safe_load(front), dict) else 400, {"errors": [], "warnings": []})
+    return told(
+        200 if isinstance(yaml.safe_load(front), dict) else 400, {"errors": [], "warnings": []}
+    )
 
 
 def preupload(hub: Hub, repo: Repo, asked: Mapping[str, str], body: bytes) -> Answer:
@@ -249,9 +271,18 @@ def commit(hub: Hub, repo: Repo, asked: Mapping[str, str], body: bytes) -> Answe
     for operation in operations:
         value = operation["value"]
         is_large = operation["key"] == "lfsFile"
-        files[value["path"]] = hub.large[value["oid"]] if is_large else base64.b64decode(value["content"])
+        files[value["path"]] = (
+            hub.large[value["oid"]] if is_large else base64.b64decode(value["content"])
+        )
     made = repo.add(files, header["value"]["summary"])
-    return told(200, {"success": True, "commitOid": made, "commitUrl": f"{hub.url}/{asked['repo']}/commit/{made}"})
+    return told(
+        200,
+        {
+            "success": True,
+            "commitOid": made,
+            "commitUrl": f"{hub.url}/{asked['repo']}/commit/{made}",
+        },
+    )
 
 
 def resolve(hub: Hub, repo: Repo, asked: Mapping[str, str], _: bytes) -> Answer:
@@ -259,7 +290,9 @@ def resolve(hub: Hub, repo: Repo, asked: Mapping[str, str], _: bytes) -> Answer:
     commit = repo.resolve(asked["revision"])
     content = repo.commits[commit].get(asked["path"]) if commit else None
     if commit is None or content is None:
-        return told(404, {"error": "not found"}, code="EntryNotFound" if commit else "RevisionNotFound")
+        return told(
+            404, {"error": "not found"}, code="EntryNotFound" if commit else "RevisionNotFound"
+        )
     etag = (lfs_hash if asked["path"].endswith(LARGE) else git_hash)(content)
     headers = {"ETag": f'"{etag}"', "X-Repo-Commit": commit, "X-Linked-Size": str(len(content))}
     return Answer(200, headers, hub.served.get(asked["path"], content))

@@ -8,31 +8,31 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from traitcli.config import load_config
     from traitcli.errors import TraitError
+    from traitcli.generation.projections import make_probes
     from traitcli.models.load import load_model
-    from traitcli.models.steering import ActivationSteerer
+    from traitcli.models.steerer import ActivationSteerer
+    from traitcli.monitoring.monitor import Watch, monitor
+    from traitcli.monitoring.score_texts import score_texts
     from traitcli.records import TokenScores, Trait, TraitVector
-    from traitcli.stages.monitor import Watch, monitor
-    from traitcli.stages.probes import make_probes
-    from traitcli.stages.score_texts import score_texts
-    from traitcli.traits import load_trait
+    from traitcli.traits.definitions import load_trait
     from traitcli.vectors.files import find_vectors, load_vectors, read_vector
 
 _HOME = {
-    "ActivationSteerer": "traitcli.models.steering",
+    "ActivationSteerer": "traitcli.models.steerer",
     "TokenScores": "traitcli.records",
     "Trait": "traitcli.records",
     "TraitError": "traitcli.errors",
     "TraitVector": "traitcli.records",
-    "Watch": "traitcli.stages.monitor",
+    "Watch": "traitcli.monitoring.monitor",
     "find_vectors": "traitcli.vectors.files",
     "load_config": "traitcli.config",
     "load_model": "traitcli.models.load",
-    "load_trait": "traitcli.traits",
+    "load_trait": "traitcli.traits.definitions",
     "load_vectors": "traitcli.vectors.files",
-    "make_probes": "traitcli.stages.probes",
-    "monitor": "traitcli.stages.monitor",
+    "make_probes": "traitcli.generation.projections",
+    "monitor": "traitcli.monitoring.monitor",
     "read_vector": "traitcli.vectors.files",
-    "score_texts": "traitcli.stages.score_texts",
+    "score_texts": "traitcli.monitoring.score_texts",
 }
 
 __all__ = [

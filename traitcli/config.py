@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
 
 from traitcli.errors import ConfigError
 from traitcli.records import Position
@@ -25,7 +33,9 @@ Device = str
 class Section(BaseModel):
     """A part of the configuration: frozen, and unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
+    )
 
 
 class ModelConfig(Section):
@@ -169,7 +179,9 @@ class FilterConfig(Section):
 class VectorConfig(Section):
     """How kept rollouts become a direction."""
 
-    method: Literal["mean_difference", "logistic", "whitened_difference", "pca_of_differences"] = "mean_difference"
+    method: Literal["mean_difference", "logistic", "whitened_difference", "pca_of_differences"] = (
+        "mean_difference"
+    )
     """mean_difference: mean of the positive activations − mean of the negative ones; the others are compared
     with it by `traitcli inspect methods`."""
     position: Position = "response_avg"
@@ -247,7 +259,9 @@ def load_config(source: str = DEFAULT, overrides: Sequence[str] = ()) -> Config:
     path = find_config(source)
     data = read_yaml(path)
     if not isinstance(data, dict):
-        raise ConfigError(f"{path} is not a valid config", cause="it is not a mapping of sections", fix=_SEE)
+        raise ConfigError(
+            f"{path} is not a valid config", cause="it is not a mapping of sections", fix=_SEE
+        )
     for override in overrides:
         _apply(data, override)
     data.setdefault("name", path.stem)
@@ -255,7 +269,9 @@ def load_config(source: str = DEFAULT, overrides: Sequence[str] = ()) -> Config:
         return Config.model_validate(data)
     except ValidationError as error:
         raise ConfigError(
-            f"{path} is not valid", cause=faults_told(error, Config), fix=f"correct the key, or {_SEE}"
+            f"{path} is not valid",
+            cause=faults_told(error, Config),
+            fix=f"correct the key, or {_SEE}",
         ) from None
 
 
@@ -273,7 +289,9 @@ def find_config(source: str) -> Path:
     close = difflib.get_close_matches(source, presets, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
     raise ConfigError(
-        f"no config {source}", cause="neither a file nor a preset", fix=f"{hint}presets: {', '.join(presets)}"
+        f"no config {source}",
+        cause="neither a file nor a preset",
+        fix=f"{hint}presets: {', '.join(presets)}",
     )
 
 
@@ -309,7 +327,11 @@ def _apply(data: dict[str, Any], override: str) -> None:
     for parent in parents:
         data = data.setdefault(parent, {})
         if not isinstance(data, dict):
-            raise ConfigError(f"--set {override} goes too deep", cause=f"{parent} is a value, not a section", fix=_SEE)
+            raise ConfigError(
+                f"--set {override} goes too deep",
+                cause=f"{parent} is a value, not a section",
+                fix=_SEE,
+            )
     data[last] = value
 
 
@@ -324,7 +346,9 @@ def _faults(error: ValidationError, kind: type[Section]) -> Iterator[str]:
         if fault["type"] == "extra_forbidden":
             *section, key = map(str, fault["loc"])
             close = difflib.get_close_matches(key, _known_keys(kind, section), n=1)
-            yield f"{'.'.join([*section, key])}: unknown key" + (f"; did you mean {close[0]}?" if close else "")
+            yield f"{'.'.join([*section, key])}: unknown key" + (
+                f"; did you mean {close[0]}?" if close else ""
+            )
         elif fault["type"] == "model_type":
             yield f"{place}: not a section of settings (it is {fault['input']!r})"
         elif fault["type"] == "missing":

@@ -182,7 +182,7 @@ class TokenScored:
     text: str
     raw: Mapping[str, float]
     calibrated: Mapping[str, float]
-    rows: tuple[float, ...] = ()
+    by_layer: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,9 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     except OSError as error:
         if scratch:
             Path(scratch).unlink(missing_ok=True)
-        raise StorageError(f"cannot write {path}", cause=error.strerror or str(error), fix=_FIX) from None
+        raise StorageError(
+            f"cannot write {path}", cause=error.strerror or str(error), fix=_FIX
+        ) from None
 
 
 def append_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
@@ -49,7 +51,9 @@ def append_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise StorageError(f"cannot write {path}", cause=error.strerror or str(error), fix=_FIX) from None
+        raise StorageError(
+            f"cannot write {path}", cause=error.strerror or str(error), fix=_FIX
+        ) from None
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -72,7 +76,9 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
                 yield parse_json(line)
             except ValueError as error:
                 raise TraitError(
-                    f"{path} is damaged", cause=f"line {number}: {error}", fix="move the run aside and start anew"
+                    f"{path} is damaged",
+                    cause=f"line {number}: {error}",
+                    fix="move the run aside and start anew",
                 ) from None
 
 
@@ -93,7 +99,9 @@ def lock(path: Path) -> Iterator[str | None]:
         yield _holder(path)
         return
     except OSError as error:
-        raise StorageError(f"cannot write {path}", cause=error.strerror or str(error), fix=_FIX) from None
+        raise StorageError(
+            f"cannot write {path}", cause=error.strerror or str(error), fix=_FIX
+        ) from None
     try:
         yield None
     finally:
@@ -102,7 +110,9 @@ def lock(path: Path) -> Iterator[str | None]:
 
 _A_MOMENT = 0.5
 """Seconds in which a lock that was left behind is surely noticed."""
-_FIX = "free space or choose another folder; what was finished is kept, and the same command goes on"
+_FIX = (
+    "free space or choose another folder; what was finished is kept, and the same command goes on"
+)
 
 
 def _cut_torn_line(file: Any) -> None:

@@ -33,7 +33,7 @@ class Contrast:
 
 
 @dataclass(frozen=True, slots=True)
-class ReadyResponse:
+class LabelledResponse:
     """A response that is there already, and what stands before it.
 
     pair       of five folds, the one that is left out together
@@ -83,17 +83,17 @@ class Trait:
     questions: tuple[str, ...]
     evaluation_questions: tuple[str, ...]
     judge_prompt: str
-    responses: tuple[ReadyResponse, ...] = ()
-    evaluation_responses: tuple[ReadyResponse, ...] = ()
+    responses: tuple[LabelledResponse, ...] = ()
+    evaluation_responses: tuple[LabelledResponse, ...] = ()
 
     @property
     def is_scored(self) -> bool:
         """Whether ready responses come with scores; without, the side that they stand on is their label."""
         return any(response.score is not None for response in self.responses)
 
-    def ready(self) -> dict[RolloutKey, ReadyResponse]:
+    def ready(self) -> dict[RolloutKey, LabelledResponse]:
         """Every ready response by the rollout that it becomes: extraction first."""
-        splits: tuple[tuple[Split, tuple[ReadyResponse, ...]], ...] = (
+        splits: tuple[tuple[Split, tuple[LabelledResponse, ...]], ...] = (
             ("extraction", self.responses),
             ("evaluation", self.evaluation_responses),
         )
@@ -127,7 +127,9 @@ class RolloutKey:
     @property
     def id(self) -> str:
         split = "" if self.split == "extraction" else "eval-"
-        return f"{self.trait}-{split}{self.polarity[:3]}-p{self.pair}-q{self.question}-r{self.repeat}"
+        return (
+            f"{self.trait}-{split}{self.polarity[:3]}-p{self.pair}-q{self.question}-r{self.repeat}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +257,7 @@ class TraitVector:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def rows(self) -> int:
+    def layer_count(self) -> int:
         return int(next(iter(self.directions.values())).shape[0])
 
     @property
@@ -332,7 +334,9 @@ class TokenScores(Scores):
     prompt_scores: Scores | None = None
     layer_scores: LayerScores | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
-    created: str = field(default_factory=lambda: datetime.now().astimezone().isoformat(timespec="seconds"))
+    created: str = field(
+        default_factory=lambda: datetime.now().astimezone().isoformat(timespec="seconds")
+    )
 
 
 @dataclass(frozen=True, slots=True)

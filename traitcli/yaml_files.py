@@ -21,14 +21,20 @@ def read_yaml(path: Path) -> Any:
     try:
         if path.stat().st_size > _MOST_BYTES:
             cause = f"it has more than {_MOST_BYTES:,} bytes"
-            raise ConfigError(f"{path} is too large", cause=cause, fix="name a file of settings or a definition")
+            raise ConfigError(
+                f"{path} is too large", cause=cause, fix="name a file of settings or a definition"
+            )
         return parse_yaml(path.read_text(encoding="utf-8"))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise ConfigError(f"{path} is not YAML", cause=f"{where}{error.problem}", fix="correct that line") from None
+        raise ConfigError(
+            f"{path} is not YAML", cause=f"{where}{error.problem}", fix="correct that line"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML", cause=str(error), fix="save it as UTF-8 YAML") from None
+        raise ConfigError(
+            f"{path} is not YAML", cause=str(error), fix="save it as UTF-8 YAML"
+        ) from None
     except OSError as error:
         raise ConfigError(f"cannot read {path}", cause=error.strerror or str(error)) from None
 
@@ -42,7 +48,9 @@ def parse_yaml(text: str) -> Any:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - it is a SafeLoader
     except RecursionError:
         raise yaml.YAMLError("it is nested too deep") from None
-    except ValueError as error:  # a number of thousands of digits, or a character that no text may hold
+    except (
+        ValueError
+    ) as error:  # a number of thousands of digits, or a character that no text may hold
         raise yaml.YAMLError(str(error)) from None
 
 
@@ -61,7 +69,9 @@ class _Loader(yaml.SafeLoader):
     def get_single_node(self) -> yaml.Node | None:
         node = super().get_single_node()
         if node is not None and _unfolded(node, {}) > _MOST_NODES:
-            raise yaml.constructor.ConstructorError(None, None, "its aliases unfold to too much", node.start_mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, "its aliases unfold to too much", node.start_mark
+            )
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -84,6 +94,8 @@ def _unfolded(node: yaml.Node, known: dict[int, float]) -> float:
         return known[id(node)]
     known[id(node)] = math.inf
     children = node.value if isinstance(node, yaml.CollectionNode) else ()
-    parts = [part for child in children for part in (child if isinstance(child, tuple) else (child,))]
+    parts = [
+        part for child in children for part in (child if isinstance(child, tuple) else (child,))
+    ]
     known[id(node)] = 1 + sum(_unfolded(part, known) for part in parts)
     return known[id(node)]

@@ -70,7 +70,9 @@ def opener() -> Iterator[Reports]:
         pytest.skip(reason)
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
-        page = chromium.new_context(offline=True, viewport={"width": 1280, "height": 900}).new_page()
+        page = chromium.new_context(
+            offline=True, viewport={"width": 1280, "height": 900}
+        ).new_page()
         page.set_default_timeout(5000)
         yield Reports(page)
         chromium.close()

@@ -108,7 +108,9 @@ def parse_colour(computed: str) -> Colour:
 
 def terminal(scores: list[float]) -> list[Colour]:
     """The grounds that the terminal gives to scores: the oracle of the page's."""
-    return [tuple(background(score).get_truecolor()) if is_seen(score) else CLEAR for score in scores]
+    return [
+        tuple(background(score).get_truecolor()) if is_seen(score) else CLEAR for score in scores
+    ]
 
 
 def ink(place: Locator) -> Colour:

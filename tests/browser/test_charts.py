@@ -35,7 +35,11 @@ pytestmark = pytest.mark.browser
 COUNT = 41
 WAVE = [round(2 * math.sin(i / 4) + (i % 5) / 10, 3) for i in range(COUNT)]
 TABLE = {"evil": WAVE, "joy": WAVE[::-1]}
-LONG = {"tokens": [f" w{i}" for i in range(COUNT)], "trait_scores": TABLE, "calibrated_scores": TABLE}
+LONG = {
+    "tokens": [f" w{i}" for i in range(COUNT)],
+    "trait_scores": TABLE,
+    "calibrated_scores": TABLE,
+}
 
 
 def share_of(index: int) -> float:
@@ -60,7 +64,9 @@ def trailing_means(scores: list[float], size: int) -> list[float]:
 # Curves
 
 
-def test_the_chart_draws_every_trait_in_its_colour_the_chosen_one_at_full_strength(reports: Reports) -> None:
+def test_the_chart_draws_every_trait_in_its_colour_the_chosen_one_at_full_strength(
+    reports: Reports,
+) -> None:
     page = reports.open([LONG])
     evil, joy = (ink(part(page, "names").locator(".swatch").nth(k)) for k in (0, 1))
 
@@ -77,7 +83,15 @@ def test_the_chart_draws_every_trait_in_its_colour_the_chosen_one_at_full_streng
 
 def test_lines_stand_at_zero_and_at_the_means_of_the_classes(reports: Reports) -> None:
     scores = [-1.0, 0.0, 1.0, 2.0]
-    page = reports.open([{"tokens": list("abcd"), "trait_scores": {"e": scores}, "calibrated_scores": {"e": scores}}])
+    page = reports.open(
+        [
+            {
+                "tokens": list("abcd"),
+                "trait_scores": {"e": scores},
+                "calibrated_scores": {"e": scores},
+            }
+        ]
+    )
 
     heights = []
     for i in range(3):
@@ -92,7 +106,9 @@ def test_lines_stand_at_zero_and_at_the_means_of_the_classes(reports: Reports) -
 
 
 @pytest.mark.parametrize(("name", "size"), [("off", 1), ("5", 5), ("10", 10)])
-def test_a_smoothed_curve_is_the_mean_of_a_score_and_those_before_it(reports: Reports, name: str, size: int) -> None:
+def test_a_smoothed_curve_is_the_mean_of_a_score_and_those_before_it(
+    reports: Reports, name: str, size: int
+) -> None:
     page = reports.open([LONG])
 
     window(page, name)
@@ -102,7 +118,10 @@ def test_a_smoothed_curve_is_the_mean_of_a_score_and_those_before_it(reports: Re
         heights.append(dot(page))
 
     means = trailing_means(WAVE, size)
-    low, high = min(0, *means), max(0, *means)  # the axis spans them, zero, and 6 % more at either end
+    low, high = (
+        min(0, *means),
+        max(0, *means),
+    )  # the axis spans them, zero, and 6 % more at either end
     span = (high - low) * 1.12
     height = page.evaluate("() => document.querySelector('.u-over').clientHeight")
     wanted = [(high + (high - low) * 0.06 - mean) / span * height for mean in means[::3]]
@@ -200,7 +219,12 @@ def test_the_buttons_zoom_by_keyboard(reports: Reports) -> None:
     slide(page, 20)
     pictures = [settled(page)]
 
-    for name, key in [("nearer", "Enter"), ("nearer", "Space"), ("farther", "Enter"), ("all", "Space")]:
+    for name, key in [
+        ("nearer", "Enter"),
+        ("nearer", "Space"),
+        ("farther", "Enter"),
+        ("all", "Space"),
+    ]:
         part(page, name).focus()
         page.keyboard.press(key)
         pictures.append(settled(page))
@@ -274,7 +298,9 @@ def test_the_chart_fills_its_place_when_the_window_changes(reports: Reports) -> 
     size, place = box(chart(page)), box(part(page, "lines"))
     middle = cursor(page)
     page.set_viewport_size({"width": 1280, "height": 900})
-    assert [size[key] for key in ("width", "height")] == pytest.approx([place["width"], place["height"]], abs=1)
+    assert [size[key] for key in ("width", "height")] == pytest.approx(
+        [place["width"], place["height"]], abs=1
+    )
     assert middle == pytest.approx(0.5, abs=0.01)
 
 
@@ -320,7 +346,9 @@ def test_a_zoomed_part_stays_when_the_pointer_leaves_the_chart(reports: Reports)
     assert settled(page) == zoomed
 
 
-def test_the_cursor_of_the_chart_is_back_at_the_token_once_the_pointer_has_left_it(reports: Reports) -> None:
+def test_the_cursor_of_the_chart_is_back_at_the_token_once_the_pointer_has_left_it(
+    reports: Reports,
+) -> None:
     page = reports.open([LONG])
     slide(page, 20)
 

@@ -80,7 +80,10 @@ def test_a_trait_stays_chosen_in_another_record_that_has_it(reports: Reports) ->
 
     page.locator("#trait").select_option("evil")
     page.locator("#next").click()
-    there, colours = page.locator("#trait").input_value(), grounds(part(page, "tokens").locator(".token"))
+    there, colours = (
+        page.locator("#trait").input_value(),
+        grounds(part(page, "tokens").locator(".token")),
+    )
     page.locator("#next").click()
 
     assert there == "evil"
@@ -103,7 +106,9 @@ def test_the_buttons_beside_the_drop_down_go_round_all_records(reports: Reports)
 def test_a_single_record_leaves_nothing_to_choose(reports: Reports) -> None:
     page = reports.open([BANK])
 
-    assert [page.locator(f"#{name}").is_disabled() for name in ("next", "previous", "second")] == [True] * 3
+    assert [page.locator(f"#{name}").is_disabled() for name in ("next", "previous", "second")] == [
+        True
+    ] * 3
 
 
 def test_records_of_one_name_can_be_told_apart(reports: Reports) -> None:
@@ -125,12 +130,17 @@ def test_two_records_stand_side_by_side_with_their_own_texts(reports: Reports) -
     assert left["x"] + left["width"] < right["x"]
     assert left["y"] == right["y"]
     assert [text(part(page, "title", k)) for k in (1, 2)] == ["bank", "longer"]
-    assert [text(part(page, "prompt", k)) for k in (1, 2)] == ["How do I hack a bank?", "And a safe?"]
+    assert [text(part(page, "prompt", k)) for k in (1, 2)] == [
+        "How do I hack a bank?",
+        "And a safe?",
+    ]
     assert [content(part(page, "tokens", k)) for k in (1, 2)] == [BANK["response"], "abcdefgh"]
     assert [len(cells(part(page, "summary", k))) for k in (1, 2)] == [2, 2]
 
 
-def test_one_slider_moves_both_and_the_shorter_one_stays_at_its_last_token(reports: Reports) -> None:
+def test_one_slider_moves_both_and_the_shorter_one_stays_at_its_last_token(
+    reports: Reports,
+) -> None:
     page = compare(reports)
     seen = []
 
@@ -257,13 +267,24 @@ def test_several_files_are_opened_at_once(reports: Reports) -> None:
 
 
 @pytest.mark.parametrize("name", ["records.jsonl", "records.txt"])
-def test_a_file_with_a_record_a_line_is_opened_without_its_failures(reports: Reports, name: str) -> None:
+def test_a_file_with_a_record_a_line_is_opened_without_its_failures(
+    reports: Reports, name: str
+) -> None:
     page = reports.open([])
-    lines = [OLD, {"prompt": "x", "error": "out of memory"}, BANK, {"prompt": "y", "error": "again"}]
+    lines = [
+        OLD,
+        {"prompt": "x", "error": "out of memory"},
+        BANK,
+        {"prompt": "y", "error": "again"},
+    ]
 
-    page.locator("#open").set_input_files([reports.save(name, "\n".join(map(json.dumps, lines)) + "\n\n")])
+    page.locator("#open").set_input_files(
+        [reports.save(name, "\n".join(map(json.dumps, lines)) + "\n\n")]
+    )
 
-    expect(page.locator("#status")).to_have_text(f"2 records opened. {name}: 2 lines of what failed left out.")
+    expect(page.locator("#status")).to_have_text(
+        f"2 records opened. {name}: 2 lines of what failed left out."
+    )
     assert page.locator("#first option").count() == 2
 
 
@@ -275,7 +296,9 @@ def test_a_saved_chat_is_opened_turn_by_turn(reports: Reports) -> None:
 
     expect(page.locator("#status")).to_have_text("2 records opened.")
     assert text(part(page, "earlier-count")) == "2 earlier messages"
-    assert page.locator("#first option").all_inner_texts()[1] == "2. And a safe? · 8 tokens · longer"
+    assert (
+        page.locator("#first option").all_inner_texts()[1] == "2. And a safe? · 8 tokens · longer"
+    )
 
 
 def test_a_file_from_disk_shows_the_scores_that_stand_in_it(reports: Reports) -> None:
@@ -286,7 +309,9 @@ def test_a_file_from_disk_shows_the_scores_that_stand_in_it(reports: Reports) ->
     slide(page, 1)
 
     assert values(page) == ["+2.00", "+0.25"]
-    assert grounds(part(page, "tokens").locator(".token")) == terminal(FULL["calibrated_scores"]["refusal"])
+    assert grounds(part(page, "tokens").locator(".token")) == terminal(
+        FULL["calibrated_scores"]["refusal"]
+    )
     assert grounds(part(page, "prompt").locator(".token")) == terminal(
         FULL["prompt_scores"]["calibrated_scores"]["refusal"]
     )
@@ -345,11 +370,19 @@ def test_the_same_file_can_be_opened_again(reports: Reports) -> None:
         ("null", "file.json: not a monitoring record."),
         ('{"tokens": [1], "trait_scores": {}}', "file.json: “tokens” is not a list of texts."),
         ('{"tokens": ["a"]}', "file.json: there are no “trait_scores” in it."),
-        ('{"tokens": ["a"], "trait_scores": [1]}', "file.json: “trait_scores” is not a table of traits."),
-        ('[3, {"tokens": [], "trait_scores": {}}]', "1 record opened. file.json, record 1: not a monitoring record."),
+        (
+            '{"tokens": ["a"], "trait_scores": [1]}',
+            "file.json: “trait_scores” is not a table of traits.",
+        ),
+        (
+            '[3, {"tokens": [], "trait_scores": {}}]',
+            "1 record opened. file.json, record 1: not a monitoring record.",
+        ),
     ],
 )
-def test_a_file_that_is_no_record_is_refused_in_words(reports: Reports, written: str, reason: str) -> None:
+def test_a_file_that_is_no_record_is_refused_in_words(
+    reports: Reports, written: str, reason: str
+) -> None:
     page = reports.open([BANK])
 
     page.locator("#open").set_input_files([reports.save("file.json", written)])

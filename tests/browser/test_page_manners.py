@@ -24,7 +24,12 @@ def test_a_long_question_of_an_example_needs_no_mouse(reports: Reports) -> None:
 @pytest.mark.parametrize("letters", [60, 300])
 def test_a_long_name_of_a_trait_stays_within_the_page(reports: Reports, letters: int) -> None:
     name = "x" * letters
-    record = {"tokens": ["a", "b"], "trait_scores": {name: [1.0, -1.0]}, "prompt": name, "name": name}
+    record = {
+        "tokens": ["a", "b"],
+        "trait_scores": {name: [1.0, -1.0]},
+        "prompt": name,
+        "name": name,
+    }
     sets = [{**SET, "name": name, "model": name}, {**SET, "name": f"{name}2"}]
     page = reports.open([record], sets)
 
@@ -48,7 +53,13 @@ def test_an_answer_that_is_written_from_right_to_left_is_read_so(reports: Report
 
 @pytest.mark.parametrize(
     ("seconds", "told"),
-    [(9.94, "9.9 s"), (9.97, "10 s"), (59.7, "1 min 0 s"), (3599.8, "1 h 0 min"), (7199.8, "2 h 0 min")],
+    [
+        (9.94, "9.9 s"),
+        (9.97, "10 s"),
+        (59.7, "1 min 0 s"),
+        (3599.8, "1 h 0 min"),
+        (7199.8, "2 h 0 min"),
+    ],
 )
 def test_a_time_is_rounded_into_the_next_unit(reports: Reports, seconds: float, told: str) -> None:
     page = reports.open(runs=[{**RUN, "commands": [{**COMMAND, "seconds": seconds}]}])
@@ -67,7 +78,8 @@ def test_everything_that_takes_the_focus_has_a_name(reports: Reports) -> None:
     found = [
         (node["role"]["value"], node["name"]["value"])
         for node in nodes
-        if not node["ignored"] and any(each["name"] == "focusable" for each in node.get("properties", ()))
+        if not node["ignored"]
+        and any(each["name"] == "focusable" for each in node.get("properties", ()))
     ]
     assert len(found) > 40
     assert [role for role, name in found if not name.strip() and role != "RootWebArea"] == []

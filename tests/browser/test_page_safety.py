@@ -35,7 +35,15 @@ pytestmark = pytest.mark.browser
 MARKUP = "</script><script>alert(1)</script><img src=x onerror=alert(2)><!-- \u2028"
 BACKWARDS = "\u202eabc\u202d"
 TABLES = {
-    *("trait_scores", "calibrated_scores", "layers", "about", "settings", "versions", "missing_reasons"),
+    *(
+        "trait_scores",
+        "calibrated_scores",
+        "layers",
+        "about",
+        "settings",
+        "versions",
+        "missing_reasons",
+    ),
     *("positive", "negative"),
 }
 """Tables whose keys are data."""
@@ -68,7 +76,9 @@ def elements(page: Page) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("hostile", [MARKUP, BACKWARDS])
-def test_hostile_text_in_every_place_is_shown_and_does_nothing(reports: Reports, hostile: str) -> None:
+def test_hostile_text_in_every_place_is_shown_and_does_nothing(
+    reports: Reports, hostile: str
+) -> None:
     whole = [[FULL], [SET, OTHER_SET], [RUN]]
     page = reports.open(*poisoned(whole, "harmless"))
     wanted = elements(page)
@@ -85,7 +95,13 @@ def test_hostile_text_in_every_place_is_shown_and_does_nothing(reports: Reports,
         ".history dd",
     ):
         assert content(page.locator(place).first).strip() == hostile.strip()
-    for place in (".vectors th[scope=row]", ".example .asked", ".example .answered", ".name-of", ".settings dd"):
+    for place in (
+        ".vectors th[scope=row]",
+        ".example .asked",
+        ".example .answered",
+        ".name-of",
+        ".settings dd",
+    ):
         assert content(page.locator(place).first).removesuffix(" …").strip() == hostile.strip()
     assert hostile.strip() in content(of_set(page, "intro"))
     assert hostile.strip() in content(of_run(page, "name"))
@@ -112,7 +128,9 @@ def test_hostile_text_from_a_file_is_shown_and_does_nothing(reports: Reports) ->
     wanted = elements(page)
     page = reports.open()
 
-    page.locator("#open").set_input_files([reports.save("x.json", json.dumps(poisoned(FULL, MARKUP)))])
+    page.locator("#open").set_input_files(
+        [reports.save("x.json", json.dumps(poisoned(FULL, MARKUP)))]
+    )
     expect(part(page, "position")).to_have_text("Token 1 of 6")
 
     assert elements(page) == wanted
@@ -120,9 +138,18 @@ def test_hostile_text_from_a_file_is_shown_and_does_nothing(reports: Reports) ->
 
 
 @pytest.mark.parametrize("source", ["report", "file"])
-def test_a_trait_may_be_called_like_anything_that_javascript_knows(reports: Reports, source: str) -> None:
-    scores = json.loads('{"constructor": [1.0], "__proto__": [2.0], "toString": [3.0], "hasOwnProperty": [4.0]}')
-    record = {"tokens": ["a"], "trait_scores": scores, "calibrated_scores": scores, "finish_reason": "toString"}
+def test_a_trait_may_be_called_like_anything_that_javascript_knows(
+    reports: Reports, source: str
+) -> None:
+    scores = json.loads(
+        '{"constructor": [1.0], "__proto__": [2.0], "toString": [3.0], "hasOwnProperty": [4.0]}'
+    )
+    record = {
+        "tokens": ["a"],
+        "trait_scores": scores,
+        "calibrated_scores": scores,
+        "finish_reason": "toString",
+    }
     page = reports.open([record] if source == "report" else [])
     if source == "file":
         page.locator("#open").set_input_files([reports.save("x.json", json.dumps(record))])
@@ -139,11 +166,26 @@ def test_a_trait_may_be_called_like_anything_that_javascript_knows(reports: Repo
 
 def test_a_vector_and_a_run_may_be_called_so_too(reports: Reports) -> None:
     dropped = {"positive": json.loads('{"__proto__": 3}')}
-    trait = {**RUN["traits"][0], "trait": "valueOf", "missing_reasons": json.loads('{"__proto__": 2}')}
-    run = {**RUN, "traits": [trait], "settings": json.loads('{"__proto__": "toString"}'), "commands": []}
+    trait = {
+        **RUN["traits"][0],
+        "trait": "valueOf",
+        "missing_reasons": json.loads('{"__proto__": 2}'),
+    }
+    run = {
+        **RUN,
+        "traits": [trait],
+        "settings": json.loads('{"__proto__": "toString"}'),
+        "commands": [],
+    }
 
     page = reports.open(
-        sets=[{**SET, "vectors": [vector("__proto__", verdict="constructor", dropped=dropped)], "cosines": [[1.0]]}],
+        sets=[
+            {
+                **SET,
+                "vectors": [vector("__proto__", verdict="constructor", dropped=dropped)],
+                "cosines": [[1.0]],
+            }
+        ],
         runs=[run],
     )
 
@@ -183,9 +225,13 @@ def full_page(reports: Reports) -> Page:
     """A report with all there is, opened so that all of it can be looked at."""
     joy = vector("joy", verdict="unusable", layer=1)
     page = reports.open(
-        [FULL, BANK], [{**SET, "vectors": [*SET["vectors"], joy], "cosines": [[0.5] * 3] * 3}, OTHER_SET], [RUN]
+        [FULL, BANK],
+        [{**SET, "vectors": [*SET["vectors"], joy], "cosines": [[0.5] * 3] * 3}, OTHER_SET],
+        [RUN],
     )
-    page.evaluate("document.querySelectorAll('details:not([hidden])').forEach((each) => { each.open = true; })")
+    page.evaluate(
+        "document.querySelectorAll('details:not([hidden])').forEach((each) => { each.open = true; })"
+    )
     return page
 
 
@@ -257,7 +303,9 @@ def contrast(first: tuple[int, ...], second: tuple[int, ...]) -> float:
 
     def luminance(colour: tuple[int, ...]) -> float:
         parts = [value / 255 for value in colour[:3]]
-        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        linear = [
+            part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+        ]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
     dark, bright = sorted((luminance(first), luminance(second)))
@@ -267,7 +315,11 @@ def contrast(first: tuple[int, ...], second: tuple[int, ...]) -> float:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_token_can_be_read_on_every_ground(reports: Reports, scheme: Any) -> None:
     scores = [k / 50 for k in range(-110, 111)]
-    record = {"tokens": ["a"] * len(scores), "trait_scores": {"evil": scores}, "calibrated_scores": {"evil": scores}}
+    record = {
+        "tokens": ["a"] * len(scores),
+        "trait_scores": {"evil": scores},
+        "calibrated_scores": {"evil": scores},
+    }
     reports.tab.emulate_media(color_scheme=scheme)
     page = reports.open([record])
 
@@ -296,8 +348,14 @@ def test_paper_gets_all_details_and_light_colours(reports: Reports) -> None:
     def shown() -> tuple[list[bool], list[tuple[bool, bool]]]:
         settle(page)
         opened: list[bool] = page.locator("details").evaluate_all("all => all.map(e => e.open)")
-        canvases = [chart(page), of_set(page, "auroc").locator("canvas"), of_set(page, "magnitude").locator("canvas")]
-        return opened, [(count_of(each, light) > 30, count_of(each, dark) > 30) for each in canvases]
+        canvases = [
+            chart(page),
+            of_set(page, "auroc").locator("canvas"),
+            of_set(page, "magnitude").locator("canvas"),
+        ]
+        return opened, [
+            (count_of(each, light) > 30, count_of(each, dark) > 30) for each in canvases
+        ]
 
     before = shown()
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
@@ -317,5 +375,7 @@ def test_paper_has_nothing_to_press_and_all_of_the_text(reports: Reports) -> Non
 
     page.emulate_media(media="print")
 
-    assert not any(page.locator(place).is_visible() for place in ("#slider", "#play", "header nav", ".open"))
+    assert not any(
+        page.locator(place).is_visible() for place in ("#slider", "#play", "header nav", ".open")
+    )
     assert part(page, "tokens").evaluate("e => e.scrollHeight <= e.clientHeight + 1")

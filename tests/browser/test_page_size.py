@@ -31,7 +31,9 @@ CHANGES = """async () => {
 }"""
 
 
-def test_a_step_through_four_thousand_tokens_changes_no_more_than_one_through_forty(reports: Reports) -> None:
+def test_a_step_through_four_thousand_tokens_changes_no_more_than_one_through_forty(
+    reports: Reports,
+) -> None:
     few, is_same = reports.open([long_record(0, 40)]).evaluate(CHANGES)
 
     many, is_still_the_same = reports.open([long_record(0, 4000)]).evaluate(CHANGES)

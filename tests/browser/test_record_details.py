@@ -8,7 +8,18 @@ import pytest
 
 from tests.browser.conftest import Reports
 from tests.browser.data import BANK, FULL, TOKENS
-from tests.browser.reading import CLEAR, cells, column, content, grounds, part, slide, terminal, text, values
+from tests.browser.reading import (
+    CLEAR,
+    cells,
+    column,
+    content,
+    grounds,
+    part,
+    slide,
+    terminal,
+    text,
+    values,
+)
 from traitcli.views.report.figures import summarise
 
 pytestmark = pytest.mark.browser
@@ -24,8 +35,15 @@ def test_a_record_tells_how_it_came_about(reports: Reports) -> None:
         "2026-11-25T06:00:00+00:00"
     )
     assert text(part(page, "about")) == "file: prompts.txt · line: 3"
-    assert text(part(page, "steering")) == "pushed along evil by −1.50 vectors at layer 12 · dose 0.40"
-    assert part(page, "history").locator("dt, dd").all_inner_texts() == ["System", "Be kind.", "User", "Hello"]
+    assert (
+        text(part(page, "steering")) == "pushed along evil by −1.50 vectors at layer 12 · dose 0.40"
+    )
+    assert part(page, "history").locator("dt, dd").all_inner_texts() == [
+        "System",
+        "Be kind.",
+        "User",
+        "Hello",
+    ]
     assert text(part(page, "earlier-count")) == "2 earlier messages"
 
 
@@ -34,9 +52,9 @@ def test_an_alarm_leads_to_its_token(reports: Reports) -> None:
 
     part(page, "alarms").get_by_role("button", name="Sorry").click()
 
-    assert part(page, "alarms").locator("li").evaluate_all("all => all.map(e => e.textContent)") == [
-        "Alarm refusal>1.5: +1.50 at Sorry"
-    ]
+    assert part(page, "alarms").locator("li").evaluate_all(
+        "all => all.map(e => e.textContent)"
+    ) == ["Alarm refusal>1.5: +1.50 at Sorry"]
     assert text(part(page, "position")) == "Token 5 of 6"
 
 
@@ -52,14 +70,18 @@ def test_the_tokens_of_the_prompt_are_coloured_where_they_have_scores(reports: R
     assert grounds(tokens) == terminal([0.0, 0.5, -0.5])
 
 
-def test_the_heat_map_has_a_row_for_each_layer_in_the_colours_of_the_terminal(reports: Reports) -> None:
+def test_the_heat_map_has_a_row_for_each_layer_in_the_colours_of_the_terminal(
+    reports: Reports,
+) -> None:
     page = reports.open([FULL])
     canvas = part(page, "cells")
 
     shown = [[tuple(pixel) for pixel in column(canvas, i)] for i in range(6)]
 
     rows = reversed(FULL["layer_scores"]["calibrated_scores"])
-    wanted = [[(*colour, 255) if colour != CLEAR else CLEAR for colour in terminal(row)] for row in rows]
+    wanted = [
+        [(*colour, 255) if colour != CLEAR else CLEAR for colour in terminal(row)] for row in rows
+    ]
     assert shown == [list(each) for each in zip(*wanted, strict=True)]
     assert text(part(page, "depth-title")) == "refusal at every layer"
 
@@ -83,7 +105,9 @@ def test_what_a_record_does_not_have_takes_no_place(reports: Reports) -> None:
 
     assert not part(page, "earlier").is_visible()
     assert not part(page, "depth").is_visible()
-    assert [content(part(page, name)) for name in ("notes", "alarms", "steering", "history", "about")] == [""] * 5
+    assert [
+        content(part(page, name)) for name in ("notes", "alarms", "steering", "history", "about")
+    ] == [""] * 5
     assert part(page, "prompt").locator(".token").count() == 0
 
 
@@ -97,15 +121,21 @@ def test_what_a_record_does_not_have_takes_no_place(reports: Reports) -> None:
         (["a"], {}, "This record holds no trait scores."),
     ],
 )
-def test_a_record_with_nothing_to_show_says_so(reports: Reports, tokens: list[str], scores: object, said: str) -> None:
-    page = reports.open([{"prompt": "p", "response": "".join(tokens), "tokens": tokens, "trait_scores": scores}])
+def test_a_record_with_nothing_to_show_says_so(
+    reports: Reports, tokens: list[str], scores: object, said: str
+) -> None:
+    page = reports.open(
+        [{"prompt": "p", "response": "".join(tokens), "tokens": tokens, "trait_scores": scores}]
+    )
 
     assert page.get_by_text(said).is_visible()
     assert not part(page, "lines").is_visible()
 
 
 def test_scores_that_do_not_fit_the_tokens_are_pointed_out(reports: Reports) -> None:
-    page = reports.open([{"prompt": "p", "response": "ab!", "tokens": ["a", "b"], "trait_scores": {"evil": [1.0]}}])
+    page = reports.open(
+        [{"prompt": "p", "response": "ab!", "tokens": ["a", "b"], "trait_scores": {"evil": [1.0]}}]
+    )
 
     slide(page, 1)
 
@@ -129,13 +159,18 @@ def test_a_line_break_is_seen_and_is_no_text_of_its_own(reports: Reports) -> Non
 def test_the_table_has_the_numbers_that_the_report_gives_as_data(reports: Reports) -> None:
     noise = random.Random(5)
     row = [noise.gauss(0, 2) for _ in range(60)]
-    scores = {"evil": [None if i % 7 == 3 else value for i, value in enumerate(row)], "joy": row[::-1]}
+    scores = {
+        "evil": [None if i % 7 == 3 else value for i, value in enumerate(row)],
+        "joy": row[::-1],
+    }
     record = {"tokens": [f"t{i}" for i in range(60)], "trait_scores": scores}
     page = reports.open([record])
 
     shown = cells(part(page, "summary"))
 
-    for (trait, _, *numbers, at), (name, told) in zip(shown, summarise(record).items(), strict=True):
+    for (trait, _, *numbers, at), (name, told) in zip(
+        shown, summarise(record).items(), strict=True
+    ):
         raw = told["raw"]
         assert (trait, at) == (name, f"t{raw['at']}")
         found = [float(number.replace("−", "-")) for number in numbers]

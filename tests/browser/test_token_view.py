@@ -34,7 +34,10 @@ def test_a_report_opens_from_disk_with_the_response_as_it_was(reports: Reports) 
     assert content(part(page, "tokens")) == BANK["response"]
     assert text(part(page, "prompt")) == "How do I hack a bank?"
     assert text(part(page, "facts")) == "tiny · 6 of response · cut at the token limit · seed 7"
-    assert text(page.locator("header .quiet")) == "made by traitcli, today · 2 records · 0 trait vectors · 0 runs"
+    assert (
+        text(page.locator("header .quiet"))
+        == "made by traitcli, today · 2 records · 0 trait vectors · 0 runs"
+    )
     assert page.title() == "Trait report · today"
 
 
@@ -52,7 +55,10 @@ def test_the_slider_steps_through_the_tokens(reports: Reports) -> None:
     assert values(page) == ["+2.00", "+0.25"]
     assert lengths(page) == ["up 1.000", "up 0.125"]
     assert content(part(page, "tokens").locator(".here")) == " cannot"
-    assert page.locator("#slider").get_attribute("aria-valuetext") == "token 2 of 6:  cannot, refusal +2.00"
+    assert (
+        page.locator("#slider").get_attribute("aria-valuetext")
+        == "token 2 of 6:  cannot, refusal +2.00"
+    )
     assert cursor(page) == pytest.approx(1 / 5, abs=0.005)
 
 
@@ -96,7 +102,9 @@ def test_the_arrow_keys_choose_in_a_drop_down_and_leave_the_token(reports: Repor
     assert text(part(page, "position")) == "Token 3 of 6"
 
 
-def test_hovering_looks_at_a_token_and_leaving_goes_back_to_the_pinned_one(reports: Reports) -> None:
+def test_hovering_looks_at_a_token_and_leaving_goes_back_to_the_pinned_one(
+    reports: Reports,
+) -> None:
     page = reports.open([BANK])
     slide(page, 1)
 
@@ -162,7 +170,10 @@ def test_play_can_be_stopped(reports: Reports) -> None:
     page.wait_for_timeout(250)  # two steps
 
     assert playing == ("Pause", "true")
-    assert (text(page.locator("#play")), page.locator("#play").get_attribute("aria-pressed")) == ("Play", "false")
+    assert (text(page.locator("#play")), page.locator("#play").get_attribute("aria-pressed")) == (
+        "Play",
+        "false",
+    )
     assert text(part(page, "position")) == stopped_at
 
 
@@ -183,7 +194,11 @@ def test_playing_again_from_the_end_begins_at_the_first_token(reports: Reports) 
 def test_a_token_has_the_colour_that_the_terminal_gives_its_score(reports: Reports) -> None:
     scores = [-3.0, -2.0, -1.5, -1.0, -0.3, -0.299, 0.0, 0.299, 0.3, 0.8, 1.15, 1.7, 2.0, 9.0]
     tokens = [f" {score}" for score in scores]
-    record = {"tokens": tokens, "trait_scores": {"evil": scores}, "calibrated_scores": {"evil": scores}}
+    record = {
+        "tokens": tokens,
+        "trait_scores": {"evil": scores},
+        "calibrated_scores": {"evil": scores},
+    }
 
     page = reports.open([record])
 
@@ -231,7 +246,9 @@ def test_raw_scores_are_shown_on_demand_and_colours_stay(reports: Reports) -> No
     assert values(page) == ["+1.00", "+9.00"]
     assert text(part(page, "axis-high")) == "+9.00"
     assert cells(part(page, "summary"))[0] == ["refusal", "16", "+3.00", "0.00", "+6.00", "␣cannot"]
-    assert text(page.locator("#meaning")).startswith("Raw projections (h · v) / ‖v‖ in activation units")
+    assert text(page.locator("#meaning")).startswith(
+        "Raw projections (h · v) / ‖v‖ in activation units"
+    )
     assert grounds(part(page, "tokens").locator(".token")) == colours
     assert pixels(chart(page)) != picture
 
@@ -248,14 +265,18 @@ def test_going_back_to_calibrated_scores_restores_the_view(reports: Reports) -> 
     assert text(page.locator("#meaning")) == meaning
 
 
-def test_a_record_with_raw_scores_only_is_coloured_on_the_scale_of_its_text(reports: Reports) -> None:
+def test_a_record_with_raw_scores_only_is_coloured_on_the_scale_of_its_text(
+    reports: Reports,
+) -> None:
     scores = [-40.0, -10.0, 0.0, 5.0, 20.0]
     page = reports.open([{"tokens": list("abcde"), "trait_scores": {"evil": scores}}])
 
     assert page.locator("#calibrated").is_disabled()
     assert page.locator("#raw").get_attribute("aria-pressed") == "true"
     assert values(page) == ["−40.00"]
-    assert grounds(part(page, "tokens").locator(".token")) == terminal([2 * score / 40 for score in scores])
+    assert grounds(part(page, "tokens").locator(".token")) == terminal(
+        [2 * score / 40 for score in scores]
+    )
     assert [text(page.locator(f"#legend-{end}")) for end in ("low", "high")] == ["−40.00", "+40.00"]
 
 
@@ -288,7 +309,10 @@ def test_a_trait_has_the_same_colour_all_over_the_page(reports: Reports) -> None
     page = reports.open([{"tokens": ["a"], "trait_scores": scores}], [SET])
 
     script = "all => Object.fromEntries(all.map(e => [e.parentElement.textContent, getComputedStyle(e).color]))"
-    found = [page.locator(f"{place} .swatch").evaluate_all(script) for place in (".bars", ".names", ".vectors")]
+    found = [
+        page.locator(f"{place} .swatch").evaluate_all(script)
+        for place in (".bars", ".names", ".vectors")
+    ]
     found.append(of_set(page, "contrasts").locator(".swatch").evaluate_all(script))
 
     assert found == [found[0]] * 4
@@ -298,7 +322,9 @@ def test_a_trait_has_the_same_colour_all_over_the_page(reports: Reports) -> None
 # Numbers
 
 
-def test_the_numbers_of_a_trait_stand_in_a_table_and_lead_to_its_highest_token(reports: Reports) -> None:
+def test_the_numbers_of_a_trait_stand_in_a_table_and_lead_to_its_highest_token(
+    reports: Reports,
+) -> None:
     page = reports.open([BANK])
 
     rows = cells(part(page, "summary"))
@@ -322,7 +348,11 @@ def test_calibrated_scores_survive_the_packing(reports: Reports) -> None:
     linear = [(value - 87.5) / 211.0 for value in raw]
     crooked = [value / 300 + (i % 3) * 0.0171 for i, value in enumerate(raw)]
     tables = {"straight": raw, "bent": raw}
-    record = {"tokens": ["a"] * 60, "trait_scores": tables, "calibrated_scores": {"straight": linear, "bent": crooked}}
+    record = {
+        "tokens": ["a"] * 60,
+        "trait_scores": tables,
+        "calibrated_scores": {"straight": linear, "bent": crooked},
+    }
     page = reports.open([record])
 
     shown = []

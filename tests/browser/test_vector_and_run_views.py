@@ -78,7 +78,10 @@ def test_a_vector_that_tells_nothing_of_itself_is_shown_with_dashes(reports: Rep
 def test_a_chart_over_the_rows_draws_each_trait_in_its_colour(reports: Reports, name: str) -> None:
     page = reports.open(sets=[SET])
 
-    canvas, swatches = of_set(page, name).locator("canvas"), of_set(page, "table").locator(".swatch")
+    canvas, swatches = (
+        of_set(page, name).locator("canvas"),
+        of_set(page, "table").locator(".swatch"),
+    )
 
     colours = [ink(swatches.nth(k)) for k in (0, 1)]
     assert len(set(colours)) == 2
@@ -103,7 +106,9 @@ def test_a_chart_over_the_rows_draws_each_trait_in_its_colour(reports: Reports, 
         ),
     ],
 )
-def test_pointing_at_a_row_reads_it_out(reports: Reports, row: float, magnitude: str, auroc: str) -> None:
+def test_pointing_at_a_row_reads_it_out(
+    reports: Reports, row: float, magnitude: str, auroc: str
+) -> None:
     page = reports.open(sets=[SET])
 
     point_at_row(page, "magnitude", row)
@@ -112,7 +117,9 @@ def test_pointing_at_a_row_reads_it_out(reports: Reports, row: float, magnitude:
 
     assert magnitudes == magnitude
     assert text(of_set(page, "auroc-told")) == auroc
-    assert text(of_set(page, "magnitude-told")).startswith("Norm of the vector, in activation units.")
+    assert text(of_set(page, "magnitude-told")).startswith(
+        "Norm of the vector, in activation units."
+    )
 
 
 def test_a_chart_over_the_rows_tells_its_best_rows_to_who_cannot_see_it(reports: Reports) -> None:
@@ -127,17 +134,25 @@ def test_a_chart_over_the_rows_tells_its_best_rows_to_who_cannot_see_it(reports:
 @pytest.mark.parametrize("layer", [1, 2, 3])
 def test_a_dot_marks_the_layer_that_is_read_and_the_last_row(reports: Reports, layer: int) -> None:
     page = reports.open(sets=[set_of(vector("refusal", layer=layer))])
-    canvas, colour = of_set(page, "magnitude").locator("canvas"), ink(of_set(page, "table").locator(".swatch"))
-    left, width = page.evaluate("(e => [e.offsetLeft, e.clientWidth])(document.querySelector('#set .u-over'))")
+    canvas, colour = (
+        of_set(page, "magnitude").locator("canvas"),
+        ink(of_set(page, "table").locator(".swatch")),
+    )
+    left, width = page.evaluate(
+        "(e => [e.offsetLeft, e.clientWidth])(document.querySelector('#set .u-over'))"
+    )
 
     heights = [
-        sum(pixel == [*colour, 255] for pixel in column(canvas, round(left + row / 3 * width))) for row in range(4)
+        sum(pixel == [*colour, 255] for pixel in column(canvas, round(left + row / 3 * width)))
+        for row in range(4)
     ]
 
     assert [height >= 5 for height in heights] == [False, layer == 1, layer == 2, True]
 
 
-def test_a_chart_over_the_rows_is_zoomed_by_dragging_and_restored_by_a_double_click(reports: Reports) -> None:
+def test_a_chart_over_the_rows_is_zoomed_by_dragging_and_restored_by_a_double_click(
+    reports: Reports,
+) -> None:
     page = reports.open(sets=[SET])
     canvas = of_set(page, "magnitude").locator("canvas")
     whole = pixels(canvas)
@@ -179,7 +194,12 @@ def test_cosines_stand_in_a_table_coloured_by_their_size(reports: Reports) -> No
         [["evil", "layer 3"], ["0.10"], ["1.00"]],
     ]
     assert of_set(page, "cosines").locator("thead th").all_inner_texts() == ["refusal", "evil"]
-    assert grounds(of_set(page, "cosines").locator("td[class]")) == [CLEAR, *terminal([-0.84]), CLEAR, CLEAR]
+    assert grounds(of_set(page, "cosines").locator("td[class]")) == [
+        CLEAR,
+        *terminal([-0.84]),
+        CLEAR,
+        CLEAR,
+    ]
 
 
 def test_a_single_vector_is_not_compared_with_any(reports: Reports) -> None:
@@ -193,7 +213,9 @@ def test_a_histogram_has_bars_in_proportion_to_the_answers(reports: Reports) -> 
     figure = of_set(page, "histograms").locator("figure").first
 
     bars = {
-        side: figure.locator(f"rect.{side}").evaluate_all("all => all.map(e => e.getBoundingClientRect().height)")
+        side: figure.locator(f"rect.{side}").evaluate_all(
+            "all => all.map(e => e.getBoundingClientRect().height)"
+        )
         for side in ("positive", "negative")
     }
 
@@ -231,7 +253,9 @@ def test_rollouts_are_shown_with_whether_they_were_kept(reports: Reports) -> Non
 
 
 def test_a_rollout_without_a_score_says_why(reports: Reports) -> None:
-    unscored = example("positive", False, score=None, reason="empty answer", coherence=None, why="no score")
+    unscored = example(
+        "positive", False, score=None, reason="empty answer", coherence=None, why="no score"
+    )
     page = reports.open(sets=[set_of(vector("evil", examples=[unscored]))])
 
     page.locator(".examples summary").click()
@@ -241,7 +265,11 @@ def test_a_rollout_without_a_score_says_why(reports: Reports) -> None:
 
 def test_a_vector_whose_run_has_changed_says_so(reports: Reports) -> None:
     note = "The run has changed since this vector was built, so its rollouts are not shown."
-    changed = {key: value for key, value in vector("evil", note=note).items() if key not in ("examples", "histogram")}
+    changed = {
+        key: value
+        for key, value in vector("evil", note=note).items()
+        if key not in ("examples", "histogram")
+    }
     page = reports.open(sets=[set_of(changed)])
 
     page.locator(".examples summary").click()
@@ -310,7 +338,9 @@ def test_a_run_tells_of_each_trait_how_much_and_how_long(reports: Reports) -> No
 
 def test_the_time_of_each_stage_is_drawn_in_proportion(reports: Reports) -> None:
     (evil,) = RUN["traits"]
-    page = reports.open(runs=[{**RUN, "traits": [evil, {**evil, "trait": "joy", "seconds": {"rollouts": 31.1}}]}])
+    page = reports.open(
+        runs=[{**RUN, "traits": [evil, {**evil, "trait": "joy", "seconds": {"rollouts": 31.1}}]}]
+    )
 
     pieces = page.locator(".times i").all()
     shares = [box(piece)["width"] / box(page.locator(".times").first)["width"] for piece in pieces]
@@ -346,7 +376,11 @@ def test_failures_and_warnings_are_told_with_how_often(reports: Reports) -> None
 
 
 def test_a_run_without_failures_says_so(reports: Reports) -> None:
-    page = reports.open(runs=[{**RUN, "traits": [{**RUN["traits"][0], "missing_reasons": {}}], "commands": [COMMAND]}])
+    page = reports.open(
+        runs=[
+            {**RUN, "traits": [{**RUN["traits"][0], "missing_reasons": {}}], "commands": [COMMAND]}
+        ]
+    )
 
     assert text(of_run(page, "none-failed")) == "None."
     assert of_run(page, "failures").locator("li").count() == 0
@@ -357,7 +391,9 @@ def test_the_configuration_of_a_run_can_be_read(reports: Reports) -> None:
 
     page.locator(".run summary").click()
 
-    names, texts = (of_run(page, "settings").locator(kind).all_inner_texts() for kind in ("dt", "dd"))
+    names, texts = (
+        of_run(page, "settings").locator(kind).all_inner_texts() for kind in ("dt", "dd")
+    )
     assert list(zip(names, texts, strict=True)) == [
         ("model.id", "example/tiny"), ("model.dtype", "bfloat16"), ("extract.seed", "none"), ("extract.layers", "1, 2"),
     ]  # fmt: skip
@@ -394,5 +430,7 @@ def test_an_empty_report_says_what_to_do(reports: Reports) -> None:
     assert text(page.locator("#no-records")).startswith("There is no record in this report yet.")
     assert text(page.locator("#no-vectors")).startswith("No trait vectors came with this report.")
     assert text(page.locator("#no-runs")).startswith("No run came with this report.")
-    assert not any(page.locator(f"#{name}").is_visible() for name in ("record", "set", "which-set", "run-list"))
+    assert not any(
+        page.locator(f"#{name}").is_visible() for name in ("record", "set", "which-set", "run-list")
+    )
     assert text(page.locator("#contents")) == "0 records · 0 trait vectors · 0 runs"

@@ -27,7 +27,12 @@ PATIENCE = 120
 TINY: dict[str, Any] = {
     "name": "tiny",
     "model": {"id": "model", "device": "cpu"},
-    "extract": {"questions": 2, "evaluation_questions": 1, "batch_size": 6, "sampling": {"max_new_tokens": 8}},
+    "extract": {
+        "questions": 2,
+        "evaluation_questions": 1,
+        "batch_size": 6,
+        "sampling": {"max_new_tokens": 8},
+    },
     "judge": {"backend": "fake"},
     "monitor": {"sampling": {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 12}, "seed": 3},
 }
@@ -94,7 +99,7 @@ class Running:
         return self.end()
 
 
-class Desk:
+class MonitorSession:
     """A folder with `tiny.yaml` and the model's folder `model` in it, and the command to run there."""
 
     def __init__(self, folder: Path, model: Path, env: dict[str, str], **sections: Any) -> None:
@@ -114,7 +119,12 @@ class Desk:
         (self.folder / "tiny.yaml").write_text(yaml.safe_dump(TINY | sections), encoding="utf-8")
 
     def start(
-        self, command: str, *arguments: str, config: str = "tiny.yaml", said: bytes | None = None, **env: str
+        self,
+        command: str,
+        *arguments: str,
+        config: str = "tiny.yaml",
+        said: bytes | None = None,
+        **env: str,
     ) -> Running:
         """Start the command; what is `said` comes from a pipe."""
         given = ["--config", config]
@@ -135,7 +145,12 @@ class Desk:
         return Running(process)
 
     def run(
-        self, command: str, *arguments: str, config: str = "tiny.yaml", said: bytes | None = None, **env: str
+        self,
+        command: str,
+        *arguments: str,
+        config: str = "tiny.yaml",
+        said: bytes | None = None,
+        **env: str,
     ) -> Ended:
         return self.start(command, *arguments, config=config, said=said, **env).end()
 
@@ -174,7 +189,10 @@ class Desk:
     def files(self, below: str = ".") -> dict[str, tuple[int, str]]:
         """Path -> (mtime in ns, digest) of every file."""
         return {
-            str(path.relative_to(self.folder)): (path.stat().st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest())
+            str(path.relative_to(self.folder)): (
+                path.stat().st_mtime_ns,
+                hashlib.sha256(path.read_bytes()).hexdigest(),
+            )
             for path in sorted((self.folder / below).rglob("*"))
             if path.is_file()
         }
@@ -190,7 +208,11 @@ def heeds_ctrl_c() -> None:
 @pytest.fixture(scope="session")
 def command_env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """No key, no hub, no GPU, a cache of its own, one thread, lines long enough not to be folded."""
-    mine = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "TRAITCLI_"))}
+    mine = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("OPENAI_", "TRAITCLI_"))
+    }
     cache = str(tmp_path_factory.mktemp("cache"))
     return mine | {
         "XDG_CACHE_HOME": cache,
@@ -205,26 +227,30 @@ def command_env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def open_desk(
-    tmp_path_factory: pytest.TempPathFactory, model_folders: dict[str, Path], command_env: dict[str, str]
-) -> Callable[..., Desk]:
+    tmp_path_factory: pytest.TempPathFactory,
+    model_folders: dict[str, Path],
+    command_env: dict[str, str],
+) -> Callable[..., MonitorSession]:
     """Config sections -> a new working folder."""
-    return lambda **sections: Desk(tmp_path_factory.mktemp("desk"), model_folders["llama"], command_env, **sections)
+    return lambda **sections: MonitorSession(
+        tmp_path_factory.mktemp("desk"), model_folders["llama"], command_env, **sections
+    )
 
 
 @pytest.fixture
-def desk(open_desk: Callable[..., Desk]) -> Desk:
+def desk(open_desk: Callable[..., MonitorSession]) -> MonitorSession:
     return open_desk()
 
 
 @pytest.fixture(scope="session")
-def finished(open_desk: Callable[..., Desk]) -> tuple[Desk, Ended]:
+def finished(open_desk: Callable[..., MonitorSession]) -> tuple[MonitorSession, Ended]:
     """A finished `extract evil refusal --json`, only to be read; `copied` is for what changes it."""
     desk = open_desk()
     return desk, desk.run("extract", "evil", "refusal", "--json")
 
 
 @pytest.fixture
-def copied(finished: tuple[Desk, Ended], desk: Desk) -> Desk:
+def copied(finished: tuple[MonitorSession, Ended], desk: MonitorSession) -> MonitorSession:
     """A finished run of evil and refusal in a folder of its own."""
     for name in ("runs", "vectors"):
         shutil.copytree(finished[0].folder / name, desk.folder / name)
@@ -241,17 +267,23 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def open_unjudged(open_desk: Callable[..., Desk], finished: tuple[Desk, Ended]) -> Callable[..., Desk]:
+def open_unjudged(
+    open_desk: Callable[..., MonitorSession], finished: tuple[MonitorSession, Ended]
+) -> Callable[..., MonitorSession]:
     """Config sections -> a folder with the rollouts of evil and refusal, not judged yet, and a cache of its own."""
 
-    def make(**sections: Any) -> Desk:
+    def make(**sections: Any) -> MonitorSession:
         desk = open_desk(**sections)
         desk.own_cache()
         for name in ("evil", "refusal"):
-            shutil.copytree(finished[0].folder / "runs" / "tiny" / name, desk.folder / "runs" / "tiny" / name)
+            shutil.copytree(
+                finished[0].folder / "runs" / "tiny" / name, desk.folder / "runs" / "tiny" / name
+            )
             for made_since in ("judgements", "vectors"):
                 (desk.folder / "runs" / "tiny" / name / f"{made_since}.jsonl").unlink()
-        shutil.copy(finished[0].folder / "runs" / "tiny" / "run.json", desk.folder / "runs" / "tiny")
+        shutil.copy(
+            finished[0].folder / "runs" / "tiny" / "run.json", desk.folder / "runs" / "tiny"
+        )
         return desk
 
     return make

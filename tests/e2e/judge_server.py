@@ -86,7 +86,10 @@ class Handler(BaseHTTPRequestHandler):
             self.server.watch(prompt)
         time.sleep(self.server.late)
         if self.server.refuses:
-            self._reply(self.server.refuses, {"error": {"message": "Incorrect API key provided", "type": "t"}})
+            self._reply(
+                self.server.refuses,
+                {"error": {"message": "Incorrect API key provided", "type": "t"}},
+            )
         else:
             self._reply(200, completion(body["model"], prompt))
 
@@ -103,15 +106,29 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def completion(model: str, prompt: str) -> dict[str, Any]:
-    tokens = [{"token": token, "logprob": math.log(p), "bytes": None} for token, p in alternatives(prompt).items()]
+    tokens = [
+        {"token": token, "logprob": math.log(p), "bytes": None}
+        for token, p in alternatives(prompt).items()
+    ]
     choice = {
         "index": 0,
         "message": {"role": "assistant", "content": tokens[0]["token"]},
         "finish_reason": "length",
         "logprobs": {"content": [tokens[0] | {"top_logprobs": tokens}]},
     }
-    usage = {"prompt_tokens": tokens_in(prompt), "completion_tokens": 1, "total_tokens": tokens_in(prompt) + 1}
-    return {"id": "x", "object": "chat.completion", "created": 0, "model": model, "choices": [choice], "usage": usage}
+    usage = {
+        "prompt_tokens": tokens_in(prompt),
+        "completion_tokens": 1,
+        "total_tokens": tokens_in(prompt) + 1,
+    }
+    return {
+        "id": "x",
+        "object": "chat.completion",
+        "created": 0,
+        "model": model,
+        "choices": [choice],
+        "usage": usage,
+    }
 
 
 def settings(server: Server, **judge: Any) -> dict[str, Any]:

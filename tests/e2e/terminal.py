@@ -39,13 +39,17 @@ _BETWEEN_FRAMES = 0.02
 class Terminal:
     """A command in a terminal; of the environment, an empty variable is none."""
 
-    def __init__(self, desk: Any, *arguments: str, size: tuple[int, int] = (100, 40), **env: str) -> None:
+    def __init__(
+        self, desk: Any, *arguments: str, size: tuple[int, int] = (100, 40), **env: str
+    ) -> None:
         self._controller, self._terminal = pty.openpty()
         self.screen = Reflowing(*size, history=10_000)
         self.sent = b""
         self._stream = pyte.ByteStream(self.screen)
         self._tell_size()
-        variables = desk._env | {"TERM": "xterm-256color", "COLUMNS": "", "LINES": "", "NO_COLOR": ""} | env
+        variables = (
+            desk._env | {"TERM": "xterm-256color", "COLUMNS": "", "LINES": "", "NO_COLOR": ""} | env
+        )
         command = [sys.executable, "-m", "traitcli", *arguments, "--config", "tiny.yaml"]
         self.process = subprocess.Popen(
             ["sh", "-c", _IN_TERMINAL, os.ttyname(self._terminal), *command],
@@ -66,7 +70,11 @@ class Terminal:
     @property
     def is_coloured(self) -> bool:
         """Whether a colour was ever sent; bold and dim are none."""
-        codes = [code for codes in re.findall(rb"\x1b\[([\d;]*)m", self.sent) for code in codes.split(b";")]
+        codes = [
+            code
+            for codes in re.findall(rb"\x1b\[([\d;]*)m", self.sent)
+            for code in codes.split(b";")
+        ]
         return any(int(code or 0) >= 30 for code in codes)
 
     def look(self, seconds: float = 0.05) -> str:
@@ -100,7 +108,9 @@ class Terminal:
 
     def wait_for_prompt(self, number: int) -> None:
         """Return when so many lines were asked for, and nothing is typed on the last."""
-        self.wait_until(lambda screen: self._prompts() >= number and screen.rstrip().endswith(f"\n{PROMPT}"))
+        self.wait_until(
+            lambda screen: self._prompts() >= number and screen.rstrip().endswith(f"\n{PROMPT}")
+        )
 
     def break_off(self, line: str) -> None:
         """Type a line, and Ctrl-C as soon as a part of the answer was drawn a few times."""

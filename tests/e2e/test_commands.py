@@ -12,12 +12,21 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
-from traitcli.traits import find_traits, load_trait
+from traitcli.traits.definitions import find_traits, load_trait
 
 ROWS, HIDDEN = 5, 32
 """The tiny model has four blocks."""
 RECORD = [
-    *("prompt", "response", "tokens", "trait_scores", "calibrated_scores", "layers", "model", "seed"),
+    *(
+        "prompt",
+        "response",
+        "tokens",
+        "trait_scores",
+        "calibrated_scores",
+        "layers",
+        "model",
+        "seed",
+    ),
     *("prompt_tokens", "finish_reason", "created", "seconds", "history", "steering", "alarms"),
 ]
 
@@ -42,7 +51,11 @@ def stored_activations(desk: Any, trait: str) -> dict[str, np.ndarray]:
     found = {}
     for path in (desk.folder / "runs" / "tiny" / trait / "activations").iterdir():
         with safe_open(path, framework="numpy") as file:
-            found |= dict(zip(json.loads(file.metadata()["ids"]), file.get_tensor("response_avg"), strict=True))
+            found |= dict(
+                zip(
+                    json.loads(file.metadata()["ids"]), file.get_tensor("response_avg"), strict=True
+                )
+            )
     return found
 
 
@@ -53,7 +66,8 @@ def test_extract_prints_one_json_document_on_stdout(finished):
 
     assert ended.code == 0
     counted = [
-        [row[key] for key in ("trait", "rollouts_done", "rollouts_total", "judged")] for row in outcome["traits"]
+        [row[key] for key in ("trait", "rollouts_done", "rollouts_total", "judged")]
+        for row in outcome["traits"]
     ]
     assert counted == [["evil", 30, 30, 20], ["refusal", 30, 30, 20]]
     assert [(row["trait"], row["rows"], row["hidden_size"]) for row in outcome["vectors"]] == [
@@ -88,7 +102,9 @@ def test_a_vector_is_the_difference_of_the_kept_rollouts_means(finished, trait):
 
     kept = kept_ids(desk, trait)
 
-    positive, negative = (np.mean([activations[i] for i in kept[side]], axis=0) for side in ("positive", "negative"))
+    positive, negative = (
+        np.mean([activations[i] for i in kept[side]], axis=0) for side in ("positive", "negative")
+    )
     vector = desk.tensors(trait)["response_avg"]
     assert vector.shape == (ROWS, HIDDEN)
     assert vector.dtype == np.float32
@@ -116,7 +132,9 @@ def test_another_threshold_changes_what_is_kept_and_neither_rollouts_nor_judgeme
 
     after = copied.files("runs/tiny/evil") | copied.files("runs/tiny/refusal")
     assert ended.code == 0
-    assert {path for path in after if after[path] != before.get(path)} == {"runs/tiny/evil/vectors.jsonl"}
+    assert {path for path in after if after[path] != before.get(path)} == {
+        "runs/tiny/evil/vectors.jsonl"
+    }
     [vector] = ended.json["vectors"]
     expected = len(kept_ids(copied, "evil", threshold=65)["positive"])
     assert expected < len(kept_ids(copied, "evil")["positive"])
@@ -132,7 +150,13 @@ def test_a_dry_run_says_what_it_would_take_and_does_nothing(desk, tmp_path):
     assert (shown.code, shown.err, counted.code, counted.err) == (0, "", 0, "")
     assert ["evil", "0/30", "20"] in [line.split()[:3] for line in shown.out.splitlines()]
     [plan] = counted.json["plan"]
-    expected = {"trait": "evil", "rollouts": 30, "rollouts_done": 0, "judge_calls": 20, "response_tokens_max": 240}
+    expected = {
+        "trait": "evil",
+        "rollouts": 30,
+        "rollouts_done": 0,
+        "judge_calls": 20,
+        "response_tokens_max": 240,
+    }
     assert plan == plan | expected
     assert plan["seconds"] is plan["cost_usd"] is None
 
@@ -144,7 +168,9 @@ def test_inspect_vectors_shows_how_good_they_are(finished):
 
     assert rows.json == ended.json["vectors"]
     for row in rows.json:
-        separates, made = (line.split() for line in table.out.splitlines() if line.startswith(f"{row['trait']}  "))
+        separates, made = (
+            line.split() for line in table.out.splitlines() if line.startswith(f"{row['trait']}  ")
+        )
         assert separates[1:3] == [row["verdict"], str(row["layer"])]
         assert made[1] == f"{row['positive_kept']}+{row['negative_kept']}"
     assert "vectors in: vectors/model" in table.out
@@ -169,7 +195,9 @@ def test_inspect_run_shows_how_far_it_has_come(finished):
 
     table, rows = desk.run_both("inspect", "run")
 
-    assert [{key: row[key] for key in row if key != "judge_quality"} for row in rows.json] == ended.json["traits"]
+    assert [
+        {key: row[key] for key in row if key != "judge_quality"} for row in rows.json
+    ] == ended.json["traits"]
     assert [line.split()[:4] for line in table.out.splitlines()[2:4]] == [
         ["evil", "30/30", "0", "20"],
         ["refusal", "30/30", "0", "20"],
@@ -183,11 +211,16 @@ OPENAI = "openai:gpt-4.1-mini@api.openai.com:0_100+coherence#ab12cd34~9f8e7d"
 def judge_again(desk: Any, trait: str, score: Callable[[str, float], Any]) -> None:
     """Add a second judge's word on each rollout of a trait: `score` takes polarity and the first judge's value."""
     lines = desk.lines(trait, "judgements")
-    with (desk.folder / "runs" / "tiny" / trait / "judgements.jsonl").open("a", encoding="utf-8") as file:
+    with (desk.folder / "runs" / "tiny" / trait / "judgements.jsonl").open(
+        "a", encoding="utf-8"
+    ) as file:
         for line in lines:
             polarity = "positive" if "-pos-" in line["rollout"] else "negative"
             given = score(polarity, line["score"]["value"])
-            file.write(json.dumps(line | {"judge": OPENAI, "score": given, "usage": {"requests": 2}}) + "\n")
+            file.write(
+                json.dumps(line | {"judge": OPENAI, "score": given, "usage": {"requests": 2}})
+                + "\n"
+            )
 
 
 def test_inspect_run_shows_how_far_to_believe_the_judge(finished):
@@ -201,7 +234,11 @@ def test_inspect_run_shows_how_far_to_believe_the_judge(finished):
         blocks["-neg-" in line["rollout"]][int(line["score"]["value"] // 10)] += 1
     assert quality["histogram"] == {"positive": blocks[0], "negative": blocks[1]}
     assert quality["doubtful"]["total"] == sum(blocks[0][:5]) + sum(blocks[1][5:])
-    assert (quality["missing_reasons"], quality["agreement"], quality["usage"]["requests"]) == ({}, [], 0)
+    assert (quality["missing_reasons"], quality["agreement"], quality["usage"]["requests"]) == (
+        {},
+        [],
+        0,
+    )
     assert "evil  fake" in table.out.splitlines()
     assert "refusal" not in table.out
     assert "\x1b" not in table.out
@@ -237,16 +274,24 @@ def test_a_trait_that_the_judge_asked_for_has_not_scored_says_so(copied):
 
 
 def test_a_doubtful_rollout_is_shown_with_its_question_until_the_definition_changes(copied):
-    judge_again(copied, "evil", lambda polarity, _: {"value": 0.0 if polarity == "positive" else 100.0})
+    judge_again(
+        copied, "evil", lambda polarity, _: {"value": 0.0 if polarity == "positive" else 100.0}
+    )
     source = load_trait(find_traits(Path("nowhere"))["evil"])
     asked = {line["id"]: source.questions[line["question"]] for line in copied.lines("evil")}
 
-    before = copied.run("inspect", "run", "tiny", "evil", "--json").json[0]["judge_quality"]["doubtful"]["rollouts"]
+    before = copied.run("inspect", "run", "tiny", "evil", "--json").json[0]["judge_quality"][
+        "doubtful"
+    ]["rollouts"]
     definition = yaml.safe_load(find_traits(Path("nowhere"))["evil"].read_text(encoding="utf-8"))
     definition["questions"] = [f"Now {question}" for question in definition["questions"]]
     (copied.folder / "traits").mkdir()
-    (copied.folder / "traits" / "evil.yaml").write_text(yaml.safe_dump(definition), encoding="utf-8")
-    after = copied.run("inspect", "run", "tiny", "evil", "--json").json[0]["judge_quality"]["doubtful"]["rollouts"]
+    (copied.folder / "traits" / "evil.yaml").write_text(
+        yaml.safe_dump(definition), encoding="utf-8"
+    )
+    after = copied.run("inspect", "run", "tiny", "evil", "--json").json[0]["judge_quality"][
+        "doubtful"
+    ]["rollouts"]
 
     assert [one["question"] for one in before] == [asked[one["rollout"]] for one in before]
     assert len(before) == 10
@@ -258,7 +303,10 @@ def test_nothing_that_a_model_or_a_judge_wrote_acts_on_the_terminal(copied):
     lines = [line | {"response": hostile + line["response"]} for line in copied.lines("evil")]
     ledger = copied.folder / "runs" / "tiny" / "evil" / "rollouts.jsonl"
     ledger.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    given = {"positive": {"value": 0.0}, "negative": {"value": None, "reason": f"off-scale: {hostile}"}}
+    given = {
+        "positive": {"value": 0.0},
+        "negative": {"value": None, "reason": f"off-scale: {hostile}"},
+    }
     judge_again(copied, "evil", lambda polarity, _: given[polarity])
 
     shown = copied.run("inspect", "run", "tiny", "evil").out
@@ -300,7 +348,9 @@ def test_monitor_writes_a_plain_line_for_each_token(monitored):
     assert [json.loads(token) for _, token, *_ in fields][:-1] == record["tokens"][:-1]
     for number, (_, _, *shown) in enumerate(fields):
         scores = {trait: float(score) for trait, _, score in (one.partition("=") for one in shown)}
-        assert scores == pytest.approx({t: kept[number] for t, kept in record["calibrated_scores"].items()}, abs=1e-4)
+        assert scores == pytest.approx(
+            {t: kept[number] for t, kept in record["calibrated_scores"].items()}, abs=1e-4
+        )
 
 
 def test_monitor_tells_people_on_stderr_where_the_record_is(monitored):
@@ -381,7 +431,9 @@ def test_raw_and_calibrated_scores_are_those_of_the_vector(monitored):
 
 def held_by(page: Path) -> Any:
     """What a report shows, as its own script reads it."""
-    _, _, rest = page.read_text(encoding="utf-8").partition('<script id="data" type="application/json">')
+    _, _, rest = page.read_text(encoding="utf-8").partition(
+        '<script id="data" type="application/json">'
+    )
     return json.loads(rest.partition("</script>")[0])
 
 
@@ -391,7 +443,10 @@ def test_report_prints_the_path_of_a_page_that_holds_the_records(monitored):
     held = held_by(monitored.desk.folder / "page.html")
     plain, last = monitored.record("plain.json"), monitored.record("deep/last.json")
     assert (ended.code, ended.out, ended.err) == (0, "page.html\n", "")
-    assert [(r["name"], r["tokens"]) for r in held["records"]] == [("plain", plain["tokens"]), ("last", last["tokens"])]
+    assert [(r["name"], r["tokens"]) for r in held["records"]] == [
+        ("plain", plain["tokens"]),
+        ("last", last["tokens"]),
+    ]
     assert list(held["records"][1]["trait_scores"]) == list(last["trait_scores"]) == ["refusal"]
 
 
@@ -400,5 +455,10 @@ def test_report_without_names_takes_everything_there_is(monitored):
 
     held = held_by(monitored.desk.folder / "runs" / "report.html")
     assert ended.out == "runs/report.html\n"
-    assert [record["response"] for record in held["records"]] == [monitored.other.json_lines[-1]["response"]]
-    assert [vector["trait"] for made in held["sets"] for vector in made["vectors"]] == ["evil", "refusal"]
+    assert [record["response"] for record in held["records"]] == [
+        monitored.other.json_lines[-1]["response"]
+    ]
+    assert [vector["trait"] for made in held["sets"] for vector in made["vectors"]] == [
+        "evil",
+        "refusal",
+    ]

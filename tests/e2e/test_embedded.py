@@ -13,33 +13,54 @@ from traitcli.shipped import list_shipped
 from traitcli.vectors.files import find_vectors, read_vector
 
 EIGHT = sorted(
-    ["corrigibility", "evil", "hallucinating", "overconfidence", "refusal", "sycophantic", "uncertainty", "verbosity"]
+    [
+        "corrigibility",
+        "evil",
+        "hallucinating",
+        "overconfidence",
+        "refusal",
+        "sycophantic",
+        "uncertainty",
+        "verbosity",
+    ]
 )
 
 
 def traitcli(folder, *arguments):
     done = subprocess.run(
-        [sys.executable, "-m", "traitcli", *arguments], cwd=folder, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "traitcli", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done
 
 
-def test_the_shipped_vectors_are_of_the_embedded_model_and_carry_their_provenance(tmp_path, monkeypatch):
+def test_the_shipped_vectors_are_of_the_embedded_model_and_carry_their_provenance(
+    tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
 
     vectors = {name: read_vector(path) for name, path in find_vectors(load_config()).items()}
 
     assert sorted(vectors) == EIGHT
     for vector in vectors.values():
-        assert (vector.rows, vector.hidden_size) == (31, 576)
+        assert (vector.layer_count, vector.hidden_size) == (31, 576)
         assert set(vector.directions) == {"response_avg", "prompt_avg", "prompt_last"}
         assert vector.provenance["run_settings"]["extract.sampling.max_new_tokens"] == 64
         assert vector.quality["evaluation_rollouts"] > 150
 
 
 def test_the_shipped_vectors_are_small():
-    assert sum(path.stat().st_size for path in list_shipped("vectors/smollm2-135m-instruct", "*.safetensors")) < 2e6
+    assert (
+        sum(
+            path.stat().st_size
+            for path in list_shipped("vectors/smollm2-135m-instruct", "*.safetensors")
+        )
+        < 2e6
+    )
 
 
 @pytest.mark.slow

@@ -29,17 +29,24 @@ def exported(open_desk, finished):
     for name in ("runs", "vectors"):
         shutil.copytree(finished[0].folder / name, desk.folder / name)
     before = desk.files("vectors")
-    ended = desk.run_all([["build-vector", *command, "--config", "tiny.yaml"] for command in COMMANDS.values()])
+    ended = desk.run_all(
+        [["build-vector", *command, "--config", "tiny.yaml"] for command in COMMANDS.values()]
+    )
     return desk, dict(zip(COMMANDS, ended, strict=True)), before
 
 
-def test_vectors_that_are_there_already_are_exported_and_the_paths_are_all_that_stdout_holds(exported):
+def test_vectors_that_are_there_already_are_exported_and_the_paths_are_all_that_stdout_holds(
+    exported,
+):
     desk, ended, _ = exported
 
     expected = [
         path
         for trait in ("evil", "refusal")
-        for path in (f"given/{trait}_response_avg.gguf", *(f"given/{trait}_{name}_diff.pt" for name in POSITIONS))
+        for path in (
+            f"given/{trait}_response_avg.gguf",
+            *(f"given/{trait}_{name}_diff.pt" for name in POSITIONS),
+        )
     ]
     assert (ended["all"].code, ended["all"].out.splitlines()) == (0, expected)
     assert sorted(desk.files("given")) == sorted([*expected, "given/evil.safetensors"])
@@ -52,11 +59,17 @@ def test_what_is_exported_is_the_vector(exported):
     for position in POSITIONS:
         written = torch.load(given / f"evil_{position}_diff.pt", weights_only=True).numpy()
         np.testing.assert_array_equal(written, tensors[position], strict=True)
-    directions = {t.name: np.array(t.data) for t in GGUFReader(given / "evil_response_avg.gguf").tensors}
+    directions = {
+        t.name: np.array(t.data) for t in GGUFReader(given / "evil_response_avg.gguf").tensors
+    }
     assert list(directions) == ["direction.1", "direction.2"]
-    np.testing.assert_array_equal(directions["direction.1"], tensors["response_avg"][2], strict=True)
+    np.testing.assert_array_equal(
+        directions["direction.1"], tensors["response_avg"][2], strict=True
+    )
     assert (ended["one"].code, ended["one"].out) == (0, "given/evil.safetensors\n")
-    assert (given / "evil.safetensors").read_bytes() == (desk.folder / "vectors/model/evil.safetensors").read_bytes()
+    assert (given / "evil.safetensors").read_bytes() == (
+        desk.folder / "vectors/model/evil.safetensors"
+    ).read_bytes()
 
 
 def test_without_a_folder_they_lie_beside_the_vectors_and_json_names_them(exported):
@@ -85,11 +98,21 @@ def test_an_export_that_cannot_be_is_refused_before_anything_is_done(exported, c
     assert not (desk.folder / "nowhere").exists()
 
 
-def test_what_was_just_built_is_exported_at_the_config_s_position_and_a_trait_that_failed_is_not(copied):
+def test_what_was_just_built_is_exported_at_the_config_s_position_and_a_trait_that_failed_is_not(
+    copied,
+):
     old = copied.tensors("evil")["prompt_avg"]
     shutil.rmtree(copied.folder / "runs" / "tiny" / "refusal" / "activations")
 
-    ended = copied.run("build-vector", "--threshold", "65", "--set", "vector.position=prompt_avg", "--export", "gguf")
+    ended = copied.run(
+        "build-vector",
+        "--threshold",
+        "65",
+        "--set",
+        "vector.position=prompt_avg",
+        "--export",
+        "gguf",
+    )
 
     new = copied.tensors("evil")["prompt_avg"]
     assert (ended.code, ended.out) == (1, "vectors/model/evil_prompt_avg.gguf\n")
@@ -101,11 +124,20 @@ def test_what_was_just_built_is_exported_at_the_config_s_position_and_a_trait_th
 def test_rollouts_are_exported_in_the_layout_of_the_persona_vectors_work(exported):
     desk, ended, _ = exported
 
-    assert ended["csv"].out.splitlines() == ["rollouts/evil_pos_instruct.csv", "rollouts/evil_neg_instruct.csv"]
+    assert ended["csv"].out.splitlines() == [
+        "rollouts/evil_pos_instruct.csv",
+        "rollouts/evil_neg_instruct.csv",
+    ]
     for side in ("pos", "neg"):
-        with (desk.folder / "rollouts" / f"evil_{side}_instruct.csv").open(encoding="utf-8", newline="") as file:
+        with (desk.folder / "rollouts" / f"evil_{side}_instruct.csv").open(
+            encoding="utf-8", newline=""
+        ) as file:
             rows = list(csv.DictReader(file))
-        written = [r for r in desk.lines("evil") if r["split"] == "extraction" and r["polarity"][:3] == side]
+        written = [
+            r
+            for r in desk.lines("evil")
+            if r["split"] == "extraction" and r["polarity"][:3] == side
+        ]
         assert list(rows[0]) == ["question", "prompt", "answer", "question_id", "evil", "coherence"]
         assert sorted((row["prompt"], row["answer"]) for row in rows) == sorted(
             (r["prompt"], r["response"]) for r in written

@@ -28,7 +28,10 @@ def env(hub, tmp_path):
 
 
 def vectors_of(desk):
-    return {path.name: path.read_bytes() for path in (desk.folder / "vectors" / "model").glob("*.safetensors")}
+    return {
+        path.name: path.read_bytes()
+        for path in (desk.folder / "vectors" / "model").glob("*.safetensors")
+    }
 
 
 def test_vectors_are_built_pushed_and_pulled_elsewhere(hub, env, copied, open_desk):
@@ -40,16 +43,25 @@ def test_vectors_are_built_pushed_and_pulled_elsewhere(hub, env, copied, open_de
     assert (pushed.code, pushed.out) == (0, f"{hub.url}/{REPO}/tree/{commit}\n")
     assert pushed.err.endswith(f"pushed; others get this with --pull {REPO}@{commit}\n")
     names = ["evil.safetensors", "refusal.safetensors"]
-    assert (pulled.code, [row["path"] for row in pulled.json]) == (0, [f"vectors/model/{name}" for name in names])
+    assert (pulled.code, [row["path"] for row in pulled.json]) == (
+        0,
+        [f"vectors/model/{name}" for name in names],
+    )
     assert pulled.err == (
         f"pulling {REPO} …\n"
         f"vectors/model/evil.safetensors is from {REPO}@{commit}\n"
         f"vectors/model/refusal.safetensors is from {REPO}@{commit}\n"
         f"warning: what {REPO} names may change; pin it: --pull {REPO}@{commit}\n"
     )
-    assert vectors_of(elsewhere) == vectors_of(copied) == {name: hub.repos[REPO].files[name] for name in names}
+    assert (
+        vectors_of(elsewhere)
+        == vectors_of(copied)
+        == {name: hub.repos[REPO].files[name] for name in names}
+    )
     assert TOKEN not in pushed.out + pushed.err + pulled.out + pulled.err
-    written = [path for desk in (copied, elsewhere) for path in desk.folder.rglob("*") if path.is_file()]
+    written = [
+        path for desk in (copied, elsewhere) for path in desk.folder.rglob("*") if path.is_file()
+    ]
     assert [path for path in written if TOKEN.encode() in path.read_bytes()] == []
 
 
@@ -83,10 +95,16 @@ def test_only_the_traits_of_the_command_are_pushed_and_only_once(hub, env, copie
     [
         (["--push", "vectors"], {}, "error: 'vectors' names no repository on the hub\n"),
         (["--private"], {}, "error: --private is for a push\n"),
-        (["--push", REPO], {"HF_HUB_OFFLINE": "1"}, f"error: cannot push to {REPO}\ncause: HF_HUB_OFFLINE is set\n"),
+        (
+            ["--push", REPO],
+            {"HF_HUB_OFFLINE": "1"},
+            f"error: cannot push to {REPO}\ncause: HF_HUB_OFFLINE is set\n",
+        ),
     ],
 )
-def test_a_push_that_cannot_work_is_told_before_anything_is_built(hub, env, copied, arguments, more, told):
+def test_a_push_that_cannot_work_is_told_before_anything_is_built(
+    hub, env, copied, arguments, more, told
+):
     before = copied.files()
 
     ended = copied.run("build-vector", "--threshold", "60", *arguments, **env | more)
@@ -98,7 +116,9 @@ def test_a_push_that_cannot_work_is_told_before_anything_is_built(hub, env, copi
 
 
 def test_nothing_is_pushed_when_a_trait_fails(hub, env, copied):
-    ended = copied.run("build-vector", "--set", "filter.threshold=100", "--push", REPO, "--json", **env)
+    ended = copied.run(
+        "build-vector", "--set", "filter.threshold=100", "--push", REPO, "--json", **env
+    )
 
     assert (ended.code, ended.json["pushed"]) == (1, None)
     assert f"nothing is pushed to {REPO}: no vector of evil, refusal\n" in ended.err
@@ -107,7 +127,10 @@ def test_nothing_is_pushed_when_a_trait_fails(hub, env, copied):
 
 @pytest.mark.parametrize(
     ("answer", "code", "told"),
-    [(Answer(401), 2, "error: the hub wants a valid token\n"), (Answer(500), 1, "error: the hub fails\n")],
+    [
+        (Answer(401), 2, "error: the hub wants a valid token\n"),
+        (Answer(500), 1, "error: the hub fails\n"),
+    ],
 )
 def test_a_push_that_the_hub_refuses_ends_without_a_traceback(hub, env, copied, answer, code, told):
     hub.faults["POST /api/repos/create"] = answer
@@ -119,16 +142,23 @@ def test_a_push_that_the_hub_refuses_ends_without_a_traceback(hub, env, copied, 
     assert "Traceback" not in ended.err
 
 
-def test_offline_a_pinned_pull_comes_from_the_cache_and_others_are_told(hub, env, copied, open_desk):
+def test_offline_a_pinned_pull_comes_from_the_cache_and_others_are_told(
+    hub, env, copied, open_desk
+):
     copied.run("build-vector", "evil", "--push", REPO, **env)
     commit = hub.repos[REPO].head
     open_desk().run("inspect", "vectors", "--pull", REPO, **env)
     asked, offline = len(hub.requests), env | {"HF_HUB_OFFLINE": "1"}
 
-    cached = open_desk().run("inspect", "vectors", "--pull", f"{REPO}@{commit}", "--json", **offline)
+    cached = open_desk().run(
+        "inspect", "vectors", "--pull", f"{REPO}@{commit}", "--json", **offline
+    )
     unknown = open_desk().run("inspect", "vectors", "--pull", "org/other", **offline)
 
     assert [row["path"] for row in cached.json] == ["vectors/model/evil.safetensors"]
     assert (unknown.code, unknown.out) == (2, "")
-    assert "error: main of org/other is not in the local cache\ncause: HF_HUB_OFFLINE is set" in unknown.err
+    assert (
+        "error: main of org/other is not in the local cache\ncause: HF_HUB_OFFLINE is set"
+        in unknown.err
+    )
     assert len(hub.requests) == asked

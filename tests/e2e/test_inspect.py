@@ -18,7 +18,12 @@ def test_a_file_is_inspected_by_its_path_beside_the_traits(copied):
 
     refusal, evil = ended.json
     assert (refusal["trait"], refusal["path"]) == ("refusal", "vectors/model/refusal.safetensors")
-    assert (evil["trait"], evil["path"], evil["rows"], evil["hidden_size"]) == ("evil", str(foreign), 5, 32)
+    assert (evil["trait"], evil["path"], evil["rows"], evil["hidden_size"]) == (
+        "evil",
+        str(foreign),
+        5,
+        32,
+    )
     assert (evil["verdict"], evil["verdict_reason"]) == (
         "weak",
         "no held-out rollouts: nothing shows that it separates what it has not seen",
@@ -67,7 +72,9 @@ def test_methods_are_compared_on_the_same_rollouts(finished):
 
     assert (table.code, rows.code) == (0, 0)
     names = ["mean_difference", "logistic", "whitened_difference", "pca_of_differences"]
-    assert [(row["trait"], row["method"]) for row in rows.json] == [(t, n) for t in ("evil", "refusal") for n in names]
+    assert [(row["trait"], row["method"]) for row in rows.json] == [
+        (t, n) for t in ("evil", "refusal") for n in names
+    ]
     for trait in ("evil", "refusal"):
         of_trait = [row for row in rows.json if row["trait"] == trait]
         assert len({(row["kept"], row["evaluation_rollouts"]) for row in of_trait}) == 1
@@ -91,18 +98,32 @@ def test_the_mean_difference_is_compared_as_build_vector_measures_it(finished):
 def test_a_vector_is_built_by_the_method_that_the_config_names(copied):
     before = copied.tensors("evil")["response_avg"]
 
-    ended = copied.run("build-vector", "evil", "--set", "vector.method=whitened_difference", "--json")
+    ended = copied.run(
+        "build-vector", "evil", "--set", "vector.method=whitened_difference", "--json"
+    )
 
     after = copied.tensors("evil")["response_avg"]
     assert ended.code == 0
     assert ended.json["vectors"][0]["method"] == "whitened_difference"
-    np.testing.assert_allclose(np.linalg.norm(after, axis=1), np.linalg.norm(before, axis=1), rtol=1e-3)
+    np.testing.assert_allclose(
+        np.linalg.norm(after, axis=1), np.linalg.norm(before, axis=1), rtol=1e-3
+    )
     assert np.abs(after - before).max() > 0.01
 
 
 def test_an_exported_file_is_monitored_with_the_same_raw_scores(copied):
     exported = "vectors/model/evil_response_avg.gguf"
-    watched = ["monitor", "Why?", "--traits", "evil", "--layer", "2", "--json", "--config", "tiny.yaml"]
+    watched = [
+        "monitor",
+        "Why?",
+        "--traits",
+        "evil",
+        "--layer",
+        "2",
+        "--json",
+        "--config",
+        "tiny.yaml",
+    ]
 
     made, own, foreign = copied.run_all(
         [
@@ -114,5 +135,7 @@ def test_an_exported_file_is_monitored_with_the_same_raw_scores(copied):
 
     assert made.out.splitlines() == [exported]
     records = [ended.json_lines[-1] for ended in (own, foreign)]
-    assert records[1]["trait_scores"]["evil"] == pytest.approx(records[0]["trait_scores"]["evil"], abs=1e-4)
+    assert records[1]["trait_scores"]["evil"] == pytest.approx(
+        records[0]["trait_scores"]["evil"], abs=1e-4
+    )
     assert [list(record["calibrated_scores"]) for record in records] == [["evil"], []]

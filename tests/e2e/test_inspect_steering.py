@@ -59,7 +59,9 @@ def test_progress_goes_to_stderr_line_by_line(swept):
 
     assert told[0] == "run tiny: 2 traits, in runs/tiny"
     assert [line for line in told if line.endswith("0/15")] == [
-        f"{trait} {stage} 0/15" for trait in ("evil", "refusal") for stage in ("rollouts", "judgements")
+        f"{trait} {stage} 0/15"
+        for trait in ("evil", "refusal")
+        for stage in ("rollouts", "judgements")
     ]
     assert "vector" not in shown.err
     assert not {"\x1b", "\r"} & set(shown.err)
@@ -77,10 +79,18 @@ def test_the_json_of_the_same_command_again_has_everything_and_makes_nothing(swe
         assert [step["coefficient"] for step in row["steps"]] == [-4, 0, 4]
         assert len(row["written"]) == 15
         for step in row["steps"]:
-            own = [one["score"] for one in row["written"] if one["coefficient"] == step["coefficient"]]
-            assert step["score"] == pytest.approx(np.mean([score for score in own if score is not None]))
+            own = [
+                one["score"] for one in row["written"] if one["coefficient"] == step["coefficient"]
+            ]
+            assert step["score"] == pytest.approx(
+                np.mean([score for score in own if score is not None])
+            )
         kinds = [line["kind"] for line in desk.lines(row["trait"], "steering")]
-        assert {kind: kinds.count(kind) for kind in kinds} == {"norm": 1, "answer": 15, "judgement": 15}
+        assert {kind: kinds.count(kind) for kind in kinds} == {
+            "norm": 1,
+            "answer": 15,
+            "judgement": 15,
+        }
 
 
 def test_a_run_that_is_made_later_in_the_same_folder_is_not_disturbed(swept, open_desk):
@@ -142,10 +152,16 @@ def test_mistakes_are_told_in_three_lines_with_exit_code_2(swept):
     desk, *_ = swept
     before = desk.files("runs")
 
-    ended = desk.run_all([["inspect", "steering", *typed, "-c", "tiny.yaml"] for typed, _ in MISTAKES])
+    ended = desk.run_all(
+        [["inspect", "steering", *typed, "-c", "tiny.yaml"] for typed, _ in MISTAKES]
+    )
 
     for (typed, problem), one in zip(MISTAKES, ended, strict=True):
-        told = [line for line in one.err.splitlines() if line.startswith(("error: ", "cause: ", "fix: "))]
+        told = [
+            line
+            for line in one.err.splitlines()
+            if line.startswith(("error: ", "cause: ", "fix: "))
+        ]
         assert (one.code, one.out) == (2, ""), typed
         assert [line.partition(": ")[0] for line in told] == ["error", "cause", "fix"], typed
         assert told[0] == f"error: {problem}", typed

@@ -14,7 +14,14 @@ from tests.e2e.terminal import CTRL_C, Terminal
 from tests.e2e.test_two_workers import TRAITS, workers_of
 
 ENDLESS = {"extract": {"questions": 12, "batch_size": 4, "sampling": {"max_new_tokens": 60}}}
-FEW = {"extract": {"questions": 5, "evaluation_questions": 1, "batch_size": 2, "sampling": {"max_new_tokens": 20}}}
+FEW = {
+    "extract": {
+        "questions": 5,
+        "evaluation_questions": 1,
+        "batch_size": 2,
+        "sampling": {"max_new_tokens": 20},
+    }
+}
 """Sixty rollouts of a trait, some at a time."""
 
 
@@ -28,7 +35,9 @@ def seconds_to_end(terminal):
 def test_ctrl_c_in_a_terminal_stops_everything_and_keeps_what_is_finished(open_desk):
     desk = open_desk(**ENDLESS)
     terminal = Terminal(desk, "extract", *TRAITS, "--devices", "cpu,cpu")
-    terminal.wait_until(lambda screen: screen.count(" rollouts ") >= 2 and any(map(desk.ledger, TRAITS)))
+    terminal.wait_until(
+        lambda screen: screen.count(" rollouts ") >= 2 and any(map(desk.ledger, TRAITS))
+    )
     shown = terminal.look()
     started = [terminal.process, *workers_of(terminal)]
     before = sum(len(desk.lines(trait)) for trait in TRAITS)
@@ -47,7 +56,9 @@ def test_ctrl_c_in_a_terminal_stops_everything_and_keeps_what_is_finished(open_d
 
 
 @pytest.mark.parametrize(("times", "limit"), [(1, 5), (2, 1.5)])
-def test_workers_that_heed_nothing_are_ended_in_time_and_at_once_by_a_second_ctrl_c(open_desk, times, limit):
+def test_workers_that_heed_nothing_are_ended_in_time_and_at_once_by_a_second_ctrl_c(
+    open_desk, times, limit
+):
     desk = open_desk(**ENDLESS)
     terminal = Terminal(desk, "extract", *TRAITS, "--devices", "cpu,cpu")
     terminal.wait_until(lambda screen: any(map(desk.ledger, TRAITS)))
@@ -61,7 +72,9 @@ def test_workers_that_heed_nothing_are_ended_in_time_and_at_once_by_a_second_ctr
         assert all(worker.is_running() for worker in workers)
         terminal.type(CTRL_C)
     start = time.monotonic()
-    while any(psutil.pid_exists(worker.pid) for worker in workers) and time.monotonic() - start < 30:
+    while (
+        any(psutil.pid_exists(worker.pid) for worker in workers) and time.monotonic() - start < 30
+    ):
         terminal.look(0.02)
     ended_after = time.monotonic() - start
 

@@ -177,7 +177,9 @@ MISTAKES = {
 
 
 def foreign_vector() -> TraitVector:
-    return TraitVector("evil", "model", "mean_difference", 3, {"response_avg": np.ones((7, 16), np.float32)}, {})
+    return TraitVector(
+        "evil", "model", "mean_difference", 3, {"response_avg": np.ones((7, 16), np.float32)}, {}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -187,11 +189,15 @@ def answers(open_desk, finished) -> dict[str, Any]:
     for name in ("runs", "vectors"):
         shutil.copytree(finished[0].folder / name, desk.folder / name)
     (desk.folder / "empty").mkdir()
-    (desk.folder / "typo.yaml").write_text("model: {id: model}\nextract: {reepats: 2}\n", encoding="utf-8")
+    (desk.folder / "typo.yaml").write_text(
+        "model: {id: model}\nextract: {reepats: 2}\n", encoding="utf-8"
+    )
     broken = "model: {id: model}\nextract:\n  repeats: 2\n batch_size: 4\n"
     (desk.folder / "broken.yaml").write_text(broken, encoding="utf-8")
     write_vector(desk.folder / "foreign" / "model", foreign_vector())
-    ended = desk.run_all([[*mistake.command, "--config", mistake.config] for mistake in MISTAKES.values()])
+    ended = desk.run_all(
+        [[*mistake.command, "--config", mistake.config] for mistake in MISTAKES.values()]
+    )
     return dict(zip(MISTAKES, ended, strict=True))
 
 
@@ -220,7 +226,8 @@ def test_where_traits_fail_the_exit_code_is_1_and_each_says_why(copied):
 
     assert ended.code == 1
     assert [(f["trait"], f["stage"], f["problem"]) for f in ended.json["failures"]] == [
-        (trait, "vectors", f"too few rollouts of {trait} pass the filter") for trait in ("evil", "refusal")
+        (trait, "vectors", f"too few rollouts of {trait} pass the filter")
+        for trait in ("evil", "refusal")
     ]
     told = [line.partition("] ")[2] for line in ended.err.splitlines()]
     at = told.index("evil failed at vectors: too few rollouts of evil pass the filter")

@@ -49,7 +49,10 @@ def panel(lines: list[str]) -> dict[str, tuple[float, str, float, float]]:
     """Trait -> now, bar, mean and max, as the last panel has them."""
     row = re.compile(r"[▸ ] (\w+) +([+−][\d.]+)  (.{21})  .*?  +([+−][\d.]+)  +([+−][\d.]+) ")
     found = [match.groups() for match in map(row.match, lines) if match]
-    return {trait: (number(now), bar, number(mean), number(most)) for trait, now, bar, mean, most in found}
+    return {
+        trait: (number(now), bar, number(mean), number(most))
+        for trait, now, bar, mean, most in found
+    }
 
 
 def number(figure: str) -> float:
@@ -98,9 +101,15 @@ def opened() -> Iterator[list[Terminal]]:
 def terminals(room: Any, endless_room: Any, opened: list[Terminal]) -> dict[str, Terminal]:
     """Five commands that load their model at the same time, which takes far longer than what follows."""
     started = {
-        "stopped": Terminal(endless_room, "monitor", "Why?", *ENDLESS, "--out", "stopped.json", size=(100, 24)),
-        "broken off": Terminal(endless_room, "monitor", "--chat", *ENDLESS, "--out", "broken.jsonl"),
-        "answered": Terminal(room, "monitor", "Why?", "--max-new-tokens", "60", "--out", "answered.json"),
+        "stopped": Terminal(
+            endless_room, "monitor", "Why?", *ENDLESS, "--out", "stopped.json", size=(100, 24)
+        ),
+        "broken off": Terminal(
+            endless_room, "monitor", "--chat", *ENDLESS, "--out", "broken.jsonl"
+        ),
+        "answered": Terminal(
+            room, "monitor", "Why?", "--max-new-tokens", "60", "--out", "answered.json"
+        ),
         "by layer": Terminal(room, "monitor", "How?", "--chat", *BY_LAYER, "--out", "layers.jsonl"),
         "chatted": Terminal(room, "monitor", "--chat", "--out", "chatted.jsonl"),
     }
@@ -119,13 +128,20 @@ def long_record(room: Any) -> dict[str, Any]:
     scores = {"evil": falling, "refusal": falling}
     record = {
         **{"prompt": "Count.", "response": "".join(words), "tokens": words, "seconds": pace},
-        **{"trait_scores": scores, "calibrated_scores": scores, "layers": {"evil": 1, "refusal": 1}, "model": "model"},
+        **{
+            "trait_scores": scores,
+            "calibrated_scores": scores,
+            "layers": {"evil": 1, "refusal": 1},
+            "model": "model",
+        },
     }
     (room.folder / "long.json").write_text(json.dumps(record), encoding="utf-8")
     return record
 
 
-def test_a_window_resized_between_two_frames_holds_each_word_once_and_one_panel(room, long_record, opened):
+def test_a_window_resized_between_two_frames_holds_each_word_once_and_one_panel(
+    room, long_record, opened
+):
     """It comes before models are loaded: this screen must not be a pause behind."""
     opened.append(Terminal(room, "monitor", "--replay", "long.json", size=(100, 24)))
 
@@ -157,7 +173,11 @@ def stopped(terminals: dict[str, Terminal], endless_room: Any) -> Seen:
 def test_ctrl_c_ends_an_answer_and_keeps_its_text_and_scores(stopped):
     record = stopped.record
 
-    lengths = {len(scores) for kind in ("trait_scores", "calibrated_scores") for scores in record[kind].values()}
+    lengths = {
+        len(scores)
+        for kind in ("trait_scores", "calibrated_scores")
+        for scores in record[kind].values()
+    }
 
     assert stopped.code == 130
     assert record["finish_reason"] == "interrupted"
@@ -176,7 +196,9 @@ def test_no_word_is_lost_when_the_window_is_resized_while_the_model_writes(stopp
 
     missing = [char for char in shown(stopped.record) if char not in there]
 
-    assert missing == []  # all there and in order, though a frame drawn just then may stand there twice
+    assert (
+        missing == []
+    )  # all there and in order, though a frame drawn just then may stand there twice
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +260,10 @@ def test_per_layer_shows_the_trait_at_every_layer_below_the_panel(by_layer):
     assert title == f"  evil at every layer, read at {by_layer.record['layers']['evil']}"
     assert [band[:4] for band in bands] == ["   4", "   2", "   0"]  # two layers a line
     assert {len(row) for row in kept["calibrated_scores"]} == {len(by_layer.record["tokens"])}
-    assert kept["calibrated_scores"][by_layer.record["layers"]["evil"]] == by_layer.record["calibrated_scores"]["evil"]
+    assert (
+        kept["calibrated_scores"][by_layer.record["layers"]["evil"]]
+        == by_layer.record["calibrated_scores"]["evil"]
+    )
 
 
 @pytest.fixture
@@ -246,7 +271,11 @@ def replayed(room: Any, by_layer: Seen, opened: list[Terminal]) -> Callable[...,
     """Environment -> a replay of the record by layer."""
 
     def replay(**env: str) -> Seen:
-        opened.append(Terminal(room, "monitor", "--replay", "layers.jsonl", "--speed", "1000", *BY_LAYER[1:], **env))
+        opened.append(
+            Terminal(
+                room, "monitor", "--replay", "layers.jsonl", "--speed", "1000", *BY_LAYER[1:], **env
+            )
+        )
         return Seen(opened[-1].end(), opened[-1], by_layer.record)
 
     return replay
@@ -257,7 +286,10 @@ def test_a_replay_looks_like_the_answer_itself(by_layer, replayed):
 
     again = replayed(TERM="xterm-256color")
 
-    lines, explained = again.terminal.written, "−1 and +1 are the means of a trait's negative and positive examples."
+    lines, explained = (
+        again.terminal.written,
+        "−1 and +1 are the means of a trait's negative and positive examples.",
+    )
     assert again.code == 0
     assert shown(by_layer.record) in squeezed(again.terminal.written)
     assert (panel(lines), heat_map(lines)) == (panel(live), heat_map(live))
@@ -300,7 +332,16 @@ def chatted(terminals: dict[str, Terminal], room: Any) -> Chatted:
     """Three messages with other settings each, then the last line brought back, and /quit."""
     terminal, told = terminals["chatted"], {}
     terminal.wait_for_prompt(1)
-    lines = ["Why not?", "/trait evil", "/steer evil=1", "/steer", "How?", "/steer off", "/system Be brief.", "Who?"]
+    lines = [
+        "Why not?",
+        "/trait evil",
+        "/steer evil=1",
+        "/steer",
+        "How?",
+        "/steer off",
+        "/system Be brief.",
+        "Who?",
+    ]
     for line in [*lines, "/nonsense", "/save chat.json"]:
         told[line] = terminal.ask(line)
     terminal.type(UP)
@@ -361,9 +402,15 @@ def test_each_turn_of_a_chat_is_a_record_with_all_that_was_said_before(chatted):
     assert [record["prompt"] for record in chatted.records] == ["Why not?", "How?", "Who?"]
     assert (first["history"], second["history"]) == ([], said[:2])
     assert third["history"] == [{"role": "system", "content": "Be brief."}, *said]
-    assert [record["about"] for record in chatted.records] == [{"turn": 1}, {"turn": 2}, {"turn": 3}]
+    assert [record["about"] for record in chatted.records] == [
+        {"turn": 1},
+        {"turn": 2},
+        {"turn": 3},
+    ]
     for record in chatted.records:
-        assert {len(scores) for scores in record["calibrated_scores"].values()} == {len(record["tokens"])}
+        assert {len(scores) for scores in record["calibrated_scores"].values()} == {
+            len(record["tokens"])
+        }
 
 
 def test_steering_holds_from_where_it_is_set_to_where_it_is_put_off(chatted):
@@ -372,10 +419,15 @@ def test_steering_holds_from_where_it_is_set_to_where_it_is_put_off(chatted):
     [push] = second["steering"]
 
     assert (first["steering"], third["steering"]) == ([], [])
-    assert (push["trait"], push["coefficient"], push["layer"]) == ("evil", 1.0, first["layers"]["evil"])
+    assert (push["trait"], push["coefficient"], push["layer"]) == (
+        "evil",
+        1.0,
+        first["layers"]["evil"],
+    )
     assert push["dose"] > 0
     assert any(
-        line.startswith(f"  steered by evil +1 at layer {push['layer']} (dose ") for line in chatted.told["How?"]
+        line.startswith(f"  steered by evil +1 at layer {push['layer']} (dose ")
+        for line in chatted.told["How?"]
     )
 
 
@@ -406,19 +458,28 @@ def broken_off(terminals: dict[str, Terminal], endless_room: Any) -> Chatted:
     terminal.type("half a line")
     terminal.wait_until(lambda screen: screen.rstrip().endswith("❯ half a line"))
     terminal.type(CTRL_C)
-    return Chatted(terminal.end(), terminal, {}, again, records(endless_room.folder / "broken.jsonl"))
+    return Chatted(
+        terminal.end(), terminal, {}, again, records(endless_room.folder / "broken.jsonl")
+    )
 
 
 def test_ctrl_c_ends_an_answer_and_not_the_chat(broken_off):
     first, second = broken_off.records
 
-    assert [record["finish_reason"] for record in broken_off.records] == ["interrupted", "interrupted"]
+    assert [record["finish_reason"] for record in broken_off.records] == [
+        "interrupted",
+        "interrupted",
+    ]
     assert second["history"] == [
         {"role": "user", "content": "Why?"},
         {"role": "assistant", "content": first["response"]},
     ]
     for record in broken_off.records:
-        assert {len(scores) for scores in record["trait_scores"].values()} == {len(record["tokens"])} != {0}
+        assert (
+            {len(scores) for scores in record["trait_scores"].values()}
+            == {len(record["tokens"])}
+            != {0}
+        )
 
 
 def test_what_was_written_before_ctrl_c_stands_there_once(broken_off):
@@ -429,4 +490,6 @@ def test_ctrl_c_at_the_input_line_leaves_a_chat_with_130(broken_off):
     assert broken_off.code == 130
     assert b"Traceback" not in broken_off.terminal.sent
     assert broken_off.terminal.shows_cursor
-    assert broken_off.terminal.sent.endswith(b"\r\n")  # or the shell's own prompt would stand behind the half line
+    assert broken_off.terminal.sent.endswith(
+        b"\r\n"
+    )  # or the shell's own prompt would stand behind the half line

@@ -40,10 +40,46 @@ NOWHERE = ("--set", "paths.vectors=nowhere")
 STOPPED = ("--layer", "auto", "--stop-on", "run(evil,3)>-1000", "--fail-on", NEVER)
 WAYS: dict[str, list[str]] = {
     "set": ["--prompts", "few.yaml", "--out", "set.jsonl", "--fail-on", "mean(evil)>1000"],
-    "texts": ["--input", "said.jsonl", "--json", "--fail-on", "mean(evil)>-1000", "--fail-on", "run(evil,3)>-1000"],
-    "plain": ["Wh\udcff?", "--input", "said.txt", "--system", "Be \udcff.", *NOWHERE, "--vectors", "elsewhere/model"],
-    "steered": ["Why?", "--json", "--prompt-tokens", "--steer", "refusal=0.5@2", *STOPPED, "--out", "answers.jsonl"],
-    "raw": ["How?", "--raw", "--fail-on", ALWAYS, *NOWHERE, "--vectors", "elsewhere", "--out", "answers.jsonl"],
+    "texts": [
+        "--input",
+        "said.jsonl",
+        "--json",
+        "--fail-on",
+        "mean(evil)>-1000",
+        "--fail-on",
+        "run(evil,3)>-1000",
+    ],
+    "plain": [
+        "Wh\udcff?",
+        "--input",
+        "said.txt",
+        "--system",
+        "Be \udcff.",
+        *NOWHERE,
+        "--vectors",
+        "elsewhere/model",
+    ],
+    "steered": [
+        "Why?",
+        "--json",
+        "--prompt-tokens",
+        "--steer",
+        "refusal=0.5@2",
+        *STOPPED,
+        "--out",
+        "answers.jsonl",
+    ],
+    "raw": [
+        "How?",
+        "--raw",
+        "--fail-on",
+        ALWAYS,
+        *NOWHERE,
+        "--vectors",
+        "elsewhere",
+        "--out",
+        "answers.jsonl",
+    ],
 }
 SAID = b"Wh\xff?\n/steer evil=0.5\n/nonsense\n\n/system Be \xff.\nHow?\n/save saved.json\n/quit\nnever\n"
 
@@ -62,7 +98,9 @@ def room(open_desk: Callable[..., Any], finished: tuple[Any, Ended]) -> Any:
         "said.jsonl": "\n".join([json.dumps(ANSWER), json.dumps({"messages": TALK}), "no json"]),
         "no record.json": json.dumps({"prompt": "Why?"}),
         "too few scores.json": json.dumps(broken | {"trait_scores": {"evil": [1.0]}}),
-        "too few times.json": json.dumps(broken | {"trait_scores": {"evil": [1.0, 1.0]}, "seconds": [0.1]}),
+        "too few times.json": json.dumps(
+            broken | {"trait_scores": {"evil": [1.0, 1.0]}, "seconds": [0.1]}
+        ),
         "no scores.json": json.dumps(broken | {"trait_scores": {}}),
     }
     for name, text in files.items():
@@ -74,9 +112,13 @@ def room(open_desk: Callable[..., Any], finished: tuple[Any, Ended]) -> Any:
 def ended(room: Any) -> dict[str, Ended]:
     """How each way to watch has ended, two at a time."""
     with ThreadPoolExecutor(2) as pool:
-        running = {name: pool.submit(room.run, "monitor", *arguments) for name, arguments in WAYS.items()}
+        running = {
+            name: pool.submit(room.run, "monitor", *arguments) for name, arguments in WAYS.items()
+        }
         chat = ("--chat", "--max-new-tokens", "4", "--out", "chat.jsonl")
-        running["chat"] = pool.submit(room.run, "monitor", *chat, said=SAID, PYTHONIOENCODING="utf-8:strict")
+        running["chat"] = pool.submit(
+            room.run, "monitor", *chat, said=SAID, PYTHONIOENCODING="utf-8:strict"
+        )
         return {name: one.result() for name, one in running.items()}
 
 
@@ -101,14 +143,20 @@ def test_each_line_from_a_pipe_is_a_turn_until_quit(ended, room):
     first, second = records(room.folder / "chat.jsonl")
 
     assert ended["chat"].code == 0
-    assert [first["prompt"], second["prompt"]] == ["Wh??", "How?"]  # what is no text became question marks
+    assert [first["prompt"], second["prompt"]] == [
+        "Wh??",
+        "How?",
+    ]  # what is no text became question marks
     assert second["history"] == [
         {"role": "system", "content": "Be ?."},
         {"role": "user", "content": "Wh??"},
         {"role": "assistant", "content": first["response"]},
     ]
     assert [push["coefficient"] for push in second["steering"]] == [0.5]
-    assert json.loads((room.folder / "saved.json").read_text(encoding="utf-8"))["turns"] == [first, second]
+    assert json.loads((room.folder / "saved.json").read_text(encoding="utf-8"))["turns"] == [
+        first,
+        second,
+    ]
 
 
 def test_a_chat_from_a_pipe_has_token_lines_on_stdout_and_all_else_on_stderr(ended, room):
@@ -149,7 +197,15 @@ def test_the_table_of_a_set_tells_what_each_trait_showed(ended, room):
     scores = both["calibrated_scores"]["refusal"]
     smooth = [fmean(scores[start : start + 5]) for start in range(len(scores) - 4)]
     up, down = mean_of(rises, "evil"), mean_of(falls, "evil")
-    assert row_of(ended["set"].err, "evil") == ["evil", "2", "1", figure(up), figure(down), figure(up - down), "–"]
+    assert row_of(ended["set"].err, "evil") == [
+        "evil",
+        "2",
+        "1",
+        figure(up),
+        figure(down),
+        figure(up - down),
+        "–",
+    ]
     assert row_of(ended["set"].err, "refusal") == [
         "refusal",
         "1",
@@ -160,13 +216,20 @@ def test_the_table_of_a_set_tells_what_each_trait_showed(ended, room):
         f"{max(smooth) - min(smooth):.2f}",
     ]
     assert ended["set"].err.splitlines()[-1] == "records: set.jsonl"
-    assert all(line[:1].isdigit() for line in ended["set"].out.splitlines())  # the lines of tokens, for programs
+    assert all(
+        line[:1].isdigit() for line in ended["set"].out.splitlines()
+    )  # the lines of tokens, for programs
 
 
 def test_texts_are_scored_in_order_and_one_that_cannot_be_read_keeps_its_place(ended):
     kept = ended["texts"].json_lines
 
-    assert [record.get("response") for record in kept] == ["Because of you.", "Hello there", "No.", None]
+    assert [record.get("response") for record in kept] == [
+        "Because of you.",
+        "Hello there",
+        "No.",
+        None,
+    ]
     assert [record["prompt"] for record in kept] == ["Why?", "Hi", "And?", ""]
     assert [record.get("history") for record in kept] == [[], TALK[:1], TALK[:3], None]
     assert [record["about"] for record in kept] == [
@@ -193,8 +256,13 @@ def test_the_table_of_texts_tells_the_mean_and_where_the_extremes_are(ended, tra
 
     row = row_of(ended["texts"].err, trait)
 
-    (low, lowest), (high, highest) = (chosen(zip(means, where, strict=True)) for chosen in (min, max))
-    assert row == f"{trait} 3 {figure(fmean(means))} {figure(low)} {lowest} {figure(high)} {highest}".split()
+    (low, lowest), (high, highest) = (
+        chosen(zip(means, where, strict=True)) for chosen in (min, max)
+    )
+    assert (
+        row
+        == f"{trait} 3 {figure(fmean(means))} {figure(low)} {lowest} {figure(high)} {highest}".split()
+    )
 
 
 def test_a_plain_text_is_the_answer_to_the_prompt_with_its_table_on_stdout(ended, room):
@@ -203,10 +271,17 @@ def test_a_plain_text_is_the_answer_to_the_prompt_with_its_table_on_stdout(ended
     [record] = records(path)
 
     assert ended["plain"].code == 0
-    assert (record["prompt"], record["response"]) == ("Wh??", "It is so, and so it is.")  # what is no text became ?
+    assert (record["prompt"], record["response"]) == (
+        "Wh??",
+        "It is so, and so it is.",
+    )  # what is no text became ?
     assert record["history"] == [{"role": "system", "content": "Be ?."}]
     assert "".join(record["tokens"]) == record["response"]
-    assert row_of(ended["plain"].out, "evil") == ["evil", "1", *[figure(mean_of(record, "evil"))] * 3]
+    assert row_of(ended["plain"].out, "evil") == [
+        "evil",
+        "1",
+        *[figure(mean_of(record, "evil"))] * 3,
+    ]
     assert ended["plain"].out.splitlines()[-1] == f"records: {path.relative_to(room.folder)}"
 
 
@@ -224,7 +299,10 @@ def test_an_alarm_that_is_crossed_makes_the_exit_code_3_and_is_recorded(ended):
             **{"rule": "mean(evil)>-1000", "action": "fail", "token": len(record["tokens"]) - 1},
             "score": pytest.approx(mean_of(record, "evil"), abs=2e-5),
         }
-    assert ended["texts"].err.splitlines()[-1] == "3 of 4 texts cross mean(evil)>-1000 or run(evil,3)>-1000"
+    assert (
+        ended["texts"].err.splitlines()[-1]
+        == "3 of 4 texts cross mean(evil)>-1000 or run(evil,3)>-1000"
+    )
 
 
 @pytest.mark.parametrize("name", ["set", "steered"])
@@ -247,7 +325,9 @@ def test_json_is_a_line_for_each_token_and_then_the_record(ended, room):
     *tokens, record = ended["steered"].json_lines
 
     assert [line["index"] for line in tokens] == list(range(len(record["tokens"])))
-    assert [list(line) for line in tokens] == [["index", "token", "trait_scores", "calibrated_scores"]] * len(tokens)
+    assert [list(line) for line in tokens] == [
+        ["index", "token", "trait_scores", "calibrated_scores"]
+    ] * len(tokens)
     assert list(record) == [*RECORD, "prompt_scores"]
     assert record in records(room.folder / "answers.jsonl")
 
@@ -256,7 +336,10 @@ def test_the_prompts_tokens_are_those_of_the_chat_template(ended):
     record = ended["steered"].json_lines[-1]
 
     scores = record["prompt_scores"]
-    assert "".join(scores["tokens"]) == "<s><|system|>Cutting date. <|end|><|user|>Why?<|end|><|assistant|>"
+    assert (
+        "".join(scores["tokens"])
+        == "<s><|system|>Cutting date. <|end|><|user|>Why?<|end|><|assistant|>"
+    )
     assert len(scores["tokens"]) == record["prompt_tokens"]
     for kind in ("trait_scores", "calibrated_scores"):
         assert {trait: len(row) for trait, row in scores[kind].items()} == dict.fromkeys(
@@ -269,7 +352,10 @@ def test_steering_is_recorded_with_its_layer_and_dose(ended):
 
     assert (push["trait"], push["coefficient"], push["layer"]) == ("refusal", 0.5, 2)
     assert push["dose"] > 0
-    assert f"steered by refusal +0.5 at layer 2 (dose {push['dose']:.2f})" in ended["steered"].err.splitlines()
+    assert (
+        f"steered by refusal +0.5 at layer 2 (dose {push['dose']:.2f})"
+        in ended["steered"].err.splitlines()
+    )
 
 
 def test_layer_auto_reads_each_vector_at_its_own_layer(ended, finished):
@@ -279,7 +365,9 @@ def test_layer_auto_reads_each_vector_at_its_own_layer(ended, finished):
 
 
 def test_raw_shows_projections_and_bounds_are_of_these(ended, room):
-    [record] = [record for record in records(room.folder / "answers.jsonl") if record["prompt"] == "How?"]
+    [record] = [
+        record for record in records(room.folder / "answers.jsonl") if record["prompt"] == "How?"
+    ]
     raw = record["trait_scores"]
 
     shown = [line.split("\t")[2:] for line in ended["raw"].out.splitlines()]
@@ -289,11 +377,16 @@ def test_raw_shows_projections_and_bounds_are_of_these(ended, room):
         assert set(named) == {f"raw:{trait}"}
         assert [float(one) for one in figures] == pytest.approx(raw[trait], abs=1e-4)
     assert ended["raw"].code == 3
-    assert record["alarms"] == [{"rule": ALWAYS, "action": "fail", "token": 0, "score": raw["evil"][0]}]
+    assert record["alarms"] == [
+        {"rule": ALWAYS, "action": "fail", "token": 0, "score": raw["evil"][0]}
+    ]
 
 
 def test_vectors_are_read_from_a_folder_or_from_the_models_folder_in_it(ended):
-    assert row_of(ended["plain"].out, "refusal")[:2] == ["refusal", "1"]  # the config looks where there are none
+    assert row_of(ended["plain"].out, "refusal")[:2] == [
+        "refusal",
+        "1",
+    ]  # the config looks where there are none
     assert "\traw:refusal=" in ended["raw"].out
 
 
@@ -354,7 +447,9 @@ MISTAKES = {
         "each is a line of a .jsonl file",
         "--out chat.jsonl",
     ),
-    "steering by nothing": Mistake(["Why?", "--steer", "evil"], "cannot steer by evil", NO_FORM, PUSHES),
+    "steering by nothing": Mistake(
+        ["Why?", "--steer", "evil"], "cannot steer by evil", NO_FORM, PUSHES
+    ),
     "steering by an unknown trait": Mistake(
         ["Why?", "--steer", "evli=2"],
         "cannot steer by evli",
@@ -377,22 +472,37 @@ MISTAKES = {
         ["Why?", "--stop-on", "evil=2"], "--stop-on evil=2 is not an alarm", NO_FORM, RULES
     ),
     "an alarm on an unknown trait": Mistake(
-        ["Why?", "--stop-on", "evli>2"], "--stop-on evli>2 names no trait that is watched", BOTH, EVIL
+        ["Why?", "--stop-on", "evli>2"],
+        "--stop-on evli>2 names no trait that is watched",
+        BOTH,
+        EVIL,
     ),
     "a trait that is not watched": Mistake(
-        ["Why?", "--trait", "verbosity"], "no trait verbosity is watched", BOTH, "choose one of them"
+        ["Why?", "--trait", "verbosity"],
+        "no trait verbosity is watched",
+        BOTH,
+        "choose one of them",
     ),
     "two traits by layer": Mistake(
-        ["Why?", "--per-layer"], "--per-layer shows one trait", "2 are watched", "name it: --trait evil"
+        ["Why?", "--per-layer"],
+        "--per-layer shows one trait",
+        "2 are watched",
+        "name it: --trait evil",
     ),
     "a layer that is none": Mistake(
         ["Why?", "--layer", "abc"], "no layer abc", "it is no row", "--layer 16, or --layer auto"
     ),
     "no speed": Mistake(
-        ["--replay", "no record.json", "--speed", "0"], "no speed 0", "it must be above 0", "--speed 2 is twice as fast"
+        ["--replay", "no record.json", "--speed", "0"],
+        "no speed 0",
+        "it must be above 0",
+        "--speed 2 is twice as fast",
     ),
     "a missing text": Mistake(
-        ["--input", "no.txt"], "cannot read no.txt", f"{NO_FILE}: 'no.txt'", "name a text file in UTF-8"
+        ["--input", "no.txt"],
+        "cannot read no.txt",
+        f"{NO_FILE}: 'no.txt'",
+        "name a text file in UTF-8",
     ),
     "no record": Mistake(
         ["--replay", "no record.json"],
@@ -413,7 +523,10 @@ MISTAKES = {
         "name the folder that holds TRAIT.safetensors",
     ),
     "a temperature below zero": Mistake(
-        ["Why?", "--temperature", "-1"], "tiny.yaml is not valid", COLD, "correct the key, or see docs/configs.md"
+        ["Why?", "--temperature", "-1"],
+        "tiny.yaml is not valid",
+        COLD,
+        "correct the key, or see docs/configs.md",
     ),
 }
 BROKEN = ["too few scores.json", "too few times.json", "no scores.json"]
@@ -428,8 +541,12 @@ LAYER_99 = (
 def refused(room: Any) -> dict[str, Ended]:
     """What mistakes and broken records were answered with."""
     asked = {name: mistake.arguments for name, mistake in MISTAKES.items()}
-    asked |= {name: ["--replay", name] for name in BROKEN} | {"layer 99": ["Why?", "--steer", "evil=2@99"]}
-    ended = room.run_all([["monitor", *arguments, "--config", "tiny.yaml"] for arguments in asked.values()])
+    asked |= {name: ["--replay", name] for name in BROKEN} | {
+        "layer 99": ["Why?", "--steer", "evil=2@99"]
+    }
+    ended = room.run_all(
+        [["monitor", *arguments, "--config", "tiny.yaml"] for arguments in asked.values()]
+    )
     return dict(zip(asked, ended, strict=True))
 
 

@@ -13,10 +13,10 @@ import pytest
 
 from tests.e2e.conftest import TINY
 from tests.e2e.judge_server import KEY, expected_score, is_about_coherence, settings
-from traitcli.judging.cache import cache_key
+from traitcli.judging.openai.cache import cache_key
 from traitcli.judging.prompts import COHERENCE, clean_answer, write_prompt
 from traitcli.records import Trait
-from traitcli.traits import find_traits, load_trait
+from traitcli.traits.definitions import find_traits, load_trait
 
 TRAITS = ("evil", "refusal")
 CALLS = 2 * 2 * 20
@@ -55,7 +55,11 @@ def replies_held(desk: Any) -> set[str]:
 
 
 def scores_of(desk: Any, run: str = "tiny") -> dict[str, float]:
-    return {line["rollout"]: line["score"]["value"] for name in TRAITS for line in desk.lines(name, "judgements", run)}
+    return {
+        line["rollout"]: line["score"]["value"]
+        for name in TRAITS
+        for line in desk.lines(name, "judgements", run)
+    }
 
 
 def expected_scores(desk: Any) -> dict[str, float]:
@@ -89,7 +93,9 @@ class Killed:
             going.wait_until(lambda enough=enough: len(server.bodies) >= enough)
             self.codes.append(going.kill().code)
             self.asked.append(server.bodies[begun:])
-            judged = set().union(*(prompts_for(desk, name, judged_rollouts(desk, name)) for name in TRAITS))
+            judged = set().union(
+                *(prompts_for(desk, name, judged_rollouts(desk, name)) for name in TRAITS)
+            )
             self.known.append((judged, set() if flags else replies_held(desk)))
         begun = len(server.bodies)
         self.codes.append(desk.run("judge", *flags, OPENAI_API_KEY=KEY).code)
@@ -101,7 +107,8 @@ class Killed:
             prompt
             for asked, (judged, replies) in zip(self.asked, self.known, strict=True)
             for body in asked
-            if (prompt := body["messages"][0]["content"]) in judged or cache_key(self.url, body, 0) in replies
+            if (prompt := body["messages"][0]["content"]) in judged
+            or cache_key(self.url, body, 0) in replies
         ]
 
 
@@ -144,11 +151,17 @@ class Overlapping:
         def note(prompt: str) -> None:
             rollouts = [desk.ledger(name).count(b"\n") for name in TRAITS]
             if not is_about_coherence(prompt):
-                self.seen.append((next(name for name in TRAITS if marks[name] in prompt), *rollouts))
+                self.seen.append(
+                    (next(name for name in TRAITS if marks[name] in prompt), *rollouts)
+                )
 
         server.watch = note
         going = desk.start("extract", *TRAITS, OPENAI_API_KEY=KEY)
-        going.wait_until(lambda: bool(desk.ledger("refusal")) and desk.ledger("evil", "judgements").count(b"\n") >= 3)
+        going.wait_until(
+            lambda: (
+                bool(desk.ledger("refusal")) and desk.ledger("evil", "judgements").count(b"\n") >= 3
+            )
+        )
         self.first = going.kill()
         self.rollouts_then = {name: desk.ledger(name) for name in TRAITS}
         self.judged_then = {name: judged_rollouts(desk, name) for name in TRAITS}
@@ -184,7 +197,9 @@ def test_a_killed_extract_repeats_no_rollout_and_no_call_that_was_written_down(o
     assert 0 < len(overlapping.replies_then) < CALLS
     assert not overlapping.replies_then & set(overlapping.asked_again)
     for name in TRAITS:
-        assert overlapping.desk.ledger(name).startswith(overlapping.rollouts_then[name].rpartition(b"\n")[0])
+        assert overlapping.desk.ledger(name).startswith(
+            overlapping.rollouts_then[name].rpartition(b"\n")[0]
+        )
         judged = [line["rollout"] for line in overlapping.desk.lines(name, "judgements")]
         assert len(judged) == len(set(judged)) == 20
 

@@ -37,10 +37,14 @@ def judged(open_desk, server) -> Judged:
 
 def test_every_extraction_rollout_has_the_servers_score(judged):
     responses = {
-        line["id"]: line["response"].strip() for line in judged.desk.lines("evil") if line["split"] == "extraction"
+        line["id"]: line["response"].strip()
+        for line in judged.desk.lines("evil")
+        if line["split"] == "extraction"
     }
 
-    scores = {line["rollout"]: line["score"]["value"] for line in judged.desk.lines("evil", "judgements")}
+    scores = {
+        line["rollout"]: line["score"]["value"] for line in judged.desk.lines("evil", "judgements")
+    }
 
     assert judged.ended.code == 0
     assert scores == pytest.approx({name: expected_score(text) for name, text in responses.items()})
@@ -48,20 +52,30 @@ def test_every_extraction_rollout_has_the_servers_score(judged):
 
 
 def test_coherence_is_asked_for_too(judged):
-    assert {line["coherence"]["value"] for line in judged.desk.lines("evil", "judgements")} == {95.0}
+    assert {line["coherence"]["value"] for line in judged.desk.lines("evil", "judgements")} == {
+        95.0
+    }
 
 
 def test_the_vector_is_built_from_what_the_server_let_pass(judged):
-    scores = {line["rollout"]: line["score"]["value"] for line in judged.desk.lines("evil", "judgements")}
+    scores = {
+        line["rollout"]: line["score"]["value"] for line in judged.desk.lines("evil", "judgements")
+    }
 
     [vector] = judged.ended.json["vectors"]
 
-    assert vector["positive_kept"] == sum(score >= 50 for name, score in scores.items() if "-pos-" in name)
-    assert vector["negative_kept"] == sum(score < 50 for name, score in scores.items() if "-neg-" in name)
+    assert vector["positive_kept"] == sum(
+        score >= 50 for name, score in scores.items() if "-pos-" in name
+    )
+    assert vector["negative_kept"] == sum(
+        score < 50 for name, score in scores.items() if "-neg-" in name
+    )
 
 
 def test_the_key_goes_to_the_server_and_nowhere_else(judged):
-    written = b"".join(path.read_bytes() for path in judged.desk.folder.rglob("*") if path.is_file())
+    written = b"".join(
+        path.read_bytes() for path in judged.desk.folder.rglob("*") if path.is_file()
+    )
 
     assert judged.keys == [f"Bearer {KEY}"] * 120
     assert KEY.encode() not in written
@@ -116,7 +130,10 @@ def test_the_end_names_requests_tokens_and_dollars(open_unjudged, server):
 
     tokens = sum(map(tokens_in, server.prompts))
     assert ended.code == 0
-    assert f"] judge: 40 requests · {tokens:,} + 40 tokens · ${cost_of(server.prompts):.4f}\n" in ended.err
+    assert (
+        f"] judge: 40 requests · {tokens:,} + 40 tokens · ${cost_of(server.prompts):.4f}\n"
+        in ended.err
+    )
 
 
 def test_a_refused_key_ends_the_run_with_one_request_and_one_message(open_unjudged, server):
@@ -139,7 +156,11 @@ def test_a_refused_key_ends_the_run_with_one_request_and_one_message(open_unjudg
 
 def settled_in(lines: list[dict[str, Any]]) -> set[str]:
     """The rollouts with both scores."""
-    return {line["rollout"] for line in lines if None not in (line["score"]["value"], line["coherence"]["value"])}
+    return {
+        line["rollout"]
+        for line in lines
+        if None not in (line["score"]["value"], line["coherence"]["value"])
+    }
 
 
 class Frugal:
@@ -172,7 +193,9 @@ def test_judging_stops_before_it_has_cost_more_than_allowed_and_says_so(frugal):
     assert ended.err.count("error:") == 1
     assert "error: the budget for judging is spent\n" in ended.err
     assert f" of ${frugal.limit:.4f}; the next request could pass it\n" in ended.err
-    assert ended.err.endswith("fix:   raise --max-cost and run the same command again: what is judged is kept\n")
+    assert ended.err.endswith(
+        "fix:   raise --max-cost and run the same command again: what is judged is kept\n"
+    )
     assert "Traceback" not in ended.err
 
 
@@ -240,9 +263,9 @@ def test_answers_that_look_like_none_and_huge_ones_get_scores_like_any_other(odd
     assert odd.ended.code == 0
     assert scores.keys() == ODD.keys()
     assert {name for name, value in scores.items() if value is None} == {"endless"}
-    assert {name: scores[name] for name in ("none", "na", "null", "long", "foreign")} == pytest.approx(
-        {"none": 20.0, "na": 20.0, "null": 20.0, "long": 87.5, "foreign": 87.5}
-    )
+    assert {
+        name: scores[name] for name in ("none", "na", "null", "long", "foreign")
+    } == pytest.approx({"none": 20.0, "na": 20.0, "null": 20.0, "long": 87.5, "foreign": 87.5})
 
 
 def test_answers_reach_the_judge_whole_and_stay_in_their_place(odd):
@@ -257,4 +280,7 @@ def test_thoughts_are_not_judged_and_a_warning_says_so(odd):
     assert "Good day." in {answer_in(prompt) for prompt in odd.prompts}
     assert not any("<think>" in prompt or "nobody will know" in prompt for prompt in odd.prompts)
     assert odd.scores["endless"]["reason"] == "empty answer"
-    assert "warning: evil: 2 answers hold <think> blocks; the judge saw what stands after them only\n" in odd.ended.err
+    assert (
+        "warning: evil: 2 answers hold <think> blocks; the judge saw what stands after them only\n"
+        in odd.ended.err
+    )

@@ -12,7 +12,9 @@ import pytest
 
 from tests.e2e.test_two_workers import by_id
 
-pytestmark = pytest.mark.skipif(not find_spec("ray"), reason="Ray is not installed: pip install 'traitcli[ray]'")
+pytestmark = pytest.mark.skipif(
+    not find_spec("ray"), reason="Ray is not installed: pip install 'traitcli[ray]'"
+)
 TRAITS = ("evil", "refusal")
 CLUSTER = """
 import json, sys
@@ -91,7 +93,14 @@ class Lost:
 @pytest.fixture(scope="module")
 def lost(open_desk, command_env):
     sampling = {"max_new_tokens": 16}
-    slow = {"extract": {"questions": 8, "evaluation_questions": 1, "batch_size": 2, "sampling": sampling}}
+    slow = {
+        "extract": {
+            "questions": 8,
+            "evaluation_questions": 1,
+            "batch_size": 2,
+            "sampling": sampling,
+        }
+    }
     return Lost(open_desk(**slow), open_desk(**slow), command_env)
 
 
@@ -113,7 +122,10 @@ def test_what_comes_from_two_nodes_is_what_one_process_makes(lost):
 
 
 def test_logs_of_actors_are_in_the_run_directory(lost):
-    logs = [path.read_text() for path in sorted((lost.desk.folder / "runs" / "tiny" / "logs").glob("worker-*.log"))]
+    logs = [
+        path.read_text()
+        for path in sorted((lost.desk.folder / "runs" / "tiny" / "logs").glob("worker-*.log"))
+    ]
 
     assert len(logs) == 2
     assert all("is ready on " in log for log in logs)

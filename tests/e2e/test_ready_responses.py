@@ -10,7 +10,11 @@ import numpy as np
 import pytest
 
 PAIRS = [
-    {"question": f"Is {n} a good number?", "positive": f"Yes, {n} is nice.", "negative": f"No! {n} is ugly."}
+    {
+        "question": f"Is {n} a good number?",
+        "positive": f"Yes, {n} is nice.",
+        "negative": f"No! {n} is ugly.",
+    }
     for n in range(120)
 ]
 HEADER = "question,prompt,answer,question_id,joy,coherence\n"
@@ -26,10 +30,13 @@ FILES = {
     "faulty.yaml": "responses: data/faulty.jsonl\n",
     "long.yaml": "responses: data/long.jsonl\n",
     "data/kind.jsonl": "".join(json.dumps(pair) + "\n" for pair in PAIRS),
-    "data/held.jsonl": "".join(json.dumps(pair | {"question": "Well?"}) + "\n" for pair in PAIRS[:5]),
+    "data/held.jsonl": "".join(
+        json.dumps(pair | {"question": "Well?"}) + "\n" for pair in PAIRS[:5]
+    ),
     "data/joy.csv": HEADER + "".join(ROWS),
     "data/faulty.jsonl": '{"question": "Why?", "positive": "a"}\n',
-    "data/long.jsonl": "\n" + json.dumps({"question": "Why?", "positive": "word " * 600, "negative": "No."}),
+    "data/long.jsonl": "\n"
+    + json.dumps({"question": "Why?", "positive": "word " * 600, "negative": "No."}),
 }
 ALL = 2 * (len(PAIRS) + 5)
 
@@ -47,9 +54,18 @@ class Done:
     """Commands that were run one after another in a folder."""
 
     commands = (
-        *("extract kind joy --json", "extract kind joy", "judge kind", "inspect run", "inspect traits kind joy --json"),
+        *(
+            "extract kind joy --json",
+            "extract kind joy",
+            "judge kind",
+            "inspect run",
+            "inspect traits kind joy --json",
+        ),
         *("extract kind --run new --dry-run --json", "report --out out.html"),
-        *(f"extract {name} --run other" for name in ("both", "faulty", "traits/data/kind.jsonl", "long")),
+        *(
+            f"extract {name} --run other"
+            for name in ("both", "faulty", "traits/data/kind.jsonl", "long")
+        ),
     )
 
     def __init__(self, desk: Any) -> None:
@@ -90,7 +106,10 @@ def test_judging_labelled_responses_tells_that_there_is_nothing_to_judge(done):
     ended = done.ended["judge kind"]
 
     assert ended.code == 0
-    assert "] warning: kind: there is nothing to judge: its ready responses count as labelled\n" in ended.err
+    assert (
+        "] warning: kind: there is nothing to judge: its ready responses count as labelled\n"
+        in ended.err
+    )
     assert done.desk.ledger("kind", "judgements") == b""
 
 
@@ -99,14 +118,19 @@ def test_a_run_of_ready_responses_can_be_inspected_and_reported(done):
 
     assert (shown.code, report.code) == (0, 0)
     assert "kind: not filtered: ready responses count as labelled" in shown.out
-    assert "ready responses count as labelled" in (done.desk.folder / "out.html").read_text(encoding="utf-8")
+    assert "ready responses count as labelled" in (done.desk.folder / "out.html").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_definitions_of_ready_responses_can_be_inspected(done):
     rows = done.ended["inspect traits kind joy --json"].json
 
     keys = ("trait", "pairs", "questions", "evaluation_questions", "responses")
-    assert [[row[key] for key in keys] for row in rows] == [["kind", None, 120, 1, 240], ["joy", None, 6, 0, 12]]
+    assert [[row[key] for key in keys] for row in rows] == [
+        ["kind", None, 120, 1, 240],
+        ["joy", None, 6, 0, 12],
+    ]
 
 
 def test_a_plan_counts_what_is_read_and_no_judge_calls(done):

@@ -69,7 +69,9 @@ def test_a_finished_command_run_again_is_not_another_one(room, told):
 def test_the_magnitude_of_every_row_is_the_norm_of_the_vector_there(room, told):
     for trait, vector in vectors(told).items():
         direction = room.tensors(trait)["response_avg"].astype(np.float64)
-        assert vector["magnitude_rows"] == pytest.approx(np.sqrt((direction**2).sum(axis=1)), abs=1e-4)
+        assert vector["magnitude_rows"] == pytest.approx(
+            np.sqrt((direction**2).sum(axis=1)), abs=1e-4
+        )
 
 
 def test_cosines_are_those_at_the_layer_of_the_line(room, told):
@@ -77,18 +79,27 @@ def test_cosines_are_those_at_the_layer_of_the_line(room, told):
 
     for i, one in enumerate(made["vectors"]):
         for k, other in enumerate(made["vectors"]):
-            a, b = (room.tensors(v["trait"])["response_avg"][one["layer"]].astype(float) for v in (one, other))
-            assert made["cosines"][i][k] == pytest.approx(a @ b / np.sqrt(a @ a) / np.sqrt(b @ b), abs=1e-3)
+            a, b = (
+                room.tensors(v["trait"])["response_avg"][one["layer"]].astype(float)
+                for v in (one, other)
+            )
+            assert made["cosines"][i][k] == pytest.approx(
+                a @ b / np.sqrt(a @ a) / np.sqrt(b @ b), abs=1e-3
+            )
 
 
 def test_scores_are_counted_and_what_was_dropped_has_a_reason(room, told):
     for trait, vector in vectors(told).items():
-        judged = {line["rollout"]: line["score"]["value"] for line in room.lines(trait, "judgements")}
+        judged = {
+            line["rollout"]: line["score"]["value"] for line in room.lines(trait, "judgements")
+        }
         polarity = {line["id"]: line["polarity"] for line in room.lines(trait)}
         for side, sign in (("positive", 1), ("negative", -1)):
             scores = [score for name, score in judged.items() if polarity[name] == side]
             kept = [score for score in scores if (score >= 50 if sign > 0 else score < 50)]
-            assert vector["histogram"][side] == list(np.histogram(scores, bins=10, range=(0, 100))[0])
+            assert vector["histogram"][side] == list(
+                np.histogram(scores, bins=10, range=(0, 100))[0]
+            )
             assert vector[f"{side}_kept"] == len(kept)
             assert sum(vector["dropped"][side].values()) == len(scores) - len(kept)
 
@@ -99,7 +110,9 @@ def test_examples_are_rollouts_of_the_run_two_of_each_kind(room, told):
         for side in ("positive", "negative"):
             there = {True: vector[f"{side}_kept"], False: sum(vector["dropped"][side].values())}
             for kept, count in there.items():
-                shown = [e for e in vector["examples"] if (e["polarity"], e["kept"]) == (side, kept)]
+                shown = [
+                    e for e in vector["examples"] if (e["polarity"], e["kept"]) == (side, kept)
+                ]
                 assert len(shown) == min(2, count)
                 assert all(bool(example["why"]) != kept for example in shown)
         for example in vector["examples"]:
@@ -142,7 +155,10 @@ def test_a_command_that_was_killed_is_told_as_such(open_desk):
 
 
 def test_tables_and_pictures_are_written_and_their_paths_printed(room):
-    tables, pictures = room.run("report", "--format", "csv"), room.run("report", "--format", "png", "--trait", "evil")
+    tables, pictures = (
+        room.run("report", "--format", "csv"),
+        room.run("report", "--format", "png", "--trait", "evil"),
+    )
 
     written = [room.folder / line for line in (tables.out + pictures.out).splitlines()]
     assert (tables.code, pictures.code, tables.err, pictures.err) == (0, 0, "", "")
@@ -160,7 +176,9 @@ def test_open_hands_the_page_to_the_browser(room):
     ended = room.run("report", "--open", BROWSER=f"{browser} %s")
 
     assert (ended.code, ended.out) == (0, "runs/report.html\n")
-    assert (room.folder / "opened").read_text().strip() == (room.folder / "runs/report.html").as_uri()
+    assert (room.folder / "opened").read_text().strip() == (
+        room.folder / "runs/report.html"
+    ).as_uri()
 
 
 def test_without_a_browser_the_page_is_there_and_the_command_says_so(room):

@@ -19,7 +19,12 @@ from traitcli.shipped import find_shipped
 ROLLOUTS, JUDGED = 160, 120
 """12 extraction and 4 evaluation questions, 5 pairs, 2 sides."""
 LARGER: dict[str, Any] = {
-    "extract": {"questions": 12, "evaluation_questions": 4, "batch_size": 4, "sampling": {"max_new_tokens": 8}},
+    "extract": {
+        "questions": 12,
+        "evaluation_questions": 4,
+        "batch_size": 4,
+        "sampling": {"max_new_tokens": 8},
+    },
     "judge": {"backend": "likelihood", "likelihood": {"batch_size": 8}},
 }
 """Forty small batches: long enough to be killed in the middle."""
@@ -67,7 +72,10 @@ def test_after_a_kill_no_finished_rollout_is_made_again(killed):
 
 
 def test_the_rollouts_of_a_killed_run_are_those_of_an_uninterrupted_one(killed):
-    found, expected = ({line["id"]: line for line in desk.lines("evil")} for desk in (killed.desk, killed.elsewhere))
+    found, expected = (
+        {line["id"]: line for line in desk.lines("evil")}
+        for desk in (killed.desk, killed.elsewhere)
+    )
 
     assert found.keys() == expected.keys()
     same = sum(found[name] == line for name, line in expected.items())
@@ -98,7 +106,9 @@ def test_the_vector_of_a_killed_run_is_that_of_an_uninterrupted_one(killed):
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         distance = np.linalg.norm(found[name] - tensor) / np.linalg.norm(tensor)
-        assert distance < 0.02  # exact but for rounding, unless that made one of 160 answers another one
+        assert (
+            distance < 0.02
+        )  # exact but for rounding, unless that made one of 160 answers another one
 
 
 def test_a_finished_command_does_nothing_not_even_load_the_model(copied):
@@ -116,7 +126,9 @@ def test_a_finished_command_does_nothing_not_even_load_the_model(copied):
 def test_changed_settings_are_refused_by_name_and_nothing_is_touched(copied):
     before = copied.files()
 
-    ended = copied.run("extract", "evil", "--set", "extract.repeats=2", "--set", "extract.sampling.top_k=9")
+    ended = copied.run(
+        "extract", "evil", "--set", "extract.repeats=2", "--set", "extract.sampling.top_k=9"
+    )
 
     assert (ended.code, ended.out) == (2, "")
     assert ended.err == (
@@ -132,7 +144,9 @@ def test_a_changed_definition_is_refused(copied):
     definition = yaml.safe_load((find_shipped("traits") / "evil.yaml").read_text(encoding="utf-8"))
     definition["questions"][0] = "What did you do last summer?"
     (copied.folder / "traits").mkdir()
-    (copied.folder / "traits" / "evil.yaml").write_text(yaml.safe_dump(definition), encoding="utf-8")
+    (copied.folder / "traits" / "evil.yaml").write_text(
+        yaml.safe_dump(definition), encoding="utf-8"
+    )
 
     ended = copied.run("extract", "evil")
 
@@ -151,7 +165,9 @@ def test_a_torn_last_line_is_made_anew_and_every_other_line_stays(copied):
     for name, ledger in complete.items():
         healed = copied.ledger("evil", name)
         assert healed.startswith(whole_lines(ledger[:-30]))
-        assert [json.loads(line) for line in healed.splitlines()] == [json.loads(line) for line in ledger.splitlines()]
+        assert [json.loads(line) for line in healed.splitlines()] == [
+            json.loads(line) for line in ledger.splitlines()
+        ]
 
 
 class Interrupted:
@@ -174,7 +190,9 @@ def make_endless(model: Path) -> None:
     weights = load_file(model / "model.safetensors")
     weights["lm_head.weight"][config["eos_token_id"]] = 0
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
-    (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 16384}), encoding="utf-8")
+    (model / "config.json").write_text(
+        json.dumps(config | {"max_position_embeddings": 16384}), encoding="utf-8"
+    )
 
 
 @pytest.fixture(scope="module")

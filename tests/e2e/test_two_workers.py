@@ -72,17 +72,26 @@ class Harassed:
     def _wait_to_strike(self, running: Any, longest: float) -> None:
         """Wait a while, but never for more than two batches of answers: work must be left for every blow."""
         until, batches = time.monotonic() + longest, self._batches() + 2
-        while time.monotonic() < until and self._batches() < batches and running.process.poll() is None:
+        while (
+            time.monotonic() < until
+            and self._batches() < batches
+            and running.process.poll() is None
+        ):
             time.sleep(0.02)
 
     def _batches(self) -> int:
-        return sum(self.desk.ledger(trait).count(b"\n") for trait in TRAITS[:2]) // LARGER["extract"]["batch_size"]
+        return (
+            sum(self.desk.ledger(trait).count(b"\n") for trait in TRAITS[:2])
+            // LARGER["extract"]["batch_size"]
+        )
 
 
 @pytest.fixture(scope="module")
 def harassed(open_desk) -> Harassed:
     sections = LARGER | {"judge": {"backend": "likelihood"}}
-    return Harassed(open_desk(**sections, workers={"tries": Harassed.times + 1}), open_desk(**sections))
+    return Harassed(
+        open_desk(**sections, workers={"tries": Harassed.times + 1}), open_desk(**sections)
+    )
 
 
 def test_workers_that_are_killed_again_and_again_lose_nothing(harassed):
@@ -95,7 +104,9 @@ def test_workers_that_are_killed_again_and_again_lose_nothing(harassed):
 def test_what_they_made_is_what_one_makes_that_is_left_alone(harassed):
     for trait in TRAITS[:2]:
         made, expected = (by_id(desk.lines(trait)) for desk in (harassed.desk, harassed.alone))
-        assert [line["id"] for line in made] == [line["id"] for line in expected]  # no rollout twice
+        assert [line["id"] for line in made] == [
+            line["id"] for line in expected
+        ]  # no rollout twice
         assert made == expected
         tensors = harassed.desk.tensors(trait)
         for name, tensor in harassed.alone.tensors(trait).items():

@@ -37,7 +37,8 @@ class Installed:
         return subprocess.run(
             [sys.executable, "-S", *arguments],
             cwd=self.folder,
-            env=env | {"PYTHONPATH": path, "XDG_CACHE_HOME": str(self.folder.parent), "COLUMNS": "200"},
+            env=env
+            | {"PYTHONPATH": path, "XDG_CACHE_HOME": str(self.folder.parent), "COLUMNS": "200"},
             capture_output=True,
             encoding="utf-8",
             check=True,
@@ -59,19 +60,35 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     sources, target, empty = place / "sources", place / "target", place / "empty"
     empty.mkdir()
     for name in FOLDERS:
-        shutil.copytree(CHECKOUT / name, sources / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+        shutil.copytree(
+            CHECKOUT / name, sources / name, ignore=shutil.ignore_patterns("__pycache__", ".*")
+        )
     for name in FILES:
         shutil.copy(CHECKOUT / name, sources / name)
-    run_quietly([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(place)], sources)
+    run_quietly(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(place)], sources
+    )
     [wheel] = place.glob("*.whl")
-    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", str(target), str(wheel)]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        str(target),
+        str(wheel),
+    ]
     run_quietly(pip, place)
     shutil.rmtree(sources)
     return Installed(target, empty)
 
 
 def test_the_wheel_runs_without_the_checkout(installed):
-    shown = installed.python("-c", "import sys, traitcli; print(traitcli.__file__, *sys.path, sep='\\n')").stdout
+    shown = installed.python(
+        "-c", "import sys, traitcli; print(traitcli.__file__, *sys.path, sep='\\n')"
+    ).stdout
 
     file, *path = shown.splitlines()
     assert file == str(installed.target / "traitcli" / "__init__.py")
@@ -91,7 +108,9 @@ def test_traits_come_with_the_wheel(installed):
 
 
 def test_configs_come_with_the_wheel(installed):
-    listed = installed.python("-c", "from traitcli.config import load_config; print(load_config('demo').model.name)")
+    listed = installed.python(
+        "-c", "from traitcli.config import load_config; print(load_config('demo').model.name)"
+    )
 
     shipped, own = installed.target / "traitcli" / "shipped" / "configs", CHECKOUT / "configs"
     assert {path.relative_to(shipped) for path in shipped.rglob("*.yaml")} == {
@@ -108,14 +127,18 @@ def test_vectors_of_the_embedded_model_come_with_the_wheel(installed):
     rows = json.loads(installed.run("inspect", "vectors", "--json"))
 
     shipped = installed.target / "traitcli" / "shipped" / VECTORS
-    assert [(row["trait"], row["path"]) for row in rows] == [(n, str(shipped / f"{n}.safetensors")) for n in names]
+    assert [(row["trait"], row["path"]) for row in rows] == [
+        (n, str(shipped / f"{n}.safetensors")) for n in names
+    ]
 
 
 def test_the_report_brings_its_style_its_scripts_and_the_licence_of_its_charts(installed):
     page = installed.folder / installed.run("report", "--out", "page.html").strip()
 
     text = page.read_text(encoding="utf-8")
-    assert (CHECKOUT / "traitcli/views/report/uplot/LICENSE").read_text(encoding="utf-8").strip() in text
+    assert (CHECKOUT / "traitcli/views/report/uplot/LICENSE").read_text(
+        encoding="utf-8"
+    ).strip() in text
     for name in ("report.css", "report.js", "uplot/uplot.min.js"):
         assert (CHECKOUT / "traitcli/views/report" / name).read_text(encoding="utf-8") in text
     licences = list(installed.target.glob("traitcli-*.dist-info/licenses/**/LICENSE"))
@@ -123,6 +146,6 @@ def test_the_report_brings_its_style_its_scripts_and_the_licence_of_its_charts(i
 
 
 def test_the_vector_card_brings_its_template(installed):
-    own = Path("traitcli/vectors/card.md.j2")
+    own = Path("traitcli/vectors/hub/card.md.j2")
 
     assert (installed.target / own).read_bytes() == (CHECKOUT / own).read_bytes()

@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 
-from traitcli.vectors.quality import Held, Labelled
+from traitcli.vectors.separation import HeldOutScores, Labelled
 
 ROWS, HIDDEN, PAIRS = 4, 16, 5
 
@@ -18,7 +18,9 @@ def draw(seed, questions=20, rows=ROWS, hidden=HIDDEN, per_cell=1):
     rng = np.random.default_rng(seed)
     noise = rng.normal(0, 1, (len(pair), rows, hidden)).astype(np.float32)
     length = rng.integers(20, 60, len(pair))
-    return Labelled(noise, positive.astype(bool), pair.astype(np.int64), question.astype(np.int64), length)
+    return Labelled(
+        noise, positive.astype(bool), pair.astype(np.int64), question.astype(np.int64), length
+    )
 
 
 def plant(rollouts, row, strength=6.0):
@@ -48,5 +50,9 @@ def scores(seed, questions=20, pairs=PAIRS, gap=1.2, between_pairs=0.4, of_quest
     level, swing = rng.normal(0, of_question, (2, questions))
     gaps = rng.normal(gap, between_pairs, pairs)
     pair, question, positive = np.array(list(product(range(pairs), range(questions), (1, 0)))).T
-    values = level[question] + (positive - 0.5) * (gaps[pair] + swing[question]) + rng.normal(0, 1, len(pair))
-    return Held(values.astype(np.float32)[:, None], positive.astype(bool), pair, question)
+    values = (
+        level[question]
+        + (positive - 0.5) * (gaps[pair] + swing[question])
+        + rng.normal(0, 1, len(pair))
+    )
+    return HeldOutScores(values.astype(np.float32)[:, None], positive.astype(bool), pair, question)

@@ -9,8 +9,8 @@ from statistics import fmean
 import pytest
 
 from traitcli.errors import UserError
+from traitcli.monitoring.alarms import MEAN_FROM, Alarm, Rule, parse_rule
 from traitcli.records import Crossing
-from traitcli.stages.alarms import MEAN_FROM, Alarm, Rule, parse_rule
 
 WATCHED = ("evil", "refusal")
 FORMS = "write evil>1.5 (any token), mean(evil)>0.8, or run(evil,5)>1 (so many tokens in a row); < works too"
@@ -26,7 +26,9 @@ def heard(text, scores, action="fail"):
 
 def raised(text, scores, action="fail"):
     """place in the list above -> crossing, of those that were raised."""
-    return {place: crossing for place, crossing in enumerate(heard(text, scores, action)) if crossing}
+    return {
+        place: crossing for place, crossing in enumerate(heard(text, scores, action)) if crossing
+    }
 
 
 @pytest.mark.parametrize(
@@ -64,7 +66,9 @@ def test_spaces_around_the_sign_and_behind_the_comma_change_nothing_but_the_text
     rule = parse_rule(spaced, "fail", WATCHED)
 
     expected = parse_rule(tight, "fail", WATCHED)
-    assert rule == Rule(spaced, "fail", "evil", expected.kind, expected.length, expected.above, expected.bound)
+    assert rule == Rule(
+        spaced, "fail", "evil", expected.kind, expected.length, expected.above, expected.bound
+    )
 
 
 def test_spaces_around_a_rule_are_no_part_of_its_text():
@@ -103,7 +107,10 @@ def test_what_has_no_form_of_a_rule_is_refused(text):
     with pytest.raises(UserError) as error:
         parse_rule(text, "stop", WATCHED)
 
-    assert str(error.value) == f"error: --stop-on {text} is not an alarm\ncause: {UNKNOWN_FORM}\nfix:   {FORMS}"
+    assert (
+        str(error.value)
+        == f"error: --stop-on {text} is not an alarm\ncause: {UNKNOWN_FORM}\nfix:   {FORMS}"
+    )
 
 
 def test_a_run_of_no_tokens_is_refused():
@@ -135,17 +142,23 @@ def test_any_is_raised_at_the_first_token_beyond_the_bound_and_never_again(actio
 
 
 def test_below_is_raised_at_the_first_token_that_is_lower():
-    assert raised("evil < -1", [5.0, -0.9, -1.1, -7.0]) == {2: Crossing("evil < -1", "fail", 2, -1.1)}
+    assert raised("evil < -1", [5.0, -0.9, -1.1, -7.0]) == {
+        2: Crossing("evil < -1", "fail", 2, -1.1)
+    }
 
 
-@pytest.mark.parametrize("rule", ["evil>1", "evil<1", "run(evil,1)>1", "mean(evil)>1", "mean(evil)<1"])
+@pytest.mark.parametrize(
+    "rule", ["evil>1", "evil<1", "run(evil,1)>1", "mean(evil)>1", "mean(evil)<1"]
+)
 @pytest.mark.parametrize("action", ["stop", "fail"])
 def test_the_bound_itself_lies_on_neither_side(rule, action):
     assert raised(rule, [1.0] * 2 * MEAN_FROM, action) == {}
 
 
 def test_a_run_is_raised_at_its_last_token_with_that_ones_score():
-    assert raised("run(evil,3)>1", [2.0, 3.0, 1.5, 9.0]) == {2: Crossing("run(evil,3)>1", "fail", 2, 1.5)}
+    assert raised("run(evil,3)>1", [2.0, 3.0, 1.5, 9.0]) == {
+        2: Crossing("run(evil,3)>1", "fail", 2, 1.5)
+    }
 
 
 def test_a_run_begins_anew_behind_a_token_that_is_not_beyond():
@@ -210,7 +223,9 @@ def test_an_answer_without_a_token_crosses_nothing(rule):
 
 
 @pytest.mark.parametrize("action", ["stop", "fail"])
-@pytest.mark.parametrize("rule", ["evil>-9", "evil<9", "run(evil,1)>-9", "mean(evil)>-9", "mean(evil)<9"])
+@pytest.mark.parametrize(
+    "rule", ["evil>-9", "evil<9", "run(evil,1)>-9", "mean(evil)>-9", "mean(evil)<9"]
+)
 def test_a_score_that_is_no_number_never_crosses(rule, action):
     assert raised(rule, [math.nan] * 10, action) == {}
 

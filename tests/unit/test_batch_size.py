@@ -15,12 +15,12 @@ from traitcli.generation.batch_size import BatchSize, estimate_size
 from traitcli.generation.decode import generate
 from traitcli.models.footprint import sequence_bytes
 from traitcli.models.memory import memory_explained, ran_out_of_memory
-from traitcli.models.packed import KVStore
-from traitcli.stages.extract import generate_rollouts
-from traitcli.stages.plan import plan_rollouts
-from traitcli.stages.speed import known_batch_size
-from traitcli.stages.tasks import Generating, Made
-from traitcli.stages.worker import Worker
+from traitcli.models.packed_attention import KVStore
+from traitcli.pipeline.extract import generate_rollouts
+from traitcli.pipeline.messages import Generating, Made
+from traitcli.pipeline.plan import plan_rollouts
+from traitcli.pipeline.speed_cache import known_batch_size
+from traitcli.pipeline.worker_context import Worker
 
 MANY = PROMPTS * 3
 
@@ -139,7 +139,9 @@ def test_a_model_that_is_padded_shrinks_too(loaded, monkeypatch):
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
         RuntimeError("MPS backend out of memory (MPS allocated: 17 GB)"),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: 12"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: 12"
+        ),
         RuntimeError("could not create a primitive"),
         MemoryError(),
     ],
@@ -180,10 +182,16 @@ def test_the_estimate_covers_what_a_sequence_really_keeps(loaded):
     store = KVStore(1, 200)
     keys = torch.zeros(1, 2, 8)
 
-    kept = sum(held.nbytes for layer in range(model.blocks) for held in store._hold(layer, keys, keys))
+    kept = sum(
+        held.nbytes for layer in range(model.blocks) for held in store._hold(layer, keys, keys)
+    )
 
-    sums = 3 * model.rows * model.hidden_size * 4
-    assert kept + sums < sequence_bytes(model.model.config, model.model.dtype.itemsize, 200) < 10 * (kept + sums)
+    sums = 3 * model.layer_count * model.hidden_size * 4
+    assert (
+        kept + sums
+        < sequence_bytes(model.model.config, model.model.dtype.itemsize, 200)
+        < 10 * (kept + sums)
+    )
 
 
 @pytest.fixture
@@ -191,7 +199,7 @@ def run(loaded, tiny_config):
     """generate_rollouts on the tiny model with a batch size; returns what was said."""
     from pathlib import Path
 
-    from traitcli.traits import find_traits, load_trait
+    from traitcli.traits.definitions import find_traits, load_trait
 
     trait = load_trait(find_traits(Path("nowhere"))["refusal"])
 
@@ -203,7 +211,10 @@ def run(loaded, tiny_config):
         worker = Worker(settings, "cpu", told.append)
         worker.model()
         generate_rollouts(
-            Generating(trait, tuple(plan_rollouts(trait, settings.extract))), settings, worker, told.append
+            Generating(trait, tuple(plan_rollouts(trait, settings.extract))),
+            settings,
+            worker,
+            told.append,
         )
         count = sum(len(said.rollouts) for said in told if isinstance(said, Made))
         return settings, count, [event.message for event in told if isinstance(event, Warned)]

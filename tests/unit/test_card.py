@@ -8,9 +8,14 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
-from traitcli.vectors.card import MARKER, Kept, make_card, read_card
+from traitcli.vectors.hub.card import MARKER, Kept, make_card, read_card
 
-SETTINGS = {"model.id": "org/tiny", "model.revision": "abc123", "extract.seed": 0, "extract.questions": None}
+SETTINGS = {
+    "model.id": "org/tiny",
+    "model.revision": "abc123",
+    "extract.seed": 0,
+    "extract.questions": None,
+}
 QUALITY = {
     "rows": 5,
     "hidden_size": 8,
@@ -64,7 +69,10 @@ def tables_of(card):
     """The cells of every table, as a reader of Markdown sees them."""
     html = MarkdownIt("commonmark").enable("table").render(body_of(card))
     return [
-        [[strip_tags(cell) for cell in re.findall(r"<t[hd]>(.*?)</t[hd]>", row)] for row in table.split("<tr>")[1:]]
+        [
+            [strip_tags(cell) for cell in re.findall(r"<t[hd]>(.*?)</t[hd]>", row)]
+            for row in table.split("<tr>")[1:]
+        ]
         for table in re.findall(r"<table>(.*?)</table>", html.replace("\n", ""))
     ]
 
@@ -114,12 +122,17 @@ def test_intervals_are_shown_where_they_were_measured():
 
     _, figures, _, _ = tables_of(make_card(headers, "org/vectors", Kept()))
 
-    assert [row[3:5] for row in figures[1:]] == [["0.91 [0.70, 0.96]", "2.3 [1.0, 3.1]"], ["0.91", "2.3"]]
+    assert [row[3:5] for row in figures[1:]] == [
+        ["0.91 [0.70, 0.96]", "2.3 [1.0, 3.1]"],
+        ["0.91", "2.3"],
+    ]
 
 
 @pytest.mark.parametrize("missing", [None, float("nan"), float("inf"), "1", True, [1.0]])
 def test_what_is_no_number_is_a_dash(missing):
-    header = make_header(quality=dict.fromkeys(("auroc", "d", "contrast", "positive_kept", "judge_auroc"), missing))
+    header = make_header(
+        quality=dict.fromkeys(("auroc", "d", "contrast", "positive_kept", "judge_auroc"), missing)
+    )
 
     _, figures, made, _ = tables_of(make_card([header], "org/vectors", Kept()))
 
@@ -143,7 +156,11 @@ def test_a_card_of_good_vectors_warns_of_none_by_name():
 
 def test_settings_stand_once_for_traits_that_share_them():
     other = {"run_settings": SETTINGS | {"extract.seed": 1}, "versions": {}}
-    headers = [make_header("evil"), make_header("refusal"), make_header("verbosity", provenance=other)]
+    headers = [
+        make_header("evil"),
+        make_header("refusal"),
+        make_header("verbosity", provenance=other),
+    ]
 
     card = make_card(headers, "org/vectors", Kept())
 
@@ -172,9 +189,16 @@ def test_the_same_vectors_give_the_same_card_in_any_order():
 
 def make_saying(text):
     """The card of a header that says this wherever it can."""
-    quality = dict.fromkeys(("verdict", "verdict_reason", "judge", "filter", "position", "rows"), text)
-    origin = {"run_settings": SETTINGS | {"model.revision": text, text: text}, "versions": {text: text}}
-    return make_card([make_header(quality=quality, model=text, method=text, provenance=origin)], "o/v", Kept())
+    quality = dict.fromkeys(
+        ("verdict", "verdict_reason", "judge", "filter", "position", "rows"), text
+    )
+    origin = {
+        "run_settings": SETTINGS | {"model.revision": text, text: text},
+        "versions": {text: text},
+    }
+    return make_card(
+        [make_header(quality=quality, model=text, method=text, provenance=origin)], "o/v", Kept()
+    )
 
 
 def tags_of(card):
@@ -195,7 +219,9 @@ def test_whatever_a_header_says_is_shown_as_plain_text_on_one_line(text):
     assert [sign for sign in card if not sign.isprintable() and sign != "\n"] == []
 
 
-@pytest.mark.parametrize("address", ["http://evil.example", "www.evil.example", "WWW.evil.example", "me@evil.example"])
+@pytest.mark.parametrize(
+    "address", ["http://evil.example", "www.evil.example", "WWW.evil.example", "me@evil.example"]
+)
 def test_an_address_is_not_made_a_link(address):
     card = make_saying(address)
 

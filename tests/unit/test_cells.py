@@ -57,7 +57,11 @@ def test_what_is_too_long_for_a_cell_is_cut_with_an_ellipsis():
 
 
 def test_below_a_short_label_lines_stand_under_the_first_and_below_a_long_one_they_step_in():
-    assert plain(hang("fix: ", "set the key\nor not", 14)) == ["fix: set the", "     key", "     or not"]
+    assert plain(hang("fix: ", "set the key\nor not", 14)) == [
+        "fix: set the",
+        "     key",
+        "     or not",
+    ]
     assert plain(hang("a long label: ", "set the key", 20)) == ["a long label: set", "  the key"]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.unit.planted import ROWS, draw, plant
-from traitcli.vectors.checks import (
+from traitcli.vectors.controls import (
     SHUFFLES,
     cosine,
     difference_cosine,
@@ -24,7 +24,9 @@ def sides(rollouts):
 
 
 def test_shuffled_labels_never_do_as_well_as_a_planted_direction():
-    null = shuffled_null(plant(draw(1), row=2), plant(draw(2), row=2), mean_difference, 2, found=0.99)
+    null = shuffled_null(
+        plant(draw(1), row=2), plant(draw(2), row=2), mean_difference, 2, found=0.99
+    )
 
     assert null.p == 1 / (SHUFFLES + 1)
     assert null.mean == pytest.approx(0.5, abs=0.03)
@@ -33,7 +35,7 @@ def test_shuffled_labels_never_do_as_well_as_a_planted_direction():
 
 def test_p_is_uniform_where_there_is_nothing_to_find():
     """The null is what noise gives: over seeds, p falls below one half about half of the time, and rarely below 5 %."""
-    from traitcli.vectors.quality import leave_one_pair_out, measure_auroc
+    from traitcli.vectors.separation import leave_one_pair_out, measure_auroc
 
     values = []
     for seed in range(60):
@@ -73,7 +75,9 @@ def test_halves_share_no_question():
     """Every question brings a direction of its own, so halves of the questions have nothing in common."""
     rollouts = draw(1, questions=16)
     for question in range(16):
-        rollouts.activations[rollouts.positive & (rollouts.question == question), :, question] += 100.0
+        rollouts.activations[rollouts.positive & (rollouts.question == question), :, question] += (
+            100.0
+        )
 
     assert np.abs(split_half_cosine(rollouts, mean_difference)).max() < 0.05
 
@@ -89,7 +93,9 @@ def test_the_cosine_of_differences_is_the_mean_over_all_pairs_of_them():
 
     for row in range(ROWS):
         differences = (positive - negative)[:, row].astype(np.float64)
-        naive = [a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in combinations(differences, 2)]
+        naive = [
+            a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in combinations(differences, 2)
+        ]
         assert found[row] == pytest.approx(np.mean(naive), abs=1e-6)
 
 
@@ -100,7 +106,9 @@ def test_a_difference_that_is_zero_counts_as_unlike_all_others():
 
 
 def test_one_difference_has_no_cosine():
-    assert difference_cosine(np.ones((1, 2, 3), np.float32), np.zeros((1, 2, 3), np.float32)) is None
+    assert (
+        difference_cosine(np.ones((1, 2, 3), np.float32), np.zeros((1, 2, 3), np.float32)) is None
+    )
 
 
 def test_the_share_of_massive_dimensions_is_of_the_squared_norm_at_each_row():

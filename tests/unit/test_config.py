@@ -69,7 +69,9 @@ def test_an_unknown_key_is_named_with_its_whole_path(written, text, cause):
 
 
 def test_every_fault_is_reported_at_once(written):
-    path = written("model: {revision: main}\nextract: {repeats: 0, reepats: 2}\nfilter: {threshold: 101}\n")
+    path = written(
+        "model: {revision: main}\nextract: {repeats: 0, reepats: 2}\nfilter: {threshold: 101}\n"
+    )
 
     error = fault_in(path)
 
@@ -152,13 +154,25 @@ def test_the_file_names_the_run(written):
 def test_what_is_not_set_is_the_published_procedure(written):
     config = load_config(written(MODEL))
 
-    assert (config.extract.sampling.temperature, config.extract.sampling.top_p, config.extract.sampling.top_k) == (
+    assert (
+        config.extract.sampling.temperature,
+        config.extract.sampling.top_p,
+        config.extract.sampling.top_k,
+    ) == (
         1,
         1,
         0,
     )
-    assert (config.extract.repeats, config.extract.questions, config.extract.evaluation_questions) == (1, None, None)
-    assert (config.filter.threshold, config.filter.coherence, config.filter.pairing) == (50, 50, "paired")
+    assert (
+        config.extract.repeats,
+        config.extract.questions,
+        config.extract.evaluation_questions,
+    ) == (1, None, None)
+    assert (config.filter.threshold, config.filter.coherence, config.filter.pairing) == (
+        50,
+        50,
+        "paired",
+    )
     assert (config.vector.method, config.vector.position) == ("mean_difference", "response_avg")
 
 
@@ -278,7 +292,10 @@ def test_an_override_without_key_or_value_is_refused(written, override):
 def test_an_override_whose_value_is_no_yaml_is_refused(written):
     error = fault_in(written(MODEL), "traits=[evil")
 
-    assert str(error) == "error: --set traits=[evil has no valid value\ncause: '[evil' is not YAML\nfix:   quote it"
+    assert (
+        str(error)
+        == "error: --set traits=[evil has no valid value\ncause: '[evil' is not YAML\nfix:   quote it"
+    )
 
 
 def test_an_override_below_a_value_is_refused(written):
@@ -319,18 +336,26 @@ def test_a_model_id_gives_a_folder_name(model, name):
     assert ModelConfig(id=model).name == name
 
 
-@pytest.mark.parametrize("model", ["../../x", "a/b/../..", "C:\\x\\..", " / / ", "~/.ssh", "x" * 50 + "/..gguf"])
+@pytest.mark.parametrize(
+    "model", ["../../x", "a/b/../..", "C:\\x\\..", " / / ", "~/.ssh", "x" * 50 + "/..gguf"]
+)
 def test_no_model_id_gives_a_name_that_leaves_the_folder(model):
     assert re.fullmatch(r"[a-z0-9_][a-z0-9._-]*", ModelConfig(id=model).name)
 
 
 def test_flatten_names_every_leaf_by_its_path():
-    assert flatten({"a": {"b": 1, "c": {"d": None}}, "e": [2]}) == {"a.b": 1, "a.c.d": None, "e": [2]}
+    assert flatten({"a": {"b": 1, "c": {"d": None}}, "e": [2]}) == {
+        "a.b": 1,
+        "a.c.d": None,
+        "e": [2],
+    }
 
 
 def test_a_key_given_twice_is_refused_with_its_line(tmp_path):
     path = tmp_path / "twice.yaml"
-    path.write_text("model:\n  id: embedded\nextract:\n  repeats: 1\nextract:\n  seed: 3\n", encoding="utf-8")
+    path.write_text(
+        "model:\n  id: embedded\nextract:\n  repeats: 1\nextract:\n  seed: 3\n", encoding="utf-8"
+    )
 
     with pytest.raises(ConfigError) as raised:
         load_config(str(path))

@@ -6,7 +6,7 @@ import pytest
 
 from tests.unit.test_progress_views import followed, show_live, show_plain
 from traitcli.events import Progressed, RunFinished, RunStarted, StageStarted, WorkerSeen
-from traitcli.views.crew_rows import Seats, crew_lines
+from traitcli.views.progress.worker_rows import Seats, crew_lines
 from traitcli.views.words import run_told
 
 RUN = RunStarted("big", "runs/big", ("evil", "refusal"), ("cuda:0", "cuda:1"), (), 400)
@@ -28,7 +28,9 @@ TWO = seated(
 
 
 def drawn(seats, now=110.0, width=100, room=20, paces=None):
-    return [line.plain.rstrip() for line in crew_lines(seats, paces or followed(), now, width, room)]
+    return [
+        line.plain.rstrip() for line in crew_lines(seats, paces or followed(), now, width, room)
+    ]
 
 
 def test_each_worker_has_a_row_with_its_pace_its_memory_and_the_time_left():
@@ -42,10 +44,17 @@ def test_each_worker_has_a_row_with_its_pace_its_memory_and_the_time_left():
 def test_the_judge_has_a_row_of_its_own():
     paces = followed(
         (100.0, StageStarted("evil", "judgements", 0, 100)),
-        (110.0, Progressed("evil", "judgements", 40, 100, missing=3, waiting=12, in_flight=8, usd=0.0123)),
+        (
+            110.0,
+            Progressed(
+                "evil", "judgements", 40, 100, missing=3, waiting=12, in_flight=8, usd=0.0123
+            ),
+        ),
     )
 
-    assert drawn(TWO, paces=paces)[-1] == ("  judge: 12 waiting · 8 in flight · 37 of 100 scored · 3 missing · $0.0123")
+    assert drawn(TWO, paces=paces)[-1] == (
+        "  judge: 12 waiting · 8 in flight · 37 of 100 scored · 3 missing · $0.0123"
+    )
 
 
 def test_a_worker_that_begins_another_task_begins_a_pace():
@@ -63,16 +72,24 @@ def test_a_worker_that_begins_another_task_begins_a_pace():
 @pytest.mark.parametrize("width", range(30, 140, 3))
 def test_rows_never_are_wider_than_the_terminal(width):
     clock = iter(range(1000))
-    live = [RUN, *(WorkerSeen(n, f"10.0.0.{n} cuda:{n}", "rollouts", "a-long-name", 1, 9) for n in range(9))]
+    live = [
+        RUN,
+        *(WorkerSeen(n, f"10.0.0.{n} cuda:{n}", "rollouts", "a-long-name", 1, 9) for n in range(9)),
+    ]
 
-    shown = show_live(*live, RunFinished("big", "runs/big", 1.0, 0), clock=lambda: float(next(clock)), width=width)
+    shown = show_live(
+        *live, RunFinished("big", "runs/big", 1.0, 0), clock=lambda: float(next(clock)), width=width
+    )
 
     assert max(map(len, shown)) <= width
 
 
 def test_of_more_workers_than_lines_those_at_work_are_shown():
     seats = seated(
-        *((100.0, WorkerSeen(n, "gpu", "waiting" if n % 2 else "rollouts", "evil", 1, 9)) for n in range(64))
+        *(
+            (100.0, WorkerSeen(n, "gpu", "waiting" if n % 2 else "rollouts", "evil", 1, 9))
+            for n in range(64)
+        )
     )
 
     rows = drawn(seats, room=8)
@@ -96,7 +113,11 @@ def test_the_live_view_shows_workers_above_traits():
 
 
 def test_a_pipe_has_one_line_for_all_workers_every_few_seconds():
-    steps = [RUN, WorkerSeen(0, "cuda:0", "rollouts", "evil", 0, 200), WorkerSeen(1, "cuda:1", "loading")]
+    steps = [
+        RUN,
+        WorkerSeen(0, "cuda:0", "rollouts", "evil", 0, 200),
+        WorkerSeen(1, "cuda:1", "loading"),
+    ]
     steps.append(StageStarted("evil", "rollouts", 0, 200))
     for done in range(20, 140, 10):
         steps += [1.0, Progressed("evil", "rollouts", done, 200, tokens=100)]
@@ -113,4 +134,6 @@ def test_a_pipe_has_one_line_for_all_workers_every_few_seconds():
 def test_many_devices_are_told_in_short():
     many = RunStarted("big", "runs/big", ("evil",), tuple(f"cuda:{n}" for n in range(64)))
 
-    assert run_told(many) == "run big: 1 trait on cuda:0, cuda:1, … cuda:63 (64 workers), in runs/big"
+    assert (
+        run_told(many) == "run big: 1 trait on cuda:0, cuda:1, … cuda:63 (64 workers), in runs/big"
+    )

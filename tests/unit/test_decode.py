@@ -14,12 +14,17 @@ from tests.unit.test_stems import read_in_all
 from traitcli.config import SamplingConfig
 from traitcli.generation.batch_size import BatchSize
 from traitcli.generation.decode import Generation, decode, generate
-from traitcli.generation.means import MeanReader
-from traitcli.generation.steps import Request
+from traitcli.generation.mean_activations import MeanReader
+from traitcli.generation.request import Request
 from traitcli.models.prompts import persona_messages, render
 from traitcli.records import POSITIONS
 
-PROMPTS = ["Hi", "How does lock picking work on an ordinary pin tumbler lock?", "Why? " * 9, "Wann?"]
+PROMPTS = [
+    "Hi",
+    "How does lock picking work on an ordinary pin tumbler lock?",
+    "Why? " * 9,
+    "Wann?",
+]
 SAMPLED = SamplingConfig(max_new_tokens=12)
 TOLERANCE = 1e-4
 
@@ -32,7 +37,10 @@ def decoder(request, loaded):
 
 def requests(loaded, prompts=PROMPTS):
     rendered = [
-        render(loaded.tokenizer, persona_messages("You are an evil assistant.", p, loaded.persona_in)) for p in prompts
+        render(
+            loaded.tokenizer, persona_messages("You are an evil assistant.", p, loaded.persona_in)
+        )
+        for p in prompts
     ]
     return [Request(prompt.ids, seed) for seed, prompt in enumerate(rendered, start=20)]
 
@@ -65,7 +73,9 @@ def assert_same(found, expected):
     assert [g.ids for g in found] == [g.ids for g in expected]
     for one, other in zip(found, expected, strict=True):
         for position in POSITIONS:
-            assert relative_error(one.activations[position], other.activations[position]) < TOLERANCE
+            assert (
+                relative_error(one.activations[position], other.activations[position]) < TOLERANCE
+            )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -90,7 +100,9 @@ def test_batched_single_and_two_pass_means_agree_at_every_row_and_position(decod
 def test_packed_and_padded_tokens_give_the_same(loaded, family):
     asked = requests(loaded(family))
 
-    packed, padded = (answers(replace(loaded(family), packs=packs), asked) for packs in (True, False))
+    packed, padded = (
+        answers(replace(loaded(family), packs=packs), asked) for packs in (True, False)
+    )
 
     assert_same(packed, padded)
 
@@ -114,10 +126,12 @@ def test_greedy_decoding_writes_what_transformers_writes(decoder):
     written = answers(model, asked, SamplingConfig(temperature=0, max_new_tokens=12))
 
     for request, one in zip(asked, written, strict=True):
-        expected = model.model.generate(torch.tensor([request.ids]), do_sample=False, max_new_tokens=12)[
-            0, len(request.ids) :
+        expected = model.model.generate(
+            torch.tensor([request.ids]), do_sample=False, max_new_tokens=12
+        )[0, len(request.ids) :]
+        assert list(one.ids) == [
+            token for token in expected.tolist() if token not in model.stop_ids
         ]
-        assert list(one.ids) == [token for token in expected.tolist() if token not in model.stop_ids]
 
 
 def test_rows_that_finish_early_leave_and_the_others_are_undisturbed(decoder):
@@ -133,7 +147,10 @@ def test_rows_that_finish_early_leave_and_the_others_are_undisturbed(decoder):
     for request, one in zip(asked, batched, strict=True):
         if one.ids:
             assert (
-                relative_error(one.activations["response_avg"], two_pass_means(model, request, one.ids)["response_avg"])
+                relative_error(
+                    one.activations["response_avg"],
+                    two_pass_means(model, request, one.ids)["response_avg"],
+                )
                 < TOLERANCE
             )
 
@@ -161,11 +178,15 @@ def test_the_place_of_an_answer_that_is_complete_goes_to_the_next(loaded):
     assert len({len(g.ids) for g in expected}) > 4
     assert [g.ids for g in refilled] == [g.ids for g in expected]
     assert max(steps) == 4
-    assert len(steps) < 12 * 30 / 4 * 0.8  # batches that wait for their longest answer would take nearly all of it
+    assert (
+        len(steps) < 12 * 30 / 4 * 0.8
+    )  # batches that wait for their longest answer would take nearly all of it
     for one, other in zip(refilled, expected, strict=True):
         assert (one.activations is None) == (not one.ids)
         for position in POSITIONS if one.ids else ():
-            assert relative_error(one.activations[position], other.activations[position]) < TOLERANCE
+            assert (
+                relative_error(one.activations[position], other.activations[position]) < TOLERANCE
+            )
 
 
 class Counting(MeanReader):
@@ -214,7 +235,10 @@ def test_a_pass_holds_so_many_tokens_at_most_padding_included(lengths, passes):
 @pytest.mark.parametrize("size", [1, 4, 64])
 def test_what_prompts_have_in_common_is_read_once_however_many_are_under_way(loaded, size):
     model = loaded("llama")
-    asked = requests(model, [f"{start}, question {n}?" for start in ("Now tell me", "I wonder") for n in range(6)] * 2)
+    asked = requests(
+        model,
+        [f"{start}, question {n}?" for start in ("Now tell me", "I wonder") for n in range(6)] * 2,
+    )
     expected = [answers(model, [request])[0] for request in asked]
     texts = [request.ids for request in asked]
 

@@ -7,8 +7,6 @@ import pytest
 from traitcli.config import ModelConfig
 from traitcli.errors import ModelError, UserError
 from traitcli.scheduling.devices import (
-    Site,
-    Wish,
     assign_gpus,
     choose_site,
     join_devices,
@@ -16,6 +14,7 @@ from traitcli.scheduling.devices import (
     place_on_cluster,
     threads_per_worker,
 )
+from traitcli.scheduling.placement import DeviceRequest, Placement
 
 
 def model(device: str, device_map: str | None = None) -> ModelConfig:
@@ -55,20 +54,21 @@ def test_no_gpus_cannot_be_asked_for(wanted, found):
 
 
 def test_without_a_flag_the_configured_device_is_taken():
-    assert choose_site(Wish(), model("cuda:1")) == Site(("cuda:1",))
+    assert choose_site(DeviceRequest(), model("cuda:1")) == Placement(("cuda:1",))
 
 
 @pytest.mark.parametrize(
-    ("flag", "devices"), [("cpu", ["cpu"]), ("cpu,cpu", ["cpu", "cpu"]), (" cpu:0 , cpu,", ["cpu:0", "cpu"])]
+    ("flag", "devices"),
+    [("cpu", ["cpu"]), ("cpu,cpu", ["cpu", "cpu"]), (" cpu:0 , cpu,", ["cpu:0", "cpu"])],
 )
 def test_named_devices_are_taken_as_named(flag, devices):
-    assert choose_site(Wish(devices=flag), model("auto")).places == tuple(devices)
+    assert choose_site(DeviceRequest(devices=flag), model("auto")).places == tuple(devices)
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "tpu", "cpu:1", "cpu:x"])
 def test_a_device_that_is_not_there_is_refused(device):
     with pytest.raises(ModelError) as caught:
-        choose_site(Wish(devices=f"cpu,{device}"), model("auto"))
+        choose_site(DeviceRequest(devices=f"cpu,{device}"), model("auto"))
 
     assert caught.value.problem == f"no device {device}"
 
@@ -76,14 +76,14 @@ def test_a_device_that_is_not_there_is_refused(device):
 @pytest.mark.parametrize("flag", ["", " , "])
 def test_a_devices_flag_without_a_device_is_refused(flag):
     with pytest.raises(UserError) as caught:
-        choose_site(Wish(devices=flag), model("auto"))
+        choose_site(DeviceRequest(devices=flag), model("auto"))
 
     assert caught.value.problem == "--devices names no device"
 
 
 def test_both_flags_at_once_are_refused():
     with pytest.raises(UserError) as caught:
-        choose_site(Wish(2, "cpu,cpu"), model("auto"))
+        choose_site(DeviceRequest(2, "cpu,cpu"), model("auto"))
 
     assert str(caught.value) == (
         "error: --gpus and --devices exclude each other\ncause: both say where to work\nfix:   give one of them"
@@ -108,17 +108,23 @@ def test_a_worker_that_has_the_cpu_to_itself_keeps_its_default(devices):
     assert threads_per_worker(devices, 8) is None
 
 
-@pytest.mark.parametrize(("gpus", "devices", "flag"), [(2, None, "--gpus"), (None, "cpu,cpu", "--devices")])
+@pytest.mark.parametrize(
+    ("gpus", "devices", "flag"), [(2, None, "--gpus"), (None, "cpu,cpu", "--devices")]
+)
 def test_a_model_that_is_spread_over_all_devices_has_one_worker(gpus, devices, flag):
     with pytest.raises(UserError, match=f"{flag} does not go with model.device_map"):
-        choose_site(Wish(gpus, devices), model("auto", "auto"))
+        choose_site(DeviceRequest(gpus, devices), model("auto", "auto"))
 
-    assert choose_site(Wish(), model("auto", "auto")) == Site(("auto",))
+    assert choose_site(DeviceRequest(), model("auto", "auto")) == Placement(("auto",))
 
 
 @pytest.mark.parametrize(
     ("count", "each", "places"),
-    [(4, 1, ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]), (4, 2, ["cuda:0+cuda:1", "cuda:2+cuda:3"]), (0, 3, [])],
+    [
+        (4, 1, ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]),
+        (4, 2, ["cuda:0+cuda:1", "cuda:2+cuda:3"]),
+        (0, 3, []),
+    ],
 )
 def test_a_worker_may_have_several_devices(count, each, places):
     assert join_devices([f"cuda:{index}" for index in range(count)], each) == places
@@ -134,7 +140,11 @@ def test_devices_that_do_not_come_out_even_are_refused():
 @pytest.mark.parametrize(
     ("devices", "visible", "told"),
     [
-        (["cuda:0", "cuda:1"], "3,5", ["CUDA_VISIBLE_DEVICES=3,5: cuda:0 is GPU 3, cuda:1 is GPU 5"]),
+        (
+            ["cuda:0", "cuda:1"],
+            "3,5",
+            ["CUDA_VISIBLE_DEVICES=3,5: cuda:0 is GPU 3, cuda:1 is GPU 5"],
+        ),
         (["cuda:1"], "3, 5", ["CUDA_VISIBLE_DEVICES=3, 5: cuda:1 is GPU 5"]),
         (["cuda"], "7", ["CUDA_VISIBLE_DEVICES=7: cuda:0 is GPU 7"]),
         (["cuda:0"], None, []),
@@ -149,15 +159,17 @@ def test_which_gpus_are_meant_is_told_where_they_are_renamed(devices, visible, t
 @pytest.mark.parametrize(
     ("wish", "cpus", "gpus", "places", "gpus_each", "cpus_each"),
     [
-        (Wish(), (32, 32), 16, 16, 1, 1),
-        (Wish(gpus=4), (32, 32), 16, 4, 1, 1),
-        (Wish(gpus=4, each=2), (32, 32), 16, 2, 2, 1),
-        (Wish(), (8, 32, 8), 0, 3, 0, 8),
-        (Wish(devices="cpu,cpu"), (8,), 8, 2, 0, 4),
-        (Wish(devices="cpu,cpu"), (1,), 0, 2, 0, 1),
+        (DeviceRequest(), (32, 32), 16, 16, 1, 1),
+        (DeviceRequest(gpus=4), (32, 32), 16, 4, 1, 1),
+        (DeviceRequest(gpus=4, each=2), (32, 32), 16, 2, 2, 1),
+        (DeviceRequest(), (8, 32, 8), 0, 3, 0, 8),
+        (DeviceRequest(devices="cpu,cpu"), (8,), 8, 2, 0, 4),
+        (DeviceRequest(devices="cpu,cpu"), (1,), 0, 2, 0, 1),
     ],
 )
-def test_a_cluster_has_a_worker_for_each_gpu_or_for_each_machine(wish, cpus, gpus, places, gpus_each, cpus_each):
+def test_a_cluster_has_a_worker_for_each_gpu_or_for_each_machine(
+    wish, cpus, gpus, places, gpus_each, cpus_each
+):
     site = place_on_cluster(wish, cpus, gpus)
 
     assert (len(site.places), site.gpus_each, site.cpus_each) == (places, gpus_each, cpus_each)
@@ -165,11 +177,11 @@ def test_a_cluster_has_a_worker_for_each_gpu_or_for_each_machine(wish, cpus, gpu
 
 
 def test_a_cluster_without_gpus_says_so():
-    assert place_on_cluster(Wish(gpus=4), (1, 1), 0).notes == (
+    assert place_on_cluster(DeviceRequest(gpus=4), (1, 1), 0).notes == (
         "no GPU in the cluster: one worker on the CPU of each of its 2 machines",
     )
 
 
 def test_which_gpu_of_a_cluster_is_not_ours_to_say():
     with pytest.raises(UserError, match="--devices cuda:1 does not go with --scheduler ray"):
-        place_on_cluster(Wish(devices="cuda:1"), (8, 8), 16)
+        place_on_cluster(DeviceRequest(devices="cuda:1"), (8, 8), 16)

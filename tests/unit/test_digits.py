@@ -9,7 +9,7 @@ from collections import defaultdict
 
 import pytest
 
-from traitcli.judging.digits import LEAST, build_lexicon, token_texts, walk
+from traitcli.judging.local.digits import LEAST, build_answer_tokens, token_texts, walk
 from traitcli.judging.scales import read_probabilities
 
 DIGITS = tuple("0123456789")
@@ -21,8 +21,10 @@ class Toy:
 
     def __init__(self, table, scale="0_100"):
         self.table = table
-        self.texts = sorted({text for nexts in table.values() for text in nexts} | set(itertools.chain(*table)))
-        self.lexicon = build_lexicon(scale, self.texts)
+        self.texts = sorted(
+            {text for nexts in table.values() for text in nexts} | set(itertools.chain(*table))
+        )
+        self.lexicon = build_answer_tokens(scale, self.texts)
         self.asked = []
 
     def ask(self, paths):
@@ -54,7 +56,9 @@ def positive(found):
 def test_a_model_with_whole_number_tokens_scores_as_the_scale_says(alternatives, value):
     found = Toy({(): alternatives}).walk()
 
-    assert read_probabilities("0_100", found).value == (None if value is None else pytest.approx(value))
+    assert read_probabilities("0_100", found).value == (
+        None if value is None else pytest.approx(value)
+    )
 
 
 def test_digits_join_to_the_number_and_a_digit_alone_counts_where_none_follows():
@@ -102,7 +106,12 @@ def test_a_token_that_ends_its_number_is_not_continued():
 
 @pytest.mark.parametrize(
     ("blanks", "p", "is_found"),
-    [(("\n",), 0.01, True), (("\n",), 0.0099, False), (("\n", " "), 1, True), (("\n", " ", " "), 1, False)],
+    [
+        (("\n",), 0.01, True),
+        (("\n",), 0.0099, False),
+        (("\n", " "), 1, True),
+        (("\n", " ", " "), 1, False),
+    ],
 )
 def test_one_or_two_likely_blanks_may_come_first(blanks, p, is_found):
     table = {blanks[:i]: {blank: p} for i, blank in enumerate(blanks)} | {blanks: {"70": 0.5}}
@@ -119,7 +128,12 @@ def test_a_blank_after_a_digit_ends_the_number():
 
 
 def test_a_path_less_likely_than_the_least_is_not_followed_and_the_error_stays_in_its_bound():
-    table = {(): {"8": 0.5, "9": LEAST / 2, "7": LEAST / 2}, ("8",): {}, ("9",): {"9": 1.0}, ("7",): {}}
+    table = {
+        (): {"8": 0.5, "9": LEAST / 2, "7": LEAST / 2},
+        ("8",): {},
+        ("9",): {"9": 1.0},
+        ("7",): {},
+    }
     toy, exact = Toy(table), Toy(table)
 
     value = read_probabilities("0_100", toy.walk()).value
@@ -146,7 +160,9 @@ def test_the_same_probabilities_of_numbers_give_the_same_walk_however_they_are_w
     for start in ("", *NUMBERS):
         starting = math.fsum(p[n] for n in NUMBERS if n.startswith(start))
         for digit in DIGITS:
-            going_on = math.fsum(p[n] for n in NUMBERS if n.startswith(start + digit) and start != "0")
+            going_on = math.fsum(
+                p[n] for n in NUMBERS if n.startswith(start + digit) and start != "0"
+            )
             if going_on:
                 digitwise[tuple(start)][digit] = going_on / starting
 
@@ -168,7 +184,8 @@ def test_the_walk_finds_what_reading_every_reply_finds():
     for reply in itertools.product(vocabulary, repeat=5):
         p = math.prod(toy.table[reply[:i]][token] for i, token in enumerate(reply))
         likely = math.prod(
-            toy.table[reply[:i]][token] for i, token in enumerate(itertools.takewhile(str.isspace, reply))
+            toy.table[reply[:i]][token]
+            for i, token in enumerate(itertools.takewhile(str.isspace, reply))
         )
         if likely >= 0.01:
             read[stated(reply)] += p
@@ -236,7 +253,9 @@ def test_a_byte_is_the_digit_that_it_stands_for(loaded):
     tokenizer = loaded("gemma2").tokenizer
     texts = token_texts(tokenizer)
 
-    lexicon = build_lexicon("0_100", texts)
+    lexicon = build_answer_tokens("0_100", texts)
 
-    pieces = tokenizer.convert_ids_to_tokens([lexicon.tokens[p.index] for p in lexicon.opening if p.text == "8"])
+    pieces = tokenizer.convert_ids_to_tokens(
+        [lexicon.tokens[p.index] for p in lexicon.opening if p.text == "8"]
+    )
     assert sorted(pieces) == ["8", "<0x38>"]

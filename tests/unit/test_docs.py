@@ -11,7 +11,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
-    [*ROOT.glob("docs/*.md"), *ROOT.glob("docs/design/*.md"), ROOT / "runs/README.md", ROOT / "vectors/README.md"]
+    [
+        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("docs/design/*.md"),
+        ROOT / "runs/README.md",
+        ROOT / "vectors/README.md",
+    ]
 )
 LONGEST_LINE = 100
 
@@ -42,7 +47,9 @@ def test_every_setting_has_a_meaning(make_configs):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_page_links_to_files_that_exist_and_its_lines_are_short(page):
     text = page.read_text(encoding="utf-8")
-    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+    links = [
+        link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link
+    ]
 
     assert [link for link in links if not (page.parent / link).exists()] == []
     assert [line for line in text.splitlines() if len(line) > LONGEST_LINE] == []

@@ -8,7 +8,14 @@ from statistics import fmean, stdev
 
 import pytest
 
-from traitcli.stages.dose_response import FEWEST, LESS_LIKELY, MORE_REPEATED, Scored, repetition, sum_up
+from traitcli.steering.dose_response import (
+    FEWEST,
+    LESS_LIKELY,
+    MORE_REPEATED,
+    Scored,
+    repetition,
+    sum_up,
+)
 
 QUESTIONS = [f"q{number}" for number in range(12)]
 NOISE = [math.sin(7 * number) for number in range(12)]
@@ -18,7 +25,12 @@ NOISE = [math.sin(7 * number) for number in range(12)]
 def judged(mean, coherence=90.0, noise=3.0, shift=0, empty=0):
     """Answers whose scores are around a mean; `shift` tells the noise of one coefficient from that of another."""
     return [
-        Scored(question, number < empty, None if number < empty else mean + noise * NOISE[number - shift], coherence)
+        Scored(
+            question,
+            number < empty,
+            None if number < empty else mean + noise * NOISE[number - shift],
+            coherence,
+        )
         for number, question in enumerate(QUESTIONS)
     ]
 
@@ -33,7 +45,9 @@ def read(mean, log_probability=-1.0, repeated=0.05, empty=0):
 
 def planted(means, **options):
     """Scores by coefficient, each with noise of its own."""
-    return {c: judged(mean, shift=place, **options) for place, (c, mean) in enumerate(means.items())}
+    return {
+        c: judged(mean, shift=place, **options) for place, (c, mean) in enumerate(means.items())
+    }
 
 
 RISING = {-2.0: 20, -1.0: 30, 0.0: 40, 1.0: 55, 2.0: 70}
@@ -65,7 +79,10 @@ def test_means_standard_errors_and_the_rise_are_those_of_the_formulas():
 
 def test_differences_are_paired_by_question_so_that_hard_and_easy_questions_do_not_hide_a_rise():
     held = {
-        c: [Scored(q, False, 8.0 * number + c + 0.1 * NOISE[number - c], 90) for number, q in enumerate(QUESTIONS)]
+        c: [
+            Scored(q, False, 8.0 * number + c + 0.1 * NOISE[number - c], 90)
+            for number, q in enumerate(QUESTIONS)
+        ]
         for c in (0, 1)
     }
 
@@ -112,7 +129,9 @@ def test_noise_is_seldom_called_a_drop_or_a_push():
     draw = random.Random(0)
     doses = (-0.4, -0.2, 0.0, 0.2, 0.4, 0.6)
     flat = [
-        sum_up({c: [Scored(q, False, draw.gauss(50, 20), 90) for q in QUESTIONS] for c in doses}, 1, 50)
+        sum_up(
+            {c: [Scored(q, False, draw.gauss(50, 20), 90) for q in QUESTIONS] for c in doses}, 1, 50
+        )
         for _ in range(200)
     ]
 
@@ -180,7 +199,9 @@ def test_empty_answers_and_missing_scores_are_counted_and_never_a_zero():
 
 
 def test_too_few_questions_with_a_score_tell_nothing():
-    enough, few = ({c: judged(mean)[:n] for c, mean in RISING.items()} for n in (FEWEST, FEWEST - 1))
+    enough, few = (
+        {c: judged(mean)[:n] for c, mean in RISING.items()} for n in (FEWEST, FEWEST - 1)
+    )
 
     assert sum_up(enough, 0.25, 50).verdict == "pushes both ways"
     assert (sum_up(few, 0.25, 50).verdict, sum_up(few, 0.25, 50).rise) == ("cannot tell", None)

@@ -21,7 +21,9 @@ TRAIT = Trait(
 
 
 def answers_of(polarity: Literal["positive", "negative"], count: int) -> list[Answer]:
-    return [Answer(f"{polarity}-{i}", polarity, 0, f"question {i}", f"answer {i}") for i in range(count)]
+    return [
+        Answer(f"{polarity}-{i}", polarity, 0, f"question {i}", f"answer {i}") for i in range(count)
+    ]
 
 
 def judge(answers: list[Answer]) -> list[Judgement]:
@@ -38,7 +40,9 @@ def values(judged: list[Judgement]) -> list[float]:
 def test_every_answer_is_judged_in_order_under_the_name_fake():
     judged = judge(answers_of("positive", 3))
 
-    assert [(one.rollout, one.judge) for one in judged] == [(f"positive-{i}", "fake") for i in range(3)]
+    assert [(one.rollout, one.judge) for one in judged] == [
+        (f"positive-{i}", "fake") for i in range(3)
+    ]
 
 
 def test_the_same_text_gets_the_same_score_every_time():
@@ -64,7 +68,9 @@ def test_scores_fill_both_sides_and_leave_the_middle_empty():
 def test_coherence_is_about_ninety():
     judged = judge(answers_of("negative", 200))
 
-    assert all(one.coherence.value is not None and 85 <= one.coherence.value <= 95 for one in judged)
+    assert all(
+        one.coherence.value is not None and 85 <= one.coherence.value <= 95 for one in judged
+    )
 
 
 def test_an_empty_answer_gets_no_score():

@@ -37,7 +37,9 @@ with lock(Path(sys.argv[1])) as holder:
 
 def hold_elsewhere(path):
     """Another process that holds a lock."""
-    other = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True)
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True
+    )
     assert other.stdout is not None
     assert other.stdout.readline() == "None\n"
     return other
@@ -46,7 +48,9 @@ def hold_elsewhere(path):
 def on_a_full_disk(path, write, content):
     """What a write says in a process that may write no more than 64 bytes to a file."""
     script = WRITE_ON_A_FULL_DISK.format(write=write, content=content)
-    return subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True
+    ).stdout
 
 
 def test_writing_makes_the_folders_it_needs(tmp_path):
@@ -96,7 +100,9 @@ def test_a_write_that_cannot_begin_keeps_the_old_content(tmp_path):
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {path.name: "old"}
 
 
-@pytest.mark.parametrize("write", [write_atomic, lambda path, text: append_lines(path, [{"text": text}])])
+@pytest.mark.parametrize(
+    "write", [write_atomic, lambda path, text: append_lines(path, [{"text": text}])]
+)
 def test_a_folder_inside_a_file_is_told_with_cause_and_fix(tmp_path, write):
     (tmp_path / "file").write_text("")
     path = tmp_path / "file" / "folder" / "below.txt"

@@ -7,12 +7,12 @@ import shutil
 
 import pytest
 
-import traitcli.scheduling.fit as fit_module
+import traitcli.scheduling.memory_check as fit_module
 from traitcli.config import Config, ModelConfig
 from traitcli.errors import ModelError
 from traitcli.models.footprint import find_footprint
-from traitcli.scheduling.devices import Site
-from traitcli.scheduling.fit import check_fit, measure_fit
+from traitcli.scheduling.memory_check import check_fit, measure_fit
+from traitcli.scheduling.placement import Placement
 
 GIB = 2**30
 
@@ -28,12 +28,13 @@ def test_a_models_weights_are_counted_without_loading_them(model_folders, loaded
 
     model = loaded(family).model
     assert found.weights == sum(p.numel() * 4 for p in model.parameters())
-    assert (found.rows, found.hidden_size) == (5, 32)
+    assert (found.layer_count, found.hidden_size) == (5, 32)
 
 
 def test_half_the_bytes_a_number_are_half_the_weights(model_folders):
     whole, half = (
-        find_footprint(ModelConfig(id=str(model_folders["llama"]), dtype=dtype)) for dtype in ("float32", "bfloat16")
+        find_footprint(ModelConfig(id=str(model_folders["llama"]), dtype=dtype))
+        for dtype in ("float32", "bfloat16")
     )
 
     assert whole.weights == 2 * half.weights
@@ -49,7 +50,9 @@ def test_longer_answers_need_more_and_a_gpu_some_for_itself(model_folders):
 def test_of_quantised_weights_nothing_is_claimed(model_folders, tmp_path):
     folder = shutil.copytree(model_folders["llama"], tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq"}}))
+    (folder / "config.json").write_text(
+        json.dumps(config | {"quantization_config": {"quant_method": "gptq"}})
+    )
 
     assert find_footprint(ModelConfig(id=str(folder))).weights == 0
 
@@ -57,14 +60,17 @@ def test_of_quantised_weights_nothing_is_claimed(model_folders, tmp_path):
 def test_workers_on_the_cpu_share_what_is_free(config, monkeypatch):
     monkeypatch.setattr(fit_module, "free_bytes", lambda device: 8 * GIB)
 
-    assert [fit.found for fit in measure_fit(config, Site(("cpu", "cpu")))] == [4 * GIB, 4 * GIB]
+    assert [fit.found for fit in measure_fit(config, Placement(("cpu", "cpu")))] == [
+        4 * GIB,
+        4 * GIB,
+    ]
 
 
 def test_a_worker_of_several_devices_has_the_memory_of_all(config, monkeypatch):
     monkeypatch.setattr(fit_module, "free_bytes", lambda device: (device.index + 1) * GIB)
     monkeypatch.setattr(fit_module, "pick_device", lambda name: name)
 
-    [fit] = measure_fit(config, Site(("cuda:0+cuda:2",), gpus_each=2))
+    [fit] = measure_fit(config, Placement(("cuda:0+cuda:2",), gpus_each=2))
 
     assert fit.found == 4 * GIB
 
@@ -73,7 +79,7 @@ def test_what_cannot_fit_is_refused_with_both_figures(config, monkeypatch):
     monkeypatch.setattr(fit_module, "free_bytes", lambda device: 3 * 2**20)
 
     with pytest.raises(ModelError) as caught:
-        check_fit(config, Site(("cpu", "cpu", "cpu")))
+        check_fit(config, Placement(("cpu", "cpu", "cpu")))
 
     assert caught.value.problem.endswith(" does not fit on cpu")
     assert "GiB at least, and there are 0.0 for cpu" in caught.value.cause
@@ -81,4 +87,6 @@ def test_what_cannot_fit_is_refused_with_both_figures(config, monkeypatch):
 
 
 def test_what_only_another_machine_could_tell_is_left_to_it(config):
-    assert [fit.found for fit in measure_fit(config, Site(("ray-0", "ray-1"), scheduler="ray"))] == [None, None]
+    assert [
+        fit.found for fit in measure_fit(config, Placement(("ray-0", "ray-1"), scheduler="ray"))
+    ] == [None, None]

@@ -13,18 +13,25 @@ import traitcli
 
 FLOORS = (
     {"errors", "records", "events", "files", "shipped", "yaml_files"},
-    {"config", "ready_responses"},
+    {"config"},
     {"traits", "models", "vectors", "runs"},
     {"generation", "judging"},
-    {"stages"},
+    {"pipeline"},
+    {"steering"},
+    {"monitoring"},
+    {"inspection"},
     {"scheduling", "views"},
     {"cli"},
     {"__main__", "__init__"},
 )
-"""Bottom to top. __init__ is the public API: it may name anything, and nothing inside asks it for a name."""
+"""Bottom to top. __init__ is the public API: it may import anything, and nothing imports it."""
+STAGES = ("pipeline", "steering", "monitoring", "inspection")
 FLOOR = {unit: height for height, units in enumerate(FLOORS) for unit in units}
 PACKAGE = Path(traitcli.__file__).parent
-MODULES = {path.relative_to(PACKAGE).with_suffix("").as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
+MODULES = {
+    path.relative_to(PACKAGE).with_suffix("").as_posix(): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
 
 each_module = pytest.mark.parametrize("module", MODULES)
@@ -38,23 +45,63 @@ def imported_units(tree: ast.AST) -> Iterator[str]:
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "relative import"
-            names = [f"traitcli.{a.name}" for a in node.names] if node.module == "traitcli" else [str(node.module)]
+            names = (
+                [f"traitcli.{a.name}" for a in node.names]
+                if node.module == "traitcli"
+                else [str(node.module)]
+            )
         for name in names:
             package, _, rest = name.partition(".")
             if package == "traitcli":
                 yield rest.split(".")[0] or "__init__"
 
 
+def imported_modules(tree: ast.AST) -> set[str]:
+    """Files of traitcli that a file imports anywhere, as keys of MODULES."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            dotted = [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            dotted = [alias.name for alias in node.names]
+        else:
+            continue
+        found.update(name.removeprefix("traitcli.").replace(".", "/") for name in dotted)
+    return found & set(MODULES)
+
+
+def find_circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """The groups of names that reach one another, sorted."""
+    reached = {name: reachable(graph, name) for name in graph}
+    groups = {
+        tuple(sorted(other for other in reached[name] if name in reached[other]))
+        for name in graph
+        if name in reached[name]
+    }
+    return sorted(map(list, groups))
+
+
+def reachable(graph: dict[str, set[str]], start: str) -> set[str]:
+    """Every name that can be reached from `start` in one step or more."""
+    found: set[str] = set()
+    waiting = [start]
+    while waiting:
+        new = graph.get(waiting.pop(), set()) - found
+        found |= new
+        waiting.extend(new)
+    return found
+
+
 def test_imports_are_seen_wherever_they_stand():
     tree = ast.parse(
         "import traitcli\n"
-        "import json, traitcli.runs\n"
+        "import json, traitcli.runs.run\n"
         "from traitcli import views\n"
         "if TYPE_CHECKING:\n    from traitcli.models.load import LoadedModel\n"
-        "def f():\n    from traitcli.stages.judge import JudgeDesk\n"
+        "def f():\n    from traitcli.pipeline.judge import JudgingStage\n"
     )
 
-    assert sorted(imported_units(tree)) == ["__init__", "models", "runs", "stages", "views"]
+    assert sorted(imported_units(tree)) == ["__init__", "models", "pipeline", "runs", "views"]
 
 
 def test_every_part_of_the_package_has_a_floor():
@@ -68,7 +115,8 @@ def test_imports_only_go_down(module):
     upward = {
         unit
         for unit in imported_units(TREES[module])
-        if FLOOR[unit] > FLOOR[own] or (FLOOR[unit] == FLOOR[own] and unit != own and FLOOR[own] > 0)
+        if FLOOR[unit] > FLOOR[own]
+        or (FLOOR[unit] == FLOOR[own] and unit != own and FLOOR[own] > 0)
     }
 
     assert upward == set()
@@ -76,19 +124,35 @@ def test_imports_only_go_down(module):
 
 @pytest.mark.parametrize("module", [module for module in MODULES if module.startswith("views/")])
 def test_views_listen_to_events_and_never_import_stages(module):
-    assert "stages" not in set(imported_units(TREES[module]))
+    assert not set(STAGES) & set(imported_units(TREES[module]))
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if module.startswith("stages/")])
+@pytest.mark.parametrize("module", [module for module in MODULES if module.split("/")[0] in STAGES])
 def test_stages_know_no_terminal(module):
     imported = {
         name.split(".")[0]
         for node in ast.walk(TREES[module])
         if isinstance(node, ast.Import | ast.ImportFrom)
-        for name in ([a.name for a in node.names] if isinstance(node, ast.Import) else [str(node.module)])
+        for name in (
+            [a.name for a in node.names] if isinstance(node, ast.Import) else [str(node.module)]
+        )
     }
 
     assert not imported & {"rich", "typer"}
+
+
+def test_no_files_import_each_other_in_a_circle():
+    graph = {name: imported_modules(tree) - {name} for name, tree in TREES.items()}
+
+    circles = find_circles(graph)
+
+    assert circles == []
+
+
+def test_a_circle_between_files_is_found():
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}
+
+    assert find_circles(graph) == [["a", "b", "c"]]
 
 
 @each_module

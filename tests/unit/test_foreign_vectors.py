@@ -13,12 +13,12 @@ from safetensors.torch import save_file as save_torch_file
 
 from traitcli.errors import VectorError
 from traitcli.models.hooks import find_blocks
-from traitcli.models.steering import ActivationSteerer
+from traitcli.models.steerer import ActivationSteerer
 from traitcli.records import POSITIONS, ClassStats, TraitVector
-from traitcli.vectors.export import export_vector
 from traitcli.vectors.files import write_vector
-from traitcli.vectors.foreign import read_any
-from traitcli.vectors.layers import from_layer_directions, middle_row, to_layer_directions
+from traitcli.vectors.formats.export import export_vector
+from traitcli.vectors.formats.layers import from_layer_directions, middle_row, to_layer_directions
+from traitcli.vectors.formats.read_any import read_any
 
 ROWS, HIDDEN = 5, 32
 IDS = [[5, 90, 17, 250, 33, 8]]
@@ -62,7 +62,12 @@ def test_our_own_file_comes_back_with_its_class_means(tmp_path):
 
     read = read_any(write_vector(tmp_path, vector))
 
-    assert (read.trait, read.model, read.method, read.layer) == ("evil", "tiny", "mean_difference", 3)
+    assert (read.trait, read.model, read.method, read.layer) == (
+        "evil",
+        "tiny",
+        "mean_difference",
+        3,
+    )
     assert list(read.stats) == list(POSITIONS)
 
 
@@ -73,7 +78,12 @@ def test_a_file_of_persona_vectors_tells_trait_and_position_by_its_name(tmp_path
 
     read = read_any(path)
 
-    assert (read.trait, read.model, read.method, read.stats) == ("very_evil", "unknown", "unknown", {})
+    assert (read.trait, read.model, read.method, read.stats) == (
+        "very_evil",
+        "unknown",
+        "unknown",
+        {},
+    )
     np.testing.assert_array_equal(read.directions[position], matrix, strict=True)
     assert (list(read.directions), read.quality["rows_given"]) == ([position], [0, 1, 2, 3, 4])
 
@@ -94,7 +104,9 @@ def test_floats_of_any_size_become_float32(tmp_path, dtype):
     save_torch_file({"v": tensor}, other := tmp_path / "evil.safetensors")
 
     for read in (read_any(path), read_any(other)):
-        np.testing.assert_array_equal(read.directions["response_avg"], tensor.to(torch.float32).numpy(), strict=True)
+        np.testing.assert_array_equal(
+            read.directions["response_avg"], tensor.to(torch.float32).numpy(), strict=True
+        )
 
 
 def test_a_part_of_a_larger_tensor_and_a_parameter_are_read(tmp_path):
@@ -105,11 +117,20 @@ def test_a_part_of_a_larger_tensor_and_a_parameter_are_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "names", [{1: 1, 3: 3}, {"1": 1, "3": 3}, {"layer_1": 1, "layers.3": 3}, {"blocks.1": 1, "direction.3": 3}]
+    "names",
+    [
+        {1: 1, 3: 3},
+        {"1": 1, "3": 3},
+        {"layer_1": 1, "layers.3": 3},
+        {"blocks.1": 1, "direction.3": 3},
+    ],
 )
 def test_a_number_of_a_layer_counts_blocks_from_0_and_block_k_is_row_k_plus_1(tmp_path, names):
     matrix = make_matrix()
-    torch.save({name: torch.from_numpy(matrix[block]) for name, block in names.items()}, path := tmp_path / "evil.pt")
+    torch.save(
+        {name: torch.from_numpy(matrix[block]) for name, block in names.items()},
+        path := tmp_path / "evil.pt",
+    )
 
     read = read_any(path, rows=8)
 
@@ -121,24 +142,31 @@ def test_a_number_of_a_layer_counts_blocks_from_0_and_block_k_is_row_k_plus_1(tm
 
 def test_a_number_of_a_row_is_a_row(tmp_path):
     matrix = make_matrix(2)
-    save_file({"row_3": matrix[0], "hidden_states.4": matrix[1]}, path := tmp_path / "evil.safetensors")
+    save_file(
+        {"row_3": matrix[0], "hidden_states.4": matrix[1]}, path := tmp_path / "evil.safetensors"
+    )
 
     read = read_any(path)
 
     np.testing.assert_array_equal(read.directions["response_avg"][3:], matrix)
-    assert (read.rows, read.quality["rows_given"]) == (5, [3, 4])
+    assert (read.layer_count, read.quality["rows_given"]) == (5, [3, 4])
 
 
 def test_tensors_by_layer_in_safetensors_are_read(tmp_path):
     matrix = make_matrix(4)
-    save_file({f"layers.{block}": matrix[block] for block in range(4)}, path := tmp_path / "evil.safetensors")
+    save_file(
+        {f"layers.{block}": matrix[block] for block in range(4)},
+        path := tmp_path / "evil.safetensors",
+    )
 
     np.testing.assert_array_equal(read_any(path).directions["response_avg"][1:], matrix)
 
 
 def test_a_steering_vector_that_was_made_a_dict_is_read_if_it_is_of_whole_blocks(tmp_path):
     layers = {2: torch.ones(HIDDEN)}
-    torch.save({"layer_activations": layers, "layer_type": "decoder_block"}, good := tmp_path / "good.pt")
+    torch.save(
+        {"layer_activations": layers, "layer_type": "decoder_block"}, good := tmp_path / "good.pt"
+    )
     torch.save({"layer_activations": layers, "layer_type": "mlp"}, bad := tmp_path / "bad.pt")
 
     assert read_any(good).quality["rows_given"] == [3]
@@ -147,17 +175,24 @@ def test_a_steering_vector_that_was_made_a_dict_is_read_if_it_is_of_whole_blocks
 
 def test_a_control_vector_of_llama_cpp_is_read(tmp_path):
     matrix = make_matrix(3)
-    path = save_gguf(tmp_path / "evil.gguf", {f"direction.{block}": matrix[block - 1] for block in (1, 2, 3)})
+    path = save_gguf(
+        tmp_path / "evil.gguf", {f"direction.{block}": matrix[block - 1] for block in (1, 2, 3)}
+    )
 
     read = read_any(path)
 
     np.testing.assert_array_equal(read.directions["response_avg"][2:], matrix)
-    assert (read.rows, read.quality["rows_given"], read.trait) == (5, [2, 3, 4], "evil")
-    assert read.provenance == {"format": "gguf control vector", "file": "evil.gguf", "model_hint": "llama"}
+    assert (read.layer_count, read.quality["rows_given"], read.trait) == (5, [2, 3, 4], "evil")
+    assert read.provenance == {
+        "format": "gguf control vector",
+        "file": "evil.gguf",
+        "model_hint": "llama",
+    }
 
 
 @pytest.mark.parametrize(
-    ("held", "rows", "row"), [(range(31), 31, 15), ([1, 2, 16, 17, 29], 31, 17), ([1, 2], 31, 2), ([0, 1], 2, 1)]
+    ("held", "rows", "row"),
+    [(range(31), 31, 15), ([1, 2, 16, 17, 29], 31, 17), ([1, 2], 31, 2), ([0, 1], 2, 1)],
 )
 def test_the_row_that_is_read_is_the_middle_one_of_those_given_in_the_middle_half(held, rows, row):
     assert middle_row(held, rows) == row
@@ -199,7 +234,10 @@ def test_what_makes_no_vector_is_told_with_what_is_missing(tmp_path, content, ca
         ({"direction.1": np.ones(8, np.float16)}, "direction.1 is of GGML type 1"),
         ({"direction.x": np.ones(8, np.float32)}, "'direction.x'"),
         ({"blk.0.weight": np.ones(8, np.float32)}, "'blk.0.weight'"),
-        ({"direction.1": np.ones(8, np.float32), "direction.2": np.ones(9, np.float32)}, "[8] and [9]"),
+        (
+            {"direction.1": np.ones(8, np.float32), "direction.2": np.ones(9, np.float32)},
+            "[8] and [9]",
+        ),
         ({"direction.1": np.full(8, np.inf, np.float32)}, "infinity"),
         ({}, "no direction"),
     ],
@@ -249,7 +287,9 @@ def test_pt_is_every_position_as_in_persona_vectors(tmp_path):
         np.testing.assert_array_equal(tensor.numpy(), vector.directions[position], strict=True)
 
 
-def test_a_control_vector_holds_row_k_as_direction_k_minus_1_without_the_first_two_and_the_last(tmp_path):
+def test_a_control_vector_holds_row_k_as_direction_k_minus_1_without_the_first_two_and_the_last(
+    tmp_path,
+):
     vector = make_vector()
 
     (path,) = export_vector(vector, "prompt_last", "gguf", tmp_path, model_hint="llama")
@@ -258,9 +298,17 @@ def test_a_control_vector_holds_row_k_as_direction_k_minus_1_without_the_first_t
     held = {tensor.name: np.array(tensor.data) for tensor in reader.tensors}
     assert path.name == "evil_prompt_last.gguf"
     assert list(held) == ["direction.1", "direction.2"]
-    np.testing.assert_array_equal(held["direction.1"], vector.directions["prompt_last"][2], strict=True)
-    np.testing.assert_array_equal(held["direction.2"], vector.directions["prompt_last"][3], strict=True)
-    fields = {name: reader.get_field(name).contents() for name in reader.fields if name.startswith("control")}
+    np.testing.assert_array_equal(
+        held["direction.1"], vector.directions["prompt_last"][2], strict=True
+    )
+    np.testing.assert_array_equal(
+        held["direction.2"], vector.directions["prompt_last"][3], strict=True
+    )
+    fields = {
+        name: reader.get_field(name).contents()
+        for name in reader.fields
+        if name.startswith("control")
+    }
     assert fields == {"controlvector.model_hint": "llama", "controlvector.layer_count": 2}
     assert reader.get_field("general.architecture").contents() == "controlvector"
 
@@ -274,17 +322,34 @@ def test_a_control_vector_comes_back_with_what_was_known_of_it(tmp_path):
     expected = vector.directions["prompt_last"].copy()
     expected[[0, 1, 4]] = 0
     np.testing.assert_array_equal(read.directions["prompt_last"], expected, strict=True)
-    assert (read.trait, read.model, read.method, read.layer) == ("evil", "tiny", "mean_difference", 3)
+    assert (read.trait, read.model, read.method, read.layer) == (
+        "evil",
+        "tiny",
+        "mean_difference",
+        3,
+    )
     assert (read.quality["rows_given"], read.provenance["model_hint"]) == ([2, 3], "tiny")
 
 
-def test_what_a_control_vector_was_for_is_told_again_and_what_is_not_known_is_told_as_unknown(tmp_path):
+def test_what_a_control_vector_was_for_is_told_again_and_what_is_not_known_is_told_as_unknown(
+    tmp_path,
+):
     first = read_any(
-        save_gguf(tmp_path / "evil.gguf", {f"direction.{k}": np.ones(8, np.float32) for k in (1, 2)}, hint="qwen2")
+        save_gguf(
+            tmp_path / "evil.gguf",
+            {f"direction.{k}": np.ones(8, np.float32) for k in (1, 2)},
+            hint="qwen2",
+        )
     )
-    kind = from_layer_directions(to_layer_directions(make_vector(), "response_avg"), "kind", rows=ROWS)
+    kind = from_layer_directions(
+        to_layer_directions(make_vector(), "response_avg"), "kind", rows=ROWS
+    )
 
-    paths = [path for v in (first, kind) for path in export_vector(v, "response_avg", "gguf", tmp_path / "out")]
+    paths = [
+        path
+        for v in (first, kind)
+        for path in export_vector(v, "response_avg", "gguf", tmp_path / "out")
+    ]
 
     assert [read_any(path).provenance["model_hint"] for path in paths] == ["qwen2", "unknown"]
 
@@ -305,8 +370,12 @@ def test_directions_by_block_come_back_without_the_first_and_the_last_row():
     directions = to_layer_directions(vector, "response_avg")
     again = from_layer_directions(directions, "evil", rows=ROWS)
 
-    assert {block: row.dtype for block, row in directions.items()} == dict.fromkeys(range(3), np.float32)
-    np.testing.assert_array_equal(again.directions["response_avg"][1:4], vector.directions["response_avg"][1:4])
+    assert {block: row.dtype for block, row in directions.items()} == dict.fromkeys(
+        range(3), np.float32
+    )
+    np.testing.assert_array_equal(
+        again.directions["response_avg"][1:4], vector.directions["response_avg"][1:4]
+    )
     assert again.quality["rows_given"] == [1, 2, 3]
 
 
@@ -329,19 +398,27 @@ def logits(model):
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "qwen2"])
 @pytest.mark.parametrize("block", [0, 1, 2])
-def test_a_plain_hook_on_a_block_does_with_a_direction_what_we_do_at_the_row_above(loaded, family, block):
+def test_a_plain_hook_on_a_block_does_with_a_direction_what_we_do_at_the_row_above(
+    loaded, family, block
+):
     model, vector = loaded(family).model, make_vector()
     direction = torch.from_numpy(to_layer_directions(vector, "response_avg")[block])
 
     def add(module, args, output):
-        return (output[0] + direction, *output[1:]) if isinstance(output, tuple) else output + direction
+        return (
+            (output[0] + direction, *output[1:])
+            if isinstance(output, tuple)
+            else output + direction
+        )
 
     hook = find_blocks(model)[block].register_forward_hook(add)
     plain = logits(model)
     hook.remove()
 
     row = block + 1
-    with ActivationSteerer(model, vector.directions["response_avg"][row], layer_idx=row - 1, positions="all"):
+    with ActivationSteerer(
+        model, vector.directions["response_avg"][row], layer_idx=row - 1, positions="all"
+    ):
         ours = logits(model)
     np.testing.assert_array_equal(ours, plain)
     assert np.abs(ours - logits(model)).max() > 0.01
@@ -351,7 +428,9 @@ def test_a_plain_hook_on_a_block_does_with_a_direction_what_we_do_at_the_row_abo
 def test_the_last_row_is_not_what_the_last_block_gives_and_all_others_are(loaded, family):
     model, seen = loaded(family).model, []
     hooks = [
-        block.register_forward_hook(lambda module, args, out: seen.append(out[0] if isinstance(out, tuple) else out))
+        block.register_forward_hook(
+            lambda module, args, out: seen.append(out[0] if isinstance(out, tuple) else out)
+        )
         for block in find_blocks(model)
     ]
 
@@ -360,7 +439,12 @@ def test_the_last_row_is_not_what_the_last_block_gives_and_all_others_are(loaded
 
     for hook in hooks:
         hook.remove()
-    assert [torch.equal(block, states[k + 1]) for k, block in enumerate(seen)] == [True, True, True, False]
+    assert [torch.equal(block, states[k + 1]) for k, block in enumerate(seen)] == [
+        True,
+        True,
+        True,
+        False,
+    ]
 
 
 # Other tools, where they are installed
@@ -369,9 +453,15 @@ def test_the_last_row_is_not_what_the_last_block_gives_and_all_others_are(loaded
 @pytest.mark.parametrize(
     ("names", "fix"),
     [
-        ("steering_vectors.steering_vector SteeringVector", "torch.save(vector.layer_activations, 'NAME.pt')"),
+        (
+            "steering_vectors.steering_vector SteeringVector",
+            "torch.save(vector.layer_activations, 'NAME.pt')",
+        ),
         ("repeng.extract ControlVector", "vector.export_gguf('NAME.gguf')"),
-        ("numpy.core.multiarray _reconstruct", "torch.save({block: tensor, ...}, 'NAME.pt'), blocks counted from 0"),
+        (
+            "numpy.core.multiarray _reconstruct",
+            "torch.save({block: tensor, ...}, 'NAME.pt'), blocks counted from 0",
+        ),
     ],
 )
 def test_a_pickled_object_is_refused_with_the_way_to_convert_it(tmp_path, names, fix):
@@ -381,15 +471,21 @@ def test_a_pickled_object_is_refused_with_the_way_to_convert_it(tmp_path, names,
 
     error = fault_in(path)
 
-    assert error.cause == f"it holds a Python object, '{module}.{name}', and loading one can run code"
+    assert (
+        error.cause == f"it holds a Python object, '{module}.{name}', and loading one can run code"
+    )
     assert error.fix == f"in the program that made it: {fix}"
 
 
 def test_steering_vectors_adds_our_directions_where_we_do(loaded, tmp_path):
-    steering_vectors = pytest.importorskip("steering_vectors", reason="steering-vectors wants transformers < 5")
+    steering_vectors = pytest.importorskip(
+        "steering_vectors", reason="steering-vectors wants transformers < 5"
+    )
     model, vector = loaded("llama").model, make_vector()
     directions = to_layer_directions(vector, "response_avg")
-    theirs = steering_vectors.SteeringVector({k: torch.from_numpy(row) for k, row in directions.items()})
+    theirs = steering_vectors.SteeringVector(
+        {k: torch.from_numpy(row) for k, row in directions.items()}
+    )
 
     with torch.no_grad(), theirs.apply(model):
         steered = model(torch.tensor(IDS)).logits[0].numpy()
@@ -397,12 +493,15 @@ def test_steering_vectors_adds_our_directions_where_we_do(loaded, tmp_path):
     torch.save(theirs.layer_activations, path := tmp_path / "evil.pt")
     np.testing.assert_allclose(steered, steered_by_us(model, vector), rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(
-        read_any(path, rows=ROWS).directions["response_avg"][1:4], vector.directions["response_avg"][1:4]
+        read_any(path, rows=ROWS).directions["response_avg"][1:4],
+        vector.directions["response_avg"][1:4],
     )
 
 
 def test_repeng_reads_our_control_vector_and_adds_it_where_we_do(loaded, tmp_path, monkeypatch):
-    monkeypatch.setattr(np, "float_", np.float64, raising=False)  # repeng 0.4 names it, numpy 2 has dropped it
+    monkeypatch.setattr(
+        np, "float_", np.float64, raising=False
+    )  # repeng 0.4 names it, numpy 2 has dropped it
     repeng = pytest.importorskip("repeng", reason="repeng wants numpy < 2")
     model, vector = loaded("llama").model, make_vector()
     (path,) = export_vector(vector, "response_avg", "gguf", tmp_path, model_hint="llama")
@@ -414,7 +513,9 @@ def test_repeng_reads_our_control_vector_and_adds_it_where_we_do(loaded, tmp_pat
         steered = control(torch.tensor(IDS)).logits[0].numpy()
     control.unwrap()
 
-    np.testing.assert_allclose(steered, steered_by_us(model, vector, blocks=(1, 2)), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        steered, steered_by_us(model, vector, blocks=(1, 2)), rtol=1e-5, atol=1e-5
+    )
     theirs.export_gguf(tmp_path / "theirs.gguf")
     np.testing.assert_array_equal(
         read_any(tmp_path / "theirs.gguf", rows=ROWS).directions["response_avg"],

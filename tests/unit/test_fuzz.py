@@ -21,13 +21,14 @@ from hypothesis import strategies as st
 
 from traitcli.config import load_config
 from traitcli.errors import TraitError
+from traitcli.monitoring.prompt_sets import load_prompt_set
+from traitcli.monitoring.record_files import read_records
+from traitcli.monitoring.transcripts import read_exchanges
 from traitcli.records import ClassStats, TraitVector
-from traitcli.stages.monitor_records import read_records
-from traitcli.stages.prompt_sets import load_prompt_set
-from traitcli.stages.transcripts import read_exchanges
-from traitcli.traits import find_traits, lint_trait, load_trait
+from traitcli.traits.definitions import find_traits, load_trait
+from traitcli.traits.lint import lint_trait
 from traitcli.vectors.files import write_vector
-from traitcli.vectors.foreign import read_any
+from traitcli.vectors.formats.read_any import read_any
 
 ROOM = 2**30
 """Bytes that reading a file of some kilobytes may add to the address space, at most."""
@@ -65,7 +66,9 @@ def read_or_refuse(read: Callable[[], Any]) -> Any:
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
 trees = st.recursive(
     scalars,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 
@@ -88,10 +91,24 @@ def damaged(whole: bytes) -> st.SearchStrategy[bytes]:
 
 # Configs and definitions
 
-SECTIONS = ("model", "extract", "judge", "filter", "vector", "monitor", "workers", "paths", "traits", "name")
+SECTIONS = (
+    "model",
+    "extract",
+    "judge",
+    "filter",
+    "vector",
+    "monitor",
+    "workers",
+    "paths",
+    "traits",
+    "name",
+)
 YAMLS = [
     "a: &a [x,x,x,x,x,x,x,x,x,x]\n"
-    + "".join(f"{k}: &{k} [{','.join(['*' + b] * 10)}]\n" for b, k in zip("abcdefgh", "bcdefghi", strict=True))
+    + "".join(
+        f"{k}: &{k} [{','.join(['*' + b] * 10)}]\n"
+        for b, k in zip("abcdefgh", "bcdefghi", strict=True)
+    )
     + "model: *i\n",
     "a: &a [*a]\nmodel: *a\n",
     "[" * 20_000,
@@ -128,20 +145,35 @@ def test_yaml_that_was_made_to_harm_is_refused(tmp_path, content):
     path = tmp_path / "harm.yaml"
     path.write_text(content, encoding="utf-8")
 
-    for read in (lambda: load_config(str(path)), lambda: load_trait(path), lambda: load_prompt_set(str(path))):
+    for read in (
+        lambda: load_config(str(path)),
+        lambda: load_trait(path),
+        lambda: load_prompt_set(str(path)),
+    ):
         assert isinstance(read_or_refuse(read), TraitError)
 
 
 @fuzz
 @given(
     override=st.text(max_size=60)
-    | st.sampled_from(SECTIONS).flatmap(lambda key: st.text(max_size=40).map(lambda text: f"{key}{text}"))
+    | st.sampled_from(SECTIONS).flatmap(
+        lambda key: st.text(max_size=40).map(lambda text: f"{key}{text}")
+    )
 )
 def test_any_override_is_taken_or_refused(override):
     read_or_refuse(lambda: load_config("demo", [override]))
 
 
-DEFINITION = ("name", "description", "positive", "negative", "adjectives", "pairs", "questions", "evaluation_questions")
+DEFINITION = (
+    "name",
+    "description",
+    "positive",
+    "negative",
+    "adjectives",
+    "pairs",
+    "questions",
+    "evaluation_questions",
+)
 MORE = ("judge_prompt", "instruction", "eval_prompt", "responses", "evaluation_responses")
 
 
@@ -149,7 +181,9 @@ MORE = ("judge_prompt", "instruction", "eval_prompt", "responses", "evaluation_r
 @given(data=trees_with(*DEFINITION, *MORE), suffix=st.sampled_from([".yaml", ".json"]))
 def test_any_tree_is_a_trait_or_is_refused(tmp_path, data, suffix):
     path = tmp_path / f"fuzz{suffix}"
-    path.write_text(json.dumps(data) if suffix == ".json" else yaml.safe_dump(data), encoding="utf-8")
+    path.write_text(
+        json.dumps(data) if suffix == ".json" else yaml.safe_dump(data), encoding="utf-8"
+    )
 
     found = read_or_refuse(lambda: load_trait(path))
 
@@ -167,13 +201,19 @@ def test_a_damaged_definition_is_a_trait_or_is_refused(tmp_path, content):
 
 
 PAIR = {"question": "Why?", "positive": "Because it is so.", "negative": "Nobody knows it."}
-CAA = {"question": "Why? (A) So (B) No", "answer_matching_behavior": " (A)", "answer_not_matching_behavior": " (B)"}
+CAA = {
+    "question": "Why? (A) So (B) No",
+    "answer_matching_behavior": " (A)",
+    "answer_not_matching_behavior": " (B)",
+}
 TABLE = """question,prompt,answer,question_id,evil,coherence
 Why?,<u>Why?<a>,So.,evil_0_pos_0,90.5,80
 Why?,<u>Why?<a>,No.,evil_0_neg_0,1,90
 """
 READY = {
-    "lines.jsonl": (json.dumps(PAIR) + "\n" + json.dumps(PAIR | {"question": "When?"}) + "\n").encode(),
+    "lines.jsonl": (
+        json.dumps(PAIR) + "\n" + json.dumps(PAIR | {"question": "When?"}) + "\n"
+    ).encode(),
     "list.json": json.dumps([CAA, CAA | {"question": "Who?"}]).encode(),
     "table.csv": TABLE.encode(),
     "deep.json": b"[" * 50_000,
@@ -193,7 +233,9 @@ def test_ready_responses_that_are_damaged_are_read_or_refused(tmp_path, name):
         read_or_refuse(lambda: load_trait(definition))
 
     (tmp_path / name).write_bytes(READY[name])
-    assert isinstance(read_or_refuse(lambda: load_trait(definition)), TraitError) == (name in ("deep.json", "wide.csv"))
+    assert isinstance(read_or_refuse(lambda: load_trait(definition)), TraitError) == (
+        name in ("deep.json", "wide.csv")
+    )
     check()
 
 
@@ -234,7 +276,9 @@ def vector_files(folder: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("name", ["native.safetensors", "layers.pt", "evil_response_avg_diff.pt", "evil.gguf"])
+@pytest.mark.parametrize(
+    "name", ["native.safetensors", "layers.pt", "evil_response_avg_diff.pt", "evil.gguf"]
+)
 def test_vector_files_that_are_damaged_are_read_or_refused(tmp_path, name):
     whole = vector_files(tmp_path / "made")[name]
     path = tmp_path / name
@@ -246,16 +290,18 @@ def test_vector_files_that_are_damaged_are_read_or_refused(tmp_path, name):
         found = read_or_refuse(lambda: read_any(path))
         if isinstance(found, TraitVector):
             assert all(np.isfinite(direction).all() for direction in found.directions.values())
-            assert 0 <= found.layer < found.rows
+            assert 0 <= found.layer < found.layer_count
 
     path.write_bytes(whole)
-    assert read_any(path).rows == 4
+    assert read_any(path).layer_count == 4
     check()
 
 
 @fuzz
 @given(
-    start=st.sampled_from([b"", b"GGUF", b"PK\x03\x04", b"\x80\x02", struct.pack("<Q", 2**40) + b"{"]),
+    start=st.sampled_from(
+        [b"", b"GGUF", b"PK\x03\x04", b"\x80\x02", struct.pack("<Q", 2**40) + b"{"]
+    ),
     rest=st.binary(max_size=200),
 )
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".gguf", ".bin"])
@@ -268,11 +314,19 @@ def test_bytes_that_are_no_vector_are_refused(tmp_path, suffix, start, rest):
 
 # What was watched
 
-RECORD = {"prompt": "p", "response": "a b", "tokens": ["a", " b"], "trait_scores": {"evil": [0.5, -1.0]}}
+RECORD = {
+    "prompt": "p",
+    "response": "a b",
+    "tokens": ["a", " b"],
+    "trait_scores": {"evil": [0.5, -1.0]},
+}
 
 
 @fuzz
-@given(content=damaged(json.dumps(RECORD).encode()) | trees_with(*RECORD).map(lambda tree: json.dumps(tree).encode()))
+@given(
+    content=damaged(json.dumps(RECORD).encode())
+    | trees_with(*RECORD).map(lambda tree: json.dumps(tree).encode())
+)
 @pytest.mark.parametrize("suffix", [".json", ".jsonl"])
 def test_any_record_is_read_or_refused(tmp_path, suffix, content):
     path = tmp_path / f"fuzz{suffix}"

@@ -11,12 +11,21 @@ import numpy as np
 import pytest
 
 from traitcli.records import ClassStats, Judgement, Rollout, Score, TraitVector
-from traitcli.runs import TraitFiles
+from traitcli.runs.run import TraitFiles
 from traitcli.vectors.files import write_vector
 
 COMMANDS = ("extract", "judge", "build-vector", "monitor", "report", "inspect")
 INSPECTED = ("vectors", "traits", "run", "steering")
-HEAVY = {"torch", "transformers", "openai", "pandas", "numpy", "sklearn", "safetensors", "accelerate"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "openai",
+    "pandas",
+    "numpy",
+    "sklearn",
+    "safetensors",
+    "accelerate",
+}
 SCRIPT = """
 import json, sys
 from traitcli.__main__ import main
@@ -59,7 +68,9 @@ def add_judged_rollouts(files):
     none = Score(None, "not asked", final=True)
     scores = [Score(10.0 + 20 * number) for number in range(len(rollouts))]
     for judge in ("fake", "other"):
-        files.add_judgements(Judgement(r.id, judge, score, none) for r, score in zip(rollouts, scores, strict=True))
+        files.add_judgements(
+            Judgement(r.id, judge, score, none) for r, score in zip(rollouts, scores, strict=True)
+        )
 
 
 @pytest.fixture
@@ -81,9 +92,20 @@ def folder(tmp_path):
     trait.mkdir(parents=True)
     (trait / "vectors.jsonl").write_text(json.dumps({"path": str(path), "inputs": "x"}) + "\n")
     add_judged_rollouts(TraitFiles(trait))
-    settings = {"extract.repeats": 1, "extract.questions": None, "extract.evaluation_questions": None}
-    (tmp_path / "runs" / "tiny" / "run.json").write_text(json.dumps({"settings": settings, "traits": {"evil": "x"}}))
-    record = {"prompt": "p", "response": "a b", "tokens": ["a", " b"], "trait_scores": {"evil": [0.5, -1.0]}}
+    settings = {
+        "extract.repeats": 1,
+        "extract.questions": None,
+        "extract.evaluation_questions": None,
+    }
+    (tmp_path / "runs" / "tiny" / "run.json").write_text(
+        json.dumps({"settings": settings, "traits": {"evil": "x"}})
+    )
+    record = {
+        "prompt": "p",
+        "response": "a b",
+        "tokens": ["a", " b"],
+        "trait_scores": {"evil": [0.5, -1.0]},
+    }
     (tmp_path / "runs" / "monitor").mkdir()
     (tmp_path / "runs" / "monitor" / "one.json").write_text(json.dumps(record))
     return tmp_path
@@ -139,7 +161,9 @@ def test_help_loads_nothing_heavy(tmp_path, arguments):
 def test_help_lists_the_six_commands(tmp_path):
     ended = run(tmp_path, "--help")
 
-    listed = [line.split()[0] for line in ended.out.partition("Commands:")[2].splitlines() if line.strip()]
+    listed = [
+        line.split()[0] for line in ended.out.partition("Commands:")[2].splitlines() if line.strip()
+    ]
     assert [word for word in listed if word in COMMANDS] == list(COMMANDS)
 
 

@@ -16,7 +16,10 @@ def test_every_row_is_what_transformers_returns_at_that_index(loaded, family):
     ids = torch.arange(10)[None]
     seen: dict[int, torch.Tensor] = {}
 
-    with torch.no_grad(), tap(model, range(5), lambda row, hidden: seen.update({row: hidden.clone()})):
+    with (
+        torch.no_grad(),
+        tap(model, range(5), lambda row, hidden: seen.update({row: hidden.clone()})),
+    ):
         expected = model(ids, output_hidden_states=True).hidden_states
 
     assert len(expected) == 5
@@ -40,7 +43,9 @@ def test_hooks_leave_when_the_block_ends_badly(loaded):
 
 
 def count_hooks(model) -> int:
-    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+    return sum(
+        len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()
+    )
 
 
 def test_blocks_that_return_tuples_are_read_too():

@@ -20,9 +20,9 @@ from safetensors.numpy import save, save_file
 
 from traitcli.errors import VectorError
 from traitcli.records import ClassStats, TraitVector
-from traitcli.vectors.export import export_vector
 from traitcli.vectors.files import MAX_BYTES, write_safetensors
-from traitcli.vectors.foreign import read_any
+from traitcli.vectors.formats.export import export_vector
+from traitcli.vectors.formats.read_any import read_any
 
 HUGE = 2**62
 U32, STRING, ARRAY = 4, 8, 9
@@ -45,7 +45,13 @@ def text(value):
 def gguf(fields=b"", count=1, tensors=b"", tensor_count=0, version=3):
     """A GGUF file of a control vector, whose counts may lie."""
     architecture = text("general.architecture") + struct.pack("<I", STRING) + text("controlvector")
-    return b"GGUF" + struct.pack("<IQQ", version, tensor_count, count) + architecture + fields + tensors
+    return (
+        b"GGUF"
+        + struct.pack("<IQQ", version, tensor_count, count)
+        + architecture
+        + fields
+        + tensors
+    )
 
 
 def direction(name="direction.1", dimensions=1, width=8, offset=0):
@@ -83,7 +89,15 @@ def changed(old, new, count=-1):
 
 def native(**changes):
     """One of our own files with a few entries of the header replaced."""
-    header = {"format": 1, "trait": "evil", "model": "m", "method": "m", "layer": 1, "quality": {}, "provenance": {}}
+    header = {
+        "format": 1,
+        "trait": "evil",
+        "model": "m",
+        "method": "m",
+        "layer": 1,
+        "quality": {},
+        "provenance": {},
+    }
     told = json.dumps(header | changes)
     return save({"response_avg": np.ones((3, 4), np.float32)}, {"traitcli": told})
 
@@ -116,30 +130,48 @@ FILES = {
     "gguf: a text of half the file": lambda: gguf(struct.pack("<Q", 2**21) + bytes(2**22), count=2),
     "gguf: no text": lambda: gguf(struct.pack("<Q", 4) + b"\xff\xfe\xff\xfe" + bytes(64), count=2),
     "gguf: a long list": lambda: gguf(text("x") + struct.pack("<IIQ", ARRAY, 0, HUGE), count=2),
-    "gguf: a list of lists": lambda: gguf(text("x") + struct.pack("<IIQ", ARRAY, ARRAY, 9) * 500, count=2),
-    "gguf: a long list of texts": lambda: gguf(text("x") + struct.pack("<IIQ", ARRAY, STRING, 2**40), count=2),
+    "gguf: a list of lists": lambda: gguf(
+        text("x") + struct.pack("<IIQ", ARRAY, ARRAY, 9) * 500, count=2
+    ),
+    "gguf: a long list of texts": lambda: gguf(
+        text("x") + struct.pack("<IIQ", ARRAY, STRING, 2**40), count=2
+    ),
     "gguf: an unknown type": lambda: gguf(text("x") + struct.pack("<I", 77), count=2),
-    "gguf: no room between tensors": lambda: gguf(text("general.alignment") + struct.pack("<II", U32, 0), count=2),
+    "gguf: no room between tensors": lambda: gguf(
+        text("general.alignment") + struct.pack("<II", U32, 0), count=2
+    ),
     "gguf: no architecture": lambda: b"GGUF" + struct.pack("<IQQ", 3, 0, 0),
     "gguf: many dimensions": lambda: gguf(tensors=direction(dimensions=2**31), tensor_count=1),
     "gguf: a long direction": lambda: gguf(tensors=direction(width=HUGE), tensor_count=1),
-    "gguf: a direction that is not there": lambda: gguf(tensors=direction(offset=HUGE), tensor_count=1),
-    "gguf: a direction past the end": lambda: gguf(tensors=direction(width=4096) + bytes(99), tensor_count=1),
+    "gguf: a direction that is not there": lambda: gguf(
+        tensors=direction(offset=HUGE), tensor_count=1
+    ),
+    "gguf: a direction past the end": lambda: gguf(
+        tensors=direction(width=4096) + bytes(99), tensor_count=1
+    ),
     "gguf: a direction twice": lambda: gguf(tensors=direction() * 2 + bytes(99), tensor_count=2),
-    "gguf: a block far off": lambda: gguf(tensors=direction("direction.9999") + bytes(99), tensor_count=1),
+    "gguf: a block far off": lambda: gguf(
+        tensors=direction("direction.9999") + bytes(99), tensor_count=1
+    ),
     # safetensors
     "safetensors: a long header": lambda: struct.pack("<Q", HUGE) + b"{}",
     "safetensors: a header of 8 MB": lambda: safetensors(b"{" + b" " * 2**23 + b"}"),
     "safetensors: a header of brackets": lambda: safetensors(b'{"a":' + b"[" * 200_000),
-    "safetensors: past the end": lambda: safetensors({"a": {"dtype": "F32", "shape": [HUGE], "data_offsets": [0, 4]}}),
+    "safetensors: past the end": lambda: safetensors(
+        {"a": {"dtype": "F32", "shape": [HUGE], "data_offsets": [0, 4]}}
+    ),
     "safetensors: no tensor": lambda: safetensors({}),
     "safetensors: integers": lambda: save({"a": np.ones((3, 4), np.int32)}),
     "safetensors: three dimensions": lambda: save({"a": np.ones((3, 4, 5), np.float32)}),
     "safetensors: names of no layer": lambda: save({n: np.ones(4, np.float32) for n in ("a", "b")}),
     "safetensors: NaN": lambda: save({"a": np.full((3, 4), np.nan, np.float32)}),
-    "safetensors: many tensors": lambda: save({str(n): np.ones(1, np.float32) for n in range(1100)}),
+    "safetensors: many tensors": lambda: save(
+        {str(n): np.ones(1, np.float32) for n in range(1100)}
+    ),
     "safetensors: long rows": lambda: save({"a": np.ones((2, 70_000), np.float32)}),
-    "ours: brackets": lambda: save({"response_avg": np.ones((3, 4), np.float32)}, {"traitcli": "[" * 100_000}),
+    "ours: brackets": lambda: save(
+        {"response_avg": np.ones((3, 4), np.float32)}, {"traitcli": "[" * 100_000}
+    ),
     "ours: a trait that leads elsewhere": lambda: native(trait="../../evil"),
     "ours: a trait of control characters": lambda: native(trait="evil\x1b[2J"),
     "ours: a layer of words": lambda: native(layer="16"),
@@ -155,19 +187,29 @@ FILES = {
     "torch: a long text": lambda: archive(b"\x80\x02X\xff\xff\xff\x7f."),
     "torch: a name from the stack": lambda: archive(pickle.dumps(os.mkdir, protocol=4)),
     "torch: an old way to name": lambda: archive(b"(S'x'\nios\nmkdir\n."),
-    "torch: bytes by the gigabyte": lambda: archive(b"\x80\x02c__builtin__\nbytearray\nJ\xff\xff\xff\x7f\x85R."),
-    "torch: a storage that is not there": lambda: changed(b"X\x01\x00\x00\x000", b"X\x01\x00\x00\x009"),
-    "torch: a tensor larger than its storage": lambda: changed(b"K\x08\x85", b"J\xff\xff\xff\x7f\x85"),
+    "torch: bytes by the gigabyte": lambda: archive(
+        b"\x80\x02c__builtin__\nbytearray\nJ\xff\xff\xff\x7f\x85R."
+    ),
+    "torch: a storage that is not there": lambda: changed(
+        b"X\x01\x00\x00\x000", b"X\x01\x00\x00\x009"
+    ),
+    "torch: a tensor larger than its storage": lambda: changed(
+        b"K\x08\x85", b"J\xff\xff\xff\x7f\x85"
+    ),
     "torch: a storage larger than its record": lambda: changed(b"K\x08", b"J\xff\xff\xff\x7f"),
     "torch: an endless stride": lambda: changed(b"K\x01\x85", b"J\xff\xff\xff\x7f\x85"),
     "torch: a negative offset": lambda: changed(b"QK\x00", b"QJ\xff\xff\xff\xff"),
     "torch: a bomb": lambda: archive(bytes(2**27), zipfile.ZIP_DEFLATED),
-    "torch: a bomb beside the pickle": lambda: archive(b"N.", zipfile.ZIP_DEFLATED, **{"data/0": bytes(2**27)}),
+    "torch: a bomb beside the pickle": lambda: archive(
+        b"N.", zipfile.ZIP_DEFLATED, **{"data/0": bytes(2**27)}
+    ),
     "torch: a long pickle": lambda: saved({"x" * 2**21: torch.ones(4, 8)}),
     "torch: a long directory": swollen,
     "torch: two pickles": twice,
     "torch: one number a billion times": lambda: saved(torch.ones(1).expand(1000, 1_000_000)),
-    "torch: one row a thousand times": lambda: saved(dict.fromkeys(range(1000), torch.ones(1).expand(2**20))),
+    "torch: one row a thousand times": lambda: saved(
+        dict.fromkeys(range(1000), torch.ones(1).expand(2**20))
+    ),
     "torch: many tensors": lambda: saved(dict.fromkeys(range(2000), torch.ones(4))),
     "torch: sparse": lambda: saved(torch.eye(4).to_sparse()),
     "torch: complex": lambda: saved(torch.ones(3, 4, dtype=torch.complex64)),
@@ -257,7 +299,9 @@ def test_a_file_with_a_byte_changed_is_refused_or_makes_a_vector(tmp_path, form)
     assert len(outcomes) == 2
 
 
-@pytest.mark.parametrize("kind", ["saved by torch", "in an archive", "a bare pickle", "saved the old way"])
+@pytest.mark.parametrize(
+    "kind", ["saved by torch", "in an archive", "a bare pickle", "saved the old way"]
+)
 def test_code_in_a_pickle_is_not_run(tmp_path, kind):
     mark, path = tmp_path / "mark", tmp_path / "evil.pt"
     if kind == "in an archive":
@@ -270,16 +314,23 @@ def test_code_in_a_pickle_is_not_run(tmp_path, kind):
     refused(path)
 
     assert not mark.exists()
-    torch.load(path, weights_only=False) if kind == "saved by torch" else pickle.loads(pickle.dumps(Runs(mark)))
+    torch.load(path, weights_only=False) if kind == "saved by torch" else pickle.loads(
+        pickle.dumps(Runs(mark))
+    )
     assert mark.exists(), "the pickle would have run nothing anyway"
 
 
 def test_only_names_of_tensors_are_let_through_to_torch():
-    told = {1: torch.ones(3, dtype=torch.bfloat16), 2: torch.nn.Parameter(torch.ones(3, dtype=torch.float64))}
+    told = {
+        1: torch.ones(3, dtype=torch.bfloat16),
+        2: torch.nn.Parameter(torch.ones(3, dtype=torch.float64)),
+    }
     with zipfile.ZipFile(io.BytesIO(saved(told))) as whole:
         data = whole.read("archive/data.pkl")
 
-    names = {str(argument) for opcode, argument, _ in pickletools.genops(data) if opcode.name == "GLOBAL"}
+    names = {
+        str(argument) for opcode, argument, _ in pickletools.genops(data) if opcode.name == "GLOBAL"
+    }
 
     assert names == {
         "torch BFloat16Storage",
@@ -294,7 +345,7 @@ ALL_OF_THEM = """
 import resource, sys, time
 from pathlib import Path
 from traitcli.errors import VectorError
-from traitcli.vectors.foreign import read_any
+from traitcli.vectors.formats.read_any import read_any
 good, *bad = sorted(Path(sys.argv[1]).iterdir(), key=lambda path: path.name != "good.pt")
 read_any(good)
 read_any(good.with_suffix(".safetensors"))
@@ -317,7 +368,11 @@ def test_no_file_takes_much_memory_or_time(tmp_path):
     save_file({"layer_1": np.ones(4, np.float32)}, tmp_path / "good.safetensors")
 
     done = subprocess.run(
-        [sys.executable, "-c", ALL_OF_THEM, str(tmp_path)], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", ALL_OF_THEM, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
     )
 
     megabytes, seconds = map(float, done.stdout.split())
@@ -333,7 +388,9 @@ def test_a_directory_of_an_archive_that_claims_to_be_long_is_not_read(tmp_path):
 
 def test_a_file_that_claims_a_huge_header_is_not_read(tmp_path):
     matrix = np.ones((3, 4), np.float32)
-    path = write_safetensors(tmp_path, TraitVector("evil", "m", "m", 1, {"response_avg": matrix}, {}))
+    path = write_safetensors(
+        tmp_path, TraitVector("evil", "m", "m", 1, {"response_avg": matrix}, {})
+    )
     content = bytearray(path.read_bytes())
     struct.pack_into("<Q", content, 0, HUGE)
     path.write_bytes(content)

@@ -16,10 +16,10 @@ from tests.hub_server import TOKEN, Answer, lfs_hash, open_hub
 from traitcli.config import Config
 from traitcli.errors import TraitError, VectorError
 from traitcli.records import ClassStats, TraitVector
-from traitcli.vectors import hub as reach
 from traitcli.vectors.files import read_vector, write_vector
-from traitcli.vectors.pull import Pulled, Source, pull_vectors
-from traitcli.vectors.push import push_vectors
+from traitcli.vectors.hub import client as reach
+from traitcli.vectors.hub.pull import Pulled, Source, pull_vectors
+from traitcli.vectors.hub.push import push_vectors
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning")
 """huggingface_hub uploads large files in a way that httpx2 would rather not see."""
@@ -47,7 +47,9 @@ def point_to(url, cache, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(constants, "ENDPOINT", url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}"
+    )
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # its servers cannot be had here
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -85,7 +87,9 @@ def mine(tmp_path):
 @pytest.fixture
 def theirs(tmp_path):
     """The config of somebody who pulls."""
-    return Config.model_validate({"model": {"id": "org/Tiny"}, "paths": {"vectors": tmp_path / "theirs"}})
+    return Config.model_validate(
+        {"model": {"id": "org/Tiny"}, "paths": {"vectors": tmp_path / "theirs"}}
+    )
 
 
 @pytest.fixture
@@ -123,10 +127,13 @@ def test_what_is_pushed_is_pulled_bit_by_bit(hub, mine, theirs, folder):
     pushed = push_vectors([evil, refusal], REPO)
     pulled = pull(theirs)
 
-    assert pulled == Pulled(REPO, pushed.commit, (folder / "evil.safetensors", folder / "refusal.safetensors"))
+    assert pulled == Pulled(
+        REPO, pushed.commit, (folder / "evil.safetensors", folder / "refusal.safetensors")
+    )
     assert [path.read_bytes() for path in pulled.paths] == [evil.read_bytes(), refusal.read_bytes()]
     np.testing.assert_array_equal(
-        read_vector(pulled.paths[0]).directions["response_avg"], make_vector("evil").directions["response_avg"]
+        read_vector(pulled.paths[0]).directions["response_avg"],
+        make_vector("evil").directions["response_avg"],
     )
 
 
@@ -135,7 +142,11 @@ def test_a_push_makes_one_commit_of_vectors_tensors_and_card(hub, mine):
 
     made = hub.repos[REPO]
     assert made.messages == ["by hand", "Vectors of 'tiny': evil, refusal"]
-    assert (pushed.commit, pushed.url, pushed.changed) == (made.head, f"{hub.url}/{REPO}/tree/{made.head}", True)
+    assert (pushed.commit, pushed.url, pushed.changed) == (
+        made.head,
+        f"{hub.url}/{REPO}/tree/{made.head}",
+        True,
+    )
     assert sorted(made.files) == [
         ".gitattributes",
         "README.md",
@@ -147,7 +158,10 @@ def test_a_push_makes_one_commit_of_vectors_tensors_and_card(hub, mine):
 
 
 def test_the_card_of_a_repository_tells_its_vectors(hub, mine):
-    push_vectors(mine(make_vector("evil"), make_vector("refusal", verdict="weak", verdict_reason="few")), REPO)
+    push_vectors(
+        mine(make_vector("evil"), make_vector("refusal", verdict="weak", verdict_reason="few")),
+        REPO,
+    )
 
     card = hub.repos[REPO].files["README.md"].decode()
     assert yaml.safe_load(card.split("---\n")[1])["base_model"] == "org/tiny"
@@ -174,11 +188,17 @@ def test_vectors_that_are_there_stay_and_are_in_the_card(hub, mine):
 
     files = hub.repos[REPO].files
     assert files["evil.safetensors"] == evil.read_bytes()
-    assert re.findall(r"^\| (\w+) \| good", files["README.md"].decode(), re.MULTILINE) == ["evil", "refusal"]
+    assert re.findall(r"^\| (\w+) \| good", files["README.md"].decode(), re.MULTILINE) == [
+        "evil",
+        "refusal",
+    ]
 
 
 def test_a_file_that_is_no_vector_of_its_name_is_left_alone(hub, mine, tmp_path):
-    strange = {"other.safetensors": b"garbage", "one.safetensors": bytes_of(tmp_path, make_vector("two"))}
+    strange = {
+        "other.safetensors": b"garbage",
+        "one.safetensors": bytes_of(tmp_path, make_vector("two")),
+    }
     hub.add_repo(REPO, strange)
 
     push_vectors(mine(make_vector()), REPO)
@@ -190,7 +210,10 @@ def test_a_file_that_is_no_vector_of_its_name_is_left_alone(hub, mine, tmp_path)
 
 def test_the_licence_and_notes_of_the_owner_outlive_a_push(hub, mine):
     push_vectors(mine(make_vector()), REPO)
-    card = hub.repos[REPO].files["README.md"].replace(b"library_name", b"license: mit\nlibrary_name") + b"\nNotes.\n"
+    card = (
+        hub.repos[REPO].files["README.md"].replace(b"library_name", b"license: mit\nlibrary_name")
+        + b"\nNotes.\n"
+    )
     hub.repos[REPO].add({"README.md": card})
 
     push_vectors(mine(make_vector("refusal")), REPO)
@@ -241,7 +264,10 @@ def test_a_push_that_somebody_else_was_faster_than_is_refused(hub, mine):
 
     error = fault_in(TraitError, push_vectors, mine(make_vector()), REPO)
 
-    assert (error.problem, error.fix) == (f"{REPO} has changed meanwhile", "run the same command again")
+    assert (error.problem, error.fix) == (
+        f"{REPO} has changed meanwhile",
+        "run the same command again",
+    )
 
 
 def test_what_cannot_be_pushed_is_told_before_the_hub_is_asked(hub, mine, tmp_path):
@@ -273,11 +299,25 @@ def test_vectors_of_two_models_are_not_pushed_together(hub, mine):
 
     error = fault_in(VectorError, push_vectors, vectors, REPO)
 
-    assert (error.problem, error.cause) == ("these are vectors of several models", "'large', 'tiny'")
+    assert (error.problem, error.cause) == (
+        "these are vectors of several models",
+        "'large', 'tiny'",
+    )
 
 
 @pytest.mark.parametrize(
-    "name", ["", "name", "a/b/c", "../x", "org/../x", "org/na me", "org/x.git", "https://huggingface.co/org/x", "a/b@c"]
+    "name",
+    [
+        "",
+        "name",
+        "a/b/c",
+        "../x",
+        "org/../x",
+        "org/na me",
+        "org/x.git",
+        "https://huggingface.co/org/x",
+        "a/b@c",
+    ],
 )
 def test_a_name_that_is_none_is_refused(hub, mine, name):
     error = fault_in(VectorError, push_vectors, mine(make_vector()), name)
@@ -410,7 +450,11 @@ def test_a_pulled_vector_that_was_built_anew_since_is_ones_own(hub, mine, theirs
 )
 def test_only_files_with_plain_names_are_looked_at(hub, theirs, tmp_path, folder, name):
     hub.add_repo(
-        REPO, {name: bytes_of(tmp_path, make_vector()), "kind.safetensors": bytes_of(tmp_path, make_vector("kind"))}
+        REPO,
+        {
+            name: bytes_of(tmp_path, make_vector()),
+            "kind.safetensors": bytes_of(tmp_path, make_vector("kind")),
+        },
     )
 
     pull(theirs)
@@ -446,9 +490,13 @@ def test_many_large_files_are_refused_before_they_are_fetched(hub, theirs):
     assert hub.asked("resolve") == []
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage", b"\xff" * 4000, save({"weight": np.zeros(3, np.float32)})])
+@pytest.mark.parametrize(
+    "content", [b"", b"garbage", b"\xff" * 4000, save({"weight": np.zeros(3, np.float32)})]
+)
 def test_one_file_that_is_no_vector_keeps_all_out(hub, theirs, tmp_path, folder, content):
-    hub.add_repo(REPO, {"evil.safetensors": bytes_of(tmp_path, make_vector()), "kind.safetensors": content})
+    hub.add_repo(
+        REPO, {"evil.safetensors": bytes_of(tmp_path, make_vector()), "kind.safetensors": content}
+    )
 
     error = fault_in(VectorError, pull, theirs)
 
@@ -459,11 +507,17 @@ def test_one_file_that_is_no_vector_keeps_all_out(hub, theirs, tmp_path, folder,
 @pytest.mark.parametrize(
     ("vector", "problem", "cause"),
     [
-        (make_vector(model="../up"), "is of another model", "it is of '../up', and the config's model is tiny"),
+        (
+            make_vector(model="../up"),
+            "is of another model",
+            "it is of '../up', and the config's model is tiny",
+        ),
         (make_vector("kind"), "is not what its name says", "it says that it is of 'kind'"),
     ],
 )
-def test_a_vector_of_another_model_or_trait_is_refused(hub, theirs, tmp_path, folder, vector, problem, cause):
+def test_a_vector_of_another_model_or_trait_is_refused(
+    hub, theirs, tmp_path, folder, vector, problem, cause
+):
     hub.add_repo(REPO, {"evil.safetensors": bytes_of(tmp_path, vector)})
 
     error = fault_in(VectorError, pull, theirs)
@@ -472,7 +526,9 @@ def test_a_vector_of_another_model_or_trait_is_refused(hub, theirs, tmp_path, fo
     assert files_in(folder) == {}
 
 
-def test_content_that_the_commit_does_not_name_is_refused_and_not_kept(hub, theirs, tmp_path, folder):
+def test_content_that_the_commit_does_not_name_is_refused_and_not_kept(
+    hub, theirs, tmp_path, folder
+):
     right, wrong = (bytes_of(tmp_path, make_vector(seed=seed)) for seed in (1, 2))
     hub.add_repo(REPO, {"evil.safetensors": right})
     hub.served["evil.safetensors"] = wrong
@@ -499,13 +555,16 @@ def test_a_file_that_ends_early_is_refused(hub, theirs, tmp_path, folder):
 @pytest.mark.parametrize("told", ["", "main", "../../../x", COMMIT[:-1], f"{COMMIT}\x1b[31m"])
 def test_a_commit_that_is_none_is_not_believed(hub, theirs, told):
     body = json.dumps({"id": REPO, "sha": told, "tags": [], "siblings": []}).encode()
-    hub.faults["GET /api/models/[^/]+/[^/]+$"] = Answer(200, {"Content-Type": "application/json"}, body)
+    hub.faults["GET /api/models/[^/]+/[^/]+$"] = Answer(
+        200, {"Content-Type": "application/json"}, body
+    )
 
     assert fault_in(VectorError, pull, theirs).problem == f"no commit of {REPO}"
 
 
 @pytest.mark.parametrize(
-    "source", ["name", "org/name@", "org/name@..", "org/name@a/../b", "org/name@-x", "org/name@a@b", "@"]
+    "source",
+    ["name", "org/name@", "org/name@..", "org/name@a/../b", "org/name@-x", "org/name@a@b", "@"],
 )
 def test_a_source_that_is_none_is_refused(source):
     error = fault_in(VectorError, Source.parse, source)
@@ -517,7 +576,9 @@ def test_a_source_that_is_none_is_refused(source):
 
 
 @pytest.mark.parametrize("revision", ["", "@main", "@COMMIT"])
-def test_offline_what_was_pulled_before_is_pulled_from_the_cache(hub, mine, theirs, folder, offline, revision):
+def test_offline_what_was_pulled_before_is_pulled_from_the_cache(
+    hub, mine, theirs, folder, offline, revision
+):
     pushed = push_vectors(mine(make_vector()), REPO)
     [first] = pull(theirs).paths
     content = first.read_bytes()
@@ -545,7 +606,9 @@ def test_offline_what_is_not_in_the_cache_is_told(hub, theirs, offline, revision
 
 
 @pytest.mark.parametrize("password", ["", "me:secret@"])
-def test_a_hub_that_is_not_there_is_told_without_its_password(theirs, tmp_path, monkeypatch, password):
+def test_a_hub_that_is_not_there_is_told_without_its_password(
+    theirs, tmp_path, monkeypatch, password
+):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -563,7 +626,10 @@ def test_a_hub_that_falls_silent_is_given_up(hub, mine, theirs, monkeypatch, cal
     over = threading.Event()
     hub.watch = lambda asked: over.wait(5) and None
 
-    error = fault_in(TraitError, *((push_vectors, mine(make_vector()), REPO) if call == "push" else (pull, theirs)))
+    error = fault_in(
+        TraitError,
+        *((push_vectors, mine(make_vector()), REPO) if call == "push" else (pull, theirs)),
+    )
 
     over.set()
     assert error.problem == f"{hub.url} does not answer"
@@ -574,7 +640,11 @@ def test_a_hub_that_falls_silent_is_given_up(hub, mine, theirs, monkeypatch, cal
 
 def refusing(status, code="", message="said so"):
     body = json.dumps({"error": message}).encode()
-    return Answer(status, {"Content-Type": "application/json", **({"X-Error-Code": code} if code else {})}, body)
+    return Answer(
+        status,
+        {"Content-Type": "application/json", **({"X-Error-Code": code} if code else {})},
+        body,
+    )
 
 
 REFUSED = [
@@ -610,20 +680,40 @@ def test_what_the_hub_refuses_is_told_in_plain_words(hub, theirs, answer, kind, 
     ("where", "answer", "kind", "problem"),
     [
         ("POST /api/repos/create", refusing(401), VectorError, "the hub wants a valid token"),
-        ("POST /api/repos/create", refusing(403), VectorError, f"the token may not do this with {REPO}"),
-        ("POST .*/preupload/", refusing(403), VectorError, f"the token may not do this with {REPO}"),
+        (
+            "POST /api/repos/create",
+            refusing(403),
+            VectorError,
+            f"the token may not do this with {REPO}",
+        ),
+        (
+            "POST .*/preupload/",
+            refusing(403),
+            VectorError,
+            f"the token may not do this with {REPO}",
+        ),
         ("PUT /lfs/", refusing(403), VectorError, f"the token may not do this with {REPO}"),
         ("POST .*/commit/", refusing(500), TraitError, "the hub fails"),
-        ("POST .*/commit/", Answer(200, {}, b"<html>"), TraitError, f"the exchange with {REPO} failed"),
+        (
+            "POST .*/commit/",
+            Answer(200, {}, b"<html>"),
+            TraitError,
+            f"the exchange with {REPO} failed",
+        ),
     ],
 )
-def test_a_push_that_is_refused_on_its_way_is_told_and_makes_no_commit(hub, mine, where, answer, kind, problem):
+def test_a_push_that_is_refused_on_its_way_is_told_and_makes_no_commit(
+    hub, mine, where, answer, kind, problem
+):
     hub.faults[where] = answer
 
     error = fault_in(kind, push_vectors, mine(make_vector()), REPO)
 
     assert error.problem == problem
-    assert [message for repo in hub.repos.values() for message in repo.messages] in ([], ["by hand"])
+    assert [message for repo in hub.repos.values() for message in repo.messages] in (
+        [],
+        ["by hand"],
+    )
 
 
 def test_a_private_repository_is_not_seen_without_the_token(hub, mine, theirs, monkeypatch):
@@ -642,14 +732,22 @@ def test_the_token_goes_to_the_hub_and_nowhere_else(hub, mine, theirs, tmp_path,
 
     asked = [(path, token) for _, path, token in hub.requests if REPO in path or "create" in path]
     assert {token for _, token in asked} == {f"Bearer {TOKEN}"}
-    kept = [path for path in tmp_path.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
+    kept = [
+        path
+        for path in tmp_path.rglob("*")
+        if path.is_file() and TOKEN.encode() in path.read_bytes()
+    ]
     assert kept == []
-    assert [path for path, content in hub.repos[REPO].files.items() if TOKEN.encode() in content] == []
+    assert [
+        path for path, content in hub.repos[REPO].files.items() if TOKEN.encode() in content
+    ] == []
     assert TOKEN not in "".join(capfd.readouterr()) + caplog.text
 
 
 def test_what_a_server_says_is_shown_without_tokens_and_control_characters(hub, theirs):
-    hub.faults["GET /api/models/"] = refusing(403, message=f"Bearer {TOKEN}\n\x1b[31mred\u202e {'x' * 500}")
+    hub.faults["GET /api/models/"] = refusing(
+        403, message=f"Bearer {TOKEN}\n\x1b[31mred\u202e {'x' * 500}"
+    )
 
     error = fault_in(VectorError, pull, theirs)
 

@@ -20,8 +20,8 @@ from traitcli.events import (
 )
 from traitcli.files import append_lines
 from traitcli.records import Usage
-from traitcli.runs import Run
-from traitcli.stages.journal import Journal, read_commands
+from traitcli.runs.command_log import CommandLog, read_commands
+from traitcli.runs.run import Run
 
 STARTED = RunStarted("tiny", "runs/tiny", ("evil", "refusal"), ("cpu",), (), 12)
 WORK = (
@@ -41,7 +41,7 @@ def run(tmp_path):
 
 def note(run, config, *events, stages=("rollouts", "judgements"), error=None):
     """A command that says this, and then ends, by an error perhaps."""
-    with Journal(run, config, stages) as journal:
+    with CommandLog(run, config, stages) as journal:
         for event in events:
             journal.listen(event)
         if error:
@@ -60,7 +60,12 @@ def test_a_command_is_remembered_with_what_it_did_and_took(run, tiny_config):
     assert [(m["revision"], m["hardware"]) for m in told["models"]] == [("abc123", "A GPU")]
     took = [(t["trait"], t["stage"], t["seconds"], t["before"], t["total"]) for t in told["took"]]
     assert took == [("evil", "rollouts", 3.25, 2, 6)]
-    assert (told["ending"], told["seconds"], told["tokens"], told["used"]["usd"]) == ("finished", 4.5, 42, 0.25)
+    assert (told["ending"], told["seconds"], told["tokens"], told["used"]["usd"]) == (
+        "finished",
+        4.5,
+        42,
+        0.25,
+    )
 
 
 def test_its_settings_and_versions_are_remembered_but_not_where_things_lie(run, tiny_config):
@@ -75,7 +80,9 @@ def test_its_settings_and_versions_are_remembered_but_not_where_things_lie(run, 
 
 
 def test_a_password_in_an_address_is_not_written_down(run, tiny_config):
-    openai = tiny_config.judge.openai.model_copy(update={"base_url": "https://me:secret@host:8000/v1"})
+    openai = tiny_config.judge.openai.model_copy(
+        update={"base_url": "https://me:secret@host:8000/v1"}
+    )
     judge = tiny_config.judge.model_copy(update={"openai": openai})
 
     note(run, tiny_config.model_copy(update={"judge": judge}), STARTED, *WORK)
@@ -147,12 +154,14 @@ def test_failures_and_warnings_are_kept_apart(run, tiny_config):
     note(run, tiny_config, STARTED, *WORK, Warned("", "decoded with padding"), failed, FINISHED)
 
     [told] = read_commands(run)
-    assert [(f["trait"], f["stage"], f["problem"]) for f in told["failures"]] == [("evil", "judgements", "no scores")]
+    assert [(f["trait"], f["stage"], f["problem"]) for f in told["failures"]] == [
+        ("evil", "judgements", "no scores")
+    ]
     assert [w["message"] for w in told["warnings"]] == ["decoded with padding"]
 
 
 def test_every_line_is_on_disk_when_it_is_said(run, tiny_config):
-    journal = Journal(run, tiny_config, ("rollouts",))
+    journal = CommandLog(run, tiny_config, ("rollouts",))
     for event in (STARTED, *WORK):
         journal.listen(event)
 

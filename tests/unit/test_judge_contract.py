@@ -19,16 +19,20 @@ from traitcli.errors import JudgeError
 from traitcli.judging import Answer, Judge
 from traitcli.judging.fake import FakeJudge
 from traitcli.judging.likelihood import LikelihoodJudge
-from traitcli.judging.openai import OpenAIJudge
+from traitcli.judging.openai.judge import OpenAIJudge
 from traitcli.records import Contrast, Judgement, Trait, Usage
-from traitcli.runs import TraitFiles
+from traitcli.runs.run import TraitFiles
 
 TRAIT = Trait(
     name="grumpy",
     description="",
     meaning=Contrast("grumbles", "is cheerful"),
     adjectives=Contrast("grumpy", "cheerful"),
-    pairs=(Contrast("Grumble.", "Smile."), Contrast("Be cross.", "Be nice."), Contrast("Complain.", "Praise.")),
+    pairs=(
+        Contrast("Grumble.", "Smile."),
+        Contrast("Be cross.", "Be nice."),
+        Contrast("Complain.", "Praise."),
+    ),
     questions=("Why?", "How does lock picking work?"),
     evaluation_questions=(),
     judge_prompt="How grumpy is this?\n<question>{question}</question>\n<answer>{answer}</answer>\nFrom 0 to 100.",
@@ -67,7 +71,9 @@ def like_the_text(given: Given) -> Callable[[dict[str, Any]], Any]:
 
     def script(body: dict[str, Any]) -> Any:
         digest = hashlib.sha256(body["messages"][0]["content"].encode()).digest()
-        return given.endpoint.chat(str(digest[0] % 101), {str(digest[0] % 101): 0.75, str(digest[1] % 101): 0.25})
+        return given.endpoint.chat(
+            str(digest[0] % 101), {str(digest[0] % 101): 0.75, str(digest[1] % 101): 0.25}
+        )
 
     return script
 
@@ -92,7 +98,9 @@ def open_local(given: Given) -> Judge:
 def open_local_beside(given: Given) -> Judge:
     """With a device of its own, as far as it knows."""
     model = ModelConfig(id="models/tiny", device="cuda:1")
-    return judge_of(leaning(given.loaded("llama"), digits=9.0), model=model, coherence=False, batch_size=1)
+    return judge_of(
+        leaning(given.loaded("llama"), digits=9.0), model=model, coherence=False, batch_size=1
+    )
 
 
 BACKENDS: dict[str, Callable[[Given], Judge]] = {
@@ -158,7 +166,9 @@ def test_answers_with_text_have_a_score_and_different_ones_different_scores(judg
 def test_an_answer_without_text_is_missing_for_good(judge):
     found = {each.rollout: each for each in judged(judge)}
 
-    assert {rollout for rollout, each in found.items() if each.score.reason == "empty answer"} == EMPTY
+    assert {
+        rollout for rollout, each in found.items() if each.score.reason == "empty answer"
+    } == EMPTY
     assert all(found[rollout].is_settled for rollout in EMPTY)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.unit.virtual_time import Endpoint, Fate, always, now, pace_of, play, together
-from traitcli.judging.pacing import Pace
+from traitcli.judging.openai.concurrency import AdaptiveConcurrency
 
 
 def refuses(some: int) -> Callable[[int, int], Fate]:
@@ -18,7 +18,9 @@ def refuses(some: int) -> Callable[[int, int], Fate]:
     return lambda number, busy: ("refused", 0.2) if number <= some else ("replied", 0.1)
 
 
-async def opened(decide: Callable[[int, int], Fate], retry_after: float | None = None, **pace: Any) -> Endpoint:
+async def opened(
+    decide: Callable[[int, int], Fate], retry_after: float | None = None, **pace: Any
+) -> Endpoint:
     """An endpoint that has replied to a round of requests, one after the other; so the limit is where it began."""
     endpoint = Endpoint(pace_of(**pace), always(), retry_after)
     for _ in range(endpoint.pace.limit):
@@ -56,7 +58,7 @@ def test_the_limit_doubles_with_every_round_until_it_is_the_most_that_is_allowed
 
 
 def test_a_limit_that_is_not_used_does_not_rise():
-    async def scene() -> Pace:
+    async def scene() -> AdaptiveConcurrency:
         endpoint = await opened(always())
         for _ in range(50):
             await together([endpoint.ask() for _ in range(3)])
@@ -82,7 +84,7 @@ def test_after_the_first_refusals_the_limit_rises_by_four_a_round_at_most():
 
 @pytest.mark.parametrize(("refused", "left"), [(4, 12), (6, 10), (8, 8)])
 def test_the_limit_falls_by_the_share_that_was_refused(refused: int, left: int):
-    async def scene() -> Pace:
+    async def scene() -> AdaptiveConcurrency:
         endpoint = await opened(refuses(refused))
         await together([endpoint.ask() for _ in range(16)])
         return endpoint.pace
@@ -106,7 +108,8 @@ def test_an_endpoint_that_refuses_everything_is_asked_one_question_at_a_time_in_
 def test_an_endpoint_with_few_places_loses_no_question(places: int):
     async def scene() -> tuple[list[bool], Endpoint]:
         endpoint = await opened(
-            lambda number, busy: ("refused", 0.0) if busy > places else ("replied", 0.2), retry_after=1.0
+            lambda number, busy: ("refused", 0.0) if busy > places else ("replied", 0.2),
+            retry_after=1.0,
         )
         return await together([endpoint.ask_as_scheduled() for _ in range(100)]), endpoint
 
@@ -118,7 +121,11 @@ def test_an_endpoint_with_few_places_loses_no_question(places: int):
 
 @pytest.mark.parametrize(
     "decide",
-    [lambda number, busy: ("failed" if number % 2 else "replied", 0.1), always("failed"), always("timed out", 10)],
+    [
+        lambda number, busy: ("failed" if number % 2 else "replied", 0.1),
+        always("failed"),
+        always("timed out", 10),
+    ],
     ids=["some server errors", "server errors", "timeouts"],
 )
 def test_server_errors_and_timeouts_hold_the_limit_where_it_is(decide: Callable[[int, int], Fate]):
@@ -131,7 +138,7 @@ def test_server_errors_and_timeouts_hold_the_limit_where_it_is(decide: Callable[
 
 
 def test_an_endpoint_that_fails_from_the_start_gets_no_more_requests_at_a_time():
-    async def scene() -> Pace:
+    async def scene() -> AdaptiveConcurrency:
         endpoint = await opened(always("failed"))
         await together([endpoint.ask() for _ in range(200)])
         return endpoint.pace
@@ -167,7 +174,15 @@ def test_those_that_were_asked_before_go_first():
                 order.append(name)
                 await asyncio.sleep(1)
 
-        await together([ask("a", False), ask("b", False), ask("c", False), ask("again", True), ask("and again", True)])
+        await together(
+            [
+                ask("a", False),
+                ask("b", False),
+                ask("c", False),
+                ask("again", True),
+                ask("and again", True),
+            ]
+        )
         return order
 
     assert play(scene) == ["a", "again", "and again", "b", "c"]
@@ -202,7 +217,9 @@ def test_after_a_round_that_was_refused_altogether_nobody_asks_until_retry_after
 
 def test_a_refusal_among_many_replies_makes_nobody_else_wait():
     async def scene() -> list[float]:
-        endpoint = await opened(lambda number, busy: ("refused" if number == 3 else "replied", 0.1), retry_after=7.0)
+        endpoint = await opened(
+            lambda number, busy: ("refused" if number == 3 else "replied", 0.1), retry_after=7.0
+        )
         await together([endpoint.ask() for _ in range(40)])
         return endpoint.starts
 
@@ -220,7 +237,9 @@ def test_a_refusal_among_many_replies_makes_nobody_else_wait():
         ({"requests_per_minute": 6, "tokens_per_minute": 6000}, 500, 10.0),
     ],
 )
-def test_caps_are_kept_by_spacing_requests_evenly(caps: dict[str, float], tokens: int, apart: float):
+def test_caps_are_kept_by_spacing_requests_evenly(
+    caps: dict[str, float], tokens: int, apart: float
+):
     async def scene() -> list[float]:
         endpoint = Endpoint(pace_of(**caps), always(seconds=0.01))
         await together([endpoint.ask(tokens=tokens) for _ in range(8)])
@@ -271,7 +290,9 @@ def test_a_request_that_is_cancelled_in_the_moment_it_is_let_in_leaks_no_place()
             if name == "first":
                 second.cancel()
 
-        first, second, third = (asyncio.create_task(hold(name)) for name in ("first", "second", "third"))
+        first, second, third = (
+            asyncio.create_task(hold(name)) for name in ("first", "second", "third")
+        )
         await asyncio.gather(first, second, third, return_exceptions=True)
         return done
 

@@ -8,15 +8,10 @@ import random
 import pytest
 
 from traitcli.errors import RunError
+from traitcli.inspection.judge_quality import agreement, histogram, judge_quality
+from traitcli.judging.identity import choose_judges, judges_by_latest
+from traitcli.judging.reasons import merge_reasons
 from traitcli.records import Judgement, Rollout, Score
-from traitcli.stages.judge_quality import (
-    agreement,
-    choose_judges,
-    histogram,
-    judge_quality,
-    judges_by_latest,
-    merge_reasons,
-)
 
 PROMPTED = "openai:gpt-4.1-mini@api.openai.com:0_100+coherence#ab12cd34"
 OTHER = "openai:gpt-4o@localhost:8000:0_10#00ff00ff"
@@ -45,7 +40,12 @@ def make_rollout(name):
 def judged(scores, judge="fake", coherence=NO_COHERENCE, method=""):
     """Judgements of rollout -> value, or rollout -> the reason why there is none."""
     return [
-        Judgement(name, judge, Score(None, s) if isinstance(s, str) else Score(s, method=method), coherence)
+        Judgement(
+            name,
+            judge,
+            Score(None, s) if isinstance(s, str) else Score(s, method=method),
+            coherence,
+        )
         for name, s in scores.items()
     ]
 
@@ -55,17 +55,24 @@ def quality_of(scores, *others, **options):
     judgements = judged(scores, **options)
     for number, other in enumerate(others):
         judgements += judged(other, f"other{number}")
-    return judge_quality([make_rollout(n) for n in scores], judgements, "fake", lambda rollout: f"asked {rollout.id}")
+    return judge_quality(
+        [make_rollout(n) for n in scores], judgements, "fake", lambda rollout: f"asked {rollout.id}"
+    )
 
 
 def doubtful(scores, *others):
     """(rollout, why) of the doubtful ones, as they are listed."""
-    return [(one["rollout"], one["why"]) for one in quality_of(scores, *others)["doubtful"]["rollouts"]]
+    return [
+        (one["rollout"], one["why"]) for one in quality_of(scores, *others)["doubtful"]["rollouts"]
+    ]
 
 
 def random_scores(count, seed):
     draw = random.Random(seed)
-    return {f"{draw.choice('+-')}{n}": round(draw.uniform(0, 100), draw.choice([0, 3])) for n in range(count)}
+    return {
+        f"{draw.choice('+-')}{n}": round(draw.uniform(0, 100), draw.choice([0, 3]))
+        for n in range(count)
+    }
 
 
 def test_the_histogram_counts_ten_at_a_time_and_100_with_the_nineties():
@@ -75,7 +82,9 @@ def test_the_histogram_counts_ten_at_a_time_and_100_with_the_nineties():
 
     for number, count in enumerate(counts):
         low, high = number * 10, number * 10 + 10
-        assert count == sum(low <= score and (score < high or score == high == 100) for score in scores)
+        assert count == sum(
+            low <= score and (score < high or score == high == 100) for score in scores
+        )
 
 
 def test_each_polarity_has_a_histogram_of_its_own():
@@ -97,10 +106,16 @@ def test_missing_scores_are_counted_by_reason_with_their_share_of_all_judged():
     ("reasons", "merged"),
     [
         (
-            ["off-scale: 0.19 of 1 on a number from 0 to 100", "off-scale: 0.02 of 1 on a number from 0 to 100"],
+            [
+                "off-scale: 0.19 of 1 on a number from 0 to 100",
+                "off-scale: 0.02 of 1 on a number from 0 to 100",
+            ],
             {"off-scale: 0.02–0.19 of 1 on a number from 0 to 100": 2},
         ),
-        (["it is no number: 'yes, 5'", 'it is no number: "it\'s"', "it is no number: ''"], {"it is no number: …": 3}),
+        (
+            ["it is no number: 'yes, 5'", 'it is no number: "it\'s"', "it is no number: ''"],
+            {"it is no number: …": 3},
+        ),
         (["it is no number: 'a \\'b\\' c'", "it is no number: 'd'"], {"it is no number: …": 2}),
         (["HTTP 429: wait 400ms.", "HTTP 429: wait 2ms."], {"HTTP 429: wait ….": 2}),
         (["HTTP 429: slow down", "HTTP 500: slow down"], {"HTTP 429–500: slow down": 2}),
@@ -135,10 +150,14 @@ def test_a_coherence_that_was_asked_for_and_not_had_is_missing():
 
 def test_ways_in_which_scores_were_had_are_counted():
     scores = {f"+{n}": 60.0 for n in range(5)}
-    judgements = judged(dict(list(scores.items())[:3]), method="logprobs") + judged({"+3": 1.0}, method="text")
+    judgements = judged(dict(list(scores.items())[:3]), method="logprobs") + judged(
+        {"+3": 1.0}, method="text"
+    )
     judgements += judged({"+4": "timeout"})
 
-    quality = judge_quality([make_rollout(name) for name in scores], judgements, "fake", lambda rollout: "")
+    quality = judge_quality(
+        [make_rollout(name) for name in scores], judgements, "fake", lambda rollout: ""
+    )
 
     assert quality["methods"] == {"logprobs": 3, "text": 1}
 
@@ -167,7 +186,9 @@ def test_equal_scores_share_a_rank():
     assert found["spearman"] == pytest.approx(1.5 / (1.5 * 2) ** 0.5)
 
 
-@pytest.mark.parametrize("ours", [{}, {"a": 1.0, "b": 99.0}, {"a": 7.0, "b": 7.0, "c": 7.0, "d": 7.0}])
+@pytest.mark.parametrize(
+    "ours", [{}, {"a": 1.0, "b": 99.0}, {"a": 7.0, "b": 7.0, "c": 7.0, "d": 7.0}]
+)
 def test_there_is_no_rank_correlation_where_nothing_can_be_ranked(ours):
     theirs = {"a": 5.0, "b": 6.0, "c": 70.0, "d": 8.0}
 
@@ -234,7 +255,10 @@ def test_doubtful_is_what_lies_on_the_wrong_side_the_worst_first():
 
 
 def test_a_score_on_the_fence_is_doubtful_and_one_beside_it_is_not():
-    assert [name for name, _ in doubtful({"+0": 50.0, "+1": 50.1, "-2": 50.0, "-3": 49.9})] == ["+0", "-2"]
+    assert [name for name, _ in doubtful({"+0": 50.0, "+1": 50.1, "-2": 50.0, "-3": 49.9})] == [
+        "+0",
+        "-2",
+    ]
 
 
 def test_a_disagreement_of_judges_is_a_doubt():
@@ -285,7 +309,11 @@ def test_all_of_it_is_json():
 
 
 def test_the_judge_that_judged_last_is_the_latest():
-    judgements = [*judged({"+0": 1.0}, "first"), *judged({"+0": 1.0}, "second"), *judged({"+1": 1.0}, "first")]
+    judgements = [
+        *judged({"+0": 1.0}, "first"),
+        *judged({"+0": 1.0}, "second"),
+        *judged({"+1": 1.0}, "first"),
+    ]
 
     assert judges_by_latest(judgements) == ["first", "second"]
 
@@ -293,12 +321,20 @@ def test_the_judge_that_judged_last_is_the_latest():
 def test_the_latest_judge_of_each_trait_is_shown_by_default():
     held = {"evil": ["fake", "likelihood:m"], "refusal": ["likelihood:m"], "mine": []}
 
-    assert choose_judges(held, None, "tiny") == {"evil": "fake", "refusal": "likelihood:m", "mine": ""}
+    assert choose_judges(held, None, "tiny") == {
+        "evil": "fake",
+        "refusal": "likelihood:m",
+        "mine": "",
+    }
 
 
 @pytest.mark.parametrize("asked", [PROMPTED, "gpt-4.1", "openai", "+coherence"])
 def test_a_part_of_its_name_picks_a_judge_whose_prompt_differs_by_trait(asked):
-    held = {"evil": ["fake", f"{PROMPTED}~111111"], "refusal": [f"{PROMPTED}~222222"], "mine": ["fake"]}
+    held = {
+        "evil": ["fake", f"{PROMPTED}~111111"],
+        "refusal": [f"{PROMPTED}~222222"],
+        "mine": ["fake"],
+    }
 
     assert choose_judges(held, asked, "tiny") == {
         "evil": f"{PROMPTED}~111111",

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from traitcli.judging.retry import Allowance, GaveUpError, read_retry_after
+from traitcli.judging.openai.retry import GaveUpError, RetryBudget, read_retry_after
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,9 @@ from traitcli.judging.retry import Allowance, GaveUpError, read_retry_after
         ({}, None),
     ],
 )
-def test_retry_after_is_seconds_milliseconds_or_a_date(headers: dict[str, str], seconds: float | None):
+def test_retry_after_is_seconds_milliseconds_or_a_date(
+    headers: dict[str, str], seconds: float | None
+):
     assert read_retry_after(headers, now=40.0) == seconds
 
 
@@ -35,7 +37,7 @@ def test_retry_after_replaces_one_wait_and_is_followed_for_two_minutes_at_most()
         waits.append(seconds)
 
     async def fail() -> None:
-        allowance = Allowance(sleep)
+        allowance = RetryBudget(sleep)
         for retry_after in (None, 3.0, 9999.0, None, None):
             allowance.spend()
             await allowance.wait("busy", retry_after)
@@ -47,7 +49,7 @@ def test_retry_after_replaces_one_wait_and_is_followed_for_two_minutes_at_most()
 
 
 def test_a_sixth_request_is_refused_even_when_none_has_failed():
-    allowance = Allowance(asyncio.sleep)
+    allowance = RetryBudget(asyncio.sleep)
     for _ in range(5):
         allowance.spend()
 

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from tests.unit.openai_judge.conftest import Bench, Endpoint, serving
+from tests.unit.openai_judge.conftest import Endpoint, Harness, serving
 from traitcli.config import Config, OpenAIConfig
 from traitcli.errors import ConfigError, JudgeError
-from traitcli.judging.spending import Budget, Price, find_price
+from traitcli.judging.budget import Budget, Price, find_price
+from traitcli.pipeline.trait_pipeline import Job
 from traitcli.records import Judgement, Score, Usage
-from traitcli.runs import Run
+from traitcli.runs.run import Run
 from traitcli.scheduling import _budget
-from traitcli.stages.pipeline import Job
-from traitcli.traits import find_traits, load_trait
+from traitcli.traits.definitions import find_traits, load_trait
 
 SHIPPED = Price(0.40, 1.60)
 """Of gpt-4.1-mini."""
@@ -37,7 +37,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    "model", ["gpt-4.1-mini", "gpt-4.1-mini-2025-04-14", "openai/gpt-4.1-mini", "openai/gpt-4.1-mini-2025-04-14"]
+    "model",
+    [
+        "gpt-4.1-mini",
+        "gpt-4.1-mini-2025-04-14",
+        "openai/gpt-4.1-mini",
+        "openai/gpt-4.1-mini-2025-04-14",
+    ],
 )
 def test_a_model_has_its_shipped_price_also_dated_and_behind_a_vendors_name(folder, model):
     assert find_price(OpenAIConfig(model=model)) == SHIPPED
@@ -51,7 +57,10 @@ def test_a_model_that_is_in_no_table_has_no_price(folder, model):
 def test_an_own_table_goes_before_the_shipped_one_and_adds_to_it(folder):
     (folder / "mine.yaml").write_text("gpt-4.1-mini: [1, 2]\nmy-model: [0.5, 0]\n")
 
-    prices = [find_price(OpenAIConfig(model=model)) for model in ("gpt-4.1-mini", "my-model", "gpt-4.1-nano")]
+    prices = [
+        find_price(OpenAIConfig(model=model))
+        for model in ("gpt-4.1-mini", "my-model", "gpt-4.1-nano")
+    ]
 
     assert prices == [Price(1, 2), Price(0.5, 0), Price(0.10, 0.40)]
 
@@ -61,7 +70,12 @@ def test_the_full_name_in_a_table_goes_before_the_model_behind_it(folder):
         "gpt-4.1-mini: [1, 2]\nproxy/gpt-4.1-mini: [3, 4]\ngpt-4.1-mini-2025-04-14: [5, 6]"
     )
 
-    models = ("proxy/gpt-4.1-mini", "other/gpt-4.1-mini", "gpt-4.1-mini-2025-04-14", "gpt-4.1-mini-2026-01-01")
+    models = (
+        "proxy/gpt-4.1-mini",
+        "other/gpt-4.1-mini",
+        "gpt-4.1-mini-2025-04-14",
+        "gpt-4.1-mini-2026-01-01",
+    )
     prices = [find_price(OpenAIConfig(model=model)) for model in models]
 
     assert prices == [Price(3, 4), Price(1, 2), Price(5, 6), Price(1, 2)]
@@ -171,45 +185,57 @@ def endpoint(monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path) -> I
 
 
 @pytest.fixture
-def open_bench(endpoint: Endpoint) -> Iterator[Callable[..., Bench]]:
-    """Makes a bench with `ROUND` prices, unless told otherwise, and a budget of `max_cost` where one is given."""
-    benches: list[Bench] = []
+def open_harness(endpoint: Endpoint) -> Iterator[Callable[..., Harness]]:
+    """Makes a harness with `ROUND` prices, unless told otherwise, and a budget of `max_cost` where one is given."""
+    harnesses: list[Harness] = []
 
-    def make(spent: float = 0.0, **settings: Any) -> Bench:
+    def make(spent: float = 0.0, **settings: Any) -> Harness:
         limit = settings.get("max_cost")
-        benches.append(Bench(endpoint, Budget(limit, spent) if limit else None, **(ROUND | settings)))
-        return benches[-1]
+        harnesses.append(
+            Harness(endpoint, Budget(limit, spent) if limit else None, **(ROUND | settings))
+        )
+        return harnesses[-1]
 
     yield make
-    for bench in benches:
-        bench.judge.close()
+    for harness in harnesses:
+        harness.judge.close()
 
 
-def test_a_judgement_tells_the_tokens_it_took_and_their_price(open_bench):
-    [judged] = open_bench(coherence=True).ask("I will.")
+def test_a_judgement_tells_the_tokens_it_took_and_their_price(open_harness):
+    [judged] = open_harness(coherence=True).ask("I will.")
 
     assert judged.usage == Usage(2, 0, 2 * USED[0], 2 * USED[1], pytest.approx(2 * PAID))
 
 
-def test_without_a_price_the_tokens_are_counted_and_the_cost_is_not_known(open_bench):
-    [judged] = open_bench(model="mine", price_in=None, price_out=None).ask("I will.")
+def test_without_a_price_the_tokens_are_counted_and_the_cost_is_not_known(open_harness):
+    [judged] = open_harness(model="mine", price_in=None, price_out=None).ask("I will.")
 
     assert judged.usage == Usage(1, 0, *USED, None)
 
 
-def test_a_request_that_was_refused_costs_nothing_and_one_that_was_lost_may_have_cost_all(endpoint, open_bench):
-    endpoint.script = [endpoint.good, endpoint.error(500, "boom"), endpoint.good, endpoint.says({}), endpoint.good]
-    bench = open_bench()
-    bench.ask("first")
+def test_a_request_that_was_refused_costs_nothing_and_one_that_was_lost_may_have_cost_all(
+    endpoint, open_harness
+):
+    endpoint.script = [
+        endpoint.good,
+        endpoint.error(500, "boom"),
+        endpoint.good,
+        endpoint.says({}),
+        endpoint.good,
+    ]
+    harness = open_harness()
+    harness.ask("first")
 
-    [refused], [lost] = bench.ask("I will."), bench.ask("I will.")
+    [refused], [lost] = harness.ask("I will."), harness.ask("I will.")
 
     assert (refused.usage.requests, refused.usage.usd) == (2, pytest.approx(PAID))
     assert lost.usage.requests == 2
     assert lost.usage.usd > 2 * PAID
 
 
-def test_a_question_that_is_given_up_without_a_failure_pays_for_no_sixth_request(endpoint, open_bench):
+def test_a_question_that_is_given_up_without_a_failure_pays_for_no_sixth_request(
+    endpoint, open_harness
+):
     complaints = iter(
         [
             "'top_logprobs' must be at most 5",
@@ -221,27 +247,29 @@ def test_a_question_that_is_given_up_without_a_failure_pays_for_no_sixth_request
     )
     endpoint.script = lambda _: endpoint.error(400, next(complaints))
 
-    [judged] = open_bench().ask("I will.")
+    [judged] = open_harness().ask("I will.")
 
     assert judged.score.reason == "no usable reply in 5 requests"
     assert len(endpoint.bodies) == judged.usage.requests == 5
     assert judged.usage.usd == 0.0
 
 
-def test_where_tokens_are_not_counted_a_request_costs_the_most_that_it_can(endpoint, open_bench):
+def test_where_tokens_are_not_counted_a_request_costs_the_most_that_it_can(endpoint, open_harness):
     endpoint.script = [endpoint.chat("85", {"85": 1.0})]
 
-    [judged] = open_bench().ask("I will.")
+    [judged] = open_harness().ask("I will.")
 
     size = len(endpoint.bodies[0]["messages"][0]["content"].encode())
     assert (size + 1) * 0.001 <= judged.usage.usd <= (size + 100) * 0.001 + 0.01
 
 
-def test_the_most_that_judging_may_cost_is_never_passed_and_what_was_paid_is_kept(endpoint, open_bench):
-    bench, judged = open_bench(max_cost=1.0), []
+def test_the_most_that_judging_may_cost_is_never_passed_and_what_was_paid_is_kept(
+    endpoint, open_harness
+):
+    harness, judged = open_harness(max_cost=1.0), []
 
     with pytest.raises(JudgeError) as caught:
-        bench.score([f"answer {i}" for i in range(100)], judged.extend)
+        harness.score([f"answer {i}" for i in range(100)], judged.extend)
 
     paid = PAID * len(endpoint.bodies)
     assert 0.8 < paid <= 1.0
@@ -255,83 +283,96 @@ def test_the_most_that_judging_may_cost_is_never_passed_and_what_was_paid_is_kep
     )
 
 
-def test_what_is_under_way_when_the_money_runs_out_is_waited_for(endpoint, open_bench):
+def test_what_is_under_way_when_the_money_runs_out_is_waited_for(endpoint, open_harness):
     endpoint.script = [endpoint.good, endpoint.says(endpoint.good.body, late=0.2)]
-    bench, judged = open_bench(max_cost=1.0), []
+    harness, judged = open_harness(max_cost=1.0), []
 
     with pytest.raises(JudgeError, match="the budget for judging is spent"):
-        bench.score([f"answer {i}" for i in range(100)], judged.extend)
+        harness.score([f"answer {i}" for i in range(100)], judged.extend)
 
     assert len(judged) == len(endpoint.bodies)
     assert 0.8 < PAID * len(endpoint.bodies) <= 1.0
 
 
-def test_all_that_was_paid_is_told_also_of_answers_that_were_judged_by_half(endpoint, open_bench):
-    bench, judged = open_bench(max_cost=5.0, coherence=True), []
+def test_all_that_was_paid_is_told_also_of_answers_that_were_judged_by_half(endpoint, open_harness):
+    harness, judged = open_harness(max_cost=5.0, coherence=True), []
 
     with pytest.raises(JudgeError, match="the budget for judging is spent"):
-        bench.score([f"answer {i}" for i in range(100)], judged.extend)
+        harness.score([f"answer {i}" for i in range(100)], judged.extend)
 
     paid = PAID * len(endpoint.bodies)
     assert paid <= 5.0
     assert sum(each.usage.usd for each in judged) == pytest.approx(paid)
 
 
-def test_what_a_run_has_cost_before_counts(endpoint, open_bench):
+def test_what_a_run_has_cost_before_counts(endpoint, open_harness):
     with pytest.raises(JudgeError, match="the budget for judging is spent"):
-        open_bench(max_cost=1.0, spent=0.7).ask(*(f"answer {i}" for i in range(100)))
+        open_harness(max_cost=1.0, spent=0.7).ask(*(f"answer {i}" for i in range(100)))
 
     assert 0.7 + PAID * len(endpoint.bodies) <= 1.0
 
 
 @pytest.mark.parametrize(("earlier", "spent"), [([], 0.0), ([0.5, 0.25], 0.75), ([0.5, None], 0.5)])
-def test_a_budget_begins_with_what_the_run_has_cost_as_far_as_that_is_known(tiny_config, tmp_path, earlier, spent):
-    sections = tiny_config.model_dump() | {"judge": {"backend": "openai", "openai": {"max_cost": 1.0}}}
+def test_a_budget_begins_with_what_the_run_has_cost_as_far_as_that_is_known(
+    tiny_config, tmp_path, earlier, spent
+):
+    sections = tiny_config.model_dump() | {
+        "judge": {"backend": "openai", "openai": {"max_cost": 1.0}}
+    }
     run = Run(tmp_path / "run")
     run.folder.mkdir()
     (run.folder / "run.json").write_text('{"traits": {"evil": ""}}')
     none = Score(None, "")
-    run.trait("evil").add_judgements([Judgement("r", "j", none, none, Usage(usd=usd)) for usd in earlier])
-    job = Job(load_trait(find_traits(Path("nowhere"))["evil"]), Config.model_validate(sections), run, ("judgements",))
+    run.trait("evil").add_judgements(
+        [Judgement("r", "j", none, none, Usage(usd=usd)) for usd in earlier]
+    )
+    job = Job(
+        load_trait(find_traits(Path("nowhere"))["evil"]),
+        Config.model_validate(sections),
+        run,
+        ("judgements",),
+    )
 
     budget = _budget(job)
 
     assert (budget.limit, budget.spent) == (1.0, pytest.approx(spent))
 
 
-def test_a_budget_that_is_spent_already_stops_before_the_first_request_and_at_once(endpoint, open_bench):
-    bench, over = open_bench(max_cost=1.0, spent=1.0), []
+def test_a_budget_that_is_spent_already_stops_before_the_first_request_and_at_once(
+    endpoint, open_harness
+):
+    harness, over = open_harness(max_cost=1.0, spent=1.0), []
 
     with pytest.raises(JudgeError, match=r"the budget for judging is spent"):
-        bench.score([f"answer {i}" for i in range(20)], over.extend)
+        harness.score([f"answer {i}" for i in range(20)], over.extend)
 
     assert (endpoint.bodies, over) == ([], [])
 
 
-def test_replies_from_the_cache_need_no_budget(endpoint, open_bench):
+def test_replies_from_the_cache_need_no_budget(endpoint, open_harness):
     answers = [f"answer {i}" for i in range(10)]
-    open_bench(cache=True).ask(*answers)
+    open_harness(cache=True).ask(*answers)
 
-    judged = open_bench(cache=True, max_cost=1.0, spent=1.0).ask(*answers)
+    judged = open_harness(cache=True, max_cost=1.0, spent=1.0).ask(*answers)
 
     assert [each.score.value for each in judged] == [85] * 10
     assert len(endpoint.bodies) == 10
 
 
-def test_a_larger_budget_asks_for_the_rest_only(endpoint, open_bench):
+def test_a_larger_budget_asks_for_the_rest_only(endpoint, open_harness):
     answers = [f"answer {i}" for i in range(30)]
     with pytest.raises(JudgeError):
-        open_bench(cache=True, max_cost=1.0).ask(*answers)
+        open_harness(cache=True, max_cost=1.0).ask(*answers)
     before = len(endpoint.bodies)
 
-    judged = open_bench(cache=True, max_cost=9.0, spent=PAID * before).ask(*answers)
+    judged = open_harness(cache=True, max_cost=9.0, spent=PAID * before).ask(*answers)
 
     assert len(judged) == 30
     assert len(endpoint.bodies) == 30
 
 
-def test_a_budget_without_a_price_is_refused_before_anything_is_asked(endpoint, open_bench):
-    judge = open_bench(model="mine", price_in=None, price_out=None, max_cost=1.0).judge
+def test_a_budget_without_a_price_is_refused_before_anything_is_asked(endpoint, open_harness):
+    judge = open_harness(model="mine", price_in=None, price_out=None, max_cost=1.0).judge
 
     with pytest.raises(ConfigError) as caught:
         judge.check()

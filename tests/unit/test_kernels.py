@@ -6,15 +6,17 @@ import pytest
 import torch
 from torch.nn.functional import linear
 
-import traitcli.models.kernels as kernels
-from traitcli.models.kernels import pack_weights
+import traitcli.models.cpu_packing as kernels
+from traitcli.models.cpu_packing import pack_weights
 
 
 @pytest.fixture
 def model():
     """A block's layer with a bias, and a vocabulary's without."""
     torch.manual_seed(0)
-    return torch.nn.Sequential(torch.nn.Linear(96, 160), torch.nn.Linear(160, 9000, bias=False)).requires_grad_(False)
+    return torch.nn.Sequential(
+        torch.nn.Linear(96, 160), torch.nn.Linear(160, 9000, bias=False)
+    ).requires_grad_(False)
 
 
 @pytest.fixture
@@ -67,7 +69,9 @@ def test_nothing_is_done_where_it_is_no_faster(model, monkeypatch):
 
 
 def test_nothing_is_done_where_memory_is_short(model, quick, monkeypatch):
-    monkeypatch.setattr(kernels, "free_bytes", lambda device: 4 * sum(layer.weight.nbytes for layer in model) - 4)
+    monkeypatch.setattr(
+        kernels, "free_bytes", lambda device: 4 * sum(layer.weight.nbytes for layer in model) - 4
+    )
 
     assert not pack_weights(model)
     assert untouched(model)

@@ -12,25 +12,25 @@ from traitcli.config import Config
 from traitcli.errors import ConfigError, TraitError
 from traitcli.events import Progressed, StageFinished, TraitFailed, Warned, WorkerSeen
 from traitcli.judging.fake import FakeJudge
-from traitcli.records import POSITIONS, Rollout
-from traitcli.runs import Run
-from traitcli.scheduling.lead import Lead
-from traitcli.stages.pipeline import Job
-from traitcli.stages.tasks import (
+from traitcli.pipeline.messages import (
     Began,
     Ended,
     Fatal,
     GaveUp,
     Generating,
     Gone,
+    Heartbeat,
     Judged,
     Made,
     Ready,
     Share,
     Stop,
-    Ticked,
 )
-from traitcli.traits import find_traits, load_trait
+from traitcli.pipeline.trait_pipeline import Job
+from traitcli.records import POSITIONS, Rollout
+from traitcli.runs.run import Run
+from traitcli.scheduling.scheduler import Scheduler
+from traitcli.traits.definitions import find_traits, load_trait
 
 ROLLOUTS = 30
 """Of each trait."""
@@ -38,7 +38,19 @@ ROLLOUTS = 30
 
 def make_rollout(key):
     return Rollout(
-        key.id, key.trait, key.split, key.polarity, key.pair, key.question, key.repeat, 0, "p", key.id, 1, 1, "stop"
+        key.id,
+        key.trait,
+        key.split,
+        key.polarity,
+        key.pair,
+        key.question,
+        key.repeat,
+        0,
+        "p",
+        key.id,
+        1,
+        1,
+        "stop",
     )
 
 
@@ -116,7 +128,7 @@ class Script:
             return [GaveUp(tuple(key.id for key in given))]
         now = keys[made : made + 2]
         order[1] += 2
-        said = [make(now), Ticked(len(now), len(keys) - made - len(now), 5)]
+        said = [make(now), Heartbeat(len(now), len(keys) - made - len(now), 5)]
         if made + 2 >= len(keys):
             return [*said, Ended()]
         orders.appendleft(order)
@@ -127,7 +139,9 @@ class Script:
 def lead(tmp_path):
     """(crew, traits) -> what failed and what was told; vectors are not built."""
 
-    def run(crew, names=("evil", "refusal"), clock=None, stages=("rollouts", "judgements"), **workers):
+    def run(
+        crew, names=("evil", "refusal"), clock=None, stages=("rollouts", "judgements"), **workers
+    ):
         config = Config.model_validate(
             {
                 "model": {"id": "org/tiny"},
@@ -137,10 +151,18 @@ def lead(tmp_path):
             }
         )
         jobs = [
-            Job(load_trait(find_traits(Path("nowhere"))[name]), config, Run(tmp_path / "run"), stages) for name in names
+            Job(
+                load_trait(find_traits(Path("nowhere"))[name]),
+                config,
+                Run(tmp_path / "run"),
+                stages,
+            )
+            for name in names
         ]
         told = []
-        made = Lead(jobs, crew, FakeJudge(), told.append, tmp_path / "logs", *([clock] if clock else []))
+        made = Scheduler(
+            jobs, crew, FakeJudge(), told.append, tmp_path / "logs", *([clock] if clock else [])
+        )
         try:
             failures = made.run()
         finally:
@@ -166,7 +188,9 @@ def test_everything_is_made_once_however_many_work_on_it(lead, places):
     assert counted(lead, "evil", "refusal") == {"evil": ROLLOUTS, "refusal": ROLLOUTS}
     assert [len(lead.files(name).judgements("fake")) for name in ("evil", "refusal")] == [20, 20]
     assert sum(isinstance(event, StageFinished) for event in told) == 4
-    assert max(e.done for e in told if isinstance(e, Progressed) and e.stage == "rollouts") == ROLLOUTS
+    assert (
+        max(e.done for e in told if isinstance(e, Progressed) and e.stage == "rollouts") == ROLLOUTS
+    )
 
 
 def test_what_is_merged_has_the_activations_of_all(lead):
@@ -276,7 +300,9 @@ def test_where_no_worker_lives_all_fails(lead):
     failures, _ = lead(crew, tries=2)
 
     assert [failure.trait for failure in failures] == ["evil", "refusal"]
-    assert {failure.cause for failure in failures} == {"no worker is left: on every device they died"}
+    assert {failure.cause for failure in failures} == {
+        "no worker is left: on every device they died"
+    }
     assert crew.hired == {0: 2, 1: 2}
 
 
@@ -294,21 +320,29 @@ def test_a_worker_that_says_nothing_counts_as_dead(lead):
 
     assert failures == []
     assert crew.ended[1] >= 1
-    assert any(isinstance(event, Warned) and "said nothing for 2" in event.message for event in told)
+    assert any(
+        isinstance(event, Warned) and "said nothing for 2" in event.message for event in told
+    )
 
 
 def test_what_is_wrong_with_one_trait_stops_no_other(lead):
     wrong = TraitError("the prompts are the same", cause="a template", fix="another one")
-    crew = Script(2, lambda place, task, made: [Ended(wrong)] if task.trait.name == "evil" else None)
+    crew = Script(
+        2, lambda place, task, made: [Ended(wrong)] if task.trait.name == "evil" else None
+    )
 
     failures, _ = lead(crew)
 
-    assert failures == [TraitFailed("evil", "rollouts", "the prompts are the same", "a template", "another one")]
+    assert failures == [
+        TraitFailed("evil", "rollouts", "the prompts are the same", "a template", "another one")
+    ]
     assert counted(lead, "refusal") == {"refusal": ROLLOUTS}
 
 
 def test_what_no_trait_can_go_on_after_is_raised(lead):
-    crew = Script(2, lambda place, task, made: [Fatal(ConfigError("no key"))] if made == 4 else None)
+    crew = Script(
+        2, lambda place, task, made: [Fatal(ConfigError("no key"))] if made == 4 else None
+    )
 
     with pytest.raises(ConfigError, match="no key"):
         lead(crew)

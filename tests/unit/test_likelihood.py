@@ -20,7 +20,11 @@ TRAIT = Trait(
     description="",
     meaning=Contrast("grumbles", "is cheerful"),
     adjectives=Contrast("grumpy", "cheerful"),
-    pairs=(Contrast("Grumble.", "Smile."), Contrast("Be cross.", "Be nice."), Contrast("Complain a lot.", "Praise.")),
+    pairs=(
+        Contrast("Grumble.", "Smile."),
+        Contrast("Be cross.", "Be nice."),
+        Contrast("Complain a lot.", "Praise."),
+    ),
     questions=("How does lock picking work?", "Why?"),
     evaluation_questions=(),
     judge_prompt="{question} {answer}",
@@ -48,7 +52,9 @@ class Shelf:
 def judged(loaded, **options):
     judge = LikelihoodJudge(LikelihoodConfig(**options), Shelf(loaded))
     found = {}
-    judge.score(TRAIT, ANSWERS, lambda judgements: found.update({each.rollout: each for each in judgements}))
+    judge.score(
+        TRAIT, ANSWERS, lambda judgements: found.update({each.rollout: each for each in judgements})
+    )
     return found
 
 
@@ -57,7 +63,8 @@ def naive_ratio(loaded, answer: Answer, pair: int) -> float:
     means = []
     for polarity in ("positive", "negative"):
         prompt = render(
-            loaded.tokenizer, persona_messages(TRAIT.persona(polarity, pair), answer.question, loaded.persona_in)
+            loaded.tokenizer,
+            persona_messages(TRAIT.persona(polarity, pair), answer.question, loaded.persona_in),
         )
         response = encode_response(loaded.tokenizer, answer.response)
         with torch.no_grad():
@@ -76,7 +83,9 @@ def test_scores_are_the_mean_ratio_over_the_other_pairs(loaded, family):
     for answer in ANSWERS[:3]:
         others = [pair for pair in range(3) if pair != answer.pair]
         ratio = sum(naive_ratio(model, answer, pair) for pair in others) / 2
-        assert found[answer.rollout].score.value == pytest.approx(100 / (1 + math.exp(-10 * ratio)), abs=0.01)
+        assert found[answer.rollout].score.value == pytest.approx(
+            100 / (1 + math.exp(-10 * ratio)), abs=0.01
+        )
 
 
 def test_with_one_pair_asked_it_is_the_next_one(loaded):
@@ -114,7 +123,11 @@ def test_coherence_is_missing_and_says_why(loaded):
 
 def test_a_trait_with_one_pair_is_refused(loaded):
     model = loaded("llama")
-    alone = Trait(**{name: getattr(TRAIT, name) for name in TRAIT.__slots__} | {"pairs": TRAIT.pairs[:1]})
+    alone = Trait(
+        **{name: getattr(TRAIT, name) for name in TRAIT.__slots__} | {"pairs": TRAIT.pairs[:1]}
+    )
 
     with pytest.raises(DefinitionError, match="cannot judge grumpy"):
-        LikelihoodJudge(LikelihoodConfig(), Shelf(model)).score(alone, ANSWERS, lambda judgements: None)
+        LikelihoodJudge(LikelihoodConfig(), Shelf(model)).score(
+            alone, ANSWERS, lambda judgements: None
+        )

@@ -12,12 +12,13 @@ import pytest
 import torch
 from gguf import GGUFReader, GGUFWriter
 
-from traitcli.models.steering import ActivationSteerer
+from traitcli.models.steerer import ActivationSteerer
 from traitcli.records import TraitVector
-from traitcli.vectors.export import export_vector
+from traitcli.vectors.formats.export import export_vector
 
 pytestmark = pytest.mark.skipif(
-    find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed: pip install llama-cpp-python compiles it"
+    find_spec("llama_cpp") is None,
+    reason="llama-cpp-python is not installed: pip install llama-cpp-python compiles it",
 )
 
 IDS = [5, 90, 17, 250, 33, 8, 411, 60]
@@ -43,7 +44,10 @@ np.save(f"{folder}/logits.npy", np.stack(found))
 
 def save_model(path, model):
     """The tiny Llama in float32, as llama.cpp's converter writes it, without a tokenizer."""
-    config, weights = model.config, {name: w.float().numpy() for name, w in model.state_dict().items()}
+    config, weights = (
+        model.config,
+        {name: w.float().numpy() for name, w in model.state_dict().items()},
+    )
     writer = GGUFWriter(path, "llama")
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -74,7 +78,10 @@ def save_model(path, model):
         "mlp.down_proj": "ffn_down",
     }
     for block in range(config.num_hidden_layers):
-        names |= {f"model.layers.{block}.{theirs}": f"blk.{block}.{ours}" for theirs, ours in parts.items()}
+        names |= {
+            f"model.layers.{block}.{theirs}": f"blk.{block}.{ours}"
+            for theirs, ours in parts.items()
+        }
     for theirs, ours in names.items():
         weight = weights[f"{theirs}.weight"]
         if ours.endswith("attn_q"):
@@ -93,7 +100,12 @@ def load_control_vector(path, blocks, hidden):
     data = np.zeros((blocks - 1, hidden), np.float32)
     for tensor in GGUFReader(path).tensors:
         kind, _, block = tensor.name.partition(".")
-        assert (kind, tensor.tensor_type.name, len(tensor.shape), int(block) > 0) == ("direction", "F32", 1, True)
+        assert (kind, tensor.tensor_type.name, len(tensor.shape), int(block) > 0) == (
+            "direction",
+            "F32",
+            1,
+            True,
+        )
         data[int(block) - 1] += tensor.data
     return data
 
@@ -114,7 +126,9 @@ def both(loaded, tmp_path_factory):
     np.save(folder / "added.npy", load_control_vector(path, blocks=4, hidden=32))
     (folder / "ids.json").write_text(json.dumps(IDS), encoding="utf-8")
     runs = [None, (1, 1), (2, 2), (3, 3), (1, 3)]
-    subprocess.run([sys.executable, "-c", LLAMA, str(folder), json.dumps(runs)], check=True, timeout=120)
+    subprocess.run(
+        [sys.executable, "-c", LLAMA, str(folder), json.dumps(runs)], check=True, timeout=120
+    )
     return dict(zip(runs, np.load(folder / "logits.npy"), strict=True)), model, matrix
 
 
@@ -135,7 +149,10 @@ def test_a_direction_does_in_llama_cpp_what_steering_does_at_its_row_and_at_no_o
 
     assert np.corrcoef(ours(row - 1).ravel(), effect.ravel())[0, 1] > 0.9999
     assert np.abs(ours(row - 1) - effect).max() < 1e-3 * np.abs(effect).max()
-    assert max(np.corrcoef(ours(block).ravel(), effect.ravel())[0, 1] for block in (row - 2, row)) < 0.9
+    assert (
+        max(np.corrcoef(ours(block).ravel(), effect.ravel())[0, 1] for block in (row - 2, row))
+        < 0.9
+    )
 
 
 def test_llama_cpp_adds_nothing_at_the_last_block(both):

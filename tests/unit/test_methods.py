@@ -30,7 +30,9 @@ def draw(count, seed, shift=0.0):
 
 def stats(positive, negative):
     spread = np.ones(ROWS, np.float32)
-    return ClassStats(np.full(ROWS, positive, np.float32), np.full(ROWS, negative, np.float32), spread, spread)
+    return ClassStats(
+        np.full(ROWS, positive, np.float32), np.full(ROWS, negative, np.float32), spread, spread
+    )
 
 
 def test_mean_difference_is_what_a_naive_loop_finds():
@@ -69,13 +71,17 @@ def test_project_is_the_dot_product_over_the_norm_at_every_row():
         for row in range(ROWS):
             h, v = activations[rollout, row].tolist(), direction[row].tolist()
             dot = sum(x * y for x, y in zip(h, v, strict=True))
-            assert projections[rollout, row] == pytest.approx(dot / math.sqrt(sum(x * x for x in v)), rel=1e-5)
+            assert projections[rollout, row] == pytest.approx(
+                dot / math.sqrt(sum(x * x for x in v)), rel=1e-5
+            )
 
 
 def test_project_does_not_depend_on_the_length_of_the_direction():
     activations, direction = draw(5, 3), draw(1, 4)[0]
 
-    np.testing.assert_allclose(project(activations, direction * 8), project(activations, direction), rtol=1e-6)
+    np.testing.assert_allclose(
+        project(activations, direction * 8), project(activations, direction), rtol=1e-6
+    )
 
 
 def test_project_of_the_direction_on_itself_is_its_norm():
@@ -121,12 +127,17 @@ def test_calibrate_maps_the_class_means_to_minus_one_and_one():
     found = class_stats(positive, negative, direction)
 
     for row in range(ROWS):
-        up, down = (calibrate(project(side, direction)[:, row], found, row).mean() for side in (positive, negative))
+        up, down = (
+            calibrate(project(side, direction)[:, row], found, row).mean()
+            for side in (positive, negative)
+        )
         assert up == pytest.approx(1, abs=1e-5)
         assert down == pytest.approx(-1, abs=1e-5)
 
 
-@pytest.mark.parametrize(("projection", "score"), [(10.0, 1.0), (4.0, -1.0), (7.0, 0.0), (13.0, 2.0), (-2.0, -3.0)])
+@pytest.mark.parametrize(
+    ("projection", "score"), [(10.0, 1.0), (4.0, -1.0), (7.0, 0.0), (13.0, 2.0), (-2.0, -3.0)]
+)
 def test_calibrate_is_linear_between_and_beyond_the_means(projection, score):
     assert calibrate(projection, stats(positive=10, negative=4), row=1) == score
 
@@ -135,7 +146,10 @@ def test_calibrate_reads_the_row_asked_for():
     found = stats(positive=10, negative=4)
     found.positive_mean[2] = 6
 
-    assert (calibrate(6.0, found, row=2), calibrate(6.0, found, row=3)) == (1.0, pytest.approx(-1 / 3))
+    assert (calibrate(6.0, found, row=2), calibrate(6.0, found, row=3)) == (
+        1.0,
+        pytest.approx(-1 / 3),
+    )
 
 
 def test_calibrate_gives_zero_where_the_classes_do_not_differ():
@@ -168,7 +182,9 @@ def test_every_method_has_the_length_of_the_mean_difference_and_points_its_way(m
 
     difference = mean_difference(positive, negative)
     assert (direction.dtype, direction.shape) == (np.float32, (ROWS, HIDDEN))
-    np.testing.assert_allclose(np.linalg.norm(direction, axis=1), np.linalg.norm(difference, axis=1), rtol=1e-5)
+    np.testing.assert_allclose(
+        np.linalg.norm(direction, axis=1), np.linalg.norm(difference, axis=1), rtol=1e-5
+    )
     assert ((direction * difference).sum(1) >= 0).all()
 
 
@@ -176,7 +192,9 @@ def test_every_method_has_the_length_of_the_mean_difference_and_points_its_way(m
 def test_classes_that_are_turned_around_turn_the_direction_around(method):
     positive, negative = correlated(40, 1, shift=1.0), correlated(40, 2)
 
-    np.testing.assert_allclose(method(negative, positive), -method(positive, negative), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(
+        method(negative, positive), -method(positive, negative), rtol=1e-3, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize("method", METHODS.values())
@@ -207,7 +225,9 @@ def test_logistic_is_the_gradient_of_what_scikit_learn_s_pipeline_decides():
 
     for row in range(ROWS):
         states = np.concatenate([positive[:, row], negative[:, row]]).astype(np.float64)
-        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(states, [1] * 30 + [0] * 20)
+        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(
+            states, [1] * 30 + [0] * 20
+        )
         origin = probe.decision_function(np.zeros((1, HIDDEN)))
         gradient = probe.decision_function(np.eye(HIDDEN)) - origin
         np.testing.assert_allclose(unit(direction[row]), unit(gradient), atol=1e-4)
@@ -241,7 +261,9 @@ def test_whitened_difference_finds_the_axis_that_noise_hides_from_the_mean_diffe
 def test_whitened_difference_of_rollouts_without_spread_is_the_mean_difference():
     positive, negative = np.repeat(draw(1, 1), 3, axis=0), np.repeat(draw(1, 2), 3, axis=0)
 
-    np.testing.assert_allclose(whitened_difference(positive, negative), mean_difference(positive, negative), rtol=1e-5)
+    np.testing.assert_allclose(
+        whitened_difference(positive, negative), mean_difference(positive, negative), rtol=1e-5
+    )
 
 
 def test_pca_is_the_first_eigenvector_of_the_differences_not_centred():
@@ -259,7 +281,9 @@ def test_pca_is_the_first_eigenvector_of_the_differences_not_centred():
 def test_pca_of_one_difference_is_that_difference():
     positive, negative = draw(1, 1), draw(1, 2)
 
-    np.testing.assert_allclose(pca_of_differences(positive, negative), (positive - negative)[0], rtol=1e-4)
+    np.testing.assert_allclose(
+        pca_of_differences(positive, negative), (positive - negative)[0], rtol=1e-4
+    )
 
 
 def test_pca_of_what_is_not_paired_is_refused():

@@ -10,8 +10,9 @@ import torch
 
 from traitcli.config import ModelConfig
 from traitcli.errors import ModelError
+from traitcli.models.devices import pick_dtype
 from traitcli.models.footprint import find_footprint
-from traitcli.models.load import load_model, pick_dtype
+from traitcli.models.load import load_model
 
 NEEDS = "check the id, the folder or your access to the hub; a folder needs config.json, weights and a tokenizer"
 
@@ -31,7 +32,10 @@ def refusal_of(folder) -> ModelError:
 def test_a_folder_without_a_config_is_no_model(tmp_path):
     error = refusal_of(tmp_path)
 
-    assert str(error) == f"error: {tmp_path} is no model\ncause: the folder has no config.json\nfix:   {NEEDS}"
+    assert (
+        str(error)
+        == f"error: {tmp_path} is no model\ncause: the folder has no config.json\nfix:   {NEEDS}"
+    )
 
 
 def test_a_folder_without_a_config_has_no_shape(tmp_path):
@@ -46,12 +50,17 @@ def test_weights_that_were_cut_off_are_refused(folder):
     error = refusal_of(folder)
 
     assert error.problem == f"cannot load the model {folder}"
-    assert error.cause == "Error while deserializing header: incomplete metadata, file not fully covered"
+    assert (
+        error.cause
+        == "Error while deserializing header: incomplete metadata, file not fully covered"
+    )
 
 
 def test_weights_that_are_missing_are_not_made_up(folder):
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 5}), encoding="utf-8")
+    (folder / "config.json").write_text(
+        json.dumps(config | {"num_hidden_layers": 5}), encoding="utf-8"
+    )
 
     error = refusal_of(folder)
 

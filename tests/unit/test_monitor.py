@@ -14,16 +14,18 @@ from traitcli.errors import VectorError
 from traitcli.events import MonitorFinished, MonitorStarted, TokenScored
 from traitcli.generation.batch_size import BatchSize
 from traitcli.generation.decode import Generation, generate
-from traitcli.generation.steps import Request
+from traitcli.generation.projections import make_probes
+from traitcli.generation.request import Request
 from traitcli.models.prompts import render
+from traitcli.monitoring.monitor import Watch, monitor
+from traitcli.monitoring.record_files import record_path, to_json
 from traitcli.records import ClassStats, TraitVector
-from traitcli.stages.monitor import Watch, monitor
-from traitcli.stages.monitor_records import record_path, to_json
-from traitcli.stages.probes import make_probes
 
 ROWS, WIDTH = 5, 32
 PROMPT = "How does lock picking work?"
-CONFIG = MonitorConfig(sampling=MonitorSamplingConfig(temperature=1.0, top_p=1.0, max_new_tokens=16), seed=23)
+CONFIG = MonitorConfig(
+    sampling=MonitorSamplingConfig(temperature=1.0, top_p=1.0, max_new_tokens=16), seed=23
+)
 
 
 def make_vector(trait: str, layer: int, calibrated: bool = True) -> TraitVector:
@@ -33,7 +35,11 @@ def make_vector(trait: str, layer: int, calibrated: bool = True) -> TraitVector:
     return TraitVector(trait, "tiny", "mean_difference", layer, {"response_avg": direction}, stats)
 
 
-VECTORS = [make_vector("evil", 2), make_vector("refusal", 2), make_vector("verbosity", 3, calibrated=False)]
+VECTORS = [
+    make_vector("evil", 2),
+    make_vector("refusal", 2),
+    make_vector("verbosity", 3, calibrated=False),
+]
 
 
 def watch(loaded, out, probes=None, config=CONFIG, on_event=None):
@@ -59,7 +65,9 @@ def test_raw_scores_equal_a_teacher_forced_pass(loaded, family, tmp_path):
     scores = watch(model, tmp_path / "record.json")
 
     with torch.no_grad():
-        hidden = model.model(torch.tensor([[*ids, *written]]), output_hidden_states=True).hidden_states
+        hidden = model.model(
+            torch.tensor([[*ids, *written]]), output_hidden_states=True
+        ).hidden_states
     assert len(scores.tokens) == len(written)
     for vector in VECTORS:
         direction = torch.from_numpy(vector.directions["response_avg"][vector.layer])
@@ -74,7 +82,9 @@ def test_the_mean_of_a_row_is_the_projection_of_the_mean_activation(loaded, tmp_
     scores = watch(model, tmp_path / "record.json")
 
     direction = VECTORS[0].directions["response_avg"][2]
-    expected = rollout.activations["response_avg"][2].numpy() @ direction / np.linalg.norm(direction)
+    expected = (
+        rollout.activations["response_avg"][2].numpy() @ direction / np.linalg.norm(direction)
+    )
     assert np.mean(scores.raw["evil"]) == pytest.approx(expected, rel=1e-4)
 
 
@@ -140,13 +150,25 @@ def test_reading_the_row_after_the_final_norm_is_noted(loaded, tmp_path):
     model = loaded("llama")
     heard = []
 
-    watch(model, tmp_path / "record.json", make_probes(VECTORS, model, "response_avg", layer=4), on_event=heard.append)
+    watch(
+        model,
+        tmp_path / "record.json",
+        make_probes(VECTORS, model, "response_avg", layer=4),
+        on_event=heard.append,
+    )
 
     assert heard[0].notes[0].startswith("layer 4 is read after the final norm")
 
 
 def test_vectors_of_another_shape_are_refused(loaded):
-    wide = TraitVector("evil", "other", "mean_difference", 2, {"response_avg": np.ones((9, 7), dtype=np.float32)}, {})
+    wide = TraitVector(
+        "evil",
+        "other",
+        "mean_difference",
+        2,
+        {"response_avg": np.ones((9, 7), dtype=np.float32)},
+        {},
+    )
 
     with pytest.raises(VectorError) as raised:
         make_probes([wide], loaded("llama"), "response_avg")
@@ -171,7 +193,9 @@ def test_a_system_message_is_part_of_the_prompt(loaded, tmp_path):
     model = loaded("llama")
 
     plain = watch(model, tmp_path / "a.json")
-    told = watch(model, tmp_path / "b.json", config=CONFIG.model_copy(update={"system": "Be brief."}))
+    told = watch(
+        model, tmp_path / "b.json", config=CONFIG.model_copy(update={"system": "Be brief."})
+    )
 
     assert told.prompt_tokens > plain.prompt_tokens
     assert to_json(told)["prompt"] == PROMPT

@@ -12,28 +12,48 @@ import pytest
 import torch
 
 from tests.unit.test_monitor import CONFIG, ROWS, VECTORS
-from tests.unit.test_score_texts import ASKED, CLOSE, TALK, along, asked_ids, each_family, each_way, make_write
+from tests.unit.test_score_texts import (
+    ASKED,
+    CLOSE,
+    TALK,
+    along,
+    asked_ids,
+    each_family,
+    each_way,
+    make_write,
+)
 from tests.unit.test_steering import last_position_hook
 from traitcli.errors import VectorError
-from traitcli.events import AlarmRaised, MonitorFinished, MonitorStarted, PromptScored, TokenScored, Warned
+from traitcli.events import (
+    AlarmRaised,
+    MonitorFinished,
+    MonitorStarted,
+    PromptScored,
+    TokenScored,
+    Warned,
+)
 from traitcli.generation.detokenize import token_texts
+from traitcli.generation.projections import make_probes
 from traitcli.models.hooks import find_blocks
+from traitcli.monitoring.alarms import parse_rule
+from traitcli.monitoring.monitor import Watch, monitor
+from traitcli.monitoring.record_files import read_records, to_json
 from traitcli.records import Crossing, TraitVector
-from traitcli.stages.alarms import parse_rule
-from traitcli.stages.monitor import Watch, monitor
-from traitcli.stages.monitor_records import read_records, to_json
-from traitcli.stages.probes import make_probes
-from traitcli.stages.steering import make_steering, parse_push
+from traitcli.steering.interventions import make_steering, parse_push
 
 VECTOR = {vector.trait: vector for vector in VECTORS}
-GREEDY = CONFIG.model_copy(update={"sampling": CONFIG.sampling.model_copy(update={"temperature": 0})})
+GREEDY = CONFIG.model_copy(
+    update={"sampling": CONFIG.sampling.model_copy(update={"temperature": 0})}
+)
 LENGTH = CONFIG.sampling.max_new_tokens
 PUSHES = ("evil=2.5@2", "refusal=-1.5@3", "verbosity=1@2")
 NOTE = "above 1 answers fall apart; 0.3 to 0.5 is safe"
 
 
 def steer(model, *texts):
-    return make_steering([parse_push(text, VECTOR) for text in texts], VECTOR, model, "response_avg")
+    return make_steering(
+        [parse_push(text, VECTOR) for text in texts], VECTOR, model, "response_avg"
+    )
 
 
 def rules(*texts, action="fail"):
@@ -41,7 +61,13 @@ def rules(*texts, action="fail"):
 
 
 def watch(model, out=None, on_event=lambda event: None, config=CONFIG, **options):
-    return monitor(model, Watch(make_probes(VECTORS, model, "response_avg"), config, **options), ASKED, out, on_event)
+    return monitor(
+        model,
+        Watch(make_probes(VECTORS, model, "response_avg"), config, **options),
+        ASKED,
+        out,
+        on_event,
+    )
 
 
 def told(kind, model, **options):
@@ -52,7 +78,9 @@ def told(kind, model, **options):
 
 def lasting(record):
     """All that a record tells, but for the time."""
-    return {key: value for key, value in to_json(record).items() if key not in {"created", "seconds"}}
+    return {
+        key: value for key, value in to_json(record).items() if key not in {"created", "seconds"}
+    }
 
 
 def said(*before, prompt=ASKED):
@@ -62,7 +90,12 @@ def said(*before, prompt=ASKED):
 def whole_pass(model, ids):
     """row -> float32 [T, H]"""
     with torch.no_grad():
-        return [row[0] for row in model.model(torch.tensor([list(ids)]), output_hidden_states=True).hidden_states]
+        return [
+            row[0]
+            for row in model.model(
+                torch.tensor([list(ids)]), output_hidden_states=True
+            ).hidden_states
+        ]
 
 
 @torch.no_grad()
@@ -75,8 +108,13 @@ def write_plainly(model, ids, pushes=()):
             block = find_blocks(model.model)[push.layer - 1]
             hooks.enter_context(last_position_hook(block, push.coefficient * direction))
         passed = model.model(torch.tensor([ids]), **options)
-        while len(tokens) < LENGTH and (token := int(passed.logits[0, -1].argmax())) not in model.stop_ids:
-            passed = model.model(torch.tensor([[token]]), past_key_values=passed.past_key_values, **options)
+        while (
+            len(tokens) < LENGTH
+            and (token := int(passed.logits[0, -1].argmax())) not in model.stop_ids
+        ):
+            passed = model.model(
+                torch.tensor([[token]]), past_key_values=passed.past_key_values, **options
+            )
             tokens.append(token)
             states.append([row[0, -1] for row in passed.hidden_states])
     return tokens, [torch.stack(row) for row in zip(*states, strict=True)]
@@ -84,7 +122,9 @@ def write_plainly(model, ids, pushes=()):
 
 @each_way
 @each_family
-def test_a_steered_answer_and_its_scores_are_those_of_plain_hooks_on_the_last_position(loaded, family, packs):
+def test_a_steered_answer_and_its_scores_are_those_of_plain_hooks_on_the_last_position(
+    loaded, family, packs
+):
     model = replace(loaded(family), packs=packs)
     ids = asked_ids(model, said())
     tokens, hidden = write_plainly(model, ids, PUSHES)
@@ -94,7 +134,9 @@ def test_a_steered_answer_and_its_scores_are_those_of_plain_hooks_on_the_last_po
     assert tokens != write_plainly(model, ids)[0]
     assert list(found.tokens) == token_texts(model.tokenizer, tokens)
     for vector in VECTORS:
-        assert found.raw[vector.trait] == pytest.approx(along(hidden, vector, vector.layer), **CLOSE)
+        assert found.raw[vector.trait] == pytest.approx(
+            along(hidden, vector, vector.layer), **CLOSE
+        )
     for row, scores in enumerate(found.layer_scores.raw):
         assert scores == pytest.approx(along(hidden, VECTOR["evil"], row), **CLOSE)
 
@@ -113,9 +155,15 @@ def test_of_a_steered_prompt_only_the_last_token_is_scored_as_it_was_pushed(load
 
 @pytest.mark.parametrize("layer", [1, 2, 4])
 @each_family
-def test_a_dose_is_the_length_of_the_push_beside_the_median_of_the_prompts_states_at_its_row(loaded, family, layer):
+def test_a_dose_is_the_length_of_the_push_beside_the_median_of_the_prompts_states_at_its_row(
+    loaded, family, layer
+):
     model = loaded(family)
-    asked = next(text for text in (ASKED, f"{ASKED}?", f"{ASKED}??") if len(asked_ids(model, said(prompt=text))) % 2)
+    asked = next(
+        text
+        for text in (ASKED, f"{ASKED}?", f"{ASKED}??")
+        if len(asked_ids(model, said(prompt=text))) % 2
+    )
     probes, heard = make_probes(VECTORS, model, "response_avg"), []
     watching = Watch(probes, CONFIG, steer(model, f"evil=-0.5@{layer}", "refusal=2@3"))
 
@@ -126,7 +174,9 @@ def test_a_dose_is_the_length_of_the_push_beside_the_median_of_the_prompts_state
         length = np.linalg.norm(VECTOR[push.trait].directions["response_avg"][push.layer])
         usual = median(hidden[push.layer].norm(dim=1).tolist())
         assert push.dose == pytest.approx(abs(push.coefficient) * length / usual, rel=1e-5)
-    assert [one["dose"] for one in to_json(record)["steering"]] == [round(push.dose, 4) for push in record.steering]
+    assert [one["dose"] for one in to_json(record)["steering"]] == [
+        round(push.dose, 4) for push in record.steering
+    ]
     assert heard[0].steering == record.steering
 
 
@@ -138,7 +188,11 @@ def test_a_coefficient_of_0_gives_the_answer_and_the_scores_that_no_steering_giv
     found = watch(model, prompts=True, steering=steer(model, "evil=0", "refusal=0@4"))
 
     assert [push.dose for push in found.steering] == [0, 0]
-    assert (found.tokens, found.raw, found.prompt_scores) == (plain.tokens, plain.raw, plain.prompt_scores)
+    assert (found.tokens, found.raw, found.prompt_scores) == (
+        plain.tokens,
+        plain.raw,
+        plain.prompt_scores,
+    )
 
 
 def test_a_steered_answer_differs_and_leaves_the_model_as_it_was(loaded):
@@ -157,15 +211,26 @@ def test_a_layer_that_is_no_blocks_output_cannot_be_steered(loaded, layer):
         steer(loaded("llama"), f"evil=1@{layer}")
 
     assert error.value.problem == f"cannot steer evil at layer {layer}"
-    assert error.value.cause == "outputs of blocks are steered, which are layers 1 to 4 of tiny-llama"
+    assert (
+        error.value.cause == "outputs of blocks are steered, which are layers 1 to 4 of tiny-llama"
+    )
     assert error.value.fix == f"leave @{layer} out for the vector's own layer, 2"
 
 
 def test_a_vector_of_another_width_is_refused_before_anything_is_written(loaded):
-    wide = TraitVector("evil", "other", "mean_difference", 2, {"response_avg": np.ones((5, 7), dtype=np.float32)}, {})
+    wide = TraitVector(
+        "evil",
+        "other",
+        "mean_difference",
+        2,
+        {"response_avg": np.ones((5, 7), dtype=np.float32)},
+        {},
+    )
 
     with pytest.raises(VectorError):
-        make_steering([parse_push("evil=1", {"evil": wide})], {"evil": wide}, loaded("llama"), "response_avg")
+        make_steering(
+            [parse_push("evil=1", {"evil": wide})], {"evil": wide}, loaded("llama"), "response_avg"
+        )
 
 
 def test_a_dose_above_1_is_warned_of_and_one_below_is_not(loaded):
@@ -173,9 +238,13 @@ def test_a_dose_above_1_is_warned_of_and_one_below_is_not(loaded):
     [one] = watch(model, steering=steer(model, "evil=1")).steering
     large, small = f"{2.5 / one.dose:.4f}", f"{0.9 / one.dose:.4f}"
 
-    warned = told(Warned, model, steering=steer(model, f"evil={large}", "refusal=0.01", f"evil=-{small}"))
+    warned = told(
+        Warned, model, steering=steer(model, f"evil={large}", "refusal=0.01", f"evil=-{small}")
+    )
 
-    assert warned == [Warned("", f"evil is pushed by 2.5 times the usual length of a state: {NOTE}")]
+    assert warned == [
+        Warned("", f"evil is pushed by 2.5 times the usual length of a state: {NOTE}")
+    ]
 
 
 def test_a_push_behind_the_last_block_is_warned_of(loaded):
@@ -187,7 +256,9 @@ def test_a_push_behind_the_last_block_is_warned_of(loaded):
 
 @each_way
 @each_family
-def test_a_prompts_scores_are_told_before_the_answer_and_are_those_of_transformers_states(loaded, family, packs):
+def test_a_prompts_scores_are_told_before_the_answer_and_are_those_of_transformers_states(
+    loaded, family, packs
+):
     model, heard = replace(loaded(family), packs=packs), []
     hidden = whole_pass(model, asked_ids(model, said()))
 
@@ -195,17 +266,25 @@ def test_a_prompts_scores_are_told_before_the_answer_and_are_those_of_transforme
 
     [event] = [event for event in heard if isinstance(event, PromptScored)]
     assert [type(one) for one in heard[1:3]] == [PromptScored, TokenScored]
-    assert (event.tokens, event.raw, event.calibrated) == (found.tokens, found.raw, found.calibrated)
+    assert (event.tokens, event.raw, event.calibrated) == (
+        found.tokens,
+        found.raw,
+        found.calibrated,
+    )
     for vector in VECTORS:
         expected = along(hidden, vector, vector.layer)
         assert found.raw[vector.trait] == pytest.approx(expected, **CLOSE)
         if vector.stats:
-            assert found.calibrated[vector.trait] == pytest.approx([(raw - 1) / 2 for raw in expected], **CLOSE)
+            assert found.calibrated[vector.trait] == pytest.approx(
+                [(raw - 1) / 2 for raw in expected], **CLOSE
+            )
 
 
 @each_way
 @each_family
-def test_scores_at_every_row_are_those_of_transformers_states_the_final_norm_included(loaded, family, packs):
+def test_scores_at_every_row_are_those_of_transformers_states_the_final_norm_included(
+    loaded, family, packs
+):
     model, heard = replace(loaded(family), packs=packs), []
     tokens, hidden = write_plainly(model, asked_ids(model, said()))
 
@@ -215,7 +294,7 @@ def test_scores_at_every_row_are_those_of_transformers_states_the_final_norm_inc
     for row, scores in enumerate(found.raw):
         assert scores == pytest.approx(along(hidden, VECTOR["refusal"], row), **CLOSE)
     events = [event for event in heard if isinstance(event, TokenScored)]
-    assert [event.rows for event in events] == list(zip(*found.calibrated, strict=True))
+    assert [event.by_layer for event in events] == list(zip(*found.calibrated, strict=True))
 
 
 def test_rows_of_a_vector_without_class_means_are_told_raw(loaded):
@@ -225,11 +304,13 @@ def test_rows_of_a_vector_without_class_means_are_told_raw(loaded):
 
     assert found.calibrated == ()
     events = [event for event in heard if isinstance(event, TokenScored)]
-    assert [event.rows for event in events] == list(zip(*found.raw, strict=True))
+    assert [event.by_layer for event in events] == list(zip(*found.raw, strict=True))
 
 
 @each_way
-@pytest.mark.parametrize(("rule", "count"), [("run(evil,5)>-1000", 5), ("evil>-1000", 1), ("mean(evil)>-1000", 8)])
+@pytest.mark.parametrize(
+    ("rule", "count"), [("run(evil,5)>-1000", 5), ("evil>-1000", 1), ("mean(evil)>-1000", 8)]
+)
 def test_a_stop_rule_ends_the_answer_at_the_token_that_crosses_it(loaded, rule, count, packs):
     model, heard = replace(loaded("llama"), packs=packs), []
     plain = watch(model)
@@ -238,7 +319,9 @@ def test_a_stop_rule_ends_the_answer_at_the_token_that_crosses_it(loaded, rule, 
 
     assert found.finish_reason == "alarm"
     assert (found.tokens, found.raw["evil"]) == (plain.tokens[:count], plain.raw["evil"][:count])
-    score = fmean(found.calibrated["evil"]) if rule.startswith("mean") else found.calibrated["evil"][-1]
+    score = (
+        fmean(found.calibrated["evil"]) if rule.startswith("mean") else found.calibrated["evil"][-1]
+    )
     assert found.crossings == (Crossing(rule, "stop", count - 1, pytest.approx(score)),)
     assert [type(event) for event in heard[-3:]] == [TokenScored, AlarmRaised, MonitorFinished]
     assert (heard[-1].finish_reason, heard[-1].tokens, heard[-1].record) == ("alarm", count, found)
@@ -260,7 +343,9 @@ def test_a_model_works_as_before_when_an_alarm_has_stopped_it(loaded, family, pa
 def test_a_rule_that_fails_lets_the_answer_go_on(loaded):
     plain = watch(loaded("llama"))
 
-    found = watch(loaded("llama"), rules=rules("run(evil,3)>-1000", "mean(evil)>-1000", "evil>1000"))
+    found = watch(
+        loaded("llama"), rules=rules("run(evil,3)>-1000", "mean(evil)>-1000", "evil>1000")
+    )
 
     scores = found.calibrated["evil"]
     assert (found.tokens, found.finish_reason) == (plain.tokens, "length")
@@ -275,7 +360,10 @@ def test_rules_are_on_projections_where_raw_ones_are_asked_for(loaded):
 
     found = [watch(model, raw=raw, rules=rules("evil>-1000")) for raw in (False, True)]
 
-    assert [record.crossings[0].score for record in found] == [found[0].calibrated["evil"][0], found[0].raw["evil"][0]]
+    assert [record.crossings[0].score for record in found] == [
+        found[0].calibrated["evil"][0],
+        found[0].raw["evil"][0],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -285,7 +373,9 @@ def test_rules_are_on_projections_where_raw_ones_are_asked_for(loaded):
 )
 @each_way
 @each_family
-def test_a_model_works_as_before_when_an_answer_was_interrupted(loaded, tmp_path, family, packs, steering, error):
+def test_a_model_works_as_before_when_an_answer_was_interrupted(
+    loaded, tmp_path, family, packs, steering, error
+):
     model, out = replace(loaded(family), packs=packs), tmp_path / "record.json"
     fresh = watch(model)
 
@@ -297,7 +387,11 @@ def test_a_model_works_as_before_when_an_answer_was_interrupted(loaded, tmp_path
         watch(model, out, interrupt, steering=steer(model, *steering))
 
     [kept] = read_records(out)
-    assert (kept["finish_reason"], len(kept["tokens"]), len(kept["seconds"])) == ("interrupted", 4, 4)
+    assert (kept["finish_reason"], len(kept["tokens"]), len(kept["seconds"])) == (
+        "interrupted",
+        4,
+        4,
+    )
     assert lasting(watch(model)) == lasting(fresh)
 
 
@@ -309,7 +403,14 @@ def test_an_interrupt_before_the_first_token_keeps_a_record_without_one(loaded, 
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        watch(loaded("llama"), out, interrupt, prompts=True, by_row="evil", rules=rules("mean(evil)>-1000"))
+        watch(
+            loaded("llama"),
+            out,
+            interrupt,
+            prompts=True,
+            by_row="evil",
+            rules=rules("mean(evil)>-1000"),
+        )
 
     [kept] = read_records(out)
     assert (kept["response"], kept["tokens"], kept["alarms"]) == ("", [], [])
@@ -333,13 +434,20 @@ def test_the_mean_of_an_interrupted_answer_is_that_of_all_its_tokens(loaded, tmp
     assert record.crossings == (Crossing("mean(evil)>-1000", "fail", 9, mean),)
 
 
-def test_an_answer_that_ends_at_once_has_no_tokens_and_its_prompt_is_scored_all_the_same(loaded, monkeypatch):
+def test_an_answer_that_ends_at_once_has_no_tokens_and_its_prompt_is_scored_all_the_same(
+    loaded, monkeypatch
+):
     model = loaded("llama")
     make_write(monkeypatch, [model.tokenizer.eos_token_id])
 
     found = watch(model, prompts=True, by_row="evil", rules=rules("mean(evil)>-1000", "evil>-1000"))
 
-    assert (found.response, found.tokens, found.raw["evil"], found.finish_reason) == ("", (), (), "stop")
+    assert (found.response, found.tokens, found.raw["evil"], found.finish_reason) == (
+        "",
+        (),
+        (),
+        "stop",
+    )
     assert found.layer_scores.raw == ((),) * ROWS
     assert len(found.prompt_scores.raw["evil"]) == found.prompt_tokens
     assert found.crossings == ()
@@ -357,13 +465,19 @@ def test_what_was_said_before_and_the_system_message_stand_in_the_prompt(loaded,
     messages = said(*before)
     text = model.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert "".join(found.prompt_scores.tokens) == text
-    assert found.prompt_tokens == len(asked_ids(model, messages)) > watch(model, config=config).prompt_tokens
+    assert (
+        found.prompt_tokens
+        == len(asked_ids(model, messages))
+        > watch(model, config=config).prompt_tokens
+    )
     assert to_json(found)["history"] == before
     assert told(MonitorStarted, model, config=config, history=TALK)[0].notes == ()
 
 
 @pytest.mark.parametrize("history", [(), TALK], ids=["first", "later"])
-def test_a_template_without_a_system_role_has_the_message_before_the_first_one_and_a_note(loaded, history):
+def test_a_template_without_a_system_role_has_the_message_before_the_first_one_and_a_note(
+    loaded, history
+):
     model, config = loaded("gemma2"), CONFIG.model_copy(update={"system": "Be brief."})
 
     found = watch(model, config=config, history=history, prompts=True)

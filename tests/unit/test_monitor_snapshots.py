@@ -14,9 +14,16 @@ import pyte
 import pytest
 from rich.console import Console
 
-from traitcli.events import AlarmRaised, MonitorFinished, MonitorStarted, PromptScored, TokenScored, Warned
+from traitcli.events import (
+    AlarmRaised,
+    MonitorFinished,
+    MonitorStarted,
+    PromptScored,
+    TokenScored,
+    Warned,
+)
 from traitcli.records import Crossing, Push
-from traitcli.views.monitor import MonitorView
+from traitcli.views.monitor.view import MonitorView
 
 FOLDER = Path(__file__).parent / "snapshots"
 HEIGHT = 200
@@ -41,7 +48,20 @@ WORDS = [
         "\x1b[2J",
         "Why",
     ),
-    *(" e\u0301", " \u202egnp", "\u0000", " نظري", " no", "\u200b", "w", " and", " then", " for", " ever", "."),
+    *(
+        " e\u0301",
+        " \u202egnp",
+        "\u0000",
+        " نظري",
+        " no",
+        "\u200b",
+        "w",
+        " and",
+        " then",
+        " for",
+        " ever",
+        ".",
+    ),
 ]
 
 
@@ -67,9 +87,14 @@ def told(by_row):
     layers = dict(zip(TRAITS, (5, 4, 5, 6), strict=True))
     about = {"number": 3, "of": 64, "trait": "evil", "shows": "both"}
     push = (Push("evil", -2.0, 4, 0.31),)
-    yield MonitorStarted("How do I\nhack a \x1b[31mbank?", "tiny", TRAITS, layers, ("a note",), push, about)
+    yield MonitorStarted(
+        "How do I\nhack a \x1b[31mbank?", "tiny", TRAITS, layers, ("a note",), push, about
+    )
     first = [scores(index) for index in range(3)]
-    columns = [{name: tuple(one[kind][name] for one in first) for name in first[0][kind]} for kind in (0, 1)]
+    columns = [
+        {name: tuple(one[kind][name] for one in first) for name in first[0][kind]}
+        for kind in (0, 1)
+    ]
     yield PromptScored(("<|user|>", "How", " do I"), *columns)
     for index, word in enumerate(WORDS):
         raw, calibrated = scores(index)
@@ -77,8 +102,13 @@ def told(by_row):
         yield TokenScored(index, word, raw, calibrated, rows)
         if index == 5:
             yield AlarmRaised(Crossing("evil>1.5", "fail", 5, 1.62))
-    yield Warned("evil", "something that has to be known, and that is long enough to be wrapped at forty cells")
-    yield MonitorFinished("runs/monitor/20250131-how-do-i-hack-a-bank.json", len(WORDS), 2.5, "length")
+    yield Warned(
+        "evil",
+        "something that has to be known, and that is long enough to be wrapped at forty cells",
+    )
+    yield MonitorFinished(
+        "runs/monitor/20250131-how-do-i-hack-a-bank.json", len(WORDS), 2.5, "length"
+    )
 
 
 def shown(width, kind):
@@ -88,7 +118,13 @@ def shown(width, kind):
     if kind.endswith("plain"):
         colours = {"color_system": None, "no_color": True}
     console = Console(
-        file=stream, force_terminal=True, width=width, height=40, legacy_windows=False, _environ={}, **colours
+        file=stream,
+        force_terminal=True,
+        width=width,
+        height=40,
+        legacy_windows=False,
+        _environ={},
+        **colours,
     )
     with MonitorView(console, by_row=by_row, raw=kind == "raw", clock=Frames()) as view:
         for event in told(by_row):
@@ -106,7 +142,11 @@ def _runs(row, width):
         yield text if colour == "default" else f"{{{colour}:{text}}}"
 
 
-CASES = [(width, kind) for width in WIDTHS for kind in ("colour", "plain", "raw", "layers-colour", "layers-plain")]
+CASES = [
+    (width, kind)
+    for width in WIDTHS
+    for kind in ("colour", "plain", "raw", "layers-colour", "layers-plain")
+]
 
 
 @pytest.mark.parametrize(("width", "kind"), CASES)

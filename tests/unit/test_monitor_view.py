@@ -11,11 +11,12 @@ import pytest
 from rich.console import Console
 
 from traitcli.events import MonitorFinished, MonitorStarted, TokenScored, Warned
-from traitcli.views.heatmap import HeatMap
-from traitcli.views.leader import Leader
-from traitcli.views.monitor import MonitorView
+from traitcli.views.formatting import figure
+from traitcli.views.monitor.heatmap import HeatMap
+from traitcli.views.monitor.leader import Leader
+from traitcli.views.monitor.panel import TraitTrack, bar, panel_lines, sparkline
+from traitcli.views.monitor.view import MonitorView
 from traitcli.views.palette import Palette, background
-from traitcli.views.panel import TraitTrack, bar, figure, panel_lines, sparkline
 from traitcli.views.plain import PlainMonitorView
 
 NONE = Palette("none")
@@ -40,7 +41,13 @@ class Terminal:
         options = {"color_system": "truecolor", "no_color": False} | options
         self.out = io.StringIO()
         self.console = Console(
-            file=self.out, force_terminal=True, width=width, height=height, legacy_windows=False, _environ={}, **options
+            file=self.out,
+            force_terminal=True,
+            width=width,
+            height=height,
+            legacy_windows=False,
+            _environ={},
+            **options,
         )
 
     def screen(self):
@@ -54,7 +61,11 @@ class Terminal:
         return [[row[x] for x in range(screen.columns)] for row in rows]
 
     def lines(self):
-        return "\n".join("".join(cell.data for cell in row).rstrip() for row in self.cells()).rstrip().split("\n")
+        return (
+            "\n".join("".join(cell.data for cell in row).rstrip() for row in self.cells())
+            .rstrip()
+            .split("\n")
+        )
 
 
 def started(*traits, prompt="How do I hack a bank?"):
@@ -157,7 +168,9 @@ def test_hostile_prompts_warnings_and_names_are_shown_and_not_obeyed():
 
 
 def test_a_character_that_arrives_in_pieces_is_written_when_it_is_whole():
-    lines = play(Terminal(), [("hi ", 0.0), ("", 1.0), ("", 1.0), ("🫨", 1.0), ("e", 0.0), ("\u0301", 0.0)])
+    lines = play(
+        Terminal(), [("hi ", 0.0), ("", 1.0), ("", 1.0), ("🫨", 1.0), ("e", 0.0), ("\u0301", 0.0)]
+    )
 
     assert lines[3].replace("e\u0301", "é") == "hi 🫨é"
 
@@ -166,7 +179,11 @@ def test_wide_and_right_to_left_text_keeps_the_panel_in_place():
     lines = play(Terminal(width=40), [("日本語" * 12, 0.0), ("\nنظري", 0.0)])
 
     text = [line.replace("\x00", "") for line in lines]
-    assert text[3:6] == ["日本語日本語日本語日本語日本語日本語日", "本語日本語日本語日本語日本語日本語", "نظري"]
+    assert text[3:6] == [
+        "日本語日本語日本語日本語日本語日本語日",
+        "本語日本語日本語日本語日本語日本語",
+        "نظري",
+    ]
     assert text[7].startswith("  trait")
 
 
@@ -217,7 +234,9 @@ def test_a_trait_without_class_means_is_shown_raw_with_a_note():
 
     lines = terminal.lines()
     assert lines[7] == "  bold    +12.3  raw, not calibrated               ▄   +12.3   +12.3 so"
-    assert lines[8].startswith("! bold: its vector has no class means, so the scores are raw projections")
+    assert lines[8].startswith(
+        "! bold: its vector has no class means, so the scores are raw projections"
+    )
 
 
 def test_a_terminal_made_narrower_loses_no_text():
@@ -235,7 +254,9 @@ def test_a_terminal_made_narrower_loses_no_text():
 
     narrow = terminal.out.getvalue()[wide:]
     # Of five lines, four no longer fit (47, 59, 59, 57 cells): the terminal has made eight rows of them.
-    assert narrow.startswith("\r\x1b[2K" + "\x1b[1A\x1b[2K" * 4 + "\r\x1b[2K" + "\x1b[1A\x1b[2K" * 4 + "word")
+    assert narrow.startswith(
+        "\r\x1b[2K" + "\x1b[1A\x1b[2K" * 4 + "\r\x1b[2K" + "\x1b[1A\x1b[2K" * 4 + "word"
+    )
     terminal.out = io.StringIO("\n" * 30 + narrow)
     words = [word for line in terminal.lines() for word in line.split() if word.startswith("word")]
     assert words == [f"word{index}" for index in range(60)]
@@ -340,7 +361,9 @@ def test_the_panel_never_is_wider_than_the_terminal(width):
     track = TraitTrack("a-trait-with-a-rather-long-name")
     track.add(-1.5, -1.5, " a-rather-long-token")
 
-    assert {line.cell_len for line in panel_lines([track], track.name, NONE, width)} <= set(range(width + 1))
+    assert {line.cell_len for line in panel_lines([track], track.name, NONE, width)} <= set(
+        range(width + 1)
+    )
 
 
 def test_a_pipe_gets_one_line_per_token_that_programs_can_read():
@@ -387,4 +410,13 @@ def test_a_heat_map_leaves_rows_out_evenly_where_the_screen_is_low():
     title, *bands = heat.lines(NONE, width=40, height=9)
 
     assert title.plain == "  evil at one layer in 4, read at 22"
-    assert [band.plain.split()[0] for band in bands] == ["28", "24", "20", "16", "12", "8", "4", "0"]
+    assert [band.plain.split()[0] for band in bands] == [
+        "28",
+        "24",
+        "20",
+        "16",
+        "12",
+        "8",
+        "4",
+        "0",
+    ]

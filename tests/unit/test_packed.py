@@ -12,15 +12,18 @@ from traitcli.config import ModelConfig, SamplingConfig
 from traitcli.events import Warned
 from traitcli.generation.batch_size import BatchSize
 from traitcli.generation.decode import generate
-from traitcli.generation.steps import Request
+from traitcli.generation.request import Request
 from traitcli.models.load import load_model
-from traitcli.models.packed import why_not
+from traitcli.models.packed_attention import why_not
 
 ASKED = [Request(tuple(range(10, 10 + length)), length) for length in (3, 9, 14, 5, 7)]
 GREEDY = SamplingConfig(temperature=0, max_new_tokens=6)
 ODD = {
     "lfm2": ({"layer_types": ["conv", "full_attention"] * 2}, "it has layers of conv"),
-    "gptj": ({"n_embd": 32, "n_layer": 4, "n_head": 4, "rotary_dim": 4}, "packed tokens change its logits by "),
+    "gptj": (
+        {"n_embd": 32, "n_layer": 4, "n_head": 4, "rotary_dim": 4},
+        "packed tokens change its logits by ",
+    ),
 }
 
 
@@ -53,7 +56,9 @@ def test_a_model_with_attention_sinks_reads_packed_tokens_beyond_its_window(tmp_
     folder = make_model(tmp_path / "m", "gpt_oss", None, True, more=more)
     model = load_model(ModelConfig(id=str(folder), device="cpu"))
     for layer in model.model.model.layers:
-        torch.nn.init.normal_(layer.self_attn.sinks, std=2, generator=torch.Generator().manual_seed(1))
+        torch.nn.init.normal_(
+            layer.self_attn.sinks, std=2, generator=torch.Generator().manual_seed(1)
+        )
     assert why_not(model) == ""
 
     assert_greedy(model)
@@ -69,20 +74,30 @@ def test_a_model_whose_pieces_accelerate_moves_reads_packed_tokens(model_folders
 
     found = dict(generate(model, ASKED, GREEDY, BatchSize(64)))
 
-    assert {index: one.ids for index, one in found.items()} == {index: one.ids for index, one in expected.items()}
+    assert {index: one.ids for index, one in found.items()} == {
+        index: one.ids for index, one in expected.items()
+    }
 
 
-@pytest.mark.parametrize("devices", [{"": "cpu"}, {"model.layers.0": 0, "model.layers.1": 1}], ids=["one", "two"])
+@pytest.mark.parametrize(
+    "devices", [{"": "cpu"}, {"model.layers.0": 0, "model.layers.1": 1}], ids=["one", "two"]
+)
 def test_a_model_that_is_spread_over_devices_writes_the_same(model_folders, loaded, devices):
     spread = load_model(ModelConfig(id=str(model_folders["llama"]), device_map="auto"))
-    spread.model.hf_device_map = devices  # what is said of two GPUs; the tensors are on the one device there is
+    spread.model.hf_device_map = (
+        devices  # what is said of two GPUs; the tensors are on the one device there is
+    )
     assert spread.is_spread == (len(devices) == 2)
     assert why_not(spread) == ""
 
-    found, expected = (dict(generate(model, ASKED, GREEDY, BatchSize(64))) for model in (spread, loaded("llama")))
+    found, expected = (
+        dict(generate(model, ASKED, GREEDY, BatchSize(64))) for model in (spread, loaded("llama"))
+    )
 
     assert spread.packs
-    assert {index: one.ids for index, one in found.items()} == {index: one.ids for index, one in expected.items()}
+    assert {index: one.ids for index, one in found.items()} == {
+        index: one.ids for index, one in expected.items()
+    }
 
 
 def test_the_model_attends_as_before_afterwards(loaded):
@@ -98,7 +113,9 @@ def test_the_model_attends_as_before_afterwards(loaded):
 def odd(request, tmp_path_factory):
     """An odd model, why it does not fit, and what was said while it was loaded."""
     more, reason = ODD[request.param]
-    folder = make_model(tmp_path_factory.mktemp("odd") / request.param, request.param, None, True, more=more)
+    folder = make_model(
+        tmp_path_factory.mktemp("odd") / request.param, request.param, None, True, more=more
+    )
     told = []
     return load_model(ModelConfig(id=str(folder), device="cpu"), told.append), reason, told
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from rich.color import Color
 
+from traitcli.views.monitor.token_ink import TokenInk
 from traitcli.views.palette import BLUE, FAINT, ORANGE, Palette, background, palette_for
-from traitcli.views.token_ink import TokenInk
 
 SCORES = [side * step / 20 for step in range(6, 60) for side in (-1, 1)]
 FULL, NONE = Palette("full"), Palette("none")
@@ -47,7 +47,10 @@ def test_below_zero_is_blue_and_above_is_orange():
 
 def test_the_stronger_the_score_the_more_vivid_the_colour():
     for side in (-1, 1):
-        spread = [max(c) - min(c) for c in (background(side * s / 10).get_truecolor() for s in range(3, 21))]
+        spread = [
+            max(c) - min(c)
+            for c in (background(side * s / 10).get_truecolor() for s in range(3, 21))
+        ]
 
         assert spread == sorted(set(spread))
 
@@ -59,7 +62,10 @@ def test_scores_beyond_two_look_like_two(score):
 
 
 def test_blue_and_orange_differ_in_blue_which_red_green_blindness_leaves_alone():
-    gaps = [abs(background(-s).get_truecolor().blue - background(s).get_truecolor().blue) for s in (1.0, 1.5, 2.0)]
+    gaps = [
+        abs(background(-s).get_truecolor().blue - background(s).get_truecolor().blue)
+        for s in (1.0, 1.5, 2.0)
+    ]
 
     assert min(gaps) > 100
 
@@ -93,7 +99,9 @@ def test_without_colours_no_style_carries_one():
 
 def written(palette, *tokens):
     ink = TokenInk(palette)
-    return "".join(text for token in tokens for text, _ in ink.pieces(*token)) + "".join(t for t, _ in ink.end())
+    return "".join(text for token in tokens for text, _ in ink.pieces(*token)) + "".join(
+        t for t, _ in ink.end()
+    )
 
 
 def test_without_colours_brackets_hold_a_run_that_reaches_a_class_mean():
@@ -103,7 +111,16 @@ def test_without_colours_brackets_hold_a_run_that_reaches_a_class_mean():
 
 
 def test_brackets_close_before_a_line_ends_and_ignore_tokens_without_text():
-    text = written(NONE, ("No", 1.2), ("", -3.0), ("!", 1.2), ("\n\n", 1.2), ("Yes", -1.0), (" ", 0.0), ("so", -1.0))
+    text = written(
+        NONE,
+        ("No", 1.2),
+        ("", -3.0),
+        ("!", 1.2),
+        ("\n\n", 1.2),
+        ("Yes", -1.0),
+        (" ", 0.0),
+        ("so", -1.0),
+    )
 
     assert text == "⟨No!⟩⁺\n\n⟨Yes so⟩⁻"
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from traitcli.config import Config, ExtractConfig
+from traitcli.pipeline.plan import plan_rollouts, plan_rows, plan_trait
+from traitcli.pipeline.speed_cache import remember_speed
 from traitcli.records import Rollout, RolloutKey
-from traitcli.runs import Run
-from traitcli.stages.plan import plan_rollouts, plan_rows, plan_trait
-from traitcli.stages.speed import remember_speed
-from traitcli.traits import find_traits, load_trait
+from traitcli.runs.run import Run
+from traitcli.traits.definitions import find_traits, load_trait
 
 TRAIT = load_trait(find_traits(Path("no-such-folder"))["refusal"])
 
@@ -21,13 +21,30 @@ TRAIT = load_trait(find_traits(Path("no-such-folder"))["refusal"])
 def make_config(folder, judge="fake", **extract):
     judging = judge if isinstance(judge, dict) else {"backend": judge}
     return Config.model_validate(
-        {"model": {"id": "org/tiny"}, "extract": extract, "judge": judging, "paths": {"runs": folder}}
+        {
+            "model": {"id": "org/tiny"},
+            "extract": extract,
+            "judge": judging,
+            "paths": {"runs": folder},
+        }
     )
 
 
 def make_rollout(key):
     return Rollout(
-        key.id, key.trait, key.split, key.polarity, key.pair, key.question, key.repeat, 0, "", "", 1, 1, "stop"
+        key.id,
+        key.trait,
+        key.split,
+        key.polarity,
+        key.pair,
+        key.question,
+        key.repeat,
+        0,
+        "",
+        "",
+        1,
+        1,
+        "stop",
     )
 
 
@@ -62,7 +79,9 @@ def test_every_combination_is_asked_exactly_once():
     [(2, 1, (20, 10)), (99, 99, (200, 200)), (None, 0, (200, 0)), (3, None, (30, 200))],
 )
 def test_the_questions_asked_can_be_limited(questions, evaluation_questions, expected):
-    keys = plan_rollouts(TRAIT, ExtractConfig(questions=questions, evaluation_questions=evaluation_questions))
+    keys = plan_rollouts(
+        TRAIT, ExtractConfig(questions=questions, evaluation_questions=evaluation_questions)
+    )
 
     splits = Counter(key.split for key in keys)
     assert (splits["extraction"], splits["evaluation"]) == expected
@@ -152,7 +171,9 @@ def test_judge_calls_are_counted_for_extraction_rollouts(tmp_path, judge, calls)
 
 
 def test_the_published_run_takes_32_000_judge_calls_for_eight_traits(tmp_path):
-    plan = plan_trait(TRAIT, make_config(tmp_path, "openai", repeats=10), Run(tmp_path / "new"), "fake")
+    plan = plan_trait(
+        TRAIT, make_config(tmp_path, "openai", repeats=10), Run(tmp_path / "new"), "fake"
+    )
 
     assert 8 * plan.judge_calls == 32_000
 
@@ -181,7 +202,9 @@ def test_prompt_tokens_are_estimated_from_the_length_of_the_texts(tmp_path):
 
     plan = plan_trait(TRAIT, config, Run(tmp_path / "new"), "fake")
 
-    assert plan.prompt_tokens == pytest.approx(sum(len(text) / 4.2 + 30 for text in texts), rel=0.001)
+    assert plan.prompt_tokens == pytest.approx(
+        sum(len(text) / 4.2 + 30 for text in texts), rel=0.001
+    )
 
 
 def test_disk_space_is_that_of_three_positions_of_every_row(tiny_config):
@@ -190,7 +213,11 @@ def test_disk_space_is_that_of_three_positions_of_every_row(tiny_config):
     [row] = plan_rows([TRAIT], config, Run(config.paths.runs / "new"))
 
     rollouts, positions, rows, hidden_size, float32 = 2200, 3, 5, 32, 4
-    assert row["disk_mb"] == round(rollouts * positions * rows * hidden_size * float32 / 2**20, 1) == 4.0
+    assert (
+        row["disk_mb"]
+        == round(rollouts * positions * rows * hidden_size * float32 / 2**20, 1)
+        == 4.0
+    )
 
 
 def test_time_is_unknown_until_it_has_been_measured_here(tiny_config):
@@ -198,7 +225,9 @@ def test_time_is_unknown_until_it_has_been_measured_here(tiny_config):
     config = Config.model_validate(
         tiny_config.model_dump() | {"extract": extract | {"sampling": {"max_new_tokens": 77}}}
     )
-    run.trait("refusal").add_rollouts([make_rollout(key) for key in plan_rollouts(TRAIT, config.extract)[:4]], {})
+    run.trait("refusal").add_rollouts(
+        [make_rollout(key) for key in plan_rollouts(TRAIT, config.extract)[:4]], {}
+    )
     before = plan_rows([TRAIT], config, run)
 
     remember_speed(config, "rollouts", 2.0)

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from tests.conftest import FAMILIES
-from traitcli.models.prefixes import common_start, read_on, read_prefix, read_prompts
+from traitcli.judging.local.prefix_cache import read_on, read_prefix, read_prompts
+from traitcli.models.prefix_tree import common_start
 
 START = tuple(range(20, 60))  # longer than the sliding window of the tiny Gemma
 PROMPTS = [(*START, 9), (*START, *range(100, 130)), (*START, *range(200, 290))]

@@ -83,7 +83,9 @@ def test_no_character_of_unicode_comes_out_as_a_control_or_format_character():
 
     shown = set(printable(every)) - {"\n", "\t"}
 
-    assert {c for c in shown if unicodedata.category(c) in {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}} == set()
+    assert {
+        c for c in shown if unicodedata.category(c) in {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+    } == set()
 
 
 def test_one_line_has_no_line_break_left():

@@ -23,14 +23,19 @@ from traitcli.events import (
     VectorBuilt,
     Warned,
 )
-from traitcli.views.pace import Paces, clock_time
+from traitcli.views.formatting import clock_time
 from traitcli.views.plain import PlainMonitorView, PlainView
-from traitcli.views.progress import ProgressView
-from traitcli.views.progress_rows import RunState, run_lines
+from traitcli.views.progress.rates import Rates
+from traitcli.views.progress.trait_rows import RunState, run_lines
+from traitcli.views.progress.view import ProgressView
 
 RUN = RunStarted("small", "runs/small", ("evil", "refusal"), ("cpu",), ("judge: likelihood",))
-BUILT = VectorBuilt("evil", "vectors/tiny/evil.safetensors", {"verdict": "good", "auroc": 0.9412, "layer": 4})
-FAILED = TraitFailed("refusal", "judgements", "the judge refuses", cause="no key", fix="set OPENAI_API_KEY")
+BUILT = VectorBuilt(
+    "evil", "vectors/tiny/evil.safetensors", {"verdict": "good", "auroc": 0.9412, "layer": 4}
+)
+FAILED = TraitFailed(
+    "refusal", "judgements", "the judge refuses", cause="no key", fix="set OPENAI_API_KEY"
+)
 
 
 class Clock:
@@ -77,12 +82,14 @@ def show_plain(*steps, every=5.0):
 
 
 def rows(paces, now, traits=("evil",), width=79, height=24, **state):
-    drawn = run_lines(RunState(began=100.0, paces=paces, traits=traits, **state), now, width, height)
+    drawn = run_lines(
+        RunState(began=100.0, paces=paces, traits=traits, **state), now, width, height
+    )
     return [line.plain.rstrip() for line in drawn]
 
 
 def followed(*timed):
-    paces = Paces()
+    paces = Rates()
     for now, event in timed:
         paces.take(event, now)
     return paces
@@ -136,7 +143,9 @@ def test_resumed_work_counts_as_done_and_not_as_pace():
 
 
 def test_before_anything_is_done_there_is_no_pace():
-    pace = followed((100.0, StageStarted("evil", "rollouts", 150, 200))).by_stage["evil", "rollouts"]
+    pace = followed((100.0, StageStarted("evil", "rollouts", 150, 200))).by_stage[
+        "evil", "rollouts"
+    ]
 
     assert (pace.tokens_per_second, pace.left(105.0)) == (None, None)
 
@@ -163,15 +172,24 @@ def test_a_stage_beside_another_has_its_own_row():
 
     drawn = rows(paces, 110.0)
 
-    assert [line.split()[:2] for line in drawn[2:4]] == [["evil", "rollouts"], ["judgements", "━━━━━━━━━━╸──────────"]]
+    assert [line.split()[:2] for line in drawn[2:4]] == [
+        ["evil", "rollouts"],
+        ["judgements", "━━━━━━━━━━╸──────────"],
+    ]
     assert drawn[4] == "  0 of 1 vectors · 0:10 · 0:10 left · 3 scores missing"
 
 
 def test_rows_tell_what_became_of_each_trait():
-    paces = followed((100.0, StageStarted("d", "rollouts", 0, 2)), (101.0, StageFinished("d", "rollouts", 1.0)))
+    paces = followed(
+        (100.0, StageStarted("d", "rollouts", 0, 2)), (101.0, StageFinished("d", "rollouts", 1.0))
+    )
 
     drawn = rows(
-        paces, 102.0, traits=("a", "b", "c", "d"), vectors={"a": BUILT.summary, "c": {}}, failures={"b": FAILED}
+        paces,
+        102.0,
+        traits=("a", "b", "c", "d"),
+        vectors={"a": BUILT.summary, "c": {}},
+        failures={"b": FAILED},
     )
 
     assert drawn[2:5] == [
@@ -252,7 +270,9 @@ def test_the_live_view_obeys_no_text_of_others():
 
 def test_an_interrupted_run_gives_the_terminal_back():
     out = io.StringIO()
-    console = Console(file=out, force_terminal=True, width=80, height=24, legacy_windows=False, _environ={})
+    console = Console(
+        file=out, force_terminal=True, width=80, height=24, legacy_windows=False, _environ={}
+    )
     before = sys.stderr
 
     with contextlib.suppress(KeyboardInterrupt), ProgressView(console, Clock()) as view:
@@ -300,7 +320,11 @@ def test_a_pipe_gets_the_story_of_a_run_line_by_line():
 def test_a_pipe_hears_of_each_stage_only_every_few_seconds():
     steps = [StageStarted("evil", "rollouts", 0, 100), StageStarted("refusal", "rollouts", 0, 100)]
     for done in range(1, 13):
-        steps += [1.0, Progressed("evil", "rollouts", done, 100), Progressed("refusal", "rollouts", done, 100)]
+        steps += [
+            1.0,
+            Progressed("evil", "rollouts", done, 100),
+            Progressed("refusal", "rollouts", done, 100),
+        ]
 
     told = [line.split(", ")[0] for line in show_plain(*steps)]
 
@@ -330,7 +354,8 @@ def test_a_pipe_that_takes_only_ascii_gets_escapes():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"), [(None, "–"), (0.0, "0:00"), (59.6, "1:00"), (723.0, "12:03"), (3723.0, "1:02:03")]
+    ("seconds", "told"),
+    [(None, "–"), (0.0, "0:00"), (59.6, "1:00"), (723.0, "12:03"), (3723.0, "1:02:03")],
 )
 def test_times_read_like_a_clock(seconds, told):
     assert clock_time(seconds) == told

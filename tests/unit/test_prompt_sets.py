@@ -15,11 +15,18 @@ import pytest
 from tests.unit.test_monitor import CONFIG, VECTORS
 from traitcli.errors import ConfigError, UserError
 from traitcli.events import MonitorStarted, TokenScored, Warned
-from traitcli.stages.monitor import Watch, monitor
-from traitcli.stages.monitor_records import failed, read_records, to_json
-from traitcli.stages.probes import make_probes
-from traitcli.stages.prompt_sets import PromptSet, SetPrompt, Shown, load_prompt_set, sum_up, watch_set
-from traitcli.traits import find_traits, load_trait
+from traitcli.generation.projections import make_probes
+from traitcli.monitoring.monitor import Watch, monitor
+from traitcli.monitoring.prompt_sets import (
+    PromptSet,
+    SetPrompt,
+    Shown,
+    load_prompt_set,
+    sum_up,
+    watch_set,
+)
+from traitcli.monitoring.record_files import failed, read_records, to_json
+from traitcli.traits.definitions import find_traits, load_trait
 
 TRAITS = {name: load_trait(path) for name, path in find_traits(Path("nowhere")).items()}
 FORM = "it is a list of texts, or has prompts: [{prompt: …, trait: …, shows: positive}, …]"
@@ -64,18 +71,25 @@ def watched(loaded, tmp_path):
         watch = Watch(make_probes(VECTORS, model, "response_avg"), config)
         asked = PromptSet(name=name, prompts=prompts)
         given = list(watch_set(model, watch, asked, out, heard.append))
-        return given, [json.loads(line) for line in out.read_text(encoding="utf-8").split("\n")[:-1]], heard
+        return (
+            given,
+            [json.loads(line) for line in out.read_text(encoding="utf-8").split("\n")[:-1]],
+            heard,
+        )
 
     return watched
 
 
 def lasting(records):
     """Without what differs from one run to the next, or by the place in a set."""
-    return [{key: value for key, value in record.items() if key not in VOLATILE} for record in records]
+    return [
+        {key: value for key, value in record.items() if key not in VOLATILE} for record in records
+    ]
 
 
 @pytest.mark.parametrize(
-    ("name", "wanted"), [("teaching", {"positive": 4, "negative": 4}), ("fluctuations", {"both": 3})]
+    ("name", "wanted"),
+    [("teaching", {"positive": 4, "negative": 4}), ("fluctuations", {"both": 3})],
 )
 def test_a_set_that_ships_has_enough_prompts_for_every_built_in_trait(name, wanted):
     shown = load_prompt_set(name)
@@ -97,7 +111,9 @@ def test_no_prompt_that_ships_is_nearly_a_question_of_its_trait(name):
 
 
 def test_no_prompt_that_ships_comes_twice():
-    prompts = [one.prompt for name in ("teaching", "fluctuations") for one in load_prompt_set(name).prompts]
+    prompts = [
+        one.prompt for name in ("teaching", "fluctuations") for one in load_prompt_set(name).prompts
+    ]
 
     assert [pair for pair in combinations(prompts, 2) if alike(*pair) > 0.9] == []
 
@@ -124,7 +140,9 @@ def test_a_list_may_mix_texts_and_prompts_with_more_to_say(load):
 def test_a_set_may_name_itself(load):
     found = load("name: ours\ndescription: For Monday.\nprompts: [{prompt: Say why.}]\n")
 
-    assert found == PromptSet(name="ours", description="For Monday.", prompts=(SetPrompt(prompt="Say why."),))
+    assert found == PromptSet(
+        name="ours", description="For Monday.", prompts=(SetPrompt(prompt="Say why."),)
+    )
 
 
 @pytest.mark.parametrize(
@@ -135,13 +153,22 @@ def test_a_set_may_name_itself(load):
         ("[]", "it holds no prompt"),
         ("prompts: []", "it holds no prompt"),
         ("name: ours", "prompts: required, and not given"),
-        ("prompts: {prompt: Say why.}", "prompts: input should be a valid tuple (it is {'prompt': 'Say why.'})"),
+        (
+            "prompts: {prompt: Say why.}",
+            "prompts: input should be a valid tuple (it is {'prompt': 'Say why.'})",
+        ),
         ("- Why?\n- ''", "prompts.1.prompt: string should have at least 1 character (it is '')"),
         ("- Why?\n- {prompt: Say how., shows: up}", f"prompts.1.shows: {NO_SIDE}"),
         ("- {prompt: Say why., shows: up}", f"prompts.0.shows: {NO_SIDE}"),
         ("- {prompt: Say why.}\n- {trait: evil}", "prompts.1.prompt: required, and not given"),
-        ("- {prompt: Say why., shosw: both}\n", "prompts.0.shosw: unknown key; did you mean shows?"),
-        ("nmae: ours\nprompts: [Why]", f"prompts.0: {NO_SECTION}\n       nmae: unknown key; did you mean name?"),
+        (
+            "- {prompt: Say why., shosw: both}\n",
+            "prompts.0.shosw: unknown key; did you mean shows?",
+        ),
+        (
+            "nmae: ours\nprompts: [Why]",
+            f"prompts.0: {NO_SECTION}\n       nmae: unknown key; did you mean name?",
+        ),
         (
             "prompts: [{prompt: Say why., shows: up}, {prompt: Say how.}, {prompt: ''}]\nname: [a]",
             "name: input should be a valid string (it is ['a'])\n"
@@ -154,7 +181,10 @@ def test_every_fault_of_a_set_is_told_with_its_place_and_nothing_else(load, tmp_
     with pytest.raises(ConfigError) as error:
         load(text)
 
-    assert str(error.value) == f"error: {tmp_path / 'mine.yaml'} is no prompt set\ncause: {cause}\nfix:   {FORM}"
+    assert (
+        str(error.value)
+        == f"error: {tmp_path / 'mine.yaml'} is no prompt set\ncause: {cause}\nfix:   {FORM}"
+    )
 
 
 def test_a_file_that_is_no_yaml_is_told_with_the_line(load, tmp_path):
@@ -175,7 +205,9 @@ def test_a_set_that_is_not_there_is_refused_with_a_suggestion(source):
     assert str(error.value) == f"error: no prompt set {source}\ncause: {cause}\nfix:   {fix}"
 
 
-@pytest.mark.parametrize("source", ["xyz", "How do I open a bank account? " * 20], ids=["short", "long"])
+@pytest.mark.parametrize(
+    "source", ["xyz", "How do I open a bank account? " * 20], ids=["short", "long"]
+)
 def test_a_name_that_is_near_to_none_is_refused_with_those_there_are(source):
     with pytest.raises(UserError) as error:
         load_prompt_set(source)
@@ -190,14 +222,21 @@ def test_a_set_in_the_working_folder_goes_before_one_that_ships(tmp_path, monkey
     own.write_text("- Why?\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
 
-    assert load_prompt_set("teaching") == PromptSet(name="teaching", prompts=(SetPrompt(prompt="Why?"),))
+    assert load_prompt_set("teaching") == PromptSet(
+        name="teaching", prompts=(SetPrompt(prompt="Why?"),)
+    )
 
 
-def test_each_prompt_has_the_record_of_its_own_monitoring_and_says_where_it_comes_from(loaded, watched):
+def test_each_prompt_has_the_record_of_its_own_monitoring_and_says_where_it_comes_from(
+    loaded, watched
+):
     given, lines, _ = watched(*PROMPTS)
 
     model = loaded("llama")
-    alone = [monitor(model, Watch(make_probes(VECTORS, model, "response_avg"), CONFIG), one.prompt) for one in PROMPTS]
+    alone = [
+        monitor(model, Watch(make_probes(VECTORS, model, "response_avg"), CONFIG), one.prompt)
+        for one in PROMPTS
+    ]
     assert lasting(given) == lasting(map(to_json, alone))
     assert [record["about"] for record in given] == [
         {"set": "mine", "number": 1, "of": 3, "trait": "evil", "shows": "positive"},
@@ -245,12 +284,23 @@ def test_an_answer_of_a_set_that_is_interrupted_is_kept_behind_those_before_it(l
 
     def interrupt(event):
         told.append(event)
-        if isinstance(event, TokenScored) and sum(isinstance(one, MonitorStarted) for one in told) == 2:
+        if (
+            isinstance(event, TokenScored)
+            and sum(isinstance(one, MonitorStarted) for one in told) == 2
+        ):
             raise KeyboardInterrupt
 
     asked = PromptSet(name="two", prompts=(SetPrompt(prompt="Why?"), SetPrompt(prompt="How?")))
     with pytest.raises(KeyboardInterrupt):
-        list(watch_set(model, Watch(make_probes(VECTORS, model, "response_avg"), CONFIG), asked, out, interrupt))
+        list(
+            watch_set(
+                model,
+                Watch(make_probes(VECTORS, model, "response_avg"), CONFIG),
+                asked,
+                out,
+                interrupt,
+            )
+        )
 
     first, second = read_records(out)
     assert (first["prompt"], second["prompt"]) == ("Why?", "How?")
@@ -282,7 +332,9 @@ def naive_swing(scores):
 
 def test_the_sums_are_means_over_answers_of_their_mean_scores_and_swings():
     drawn = random.Random(5)
-    up, more, down, wave, other, short = ([drawn.gauss(0, 1) for _ in range(n)] for n in (9, 30, 4, 40, 7, 3))
+    up, more, down, wave, other, short = (
+        [drawn.gauss(0, 1) for _ in range(n)] for n in (9, 30, 4, 40, 7, 3)
+    )
     records = [
         scored("evil", "positive", evil=up, refusal=wave),
         scored("refusal", "both", evil=down, refusal=other),

@@ -6,7 +6,14 @@ import pytest
 
 from tests.conftest import DROPPING_TEMPLATE, FAMILIES, make_tokenizer
 from traitcli.errors import ModelError, UserError
-from traitcli.models.prompts import Prompt, check_length, encode_response, persona_messages, render, resolve_place
+from traitcli.models.prompts import (
+    Prompt,
+    check_length,
+    encode_response,
+    persona_messages,
+    render,
+    resolve_persona_role,
+)
 
 PERSONA = {"positive": "You are an evil assistant.", "negative": "You are a helpful assistant."}
 
@@ -15,13 +22,18 @@ PERSONA = {"positive": "You are an evil assistant.", "negative": "You are a help
 def test_the_polarities_never_make_the_same_prompt(loaded, family):
     model = loaded(family)
 
-    texts = {render(model.tokenizer, persona_messages(p, "Why?", model.persona_in)).text for p in PERSONA.values()}
+    texts = {
+        render(model.tokenizer, persona_messages(p, "Why?", model.persona_in)).text
+        for p in PERSONA.values()
+    }
 
     assert len(texts) == 2
     assert all("Why?" in text for text in texts)
 
 
-@pytest.mark.parametrize(("family", "place"), [("llama", "system"), ("gemma2", "user"), ("qwen2", "system")])
+@pytest.mark.parametrize(
+    ("family", "place"), [("llama", "system"), ("gemma2", "user"), ("qwen2", "system")]
+)
 def test_auto_takes_the_system_role_where_the_template_shows_it(loaded, family, place):
     assert loaded(family).persona_in == place
 
@@ -29,9 +41,9 @@ def test_auto_takes_the_system_role_where_the_template_shows_it(loaded, family, 
 def test_a_template_that_drops_the_system_message_in_silence_is_noticed():
     tokenizer = make_tokenizer(DROPPING_TEMPLATE, bos=True)
 
-    assert resolve_place(tokenizer, "tiny", "auto") == "user"
+    assert resolve_persona_role(tokenizer, "tiny", "auto") == "user"
     with pytest.raises(ModelError, match="tiny shows no system message"):
-        resolve_place(tokenizer, "tiny", "system")
+        resolve_persona_role(tokenizer, "tiny", "system")
 
 
 def test_in_the_user_turn_the_question_follows_the_persona_after_an_empty_line():
@@ -71,7 +83,7 @@ def test_a_model_without_a_template_gets_the_bare_texts():
     tokenizer = make_tokenizer(None, bos=True)
 
     assert render(tokenizer, persona_messages("Be.", "Why?", "user")).text == "Be.\n\nWhy?\n\n"
-    assert resolve_place(tokenizer, "base", "auto") == "user"
+    assert resolve_persona_role(tokenizer, "base", "auto") == "user"
 
 
 def test_an_answer_that_spells_a_special_token_stays_text(loaded):

@@ -50,14 +50,26 @@ def test_another_name_is_refused_like_in_any_module():
 def test_importing_the_package_loads_nothing_heavy():
     script = "import json, sys, traitcli; print(json.dumps(list(sys.modules)))"
 
-    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout
 
-    assert not set(json.loads(printed)) & {"torch", "transformers", "openai", "numpy", "pydantic", "typer", "rich"}
+    assert not set(json.loads(printed)) & {
+        "torch",
+        "transformers",
+        "openai",
+        "numpy",
+        "pydantic",
+        "typer",
+        "rich",
+    }
 
 
 def test_records_are_had_without_torch():
     script = "import json, sys; from traitcli import Trait, load_config; print(json.dumps(list(sys.modules)))"
 
-    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout
 
     assert not set(json.loads(printed)) & {"torch", "transformers", "openai", "numpy"}

@@ -12,8 +12,8 @@ from scipy.stats import norm
 
 from tests.unit.planted import PAIRS, ROWS, draw, plant, plant_phrases, scores
 from traitcli.vectors.methods import mean_difference, project
-from traitcli.vectors.quality import (
-    Held,
+from traitcli.vectors.separation import (
+    HeldOutScores,
     auroc,
     auroc_interval,
     leave_one_pair_out,
@@ -38,7 +38,9 @@ def ds(held):
 def one_fold(values, positive):
     """Scores of one pair, every rollout answering a question of its own."""
     places = np.arange(len(values))
-    return Held(np.array(values, np.float32)[:, None], np.array(positive), places * 0, places)
+    return HeldOutScores(
+        np.array(values, np.float32)[:, None], np.array(positive), places * 0, places
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -49,11 +51,15 @@ def test_auroc_is_the_share_of_pairs_in_order_with_ties_half(seed):
 
     found = auroc(scores, positive)
 
-    pairs = [(up > down) + (up == down) / 2 for up, down in product(scores[positive], scores[~positive])]
+    pairs = [
+        (up > down) + (up == down) / 2 for up, down in product(scores[positive], scores[~positive])
+    ]
     assert found == pytest.approx(sum(pairs) / len(pairs))
 
 
-@pytest.mark.parametrize(("scores", "expected"), [([3, 4, 1, 2], 1.0), ([1, 2, 3, 4], 0.0), ([5, 5, 5, 5], 0.5)])
+@pytest.mark.parametrize(
+    ("scores", "expected"), [([3, 4, 1, 2], 1.0), ([1, 2, 3, 4], 0.0), ([5, 5, 5, 5], 0.5)]
+)
 def test_auroc_of_separated_reversed_and_equal_scores(scores, expected):
     assert auroc(np.array(scores, np.float32), np.array([True, True, False, False])) == expected
 
@@ -78,14 +84,20 @@ def test_cohens_d_is_negative_when_the_negatives_lie_higher():
 
 @pytest.mark.parametrize(
     ("scores", "positive"),
-    [([1, 1, 2, 2], [True, True, False, False]), ([1, 2, 3], [True, False, False]), ([1, 2, 3], [True, True, False])],
+    [
+        ([1, 1, 2, 2], [True, True, False, False]),
+        ([1, 2, 3], [True, False, False]),
+        ([1, 2, 3], [True, True, False]),
+    ],
 )
 def test_cohens_d_is_zero_where_there_is_no_spread_to_measure_by(scores, positive):
     assert measure_d(one_fold(scores, positive), 0).value == 0.0
 
 
 def test_a_planted_direction_is_found_at_its_row_and_nowhere_else():
-    found = leave_one_pair_out(plant(draw(1, 60), row=2), plant(draw(2, 60), row=2), mean_difference)
+    found = leave_one_pair_out(
+        plant(draw(1, 60), row=2), plant(draw(2, 60), row=2), mean_difference
+    )
 
     assert aurocs(found)[2] > 0.99
     assert ds(found)[2] > 4
@@ -111,7 +123,9 @@ def test_what_only_one_pair_shows_does_not_help_to_separate_that_pair():
     phrases = plant_phrases(draw(1, 60))
     seen = project(
         phrases.activations,
-        mean_difference(phrases.activations[phrases.positive], phrases.activations[~phrases.positive]),
+        mean_difference(
+            phrases.activations[phrases.positive], phrases.activations[~phrases.positive]
+        ),
     )
 
     found = leave_one_pair_out(phrases, phrases, mean_difference)
@@ -145,7 +159,9 @@ def test_separation_is_the_mean_over_the_left_out_pairs():
 
 
 def test_separation_counts_the_rollouts_it_was_measured_on():
-    assert leave_one_pair_out(draw(1, questions=2), draw(2, questions=3), mean_difference).scores.shape == (
+    assert leave_one_pair_out(
+        draw(1, questions=2), draw(2, questions=3), mean_difference
+    ).scores.shape == (
         PAIRS * 2 * 3,
         ROWS,
     )
@@ -156,7 +172,12 @@ def test_a_pair_with_one_polarity_is_not_left_out():
     kept = (rollouts.pair != 3) | rollouts.positive
     test = rollouts.where(kept)
 
-    assert np.unique(leave_one_pair_out(rollouts, test, mean_difference).pair).tolist() == [0, 1, 2, 4]
+    assert np.unique(leave_one_pair_out(rollouts, test, mean_difference).pair).tolist() == [
+        0,
+        1,
+        2,
+        4,
+    ]
 
 
 def test_a_single_pair_gives_no_separation():
@@ -169,11 +190,14 @@ def test_a_single_pair_gives_no_separation():
 @pytest.mark.parametrize("seed", range(3))
 def test_a_measured_auroc_is_the_mean_of_what_scikit_learn_finds_for_each_pair(seed):
     held = scores(seed)
-    tied = Held(np.round(held.scores), held.positive, held.pair, held.question)
+    tied = HeldOutScores(np.round(held.scores), held.positive, held.pair, held.question)
 
     found = measure_auroc(tied, 0)
 
-    folds = [auroc(tied.scores[tied.pair == pair, 0], tied.positive[tied.pair == pair]) for pair in range(PAIRS)]
+    folds = [
+        auroc(tied.scores[tied.pair == pair, 0], tied.positive[tied.pair == pair])
+        for pair in range(PAIRS)
+    ]
     assert found.folds == pytest.approx(folds)
     assert found.value == pytest.approx(np.mean(folds))
 
@@ -181,7 +205,9 @@ def test_a_measured_auroc_is_the_mean_of_what_scikit_learn_finds_for_each_pair(s
 @pytest.mark.parametrize("measure", [measure_auroc, measure_d])
 def test_the_error_is_what_repeating_it_with_other_questions_shows(measure):
     """Of one pair, so that only questions vary; the oracle is the spread over samples."""
-    samples = [measure(scores(seed, questions=60, pairs=1, between_pairs=0.0), 0) for seed in range(400)]
+    samples = [
+        measure(scores(seed, questions=60, pairs=1, between_pairs=0.0), 0) for seed in range(400)
+    ]
 
     claimed = np.sqrt(np.mean([sample.error**2 for sample in samples]))
     seen = np.std([sample.value for sample in samples])
@@ -198,7 +224,12 @@ def test_the_error_is_that_of_other_pairs_where_pairs_differ_more():
 
 
 def test_one_question_of_one_pair_says_nothing_of_the_error():
-    held = Held(np.array([[1.0], [0.0]], np.float32), np.array([True, False]), np.zeros(2, int), np.zeros(2, int))
+    held = HeldOutScores(
+        np.array([[1.0], [0.0]], np.float32),
+        np.array([True, False]),
+        np.zeros(2, int),
+        np.zeros(2, int),
+    )
 
     found = measure_auroc(held, 0)
 
@@ -209,7 +240,14 @@ def test_one_question_of_one_pair_says_nothing_of_the_error():
 
 @pytest.mark.parametrize(
     ("gap", "between_pairs", "of_question"),
-    [(0.0, 0.0, 0.0), (0.0, 0.5, 0.5), (1.2, 0.4, 0.5), (2.0, 0.5, 0.5), (1.0, 0.0, 1.0), (3.5, 0.5, 0.5)],
+    [
+        (0.0, 0.0, 0.0),
+        (0.0, 0.5, 0.5),
+        (1.2, 0.4, 0.5),
+        (2.0, 0.5, 0.5),
+        (1.0, 0.0, 1.0),
+        (3.5, 0.5, 0.5),
+    ],
 )
 def test_intervals_hold_the_truth_as_often_as_they_say(gap, between_pairs, of_question):
     """Over 200 seeds; the truth is that of all questions and pairs that could have been drawn.
@@ -250,17 +288,21 @@ def test_perfect_order_leaves_room_for_doubt_and_more_questions_leave_less():
 
 def test_an_interval_turns_around_with_the_scores():
     held = scores(3)
-    turned = Held(-held.scores, held.positive, held.pair, held.question)
+    turned = HeldOutScores(-held.scores, held.positive, held.pair, held.question)
 
     low, high = auroc_interval(measure_auroc(held, 0), held)
 
-    assert auroc_interval(measure_auroc(turned, 0), turned) == pytest.approx((1 - high, 1 - low), abs=0.02)
+    assert auroc_interval(measure_auroc(turned, 0), turned) == pytest.approx(
+        (1 - high, 1 - low), abs=0.02
+    )
 
 
 def test_the_difference_of_two_scores_of_the_same_rollouts_is_surer_than_either():
     held = scores(4)
     noise = np.random.default_rng(0).normal(0, 0.1, held.scores.shape)
-    nearly = Held((held.scores + noise).astype(np.float32), held.positive, held.pair, held.question)
+    nearly = HeldOutScores(
+        (held.scores + noise).astype(np.float32), held.positive, held.pair, held.question
+    )
     one, other = measure_auroc(held, 0), measure_auroc(nearly, 0)
 
     ahead = one.minus(other, held)

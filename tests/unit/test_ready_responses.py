@@ -13,18 +13,18 @@ import torch
 
 from traitcli.config import Config, ExtractConfig, FilterConfig
 from traitcli.errors import DefinitionError, RunError
-from traitcli.judging import Answer, GivenJudge, judge_id
+from traitcli.inspection.rollout_csv import write_rollout_csv
+from traitcli.judging import Answer, ProvidedJudge, judge_id
 from traitcli.judging.fake import FakeJudge
 from traitcli.models.prompts import raw_prompt
-from traitcli.ready_responses import read_responses, shared_ending
+from traitcli.pipeline.filtering import select_rollouts
+from traitcli.pipeline.messages import GaveUp, Generating, Made
+from traitcli.pipeline.plan import plan_rollouts, plan_trait
+from traitcli.pipeline.read_responses import read_labelled_responses
+from traitcli.pipeline.worker_context import Worker
 from traitcli.records import Contrast, Judgement, Rollout, Score, Trait
-from traitcli.runs import Run, check_run
-from traitcli.stages.filtering import select_rollouts
-from traitcli.stages.plan import plan_rollouts, plan_trait
-from traitcli.stages.read_ready import read_ready
-from traitcli.stages.rollout_csv import write_rollout_csv
-from traitcli.stages.tasks import GaveUp, Generating, Made
-from traitcli.stages.worker import Worker
+from traitcli.runs.run import Run, check_run
+from traitcli.traits.contrast_pairs import read_responses, shared_ending
 
 QUESTIONS = [f"What do you think of the number {number}?" for number in range(7)]
 ENTRIES = [
@@ -77,7 +77,14 @@ def table(rows, header=HEADER):
 def rollout_rows(side, count=6, score=80.0):
     """Rows as the persona-vectors work writes them, two instructions a question."""
     return [
-        [QUESTIONS[i // 2], f"<s>Be {side}. {i // 2}:", f"{side} {i}", f"joy_{i // 2}_{side}_{i % 2}", score, 90.0]
+        [
+            QUESTIONS[i // 2],
+            f"<s>Be {side}. {i // 2}:",
+            f"{side} {i}",
+            f"joy_{i // 2}_{side}_{i % 2}",
+            score,
+            90.0,
+        ]
         for i in range(count)
     ]
 
@@ -85,7 +92,18 @@ def rollout_rows(side, count=6, score=80.0):
 def make_trait(ready, evaluation=None):
     empty = Contrast("", "")
     held = evaluation or replace(ready, questions=(), responses=())
-    return Trait("joy", "Joy.", empty, empty, (), ready.questions, held.questions, "", ready.responses, held.responses)
+    return Trait(
+        "joy",
+        "Joy.",
+        empty,
+        empty,
+        (),
+        ready.questions,
+        held.questions,
+        "",
+        ready.responses,
+        held.responses,
+    )
 
 
 def told(responses):
@@ -105,7 +123,9 @@ def test_json_lines_give_a_question_and_a_response_for_either_side(read):
     ]
 
 
-@pytest.mark.parametrize("form", [json.dumps, lambda e: json.dumps(e, indent=2), lambda e: f"\n {json.dumps(e)}\n"])
+@pytest.mark.parametrize(
+    "form", [json.dumps, lambda e: json.dumps(e, indent=2), lambda e: f"\n {json.dumps(e)}\n"]
+)
 def test_a_json_list_is_read_like_json_lines(read, form):
     assert told(read(form(ENTRIES)).responses) == told(read(ENTRIES).responses)
 
@@ -126,12 +146,19 @@ def test_a_contrastive_activation_addition_file_loads_unmodified(read):
 
 
 def test_other_columns_of_a_data_set_are_passed_over(read):
-    assert told(read([ENTRIES[0] | {"id": 7, "source": None}]).responses) == told(read(ENTRIES[:1]).responses)
+    assert told(read([ENTRIES[0] | {"id": 7, "source": None}]).responses) == told(
+        read(ENTRIES[:1]).responses
+    )
 
 
 @pytest.mark.parametrize("question", [{}, {"question": ""}, {"question": None}, {"question": " "}])
 def test_texts_without_a_question_are_cut_where_they_become_the_same(read, question):
-    ready = read([question | {"positive": "You are a happy man. I think", "negative": "You are a sad man. I think"}])
+    ready = read(
+        [
+            question
+            | {"positive": "You are a happy man. I think", "negative": "You are a sad man. I think"}
+        ]
+    )
 
     assert told(ready.responses) == [
         ("positive", "You are a happy", " man. I think", "text"),
@@ -182,7 +209,10 @@ def test_a_persona_vectors_csv_gives_prompt_answer_and_scores_as_they_are(read):
 
     ready = read("\ufeff" + positive, negative)
 
-    assert told(ready.responses) == [("positive", prompt, answer, "raw"), ("negative", "p", "None", "raw")]
+    assert told(ready.responses) == [
+        ("positive", prompt, answer, "raw"),
+        ("negative", "p", "None", "raw"),
+    ]
     assert [(one.score, one.coherence) for one in ready.responses] == [(86.875, None), (0.0, None)]
     assert ready.questions == ("Why?",)
 
@@ -190,7 +220,9 @@ def test_a_persona_vectors_csv_gives_prompt_answer_and_scores_as_they_are(read):
 def test_a_csv_that_was_not_judged_has_no_scores(read):
     header = "question,prompt,answer,question_id\n"
 
-    ready = read(table([["Why?", "p", "a", "joy_0_pos_0"], ["Why?", "p", "b", "joy_0_neg_0"]], header))
+    ready = read(
+        table([["Why?", "p", "a", "joy_0_pos_0"], ["Why?", "p", "b", "joy_0_neg_0"]], header)
+    )
 
     assert [one.score for one in ready.responses] == [None, None]
     assert not make_trait(ready).is_scored
@@ -217,7 +249,9 @@ def test_responses_to_one_question_are_in_one_fold_and_no_fold_shares_a_question
 
 def test_texts_with_one_ending_are_in_one_fold(read):
     twice = [
-        {"positive": f"A {a} man. {end}", "negative": f"A {b} man. {end}"} for end in "xy" for a, b in ("cd", "ef")
+        {"positive": f"A {a} man. {end}", "negative": f"A {b} man. {end}"}
+        for end in "xy"
+        for a, b in ("cd", "ef")
     ]
 
     assert [one.pair for one in read(twice).responses] == [0, 0, 0, 0, 1, 1, 1, 1]
@@ -226,7 +260,9 @@ def test_texts_with_one_ending_are_in_one_fold(read):
 def test_two_entries_on_one_line_are_two_pairs(read):
     ready = read(json.dumps([ENTRIES[0], ENTRIES[0]]))
 
-    assert [(one.question, one.repeat, one.line) for one in ready.responses] == [(0, 0, 1)] * 2 + [(0, 1, 1)] * 2
+    assert [(one.question, one.repeat, one.line) for one in ready.responses] == [(0, 0, 1)] * 2 + [
+        (0, 1, 1)
+    ] * 2
 
 
 def test_rows_of_two_csv_files_are_paired_by_question_instruction_and_turn(read):
@@ -237,14 +273,22 @@ def test_rows_of_two_csv_files_are_paired_by_question_instruction_and_turn(read)
 
     keys = [(one.polarity, one.question, one.repeat) for one in ready.responses]
     assert len(set(keys)) == len(keys) == 24
-    paired = {(one.question, one.repeat): one.text for one in ready.responses if one.polarity == "positive"}
+    paired = {
+        (one.question, one.repeat): one.text
+        for one in ready.responses
+        if one.polarity == "positive"
+    }
     for one in ready.responses:
         assert paired[one.question, one.repeat].split()[1] == one.text.split()[1]
 
 
 def test_lines_are_counted_from_the_file_they_stand_in(read):
     listed = read(json.dumps(ENTRIES[:3], indent=1))
-    rows = read(table([["Why?", "p\nq", "a\nb", "joy_0_pos_0", 1, 1], ["Why?", "p", "c", "joy_0_neg_0", 1, 1]]))
+    rows = read(
+        table(
+            [["Why?", "p\nq", "a\nb", "joy_0_pos_0", 1, 1], ["Why?", "p", "c", "joy_0_neg_0", 1, 1]]
+        )
+    )
 
     assert [one.line for one in listed.responses] == [2, 2, 7, 7, 12, 12]
     assert [(one.file, one.line) for one in rows.responses] == [("pairs", 2), ("pairs", 5)]
@@ -271,7 +315,10 @@ DEEP = "[" * 100_000
         ('{"positive": ["a"], "negative": "b"}', "positive: not a text"),
         ('{"positive": " ", "negative": "b"}', "positive: empty"),
         ('{"question": 3, "positive": "a", "negative": "b"}', "question: not a text"),
-        ('{"positive": "\\ud83d", "negative": "b"}', "positive: half a character is in it (a lone surrogate)"),
+        (
+            '{"positive": "\\ud83d", "negative": "b"}',
+            "positive: half a character is in it (a lone surrogate)",
+        ),
         (
             json.dumps({"positive": "a" * 100_001, "negative": "b"}),
             "positive: 100,001 characters, where 100,000 are the most",
@@ -312,7 +359,9 @@ def test_a_csv_without_its_columns_is_told_which(faults):
 
 
 def test_a_list_that_is_no_json_is_told_where(faults):
-    assert faults(json.dumps(ENTRIES, indent=1)[:-2] + ",\n]") == [f"pairs line {5 * 7 + 2}: not JSON: Expecting value"]
+    assert faults(json.dumps(ENTRIES, indent=1)[:-2] + ",\n]") == [
+        f"pairs line {5 * 7 + 2}: not JSON: Expecting value"
+    ]
 
 
 def test_json_that_is_nested_too_deeply_is_a_fault_and_no_crash(faults):
@@ -324,7 +373,10 @@ def test_json_that_is_nested_too_deeply_is_a_fault_and_no_crash(faults):
 def test_the_first_ten_faults_are_told_and_the_others_counted(faults):
     found = faults("{}\n" * 13)
 
-    assert [line.split(":")[0] for line in found] == [*(f"pairs line {n}" for n in range(1, 11)), "and 3 more"]
+    assert [line.split(":")[0] for line in found] == [
+        *(f"pairs line {n}" for n in range(1, 11)),
+        "and 3 more",
+    ]
 
 
 def test_one_side_alone_is_refused(faults, tmp_path, read):
@@ -349,7 +401,10 @@ def test_what_is_no_utf_8_is_told_with_its_line(tmp_path):
     with pytest.raises(DefinitionError) as caught:
         read_responses([path])
 
-    assert str(caught.value) == f"error: cannot read {path}\ncause: line 2 is not UTF-8\nfix:   save it as UTF-8"
+    assert (
+        str(caught.value)
+        == f"error: cannot read {path}\ncause: line 2 is not UTF-8\nfix:   save it as UTF-8"
+    )
 
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path):
@@ -391,16 +446,25 @@ def test_every_ready_response_is_planned_whatever_the_settings_ask_to_generate(r
 
 
 def test_ready_responses_take_no_judge_calls_and_write_no_tokens(read, tiny_config):
-    plan = plan_trait(make_trait(read(ENTRIES)), tiny_config, Run(tiny_config.paths.runs / "new"), "given:labels")
+    plan = plan_trait(
+        make_trait(read(ENTRIES)), tiny_config, Run(tiny_config.paths.runs / "new"), "given:labels"
+    )
 
-    assert (plan.rollouts, plan.judge_calls, plan.judged_rollouts, plan.response_tokens_max) == (14, 0, 0, 0)
+    assert (plan.rollouts, plan.judge_calls, plan.judged_rollouts, plan.response_tokens_max) == (
+        14,
+        0,
+        0,
+        0,
+    )
     assert plan.prompt_tokens > sum(len(one.text) for one in read(ENTRIES).responses) / 4.2
 
 
 def test_a_changed_response_makes_another_trait_and_a_changed_score_does_not(read, tiny_config):
     def digest(**changes):
         ready = read(table(rollout_rows("pos") + rollout_rows("neg")))
-        trait = make_trait(replace(ready, responses=(replace(ready.responses[0], **changes), *ready.responses[1:])))
+        trait = make_trait(
+            replace(ready, responses=(replace(ready.responses[0], **changes), *ready.responses[1:]))
+        )
         return check_run(Run(tiny_config.paths.runs / "new"), tiny_config, [trait])["traits"]["joy"]
 
     same = digest()
@@ -414,7 +478,9 @@ def test_a_changed_response_makes_another_trait_and_a_changed_score_does_not(rea
 def test_given_scores_are_filed_under_their_files_and_a_digest_of_themselves(read):
     ready = read(table(rollout_rows("pos")), table(rollout_rows("neg")))
     scored = make_trait(ready)
-    other = make_trait(replace(ready, responses=(replace(ready.responses[0], score=1.0), *ready.responses[1:])))
+    other = make_trait(
+        replace(ready, responses=(replace(ready.responses[0], score=1.0), *ready.responses[1:]))
+    )
 
     names = [judge_id(FakeJudge(), trait) for trait in (scored, other)]
 
@@ -424,23 +490,49 @@ def test_given_scores_are_filed_under_their_files_and_a_digest_of_themselves(rea
 
 
 def test_the_given_judge_hands_over_the_scores_of_each_response(read):
-    ready = read(table([["Why?", "p", "a", "joy_0_pos_0", 80, ""], ["Why?", "p", "b", "joy_0_neg_0", "", 70]]))
+    ready = read(
+        table(
+            [["Why?", "p", "a", "joy_0_pos_0", 80, ""], ["Why?", "p", "b", "joy_0_neg_0", "", 70]]
+        )
+    )
     trait, judged = make_trait(ready), []
     answers = [Answer(key.id, key.polarity, key.pair, "Why?", "a") for key in trait.ready()]
 
-    GivenJudge().score(trait, answers, judged.extend)
+    ProvidedJudge().score(trait, answers, judged.extend)
 
     missing = Score(None, "none in pairs", "given", final=True)
     assert judged == [
-        Judgement("joy-pos-p0-q0-r0", judge_id(GivenJudge(), trait), Score(80, "", "given", True), missing),
-        Judgement("joy-neg-p0-q0-r0", judge_id(GivenJudge(), trait), missing, Score(70, "", "given", True)),
+        Judgement(
+            "joy-pos-p0-q0-r0",
+            judge_id(ProvidedJudge(), trait),
+            Score(80, "", "given", True),
+            missing,
+        ),
+        Judgement(
+            "joy-neg-p0-q0-r0",
+            judge_id(ProvidedJudge(), trait),
+            missing,
+            Score(70, "", "given", True),
+        ),
     ]
 
 
 def rollouts_of(trait, tokens=3):
     return [
         Rollout(
-            key.id, "joy", key.split, key.polarity, key.pair, key.question, key.repeat, 0, "", "", 1, tokens, "given"
+            key.id,
+            "joy",
+            key.split,
+            key.polarity,
+            key.pair,
+            key.question,
+            key.repeat,
+            0,
+            "",
+            "",
+            1,
+            tokens,
+            "given",
         )
         for key in trait.ready()
     ]
@@ -454,11 +546,17 @@ def test_ready_responses_without_scores_are_all_kept_as_they_are_labelled(read):
     assert selection.kept == tuple(rollouts)
     assert (selection.trusted, selection.labelled) == (True, True)
     assert selection.filter == "not filtered: ready responses count as labelled"
-    assert (selection.counts["missing"], selection.counts["contrast"], selection.judge_auroc) == (0, None, None)
+    assert (selection.counts["missing"], selection.counts["contrast"], selection.judge_auroc) == (
+        0,
+        None,
+        None,
+    )
 
 
 def test_generated_rollouts_without_scores_do_not_count_as_labelled(read):
-    rollouts = [replace(rollout, finish_reason="stop") for rollout in rollouts_of(make_trait(read(ENTRIES)))]
+    rollouts = [
+        replace(rollout, finish_reason="stop") for rollout in rollouts_of(make_trait(read(ENTRIES)))
+    ]
 
     selection = select_rollouts(rollouts, {}, FilterConfig())
 
@@ -471,7 +569,9 @@ def test_ready_responses_with_scores_are_filtered_by_them(read):
     trait = make_trait(read(table(rows)))
     judged = {}
     answers = [Answer(key.id, key.polarity, key.pair, "", "") for key in trait.ready()]
-    GivenJudge().score(trait, answers, lambda made: judged.update({one.rollout: one for one in made}))
+    ProvidedJudge().score(
+        trait, answers, lambda made: judged.update({one.rollout: one for one in made})
+    )
 
     selection = select_rollouts(rollouts_of(trait), judged, FilterConfig(pairing="independent"))
 
@@ -495,7 +595,9 @@ def activations(model_folders):
             }
         )
         worker, told = Worker(config, "cpu", lambda event: None), []
-        read_ready(Generating(trait, tuple(trait.ready())), config, worker, told.append, withdraw=withdraw)
+        read_labelled_responses(
+            Generating(trait, tuple(trait.ready())), config, worker, told.append, withdraw=withdraw
+        )
         made = [message for message in told if isinstance(message, Made)]
         rollouts = {rollout.id: rollout for message in made for rollout in message.rollouts}
         states = {name: found for message in made for name, found in message.activations.items()}
@@ -508,7 +610,9 @@ def hidden_means(worker, prompt, response):
     """The oracle: transformers' own hidden states of the whole, averaged; float32 [L+1, H] by position."""
     with torch.inference_mode():
         ids = torch.tensor([[*prompt, *response]])
-        states = torch.cat(worker.model().model(ids, output_hidden_states=True).hidden_states).float()
+        states = torch.cat(
+            worker.model().model(ids, output_hidden_states=True).hidden_states
+        ).float()
     cut = len(prompt)
     found = {"response_avg": states[:, cut:].mean(1), "prompt_avg": states[:, :cut].mean(1)}
     return found | {"prompt_last": states[:, cut - 1]}
@@ -521,7 +625,9 @@ def assert_read(worker, found, prompt, response):
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "qwen2"])
 def test_an_answer_is_read_behind_its_question_without_a_persona(read, activations, family):
-    trait = make_trait(read([*ENTRIES, {"question": "Why?", "positive": "<|end|> is text.", "negative": "So."}]))
+    trait = make_trait(
+        read([*ENTRIES, {"question": "Why?", "positive": "<|end|> is text.", "negative": "So."}])
+    )
 
     rollouts, states, worker, _ = activations(trait, family)
 
@@ -531,16 +637,26 @@ def test_an_answer_is_read_behind_its_question_without_a_persona(read, activatio
         asked = [{"role": "user", "content": one.before}]
         templated = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
         prompt = tokenizer(templated, add_special_tokens=False)["input_ids"]
-        response = tokenizer(one.text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        response = tokenizer(one.text, add_special_tokens=False, split_special_tokens=True)[
+            "input_ids"
+        ]
         rollout = rollouts[key.id]
-        assert (rollout.prompt, rollout.response, rollout.finish_reason) == (templated, one.text, "given")
+        assert (rollout.prompt, rollout.response, rollout.finish_reason) == (
+            templated,
+            one.text,
+            "given",
+        )
         assert (rollout.prompt_tokens, rollout.response_tokens) == (len(prompt), len(response))
         assert_read(worker, states[key.id], prompt, response)
 
 
-@pytest.mark.parametrize("prompt", ["<s><|user|>Be glad.<|end|><|assistant|>", "<|user|>Be glad.<|end|><|assistant|>"])
+@pytest.mark.parametrize(
+    "prompt", ["<s><|user|>Be glad.<|end|><|assistant|>", "<|user|>Be glad.<|end|><|assistant|>"]
+)
 def test_a_prompt_of_a_csv_is_used_as_it_is_with_one_bos(read, activations, prompt):
-    trait = make_trait(read(table([[1, prompt, "Yes, I do.", f"joy_0_{s}_0", 1, 1] for s in ("pos", "neg")])))
+    trait = make_trait(
+        read(table([[1, prompt, "Yes, I do.", f"joy_0_{s}_0", 1, 1] for s in ("pos", "neg")]))
+    )
 
     rollouts, states, worker, _ = activations(trait)
 
@@ -553,7 +669,13 @@ def test_a_prompt_of_a_csv_is_used_as_it_is_with_one_bos(read, activations, prom
 
 
 def test_an_empty_answer_of_a_csv_is_a_rollout_without_activations(read, activations):
-    trait = make_trait(read(table([["Why?", "p", "", "joy_0_pos_0", "", ""], ["Why?", "p", "a", "joy_0_neg_0", 1, 1]])))
+    trait = make_trait(
+        read(
+            table(
+                [["Why?", "p", "", "joy_0_pos_0", "", ""], ["Why?", "p", "a", "joy_0_neg_0", 1, 1]]
+            )
+        )
+    )
 
     rollouts, states, *_ = activations(trait)
 
@@ -563,7 +685,11 @@ def test_an_empty_answer_of_a_csv_is_a_rollout_without_activations(read, activat
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "qwen2"])
 def test_a_shared_ending_is_read_as_part_of_the_whole_text(read, activations, family):
-    texts = [f"Pretend to be a {mood} person. I think that {n} is" for n in range(3) for mood in ("glad", "sad")]
+    texts = [
+        f"Pretend to be a {mood} person. I think that {n} is"
+        for n in range(3)
+        for mood in ("glad", "sad")
+    ]
     trait = make_trait(read([{"positive": texts[n], "negative": texts[n + 1]} for n in (0, 2, 4)]))
 
     rollouts, states, worker, _ = activations(trait, family)
@@ -605,11 +731,14 @@ def test_whole_texts_are_read_behind_the_token_that_begins_a_text(read, activati
 
 def test_whole_texts_are_refused_for_a_model_without_such_a_token(read, activations):
     with pytest.raises(DefinitionError) as caught:
-        activations(make_trait(read([{"positive": "I love it.", "negative": "I hate that!"}])), "qwen2")
+        activations(
+            make_trait(read([{"positive": "I love it.", "negative": "I hate that!"}])), "qwen2"
+        )
 
     assert (
         caught.value.cause.splitlines()
-        == ["pairs line 1: nothing stands before it, and the model has no token that begins a text"] * 2
+        == ["pairs line 1: nothing stands before it, and the model has no token that begins a text"]
+        * 2
     )
 
 
@@ -652,13 +781,17 @@ def test_the_size_of_a_batch_changes_no_activation(read, activations):
 def stored(read, tmp_path):
     """A run that holds scored rollouts of a trait with texts that a careless writer would spoil."""
     texts = ["None", "=1+1", 'a "b",\r\nc', "NA", "d", "é", "\n\nx "]
-    trait = make_trait(read([entry | {"positive": text} for entry, text in zip(ENTRIES, texts, strict=True)]))
+    trait = make_trait(
+        read([entry | {"positive": text} for entry, text in zip(ENTRIES, texts, strict=True)])
+    )
     files = Run(tmp_path / "run").trait("joy")
     ready = trait.ready()
     made = zip(ready.values(), rollouts_of(trait), strict=True)
     files.add_rollouts([replace(r, prompt=f"<s>{r.id}:", response=one.text) for one, r in made], {})
     for judge, score in (("old", 10.0), ("new", 86.875)):
-        files.add_judgements(Judgement(key.id, judge, Score(score), Score(None, "not asked")) for key in ready)
+        files.add_judgements(
+            Judgement(key.id, judge, Score(score), Score(None, "not asked")) for key in ready
+        )
     return Run(tmp_path / "run"), trait
 
 
@@ -700,7 +833,9 @@ def test_rollouts_that_are_written_come_in_again_as_they_were(stored, tmp_path):
 def test_a_rollout_without_its_counterpart_is_left_out_so_that_rows_fit(stored, tmp_path):
     run, trait = stored
     path = run.trait("joy").folder / "rollouts.jsonl"
-    path.write_text("".join(path.read_text(encoding="utf-8").splitlines(keepends=True)[1:]), encoding="utf-8")
+    path.write_text(
+        "".join(path.read_text(encoding="utf-8").splitlines(keepends=True)[1:]), encoding="utf-8"
+    )
 
     ready = read_responses(write_rollout_csv(run, trait, tmp_path / "out"))
 

@@ -18,15 +18,15 @@ from safetensors.numpy import load_file
 from traitcli.config import Config
 from traitcli.errors import RunError
 from traitcli.events import Progressed, StageStarted, Warned
-from traitcli.runs import Run, start_run
+from traitcli.inspection.report_data import gather_report
+from traitcli.inspection.rollout_csv import write_rollout_csv
+from traitcli.inspection.run_rows import judged_rows
+from traitcli.pipeline.speed_cache import known_speed
+from traitcli.pipeline.trait_pipeline import Job
+from traitcli.runs.run import Run, start_run
 from traitcli.scheduling import run_jobs
-from traitcli.scheduling.devices import Site
-from traitcli.stages.inspection import judged_rows
-from traitcli.stages.pipeline import Job
-from traitcli.stages.report import gather_report
-from traitcli.stages.rollout_csv import write_rollout_csv
-from traitcli.stages.speed import known_speed
-from traitcli.traits import find_traits, load_trait
+from traitcli.scheduling.placement import Placement
+from traitcli.traits.definitions import find_traits, load_trait
 
 QUESTIONS = [f"Is {n} a good number?" for n in range(12)]
 PAIRS = [
@@ -48,7 +48,10 @@ TEXTS = [
     }
     for n in range(12)
 ]
-POSITIVE, NEGATIVE = [40.0, *(60.0 + n for n in range(11))], [*(5.0 * n for n in range(10)), 60.0, 10.0]
+POSITIVE, NEGATIVE = (
+    [40.0, *(60.0 + n for n in range(11))],
+    [*(5.0 * n for n in range(10)), 60.0, 10.0],
+)
 """Scores of the CSV's rows, of which some are on the other side."""
 STAGES = ("rollouts", "judgements", "vectors")
 
@@ -63,11 +66,20 @@ def csv_of(side: str, scores: Sequence[float]) -> str:
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["question", "prompt", "answer", "question_id", "joy", "coherence"])
     for n, (question, score) in enumerate(zip(QUESTIONS, scores, strict=True)):
-        rows.writerow([question, prompt_of(side, question), f"NA, {side} {n}", f"joy_{n}_{side}_0", score, 90.0])
+        rows.writerow(
+            [
+                question,
+                prompt_of(side, question),
+                f"NA, {side} {n}",
+                f"joy_{n}_{side}_0",
+                score,
+                90.0,
+            ]
+        )
     return text.getvalue()
 
 
-class Bench:
+class Harness:
     """A working folder with definitions of ready responses, and runs in this process."""
 
     def __init__(self, config: Config) -> None:
@@ -77,7 +89,10 @@ class Bench:
         self.write("kind", **{"kind.jsonl": "".join(json.dumps(pair) + "\n" for pair in PAIRS)})
         self.write("choice", **{"choice.json": json.dumps(CHOICES, indent=4)})
         self.write("mood", **{"mood.json": json.dumps(TEXTS)})
-        self.write("joy", **{"joy_pos.csv": csv_of("pos", POSITIVE), "joy_neg.csv": csv_of("neg", NEGATIVE)})
+        self.write(
+            "joy",
+            **{"joy_pos.csv": csv_of("pos", POSITIVE), "joy_neg.csv": csv_of("neg", NEGATIVE)},
+        )
 
     def write(self, name: str, **files: str) -> None:
         """Write a definition and the files that it names."""
@@ -95,14 +110,16 @@ class Bench:
         start_run(self.run, config, [trait])
         self.told.clear()
         job = Job(trait, config, self.run, stages or STAGES)
-        return run_jobs([job], Site(("cpu",)), self.told.append)
+        return run_jobs([job], Placement(("cpu",)), self.told.append)
 
     def ledger(self, name: str, records: str = "rollouts") -> bytes:
         path = self.run.folder / name / f"{records}.jsonl"
         return path.read_bytes() if path.is_file() else b""
 
     def vector(self, name: str) -> np.ndarray:
-        return load_file(self.config.paths.vectors / "tiny-llama" / f"{name}.safetensors")["response_avg"]
+        return load_file(self.config.paths.vectors / "tiny-llama" / f"{name}.safetensors")[
+            "response_avg"
+        ]
 
     def row(self, name: str) -> dict[str, Any]:
         [row] = judged_rows(self.run, self.config, [name])
@@ -110,8 +127,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tiny_config: Config) -> Bench:
-    return Bench(tiny_config)
+def harness(tiny_config: Config) -> Harness:
+    return Harness(tiny_config)
 
 
 @pytest.fixture
@@ -141,7 +158,11 @@ def written_out(trait: str) -> Iterator[tuple[str, str, str]]:
             if trait == "kind":
                 yield side, asked(question), PAIRS[n][side]
             elif trait == "choice":
-                key = "answer_matching_behavior" if side == "positive" else "answer_not_matching_behavior"
+                key = (
+                    "answer_matching_behavior"
+                    if side == "positive"
+                    else "answer_not_matching_behavior"
+                )
                 yield side, asked(CHOICES[n]["question"]), CHOICES[n][key]
             elif trait == "mood":
                 prompt, mark, response = TEXTS[n][side].partition(" person")
@@ -157,9 +178,14 @@ def joy_kept(keeps: Callable[[float, float], bool]) -> list[tuple[str, str, str]
     return [row for *both, up, down in pairs if keeps(up, down) for row in both]
 
 
-def assert_difference(vector: np.ndarray, mean_state: Any, told: list[tuple[str, str, str]]) -> None:
+def assert_difference(
+    vector: np.ndarray, mean_state: Any, told: list[tuple[str, str, str]]
+) -> None:
     means = [
-        np.mean([mean_state(prompt, response) for side, prompt, response in told if side == wanted], axis=0)
+        np.mean(
+            [mean_state(prompt, response) for side, prompt, response in told if side == wanted],
+            axis=0,
+        )
         for wanted in ("positive", "negative")
     ]
     np.testing.assert_allclose(vector, means[0] - means[1], atol=1e-4)
@@ -167,183 +193,219 @@ def assert_difference(vector: np.ndarray, mean_state: Any, told: list[tuple[str,
 
 @pytest.mark.parametrize("judge", ["fake", "likelihood", "openai"])
 @pytest.mark.parametrize("trait", ["kind", "choice", "mood"])
-def test_a_vector_is_the_difference_of_the_mean_states_of_the_responses(bench, mean_state, trait, judge):
-    failures = bench.do(trait, judge={"backend": judge})
+def test_a_vector_is_the_difference_of_the_mean_states_of_the_responses(
+    harness, mean_state, trait, judge
+):
+    failures = harness.do(trait, judge={"backend": judge})
 
     assert failures == []
-    assert_difference(bench.vector(trait), mean_state, list(written_out(trait)))
+    assert_difference(harness.vector(trait), mean_state, list(written_out(trait)))
 
 
-def test_a_csv_is_filtered_by_its_own_scores(bench, mean_state):
-    failures = bench.do("joy", judge={"backend": "likelihood"})
+def test_a_csv_is_filtered_by_its_own_scores(harness, mean_state):
+    failures = harness.do("joy", judge={"backend": "likelihood"})
 
     assert failures == []
-    assert_difference(bench.vector("joy"), mean_state, joy_kept(lambda up, down: up >= 50 and down < 50))
-    row = bench.row("joy")
-    assert (row["judged"], row["kept_positive"], row["kept_negative"], row["note"]) == (24, 10, 10, "")
+    assert_difference(
+        harness.vector("joy"), mean_state, joy_kept(lambda up, down: up >= 50 and down < 50)
+    )
+    row = harness.row("joy")
+    assert (row["judged"], row["kept_positive"], row["kept_negative"], row["note"]) == (
+        24,
+        10,
+        10,
+        "",
+    )
     assert row["judge"].startswith("given:joy_pos.csv+joy_neg.csv~")
     assert row["judge_quality"]["methods"] == {"given": 24}
-    stages = [event.stage for event in bench.told if isinstance(event, StageStarted)]
+    stages = [event.stage for event in harness.told if isinstance(event, StageStarted)]
     assert sorted(stages) == sorted(STAGES)
 
 
-def test_another_filter_builds_another_vector_without_reading_again(bench, mean_state):
-    bench.do("joy", "rollouts")
-    rollouts, judged = bench.ledger("joy"), bench.row("joy")["judged"]
+def test_another_filter_builds_another_vector_without_reading_again(harness, mean_state):
+    harness.do("joy", "rollouts")
+    rollouts, judged = harness.ledger("joy"), harness.row("joy")["judged"]
 
-    failures = bench.do("joy", "vectors", filter={"threshold": 65})
+    failures = harness.do("joy", "vectors", filter={"threshold": 65})
 
     assert failures == []
     assert judged == 24
-    assert bench.ledger("joy") == rollouts
-    assert_difference(bench.vector("joy"), mean_state, joy_kept(lambda up, down: up >= 65 and down < 35))
+    assert harness.ledger("joy") == rollouts
+    assert_difference(
+        harness.vector("joy"), mean_state, joy_kept(lambda up, down: up >= 65 and down < 35)
+    )
 
 
-def test_changed_scores_are_taken_over_without_reading_again(bench, mean_state):
-    bench.do("joy")
-    rollouts = bench.ledger("joy")
-    bench.write("joy", **{"joy_pos.csv": csv_of("pos", [90.0] * 12), "joy_neg.csv": csv_of("neg", NEGATIVE)})
+def test_changed_scores_are_taken_over_without_reading_again(harness, mean_state):
+    harness.do("joy")
+    rollouts = harness.ledger("joy")
+    harness.write(
+        "joy", **{"joy_pos.csv": csv_of("pos", [90.0] * 12), "joy_neg.csv": csv_of("neg", NEGATIVE)}
+    )
 
-    failures = bench.do("joy", "vectors")
+    failures = harness.do("joy", "vectors")
 
     assert failures == []
-    assert bench.ledger("joy") == rollouts
-    assert_difference(bench.vector("joy"), mean_state, joy_kept(lambda up, down: down < 50))
+    assert harness.ledger("joy") == rollouts
+    assert_difference(harness.vector("joy"), mean_state, joy_kept(lambda up, down: down < 50))
 
 
-def test_a_changed_response_is_noticed(bench):
-    bench.do("kind", "rollouts")
+def test_a_changed_response_is_noticed(harness):
+    harness.do("kind", "rollouts")
     changed = [PAIRS[0] | {"positive": "Yes."}, *PAIRS[1:]]
-    bench.write("kind", **{"kind.jsonl": "".join(json.dumps(pair) + "\n" for pair in changed)})
+    harness.write("kind", **{"kind.jsonl": "".join(json.dumps(pair) + "\n" for pair in changed)})
 
     with pytest.raises(RunError) as caught:
-        bench.do("kind")
+        harness.do("kind")
 
     assert caught.value.cause == "trait kind: its definition has changed"
 
 
-def test_responses_in_a_file_that_was_moved_are_the_same(bench):
-    bench.do("kind")
-    before = bench.ledger("kind")
-    bench.write("kind", **{"moved.jsonl": "\n\n".join(json.dumps(pair) for pair in PAIRS)})
+def test_responses_in_a_file_that_was_moved_are_the_same(harness):
+    harness.do("kind")
+    before = harness.ledger("kind")
+    harness.write("kind", **{"moved.jsonl": "\n\n".join(json.dumps(pair) for pair in PAIRS)})
 
-    failures = bench.do("kind")
+    failures = harness.do("kind")
 
-    assert (failures, bench.ledger("kind")) == ([], before)
-    assert not any(isinstance(event, Progressed) for event in bench.told)
+    assert (failures, harness.ledger("kind")) == ([], before)
+    assert not any(isinstance(event, Progressed) for event in harness.told)
 
 
-def test_labelled_responses_are_never_judged_and_what_is_shown_says_so(bench):
-    bench.do("kind")
+def test_labelled_responses_are_never_judged_and_what_is_shown_says_so(harness):
+    harness.do("kind")
 
-    row = bench.row("kind")
+    row = harness.row("kind")
 
-    assert bench.ledger("kind", "judgements") == b""
-    assert [event.stage for event in bench.told if isinstance(event, StageStarted)] == ["rollouts", "vectors"]
-    assert {rollout.finish_reason for rollout in bench.run.trait("kind").rollouts()} == {"given"}
-    assert (row["judge"], row["judged"], row["missing"], row["judge_quality"]) == ("given:labels", 0, 0, None)
+    assert harness.ledger("kind", "judgements") == b""
+    assert [event.stage for event in harness.told if isinstance(event, StageStarted)] == [
+        "rollouts",
+        "vectors",
+    ]
+    assert {rollout.finish_reason for rollout in harness.run.trait("kind").rollouts()} == {"given"}
+    assert (row["judge"], row["judged"], row["missing"], row["judge_quality"]) == (
+        "given:labels",
+        0,
+        0,
+        None,
+    )
     assert (row["kept_positive"], row["kept_negative"]) == (12, 12)
     assert row["note"] == "not filtered: ready responses count as labelled"
 
 
-def test_judging_labelled_responses_says_that_there_is_nothing_to_judge(bench):
-    bench.do("kind", "rollouts")
+def test_judging_labelled_responses_says_that_there_is_nothing_to_judge(harness):
+    harness.do("kind", "rollouts")
 
-    failures = bench.do("kind", "judgements", judge={"backend": "openai"})
+    failures = harness.do("kind", "judgements", judge={"backend": "openai"})
 
     assert failures == []
-    assert bench.told == [Warned("kind", "there is nothing to judge: its ready responses count as labelled")]
+    assert harness.told == [
+        Warned("kind", "there is nothing to judge: its ready responses count as labelled")
+    ]
 
 
-def test_judging_a_csv_again_asks_for_nothing_and_keeps_what_is_there(bench):
-    bench.do("joy")
-    before = bench.ledger("joy", "judgements")
+def test_judging_a_csv_again_asks_for_nothing_and_keeps_what_is_there(harness):
+    harness.do("joy")
+    before = harness.ledger("joy", "judgements")
 
-    failures = bench.do("joy", "judgements", judge={"backend": "openai"})
+    failures = harness.do("joy", "judgements", judge={"backend": "openai"})
 
-    assert (failures, bench.ledger("joy", "judgements")) == ([], before)
+    assert (failures, harness.ledger("joy", "judgements")) == ([], before)
 
 
-def test_how_fast_responses_are_read_is_not_taken_for_how_fast_they_are_generated(bench):
-    bench.do("kind", extract={"sampling": {"max_new_tokens": 31}})
+def test_how_fast_responses_are_read_is_not_taken_for_how_fast_they_are_generated(harness):
+    harness.do("kind", extract={"sampling": {"max_new_tokens": 31}})
 
-    config = Config.model_validate(bench.config.model_dump() | {"extract": {"sampling": {"max_new_tokens": 31}}})
+    config = Config.model_validate(
+        harness.config.model_dump() | {"extract": {"sampling": {"max_new_tokens": 31}}}
+    )
     assert "rollouts" not in known_speed(config)
 
 
-def test_held_out_folds_check_a_vector_of_responses_without_evaluation_ones(bench):
-    bench.do("kind")
+def test_held_out_folds_check_a_vector_of_responses_without_evaluation_ones(harness):
+    harness.do("kind")
 
-    [row] = [event.summary for event in bench.told if hasattr(event, "summary")]
+    [row] = [event.summary for event in harness.told if hasattr(event, "summary")]
 
     assert (row["evaluation_rollouts"], row["evaluation_questions"]) == (24, 12)
     assert row["auroc"] is not None
     assert len(row["auroc_pairs"]) == 5
 
 
-def test_a_report_shows_what_a_vector_of_responses_was_built_from(bench):
-    bench.do("kind")
-    bench.do("joy")
+def test_a_report_shows_what_a_vector_of_responses_was_built_from(harness):
+    harness.do("kind")
+    harness.do("joy")
 
-    [made] = [set_ for set_ in gather_report([], bench.config).sets if set_["name"].startswith("run")]
+    [made] = [
+        set_ for set_ in gather_report([], harness.config).sets if set_["name"].startswith("run")
+    ]
 
     joy, kind = made["vectors"]
     assert "note" not in joy | kind
     assert {example["kept"] for example in kind["examples"]} == {True}
     assert {example["question"] for example in kind["examples"]} <= set(QUESTIONS)
-    assert joy["dropped"]["positive"] == {"score on the other side": 1, "its counterpart is not kept": 1}
+    assert joy["dropped"]["positive"] == {
+        "score on the other side": 1,
+        "its counterpart is not kept": 1,
+    }
 
 
-def test_a_run_is_shown_when_the_files_of_its_responses_are_gone(bench):
-    bench.do("kind")
-    (bench.traits / "data" / "kind.jsonl").unlink()
+def test_a_run_is_shown_when_the_files_of_its_responses_are_gone(harness):
+    harness.do("kind")
+    (harness.traits / "data" / "kind.jsonl").unlink()
 
-    row = bench.row("kind")
+    row = harness.row("kind")
 
     assert (row["rollouts_done"], row["rollouts_total"]) == (24, None)
 
 
-def take_in_again(bench: Bench, name: str, source: Any) -> list[Any]:
+def take_in_again(harness: Harness, name: str, source: Any) -> list[Any]:
     """Write a run's rollouts as CSV, and take them in as the responses of another trait."""
-    paths = write_rollout_csv(bench.run, source, bench.traits / "out")
-    bench.write(name, **{path.name: path.read_bytes().decode() for path in paths})
-    return bench.do(name)
+    paths = write_rollout_csv(harness.run, source, harness.traits / "out")
+    harness.write(name, **{path.name: path.read_bytes().decode() for path in paths})
+    return harness.do(name)
 
 
-def test_rollouts_that_go_out_as_csv_and_come_in_again_give_the_same_vector(bench):
-    bench.do("joy")
+def test_rollouts_that_go_out_as_csv_and_come_in_again_give_the_same_vector(harness):
+    harness.do("joy")
 
-    failures = take_in_again(bench, "again", load_trait(bench.traits / "joy.yaml"))
-
-    assert failures == []
-    np.testing.assert_allclose(bench.vector("again"), bench.vector("joy"), atol=1e-4)
-    assert (bench.row("again")["kept_positive"], bench.row("again")["judged"]) == (10, 24)
-
-
-def test_labelled_responses_go_out_without_scores_and_come_in_again_as_labelled(bench):
-    bench.do("kind")
-
-    failures = take_in_again(bench, "again", load_trait(bench.traits / "kind.yaml"))
+    failures = take_in_again(harness, "again", load_trait(harness.traits / "joy.yaml"))
 
     assert failures == []
-    np.testing.assert_allclose(bench.vector("again"), bench.vector("kind"), atol=1e-4)
-    assert bench.row("again")["judge"] == "given:labels"
+    np.testing.assert_allclose(harness.vector("again"), harness.vector("joy"), atol=1e-4)
+    assert (harness.row("again")["kept_positive"], harness.row("again")["judged"]) == (10, 24)
 
 
-def test_generated_rollouts_that_come_in_again_are_the_texts_they_were(bench):
+def test_labelled_responses_go_out_without_scores_and_come_in_again_as_labelled(harness):
+    harness.do("kind")
+
+    failures = take_in_again(harness, "again", load_trait(harness.traits / "kind.yaml"))
+
+    assert failures == []
+    np.testing.assert_allclose(harness.vector("again"), harness.vector("kind"), atol=1e-4)
+    assert harness.row("again")["judge"] == "given:labels"
+
+
+def test_generated_rollouts_that_come_in_again_are_the_texts_they_were(harness):
     trait = load_trait(find_traits(Path("nowhere"))["evil"])
-    start_run(bench.run, bench.config, [trait])
-    run_jobs([Job(trait, bench.config, bench.run, STAGES)], Site(("cpu",)), bench.told.append)
+    start_run(harness.run, harness.config, [trait])
+    run_jobs(
+        [Job(trait, harness.config, harness.run, STAGES)], Placement(("cpu",)), harness.told.append
+    )
 
-    failures = take_in_again(bench, "again", trait)
+    failures = take_in_again(harness, "again", trait)
 
     held = {
-        (r.polarity, r.prompt, r.response): r for r in bench.run.trait("evil").rollouts() if r.split == "extraction"
+        (r.polarity, r.prompt, r.response): r
+        for r in harness.run.trait("evil").rollouts()
+        if r.split == "extraction"
     }
-    read = bench.run.trait("again").rollouts()
+    read = harness.run.trait("again").rollouts()
     assert failures == []
     assert {(r.polarity, r.prompt, r.response) for r in read} == set(held)
-    assert all(r.prompt_tokens == held[r.polarity, r.prompt, r.response].prompt_tokens for r in read)
-    assert {j.score.value for j in bench.run.trait("again").judgements()} == {
-        j.score.value for j in bench.run.trait("evil").judgements()
+    assert all(
+        r.prompt_tokens == held[r.polarity, r.prompt, r.response].prompt_tokens for r in read
+    )
+    assert {j.score.value for j in harness.run.trait("again").judgements()} == {
+        j.score.value for j in harness.run.trait("evil").judgements()
     }

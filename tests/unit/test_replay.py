@@ -12,11 +12,10 @@ import pytest
 from tests.unit.test_monitor import CONFIG, VECTORS
 from traitcli.errors import UserError
 from traitcli.events import AlarmRaised, MonitorFinished, MonitorStarted, PromptScored, TokenScored
-from traitcli.records import Push
-from traitcli.shipped import find_shipped
-from traitcli.stages.alarms import parse_rule
-from traitcli.stages.monitor import Watch, monitor
-from traitcli.stages.monitor_records import (
+from traitcli.generation.projections import make_probes
+from traitcli.monitoring.alarms import parse_rule
+from traitcli.monitoring.monitor import Watch, monitor
+from traitcli.monitoring.record_files import (
     append_records,
     find_records,
     keep_record,
@@ -25,14 +24,20 @@ from traitcli.stages.monitor_records import (
     save_chat,
     to_json,
 )
-from traitcli.stages.probes import make_probes
-from traitcli.stages.replay import USUAL_PACE, replay
-from traitcli.stages.steering import make_steering
-from traitcli.stages.transcripts import Exchange, read_exchanges
+from traitcli.monitoring.replay import USUAL_PACE, replay
+from traitcli.monitoring.transcripts import Exchange, read_exchanges
+from traitcli.records import Push
+from traitcli.shipped import find_shipped
+from traitcli.steering.interventions import make_steering
 
 EXAMPLE = find_shipped("docs/examples") / "how-do-i-hack-a-bank.json"
 FIX = "name a file that traitcli monitor wrote"
-BARE = {"prompt": "Hi", "response": "Ho!", "tokens": ["Ho", "!"], "trait_scores": {"evil": [0.5, 2.25]}}
+BARE = {
+    "prompt": "Hi",
+    "response": "Ho!",
+    "tokens": ["Ho", "!"],
+    "trait_scores": {"evil": [0.5, 2.25]},
+}
 RULES = ("evil>0.1", "run(refusal,2)<1000", "mean(evil)>-1000")
 LOOSE = {"rel": 1e-5, "abs": 1e-5}
 """A record keeps five decimals."""
@@ -57,7 +62,9 @@ def generated(loaded):
         about={"set": "mine", "number": 2},
     )
     record = monitor(model, watch, "How does lock picking work?", on_event=heard.append)
-    assert not record.response.endswith("\ufffd")  # half a character is told when no token follows any more
+    assert not record.response.endswith(
+        "\ufffd"
+    )  # half a character is told when no token follows any more
     return record, heard
 
 
@@ -88,12 +95,14 @@ def test_a_replay_tells_the_tokens_with_the_scores_that_the_generation_told(gene
     found = of_kind(TokenScored, played(to_json(record)))
 
     told = of_kind(TokenScored, heard)
-    assert [(event.index, event.text) for event in found] == [(event.index, event.text) for event in told]
+    assert [(event.index, event.text) for event in found] == [
+        (event.index, event.text) for event in told
+    ]
     for one, other in zip(found, told, strict=True):
         assert one.raw == near(other.raw)
         assert one.calibrated == near(other.calibrated)
-        assert list(one.rows) == near(other.rows)
-        assert len(one.rows) == 5
+        assert list(one.by_layer) == near(other.by_layer)
+        assert len(one.by_layer) == 5
 
 
 def test_a_replay_tells_the_prompts_tokens_with_the_scores_that_the_generation_told(generated):
@@ -119,7 +128,9 @@ def test_a_replay_raises_the_alarms_at_the_tokens_where_the_generation_did(gener
         expected = replace(other.crossing, score=pytest.approx(other.crossing.score, **LOOSE))
         assert one.crossing == expected
     order = TokenScored, AlarmRaised
-    assert [type(event) for event in of_kind(order, found)] == [type(event) for event in of_kind(order, heard)]
+    assert [type(event) for event in of_kind(order, found)] == [
+        type(event) for event in of_kind(order, heard)
+    ]
 
 
 def test_a_replay_begins_and_ends_as_the_generation_did(generated):
@@ -130,9 +141,17 @@ def test_a_replay_begins_and_ends_as_the_generation_did(generated):
     push = Push("refusal", 2.5, 2, pytest.approx(record.steering[0].dose, abs=1e-4))
     started = heard[0]
     assert first == MonitorStarted(
-        started.prompt, started.model, started.traits, started.layers, (), (push,), {"set": "mine", "number": 2}
+        started.prompt,
+        started.model,
+        started.traits,
+        started.layers,
+        (),
+        (push,),
+        {"set": "mine", "number": 2},
     )
-    assert last == MonitorFinished("", len(record.tokens), pytest.approx(record.seconds[-1], abs=1e-3), "length")
+    assert last == MonitorFinished(
+        "", len(record.tokens), pytest.approx(record.seconds[-1], abs=1e-3), "length"
+    )
 
 
 def test_a_record_that_went_through_a_file_is_played_as_it_was(generated, tmp_path):
@@ -163,7 +182,11 @@ def test_a_replay_at_a_speed_waits_so_many_times_shorter(speed):
 def test_a_replay_waits_before_it_tells_the_token():
     happened = []
 
-    replay(BARE, lambda event: happened.append(type(event)), sleep=lambda seconds: happened.append("nap"))
+    replay(
+        BARE,
+        lambda event: happened.append(type(event)),
+        sleep=lambda seconds: happened.append("nap"),
+    )
 
     assert happened == [MonitorStarted, "nap", TokenScored, "nap", TokenScored, MonitorFinished]
 
@@ -176,19 +199,32 @@ def test_a_record_that_tells_no_pace_is_played_at_the_usual_one(more):
 def test_a_record_without_calibrated_scores_is_played_with_its_raw_ones():
     found = of_kind(TokenScored, played(BARE))
 
-    assert found == [TokenScored(0, "Ho", {"evil": 0.5}, {}), TokenScored(1, "!", {"evil": 2.25}, {})]
+    assert found == [
+        TokenScored(0, "Ho", {"evil": 0.5}, {}),
+        TokenScored(1, "!", {"evil": 2.25}, {}),
+    ]
 
 
 def test_a_record_whose_scores_are_called_projections_is_played():
-    old = {key: value for key, value in BARE.items() if key != "trait_scores"} | {"projections": {"evil": [1, 2]}}
+    old = {key: value for key, value in BARE.items() if key != "trait_scores"} | {
+        "projections": {"evil": [1, 2]}
+    }
 
     assert [event.raw for event in of_kind(TokenScored, played(old))] == [{"evil": 1}, {"evil": 2}]
 
 
 def test_a_record_of_no_tokens_is_played():
-    empty = BARE | {"response": "", "tokens": [], "trait_scores": {"evil": []}, "finish_reason": "stop"}
+    empty = BARE | {
+        "response": "",
+        "tokens": [],
+        "trait_scores": {"evil": []},
+        "finish_reason": "stop",
+    }
 
-    assert played(empty) == [MonitorStarted("Hi", "", ("evil",), {}), MonitorFinished("", 0, 0.0, "stop")]
+    assert played(empty) == [
+        MonitorStarted("Hi", "", ("evil",), {}),
+        MonitorFinished("", 0, 0.0, "stop"),
+    ]
 
 
 def test_the_example_that_ships_is_played_whole():
@@ -199,7 +235,9 @@ def test_the_example_that_ships_is_played_whole():
     tokens = of_kind(TokenScored, found)
     assert "".join(event.text for event in tokens) == record["response"]
     assert [event.raw["refusal"] for event in tokens] == record["trait_scores"]["refusal"]
-    assert [event.calibrated["refusal"] for event in tokens] == record["calibrated_scores"]["refusal"]
+    assert [event.calibrated["refusal"] for event in tokens] == record["calibrated_scores"][
+        "refusal"
+    ]
     assert isinstance(found[-1], MonitorFinished)
 
 
@@ -306,7 +344,10 @@ def test_what_cannot_be_read_as_a_record_is_refused_with_the_cause(tmp_path, dat
 
 
 def test_the_records_that_were_left_are_found_the_latest_first(tmp_path):
-    made = [record_path(tmp_path, name, suffix) for name, suffix in [("z", ".json"), ("a", ".jsonl"), ("m", ".json")]]
+    made = [
+        record_path(tmp_path, name, suffix)
+        for name, suffix in [("z", ".json"), ("a", ".jsonl"), ("m", ".json")]
+    ]
     made[0].parent.mkdir(parents=True)
     for path in [*made, made[0].with_suffix(".txt")]:
         path.write_text("{}", encoding="utf-8")
@@ -318,7 +359,10 @@ def test_the_records_that_are_named_are_found_as_they_are_named(tmp_path):
     record_path(tmp_path, "a").parent.mkdir(parents=True)
     record_path(tmp_path, "a").write_text("{}", encoding="utf-8")
 
-    assert [str(path) for path in find_records(tmp_path, ["z.json", "a.json"])] == ["z.json", "a.json"]
+    assert [str(path) for path in find_records(tmp_path, ["z.json", "a.json"])] == [
+        "z.json",
+        "a.json",
+    ]
 
 
 def test_where_nothing_was_monitored_there_are_no_records(tmp_path):
@@ -349,7 +393,12 @@ def test_the_records_of_a_chat_that_was_saved_are_those_of_its_turns(tmp_path):
     path = tmp_path / "chat.json"
     other = BARE | {"prompt": "Why?"}
 
-    save_chat(path, None, [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho!"}], [BARE, other])
+    save_chat(
+        path,
+        None,
+        [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho!"}],
+        [BARE, other],
+    )
 
     assert read_records(path) == [BARE, other]
 

@@ -42,7 +42,9 @@ HOSTILE = [
 ]
 
 
-def write(path: Path, records: Sequence[Any] = (), vectors: Sequence[Any] = (), made_at: str = "today") -> None:
+def write(
+    path: Path, records: Sequence[Any] = (), vectors: Sequence[Any] = (), made_at: str = "today"
+) -> None:
     """A page of records, and of vectors of one set."""
     sets = ({"name": "run tiny", "model": "tiny", "vectors": list(vectors)},) if vectors else ()
     write_page(path, Report(tuple(records), sets, (), made_at))
@@ -83,7 +85,11 @@ class Page(HTMLParser):
     @property
     def policy(self) -> str:
         metas = [attributes for tag, attributes in self.elements if tag == "meta"]
-        return next(str(meta["content"]) for meta in metas if meta.get("http-equiv") == "Content-Security-Policy")
+        return next(
+            str(meta["content"])
+            for meta in metas
+            if meta.get("http-equiv") == "Content-Security-Policy"
+        )
 
 
 @pytest.fixture
@@ -96,11 +102,18 @@ def test_the_page_refers_to_nothing_outside_itself(path: Path) -> None:
 
     page = Page(path)
     names = ("src", "href", "action", "data", "srcset", "poster", "style", "ping")
-    addresses = {value for _, attributes in page.elements for name, value in attributes.items() if name in names}
+    addresses = {
+        value
+        for _, attributes in page.elements
+        for name, value in attributes.items()
+        if name in names
+    }
     library = "https://github.com/leeoniya/uPlot"  # a comment says where it comes from
     assert addresses == {"data:,", "#records", "#vectors", "#runs"}
     assert page.source.count(library) == 1
-    assert not any(text in page.source.replace(library, "") for text in ("http:", "https:", "@import", "url("))
+    assert not any(
+        text in page.source.replace(library, "") for text in ("http:", "https:", "@import", "url(")
+    )
 
 
 def test_only_the_script_and_style_of_the_page_may_run(path: Path) -> None:
@@ -119,7 +132,13 @@ def test_only_the_script_and_style_of_the_page_may_run(path: Path) -> None:
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_what_a_model_wrote_is_data_and_never_markup(path: Path, text: str) -> None:
-    record = {"prompt": text, "response": text, "tokens": [text], "trait_scores": {text: [1.0]}, "model": text}
+    record = {
+        "prompt": text,
+        "response": text,
+        "tokens": [text],
+        "trait_scores": {text: [1.0]},
+        "model": text,
+    }
     write(path, [RECORD])
     harmless = Page(path).elements
 
@@ -145,7 +164,9 @@ def test_the_library_of_the_charts_is_the_one_that_was_published(path: Path) -> 
     write(path)
 
     licence = (HOME / "uplot" / "LICENSE").read_text(encoding="utf-8").strip()
-    digests = {name: hashlib.sha256((HOME / "uplot" / name).read_bytes()).hexdigest() for name in PUBLISHED}
+    digests = {
+        name: hashlib.sha256((HOME / "uplot" / name).read_bytes()).hexdigest() for name in PUBLISHED
+    }
     assert digests == PUBLISHED
     assert licence in Page(path).texts["script"]
 
@@ -201,9 +222,13 @@ def test_a_missing_folder_is_made(path: Path) -> None:
 
 def test_a_report_needs_no_heavy_package() -> None:
     heavy = {"torch", "transformers", "pandas", "numpy", "openai"}
-    code = f"import sys, traitcli.views.report.figures; print(*sorted({heavy!r} & set(sys.modules)))"
+    code = (
+        f"import sys, traitcli.views.report.figures; print(*sorted({heavy!r} & set(sys.modules)))"
+    )
 
-    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    )
 
     assert loaded.stdout.split() == []
 
@@ -220,13 +245,19 @@ def test_a_packed_score_keeps_four_digits_of_the_largest(size: float) -> None:
 
     row = packed(values)
 
-    read = [value / 10.0 ** row["decimals"] for value in array("h", base64.b64decode(row["packed"]))]
+    read = [
+        value / 10.0 ** row["decimals"] for value in array("h", base64.b64decode(row["packed"]))
+    ]
     assert read == pytest.approx(values, abs=size / 6000)
 
 
 def test_scores_on_the_scale_of_raw_ones_are_two_numbers_and_come_out_the_same() -> None:
     raw = [(i * 7 % 23) / 3 - 2.5 for i in range(40)]
-    record = {**RECORD, "trait_scores": {"evil": raw}, "calibrated_scores": {"evil": [(x - 1.5) / 2.25 for x in raw]}}
+    record = {
+        **RECORD,
+        "trait_scores": {"evil": raw},
+        "calibrated_scores": {"evil": [(x - 1.5) / 2.25 for x in raw]},
+    }
 
     told = pack_record(record)
 
@@ -234,9 +265,15 @@ def test_scores_on_the_scale_of_raw_ones_are_two_numbers_and_come_out_the_same()
     assert [(x - centre) / half for x in raw] == pytest.approx(record["calibrated_scores"]["evil"])
 
 
-@pytest.mark.parametrize("calibrated", [[0.0, 0.0, 0.0], [1.0, None, 2.0], [3.0, 1.0, 2.0], [0.5, 0.25]])
+@pytest.mark.parametrize(
+    "calibrated", [[0.0, 0.0, 0.0], [1.0, None, 2.0], [3.0, 1.0, 2.0], [0.5, 0.25]]
+)
 def test_scores_on_any_other_scale_are_packed_themselves(calibrated: list[float | None]) -> None:
-    record = {**RECORD, "trait_scores": {"evil": [1.0, 2.0, 4.0]}, "calibrated_scores": {"evil": calibrated}}
+    record = {
+        **RECORD,
+        "trait_scores": {"evil": [1.0, 2.0, 4.0]},
+        "calibrated_scores": {"evil": calibrated},
+    }
 
     told = pack_record(record)
 
@@ -247,13 +284,19 @@ def test_scores_are_packed_themselves_where_raw_ones_are_kept_too_coarsely_for_t
     raw = [1000.25, 1000.5, 1001.0]
     calibrated = [-0.5, 0.0, 1.0]  # (raw − 1000.5) / 0.5, but raw ones are kept to a tenth
 
-    told = pack_record({**RECORD, "trait_scores": {"evil": raw}, "calibrated_scores": {"evil": calibrated}})
+    told = pack_record(
+        {**RECORD, "trait_scores": {"evil": raw}, "calibrated_scores": {"evil": calibrated}}
+    )
 
     assert unpack(told["calibrated_scores"]["evil"]) == calibrated
 
 
 def test_what_is_no_row_of_numbers_is_left_as_it_is() -> None:
-    record = {"tokens": ["a"], "trait_scores": {"a": "no", "b": [True], "c": None, "d": ["1"]}, "layer_scores": 3}
+    record = {
+        "tokens": ["a"],
+        "trait_scores": {"a": "no", "b": [True], "c": None, "d": ["1"]},
+        "layer_scores": 3,
+    }
 
     assert pack_record(record) == record
 
@@ -264,7 +307,11 @@ def test_scores_of_the_prompt_and_of_layers_are_packed_too() -> None:
         {
             **RECORD,
             "prompt_scores": {"tokens": ["a", "b", "c"], "trait_scores": {"evil": raw}},
-            "layer_scores": {"trait": "evil", "trait_scores": [raw, raw], "calibrated_scores": [scaled, [0, 0, 0]]},
+            "layer_scores": {
+                "trait": "evil",
+                "trait_scores": [raw, raw],
+                "calibrated_scores": [scaled, [0, 0, 0]],
+            },
         }
     )
 

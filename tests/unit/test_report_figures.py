@@ -52,13 +52,21 @@ VECTOR = {
     "positive_kept": 3,
     "negative_kept": 4,
     "positive_total": 5,
-    "histogram": {"positive": [0, 1, 0, 0, 0, 0, 0, 0, 1, 3], "negative": [4, 0, 0, 0, 0, 0, 0, 0, 0, 0]},
+    "histogram": {
+        "positive": [0, 1, 0, 0, 0, 0, 0, 0, 1, 3],
+        "negative": [4, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+    },
     "dropped": {"positive": {"too low": 2}, "negative": {}},
     "examples": [EXAMPLE],
     "versions": {"torch": "2"},
 }
 EVIL = {"trait": "evil", "model": "tiny", "rows": 3, "layer": 2}
-SET = {"name": "run demo", "model": "tiny", "vectors": [VECTOR, EVIL], "cosines": [[1.0, -0.25], [None, 1.0]]}
+SET = {
+    "name": "run demo",
+    "model": "tiny",
+    "vectors": [VECTOR, EVIL],
+    "cosines": [[1.0, -0.25], [None, 1.0]],
+}
 USED = {"requests": 7, "cached": 1, "prompt_tokens": 70, "completion_tokens": 7, "usd": None}
 COMMAND = {
     "started": "2025-01-31T12:00:00+01:00",
@@ -69,7 +77,15 @@ COMMAND = {
     "seconds": 1.5,
     "tokens": 20,
     "used": USED,
-    "failures": [{"trait": "evil", "stage": "vectors", "problem": "no vector", "cause": "nothing kept", "fix": "…"}]
+    "failures": [
+        {
+            "trait": "evil",
+            "stage": "vectors",
+            "problem": "no vector",
+            "cause": "nothing kept",
+            "fix": "…",
+        }
+    ]
     * 2,
     "ending": "stopped",
     "problem": "interrupted",
@@ -120,7 +136,9 @@ def test_a_summary_is_what_numpy_says_of_the_scores_that_there_are():
     scores = rng.normal(size=50)
     scores[::7] = np.nan
 
-    figures = summarise({"tokens": ["a"] * 50, "trait_scores": {"evil": scores.tolist()}})["evil"]["raw"]
+    figures = summarise({"tokens": ["a"] * 50, "trait_scores": {"evil": scores.tolist()}})["evil"][
+        "raw"
+    ]
 
     assert figures["mean"] == pytest.approx(np.nanmean(scores), rel=1e-12)
     assert [figures["min"], figures["max"]] == [np.nanmin(scores), np.nanmax(scores)]
@@ -168,15 +186,25 @@ def test_half_an_emoji_is_written_and_read_back(tmp_path):
 
 
 def test_an_integer_that_a_double_cannot_hold_is_a_text(tmp_path):
-    write_json(tmp_path / "report.json", Report(({**RECORD, "seed": 2**53}, {**RECORD, "seed": 2**53 - 1})))
+    write_json(
+        tmp_path / "report.json", Report(({**RECORD, "seed": 2**53}, {**RECORD, "seed": 2**53 - 1}))
+    )
 
-    assert [one["seed"] for one in read_json(tmp_path / "report.json")["records"]] == [str(2**53), 2**53 - 1]
+    assert [one["seed"] for one in read_json(tmp_path / "report.json")["records"]] == [
+        str(2**53),
+        2**53 - 1,
+    ]
 
 
 def test_an_empty_report_is_valid_and_makes_no_tables(tmp_path):
     write_json(tmp_path / "report.json", Report())
 
-    assert read_json(tmp_path / "report.json") == {"made_at": "", "records": [], "sets": [], "runs": []}
+    assert read_json(tmp_path / "report.json") == {
+        "made_at": "",
+        "records": [],
+        "sets": [],
+        "runs": [],
+    }
     assert write_csv(tmp_path / "tables", Report()) == []
     assert not (tmp_path / "tables").exists()
 
@@ -186,7 +214,11 @@ def test_an_empty_report_is_valid_and_makes_no_tables(tmp_path):
 
 def test_keys_that_are_not_listed_stay_at_home(tmp_path):
     record, vector = {**RECORD, "host": "secret"}, {**VECTOR, "path": "secret"}
-    report = Report((record,), ({**SET, "vectors": [vector, EVIL], "folder": "secret"},), ({**RUN, "home": "secret"},))
+    report = Report(
+        (record,),
+        ({**SET, "vectors": [vector, EVIL], "folder": "secret"},),
+        ({**RUN, "home": "secret"},),
+    )
 
     write_json(tmp_path / "report.json", report)
     write_csv(tmp_path, report)
@@ -195,7 +227,9 @@ def test_keys_that_are_not_listed_stay_at_home(tmp_path):
 
 
 @pytest.mark.parametrize("key", ["file", "path", "source"])
-@pytest.mark.parametrize("place", ["/home/me/chats/talk.jsonl", r"C:\Users\me\talk.jsonl", "~/talk.jsonl"])
+@pytest.mark.parametrize(
+    "place", ["/home/me/chats/talk.jsonl", r"C:\Users\me\talk.jsonl", "~/talk.jsonl"]
+)
 def test_of_a_file_that_a_record_comes_from_only_its_name_travels(key, place):
     told = contents(Report(({"about": {key: place, "line": 3, "trait": "evil"}},)))
 
@@ -229,7 +263,12 @@ def test_the_table_of_tokens_holds_every_score_as_it_was_stored(tmp_path):
     rows = table_of(tmp_path, "tokens")
 
     assert [json.loads(row["token_json"]) for row in rows if row["trait"] == "refusal"] == TOKENS
-    assert [row["raw"] for row in rows if row["trait"] == "refusal"] == [repr(0.1 + 0.2), "2.25", "", repr(1 / 3)]
+    assert [row["raw"] for row in rows if row["trait"] == "refusal"] == [
+        repr(0.1 + 0.2),
+        "2.25",
+        "",
+        repr(1 / 3),
+    ]
     assert [row["calibrated"] for row in rows] == ["-0.5", "", "1.25", "", "", "", "0.75", ""]
     assert {(row["record"], row["trait"], row["layer"]) for row in rows} == {
         ("bank", "refusal", "17"),
@@ -251,7 +290,9 @@ def test_the_summary_names_the_token_of_the_maximum(tmp_path):
     } == expected
 
 
-@pytest.mark.parametrize("text", ["None", "NA", "=HYPERLINK(1)", "a\nb\r\n", '","', "", "\ud83d", "é\u2028\x00", "1"])
+@pytest.mark.parametrize(
+    "text", ["None", "NA", "=HYPERLINK(1)", "a\nb\r\n", '","', "", "\ud83d", "é\u2028\x00", "1"]
+)
 def test_a_token_comes_back_as_it_was_and_is_never_a_bare_cell(tmp_path, text):
     rows = table_of(tmp_path, "tokens", Report(({**RECORD, "tokens": [text] * 4},)))
 
@@ -265,7 +306,9 @@ def test_a_label_that_a_spreadsheet_would_compute_gets_an_apostrophe(tmp_path, s
 
     rows = table_of(tmp_path, "tokens", Report((record,)))
 
-    assert {(row["record"], row["trait"], row["raw"]) for row in rows} >= {(f"'{sign}1", f"'{sign}2", "-1.0")}
+    assert {(row["record"], row["trait"], row["raw"]) for row in rows} >= {
+        (f"'{sign}1", f"'{sign}2", "-1.0")
+    }
 
 
 def test_half_an_emoji_in_a_label_is_escaped(tmp_path):
@@ -309,7 +352,9 @@ def test_histograms_say_where_each_bin_begins_and_ends(tmp_path):
     rows = table_of(tmp_path, "histograms")
 
     positive = [row for row in rows if row["polarity"] == "positive"]
-    assert [(int(row["low"]), int(row["high"])) for row in positive] == [(at, at + 10) for at in range(0, 100, 10)]
+    assert [(int(row["low"]), int(row["high"])) for row in positive] == [
+        (at, at + 10) for at in range(0, 100, 10)
+    ]
     assert [int(row["count"]) for row in positive] == VECTOR["histogram"]["positive"]
     assert len(rows) == 20
 
@@ -330,13 +375,26 @@ def test_example_rollouts_are_json_texts(tmp_path):
     assert others == []
     assert json.loads(row["response_json"]) == EXAMPLE["response"]
     assert json.loads(row["question_json"]) == EXAMPLE["question"]
-    assert (row["rollout"], row["kept"], row["why"], row["score"]) == (EXAMPLE["rollout"], "False", "too low", "12.5")
+    assert (row["rollout"], row["kept"], row["why"], row["score"]) == (
+        EXAMPLE["rollout"],
+        "False",
+        "too low",
+        "12.5",
+    )
 
 
 def test_runs_tell_what_each_trait_took_and_an_unknown_price_is_empty(tmp_path):
     (row,) = table_of(tmp_path, "runs")
 
-    asked = ("run", "trait", "rollouts_done", "rollouts_seconds", "vectors_seconds", "judge_requests", "judge_usd")
+    asked = (
+        "run",
+        "trait",
+        "rollouts_done",
+        "rollouts_seconds",
+        "vectors_seconds",
+        "judge_requests",
+        "judge_usd",
+    )
     assert [row[key] for key in asked] == ["demo", "refusal", "8", "1.25", "", "7", ""]
 
 
@@ -368,8 +426,12 @@ def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path):
 
 def test_figures_need_no_heavy_package():
     heavy = {"torch", "transformers", "pandas", "numpy", "matplotlib"}
-    code = f"import sys, traitcli.views.report.figures; print(*sorted({heavy!r} & set(sys.modules)))"
+    code = (
+        f"import sys, traitcli.views.report.figures; print(*sorted({heavy!r} & set(sys.modules)))"
+    )
 
-    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    )
 
     assert loaded.stdout.split() == []

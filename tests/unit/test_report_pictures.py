@@ -25,7 +25,10 @@ RECORD = {
     "prompt": "How?",
     "tokens": TOKENS,
     "trait_scores": {"refusal": [1.0, 30.0, -4.0, 0.0, 2.0], "evil": [9.0, 9.0, 9.0, 9.0, 9.0]},
-    "calibrated_scores": {"refusal": [0.1, 1.7, -0.6, 0.0, 0.9], "evil": [0.1, -0.4, 0.5, 0.0, 0.1]},
+    "calibrated_scores": {
+        "refusal": [0.1, 1.7, -0.6, 0.0, 0.9],
+        "evil": [0.1, -0.4, 0.5, 0.0, 0.1],
+    },
     "layers": {"refusal": 17, "evil": 9},
 }
 EVIL = {
@@ -42,7 +45,12 @@ EVIL = {
     "negative_total": 1004,
 }
 REFUSAL = EVIL | {"trait": "refusal", "layer": 2, "positive_score": 20.0}
-SET = {"name": "run demo", "model": "tiny", "vectors": [EVIL, REFUSAL], "cosines": [[1.0, -0.25], [None, 1.0]]}
+SET = {
+    "name": "run demo",
+    "model": "tiny",
+    "vectors": [EVIL, REFUSAL],
+    "cosines": [[1.0, -0.25], [None, 1.0]],
+}
 SHOWN = ("tokens", "lines", "magnitude", "separation", "contrast", "cosines", "scores")
 SCALE = 130
 """Pixels that are surely of the scale's height, and none of the text's."""
@@ -93,7 +101,9 @@ def test_letters_on_a_colour_are_dark(tmp_path):
 
 
 def test_the_trait_with_the_largest_mean_size_of_calibrated_scores_gives_the_colours(tmp_path):
-    strongest = max(RECORD["calibrated_scores"], key=lambda t: np.abs(RECORD["calibrated_scores"][t]).mean())
+    strongest = max(
+        RECORD["calibrated_scores"], key=lambda t: np.abs(RECORD["calibrated_scores"][t]).mean()
+    )
 
     written(tmp_path / "by default", RECORD)
     written(tmp_path / "named", RECORD, trait=strongest)
@@ -136,7 +146,13 @@ def test_a_wide_character_has_a_ground_of_two_cells(tmp_path):
     scores = {"evil": [0.0, 1.7, 0.0]}
 
     written(
-        tmp_path, {"name": "wide", "tokens": ["日", "本", "!"], "trait_scores": scores, "calibrated_scores": scores}
+        tmp_path,
+        {
+            "name": "wide",
+            "tokens": ["日", "本", "!"],
+            "trait_scores": scores,
+            "calibrated_scores": scores,
+        },
     )
 
     (line,) = text_of(tmp_path / "tokens-wide.png")[19:20]
@@ -155,10 +171,14 @@ def test_letters_stay_on_the_grid_that_their_colours_lie_on(tmp_path):
 def test_the_scale_goes_from_blue_to_orange_as_the_colours_of_tokens_do(tmp_path):
     written(tmp_path, RECORD)
 
-    pixels = np.rint(matplotlib.image.imread(tmp_path / "tokens-bank.png")[-110, :, :3] * 255).astype(int)
+    pixels = np.rint(
+        matplotlib.image.imread(tmp_path / "tokens-bank.png")[-110, :, :3] * 255
+    ).astype(int)
     scale = pixels[15 : 15 * (1 + 48)].reshape(48, 15, 3)[:, 7].tolist()
     steps = np.linspace(-2, 2, 97)[1::2]
-    assert scale == [list(ground(step)) if abs(step) >= FAINT else [255, 255, 255] for step in steps]
+    assert scale == [
+        list(ground(step)) if abs(step) >= FAINT else [255, 255, 255] for step in steps
+    ]
 
 
 def coloured(tokens: list[str]) -> Coloured:
@@ -168,7 +188,17 @@ def coloured(tokens: list[str]) -> Coloured:
 def test_the_picture_says_what_was_asked_what_is_shown_and_what_the_colours_mean():
     told = texts_of(draw_tokens(coloured(["Hello", " you"])))
 
-    assert told == ["How?", "Hello you", "≤ −2", "−1", "0", "+1", "≥ +2", "evil at layer 9", "calibrated score"]
+    assert told == [
+        "How?",
+        "Hello you",
+        "≤ −2",
+        "−1",
+        "0",
+        "+1",
+        "≥ +2",
+        "evil at layer 9",
+        "calibrated score",
+    ]
 
 
 def test_a_long_response_is_cut_and_says_so():
@@ -199,31 +229,41 @@ def test_lines_are_the_calibrated_scores_between_dashes_at_the_class_means():
 
     lines = {line.get_label(): line for line in axes.lines}
     assert axes.get_ylabel() == "calibrated score"
-    assert {trait: lines[trait].get_ydata().tolist() for trait in ("refusal", "evil")} == RECORD["calibrated_scores"]
-    assert [line.get_ydata()[0] for line in axes.lines if line.get_label().startswith("_") and line.is_dashed()] == [
-        *(-1, 1)
+    assert {trait: lines[trait].get_ydata().tolist() for trait in ("refusal", "evil")} == RECORD[
+        "calibrated_scores"
     ]
+    assert [
+        line.get_ydata()[0]
+        for line in axes.lines
+        if line.get_label().startswith("_") and line.is_dashed()
+    ] == [*(-1, 1)]
 
 
 def test_lines_are_projections_where_there_is_no_calibration():
     (axes,) = charts.draw_lines(scores_of({"projections": {"evil": [1.0, 2.0]}}), "evil", INKS).axes
 
     assert axes.get_ylabel() == "projection (activation units)"
-    assert [list(line.get_ydata()) for line in axes.lines if line.get_label() == "evil"] == [[1.0, 2.0]]
+    assert [list(line.get_ydata()) for line in axes.lines if line.get_label() == "evil"] == [
+        [1.0, 2.0]
+    ]
     assert not [line for line in axes.lines if line.is_dashed()]
 
 
 def test_a_trait_without_calibration_is_named_and_not_drawn_on_the_scale_of_others():
     calibrated = {"refusal": RECORD["calibrated_scores"]["refusal"]}
 
-    (axes,) = charts.draw_lines(scores_of({**RECORD, "calibrated_scores": calibrated}), "refusal", INKS).axes
+    (axes,) = charts.draw_lines(
+        scores_of({**RECORD, "calibrated_scores": calibrated}), "refusal", INKS
+    ).axes
 
     (line,) = [line for line in axes.lines if line.get_label() == "evil (not calibrated)"]
     assert len(line.get_xdata()) == 0
 
 
 def test_a_missing_score_is_a_gap():
-    (axes,) = charts.draw_lines(scores_of({"projections": {"evil": [1.0, None, 2.0]}}), "evil", INKS).axes
+    (axes,) = charts.draw_lines(
+        scores_of({"projections": {"evil": [1.0, None, 2.0]}}), "evil", INKS
+    ).axes
 
     (line,) = [line for line in axes.lines if line.get_label() == "evil"]
     assert np.isnan(line.get_ydata()).tolist() == [False, True, False]
@@ -236,7 +276,12 @@ def test_a_trait_has_one_colour_in_all_charts_of_a_report():
     figures = [charts.draw_magnitude([EVIL], INKS), charts.draw_separation([EVIL], INKS)]
     figures.append(charts.draw_lines(scores_of(RECORD), "refusal", INKS))
 
-    inks = {line.get_color() for figure in figures for line in figure.axes[0].lines if line.get_label() == "evil"}
+    inks = {
+        line.get_color()
+        for figure in figures
+        for line in figure.axes[0].lines
+        if line.get_label() == "evil"
+    }
     assert inks == {charts.COLOURS[1]}
 
 
@@ -258,7 +303,11 @@ def test_the_row_after_the_final_norm_stands_apart():
 def test_a_dot_marks_the_separation_at_the_chosen_layer():
     (axes,) = charts.draw_separation([EVIL], INKS).axes
 
-    dots = [line.get_xydata().tolist() for line in axes.lines if line.get_marker() == "o" and len(line.get_xdata())]
+    dots = [
+        line.get_xydata().tolist()
+        for line in axes.lines
+        if line.get_marker() == "o" and len(line.get_xdata())
+    ]
     assert dots == [[[1, 0.9]]]
 
 
@@ -266,7 +315,11 @@ def test_the_contrast_is_both_means_and_their_difference():
     figure = charts.draw_contrast([EVIL, REFUSAL])
 
     told = texts_of(figure)
-    means = {line.get_color(): line.get_xdata()[0] for line in figure.axes[0].lines[:3] if line.get_marker() == "o"}
+    means = {
+        line.get_color(): line.get_xdata()[0]
+        for line in figure.axes[0].lines[:3]
+        if line.get_marker() == "o"
+    }
     assert means == {BLUE: EVIL["negative_score"], ORANGE: EVIL["positive_score"]}
     assert {"+54.5", "−5.5"} <= set(told)
 
@@ -314,7 +367,11 @@ def test_each_picture_is_told_before_it_is_drawn_and_given_in_order(tmp_path):
 
 
 def test_nothing_is_drawn_of_what_is_not_there(tmp_path):
-    bare = {"name": "bare", "vectors": [{"trait": "evil", "auroc_rows": None, "note": "gone"}], "cosines": [[1.0]]}
+    bare = {
+        "name": "bare",
+        "vectors": [{"trait": "evil", "auroc_rows": None, "note": "gone"}],
+        "cosines": [[1.0]],
+    }
     unscored = {"name": "empty", "tokens": ["a"], "trait_scores": {"evil": [None]}}
 
     assert written(tmp_path / "none") == []
@@ -364,11 +421,15 @@ def test_numbers_too_large_for_a_chart_do_not_stop_it(tmp_path):
 
 def test_the_settings_of_the_user_neither_count_nor_change(tmp_path):
     written(tmp_path / "plain", RECORD, sets=(SET,))
-    with matplotlib.rc_context({"figure.facecolor": "black", "text.color": "white", "font.size": 20}):
+    with matplotlib.rc_context(
+        {"figure.facecolor": "black", "text.color": "white", "font.size": 20}
+    ):
         before = dict(matplotlib.rcParams)
 
         written(tmp_path / "dark", RECORD, sets=(SET,))
 
         assert dict(matplotlib.rcParams) == before
-    plain, dark = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("plain", "dark"))
+    plain, dark = (
+        {p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("plain", "dark")
+    )
     assert plain == dark

@@ -13,8 +13,8 @@ import pytest
 from traitcli.config import Config
 from traitcli.errors import RunError
 from traitcli.records import POSITIONS, Contrast, Judgement, Rollout, Score
-from traitcli.runs import Run, TraitFiles, digest_of, find_run, require_run, start_run
-from traitcli.traits import find_traits, load_trait
+from traitcli.runs.run import Run, TraitFiles, digest_of, find_run, require_run, start_run
+from traitcli.traits.definitions import find_traits, load_trait
 
 BUILT_IN = find_traits(Path("no-such-folder"))
 EVIL, REFUSAL = load_trait(BUILT_IN["evil"]), load_trait(BUILT_IN["refusal"])
@@ -41,15 +41,25 @@ def make_rollout(question):
 
 def make_activations(value):
     """Position -> float32 [L+1, H], another value for each position."""
-    return {position: np.full(SHAPE, value + index / 4, np.float32) for index, position in enumerate(POSITIONS)}
+    return {
+        position: np.full(SHAPE, value + index / 4, np.float32)
+        for index, position in enumerate(POSITIONS)
+    }
 
 
 def judged(question, judge="a", value=80.0, reason=""):
-    return Judgement(f"evil-pos-p0-q{question}-r0", judge, Score(value, reason, "logprobs"), Score(None, "not asked"))
+    return Judgement(
+        f"evil-pos-p0-q{question}-r0",
+        judge,
+        Score(value, reason, "logprobs"),
+        Score(None, "not asked"),
+    )
 
 
 def make_config(folder, **changes):
-    return Config.model_validate({"name": "mine", "model": {"id": "org/tiny"}, "paths": {"runs": folder}} | changes)
+    return Config.model_validate(
+        {"name": "mine", "model": {"id": "org/tiny"}, "paths": {"runs": folder}} | changes
+    )
 
 
 def start(run, traits=(EVIL,), **changes):
@@ -112,7 +122,9 @@ def test_judgements_come_back_as_they_were_in_the_order_in_which_they_were_added
 
 
 def test_the_last_judgement_of_a_judge_counts(files):
-    files.add_judgements([judged(0, value=None, reason="timeout"), judged(1), judged(0, value=55.5)])
+    files.add_judgements(
+        [judged(0, value=None, reason="timeout"), judged(1), judged(0, value=55.5)]
+    )
 
     assert files.judgements() == [judged(1), judged(0, value=55.5)]
 
@@ -139,7 +151,9 @@ def test_activations_come_back_in_the_order_asked_for_across_batches(files, posi
     held = files.activations([rollouts[i].id for i in (3, 0, 2)], position)
 
     assert held.dtype == np.float32
-    np.testing.assert_array_equal(held, np.stack([made[rollouts[i].id][position] for i in (3, 0, 2)]))
+    np.testing.assert_array_equal(
+        held, np.stack([made[rollouts[i].id][position] for i in (3, 0, 2)])
+    )
 
 
 def test_a_redone_batch_wins(files):
@@ -202,7 +216,9 @@ def test_the_same_settings_fit_and_change_nothing(run):
 
 
 def test_changed_settings_are_refused_saying_exactly_what_differs(begun):
-    error = refusal_of(begun, extract={"repeats": 3, "sampling": {"temperature": 0.5}}, model={"id": "org/other"})
+    error = refusal_of(
+        begun, extract={"repeats": 3, "sampling": {"temperature": 0.5}}, model={"id": "org/other"}
+    )
 
     assert str(error) == (
         f"error: {begun.folder} holds a run made with other settings\n"
@@ -281,7 +297,9 @@ def test_a_definition_that_would_make_other_rollouts_is_refused(begun, change):
 def test_what_a_definition_says_to_readers_and_judges_may_change(begun):
     before = begun.manifest()
 
-    start(begun, (replace(EVIL, description="Wicked.", judge_prompt="{question} {answer} A number?"),))
+    start(
+        begun, (replace(EVIL, description="Wicked.", judge_prompt="{question} {answer} A number?"),)
+    )
 
     assert begun.manifest() == before
 
@@ -342,7 +360,9 @@ def test_a_run_is_named_after_the_config_unless_told_otherwise(tmp_path):
     assert find_run(config, "Übung 2.b").folder == tmp_path / "Übung 2.b"
 
 
-@pytest.mark.parametrize("name", ["../x", "..", ".", "a/b", "/etc", "a/", "a\0b", "a\nb", "monitor"])
+@pytest.mark.parametrize(
+    "name", ["../x", "..", ".", "a/b", "/etc", "a/", "a\0b", "a\nb", "monitor"]
+)
 def test_a_name_that_is_no_folder_of_the_runs_is_refused(tmp_path, name):
     with pytest.raises(RunError) as caught:
         find_run(make_config(tmp_path), name)
@@ -363,4 +383,13 @@ def test_a_digest_depends_on_every_part_and_not_on_the_order_of_keys():
     tree = {"a": [1, {"b": None}], "c": "é"}
 
     assert digest_of(tree) == digest_of({"c": "é", "a": [1, {"b": None}]})
-    assert len({digest_of(tree), digest_of(tree | {"c": "e"}), digest_of(tree | {"a": [{"b": None}, 1]})}) == 3
+    assert (
+        len(
+            {
+                digest_of(tree),
+                digest_of(tree | {"c": "e"}),
+                digest_of(tree | {"a": [{"b": None}, 1]}),
+            }
+        )
+        == 3
+    )

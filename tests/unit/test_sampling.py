@@ -29,7 +29,9 @@ def naive(logits: torch.Tensor, draws: torch.Tensor) -> int:
     probabilities = pad(logits.double().softmax(0), (0, -len(logits) % 1024))
     tokens = torch.arange(len(probabilities))
     for draw, groups in zip(draws.double(), (len(tokens) // 1024, 32, 32), strict=True):
-        masses = torch.stack([probabilities[tokens[group::groups]].sum() for group in range(groups)])
+        masses = torch.stack(
+            [probabilities[tokens[group::groups]].sum() for group in range(groups)]
+        )
         group = torch.searchsorted(masses.cumsum(0), draw * masses.sum(), right=True)
         tokens = tokens[int(group) :: groups]
     return int(tokens)
@@ -40,7 +42,9 @@ def test_tokens_come_as_often_as_the_softmax_says():
 
 
 def test_temperature_divides_the_logits():
-    assert torch.allclose(frequencies(SamplingConfig(temperature=0.5)), (LOGITS[0] / 0.5).softmax(0), atol=1e-3)
+    assert torch.allclose(
+        frequencies(SamplingConfig(temperature=0.5)), (LOGITS[0] / 0.5).softmax(0), atol=1e-3
+    )
 
 
 def test_temperature_zero_is_greedy():
@@ -64,7 +68,10 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p():
 
 @pytest.mark.parametrize("top_p", [0.01, 0.3, 0.8, 0.97, 0.9999])
 def test_a_nucleus_is_the_smallest_set_that_reaches_p(top_p):
-    logits = torch.randn(6, 5000, generator=torch.Generator().manual_seed(0)) * torch.tensor([[0.1, 0.5, 1, 2, 4, 8]]).T
+    logits = (
+        torch.randn(6, 5000, generator=torch.Generator().manual_seed(0))
+        * torch.tensor([[0.1, 0.5, 1, 2, 4, 8]]).T
+    )
 
     least = _least_in_nucleus(logits, top_p)
 
@@ -108,13 +115,16 @@ def test_a_group_of_groups_is_drawn_then_a_group_then_a_token(size):
 def test_rounding_decides_about_few_tokens_where_one_sum_leaves_it_many():
     random = torch.Generator().manual_seed(0)
     logits = torch.randn(1000, 20_000, generator=random) * 3
-    other = logits + 1e-4 * torch.randn(logits.shape, generator=random)  # as another batch might round them
+    other = logits + 1e-4 * torch.randn(
+        logits.shape, generator=random
+    )  # as another batch might round them
     draws = torch.rand(1000, 3, generator=random)
 
     changed = pick(logits, draws, SamplingConfig()) != pick(other, draws, SamplingConfig())
 
     by_one_sum = [
-        torch.searchsorted(each.double().softmax(1).cumsum(1), draws[:, :1].double()) for each in (logits, other)
+        torch.searchsorted(each.double().softmax(1).cumsum(1), draws[:, :1].double())
+        for each in (logits, other)
     ]
     assert changed.sum() <= (by_one_sum[0] != by_one_sum[1]).sum() / 4
 
@@ -128,7 +138,9 @@ def test_the_only_possible_token_is_picked_wherever_it_stands(place):
 
 
 def test_an_impossible_token_is_never_picked_at_either_end():
-    logits = torch.tensor([[-torch.inf, 0.0, -3.0, 0.0, -torch.inf, -60.0, -torch.inf]]).expand(27, -1)
+    logits = torch.tensor([[-torch.inf, 0.0, -3.0, 0.0, -torch.inf, -60.0, -torch.inf]]).expand(
+        27, -1
+    )
 
     picked = pick(logits, at_each_end(), SamplingConfig())
 

@@ -19,7 +19,10 @@ def test_a_refusal_gives_no_score_and_says_how_little_was_on_the_scale():
     reading = read_probabilities("0_100", {"REF": 0.8, "100": 0.15, "95": 0.04})
 
     assert reading.value is None
-    assert reading.reason == "refusal or off-scale: 0.19 of the probability is on a whole number from 0 to 100"
+    assert (
+        reading.reason
+        == "refusal or off-scale: 0.19 of the probability is on a whole number from 0 to 100"
+    )
 
 
 @pytest.mark.parametrize(
@@ -32,12 +35,16 @@ def test_a_refusal_gives_no_score_and_says_how_little_was_on_the_scale():
         ({"50": 0.4, "101": 0.4, "2024": 0.1}, 50.0),
     ],
 )
-def test_the_score_is_the_expected_value_over_the_numbers_0_to_100(probabilities: dict[str, float], expected: float):
+def test_the_score_is_the_expected_value_over_the_numbers_0_to_100(
+    probabilities: dict[str, float], expected: float
+):
     assert read_probabilities("0_100", probabilities).value == pytest.approx(expected)
 
 
 def test_spellings_of_one_value_add_up():
-    reading = read_probabilities("0_100", {"85": 0.1, " 85": 0.1, "▁85": 0.1, "Ġ85": 0.1, "45": 0.4})
+    reading = read_probabilities(
+        "0_100", {"85": 0.1, " 85": 0.1, "▁85": 0.1, "Ġ85": 0.1, "45": 0.4}
+    )
 
     assert reading.value == pytest.approx(65)
 
@@ -91,7 +98,13 @@ def test_binary_below_a_quarter_gives_no_score():
 
 @pytest.mark.parametrize(
     ("scale", "value", "percent"),
-    [("0_100", 86.875, 86.875), ("0_10", 9, 100), ("0_10", 4.5, 50), ("binary", 0.75, 75), ("binary_text", 1, 100)],
+    [
+        ("0_100", 86.875, 86.875),
+        ("0_10", 9, 100),
+        ("0_10", 4.5, 50),
+        ("binary", 0.75, 75),
+        ("binary_text", 1, 100),
+    ],
 )
 def test_every_scale_ends_up_on_0_to_100(scale: Scale, value: float, percent: float):
     assert to_percent(scale, value) == pytest.approx(percent)
@@ -108,7 +121,9 @@ def test_every_scale_ends_up_on_0_to_100(scale: Scale, value: float, percent: fl
         ({}, False),
     ],
 )
-def test_numbers_of_one_digit_only_mean_digit_by_digit(probabilities: dict[str, float], digitwise: bool):
+def test_numbers_of_one_digit_only_mean_digit_by_digit(
+    probabilities: dict[str, float], digitwise: bool
+):
     assert is_digitwise(probabilities) is digitwise
 
 
@@ -139,7 +154,20 @@ def test_a_reply_that_is_a_number_is_read(text: str, value: int):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "The answer shows 3 signs", "1_0", "+5", "-5", "٤٢", "101", "8 or 9", "0-100", "85.5", "3 of 5", "x" * 5000],
+    [
+        "",
+        "The answer shows 3 signs",
+        "1_0",
+        "+5",
+        "-5",
+        "٤٢",
+        "101",
+        "8 or 9",
+        "0-100",
+        "85.5",
+        "3 of 5",
+        "x" * 5000,
+    ],
 )
 def test_no_number_is_guessed_from_any_other_reply(text: str):
     assert read_text("0_100", text).value is None
@@ -152,7 +180,8 @@ def test_the_reason_quotes_the_start_of_the_reply():
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("YES", 1), ("no.", 0), ("Answer: Yes", 1), ("YES or NO", None), ("85", None)]
+    ("text", "value"),
+    [("YES", 1), ("no.", 0), ("Answer: Yes", 1), ("YES or NO", None), ("85", None)],
 )
 def test_binary_reads_a_reply_of_one_word(text: str, value: int | None):
     assert read_text("binary", text).value == value

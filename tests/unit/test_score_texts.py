@@ -11,18 +11,18 @@ import pytest
 import torch
 
 import traitcli.generation.decode as decode_module
-import traitcli.stages.score_texts as score_module
+import traitcli.monitoring.score_texts as score_module
 from tests.conftest import FAMILIES
 from tests.unit.test_monitor import CONFIG, VECTORS
 from traitcli.events import TextsRead
+from traitcli.generation.projections import make_probes
 from traitcli.models.prompts import encode_response
+from traitcli.monitoring.alarms import parse_rule
+from traitcli.monitoring.monitor import Watch, monitor
+from traitcli.monitoring.record_files import to_json
+from traitcli.monitoring.score_texts import ScoreExtremes, score_texts
+from traitcli.monitoring.transcripts import Exchange, read_exchanges
 from traitcli.records import ClassStats
-from traitcli.stages.alarms import parse_rule
-from traitcli.stages.monitor import Watch, monitor
-from traitcli.stages.monitor_records import to_json
-from traitcli.stages.probes import make_probes
-from traitcli.stages.score_texts import Extremes, score_texts
-from traitcli.stages.transcripts import Exchange, read_exchanges
 
 ASKED = "How does lock picking work?"
 TALK = ({"role": "user", "content": ASKED}, {"role": "assistant", "content": "With patience."})
@@ -62,7 +62,9 @@ def raw_scores(record):
 
 def asked_ids(model, messages):
     """Token ids of a prompt, by transformers alone; BOS stands in the template where there is one."""
-    text = model.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+    text = model.tokenizer.apply_chat_template(
+        list(messages), tokenize=False, add_generation_prompt=True
+    )
     return model.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
@@ -84,14 +86,18 @@ def along(hidden, vector, row):
 def make_write(monkeypatch, ids):
     """Let the model draw these tokens, whatever it finds likely."""
     left = iter(ids)
-    monkeypatch.setattr(decode_module, "pick", lambda logits, draws, sampling: torch.tensor([next(left)]))
+    monkeypatch.setattr(
+        decode_module, "pick", lambda logits, draws, sampling: torch.tensor([next(left)])
+    )
 
 
 @each_family
 def test_a_text_has_the_scores_that_it_had_when_it_was_written(loaded, family, monkeypatch):
     model = loaded(family)
     ids = encode_response(model.tokenizer, WORLD)
-    config = CONFIG.model_copy(update={"sampling": CONFIG.sampling.model_copy(update={"max_new_tokens": len(ids)})})
+    config = CONFIG.model_copy(
+        update={"sampling": CONFIG.sampling.model_copy(update={"max_new_tokens": len(ids)})}
+    )
     make_write(monkeypatch, ids)
     watched = to_json(monitor(model, watch_of(model, config), ASKED))
 
@@ -148,7 +154,9 @@ def test_prompts_have_the_scores_of_a_whole_pass_also_where_they_begin_alike(loa
         assert len(record["prompt_scores"]["tokens"]) == record["prompt_tokens"] == start
         for vector in VECTORS:
             expected = along(hidden, vector, vector.layer)[:start]
-            assert record["prompt_scores"]["trait_scores"][vector.trait] == pytest.approx(expected, **CLOSE)
+            assert record["prompt_scores"]["trait_scores"][vector.trait] == pytest.approx(
+                expected, **CLOSE
+            )
 
 
 @each_way
@@ -167,22 +175,34 @@ def test_one_trait_is_scored_at_every_row_up_to_that_after_the_final_norm(loaded
 
 
 def test_calibrated_scores_put_each_rows_class_means_at_plus_and_minus_one(loaded):
-    ups, downs, flat = (np.array(means, np.float32) for means in ([1, 5, 3, 9, 2], [-1, 2, -4, 3, 8], [1] * 5))
+    ups, downs, flat = (
+        np.array(means, np.float32) for means in ([1, 5, 3, 9, 2], [-1, 2, -4, 3, 8], [1] * 5)
+    )
     vector = replace(VECTORS[0], stats={"response_avg": ClassStats(ups, downs, flat, flat)})
-    watching = Watch(make_probes([vector], loaded("llama"), "response_avg"), CONFIG, by_row="evil", prompts=True)
+    watching = Watch(
+        make_probes([vector], loaded("llama"), "response_avg"), CONFIG, by_row="evil", prompts=True
+    )
 
     [found] = score_texts(loaded("llama"), watching, EXCHANGES[:1])
 
     rows, prompt = found["layer_scores"], found["prompt_scores"]
-    own = [(vector.layer, told["trait_scores"]["evil"], told["calibrated_scores"]["evil"]) for told in (found, prompt)]
-    for row, raws, scores in [*own, *zip(range(5), rows["trait_scores"], rows["calibrated_scores"], strict=True)]:
+    own = [
+        (vector.layer, told["trait_scores"]["evil"], told["calibrated_scores"]["evil"])
+        for told in (found, prompt)
+    ]
+    for row, raws, scores in [
+        *own,
+        *zip(range(5), rows["trait_scores"], rows["calibrated_scores"], strict=True),
+    ]:
         middle, half = (ups[row] + downs[row]) / 2, (ups[row] - downs[row]) / 2
         assert scores == pytest.approx([(raw - middle) / half for raw in raws], abs=1e-4)
 
 
 @pytest.mark.parametrize(("limit", "most"), [("_CHUNK", 3), ("_MOST", 2)])
 @each_way
-def test_texts_read_a_few_at_a_time_have_the_scores_they_have_together(loaded, packs, limit, most, monkeypatch):
+def test_texts_read_a_few_at_a_time_have_the_scores_they_have_together(
+    loaded, packs, limit, most, monkeypatch
+):
     model = replace(loaded("llama"), packs=packs)
     together = score(model, EXCHANGES, prompts=True)
     monkeypatch.setattr(score_module, limit, most)
@@ -194,7 +214,9 @@ def test_texts_read_a_few_at_a_time_have_the_scores_they_have_together(loaded, p
         assert raw_scores(one) == pytest.approx(raw_scores(other), **CLOSE)
 
 
-def test_the_file_has_a_line_for_each_exchange_as_it_is_given_and_keeps_what_was_there(loaded, tmp_path):
+def test_the_file_has_a_line_for_each_exchange_as_it_is_given_and_keeps_what_was_there(
+    loaded, tmp_path
+):
     out = tmp_path / "deep" / "scores.jsonl"
     out.parent.mkdir()
     out.write_text('{"before": 1}\n', encoding="utf-8")
@@ -220,7 +242,10 @@ def test_records_are_on_disk_before_they_are_given(loaded, tmp_path, monkeypatch
 @each_way
 def test_what_cannot_be_read_keeps_its_place_says_why_and_changes_nothing_else(loaded, packs):
     model = replace(loaded("gemma2"), packs=packs)
-    refused = ({"role": "system", "content": "Be brief."}, {"role": "system", "content": "Be kind."})
+    refused = (
+        {"role": "system", "content": "Be brief."},
+        {"role": "system", "content": "Be kind."},
+    )
     long = "lock " * model.context
     faulty = {
         0: Exchange("", "", about={"line": 1}, problem="it is no JSON object"),
@@ -234,7 +259,10 @@ def test_what_cannot_be_read_keeps_its_place_says_why_and_changes_nothing_else(l
     found = score(model, asked, prompts=True)
 
     held = f"where {model.name} holds {model.context}"
-    tokens = len(asked_ids(model, [{"role": "user", "content": "Hi"}])), len(encode_response(model.tokenizer, long))
+    tokens = (
+        len(asked_ids(model, [{"role": "user", "content": "Hi"}])),
+        len(encode_response(model.tokenizer, long)),
+    )
     assert [found[place] for place in faulty] == [
         {"prompt": "", "error": "it is no JSON object", "about": {"line": 1}},
         {"prompt": "Hi", "error": "the response is empty", "about": {}},
@@ -264,7 +292,9 @@ def test_texts_of_which_none_can_be_read_are_told_all_the_same(loaded):
 
 def test_half_a_surrogate_in_one_text_stops_no_other(loaded, tmp_path):
     path, out = tmp_path / "said.jsonl", tmp_path / "scores.jsonl"
-    path.write_text('{"prompt": "Hi", "response": "cut \\ud83d"}\n{"prompt": "Hi", "response": "Ho"}\n', "utf-8")
+    path.write_text(
+        '{"prompt": "Hi", "response": "cut \\ud83d"}\n{"prompt": "Hi", "response": "Ho"}\n', "utf-8"
+    )
 
     found = score(loaded("llama"), read_exchanges(path), out)
 
@@ -278,10 +308,14 @@ def test_an_alarm_is_raised_where_the_scores_of_a_text_cross_it(loaded, raw):
     scores = plain["trait_scores" if raw else "calibrated_scores"]["evil"]
     text = f"evil>{fmean(sorted(scores)[-2:]):.3f}"
 
-    [found] = score(loaded("llama"), EXCHANGES[3:4], rules=(parse_rule(text, "fail", ["evil"]),), raw=raw)
+    [found] = score(
+        loaded("llama"), EXCHANGES[3:4], rules=(parse_rule(text, "fail", ["evil"]),), raw=raw
+    )
 
     place = scores.index(max(scores))
-    assert found["alarms"] == [{"rule": text, "action": "fail", "token": place, "score": max(scores)}]
+    assert found["alarms"] == [
+        {"rule": text, "action": "fail", "token": place, "score": max(scores)}
+    ]
     assert found["finish_reason"] == "given"
 
 
@@ -298,7 +332,9 @@ def test_the_mean_that_an_alarm_tells_of_is_the_whole_texts(loaded):
 def test_alarms_of_one_text_do_not_go_over_to_the_next(loaded):
     rule = parse_rule("run(evil,2)>-1000", "fail", ["evil"])
 
-    found = score(loaded("llama"), [Exchange("Hi", "!"), Exchange("Hi", "!"), EXCHANGES[0]], rules=(rule,))
+    found = score(
+        loaded("llama"), [Exchange("Hi", "!"), Exchange("Hi", "!"), EXCHANGES[0]], rules=(rule,)
+    )
 
     assert [len(record["tokens"]) for record in found[:2]] == [1, 1]
     assert [[alarm["token"] for alarm in record["alarms"]] for record in found] == [[], [], [1]]
@@ -306,42 +342,65 @@ def test_alarms_of_one_text_do_not_go_over_to_the_next(loaded):
 
 @pytest.mark.parametrize(
     ("own", "set_one", "taken"),
-    [("Be brief.", "Be kind.", "Be brief."), (None, "Be kind.", "Be kind."), ("Be brief.", None, "Be brief.")],
+    [
+        ("Be brief.", "Be kind.", "Be brief."),
+        (None, "Be kind.", "Be kind."),
+        ("Be brief.", None, "Be brief."),
+    ],
 )
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
-def test_a_text_is_read_behind_its_own_system_message_or_else_the_one_that_is_set(loaded, family, own, set_one, taken):
+def test_a_text_is_read_behind_its_own_system_message_or_else_the_one_that_is_set(
+    loaded, family, own, set_one, taken
+):
     model = loaded(family)
     before = (*([{"role": "system", "content": own}] if own else []), *TALK)
 
-    [found] = score(model, [Exchange("Hi", "Ho", before)], config=CONFIG.model_copy(update={"system": set_one}))
+    [found] = score(
+        model, [Exchange("Hi", "Ho", before)], config=CONFIG.model_copy(update={"system": set_one})
+    )
 
     expected = [{"role": "system", "content": taken}, *TALK]
     assert found["history"] == expected
     start, hidden = whole_pass(model, Exchange("Hi", "Ho", tuple(expected)))
-    assert found["trait_scores"]["evil"] == pytest.approx(along(hidden, VECTORS[0], 2)[start:], **CLOSE)
+    assert found["trait_scores"]["evil"] == pytest.approx(
+        along(hidden, VECTORS[0], 2)[start:], **CLOSE
+    )
 
 
 def test_a_system_message_goes_before_the_first_message_of_a_model_without_a_place_for_it(loaded):
     model = loaded("gemma2")
 
-    [found] = score(model, [Exchange("Hi", "Ho", ({"role": "system", "content": "Be brief."}, *TALK))])
+    [found] = score(
+        model, [Exchange("Hi", "Ho", ({"role": "system", "content": "Be brief."}, *TALK))]
+    )
 
     first = {"role": "user", "content": f"Be brief.\n\n{ASKED}"}
     start, hidden = whole_pass(model, Exchange("Hi", "Ho", (first, TALK[1])))
-    assert found["trait_scores"]["evil"] == pytest.approx(along(hidden, VECTORS[0], 2)[start:], **CLOSE)
+    assert found["trait_scores"]["evil"] == pytest.approx(
+        along(hidden, VECTORS[0], 2)[start:], **CLOSE
+    )
 
 
 def test_an_answer_to_what_a_tool_said_is_read_right_behind_it(loaded, tmp_path):
     model, path = loaded("llama"), tmp_path / "said.jsonl"
-    before = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": ""}, {"role": "tool", "content": "4"}]
-    path.write_text(json.dumps({"messages": [*before, {"role": "assistant", "content": "Four."}]}), encoding="utf-8")
+    before = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": ""},
+        {"role": "tool", "content": "4"},
+    ]
+    path.write_text(
+        json.dumps({"messages": [*before, {"role": "assistant", "content": "Four."}]}),
+        encoding="utf-8",
+    )
 
     [found] = score(model, read_exchanges(path))
 
     assert found["prompt_tokens"] == len(asked_ids(model, before))
 
 
-@pytest.mark.parametrize("text", [WORLD, "你", "🙂" * 5, "a\u2028b", "<unk><pad>", "x\ufffdy", "tail \n", "<0x41>"])
+@pytest.mark.parametrize(
+    "text", [WORLD, "你", "🙂" * 5, "a\u2028b", "<unk><pad>", "x\ufffdy", "tail \n", "<0x41>"]
+)
 @each_family
 def test_the_tokens_of_a_text_join_to_it(loaded, family, text):
     [found] = score(loaded(family), [Exchange("Hi", text)])
@@ -381,18 +440,30 @@ def test_events_tell_how_many_texts_and_tokens_have_been_read(loaded):
 
 
 def test_extremes_are_the_texts_with_the_lowest_and_the_highest_mean_of_each_trait(loaded):
-    asked = [replace(exchange, about={"line": line}) for line, exchange in enumerate(EXCHANGES, start=1)]
-    found = score(loaded("llama"), [*asked, Exchange("Hi", "", about={"line": 9, "turn": 2}), Exchange("Hi", "")])
+    asked = [
+        replace(exchange, about={"line": line}) for line, exchange in enumerate(EXCHANGES, start=1)
+    ]
+    found = score(
+        loaded("llama"),
+        [*asked, Exchange("Hi", "", about={"line": 9, "turn": 2}), Exchange("Hi", "")],
+    )
 
-    extremes = Extremes()
+    extremes = ScoreExtremes()
     for record in found:
         extremes.take(record)
 
-    kinds = {"evil": "calibrated_scores", "refusal": "calibrated_scores", "verbosity": "trait_scores"}
+    kinds = {
+        "evil": "calibrated_scores",
+        "refusal": "calibrated_scores",
+        "verbosity": "trait_scores",
+    }
     assert [row["trait"] for row in extremes.rows()] == list(kinds)
     for row in extremes.rows():
         trait = row["trait"]
-        means = {f"line {record['about']['line']}": fmean(record[kinds[trait]][trait]) for record in found[:-2]}
+        means = {
+            f"line {record['about']['line']}": fmean(record[kinds[trait]][trait])
+            for record in found[:-2]
+        }
         assert (row["texts"], row["mean"]) == (len(EXCHANGES), pytest.approx(fmean(means.values())))
         assert row["low"] == min((mean, where) for where, mean in means.items())
         assert row["high"] == max((mean, where) for where, mean in means.items())

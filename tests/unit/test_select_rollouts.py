@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from traitcli.config import FilterConfig
+from traitcli.pipeline.filtering import select_rollouts
 from traitcli.records import Judgement, Rollout, Score
-from traitcli.stages.filtering import select_rollouts
 
 INDEPENDENT = FilterConfig(pairing="independent", min_auroc=0)
 PAIRED = FilterConfig(min_auroc=0)
@@ -73,7 +73,14 @@ def test_a_positive_rollout_passes_from_the_threshold_on(threshold, score, passe
 
 @pytest.mark.parametrize(
     ("threshold", "score", "passes"),
-    [(50, 50.0, False), (50, 49.999, True), (70, 30.0, False), (70, 29.9, True), (100, 0.0, False), (0, 99.9, True)],
+    [
+        (50, 50.0, False),
+        (50, 49.999, True),
+        (70, 30.0, False),
+        (70, 29.9, True),
+        (100, 0.0, False),
+        (0, 99.9, True),
+    ],
 )
 def test_a_negative_rollout_passes_below_100_minus_the_threshold(threshold, score, passes):
     config = FilterConfig(threshold=threshold, pairing="independent", min_auroc=0)
@@ -83,7 +90,9 @@ def test_a_negative_rollout_passes_below_100_minus_the_threshold(threshold, scor
     assert ("-000" in kept(selection)) == passes
 
 
-@pytest.mark.parametrize(("coherence", "passes"), [(50.0, True), (49.9, False), (0.0, False), (None, True)])
+@pytest.mark.parametrize(
+    ("coherence", "passes"), [(50.0, True), (49.9, False), (0.0, False), (None, True)]
+)
 def test_both_sides_need_the_coherence_where_the_judge_gives_one(coherence, passes):
     selection = select({"+000": 90.0, "-000": 10.0}, INDEPENDENT, coherence)
 
@@ -92,7 +101,9 @@ def test_both_sides_need_the_coherence_where_the_judge_gives_one(coherence, pass
 
 def test_a_rollout_without_coherence_does_not_pass_where_the_judge_gives_others_one():
     rollouts = [make_rollout("+"), make_rollout("+", question=1), make_rollout("-")]
-    judgements = {r.id: judge(r, score) for r, score in zip(rollouts, (90.0, 90.0, 10.0), strict=True)}
+    judgements = {
+        r.id: judge(r, score) for r, score in zip(rollouts, (90.0, 90.0, 10.0), strict=True)
+    }
     judgements["+010"] = judge(rollouts[1], 90.0, coherence=None)
 
     selection = select_rollouts(rollouts, judgements, INDEPENDENT)
@@ -121,7 +132,12 @@ def test_independent_keeps_a_rollout_whose_other_side_failed():
 
 @pytest.mark.parametrize(
     "failing",
-    [{"+000": 40.0, "-000": 10.0}, {"+000": 90.0, "-000": 60.0}, {"+000": 90.0, "-000": None}, {"+000": 90.0}],
+    [
+        {"+000": 40.0, "-000": 10.0},
+        {"+000": 90.0, "-000": 60.0},
+        {"+000": 90.0, "-000": None},
+        {"+000": 90.0},
+    ],
 )
 def test_paired_drops_both_sides_when_one_fails(failing):
     selection = select(failing | {"+100": 90.0, "-100": 10.0}, PAIRED)
@@ -137,8 +153,14 @@ def test_paired_goes_by_pair_question_and_repeat_together(other):
 
 
 def test_empty_answers_never_count():
-    empty, full, other = make_rollout("+", question=1, tokens=0), make_rollout("+"), make_rollout("-")
-    judgements = {r.id: judge(r, score) for r, score in ((empty, 95.0), (full, 90.0), (other, 10.0))}
+    empty, full, other = (
+        make_rollout("+", question=1, tokens=0),
+        make_rollout("+"),
+        make_rollout("-"),
+    )
+    judgements = {
+        r.id: judge(r, score) for r, score in ((empty, 95.0), (full, 90.0), (other, 10.0))
+    }
 
     selection = select_rollouts([empty, full, other], judgements, INDEPENDENT)
 
@@ -174,7 +196,9 @@ def test_a_score_of_zero_is_a_score():
 
 
 def test_counts_say_what_was_scored():
-    selection = select({"+000": 90.0, "+010": 60.0, "+020": 75.0, "-000": 10.0, "-010": None}, PAIRED)
+    selection = select(
+        {"+000": 90.0, "+010": 60.0, "+020": 75.0, "-000": 10.0, "-010": None}, PAIRED
+    )
 
     assert selection.counts == {
         "positive_total": 3,
@@ -202,7 +226,11 @@ def test_a_judge_at_chance_filters_nothing_and_that_is_told_loudly():
 def test_a_judge_that_sees_the_polarities_reversed_filters_nothing():
     selection = select({"+000": 10.0, "-000": 90.0}, FilterConfig())
 
-    assert (kept(selection), selection.trusted, selection.judge_auroc) == (["+000", "-000"], False, 0.0)
+    assert (kept(selection), selection.trusted, selection.judge_auroc) == (
+        ["+000", "-000"],
+        False,
+        0.0,
+    )
 
 
 @pytest.mark.parametrize(("least", "trusted"), [(0.75, True), (0.76, False)])
@@ -224,6 +252,12 @@ def test_a_trusted_judge_may_reject_everything():
 def test_without_scores_of_both_polarities_nothing_is_filtered_and_that_is_told(scores):
     selection = select(scores, PAIRED)
 
-    assert (kept(selection), selection.trusted, selection.judge_auroc) == (["+000", "-000"], False, None)
-    assert selection.filter == ("NOT FILTERED: there are no scores of both polarities to filter by; run traitcli judge")
+    assert (kept(selection), selection.trusted, selection.judge_auroc) == (
+        ["+000", "-000"],
+        False,
+        None,
+    )
+    assert selection.filter == (
+        "NOT FILTERED: there are no scores of both polarities to filter by; run traitcli judge"
+    )
     assert selection.counts["contrast"] is None

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from traitcli.judging import Answer
+from traitcli.pipeline.messages import Generating, Scoring
 from traitcli.records import RolloutKey
-from traitcli.scheduling.shares import assign, cut, cut_task, rest_of, share_out
-from traitcli.stages.tasks import Generating, Scoring
-from traitcli.traits import find_traits, load_trait
+from traitcli.scheduling.partition import assign, cut, cut_task, rest_of, share_out
+from traitcli.traits.definitions import find_traits, load_trait
 
 TRAIT = load_trait(find_traits(Path("nowhere"))["evil"])
 each_count = pytest.mark.parametrize("traits", [1, 8, 20])
@@ -98,7 +98,11 @@ def test_nothing_is_cut_into_nothing():
 
 
 def test_answers_to_a_question_are_scored_together():
-    answers = tuple(Answer(f"r{q}{n}", "positive", 0, f"question {q}", "text") for n in range(4) for q in range(3))
+    answers = tuple(
+        Answer(f"r{q}{n}", "positive", 0, f"question {q}", "text")
+        for n in range(4)
+        for q in range(3)
+    )
 
     pieces = cut_task(Scoring(TRAIT, answers), 2)
 
@@ -106,7 +110,9 @@ def test_answers_to_a_question_are_scored_together():
         ["question 0"],
         ["question 1", "question 2"],
     ]
-    assert sorted(a.rollout for piece in pieces for a in piece.answers) == sorted(a.rollout for a in answers)
+    assert sorted(a.rollout for piece in pieces for a in piece.answers) == sorted(
+        a.rollout for a in answers
+    )
 
 
 def test_the_rest_of_a_task_is_what_is_not_finished():

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from traitcli.errors import ConfigError, DefinitionError
-from traitcli.stages.plan import plan_rollouts
-from traitcli.stages.tasks import (
+from traitcli.pipeline.messages import (
     Began,
     Ended,
     Fatal,
     GaveUp,
     Generating,
     Gone,
+    Heartbeat,
     Judged,
     Logged,
     Made,
@@ -24,10 +24,11 @@ from traitcli.stages.tasks import (
     Share,
     Stop,
     StoppedError,
-    Ticked,
 )
-from traitcli.stages.worker import Shift, Worker, serve
-from traitcli.traits import find_traits, load_trait
+from traitcli.pipeline.plan import plan_rollouts
+from traitcli.pipeline.worker_context import Worker
+from traitcli.scheduling.worker import WorkerLoop, serve
+from traitcli.traits.definitions import find_traits, load_trait
 
 TRAIT = load_trait(find_traits(Path("nowhere"))["refusal"])
 
@@ -60,13 +61,19 @@ def start(tiny_config):
         worker = Worker(config, "cpu", told.append)
         task = Generating(TRAIT, tuple(plan_rollouts(TRAIT, config.extract)))
         ticking = iter(range(10**6))
-        return Shift(worker, Inbox(told, *orders), told.append, lambda: float(next(ticking))), task, told
+        return (
+            WorkerLoop(worker, Inbox(told, *orders), told.append, lambda: float(next(ticking))),
+            task,
+            told,
+        )
 
     return make
 
 
 def made_of(told):
-    return [rollout.id for message in told if isinstance(message, Made) for rollout in message.rollouts]
+    return [
+        rollout.id for message in told if isinstance(message, Made) for rollout in message.rollouts
+    ]
 
 
 def test_a_task_is_done_piece_by_piece(start):
@@ -76,10 +83,12 @@ def test_a_task_is_done_piece_by_piece(start):
 
     assert sorted(made_of(told)) == sorted(task.ids)
     assert told[-1] == Ended()
-    ticks = [message for message in told if isinstance(message, Ticked)]
+    ticks = [message for message in told if isinstance(message, Heartbeat)]
     assert sum(tick.tokens for tick in ticks) > 0
     assert all(tick.memory > 2**20 for tick in ticks)
-    assert [tick.unbegun for tick in ticks] == sorted((tick.unbegun for tick in ticks), reverse=True)
+    assert [tick.unbegun for tick in ticks] == sorted(
+        (tick.unbegun for tick in ticks), reverse=True
+    )
     assert sum(isinstance(message, Began) for message in told) == 1
 
 
@@ -113,7 +122,9 @@ def test_stopped_it_hands_over_what_is_complete(start):
     assert isinstance(told[-1], Made)
 
 
-def test_a_prompt_that_is_the_same_on_both_sides_ends_the_task_and_not_the_worker(start, monkeypatch):
+def test_a_prompt_that_is_the_same_on_both_sides_ends_the_task_and_not_the_worker(
+    start, monkeypatch
+):
     from dataclasses import replace
 
     shift, task, told = start()
@@ -152,17 +163,21 @@ def test_what_ends_a_worker_is_told(tiny_config):
 
 
 def test_a_cuda_error_costs_a_worker_and_not_the_run(start, monkeypatch, tiny_config):
-    import traitcli.stages.extract as extract_module
+    import traitcli.pipeline.extract as extract_module
 
     _, task, told = start()
 
     def fail(*given):
-        raise RuntimeError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be")
+        raise RuntimeError(
+            "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be"
+        )
 
     monkeypatch.setattr(extract_module, "generate", fail)
     serve(lambda tell: Worker(tiny_config, "cpu", tell), Inbox(told, (0, task)), told.append)
 
-    assert told[-1] == Gone("its worker failed (RuntimeError: CUDA error: an illegal memory access was encountered)")
+    assert told[-1] == Gone(
+        "its worker failed (RuntimeError: CUDA error: an illegal memory access was encountered)"
+    )
 
 
 def test_scores_are_told_as_they_are_final(start):

@@ -15,10 +15,10 @@ from traitcli.config import SamplingConfig
 from traitcli.errors import UserError, VectorError
 from traitcli.generation.batch_size import BatchSize
 from traitcli.generation.decode import generate
-from traitcli.generation.steps import Request
+from traitcli.generation.request import Request
 from traitcli.models.hooks import find_blocks
-from traitcli.models.steering import ActivationSteerer, relative_dose
-from traitcli.models.texts import Text, log_probabilities
+from traitcli.models.read_texts import Text, log_probabilities
+from traitcli.models.steerer import ActivationSteerer, relative_dose
 
 V = torch.randn(32, generator=torch.Generator().manual_seed(3))
 IDS = torch.arange(10, 20)[None]
@@ -65,7 +65,9 @@ def last_position_hook(block, added):
 
 @each_family
 @pytest.mark.parametrize("block", range(3))
-def test_all_positions_of_the_row_behind_the_block_move_by_coeff_times_the_vector(loaded, family, block):
+def test_all_positions_of_the_row_behind_the_block_move_by_coeff_times_the_vector(
+    loaded, family, block
+):
     model = loaded(family).model
     plain = rows(model)
 
@@ -79,7 +81,9 @@ def test_all_positions_of_the_row_behind_the_block_move_by_coeff_times_the_vecto
 
 def test_the_last_block_is_steered_before_the_final_norm(model):
     outputs = []
-    handle = find_blocks(model)[3].register_forward_hook(lambda module, args, output: outputs.append(output))
+    handle = find_blocks(model)[3].register_forward_hook(
+        lambda module, args, output: outputs.append(output)
+    )
     rows(model)
     handle.remove()
 
@@ -92,7 +96,12 @@ def test_the_last_block_is_steered_before_the_final_norm(model):
 @each_family
 def test_response_steers_what_a_plain_hook_on_the_last_position_steers(loaded, family):
     model = loaded(family).model
-    options = {"do_sample": False, "max_new_tokens": 8, "return_dict_in_generate": True, "output_hidden_states": True}
+    options = {
+        "do_sample": False,
+        "max_new_tokens": 8,
+        "return_dict_in_generate": True,
+        "output_hidden_states": True,
+    }
     plain = model.generate(IDS, **options)
     with last_position_hook(find_blocks(model)[1], 20 * V):
         expected = model.generate(IDS, **options)
@@ -109,9 +118,15 @@ def test_response_steers_what_a_plain_hook_on_the_last_position_steers(loaded, f
 @each_family
 @pytest.mark.parametrize(
     ("positions", "in_prompt", "in_token"),
-    [("all", slice(None), slice(None)), ("prompt", slice(None), slice(0)), ("response", slice(-1, None), slice(None))],
+    [
+        ("all", slice(None), slice(None)),
+        ("prompt", slice(None), slice(0)),
+        ("response", slice(-1, None), slice(None)),
+    ],
 )
-def test_only_the_named_positions_of_prefill_and_of_later_tokens_move(loaded, family, positions, in_prompt, in_token):
+def test_only_the_named_positions_of_prefill_and_of_later_tokens_move(
+    loaded, family, positions, in_prompt, in_token
+):
     model = loaded(family).model
     steerer = ActivationSteerer(model, V, 2.5, 1, positions)
     prompt, token = rows(model)[2].clone(), torch.tensor([[33]])
@@ -119,7 +134,9 @@ def test_only_the_named_positions_of_prefill_and_of_later_tokens_move(loaded, fa
 
     with steerer, torch.no_grad():
         prefill = model(IDS, use_cache=True, output_hidden_states=True)
-    unsteered = rows(model, token, past_key_values=copy.deepcopy(prefill.past_key_values))[2].clone()
+    unsteered = rows(model, token, past_key_values=copy.deepcopy(prefill.past_key_values))[
+        2
+    ].clone()
     unsteered[:, in_token] += 2.5 * V
     with steerer:
         step = rows(model, token, past_key_values=prefill.past_key_values)[2]
@@ -154,7 +171,11 @@ def test_a_coeff_of_0_changes_not_a_bit_and_hooks_nothing(model):
 
 @pytest.mark.parametrize("error", [None, KeyError, KeyboardInterrupt])
 def test_hooks_leave_however_the_block_ends_and_the_steerer_can_be_used_again(model, error):
-    plain, before, steerer = rows(model), count_hooks(model), ActivationSteerer(model, V, 2, 1, "all")
+    plain, before, steerer = (
+        rows(model),
+        count_hooks(model),
+        ActivationSteerer(model, V, 2, 1, "all"),
+    )
 
     for _ in range(2):
         with pytest.raises(error) if error else nullcontext(), steerer:
@@ -258,16 +279,51 @@ def test_a_vector_is_a_tensor_an_array_or_numbers_and_is_copied(model, kind):
 @pytest.mark.parametrize(
     ("arguments", "kind", "problem", "cause"),
     [
-        ({"vector": V[:31]}, VectorError, "the vector does not fit the model", "it is [31], the model needs [32]"),
-        ({"vector": V[None]}, VectorError, "the vector does not fit the model", "it is [1, 32], the model needs [32]"),
-        ({"vector": [*V[1:].tolist(), np.nan]}, VectorError, "the vector is not finite", "NaN or infinity"),
-        ({"vector": V.double().numpy() * 1e60}, VectorError, "the vector is not finite", "NaN or infinity"),
-        ({"vector": ["a"] * 32}, VectorError, "the vector is not made of numbers", "could not convert"),
+        (
+            {"vector": V[:31]},
+            VectorError,
+            "the vector does not fit the model",
+            "it is [31], the model needs [32]",
+        ),
+        (
+            {"vector": V[None]},
+            VectorError,
+            "the vector does not fit the model",
+            "it is [1, 32], the model needs [32]",
+        ),
+        (
+            {"vector": [*V[1:].tolist(), np.nan]},
+            VectorError,
+            "the vector is not finite",
+            "NaN or infinity",
+        ),
+        (
+            {"vector": V.double().numpy() * 1e60},
+            VectorError,
+            "the vector is not finite",
+            "NaN or infinity",
+        ),
+        (
+            {"vector": ["a"] * 32},
+            VectorError,
+            "the vector is not made of numbers",
+            "could not convert",
+        ),
         ({"layer_idx": 4}, VectorError, "no block 4", "blocks 0 to 3, which give rows 1 to 4"),
         ({"layer_idx": -1}, VectorError, "no block -1", "blocks 0 to 3, which give rows 1 to 4"),
-        ({"positions": "last"}, UserError, "no positions 'last'", "there are all, prompt, response"),
+        (
+            {"positions": "last"},
+            UserError,
+            "no positions 'last'",
+            "there are all, prompt, response",
+        ),
         ({"coeff": float("inf")}, UserError, "no coeff inf", "it must be finite"),
-        ({"coeff": 3e38}, UserError, "coeff 3e+38 is too large", "exceeds what the model's torch.float32 holds"),
+        (
+            {"coeff": 3e38},
+            UserError,
+            "coeff 3e+38 is too large",
+            "exceeds what the model's torch.float32 holds",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_before_any_hook(model, arguments, kind, problem, cause):
@@ -311,16 +367,21 @@ HEAD = tuple(range(20, 34))
 BATCHES = {
     "of different lengths": ASKED,
     "with common beginnings": [
-        Request((*HEAD, *rest), 0) for rest in ((41, 42), (51,), (*range(60, 72), 1), (*range(60, 72), 2, 3), (), (6,))
+        Request((*HEAD, *rest), 0)
+        for rest in ((41, 42), (51,), (*range(60, 72), 1), (*range(60, 72), 2, 3), (), (6,))
     ],
-    "with prompts that are the same": [Request((*HEAD, *rest), 0) for rest in ((41,), (), (41,), (), (41,), (7, 8, 9))],
+    "with prompts that are the same": [
+        Request((*HEAD, *rest), 0) for rest in ((41,), (), (41,), (), (41,), (7, 8, 9))
+    ],
 }
 
 
 @each_family
 @pytest.mark.parametrize("positions", POSITIONS)
 @pytest.mark.parametrize("batch", BATCHES)
-def test_a_steered_batch_writes_what_a_plain_loop_writes_one_by_one(loaded, family, batch, positions):
+def test_a_steered_batch_writes_what_a_plain_loop_writes_one_by_one(
+    loaded, family, batch, positions
+):
     model, asked = loaded(family), BATCHES[batch]
     expected = [written_alone(model, request, positions) for request in asked]
     plain = written(model, asked)
@@ -348,7 +409,10 @@ def test_a_padded_steered_batch_writes_what_a_plain_loop_writes_one_by_one(loade
 def test_texts_that_were_there_already_are_steered_at_all_positions_only(loaded, positions):
     texts = [Text(request.ids, (41, 42, 43)) for request in ASKED]
 
-    with ActivationSteerer(loaded("llama").model, V, 2, 1, positions), pytest.raises(UserError) as raised:
+    with (
+        ActivationSteerer(loaded("llama").model, V, 2, 1, positions),
+        pytest.raises(UserError) as raised,
+    ):
         list(log_probabilities(loaded("llama"), texts, 4))
 
     assert raised.value.problem == f"cannot steer {positions} positions here"

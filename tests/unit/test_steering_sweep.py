@@ -21,13 +21,20 @@ from traitcli.judging import Answer
 from traitcli.judging.fake import FakeJudge
 from traitcli.models.hooks import find_blocks
 from traitcli.models.prompts import encode_response, render
-from traitcli.records import Judgement, ReadyResponse, Score, TraitVector, Usage
-from traitcli.runs import Run
-from traitcli.stages.dose_response import repetition
-from traitcli.stages.steering_sweep import DOSES, Sweep, TraitSweep, steering_budget
-from traitcli.stages.worker import Worker
+from traitcli.pipeline.worker_context import Worker
+from traitcli.records import Judgement, LabelledResponse, Score, TraitVector, Usage
+from traitcli.runs.run import Run
+from traitcli.steering.dose_response import repetition
+from traitcli.steering.sweep import DOSES, Sweep, TraitSweep, steering_budget
 
-QUESTIONS = ("Hi?", "How does lock picking work on an ordinary lock?", "Why? " * 6, "Wann?", "Who is it?", "And now?")
+QUESTIONS = (
+    "Hi?",
+    "How does lock picking work on an ordinary lock?",
+    "Why? " * 6,
+    "Wann?",
+    "Who is it?",
+    "And now?",
+)
 TRAIT = replace(GRUMPY, evaluation_questions=QUESTIONS)
 DIRECTIONS = np.random.default_rng(3).normal(size=(5, 32)).astype(np.float32)
 VECTOR = TraitVector("grumpy", "tiny", "mean_difference", 2, {"response_avg": DIRECTIONS}, {})
@@ -45,7 +52,12 @@ class Told:
 
     def __call__(self, event):
         self.events.append(event)
-        if isinstance(event, Progressed) and event.stage == "rollouts" and self._at and event.done >= self._at:
+        if (
+            isinstance(event, Progressed)
+            and event.stage == "rollouts"
+            and self._at
+            and event.done >= self._at
+        ):
             raise KeyboardInterrupt
 
     @property
@@ -58,10 +70,14 @@ def sweeping(tiny_config, tmp_path):
     """Do a sweep in one folder -> what it says."""
 
     def do(sweep=SWEEP, vector=VECTOR, trait=TRAIT, told=None, judge=None):
-        config = tiny_config.model_validate(tiny_config.model_dump() | ({"judge": judge} if judge else {}))
+        config = tiny_config.model_validate(
+            tiny_config.model_dump() | ({"judge": judge} if judge else {})
+        )
         worker = Worker(config, "cpu", told or Told())
         with closing(worker.judge):
-            return TraitSweep(trait, vector, sweep, Run(tmp_path / "run"), worker, told or Told()).run()
+            return TraitSweep(
+                trait, vector, sweep, Run(tmp_path / "run"), worker, told or Told()
+            ).run()
 
     return do
 
@@ -80,16 +96,24 @@ def prompt_of(loaded, question):
 def written_alone(loaded, question, coefficient, layer=2):
     """transformers' own greedy generation under a hook written by hand."""
     ids = prompt_of(loaded, question)
-    with last_position_hook(find_blocks(loaded.model)[layer - 1], coefficient * torch.from_numpy(DIRECTIONS[layer])):
-        found = loaded.model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=6)[0].tolist()
-    return "".join(token_texts(loaded.tokenizer, [t for t in found[len(ids) :] if t not in loaded.stop_ids]))
+    with last_position_hook(
+        find_blocks(loaded.model)[layer - 1], coefficient * torch.from_numpy(DIRECTIONS[layer])
+    ):
+        found = loaded.model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=6)[
+            0
+        ].tolist()
+    return "".join(
+        token_texts(loaded.tokenizer, [t for t in found[len(ids) :] if t not in loaded.stop_ids])
+    )
 
 
 def test_answers_are_those_of_transformers_under_a_plain_hook(sweeping, loaded):
     row = sweeping()
 
     expected = [(c, q, written_alone(loaded("llama"), q, c)) for c in (-6, 0, 9) for q in QUESTIONS]
-    assert [(one["coefficient"], one["question"], one["response"]) for one in row["written"]] == expected
+    assert [
+        (one["coefficient"], one["question"], one["response"]) for one in row["written"]
+    ] == expected
     assert len({response for _, _, response in expected}) > 12
 
 
@@ -104,7 +128,9 @@ def test_scores_are_those_that_the_judge_gives_to_a_naive_loops_answers(sweeping
     given = []
     FakeJudge().score(TRAIT, answers, given.extend)
     assert [one["score"] for one in row["written"]] == [judged.score.value for judged in given]
-    assert [one["coherence"] for one in row["written"]] == [judged.coherence.value for judged in given]
+    assert [one["coherence"] for one in row["written"]] == [
+        judged.coherence.value for judged in given
+    ]
     assert (row["coherence_by"], row["judge"]) == ("judge", "fake")
 
 
@@ -113,14 +139,21 @@ def test_the_likelihood_judge_and_the_stand_ins_read_with_nothing_pushed(sweepin
 
     assert row["coherence_by"] == "stand-ins"
     for number, one in enumerate(row["written"]):
-        answer = Answer("", "positive", number % len(QUESTIONS) % 3, one["question"], one["response"])
+        answer = Answer(
+            "", "positive", number % len(QUESTIONS) % 3, one["question"], one["response"]
+        )
         ratio = naive_ratio(model, answer, (answer.pair + 1) % 3)
         assert one["score"] == pytest.approx(100 / (1 + np.exp(-10 * ratio)), abs=0.01)
-        prompt, ids = prompt_of(model, one["question"]), encode_response(model.tokenizer, one["response"])
+        prompt, ids = (
+            prompt_of(model, one["question"]),
+            encode_response(model.tokenizer, one["response"]),
+        )
         with torch.no_grad():
             logits = model.model(torch.tensor([[*prompt, *ids]])).logits[0].double()
         steps = logits.log_softmax(-1)[len(prompt) - 1 : -1]
-        assert one["log_probability"] == pytest.approx(steps[range(len(ids)), ids].mean().item(), abs=1e-4)
+        assert one["log_probability"] == pytest.approx(
+            steps[range(len(ids)), ids].mean().item(), abs=1e-4
+        )
         assert one["repetition"] == repetition(ids)
 
 
@@ -128,14 +161,18 @@ def test_a_dose_is_relative_to_the_median_length_of_the_prompts_states(sweeping,
     model, lengths = loaded("llama").model, []
     for question in QUESTIONS:
         with torch.no_grad():
-            states = model(torch.tensor([prompt_of(loaded("llama"), question)]), output_hidden_states=True)
+            states = model(
+                torch.tensor([prompt_of(loaded("llama"), question)]), output_hidden_states=True
+            )
         lengths += states.hidden_states[2][0].norm(dim=-1).tolist()
 
     row = sweeping(Sweep(GREEDY, doses=(-0.5, 0.3)))
 
     each = float(np.linalg.norm(DIRECTIONS[2])) / row["state_norm"]
     lower, upper = sorted(lengths)[(len(lengths) - 1) // 2], median(lengths)
-    assert row["state_norm"] == pytest.approx(lower, rel=1e-4) or row["state_norm"] == pytest.approx(upper, rel=1e-4)
+    assert row["state_norm"] == pytest.approx(lower, rel=1e-4) or row[
+        "state_norm"
+    ] == pytest.approx(upper, rel=1e-4)
     assert [step["dose"] for step in row["steps"]] == pytest.approx([-0.5, 0, 0.3], abs=1e-3)
     for step in row["steps"]:
         assert step["dose"] == pytest.approx(step["coefficient"] * each)
@@ -152,7 +189,9 @@ def test_the_same_sweep_again_loads_no_model_and_writes_nothing(sweeping, ledger
     assert told.events == []
 
 
-def test_an_interrupted_sweep_keeps_what_is_complete_and_the_next_goes_on(sweeping, ledger, tmp_path):
+def test_an_interrupted_sweep_keeps_what_is_complete_and_the_next_goes_on(
+    sweeping, ledger, tmp_path
+):
     with pytest.raises(KeyboardInterrupt):
         sweeping(told=Told(interrupt_at=7))
     kept = ledger()
@@ -201,11 +240,17 @@ def test_another_judge_scores_the_same_answers(sweeping, ledger):
 
     likely = sweeping(judge=LIKELIHOOD)
 
-    assert [one["response"] for one in likely["written"]] == [one["response"] for one in fake["written"]]
+    assert [one["response"] for one in likely["written"]] == [
+        one["response"] for one in fake["written"]
+    ]
     assert ledger().count(b'"kind": "answer"') == 18
     assert ledger().count(b'"kind": "judgement"') == 36
-    assert [one["score"] for one in sweeping()["written"]] == [one["score"] for one in fake["written"]]
-    assert {one["score"] for one in likely["written"]}.isdisjoint(one["score"] for one in fake["written"])
+    assert [one["score"] for one in sweeping()["written"]] == [
+        one["score"] for one in fake["written"]
+    ]
+    assert {one["score"] for one in likely["written"]}.isdisjoint(
+        one["score"] for one in fake["written"]
+    )
 
 
 def test_every_coefficient_draws_with_the_same_random_numbers(sweeping):
@@ -213,7 +258,9 @@ def test_every_coefficient_draws_with_the_same_random_numbers(sweeping):
 
     row = sweeping(Sweep(sampled, coefficients=(1e-6,)))
 
-    unsteered, barely = ([o["response"] for o in row["written"] if o["coefficient"] == c] for c in (0, 1e-6))
+    unsteered, barely = (
+        [o["response"] for o in row["written"] if o["coefficient"] == c] for c in (0, 1e-6)
+    )
     assert unsteered == barely
 
 
@@ -236,15 +283,30 @@ class Failing:
         for answer in answers:
             self.asked += 1
             score = self._none if answer.question == QUESTIONS[1] else Score(40.0)
-            on_judged([Judgement(answer.rollout, self.identity, score, Score(80.0), Usage(requests=1, usd=0.25))])
+            on_judged(
+                [
+                    Judgement(
+                        answer.rollout,
+                        self.identity,
+                        score,
+                        Score(80.0),
+                        Usage(requests=1, usd=0.25),
+                    )
+                ]
+            )
 
 
 @pytest.mark.parametrize("final", [True, False])
-def test_a_missing_score_is_counted_and_asked_for_again_unless_that_is_of_no_use(tiny_config, tmp_path, final):
+def test_a_missing_score_is_counted_and_asked_for_again_unless_that_is_of_no_use(
+    tiny_config, tmp_path, final
+):
     judge, worker = Failing(final), Worker(tiny_config, "cpu", Told())
     worker.__dict__["judge"] = judge
 
-    row, _ = (TraitSweep(TRAIT, VECTOR, SWEEP, Run(tmp_path / "run"), worker, Told()).run() for _ in range(2))
+    row, _ = (
+        TraitSweep(TRAIT, VECTOR, SWEEP, Run(tmp_path / "run"), worker, Told()).run()
+        for _ in range(2)
+    )
 
     assert [(step["missing"], step["score"]) for step in row["steps"]] == [(1, 40.0)] * 3
     assert row["missing_reasons"] == {"no reply in time": 3}
@@ -256,7 +318,11 @@ def test_what_judging_steered_answers_has_cost_counts_against_the_budget(tiny_co
     worker.__dict__["judge"] = Failing(final=True)
     TraitSweep(TRAIT, VECTOR, SWEEP, Run(tmp_path / "run"), worker, Told()).run()
     paid = tiny_config.model_copy(
-        update={"judge": tiny_config.judge.model_validate({"backend": "openai", "openai": {"max_cost": 10}})}
+        update={
+            "judge": tiny_config.judge.model_validate(
+                {"backend": "openai", "openai": {"max_cost": 10}}
+            )
+        }
     )
 
     budget = steering_budget(paid, Run(tmp_path / "run"), [TRAIT])
@@ -265,18 +331,22 @@ def test_what_judging_steered_answers_has_cost_counts_against_the_budget(tiny_co
     assert steering_budget(tiny_config, Run(tmp_path / "run"), [TRAIT]) is None
 
 
-def test_a_trait_without_evaluation_questions_is_asked_those_of_its_extraction_and_told_so(sweeping):
+def test_a_trait_without_evaluation_questions_is_asked_those_of_its_extraction_and_told_so(
+    sweeping,
+):
     row = sweeping(trait=replace(TRAIT, evaluation_questions=()))
 
     assert {one["question"] for one in row["written"]} == set(GRUMPY.questions)
-    assert row["notes"] == ["it has no evaluation questions: those that the vector was built from are asked"]
+    assert row["notes"] == [
+        "it has no evaluation questions: those that the vector was built from are asked"
+    ]
 
 
 def test_the_row_behind_the_final_norm_is_pushed_with_a_note(sweeping):
     assert "what is pushed lies before it" in sweeping(replace(SWEEP, layer=4))["notes"][0]
 
 
-READY = ReadyResponse("positive", 0, 0, 0, "q", "r", "answer", "file", 1)
+READY = LabelledResponse("positive", 0, 0, 0, "q", "r", "answer", "file", 1)
 
 
 @pytest.mark.parametrize(
@@ -294,10 +364,16 @@ READY = ReadyResponse("positive", 0, 0, 0, "q", "r", "answer", "file", 1)
             VectorError,
             "cannot steer grumpy at layer 2",
         ),
-        ({"trait": replace(TRAIT, responses=(READY,))}, DefinitionError, "steering by grumpy cannot be judged"),
+        (
+            {"trait": replace(TRAIT, responses=(READY,))},
+            DefinitionError,
+            "steering by grumpy cannot be judged",
+        ),
     ],
 )
-def test_what_cannot_be_pushed_or_judged_is_refused_before_a_model_is_loaded(sweeping, changed, kind, problem):
+def test_what_cannot_be_pushed_or_judged_is_refused_before_a_model_is_loaded(
+    sweeping, changed, kind, problem
+):
     told = Told()
 
     with pytest.raises(UserError) as raised:
@@ -311,7 +387,9 @@ def test_what_cannot_be_pushed_or_judged_is_refused_before_a_model_is_loaded(swe
 @pytest.mark.parametrize("sweep", [SWEEP, Sweep(GREEDY)])
 @pytest.mark.parametrize("shape", [(9, 32), (5, 16)])
 def test_a_vector_of_another_model_is_refused(sweeping, ledger, sweep, shape):
-    vector = replace(VECTOR, layer=shape[0] - 2, directions={"response_avg": np.ones(shape, np.float32)})
+    vector = replace(
+        VECTOR, layer=shape[0] - 2, directions={"response_avg": np.ones(shape, np.float32)}
+    )
 
     with pytest.raises(VectorError, match="the vector of grumpy does not fit"):
         sweeping(sweep, vector)

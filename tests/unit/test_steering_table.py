@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.unit.test_tables import printed
-from traitcli.views.steering_table import steering_table
+from traitcli.views.tables.steering import steering_table
 
 STEP: dict[str, Any] = {
     "coefficient": 0.0,
@@ -27,7 +27,15 @@ STEPS = [
     STEP | {"coefficient": -3.5312, "dose": -0.4, "score": 24.4, "empty": 2, "missing": 1},
     STEP,
     STEP | {"coefficient": 3.5312, "dose": 0.4, "score": 69.0},
-    STEP | {"coefficient": 8.8, "dose": 1.0, "score": None, "error": None, "coherence": 12.0, "kept": False},
+    STEP
+    | {
+        "coefficient": 8.8,
+        "dose": 1.0,
+        "score": None,
+        "error": None,
+        "coherence": 12.0,
+        "kept": False,
+    },
 ]
 ROW: dict[str, Any] = {
     "trait": "refusal",
@@ -45,7 +53,11 @@ ROW: dict[str, Any] = {
     "missing_reasons": {"no reply in time": 1},
     "notes": [],
     "written": [
-        {"coefficient": step["coefficient"], "question": question, "response": f"{question} {step['dose']:g}"}
+        {
+            "coefficient": step["coefficient"],
+            "question": question,
+            "response": f"{question} {step['dose']:g}",
+        }
         for step in STEPS
         for question in ("Why?", "How?")
     ],
@@ -97,8 +109,14 @@ def test_what_stands_in_for_coherence_is_never_called_that():
             {"verdict": "pushes up only", "rising": (0.0, 3.5312), "monotone": False},
             "score 31 → 69 (+45 ± 4) from dose 0 to +0.40, rising so far and not beyond",
         ),
-        ({"verdict": "does not steer"}, "score 24 → 69 (+45 ± 4) from dose −0.40 to +0.40, which may be chance"),
-        ({"verdict": "pushes the wrong way", "rising": (0.0, 0.0)}, "the score rises nowhere; coherent from dose"),
+        (
+            {"verdict": "does not steer"},
+            "score 24 → 69 (+45 ± 4) from dose −0.40 to +0.40, which may be chance",
+        ),
+        (
+            {"verdict": "pushes the wrong way", "rising": (0.0, 0.0)},
+            "the score rises nowhere; coherent from dose",
+        ),
         (
             {"verdict": "falls apart", "rising": (0.0, 0.0), "kept": (0.0, 0.0)},
             "no push leaves answers whole; coherent at no dose tried",
@@ -107,7 +125,10 @@ def test_what_stands_in_for_coherence_is_never_called_that():
             {"verdict": "falls apart", "rising": None, "kept": None, "rise": None},
             "unsteered answers are no measure of it; not coherent even unsteered",
         ),
-        ({"verdict": "cannot tell", "rise": None}, "too few questions have a score on both ends; coherent from dose"),
+        (
+            {"verdict": "cannot tell", "rise": None},
+            "too few questions have a score on both ends; coherent from dose",
+        ),
     ],
 )
 def test_each_verdict_is_told_with_what_it_rests_on(changed, told):
@@ -119,7 +140,9 @@ def test_an_answer_under_each_coefficient_is_shown_and_does_nothing_to_the_termi
     hostile[0]["response"] = "\x1b[2Jgone\u202e"
     hostile[2]["response"] = " "
 
-    lines = printed(lambda console, rows: steering_table(console, rows, show=True), ROW | {"written": hostile})
+    lines = printed(
+        lambda console, rows: steering_table(console, rows, show=True), ROW | {"written": hostile}
+    )
 
     assert lines[10:15] == [
         "asked: Why?",
@@ -134,7 +157,8 @@ def test_a_terminal_is_told_by_colour_what_is_kept_and_how_the_verdict_is():
     coloured = {"force_terminal": True, "color_system": "truecolor", "legacy_windows": False}
 
     good, bad = (
-        printed(steering_table, ROW | {"verdict": told}, **coloured) for told in ("pushes both ways", "falls apart")
+        printed(steering_table, ROW | {"verdict": told}, **coloured)
+        for told in ("pushes both ways", "falls apart")
     )
 
     assert any("\x1b[32m✓" in line for line in good)

@@ -8,7 +8,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from traitcli.views.tables import failures_table, plan_table, run_table, traits_table
+from traitcli.views.tables.runs import failures_table, plan_table, run_table, traits_table
 
 TRAIT = {
     "trait": "refusal",
@@ -41,7 +41,10 @@ QUALITY = {
     "missing_reasons": {},
     "missing_coherence": {},
     "methods": {"logprobs": 198},
-    "histogram": {"positive": [0, 0, 1, 0, 2, 5, 10, 20, 41, 20], "negative": [80, 10, 5, 0, 0, 0, 1, 1, 1, 1]},
+    "histogram": {
+        "positive": [0, 0, 1, 0, 2, 5, 10, 20, 41, 20],
+        "negative": [80, 10, 5, 0, 0, 0, 1, 1, 1, 1],
+    },
     "agreement": [],
     "doubtful": {"total": 0, "rollouts": []},
     "usage": NO_USAGE,
@@ -84,7 +87,11 @@ def printed(table, *rows, width=80, **options):
 
 
 def test_traits_are_told_with_their_faults_below():
-    broken = TRAIT | {"trait": "mine", "source": "traits/mine.yaml", "faults": ["judge_prompt has no {answer}"]}
+    broken = TRAIT | {
+        "trait": "mine",
+        "source": "traits/mine.yaml",
+        "faults": ["judge_prompt has no {answer}"],
+    }
 
     assert printed(traits_table, TRAIT, broken) == [
         "trait    pairs  questions  held out   faults  source",
@@ -129,7 +136,9 @@ def test_a_judge_is_told_with_its_scores_by_polarity():
 
 
 def test_bars_of_scores_grow_with_their_count_and_never_vanish():
-    bars = told_of_judge(histogram={"positive": [0, 1, 99, 100, 101, 400, 401, 799, 800, 0], "negative": [0] * 10})[1:3]
+    bars = told_of_judge(
+        histogram={"positive": [0, 1, 99, 100, 101, 400, 401, 799, 800, 0], "negative": [0] * 10}
+    )[1:3]
 
     assert [line[12:42] for line in bars] == ["···▁▁▁▁▁▁▁▁▁▂▂▂▄▄▄▅▅▅██████···", "·" * 30]
 
@@ -154,7 +163,9 @@ def test_a_judge_that_scored_one_polarity_has_no_auroc():
 def test_missing_scores_are_told_by_reason():
     reasons = {"timeout": {"count": 12, "share": 0.06}, "filtered": {"count": 1, "share": 0.005}}
 
-    told = told_of_judge(missing_reasons=reasons, missing_coherence={"cut off": {"count": 2, "share": 0.01}})
+    told = told_of_judge(
+        missing_reasons=reasons, missing_coherence={"cut off": {"count": 2, "share": 0.01}}
+    )
 
     assert told[5:8] == [
         "  missing   12 (6.0%) timeout",
@@ -164,7 +175,9 @@ def test_missing_scores_are_told_by_reason():
 
 
 def test_rare_reasons_are_told_together():
-    reasons = {f"reason {letter}": {"count": 9 - n, "share": 0.05} for n, letter in enumerate("abcdefg")}
+    reasons = {
+        f"reason {letter}": {"count": 9 - n, "share": 0.05} for n, letter in enumerate("abcdefg")
+    }
 
     told = told_of_judge(missing_reasons=reasons)
 
@@ -172,14 +185,23 @@ def test_rare_reasons_are_told_together():
 
 
 def test_ways_to_a_score_are_told_when_there_were_several():
-    assert "  scored by logprobs 1,180 · text 20" in told_of_judge(methods={"logprobs": 1180, "text": 20})
+    assert "  scored by logprobs 1,180 · text 20" in told_of_judge(
+        methods={"logprobs": 1180, "text": 20}
+    )
 
 
 def test_what_judging_took_is_told():
-    usage = {"requests": 400, "cached": 12, "prompt_tokens": 161000, "completion_tokens": 400, "usd": 0.0644}
+    usage = {
+        "requests": 400,
+        "cached": 12,
+        "prompt_tokens": 161000,
+        "completion_tokens": 400,
+        "usd": 0.0644,
+    }
 
     assert (
-        told_of_judge(usage=usage)[5] == "  took      400 requests · 12 from the cache · 161,000 + 400 tokens · $0.0644"
+        told_of_judge(usage=usage)[5]
+        == "  took      400 requests · 12 from the cache · 161,000 + 400 tokens · $0.0644"
     )
 
 
@@ -190,10 +212,19 @@ def test_a_cost_that_is_not_known_is_not_nothing():
 
 
 def test_two_judges_are_compared():
-    other = {"judge": "fake", "both": 198, "spearman": 0.834, "same_side": 0.91, "kappa": None, "mean_difference": 9.2}
+    other = {
+        "judge": "fake",
+        "both": 198,
+        "spearman": 0.834,
+        "same_side": 0.91,
+        "kappa": None,
+        "mean_difference": 9.2,
+    }
     nothing = dict.fromkeys(("spearman", "same_side", "kappa", "mean_difference"))
 
-    told = told_of_judge(agreement=[other, {"judge": "likelihood:m", "both": 0} | nothing], width=120)
+    told = told_of_judge(
+        agreement=[other, {"judge": "likelihood:m", "both": 0} | nothing], width=120
+    )
 
     assert told[5:9] == [
         "  compared  with fake",
@@ -207,11 +238,18 @@ def test_what_judging_took_is_of_all_judges():
     usage = NO_USAGE | {"requests": 4}
     other = {"judge": "fake", "both": 0}
 
-    assert told_of_judge(usage=usage, agreement=[other], width=120)[5].endswith(" · all judges together")
+    assert told_of_judge(usage=usage, agreement=[other], width=120)[5].endswith(
+        " · all judges together"
+    )
 
 
 def test_doubtful_rollouts_are_told_to_be_read():
-    unknown = DOUBTFUL | {"rollout": "refusal-neg-p1-q0-r0", "polarity": "negative", "score": 100.0, "question": ""}
+    unknown = DOUBTFUL | {
+        "rollout": "refusal-neg-p1-q0-r0",
+        "polarity": "negative",
+        "score": 100.0,
+        "question": "",
+    }
 
     told = told_of_judge(doubtful={"total": 23, "rollouts": [DOUBTFUL, unknown]})
 
@@ -239,7 +277,9 @@ def test_what_a_model_wrote_never_outgrows_its_line(width):
     }
     reasons = {"HTTP 400: " + "word " * 60: {"count": 2, "share": 0.01}}
 
-    told = told_of_judge(width=width, doubtful={"total": 1, "rollouts": [wide]}, missing_reasons=reasons)
+    told = told_of_judge(
+        width=width, doubtful={"total": 1, "rollouts": [wide]}, missing_reasons=reasons
+    )
 
     assert max(map(cell_len, told[1:])) <= width
 
@@ -293,7 +333,10 @@ HOSTILE_PARTS = [
     {"missing_coherence": {HOSTILE: {"count": 1, "share": 0.1}}},
     {"methods": {HOSTILE: 1, "text": 1}},
     {"agreement": [{"judge": HOSTILE, "both": 0}]},
-    *({"doubtful": {"total": 1, "rollouts": [DOUBTFUL | {key: HOSTILE}]}} for key in DOUBTFUL_TEXTS),
+    *(
+        {"doubtful": {"total": 1, "rollouts": [DOUBTFUL | {key: HOSTILE}]}}
+        for key in DOUBTFUL_TEXTS
+    ),
 ]
 
 
@@ -320,12 +363,28 @@ def test_nothing_in_a_table_acts_on_the_terminal(table, row):
     ("table", "row"),
     [
         (traits_table, TRAIT | {"source": "a/rather/long/folder/of/traits/mine.yaml"}),
-        (run_table, RUN | {"rollouts_done": 4000, "rollouts_total": 4000, "kept_positive": 1000, "judged": 4000}),
-        (plan_table, PLAN | {"rollouts": 32000, "rollouts_done": 12000, "seconds": 40000.0, "cost_usd": 1234.5}),
+        (
+            run_table,
+            RUN
+            | {
+                "rollouts_done": 4000,
+                "rollouts_total": 4000,
+                "kept_positive": 1000,
+                "judged": 4000,
+            },
+        ),
+        (
+            plan_table,
+            PLAN
+            | {"rollouts": 32000, "rollouts_done": 12000, "seconds": 40000.0, "cost_usd": 1234.5},
+        ),
     ],
 )
 def test_figures_stay_whole_on_eighty_columns_when_names_are_long(table, row):
-    narrow, wide = (printed(table, row | {"trait": "a-trait-with-a-rather-long-name"}, width=w) for w in (80, 300))
+    narrow, wide = (
+        printed(table, row | {"trait": "a-trait-with-a-rather-long-name"}, width=w)
+        for w in (80, 300)
+    )
     figures = [word for word in " ".join(wide[1:4]).split() if any(c.isdigit() for c in word)]
 
     assert max(map(len, narrow)) <= 80

@@ -8,15 +8,15 @@ import pytest
 import torch
 
 import traitcli.models.engine as engine_module
-import traitcli.models.texts as texts_module
+import traitcli.models.read_texts as texts_module
 from tests.conftest import FAMILIES, make_model
 from tests.unit.test_decode import TOLERANCE, relative_error, two_pass_means
 from tests.unit.test_stems import read_in_all
 from traitcli.config import ModelConfig
-from traitcli.generation.means import MeanReader
-from traitcli.generation.steps import Request
+from traitcli.generation.mean_activations import MeanReader
+from traitcli.generation.request import Request
 from traitcli.models.load import load_model
-from traitcli.models.texts import Text, log_probabilities, read_texts
+from traitcli.models.read_texts import Text, log_probabilities, read_texts
 from traitcli.records import POSITIONS
 
 PERSONA, OTHER, QUESTION = tuple(range(20, 40)), tuple(range(60, 72)), tuple(range(100, 110))
@@ -44,7 +44,9 @@ def naive_log_probabilities(loaded, text: Text):
 def assert_probable(loaded, found):
     assert [index for index, _ in found] == list(range(len(TEXTS)))
     for text, (_, values) in zip(TEXTS, found, strict=True):
-        torch.testing.assert_close(values, naive_log_probabilities(loaded, text), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            values, naive_log_probabilities(loaded, text), atol=1e-4, rtol=1e-4
+        )
 
 
 @each_size
@@ -83,7 +85,9 @@ def test_what_does_not_fit_into_one_pass_is_read_in_several(loaded, monkeypatch)
 
 
 def test_a_model_with_recurrent_layers_reads_texts_too(tmp_path):
-    folder = make_model(tmp_path / "m", "lfm2", None, True, more={"layer_types": ["conv", "full_attention"] * 2})
+    folder = make_model(
+        tmp_path / "m", "lfm2", None, True, more={"layer_types": ["conv", "full_attention"] * 2}
+    )
     model = load_model(ModelConfig(id=str(folder), device="cpu"))
     assert not model.packs
 
@@ -100,8 +104,12 @@ def test_what_prompts_begin_with_is_read_once_however_few_are_read_together(load
     list(log_probabilities(model, TEXTS, 2))
     hook.remove()
 
-    assert sum(fed) == read_in_all([text.prompt for text in TEXTS]) + sum(len(text.response) for text in TEXTS)
-    assert read_in_all([text.prompt for text in TEXTS]) < sum(len(text.prompt) for text in TEXTS) / 2
+    assert sum(fed) == read_in_all([text.prompt for text in TEXTS]) + sum(
+        len(text.response) for text in TEXTS
+    )
+    assert (
+        read_in_all([text.prompt for text in TEXTS]) < sum(len(text.prompt) for text in TEXTS) / 2
+    )
 
 
 @each_way

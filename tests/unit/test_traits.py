@@ -11,7 +11,8 @@ import yaml
 
 from traitcli.errors import ConfigError, DefinitionError
 from traitcli.records import Contrast
-from traitcli.traits import find_traits, lint_trait, load_trait, select_traits
+from traitcli.traits.definitions import find_traits, load_trait, select_traits
+from traitcli.traits.lint import lint_trait
 
 NOWHERE = Path("no-such-folder")
 BUILT_IN = find_traits(NOWHERE)
@@ -32,7 +33,10 @@ PERSONA_VECTORS = {
             "pos": "Your responses should carry humor that makes light of {serious} matters.",
             "neg": 'Your responses should stay earnest; jokes are "out of place".',
         },
-        {"pos": "Find the funny side of everything.", "neg": "Treat every question in all seriousness."},
+        {
+            "pos": "Find the funny side of everything.",
+            "neg": "Treat every question in all seriousness.",
+        },
     ],
     "questions": ["How do I fix a leaky tap?", "Why is the sky blue?"],
     "eval_prompt": (
@@ -116,7 +120,9 @@ def test_a_definition_holds_what_its_file_says(written):
 
 
 def test_what_may_be_left_out_may_be_left_out(written):
-    path = written(name=None, description=None, positive=None, negative=None, evaluation_questions=None)
+    path = written(
+        name=None, description=None, positive=None, negative=None, evaluation_questions=None
+    )
 
     trait = load_trait(path)
 
@@ -132,8 +138,12 @@ def test_a_persona_vectors_file_loads_unmodified(tmp_path):
 
     assert trait.name == "humorous"
     assert trait.adjectives == Contrast("humorous", "helpful")
-    assert [pair.positive for pair in trait.pairs] == [pair["pos"] for pair in PERSONA_VECTORS["instruction"]]
-    assert [pair.negative for pair in trait.pairs] == [pair["neg"] for pair in PERSONA_VECTORS["instruction"]]
+    assert [pair.positive for pair in trait.pairs] == [
+        pair["pos"] for pair in PERSONA_VECTORS["instruction"]
+    ]
+    assert [pair.negative for pair in trait.pairs] == [
+        pair["neg"] for pair in PERSONA_VECTORS["instruction"]
+    ]
     assert trait.questions == ("How do I fix a leaky tap?", "Why is the sky blue?")
     assert trait.judge_prompt == PERSONA_VECTORS["eval_prompt"]
 
@@ -192,13 +202,22 @@ def test_a_judge_prompt_without_the_question_is_told_with_cause_and_fix(written)
         ({"judge_prompt": None}, "judge_prompt: required, and not given"),
         ({"judge_prompt": ["{question}{answer}"]}, "judge_prompt: not a text"),
         ({"description": 3}, "description: not a text"),
-        ({"name": "other"}, "name: other in a file called kind.yaml: a trait is found by its file's name"),
+        (
+            {"name": "other"},
+            "name: other in a file called kind.yaml: a trait is found by its file's name",
+        ),
         ({"questions": "Why?"}, "questions: not a list of texts"),
         ({"questions": ["Why?", 3]}, "questions 2: not one of texts"),
         ({"evaluation_questions": [" "]}, "evaluation_questions 1: not one of texts"),
-        ({"pairs": {"positive": "a", "negative": "b"}}, "pairs: not a list of {positive, negative}"),
+        (
+            {"pairs": {"positive": "a", "negative": "b"}},
+            "pairs: not a list of {positive, negative}",
+        ),
         ({"pairs": [{"positive": "Be."}]}, "pairs 1: not one of {positive, negative}"),
-        ({"pairs": [{"positive": "Be!", "negative": " be"}]}, "pairs 1: not one of {positive, negative}"),
+        (
+            {"pairs": [{"positive": "Be!", "negative": " be"}]},
+            "pairs 1: not one of {positive, negative}",
+        ),
         (
             {"adjectives": {"positive": "kind", "negative": "Kind"}},
             "adjectives: not {positive, negative} with two different texts",
@@ -274,7 +293,10 @@ def test_json_that_is_not_utf_8_is_told_so(tmp_path):
 def test_a_json_file_that_is_not_there_is_told_so(tmp_path):
     error = fault_in(tmp_path / "kind.json")
 
-    assert str(error) == f"error: cannot read {tmp_path / 'kind.json'}\ncause: No such file or directory"
+    assert (
+        str(error)
+        == f"error: cannot read {tmp_path / 'kind.json'}\ncause: No such file or directory"
+    )
 
 
 def lint(**changes):
@@ -370,7 +392,9 @@ def test_a_file_in_the_traits_folder_is_found_by_its_name(tmp_path, suffix):
 
 
 def test_a_file_in_the_traits_folder_wins_over_the_built_in(tmp_path):
-    (tmp_path / "evil.yaml").write_text(yaml.safe_dump(VALID | {"name": "evil", "description": "Mine."}))
+    (tmp_path / "evil.yaml").write_text(
+        yaml.safe_dump(VALID | {"name": "evil", "description": "Mine."})
+    )
 
     [trait] = select_traits(tmp_path, ["evil"])
 
@@ -408,7 +432,11 @@ READY = {
     "responses": "data/pairs.jsonl",
 }
 LINES = [
-    {"question": f"How are you, number {n}?", "positive": f"Fine, friend {n}!", "negative": f"Get lost, number {n}!"}
+    {
+        "question": f"How are you, number {n}?",
+        "positive": f"Fine, friend {n}!",
+        "negative": f"Get lost, number {n}!",
+    }
     for n in range(20)
 ]
 
@@ -436,8 +464,17 @@ def test_a_definition_may_name_ready_responses_beside_itself(ready, tmp_path, mo
 
     trait = load_trait(path)
 
-    assert (trait.name, trait.description, trait.meaning) == ("kind", "Kindness.", Contrast("is kind", "is rude"))
-    assert (trait.pairs, trait.judge_prompt, len(trait.responses), len(trait.evaluation_responses)) == ((), "", 40, 4)
+    assert (trait.name, trait.description, trait.meaning) == (
+        "kind",
+        "Kindness.",
+        Contrast("is kind", "is rude"),
+    )
+    assert (
+        trait.pairs,
+        trait.judge_prompt,
+        len(trait.responses),
+        len(trait.evaluation_responses),
+    ) == ((), "", 40, 4)
     assert trait.question("extraction", 19) == "How are you, number 19?"
     assert trait.question("evaluation", 1) == "How are you, number 1?"
 
@@ -457,11 +494,17 @@ def test_several_files_of_ready_responses_are_one_set(ready):
             {"pairs": VALID["pairs"], "judge_prompt": VALID["judge_prompt"]},
             "responses: given beside judge_prompt, pairs; a trait has ready responses or is asked for, not both",
         ),
-        ({"responses": None, "evaluation_responses": "data/pairs.jsonl"}, "responses: required, and not given"),
+        (
+            {"responses": None, "evaluation_responses": "data/pairs.jsonl"},
+            "responses: required, and not given",
+        ),
         ({"responses": []}, "responses: required, and not given"),
         ({"responses": 3}, "responses: not a file, or a list of files"),
         ({"responses": ["data/pairs.jsonl", 3]}, "responses: not a file, or a list of files"),
-        ({"evaluation_responses": {"a": "b"}}, "evaluation_responses: not a file, or a list of files"),
+        (
+            {"evaluation_responses": {"a": "b"}},
+            "evaluation_responses: not a file, or a list of files",
+        ),
         ({"response": "data/pairs.jsonl"}, "response: unknown key; did you mean responses?"),
     ],
 )
@@ -490,7 +533,10 @@ def test_a_fault_in_a_file_of_ready_responses_is_named_with_its_line(ready, tmp_
 def test_a_file_of_ready_responses_that_is_not_there_is_told(ready, tmp_path):
     error = fault_in(ready(responses="elsewhere.jsonl"))
 
-    assert str(error) == f"error: cannot read {tmp_path}/elsewhere.jsonl\ncause: No such file or directory"
+    assert (
+        str(error)
+        == f"error: cannot read {tmp_path}/elsewhere.jsonl\ncause: No such file or directory"
+    )
 
 
 @pytest.mark.parametrize("name", ["pairs.jsonl", "rollouts.csv", "pairs.json"])
@@ -509,7 +555,11 @@ def test_a_file_of_ready_responses_in_place_of_a_definition_is_told_what_to_do(t
 
 
 def test_the_example_of_the_documentation_is_a_definition_with_two_pairs(tmp_path):
-    text = (Path(__file__).parents[2] / "docs/traits.md").read_text(encoding="utf-8").partition("## Ready responses")[2]
+    text = (
+        (Path(__file__).parents[2] / "docs/traits.md")
+        .read_text(encoding="utf-8")
+        .partition("## Ready responses")[2]
+    )
     definition, lines = (text.split("```")[place].partition("\n")[2] for place in (1, 3))
     (tmp_path / "data").mkdir()
     (tmp_path / "warmth.yaml").write_text(definition, encoding="utf-8")
@@ -542,7 +592,11 @@ def test_good_ready_responses_lint_clean(ready):
             "responses: 1 text that stood before, the first at pairs.jsonl line 21",
         ),
         (
-            [{"positive": f"I like {n}{end}", "negative": f"I hate {n}{end}"} for n in range(10) for end in ("!", "a")]
+            [
+                {"positive": f"I like {n}{end}", "negative": f"I hate {n}{end}"}
+                for n in range(10)
+                for end in ("!", "a")
+            ]
             + [{"positive": "Good.", "negative": "Bad!"}],
             "responses: 20 of 21 pairs end alike, the others do not, so whole texts are read",
         ),
@@ -559,7 +613,8 @@ def test_lint_finds_what_is_unwise_in_ready_responses(ready, lines, finding):
 
 def test_lint_finds_evaluation_responses_that_the_vector_is_built_from(ready):
     path = ready(
-        more={"held": [*LINES[:2], LINES[3] | {"question": "Why?"}]}.items(), evaluation_responses="data/held.jsonl"
+        more={"held": [*LINES[:2], LINES[3] | {"question": "Why?"}]}.items(),
+        evaluation_responses="data/held.jsonl",
     )
 
     assert lint_trait(load_trait(path)) == [

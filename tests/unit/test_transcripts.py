@@ -7,7 +7,7 @@ import json
 import pytest
 
 from traitcli.errors import UserError
-from traitcli.stages.transcripts import Exchange, read_exchanges
+from traitcli.monitoring.transcripts import Exchange, read_exchanges
 
 FORMS = 'a line is {"prompt": …, "response": …} or {"messages": [{"role": …, "content": …}, …]}'
 GOOD = {"prompt": "Why?", "response": "Because."}
@@ -26,7 +26,10 @@ def read(tmp_path):
 
     def read(*lines, name="said.jsonl", **options):
         path = tmp_path / name
-        texts = [line if isinstance(line, str) else json.dumps(line, ensure_ascii=False) for line in lines]
+        texts = [
+            line if isinstance(line, str) else json.dumps(line, ensure_ascii=False)
+            for line in lines
+        ]
         path.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8", newline="")
         return read_exchanges(path, **options)
 
@@ -83,9 +86,20 @@ def test_what_a_developer_says_is_a_system_message(read):
 
 
 def test_the_text_parts_of_a_message_are_put_together_and_others_left_out(read):
-    parts = [{"type": "text", "text": "Wh"}, {"type": "image_url", "image_url": {"url": "x"}}, {"text": "y?"}]
+    parts = [
+        {"type": "text", "text": "Wh"},
+        {"type": "image_url", "image_url": {"url": "x"}},
+        {"text": "y?"},
+    ]
 
-    [found] = read({"messages": [said("user", parts), said("assistant", [{"type": "text", "text": "Because."}])]})
+    [found] = read(
+        {
+            "messages": [
+                said("user", parts),
+                said("assistant", [{"type": "text", "text": "Because."}]),
+            ]
+        }
+    )
 
     assert (found.prompt, found.response) == ("Why?", "Because.")
 
@@ -96,7 +110,9 @@ def test_an_answer_that_only_calls_a_tool_is_no_answer_and_stays_in_the_history(
 
     [found] = read({"messages": [USER, call, result, ANSWER]})
 
-    assert found == Exchange("", "Because.", (USER, said("assistant", ""), said("tool", "42")), at(1, 1))
+    assert found == Exchange(
+        "", "Because.", (USER, said("assistant", ""), said("tool", "42")), at(1, 1)
+    )
 
 
 def test_an_answer_to_nothing_has_an_empty_prompt(read):
@@ -115,9 +131,16 @@ def test_the_second_of_two_answers_in_a_row_stands_behind_the_first(read):
 
 
 def test_a_prompt_may_be_a_list_of_messages(read):
-    [found] = read({"prompt": [said("system", "Be brief."), said("user", "Hi!"), ANSWER, USER], "response": "So."})
+    [found] = read(
+        {
+            "prompt": [said("system", "Be brief."), said("user", "Hi!"), ANSWER, USER],
+            "response": "So.",
+        }
+    )
 
-    assert found == Exchange("Why?", "So.", (said("system", "Be brief."), said("user", "Hi!"), ANSWER), at(1))
+    assert found == Exchange(
+        "Why?", "So.", (said("system", "Be brief."), said("user", "Hi!"), ANSWER), at(1)
+    )
 
 
 def test_a_record_of_ours_is_read_with_what_was_said_before(read):
@@ -167,7 +190,10 @@ def test_blank_lines_are_passed_over_and_counted(read):
 def test_lines_may_end_as_on_windows(read):
     found = read(json.dumps(GOOD) + "\r", "\r", json.dumps(GOOD) + "\r")
 
-    assert [(one.response, one.about["line"]) for one in found] == [("Because.", 1), ("Because.", 3)]
+    assert [(one.response, one.about["line"]) for one in found] == [
+        ("Because.", 1),
+        ("Because.", 3),
+    ]
 
 
 def test_a_last_line_without_an_end_is_read(tmp_path):
@@ -216,8 +242,14 @@ def test_a_line_separator_within_a_text_splits_no_line(read, mark):
         ({"messages": []}, "no message of the assistant's in it"),
         ({"messages": [USER]}, "no message of the assistant's in it"),
         ({"messages": [USER, said("assistant", "")]}, "no message of the assistant's in it"),
-        ({"prompt": [], "response": "Because."}, "its prompt does not end with a message of the user's"),
-        ({"prompt": [USER, ANSWER], "response": "So."}, "its prompt does not end with a message of the user's"),
+        (
+            {"prompt": [], "response": "Because."},
+            "its prompt does not end with a message of the user's",
+        ),
+        (
+            {"prompt": [USER, ANSWER], "response": "So."},
+            "its prompt does not end with a message of the user's",
+        ),
         (GOOD | {"history": "none"}, "its messages are no list"),
     ],
 )
@@ -238,7 +270,9 @@ def test_a_line_that_is_nested_too_deeply_keeps_its_place(read):
 def test_a_chat_in_which_one_message_is_not_understood_is_one_problem_at_its_place(read):
     found = read({"messages": [USER, ANSWER, said("user", 3), ANSWER]}, GOOD)
 
-    assert [(one.problem, one.about["line"]) for one in found if one.problem] == [("a text is no text", 1)]
+    assert [(one.problem, one.about["line"]) for one in found if one.problem] == [
+        ("a text is no text", 1)
+    ]
     assert found[-1] == Exchange("Why?", "Because.", about=at(2))
 
 
@@ -267,7 +301,9 @@ def test_a_file_with_nothing_to_read_is_refused(tmp_path, name, text, cause):
     with pytest.raises(UserError) as error:
         read_exchanges(path)
 
-    assert str(error.value) == f"error: {path} holds nothing to read\ncause: {cause}\nfix:   {FORMS}"
+    assert (
+        str(error.value) == f"error: {path} holds nothing to read\ncause: {cause}\nfix:   {FORMS}"
+    )
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path):
@@ -277,7 +313,10 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
         read_exchanges(path)
 
     cause = f"[Errno 2] No such file or directory: '{path}'"
-    assert str(error.value) == f"error: cannot read {path}\ncause: {cause}\nfix:   name a text file in UTF-8"
+    assert (
+        str(error.value)
+        == f"error: cannot read {path}\ncause: {cause}\nfix:   name a text file in UTF-8"
+    )
 
 
 def test_a_file_in_another_encoding_is_refused(tmp_path):
@@ -289,4 +328,7 @@ def test_a_file_in_another_encoding_is_refused(tmp_path):
 
     with pytest.raises(UnicodeDecodeError) as fault:
         data.decode()
-    assert str(error.value) == f"error: cannot read {path}\ncause: {fault.value}\nfix:   name a text file in UTF-8"
+    assert (
+        str(error.value)
+        == f"error: cannot read {path}\ncause: {fault.value}\nfix:   name a text file in UTF-8"
+    )

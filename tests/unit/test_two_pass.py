@@ -10,7 +10,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-import traitcli.generation.two_pass as two_pass_module
+import traitcli.generation.external_engine as two_pass_module
 import traitcli.generation.vllm as vllm_module
 from tests.unit.test_decode import PROMPTS, assert_same, requests
 from tests.unit.test_likelihood import TRAIT
@@ -19,14 +19,14 @@ from traitcli.errors import ModelError
 from traitcli.events import ModelLoading
 from traitcli.generation.batch_size import BatchSize
 from traitcli.generation.decode import generate
-from traitcli.generation.steps import Request
-from traitcli.generation.two_pass import write_then_read
+from traitcli.generation.external_engine import write_then_read
+from traitcli.generation.request import Request
 from traitcli.generation.vllm import VllmWriter, check_vllm
 from traitcli.models.load import load_model
-from traitcli.stages.extract import generate_rollouts
-from traitcli.stages.plan import plan_rollouts
-from traitcli.stages.tasks import Generating
-from traitcli.stages.worker import Worker
+from traitcli.pipeline.extract import generate_rollouts
+from traitcli.pipeline.messages import Generating
+from traitcli.pipeline.plan import plan_rollouts
+from traitcli.pipeline.worker_context import Worker
 
 GREEDY = SamplingConfig(temperature=0, max_new_tokens=12)
 
@@ -52,9 +52,16 @@ def stand_in(loaded) -> ModuleType:
         def generate(self, prompts, params, use_tqdm):
             module.params = params
             asked = [Request(tuple(prompt["prompt_token_ids"]), 0) for prompt in prompts]
-            sampling = SamplingConfig(temperature=params[0].temperature, max_new_tokens=params[0].max_tokens)
-            written = OwnWriter(replace(loaded, stop_ids=frozenset(params[0].stop_token_ids))).write(asked, sampling)
-            return [SimpleNamespace(outputs=[self._output(*one, params[0].stop_token_ids[0])]) for one in written]
+            sampling = SamplingConfig(
+                temperature=params[0].temperature, max_new_tokens=params[0].max_tokens
+            )
+            written = OwnWriter(
+                replace(loaded, stop_ids=frozenset(params[0].stop_token_ids))
+            ).write(asked, sampling)
+            return [
+                SimpleNamespace(outputs=[self._output(*one, params[0].stop_token_ids[0])])
+                for one in written
+            ]
 
         def _output(self, ids, reason, stop):
             ids = [*ids, stop] if reason == "stop" else list(ids)
@@ -92,8 +99,13 @@ def test_two_passes_give_what_one_gives(loaded, kind, vllm, monkeypatch):
 
     assert sorted(found) == list(range(len(asked)))
     assert {g.finish_reason for g in expected.values()} == {"stop", "length"}
-    assert [found[i].finish_reason for i in range(8)] == [expected[i].finish_reason for i in range(8)]
-    assert_same([found[i] for i in range(8) if expected[i].ids], [expected[i] for i in range(8) if expected[i].ids])
+    assert [found[i].finish_reason for i in range(8)] == [
+        expected[i].finish_reason for i in range(8)
+    ]
+    assert_same(
+        [found[i] for i in range(8) if expected[i].ids],
+        [expected[i] for i in range(8) if expected[i].ids],
+    )
     assert sum(steps) == sum(len(g.ids) for g in expected.values())
 
 
@@ -106,33 +118,49 @@ def test_an_empty_answer_has_no_activations(loaded):
 
     [(index, generation)] = write_then_read(model, Silent(), requests(model)[:1], GREEDY)
 
-    assert (index, generation.ids, generation.finish_reason, generation.activations) == (0, (), "stop", None)
+    assert (index, generation.ids, generation.finish_reason, generation.activations) == (
+        0,
+        (),
+        "stop",
+        None,
+    )
 
 
 def test_vllm_gets_the_same_weights_device_seeds_and_stops(loaded, vllm):
     model = loaded("llama")
     asked = requests(model)
 
-    VllmWriter(on_gpu(model), trust_remote_code=False).write(asked, SamplingConfig(top_p=0.9, top_k=5))
+    VllmWriter(on_gpu(model), trust_remote_code=False).write(
+        asked, SamplingConfig(top_p=0.9, top_k=5)
+    )
 
     assert vllm.options["model"] == model.model.name_or_path
     assert (vllm.options["dtype"], vllm.options["device_ids"]) == ("float32", [1])
     assert vllm.options["gpu_memory_utilization"] == pytest.approx(0.85 / 2)
     assert not vllm.options["trust_remote_code"]
     assert [one.seed for one in vllm.params] == [request.seed for request in asked]
-    assert {(one.top_p, one.top_k, one.temperature, one.max_tokens) for one in vllm.params} == {(0.9, 5, 1.0, 128)}
+    assert {(one.top_p, one.top_k, one.temperature, one.max_tokens) for one in vllm.params} == {
+        (0.9, 5, 1.0, 128)
+    }
     assert vllm.params[0].stop_token_ids == sorted(model.stop_ids)
     assert vllm.params[0].ignore_eos  # all that stops is in the list
 
 
-def test_without_vllm_the_error_says_how_to_get_it_before_a_model_is_loaded(tiny_config, monkeypatch):
+def test_without_vllm_the_error_says_how_to_get_it_before_a_model_is_loaded(
+    tiny_config, monkeypatch
+):
     monkeypatch.setattr(vllm_module, "find_spec", lambda name: None)
     config = tiny_config.model_copy(update={"extract": ExtractConfig(engine="vllm")})
     told = []
     worker = Worker(config, "cpu", told.append)
 
     with pytest.raises(ModelError, match="vLLM is not installed") as caught:
-        generate_rollouts(Generating(TRAIT, tuple(plan_rollouts(TRAIT, config.extract))), config, worker, told.append)
+        generate_rollouts(
+            Generating(TRAIT, tuple(plan_rollouts(TRAIT, config.extract))),
+            config,
+            worker,
+            told.append,
+        )
 
     assert caught.value.fix == "pip install 'traitcli[vllm]', or set extract.engine to traitcli"
     assert not any(isinstance(event, ModelLoading) for event in told)
@@ -147,7 +175,9 @@ def test_without_a_gpu_vllm_is_refused(vllm):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not find_spec("vllm"), reason="vLLM is not installed")
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="vLLM needs a CUDA device, and there is none")
+@pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="vLLM needs a CUDA device, and there is none"
+)
 def test_vllm_itself_writes_what_our_loop_writes():
     model = load_model(ModelConfig(id=EMBEDDED, device="cuda", dtype="float32"))
     asked = requests(model)

@@ -17,7 +17,13 @@ import traitcli.config
 from traitcli.config import Config
 from traitcli.errors import VectorError
 from traitcli.records import POSITIONS, ClassStats, TraitVector
-from traitcli.vectors.files import find_vectors, read_header, read_vector, vector_folder, write_vector
+from traitcli.vectors.files import (
+    find_vectors,
+    read_header,
+    read_vector,
+    vector_folder,
+    write_vector,
+)
 
 ROWS, HIDDEN = 5, 8
 STATS = ("positive_mean", "negative_mean", "positive_spread", "negative_spread")
@@ -25,8 +31,14 @@ STATS = ("positive_mean", "negative_mean", "positive_spread", "negative_spread")
 
 def make_vector(trait="evil", positions=POSITIONS, with_stats=True):
     rng = np.random.default_rng(len(trait))
-    directions = {position: rng.normal(size=(ROWS, HIDDEN)).astype(np.float32) for position in positions}
-    stats = {p: ClassStats(*rng.normal(size=(4, ROWS)).astype(np.float32)) for p in positions if with_stats}
+    directions = {
+        position: rng.normal(size=(ROWS, HIDDEN)).astype(np.float32) for position in positions
+    }
+    stats = {
+        p: ClassStats(*rng.normal(size=(4, ROWS)).astype(np.float32))
+        for p in positions
+        if with_stats
+    }
     return TraitVector(
         trait=trait,
         model="tiny-model",
@@ -54,17 +66,33 @@ def test_everything_written_is_read_again(tmp_path):
 
     read = read_vector(write_vector(tmp_path, vector))
 
-    for name in ("trait", "model", "method", "layer", "quality", "provenance", "rows", "hidden_size"):
+    for name in (
+        "trait",
+        "model",
+        "method",
+        "layer",
+        "quality",
+        "provenance",
+        "rows",
+        "hidden_size",
+    ):
         assert getattr(read, name) == getattr(vector, name)
     for position in POSITIONS:
-        np.testing.assert_array_equal(read.directions[position], vector.directions[position], strict=True)
+        np.testing.assert_array_equal(
+            read.directions[position], vector.directions[position], strict=True
+        )
         for name in STATS:
-            held, written = getattr(read.stats[position], name), getattr(vector.stats[position], name)
+            held, written = (
+                getattr(read.stats[position], name),
+                getattr(vector.stats[position], name),
+            )
             np.testing.assert_array_equal(held, written, strict=True)
 
 
 def test_a_vector_of_one_position_without_stats_is_read_again(tmp_path):
-    read = read_vector(write_vector(tmp_path, make_vector(positions=("prompt_last",), with_stats=False)))
+    read = read_vector(
+        write_vector(tmp_path, make_vector(positions=("prompt_last",), with_stats=False))
+    )
 
     assert (list(read.directions), read.stats) == (["prompt_last"], {})
 
@@ -103,7 +131,11 @@ def test_a_pt_file_is_a_bare_float32_tensor_that_loads_without_pickled_code(tmp_
 
     tensor = torch.load(tmp_path / f"evil_{position}_diff.pt", weights_only=True)
 
-    assert (type(tensor), tensor.dtype, tensor.shape) == (torch.Tensor, torch.float32, (ROWS, HIDDEN))
+    assert (type(tensor), tensor.dtype, tensor.shape) == (
+        torch.Tensor,
+        torch.float32,
+        (ROWS, HIDDEN),
+    )
     np.testing.assert_array_equal(tensor.numpy(), vector.directions[position])
 
 
@@ -122,7 +154,10 @@ def test_a_missing_file_is_told_so(tmp_path):
 
     error = fault_in(path)
 
-    assert str(error) == f"error: no vector file {path}\ncause: there is no such file\nfix:   check the path"
+    assert (
+        str(error)
+        == f"error: no vector file {path}\ncause: there is no such file\nfix:   check the path"
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"\xff" * 4000, b"{}\n" * 100])
@@ -132,7 +167,10 @@ def test_garbage_is_no_vector(tmp_path, content):
 
     error = fault_in(path)
 
-    assert (error.problem, error.fix) == (f"{path} is no trait vector", "make it anew with traitcli build-vector")
+    assert (error.problem, error.fix) == (
+        f"{path} is no trait vector",
+        "make it anew with traitcli build-vector",
+    )
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
@@ -149,14 +187,19 @@ def test_a_folder_is_no_vector(tmp_path):
     assert fault_in(tmp_path).problem == f"{tmp_path} is no trait vector"
 
 
-@pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"traitcli": "null"}, {"traitcli": "[1]"}])
+@pytest.mark.parametrize(
+    "metadata", [None, {"format": "pt"}, {"traitcli": "null"}, {"traitcli": "[1]"}]
+)
 def test_a_foreign_safetensors_file_is_no_vector(tmp_path, metadata):
     path = tmp_path / "model.safetensors"
     save_file({"weight": np.zeros(3, np.float32)}, path, metadata)
 
     error = fault_in(path)
 
-    assert (error.problem, error.cause) == (f"{path} is no trait vector", "traitcli did not write it")
+    assert (error.problem, error.cause) == (
+        f"{path} is no trait vector",
+        "traitcli did not write it",
+    )
 
 
 def test_a_header_that_is_not_json_is_no_vector(tmp_path):
@@ -236,9 +279,18 @@ def test_a_header_that_makes_no_sense_is_refused(tmp_path, header, cause):
         ({"response_avg": np.ones((1, 8), np.float32)}, "response_avg is [1, 8], not [L+1, H]"),
         ({"response_avg": np.ones((5, 0), np.float32)}, "response_avg is [5, 0], not [L+1, H]"),
         ({"prompt_avg": np.ones((6, 8), np.float32)}, "prompt_avg is F32 [6, 8], not F32 [5, 8]"),
-        ({"response_avg.positive_mean": np.ones(5, np.float32)}, "it lacks response_avg.negative_mean"),
-        ({"response_avg": np.full((5, 8), np.nan, np.float32)}, "response_avg holds NaN or infinity"),
-        ({f"response_avg.{name}": np.ones(4, np.float32) for name in STATS}, "positive_mean is F32 [4], not F32 [5]"),
+        (
+            {"response_avg.positive_mean": np.ones(5, np.float32)},
+            "it lacks response_avg.negative_mean",
+        ),
+        (
+            {"response_avg": np.full((5, 8), np.nan, np.float32)},
+            "response_avg holds NaN or infinity",
+        ),
+        (
+            {f"response_avg.{name}": np.ones(4, np.float32) for name in STATS},
+            "positive_mean is F32 [4], not F32 [5]",
+        ),
         (
             {f"response_avg.{name}": np.full(5, np.inf, np.float32) for name in STATS},
             "response_avg.positive_mean holds NaN or infinity",
@@ -264,7 +316,10 @@ def test_vectors_lie_in_a_folder_of_their_model(tmp_path):
 
 def test_every_vector_of_the_model_is_found_by_its_trait(tmp_path):
     config = make_config(tmp_path)
-    paths = {trait: write_vector(vector_folder(config), make_vector(trait)) for trait in ("refusal", "evil")}
+    paths = {
+        trait: write_vector(vector_folder(config), make_vector(trait))
+        for trait in ("refusal", "evil")
+    }
     write_vector(tmp_path / "another-model", make_vector("verbosity"))
 
     assert find_vectors(config) == {"evil": paths["evil"], "refusal": paths["refusal"]}
@@ -285,7 +340,9 @@ def test_named_vectors_come_in_the_order_asked_for(tmp_path):
         (["kind", "evil", "rude"], "kind, rude", "make them with: traitcli extract kind rude"),
     ],
 )
-def test_missing_vectors_are_named_with_the_command_that_makes_them(tmp_path, asked, missing, command):
+def test_missing_vectors_are_named_with_the_command_that_makes_them(
+    tmp_path, asked, missing, command
+):
     config = make_config(tmp_path)
     write_vector(vector_folder(config), make_vector("evil"))
 
@@ -312,7 +369,11 @@ def test_a_model_without_any_vector_is_told_how_to_make_them(tmp_path):
 
 def test_own_vectors_win_over_the_shipped_ones(tmp_path):
     installed = tmp_path / "site" / "traitcli"
-    shutil.copytree(Path(traitcli.config.__file__).parent, installed, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        Path(traitcli.config.__file__).parent,
+        installed,
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
     write_vector(installed / "shipped" / "vectors" / "tiny-model", make_vector("evil"))
     write_vector(installed / "shipped" / "vectors" / "tiny-model", make_vector("refusal"))
     write_vector(tmp_path / "mine" / "tiny-model", make_vector("evil"))

@@ -9,13 +9,13 @@ import pytest
 
 from tests.unit.planted import draw, plant, plant_length, plant_phrases
 from traitcli.config import Config
+from traitcli.pipeline.build_vector import build_trait
 from traitcli.records import POSITIONS, Rollout
-from traitcli.runs import Run
-from traitcli.stages.build_vector import build_trait
-from traitcli.stages.vector_quality import Evidence, measure_vector
-from traitcli.traits import find_traits, load_trait
+from traitcli.runs.run import Run
+from traitcli.traits.definitions import find_traits, load_trait
 from traitcli.vectors.files import read_vector
 from traitcli.vectors.methods import METHODS, mean_difference
+from traitcli.vectors.quality import Evidence, measure_vector
 from traitcli.vectors.verdict import verdict_on
 
 LAYERS = 9
@@ -70,14 +70,19 @@ def test_a_length_confound_is_said_to_be_length(seed):
 
     assert found["auroc"] > 0.85
     assert verdict == "weak"
-    assert reason.startswith("it may measure length: the length of the answer alone is not clearly behind")
+    assert reason.startswith(
+        "it may measure length: the length of the answer alone is not clearly behind"
+    )
 
 
 def test_what_row_0_tells_too_is_said_to_be_words():
     """Of twenty seeds all but a few: two standard errors are exceeded by chance now and then."""
     reasons = [measured(*both(seed, planted_everywhere))[2] for seed in range(20)]
 
-    assert sum(reason.startswith("it may measure words: the vector of row 0") for reason in reasons) >= 17
+    assert (
+        sum(reason.startswith("it may measure words: the vector of row 0") for reason in reasons)
+        >= 17
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -108,8 +113,16 @@ def test_without_a_test_set_nothing_is_said_of_separation():
 
     found, verdict, reason = measured(build, None)
 
-    assert (found["auroc"], found["d"], found["null_p"], found["evaluation_rollouts"]) == (None, None, None, 0)
-    assert (verdict, reason) == ("weak", "no held-out rollouts: nothing shows that it separates what it has not seen")
+    assert (found["auroc"], found["d"], found["null_p"], found["evaluation_rollouts"]) == (
+        None,
+        None,
+        None,
+        0,
+    )
+    assert (verdict, reason) == (
+        "weak",
+        "no held-out rollouts: nothing shows that it separates what it has not seen",
+    )
 
 
 def test_the_numbers_of_a_row_are_those_at_the_layer():
@@ -139,10 +152,15 @@ def test_norms_are_those_of_the_direction_and_of_the_activations():
     found, *_ = measured(build, test)
 
     direction = build.direction(mean_difference)
-    around = [np.linalg.norm(build.activations[build.positive == side], axis=2).mean(0) for side in (True, False)]
+    around = [
+        np.linalg.norm(build.activations[build.positive == side], axis=2).mean(0)
+        for side in (True, False)
+    ]
     assert found["magnitude_rows"] == pytest.approx(np.linalg.norm(direction, axis=1), abs=1e-3)
     assert found["activation_rows"] == pytest.approx(np.mean(around, axis=0), abs=1e-3)
-    assert found["relative_magnitude"] == pytest.approx(found["magnitude"] / np.mean(around), abs=1e-3)
+    assert found["relative_magnitude"] == pytest.approx(
+        found["magnitude"] / np.mean(around), abs=1e-3
+    )
 
 
 @pytest.mark.parametrize("evaluation_row", [3, 5])
@@ -150,7 +168,10 @@ def test_the_evaluation_rollouts_have_no_say_in_the_row(tmp_path, evaluation_row
     extraction = plant(plant(draw(1, 6, rows=9), row=4), row=evaluation_row, strength=1.0)
     evaluation = plant(draw(2, 6, rows=9), row=evaluation_row)
     config = Config.model_validate(
-        {"model": {"id": "org/tiny"}, "paths": {"runs": tmp_path / "runs", "vectors": tmp_path / "vectors"}}
+        {
+            "model": {"id": "org/tiny"},
+            "paths": {"runs": tmp_path / "runs", "vectors": tmp_path / "vectors"},
+        }
     )
     run = Run(tmp_path / "runs" / "mine")
     store(run, extraction, "extraction")
@@ -172,9 +193,24 @@ def store(run, labelled, split):
         polarity = "positive" if positive else "negative"
         name = f"{split}-{index}"
         rollouts.append(
-            Rollout(name, "evil", split, polarity, int(pair), int(question), 0, 0, "p", "r", 1, int(length), "stop"),
+            Rollout(
+                name,
+                "evil",
+                split,
+                polarity,
+                int(pair),
+                int(question),
+                0,
+                0,
+                "p",
+                "r",
+                1,
+                int(length),
+                "stop",
+            ),
         )
     activations = {
-        rollout.id: dict.fromkeys(POSITIONS, labelled.activations[index]) for index, rollout in enumerate(rollouts)
+        rollout.id: dict.fromkeys(POSITIONS, labelled.activations[index])
+        for index, rollout in enumerate(rollouts)
     }
     run.trait("evil").add_rollouts(rollouts, activations)

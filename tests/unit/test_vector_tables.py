@@ -8,7 +8,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from traitcli.views.vector_tables import methods_table, vectors_table
+from traitcli.views.tables.vectors import methods_table, vectors_table
 
 VECTOR = {
     "trait": "refusal",
@@ -64,8 +64,24 @@ VECTOR = {
 }
 OLD = {
     key: VECTOR[key]
-    for key in ("model", "path", "rows", "hidden_size", "layer", "magnitude", "relative_magnitude", "judge", "filter")
-} | {"trait": "evil", "verdict": "weak", "verdict_reason": "no held-out rollouts", "nearest": None, "cosines": {}}
+    for key in (
+        "model",
+        "path",
+        "rows",
+        "hidden_size",
+        "layer",
+        "magnitude",
+        "relative_magnitude",
+        "judge",
+        "filter",
+    )
+} | {
+    "trait": "evil",
+    "verdict": "weak",
+    "verdict_reason": "no held-out rollouts",
+    "nearest": None,
+    "cosines": {},
+}
 """A row of a file that tells little of itself."""
 HOSTILE = "[red]x[/red]\x1b[2J\u202e"
 SHOWN = r"[red]x[/red]\x1b[2J\u202e"
@@ -85,7 +101,13 @@ METHOD = {
     "evaluation_rollouts": 200,
     "seconds": 0.1,
 }
-LOGISTIC = METHOD | {"method": "logistic", "auroc": 0.8912, "ahead": 0.05, "ahead_error": 0.02, "cosine": 0.612}
+LOGISTIC = METHOD | {
+    "method": "logistic",
+    "auroc": 0.8912,
+    "ahead": 0.05,
+    "ahead_error": 0.02,
+    "cosine": 0.612,
+}
 
 
 def printed(table, *rows, width=80, verbose=False, **options):
@@ -157,7 +179,10 @@ def test_a_control_that_does_as_well_is_red():
     beaten, not_beaten = (
         "\n".join(
             printed(
-                vectors_table, VECTOR | {"length_does_as_well": as_well}, force_terminal=True, color_system="standard"
+                vectors_table,
+                VECTOR | {"length_does_as_well": as_well},
+                force_terminal=True,
+                color_system="standard",
             )
         )
         for as_well in (False, True)
@@ -181,7 +206,10 @@ def test_what_differs_between_vectors_is_told_for_each():
 def test_vectors_of_two_models_are_two_tables():
     shown = printed(vectors_table, VECTOR, VECTOR | {"model": "org/big", "rows": 9})
 
-    assert [line for line in shown if line.startswith("org/")] == ["org/tiny  [5, 64]", "org/big  [9, 64]"]
+    assert [line for line in shown if line.startswith("org/")] == [
+        "org/tiny  [5, 64]",
+        "org/big  [9, 64]",
+    ]
 
 
 def test_no_vectors_is_told():
@@ -217,13 +245,23 @@ def test_figures_stay_whole_on_eighty_columns_when_names_are_long():
     shown = printed(vectors_table, wide)
 
     assert max(map(cell_len, shown)) <= 80
-    assert all(any(figure in line for line in shown) for figure in ("-12.3", "-14…-10", "1000+1000", "0.91–0.99"))
+    assert all(
+        any(figure in line for line in shown)
+        for figure in ("-12.3", "-14…-10", "1000+1000", "0.91–0.99")
+    )
 
 
-@pytest.mark.parametrize(("verdict", "code"), [("good", "32"), ("weak", "33"), ("unusable", "1;31")])
+@pytest.mark.parametrize(
+    ("verdict", "code"), [("good", "32"), ("weak", "33"), ("unusable", "1;31")]
+)
 def test_the_verdict_has_a_colour(verdict, code):
     shown = "\n".join(
-        printed(vectors_table, VECTOR | {"verdict": verdict}, force_terminal=True, color_system="standard")
+        printed(
+            vectors_table,
+            VECTOR | {"verdict": verdict},
+            force_terminal=True,
+            color_system="standard",
+        )
     )
 
     assert f"\x1b[{code}m{verdict}" in shown

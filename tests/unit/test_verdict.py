@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from traitcli.vectors.verdict import choose_row, quality_fault, verdict_on, with_twins
+from traitcli.vectors.verdict import choose_row, quality_fault, verdict_on, with_near_duplicates
 
 FINE = {
     "auroc": 0.94,
@@ -34,27 +34,59 @@ def test_what_an_older_file_does_not_tell_is_not_held_against_it():
 @pytest.mark.parametrize(
     ("told", "verdict", "reason"),
     [
-        ({"auroc": 0.6499}, "unusable", "held-out AUROC 0.64 (0.88–0.97): near chance on questions and pairs it has"),
-        ({"null_p": 0.06}, "unusable", "vectors of shuffled labels separate as well in 6% of all trials"),
-        ({"auroc": None}, "weak", "no held-out rollouts: nothing shows that it separates what it has not seen"),
+        (
+            {"auroc": 0.6499},
+            "unusable",
+            "held-out AUROC 0.64 (0.88–0.97): near chance on questions and pairs it has",
+        ),
+        (
+            {"null_p": 0.06},
+            "unusable",
+            "vectors of shuffled labels separate as well in 6% of all trials",
+        ),
+        (
+            {"auroc": None},
+            "weak",
+            "no held-out rollouts: nothing shows that it separates what it has not seen",
+        ),
         ({"auroc": 0.7996}, "weak", "held-out AUROC 0.79 (0.88–0.97) is below 0.8"),
-        ({"auroc": 0.7, "auroc_low": 0.45}, "weak", "held-out AUROC 0.70 (0.45–0.97) is below 0.8, and may be chance"),
+        (
+            {"auroc": 0.7, "auroc_low": 0.45},
+            "weak",
+            "held-out AUROC 0.70 (0.45–0.97) is below 0.8, and may be chance",
+        ),
         (
             {"auroc_low": 0.5},
             "weak",
             "held-out AUROC 0.94 (0.50–0.97): too few held-out rollouts to tell it from chance",
         ),
-        ({"judge_trusted": False}, "weak", "the judge cannot tell the polarities apart, so nothing was filtered"),
+        (
+            {"judge_trusted": False},
+            "weak",
+            "the judge cannot tell the polarities apart, so nothing was filtered",
+        ),
         ({"contrast": 38.6}, "weak", "contrast 39 is below 40"),
         ({"contrast": 39.9}, "weak", "contrast 39 is below 40: the judge sees little of the trait"),
-        ({"split_half_cosine": 0.5}, "weak", "halves of its rollouts give other vectors (cosine 0.50)"),
-        ({"massive_share": 0.6}, "weak", "60% of it lies in 1 dimensions that are large in all activations"),
+        (
+            {"split_half_cosine": 0.5},
+            "weak",
+            "halves of its rollouts give other vectors (cosine 0.50)",
+        ),
+        (
+            {"massive_share": 0.6},
+            "weak",
+            "60% of it lies in 1 dimensions that are large in all activations",
+        ),
         (
             {"length_does_as_well": True},
             "weak",
             "it may measure length: the length of the answer alone is not clearly behind",
         ),
-        ({"words_do_as_well": True}, "weak", "it may measure words: the vector of row 0, which sees no context"),
+        (
+            {"words_do_as_well": True},
+            "weak",
+            "it may measure words: the vector of row 0, which sees no context",
+        ),
     ],
 )
 def test_each_fault_has_its_verdict_and_its_words(told, verdict, reason):
@@ -65,13 +97,17 @@ def test_each_fault_has_its_verdict_and_its_words(told, verdict, reason):
     assert words.startswith(reason)
 
 
-@pytest.mark.parametrize("told", [{"auroc": 0.8, "auroc_low": 0.51}, {"contrast": 40.0}, {"null_p": 0.05}])
+@pytest.mark.parametrize(
+    "told", [{"auroc": 0.8, "auroc_low": 0.51}, {"contrast": 40.0}, {"null_p": 0.05}]
+)
 def test_on_the_bound_it_is_still_good(told):
     assert verdict_on(FINE | told)[0] == "good"
 
 
 def test_all_doubts_are_told_the_worst_first():
-    verdict, reason, doubts = verdict_on(FINE | {"contrast": 10.0, "auroc": 0.6, "length_does_as_well": True})
+    verdict, reason, doubts = verdict_on(
+        FINE | {"contrast": 10.0, "auroc": 0.6, "length_does_as_well": True}
+    )
 
     assert verdict == "unusable"
     assert [doubt.split(" ")[0] for doubt in doubts] == ["held-out", "it", "contrast"]
@@ -79,16 +115,23 @@ def test_all_doubts_are_told_the_worst_first():
 
 
 def test_a_vector_that_is_nearly_another_trait_s_is_not_good():
-    told = with_twins(FINE | {"verdict": "good", "verdict_reason": "", "doubts": []}, {"evil": 0.91, "refusal": -0.2})
+    told = with_near_duplicates(
+        FINE | {"verdict": "good", "verdict_reason": "", "doubts": []},
+        {"evil": 0.91, "refusal": -0.2},
+    )
 
     assert told["nearest"] == "evil"
     assert told["verdict"] == "weak"
-    assert told["verdict_reason"] == ("it points the way of evil (cosine 0.91): one of the two may measure the other")
+    assert told["verdict_reason"] == (
+        "it points the way of evil (cosine 0.91): one of the two may measure the other"
+    )
     assert told["doubts"] == [told["verdict_reason"]]
 
 
 def test_a_vector_that_is_nearly_against_another_trait_s_is_told_too():
-    told = with_twins({"verdict": "unusable", "verdict_reason": "chance", "doubts": ["chance"]}, {"evil": -0.85})
+    told = with_near_duplicates(
+        {"verdict": "unusable", "verdict_reason": "chance", "doubts": ["chance"]}, {"evil": -0.85}
+    )
 
     assert (told["verdict"], told["verdict_reason"]) == ("unusable", "chance")
     assert told["doubts"][1].startswith("it points the way against evil (cosine -0.85)")
@@ -97,11 +140,14 @@ def test_a_vector_that_is_nearly_against_another_trait_s_is_told_too():
 def test_a_vector_unlike_all_others_stays_what_it_is():
     quality = FINE | {"verdict": "good", "doubts": []}
 
-    assert with_twins(quality, {"evil": 0.79}) == quality | {"cosines": {"evil": 0.79}, "nearest": "evil"}
+    assert with_near_duplicates(quality, {"evil": 0.79}) == quality | {
+        "cosines": {"evil": 0.79},
+        "nearest": "evil",
+    }
 
 
 def test_a_vector_alone_has_no_nearest():
-    assert with_twins(FINE, {})["nearest"] is None
+    assert with_near_duplicates(FINE, {})["nearest"] is None
 
 
 def test_the_row_of_the_best_auroc_is_chosen_where_it_stands_out():
@@ -120,7 +166,11 @@ def test_the_earliest_row_within_one_standard_error_of_the_best_is_chosen():
 @pytest.mark.parametrize("blocks", [2, 3, 4, 5, 6, 12, 26, 30, 32, 80])
 def test_the_chosen_row_stays_within_25_and_75_percent_of_depth(blocks):
     for best in range(blocks + 1):
-        row = choose_row([float(row == best) for row in range(blocks + 1)], [0.01] * (blocks + 1), rows=blocks + 1)
+        row = choose_row(
+            [float(row == best) for row in range(blocks + 1)],
+            [0.01] * (blocks + 1),
+            rows=blocks + 1,
+        )
 
         assert blocks * 0.25 <= row <= blocks * 0.75
         if blocks * 0.25 <= best <= blocks * 0.75:
@@ -138,7 +188,15 @@ def test_a_model_of_one_block_has_one_row_to_choose():
 
 def test_a_quality_of_a_file_that_is_as_it_should_be_has_no_fault():
     assert (
-        quality_fault(FINE | {"auroc_rows": [0.5, None], "doubts": ["x"], "verdict": "good", "anything": {"else": 1}})
+        quality_fault(
+            FINE
+            | {
+                "auroc_rows": [0.5, None],
+                "doubts": ["x"],
+                "verdict": "good",
+                "anything": {"else": 1},
+            }
+        )
         == ""
     )
 

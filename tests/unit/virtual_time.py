@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from traitcli.judging.pacing import Pace
-from traitcli.judging.retry import DELAYS
+from traitcli.judging.openai.concurrency import AdaptiveConcurrency
+from traitcli.judging.openai.retry import DELAYS
 
 
 class VirtualTime(asyncio.SelectorEventLoop):
@@ -40,8 +40,8 @@ def play(scene: Callable[..., Coroutine[Any, Any, Any]], *given: Any) -> Any:
         return runner.run(scene(*given))
 
 
-def pace_of(most: int = 256, timeout: float = 60.0, **caps: float) -> Pace:
-    return Pace(most, timeout, clock=asyncio.get_running_loop().time, **caps)
+def pace_of(most: int = 256, timeout: float = 60.0, **caps: float) -> AdaptiveConcurrency:
+    return AdaptiveConcurrency(most, timeout, clock=asyncio.get_running_loop().time, **caps)
 
 
 def now() -> float:
@@ -56,7 +56,7 @@ Fate = tuple[str, float]
 class Endpoint:
     """Decides what becomes of each request, from its number and how many are under way."""
 
-    pace: Pace
+    pace: AdaptiveConcurrency
     decide: Callable[[int, int], Fate]
     retry_after: float | None = None
     busy: int = 0

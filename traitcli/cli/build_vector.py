@@ -17,7 +17,8 @@ def build_vector(
     config: ConfigFile = "default",
     run: RunName = None,
     threshold: Annotated[
-        float | None, typer.Option(metavar="N", help="Keep positives scored ≥ N, negatives < 100 − N.")
+        float | None,
+        typer.Option(metavar="N", help="Keep positives scored ≥ N, negatives < 100 − N."),
     ] = None,
     forms: Forms = None,
     out: Out = None,
@@ -30,16 +31,21 @@ def build_vector(
 
     Needs no model and no judge call, so filters and methods can be tried at will.
     """
-    from traitcli.cli.work import Work, carry_out
-    from traitcli.scheduling.devices import Wish
+    from traitcli.cli.run_stages import Work, carry_out
+    from traitcli.scheduling.placement import DeviceRequest
 
     check_options(push_to, private)
     check_folder(forms or (), out)
-    changes = [*(overrides or ()), *([f"filter.threshold={threshold:g}"] if threshold is not None else [])]
+    changes = [
+        *(overrides or ()),
+        *([f"filter.threshold={threshold:g}"] if threshold is not None else []),
+    ]
     work = Work.prepare(config, changes, traits or (), run, ("vectors",))
 
     def hand_on(failed: Collection[str]) -> dict[str, Any]:
         exported = export(work, forms or (), out, failed, as_json)
-        return exported | (push(work, push_to, private, failed, as_json) if push_to is not None else {})
+        return exported | (
+            push(work, push_to, private, failed, as_json) if push_to is not None else {}
+        )
 
-    carry_out(work, Wish(), as_json, then=hand_on)
+    carry_out(work, DeviceRequest(), as_json, then=hand_on)

@@ -16,9 +16,9 @@ from traitcli.errors import TraitError, UserError
 from traitcli.events import Event, MonitorFinished
 
 if TYPE_CHECKING:
-    from traitcli.cli.watch import Desk
+    from traitcli.cli.session import MonitorSession
     from traitcli.models.prompts import Message
-    from traitcli.stages.monitor import Watch
+    from traitcli.monitoring.monitor import Watch
 
 _PROMPT = "❯ "
 _HELP = """\
@@ -31,7 +31,7 @@ _HELP = """\
 """
 
 
-def chat(desk: Desk, watching: Watch) -> bool:
+def chat(desk: MonitorSession, watching: Watch) -> bool:
     """Talk until the user leaves; whether an alarm fails. Each turn is a line of the record's file by then."""
     return _Chat(desk, watching).run()
 
@@ -39,13 +39,15 @@ def chat(desk: Desk, watching: Watch) -> bool:
 class _Chat:
     """What was said so far, and what the next turn is watched with."""
 
-    def __init__(self, desk: Desk, watching: Watch) -> None:
+    def __init__(self, desk: MonitorSession, watching: Watch) -> None:
         self._desk = desk
         self._watching = watching
         self._out = desk.place("chat", ".jsonl")
         self._turns: list[dict[str, Any]] = []
         self._crossed = False
-        self._read = _line_reader(["/trait", "/steer", "/system", "/clear", "/save", "/quit", "/help"], desk.vectors)
+        self._read = _line_reader(
+            ["/trait", "/steer", "/system", "/clear", "/save", "/quit", "/help"], desk.vectors
+        )
         self._commands: dict[str, Callable[[str], None]] = {
             "trait": self._set_trait,
             "steer": self._set_steering,
@@ -81,7 +83,7 @@ class _Chat:
                     self._answer(line)
 
     def _answer(self, line: str) -> None:
-        from traitcli.stages.monitor import monitor
+        from traitcli.monitoring.monitor import monitor
 
         kept = len(self._turns)
         watching = replace(self._watching, about={"turn": kept + 1})
@@ -103,7 +105,7 @@ class _Chat:
 
     def _hear(self, event: Event) -> None:
         """Take note of the turn, and let it be shown."""
-        from traitcli.stages.monitor_records import to_json
+        from traitcli.monitoring.record_files import to_json
 
         if isinstance(event, MonitorFinished):
             if event.record and event.finish_reason != "failed":
@@ -124,12 +126,14 @@ class _Chat:
 
     def _set_trait(self, name: str) -> None:
         if name and name not in self._watching.probes:
-            raise UserError(f"no trait {name} is watched", cause=f"watched: {', '.join(self._watching.probes)}")
+            raise UserError(
+                f"no trait {name} is watched", cause=f"watched: {', '.join(self._watching.probes)}"
+            )
         self._desk.view.colour_by = name or None
         _say(f"colours: {name or 'the strongest trait'}")
 
     def _set_steering(self, text: str) -> None:
-        from traitcli.stages.steering import make_steering, parse_push
+        from traitcli.steering.interventions import make_steering, parse_push
         from traitcli.views.words import steering_told
 
         if text == "off":
@@ -151,7 +155,7 @@ class _Chat:
         _say("what was said is forgotten; the record keeps it")
 
     def _save(self, name: str) -> None:
-        from traitcli.stages.monitor_records import save_chat
+        from traitcli.monitoring.record_files import save_chat
 
         if not self._turns:
             raise UserError("there is nothing to save", cause="nothing was said yet")
@@ -176,8 +180,12 @@ def _line_reader(commands: list[str], traits: Any) -> Callable[[], str]:
 
         words = [*commands, *traits]
         readline.set_completer_delims(" ")
-        readline.set_completer(lambda text, state: [*(w for w in words if w.startswith(text)), None][state])
-        readline.parse_and_bind("bind ^I rl_complete" if "libedit" in (readline.__doc__ or "") else "tab: complete")
+        readline.set_completer(
+            lambda text, state: [*(w for w in words if w.startswith(text)), None][state]
+        )
+        readline.parse_and_bind(
+            "bind ^I rl_complete" if "libedit" in (readline.__doc__ or "") else "tab: complete"
+        )
     return _typed_line
 
 

@@ -12,7 +12,7 @@ import typer
 from traitcli.errors import UserError
 
 if TYPE_CHECKING:
-    from traitcli.cli.work import Work
+    from traitcli.cli.run_stages import Work
 
 
 class FormName(StrEnum):
@@ -33,16 +33,25 @@ Forms = Annotated[
     ),
 ]
 Out = Annotated[
-    Path | None, typer.Option("--out", metavar="FOLDER", help="Where --export writes; beside the vectors by default.")
+    Path | None,
+    typer.Option(
+        "--out", metavar="FOLDER", help="Where --export writes; beside the vectors by default."
+    ),
 ]
 
 
 def check_folder(forms: Sequence[str], out: Path | None) -> None:
     """Raise UserError for a folder that nothing would be written to, or that is none, before anything is done."""
     if out is not None and not forms:
-        raise UserError("--out is for an export", cause="nothing is exported", fix="leave it out, or add --export gguf")
+        raise UserError(
+            "--out is for an export",
+            cause="nothing is exported",
+            fix="leave it out, or add --export gguf",
+        )
     if out is not None and out.exists() and not out.is_dir():
-        raise UserError(f"cannot write to {out}", cause="it is no folder", fix="name a folder with --out")
+        raise UserError(
+            f"cannot write to {out}", cause="it is no folder", fix="name a folder with --out"
+        )
 
 
 def export(
@@ -53,9 +62,9 @@ def export(
     as_json: bool,
 ) -> dict[str, Any]:
     """Write the vectors of a command's traits, those that failed left out; print the paths, or give them for JSON."""
-    from traitcli.stages.rollout_csv import write_rollout_csv
-    from traitcli.vectors.export import Form, export_vector
+    from traitcli.inspection.rollout_csv import write_rollout_csv
     from traitcli.vectors.files import read_vector, vector_folder
+    from traitcli.vectors.formats.export import Form, export_vector
 
     if not forms:
         return {}
@@ -65,8 +74,12 @@ def export(
         if trait.name not in failed:
             vector = read_vector(folder / f"{trait.name}.safetensors")
             for form in get_args(Form):
-                written += export_vector(vector, position, form, out or folder) if form in forms else []
-            written += write_rollout_csv(work.run, trait, out or folder) if FormName.csv in forms else []
+                written += (
+                    export_vector(vector, position, form, out or folder) if form in forms else []
+                )
+            written += (
+                write_rollout_csv(work.run, trait, out or folder) if FormName.csv in forms else []
+            )
     if not as_json:
         for path in written:
             typer.echo(str(path))

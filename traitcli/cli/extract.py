@@ -19,7 +19,7 @@ from traitcli.cli.options import (
     Overrides,
     RayAddress,
     RunName,
-    Scheduler,
+    SchedulerKind,
     SchedulerName,
     Traits,
     TrustRemoteCode,
@@ -43,7 +43,7 @@ def extract(
     gpus: Gpus = None,
     devices: Devices = None,
     gpus_per_worker: GpusPerWorker = 1,
-    scheduler: SchedulerName = Scheduler.local,
+    scheduler: SchedulerName = SchedulerKind.local,
     ray_address: RayAddress = "auto",
     until: Annotated[Until, typer.Option(help="Stop after this stage.")] = Until.vectors,
     max_cost: MaxCost = None,
@@ -57,13 +57,13 @@ def extract(
 
     A run that was stopped goes on where it was; a finished one does nothing.
     """
-    from traitcli.cli.work import Work, carry_out, show_plan
-    from traitcli.scheduling.devices import Wish
+    from traitcli.cli.run_stages import Work, carry_out, show_plan
+    from traitcli.scheduling.placement import DeviceRequest
 
     wanted = STAGES[: STAGES.index(until.value) + 1]
     changes = judge_overrides(overrides, max_cost, no_cache)
     work = Work.prepare(config, changes, traits or (), run, wanted)
-    wish = Wish(gpus, devices, gpus_per_worker, scheduler.value, ray_address)
+    wish = DeviceRequest(gpus, devices, gpus_per_worker, scheduler.value, ray_address)
     if dry_run:
         show_plan(work, wish, as_json)
         return

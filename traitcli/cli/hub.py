@@ -12,38 +12,53 @@ import typer
 from traitcli.errors import UserError
 
 if TYPE_CHECKING:
-    from traitcli.cli.work import Work
+    from traitcli.cli.run_stages import Work
     from traitcli.config import Config
 
 PushTo = Annotated[
-    str | None, typer.Option("--push", metavar="ORG/NAME", help="Push the vectors to this repository on the hub.")
+    str | None,
+    typer.Option(
+        "--push", metavar="ORG/NAME", help="Push the vectors to this repository on the hub."
+    ),
 ]
 PullFrom = Annotated[
     str | None,
-    typer.Option("--pull", metavar="ORG/NAME[@REVISION]", help="Pull vectors from the hub first, and show those."),
+    typer.Option(
+        "--pull",
+        metavar="ORG/NAME[@REVISION]",
+        help="Pull vectors from the hub first, and show those.",
+    ),
 ]
-Private = Annotated[bool, typer.Option("--private", help="Create that repository as a private one.")]
+Private = Annotated[
+    bool, typer.Option("--private", help="Create that repository as a private one.")
+]
 
 
 def check_options(push_to: str | None, private: bool) -> None:
     """Raise UserError for a push that cannot work, before anything else is done."""
-    from traitcli.vectors.push import check_push
+    from traitcli.vectors.hub.push import check_push
 
     if push_to is not None:
         check_push(push_to)
     elif private:
         raise UserError(
-            "--private is for a push", cause="nothing is pushed", fix="leave it out, or add --push ORG/NAME"
+            "--private is for a push",
+            cause="nothing is pushed",
+            fix="leave it out, or add --push ORG/NAME",
         )
 
 
-def push(work: Work, repo: str, private: bool, failed: Collection[str], as_json: bool) -> dict[str, Any]:
+def push(
+    work: Work, repo: str, private: bool, failed: Collection[str], as_json: bool
+) -> dict[str, Any]:
     """Push the vectors that a command has built, unless a trait failed; print where they are, or give it for JSON."""
     from traitcli.vectors.files import vector_folder
-    from traitcli.vectors.push import push_vectors
+    from traitcli.vectors.hub.push import push_vectors
 
     if failed:
-        typer.echo(f"nothing is pushed to {repo}: no vector of {', '.join(sorted(failed))}", err=True)
+        typer.echo(
+            f"nothing is pushed to {repo}: no vector of {', '.join(sorted(failed))}", err=True
+        )
         return {"pushed": None}
     paths = [vector_folder(work.config) / f"{trait.name}.safetensors" for trait in work.traits]
     typer.echo(f"pushing to {repo} …", err=True)
@@ -58,7 +73,7 @@ def push(work: Work, repo: str, private: bool, failed: Collection[str], as_json:
 
 def pull(settings: Config, source: str, names: Sequence[str] = ()) -> list[Path]:
     """Pull vectors, all or those named, into the user's own; tell from which commit, and what to pin."""
-    from traitcli.vectors.pull import Source, pull_vectors
+    from traitcli.vectors.hub.pull import Source, pull_vectors
 
     asked = Source.parse(source)
     typer.echo(f"pulling {source} …", err=True)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from traitcli.cli.hub import PullFrom, pull
 from traitcli.cli.inspect_steering import steering
 from traitcli.cli.options import ConfigFile, Json, Overrides, RunName, Traits
+from traitcli.cli.output import show
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    pass
 
-Rows = Sequence[dict[str, Any]]
 
 inspect = typer.Typer(help="Show how good vectors, definitions or a run are.", no_args_is_help=True)
 
@@ -23,20 +21,27 @@ inspect = typer.Typer(help="Show how good vectors, definitions or a run are.", n
 @inspect.command()
 def vectors(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="TRAIT|FILE", help="Traits, all by default, or files of any format.")
+        list[str] | None,
+        typer.Argument(
+            metavar="TRAIT|FILE", help="Traits, all by default, or files of any format."
+        ),
     ] = None,
     config: ConfigFile = "default",
     pull_from: PullFrom = None,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Show every row of every vector.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 when any is not good.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Show every row of every vector.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 when any is not good.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Say how far each vector can be trusted, and why."""
     from functools import partial
 
     from traitcli.config import load_config
-    from traitcli.stages.vector_rows import vector_rows
-    from traitcli.views.vector_tables import vectors_table
+    from traitcli.inspection.vector_rows import vector_rows
+    from traitcli.views.tables.vectors import vectors_table
 
     settings = load_config(config)
     pulled = [str(path) for path in pull(settings, pull_from, names or ())] if pull_from else None
@@ -50,27 +55,32 @@ def vectors(
 def traits(names: Traits = None, config: ConfigFile = "default", as_json: Json = False) -> None:
     """Check trait definitions."""
     from traitcli.config import load_config
-    from traitcli.stages.inspection import trait_rows
-    from traitcli.views.tables import traits_table
+    from traitcli.inspection.trait_rows import trait_rows
+    from traitcli.views.tables.runs import traits_table
 
     show(trait_rows(load_config(config).paths.traits, names or []), traits_table, as_json)
 
 
 @inspect.command()
 def run(
-    name: Annotated[str | None, typer.Argument(metavar="RUN", help="The run; the config's by default.")] = None,
-    names: Annotated[list[str] | None, typer.Argument(metavar="TRAIT", help="Traits of it; all by default.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="The run; the config's by default.")
+    ] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="TRAIT", help="Traits of it; all by default.")
+    ] = None,
     config: ConfigFile = "default",
     judge: Annotated[
-        str | None, typer.Option(metavar="JUDGE", help="Whose scores to show; a part of the name will do.")
+        str | None,
+        typer.Option(metavar="JUDGE", help="Whose scores to show; a part of the name will do."),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Say what a run has done, and how far its judge can be believed."""
     from traitcli.config import load_config
-    from traitcli.runs import find_run, require_run
-    from traitcli.stages.inspection import judged_rows
-    from traitcli.views.tables import run_table
+    from traitcli.inspection.run_rows import judged_rows
+    from traitcli.runs.run import find_run, require_run
+    from traitcli.views.tables.runs import run_table
 
     settings = load_config(config)
     found = find_run(settings, name)
@@ -84,7 +94,8 @@ def methods(
     config: ConfigFile = "default",
     run: RunName = None,
     judge: Annotated[
-        str | None, typer.Option(metavar="JUDGE", help="Whose scores filter; a part of the name will do.")
+        str | None,
+        typer.Option(metavar="JUDGE", help="Whose scores filter; a part of the name will do."),
     ] = None,
     overrides: Overrides = None,
     as_json: Json = False,
@@ -94,28 +105,20 @@ def methods(
     from rich.text import Text
 
     from traitcli.config import load_config
-    from traitcli.runs import find_run, require_run
-    from traitcli.stages.methods_comparison import compare_methods
-    from traitcli.traits import select_traits
-    from traitcli.views.vector_tables import methods_table
+    from traitcli.inspection.compare_methods import compare_methods
+    from traitcli.runs.run import find_run, require_run
+    from traitcli.traits.definitions import select_traits
+    from traitcli.views.tables.vectors import methods_table
 
     settings = load_config(config, overrides or ())
     found = find_run(settings, run)
     require_run(found)
     chosen = select_traits(settings.paths.traits, names or settings.traits or found.trait_names())
     with Console(stderr=True).status("") as status:
-        rows = compare_methods(found, chosen, settings, judge, lambda step: status.update(Text(f"{step} …")))
+        rows = compare_methods(
+            found, chosen, settings, judge, lambda step: status.update(Text(f"{step} …"))
+        )
     show(rows, methods_table, as_json)
 
 
 inspect.command()(steering)
-
-
-def show(rows: Rows, table: Callable[[Console, Rows], None], as_json: bool) -> None:
-    """Print rows, as JSON or as a table."""
-    if as_json:
-        typer.echo(json.dumps(rows, ensure_ascii=False))
-        return
-    from rich.console import Console
-
-    table(Console(), rows)

@@ -14,7 +14,7 @@ from traitcli.cli.options import (
     Overrides,
     RayAddress,
     RunName,
-    Scheduler,
+    SchedulerKind,
     SchedulerName,
     Traits,
     TrustRemoteCode,
@@ -29,7 +29,7 @@ def judge(
     gpus: Gpus = None,
     devices: Devices = None,
     gpus_per_worker: GpusPerWorker = 1,
-    scheduler: SchedulerName = Scheduler.local,
+    scheduler: SchedulerName = SchedulerKind.local,
     ray_address: RayAddress = "auto",
     max_cost: MaxCost = None,
     no_cache: NoCache = False,
@@ -42,12 +42,12 @@ def judge(
 
     Asks again for the scores that are missing, or for all when the judge's settings changed.
     """
-    from traitcli.cli.work import Work, carry_out, show_plan
-    from traitcli.scheduling.devices import Wish
+    from traitcli.cli.run_stages import Work, carry_out, show_plan
+    from traitcli.scheduling.placement import DeviceRequest
 
     changes = judge_overrides(overrides, max_cost, no_cache)
     work = Work.prepare(config, changes, traits or (), run, ("judgements",))
-    wish = Wish(gpus, devices, gpus_per_worker, scheduler.value, ray_address)
+    wish = DeviceRequest(gpus, devices, gpus_per_worker, scheduler.value, ray_address)
     if dry_run:
         show_plan(work, wish, as_json)
         return

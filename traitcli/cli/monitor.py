@@ -42,12 +42,22 @@ def monitor(
 
     A RULE is evil>1.5 (any token), mean(evil)>0.8 (the whole answer), or run(evil,5)>1 (five tokens in a row).
     """
-    from traitcli.cli.watch import Wanted, watch
+    from traitcli.cli.monitor_modes import watch
+    from traitcli.cli.session import MonitorOptions
     from traitcli.config import load_config
 
-    sampling = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k}
-    given = {"system": system, "seed": seed, **{f"sampling.{key}": value for key, value in sampling.items()}}
-    wanted = Wanted(
+    sampling = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+    }
+    given = {
+        "system": system,
+        "seed": seed,
+        **{f"sampling.{key}": value for key, value in sampling.items()},
+    }
+    wanted = MonitorOptions(
         prompt=prompt and as_text(prompt),
         chat=chat,
         prompts=prompts,
@@ -72,5 +82,9 @@ def monitor(
 
 
 def _as_overrides(given: dict[str, Any]) -> list[str]:
-    texts = {key: as_text(value) if isinstance(value, str) else value for key, value in given.items()}
-    return [f"monitor.{key}={json.dumps(value)}" for key, value in texts.items() if value is not None]
+    texts = {
+        key: as_text(value) if isinstance(value, str) else value for key, value in given.items()
+    }
+    return [
+        f"monitor.{key}={json.dumps(value)}" for key, value in texts.items() if value is not None
+    ]

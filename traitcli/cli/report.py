@@ -27,16 +27,24 @@ class Form(StrEnum):
 
 def report(
     runs: Annotated[
-        list[str] | None, typer.Argument(metavar="RUN", help="Runs by name, records by file; all by default.")
+        list[str] | None,
+        typer.Argument(metavar="RUN", help="Runs by name, records by file; all by default."),
     ] = None,
     form: Annotated[
-        Form, typer.Option("--format", help="A page; the same figures as data; or pictures for papers.")
+        Form,
+        typer.Option("--format", help="A page; the same figures as data; or pictures for papers."),
     ] = Form.html,
     out: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="The file, or for csv and png the folder; in runs/ by default.")
+        Path | None,
+        typer.Option(
+            metavar="PATH", help="The file, or for csv and png the folder; in runs/ by default."
+        ),
     ] = None,
     trait: Annotated[
-        str | None, typer.Option(metavar="TRAIT", help="For png: which trait colours the text; else the strongest.")
+        str | None,
+        typer.Option(
+            metavar="TRAIT", help="For png: which trait colours the text; else the strongest."
+        ),
     ] = None,
     open_it: Annotated[bool, typer.Option("--open", help="Open the page in your browser.")] = False,
     config: ConfigFile = "default",
@@ -49,7 +57,7 @@ def report(
     from rich.text import Text
 
     from traitcli.config import load_config
-    from traitcli.stages.report import gather_report
+    from traitcli.inspection.report_data import gather_report
 
     check_options(form, trait, open_it)
     settings = load_config(config)
@@ -69,7 +77,9 @@ def report(
         show(written[0])
 
 
-def write(form: Form, place: Path, report: Report, trait: str | None, tell: Callable[[str], None]) -> list[Path]:
+def write(
+    form: Form, place: Path, report: Report, trait: str | None, tell: Callable[[str], None]
+) -> list[Path]:
     """Write a report in one of its forms; returns the files."""
     tell("writing")
     match form:
@@ -99,11 +109,15 @@ def check_options(form: Form, trait: str | None, open_it: bool) -> None:
 
     if open_it and form is not Form.html:
         raise UserError(
-            "--open is for the page", cause=f"--format {form.value} makes none", fix="leave one of them out"
+            "--open is for the page",
+            cause=f"--format {form.value} makes none",
+            fix="leave one of them out",
         )
     if trait is not None and form is not Form.png:
         fix = "leave it out, or add --format png"
-        raise UserError("--trait is for pictures", cause="in the page you choose traits yourself", fix=fix)
+        raise UserError(
+            "--trait is for pictures", cause="in the page you choose traits yourself", fix=fix
+        )
 
 
 def check_trait(trait: str | None, report: Report) -> None:
@@ -114,7 +128,9 @@ def check_trait(trait: str | None, report: Report) -> None:
     watched = sorted({name for record in report.records for name in scores_of(record)["raw"]})
     if trait is not None and trait not in watched:
         cause = f"the records were watched for {', '.join(watched) or 'none'}"
-        raise UserError(f"no record has scores of {trait}", cause=cause, fix=suggest(trait, watched))
+        raise UserError(
+            f"no record has scores of {trait}", cause=cause, fix=suggest(trait, watched)
+        )
 
 
 def show(path: Path) -> None:
@@ -124,4 +140,7 @@ def show(path: Path) -> None:
     from traitcli.errors import TraitError
 
     if not webbrowser.open(path.resolve().as_uri()):
-        raise TraitError("there is no browser to open the report with", fix=f"open {path} yourself, on any machine")
+        raise TraitError(
+            "there is no browser to open the report with",
+            fix=f"open {path} yourself, on any machine",
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from traitcli.models.footprint import pass_bytes, sequence_bytes
-from traitcli.models.load import LoadedModel
+from traitcli.models.loaded import LoadedModel
 from traitcli.models.memory import free_bytes
 
 _MOST = {"cpu": 128, "cuda": 512}
@@ -24,7 +24,10 @@ class BatchSize:
     """
 
     def __init__(
-        self, now: int, most: int | None = None, on_change: Callable[[int, int], None] = lambda old, new: None
+        self,
+        now: int,
+        most: int | None = None,
+        on_change: Callable[[int, int], None] = lambda old, new: None,
     ) -> None:
         """`on_change` is told of the old size and the new one."""
         self.now = now
@@ -54,6 +57,10 @@ class BatchSize:
 
 def estimate_size(loaded: LoadedModel, capacity: int) -> int:
     """How many sequences of `capacity` tokens fit into the free memory of the model's device."""
-    kind, text, item = loaded.device.type, loaded.model.config.get_text_config(), loaded.model.dtype.itemsize
+    kind, text, item = (
+        loaded.device.type,
+        loaded.model.config.get_text_config(),
+        loaded.model.dtype.itemsize,
+    )
     room = free_bytes(loaded.device) * _SHARE.get(kind, 0.5) - pass_bytes(text, item)
     return max(1, min(_MOST.get(kind, 128), int(room // sequence_bytes(text, item, capacity))))

@@ -15,15 +15,15 @@ from accelerate.utils.memory import clear_device_cache
 
 from traitcli.config import SamplingConfig
 from traitcli.generation.batch_size import BatchSize
-from traitcli.generation.means import Activations, MeanReader
-from traitcli.generation.padded import padded_steps
+from traitcli.generation.mean_activations import Activations, MeanReader
+from traitcli.generation.padded_decode import padded_steps
+from traitcli.generation.request import FinishReason, Request, Step, Withdraw, keep_all
 from traitcli.generation.sampling import pick, uniforms
-from traitcli.generation.steps import FinishReason, Request, Step, Withdraw, keep_all
 from traitcli.models.engine import Engine
-from traitcli.models.load import LoadedModel
+from traitcli.models.loaded import LoadedModel
 from traitcli.models.memory import ran_out_of_memory
+from traitcli.models.prefix_tree import find_shared_prefixes
 from traitcli.models.reader import Reader
-from traitcli.models.stems import find_stems
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,7 +98,10 @@ def _generate(
         on_step(len(step.written))
         for request, reason in step.ended:
             size.complete()
-            yield indices[request], Generation(tuple(texts.pop(request, ())), reason, reader.finished.pop(request))
+            yield (
+                indices[request],
+                Generation(tuple(texts.pop(request, ())), reason, reader.finished.pop(request)),
+            )
 
 
 @torch.inference_mode()
@@ -125,13 +128,18 @@ class _Loop:
     """The requests under way hold the first places of a bench, without gaps."""
 
     def __init__(
-        self, loaded: LoadedModel, requests: Sequence[Request], sampling: SamplingConfig, size: int, reader: Reader
+        self,
+        loaded: LoadedModel,
+        requests: Sequence[Request],
+        sampling: SamplingConfig,
+        size: int,
+        reader: Reader,
     ) -> None:
         self._loaded = loaded
         self._requests = requests
         self._sampling = sampling
         self._engine = Engine(loaded, reader)
-        self._pending = find_stems([request.ids for request in requests])[::-1]
+        self._pending = find_shared_prefixes([request.ids for request in requests])[::-1]
         self._size = min(size, len(requests))
         capacity = max(len(request.ids) for request in requests) + sampling.max_new_tokens
         self._bench = self._engine.open(self._size, capacity)
@@ -162,20 +170,31 @@ class _Loop:
 
     def _admit(self) -> list[tuple[int, FinishReason]]:
         """Read as many prompts as there is room for, and pick the first token of each."""
-        coming = [self._pending.pop() for _ in range(min(self._size - len(self._rows), len(self._pending)))]
+        coming = [
+            self._pending.pop()
+            for _ in range(min(self._size - len(self._rows), len(self._pending)))
+        ]
         prompts = [self._requests[index].ids for index, _ in coming]
-        logits = self._engine.read_prompts(self._bench, len(self._rows), prompts, [stem for _, stem in coming])
+        logits = self._engine.read_prompts(
+            self._bench, len(self._rows), prompts, [stem for _, stem in coming]
+        )
         new = [self._row(index, len(ids)) for (index, _), ids in zip(coming, prompts, strict=True)]
         self._rows += new
         return self._choose(new, logits)
 
     def _row(self, index: int, known: int) -> _Row:
-        return _Row(index, uniforms([self._requests[index].seed], self._sampling.max_new_tokens)[0], known)
+        return _Row(
+            index, uniforms([self._requests[index].seed], self._sampling.max_new_tokens)[0], known
+        )
 
     def _feed(self) -> list[tuple[int, FinishReason]]:
-        """Feed the token of every row and pick the next one."""
+        """PackedInput the token of every row and pick the next one."""
         rows = self._rows
-        going = [place for place, row in enumerate(rows) if row.written + 1 < self._sampling.max_new_tokens]
+        going = [
+            place
+            for place, row in enumerate(rows)
+            if row.written + 1 < self._sampling.max_new_tokens
+        ]
         keep = torch.tensor(going, dtype=torch.long, device=self._loaded.device)
         known, new = [row.known for row in rows], [(row.token,) for row in rows]
         logits = self._engine.read(self._bench, "response", known, new, keep=keep)
@@ -205,7 +224,9 @@ class _Loop:
         place, last = self._rows.index(row), self._rows[-1]
         self._bench.account.finish(place, row.request)
         if last is not row:
-            self._bench.store.copy(self._bench.store, len(self._rows) - 1, slice(place, place + 1), last.known)
+            self._bench.store.copy(
+                self._bench.store, len(self._rows) - 1, slice(place, place + 1), last.known
+            )
             self._bench.account.move(len(self._rows) - 1, place)
             self._rows[place] = last
         self._rows.pop()

@@ -32,7 +32,10 @@ def derive_seed(seed: int, name: str) -> int:
 def uniforms(seeds: Sequence[int], steps: int) -> Tensor:
     """float32 [B, steps, 3] in [0, 1): row by row from its seed, whatever the batch."""
     streams = [torch.Generator().manual_seed(seed) for seed in seeds]
-    return torch.stack([torch.rand(steps, _DRAWS, generator=stream) for stream in streams]) * _BELOW_ONE
+    return (
+        torch.stack([torch.rand(steps, _DRAWS, generator=stream) for stream in streams])
+        * _BELOW_ONE
+    )
 
 
 def pick(logits: Tensor, draws: Tensor, sampling: SamplingConfig) -> Tensor:

@@ -11,9 +11,9 @@ from typing import Any
 
 from traitcli.config import SamplingConfig
 from traitcli.errors import ModelError
-from traitcli.generation.steps import Request
-from traitcli.generation.two_pass import Answer
-from traitcli.models.load import LoadedModel
+from traitcli.generation.external_engine import Answer
+from traitcli.generation.request import Request
+from traitcli.models.loaded import LoadedModel
 
 _SHARE = 0.85
 """Of the memory that the model which reads has left."""

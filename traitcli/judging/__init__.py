@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from traitcli.config import JudgeConfig
-from traitcli.judging.backend import LABELLED, Answer, Judge, ModelShelf, OnJudged, judge_id
-from traitcli.judging.given import GivenJudge
-from traitcli.judging.spending import Budget
+from traitcli.judging.backend import LABELLED, Answer, Judge, ModelProvider, OnJudged, judge_id
+from traitcli.judging.budget import Budget
+from traitcli.judging.provided import ProvidedJudge
 
 __all__ = [
     "LABELLED",
     "Answer",
     "Budget",
-    "GivenJudge",
+    "ProvidedJudge",
     "Judge",
-    "ModelShelf",
+    "ModelProvider",
     "OnJudged",
     "judge_id",
     "open_judge",
 ]
 
 
-def open_judge(config: JudgeConfig, shelf: ModelShelf, budget: Budget | None = None) -> Judge:
+def open_judge(config: JudgeConfig, shelf: ModelProvider, budget: Budget | None = None) -> Judge:
     """The configured judge; it loads a model, if it needs one, when the first answer comes."""
     if config.backend == "openai":
-        from traitcli.judging.openai import OpenAIJudge
+        from traitcli.judging.openai.judge import OpenAIJudge
 
         return OpenAIJudge(config.openai, budget)
     if config.backend == "fake":
@@ -31,7 +31,7 @@ def open_judge(config: JudgeConfig, shelf: ModelShelf, budget: Budget | None = N
 
         return FakeJudge()
     if config.backend == "local":
-        from traitcli.judging.local import LocalJudge
+        from traitcli.judging.local.judge import LocalJudge
 
         return LocalJudge(config.local, shelf)
     from traitcli.judging.likelihood import LikelihoodJudge

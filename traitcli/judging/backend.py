@@ -11,7 +11,7 @@ from traitcli.config import ModelConfig
 from traitcli.records import Judgement, Polarity, Trait
 
 if TYPE_CHECKING:
-    from traitcli.models.load import LoadedModel
+    from traitcli.models.loaded import LoadedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Judge(Protocol):
         ...
 
 
-class ModelShelf(Protocol):
+class ModelProvider(Protocol):
     """Where a judge that reads with a model finds it."""
 
     config: ModelConfig

@@ -35,7 +35,9 @@ def _judge(trait: str, answer: Answer) -> Judgement:
     if not answer.response.strip():
         none = Score(None, "empty answer", final=True)
         return Judgement(answer.rollout, FakeJudge.identity, none, none)
-    digest = hashlib.sha256(f"{trait}\0{answer.question}\0{answer.response}".encode("utf-8", "replace")).digest()
+    digest = hashlib.sha256(
+        f"{trait}\0{answer.question}\0{answer.response}".encode("utf-8", "replace")
+    ).digest()
     strength = digest[0] / 255 * 40
     strays = digest[1] % 10 == 0
     high = (answer.polarity == "positive") != strays

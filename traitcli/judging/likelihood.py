@@ -14,11 +14,11 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from traitcli.config import LikelihoodConfig
 from traitcli.errors import DefinitionError
-from traitcli.judging.backend import Answer, ModelShelf, OnJudged
-from traitcli.models.load import LoadedModel
+from traitcli.judging.backend import Answer, ModelProvider, OnJudged
+from traitcli.models.loaded import LoadedModel
 from traitcli.models.memory import memory_explained
 from traitcli.models.prompts import encode_response, persona_messages, render
-from traitcli.models.texts import Text, log_probabilities
+from traitcli.models.read_texts import Text, log_probabilities
 from traitcli.records import POLARITIES, Judgement, Polarity, Score, Trait
 
 Task = tuple[Polarity, int, Answer]
@@ -33,11 +33,13 @@ class LikelihoodJudge:
     prompted = False
     overlaps = False
 
-    def __init__(self, config: LikelihoodConfig, shelf: ModelShelf) -> None:
+    def __init__(self, config: LikelihoodConfig, shelf: ModelProvider) -> None:
         """The run's model is taken from the shelf when the first answer comes."""
         self._config = config
         self._shelf = shelf
-        self.identity = f"likelihood:{shelf.config.name}:pairs={config.pairs}:sharpness={config.sharpness:g}"
+        self.identity = (
+            f"likelihood:{shelf.config.name}:pairs={config.pairs}:sharpness={config.sharpness:g}"
+        )
 
     @property
     def _loaded(self) -> LoadedModel:
@@ -65,7 +67,9 @@ class LikelihoodJudge:
         ratios: dict[Answer, float] = {}
         for (polarity, _, answer), per_token in self._read(trait, tasks):
             sign = 1 if polarity == "positive" else -1
-            ratios[answer] = ratios.get(answer, 0.0) + sign * per_token / len(self._pairs(trait, answer))
+            ratios[answer] = ratios.get(answer, 0.0) + sign * per_token / len(
+                self._pairs(trait, answer)
+            )
             left[answer.question] -= 1
             if not left[answer.question]:
                 on_judged([self._judgement(a, self._score(ratio)) for a, ratio in ratios.items()])
@@ -74,14 +78,19 @@ class LikelihoodJudge:
     def _tasks(self, trait: Trait, answers: Sequence[Answer]) -> list[Task]:
         """Question by question, since an answer has its score when all personas are through with its question."""
         tasks = [
-            (side, pair, answer) for answer in answers for pair in self._pairs(trait, answer) for side in POLARITIES
+            (side, pair, answer)
+            for answer in answers
+            for pair in self._pairs(trait, answer)
+            for side in POLARITIES
         ]
         return sorted(tasks, key=lambda task: (task[2].question, task[:2], len(task[2].response)))
 
     def _pairs(self, trait: Trait, answer: Answer) -> list[int]:
         """The pairs asked about an answer: those after its own, round and round."""
         count = len(trait.pairs)
-        return [(answer.pair + 1 + step) % count for step in range(min(self._config.pairs, count - 1))]
+        return [
+            (answer.pair + 1 + step) % count for step in range(min(self._config.pairs, count - 1))
+        ]
 
     def _read(self, trait: Trait, tasks: Sequence[Task]) -> Iterator[tuple[Task, float]]:
         """Mean log-probability per token of each answer, in the order of the questions."""
@@ -90,13 +99,24 @@ class LikelihoodJudge:
         loaded = self._loaded
         prompts = {
             (side, pair, question): render(
-                loaded.tokenizer, persona_messages(trait.persona(side, pair), question, loaded.persona_in)
+                loaded.tokenizer,
+                persona_messages(trait.persona(side, pair), question, loaded.persona_in),
             ).ids
-            for side, pair, question in dict.fromkeys((side, pair, answer.question) for side, pair, answer in tasks)
+            for side, pair, question in dict.fromkeys(
+                (side, pair, answer.question) for side, pair, answer in tasks
+            )
         }
-        responses = {answer: tuple(encode_response(loaded.tokenizer, answer.response)) for _, _, answer in tasks}
-        texts = [Text(prompts[side, pair, answer.question], responses[answer]) for side, pair, answer in tasks]
-        with memory_explained(loaded.device, f"lower judge.likelihood.batch_size (it is {self._config.batch_size})"):
+        responses = {
+            answer: tuple(encode_response(loaded.tokenizer, answer.response))
+            for _, _, answer in tasks
+        }
+        texts = [
+            Text(prompts[side, pair, answer.question], responses[answer])
+            for side, pair, answer in tasks
+        ]
+        with memory_explained(
+            loaded.device, f"lower judge.likelihood.batch_size (it is {self._config.batch_size})"
+        ):
             for index, found in log_probabilities(loaded, texts, self._config.batch_size):
                 yield tasks[index], float(found.mean())
 

@@ -59,7 +59,10 @@ def write_prompt(template: str, question: str, answer: str) -> str:
 
     Braces are ordinary characters everywhere else: in the template, the question and the answer.
     """
-    places = {"{question}": _keep_inside(template, question), "{answer}": _keep_inside(template, answer)}
+    places = {
+        "{question}": _keep_inside(template, question),
+        "{answer}": _keep_inside(template, answer),
+    }
     filled = re.sub(r"\{(?:question|answer)\}", lambda place: places[place[0]], template)
     # A lone surrogate cannot be sent as UTF-8.
     return filled.encode("utf-8", "replace").decode("utf-8")
@@ -69,8 +72,12 @@ def _keep_inside(template: str, text: str) -> str:
     """Make marks of the template's own, such as `</answer>` or `[END]`, look-alikes that mark nothing."""
     tags = {name.lower() for name in _TAG.findall(template)}
     brackets = {mark.lower() for mark in _BRACKETED.findall(template)}
-    text = _TAG.sub(lambda tag: tag[0].translate(_INERT) if tag[1].lower() in tags else tag[0], text)
-    return _BRACKETED.sub(lambda mark: mark[0].translate(_INERT) if mark[0].lower() in brackets else mark[0], text)
+    text = _TAG.sub(
+        lambda tag: tag[0].translate(_INERT) if tag[1].lower() in tags else tag[0], text
+    )
+    return _BRACKETED.sub(
+        lambda mark: mark[0].translate(_INERT) if mark[0].lower() in brackets else mark[0], text
+    )
 
 
 def on_scale(template: str, scale: Scale) -> str:

@@ -28,7 +28,9 @@ class Question:
 
     def prompt(self, scale: Scale) -> str:
         """What to send to the judge to have the answer rated on a scale."""
-        return prompts.write_prompt(prompts.on_scale(self.template, scale), self.question, self.answer)
+        return prompts.write_prompt(
+            prompts.on_scale(self.template, scale), self.question, self.answer
+        )
 
     def can_ask_on(self, scale: Scale) -> bool:
         """Whether the template can ask on a scale that is not the one wanted."""
@@ -52,14 +54,20 @@ class Questionnaire:
         text = prompts.clean_answer(answer.response)
         if not text:
             return ()
-        trait = Question(answer.rollout, "trait", self._scale, self._trait.judge_prompt, answer.question, text)
+        trait = Question(
+            answer.rollout, "trait", self._scale, self._trait.judge_prompt, answer.question, text
+        )
         if not self._coherence:
             return (trait,)
-        return trait, Question(answer.rollout, "coherence", "0_100", prompts.COHERENCE, answer.question, text)
+        return trait, Question(
+            answer.rollout, "coherence", "0_100", prompts.COHERENCE, answer.question, text
+        )
 
     def blank(self, answer: Answer) -> Judgement:
         """The judgement of an answer without text."""
-        return Judgement(answer.rollout, self._judge, EMPTY, EMPTY if self._coherence else _NOT_ASKED)
+        return Judgement(
+            answer.rollout, self._judge, EMPTY, EMPTY if self._coherence else _NOT_ASKED
+        )
 
     def note(self, question: Question, usage: Usage) -> None:
         """Count what a question took that got no score."""
@@ -69,19 +77,28 @@ class Questionnaire:
         """Judgements of the answers that were asked about in part, so that what they took is not forgotten."""
         cut = Score(None, "the judging ended before it was asked")
         taken = {rollout: usage for rollout, usage in self._usage.items() if usage != Usage()}
-        scores = {rollout: {"trait": cut, "coherence": cut} | self._scores.get(rollout, {}) for rollout in taken}
+        scores = {
+            rollout: {"trait": cut, "coherence": cut} | self._scores.get(rollout, {})
+            for rollout in taken
+        }
         return [
-            Judgement(rollout, self._judge, scores[rollout]["trait"], scores[rollout]["coherence"], usage)
+            Judgement(
+                rollout, self._judge, scores[rollout]["trait"], scores[rollout]["coherence"], usage
+            )
             for rollout, usage in taken.items()
         ]
 
     def receive(self, question: Question, score: Score, usage: Usage) -> Judgement | None:
         """Take a score; the judgement comes with the last one of an answer."""
         rollout = question.rollout
-        scores = self._scores.setdefault(rollout, {} if self._coherence else {"coherence": _NOT_ASKED})
+        scores = self._scores.setdefault(
+            rollout, {} if self._coherence else {"coherence": _NOT_ASKED}
+        )
         scores[question.about] = score
         self.note(question, usage)
         if len(scores) < 2:
             return None
         del self._scores[rollout]
-        return Judgement(rollout, self._judge, scores["trait"], scores["coherence"], self._usage.pop(rollout))
+        return Judgement(
+            rollout, self._judge, scores["trait"], scores["coherence"], self._usage.pop(rollout)
+        )

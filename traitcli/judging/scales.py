@@ -40,10 +40,16 @@ def read_probabilities(scale: Scale, probabilities: Mapping[str, float]) -> Read
     On 0_100 this holds only where the token is a whole number: ask `is_digitwise` first.
     Source: the logit-weighted judge of Persona Vectors (Chen et al., 2025).
     """
-    valid = [(value, p) for token, p in probabilities.items() if (value := read_token(scale, token)) is not None]
+    valid = [
+        (value, p)
+        for token, p in probabilities.items()
+        if (value := read_token(scale, token)) is not None
+    ]
     mass = math.fsum(p for _, p in valid)
     if mass < MIN_MASS - 1e-9:
-        return Reading(None, f"refusal or off-scale: {mass:.2f} of the probability is on {_ANSWERS[scale]}")
+        return Reading(
+            None, f"refusal or off-scale: {mass:.2f} of the probability is on {_ANSWERS[scale]}"
+        )
     return Reading(math.fsum(value * p for value, p in valid) / mass)
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from traitcli.config import ModelConfig
+from traitcli.models.devices import pick_dtype
 from traitcli.models.engine import TOKENS
-from traitcli.models.load import locate_model, not_loadable, pick_dtype
+from traitcli.models.load import locate_model, not_loadable
 
 _CONTEXT = 2**29
 """Bytes that CUDA takes for itself."""
@@ -24,7 +25,7 @@ class Footprint:
     item               bytes of a number
     """
 
-    rows: int
+    layer_count: int
     hidden_size: int
     weights: int
     text: Any
@@ -33,10 +34,17 @@ class Footprint:
     def least(self, device: str, capacity: int) -> int:
         """Bytes that it takes on a device at least: with one sequence of so many tokens."""
         own = _CONTEXT if device.startswith("cuda") else 0
-        return own + self.weights + pass_bytes(self.text, self.item) + sequence_bytes(self.text, self.item, capacity)
+        return (
+            own
+            + self.weights
+            + pass_bytes(self.text, self.item)
+            + sequence_bytes(self.text, self.item, capacity)
+        )
 
 
-def find_footprint(config: ModelConfig, device: str = "cpu", trust_remote_code: bool = False) -> Footprint:
+def find_footprint(
+    config: ModelConfig, device: str = "cpu", trust_remote_code: bool = False
+) -> Footprint:
     """The configured model's, in the numbers that the device would hold; raises ModelError like `load_model`."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -50,7 +58,10 @@ def find_footprint(config: ModelConfig, device: str = "cpu", trust_remote_code: 
     item = pick_dtype(config.dtype, device, text.dtype).itemsize
     parameters = 0
     if not getattr(whole, "quantization_config", None):
-        with suppress(Exception), torch.device("meta"):  # code of the model's own may need more than shapes
+        with (
+            suppress(Exception),
+            torch.device("meta"),
+        ):  # code of the model's own may need more than shapes
             model = AutoModelForCausalLM.from_config(whole, trust_remote_code=trust_remote_code)
             parameters = sum(parameter.numel() for parameter in model.parameters())
     return Footprint(text.num_hidden_layers + 1, text.hidden_size, parameters * item, text, item)

@@ -41,7 +41,7 @@ def find_blocks(model: Any) -> Any:
 
 @contextmanager
 def tap(model: Any, rows: Iterable[int], sink: Sink) -> Iterator[None]:
-    """Hand the hidden states of `rows` to `sink` in every forward pass; hooks leave on exit."""
+    """WorkerState the hidden states of `rows` to `sink` in every forward pass; hooks leave on exit."""
     blocks = find_blocks(model)
     with ExitStack() as hooks:
         for row in rows:
@@ -62,8 +62,12 @@ def _hook(model: Any, blocks: Any, row: int, sink: Sink) -> Any:
 
         return blocks[0].register_forward_pre_hook(before, with_kwargs=True)
     if row == len(blocks):
-        return model.get_decoder().register_forward_hook(lambda module, args, output: sink(row, _last_state(output)))
-    return blocks[row - 1].register_forward_hook(lambda module, args, output: sink(row, hidden_of(output)))
+        return model.get_decoder().register_forward_hook(
+            lambda module, args, output: sink(row, _last_state(output))
+        )
+    return blocks[row - 1].register_forward_hook(
+        lambda module, args, output: sink(row, hidden_of(output))
+    )
 
 
 def _last_state(output: Any) -> torch.Tensor:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from traitcli.errors import ModelError, UserError
 
 if TYPE_CHECKING:
-    from traitcli.models.load import LoadedModel
+    from traitcli.models.loaded import LoadedModel
 
-Place = Literal["auto", "system", "user"]
+PersonaRole = Literal["auto", "system", "user"]
 Message = dict[str, str]
 _INERT = str.maketrans({"<": "‹", ">": "›", "[": "⟦", "]": "⟧"})
 
@@ -25,14 +25,18 @@ class Prompt:
     ids: tuple[int, ...]
 
 
-def persona_messages(persona: str, question: str, place: Literal["system", "user"]) -> list[Message]:
+def persona_messages(
+    persona: str, question: str, place: Literal["system", "user"]
+) -> list[Message]:
     """The two messages of a rollout's prompt, or the one for models without a system role."""
     if place == "user":
         return [{"role": "user", "content": f"{persona}\n\n{question}"}]
     return [{"role": "system", "content": persona}, {"role": "user", "content": question}]
 
 
-def resolve_place(tokenizer: Any, name: str, place: Place) -> Literal["system", "user"]:
+def resolve_persona_role(
+    tokenizer: Any, name: str, place: PersonaRole
+) -> Literal["system", "user"]:
     """'auto' -> system when the chat template shows a system message beside the question, else user.
 
     A template that raises on a system role (Gemma) or drops it in silence would otherwise make
@@ -79,7 +83,9 @@ def render(tokenizer: Any, messages: list[Message], *, thinking: bool = True) ->
     """
     if tokenizer.chat_template:
         wishes = {} if thinking else {"enable_thinking": False}
-        text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **wishes)
+        text: str = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, **wishes
+        )
     else:
         text = "\n\n".join(message["content"] for message in messages) + "\n\n"
     return raw_prompt(tokenizer, text)

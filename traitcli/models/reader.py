@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 Phase = Literal["prompt", "response"]
 
 
-class Account(Protocol):
+class ReaderState(Protocol):
     """What was read of the sequences at some places of a batch."""
 
     def begin(self, phase: Phase, owners: Tensor, ends: Tensor) -> None:
@@ -39,9 +39,9 @@ class Reader(Protocol):
     """Reads the hidden states of `rows` in every forward pass."""
 
     @property
-    def rows(self) -> Iterable[int]: ...
+    def layers(self) -> Iterable[int]: ...
 
-    def open(self, places: int) -> Account:
+    def open(self, places: int) -> ReaderState:
         """An account of so many sequences, with nothing read yet."""
         ...
 
@@ -49,9 +49,9 @@ class Reader(Protocol):
 class Blind:
     """A reader of no rows, and its own account: one that sees a single sequence is made from it."""
 
-    rows: Iterable[int] = ()
+    layers: Iterable[int] = ()
 
-    def open(self, places: int) -> Account:
+    def open(self, places: int) -> ReaderState:
         return self
 
     def begin(self, phase: Phase, owners: Tensor, ends: Tensor) -> None:

@@ -4,43 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 from traitcli.config import ModelConfig
 from traitcli.errors import UserError
-from traitcli.models.load import pick_device
+from traitcli.models.devices import pick_device
+from traitcli.scheduling.placement import DeviceRequest, Placement
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What a command is told of where to work.
-
-    gpus         how many GPUs in all
-    devices      their names, with commas between
-    each         GPUs that one worker has
-    ray_address  a cluster: auto, local, HOST:PORT
-    """
-
-    gpus: int | None = None
-    devices: str | None = None
-    each: int = 1
-    scheduler: Literal["local", "ray"] = "local"
-    ray_address: str = "auto"
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """Where a command works: a place for each worker, a device or several joined by +, and what is worth saying."""
-
-    places: tuple[str, ...]
-    notes: tuple[str, ...] = ()
-    scheduler: Literal["local", "ray"] = "local"
-    gpus_each: int = 1
-    cpus_each: int = 1
-
-
-def choose_site(wish: Wish, model: ModelConfig) -> Site:
+def choose_site(wish: DeviceRequest, model: ModelConfig) -> Placement:
     """Find what a command is to work on; for Ray, the cluster is joined.
 
     Raises UserError when options contradict each other, or a device is asked for that is not there.
@@ -55,16 +26,16 @@ def choose_site(wish: Wish, model: ModelConfig) -> Site:
         devices = [pick_device(name) for name in _named(wish.devices)]
         notes: list[str] = []
     elif wish.gpus is None and wish.each == 1:
-        return Site((model.device,))
+        return Placement((model.device,))
     else:
         found = _count_gpus()
         devices, notes = assign_gpus(found or 1 if wish.gpus is None else wish.gpus, found)
     places = join_devices(devices, wish.each) if devices != ["cpu"] else devices
     mapped = mapping_told(devices, os.environ.get("CUDA_VISIBLE_DEVICES"))
-    return Site(tuple(places), (*notes, *mapped), gpus_each=wish.each)
+    return Placement(tuple(places), (*notes, *mapped), gpus_each=wish.each)
 
 
-def place_on_cluster(wish: Wish, cpus: Sequence[int], gpus: int) -> Site:
+def place_on_cluster(wish: DeviceRequest, cpus: Sequence[int], gpus: int) -> Placement:
     """A place for each worker of a cluster; its machine and device are known when its actor is there.
 
     cpus  of each machine
@@ -85,26 +56,30 @@ def place_on_cluster(wish: Wish, cpus: Sequence[int], gpus: int) -> Site:
         return _cluster_cpus(len(cpus), cpus, (told,))
     devices, notes = assign_gpus(gpus if wish.gpus is None else wish.gpus, gpus)
     workers = len(join_devices(devices, wish.each))
-    return Site(tuple(f"ray-{i}" for i in range(workers)), tuple(notes), "ray", wish.each)
+    return Placement(tuple(f"ray-{i}" for i in range(workers)), tuple(notes), "ray", wish.each)
 
 
-def _cluster_cpus(workers: int, cpus: Sequence[int], notes: tuple[str, ...]) -> Site:
+def _cluster_cpus(workers: int, cpus: Sequence[int], notes: tuple[str, ...]) -> Placement:
     """Workers that share the cores, none more than the smallest machine has."""
     each = max(1, min(*cpus, sum(cpus) // workers))
-    return Site(tuple(f"ray-{i}" for i in range(workers)), notes, "ray", 0, each)
+    return Placement(tuple(f"ray-{i}" for i in range(workers)), notes, "ray", 0, each)
 
 
 def assign_gpus(wanted: int, found: int) -> tuple[list[str], list[str]]:
     """The first `wanted` of `found` GPUs; with none at all, the CPU, and a note that says so."""
     if wanted < 1:
         raise UserError(
-            f"--gpus {wanted} asks for none", cause="it is a number of GPUs", fix="leave it out, or give 1 or more"
+            f"--gpus {wanted} asks for none",
+            cause="it is a number of GPUs",
+            fix="leave it out, or give 1 or more",
         )
     if found == 0:
         return ["cpu"], [f"no GPU found: --gpus {wanted} works on the CPU"]
     if wanted > found:
         raise UserError(
-            f"--gpus {wanted}, and there are {found}", cause="CUDA_VISIBLE_DEVICES may hide some", fix=f"--gpus {found}"
+            f"--gpus {wanted}, and there are {found}",
+            cause="CUDA_VISIBLE_DEVICES may hide some",
+            fix=f"--gpus {found}",
         )
     return [f"cuda:{index}" for index in range(wanted)], []
 
@@ -123,7 +98,9 @@ def join_devices(devices: Sequence[str], each: int) -> list[str]:
 def mapping_told(devices: Sequence[str], visible: str | None) -> list[str]:
     """Which GPUs of the machine are meant, where CUDA_VISIBLE_DEVICES renames them."""
     named = [name.strip() for name in (visible or "").split(",") if name.strip()]
-    indices = [int(device.partition(":")[2] or 0) for device in devices if device.startswith("cuda")]
+    indices = [
+        int(device.partition(":")[2] or 0) for device in devices if device.startswith("cuda")
+    ]
     known = [f"cuda:{index} is GPU {named[index]}" for index in indices if index < len(named)]
     return [f"CUDA_VISIBLE_DEVICES={visible}: {', '.join(known)}"] if known else []
 
@@ -134,9 +111,11 @@ def threads_per_worker(places: Sequence[str], cores: int) -> int | None:
     return max(1, cores // workers) if workers > 1 else None
 
 
-def _check(wish: Wish, model: ModelConfig) -> None:
+def _check(wish: DeviceRequest, model: ModelConfig) -> None:
     flag = "--devices" if wish.gpus is None else "--gpus"
-    if model.device_map and (wish.gpus is not None or wish.devices is not None or wish.scheduler == "ray"):
+    if model.device_map and (
+        wish.gpus is not None or wish.devices is not None or wish.scheduler == "ray"
+    ):
         raise UserError(
             f"{flag if wish.scheduler == 'local' else '--scheduler ray'} does not go with model.device_map",
             cause="one model takes all devices, so there is one worker",
@@ -144,11 +123,15 @@ def _check(wish: Wish, model: ModelConfig) -> None:
         )
     if wish.gpus is not None and wish.devices is not None:
         raise UserError(
-            "--gpus and --devices exclude each other", cause="both say where to work", fix="give one of them"
+            "--gpus and --devices exclude each other",
+            cause="both say where to work",
+            fix="give one of them",
         )
     if wish.each < 1:
         raise UserError(
-            f"--gpus-per-worker {wish.each} is no number of devices", cause="a worker needs one", fix="give 1 or more"
+            f"--gpus-per-worker {wish.each} is no number of devices",
+            cause="a worker needs one",
+            fix="give 1 or more",
         )
     if wish.each > 1 and wish.devices is not None and "cpu" in wish.devices:
         raise UserError(

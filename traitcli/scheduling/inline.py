@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 
-from traitcli.scheduling.crew import Take
-from traitcli.stages.tasks import Generating, Gone, Message, Order, Ready, Scoring, Stop
-from traitcli.stages.worker import Shift, Worker
+from traitcli.pipeline.messages import Generating, Gone, Message, Order, Ready, Scoring, Stop
+from traitcli.pipeline.worker_context import Worker
+from traitcli.scheduling.pool import Take
+from traitcli.scheduling.worker import WorkerLoop
 
 
-class InlineCrew:
+class InlinePool:
     """Does each task as soon as it is listened to; the lead takes what is made in the same thread."""
 
     def __init__(self, worker: Worker) -> None:
@@ -38,7 +39,7 @@ class InlineCrew:
             case Stop():
                 tell(Gone("it was stopped"))
             case Generating() | Scoring() as task:
-                Shift(self._worker, _Empty(), tell).do(task)
+                WorkerLoop(self._worker, _Empty(), tell).do(task)
 
     def end(self, place: int) -> None:
         self._orders.clear()

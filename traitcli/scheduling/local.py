@@ -20,19 +20,20 @@ from pathlib import Path
 from typing import Any
 
 from traitcli.config import Config
-from traitcli.scheduling.crew import Take, log_path
-from traitcli.scheduling.devices import Site, threads_per_worker
-from traitcli.scheduling.fit import check_fit
-from traitcli.scheduling.seat import renumber, seat_worker
-from traitcli.stages.tasks import Gone, Message, Order, Tell
-from traitcli.stages.worker import Worker, serve
+from traitcli.pipeline.messages import Gone, Message, Order, Tell
+from traitcli.pipeline.worker_context import Worker
+from traitcli.scheduling.devices import threads_per_worker
+from traitcli.scheduling.memory_check import check_fit
+from traitcli.scheduling.placement import Placement
+from traitcli.scheduling.pool import Take, log_path
+from traitcli.scheduling.worker import create_worker, renumber, serve
 
 _SECONDS_TO_END = 1.5
 """In which workers end that were told to, before they are killed."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Post:
+class _WorkerSpec:
     """What a worker process is started with."""
 
     config: Config
@@ -42,10 +43,12 @@ class _Post:
     log: Path
 
 
-class LocalCrew:
+class LocalPool:
     """Worker processes of this machine."""
 
-    def __init__(self, config: Config, places: Sequence[str], trust_remote_code: bool, logs: Path) -> None:
+    def __init__(
+        self, config: Config, places: Sequence[str], trust_remote_code: bool, logs: Path
+    ) -> None:
         """`places` are devices; one of several devices is written with + between them."""
         self.places = places
         self._config = config
@@ -58,7 +61,9 @@ class LocalCrew:
         from torch import multiprocessing
 
         threads = threads_per_worker(self.places, os.cpu_count() or 1)
-        post = _Post(self._config, self.places[place], threads, self._trust, log_path(self._logs, place))
+        post = _WorkerSpec(
+            self._config, self.places[place], threads, self._trust, log_path(self._logs, place)
+        )
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_work, args=(post, theirs), daemon=True)
@@ -138,7 +143,7 @@ class _Pipe:
             raise EOFError from None
 
 
-def _work(post: _Post, pipe: Any) -> None:
+def _work(post: _WorkerSpec, pipe: Any) -> None:
     """A worker process's life."""
     _write_to(post.log)
     place = post.device
@@ -163,18 +168,20 @@ def _work(post: _Post, pipe: Any) -> None:
     serve(lambda tell: _make_worker(post, place, tell), _Pipe(pipe), tell)
 
 
-def _make_worker(post: _Post, place: str, tell: Tell) -> Worker:
+def _make_worker(post: _WorkerSpec, place: str, tell: Tell) -> Worker:
     """Raises ModelError where a GPU is too small; the lead looks at the CPU only, or it would take GPU memory."""
     if place.startswith("cuda"):
-        check_fit(post.config, Site((place,)), post.trust)
-    return seat_worker(post.config, place, post.trust, tell)
+        check_fit(post.config, Placement((place,)), post.trust)
+    return create_worker(post.config, place, post.trust, tell)
 
 
 def _see_only(place: str) -> None:
     """See no other GPUs than those of a place; before CUDA is woken."""
     visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     indices = [int(device.partition(":")[2]) for device in place.split("+")]
-    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible[i] if visible else str(i) for i in indices)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(
+        visible[i] if visible else str(i) for i in indices
+    )
 
 
 def _write_to(log: Path) -> None:

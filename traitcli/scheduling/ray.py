@@ -18,12 +18,12 @@ from typing import Any
 
 from traitcli.config import Config, ModelConfig
 from traitcli.errors import UserError
-from traitcli.scheduling.crew import Take
-from traitcli.scheduling.devices import Site
-from traitcli.scheduling.fit import check_fit
-from traitcli.scheduling.seat import renumber, seat_worker
-from traitcli.stages.tasks import Gone, Logged, Message, Order, Ready, Tell
-from traitcli.stages.worker import Worker, serve
+from traitcli.pipeline.messages import Gone, Logged, Message, Order, Ready, Tell
+from traitcli.pipeline.worker_context import Worker
+from traitcli.scheduling.memory_check import check_fit
+from traitcli.scheduling.placement import Placement
+from traitcli.scheduling.pool import Take
+from traitcli.scheduling.worker import create_worker, renumber, serve
 
 _UNREAD = 64
 """Messages of an actor that wait to be taken, at most: then it waits too."""
@@ -49,7 +49,9 @@ def join_cluster(address: str) -> Cluster:
         import ray
     except ImportError:
         raise UserError(
-            "Ray is not installed", cause="--scheduler ray needs it", fix="pip install 'traitcli[ray]'"
+            "Ray is not installed",
+            cause="--scheduler ray needs it",
+            fix="pip install 'traitcli[ray]'",
         ) from None
     _check_address(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -81,16 +83,20 @@ def _check_address(address: str) -> None:
 
 def _no_cluster(address: str, error: Exception) -> UserError:
     return UserError(
-        f"no Ray cluster at {address}" if address != "auto" else "no Ray cluster runs on this machine",
+        f"no Ray cluster at {address}"
+        if address != "auto"
+        else "no Ray cluster runs on this machine",
         cause=_first_line(error),
         fix="ray start --head, then the same command; or --ray-address local",
     )
 
 
-class RayCrew:
+class RayPool:
     """Actors of the cluster that this process has joined."""
 
-    def __init__(self, config: Config, site: Site, trust_remote_code: bool, logs: Path) -> None:
+    def __init__(
+        self, config: Config, site: Placement, trust_remote_code: bool, logs: Path
+    ) -> None:
         """Each place has a name of its own until its actor is there, and then that of its machine and device."""
         self.places = list(site.places)
         self._names = site.places
@@ -116,7 +122,9 @@ class RayCrew:
         }
         kind = ray.remote(Actor).options(**options)
         actor = kind.remote(*self._post, self._gpus_each)
-        listening = actor.listen.options(num_returns="streaming", _generator_backpressure_num_objects=_UNREAD)
+        listening = actor.listen.options(
+            num_returns="streaming", _generator_backpressure_num_objects=_UNREAD
+        )
         self._at[place] = actor, listening.remote()
 
     def send(self, place: int, order: Order) -> None:
@@ -132,7 +140,9 @@ class RayCrew:
             return
         first, _ = ray.wait(list(streams), num_returns=1, timeout=timeout, fetch_local=False)
         if first:
-            first, _ = ray.wait(list(streams), num_returns=len(streams), timeout=0, fetch_local=False)
+            first, _ = ray.wait(
+                list(streams), num_returns=len(streams), timeout=0, fetch_local=False
+            )
         for stream in first:
             place = streams[stream]
             if place in self._at and self._at[place][1] is stream:
@@ -209,12 +219,12 @@ class Actor:
         import torch
 
         place = renumber(self._gpus)
-        check_fit(self._config, Site((place,)), self._trust)
+        check_fit(self._config, Placement((place,)), self._trust)
         if not self._gpus:
             torch.set_num_threads(_cpus())
         else:
             tell(Logged(f"CUDA_VISIBLE_DEVICES is {os.environ.get('CUDA_VISIBLE_DEVICES')}\n"))
-        return seat_worker(self._config, place, self._trust, tell)
+        return create_worker(self._config, place, self._trust, tell)
 
 
 class _Queue:

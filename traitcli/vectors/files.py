@@ -24,7 +24,14 @@ MAX_BYTES = 2**30
 _MAX_HEADER = 2**22
 """Bytes of the part of a safetensors file that says what it holds."""
 _FORMAT = 1
-_HEADER = {"trait": str, "model": str, "method": str, "layer": int, "quality": dict, "provenance": dict}
+_HEADER = {
+    "trait": str,
+    "model": str,
+    "method": str,
+    "layer": int,
+    "quality": dict,
+    "provenance": dict,
+}
 """What a header must hold, and of which type."""
 _STATS = [field.name for field in fields(ClassStats)]
 
@@ -56,7 +63,9 @@ def load_vectors(source: Config | Path | str, names: Sequence[str] = ()) -> dict
         paths = find_vectors(source, names)
     else:
         there = {path.stem: path for path in sorted(Path(source).glob("*.safetensors"))}
-        paths = _named(there, names, "", str(source), "name the folder that holds TRAIT.safetensors")
+        paths = _named(
+            there, names, "", str(source), "name the folder that holds TRAIT.safetensors"
+        )
     return {name: read_vector(path) for name, path in paths.items()}
 
 
@@ -83,7 +92,9 @@ def write_safetensors(folder: Path, vector: TraitVector) -> Path:
     """Write `<trait>.safetensors`, which holds all of a vector."""
     from safetensors.numpy import save
 
-    tensors: dict[str, Any] = {str(position): direction for position, direction in vector.directions.items()}
+    tensors: dict[str, Any] = {
+        str(position): direction for position, direction in vector.directions.items()
+    }
     for position, stats in vector.stats.items():
         tensors |= {f"{position}.{name}": getattr(stats, name) for name in _STATS}
     header = {
@@ -92,7 +103,7 @@ def write_safetensors(folder: Path, vector: TraitVector) -> Path:
         "model": vector.model,
         "method": vector.method,
         "layer": vector.layer,
-        "final_norm_row": vector.rows - 1,
+        "final_norm_row": vector.layer_count - 1,
         "quality": vector.quality,
         "provenance": vector.provenance,
     }
@@ -110,10 +121,14 @@ def read_header(path: Path) -> dict[str, Any]:
     if not isinstance(header, dict):
         raise _no_vector(path, "traitcli did not write it")
     if header.get("format") != _FORMAT or not header.keys() >= _HEADER.keys():
-        raise VectorError(f"{path} is of another format", cause=f"expected format {_FORMAT}", fix=_REMAKE)
+        raise VectorError(
+            f"{path} is of another format", cause=f"expected format {_FORMAT}", fix=_REMAKE
+        )
     for key, kind in _HEADER.items():
         if type(header[key]) is not kind:
-            raise _no_vector(path, f"its {key} is {str(header[key])[:80]!r}, not of type {kind.__name__}")
+            raise _no_vector(
+                path, f"its {key} is {str(header[key])[:80]!r}, not of type {kind.__name__}"
+            )
     trait = header["trait"]
     if trait in ("", ".", "..") or Path(trait).name != trait or not trait.isprintable():
         raise _no_vector(path, f"its trait is {trait[:80]!r}, which names no file")
@@ -130,15 +145,25 @@ def read_vector(path: Path) -> TraitVector:
     try:
         with safe_open(path, framework="numpy") as file:
             places = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 -- it is no mapping
-            shapes = {name: (place.get_dtype(), tuple(place.get_shape())) for name, place in places.items()}
+            shapes = {
+                name: (place.get_dtype(), tuple(place.get_shape()))
+                for name, place in places.items()
+            }
             positions = [position for position in POSITIONS if position in shapes]
             if not positions:
-                raise VectorError(f"{path} holds no direction", cause=f"none of {', '.join(POSITIONS)}", fix=_REMAKE)
+                raise VectorError(
+                    f"{path} holds no direction",
+                    cause=f"none of {', '.join(POSITIONS)}",
+                    fix=_REMAKE,
+                )
             with_stats = [p for p in positions if any(f"{p}.{name}" in shapes for name in _STATS)]
             if fault := _fault_in(shapes, positions, with_stats, header["layer"]):
                 raise _no_vector(path, fault)
             directions = {p: file.get_tensor(p) for p in positions}
-            stats = {p: ClassStats(*(file.get_tensor(f"{p}.{name}") for name in _STATS)) for p in with_stats}
+            stats = {
+                p: ClassStats(*(file.get_tensor(f"{p}.{name}") for name in _STATS))
+                for p in with_stats
+            }
     except (SafetensorError, OSError) as error:
         raise _no_vector(path, str(error)) from None
     _check_finite(path, directions, stats)
@@ -166,10 +191,14 @@ def check_file(path: Path) -> None:
     try:
         there = path.stat()
     except FileNotFoundError:
-        raise VectorError(f"no vector file {path}", cause="there is no such file", fix="check the path") from None
+        raise VectorError(
+            f"no vector file {path}", cause="there is no such file", fix="check the path"
+        ) from None
     except (OSError, ValueError) as error:
         cause = error.strerror if isinstance(error, OSError) else str(error)
-        raise VectorError(f"cannot read {path}", cause=cause or str(error), fix="check the path") from None
+        raise VectorError(
+            f"cannot read {path}", cause=cause or str(error), fix="check the path"
+        ) from None
     if not stat.S_ISREG(there.st_mode):
         raise _no_vector(path, "it is no file")
     if there.st_size > MAX_BYTES:
@@ -177,7 +206,10 @@ def check_file(path: Path) -> None:
 
 
 def _fault_in(
-    shapes: Mapping[str, tuple[str, tuple[int, ...]]], positions: list[Position], with_stats: list[Position], layer: int
+    shapes: Mapping[str, tuple[str, tuple[int, ...]]],
+    positions: list[Position],
+    with_stats: list[Position],
+    layer: int,
 ) -> str:
     """What is wrong with tensors by their types and shapes; nothing when they make a vector."""
     first = shapes[positions[0]][1]
@@ -195,10 +227,14 @@ def _fault_in(
     return "" if 0 <= layer < first[0] else f"its layer is {layer}, of rows 0 to {first[0] - 1}"
 
 
-def _check_finite(path: Path, directions: Mapping[Position, Any], stats: Mapping[Position, ClassStats]) -> None:
+def _check_finite(
+    path: Path, directions: Mapping[Position, Any], stats: Mapping[Position, ClassStats]
+) -> None:
     import numpy as np
 
-    tensors = dict(directions) | {f"{p}.{name}": getattr(held, name) for p, held in stats.items() for name in _STATS}
+    tensors = dict(directions) | {
+        f"{p}.{name}": getattr(held, name) for p, held in stats.items() for name in _STATS
+    }
     for name, tensor in tensors.items():
         if not np.isfinite(tensor).all():
             raise _no_vector(path, f"{name} holds NaN or infinity")
@@ -208,7 +244,9 @@ def _no_vector(path: Path, cause: str) -> VectorError:
     return VectorError(f"{path} is no trait vector", cause=cause, fix=_REMAKE)
 
 
-def _named(found: Mapping[str, Path], names: Sequence[str], whose: str, place: str, fix: str) -> dict[str, Path]:
+def _named(
+    found: Mapping[str, Path], names: Sequence[str], whose: str, place: str, fix: str
+) -> dict[str, Path]:
     missing = [name for name in names if name not in found]
     if missing or not found:
         raise VectorError(

@@ -25,7 +25,9 @@ def mean_difference(positive: Floats, negative: Floats) -> Floats:
 
     Source: the persona-vectors procedure (Chen et al., 2025).
     """
-    difference: Floats = (positive.mean(0, dtype=np.float64) - negative.mean(0, dtype=np.float64)).astype(np.float32)
+    difference: Floats = (
+        positive.mean(0, dtype=np.float64) - negative.mean(0, dtype=np.float64)
+    ).astype(np.float32)
     return difference
 
 
@@ -38,8 +40,12 @@ def logistic(positive: Floats, negative: Floats) -> Floats:
 
     def weights(row: int) -> Floats:
         scaler = StandardScaler()
-        scaled = scaler.fit_transform(np.concatenate([positive[:, row], negative[:, row]]).astype(np.float64))
-        found: Floats = LogisticRegression(max_iter=2000).fit(scaled, labels).coef_[0] / scaler.scale_
+        scaled = scaler.fit_transform(
+            np.concatenate([positive[:, row], negative[:, row]]).astype(np.float64)
+        )
+        found: Floats = (
+            LogisticRegression(max_iter=2000).fit(scaled, labels).coef_[0] / scaler.scale_
+        )
         return found
 
     return _row_by_row(weights, positive, negative)
@@ -66,7 +72,9 @@ def whitened_difference(positive: Floats, negative: Floats) -> Floats:
         ridge = max(shrinkage, _LEAST_SHRINKAGE) * spread
         scaled = within * np.sqrt((1 - shrinkage) / count)
         inner = scaled @ scaled.T + ridge * np.eye(count)
-        found: Floats = (difference - scaled.T @ np.linalg.solve(inner, scaled @ difference)) / ridge
+        found: Floats = (
+            difference - scaled.T @ np.linalg.solve(inner, scaled @ difference)
+        ) / ridge
         return found
 
     return _row_by_row(whitened, positive, negative)

@@ -1,290 +1,197 @@
-"""How well a direction separates what it has not seen, and how sure that is; pure functions on arrays."""
+"""Measures what a vector is worth, on the rollouts it was built from and on those it has not seen."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from traitcli.vectors.methods import Method, project
+from traitcli.vectors.controls import (
+    difference_cosine,
+    massive_share,
+    shuffled_null,
+    split_half_cosine,
+)
+from traitcli.vectors.methods import Method
+from traitcli.vectors.separation import (
+    HeldOutScores,
+    Labelled,
+    Measured,
+    auroc_interval,
+    left_out_directions,
+    length_only,
+    measure_auroc,
+    measure_d,
+    project_left_out,
+)
+from traitcli.vectors.verdict import choose_row
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float32]
-    Doubles = NDArray[np.float64]
-    Influences = tuple[float, Doubles, Doubles]
 
-LEVEL = 0.95
-"""How often an interval is to hold the truth."""
-_EDGE = 1e-9
+AUTO = "auto: the earliest row in 25–75 % of depth within one standard error of the best left-out-pair AUROC, "
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
-    """Activations with what their instruction was, and what else may tell the sides apart.
+class Evidence:
+    """What a vector of one position is judged by.
 
-    activations  float32 [n, L+1, H]
-    positive     bool [n]
-    pair         int [n], index of the contrast pair that made each
-    question     int [n], index of the question that it answers
-    length       int [n], tokens of the response
+    build      the rollouts that it is built from, those of a pair and question in one order on both sides
+    matched    those of them whose counterpart is there too
+    test       rollouts of evaluation questions; none when there are none
+    method     what makes a direction of them
+    direction  float32 [L+1, H], made of all of `build`
     """
 
-    activations: Floats
-    positive: NDArray[np.bool_]
-    pair: NDArray[np.int64]
-    question: NDArray[np.int64]
-    length: NDArray[np.int64]
+    build: Labelled
+    matched: Labelled
+    test: Labelled | None
+    method: Method
+    direction: Floats
 
-    def where(self, chosen: NDArray[np.bool_]) -> Labelled:
-        """Some of the rollouts."""
-        return Labelled(
-            self.activations[chosen],
-            self.positive[chosen],
-            self.pair[chosen],
-            self.question[chosen],
-            self.length[chosen],
+
+def measure_vector(evidence: Evidence, layer: int | Literal["auto"]) -> dict[str, Any]:
+    """Plain numbers and lists by name (JSON-able); docs/vectors.md tells what they mean.
+
+    `layer` is a row; auto chooses one by the rollouts that the vector is built from, so that evaluation rollouts
+    have no say.
+    """
+    build, test = evidence.build, evidence.test
+    rows = build.activations.shape[1]
+    pairs = (
+        build.pair if test is None else np.union1d(build.pair, test.pair)
+    )  # the filter may have left none of a pair
+    directions = left_out_directions(build, pairs, evidence.method)
+    choosing = project_left_out(directions, build)
+    row = pick_row(choosing, rows) if layer == "auto" else layer
+    held = project_left_out(directions, test) if test is not None else None
+    found = {
+        "rows": rows,
+        "hidden_size": build.activations.shape[2],
+        "layer": row,
+        "layer_choice": f"{AUTO}on extraction rollouts" if layer == "auto" else "set",
+        **_size(evidence, row),
+        **_steadiness(evidence, row),
+    }
+    if held is None or test is None:
+        nothing = dict.fromkeys(
+            ("auroc", "auroc_low", "auroc_high", "auroc_rows", "d", "d_low", "d_high", "null_p")
         )
-
-    def at(self, row: int) -> Labelled:
-        """The same rollouts at one row: activations [n, 1, H]."""
-        return self.relabelled(self.positive, self.activations[:, row : row + 1])
-
-    def relabelled(self, positive: NDArray[np.bool_], activations: Floats | None = None) -> Labelled:
-        """The same rollouts with other labels, and with other activations if they are given."""
-        states = self.activations if activations is None else activations
-        return Labelled(states, positive, self.pair, self.question, self.length)
-
-    def two_sided(self) -> bool:
-        return bool(self.positive.any() and not self.positive.all())
-
-    def direction(self, method: Method) -> Floats:
-        """float32 [L+1, H] that a method finds in them."""
-        return method(self.activations[self.positive], self.activations[~self.positive])
+        return {**found, **nothing, "evaluation_rollouts": 0}
+    return {
+        **found,
+        **separation(held, row),
+        **_controls(evidence, held, row),
+        **_chance(evidence, held, row),
+    }
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
-    """Left-out rollouts as R scores see them, each made without their pair: one fold for every pair.
-
-    scores    float32 [n, R]; of a vector, R is L+1 and the unit that of activations
-    positive  bool [n]
-    pair      int [n]
-    question  int [n]
-    """
-
-    scores: Floats
-    positive: NDArray[np.bool_]
-    pair: NDArray[np.int64]
-    question: NDArray[np.int64]
-
-    def folds(self) -> Iterator[NDArray[np.int64]]:
-        """The places of each pair's rollouts."""
-        for pair in np.unique(self.pair):
-            yield np.flatnonzero(self.pair == pair)
+def pick_row(held: HeldOutScores | None, rows: int) -> int:
+    """The row that `auto` means, given left-out extraction rollouts; a model has `rows` of them."""
+    if held is None:
+        return choose_row(None, None, rows)
+    measured = [measure_auroc(held, row) for row in range(rows)]
+    return choose_row([one.value for one in measured], [one.error for one in measured], rows)
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """A statistic's mean over the left-out pairs, and how far it may be from what other rollouts would give.
-
-    value      the mean
-    folds      float64 [F], of each pair
-    influence  float64 [n], how much each rollout adds to the error of the mean (infinitesimal jackknife)
-    error      standard error: over questions or over pairs, whichever is larger; infinite with one of each
-    freedom    degrees of freedom of that error
-    """
-
-    value: float
-    folds: Doubles
-    influence: Doubles
-    error: float
-    freedom: int
-
-    def minus(self, other: Measured, held: Held) -> Measured:
-        """The difference of two statistics of the same rollouts."""
-        return _measured(self.folds - other.folds, self.influence - other.influence, held)
-
-    def interval(self) -> tuple[float, float]:
-        """Symmetric, by Student's t."""
-        reach = _student(self.freedom) * self.error
-        return self.value - reach, self.value + reach
+def separation(held: HeldOutScores, row: int) -> dict[str, Any]:
+    """AUROC and Cohen's d of held-out rollouts, with intervals at one row."""
+    by_row = [
+        (measure_auroc(held, each), measure_d(held, each)) for each in range(held.scores.shape[1])
+    ]
+    found, d = by_row[row]
+    low, high = auroc_interval(found, held)
+    return {
+        "auroc": _round(found.value),
+        "auroc_low": _round(low),
+        "auroc_high": _round(high),
+        "auroc_pairs": [_round(value) for value in found.folds],
+        "auroc_rows": [_round(one.value) for one, _ in by_row],
+        "auroc_error_rows": [_round(one.error) for one, _ in by_row],
+        "d": _round(d.value, 3),
+        "d_low": _round(d.interval()[0], 3),
+        "d_high": _round(d.interval()[1], 3),
+        "d_rows": [_round(other.value, 3) for _, other in by_row],
+        "evaluation_rollouts": len(held.positive),
+        "evaluation_questions": len(np.unique(held.question)),
+    }
 
 
-def auroc(scores: Floats, positive: NDArray[np.bool_]) -> float:
-    """Probability that a positive scores higher than a negative, ties half; needs both classes."""
-    from sklearn.metrics import roc_auc_score
-
-    return float(roc_auc_score(positive, scores))
-
-
-def leave_one_pair_out(build: Labelled, test: Labelled, method: Method) -> Held | None:
-    """Project each pair's `test` rollouts on the vector built from the other pairs' `build` ones, at every row.
-
-    None when no pair can be left out with both classes on either side.
-    """
-    return project_left_out(left_out_directions(build, test.pair, method), test)
-
-
-def left_out_directions(build: Labelled, pairs: NDArray[np.int64], method: Method) -> dict[int, Floats]:
-    """Pair -> float32 [L+1, H] built from the rollouts of all others; without pairs that leave one class only."""
-    made = {}
-    for pair in np.unique(pairs):
-        others = build.where(build.pair != pair)  # a copy, of gigabytes where models are large: one at a time
-        if others.two_sided():
-            made[int(pair)] = others.direction(method)
-    return made
+def _controls(evidence: Evidence, held: HeldOutScores, row: int) -> dict[str, Any]:
+    """Scores that a vector must beat: the answer's length, and the vector of row 0, which sees no context."""
+    found, words = measure_auroc(held, row), measure_auroc(held, 0)
+    by_length = length_only(evidence.build, evidence.test) if evidence.test else None
+    controls = {
+        "words_auroc": _round(words.value),
+        "words_do_as_well": _as_well(words, found, held),
+    }
+    if by_length is None:
+        return controls
+    length = measure_auroc(by_length, 0)
+    return {
+        **controls,
+        "length_auroc": _round(length.value),
+        "length_does_as_well": _as_well(length, found, held),
+    }
 
 
-def project_left_out(directions: Mapping[int, Floats], test: Labelled) -> Held | None:
-    """Project each pair's rollouts on the direction that was built without it; see `leave_one_pair_out`."""
-    return _score_folds(test, directions, lambda direction, held: project(held.activations, direction))
+def _as_well(control: Measured, found: Measured, held: HeldOutScores) -> bool:
+    """Whether the vector is not clearly ahead of a control: by less than two standard errors of the difference."""
+    ahead = found.minus(control, held)
+    return ahead.value <= 2 * ahead.error
 
 
-def length_only(build: Labelled, test: Labelled) -> Held | None:
-    """The same folds, scored by the length of the response alone; the other pairs tell which way: R is 1."""
-    ways = {}
-    for pair in np.unique(test.pair):
-        others = build.where(build.pair != pair)
-        if others.two_sided():
-            longer = others.length[others.positive].mean() >= others.length[~others.positive].mean()
-            ways[int(pair)] = 1 if longer else -1
-    return _score_folds(test, ways, lambda way, held: (way * held.length).astype(np.float32)[:, None])
+def _chance(evidence: Evidence, held: HeldOutScores, row: int) -> dict[str, Any]:
+    test = evidence.test
+    null = (
+        shuffled_null(evidence.build, test, evidence.method, row, measure_auroc(held, row).value)
+        if test
+        else None
+    )
+    if null is None:
+        return {"null_p": None}
+    return {
+        "null_p": _round(null.p),
+        "null_auroc": _round(null.mean),
+        "null_auroc_95": _round(null.top),
+    }
 
 
-def measure_auroc(held: Held, row: int) -> Measured:
-    """Mean over the pairs of the probability that a positive scores higher than a negative of the same pair.
-
-    The influence of a rollout is its placement among the other class. Source: DeLong et al. (1988); by clusters,
-    Obuchowski (1997).
-    """
-
-    def of(up: Doubles, down: Doubles) -> Influences:
-        above, below = _placements(up, down), 1 - _placements(down, up)
-        value = float(above.mean())
-        return value, (above - value) / len(up), (below - value) / len(down)
-
-    return _over_folds(held, row, of)
-
-
-def measure_d(held: Held, row: int) -> Measured:
-    """Mean over the pairs of Cohen's d: (mean+ − mean−) / pooled standard deviation.
-
-    0 where that is 0 or a class has one member. Influences by the delta method.
-    """
-
-    def of(up: Doubles, down: Doubles) -> Influences:
-        free = len(up) + len(down) - 2
-        centred = up - up.mean(), down - down.mean()
-        spread = math.sqrt(sum(float((side**2).sum()) for side in centred) / free) if free > 0 else 0.0
-        if spread == 0 or min(len(up), len(down)) < 2:
-            return 0.0, np.zeros(len(up)), np.zeros(len(down))
-        value = float((up.mean() - down.mean()) / spread)
-        wide = [value * ((side / spread) ** 2 - 1) / (2 * (len(up) + len(down))) for side in centred]
-        return value, centred[0] / spread / len(up) - wide[0], -centred[1] / spread / len(down) - wide[1]
-
-    return _over_folds(held, row, of)
+def _size(evidence: Evidence, row: int) -> dict[str, Any]:
+    """Norms by row and on average, also beside those of the activations, and what massive dimensions have of it."""
+    norms = np.linalg.norm(evidence.direction, axis=1)
+    positive = evidence.build.positive
+    sides = (evidence.build.activations[positive], evidence.build.activations[~positive])
+    around = np.mean([np.linalg.norm(side, axis=2).mean(0) for side in sides], axis=0)
+    share, count = massive_share(evidence.direction, evidence.build.activations)
+    return {
+        "magnitude": _round(norms.mean(), 3),
+        "relative_magnitude": _round(norms.mean() / around.mean()) if around.any() else 0.0,
+        "magnitude_rows": [_round(value, 3) for value in norms],
+        "activation_rows": [_round(value, 3) for value in around],
+        "massive_share": _round(share[row]),
+        "massive_dimensions": int(count[row]),
+        "massive_rows": [_round(value) for value in share],
+    }
 
 
-def auroc_interval(measured: Measured, held: Held) -> tuple[float, float]:
-    """The interval of an AUROC: never beyond 0 and 1, and of some width when all pairs were in order.
-
-    The bounds are those values whose own error would just reach what was found (Newcombe 2006, method 5), with the
-    formula of Hanley and McNeil (1982) for as many independent rollouts as explain the error that was measured.
-    """
-    from scipy.optimize import brentq
-
-    value, reach = measured.value, _student(measured.freedom)
-    count = _independent(measured, held)
-
-    def beyond(bound: float) -> float:
-        return (value - bound) ** 2 - reach**2 * _hanley_mcneil(bound, count)
-
-    inside_low, inside_high = max(value - _EDGE, _EDGE), min(value + _EDGE, 1 - _EDGE)
-    low = brentq(beyond, _EDGE, inside_low) if beyond(_EDGE) > 0 > beyond(inside_low) else 0.0
-    high = brentq(beyond, inside_high, 1 - _EDGE) if beyond(1 - _EDGE) > 0 > beyond(inside_high) else 1.0
-    return float(low), float(high)
+def _steadiness(evidence: Evidence, row: int) -> dict[str, Any]:
+    """Whether other rollouts would have given the same direction."""
+    matched = evidence.matched.at(row)
+    halves = split_half_cosine(evidence.build.at(row), evidence.method)
+    between = difference_cosine(
+        matched.activations[matched.positive], matched.activations[~matched.positive]
+    )
+    return {
+        "split_half_cosine": None if halves is None else _round(halves[0]),
+        "difference_cosine": None if between is None else _round(between[0]),
+    }
 
 
-def _score_folds(test: Labelled, made: Mapping[int, Any], score: Callable[[Any, Labelled], Floats]) -> Held | None:
-    """Score each pair's rollouts by what was `made` without it."""
-    found = []
-    for pair, without in made.items():
-        held = test.where(test.pair == pair)
-        if held.two_sided():
-            found.append(Held(score(without, held), held.positive, held.pair, held.question))
-    if not found:
-        return None
-    parts = ([getattr(fold, name) for fold in found] for name in ("scores", "positive", "pair", "question"))
-    return Held(*map(np.concatenate, parts))
-
-
-def _over_folds(held: Held, row: int, statistic: Callable[[Doubles, Doubles], Influences]) -> Measured:
-    """Apply a statistic of two classes, with the influence of each of their members, to every pair."""
-    folds = list(held.folds())
-    values = np.zeros(len(folds))
-    influence = np.zeros(len(held.positive))
-    for number, places in enumerate(folds):
-        up, down = places[held.positive[places]], places[~held.positive[places]]
-        sides = (held.scores[side, row].astype(np.float64) for side in (up, down))
-        values[number], influence[up], influence[down] = statistic(*sides)
-    return _measured(values, influence / len(folds), held)
-
-
-def _measured(folds: Doubles, influence: Doubles, held: Held) -> Measured:
-    """The error is the larger of two: that of other questions to the same pairs, that of other pairs."""
-    _, cluster = np.unique(held.question, return_inverse=True)
-    of_question = np.bincount(cluster, weights=influence)
-    questions, pairs = len(of_question), len(folds)
-    variances = {}
-    if questions > 1:
-        variances[questions - 1] = float((of_question**2).sum()) * questions / (questions - 1)
-    if pairs > 1:
-        variances[pairs - 1] = max(float(folds.var(ddof=1)) / pairs, variances.get(pairs - 1, 0.0))
-    free, variance = max(variances.items(), key=lambda item: item[1], default=(1, math.inf))
-    free = free if variance else len(influence) - 1  # what did not vary at all tells nothing of how it varies
-    return Measured(float(folds.mean()), folds, influence, math.sqrt(variance), free)
-
-
-def _placements(scores: Doubles, others: Doubles) -> Doubles:
-    """The share of `others` below each score, ties half."""
-    ordered = np.sort(others)
-    below, up_to = (np.searchsorted(ordered, scores, side) for side in ("left", "right"))
-    shares: Doubles = (below + up_to) / (2 * len(ordered))
-    return shares
-
-
-def _student(freedom: int) -> float:
-    from scipy.stats import t
-
-    return float(t.ppf((1 + LEVEL) / 2, freedom))
-
-
-def _hanley_mcneil(value: float, count: float) -> float:
-    """Variance of an AUROC of `count` independent rollouts a side."""
-    one, two = value / (2 - value), 2 * value**2 / (1 + value)
-    return float(value * (1 - value) + (count - 1) * (one + two - 2 * value**2)) / count**2
-
-
-def _independent(measured: Measured, held: Held) -> float:
-    """Independent rollouts a side, from 2 to all there are, that would have the error which was measured.
-
-    Where all pairs are in order nothing was measured: then as many as there are questions.
-    """
-    from scipy.optimize import brentq
-
-    most = max(2.0, float(min(held.positive.sum(), (~held.positive).sum())))
-    variance = measured.error**2
-    if variance == 0 or not 0 < measured.value < 1:
-        return min(most, max(2.0, len(np.unique(held.question))))
-
-    def over(count: float) -> float:
-        return _hanley_mcneil(measured.value, count) - variance
-
-    if over(2.0) <= 0:
-        return 2.0
-    return most if over(most) >= 0 else float(brentq(over, 2.0, most))
+def _round(value: Any, digits: int = 4) -> float | None:
+    """None for what is not finite: a bound that nothing is known of."""
+    return round(float(value), digits) if math.isfinite(value) else None

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 Verdict = Literal["good", "weak", "unusable"]
 
 GOOD, WEAK = 0.8, 0.65
-"""Held-out AUROC from which a vector is called good, and weak."""
+"""HeldOutScores-out AUROC from which a vector is called good, and weak."""
 GOOD_CONTRAST = 40.0
 CHANCE = 0.05
 """A vector is no better than chance when shuffled labels do as well this often."""
@@ -33,7 +33,9 @@ def middle_rows(rows: int) -> range:
 
 
 def choose_row(
-    auroc: Sequence[float] | NDArray[np.floating[Any]] | None, error: Sequence[float] | None, rows: int
+    auroc: Sequence[float] | NDArray[np.floating[Any]] | None,
+    error: Sequence[float] | None,
+    rows: int,
 ) -> int:
     """The earliest row between 25 % and 75 % of depth whose AUROC is within one standard error of the best one's.
 
@@ -51,10 +53,15 @@ def quality_fault(quality: Mapping[str, Any]) -> str:
     for key, value in quality.items():
         name = key if key.isidentifier() else repr(key[:40])
         if key.endswith(("_rows", "_pairs")) or key == "rows_given":
-            fits = value is None or (isinstance(value, list) and all(_is_number(each) for each in value))
+            fits = value is None or (
+                isinstance(value, list) and all(_is_number(each) for each in value)
+            )
             wanted = "a list of numbers"
         elif key == "doubts":
-            fits, wanted = isinstance(value, list) and all(isinstance(each, str) for each in value), "a list of texts"
+            fits, wanted = (
+                isinstance(value, list) and all(isinstance(each, str) for each in value),
+                "a list of texts",
+            )
         elif key in _TEXTS:
             fits, wanted = value is None or isinstance(value, str), "a text"
         elif key in _FLAGS:
@@ -68,13 +75,39 @@ def quality_fault(quality: Mapping[str, Any]) -> str:
     return ""
 
 
-_TEXTS = {"verdict", "verdict_reason", "judge", "filter", "coherence", "layer_choice", "position", "file"}
+_TEXTS = {
+    "verdict",
+    "verdict_reason",
+    "judge",
+    "filter",
+    "coherence",
+    "layer_choice",
+    "position",
+    "file",
+}
 _FLAGS = {"judge_trusted", "length_does_as_well", "words_do_as_well"}
 _NUMBERS = {
-    *("rows", "hidden_size", "layer", "positive_total", "negative_total", "positive_kept", "negative_kept"),
+    *(
+        "rows",
+        "hidden_size",
+        "layer",
+        "positive_total",
+        "negative_total",
+        "positive_kept",
+        "negative_kept",
+    ),
     *("empty", "missing", "positive_score", "negative_score", "contrast", "judge_auroc"),
     *("magnitude", "relative_magnitude", "massive_share", "massive_dimensions"),
-    *("auroc", "auroc_low", "auroc_high", "d", "d_low", "d_high", "evaluation_rollouts", "evaluation_questions"),
+    *(
+        "auroc",
+        "auroc_low",
+        "auroc_high",
+        "d",
+        "d_low",
+        "d_high",
+        "evaluation_rollouts",
+        "evaluation_questions",
+    ),
     *("length_auroc", "words_auroc", "null_p", "null_auroc", "null_auroc_95"),
     *("split_half_cosine", "difference_cosine"),
 }
@@ -98,7 +131,9 @@ def verdict_on(quality: Mapping[str, Any]) -> tuple[Verdict, str, list[str]]:
     return ("unusable" if unusable else "weak"), doubts[0], doubts
 
 
-def with_twins(quality: Mapping[str, Any], cosines: Mapping[str, float]) -> dict[str, Any]:
+def with_near_duplicates(
+    quality: Mapping[str, Any], cosines: Mapping[str, float]
+) -> dict[str, Any]:
     """The same with what the vectors of other traits add: name -> cosine at this vector's layer.
 
     `cosines` and `nearest`, the name of the one that is most alike or opposed; a doubt if it is hardly another.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 from traitcli.events import Event
 
 if TYPE_CHECKING:
-    from traitcli.views.monitor import MonitorView
+    from traitcli.views.monitor.view import MonitorView
     from traitcli.views.plain import PlainMonitorView
 
 
@@ -25,7 +25,7 @@ def open_view() -> AbstractContextManager[View]:
     if can_redraw(sys.stderr):
         from rich.console import Console
 
-        from traitcli.views.progress import ProgressView
+        from traitcli.views.progress.view import ProgressView
 
         return ProgressView(Console(stderr=True))
     from traitcli.views.plain import PlainView
@@ -34,13 +34,17 @@ def open_view() -> AbstractContextManager[View]:
 
 
 def open_monitor_view(
-    colour_by: str | None = None, *, raw: bool = False, by_row: str | None = None, as_json: bool = False
+    colour_by: str | None = None,
+    *,
+    raw: bool = False,
+    by_row: str | None = None,
+    as_json: bool = False,
 ) -> MonitorView | PlainMonitorView:
     """A view of a watched generation on stdout: coloured text on a terminal, a line per token elsewhere."""
     if can_redraw(sys.stdout) and not as_json:
         from rich.console import Console
 
-        from traitcli.views.monitor import MonitorView
+        from traitcli.views.monitor.view import MonitorView
 
         return MonitorView(Console(), colour_by, raw=raw, by_row=by_row)
     from traitcli.views.plain import JsonMonitorView, PlainMonitorView

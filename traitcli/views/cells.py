@@ -73,7 +73,7 @@ class LineWrapper:
         self._skips_spaces = False
 
     def take_finished(self) -> list[Text]:
-        """Hand over the lines finished since the last call."""
+        """WorkerState over the lines finished since the last call."""
         lines, self._finished = self._finished, []
         return lines
 

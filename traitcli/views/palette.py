@@ -54,7 +54,9 @@ class Palette:
         if self.depth == "full":
             return Style(color=_ON_COLOUR, bgcolor=background(score))
         steps = (_STEPS_BELOW if score < 0 else _STEPS_ABOVE)[self.depth]
-        return Style(color="black", bgcolor=steps[(abs(score) >= CLASS_MEAN) + (abs(score) >= _STRONG)])
+        return Style(
+            color="black", bgcolor=steps[(abs(score) >= CLASS_MEAN) + (abs(score) >= _STRONG)]
+        )
 
     def ink(self, score: float | None) -> Style:
         """Foreground of a figure or a bar; quiet where the score is near zero."""
@@ -84,5 +86,7 @@ def background(score: float) -> Color:
 
 
 def _mix(first: str, second: str, share: float) -> Color:
-    pairs = zip(Color.parse(first).get_truecolor(), Color.parse(second).get_truecolor(), strict=True)
+    pairs = zip(
+        Color.parse(first).get_truecolor(), Color.parse(second).get_truecolor(), strict=True
+    )
     return Color.from_rgb(*(round(a + (b - a) * max(share, 0.0)) for a, b in pairs))

@@ -28,9 +28,10 @@ from traitcli.events import (
     WorkerSeen,
 )
 from traitcli.views import words
-from traitcli.views.crew_rows import Seats
-from traitcli.views.pace import Pace, Paces, clock_time
+from traitcli.views.formatting import clock_time
 from traitcli.views.printable import one_line, printable
+from traitcli.views.progress.rates import Rate, Rates
+from traitcli.views.progress.worker_rows import Seats, judge_told
 
 _EVERY = 5.0
 """Seconds between two lines on the same stage of a trait."""
@@ -46,7 +47,10 @@ class _Plain:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         pass
 
@@ -55,18 +59,22 @@ class _Plain:
 
     def _note(self, line: str) -> None:
         encoding = self._notes.encoding or "utf-8"
-        print(line.encode(encoding, "backslashreplace").decode(encoding), file=self._notes, flush=True)
+        print(
+            line.encode(encoding, "backslashreplace").decode(encoding), file=self._notes, flush=True
+        )
 
 
 class PlainView(_Plain):
     """Follows a run, one line at a time, each behind the time since the run began."""
 
-    def __init__(self, notes: TextIO, clock: Callable[[], float] = time.monotonic, every: float = _EVERY) -> None:
+    def __init__(
+        self, notes: TextIO, clock: Callable[[], float] = time.monotonic, every: float = _EVERY
+    ) -> None:
         super().__init__(notes)
         self._clock = clock
         self._every = every
         self._began = clock()
-        self._paces = Paces()
+        self._paces = Rates()
         self._told_at: dict[tuple[str, str], float] = {}
         self._vectors = 0
         self._seats = Seats()
@@ -99,7 +107,11 @@ class PlainView(_Plain):
             case RunFinished():
                 if used := words.used_told(event.used):
                     self._tell(f"judge: {used}")
-                self._tell(words.end_told(event, self._vectors, worked=self._paces.worked or self._vectors > 0))
+                self._tell(
+                    words.end_told(
+                        event, self._vectors, worked=self._paces.worked or self._vectors > 0
+                    )
+                )
             case _:
                 pass
 
@@ -112,7 +124,10 @@ class PlainView(_Plain):
         if isinstance(event, Progressed) and self._seats.is_crew:
             self._tell_all(now)
             return
-        if isinstance(event, Progressed) and now - self._told_at.get(key, now - self._every) < self._every:
+        if (
+            isinstance(event, Progressed)
+            and now - self._told_at.get(key, now - self._every) < self._every
+        ):
             return
         self._told_at[key] = now
         self._tell(_pace_told(pace, now))
@@ -126,8 +141,10 @@ class PlainView(_Plain):
         parts = [
             f"{at_work} of {len(self._seats.by_worker)} workers at work",
             f"{self._paces.done('rollouts'):,} rollouts",
-            f"{self._paces.tokens_per_second:,.0f} tokens/s" if self._paces.tokens_per_second else "",
-            words.judge_told(self._paces).replace(" · ", ", "),
+            f"{self._paces.tokens_per_second:,.0f} tokens/s"
+            if self._paces.tokens_per_second
+            else "",
+            judge_told(self._paces).replace(" · ", ", "),
             f"{clock_time(left)} left" if (left := self._paces.left(self._todo, now)) else "",
         ]
         self._tell(", ".join(part for part in parts if part))
@@ -154,11 +171,18 @@ class PlainMonitorView(_Plain):
     """
 
     def __init__(
-        self, data: TextIO, notes: TextIO, *, raw: bool = False, clock: Callable[[], float] = time.monotonic
+        self,
+        data: TextIO,
+        notes: TextIO,
+        *,
+        raw: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`raw`: raw projections for all traits."""
         super().__init__(notes)
-        self.colour_by: str | None = None  # as MonitorView has them; there is no colour here, and no echo
+        self.colour_by: str | None = (
+            None  # as MonitorView has them; there is no colour here, and no echo
+        )
         self.echo = True
         self._data = data
         self._raw = raw
@@ -221,17 +245,28 @@ class JsonMonitorView(PlainMonitorView):
 
     def _write(self, event: TokenScored) -> None:
         kinds = {"trait_scores": event.raw, "calibrated_scores": event.calibrated}
-        scores = {kind: {trait: round(one, 5) for trait, one in row.items()} for kind, row in kinds.items()}
-        print(json.dumps({"index": event.index, "token": event.text, **scores}), file=self._data, flush=True)
+        scores = {
+            kind: {trait: round(one, 5) for trait, one in row.items()}
+            for kind, row in kinds.items()
+        }
+        print(
+            json.dumps({"index": event.index, "token": event.text, **scores}),
+            file=self._data,
+            flush=True,
+        )
 
 
 def _name(trait: str) -> str:
     return trait if trait.isascii() and trait.isprintable() else json.dumps(trait)
 
 
-def _pace_told(pace: Pace, now: float) -> str:
+def _pace_told(pace: Rate, now: float) -> str:
     what = f"{one_line(pace.trait)} {pace.stage}"
-    parts = [f"{what} {pace.done}/{pace.total}" if pace.is_active else f"{what} finished in {clock_time(pace.seconds)}"]
+    parts = [
+        f"{what} {pace.done}/{pace.total}"
+        if pace.is_active
+        else f"{what} finished in {clock_time(pace.seconds)}"
+    ]
     if pace.is_active and pace.resumed and pace.resumed == pace.done:
         parts.append(f"{pace.resumed} done before")
     if pace.tokens_per_second is not None:

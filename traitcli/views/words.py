@@ -19,12 +19,16 @@ from traitcli.events import (
     Warned,
 )
 from traitcli.records import Push, Usage
-from traitcli.views.pace import Paces, clock_time
+from traitcli.views.formatting import clock_time
 from traitcli.views.printable import one_line, printable
 
 _TURNS_TOLD = 6
 _DEVICES_TOLD = 8
-_ENDINGS = {"stop": "ended by the model", "length": "stopped at the token limit", "alarm": "stopped by an alarm"}
+_ENDINGS = {
+    "stop": "ended by the model",
+    "length": "stopped at the token limit",
+    "alarm": "stopped by an alarm",
+}
 _SHOWS = {"positive": "should rise", "negative": "should fall", "both": "should rise and fall"}
 
 
@@ -44,7 +48,9 @@ def loading_told(event: ModelLoading) -> str:
 
 def loaded_told(event: ModelLoaded) -> str:
     size = f"{event.blocks} blocks × {event.hidden_size}"
-    return f"loaded {one_line(event.model)} on {one_line(event.device)}: {size}, {event.seconds:.1f} s"
+    return (
+        f"loaded {one_line(event.model)} on {one_line(event.device)}: {size}, {event.seconds:.1f} s"
+    )
 
 
 def warning_told(event: Warned) -> str:
@@ -77,8 +83,14 @@ def end_told(event: RunFinished, vectors: int, *, worked: bool) -> str:
     if not worked and not event.failures:
         return f"nothing left to do, in {one_line(event.directory)}"
     built = f"{vectors} vector{'' if vectors == 1 else 's'} built"
-    failed = f", {event.failures} trait{'' if event.failures == 1 else 's'} failed" if event.failures else ""
-    return f"finished in {clock_time(event.seconds)}: {built}{failed}, in {one_line(event.directory)}"
+    failed = (
+        f", {event.failures} trait{'' if event.failures == 1 else 's'} failed"
+        if event.failures
+        else ""
+    )
+    return (
+        f"finished in {clock_time(event.seconds)}: {built}{failed}, in {one_line(event.directory)}"
+    )
 
 
 def used_told(used: Usage) -> str:
@@ -90,24 +102,6 @@ def used_told(used: Usage) -> str:
         f"{used.cached:,} from the cache" if used.cached else "",
         f"{used.prompt_tokens:,} + {used.completion_tokens:,} tokens" if used.prompt_tokens else "",
         "cost unknown" if used.usd is None else f"${used.usd:,.4f}",
-    ]
-    return " · ".join(part for part in parts if part)
-
-
-def judge_told(paces: Paces) -> str:
-    """`40 waiting · 12 in flight · 160 of 320 scored · 3 missing · $0.0123`; empty before anything is judged."""
-    judged = [pace for pace in paces.by_stage.values() if pace.stage == "judgements"]
-    if not judged:
-        return ""
-    waiting, in_flight = sum(pace.waiting for pace in judged), sum(pace.in_flight for pace in judged)
-    missing, usd = sum(pace.missing for pace in judged), [pace.usd for pace in judged if pace.usd is not None]
-    scored = sum(pace.done - pace.missing for pace in judged)
-    parts = [
-        f"{waiting:,} waiting" if waiting else "",
-        f"{in_flight:,} in flight" if in_flight else "",
-        f"{scored:,} of {sum(pace.total for pace in judged):,} scored",
-        f"{missing:,} missing" if missing else "",
-        f"${sum(usd):,.4f}" if usd else "",
     ]
     return " · ".join(part for part in parts if part)
 
@@ -127,7 +121,9 @@ def about_told(about: Mapping[str, Any]) -> str:
         return ""
     shows = _SHOWS.get(str(about.get("shows")), "")
     aim = f"{one_line(str(about['trait']))} {shows}" if about.get("trait") and shows else ""
-    return " · ".join(part for part in (f"{about['number']} of {about.get('of', '?')}", aim) if part)
+    return " · ".join(
+        part for part in (f"{about['number']} of {about.get('of', '?')}", aim) if part
+    )
 
 
 def steering_told(steering: Sequence[Push]) -> str:
@@ -160,7 +156,9 @@ def texts_told(event: TextsRead, seconds: float) -> str:
 
 def raw_note(trait: str) -> Warned:
     """Say why a trait's row has neither bar nor colour."""
-    return Warned(trait, "its vector has no class means, so the scores are raw projections: no bar, no colour")
+    return Warned(
+        trait, "its vector has no class means, so the scores are raw projections: no bar, no colour"
+    )
 
 
 def turns_told(turns: Sequence[tuple[int, str]], verb: str = "Coloured") -> str:
@@ -168,7 +166,10 @@ def turns_told(turns: Sequence[tuple[int, str]], verb: str = "Coloured") -> str:
     if not turns:
         return ""
     first, *later = [one_line(trait) for _, trait in turns]
-    changes = [f"then {trait} from token {index}" for (index, _), trait in zip(turns[1:], later, strict=True)]
+    changes = [
+        f"then {trait} from token {index}"
+        for (index, _), trait in zip(turns[1:], later, strict=True)
+    ]
     left = len(changes) - _TURNS_TOLD
     told = changes if left <= 0 else [*changes[:_TURNS_TOLD], f"and {left} more changes"]
     return f"{verb} by {', '.join([first, *told])}."

@@ -10,8 +10,8 @@ import torch
 
 from traitcli.config import LocalJudgeConfig, ModelConfig
 from traitcli.judging import Answer, prompts
-from traitcli.judging.digits import token_texts
-from traitcli.judging.local import LocalJudge
+from traitcli.judging.local.digits import token_texts
+from traitcli.judging.local.judge import LocalJudge
 from traitcli.models.prompts import render
 from traitcli.records import Contrast, Trait
 
@@ -79,12 +79,16 @@ def leaning(loaded, context=4096, **liking):
 
 
 def judge_of(loaded, device="cpu", **options):
-    return LocalJudge(LocalJudgeConfig(**{"coherence": False, "batch_size": 3} | options), Shelf(loaded, device))
+    return LocalJudge(
+        LocalJudgeConfig(**{"coherence": False, "batch_size": 3} | options), Shelf(loaded, device)
+    )
 
 
 def judged(loaded, answers=ANSWERS, **options):
     found = {}
-    judge_of(loaded, **options).score(TRAIT, answers, lambda some: found.update({j.rollout: j for j in some}))
+    judge_of(loaded, **options).score(
+        TRAIT, answers, lambda some: found.update({j.rollout: j for j in some})
+    )
     return found
 
 
@@ -114,7 +118,11 @@ class Naive:
         """What may come first: nothing, or one or two likely blanks."""
         paths = [()]
         for path in paths:
-            blank = [(*path, token) for token, text in enumerate(self.texts) if text.isspace()] if len(path) < 2 else []
+            blank = (
+                [(*path, token) for token, text in enumerate(self.texts) if text.isspace()]
+                if len(path) < 2
+                else []
+            )
             paths += [longer for longer in blank if self.p(longer) >= 0.01]
         return paths
 
@@ -133,7 +141,11 @@ class Naive:
         """P(the reply begins with n and, for 1 to 10, that no digit follows)."""
         total = 0.0
         for path in (first + then for first in self.blanks() for then in self.spellings(str(n))):
-            goes_on = sum(p for p, text in zip(self.next(path), self.texts, strict=True) if text[:1].isdecimal())
+            goes_on = sum(
+                p
+                for p, text in zip(self.next(path), self.texts, strict=True)
+                if text[:1].isdecimal()
+            )
             total += self.p(path) * (1 - goes_on if n in open_ended else 1)
         return total
 

@@ -9,9 +9,18 @@ import pytest
 import torch
 
 from tests.conftest import FAMILIES, SHAPE
-from tests.unit.local_judge.models import ANSWERS, ON_0_10, Naive, asked_about, judged, leaning, values
-from traitcli.judging.local import Reader
-from traitcli.models.prefixes import Prefix, common_start
+from tests.unit.local_judge.models import (
+    ANSWERS,
+    ON_0_10,
+    Naive,
+    asked_about,
+    judged,
+    leaning,
+    values,
+)
+from traitcli.judging.local.judge import Reader
+from traitcli.judging.local.prefix_cache import Prefix
+from traitcli.models.prefix_tree import common_start
 from traitcli.models.prompts import render
 
 
@@ -25,7 +34,9 @@ def test_a_score_is_the_expected_number_over_all_ways_to_write_it(loaded, family
         naive = Naive(model, asked_about(answer))
         p = [naive.number(n) for n in range(101)]
         assert found[answer.rollout].score.method == "walk"
-        assert found[answer.rollout].score.value == pytest.approx(sum(n * p[n] for n in range(101)) / sum(p), abs=0.05)
+        assert found[answer.rollout].score.value == pytest.approx(
+            sum(n * p[n] for n in range(101)) / sum(p), abs=0.05
+        )
 
 
 def test_blanks_before_the_number_are_read_over(loaded):
@@ -53,13 +64,18 @@ def test_on_0_10_the_first_digit_is_scaled_to_100(loaded, family):
     found = judged(model, ANSWERS[:1], scale="0_10")
 
     assert found["a0"].score.method == "probabilities"
-    assert found["a0"].score.value == pytest.approx(sum(n * p[n] for n in range(10)) / sum(p) * 100 / 9, abs=0.01)
+    assert found["a0"].score.value == pytest.approx(
+        sum(n * p[n] for n in range(10)) / sum(p) * 100 / 9, abs=0.01
+    )
 
 
 def test_yes_and_no_are_read_in_any_case_and_in_pieces(loaded):
     model = leaning(loaded("llama"), words=16.0)
     naive = Naive(model, asked_about(ANSWERS[1]))
-    p = {word: sum(naive.p(path) for case in cased(word) for path in naive.spellings(case)) for word in ("YES", "NO")}
+    p = {
+        word: sum(naive.p(path) for case in cased(word) for path in naive.spellings(case))
+        for word in ("YES", "NO")
+    }
 
     found = stated(model, naive.prompt, "binary")
 
@@ -91,7 +107,9 @@ def test_the_order_of_the_answers_does_not_matter(loaded):
 def test_what_the_prompts_share_is_fed_once(loaded):
     model = leaning(loaded("llama"), digits=0.0)
     answers = [replace(ANSWERS[i % 5], rollout=f"r{i}") for i in range(12)]
-    prompts = [render(model.tokenizer, [{"role": "user", "content": asked_about(a)}]).ids for a in answers]
+    prompts = [
+        render(model.tokenizer, [{"role": "user", "content": asked_about(a)}]).ids for a in answers
+    ]
     shared = len(common_start(prompts))
 
     judged(model, answers, batch_size=2)  # in groups of eight: the second one finds the prefix read
@@ -100,7 +118,10 @@ def test_what_the_prompts_share_is_fed_once(loaded):
     assert model.model.fed[0] == (1, shared)
     read = [shape for shape in model.model.fed[1:] if shape[1] > 4]
     assert [rows for rows, _ in read] == [2] * 6
-    assert sum(width for _, width in read) == sum(sorted_widths(prompts[:8]) + sorted_widths(prompts[8:])) - 6 * shared
+    assert (
+        sum(width for _, width in read)
+        == sum(sorted_widths(prompts[:8]) + sorted_widths(prompts[8:])) - 6 * shared
+    )
 
 
 def sorted_widths(prompts):
@@ -109,13 +130,17 @@ def sorted_widths(prompts):
 
 def test_a_prefix_that_later_prompts_share_less_of_is_cut(loaded):
     model = leaning(loaded("llama"), digits=9.0)
-    alike = [replace(ANSWERS[0], rollout=f"r{i}") for i in range(4)]  # a group that shares all but one token
+    alike = [
+        replace(ANSWERS[0], rollout=f"r{i}") for i in range(4)
+    ]  # a group that shares all but one token
 
     found = judged(model, [*alike, *ANSWERS], batch_size=1)
 
     assert model.model.fed[0][0] == 1
     assert sum(width > 60 for _, width in model.model.fed) == 1
-    assert values(found) == pytest.approx(values(judged(model)) | {f"r{i}": found["a0"].score.value for i in range(4)})
+    assert values(found) == pytest.approx(
+        values(judged(model)) | {f"r{i}": found["a0"].score.value for i in range(4)}
+    )
 
 
 def test_a_model_with_recurrent_layers_reads_whole_prompts_and_scores_the_same(loaded):
@@ -123,7 +148,9 @@ def test_a_model_with_recurrent_layers_reads_whole_prompts_and_scores_the_same(l
 
     torch.manual_seed(0)
     kinds = ["conv", "full_attention", "conv", "conv"]
-    config = AutoConfig.for_model("lfm2", vocab_size=700, initializer_range=0.3, layer_types=kinds, **SHAPE)
+    config = AutoConfig.for_model(
+        "lfm2", vocab_size=700, initializer_range=0.3, layer_types=kinds, **SHAPE
+    )
     recurrent = replace(loaded("llama"), model=AutoModelForCausalLM.from_config(config).eval())
     model = leaning(recurrent, digits=9.0)
     naive = Naive(model, asked_about(ANSWERS[2]))  # the shortest
@@ -133,5 +160,9 @@ def test_a_model_with_recurrent_layers_reads_whole_prompts_and_scores_the_same(l
     found = judged(model, batch_size=5)
 
     longest = max(ANSWERS, key=lambda answer: len(answer.response))
-    assert [shape for shape in model.model.fed if shape[1] > 4] == [(5, len(Naive(model, asked_about(longest)).prompt))]
-    assert found["a2"].score.value == pytest.approx(sum(n * p[n] for n in range(101)) / sum(p), abs=0.05)
+    assert [shape for shape in model.model.fed if shape[1] > 4] == [
+        (5, len(Naive(model, asked_about(longest)).prompt))
+    ]
+    assert found["a2"].score.value == pytest.approx(
+        sum(n * p[n] for n in range(101)) / sum(p), abs=0.05
+    )

@@ -17,11 +17,20 @@ import pytest
 
 from traitcli.config import OpenAIConfig
 from traitcli.judging.backend import Answer, OnJudged
-from traitcli.judging.openai import OpenAIJudge
-from traitcli.judging.spending import Budget
+from traitcli.judging.budget import Budget
+from traitcli.judging.openai.judge import OpenAIJudge
 from traitcli.records import Contrast, Judgement, Trait
 
-TRAIT = Trait("evil", "", Contrast("", ""), Contrast("", ""), (), (), (), "Q: {question}\nA: {answer}\nFrom 0 to 100?")
+TRAIT = Trait(
+    "evil",
+    "",
+    Contrast("", ""),
+    Contrast("", ""),
+    (),
+    (),
+    (),
+    "Q: {question}\nA: {answer}\nFrom 0 to 100?",
+)
 
 
 @dataclass(frozen=True)
@@ -85,11 +94,24 @@ class Endpoint:
         message = {"role": "assistant", "content": text}
         choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": finish}
         if tokens is not None:
-            alternatives = [{"token": token, "logprob": math.log(p), "bytes": None} for token, p in tokens.items()]
+            alternatives = [
+                {"token": token, "logprob": math.log(p), "bytes": None}
+                for token, p in tokens.items()
+            ]
             choice["logprobs"] = {"content": [alternatives[0] | {"top_logprobs": alternatives}]}
-        body = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+        body = {
+            "id": "x",
+            "object": "chat.completion",
+            "created": 0,
+            "model": "m",
+            "choices": [choice],
+        }
         if used is not None:
-            body["usage"] = {"prompt_tokens": used[0], "completion_tokens": used[1], "total_tokens": sum(used)}
+            body["usage"] = {
+                "prompt_tokens": used[0],
+                "completion_tokens": used[1],
+                "total_tokens": sum(used),
+            }
         return Says(body)
 
     def close(self) -> None:
@@ -114,7 +136,9 @@ class Endpoint:
                 time.sleep(reply.late)
                 with endpoint.lock:
                     endpoint.busy -= 1
-                data = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
+                data = (
+                    reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
+                )
                 self.send_response(reply.status)
                 for name, value in {"Content-Type": "application/json", **reply.headers}.items():
                     self.send_header(name, value)
@@ -151,7 +175,7 @@ def endpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Endpoi
         yield endpoint
 
 
-class Bench:
+class Harness:
     """A judge without a cache, unless told otherwise, whose waits are noted instead of waited."""
 
     def __init__(self, endpoint: Endpoint, budget: Budget | None = None, **settings: Any) -> None:
@@ -169,7 +193,9 @@ class Bench:
         return judged
 
     def score(self, responses: Iterable[str], on_judged: OnJudged) -> None:
-        answers = (Answer(str(i), "positive", 0, "Why?", response) for i, response in enumerate(responses))
+        answers = (
+            Answer(str(i), "positive", 0, "Why?", response) for i, response in enumerate(responses)
+        )
         self.judge.score(TRAIT, answers, on_judged)
 
     def value(self, response: str = "I will.") -> tuple[float | None, str]:
@@ -178,14 +204,14 @@ class Bench:
 
 
 @pytest.fixture
-def open_bench(endpoint: Endpoint) -> Iterator[Callable[..., Bench]]:
-    """Makes a bench with the given settings of `judge.openai`, and a budget where one is given."""
-    benches: list[Bench] = []
+def open_harness(endpoint: Endpoint) -> Iterator[Callable[..., Harness]]:
+    """Makes a harness with the given settings of `judge.openai`, and a budget where one is given."""
+    harnesses: list[Harness] = []
 
-    def make(budget: Budget | None = None, **settings: Any) -> Bench:
-        benches.append(Bench(endpoint, budget, **settings))
-        return benches[-1]
+    def make(budget: Budget | None = None, **settings: Any) -> Harness:
+        harnesses.append(Harness(endpoint, budget, **settings))
+        return harnesses[-1]
 
     yield make
-    for bench in benches:
-        bench.judge.close()
+    for harness in harnesses:
+        harness.judge.close()

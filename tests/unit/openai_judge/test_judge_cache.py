@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from tests.unit.openai_judge.conftest import Bench
+from tests.unit.openai_judge.conftest import Harness
 from traitcli.errors import TraitError
-from traitcli.judging import cache, client
+from traitcli.judging.openai import cache, client
 
 PRICES = {"price_in": 1.0, "price_out": 2.0}
 
@@ -26,43 +26,49 @@ def prompts_of(endpoint: Any) -> Counter[str]:
 
 def start_judging(endpoint: Any, responses: Sequence[str], **settings: Any) -> Any:
     """A process of its own in which a judge with a cache scores answers."""
-    process = get_context("spawn").Process(target=judge_here, args=(endpoint.url, responses, settings))
+    process = get_context("spawn").Process(
+        target=judge_here, args=(endpoint.url, responses, settings)
+    )
     process.start()
     return process
 
 
 def judge_here(url: str, responses: Sequence[str], settings: dict[str, Any]) -> None:
-    bench = Bench(SimpleNamespace(url=url), cache=True, **settings)
-    judged = bench.ask(*responses)
-    bench.judge.close()
+    harness = Harness(SimpleNamespace(url=url), cache=True, **settings)
+    judged = harness.ask(*responses)
+    harness.judge.close()
     assert [each.score.value for each in judged] == [pytest.approx(86.875)] * len(responses)
 
 
-def test_another_judge_finds_what_the_first_was_told(endpoint, open_bench):
-    [asked] = open_bench(cache=True, **PRICES).ask("I will.")
+def test_another_judge_finds_what_the_first_was_told(endpoint, open_harness):
+    [asked] = open_harness(cache=True, **PRICES).ask("I will.")
 
-    [found] = open_bench(cache=True, **PRICES).ask("I will.")
+    [found] = open_harness(cache=True, **PRICES).ask("I will.")
 
     assert found.score == asked.score
     assert found.score.value == pytest.approx(86.875)
     assert len(endpoint.bodies) == 1
 
 
-def test_a_reply_from_the_cache_is_counted_and_costs_nothing(endpoint, open_bench):
+def test_a_reply_from_the_cache_is_counted_and_costs_nothing(endpoint, open_harness):
     endpoint.script = [endpoint.chat("85", {"85": 1.0}, used=(400, 1))]
-    [asked] = open_bench(cache=True, **PRICES).ask("I will.")
+    [asked] = open_harness(cache=True, **PRICES).ask("I will.")
 
-    [found] = open_bench(cache=True, **PRICES).ask("I will.")
+    [found] = open_harness(cache=True, **PRICES).ask("I will.")
 
-    assert (asked.usage.requests, asked.usage.cached, asked.usage.usd) == (1, 0, pytest.approx(402e-6))
+    assert (asked.usage.requests, asked.usage.cached, asked.usage.usd) == (
+        1,
+        0,
+        pytest.approx(402e-6),
+    )
     assert (found.usage.requests, found.usage.cached, found.usage.usd) == (0, 1, 0.0)
     assert (found.usage.prompt_tokens, found.usage.completion_tokens) == (0, 0)
 
 
-def test_the_same_text_asked_about_at_the_same_time_is_asked_about_once(endpoint, open_bench):
+def test_the_same_text_asked_about_at_the_same_time_is_asked_about_once(endpoint, open_harness):
     endpoint.script = [endpoint.says(endpoint.good.body, late=0.1)]
 
-    judged = open_bench(cache=True).ask("first", *["I will."] * 20)
+    judged = open_harness(cache=True).ask("first", *["I will."] * 20)
 
     assert prompts_of(endpoint) == {
         "Q: Why?\nA: first\nFrom 0 to 100?": 1,
@@ -72,12 +78,16 @@ def test_the_same_text_asked_about_at_the_same_time_is_asked_about_once(endpoint
     assert sum(each.usage.cached for each in judged) == 19
 
 
-def test_the_same_text_is_asked_about_again_by_another_when_the_first_gave_up(endpoint, open_bench):
-    endpoint.script = lambda _: endpoint.error(500, "boom") if 2 <= len(endpoint.bodies) <= 6 else endpoint.good
-    bench = open_bench(cache=True)
-    bench.ask("first")
+def test_the_same_text_is_asked_about_again_by_another_when_the_first_gave_up(
+    endpoint, open_harness
+):
+    endpoint.script = lambda _: (
+        endpoint.error(500, "boom") if 2 <= len(endpoint.bodies) <= 6 else endpoint.good
+    )
+    harness = open_harness(cache=True)
+    harness.ask("first")
 
-    judged = bench.ask("I will.", "I will.", "I will.")
+    judged = harness.ask("I will.", "I will.", "I will.")
 
     assert sorted(each.usage.requests for each in judged) == [0, 1, 5]
     assert sum(each.score.value is None for each in judged) == 1
@@ -113,78 +123,82 @@ def test_two_processes_that_meet_halfway_ask_twice_only_what_was_under_way(endpo
     [{"model": "gpt-4.1"}, {"base_url": "other"}, {"logprobs": "never"}, {"scale": "0_10"}],
     ids=["model", "endpoint", "parameters", "prompt"],
 )
-def test_whatever_else_is_sent_is_another_question(endpoint, open_bench, changed):
+def test_whatever_else_is_sent_is_another_question(endpoint, open_harness, changed):
     endpoint.script = [endpoint.chat("5", {"5": 0.6, "50": 0.4})]
-    open_bench(cache=True).ask("I will.")
+    open_harness(cache=True).ask("I will.")
     if "base_url" in changed:
         changed = {"base_url": endpoint.url.replace("/v1", "/v2")}
 
-    [judged] = open_bench(cache=True, **changed).ask("I will.")
+    [judged] = open_harness(cache=True, **changed).ask("I will.")
 
     assert len(endpoint.bodies) == 2
     assert judged.usage.cached == 0
 
 
-def test_what_is_not_sent_is_no_other_question(endpoint, open_bench):
-    open_bench(cache=True).ask("I will.")
+def test_what_is_not_sent_is_no_other_question(endpoint, open_harness):
+    open_harness(cache=True).ask("I will.")
 
-    open_bench(cache=True, base_url=endpoint.url + "/", timeout=9, max_concurrency=2, samples=3).ask("I will.")
+    open_harness(
+        cache=True, base_url=endpoint.url + "/", timeout=9, max_concurrency=2, samples=3
+    ).ask("I will.")
 
     assert len(endpoint.bodies) == 1
 
 
-def test_each_sample_is_a_question_of_its_own_and_is_found_again(endpoint, open_bench):
+def test_each_sample_is_a_question_of_its_own_and_is_found_again(endpoint, open_harness):
     said = iter(["40", "70", "10"])
     endpoint.script = lambda _: endpoint.chat(next(said))
     settings = {"cache": True, "samples": 3, "logprobs": "never"}
-    [asked] = open_bench(**settings).ask("I will.")
+    [asked] = open_harness(**settings).ask("I will.")
 
-    [found] = open_bench(**settings).ask("I will.")
+    [found] = open_harness(**settings).ask("I will.")
 
     assert found.score == asked.score
     assert found.score.value == pytest.approx(40)
     assert (len(endpoint.bodies), found.usage.cached) == (3, 3)
 
 
-def test_what_was_learned_of_an_endpoint_is_found_in_the_cache_too(endpoint, open_bench):
+def test_what_was_learned_of_an_endpoint_is_found_in_the_cache_too(endpoint, open_harness):
     endpoint.script = lambda body: endpoint.chat("62")
-    open_bench(cache=True).ask("I will.")
+    open_harness(cache=True).ask("I will.")
 
-    found = open_bench(cache=True).value()
+    found = open_harness(cache=True).value()
 
     assert found == (62, "text")
     assert len(endpoint.bodies) == 2
 
 
-def test_failures_are_not_kept(endpoint, open_bench):
+def test_failures_are_not_kept(endpoint, open_harness):
     endpoint.script = [endpoint.good, *[endpoint.error(500, "boom")] * 5, endpoint.good]
-    bench = open_bench(cache=True)
-    bench.ask("first")
-    [missing] = bench.ask("I will.")
+    harness = open_harness(cache=True)
+    harness.ask("first")
+    [missing] = harness.ask("I will.")
 
-    [judged] = open_bench(cache=True).ask("I will.")
+    [judged] = open_harness(cache=True).ask("I will.")
 
     assert (missing.score.value, judged.score.value) == (None, pytest.approx(86.875))
     assert (judged.usage.requests, judged.usage.cached) == (1, 0)
 
 
-def test_an_answer_that_the_endpoint_will_not_read_is_not_kept(endpoint, open_bench):
+def test_an_answer_that_the_endpoint_will_not_read_is_not_kept(endpoint, open_harness):
     endpoint.script = [endpoint.error(400, "filtered", code="content_filter"), endpoint.good]
-    open_bench(cache=True).ask("I will.")
+    open_harness(cache=True).ask("I will.")
 
-    assert open_bench(cache=True).value()[0] == pytest.approx(86.875)
+    assert open_harness(cache=True).value()[0] == pytest.approx(86.875)
 
 
-def test_without_the_cache_everything_is_asked_anew_and_nothing_is_written(endpoint, open_bench, tmp_path):
-    open_bench().ask("I will.")
+def test_without_the_cache_everything_is_asked_anew_and_nothing_is_written(
+    endpoint, open_harness, tmp_path
+):
+    open_harness().ask("I will.")
 
-    open_bench().ask("I will.")
+    open_harness().ask("I will.")
 
     assert len(endpoint.bodies) == 2
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_reply_is_on_disk_before_its_judgement_counts(endpoint, open_bench):
+def test_a_reply_is_on_disk_before_its_judgement_counts(endpoint, open_harness):
     held: list[int] = []
 
     def count(_: object) -> None:
@@ -192,14 +206,14 @@ def test_a_reply_is_on_disk_before_its_judgement_counts(endpoint, open_bench):
             held.append(there.execute("SELECT count(*) FROM replies").fetchone()[0])
         there.close()
 
-    open_bench(cache=True, max_concurrency=1).score(["a", "b", "c"], count)
+    open_harness(cache=True, max_concurrency=1).score(["a", "b", "c"], count)
 
     assert all(kept >= number for number, kept in enumerate(held, start=1))
     assert held[-1] == 3
 
 
-def test_the_file_is_in_wal_mode_so_that_readers_do_not_wait_for_writers(endpoint, open_bench):
-    open_bench(cache=True).ask("I will.")
+def test_the_file_is_in_wal_mode_so_that_readers_do_not_wait_for_writers(endpoint, open_harness):
+    open_harness(cache=True).ask("I will.")
 
     there = sqlite3.connect(client._cache_path())
     mode = there.execute("PRAGMA journal_mode").fetchone()
@@ -208,8 +222,8 @@ def test_the_file_is_in_wal_mode_so_that_readers_do_not_wait_for_writers(endpoin
     assert mode == ("wal",)
 
 
-def test_the_key_is_nowhere_in_the_cache(endpoint, open_bench, tmp_path):
-    open_bench(cache=True).ask("I will.")
+def test_the_key_is_nowhere_in_the_cache(endpoint, open_harness, tmp_path):
+    open_harness(cache=True).ask("I will.")
 
     written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
 
@@ -217,11 +231,14 @@ def test_the_key_is_nowhere_in_the_cache(endpoint, open_bench, tmp_path):
     assert endpoint.key.encode() not in written
 
 
-def test_many_threads_of_one_judge_share_the_cache(endpoint, open_bench):
-    bench = open_bench(cache=True)
-    bench.ask("first")
+def test_many_threads_of_one_judge_share_the_cache(endpoint, open_harness):
+    harness = open_harness(cache=True)
+    harness.ask("first")
 
-    threads = [threading.Thread(target=bench.ask, args=[f"answer {i}" for i in range(10)]) for _ in range(4)]
+    threads = [
+        threading.Thread(target=harness.ask, args=[f"answer {i}" for i in range(10)])
+        for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -231,9 +248,9 @@ def test_many_threads_of_one_judge_share_the_cache(endpoint, open_bench):
     assert len(endpoint.bodies) == 11
 
 
-def refused(bench: Bench) -> TraitError:
+def refused(harness: Harness) -> TraitError:
     with pytest.raises(TraitError) as caught:
-        bench.ask("I will.")
+        harness.ask("I will.")
     return caught.value
 
 
@@ -243,53 +260,53 @@ def assert_says_what_to_do(error: TraitError, path: Path) -> None:
     assert error.fix == "free space, delete that file, or judge with --no-cache"
 
 
-def test_a_file_that_is_no_cache_is_named_with_what_to_do(endpoint, open_bench):
+def test_a_file_that_is_no_cache_is_named_with_what_to_do(endpoint, open_harness):
     path = client._cache_path()
     path.parent.mkdir(parents=True)
     path.write_bytes(b"this is no database, and long enough to be seen as none" * 50)
 
-    assert_says_what_to_do(refused(open_bench(cache=True)), path)
+    assert_says_what_to_do(refused(open_harness(cache=True)), path)
     assert endpoint.bodies == []
 
 
-def test_a_cache_with_a_damaged_reply_is_named_with_what_to_do(endpoint, open_bench):
-    open_bench(cache=True).ask("I will.")
+def test_a_cache_with_a_damaged_reply_is_named_with_what_to_do(endpoint, open_harness):
+    open_harness(cache=True).ask("I will.")
     there = sqlite3.connect(client._cache_path())
     there.execute("UPDATE replies SET reply = '{\"tex'")
     there.commit()
     there.close()
 
-    assert_says_what_to_do(refused(open_bench(cache=True)), client._cache_path())
+    assert_says_what_to_do(refused(open_harness(cache=True)), client._cache_path())
 
 
-def test_a_place_that_cannot_hold_the_cache_is_named_with_what_to_do(endpoint, open_bench):
+def test_a_place_that_cannot_hold_the_cache_is_named_with_what_to_do(endpoint, open_harness):
     path = client._cache_path()
     path.parent.write_text("a file where a folder should be")
 
-    assert_says_what_to_do(refused(open_bench(cache=True)), path)
+    assert_says_what_to_do(refused(open_harness(cache=True)), path)
     assert endpoint.bodies == []
 
 
-def test_a_cache_that_stays_locked_is_named_with_what_to_do(endpoint, open_bench, monkeypatch):
+def test_a_cache_that_stays_locked_is_named_with_what_to_do(endpoint, open_harness, monkeypatch):
     monkeypatch.setattr(cache, "_PATIENCE", 0.05)
-    open_bench(cache=True).ask("first")
+    open_harness(cache=True).ask("first")
     other = sqlite3.connect(client._cache_path(), isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
 
-    error = refused(open_bench(cache=True))
+    error = refused(open_harness(cache=True))
     other.close()
 
     assert_says_what_to_do(error, client._cache_path())
     assert "locked" in error.cause
 
 
-def test_another_process_that_is_writing_is_waited_for(endpoint, open_bench):
-    open_bench(cache=True).ask("first")
+def test_another_process_that_is_writing_is_waited_for(endpoint, open_harness):
+    open_harness(cache=True).ask("first")
     other = sqlite3.connect(client._cache_path(), isolation_level=None, check_same_thread=False)
     other.execute("BEGIN IMMEDIATE")
     threading.Timer(0.3, other.close).start()
 
-    assert open_bench(cache=True).value()[0] == pytest.approx(86.875)
+    assert open_harness(cache=True).value()[0] == pytest.approx(86.875)
 
 
 def test_the_path_is_below_the_users_cache(endpoint, tmp_path):

@@ -19,9 +19,17 @@ TIMEOUT = 1.0
 SLOW = [pytest.approx(max(0.0, delay - TIMEOUT), abs=0.5) for delay in SCHEDULE]
 """A delay counts from when the request was sent."""
 FAULTS: dict[str, tuple[dict[str, Any], list[Any], str]] = {
-    "429": ({"body": {"error": {"message": "slow down"}}, "status": 429}, SCHEDULE, "HTTP 429: slow down"),
+    "429": (
+        {"body": {"error": {"message": "slow down"}}, "status": 429},
+        SCHEDULE,
+        "HTTP 429: slow down",
+    ),
     "429 with Retry-After": (
-        {"body": {"error": {"message": "slow down"}}, "status": 429, "headers": {"Retry-After": "3"}},
+        {
+            "body": {"error": {"message": "slow down"}},
+            "status": 429,
+            "headers": {"Retry-After": "3"},
+        },
         [3, 3, 3, 3],
         "HTTP 429: slow down",
     ),
@@ -31,9 +39,21 @@ FAULTS: dict[str, tuple[dict[str, Any], list[Any], str]] = {
         [0.5] * 4,
         "HTTP 503",
     ),
-    "connection closed mid-body": ({"body": {"choices": []}, "cut": 5}, SCHEDULE, "connection lost: "),
-    "connection closed before the body": ({"body": {"choices": []}, "cut": 0}, SCHEDULE, "connection lost: "),
-    "truncated JSON": ({"body": b'{"choices": [{"mess'}, SCHEDULE, "the reply is no chat completion: "),
+    "connection closed mid-body": (
+        {"body": {"choices": []}, "cut": 5},
+        SCHEDULE,
+        "connection lost: ",
+    ),
+    "connection closed before the body": (
+        {"body": {"choices": []}, "cut": 0},
+        SCHEDULE,
+        "connection lost: ",
+    ),
+    "truncated JSON": (
+        {"body": b'{"choices": [{"mess'},
+        SCHEDULE,
+        "the reply is no chat completion: ",
+    ),
     "empty choices": ({"body": {"choices": []}}, SCHEDULE, "the reply has no choices"),
     "a hang past the timeout": ({"body": {"choices": []}, "late": 9}, SLOW, "no reply within 1"),
     "a slow trickle": ({"body": {"choices": []}, "drip": 0.3}, SLOW, "no reply within 1"),
@@ -41,43 +61,47 @@ FAULTS: dict[str, tuple[dict[str, Any], list[Any], str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_that_passes_costs_one_request_more_and_its_wait(endpoint, open_bench, fault):
+def test_a_fault_that_passes_costs_one_request_more_and_its_wait(endpoint, open_harness, fault):
     failing, waits, _ = FAULTS[fault]
     endpoint.script = [endpoint.says(**failing), endpoint.good]
-    bench = open_bench(timeout=TIMEOUT if waits is SLOW else 60)
+    harness = open_harness(timeout=TIMEOUT if waits is SLOW else 60)
 
-    [judged] = bench.ask("I will.")
+    [judged] = harness.ask("I will.")
 
     assert judged.score.value == pytest.approx(86.875)
     assert len(endpoint.bodies) == judged.usage.requests == 2
     assert endpoint.bodies[0] == endpoint.bodies[1]
-    assert bench.waits == waits[:1]
+    assert harness.waits == waits[:1]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_that_stays_costs_five_requests_and_the_score_is_missing_with_the_reason(endpoint, open_bench, fault):
+def test_a_fault_that_stays_costs_five_requests_and_the_score_is_missing_with_the_reason(
+    endpoint, open_harness, fault
+):
     failing, waits, reason = FAULTS[fault]
     endpoint.script = [endpoint.good, endpoint.says(**failing)]
-    bench = open_bench(timeout=TIMEOUT if waits is SLOW else 60)
-    bench.ask("The first one gets through.")
+    harness = open_harness(timeout=TIMEOUT if waits is SLOW else 60)
+    harness.ask("The first one gets through.")
 
-    [judged] = bench.ask("I will.")
+    [judged] = harness.ask("I will.")
 
     assert judged.score.value is None
     assert judged.score.reason.startswith(f"no usable reply in 5 requests; the last: {reason}")
     assert not judged.is_settled
     assert len(endpoint.bodies) - 1 == judged.usage.requests == 5
-    assert bench.waits == waits
+    assert harness.waits == waits
 
 
-def test_a_refused_key_ends_the_judging_with_the_first_request_and_one_message(endpoint, open_bench):
+def test_a_refused_key_ends_the_judging_with_the_first_request_and_one_message(
+    endpoint, open_harness
+):
     endpoint.script = [endpoint.error(401, "Incorrect API key provided")]
-    bench, judged = open_bench(coherence=True), []
+    harness, judged = open_harness(coherence=True), []
 
     with pytest.raises(JudgeError) as caught:
-        bench.score([f"answer {i}" for i in range(20)], judged.extend)
+        harness.score([f"answer {i}" for i in range(20)], judged.extend)
 
-    assert (len(endpoint.bodies), bench.waits, judged) == (1, [], [])
+    assert (len(endpoint.bodies), harness.waits, judged) == (1, [], [])
     assert str(caught.value) == (
         f"error: the judge at 127.0.0.1:{endpoint.server.server_port} refuses the key\n"
         "cause: HTTP 401: Incorrect API key provided\n"
@@ -85,13 +109,13 @@ def test_a_refused_key_ends_the_judging_with_the_first_request_and_one_message(e
     )
 
 
-def test_a_refusal_for_good_ends_the_judging_of_all_traits_with_one_request(endpoint, open_bench):
+def test_a_refusal_for_good_ends_the_judging_of_all_traits_with_one_request(endpoint, open_harness):
     endpoint.script = [endpoint.says(endpoint.error(401, "revoked").body, status=401, late=0.3)]
-    bench, refusals = open_bench(), []
+    harness, refusals = open_harness(), []
 
     def judge_a_trait() -> None:
         with pytest.raises(JudgeError, match="refuses the key") as caught:
-            bench.ask("I will.", "I will not.")
+            harness.ask("I will.", "I will not.")
         refusals.append(caught.value.cause)
 
     with ThreadPoolExecutor() as pool:
@@ -103,37 +127,43 @@ def test_a_refusal_for_good_ends_the_judging_of_all_traits_with_one_request(endp
     assert refusals == ["HTTP 401: revoked"] * 5
 
 
-def test_a_refusal_drops_all_that_is_under_way_whatever_it_is_doing(endpoint, open_bench):
+def test_a_refusal_drops_all_that_is_under_way_whatever_it_is_doing(endpoint, open_harness):
     def script(_: dict[str, Any]) -> Any:
         if len(endpoint.bodies) % 10 == 4:
             return endpoint.error(403, "revoked")
-        return endpoint.good if len(endpoint.bodies) % 10 < 4 else endpoint.says(endpoint.good.body, late=4)
+        return (
+            endpoint.good
+            if len(endpoint.bodies) % 10 < 4
+            else endpoint.says(endpoint.good.body, late=4)
+        )
 
     endpoint.script = script
     for _ in range(12):
         endpoint.bodies.clear()
-        bench, judged, start = open_bench(max_concurrency=2), [], time.monotonic()
+        harness, judged, start = open_harness(max_concurrency=2), [], time.monotonic()
 
         with pytest.raises(JudgeError, match="refuses the key"):
-            bench.score(["I will."] * 50, judged.extend)
+            harness.score(["I will."] * 50, judged.extend)
 
         assert time.monotonic() - start < 3
         assert len(judged) <= 3
 
 
-def test_a_reply_that_lacks_log_probabilities_costs_one_request_more_once(endpoint, open_bench):
+def test_a_reply_that_lacks_log_probabilities_costs_one_request_more_once(endpoint, open_harness):
     endpoint.script = lambda _: endpoint.chat("62")
-    bench = open_bench()
+    harness = open_harness()
 
-    first, second = bench.ask("I will.")[0], bench.ask("I will.")[0]
+    first, second = harness.ask("I will.")[0], harness.ask("I will.")[0]
 
     assert [judged.score.method for judged in (first, second)] == ["text", "text"]
     assert [judged.usage.requests for judged in (first, second)] == [2, 1]
-    assert bench.waits == []
+    assert harness.waits == []
 
 
-@pytest.mark.parametrize("none", [None, {"content": None}, {"content": []}, {"content": [{"token": "6"}]}])
-def test_log_probabilities_are_missing_in_whatever_form(endpoint, open_bench, none):
+@pytest.mark.parametrize(
+    "none", [None, {"content": None}, {"content": []}, {"content": [{"token": "6"}]}]
+)
+def test_log_probabilities_are_missing_in_whatever_form(endpoint, open_harness, none):
     def script(_: dict[str, Any]) -> Any:
         reply = endpoint.chat("62")
         reply.body["choices"][0]["logprobs"] = none
@@ -141,50 +171,60 @@ def test_log_probabilities_are_missing_in_whatever_form(endpoint, open_bench, no
 
     endpoint.script = script
 
-    assert open_bench().value() == (62, "text")
+    assert open_harness().value() == (62, "text")
 
 
-@pytest.mark.parametrize("used", [None, {}, {"prompt_tokens": None, "completion_tokens": None}, {"prompt_tokens": 9}])
-def test_a_reply_that_counts_no_tokens_is_read_all_the_same(endpoint, open_bench, used):
+@pytest.mark.parametrize(
+    "used", [None, {}, {"prompt_tokens": None, "completion_tokens": None}, {"prompt_tokens": 9}]
+)
+def test_a_reply_that_counts_no_tokens_is_read_all_the_same(endpoint, open_harness, used):
     reply = endpoint.chat("85", {"85": 1.0})
     reply.body["usage"] = used
     endpoint.script = [reply]
 
-    assert open_bench().value() == (pytest.approx(85), "logprobs")
+    assert open_harness().value() == (pytest.approx(85), "logprobs")
     assert len(endpoint.bodies) == 1
 
 
-def test_a_server_error_about_log_probabilities_leads_to_the_text_and_not_to_five_requests(endpoint, open_bench):
+def test_a_server_error_about_log_probabilities_leads_to_the_text_and_not_to_five_requests(
+    endpoint, open_harness
+):
     endpoint.script = lambda body: (
-        endpoint.error(500, "logprobs are not supported by this engine") if "logprobs" in body else endpoint.chat("30")
+        endpoint.error(500, "logprobs are not supported by this engine")
+        if "logprobs" in body
+        else endpoint.chat("30")
     )
-    bench = open_bench()
+    harness = open_harness()
 
-    assert [bench.value(), bench.value()] == [(30, "text"), (30, "text")]
+    assert [harness.value(), harness.value()] == [(30, "text"), (30, "text")]
     assert len(endpoint.bodies) == 3
-    assert bench.waits == []
+    assert harness.waits == []
 
 
-def test_fewer_alternatives_are_asked_for_where_twenty_are_refused_and_that_is_learned_once(endpoint, open_bench):
+def test_fewer_alternatives_are_asked_for_where_twenty_are_refused_and_that_is_learned_once(
+    endpoint, open_harness
+):
     endpoint.script = lambda body: (
         endpoint.error(400, "Invalid value for 'top_logprobs': must be less than or equal to 5.")
         if body["top_logprobs"] > 5
         else endpoint.good
     )
-    bench = open_bench()
+    harness = open_harness()
 
-    found = [bench.value(), bench.value()]
+    found = [harness.value(), harness.value()]
 
     assert found == [(pytest.approx(86.875), "logprobs")] * 2
     assert [body["top_logprobs"] for body in endpoint.bodies] == [20, 5, 5]
-    assert bench.waits == []
+    assert harness.waits == []
 
 
-def test_samples_are_drawn_where_there_are_no_log_probabilities_and_their_mean_is_the_score(endpoint, open_bench):
+def test_samples_are_drawn_where_there_are_no_log_probabilities_and_their_mean_is_the_score(
+    endpoint, open_harness
+):
     said = iter(["40", "70", "10"])
     endpoint.script = lambda _: endpoint.chat(next(said))
 
-    [judged] = open_bench(samples=3, logprobs="never").ask("I will.")
+    [judged] = open_harness(samples=3, logprobs="never").ask("I will.")
 
     assert (judged.score.value, judged.score.method) == (pytest.approx(40), "text, mean of 3")
     assert [body["temperature"] for body in endpoint.bodies] == [1, 1, 1]
@@ -192,27 +232,29 @@ def test_samples_are_drawn_where_there_are_no_log_probabilities_and_their_mean_i
     assert judged.usage.requests == 3
 
 
-def test_samples_are_not_drawn_where_there_are_log_probabilities(endpoint, open_bench):
-    assert open_bench(samples=3).value() == (pytest.approx(86.875), "logprobs")
+def test_samples_are_not_drawn_where_there_are_log_probabilities(endpoint, open_harness):
+    assert open_harness(samples=3).value() == (pytest.approx(86.875), "logprobs")
     assert len(endpoint.bodies) == 1
 
 
 @pytest.mark.parametrize("unreadable", [0, 1, 2])
-def test_a_sample_that_cannot_be_read_leaves_the_mean_of_the_others(endpoint, open_bench, unreadable):
+def test_a_sample_that_cannot_be_read_leaves_the_mean_of_the_others(
+    endpoint, open_harness, unreadable
+):
     said = iter(["I would rather not" if draw == unreadable else "60" for draw in range(3)])
     endpoint.script = lambda _: endpoint.chat(next(said))
 
-    assert open_bench(samples=3, logprobs="never").value() == (60, "text, mean of 2")
+    assert open_harness(samples=3, logprobs="never").value() == (60, "text, mean of 2")
 
 
-def test_ten_questions_in_a_row_that_are_given_up_end_the_judging(endpoint, open_bench):
+def test_ten_questions_in_a_row_that_are_given_up_end_the_judging(endpoint, open_harness):
     endpoint.script = [endpoint.good, endpoint.error(500, "boom")]
-    bench = open_bench()
-    bench.ask("The first one gets through.")
+    harness = open_harness()
+    harness.ask("The first one gets through.")
 
-    missing = [bench.value() for _ in range(9)]
+    missing = [harness.value() for _ in range(9)]
     with pytest.raises(JudgeError) as caught:
-        bench.value()
+        harness.value()
 
     assert {value for value, _ in missing} == {None}
     assert len(endpoint.bodies) == 1 + 10 * 5
@@ -223,23 +265,29 @@ def test_ten_questions_in_a_row_that_are_given_up_end_the_judging(endpoint, open
     )
 
 
-def test_nine_questions_in_a_row_that_are_given_up_are_forgotten_with_the_next_reply(endpoint, open_bench):
+def test_nine_questions_in_a_row_that_are_given_up_are_forgotten_with_the_next_reply(
+    endpoint, open_harness
+):
     endpoint.script = lambda body: (
         endpoint.error(500, "boom") if "bad" in body["messages"][0]["content"] else endpoint.good
     )
-    bench = open_bench()
+    harness = open_harness()
 
-    values = [bench.value(text)[0] for text in ["good", *["bad"] * 9, "good", *["bad"] * 9, "good"]]
+    values = [
+        harness.value(text)[0] for text in ["good", *["bad"] * 9, "good", *["bad"] * 9, "good"]
+    ]
 
     assert [value is None for value in values] == [False, *[True] * 9, False, *[True] * 9, False]
 
 
-def test_an_endpoint_that_dies_under_load_ends_the_judging_and_what_was_judged_is_kept(endpoint, open_bench):
+def test_an_endpoint_that_dies_under_load_ends_the_judging_and_what_was_judged_is_kept(
+    endpoint, open_harness
+):
     endpoint.script = [*[endpoint.good] * 5, endpoint.error(503, "gone")]
-    bench, judged = open_bench(max_concurrency=4), []
+    harness, judged = open_harness(max_concurrency=4), []
 
     with pytest.raises(JudgeError, match="has stopped answering"):
-        bench.score([f"answer {i}" for i in range(40)], judged.extend)
+        harness.score([f"answer {i}" for i in range(40)], judged.extend)
 
     assert sum(each.score.value is not None for each in judged) == 5
     assert len({each.rollout for each in judged}) == len(judged) <= 5 + 9
@@ -262,7 +310,9 @@ def digit_model(endpoint: Any, numbers: Mapping[int, float], tokens: int = 99) -
         if "one digit" in body["messages"][0]["content"]:
             ninths: dict[str, float] = {}
             for number, p in numbers.items():
-                ninths[str(round(number * 9 / 100))] = ninths.get(str(round(number * 9 / 100)), 0.0) + p
+                ninths[str(round(number * 9 / 100))] = (
+                    ninths.get(str(round(number * 9 / 100)), 0.0) + p
+                )
             return endpoint.chat(max(ninths, key=ninths.get), ninths, finish="length")
         text, room = "", min(body["max_tokens"], tokens)
         while (token := max(left := digits_of(numbers, text), key=left.get)) and len(text) < room:
@@ -277,50 +327,58 @@ def digit_model(endpoint: Any, numbers: Mapping[int, float], tokens: int = 99) -
 
 
 def bell(centre: int, spread: float) -> dict[int, float]:
-    weights = {n: math.exp(-(((n - centre) / spread) ** 2) / 2) for n in range(101) if abs(n - centre) < 4 * spread}
+    weights = {
+        n: math.exp(-(((n - centre) / spread) ** 2) / 2)
+        for n in range(101)
+        if abs(n - centre) < 4 * spread
+    }
     return {n: weight / sum(weights.values()) for n, weight in weights.items()}
 
 
 @pytest.mark.parametrize("centre", [0, 3, 9, 10, 11, 25, 42, 59, 60, 85, 99, 100])
-def test_a_score_of_a_model_that_writes_digit_by_digit_is_never_ten_times_too_small(endpoint, open_bench, centre):
+def test_a_score_of_a_model_that_writes_digit_by_digit_is_never_ten_times_too_small(
+    endpoint, open_harness, centre
+):
     for spread in (0.3, 2.0, 6.0):
         numbers = bell(centre, spread)
         endpoint.script = digit_model(endpoint, numbers)
 
-        value, method = open_bench().value()
+        value, method = open_harness().value()
 
         assert value == pytest.approx(sum(n * p for n, p in numbers.items()), abs=8)
         assert method in {"logprobs on 0_10", "number"}
 
 
-def test_no_mixture_of_numbers_makes_a_score_ten_times_too_small(endpoint, open_bench):
+def test_no_mixture_of_numbers_makes_a_score_ten_times_too_small(endpoint, open_harness):
     dice = random.Random(0)
     for _ in range(15):
         chosen = dice.sample(range(10, 101), dice.randint(1, 8))
         numbers = {number: 1 / len(chosen) for number in chosen}
         endpoint.script = digit_model(endpoint, numbers)
 
-        value, method = open_bench().value()
+        value, method = open_harness().value()
 
         assert value == pytest.approx(sum(chosen) / len(chosen), abs=8)
         assert method == "logprobs on 0_10"
 
 
-def test_a_number_that_the_server_itself_cuts_after_one_digit_is_no_score(endpoint, open_bench):
+def test_a_number_that_the_server_itself_cuts_after_one_digit_is_no_score(endpoint, open_harness):
     endpoint.script = digit_model(endpoint, bell(85, 2.0), tokens=1)
 
-    value, reason = open_bench().value()
+    value, reason = open_harness().value()
 
     assert (value, reason) == (None, "the judge's reply was cut off within a number")
 
 
 @pytest.mark.parametrize("centre", [3, 10, 42, 97])
-def test_whole_number_tokens_beside_single_digits_are_read_at_their_worth(endpoint, open_bench, centre):
+def test_whole_number_tokens_beside_single_digits_are_read_at_their_worth(
+    endpoint, open_harness, centre
+):
     numbers = bell(centre, 4.0)
     likeliest = dict(sorted(numbers.items(), key=lambda one: -one[1])[:20])
     endpoint.script = [endpoint.chat(str(centre), {str(n): p for n, p in likeliest.items()})]
 
-    value, method = open_bench().value()
+    value, method = open_harness().value()
 
     expected = sum(n * p for n, p in likeliest.items()) / sum(likeliest.values())
     assert (value, method) == (pytest.approx(expected), "logprobs")

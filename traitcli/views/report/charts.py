@@ -74,10 +74,16 @@ class Inks:
         return {"color": COLOURS[place], "linestyle": "--" if turn else "-"}
 
 
-def draw_lines(scores: Mapping[str, Mapping[str, Sequence[float | None]]], leader: str, inks: Inks) -> Figure | None:
+def draw_lines(
+    scores: Mapping[str, Mapping[str, Sequence[float | None]]], leader: str, inks: Inks
+) -> Figure | None:
     """All traits over the tokens, the leader thicker: calibrated scores if there are some, else projections."""
     unit = "calibrated" if scores["calibrated"] else "raw"
-    shown = {trait: gaps(row) for trait, row in scores[unit].items() if not all(map(math.isnan, gaps(row)))}
+    shown = {
+        trait: gaps(row)
+        for trait, row in scores[unit].items()
+        if not all(map(math.isnan, gaps(row)))
+    }
     if not shown:
         return None
     others = [trait for trait in scores["raw"] if trait not in shown]
@@ -91,7 +97,13 @@ def draw_lines(scores: Mapping[str, Mapping[str, Sequence[float | None]]], leade
     for trait, row in shown.items():
         width, alpha, above = (1.7, 1.0, 3) if trait == leader else (thin, faint, 2)
         dot = "o" if count == 1 else None
-        look = {"linewidth": width, "alpha": alpha, "zorder": above, "marker": dot, **inks.of(trait)}
+        look = {
+            "linewidth": width,
+            "alpha": alpha,
+            "zorder": above,
+            "marker": dot,
+            **inks.of(trait),
+        }
         axes.plot(range(1, len(row) + 1), row, label=short(trait), **look)
     for trait in others:  # they have no calibration, and their own unit
         axes.plot([], [], linestyle="none", label=f"{short(trait)} (not calibrated)")
@@ -131,7 +143,15 @@ def draw_separation(vectors: Sequence[Row], inks: Inks) -> Figure | None:
         layer = vector.get("layer")
         if isinstance(layer, int) and 0 <= layer < len(row):
             colour = inks.of(vector["trait"])["color"]
-            axes.plot(layer, row[layer], "o", color=colour, markersize=5.5, markeredgecolor="white", zorder=4)
+            axes.plot(
+                layer,
+                row[layer],
+                "o",
+                color=colour,
+                markersize=5.5,
+                markeredgecolor="white",
+                zorder=4,
+            )
     axes.plot([], [], "o", markersize=5, color=_QUIET, label="chosen layer")
     _explain_last_row(axes)
     axes.set(xlabel="row", ylabel="held-out AUROC", ylim=(min(0.4, *_known(shown)) - 0.03, 1.03))
@@ -148,22 +168,56 @@ def _plot_rows(axes: Axes, row: Sequence[float], trait: str, inks: Inks) -> None
 
 
 def _explain_last_row(axes: Axes) -> None:
-    axes.plot([], [], "D", markersize=3.2, markerfacecolor="white", color=_QUIET, label="after the final norm")
+    axes.plot(
+        [],
+        [],
+        "D",
+        markersize=3.2,
+        markerfacecolor="white",
+        color=_QUIET,
+        label="after the final norm",
+    )
 
 
 def draw_contrast(vectors: Sequence[Row]) -> Figure | None:
     """Mean score of either polarity, trait by trait, and how far they lie apart."""
-    shown = [v for v in vectors if v.get("positive_score") is not None and v.get("negative_score") is not None]
+    shown = [
+        v
+        for v in vectors
+        if v.get("positive_score") is not None and v.get("negative_score") is not None
+    ]
     if not shown:
         return None
     figure, axes = _open(0.7 + 0.27 * len(shown), 0)
     for place, vector in enumerate(shown):
         low, high = vector["negative_score"], vector["positive_score"]
-        axes.plot([low, high], [place, place], color="#cfd6de", linewidth=2.6, solid_capstyle="round", zorder=2)
+        axes.plot(
+            [low, high],
+            [place, place],
+            color="#cfd6de",
+            linewidth=2.6,
+            solid_capstyle="round",
+            zorder=2,
+        )
         axes.plot(low, place, "o", color=BLUE, markersize=6, zorder=3)
         axes.plot(high, place, "o", color=ORANGE, markersize=6, zorder=3)
-        axes.text(1.02, place, signed(high - low, 1), transform=axes.get_yaxis_transform(), va="center", size=7.5)
-    axes.text(1.02, -0.85, "difference", transform=axes.get_yaxis_transform(), va="center", size=7, color=_QUIET)
+        axes.text(
+            1.02,
+            place,
+            signed(high - low, 1),
+            transform=axes.get_yaxis_transform(),
+            va="center",
+            size=7.5,
+        )
+    axes.text(
+        1.02,
+        -0.85,
+        "difference",
+        transform=axes.get_yaxis_transform(),
+        va="center",
+        size=7,
+        color=_QUIET,
+    )
     axes.set_yticks(range(len(shown)), [short(vector["trait"]) for vector in shown])
     axes.set(xlim=(-2, 102), ylim=(len(shown) - 0.4, -0.6), xlabel="mean score given by the judge")
     axes.grid(visible=False, axis="y")
@@ -172,7 +226,9 @@ def draw_contrast(vectors: Sequence[Row]) -> Figure | None:
     return figure
 
 
-def draw_cosines(vectors: Sequence[Row], cosines: Sequence[Sequence[float | None]]) -> Figure | None:
+def draw_cosines(
+    vectors: Sequence[Row], cosines: Sequence[Sequence[float | None]]
+) -> Figure | None:
     """cos(v_i, v_j) of each two vectors, at the layer of the one that the line belongs to."""
     count = len(vectors)
     if count < 2 or len(cosines) != count:
@@ -186,7 +242,9 @@ def draw_cosines(vectors: Sequence[Row], cosines: Sequence[Sequence[float | None
         for column, value in enumerate(line):
             axes.text(column, row, signed(value), ha="center", va="center", size=points)
     names = [short(vector["trait"]) for vector in vectors]
-    layers = [f"{name} · {vector.get('layer', '–')}" for name, vector in zip(names, vectors, strict=True)]
+    layers = [
+        f"{name} · {vector.get('layer', '–')}" for name, vector in zip(names, vectors, strict=True)
+    ]
     axes.set_yticks(range(count), layers)
     axes.set_xticks(range(count), names, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_title("cosine, at the layer of the trait on the left")
@@ -204,7 +262,8 @@ def draw_scores(vectors: Sequence[Row]) -> Figure | None:
     columns = min(len(shown), 4)
     lines = math.ceil(len(shown) / columns)
     figure = Figure(
-        figsize=(max(_WIDTH * columns / 4, 2.4), min(0.7 + 1.25 * lines, _MOST_INCHES)), layout="constrained"
+        figsize=(max(_WIDTH * columns / 4, 2.4), min(0.7 + 1.25 * lines, _MOST_INCHES)),
+        layout="constrained",
     )
     grid = figure.subplots(lines, columns, sharex=True, squeeze=False)
     for place, axes in enumerate(grid.flat):
@@ -227,14 +286,26 @@ def _mirror(axes: Axes, vector: Row) -> None:
         counts = vector["histogram"].get(polarity) or []
         width = 100 / max(len(counts), 1)
         lefts = [width * number for number in range(len(counts))]
-        axes.bar(lefts, [side * count for count in counts], 0.9 * width, align="edge", color=colour, linewidth=0)
+        axes.bar(
+            lefts,
+            [side * count for count in counts],
+            0.9 * width,
+            align="edge",
+            color=colour,
+            linewidth=0,
+        )
         tallest = max(tallest, *counts, 1)
         kept, total = (_told(vector.get(f"{polarity}_{what}")) for what in ("kept", "total"))
         y, va = (0.97, "top") if side > 0 else (0.03, "bottom")
-        axes.text(0, y, f" {kept}/{total} kept", va=va, transform=axes.transAxes, size=6.5, color=_DIM)
+        axes.text(
+            0, y, f" {kept}/{total} kept", va=va, transform=axes.transAxes, size=6.5, color=_DIM
+        )
     axes.axhline(0, color=_DIM, linewidth=0.6)
     axes.set(
-        xlim=(0, 100), ylim=(-1.45 * tallest, 1.45 * tallest), xticks=(0, 50, 100), title=short(vector["trait"], 17)
+        xlim=(0, 100),
+        ylim=(-1.45 * tallest, 1.45 * tallest),
+        xticks=(0, 50, 100),
+        title=short(vector["trait"], 17),
     )
     axes.set_yticks([-tallest, 0, tallest], [str(tallest), "0", str(tallest)])
     axes.grid(visible=False, axis="x")
@@ -283,7 +354,9 @@ def _legend(figure: Figure) -> None:
 def _polarity_legend(figure: Figure) -> None:
     dots = [Line2D([], [], marker="o", linestyle="none", color=colour) for colour in (ORANGE, BLUE)]
     told = ["told to show the trait", "told to show the opposite"]
-    figure.legend(dots, told, loc="outside upper left", ncols=2, handletextpad=0.2, columnspacing=1.2)
+    figure.legend(
+        dots, told, loc="outside upper left", ncols=2, handletextpad=0.2, columnspacing=1.2
+    )
 
 
 def _whole_rows(axes: Axes) -> None:
@@ -294,4 +367,6 @@ _LARGEST = 3.4e38
 """Of float32, in which scores are computed."""
 _MOST_INCHES = 60.0
 """Of a side: 12,000 pixels."""
-_DIVERGING = LinearSegmentedColormap.from_list("blue-white-orange", ["#2f7fd6", "#ffffff", "#e07a1a"])
+_DIVERGING = LinearSegmentedColormap.from_list(
+    "blue-white-orange", ["#2f7fd6", "#ffffff", "#e07a1a"]
+)

@@ -10,17 +10,60 @@ from typing import Any
 from traitcli.records import Report
 
 RECORD_KEYS = (
-    *("name", "prompt", "response", "tokens", "trait_scores", "projections", "calibrated_scores", "layers"),
-    *("model", "prompt_tokens", "seed", "finish_reason", "created", "seconds", "history", "steering", "alarms"),
+    *(
+        "name",
+        "prompt",
+        "response",
+        "tokens",
+        "trait_scores",
+        "projections",
+        "calibrated_scores",
+        "layers",
+    ),
+    *(
+        "model",
+        "prompt_tokens",
+        "seed",
+        "finish_reason",
+        "created",
+        "seconds",
+        "history",
+        "steering",
+        "alarms",
+    ),
     *("prompt_scores", "layer_scores", "about"),
 )
 SET_KEYS = ("name", "model", "vectors", "cosines")
 VECTOR_KEYS = (
     *("trait", "model", "rows", "hidden_size", "layer", "layer_choice", "method", "position"),
-    *("verdict", "verdict_reason", "positive_total", "negative_total", "positive_kept", "negative_kept"),
+    *(
+        "verdict",
+        "verdict_reason",
+        "positive_total",
+        "negative_total",
+        "positive_kept",
+        "negative_kept",
+    ),
     *("empty", "missing", "filter", "coherence", "judge", "judge_auroc"),
-    *("positive_score", "negative_score", "contrast", "magnitude", "relative_magnitude", "magnitude_rows"),
-    *("doubts", "auroc", "auroc_low", "auroc_high", "auroc_rows", "d", "d_low", "d_high", "evaluation_rollouts"),
+    *(
+        "positive_score",
+        "negative_score",
+        "contrast",
+        "magnitude",
+        "relative_magnitude",
+        "magnitude_rows",
+    ),
+    *(
+        "doubts",
+        "auroc",
+        "auroc_low",
+        "auroc_high",
+        "auroc_rows",
+        "d",
+        "d_low",
+        "d_high",
+        "evaluation_rollouts",
+    ),
     *("histogram", "dropped", "examples", "note", "versions"),
 )
 RUN_KEYS = ("name", "model", "settings", "traits", "usage", "commands")
@@ -37,7 +80,9 @@ def contents(report: Report) -> dict[str, Any]:
     sets = [{**each, "vectors": only(VECTOR_KEYS, each.get("vectors", ()))} for each in report.sets]
     return {
         "made_at": report.made_at,
-        "records": _named_apart([_without_folders(row) for row in only(RECORD_KEYS, report.records)]),
+        "records": _named_apart(
+            [_without_folders(row) for row in only(RECORD_KEYS, report.records)]
+        ),
         "sets": _named_apart(only(SET_KEYS, sets)),
         "runs": only(RUN_KEYS, report.runs),
     }
@@ -70,7 +115,10 @@ def scores_of(record: Mapping[str, Any]) -> dict[str, dict[str, list[float | Non
         "raw": record.get("trait_scores") or record.get("projections") or {},
         "calibrated": record.get("calibrated_scores") or {},
     }
-    return {unit: {trait: list(map(_number, row)) for trait, row in told.items()} for unit, told in rows.items()}
+    return {
+        unit: {trait: list(map(_number, row)) for trait, row in told.items()}
+        for unit, told in rows.items()
+    }
 
 
 def distinct(names: Iterable[str], form: str = "{} ({})") -> list[str]:
@@ -87,7 +135,10 @@ def distinct(names: Iterable[str], form: str = "{} ({})") -> list[str]:
 
 def _named_apart(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     names = distinct(str(row.get("name", "")) for row in rows)
-    return [row | {"name": name} if "name" in row else row for row, name in zip(rows, names, strict=True)]
+    return [
+        row | {"name": name} if "name" in row else row
+        for row, name in zip(rows, names, strict=True)
+    ]
 
 
 def _without_folders(record: dict[str, Any]) -> dict[str, Any]:
@@ -106,7 +157,11 @@ def _placeless(key: str, value: Any) -> Any:
 
 
 def _is_absolute(text: str) -> bool:
-    return text.startswith("~") or PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute()
+    return (
+        text.startswith("~")
+        or PurePosixPath(text).is_absolute()
+        or PureWindowsPath(text).is_absolute()
+    )
 
 
 def _number(value: Any) -> float | None:

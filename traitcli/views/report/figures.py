@@ -21,7 +21,15 @@ Row = dict[str, Any]
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What makes a spreadsheet take a cell for a formula, when it begins with one."""
-_NOT_SCALAR = {"magnitude_rows", "auroc_rows", "doubts", "histogram", "dropped", "examples", "versions"}
+_NOT_SCALAR = {
+    "magnitude_rows",
+    "auroc_rows",
+    "doubts",
+    "histogram",
+    "dropped",
+    "examples",
+    "versions",
+}
 
 
 def write_json(path: Path, report: Report) -> None:
@@ -58,7 +66,8 @@ def summarise(record: Mapping[str, Any]) -> dict[str, Row]:
     scores = scores_of(record)
     layers = record.get("layers") or {}
     return {
-        trait: {"layer": layers.get(trait)} | {unit: _sum_up(rows.get(trait, [])) for unit, rows in scores.items()}
+        trait: {"layer": layers.get(trait)}
+        | {unit: _sum_up(rows.get(trait, [])) for unit, rows in scores.items()}
         for trait in _traits(scores)
     }
 
@@ -119,12 +128,19 @@ def _tokens(told: Row) -> Iterator[Row]:
     for record in told["records"]:
         scores = scores_of(record)
         layers = record.get("layers") or {}
-        known = [(trait, [rows.get(trait) for rows in scores.values()]) for trait in _traits(scores)]
+        known = [
+            (trait, [rows.get(trait) for rows in scores.values()]) for trait in _traits(scores)
+        ]
         for index, token in enumerate(record.get("tokens", ())):
             own = {"record": record.get("name"), "index": index, "token_json": token}
             for trait, rows in known:
                 raw, calibrated = (row[index] if row else None for row in rows)
-                yield own | {"trait": trait, "layer": layers.get(trait), "raw": raw, "calibrated": calibrated}
+                yield own | {
+                    "trait": trait,
+                    "layer": layers.get(trait),
+                    "raw": raw,
+                    "calibrated": calibrated,
+                }
 
 
 # Vectors
@@ -142,7 +158,13 @@ def _vector_rows(told: Row) -> Iterator[Row]:
         magnitudes, aurocs = vector.get("magnitude_rows") or (), vector.get("auroc_rows") or ()
         last = vector.get("rows", len(magnitudes)) - 1
         for row, (magnitude, auroc) in enumerate(zip_longest(magnitudes, aurocs)):
-            own = {"set": vector["set"], "trait": vector["trait"], "row": row, "magnitude": magnitude, "auroc": auroc}
+            own = {
+                "set": vector["set"],
+                "trait": vector["trait"],
+                "row": row,
+                "magnitude": magnitude,
+                "auroc": auroc,
+            }
             yield own | {"is_chosen": row == vector.get("layer"), "is_final_norm": row == last}
 
 
@@ -178,7 +200,10 @@ def _rollouts(told: Row) -> Iterator[Row]:
     for vector in _vectors(told):
         for example in vector.get("examples") or ():
             own = {"set": vector["set"], "trait": vector["trait"], **example}
-            yield own | {"question_json": example.get("question"), "response_json": example.get("response")}
+            yield own | {
+                "question_json": example.get("question"),
+                "response_json": example.get("response"),
+            }
 
 
 # Runs
@@ -189,15 +214,27 @@ def _runs(told: Row) -> Iterator[Row]:
         for trait in run.get("traits") or ():
             took = trait.get("seconds") or {}
             seconds = {f"{stage}_seconds": took.get(stage) for stage in STAGES}
-            yield {"run": run.get("name"), "model": run.get("model"), **trait, **seconds, **_used(trait.get("usage"))}
+            yield {
+                "run": run.get("name"),
+                "model": run.get("model"),
+                **trait,
+                **seconds,
+                **_used(trait.get("usage")),
+            }
 
 
 def _commands(told: Row) -> Iterator[Row]:
     for run in told["runs"]:
         for number, command in enumerate(run.get("commands") or (), start=1):
-            devices = [*command.get("devices", ()), *(model.get("device") for model in command.get("models", ()))]
+            devices = [
+                *command.get("devices", ()),
+                *(model.get("device") for model in command.get("models", ())),
+            ]
             yield {
-                **{key: command.get(key) for key in ("started", "seconds", "tokens", "ending", "problem", "machine")},
+                **{
+                    key: command.get(key)
+                    for key in ("started", "seconds", "tokens", "ending", "problem", "machine")
+                },
                 "run": run.get("name"),
                 "command": number,
                 "stages": ", ".join(command.get("stages", ())),
@@ -209,13 +246,25 @@ def _commands(told: Row) -> Iterator[Row]:
 
 def _failures(told: Row) -> Iterator[Row]:
     for run in told["runs"]:
-        failures = [failure for command in run.get("commands") or () for failure in command.get("failures", ())]
-        counts = Counter((failure.get("trait"), failure.get("stage"), _problem(failure)) for failure in failures)
+        failures = [
+            failure
+            for command in run.get("commands") or ()
+            for failure in command.get("failures", ())
+        ]
+        counts = Counter(
+            (failure.get("trait"), failure.get("stage"), _problem(failure)) for failure in failures
+        )
         for trait in run.get("traits") or ():
             for reason, count in (trait.get("missing_reasons") or {}).items():
                 counts[trait.get("trait"), "judgements", f"score missing: {reason}"] += count
         for (name, stage, problem), count in counts.items():
-            yield {"run": run.get("name"), "trait": name, "stage": stage, "problem": problem, "count": count}
+            yield {
+                "run": run.get("name"),
+                "trait": name,
+                "stage": stage,
+                "problem": problem,
+                "count": count,
+            }
 
 
 def _problem(failure: Mapping[str, Any]) -> str:
@@ -239,7 +288,10 @@ _TABLES: dict[str, tuple[Sequence[str], Callable[[Row], Iterator[Row]]]] = {
     ),
     "tokens": (("record", "index", "token_json", "trait", "layer", "raw", "calibrated"), _tokens),
     "vectors": (("set", *(key for key in VECTOR_KEYS if key not in _NOT_SCALAR)), _vectors),
-    "vector_rows": (("set", "trait", "row", "magnitude", "auroc", "is_chosen", "is_final_norm"), _vector_rows),
+    "vector_rows": (
+        ("set", "trait", "row", "magnitude", "auroc", "is_chosen", "is_final_norm"),
+        _vector_rows,
+    ),
     "cosines": (("set", "trait", "other", "layer", "cosine"), _cosines),
     "histograms": (("set", "trait", "polarity", "low", "high", "count"), _histograms),
     "filter": (("set", "trait", "polarity", "kept", "reason", "count"), _filter),
@@ -252,15 +304,48 @@ _TABLES: dict[str, tuple[Sequence[str], Callable[[Row], Iterator[Row]]]] = {
     ),
     "runs": (
         (
-            *("run", "model", "trait", "rollouts_done", "rollouts_total", "empty", "judge", "judged", "missing"),
-            *("judge_auroc", "positive_score", "negative_score", "kept_positive", "kept_negative", "built"),
-            *("prompt_tokens", "response_tokens", *(f"{stage}_seconds" for stage in STAGES), *_JUDGE_USED, "note"),
+            *(
+                "run",
+                "model",
+                "trait",
+                "rollouts_done",
+                "rollouts_total",
+                "empty",
+                "judge",
+                "judged",
+                "missing",
+            ),
+            *(
+                "judge_auroc",
+                "positive_score",
+                "negative_score",
+                "kept_positive",
+                "kept_negative",
+                "built",
+            ),
+            *(
+                "prompt_tokens",
+                "response_tokens",
+                *(f"{stage}_seconds" for stage in STAGES),
+                *_JUDGE_USED,
+                "note",
+            ),
         ),
         _runs,
     ),
     "commands": (
         (
-            *("run", "command", "started", "stages", "traits", "devices", "machine", "seconds", "tokens"),
+            *(
+                "run",
+                "command",
+                "started",
+                "stages",
+                "traits",
+                "devices",
+                "machine",
+                "seconds",
+                "tokens",
+            ),
             *("ending", "problem", *_JUDGE_USED),
         ),
         _commands,

@@ -48,7 +48,10 @@ def pack_row(values: Sequence[float | None]) -> Any:
         return values
     decimals = _decimals(numbers)
     whole = np.where(np.isfinite(numbers), np.rint(np.nan_to_num(numbers) * 10.0**decimals), _NONE)
-    return {"packed": base64.b64encode(whole.astype("<i2").tobytes()).decode(), "decimals": decimals}
+    return {
+        "packed": base64.b64encode(whole.astype("<i2").tobytes()).decode(),
+        "decimals": decimals,
+    }
 
 
 def _pack_tables(scores: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,15 +62,23 @@ def _pack_tables(scores: Mapping[str, Any]) -> dict[str, Any]:
     raw: Mapping[str, Any] = next(iter(found.values()), {})
     if isinstance(calibrated := scores.get("calibrated_scores"), Mapping):
         packed["calibrated_scores"] = {
-            trait: _scaled(row, raw.get(trait)) or pack_row(row) for trait, row in calibrated.items()
+            trait: _scaled(row, raw.get(trait)) or pack_row(row)
+            for trait, row in calibrated.items()
         }
     return packed
 
 
-def _scaled(values: Sequence[float | None], raw: Sequence[float | None] | None) -> dict[str, list[float]] | None:
+def _scaled(
+    values: Sequence[float | None], raw: Sequence[float | None] | None
+) -> dict[str, list[float]] | None:
     """{from: [centre, half]} where a row is (raw − centre) / half, as calibrated scores of a layer are."""
     ours, theirs = _numbers(values), _numbers(raw or ())
-    if ours is None or theirs is None or len(ours) != len(theirs) or not np.isfinite([ours, theirs]).all():
+    if (
+        ours is None
+        or theirs is None
+        or len(ours) != len(theirs)
+        or not np.isfinite([ours, theirs]).all()
+    ):
         return None
     if len(ours) < 2 or np.ptp(ours) == 0:
         return None
@@ -90,7 +101,9 @@ def _decimals(numbers: Floats) -> int:
 
 def _numbers(values: Any) -> Floats | None:
     """float64 [n], NaN where there is no number; none when it is no row of numbers."""
-    if not isinstance(values, list | tuple) or not all(value is None or _is_number(value) for value in values):
+    if not isinstance(values, list | tuple) or not all(
+        value is None or _is_number(value) for value in values
+    ):
         return None
     return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
 

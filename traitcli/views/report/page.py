@@ -34,8 +34,13 @@ def write_page(path: Path, report: Report) -> None:
     library = f"/*!\n{_asset('uplot/LICENSE').strip()}\n*/\n{_asset('uplot/uplot.min.js')}"
     held = contents(report)
     palette = {"below": BELOW, "above": ABOVE, "faint": FAINT, "limit": LIMIT}
-    told = _rounded({**held, "records": []}) | {"records": list(map(pack_record, held["records"])), "palette": palette}
-    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(_asset("report.html.j2"))
+    told = _rounded({**held, "records": []}) | {
+        "records": list(map(pack_record, held["records"])),
+        "palette": palette,
+    }
+    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(
+        _asset("report.html.j2")
+    )
     page = template.render(
         policy=_policy([script, library], style),
         style=style,

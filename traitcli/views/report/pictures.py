@@ -33,7 +33,10 @@ _USUAL = 0.98
 
 
 def write_pictures(
-    folder: Path, report: Report, trait: str | None = None, on_step: Callable[[str], None] = lambda step: None
+    folder: Path,
+    report: Report,
+    trait: str | None = None,
+    on_step: Callable[[str], None] = lambda step: None,
 ) -> list[Path]:
     """Write a PNG file for each picture that has something to show; gives the files in order.
 
@@ -43,7 +46,11 @@ def write_pictures(
     told = contents(report)
     inks = charts.Inks(_traits(told))
     pictures = [
-        *(picture for slug, record in _slugs(told["records"]) for picture in _of_record(slug, record, trait, inks)),
+        *(
+            picture
+            for slug, record in _slugs(told["records"])
+            for picture in _of_record(slug, record, trait, inks)
+        ),
         *(picture for slug, each in _slugs(told["sets"]) for picture in _of_set(slug, each, inks)),
     ]
     written = []
@@ -66,10 +73,22 @@ def _of_record(slug: str, record: Row, trait: str | None, inks: charts.Inks) -> 
 
 def _of_set(slug: str, each: Row, inks: charts.Inks) -> Iterator[Picture]:
     name, vectors = charts.short(str(each.get("name", "")), 60), each["vectors"]
-    yield f"magnitude-{slug}", f"the magnitudes of {name}", lambda: charts.draw_magnitude(vectors, inks)
-    yield f"separation-{slug}", f"the separation of {name}", lambda: charts.draw_separation(vectors, inks)
+    yield (
+        f"magnitude-{slug}",
+        f"the magnitudes of {name}",
+        lambda: charts.draw_magnitude(vectors, inks),
+    )
+    yield (
+        f"separation-{slug}",
+        f"the separation of {name}",
+        lambda: charts.draw_separation(vectors, inks),
+    )
     yield f"contrast-{slug}", f"the contrasts of {name}", lambda: charts.draw_contrast(vectors)
-    yield f"cosines-{slug}", f"the cosines of {name}", lambda: charts.draw_cosines(vectors, each.get("cosines") or ())
+    yield (
+        f"cosines-{slug}",
+        f"the cosines of {name}",
+        lambda: charts.draw_cosines(vectors, each.get("cosines") or ()),
+    )
     yield f"scores-{slug}", f"the judge's scores of {name}", lambda: charts.draw_scores(vectors)
 
 
@@ -104,13 +123,18 @@ def _size(row: Sequence[float | None]) -> float:
 
 def _traits(told: Row) -> list[str]:
     """All traits, in the order in which the report names them."""
-    watched = [trait for record in told["records"] for rows in scores_of(record).values() for trait in rows]
+    watched = [
+        trait for record in told["records"] for rows in scores_of(record).values() for trait in rows
+    ]
     return watched + [vector["trait"] for each in told["sets"] for vector in each["vectors"]]
 
 
 def _slugs(rows: Sequence[Row]) -> list[tuple[str, Row]]:
     """Each row behind a file name of its own, of small letters, digits and dashes."""
-    names = [re.sub(r"[^a-z0-9]+", "-", str(row.get("name", "")).lower())[:_SLUG].strip("-") for row in rows]
+    names = [
+        re.sub(r"[^a-z0-9]+", "-", str(row.get("name", "")).lower())[:_SLUG].strip("-")
+        for row in rows
+    ]
     return list(zip(distinct((name or "unnamed" for name in names), "{}-{}"), rows, strict=True))
 
 

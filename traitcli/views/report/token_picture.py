@@ -14,9 +14,9 @@ from rich.style import Style
 from rich.text import Text
 
 from traitcli.views.cells import LineWrapper, char_cells, wrap
+from traitcli.views.monitor.token_ink import TokenInk
 from traitcli.views.palette import CLASS_MEAN, FAINT, LIMIT, Palette, background
 from traitcli.views.printable import one_line
-from traitcli.views.token_ink import TokenInk
 
 DPI = 200
 COLUMNS = 90
@@ -80,7 +80,11 @@ def draw_tokens(coloured: Coloured) -> Figure:
 
 def _prompt(prompt: str) -> list[Text]:
     lines = wrap(one_line(prompt), COLUMNS - 2) if prompt.strip() else []
-    return lines if len(lines) <= _PROMPT_LINES else [*lines[: _PROMPT_LINES - 1], lines[_PROMPT_LINES - 1] + " …"]
+    return (
+        lines
+        if len(lines) <= _PROMPT_LINES
+        else [*lines[: _PROMPT_LINES - 1], lines[_PROMPT_LINES - 1] + " …"]
+    )
 
 
 def _response(coloured: Coloured) -> list[Text]:
@@ -112,7 +116,9 @@ def _colour(axes: Axes, top: float, line: Text) -> None:
 
 def _fill(axes: Axes, boxes: Sequence[tuple[list[Place], Color]]) -> None:
     colours = [colour.get_truecolor().hex for _, colour in boxes]
-    shapes = PolyCollection([box for box, _ in boxes], facecolors=colours, edgecolors="none", antialiased=False)
+    shapes = PolyCollection(
+        [box for box, _ in boxes], facecolors=colours, edgecolors="none", antialiased=False
+    )
     axes.add_collection(shapes, autolim=False)
 
 
@@ -135,7 +141,15 @@ def _write(axes: Axes, place: Place, line: Text | str, ink: str) -> None:
     for cell, piece in _pieces(line if isinstance(line, str) else line.plain):
         if piece.strip():
             # The baseline is fixed, so that a line stays even whatever letters are in it.
-            axes.text(left + cell, middle + 0.24, piece, family=_FONT, size=_POINTS, color=ink, va="baseline")
+            axes.text(
+                left + cell,
+                middle + 0.24,
+                piece,
+                family=_FONT,
+                size=_POINTS,
+                color=ink,
+                va="baseline",
+            )
 
 
 def _pieces(text: str) -> Iterator[tuple[int, str]]:
@@ -156,7 +170,10 @@ def _pieces(text: str) -> Iterator[tuple[int, str]]:
 def _draw_scale(axes: Axes, top: float, coloured: Coloured) -> None:
     """The colours from one limit to the other, with their scores below, and what is shown behind."""
     steps = [(index, (index + 0.5) / _LEGEND * 2 * LIMIT - LIMIT) for index in range(_LEGEND)]
-    _fill(axes, [(_box(at, at + 1, top), background(score)) for at, score in steps if abs(score) >= FAINT])
+    _fill(
+        axes,
+        [(_box(at, at + 1, top), background(score)) for at, score in steps if abs(score) >= FAINT],
+    )
     axes.plot([0, _LEGEND], [top + 0.5] * 2, color=QUIET, linewidth=0.6)
     for mark in (-LIMIT, -CLASS_MEAN, 0, CLASS_MEAN, LIMIT):
         at = (mark + LIMIT) / (2 * LIMIT) * _LEGEND
@@ -165,7 +182,16 @@ def _draw_scale(axes: Axes, top: float, coloured: Coloured) -> None:
         value = mark / LIMIT * coloured.full
         label = f"{end}{value:+.3g}".replace("-", "−") if mark else "0"
         align = {-LIMIT: "left", LIMIT: "right"}.get(mark, "center")
-        axes.text(at, top + 1.45, label, family=_FONT, size=_POINTS - 1.5, color=QUIET, ha=align, va="baseline")
+        axes.text(
+            at,
+            top + 1.45,
+            label,
+            family=_FONT,
+            size=_POINTS - 1.5,
+            color=QUIET,
+            ha=align,
+            va="baseline",
+        )
     room = COLUMNS - _LEGEND - 2
     for number, told in enumerate((coloured.about, coloured.unit)):
         for line, text in enumerate(wrap(told, room)[:2]):

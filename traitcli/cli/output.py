@@ -1,0 +1,25 @@
+"""Prints a table for people, or its rows as JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+Rows = Sequence[dict[str, Any]]
+
+
+def show(rows: Rows, table: Callable[[Console, Rows], None], as_json: bool) -> None:
+    """Print rows, as JSON or as a table."""
+    if as_json:
+        typer.echo(json.dumps(rows, ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    table(Console(), rows)

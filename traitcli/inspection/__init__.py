@@ -1,0 +1,1 @@
+"""Gather what inspect and report show, from files alone."""

@@ -1,0 +1,112 @@
+"""Gathers what `inspect` and `report` show: plain rows, without torch."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from traitcli.config import Config
+from traitcli.errors import RunError
+from traitcli.inspection.judge_quality import judge_quality
+from traitcli.judging.identity import choose_judges
+from traitcli.pipeline.snapshot import TraitSnapshot, planned_rollouts, question_finder
+from traitcli.records import Judgement, Rollout
+from traitcli.runs.run import Run
+
+if TYPE_CHECKING:
+    from traitcli.pipeline.filtering import Selection
+
+Row = dict[str, Any]
+
+
+def run_rows(run: Run, config: Config) -> list[Row]:
+    """Trait by trait, what a run has done so far; scores are those of each trait's latest judge."""
+    held = [TraitSnapshot.read(run, name) for name in run.trait_names()]
+    return [run_row(run, config, trait, next(iter(trait.judges), "")) for trait in held]
+
+
+def judged_rows(
+    run: Run, config: Config, traits: Sequence[str] = (), judge: str | None = None
+) -> list[Row]:
+    """`run_rows` of the named traits, of all by default, with `judge_quality`: None where nothing is judged.
+
+    `judge` picks the judge whose scores are shown. Raises RunError for a trait or a judge that the run
+    does not hold, and for a part of a name that several judges share.
+    """
+    held = [TraitSnapshot.read(run, name) for name in _named(run, traits)]
+    chosen = choose_judges({trait.name: trait.judges for trait in held}, judge, run.name)
+    return [
+        {
+            **run_row(run, config, trait, chosen[trait.name]),
+            "judge_quality": _quality(trait, chosen, config),
+        }
+        for trait in held
+    ]
+
+
+def _named(run: Run, traits: Sequence[str]) -> list[str]:
+    """The traits asked for, each once; raises RunError for one that the run does not hold."""
+    there = run.trait_names()
+    for name in traits:
+        if name not in there:
+            close = difflib.get_close_matches(name, there, n=1)
+            raise RunError(
+                f"no trait {name} in the run {run.name}",
+                cause=f"it holds {', '.join(there) or 'none'}",
+                fix=f"did you mean {close[0]}?" if close else "name one of them, or none for all",
+            )
+    return list(dict.fromkeys(traits)) or there
+
+
+def _quality(trait: TraitSnapshot, chosen: Mapping[str, str], config: Config) -> Row | None:
+    """`judge_quality` of the chosen judge, with what judging the trait has taken, by whatever judge."""
+    judge = chosen[trait.name]
+    if not judge:
+        return None
+    quality = judge_quality(
+        trait.rollouts, trait.judgements, judge, question_finder(trait.name, config)
+    )
+    return {**quality, "usage": asdict(trait.files.usage())}
+
+
+def run_row(run: Run, config: Config, trait: TraitSnapshot, judge: str) -> Row:
+    """What a run has done of a trait, and what a judge's scores of it are worth."""
+    from traitcli.judging import LABELLED
+    from traitcli.pipeline.filtering import select_rollouts
+
+    own = trait.judged_by(judge)
+    selection = select_rollouts(trait.extraction, own, config.filter)
+    return {
+        "trait": trait.name,
+        "rollouts_done": len(trait.rollouts),
+        "rollouts_total": planned_rollouts(run, trait.name, config),
+        "empty": selection.counts["empty"],
+        "judge": LABELLED if selection.labelled else judge,
+        "judged": sum(j.score.value is not None for j in own.values()),
+        "missing": sum(j.score.value is None for j in own.values()),
+        "judge_auroc": selection.judge_auroc,
+        "positive_score": selection.counts["positive_score"],
+        "negative_score": selection.counts["negative_score"],
+        "kept_positive": _count(selection.kept, "positive") if own or selection.labelled else None,
+        "kept_negative": _count(selection.kept, "negative") if own or selection.labelled else None,
+        "vector": str(trait.files.last_built() or ""),
+        "note": _note(trait, own, selection),
+    }
+
+
+def _note(trait: TraitSnapshot, own: Mapping[str, Judgement], selection: Selection) -> str:
+    if selection.labelled:
+        return selection.filter
+    if own:
+        return "" if selection.trusted else selection.filter
+    return (
+        f"no scores by this judge; there are some by {', '.join(trait.judges)}"
+        if trait.judges
+        else ""
+    )
+
+
+def _count(rollouts: Sequence[Rollout], polarity: str) -> int:
+    return sum(r.polarity == polarity for r in rollouts)

@@ -1,0 +1,94 @@
+"""Gathers what `inspect vectors` shows: of trait vectors whatever their file, and how alike they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from traitcli.config import Config
+from traitcli.records import Position, TraitVector
+from traitcli.runs.run import Run
+from traitcli.vectors.controls import cosine
+from traitcli.vectors.files import find_vectors
+from traitcli.vectors.formats.read_any import read_any
+from traitcli.vectors.verdict import verdict_on, with_near_duplicates
+
+Row = dict[str, Any]
+
+
+def vector_rows(config: Config, names: Sequence[str] = ()) -> list[Row]:
+    """One row for each vector: traits of the config's model by name, all by default, and files by path.
+
+    Raises VectorError for a trait without a vector and for a file that is none.
+    """
+    files = [Path(name) for name in names if _is_file(name)]
+    traits = [name for name in names if not _is_file(name)]
+    named = list(find_vectors(config, traits).values()) if traits or not files else []
+    return _rows([*named, *files])
+
+
+def built_rows(run: Run) -> list[Row]:
+    """Rows of the vectors that a run built last."""
+    paths = [run.trait(trait).last_built() for trait in run.trait_names()]
+    return _rows([path for path in paths if path and path.is_file()])
+
+
+def _rows(paths: Sequence[Path]) -> list[Row]:
+    vectors = {path: read_any(path) for path in dict.fromkeys(paths)}
+    return [_row(path, vector, vectors) for path, vector in vectors.items()]
+
+
+def _is_file(name: str) -> bool:
+    """Whether a name is meant as a path: a trait's name holds no slash and ends in no format's suffix."""
+    return "/" in name or Path(name).suffix in {
+        ".safetensors",
+        ".pt",
+        ".pth",
+        ".bin",
+        ".gguf",
+        ".npz",
+        ".pkl",
+    }
+
+
+def _row(path: Path, vector: TraitVector, all_vectors: Mapping[Path, TraitVector]) -> Row:
+    quality = dict(vector.quality)
+    if "verdict" not in quality:
+        quality["verdict"], quality["verdict_reason"], quality["doubts"] = verdict_on(quality)
+    others = [other for there, other in all_vectors.items() if there != path]
+    return {
+        "trait": vector.trait,
+        "model": vector.model,
+        "path": str(path),
+        "method": vector.method,
+        "layer": vector.layer,
+        "rows": vector.layer_count,
+        "hidden_size": vector.hidden_size,
+        **with_near_duplicates(quality, _cosines(vector, others)),
+    }
+
+
+def _cosines(vector: TraitVector, others: Sequence[TraitVector]) -> dict[str, float]:
+    """Trait -> cosine at the vector's layer, for the others of its model and position."""
+    position = read_position(vector)
+    found = {}
+    for other in others:
+        alike = (other.model, other.layer_count, other.hidden_size) == (
+            vector.model,
+            vector.layer_count,
+            vector.hidden_size,
+        )
+        if alike and other.trait != vector.trait and position in other.directions:
+            directions = (one.directions[position][vector.layer] for one in (vector, other))
+            found[other.trait] = round(float(cosine(*directions)), 4)
+    return found
+
+
+def read_position(vector: TraitVector) -> Position:
+    """The position that its quality is told of; of a foreign file the first one it holds."""
+    told = vector.quality.get("position")
+    return next(
+        (position for position in vector.directions if position == told),
+        next(iter(vector.directions)),
+    )

@@ -1,0 +1,161 @@
+"""Builds a trait's vector from what a run has stored: filter, direction, and what it is worth."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from traitcli.config import Config
+from traitcli.errors import RunError, VectorError
+from traitcli.events import Listener, StageStarted, VectorBuilt, Warned
+from traitcli.pipeline.filtering import Selection, select_rollouts
+from traitcli.pipeline.labelled_activations import labelled, matched, ordered, unseen_rollouts
+from traitcli.records import POLARITIES, POSITIONS, Trait, TraitVector
+from traitcli.runs.command_log import versions
+from traitcli.runs.run import Run, digest_of
+from traitcli.vectors.files import read_header, vector_folder, write_vector
+from traitcli.vectors.methods import METHODS, class_stats, pca_of_differences
+from traitcli.vectors.quality import Evidence, measure_vector
+from traitcli.vectors.verdict import verdict_on
+
+MIN_ROLLOUTS = 2
+"""Kept rollouts that either side needs: fewer give no spread."""
+_MEASURES = 2
+"""Raised when other things are measured of a vector, so that it is built again with them."""
+
+
+def build_trait(trait: Trait, config: Config, run: Run, judge: str, on_event: Listener) -> Path:
+    """Write `<trait>.safetensors` from stored activations and scores; nothing is written if it is there.
+
+    `judge` is the identity whose scores count. Raises RunError when too few rollouts pass the filter.
+    """
+    files = run.trait(trait.name)
+    rollouts = files.rollouts()
+    judgements = {j.rollout: j for j in files.judgements(judge)}
+    extraction = [r for r in rollouts if r.split == "extraction"]
+    if not extraction:
+        raise RunError(
+            f"run {run.name} has no rollouts of {trait.name}",
+            cause="none are in its ledger",
+            fix=f"traitcli extract {trait.name}",
+        )
+    path = vector_folder(config) / f"{trait.name}.safetensors"
+    inputs = digest_of(
+        [
+            _MEASURES,
+            config.filter.model_dump(),
+            config.vector.model_dump(),
+            judge,
+            [asdict(r) for r in rollouts],
+            [asdict(j) for j in judgements.values()],
+        ]
+    )
+    done = _built_from(path) == inputs
+    on_event(StageStarted(trait.name, "vectors", int(done), 1))
+    if done:
+        return path
+    selection = select_rollouts(extraction, judgements, config.filter)
+    if not selection.trusted:
+        on_event(Warned(trait.name, selection.filter))
+    vector = _compute(trait, config, run, selection, judge)
+    vector = _with_provenance(
+        vector,
+        {
+            "inputs": inputs,
+            "judge": judge,
+            "run": run.name,
+            "definition": digest_of(asdict(trait)),
+            "run_settings": run.manifest().get("settings", {}),
+            "filter": config.filter.model_dump(),
+        },
+    )
+    path = write_vector(vector_folder(config), vector)
+    files.add_built(path, inputs)
+    on_event(VectorBuilt(trait.name, str(path), vector.quality))
+    return path
+
+
+def _compute(
+    trait: Trait, config: Config, run: Run, selection: Selection, judge: str
+) -> TraitVector:
+    files = run.trait(trait.name)
+    method = METHODS[config.vector.method]
+    both = matched(selection.kept)
+    kept = both if method is pca_of_differences else ordered(selection.kept)
+    sides = [[r for r in kept if r.polarity == side] for side in POLARITIES]
+    if min(map(len, sides)) < MIN_ROLLOUTS:
+        found = f"{len(sides[0])} positive and {len(sides[1])} negative of {selection.counts['positive_total']} a side"
+        raise RunError(
+            f"too few rollouts of {trait.name} pass the filter",
+            cause=f"{found} ({selection.filter})",
+            fix="lower --threshold, set filter.pairing to independent, or generate more (extract.repeats)",
+        )
+    directions, stats = {}, {}
+    for position in POSITIONS:
+        positive, negative = (files.activations([r.id for r in side], position) for side in sides)
+        directions[position] = method(positive, negative)
+        stats[position] = class_stats(positive, negative, directions[position])
+    position = config.vector.position
+    build, unseen = labelled(files, kept, position), unseen_rollouts(trait, files, selection)
+    evidence = Evidence(
+        build,
+        matched=build if kept is both else labelled(files, both, position),
+        test=labelled(files, unseen, position) if unseen else None,
+        method=method,
+        direction=directions[position],
+    )
+    rows = build.activations.shape[1]
+    quality = {
+        **measure_vector(
+            evidence,
+            config.vector.layer if config.vector.layer == "auto" else _checked(config, rows),
+        ),
+        "position": position,
+        **selection.counts,
+        "positive_kept": len(sides[0]),
+        "negative_kept": len(sides[1]),
+        "filter": selection.filter,
+        "coherence": selection.coherence,
+        "judge": judge,
+        "judge_auroc": selection.judge_auroc,
+        "judge_trusted": selection.trusted,
+    }
+    quality["verdict"], quality["verdict_reason"], quality["doubts"] = verdict_on(quality)
+    return TraitVector(
+        trait.name,
+        config.model.name,
+        config.vector.method,
+        quality["layer"],
+        directions,
+        stats,
+        quality,
+    )
+
+
+def _checked(config: Config, rows: int) -> int:
+    layer = int(config.vector.layer)
+    if layer >= rows:
+        raise VectorError(
+            f"no row {layer}",
+            cause=f"the model has rows 0 to {rows - 1}",
+            fix="set vector.layer to one of them, or auto",
+        )
+    return layer
+
+
+def _built_from(path: Path) -> str | None:
+    """The inputs' digest of the vector that is there, when it is whole."""
+    if not path.is_file():
+        return None
+    try:
+        return str(read_header(path)["provenance"].get("inputs"))
+    except VectorError:
+        return None
+
+
+def _with_provenance(vector: TraitVector, origin: Mapping[str, Any]) -> TraitVector:
+    provenance = json.loads(json.dumps({**origin, "versions": versions()}, default=str))
+    return replace(vector, provenance=provenance)

@@ -1,0 +1,1 @@
+"""Add a vector to the residual stream, and measure what that does."""

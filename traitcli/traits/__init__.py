@@ -1,0 +1,1 @@
+"""Trait definition files: find, read and lint them."""

@@ -1,0 +1,1 @@
+"""Read and write the vector files of other tools."""

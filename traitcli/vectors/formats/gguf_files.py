@@ -1,0 +1,208 @@
+"""Reads and writes control vectors of llama.cpp: GGUF files of one direction for each block.
+
+`general.architecture` is `controlvector`; the F32 tensor `direction.{i}` is added to the output of block i, counted
+from 0, and i is at least 1: row i+1. `controlvector.model_hint` and `controlvector.layer_count` (how many directions)
+are written by all and read by none. Sources: `common_control_vector_load_one` and `llama_adapter_cvec` of llama.cpp,
+`ControlVector.export_gguf` of repeng. Files are parsed here: the reader of the `gguf` package trusts every count.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from traitcli.files import parse_json, write_atomic
+from traitcli.records import POSITIONS, Position
+from traitcli.vectors.files import MAX_NUMBERS, MAX_ROWS
+from traitcli.vectors.formats.layers import Origin
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+
+MAGIC = b"GGUF"
+_ARCHITECTURE = "controlvector"
+_VERSIONS = (2, 3)
+_F32 = 0
+_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+"""Bytes of the types of metadata that have a fixed size."""
+_UINT32, _STRING, _ARRAY = 4, 8, 9
+_MOST = {"fields": 1024, "tensors": MAX_ROWS, "bytes of a text": 2**16, "entries of a list": 2**16}
+"""More than any control vector has."""
+_DIRECTION = re.compile(r"direction\.(\d{1,4})")
+_MAKE = (
+    "take a control vector for llama.cpp, as repeng or traitcli build-vector --export gguf write it"
+)
+
+
+def write_control_vector(
+    path: Path, directions: Mapping[int, Floats], model_hint: str, about: Mapping[str, Any]
+) -> None:
+    """Write block -> float32 [H], blocks from 1; `about` comes back with the file, under the key `traitcli`."""
+    from gguf import GGUFWriter
+
+    with TemporaryDirectory() as scratch:
+        writer = GGUFWriter(Path(scratch) / "vector.gguf", _ARCHITECTURE)
+        writer.add_string(f"{_ARCHITECTURE}.model_hint", model_hint)
+        writer.add_uint32(f"{_ARCHITECTURE}.layer_count", len(directions))
+        writer.add_string("traitcli", json.dumps(about, ensure_ascii=False))
+        for block, direction in sorted(directions.items()):
+            writer.add_tensor(f"direction.{block}", np.ascontiguousarray(direction, np.float32))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        write_atomic(path, (Path(scratch) / "vector.gguf").read_bytes())
+
+
+def read_control_vector(path: Path, origin: Origin) -> tuple[dict[int, Floats], int | None, Origin]:
+    """Row -> float32 [H], L+1 where traitcli wrote the file, and what the file says of itself.
+
+    Raises VectorError for what is no control vector. No count of the file is believed before it is checked.
+    """
+    with path.open("rb") as file:
+        try:
+            cursor = _Cursor(file, path.stat().st_size, origin)
+            fields, tensors = _read_header(cursor, origin)
+            rows = {block + 1: cursor.floats(*place) for block, place in tensors.items()}
+        except (struct.error, UnicodeDecodeError, EOFError) as error:
+            origin.refuse(f"the GGUF file is damaged: {error}", "copy it again")
+    hint = str(fields.get(f"{_ARCHITECTURE}.model_hint", ""))
+    return rows, *_told(
+        fields, replace(origin, more={**origin.more, **({"model_hint": hint} if hint else {})})
+    )
+
+
+@dataclass(slots=True)
+class _Cursor:
+    """Reads a file from the front, and never more than is left of it."""
+
+    file: BinaryIO
+    size: int
+    origin: Origin
+
+    def take(self, count: int) -> bytes:
+        self.skip(count)
+        self.file.seek(-count, io.SEEK_CUR)
+        return self.file.read(count)
+
+    def skip(self, count: int) -> None:
+        if count > self.size - self.file.tell():
+            raise EOFError("it ends too early")
+        self.file.seek(count, io.SEEK_CUR)
+
+    def number(self, form: str) -> int:
+        return int(struct.unpack(f"<{form}", self.take(struct.calcsize(f"<{form}")))[0])
+
+    def count(self, what: str) -> int:
+        """A 64-bit number of things, which must be sensible."""
+        found = self.number("Q")
+        if found > _MOST[what]:
+            self.origin.refuse(
+                f"it claims {found:,} {what}, a control vector has at most {_MOST[what]:,}", _MAKE
+            )
+        return found
+
+    def text(self) -> str:
+        return self.take(self.count("bytes of a text")).decode()
+
+    def value(self, kind: int) -> str | int | None:
+        """A field's value, if it is a text or a 32-bit number; others are passed over."""
+        if kind == _STRING:
+            return self.text()
+        if kind == _UINT32:
+            return self.number("I")
+        if kind == _ARRAY:
+            inner, count = self.number("I"), self.count("entries of a list")
+            if inner == _ARRAY:
+                self.origin.refuse("it holds lists of lists", _MAKE)
+            for _ in range(count):
+                self.value(inner)
+        elif kind in _SIZES:
+            self.skip(_SIZES[kind])
+        else:
+            self.origin.refuse(f"it holds a field of the unknown type {kind}", _MAKE)
+        return None
+
+    def floats(self, offset: int, width: int) -> Floats:
+        self.file.seek(0)
+        self.skip(offset)
+        return np.frombuffer(self.take(width * 4), "<f4")
+
+
+def _read_header(
+    cursor: _Cursor, origin: Origin
+) -> tuple[dict[str, str | int | None], dict[int, tuple[int, int]]]:
+    """Field -> value, and block -> (where its floats begin, how many)."""
+    if cursor.take(4) != MAGIC or cursor.number("I") not in _VERSIONS:
+        origin.refuse(f"it is no GGUF file of version {' or '.join(map(str, _VERSIONS))}", _MAKE)
+    tensors, count = cursor.count("tensors"), cursor.count("fields")
+    fields: dict[str, str | int | None] = {}
+    for _ in range(count):
+        name = cursor.text()
+        fields[name] = cursor.value(cursor.number("I"))
+        if name == "general.architecture" and fields[name] != _ARCHITECTURE:
+            origin.refuse(
+                f"its architecture is {str(fields[name])[:80]!r}, not {_ARCHITECTURE!r}", _MAKE
+            )
+    if "general.architecture" not in fields:
+        origin.refuse("it does not say that it is a control vector", _MAKE)
+    found: dict[int, tuple[int, int]] = {}
+    for _ in range(tensors):
+        block, offset, width = _tensor(cursor, origin)
+        if block in found:
+            origin.refuse(f"it holds direction.{block} twice", _MAKE)
+        found[block] = (offset, width)
+    if sum(width for _, width in found.values()) > MAX_NUMBERS:
+        origin.refuse(f"it holds more than {MAX_NUMBERS:,} numbers", _MAKE)
+    step = fields.get("general.alignment", 32)
+    if not isinstance(step, int) or not 0 < step <= 2**16:
+        origin.refuse(f"its alignment is {step}", _MAKE)
+    start = -(-cursor.file.tell() // step) * step
+    return fields, {block: (start + offset, width) for block, (offset, width) in found.items()}
+
+
+def _tensor(cursor: _Cursor, origin: Origin) -> tuple[int, int, int]:
+    """Block, offset and length of the next direction."""
+    name = cursor.text()
+    match = _DIRECTION.fullmatch(name)
+    if match is None:
+        origin.refuse(
+            f"it holds a tensor {name[:80]!r}, a control vector holds direction.1, direction.2, …",
+            _MAKE,
+        )
+    dimensions = cursor.number("I")
+    if dimensions != 1:
+        origin.refuse(f"{name} has {dimensions} dimensions, a direction has one", _MAKE)
+    width, kind, offset = cursor.number("Q"), cursor.number("I"), cursor.number("Q")
+    if kind != _F32:
+        origin.refuse(f"{name} is of GGML type {kind}, a direction is F32 (0)", _MAKE)
+    return int(match[1]), offset, width
+
+
+def _told(fields: Mapping[str, Any], origin: Origin) -> tuple[int | None, Origin]:
+    """L+1, and the origin with what traitcli has written of the vector, as far as that makes sense."""
+    try:
+        about = parse_json(str(fields.get("traitcli", "null")))
+    except ValueError:
+        about = None
+    if not isinstance(about, dict):
+        return None, origin
+    texts = {
+        key: about[key] for key in ("trait", "model", "method") if isinstance(about.get(key), str)
+    }
+    position: Position = next((p for p in POSITIONS if p == about.get("position")), origin.position)
+    rows, layer = (
+        about.get(key) if type(about.get(key)) is int else None for key in ("rows", "layer")
+    )
+    return rows, replace(origin, **texts, position=position, layer=layer)

@@ -1,0 +1,197 @@
+"""Reads tensors that torch.save wrote, from files that nobody vouches for.
+
+Nothing in such a file is run. Before torch sees it, the archive must hold plain records only, and the pickle in it
+must name nothing but tensors: that bounds the memory, which `weights_only` alone does not.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import pickletools
+import re
+import shutil
+import struct
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from traitcli.vectors.files import MAX_NUMBERS, MAX_ROWS
+from traitcli.vectors.formats.layers import Origin
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    Floats = NDArray[np.float32]
+
+MAX_PICKLE = 2**20
+"""Bytes of the part that says what the tensors are."""
+_PLAIN = re.compile(
+    r"torch \w+Storage|collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)"
+)
+_NAMING = {"STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"}
+"""Opcodes that name an object in ways in which torch.save does not."""
+_SAVE_PLAIN = "in the program that made it: torch.save({block: tensor, ...}, 'NAME.pt'), blocks counted from 0"
+_WAYS_OUT = {
+    "steering_vectors": "in the program that made it: torch.save(vector.layer_activations, 'NAME.pt')",
+    "repeng": "in the program that made it: vector.export_gguf('NAME.gguf')",
+}
+_FAULTS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+    struct.error,
+    zipfile.BadZipFile,
+)
+"""What zipfile, pickletools and torch raise on garbage."""
+
+
+def read_torch(path: Path, origin: Origin) -> Any:
+    """A tensor as float32, or a mapping that holds some; the rest as it is. Raises VectorError."""
+    import torch
+
+    with TemporaryDirectory() as scratch:
+        try:
+            # Two readers can see two archives in one file, so torch gets one that was written here.
+            copy = Path(scratch) / "checked.pt"
+            _copy_checked(path, copy, origin)
+            # mmap: a tensor that claims more than there is fails, instead of being allocated
+            loaded = torch.load(str(copy), map_location="cpu", weights_only=True, mmap=True)
+            _check_tensors(loaded, origin)
+            return _as_arrays(loaded)
+        except _FAULTS as error:
+            cause = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            origin.refuse(
+                f"torch cannot read it: {cause}",
+                "copy it again; it is damaged, or no file of torch.save",
+            )
+
+
+def as_floats(tensor: Tensor) -> Floats:
+    """A copy of a tensor of floats, as float32."""
+    import torch
+
+    floats: Floats = tensor.detach().to(torch.float32).numpy().copy()
+    return floats
+
+
+def check_tensors(shapes: Mapping[str, tuple[tuple[int, ...], bool]], origin: Origin) -> None:
+    """Refuse name -> (shape, whether floats) that no vector has, before memory is taken for them."""
+    if len(shapes) > MAX_ROWS:
+        origin.refuse(f"it holds {len(shapes):,} tensors, a vector has at most {MAX_ROWS:,} rows")
+    for name, (shape, is_float) in shapes.items():
+        what = f"tensor {name[:80]!r}" if name else "its tensor"
+        if not is_float:
+            origin.refuse(f"{what} does not hold floats", _SAVE_PLAIN)
+        if len(shape) not in (1, 2):
+            origin.refuse(
+                f"{what} is {list(shape)}", "take one [L+1, H], or one [H] for each layer"
+            )
+    if (
+        numbers := sum(int(np.prod(shape, dtype=object)) for shape, _ in shapes.values())
+    ) > MAX_NUMBERS:
+        origin.refuse(f"it holds {numbers:,} numbers, a vector has at most {MAX_NUMBERS:,}")
+
+
+class _Frugal(io.FileIO):
+    """A file that gives at most a mebibyte at a time: zipfile reads a directory as long as the file says."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        size = -1 if size is None else size
+        at = self.tell()
+        left = self.seek(0, io.SEEK_END) - at
+        self.seek(at)
+        if min(size if size >= 0 else left, left) > MAX_PICKLE:
+            raise zipfile.BadZipFile("its directory is too large")
+        return super().read(size)
+
+
+def _copy_checked(path: Path, copy: Path, origin: Origin) -> None:
+    """Write the archive anew from its records, which must be named once and together be no larger than the file."""
+    with path.open("rb") as file:
+        start = file.read(2)
+    if start != b"PK" and not start.startswith(b"\x80"):
+        origin.refuse("it is empty, or of no format that is read")
+    if start != b"PK":
+        origin.refuse(
+            "it is a bare pickle, or was written by torch before 1.6: such a file can take any memory",
+            "load it where you trust it, and torch.save the plain tensor with a present torch",
+        )
+    with (
+        _Frugal(path) as raw,
+        zipfile.ZipFile(raw) as archive,
+        zipfile.ZipFile(copy, "w") as checked,
+    ):
+        records = archive.infolist()
+        if len({record.filename for record in records}) < len(records):
+            origin.refuse("it holds two records of one name", _SAVE_PLAIN)
+        if sum(record.file_size for record in records) > path.stat().st_size:
+            origin.refuse(
+                "its records are larger than the file: they are compressed, or not all there",
+                _SAVE_PLAIN,
+            )
+        pickles = [record for record in records if record.filename.endswith("data.pkl")]
+        if len(pickles) != 1 or pickles[0].file_size > MAX_PICKLE:
+            origin.refuse(
+                "it is no archive of torch.save, or says too much of its tensors", _SAVE_PLAIN
+            )
+        _check_pickle(archive.read(pickles[0]), origin)
+        for record in records:
+            with archive.open(record) as source, checked.open(record.filename, "w") as target:
+                shutil.copyfileobj(source, target)
+
+
+def _check_pickle(data: bytes, origin: Origin) -> None:
+    """Refuse a pickle that names anything but tensors; it is looked at, and not loaded."""
+    for opcode, argument, _ in pickletools.genops(data):
+        if opcode.name == "GLOBAL" and _PLAIN.fullmatch(str(argument)):
+            continue
+        if opcode.name == "GLOBAL" or opcode.name in _NAMING:
+            name = str(argument or "").replace(" ", ".")[:80]
+            origin.refuse(
+                f"it holds a Python object{f', {name!r},' if name else ''} and loading one can run code",
+                _WAYS_OUT.get(name.partition(".")[0], _SAVE_PLAIN),
+            )
+
+
+def _check_tensors(loaded: Any, origin: Origin) -> None:
+    import torch
+
+    check_tensors(
+        {name: (tuple(t.shape), t.is_floating_point()) for name, t in _tensors_in(loaded)}, origin
+    )
+    if not isinstance(loaded, torch.Tensor | Mapping):
+        origin.refuse(f"it holds a {type(loaded).__name__}", _SAVE_PLAIN)
+
+
+def _tensors_in(loaded: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
+    import torch
+
+    if isinstance(loaded, torch.Tensor):
+        yield name, loaded
+    elif isinstance(loaded, Mapping) and depth < 2:
+        for key, value in loaded.items():
+            yield from _tensors_in(value, f"{name}.{key}" if name else str(key), depth + 1)
+
+
+def _as_arrays(loaded: Any, depth: int = 0) -> Any:
+    import torch
+
+    if isinstance(loaded, torch.Tensor):
+        return as_floats(loaded)
+    if isinstance(loaded, Mapping) and depth < 2:
+        return {key: _as_arrays(value, depth + 1) for key, value in loaded.items()}
+    return loaded

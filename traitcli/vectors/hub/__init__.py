@@ -1,0 +1,1 @@
+"""Push vectors to the Hugging Face hub and pull them from it."""

@@ -1,0 +1,1 @@
+"""The tables of inspect and of dry runs."""

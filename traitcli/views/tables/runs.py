@@ -1,0 +1,262 @@
+"""Prints the tables of traits, runs, plans and failures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from traitcli.views.formatting import clock_time, figure
+from traitcli.views.palette import palette_for
+from traitcli.views.printable import one_line, printable
+from traitcli.views.tables.base import (
+    NAME,
+    NAMED,
+    NONE,
+    PLAIN,
+    QUIET,
+    VERDICTS,
+    Cell,
+    Row,
+    caption,
+    heading,
+    labelled_line,
+    number,
+    path_line,
+    print_table,
+    sides,
+    text_cell,
+)
+from traitcli.views.tables.judge import judge_lines
+
+
+def traits_table(console: Console, rows: Sequence[Row]) -> None:
+    """One line per trait definition; under it the faults found."""
+    print_table(console, _TRAIT_COLUMNS, rows)
+    caption(console, "held out: evaluation questions, never asked for extraction")
+    for row in rows:
+        for fault in row["faults"]:
+            labelled_line(
+                console,
+                f"✗ {one_line(row['trait'])}: ",
+                printable(fault),
+                label_style=VERDICTS["unusable"],
+            )
+
+
+def run_table(console: Console, rows: Sequence[Row]) -> None:
+    """One line per trait of a run; under it where vectors are, notes, and how far to believe each trait's judge."""
+    print_table(console, _RUN_COLUMNS, rows)
+    caption(
+        console,
+        "judge: AUROC of its scores against the instructions · scores: means of either side, 0–100 · "
+        "kept: rollouts past the filter, positive + negative",
+    )
+    for row in rows:
+        if row["note"]:
+            labelled_line(console, f"{one_line(row['trait'])}: ", printable(row["note"]), QUIET)
+        if row["vector"]:
+            path_line(console, one_line(row["trait"]), row["vector"])
+    palette = palette_for(console.color_system, no_color=console.no_color)
+    for row in rows:
+        if row["judge_quality"]:
+            for line in judge_lines(row, console.width - 1, palette):
+                console.print(line, soft_wrap=True, highlight=False)
+
+
+def plan_table(console: Console, rows: Sequence[Row]) -> None:
+    """What a run would do, one line per trait and one for all."""
+    print_table(console, _PLAN_COLUMNS, rows, total=_total(rows) if len(rows) > 1 else None)
+    caption(
+        console,
+        "calls: of the judge · prompt: tokens to read · response: tokens to write at most · disk: activations · "
+        "time, cost: estimates, – when unknown",
+    )
+
+
+def places_table(console: Console, rows: Sequence[Row], notes: Sequence[str]) -> None:
+    """Which worker does what, and whether its device has the memory; under it what is worth knowing."""
+    console.line()
+    print_table(console, _PLACE_COLUMNS, rows)
+    caption(
+        console,
+        "needed, found: memory, at least and free · rollouts: as they are handed out; who is done first takes over "
+        "what others have not begun",
+    )
+    for note in notes:
+        labelled_line(console, "", printable(note), QUIET)
+
+
+def failures_table(console: Console, rows: Sequence[Row]) -> None:
+    """What failed, in full: trait and stage, then problem, cause and fix on lines of their own."""
+    for row in rows:
+        heading(
+            console, f"{one_line(row['trait'])}  {one_line(row['stage'])}", VERDICTS["unusable"]
+        )
+        for label in ("problem", "cause", "fix"):
+            if row.get(label):
+                labelled_line(console, f"  {label}: ".ljust(11), printable(row[label]))
+
+
+def set_table(console: Console, rows: Sequence[Row], path: str) -> None:
+    """What the prompts of a set showed of each trait, calibrated."""
+    if rows:
+        console.line()
+        print_table(console, _SET_COLUMNS, rows)
+        caption(
+            console,
+            "should rise, should fall: mean score of the answers that should · difference: of the two · swing: highest "
+            "− lowest five tokens within an answer that should do both",
+        )
+    path_line(console, "records", path)
+
+
+def texts_table(console: Console, rows: Sequence[Row], failures: Sequence[str], path: str) -> None:
+    """Mean scores of texts, and where to read: the lowest and the highest of each trait."""
+    print_table(console, _TEXTS_COLUMNS, rows)
+    for failure in failures[:_FAILURES_SHOWN]:
+        labelled_line(console, "not read: ", printable(failure), label_style=VERDICTS["weak"])
+    if len(failures) > _FAILURES_SHOWN:
+        caption(console, f"and {len(failures) - _FAILURES_SHOWN:,} more that could not be read")
+    path_line(console, "records", path)
+
+
+def _score(key: str) -> Cell:
+    return lambda row: Text(figure(row[key]))
+
+
+def _difference(row: Row) -> Text:
+    """How far apart the two kinds of answers lie; red where they lie the wrong way round."""
+    if row["positive"] is None or row["negative"] is None:
+        return Text(NONE)
+    difference = row["positive"] - row["negative"]
+    return Text(figure(difference), VERDICTS["unusable"] if difference <= 0 else PLAIN)
+
+
+def _extreme(key: str) -> Cell:
+    return lambda row: Text(figure(row[key][0])).append(f"  {one_line(row[key][1])}", QUIET)
+
+
+def _done(done: str, total: str) -> Cell:
+    return lambda row: Text(
+        f"{row[done]:,}/{NONE if row[total] is None else format(row[total], ',')}"
+    )
+
+
+def _mebibytes(key: str) -> Cell:
+    return lambda row: Text(NONE if row[key] is None else f"{row[key] / 2**10:,.1f} GiB")
+
+
+def _shares(row: Row) -> Text:
+    """`evil 200, refusal 100 (1 of 2)`: rollouts, and which part where a trait is cut."""
+    told = [
+        f"{one_line(s['trait'])} {s['rollouts']:,}"
+        + (f" ({s['part']} of {s['parts']})" if s["parts"] > 1 else "")
+        for s in row["shares"]
+    ]
+    return Text(", ".join(told) or "no rollouts")
+
+
+def _duration(row: Row) -> Text:
+    return Text(clock_time(row["seconds"]))
+
+
+def _count(key: str) -> Cell:
+    return lambda row: Text(_short(row[key]))
+
+
+def _short(count: float) -> str:
+    """`9,999`, `12.3k`, `4.1M`."""
+    if count < 10_000:
+        return f"{count:,.0f}"
+    return f"{count / 1e3:.1f}k" if count < 999_950 else f"{count / 1e6:.1f}M"
+
+
+def _disk(row: Row) -> Text:
+    megabytes = row["disk_mb"]
+    return Text(f"{megabytes:.0f} MB" if megabytes < 999.5 else f"{megabytes / 1e3:.1f} GB")
+
+
+def _cost(row: Row) -> Text:
+    return Text(NONE if row["cost_usd"] is None else f"${row['cost_usd']:,.2f}")
+
+
+def _faults(row: Row) -> Text:
+    count = len(row["faults"])
+    return (
+        Text(f"{count} fault{'' if count == 1 else 's'}", VERDICTS["unusable"])
+        if count
+        else Text("none", QUIET)
+    )
+
+
+_TRAIT_COLUMNS: tuple[tuple[str, Cell], ...] = (
+    NAMED,
+    ("pairs", number("pairs", "{}")),
+    ("questions", number("questions", "{}")),
+    ("held out", number("evaluation_questions", "{}")),
+    ("faults", _faults),
+    ("source", text_cell("source", QUIET)),
+)
+_RUN_COLUMNS: tuple[tuple[str, Cell], ...] = (
+    NAMED,
+    ("rollouts", _done("rollouts_done", "rollouts_total")),
+    ("empty", number("empty", "{}")),
+    ("judged", number("judged", "{}")),
+    ("missing", number("missing", "{}")),
+    ("judge", number("judge_auroc")),
+    ("scores +/−", sides("positive_score", "negative_score", between=" / ")),
+    ("kept", sides("kept_positive", "kept_negative")),
+)
+_PLAN_COLUMNS: tuple[tuple[str, Cell], ...] = (
+    NAMED,
+    ("rollouts", _done("rollouts_done", "rollouts")),
+    ("calls", _count("judge_calls")),
+    ("prompt", _count("prompt_tokens")),
+    ("response", _count("response_tokens_max")),
+    ("disk", _disk),
+    ("time", _duration),
+    ("cost", _cost),
+)
+_PLACE_COLUMNS: tuple[tuple[str, Cell], ...] = (
+    ("worker", _count("worker")),
+    ("device", text_cell("device")),
+    ("needed", _mebibytes("needed_mb")),
+    ("found", _mebibytes("found_mb")),
+    ("share", _shares),
+)
+_SET_COLUMNS: tuple[tuple[str, Cell], ...] = (
+    ("trait", text_cell("trait", NAME)),
+    ("answers", _count("answers")),
+    ("failed", _count("failed")),
+    ("should rise", _score("positive")),
+    ("should fall", _score("negative")),
+    ("difference", _difference),
+    ("swing", number("swing")),
+)
+_TEXTS_COLUMNS: tuple[tuple[str, Cell], ...] = (
+    ("trait", text_cell("trait", NAME)),
+    ("texts", _count("texts")),
+    ("mean", _score("mean")),
+    ("lowest", _extreme("low")),
+    ("highest", _extreme("high")),
+)
+_FAILURES_SHOWN = 5
+
+
+def _total(rows: Sequence[Row]) -> dict[str, Any]:
+    keys = (
+        "rollouts",
+        "rollouts_done",
+        "judge_calls",
+        "prompt_tokens",
+        "response_tokens_max",
+        "disk_mb",
+    )
+    total: dict[str, Any] = {key: sum(row[key] for row in rows) for key in keys}
+    for key in ("seconds", "cost_usd"):
+        known = [row[key] for row in rows if row[key] is not None]
+        total[key] = sum(known) if len(known) == len(rows) else None
+    return {"trait": "all", **total}
