@@ -7,7 +7,7 @@ import pytest
 from tests.unit.test_progress_views import followed, show_live, show_plain
 from traitcli.events import Progressed, RunFinished, RunStarted, StageStarted, WorkerSeen
 from traitcli.views.progress.worker_rows import Seats, crew_lines
-from traitcli.views.words import run_told
+from traitcli.views.words import run_text
 
 RUN = RunStarted("big", "runs/big", ("evil", "refusal"), ("cuda:0", "cuda:1"), (), 400)
 GIB = 2**30
@@ -135,5 +135,5 @@ def test_many_devices_are_told_in_short():
     many = RunStarted("big", "runs/big", ("evil",), tuple(f"cuda:{n}" for n in range(64)))
 
     assert (
-        run_told(many) == "run big: 1 trait on cuda:0, cuda:1, … cuda:63 (64 workers), in runs/big"
+        run_text(many) == "run big: 1 trait on cuda:0, cuda:1, … cuda:63 (64 workers), in runs/big"
     )

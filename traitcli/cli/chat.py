@@ -134,7 +134,7 @@ class _Chat:
 
     def _set_steering(self, text: str) -> None:
         from traitcli.steering.interventions import make_steering, parse_push
-        from traitcli.views.words import steering_told
+        from traitcli.views.words import steering_text
 
         if text == "off":
             self._watching = replace(self._watching, steering=())
@@ -143,7 +143,7 @@ class _Chat:
             position = self._desk.config.vector.position
             made = make_steering(pushes, self._desk.vectors, self._desk.loaded, position)
             self._watching = replace(self._watching, steering=made)
-        _say(steering_told([one.push for one in self._watching.steering]) or "not steered")
+        _say(steering_text([one.push for one in self._watching.steering]) or "not steered")
 
     def _set_system(self, text: str) -> None:
         config = self._watching.config.model_copy(update={"system": text or None})

@@ -74,7 +74,7 @@ def _carry_out(work: Work, site: Placement, trust: bool) -> list[TraitFailed]:
     from traitcli.runs.command_log import CommandLog
     from traitcli.scheduling import run_jobs
     from traitcli.views import open_view
-    from traitcli.views.words import used_told
+    from traitcli.views.words import usage_text
 
     journal = CommandLog(work.run, work.config, work.stages)
     jobs = [Job(trait, work.config, work.run, work.stages) for trait in work.traits]
@@ -95,7 +95,7 @@ def _carry_out(work: Work, site: Placement, trust: bool) -> list[TraitFailed]:
         try:
             failures = run_jobs(jobs, site, tell, trust)
         except JudgeError:
-            if told := used_told(work.run.usage() - before):
+            if told := usage_text(work.run.usage() - before):
                 tell(Warned("", f"until then the judge took {told}"))
             raise
         seconds, used = time.monotonic() - start, work.run.usage() - before

@@ -31,7 +31,7 @@ from traitcli.views import words
 from traitcli.views.formatting import clock_time
 from traitcli.views.printable import one_line, printable
 from traitcli.views.progress.rates import Rate, Rates
-from traitcli.views.progress.worker_rows import Seats, judge_told
+from traitcli.views.progress.worker_rows import Seats, judge_text
 
 _EVERY = 5.0
 """Seconds between two lines on the same stage of a trait."""
@@ -90,25 +90,25 @@ class PlainView(_Plain):
                 self._seats.take(event, self._clock())
             case RunStarted():
                 self._todo = event.todo
-                self._tell(words.run_told(event))
+                self._tell(words.run_text(event))
                 for note in event.notes:
                     self._tell(f"note: {printable(note)}")
             case ModelLoading():
-                self._tell(words.loading_told(event))
+                self._tell(words.loading_text(event))
             case ModelLoaded():
-                self._tell(words.loaded_told(event))
+                self._tell(words.loaded_text(event))
             case VectorBuilt():
                 self._vectors += 1
-                self._tell(words.built_told(event))
+                self._tell(words.built_text(event))
             case Warned():
-                self._tell(f"warning: {words.warning_told(event)}")
+                self._tell(f"warning: {words.warning_text(event)}")
             case TraitFailed():
                 self._fail(event)
             case RunFinished():
-                if used := words.used_told(event.used):
+                if used := words.usage_text(event.used):
                     self._tell(f"judge: {used}")
                 self._tell(
-                    words.end_told(
+                    words.finished_text(
                         event, self._vectors, worked=self._paces.worked or self._vectors > 0
                     )
                 )
@@ -130,7 +130,7 @@ class PlainView(_Plain):
         ):
             return
         self._told_at[key] = now
-        self._tell(_pace_told(pace, now))
+        self._tell(_rate_text(pace, now))
 
     def _tell_all(self, now: float) -> None:
         """One line for all workers."""
@@ -144,13 +144,13 @@ class PlainView(_Plain):
             f"{self._paces.tokens_per_second:,.0f} tokens/s"
             if self._paces.tokens_per_second
             else "",
-            judge_told(self._paces).replace(" · ", ", "),
+            judge_text(self._paces).replace(" · ", ", "),
             f"{clock_time(left)} left" if (left := self._paces.left(self._todo, now)) else "",
         ]
         self._tell(", ".join(part for part in parts if part))
 
     def _fail(self, event: TraitFailed) -> None:
-        self._tell(words.failure_told(event))
+        self._tell(words.failure_text(event))
         for label, text in (("cause", event.cause), ("fix", event.fix)):
             if text:
                 self._tell(f"  {label}: {printable(text)}")
@@ -196,23 +196,23 @@ class PlainMonitorView(_Plain):
             case TokenScored():
                 self._write(event)
             case ModelLoading():
-                self._note(words.loading_told(event))
+                self._note(words.loading_text(event))
             case MonitorStarted():
                 self._note(f"prompt: {one_line(event.prompt)}")
-                self._note(f"model: {one_line(event.model)}, {words.layers_told(event.layers)}")
-                for told in (words.about_told(event.about), words.steering_told(event.steering)):
+                self._note(f"model: {one_line(event.model)}, {words.layers_text(event.layers)}")
+                for told in (words.about_text(event.about), words.steering_text(event.steering)):
                     if told:
                         self._note(told)
                 for note in event.notes:
                     self._note(f"note: {printable(note)}")
             case Warned():
-                self._note(f"warning: {words.warning_told(event)}")
+                self._note(f"warning: {words.warning_text(event)}")
             case AlarmRaised():
-                self._note(words.alarm_told(event))
+                self._note(words.alarm_text(event))
             case TextsRead():
                 self._follow(event)
             case MonitorFinished():
-                self._note(words.pace_told(event))
+                self._note(words.generation_text(event))
                 if event.path:
                     self._note(f"record: {one_line(event.path)}")
             case _:
@@ -227,7 +227,7 @@ class PlainMonitorView(_Plain):
             fields.append(f"raw:{_name(trait)}={raw:.4f}")
             if trait not in self._told_raw and not self._raw:
                 self._told_raw.add(trait)
-                self._note(f"warning: {words.warning_told(words.raw_note(trait))}")
+                self._note(f"warning: {words.warning_text(words.raw_note(trait))}")
         print("\t".join(fields), file=self._data, flush=True)
 
     def _follow(self, event: TextsRead) -> None:
@@ -237,7 +237,7 @@ class PlainMonitorView(_Plain):
             self._reading_since = self._told_at = now
         elif event.done == event.total or now - self._told_at >= _EVERY:
             self._told_at = now
-            self._note(words.texts_told(event, now - self._reading_since))
+            self._note(words.reading_text(event, now - self._reading_since))
 
 
 class JsonMonitorView(PlainMonitorView):
@@ -260,7 +260,7 @@ def _name(trait: str) -> str:
     return trait if trait.isascii() and trait.isprintable() else json.dumps(trait)
 
 
-def _pace_told(pace: Rate, now: float) -> str:
+def _rate_text(pace: Rate, now: float) -> str:
     what = f"{one_line(pace.trait)} {pace.stage}"
     parts = [
         f"{what} {pace.done}/{pace.total}"

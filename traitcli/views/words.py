@@ -32,7 +32,7 @@ _ENDINGS = {
 _SHOWS = {"positive": "should rise", "negative": "should fall", "both": "should rise and fall"}
 
 
-def run_told(event: RunStarted) -> str:
+def run_text(event: RunStarted) -> str:
     """`run smollm2: 8 traits on cuda:0, cuda:1, in runs/smollm2`."""
     traits = f"{len(event.traits)} trait{'' if len(event.traits) == 1 else 's'}"
     named = [one_line(device) for device in event.devices]
@@ -42,27 +42,27 @@ def run_told(event: RunStarted) -> str:
     return f"run {one_line(event.run)}: {traits}{devices}, in {one_line(event.directory)}"
 
 
-def loading_told(event: ModelLoading) -> str:
+def loading_text(event: ModelLoading) -> str:
     return f"{one_line(event.step)} {one_line(event.model)} on {one_line(event.device)}"
 
 
-def loaded_told(event: ModelLoaded) -> str:
+def loaded_text(event: ModelLoaded) -> str:
     size = f"{event.blocks} blocks × {event.hidden_size}"
     return (
         f"loaded {one_line(event.model)} on {one_line(event.device)}: {size}, {event.seconds:.1f} s"
     )
 
 
-def warning_told(event: Warned) -> str:
+def warning_text(event: Warned) -> str:
     trait = f"{one_line(event.trait)}: " if event.trait else ""
     return trait + printable(event.message)
 
 
-def failure_told(event: TraitFailed) -> str:
+def failure_text(event: TraitFailed) -> str:
     return f"{one_line(event.trait)} failed at {one_line(event.stage)}: {printable(event.problem)}"
 
 
-def vector_told(summary: Mapping[str, Any]) -> str:
+def vector_text(summary: Mapping[str, Any]) -> str:
     """`good, AUROC 0.94, layer 15`: whatever of it the summary holds."""
     verdict, auroc, layer = (summary.get(key) for key in ("verdict", "auroc", "layer"))
     parts = [
@@ -73,12 +73,12 @@ def vector_told(summary: Mapping[str, Any]) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def built_told(event: VectorBuilt) -> str:
-    told = vector_told(event.summary)
+def built_text(event: VectorBuilt) -> str:
+    told = vector_text(event.summary)
     return f"{one_line(event.trait)} vector built{': ' if told else ''}{told}, in {one_line(event.path)}"
 
 
-def end_told(event: RunFinished, vectors: int, *, worked: bool) -> str:
+def finished_text(event: RunFinished, vectors: int, *, worked: bool) -> str:
     """`finished in 12:03: 8 vectors, 1 trait failed, in runs/smollm2`."""
     if not worked and not event.failures:
         return f"nothing left to do, in {one_line(event.directory)}"
@@ -93,7 +93,7 @@ def end_told(event: RunFinished, vectors: int, *, worked: bool) -> str:
     )
 
 
-def used_told(used: Usage) -> str:
+def usage_text(used: Usage) -> str:
     """`402 requests · 12 from the cache · 210,400 + 402 tokens · $0.0848`; empty when nothing was asked."""
     if not used.requests and not used.cached:
         return ""
@@ -106,7 +106,7 @@ def used_told(used: Usage) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def layers_told(layers: Mapping[str, int]) -> str:
+def layers_text(layers: Mapping[str, int]) -> str:
     """`layer 22`, or `layer 22 (verbosity 20)` when some differ from the others."""
     if not layers:
         return "layer unknown"
@@ -115,7 +115,7 @@ def layers_told(layers: Mapping[str, int]) -> str:
     return f"layer {usual}" + (f" ({', '.join(others)})" if others else "")
 
 
-def about_told(about: Mapping[str, Any]) -> str:
+def about_text(about: Mapping[str, Any]) -> str:
     """`3 of 64 · refusal should rise`, for a prompt of a set; empty for others."""
     if "number" not in about:
         return ""
@@ -126,7 +126,7 @@ def about_told(about: Mapping[str, Any]) -> str:
     )
 
 
-def steering_told(steering: Sequence[Push]) -> str:
+def steering_text(steering: Sequence[Push]) -> str:
     """`steered by evil −2 at layer 22 (dose 0.31)`; empty without steering."""
     told = [
         f"{one_line(push.trait)} {f'{push.coefficient:+g}'.replace('-', '−')} at layer {push.layer}"
@@ -136,7 +136,7 @@ def steering_told(steering: Sequence[Push]) -> str:
     return f"steered by {', '.join(told)}" if told else ""
 
 
-def alarm_told(event: AlarmRaised) -> str:
+def alarm_text(event: AlarmRaised) -> str:
     """`alarm evil>1.5: +1.62 at token 12; the answer ends here`."""
     crossing = event.crossing
     score = f"{crossing.score:+.2f}".replace("-", "−")
@@ -144,7 +144,7 @@ def alarm_told(event: AlarmRaised) -> str:
     return told + ("; the answer ends here" if crossing.action == "stop" else "")
 
 
-def texts_told(event: TextsRead, seconds: float) -> str:
+def reading_text(event: TextsRead, seconds: float) -> str:
     """`120 of 1,000 texts · 2,340 tokens/s · 0:12 left`."""
     parts = [f"{event.done:,} of {event.total:,} text{'' if event.total == 1 else 's'}"]
     if event.done and seconds > 0:
@@ -161,7 +161,7 @@ def raw_note(trait: str) -> Warned:
     )
 
 
-def turns_told(turns: Sequence[tuple[int, str]], verb: str = "Coloured") -> str:
+def color_changes_text(turns: Sequence[tuple[int, str]], verb: str = "Coloured") -> str:
     """Which trait coloured or marked the tokens; from which token on, when it changed."""
     if not turns:
         return ""
@@ -175,7 +175,7 @@ def turns_told(turns: Sequence[tuple[int, str]], verb: str = "Coloured") -> str:
     return f"{verb} by {', '.join([first, *told])}."
 
 
-def pace_told(event: MonitorFinished) -> str:
+def generation_text(event: MonitorFinished) -> str:
     """`42 tokens in 3.5 s, 12.0 tokens/s, ended by the model`."""
     took = f" in {event.seconds:.1f} s" if event.seconds else ""
     parts = [f"{event.tokens:,} token{'' if event.tokens == 1 else 's'}{took}"]

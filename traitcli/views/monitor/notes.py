@@ -12,7 +12,13 @@ from traitcli.views.cells import hang, wrap
 from traitcli.views.formatting import QUIET
 from traitcli.views.palette import Palette
 from traitcli.views.printable import one_line, printable
-from traitcli.views.words import about_told, layers_told, pace_told, steering_told, turns_told
+from traitcli.views.words import (
+    about_text,
+    layers_text,
+    generation_text,
+    steering_text,
+    color_changes_text,
+)
 
 _PROMPT_SHOWN = 480
 _PROMPT = Style(bold=True)
@@ -32,8 +38,8 @@ def opening_lines(
     prompt = printable(event.prompt.strip())
     if len(prompt) > _PROMPT_SHOWN:
         prompt = f"{prompt[:_PROMPT_SHOWN].rstrip()} … ({len(event.prompt):,} characters)"
-    facts = [f"{one_line(event.model)} · {layers_told(event.layers)}"] if first else []
-    facts += [about_told(event.about), steering_told(event.steering), *map(printable, event.notes)]
+    facts = [f"{one_line(event.model)} · {layers_text(event.layers)}"] if first else []
+    facts += [about_text(event.about), steering_text(event.steering), *map(printable, event.notes)]
     if first and palette.depth == "none":
         facts.append(MARKS)
     lines = hang("❯ ", prompt, width, _PROMPT) if echo else []
@@ -56,11 +62,11 @@ def closing_lines(
     first: bool,
 ) -> list[Text]:
     """What the colours meant, how fast it went, where the record is; the path is never wrapped."""
-    told = turns_told(turns, "Marked" if palette.depth == "none" else "Coloured")
+    told = color_changes_text(turns, "Marked" if palette.depth == "none" else "Coloured")
     lines = [Text("")]
     for fact in [SCALE if first else "", told] if told else []:
         lines += wrap(fact, width, QUIET) if fact else []
-    lines += wrap(pace_told(event), width, QUIET)
+    lines += wrap(generation_text(event), width, QUIET)
     if event.path:
         lines.append(Text("record: ", QUIET).append(one_line(event.path), Style(dim=False)))
     return lines

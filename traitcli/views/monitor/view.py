@@ -38,7 +38,7 @@ from traitcli.views.monitor.panel import TraitTrack, panel_lines
 from traitcli.views.monitor.token_ink import TokenInk
 from traitcli.views.palette import palette_for
 from traitcli.views.printable import one_line
-from traitcli.views.words import alarm_told, loading_told, raw_note, texts_told, warning_told
+from traitcli.views.words import alarm_text, loading_text, raw_note, reading_text, warning_text
 
 _FRAME = 1 / 10
 _MEASURE = 100
@@ -94,7 +94,7 @@ class MonitorView:
         """Take one event; those of an extraction are none of this view's business."""
         match event:
             case ModelLoading():
-                self._status = f"{loading_told(event)} …"
+                self._status = f"{loading_text(event)} …"
                 self._draw()
             case ModelLoaded():
                 self._status = ""
@@ -107,9 +107,9 @@ class MonitorView:
             case TextsRead():
                 self._follow(event)
             case Warned():
-                self._warn(warning_told(event))
+                self._warn(warning_text(event))
             case AlarmRaised():
-                self._warn(alarm_told(event))
+                self._warn(alarm_text(event))
             case MonitorFinished():
                 self._finish(event)
             case _:
@@ -168,7 +168,7 @@ class MonitorView:
             track = self._tracks.setdefault(name, TraitTrack(name, raw=self._raw))
             score = event.calibrated.get(name)
             if track.calibrated and score is None:
-                self._warnings.append(warning_told(raw_note(name)))
+                self._warnings.append(warning_text(raw_note(name)))
             track.add(raw, score, event.text)
         if self._map and event.by_layer:
             self._map.add(event.by_layer)
@@ -181,7 +181,7 @@ class MonitorView:
     def _follow(self, event: TextsRead) -> None:
         if not event.done:
             self._reading_since = self._clock()
-        self._status = texts_told(event, self._clock() - self._reading_since)
+        self._status = reading_text(event, self._clock() - self._reading_since)
         if event.done == event.total or self._clock() - self._drawn_at >= _FRAME:
             self._draw()
 

@@ -17,7 +17,7 @@ from traitcli.views.palette import BLUE
 from traitcli.views.printable import one_line
 from traitcli.views.progress.rates import Rate, Rates
 from traitcli.views.progress.worker_rows import QUIET, Seats, crew_lines
-from traitcli.views.words import vector_told
+from traitcli.views.words import vector_text
 
 GOOD = Style(color="green")
 WARNING = Style(color="yellow")
@@ -151,7 +151,7 @@ def _trait_rows(state: RunState, trait: str, now: float, columns: _Columns) -> l
     if trait in state.vectors:
         summary = state.vectors[trait]
         style = {"weak": WARNING, "unusable": BAD}.get(str(summary.get("verdict")), GOOD)
-        return [_told_row("✓ ", name, vector_told(summary) or "vector built", style, columns)]
+        return [_told_row("✓ ", name, vector_text(summary) or "vector built", style, columns)]
     if paces:
         return [_pace_row("✓ ", name, paces[-1], now, columns)]
     return [Text(f"  {name}  waiting", QUIET)]

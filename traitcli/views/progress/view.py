@@ -77,17 +77,17 @@ class ProgressView:
             case RunStarted():
                 self._begin(event)
             case ModelLoading():
-                self._state.load(event.device, words.loading_told(event))
+                self._state.load(event.device, words.loading_text(event))
                 self._live.start()
             case ModelLoaded():
                 self._state.loaded(event.device)
-                self._say("", words.loaded_told(event), QUIET)
+                self._say("", words.loaded_text(event), QUIET)
             case WorkerSeen():
                 self._state.seats.take(event, self._clock())
             case VectorBuilt():
                 self._state.build(event)
             case Warned():
-                self._say("! ", words.warning_told(event), WARNING)
+                self._say("! ", words.warning_text(event), WARNING)
             case TraitFailed():
                 self._fail(event)
             case RunFinished():
@@ -96,7 +96,7 @@ class ProgressView:
                 pass
 
     def _begin(self, event: RunStarted) -> None:
-        self._say("", words.run_told(event), Style(bold=True))
+        self._say("", words.run_text(event), Style(bold=True))
         for note in event.notes:
             self._say("", printable(note), QUIET)
         self._state.todo, self._state.builds = event.todo, event.builds
@@ -108,16 +108,16 @@ class ProgressView:
         self._state.fail(event)
         told = {"trait": event.trait, "stage": event.stage, "problem": event.problem}
         self._failures.append({**told, "cause": event.cause, "fix": event.fix})
-        self._say("✗ ", words.failure_told(event), BAD)
+        self._say("✗ ", words.failure_text(event), BAD)
 
     def _end(self, event: RunFinished) -> None:
         self._live.stop()
         self._console.line()
         if self._failures:
             failures_table(self._console, self._failures)
-        if used := words.used_told(event.used):
+        if used := words.usage_text(event.used):
             self._say("", f"judge: {used}", QUIET)
-        end = words.end_told(event, len(self._state.vectors), worked=self._state.worked)
+        end = words.finished_text(event, len(self._state.vectors), worked=self._state.worked)
         good = not event.failures
         self._say("✓ " if good else "✗ ", end, GOOD if good else BAD)
 

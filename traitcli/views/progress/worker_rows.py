@@ -82,7 +82,7 @@ class Seats:
 def crew_lines(seats: Seats, paces: Rates, now: float, width: int, room: int) -> list[Text]:
     """A header, a row for each worker and one for the judge, in `room` lines; idle workers give way first."""
     held = list(seats.by_worker.values())
-    judge = judge_told(paces)
+    judge = judge_text(paces)
     room = max(1, room - 1 - bool(judge))
     shown = held
     if len(held) > room:
@@ -139,7 +139,7 @@ def _with_figures(
     return row
 
 
-def judge_told(paces: Rates) -> str:
+def judge_text(paces: Rates) -> str:
     """`40 waiting · 12 in flight · 160 of 320 scored · 3 missing · $0.0123`; empty before anything is judged."""
     judged = [pace for pace in paces.by_stage.values() if pace.stage == "judgements"]
     if not judged:

@@ -13,7 +13,7 @@ from traitcli.records import Usage
 from traitcli.views.cells import fit, hang
 from traitcli.views.palette import Palette
 from traitcli.views.printable import one_line
-from traitcli.views.words import used_told
+from traitcli.views.words import usage_text
 
 Row = Mapping[str, Any]
 
@@ -92,16 +92,16 @@ def _methods(methods: Mapping[str, int]) -> list[str]:
 
 
 def _usage(usage: Row, *, shared: bool) -> list[str]:
-    told = used_told(Usage(**usage))
+    told = usage_text(Usage(**usage))
     return [f"{told} · all judges together" if told and shared else told] if told else []
 
 
 def _agreement(other: Row) -> list[str]:
-    told = _agreement_told(other) if other["both"] else "no rollout is scored by both"
+    told = _agreement_text(other) if other["both"] else "no rollout is scored by both"
     return [f"with {one_line(other['judge'])}", told]
 
 
-def _agreement_told(other: Row) -> str:
+def _agreement_text(other: Row) -> str:
     spearman, kappa = (
         "–" if other[key] is None else f"{other[key]:.2f}" for key in ("spearman", "kappa")
     )

@@ -61,7 +61,7 @@ def _say(console: Console, row: Row) -> None:
     """The verdict, and what it rests on."""
     style = _STYLES.get(row["verdict"], VERDICTS["weak"])
     labelled_line(
-        console, f"{row['verdict']}: ", f"{_rise_told(row)}; {_kept_told(row)}", label_style=style
+        console, f"{row['verdict']}: ", f"{_rise_text(row)}; {_kept_text(row)}", label_style=style
     )
     missing = [f"{count} × {printable(reason)}" for reason, count in row["missing_reasons"].items()]
     if missing:
@@ -72,7 +72,7 @@ def _say(console: Console, row: Row) -> None:
         labelled_line(console, "note: ", printable(note), QUIET)
 
 
-def _rise_told(row: Row) -> str:
+def _rise_text(row: Row) -> str:
     """`score 31 → 69 (+38 ± 4) from dose −0.40 to +0.40, rising all the way`."""
     steps = {step["coefficient"]: step for step in row["steps"]}
     if row["rising"] is None:
@@ -93,7 +93,7 @@ def _rise_told(row: Row) -> str:
     return f"score {low['score']:.0f} → {high['score']:.0f} ({rise}) from dose {_span(low, high, 'dose')}, {way}"
 
 
-def _kept_told(row: Row) -> str:
+def _kept_text(row: Row) -> str:
     """`coherent from dose −0.80 to +0.40 (coefficient −5.9 to +3)`."""
     what = "coherent" if row["coherence_by"] == "judge" else "whole"
     if row["kept"] is None:
