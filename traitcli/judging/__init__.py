@@ -11,10 +11,10 @@ __all__ = [
     "LABELLED",
     "Answer",
     "Budget",
-    "ProvidedJudge",
     "Judge",
     "ModelProvider",
     "OnJudged",
+    "ProvidedJudge",
     "judge_id",
     "open_judge",
 ]

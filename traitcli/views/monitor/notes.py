@@ -14,10 +14,10 @@ from traitcli.views.palette import Palette
 from traitcli.views.printable import one_line, printable
 from traitcli.views.words import (
     about_text,
-    layers_text,
-    generation_text,
-    steering_text,
     color_changes_text,
+    generation_text,
+    layers_text,
+    steering_text,
 )
 
 _PROMPT_SHOWN = 480
