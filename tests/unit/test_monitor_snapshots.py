@@ -82,7 +82,7 @@ def scores(index):
     return raw, {name: raw[name] / 2 - place / 2 for place, name in enumerate(TRAITS[:-1])}
 
 
-def told(by_row):
+def told(by_layer):
     """The events of an answer with everything in it."""
     layers = dict(zip(TRAITS, (5, 4, 5, 6), strict=True))
     about = {"number": 3, "of": 64, "trait": "evil", "shows": "both"}
@@ -98,7 +98,7 @@ def told(by_row):
     yield PromptScored(("<|user|>", "How", " do I"), *columns)
     for index, word in enumerate(WORDS):
         raw, calibrated = scores(index)
-        rows = tuple(2.2 * math.sin(index / 3 + row / 2) for row in range(9)) if by_row else ()
+        rows = tuple(2.2 * math.sin(index / 3 + row / 2) for row in range(9)) if by_layer else ()
         yield TokenScored(index, word, raw, calibrated, rows)
         if index == 5:
             yield AlarmRaised(Crossing("evil>1.5", "fail", 5, 1.62))
@@ -113,7 +113,7 @@ def told(by_row):
 
 def shown(width, kind):
     """The screen at the end; a background is written as `{ff8800:text}`."""
-    stream, by_row = io.StringIO(), "evil" if kind.startswith("layers") else None
+    stream, by_layer = io.StringIO(), "evil" if kind.startswith("layers") else None
     colours = {"color_system": "truecolor", "no_color": False}
     if kind.endswith("plain"):
         colours = {"color_system": None, "no_color": True}
@@ -126,8 +126,8 @@ def shown(width, kind):
         _environ={},
         **colours,
     )
-    with MonitorView(console, by_row=by_row, raw=kind == "raw", clock=Frames()) as view:
-        for event in told(by_row):
+    with MonitorView(console, by_layer=by_layer, raw=kind == "raw", clock=Frames()) as view:
+        for event in told(by_layer):
             view.show(event)
     screen = pyte.Screen(width, HEIGHT)
     pyte.Stream(screen).feed(stream.getvalue().replace("\n", "\r\n"))

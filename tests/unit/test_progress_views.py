@@ -1,4 +1,4 @@
-"""The views of a run: live on a terminal, line by line in a pipe; both honest about pace."""
+"""The views of a run: live on a terminal, line by line in a pipe; both honest about rate."""
 
 from __future__ import annotations
 
@@ -81,27 +81,27 @@ def show_plain(*steps, every=5.0):
     return notes.getvalue().splitlines()
 
 
-def rows(paces, now, traits=("evil",), width=79, height=24, **state):
+def rows(rates, now, traits=("evil",), width=79, height=24, **state):
     drawn = run_lines(
-        RunState(began=100.0, paces=paces, traits=traits, **state), now, width, height
+        RunState(began=100.0, rates=rates, traits=traits, **state), now, width, height
     )
     return [line.plain.rstrip() for line in drawn]
 
 
 def followed(*timed):
-    paces = Rates()
+    rates = Rates()
     for now, event in timed:
-        paces.take(event, now)
-    return paces
+        rates.take(event, now)
+    return rates
 
 
 def test_a_row_shows_stage_bar_count_pace_and_time_left():
-    paces = followed(
+    rates = followed(
         (100.0, StageStarted("evil", "rollouts", 0, 200)),
         (110.0, Progressed("evil", "rollouts", 50, 200, tokens=5000)),
     )
 
-    assert rows(paces, 110.0) == [
+    assert rows(rates, 110.0) == [
         "",
         "  trait  stage                                     done   tok/s elapsed    left",
         "  evil   rollouts    ━━━━━────────────────       50/200     500    0:10    0:30",
@@ -121,42 +121,42 @@ def test_vectors_are_counted_only_where_some_are_built():
 
 
 def test_the_clock_ticks_between_events_and_the_pace_stays():
-    paces = followed(
+    rates = followed(
         (100.0, StageStarted("evil", "rollouts", 0, 200)),
         (110.0, Progressed("evil", "rollouts", 50, 200, tokens=5000)),
     )
 
-    assert rows(paces, 118.0)[2].split()[-3:] == ["500", "0:18", "0:22"]
-    assert rows(paces, 999.0)[2].split()[-1] == "0:00"
+    assert rows(rates, 118.0)[2].split()[-3:] == ["500", "0:18", "0:22"]
+    assert rows(rates, 999.0)[2].split()[-1] == "0:00"
 
 
 def test_resumed_work_counts_as_done_and_not_as_pace():
-    paces = followed(
+    rates = followed(
         (100.0, StageStarted("evil", "rollouts", 150, 200)),
         (110.0, Progressed("evil", "rollouts", 160, 200, tokens=1000)),
     )
 
-    pace = paces.by_stage["evil", "rollouts"]
+    rate = rates.by_stage["evil", "rollouts"]
 
-    assert pace.tokens_per_second == 100.0
-    assert pace.left(110.0) == 40.0
+    assert rate.tokens_per_second == 100.0
+    assert rate.left(110.0) == 40.0
 
 
 def test_before_anything_is_done_there_is_no_pace():
-    pace = followed((100.0, StageStarted("evil", "rollouts", 150, 200))).by_stage[
+    rate = followed((100.0, StageStarted("evil", "rollouts", 150, 200))).by_stage[
         "evil", "rollouts"
     ]
 
-    assert (pace.tokens_per_second, pace.left(105.0)) == (None, None)
+    assert (rate.tokens_per_second, rate.left(105.0)) == (None, None)
 
 
 def test_progress_first_heard_of_in_the_middle_is_no_pace_either():
-    paces = followed(
+    rates = followed(
         (100.0, Progressed("evil", "rollouts", 90, 100, tokens=9000)),
         (101.0, Progressed("evil", "rollouts", 91, 100, tokens=10)),
     )
 
-    assert paces.by_stage["evil", "rollouts"].left(101.0) == 9.0
+    assert rates.by_stage["evil", "rollouts"].left(101.0) == 9.0
 
 
 def test_the_end_of_a_stage_never_heard_of_is_no_row():
@@ -164,13 +164,13 @@ def test_the_end_of_a_stage_never_heard_of_is_no_row():
 
 
 def test_a_stage_beside_another_has_its_own_row():
-    paces = followed(
+    rates = followed(
         (100.0, StageStarted("evil", "rollouts", 0, 200)),
         (100.0, StageStarted("evil", "judgements", 0, 200)),
         (110.0, Progressed("evil", "judgements", 100, 200, missing=3)),
     )
 
-    drawn = rows(paces, 110.0)
+    drawn = rows(rates, 110.0)
 
     assert [line.split()[:2] for line in drawn[2:4]] == [
         ["evil", "rollouts"],
@@ -180,12 +180,12 @@ def test_a_stage_beside_another_has_its_own_row():
 
 
 def test_rows_tell_what_became_of_each_trait():
-    paces = followed(
+    rates = followed(
         (100.0, StageStarted("d", "rollouts", 0, 2)), (101.0, StageFinished("d", "rollouts", 1.0))
     )
 
     drawn = rows(
-        paces,
+        rates,
         102.0,
         traits=("a", "b", "c", "d"),
         vectors={"a": BUILT.summary, "c": {}},
@@ -202,21 +202,21 @@ def test_rows_tell_what_became_of_each_trait():
 
 
 def test_when_the_screen_is_short_only_traits_at_work_are_shown():
-    paces = followed((100.0, StageStarted("t7", "rollouts", 0, 200)))
+    rates = followed((100.0, StageStarted("t7", "rollouts", 0, 200)))
 
-    drawn = rows(paces, 100.0, traits=tuple(f"t{i}" for i in range(20)), height=12)
+    drawn = rows(rates, 100.0, traits=tuple(f"t{i}" for i in range(20)), height=12)
 
     assert [line.split()[0] for line in drawn[2:]] == ["t7", "0"]
 
 
 @pytest.mark.parametrize("width", range(30, 130))
 def test_rows_never_are_wider_than_the_terminal(width):
-    paces = followed(
+    rates = followed(
         (100.0, StageStarted("a-trait-with-a-long-name", "judgements", 0, 20000)),
         (200.0, Progressed("a-trait-with-a-long-name", "judgements", 10000, 20000, tokens=10**8)),
     )
 
-    drawn = rows(paces, 9000.0, traits=("a-trait-with-a-long-name",), width=width)
+    drawn = rows(rates, 9000.0, traits=("a-trait-with-a-long-name",), width=width)
 
     assert max(map(len, drawn)) <= width
 

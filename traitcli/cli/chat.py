@@ -129,7 +129,7 @@ class _Chat:
             raise UserError(
                 f"no trait {name} is watched", cause=f"watched: {', '.join(self._watching.probes)}"
             )
-        self._desk.view.colour_by = name or None
+        self._desk.view.color_by = name or None
         _say(f"colours: {name or 'the strongest trait'}")
 
     def _set_steering(self, text: str) -> None:

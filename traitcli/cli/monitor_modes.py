@@ -44,7 +44,7 @@ def watch(wanted: MonitorOptions, config: Config) -> None:
     pushes = [parse_push(text, vectors) for text in wanted.steer]
     position = config.vector.position
     with open_monitor_view(
-        wanted.trait, raw=wanted.raw, by_row=by_row, as_json=wanted.as_json
+        wanted.trait, raw=wanted.raw, by_layer=by_row, as_json=wanted.as_json
     ) as view:
         loaded = load_model(config.model, view.show, wanted.trust)
         watching = Watch(
@@ -137,7 +137,7 @@ def _replay(wanted: MonitorOptions, path: Path) -> None:
     kept = {record["layer_scores"]["trait"] for record in records if "layer_scores" in record}
     by_row = next(iter(kept), None)
     with open_monitor_view(
-        wanted.trait, raw=wanted.raw, by_row=by_row, as_json=wanted.as_json
+        wanted.trait, raw=wanted.raw, by_layer=by_row, as_json=wanted.as_json
     ) as view:
         for record in records:
             replay(record, view.show, wanted.speed)

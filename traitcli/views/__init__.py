@@ -34,10 +34,10 @@ def open_view() -> AbstractContextManager[View]:
 
 
 def open_monitor_view(
-    colour_by: str | None = None,
+    color_by: str | None = None,
     *,
     raw: bool = False,
-    by_row: str | None = None,
+    by_layer: str | None = None,
     as_json: bool = False,
 ) -> MonitorView | PlainMonitorView:
     """A view of a watched generation on stdout: coloured text on a terminal, a line per token elsewhere."""
@@ -46,7 +46,7 @@ def open_monitor_view(
 
         from traitcli.views.monitor.view import MonitorView
 
-        return MonitorView(Console(), colour_by, raw=raw, by_row=by_row)
+        return MonitorView(Console(), color_by, raw=raw, by_layer=by_layer)
     from traitcli.views.plain import JsonMonitorView, PlainMonitorView
 
     kind = JsonMonitorView if as_json else PlainMonitorView

@@ -31,7 +31,7 @@ from traitcli.views import words
 from traitcli.views.formatting import clock_time
 from traitcli.views.printable import one_line, printable
 from traitcli.views.progress.rates import Rate, Rates
-from traitcli.views.progress.worker_rows import Seats, judge_text
+from traitcli.views.progress.worker_rows import WorkerRows, judge_text
 
 _EVERY = 5.0
 """Seconds between two lines on the same stage of a trait."""
@@ -74,10 +74,10 @@ class PlainView(_Plain):
         self._clock = clock
         self._every = every
         self._began = clock()
-        self._paces = Rates()
+        self._rates = Rates()
         self._told_at: dict[tuple[str, str], float] = {}
         self._vectors = 0
-        self._seats = Seats()
+        self._workers = WorkerRows()
         self._todo = 0
         self._told_all = self._began
 
@@ -87,7 +87,7 @@ class PlainView(_Plain):
             case StageStarted() | Progressed() | StageFinished():
                 self._follow(event)
             case WorkerSeen():
-                self._seats.take(event, self._clock())
+                self._workers.take(event, self._clock())
             case RunStarted():
                 self._todo = event.todo
                 self._tell(words.run_text(event))
@@ -109,7 +109,7 @@ class PlainView(_Plain):
                     self._tell(f"judge: {used}")
                 self._tell(
                     words.finished_text(
-                        event, self._vectors, worked=self._paces.worked or self._vectors > 0
+                        event, self._vectors, worked=self._rates.worked or self._vectors > 0
                     )
                 )
             case _:
@@ -117,11 +117,11 @@ class PlainView(_Plain):
 
     def _follow(self, event: StageStarted | Progressed | StageFinished) -> None:
         now = self._clock()
-        pace = self._paces.take(event, now)
-        if pace is None:
+        rate = self._rates.take(event, now)
+        if rate is None:
             return
         key = (event.trait, event.stage)
-        if isinstance(event, Progressed) and self._seats.is_crew:
+        if isinstance(event, Progressed) and self._workers.has_several:
             self._tell_all(now)
             return
         if (
@@ -130,22 +130,22 @@ class PlainView(_Plain):
         ):
             return
         self._told_at[key] = now
-        self._tell(_rate_text(pace, now))
+        self._tell(_rate_text(rate, now))
 
     def _tell_all(self, now: float) -> None:
         """One line for all workers."""
         if now - self._told_all < self._every:
             return
         self._told_all = now
-        at_work = sum(seat.is_at_work for seat in self._seats.by_worker.values())
+        at_work = sum(worker.is_at_work for worker in self._workers.by_worker.values())
         parts = [
-            f"{at_work} of {len(self._seats.by_worker)} workers at work",
-            f"{self._paces.done('rollouts'):,} rollouts",
-            f"{self._paces.tokens_per_second:,.0f} tokens/s"
-            if self._paces.tokens_per_second
+            f"{at_work} of {len(self._workers.by_worker)} workers at work",
+            f"{self._rates.done('rollouts'):,} rollouts",
+            f"{self._rates.tokens_per_second:,.0f} tokens/s"
+            if self._rates.tokens_per_second
             else "",
-            judge_text(self._paces).replace(" · ", ", "),
-            f"{clock_time(left)} left" if (left := self._paces.left(self._todo, now)) else "",
+            judge_text(self._rates).replace(" · ", ", "),
+            f"{clock_time(left)} left" if (left := self._rates.left(self._todo, now)) else "",
         ]
         self._tell(", ".join(part for part in parts if part))
 
@@ -180,7 +180,7 @@ class PlainMonitorView(_Plain):
     ) -> None:
         """`raw`: raw projections for all traits."""
         super().__init__(notes)
-        self.colour_by: str | None = (
+        self.color_by: str | None = (
             None  # as MonitorView has them; there is no colour here, and no echo
         )
         self.echo = True
@@ -260,19 +260,19 @@ def _name(trait: str) -> str:
     return trait if trait.isascii() and trait.isprintable() else json.dumps(trait)
 
 
-def _rate_text(pace: Rate, now: float) -> str:
-    what = f"{one_line(pace.trait)} {pace.stage}"
+def _rate_text(rate: Rate, now: float) -> str:
+    what = f"{one_line(rate.trait)} {rate.stage}"
     parts = [
-        f"{what} {pace.done}/{pace.total}"
-        if pace.is_active
-        else f"{what} finished in {clock_time(pace.seconds)}"
+        f"{what} {rate.done}/{rate.total}"
+        if rate.is_active
+        else f"{what} finished in {clock_time(rate.seconds)}"
     ]
-    if pace.is_active and pace.resumed and pace.resumed == pace.done:
-        parts.append(f"{pace.resumed} done before")
-    if pace.tokens_per_second is not None:
-        parts.append(f"{pace.tokens_per_second:,.0f} tokens/s")
-    if pace.left(now) is not None:
-        parts.append(f"{clock_time(pace.left(now))} left")
-    if pace.missing:
-        parts.append(f"{pace.missing} without a score")
+    if rate.is_active and rate.resumed and rate.resumed == rate.done:
+        parts.append(f"{rate.resumed} done before")
+    if rate.tokens_per_second is not None:
+        parts.append(f"{rate.tokens_per_second:,.0f} tokens/s")
+    if rate.left(now) is not None:
+        parts.append(f"{clock_time(rate.left(now))} left")
+    if rate.missing:
+        parts.append(f"{rate.missing} without a score")
     return ", ".join(parts)

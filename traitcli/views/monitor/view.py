@@ -49,26 +49,26 @@ _WARNINGS_KEPT_LIVE = 2
 class MonitorView:
     """Prints each finished line for good and redraws only the growing line with the panel under it.
 
-    A token has the colour of one trait: `colour_by`, or else the trait that leads so far (see Leader).
-    Figures are raw projections if `raw`. The scores of `by_row` at every row stand in a heat map.
+    A token has the colour of one trait: `color_by`, or else the trait that leads so far (see Leader).
+    Figures are raw projections if `raw`. The scores of `by_layer` at every row stand in a heat map.
     """
 
     def __init__(
         self,
         console: Console,
-        colour_by: str | None = None,
+        color_by: str | None = None,
         *,
         raw: bool = False,
-        by_row: str | None = None,
+        by_layer: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._console = console
         self._clock = clock
         self._palette = palette_for(console.color_system, no_color=console.no_color)
-        self.colour_by = colour_by
+        self.color_by = color_by
         self.echo = True
         self._raw = raw
-        self._by_row = by_row
+        self._by_layer = by_layer
         self._answers = 0
         self._begin()
         self._warnings: list[str] = []
@@ -122,7 +122,7 @@ class MonitorView:
     def _begin(self) -> None:
         """Forget the answer before."""
         self._ink = TokenInk(self._palette)
-        self._leader = Leader(self.colour_by)
+        self._leader = Leader(self.color_by)
         self._tracks: dict[str, TraitTrack] = {}
         self._text = LineWrapper(self._width)
         self._map: HeatMap | None = None
@@ -131,8 +131,8 @@ class MonitorView:
         self._begin()
         self._answers += 1
         self._tracks = {name: TraitTrack(name, raw=self._raw) for name in event.traits}
-        if self._by_row:
-            self._map = HeatMap(self._by_row, event.layers.get(self._by_row))
+        if self._by_layer:
+            self._map = HeatMap(self._by_layer, event.layers.get(self._by_layer))
         self._status = "waiting for the first token …"
         self._draw(
             opening_lines(
@@ -144,8 +144,8 @@ class MonitorView:
         """Print the prompt as the model reads it, coloured like an answer."""
         means = {name: abs(fmean(scores)) for name, scores in event.calibrated.items() if scores}
         trait = (
-            self.colour_by
-            if self.colour_by in event.calibrated
+            self.color_by
+            if self.color_by in event.calibrated
             else max(means, key=means.__getitem__, default="")
         )
         scores = event.calibrated.get(trait or "", (None,) * len(event.tokens))

@@ -71,7 +71,7 @@ class Rate:
         return now - self.started if self.seconds is None else self.seconds
 
     def left(self, now: float) -> float | None:
-        """Seconds to go at the mean pace so far; it counts down between events."""
+        """Seconds to go at the mean rate so far; it counts down between events."""
         fresh, spent = self.done - self.resumed, self.updated - self.started
         if fresh <= 0 or spent <= 0 or not self.is_active:
             return None
@@ -79,7 +79,7 @@ class Rate:
 
 
 class Rates:
-    """The paces of a run, by trait and stage, as the events tell them.
+    """The rates of a run, by trait and stage, as the events tell them.
 
     `by_stage` is replaced and never changed, so another thread may draw from it.
     """
@@ -88,56 +88,56 @@ class Rates:
         self.by_stage: dict[tuple[str, Stage], Rate] = {}
 
     def take(self, event: StageStarted | Progressed | StageFinished, now: float) -> Rate | None:
-        """Take one event and return the pace it leads to; None for the end of a stage never heard of."""
+        """Take one event and return the rate it leads to; None for the end of a stage never heard of."""
         key = (event.trait, event.stage)
         known = self.by_stage.get(key)
         match event:
             case StageStarted():
-                pace = Rate.begun(event, now)
+                rate = Rate.begun(event, now)
             case Progressed():
-                pace = known.advanced(event, now) if known else Rate.begun(event, now)
+                rate = known.advanced(event, now) if known else Rate.begun(event, now)
             case StageFinished():
                 if known is None:
                     return None
-                pace = known.finished(event)
-        self.by_stage = {**self.by_stage, key: pace}
-        return pace
+                rate = known.finished(event)
+        self.by_stage = {**self.by_stage, key: rate}
+        return rate
 
     def of(self, trait: str) -> list[Rate]:
-        return [pace for pace in self.by_stage.values() if pace.trait == trait]
+        return [rate for rate in self.by_stage.values() if rate.trait == trait]
 
     @property
     def worked(self) -> bool:
         """Whether anything was done that was not on disk before."""
-        return any(pace.done > pace.resumed for pace in self.by_stage.values())
+        return any(rate.done > rate.resumed for rate in self.by_stage.values())
 
     @property
     def missing(self) -> int:
         """Judgements without a score so far."""
-        return sum(pace.missing for pace in self.by_stage.values())
+        return sum(rate.missing for rate in self.by_stage.values())
 
     def done(self, stage: Stage) -> int:
         """Of a stage, by all traits that have come to it."""
-        return sum(pace.done for pace in self.by_stage.values() if pace.stage == stage)
+        return sum(rate.done for rate in self.by_stage.values() if rate.stage == stage)
 
     def left(self, todo: int, now: float) -> float | None:
-        """Seconds until all is made and judged, at the mean pace so far; `todo` rollouts were to be made at first."""
+        """Seconds until all is made and judged, at the mean rate so far; `todo` rollouts were to be made at first."""
         times = [self._stage_left("rollouts", todo, now), self._stage_left("judgements", 0, now)]
         known = [time for time in times if time is not None]
         return max(known, default=None)
 
     def _stage_left(self, stage: Stage, todo: int, now: float) -> float | None:
-        paces = [pace for pace in self.by_stage.values() if pace.stage == stage]
-        if not paces:
+        rates = [rate for rate in self.by_stage.values() if rate.stage == stage]
+        if not rates:
             return None
-        started, updated = min(pace.started for pace in paces), max(pace.updated for pace in paces)
-        fresh = sum(pace.done - pace.resumed for pace in paces)
-        total = max(todo, sum(pace.total - pace.resumed for pace in paces))
+        started, updated = min(rate.started for rate in rates), max(rate.updated for rate in rates)
+        fresh = sum(rate.done - rate.resumed for rate in rates)
+        total = max(todo, sum(rate.total - rate.resumed for rate in rates))
         return Rate("", stage, 0, fresh, total, started, updated).left(now)
 
     @property
     def tokens_per_second(self) -> float:
         """All active stages together."""
         return sum(
-            pace.tokens_per_second or 0.0 for pace in self.by_stage.values() if pace.is_active
+            rate.tokens_per_second or 0.0 for rate in self.by_stage.values() if rate.is_active
         )

@@ -16,7 +16,7 @@ from traitcli.views.formatting import clock_time
 from traitcli.views.palette import BLUE
 from traitcli.views.printable import one_line
 from traitcli.views.progress.rates import Rate, Rates
-from traitcli.views.progress.worker_rows import QUIET, Seats, crew_lines
+from traitcli.views.progress.worker_rows import QUIET, WorkerRows, worker_lines
 from traitcli.views.words import vector_text
 
 GOOD = Style(color="green")
@@ -38,18 +38,18 @@ class RunState:
     """All a drawing needs; collections are replaced, never changed, because a second thread draws from them."""
 
     began: float
-    paces: Rates
+    rates: Rates
     traits: tuple[str, ...] = ()
     vectors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     failures: Mapping[str, TraitFailed] = field(default_factory=dict)
     loading: Mapping[str, str] = field(default_factory=dict)
-    seats: Seats = field(default_factory=Seats)
+    workers: WorkerRows = field(default_factory=WorkerRows)
     todo: int = 0
     builds: bool = True
 
     @property
     def worked(self) -> bool:
-        return self.paces.worked or bool(self.vectors)
+        return self.rates.worked or bool(self.vectors)
 
     def meet(self, trait: str) -> None:
         if trait not in self.traits:
@@ -88,18 +88,21 @@ def run_lines(state: RunState, now: float, width: int, height: int) -> list[Text
         rows += drawn
         busy += drawn if _is_busy(state, trait) else []
     loading = [Text(fit(f"  {told} …", width).rstrip(), QUIET) for told in state.loading.values()]
-    if state.seats.is_crew:
+    if state.workers.has_several:
         loading = []  # its row says so
-        crew = [*crew_lines(state.seats, state.paces, now, width, max(height - 5, 3)), Text("")]
-        height -= len(crew)
+        workers = [
+            *worker_lines(state.workers, state.rates, now, width, max(height - 5, 3)),
+            Text(""),
+        ]
+        height -= len(workers)
     else:
-        crew = []
+        workers = []
     room = max(height - len(loading) - 4, 1)
     shown = rows if len(rows) <= room else busy[:room]
     header = [_header(columns)] if rows else []
     lines = [
         Text(""),
-        *crew,
+        *workers,
         *header,
         *shown,
         *loading,
@@ -129,31 +132,31 @@ def _header(columns: _Columns) -> Text:
 
 
 def _is_busy(state: RunState, trait: str) -> bool:
-    return trait not in state.failures and any(pace.is_active for pace in state.paces.of(trait))
+    return trait not in state.failures and any(rate.is_active for rate in state.rates.of(trait))
 
 
 def _trait_rows(state: RunState, trait: str, now: float, columns: _Columns) -> list[Text]:
     name = fit(one_line(trait), columns.name)
-    paces = state.paces.of(trait)
+    rates = state.rates.of(trait)
     if trait in state.failures:
         return [
             _told_row(
                 "✗ ", name, f"failed at {one_line(state.failures[trait].stage)}", BAD, columns
             )
         ]
-    active = [pace for pace in paces if pace.is_active]
+    active = [rate for rate in rates if rate.is_active]
     if active:
         names = [name] + [" " * columns.name] * (len(active) - 1)
         return [
-            _pace_row("  ", label, pace, now, columns)
-            for label, pace in zip(names, active, strict=True)
+            _rate_row("  ", label, rate, now, columns)
+            for label, rate in zip(names, active, strict=True)
         ]
     if trait in state.vectors:
         summary = state.vectors[trait]
         style = {"weak": WARNING, "unusable": BAD}.get(str(summary.get("verdict")), GOOD)
         return [_told_row("✓ ", name, vector_text(summary) or "vector built", style, columns)]
-    if paces:
-        return [_pace_row("✓ ", name, paces[-1], now, columns)]
+    if rates:
+        return [_rate_row("✓ ", name, rates[-1], now, columns)]
     return [Text(f"  {name}  waiting", QUIET)]
 
 
@@ -162,32 +165,32 @@ def _told_row(mark: str, name: str, told: str, style: Style, columns: _Columns) 
     return row.append(fit(told, columns.total - 4 - columns.name).rstrip(), style)
 
 
-def _pace_row(mark: str, name: str, pace: Rate, now: float, columns: _Columns) -> Text:
+def _rate_row(mark: str, name: str, rate: Rate, now: float, columns: _Columns) -> Text:
     row = (
         Text(no_wrap=True, end="")
         .append(mark, GOOD)
         .append(f"{name}  ")
-        .append(fit(pace.stage, _STAGE), QUIET)
+        .append(fit(rate.stage, _STAGE), QUIET)
     )
     if columns.bar:
-        row.append("  ").append_text(_bar(pace, columns.bar))
-    row.append("  ").append(fit(f"{pace.done}/{pace.total}", _COUNT, right=True))
+        row.append("  ").append_text(_bar(rate, columns.bar))
+    row.append("  ").append(fit(f"{rate.done}/{rate.total}", _COUNT, right=True))
     if columns.rate:
-        rate = pace.tokens_per_second
+        speed = rate.tokens_per_second
         row.append(" ").append(
-            fit("–" if rate is None else f"{rate:,.0f}", columns.rate, right=True)
+            fit("–" if speed is None else f"{speed:,.0f}", columns.rate, right=True)
         )
-    row.append(" ").append(fit(clock_time(pace.elapsed(now)), _TIME, right=True), QUIET)
-    left = pace.left(now) if pace.is_active else 0.0
+    row.append(" ").append(fit(clock_time(rate.elapsed(now)), _TIME, right=True), QUIET)
+    left = rate.left(now) if rate.is_active else 0.0
     return row.append(" ").append(fit(clock_time(left), _TIME, right=True))
 
 
-def _bar(pace: Rate, width: int) -> Text:
+def _bar(rate: Rate, width: int) -> Text:
     """What is done; the part that lay on disk before stands in the quiet colour."""
-    halves = int(pace.share * width * 2)
-    before = int(min(pace.resumed / pace.total, pace.share) * width) if pace.total else 0
+    halves = int(rate.share * width * 2)
+    before = int(min(rate.resumed / rate.total, rate.share) * width) if rate.total else 0
     full, half = divmod(halves, 2)
-    style = GOOD if not pace.is_active else _FILLED
+    style = GOOD if not rate.is_active else _FILLED
     bar = Text("━" * min(before, full), Style.combine([style, QUIET]))
     bar.append("━" * (full - min(before, full)) + "╸" * half, style)
     return bar.append("─" * (width - full - half), QUIET)
@@ -200,13 +203,13 @@ def _summary(state: RunState, now: float) -> str:
         else []
     )
     parts = [*counted, clock_time(now - state.began)]
-    rate = state.paces.tokens_per_second
+    rate = state.rates.tokens_per_second
     if rate:
         parts.insert(len(counted), f"{rate:,.0f} tokens/s")
-    if left := state.paces.left(state.todo, now):
+    if left := state.rates.left(state.todo, now):
         parts.append(f"{clock_time(left)} left")
     if state.failures:
         parts.append(f"{len(state.failures)} failed")
-    if state.paces.missing:
-        parts.append(f"{state.paces.missing} scores missing")
+    if state.rates.missing:
+        parts.append(f"{state.rates.missing} scores missing")
     return "  " + " · ".join(parts)

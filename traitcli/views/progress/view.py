@@ -44,8 +44,8 @@ class ProgressView:
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console
         self._clock = clock
-        self._paces = Rates()
-        self._state = RunState(began=clock(), paces=self._paces)
+        self._rates = Rates()
+        self._state = RunState(began=clock(), rates=self._rates)
         self._failures: list[dict[str, str]] = []
         # The rows are for stderr; what others print to a stdout that is piped elsewhere must stay there.
         self._live = Live(
@@ -71,7 +71,7 @@ class ProgressView:
         """Take one event; those of a monitored generation are none of this view's business."""
         match event:
             case StageStarted() | Progressed() | StageFinished():
-                self._paces.take(event, self._clock())
+                self._rates.take(event, self._clock())
                 self._state.meet(event.trait)
                 self._live.start()
             case RunStarted():
@@ -83,7 +83,7 @@ class ProgressView:
                 self._state.loaded(event.device)
                 self._say("", words.loaded_text(event), QUIET)
             case WorkerSeen():
-                self._state.seats.take(event, self._clock())
+                self._state.workers.take(event, self._clock())
             case VectorBuilt():
                 self._state.build(event)
             case Warned():

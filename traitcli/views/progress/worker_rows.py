@@ -32,11 +32,11 @@ _AT_WORK = {"rollouts", "judgements"}
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
-    """A worker as it was last seen, and the pace of its share."""
+class WorkerRow:
+    """A worker as it was last seen, and the rate of its share."""
 
     seen: WorkerSeen
-    pace: Rate
+    rate: Rate
 
     @classmethod
     def begun(cls, seen: WorkerSeen, now: float) -> Self:
@@ -51,8 +51,8 @@ class Seat:
             seen.trait,
         ) or seen.done < self.seen.done:
             return self.begun(seen, now)
-        told = Progressed(seen.trait, self.pace.stage, seen.done, seen.total, seen.tokens)
-        return replace(self, seen=seen, pace=self.pace.advanced(told, now))
+        told = Progressed(seen.trait, self.rate.stage, seen.done, seen.total, seen.tokens)
+        return replace(self, seen=seen, rate=self.rate.advanced(told, now))
 
     @property
     def is_at_work(self) -> bool:
@@ -60,41 +60,44 @@ class Seat:
 
     def left(self, now: float) -> float | None:
         """Seconds to the end of its share, while it is at work."""
-        return self.pace.left(now) if self.is_at_work else None
+        return self.rate.left(now) if self.is_at_work else None
 
 
-class Seats:
+class WorkerRows:
     """The workers of a run; `by_worker` is replaced and never changed, so another thread may draw from it."""
 
     def __init__(self) -> None:
-        self.by_worker: dict[int, Seat] = {}
+        self.by_worker: dict[int, WorkerRow] = {}
 
     def take(self, seen: WorkerSeen, now: float) -> None:
         known = self.by_worker.get(seen.worker)
-        seat = known.next(seen, now) if known else Seat.begun(seen, now)
-        self.by_worker = dict(sorted({**self.by_worker, seen.worker: seat}.items()))
+        worker = known.next(seen, now) if known else WorkerRow.begun(seen, now)
+        self.by_worker = dict(sorted({**self.by_worker, seen.worker: worker}.items()))
 
     @property
-    def is_crew(self) -> bool:
+    def has_several(self) -> bool:
         return len(self.by_worker) > 1
 
 
-def crew_lines(seats: Seats, paces: Rates, now: float, width: int, room: int) -> list[Text]:
+def worker_lines(
+    workers: WorkerRows, rates: Rates, now: float, width: int, room: int
+) -> list[Text]:
     """A header, a row for each worker and one for the judge, in `room` lines; idle workers give way first."""
-    held = list(seats.by_worker.values())
-    judge = judge_text(paces)
+    held = list(workers.by_worker.values())
+    judge = judge_text(rates)
     room = max(1, room - 1 - bool(judge))
     shown = held
     if len(held) > room:
-        busy = [seat for seat in held if seat.is_at_work]
+        busy = [worker for worker in held if worker.is_at_work]
         shown = (busy or held)[: max(1, room - 1)]
     device = min(
-        _WIDEST_DEVICE, max(len("device"), *(cell_len(one_line(seat.seen.device)) for seat in held))
+        _WIDEST_DEVICE,
+        max(len("device"), *(cell_len(one_line(worker.seen.device)) for worker in held)),
     )
     name = min(
-        _WIDEST_NAME, max(len("trait"), *(cell_len(one_line(seat.seen.trait)) for seat in held))
+        _WIDEST_NAME, max(len("trait"), *(cell_len(one_line(worker.seen.trait)) for worker in held))
     )
-    number = max(2, len(str(max(seats.by_worker))))
+    number = max(2, len(str(max(workers.by_worker))))
     fixed = 2 + number + 2 + device + 2 + name + 2 + len("judgements")
     figures = list(_FIGURES)
     while figures[1:] and fixed + sum(size for _, size in figures) > width:
@@ -106,13 +109,13 @@ def crew_lines(seats: Seats, paces: Rates, now: float, width: int, room: int) ->
         fit(title, size, right=True) for title, size in figures
     )
     lines = [Text(head, QUIET)]
-    for seat in shown:
-        row = Text(f"  {fit(str(seat.seen.worker), number, right=True)}  ", no_wrap=True, end="")
+    for worker in shown:
+        row = Text(f"  {fit(str(worker.seen.worker), number, right=True)}  ", no_wrap=True, end="")
         row.append(
-            f"{fit(one_line(seat.seen.device), device)}  {fit(one_line(seat.seen.trait), name)}  "
+            f"{fit(one_line(worker.seen.device), device)}  {fit(one_line(worker.seen.trait), name)}  "
         )
-        row.append(fit(seat.seen.doing, 10), _BAD if seat.seen.doing == "gone" else QUIET)
-        lines.append(_with_figures(row, seat, now, bar, figures))
+        row.append(fit(worker.seen.doing, 10), _BAD if worker.seen.doing == "gone" else QUIET)
+        lines.append(_with_figures(row, worker, now, bar, figures))
     if len(shown) < len(held):
         lines.append(Text(f"  … and {len(held) - len(shown)} more workers", QUIET))
     if judge:
@@ -121,42 +124,42 @@ def crew_lines(seats: Seats, paces: Rates, now: float, width: int, room: int) ->
 
 
 def _with_figures(
-    row: Text, seat: Seat, now: float, bar: int, figures: list[tuple[str, int]]
+    row: Text, worker: WorkerRow, now: float, bar: int, figures: list[tuple[str, int]]
 ) -> Text:
-    seen, at_work = seat.seen, seat.is_at_work
+    seen, at_work = worker.seen, worker.is_at_work
     if bar:
         full = int(bar * seen.done / seen.total) if seen.total and at_work else 0
         row.append("  ").append("━" * full, _FILLED).append("─" * (bar - full), QUIET)
-    rate = seat.pace.tokens_per_second
+    rate = worker.rate.tokens_per_second
     told = {
         "done": f"{seen.done}/{seen.total}" if at_work else "",
         "tok/s": f"{rate:,.0f}" if rate and at_work else "–",
         "memory": f"{seen.memory / 2**30:.1f} GiB" if seen.memory else "–",
-        "left": clock_time(seat.left(now)),
+        "left": clock_time(worker.left(now)),
     }
     for title, size in figures:
         row.append(fit(told[title], size, right=True))
     return row
 
 
-def judge_text(paces: Rates) -> str:
+def judge_text(rates: Rates) -> str:
     """`40 waiting · 12 in flight · 160 of 320 scored · 3 missing · $0.0123`; empty before anything is judged."""
-    judged = [pace for pace in paces.by_stage.values() if pace.stage == "judgements"]
+    judged = [rate for rate in rates.by_stage.values() if rate.stage == "judgements"]
     if not judged:
         return ""
     waiting, in_flight = (
-        sum(pace.waiting for pace in judged),
-        sum(pace.in_flight for pace in judged),
+        sum(rate.waiting for rate in judged),
+        sum(rate.in_flight for rate in judged),
     )
     missing, usd = (
-        sum(pace.missing for pace in judged),
-        [pace.usd for pace in judged if pace.usd is not None],
+        sum(rate.missing for rate in judged),
+        [rate.usd for rate in judged if rate.usd is not None],
     )
-    scored = sum(pace.done - pace.missing for pace in judged)
+    scored = sum(rate.done - rate.missing for rate in judged)
     parts = [
         f"{waiting:,} waiting" if waiting else "",
         f"{in_flight:,} in flight" if in_flight else "",
-        f"{scored:,} of {sum(pace.total for pace in judged):,} scored",
+        f"{scored:,} of {sum(rate.total for rate in judged):,} scored",
         f"{missing:,} missing" if missing else "",
         f"${sum(usd):,.4f}" if usd else "",
     ]

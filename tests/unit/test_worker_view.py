@@ -6,30 +6,30 @@ import pytest
 
 from tests.unit.test_progress_views import followed, show_live, show_plain
 from traitcli.events import Progressed, RunFinished, RunStarted, StageStarted, WorkerSeen
-from traitcli.views.progress.worker_rows import Seats, crew_lines
+from traitcli.views.progress.worker_rows import WorkerRows, worker_lines
 from traitcli.views.words import run_text
 
 RUN = RunStarted("big", "runs/big", ("evil", "refusal"), ("cuda:0", "cuda:1"), (), 400)
 GIB = 2**30
 
 
-def seated(*timed):
-    seats = Seats()
+def seen_workers(*timed):
+    workers = WorkerRows()
     for now, seen in timed:
-        seats.take(seen, now)
-    return seats
+        workers.take(seen, now)
+    return workers
 
 
-TWO = seated(
+TWO = seen_workers(
     (100.0, WorkerSeen(0, "cuda:0", "rollouts", "evil", 0, 200)),
     (110.0, WorkerSeen(0, "cuda:0", "rollouts", "evil", 50, 200, 5000, 17 * GIB)),
     (100.0, WorkerSeen(1, "cuda:1", "loading", "refusal", 0, 200)),
 )
 
 
-def drawn(seats, now=110.0, width=100, room=20, paces=None):
+def drawn(workers, now=110.0, width=100, room=20, rates=None):
     return [
-        line.plain.rstrip() for line in crew_lines(seats, paces or followed(), now, width, room)
+        line.plain.rstrip() for line in worker_lines(workers, rates or followed(), now, width, room)
     ]
 
 
@@ -42,7 +42,7 @@ def test_each_worker_has_a_row_with_its_pace_its_memory_and_the_time_left():
 
 
 def test_the_judge_has_a_row_of_its_own():
-    paces = followed(
+    rates = followed(
         (100.0, StageStarted("evil", "judgements", 0, 100)),
         (
             110.0,
@@ -52,21 +52,21 @@ def test_the_judge_has_a_row_of_its_own():
         ),
     )
 
-    assert drawn(TWO, paces=paces)[-1] == (
+    assert drawn(TWO, rates=rates)[-1] == (
         "  judge: 12 waiting · 8 in flight · 37 of 100 scored · 3 missing · $0.0123"
     )
 
 
 def test_a_worker_that_begins_another_task_begins_a_pace():
-    seats = seated(
+    workers = seen_workers(
         (100.0, WorkerSeen(0, "cpu", "rollouts", "evil", 0, 10)),
         (110.0, WorkerSeen(0, "cpu", "rollouts", "evil", 10, 10, 100)),
         (120.0, WorkerSeen(0, "cpu", "rollouts", "refusal", 0, 10)),
         (130.0, WorkerSeen(0, "cpu", "rollouts", "refusal", 5, 10, 50)),
     )
 
-    assert seats.by_worker[0].pace.tokens_per_second == 5
-    assert seats.by_worker[0].left(130.0) == 10
+    assert workers.by_worker[0].rate.tokens_per_second == 5
+    assert workers.by_worker[0].left(130.0) == 10
 
 
 @pytest.mark.parametrize("width", range(30, 140, 3))
@@ -85,14 +85,14 @@ def test_rows_never_are_wider_than_the_terminal(width):
 
 
 def test_of_more_workers_than_lines_those_at_work_are_shown():
-    seats = seated(
+    workers = seen_workers(
         *(
             (100.0, WorkerSeen(n, "gpu", "waiting" if n % 2 else "rollouts", "evil", 1, 9))
             for n in range(64)
         )
     )
 
-    rows = drawn(seats, room=8)
+    rows = drawn(workers, room=8)
 
     assert len(rows) == 8
     assert [row.split()[0] for row in rows[1:7]] == ["0", "2", "4", "6", "8", "10"]
