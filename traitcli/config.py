@@ -1,8 +1,7 @@
-"""Settings: a YAML file and `--set` overrides become one frozen, checked object."""
+"""Settings: a YAML file and `--set` overrides become one frozen, validated object."""
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from pydantic import (
     ValidationError,
 )
 
-from traitcli.errors import ConfigError
+from traitcli.errors import ConfigError, suggest
 from traitcli.records import Position
 from traitcli.shipped import find_shipped, list_shipped
 from traitcli.yaml_files import parse_yaml, read_yaml
@@ -31,28 +30,32 @@ Device = str
 
 
 class Section(BaseModel):
-    """A part of the configuration: frozen, and unknown keys are refused."""
+    """A part of the configuration: frozen, and unknown keys are an error."""
 
+    # protected_namespaces: pydantic would warn about our own keys that begin with "model_".
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
     )
 
 
 class ModelConfig(Section):
-    """Which model is read."""
+    """The model to read."""
 
     id: str
     """A Hugging Face id, a folder, a .gguf file, or 'embedded' for SmolLM2-135M-Instruct."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """auto: bfloat16 on GPUs that have it, else float16 if the weights are that, float32 on a CPU."""
+    """auto: on a CPU float32; on a GPU bfloat16 if it supports that, else float16 if the weights
+    are stored in it."""
     device: Device = "auto"
-    """auto: the first GPU, else Apple's, else the CPU."""
+    """auto: the first CUDA GPU, else Apple's GPU, else the CPU."""
     device_map: Literal["auto"] | None = None
-    """auto: spread over all devices by accelerate, for a model larger than one of them; none: all on `device`."""
+    """auto: accelerate spreads the model over all devices, for a model larger than one of them.
+    null: the whole model on `device`."""
     persona_in: Literal["auto", "system", "user"] = "auto"
-    """Where the persona sentence goes; auto: system, if the chat template shows it there."""
+    """The message that holds the persona sentence. auto: system if the chat template shows system
+    messages, else user."""
 
     @property
     def name(self) -> str:
@@ -65,16 +68,16 @@ class ModelConfig(Section):
 
 
 class SamplingConfig(Section):
-    """How the next token is drawn."""
+    """How the next token is sampled."""
 
     temperature: Annotated[float, Field(ge=0)] = 1.0
     """0 is greedy."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Draws from the likeliest tokens that together have this probability."""
+    """Sample from the most likely tokens that together have this probability."""
     top_k: NonNegativeInt = 0
-    """0 keeps every token."""
+    """Sample from this many most likely tokens. 0: from all."""
     max_new_tokens: PositiveInt = 128
-    """The longest answer, in tokens."""
+    """Maximum length of an answer, in tokens."""
 
 
 class ExtractConfig(Section):
@@ -83,81 +86,83 @@ class ExtractConfig(Section):
     repeats: PositiveInt = 1
     """Answers for each question, pair and polarity."""
     questions: PositiveInt | None = None
-    """How many of a trait's extraction questions to ask; none: all."""
+    """Number of extraction questions to ask per trait. null: all."""
     evaluation_questions: NonNegativeInt | None = None
-    """How many of a trait's evaluation questions to ask; none: all, 0: no held-out check."""
+    """Number of evaluation questions to ask per trait. null: all. 0: no held-out check."""
     batch_size: PositiveInt | Literal["auto"] = "auto"
-    """Sequences decoded together; auto: what fits into memory, halved when that runs out."""
+    """Sequences decoded together. auto: as many as fit into memory, halved when memory runs out."""
     seed: NonNegativeInt = 0
-    """Every rollout's own seed is derived from this and its id."""
+    """Each rollout derives its own seed from this number and its id."""
     engine: Literal["traitcli", "vllm"] = "traitcli"
-    """Who writes: our own loop, which reads along; or vLLM, whose text the model then reads. See engines.md."""
+    """Generation backend. traitcli captures activations while generating; vllm generates first and
+    re-reads the text in a second pass. See engines.md."""
     sampling: SamplingConfig = SamplingConfig()
 
 
 class LikelihoodConfig(Section):
-    """The judge without a second model: which persona explains the answer better?"""
+    """The judge without a second model: it compares how well the personas explain an answer."""
 
     pairs: PositiveInt = 4
-    """Other contrast pairs asked about each answer (at most the number of pairs − 1)."""
+    """Other contrast pairs to compare for each answer, at most the number of pairs − 1."""
     sharpness: PositiveFloat = 10.0
-    """The per-token log ratio counts as this many tokens of evidence: score = 100·σ(sharpness·ratio)."""
+    """How strongly the per-token log ratio counts: score = 100·σ(sharpness·ratio)."""
     batch_size: PositiveInt = 64
     """Answers scored together."""
 
 
 class OpenAIConfig(Section):
-    """A judge behind an OpenAI-compatible endpoint; the key comes from OPENAI_API_KEY only."""
+    """A judge behind an OpenAI-compatible endpoint. The key comes from OPENAI_API_KEY only."""
 
     model: str = "gpt-4.1-mini"
-    """The judge model's name at the endpoint."""
+    """Name of the judge model at the endpoint."""
     base_url: str | None = None
-    """None: OPENAI_BASE_URL, else api.openai.com."""
+    """null: OPENAI_BASE_URL, else api.openai.com."""
     scale: Literal["0_100", "0_10", "binary", "binary_text"] = "0_100"
-    """What the judge is asked for; see judging.md."""
+    """The kind of score to ask for. See judging.md."""
     coherence: bool = True
-    """Ask for a coherence score too; doubles the calls."""
+    """Ask for a coherence score too. Doubles the calls."""
     logprobs: Literal["auto", "required", "never"] = "auto"
-    """auto: log-probabilities if the endpoint gives them, else the number in the text."""
+    """auto: use log-probabilities if the endpoint returns them, else the number in the text."""
     samples: PositiveInt = 1
-    """Replies averaged where there are no log-probabilities; 1: a single one, at temperature 0 if it can be had."""
+    """Replies to average when there are no log-probabilities. 1: one reply, at temperature 0 if the
+    endpoint allows it."""
     max_concurrency: PositiveInt = 256
-    """Requests under way at the same time, at most; how many it takes is found out."""
+    """Maximum requests in flight. The number in use adapts to the endpoint."""
     requests_per_minute: PositiveInt | None = None
-    """What the endpoint allows, if you know; none: no cap of our own."""
+    """The endpoint's request limit, if you know it. null: no limit of our own."""
     tokens_per_minute: PositiveInt | None = None
-    """Prompt and completion tokens a minute, the same way."""
+    """The endpoint's limit on prompt and completion tokens. null: no limit of our own."""
     timeout: PositiveFloat = 60.0
-    """Seconds for one request, at most; far fewer where the endpoint has shown to be fast."""
+    """Maximum seconds for one request."""
     cache: bool = True
-    """Keep replies in the user cache, so that the same question is never paid for twice."""
+    """Keep replies in the user cache, so that no question is paid for twice."""
     price_in: Annotated[float, Field(ge=0)] | None = None
-    """US dollars for a million prompt tokens; none: from configs/prices/, if the model is there."""
+    """US dollars for a million prompt tokens. null: from configs/prices/, if it has the model."""
     price_out: Annotated[float, Field(ge=0)] | None = None
-    """The same for completion tokens."""
+    """US dollars for a million completion tokens. null: as for price_in."""
     max_cost: PositiveFloat | None = None
-    """US dollars that judging a run may cost in all; it stops before it would cost more."""
+    """Stop before this run's total judge cost exceeds this many US dollars."""
 
 
 class LocalJudgeConfig(Section):
-    """A judge model in this process, asked for a number and read digit by digit."""
+    """A judge model in this process. It is asked for a number, which is read digit by digit."""
 
     model: ModelConfig | None = None
-    """The judge model, with the keys of `model`; none: the one that wrote the answers. On a device of its own it
-    judges while rollouts are generated."""
+    """The judge model, with the keys of `model`. null: the model that wrote the answers. A judge on
+    its own device judges while rollouts are generated."""
     scale: Literal["0_100", "0_10", "binary"] = "0_100"
-    """What the judge is asked for; see judging.md."""
+    """The kind of score to ask for. See judging.md."""
     coherence: bool = True
-    """Ask for a coherence score too; doubles the reading."""
+    """Ask for a coherence score too. Doubles the work."""
     batch_size: PositiveInt = 32
     """Prompts read together."""
 
 
 class JudgeConfig(Section):
-    """Who scores the rollouts; each backend has its own section."""
+    """The judge that scores the rollouts. Each backend has its own section."""
 
     backend: Literal["likelihood", "openai", "local", "fake"] = "likelihood"
-    """Which judge scores; fake is instant, and for trying things out."""
+    """Which judge scores. fake is instant and meaningless, for trying things out."""
     likelihood: LikelihoodConfig = LikelihoodConfig()
     openai: OpenAIConfig = OpenAIConfig()
     local: LocalJudgeConfig = LocalJudgeConfig()
@@ -167,13 +172,13 @@ class FilterConfig(Section):
     """Which rollouts a vector is built from."""
 
     threshold: Percent = 50
-    """A positive rollout needs a score ≥ this, a negative one < 100 − this."""
+    """Keep a positive rollout with a score of at least this, a negative one below 100 − this."""
     coherence: Percent = 50
-    """Both need at least this coherence, where the judge gives one."""
+    """Minimum coherence of both, if the judge scores coherence."""
     pairing: Literal["paired", "independent"] = "paired"
-    """paired: keep an index only when both sides pass (the published procedure)."""
+    """paired: keep an index only if both sides pass (the published procedure)."""
     min_auroc: Annotated[float, Field(ge=0, le=1)] = 0.6
-    """A judge that separates the instructions less well than this does not filter at all."""
+    """Skip the filter if the judge separates the two polarities with a lower AUROC than this."""
 
 
 class VectorConfig(Section):
@@ -182,63 +187,63 @@ class VectorConfig(Section):
     method: Literal["mean_difference", "logistic", "whitened_difference", "pca_of_differences"] = (
         "mean_difference"
     )
-    """mean_difference: mean of the positive activations − mean of the negative ones; the others are compared
-    with it by `traitcli inspect methods`."""
+    """mean_difference: mean of the positive activations − mean of the negative ones. `traitcli
+    inspect methods` compares it with the others."""
     position: Position = "response_avg"
-    """The position whose direction is monitored and judged."""
+    """The tokens whose hidden states make the direction that is monitored and evaluated."""
     layer: PositiveInt | Literal["auto"] = "auto"
-    """A row; auto: between 25 % and 75 % of depth, the earliest that separates left-out pairs as well as the best one
-    does, within one standard error."""
+    """The layer to read. auto: between 25 % and 75 % of depth, the earliest layer whose
+    left-out-pair AUROC is within one standard error of the best."""
 
 
 class MonitorSamplingConfig(SamplingConfig):
-    """How the next token is drawn while a generation is watched."""
+    """How the next token is sampled while monitoring."""
 
     temperature: Annotated[float, Field(ge=0)] = 0.7
     """0 is greedy."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
-    """Draws from the likeliest tokens that together have this probability."""
+    """Sample from the most likely tokens that together have this probability."""
 
 
 class MonitorConfig(Section):
-    """How a watched generation is made."""
+    """How a monitored answer is generated."""
 
     sampling: MonitorSamplingConfig = MonitorSamplingConfig()
     seed: NonNegativeInt = 0
-    """Draws the same answer again; --seed sets it."""
+    """The same seed samples the same answer again."""
     system: str | None = None
     """A system message."""
 
 
 class WorkersConfig(Section):
-    """What happens to a worker process that is lost; there are some with several devices."""
+    """What happens when a worker process crashes or hangs. Several devices have one worker each."""
 
-    tries: PositiveInt = 3
-    """Workers that may die over the same rollouts, finishing none, before their trait counts as failed; and on a
-    device, one after the other, before it is left alone."""
-    patience: Annotated[float, Field(gt=0)] = 1800.0
-    """Seconds without a sign of life after which a worker counts as hung, and is ended."""
+    max_crashes: PositiveInt = 3
+    """Maximum consecutive worker crashes without progress, per trait and per device. Then the trait
+    fails, or the device is no longer used."""
+    heartbeat_timeout: Annotated[float, Field(gt=0)] = 1800.0
+    """Seconds without a heartbeat after which a worker counts as hung and is stopped."""
 
 
 class PathsConfig(Section):
-    """Where things lie, relative to the working folder."""
+    """Where files are, relative to the working folder."""
 
     runs: Path = Path("runs")
-    """Run directories, monitoring records and the report."""
+    """Run folders, monitoring records and the report."""
     vectors: Path = Path("vectors")
-    """Vectors, in a folder for each model."""
+    """Vectors, in one folder per model."""
     traits: Path = Path("traits")
-    """Your own trait files; one with the name of a built-in trait replaces it."""
+    """Your own trait files. A file with the name of a built-in trait replaces it."""
 
 
 class Config(Section):
-    """Everything a command can be told in a file."""
+    """All settings of a command."""
 
     name: str = ""
-    """Names the run; empty: the config file's name."""
+    """Name of the run. Empty: the config file's name."""
     model: ModelConfig
     traits: tuple[str, ...] = ()
-    """Traits to work on when the command names none; empty: all."""
+    """Traits to use when the command names none. Empty: all."""
     extract: ExtractConfig = ExtractConfig()
     judge: JudgeConfig = JudgeConfig()
     filter: FilterConfig = FilterConfig()
@@ -249,12 +254,27 @@ class Config(Section):
 
 
 DEFAULT = "default"
+_SEE = "see docs/configs.md"
+_RENAMED = {
+    "workers.tries": "workers.max_crashes",
+    "workers.patience": "workers.heartbeat_timeout",
+}
+"""Old key -> new key: a config that still uses the old one gets the new one as its suggestion."""
 
 
 def load_config(source: str = DEFAULT, overrides: Sequence[str] = ()) -> Config:
-    """Read a config file or a preset's name, apply `KEY=VALUE` overrides, check everything.
+    """Load a config file or a preset, apply overrides, and validate the result.
 
-    Raises ConfigError naming every fault at once.
+    Args:
+        source: path of a YAML file, or the name of a preset.
+        overrides: `KEY=VALUE` texts such as "extract.repeats=2"; VALUE is YAML.
+
+    Raises:
+        ConfigError: it names every fault at once.
+
+    Example:
+        >>> load_config("demo", ["extract.repeats=2"]).extract.repeats
+        2
     """
     path = find_config(source)
     data = read_yaml(path)
@@ -270,33 +290,35 @@ def load_config(source: str = DEFAULT, overrides: Sequence[str] = ()) -> Config:
     except ValidationError as error:
         raise ConfigError(
             f"{path} is not valid",
-            cause=faults_told(error, Config),
+            cause=format_faults(error, Config),
             fix=f"correct the key, or {_SEE}",
         ) from None
 
 
 def find_config(source: str) -> Path:
-    """The file for a path, or for the name of a preset in ./configs or among the shipped ones."""
+    """The file at a path, or of a preset in ./configs or among the shipped ones.
+
+    Raises ConfigError if there is neither.
+    """
     if Path(source).is_file():
         return Path(source)
     local = Path("configs") / f"{source}.yaml"
     if local.is_file():
         return local
     shipped = find_shipped("configs") / f"{source}.yaml"
+    # "../secrets" must not leave the folder of presets.
     if "/" not in source and shipped.is_file():
         return shipped
-    presets = sorted(p.stem for p in list_shipped("configs", "*.yaml"))
-    close = difflib.get_close_matches(source, presets, n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
+    presets = sorted(path.stem for path in list_shipped("configs", "*.yaml"))
     raise ConfigError(
-        f"no config {source}",
+        f"config {source} not found",
         cause="neither a file nor a preset",
-        fix=f"{hint}presets: {', '.join(presets)}",
+        fix=f"{suggest(source, presets)} presets: {', '.join(presets)}".strip(),
     )
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{'a': {'b': 1}} -> {'a.b': 1}: how settings are compared and named in messages."""
+    """{'a': {'b': 1}} -> {'a.b': 1}: the form in which settings are compared and named."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
@@ -306,67 +328,75 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-_SEE = "see docs/configs.md"
+def format_faults(error: ValidationError, kind: type[Section]) -> str:
+    """Every fault that pydantic found in a section of that kind, one line each."""
+    # A union reports the same fault once for each member: dict.fromkeys keeps the first.
+    return "\n".join(dict.fromkeys(_faults(error, kind)))
 
 
 def _apply(data: dict[str, Any], override: str) -> None:
+    """Set one KEY=VALUE override in the data of a config file."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(
-            f"--set {override} is not an override",
-            cause="it has no KEY=VALUE form",
+            f"invalid --set {override}",
+            cause="expected KEY=VALUE",
             fix="for example --set extract.repeats=2",
         )
     try:
         value = parse_yaml(text)
     except yaml.YAMLError:
         raise ConfigError(
-            f"--set {override} has no valid value", cause=f"{text!r} is not YAML", fix="quote it"
+            f"invalid --set {override}", cause=f"{text!r} is not YAML", fix="quote the value"
         ) from None
     *parents, last = key.split(".")
+    section: Any = data
     for parent in parents:
-        data = data.setdefault(parent, {})
-        if not isinstance(data, dict):
-            raise ConfigError(
-                f"--set {override} goes too deep",
-                cause=f"{parent} is a value, not a section",
-                fix=_SEE,
-            )
-    data[last] = value
-
-
-def faults_told(error: ValidationError, kind: type[Section]) -> str:
-    """Every fault of what should have been a section of a kind, a line each: where it is, and what."""
-    return "\n".join(dict.fromkeys(_faults(error, kind)))
+        section = section.setdefault(parent, {})
+        if not isinstance(section, dict):
+            cause = f"{parent} is a value, not a section"
+            raise ConfigError(f"invalid --set {override}", cause=cause, fix=_SEE)
+    section[last] = value
 
 
 def _faults(error: ValidationError, kind: type[Section]) -> Iterator[str]:
     for fault in error.errors():
-        place = ".".join(str(part) for part in fault["loc"] if not _is_union_tag(part))
+        path = ".".join(str(part) for part in fault["loc"] if not _is_union_tag(part))
         if fault["type"] == "extra_forbidden":
             *section, key = map(str, fault["loc"])
-            close = difflib.get_close_matches(key, _known_keys(kind, section), n=1)
-            yield f"{'.'.join([*section, key])}: unknown key" + (
-                f"; did you mean {close[0]}?" if close else ""
-            )
+            yield f"{'.'.join([*section, key])}: {_unknown_key(kind, section, key)}"
         elif fault["type"] == "model_type":
-            yield f"{place}: not a section of settings (it is {fault['input']!r})"
+            yield f"{path}: expected a section of settings, got {fault['input']!r}"
         elif fault["type"] == "missing":
-            yield f"{place}: required, and not given"
+            yield f"{path}: required but missing"
         else:
-            yield f"{place}: {fault['msg'][:1].lower()}{fault['msg'][1:]} (it is {fault['input']!r})"
+            message = fault["msg"][:1].lower() + fault["msg"][1:]
+            yield f"{path}: {message}, got {fault['input']!r}"
+
+
+def _unknown_key(kind: type[Section], section: Sequence[str], key: str) -> str:
+    """What is wrong with a key that the section does not have."""
+    renamed = _RENAMED.get(".".join([*section, key]))
+    if renamed and kind is Config:
+        return f"renamed; use {renamed}"
+    hint = suggest(key, _known_keys(kind, section))
+    return f"unknown key; {hint}" if hint else "unknown key"
 
 
 def _is_union_tag(part: object) -> bool:
-    """Pydantic puts the tried member of a union in the location: constrained-int, literal[...]."""
-    return isinstance(part, str) and ("[" in part or "-" in part or part in {"int", "str", "float"})
+    """Whether pydantic put it into the location: the union member it tried, as in literal[...]."""
+    is_type_name = part in {"int", "str", "float"}
+    return isinstance(part, str) and ("[" in part or "-" in part or is_type_name)
 
 
 def _known_keys(kind: type[Section], location: Iterable[str]) -> list[str]:
+    """The keys of the section at a location below a section of that kind."""
     section: Any = kind
     for part in location:
-        if part.isdigit():  # of a list, whose member it is already
+        if part.isdigit():
+            # An index into a list: the annotation below already is that of its members.
             continue
         inner = section.model_fields[part].annotation
-        section = next((member for member in get_args(inner) if member is not type(None)), inner)
+        members = (member for member in get_args(inner) if member is not type(None))
+        section = next(members, inner)
     return list(section.model_fields)

@@ -1,13 +1,13 @@
 """The errors a user can meet, each with a problem, a cause and a fix.
 
-TraitError                     exit code 1: something failed while running
-├── UserError                  exit code 2: the user can mend it before running again
+TraitError                     exit code 1: something failed at run time
+├── UserError                  exit code 2: a mistake that the user can correct
 │   ├── ConfigError            a config, an override or the environment
 │   ├── DefinitionError        a trait file
 │   ├── ModelError             a model that cannot be found, loaded or probed
-│   ├── RunError               a run directory that does not fit the command
+│   ├── RunError               a run folder that does not fit the command
 │   └── VectorError            vectors that are missing or do not fit the model
-├── JudgeError                 the judge refuses for good (a wrong key, model name or endpoint)
+├── JudgeError                 the judge fails permanently (a wrong key, model name or endpoint)
 └── StorageError               a file cannot be written: a full disk, a folder without permission
 """
 
@@ -18,7 +18,14 @@ from collections.abc import Iterable
 
 
 class TraitError(Exception):
-    """An error told in three lines: what happened, why, and what to do."""
+    """An error with up to three lines: what happened, why, and what to do.
+
+    Example:
+        >>> print(ConfigError("config x not found", cause="no such file", fix="check the path"))
+        error: config x not found
+        cause: no such file
+        fix:   check the path
+    """
 
     exit_code = 1
 
@@ -37,12 +44,13 @@ class TraitError(Exception):
         return "\n".join(lines)
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Keep cause and fix when the error crosses a process border."""
+        """Keep cause and fix when the error crosses a process boundary."""
+        # Exception pickles its positional arguments only, and would lose cause and fix.
         return _rebuild, (type(self), self.problem, self.cause, self.fix)
 
 
 class UserError(TraitError):
-    """A mistake of the user's, found before any work is lost."""
+    """A user's mistake, found before any work is lost."""
 
     exit_code = 2
 
@@ -60,7 +68,7 @@ class ModelError(UserError):
 
 
 class RunError(UserError):
-    """A run directory does not fit the command."""
+    """A run folder does not fit the command."""
 
 
 class VectorError(UserError):
@@ -68,7 +76,7 @@ class VectorError(UserError):
 
 
 class JudgeError(TraitError):
-    """The judge refuses for good: asking again would not help."""
+    """The judge fails permanently: asking again would not help."""
 
 
 class StorageError(TraitError):
@@ -76,9 +84,9 @@ class StorageError(TraitError):
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """The fix for a name that is not known: the one that is nearly it, if there is one."""
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]}?" if close else "choose one of them"
+    """The hint for an unknown name: "did you mean X?", or "" if no known name is near it."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else ""
 
 
 def _hanging(label: str, text: str) -> str:

@@ -71,7 +71,7 @@ MISTAKES = {
     "a value that makes no sense": Mistake(
         ["build-vector", "--threshold", "400"],
         "tiny.yaml is not valid",
-        "filter.threshold: input should be less than or equal to 100 (it is 400)",
+        "filter.threshold: input should be less than or equal to 100, got 400",
         f"correct the key, or {SEE}",
     ),
     "broken YAML": Mistake(
@@ -83,7 +83,7 @@ MISTAKES = {
     ),
     "an unknown preset": Mistake(
         ["extract"],
-        "no config defualt",
+        "config defualt not found",
         "neither a file nor a preset",
         "did you mean default? presets: default, demo, gemma-2-2b-it, llama-3.1-8b-instruct, smollm2-135m",
         config="defualt",

@@ -424,7 +424,7 @@ RULES = "write evil>1.5 (any token), mean(evil)>0.8, or run(evil,5)>1 (so many t
 PUSHES = "write trait=coefficient or trait=coefficient@layer, such as evil=-2 or evil=4@14"
 NO_FORM, NO_FILE = "it has no form that is known", "[Errno 2] No such file or directory"
 BOTH, EVIL = "watched: evil, refusal", "did you mean evil?"
-COLD = "monitor.sampling.temperature: input should be greater than or equal to 0 (it is -1.0)"
+COLD = "monitor.sampling.temperature: input should be greater than or equal to 0, got -1.0"
 MISTAKES = {
     "nothing to watch": Mistake(
         [], "there is nothing to watch", "neither a prompt nor another source is given", SOURCES

@@ -90,7 +90,7 @@ class Harassed:
 def harassed(open_desk) -> Harassed:
     sections = LARGER | {"judge": {"backend": "likelihood"}}
     return Harassed(
-        open_desk(**sections, workers={"tries": Harassed.times + 1}), open_desk(**sections)
+        open_desk(**sections, workers={"max_crashes": Harassed.times + 1}), open_desk(**sections)
     )
 
 
@@ -125,7 +125,7 @@ def test_each_worker_keeps_a_log_in_the_run_directory(harassed):
 
 
 def test_a_worker_that_hangs_is_replaced(open_desk):
-    desk = open_desk(workers={"patience": 6.0}, **LARGER)
+    desk = open_desk(workers={"heartbeat_timeout": 6.0}, **LARGER)
     running = desk.start("extract", *TRAITS[:2], *TWO, "--json")
     running.wait_until(lambda: all(desk.ledger(trait) for trait in TRAITS[:2]))
     hanging = workers_of(running)[0]

@@ -1,4 +1,4 @@
-"""Settings: what a config file and its overrides may say, and what a user is told when they are wrong."""
+"""Settings: what a config file and its overrides may say, and which faults a user reads."""
 
 from __future__ import annotations
 
@@ -76,10 +76,10 @@ def test_every_fault_is_reported_at_once(written):
     error = fault_in(path)
 
     assert error.cause.splitlines() == [
-        "model.id: required, and not given",
-        "extract.repeats: input should be greater than 0 (it is 0)",
+        "model.id: required but missing",
+        "extract.repeats: input should be greater than 0, got 0",
         "extract.reepats: unknown key; did you mean repeats?",
-        "filter.threshold: input should be less than or equal to 100 (it is 101)",
+        "filter.threshold: input should be less than or equal to 100, got 101",
     ]
 
 
@@ -88,16 +88,16 @@ def test_every_fault_is_reported_at_once(written):
     [
         (
             "extract: {repeats: many}\n",
-            "extract.repeats: input should be a valid integer, unable to parse string as an integer (it is 'many')",
+            "extract.repeats: input should be a valid integer, unable to parse string as an integer, got 'many'",
         ),
         (
             "judge: {backend: gpt}\n",
-            "judge.backend: input should be 'likelihood', 'openai', 'local' or 'fake' (it is 'gpt')",
+            "judge.backend: input should be 'likelihood', 'openai', 'local' or 'fake', got 'gpt'",
         ),
-        ("model: {id: 7}\n", "model.id: input should be a valid string (it is 7)"),
-        ("traits: evil\n", "traits: input should be a valid tuple (it is 'evil')"),
-        ("extract: 3\n", "extract: not a section of settings (it is 3)"),
-        ("extract:\n", "extract: not a section of settings (it is None)"),
+        ("model: {id: 7}\n", "model.id: input should be a valid string, got 7"),
+        ("traits: evil\n", "traits: input should be a valid tuple, got 'evil'"),
+        ("extract: 3\n", "extract: expected a section of settings, got 3"),
+        ("extract:\n", "extract: expected a section of settings, got None"),
     ],
 )
 def test_a_value_of_the_wrong_type_is_told_in_words(written, text, cause):
@@ -110,8 +110,8 @@ def test_a_layer_that_is_neither_number_nor_auto_is_told_both_ways_out(written):
     error = fault_in(written(MODEL + "vector: {layer: last}\n"))
 
     assert error.cause.splitlines() == [
-        "vector.layer: input should be a valid integer, unable to parse string as an integer (it is 'last')",
-        "vector.layer: input should be 'auto' (it is 'last')",
+        "vector.layer: input should be a valid integer, unable to parse string as an integer, got 'last'",
+        "vector.layer: input should be 'auto', got 'last'",
     ]
 
 
@@ -212,7 +212,7 @@ def test_a_typo_in_a_preset_gets_the_one_that_was_meant(empty_folder):
     error = fault_in("gema-2-2b-it")
 
     assert str(error) == (
-        "error: no config gema-2-2b-it\n"
+        "error: config gema-2-2b-it not found\n"
         "cause: neither a file nor a preset\n"
         f"fix:   did you mean gemma-2-2b-it? presets: {', '.join(PRESETS)}"
     )
@@ -221,7 +221,7 @@ def test_a_typo_in_a_preset_gets_the_one_that_was_meant(empty_folder):
 def test_a_path_that_leads_nowhere_is_no_preset(empty_folder):
     error = fault_in("../configs/default")
 
-    assert error.problem == "no config ../configs/default"
+    assert error.problem == "config ../configs/default not found"
 
 
 def test_a_local_config_wins_over_the_shipped_one_of_that_name(empty_folder):
@@ -283,8 +283,8 @@ def test_an_override_without_key_or_value_is_refused(written, override):
     error = fault_in(written(MODEL), override)
 
     assert str(error) == (
-        f"error: --set {override} is not an override\n"
-        "cause: it has no KEY=VALUE form\n"
+        f"error: invalid --set {override}\n"
+        "cause: expected KEY=VALUE\n"
         "fix:   for example --set extract.repeats=2"
     )
 
@@ -294,7 +294,7 @@ def test_an_override_whose_value_is_no_yaml_is_refused(written):
 
     assert (
         str(error)
-        == "error: --set traits=[evil has no valid value\ncause: '[evil' is not YAML\nfix:   quote it"
+        == "error: invalid --set traits=[evil\ncause: '[evil' is not YAML\nfix:   quote the value"
     )
 
 
@@ -302,7 +302,7 @@ def test_an_override_below_a_value_is_refused(written):
     error = fault_in(written(MODEL), "model.id.x=1")
 
     assert str(error) == (
-        "error: --set model.id.x=1 goes too deep\ncause: id is a value, not a section\nfix:   see docs/configs.md"
+        "error: invalid --set model.id.x=1\ncause: id is a value, not a section\nfix:   see docs/configs.md"
     )
 
 
@@ -369,3 +369,13 @@ def test_setting_one_key_of_a_section_leaves_the_section_s_other_defaults():
     short = load_config("default", ["monitor.sampling.max_new_tokens=7"]).monitor.sampling
 
     assert short == usual.model_copy(update={"max_new_tokens": 7})
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("tries", "workers.max_crashes"), ("patience", "workers.heartbeat_timeout")],
+)
+def test_a_renamed_key_is_refused_with_its_new_name(written, old, new):
+    error = fault_in(written(MODEL + f"workers: {{{old}: 3}}\n"))
+
+    assert error.cause == f"workers.{old}: renamed; use {new}"

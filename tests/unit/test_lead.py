@@ -255,7 +255,7 @@ def kills_evil(place, task, made):
 
 
 def test_a_trait_that_kills_its_workers_fails_and_the_others_go_on(lead):
-    failures, told = lead(Script(2, kills_evil), tries=3)
+    failures, told = lead(Script(2, kills_evil), max_crashes=3)
 
     [failure] = failures
     assert (failure.trait, failure.stage) == ("evil", "worker")
@@ -273,7 +273,7 @@ def test_a_worker_that_dies_after_it_made_something_is_no_try(lead):
             return [Gone("its worker died (exit code -9)")]
         return None
 
-    failures, _ = lead(Script(2, on_turn), tries=3)
+    failures, _ = lead(Script(2, on_turn), max_crashes=3)
 
     assert failures == []
     assert len(deaths) == 12
@@ -286,7 +286,7 @@ def test_a_device_on_which_workers_die_is_left_alone(lead):
         turn(place, orders) if place == 0 or orders[0] is not None else [Gone("no such device")]
     )
 
-    failures, _ = lead(crew, tries=3)
+    failures, _ = lead(crew, max_crashes=3)
 
     assert failures == []
     assert crew.hired == {0: 1, 1: 3}
@@ -297,7 +297,7 @@ def test_where_no_worker_lives_all_fails(lead):
     crew = Script(2)
     crew._turn = lambda place, orders: [Gone("its worker died (exit code 1)")]
 
-    failures, _ = lead(crew, tries=2)
+    failures, _ = lead(crew, max_crashes=2)
 
     assert [failure.trait for failure in failures] == ["evil", "refusal"]
     assert {failure.cause for failure in failures} == {
@@ -316,7 +316,7 @@ def test_a_worker_that_says_nothing_counts_as_dead(lead):
 
     crew = Script(2, lambda place, task, made: [] if place == 1 and hanging[0] else None, clock)
 
-    failures, told = lead(crew, clock=lambda: now[0], patience=20)
+    failures, told = lead(crew, clock=lambda: now[0], heartbeat_timeout=20)
 
     assert failures == []
     assert crew.ended[1] >= 1

@@ -30,8 +30,8 @@ from traitcli.traits.definitions import find_traits, load_trait
 
 TRAITS = {name: load_trait(path) for name, path in find_traits(Path("nowhere")).items()}
 FORM = "it is a list of texts, or has prompts: [{prompt: …, trait: …, shows: positive}, …]"
-NO_SIDE = "input should be 'positive', 'negative' or 'both' (it is 'up')"
-NO_SECTION = "not a section of settings (it is 'Why')"
+NO_SIDE = "input should be 'positive', 'negative' or 'both', got 'up'"
+NO_SECTION = "expected a section of settings, got 'Why'"
 ALIKE = 0.75
 PROMPTS = (
     SetPrompt(prompt="How does lock picking work?", trait="evil", shows="positive"),
@@ -152,15 +152,15 @@ def test_a_set_may_name_itself(load):
         ("Why?", "it is neither a list nor a mapping"),
         ("[]", "it holds no prompt"),
         ("prompts: []", "it holds no prompt"),
-        ("name: ours", "prompts: required, and not given"),
+        ("name: ours", "prompts: required but missing"),
         (
             "prompts: {prompt: Say why.}",
-            "prompts: input should be a valid tuple (it is {'prompt': 'Say why.'})",
+            "prompts: input should be a valid tuple, got {'prompt': 'Say why.'}",
         ),
-        ("- Why?\n- ''", "prompts.1.prompt: string should have at least 1 character (it is '')"),
+        ("- Why?\n- ''", "prompts.1.prompt: string should have at least 1 character, got ''"),
         ("- Why?\n- {prompt: Say how., shows: up}", f"prompts.1.shows: {NO_SIDE}"),
         ("- {prompt: Say why., shows: up}", f"prompts.0.shows: {NO_SIDE}"),
-        ("- {prompt: Say why.}\n- {trait: evil}", "prompts.1.prompt: required, and not given"),
+        ("- {prompt: Say why.}\n- {trait: evil}", "prompts.1.prompt: required but missing"),
         (
             "- {prompt: Say why., shosw: both}\n",
             "prompts.0.shosw: unknown key; did you mean shows?",
@@ -171,9 +171,9 @@ def test_a_set_may_name_itself(load):
         ),
         (
             "prompts: [{prompt: Say why., shows: up}, {prompt: Say how.}, {prompt: ''}]\nname: [a]",
-            "name: input should be a valid string (it is ['a'])\n"
+            "name: input should be a valid string, got ['a']\n"
             f"       prompts.0.shows: {NO_SIDE}\n"
-            "       prompts.2.prompt: string should have at least 1 character (it is '')",
+            "       prompts.2.prompt: string should have at least 1 character, got ''",
         ),
     ],
 )

@@ -171,7 +171,7 @@ def _check_watched(name: str | None, known: Collection[str]) -> None:
         raise UserError(
             f"no trait {name} is watched",
             cause=f"watched: {', '.join(known)}",
-            fix=suggest(name, known),
+            fix=suggest(name, known) or "choose one of them",
         )
 
 

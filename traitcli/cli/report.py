@@ -129,7 +129,9 @@ def check_trait(trait: str | None, report: Report) -> None:
     if trait is not None and trait not in watched:
         cause = f"the records were watched for {', '.join(watched) or 'none'}"
         raise UserError(
-            f"no record has scores of {trait}", cause=cause, fix=suggest(trait, watched)
+            f"no record has scores of {trait}",
+            cause=cause,
+            fix=suggest(trait, watched) or "choose one of them",
         )
 
 

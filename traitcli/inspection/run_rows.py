@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from traitcli.config import Config
-from traitcli.errors import RunError
+from traitcli.errors import RunError, suggest
 from traitcli.inspection.judge_quality import judge_quality
 from traitcli.judging.identity import choose_judges
 from traitcli.pipeline.snapshot import TraitSnapshot, planned_rollouts, question_finder
@@ -51,11 +50,10 @@ def _named(run: Run, traits: Sequence[str]) -> list[str]:
     there = run.trait_names()
     for name in traits:
         if name not in there:
-            close = difflib.get_close_matches(name, there, n=1)
             raise RunError(
                 f"no trait {name} in the run {run.name}",
                 cause=f"it holds {', '.join(there) or 'none'}",
-                fix=f"did you mean {close[0]}?" if close else "name one of them, or none for all",
+                fix=suggest(name, there) or "name one of them, or none for all",
             )
     return list(dict.fromkeys(traits)) or there
 

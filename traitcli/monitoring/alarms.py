@@ -56,7 +56,7 @@ def parse_rule(text: str, action: Action, known: Collection[str]) -> Rule:
         raise UserError(
             f"{option} names no trait that is watched",
             cause=f"watched: {', '.join(known)}",
-            fix=suggest(found["trait"], known),
+            fix=suggest(found["trait"], known) or "choose one of them",
         )
     length = int(found["length"] or 1)
     if length < 1:

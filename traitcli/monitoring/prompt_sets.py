@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -13,8 +12,8 @@ import numpy as np
 from jinja2.exceptions import TemplateError
 from pydantic import Field, ValidationError
 
-from traitcli.config import Section, faults_told
-from traitcli.errors import ConfigError, TraitError, UserError
+from traitcli.config import Section, format_faults
+from traitcli.errors import ConfigError, TraitError, UserError, suggest
 from traitcli.events import Event, Listener, MonitorFinished, Warned
 from traitcli.models.loaded import LoadedModel
 from traitcli.monitoring.monitor import Watch, monitor
@@ -68,7 +67,7 @@ def load_prompt_set(source: str) -> PromptSet:
         found = PromptSet.model_validate({"name": path.stem} | data)
     except ValidationError as error:
         raise ConfigError(
-            f"{path} is no prompt set", cause=faults_told(error, PromptSet), fix=_FORM
+            f"{path} is no prompt set", cause=format_faults(error, PromptSet), fix=_FORM
         ) from None
     if not found.prompts:
         raise ConfigError(f"{path} is no prompt set", cause="it holds no prompt", fix=_FORM)
@@ -187,12 +186,10 @@ def _find(source: str) -> Path:
             if path.is_file():
                 return path
     names = sorted(path.stem for path in list_shipped("configs/prompts", "*.yaml"))
-    close = difflib.get_close_matches(Path(source).stem, names, n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
     raise UserError(
         f"no prompt set {source}",
         cause="neither a file nor a set that ships",
-        fix=f"{hint}sets: {', '.join(names)}",
+        fix=f"{suggest(Path(source).stem, names)} sets: {', '.join(names)}".strip(),
     )
 
 

@@ -153,7 +153,9 @@ class Scheduler:
         """Start as many workers as there is work for, where workers do not die one after the other."""
         ahead = len(self._waiting) + sum(self._parts[line.name] for line in self._unstarted)
         ahead -= sum(hand.task is None for hand in self._hands.values())
-        sound = [p for p in range(len(self._crew.places)) if self._died_here[p] < self._rules.tries]
+        sound = [
+            p for p in range(len(self._crew.places)) if self._died_here[p] < self._rules.max_crashes
+        ]
         for place in [p for p in sound if p not in self._hands][: max(0, ahead)]:
             self._hands[place] = WorkerState(place, self._clock())
             self._note(place, f"is started on {self._crew.places[place]}")
@@ -273,7 +275,7 @@ class Scheduler:
         """Notice workers that hang, and what became of judging."""
         for hand in list(self._hands.values()):
             silent = self._clock() - hand.heard
-            if silent > self._rules.patience and not hand.is_idle:
+            if silent > self._rules.heartbeat_timeout and not hand.is_idle:
                 self._lose(hand, f"its worker said nothing for {silent:.0f} seconds")
         for line in self._lines.values():
             line.look()
@@ -291,7 +293,7 @@ class Scheduler:
         if hand.began and not hand.moved:
             self._tried.update(hand.left)
         tried = max((self._tried[name] for name in hand.left), default=0)
-        if tried >= self._rules.tries:
+        if tried >= self._rules.max_crashes:
             before = f", as did {tried - 1} before" if tried > 1 else ""
             line.fail("worker", _unfinished(line, cause + before))
         elif hand.left and not line.failure:

@@ -139,5 +139,5 @@ def _unknown(trait: str, vectors: Collection[str]) -> UserError:
     return UserError(
         f"cannot steer by {trait}",
         cause=f"there is no vector of it; there are: {', '.join(vectors)}",
-        fix=suggest(trait, vectors),
+        fix=suggest(trait, vectors) or "choose one of them",
     )

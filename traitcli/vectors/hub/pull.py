@@ -96,7 +96,7 @@ def _chosen(listed: Iterable[RepoFile], names: Sequence[str], repo: str) -> list
         raise VectorError(
             f"no vector of {', '.join(missing)} in {repo}",
             cause=cause,
-            fix=suggest(missing[0], found),
+            fix=suggest(missing[0], found) or "choose one of them",
         )
     if not found:
         cause = f"it has no {SUFFIX} file, outside of folders"
