@@ -100,7 +100,7 @@ class ExtractConfig(Section):
 
 
 class LikelihoodConfig(Section):
-    """The judge without a second model: it compares how well the personas explain an answer."""
+    """A judge without a second model: it compares how well personas explain an answer."""
 
     pairs: PositiveInt = 4
     """Other contrast pairs to compare for each answer, at most the number of pairs − 1."""
@@ -310,11 +310,8 @@ def find_config(source: str) -> Path:
     if "/" not in source and shipped.is_file():
         return shipped
     presets = sorted(path.stem for path in list_shipped("configs", "*.yaml"))
-    raise ConfigError(
-        f"config {source} not found",
-        cause="neither a file nor a preset",
-        fix=f"{suggest(source, presets)} presets: {', '.join(presets)}".strip(),
-    )
+    fix = f"{suggest(source, presets)} presets: {', '.join(presets)}".strip()
+    raise ConfigError(f"config {source} not found", cause="neither a file nor a preset", fix=fix)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -338,17 +335,13 @@ def _apply(data: dict[str, Any], override: str) -> None:
     """Set one KEY=VALUE override in the data of a config file."""
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise ConfigError(
-            f"invalid --set {override}",
-            cause="expected KEY=VALUE",
-            fix="for example --set extract.repeats=2",
-        )
+        fix = "for example --set extract.repeats=2"
+        raise ConfigError(f"invalid --set {override}", cause="expected KEY=VALUE", fix=fix)
     try:
         value = parse_yaml(text)
     except yaml.YAMLError:
-        raise ConfigError(
-            f"invalid --set {override}", cause=f"{text!r} is not YAML", fix="quote the value"
-        ) from None
+        cause = f"{text!r} is not YAML"
+        raise ConfigError(f"invalid --set {override}", cause=cause, fix="quote the value") from None
     *parents, last = key.split(".")
     section: Any = data
     for parent in parents:
