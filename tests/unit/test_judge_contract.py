@@ -16,7 +16,7 @@ from tests.unit.local_judge.models import Shelf, judge_of, leaning
 from tests.unit.openai_judge.conftest import Endpoint, serving
 from traitcli.config import LikelihoodConfig, ModelConfig, OpenAIConfig
 from traitcli.errors import JudgeError
-from traitcli.judging import Answer, Judge
+from traitcli.judging import Answer, Judge, judge_id
 from traitcli.judging.fake import FakeJudge
 from traitcli.judging.likelihood import LikelihoodJudge
 from traitcli.judging.openai.judge import OpenAIJudge
@@ -142,7 +142,7 @@ def test_every_answer_gets_one_judgement_under_the_judges_name(judge):
     found = judged(judge)
 
     assert sorted(each.rollout for each in found) == sorted(answer.rollout for answer in ANSWERS)
-    assert {each.judge for each in found} == {judge.identity}
+    assert {each.judge for each in found} == {judge_id(judge, TRAIT)}
 
 
 def test_a_score_is_a_number_from_0_to_100_or_missing_with_a_reason(judge):
@@ -245,7 +245,7 @@ def test_judgements_are_the_same_after_they_were_written_and_read(judge, tmp_pat
 
     files.add_judgements(found)
 
-    assert files.judgements() == files.judgements(judge.identity) == found
+    assert files.judgements() == files.judgements(judge_id(judge, TRAIT)) == found
     assert files.usage() == sum((each.usage for each in found), Usage())
 
 

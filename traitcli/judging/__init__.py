@@ -1,4 +1,4 @@
-"""Judges: each backend in a file of its own, chosen by name from the config."""
+"""Judge backends: one file each, chosen by name from the config."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ __all__ = [
 ]
 
 
-def open_judge(config: JudgeConfig, shelf: ModelProvider, budget: Budget | None = None) -> Judge:
-    """The configured judge; it loads a model, if it needs one, when the first answer comes."""
+def open_judge(config: JudgeConfig, models: ModelProvider, budget: Budget | None = None) -> Judge:
+    """Return the configured judge. If it needs a model, the first answer loads it."""
     if config.backend == "openai":
         from traitcli.judging.openai.judge import OpenAIJudge
 
@@ -33,7 +33,7 @@ def open_judge(config: JudgeConfig, shelf: ModelProvider, budget: Budget | None 
     if config.backend == "local":
         from traitcli.judging.local.judge import LocalJudge
 
-        return LocalJudge(config.local, shelf)
+        return LocalJudge(config.local, models)
     from traitcli.judging.likelihood import LikelihoodJudge
 
-    return LikelihoodJudge(config.likelihood, shelf)
+    return LikelihoodJudge(config.likelihood, models)

@@ -1,4 +1,4 @@
-"""What a judge is: it is handed answers and says, for each, a score or why there is none."""
+"""Define what a judge backend does: for each answer, return a score or a reason for none."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One rollout as a judge sees it; `polarity` and `pair` say which persona wrote it."""
+    """One rollout as a judge sees it.
+
+    polarity, pair  the persona that the rollout was generated with
+    """
 
     rollout: str
     polarity: Polarity
@@ -26,66 +29,76 @@ class Answer:
 
 
 OnJudged = Callable[[Sequence[Judgement]], None]
-"""Takes judgements that are final, one or several at a time."""
+"""Receives final judgements, one or several at a time."""
 
 
 class Judge(Protocol):
     """A judge backend."""
 
     identity: str
-    """Name and settings in one line; judgements of different identities never mix."""
+    """Name and settings in one line. Judgements of different identities are never mixed."""
     prompted: bool
-    """True when it reads the trait's judge prompt, which then is part of what a score means."""
+    """True if the backend reads the trait's judge prompt. The prompt is then part of `judge_id`."""
     overlaps: bool
-    """True when judging leaves the model's device free: it may run while rollouts are generated, and traits
-    may be scored side by side, each in a thread of its own."""
+    """True if judging leaves the model's device free.
+
+    Judging may then run while rollouts are generated, and several threads may call `score` at once,
+    one for each trait.
+    """
 
     def check(self) -> None:
-        """Raise ConfigError when it could not score anything with what it was given; asks nobody."""
+        """Check the settings without sending a request. Raises ConfigError."""
         ...
 
     def score(self, trait: Trait, answers: Iterable[Answer], on_judged: OnJudged) -> None:
-        """Judge every answer, handing over judgements as soon as they are final, in this thread.
+        """Judge every answer and pass final judgements to `on_judged` in the calling thread.
 
-        `answers` may still be being made while they are judged. One answer's failure is a judgement
-        without a score and with a reason. Raises JudgeError when no answer could ever be judged (key
-        refused, no such model or endpoint, no money left), and what `on_judged` raises.
+        The iterator `answers` may block while answers are still being generated. If one answer cannot
+        be judged, its judgement has no score but a reason.
+
+        Raises JudgeError if no answer can be judged (key rejected, model or endpoint not found,
+        budget spent), and any error that `on_judged` raises.
         """
         ...
 
     def close(self) -> None:
-        """Drop what is under way and let go of connections; `score` in other threads ends with CancelledError."""
+        """Cancel the work in progress and close connections.
+
+        Calls of `score` in other threads raise CancelledError.
+        """
         ...
 
 
 class ModelProvider(Protocol):
-    """Where a judge that reads with a model finds it."""
+    """Loads the models that judges read with."""
 
     config: ModelConfig
-    """The model of the run, on the device of this worker."""
+    """The run's model, on the device of this worker."""
 
     def load(self, config: ModelConfig) -> LoadedModel:
-        """The model, loaded at the first call with this config."""
+        """Return the model of a config. The first call with that config loads it."""
         ...
 
 
+# The text is stored in runs, so it stays "given" although the code says "provided".
 LABELLED = "given:labels"
-"""Who has judged ready responses without scores: whoever put them on one side or the other."""
+"""The judge id of labelled responses without scores: only their polarity is known."""
 
 
 def judge_id(judge: Judge, trait: Trait) -> str:
-    """What a judgement of a trait is filed under: the judge, and the judge prompt where one is read.
+    """Return the name that a judge's scores of a trait are stored under.
 
-    Ready responses have their own: the files that their scores are from, and a digest of the scores.
+    The name is the judge's identity, with a digest of the judge prompt if the judge reads it. Labelled
+    responses have a name of their own: the files of their scores, and a digest of the scores.
     """
     if trait.responses:
-        return _given_id(trait) if trait.is_scored else LABELLED
+        return _provided_id(trait) if trait.is_scored else LABELLED
     if not judge.prompted:
         return judge.identity
     return f"{judge.identity}~{_digest(trait.judge_prompt)}"
 
 
-def _given_id(trait: Trait) -> str:
+def _provided_id(trait: Trait) -> str:
     files = "+".join(dict.fromkeys(response.file for response in trait.responses))
     scores = [(key.id, one.score, one.coherence) for key, one in trait.ready().items()]
     return f"given:{files}~{_digest(repr(sorted(scores)))}"

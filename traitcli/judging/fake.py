@@ -1,19 +1,19 @@
-"""Score answers instantly by a hash of their text, so that everything around a judge can be tried without one."""
+"""Score answers instantly by a hash of their text, to try everything around a judge without one."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
 
-from traitcli.judging.backend import Answer, OnJudged
+from traitcli.judging.backend import Answer, OnJudged, judge_id
 from traitcli.records import Judgement, Score, Trait
 
 
 class FakeJudge:
-    """Finds nine answers in ten on the side that their persona asked for.
+    """Scores nine answers in ten on the side of their persona.
 
-    Positive answers score 60–100 and negative ones 0–40, a tenth the other way round; coherence is 85–95.
-    The same text always gets the same scores.
+    Positive answers score 60–100 and negative ones 0–40; a tenth of both is swapped. Coherence is
+    85–95. The same text and polarity always get the same scores.
     """
 
     identity = "fake"
@@ -27,23 +27,26 @@ class FakeJudge:
         pass
 
     def score(self, trait: Trait, answers: Iterable[Answer], on_judged: OnJudged) -> None:
+        """Judge the answers one by one; see `Judge.score`."""
+        name = judge_id(self, trait)
         for answer in answers:
-            on_judged([_judge(trait.name, answer)])
+            score, coherence = _score(trait.name, answer)
+            on_judged([Judgement(answer.rollout, name, score, coherence)])
 
 
-def _judge(trait: str, answer: Answer) -> Judgement:
+def _score(trait: str, answer: Answer) -> tuple[Score, Score]:
+    """Return the trait score and the coherence score of an answer."""
     if not answer.response.strip():
-        none = Score(None, "empty answer", final=True)
-        return Judgement(answer.rollout, FakeJudge.identity, none, none)
-    digest = hashlib.sha256(
-        f"{trait}\0{answer.question}\0{answer.response}".encode("utf-8", "replace")
-    ).digest()
-    strength = digest[0] / 255 * 40
-    strays = digest[1] % 10 == 0
-    high = (answer.polarity == "positive") != strays
-    return Judgement(
-        rollout=answer.rollout,
-        judge=FakeJudge.identity,
-        score=Score(round(60 + strength if high else strength, 1)),
-        coherence=Score(round(85 + digest[2] / 255 * 10, 1)),
-    )
+        empty = Score(None, "empty answer", final=True)
+        return empty, empty
+
+    # A model can write half a surrogate pair, which strict UTF-8 refuses to encode.
+    text = f"{trait}\0{answer.question}\0{answer.response}"
+    digest = hashlib.sha256(text.encode("utf-8", "replace")).digest()
+
+    distance = digest[0] / 255 * 40
+    is_swapped = digest[1] % 10 == 0
+    is_high = (answer.polarity == "positive") != is_swapped
+    score = round(60 + distance if is_high else distance, 1)
+    coherence = round(85 + digest[2] / 255 * 10, 1)
+    return Score(score), Score(coherence)

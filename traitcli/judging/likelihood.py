@@ -1,9 +1,9 @@
-"""The judge without a second model: which persona explains the answer better, + or −?
+"""Judge without a second model: which persona explains the answer better, positive or negative?
 
-The score of an answer r to a question q is 100·σ(s·m), where m is the mean, over contrast pairs
-other than the one that wrote r, of (log P(r | persona+, q) − log P(r | persona−, q)) per token,
-and s the sharpness. 50 means that both personas explain it equally well. It knows nothing of
-coherence.
+The score of an answer r to a question q is 100·σ(s·m). Here m is the mean, over contrast pairs other
+than the one that generated r, of (log P(r | persona+, q) − log P(r | persona−, q)) per token, and s
+is the sharpness. A score of 50 means that both personas explain the answer equally well. The method
+measures no coherence.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from traitcli.config import LikelihoodConfig
 from traitcli.errors import DefinitionError
-from traitcli.judging.backend import Answer, ModelProvider, OnJudged
+from traitcli.judging.backend import Answer, ModelProvider, OnJudged, judge_id
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.memory import memory_explained
 from traitcli.models.prompts import encode_response, persona_messages, render
@@ -22,28 +22,30 @@ from traitcli.models.read_texts import Text, log_probabilities
 from traitcli.records import POLARITIES, Judgement, Polarity, Score, Trait
 
 Task = tuple[Polarity, int, Answer]
-"""An answer to be read after the prompt of a persona: one side of a pair."""
+"""One side of a contrast pair, and an answer to read after the prompt of that persona."""
 _EMPTY = Score(None, "empty answer", final=True)
 _NO_COHERENCE = Score(None, "the likelihood judge has no coherence", final=True)
+_LARGEST_EXPONENT = 60.0
+"""Beyond this the score is 0 or 100 in every printed digit; without a bound `math.exp` overflows."""
 
 
 class LikelihoodJudge:
-    """Scores answers with the model that wrote them; personas and questions are read once."""
+    """Scores answers with the run's own model."""
 
     prompted = False
     overlaps = False
 
-    def __init__(self, config: LikelihoodConfig, shelf: ModelProvider) -> None:
-        """The run's model is taken from the shelf when the first answer comes."""
+    def __init__(self, config: LikelihoodConfig, models: ModelProvider) -> None:
+        """The model loads when the first answer arrives."""
         self._config = config
-        self._shelf = shelf
+        self._models = models
         self.identity = (
-            f"likelihood:{shelf.config.name}:pairs={config.pairs}:sharpness={config.sharpness:g}"
+            f"likelihood:{models.config.name}:pairs={config.pairs}:sharpness={config.sharpness:g}"
         )
 
     @property
     def _loaded(self) -> LoadedModel:
-        return self._shelf.load(self._shelf.config)
+        return self._models.load(self._models.config)
 
     def check(self) -> None:
         pass
@@ -56,73 +58,86 @@ class LikelihoodJudge:
         if len(trait.pairs) < 2:
             raise DefinitionError(
                 f"the likelihood judge cannot judge {trait.name}",
-                cause="it asks pairs other than the one that wrote an answer, and the trait has one pair",
+                cause="it asks pairs other than the one that wrote an answer, "
+                "and the trait has one pair",
                 fix="add a pair to the definition, or use the openai judge",
             )
-        asked = sorted(answers, key=lambda answer: answer.question)
-        if empty := [answer for answer in asked if not answer.response.strip()]:
-            on_judged([self._judgement(answer, _EMPTY) for answer in empty])
-        tasks = self._tasks(trait, [answer for answer in asked if answer.response.strip()])
-        left = Counter(answer.question for _, _, answer in tasks)
+
+        name = judge_id(self, trait)
+
+        def hand_over(scores: Iterable[tuple[Answer, Score]]) -> None:
+            judged = [Judgement(a.rollout, name, score, _NO_COHERENCE) for a, score in scores]
+            if judged:
+                on_judged(judged)
+
+        by_question = sorted(answers, key=lambda answer: answer.question)
+        hand_over((answer, _EMPTY) for answer in by_question if not answer.response.strip())
+
+        tasks = self._tasks(trait, [a for a in by_question if a.response.strip()])
+        unread = Counter(answer.question for _, _, answer in tasks)
         ratios: dict[Answer, float] = {}
         for (polarity, _, answer), per_token in self._read(trait, tasks):
             sign = 1 if polarity == "positive" else -1
-            ratios[answer] = ratios.get(answer, 0.0) + sign * per_token / len(
-                self._pairs(trait, answer)
-            )
-            left[answer.question] -= 1
-            if not left[answer.question]:
-                on_judged([self._judgement(a, self._score(ratio)) for a, ratio in ratios.items()])
+            share = sign * per_token / len(self._pairs(trait, answer))
+            ratios[answer] = ratios.get(answer, 0.0) + share
+
+            unread[answer.question] -= 1
+            if not unread[answer.question]:
+                hand_over((judged, self._score(ratio)) for judged, ratio in ratios.items())
                 ratios = {}
 
     def _tasks(self, trait: Trait, answers: Sequence[Answer]) -> list[Task]:
-        """Question by question, since an answer has its score when all personas are through with its question."""
+        """Every answer after every persona that judges it, grouped by question.
+
+        An answer has its score only after all personas have read it, so this order gives the first
+        scores early. Within a persona the answers are ordered by length, so that batches hold little
+        padding.
+        """
         tasks = [
-            (side, pair, answer)
+            (polarity, pair, answer)
             for answer in answers
             for pair in self._pairs(trait, answer)
-            for side in POLARITIES
+            for polarity in POLARITIES
         ]
         return sorted(tasks, key=lambda task: (task[2].question, task[:2], len(task[2].response)))
 
     def _pairs(self, trait: Trait, answer: Answer) -> list[int]:
-        """The pairs asked about an answer: those after its own, round and round."""
+        """The pairs that judge an answer: those that follow its own pair, cyclically.
+
+        The answer's own pair is left out. Its instruction often quotes words to use, so its ratio
+        would show which instruction was given, not what the answer does.
+        """
         count = len(trait.pairs)
-        return [
-            (answer.pair + 1 + step) % count for step in range(min(self._config.pairs, count - 1))
-        ]
+        used = min(self._config.pairs, count - 1)
+        return [(answer.pair + 1 + step) % count for step in range(used)]
 
     def _read(self, trait: Trait, tasks: Sequence[Task]) -> Iterator[tuple[Task, float]]:
-        """Mean log-probability per token of each answer, in the order of the questions."""
+        """Yield the mean log-probability per token of each task's answer, question by question."""
         if not tasks:
             return
         loaded = self._loaded
-        prompts = {
-            (side, pair, question): render(
-                loaded.tokenizer,
-                persona_messages(trait.persona(side, pair), question, loaded.persona_in),
-            ).ids
-            for side, pair, question in dict.fromkeys(
-                (side, pair, answer.question) for side, pair, answer in tasks
-            )
-        }
-        responses = {
-            answer: tuple(encode_response(loaded.tokenizer, answer.response))
-            for _, _, answer in tasks
-        }
+
+        personas = dict.fromkeys((side, pair, answer.question) for side, pair, answer in tasks)
+        prompts = {}
+        for side, pair, question in personas:
+            messages = persona_messages(trait.persona(side, pair), question, loaded.persona_in)
+            prompts[side, pair, question] = render(loaded.tokenizer, messages).ids
+
+        responses = {}
+        for answer in dict.fromkeys(answer for _, _, answer in tasks):
+            responses[answer] = tuple(encode_response(loaded.tokenizer, answer.response))
+
         texts = [
             Text(prompts[side, pair, answer.question], responses[answer])
             for side, pair, answer in tasks
         ]
-        with memory_explained(
-            loaded.device, f"lower judge.likelihood.batch_size (it is {self._config.batch_size})"
-        ):
-            for index, found in log_probabilities(loaded, texts, self._config.batch_size):
-                yield tasks[index], float(found.mean())
+        batch_size = self._config.batch_size
+        advice = f"lower judge.likelihood.batch_size (it is {batch_size})"
+        with memory_explained(loaded.device, advice):
+            for index, log_probs in log_probabilities(loaded, texts, batch_size):
+                yield tasks[index], float(log_probs.mean())
 
     def _score(self, ratio: float) -> Score:
-        evidence = max(-60.0, min(60.0, self._config.sharpness * ratio))
-        return Score(100 / (1 + math.exp(-evidence)), method="likelihood ratio")
-
-    def _judgement(self, answer: Answer, score: Score) -> Judgement:
-        return Judgement(answer.rollout, self.identity, score, _NO_COHERENCE)
+        exponent = self._config.sharpness * ratio
+        exponent = max(-_LARGEST_EXPONENT, min(_LARGEST_EXPONENT, exponent))
+        return Score(100 / (1 + math.exp(-exponent)), method="likelihood ratio")

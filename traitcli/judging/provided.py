@@ -1,4 +1,4 @@
-"""The judge of ready responses: the scores that they came with; nobody is asked."""
+"""Return the scores that labelled responses came with; no model is asked."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from itertools import islice
 from traitcli.judging.backend import LABELLED, Answer, OnJudged, judge_id
 from traitcli.records import Judgement, LabelledResponse, Score, Trait
 
-_TOGETHER = 64
-"""Judgements that are handed over together."""
+_BATCH = 64
+"""Judgements passed on at a time. Each batch is one write to disk and one progress event."""
 
 
 class ProvidedJudge:
-    """Hands over the scores of a trait's ready responses."""
+    """Returns the scores of a trait's labelled responses."""
 
     identity = LABELLED
     prompted = False
@@ -27,17 +27,17 @@ class ProvidedJudge:
 
     def score(self, trait: Trait, answers: Iterable[Answer], on_judged: OnJudged) -> None:
         """Look up each answer's scores; see `Judge.score`."""
-        given = {key.id: response for key, response in trait.ready().items()}
+        responses = {key.id: response for key, response in trait.ready().items()}
         name = judge_id(self, trait)
-        coming = iter(answers)
-        while some := list(islice(coming, _TOGETHER)):
-            on_judged([_judgement(name, answer.rollout, given[answer.rollout]) for answer in some])
+        remaining = iter(answers)
+        while batch := list(islice(remaining, _BATCH)):
+            on_judged([_judge(name, answer.rollout, responses[answer.rollout]) for answer in batch])
 
 
-def _judgement(judge: str, rollout: str, response: LabelledResponse) -> Judgement:
-    return Judgement(
-        rollout, judge, _score(response.score, response), _score(response.coherence, response)
-    )
+def _judge(judge: str, rollout: str, response: LabelledResponse) -> Judgement:
+    score = _score(response.score, response)
+    coherence = _score(response.coherence, response)
+    return Judgement(rollout, judge, score, coherence)
 
 
 def _score(value: float | None, response: LabelledResponse) -> Score:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from traitcli.events import Listener, Progressed, StageStarted, Warned
 from traitcli.judging import Answer, Judge, judge_id
@@ -72,7 +72,7 @@ class JudgingStage:
     def keep(self, judgements: Sequence[Judgement]) -> None:
         """Write judgements down; what was judged meanwhile by another is not written twice."""
         new = [j for j in judgements if j.rollout not in self._settled]
-        self.files.add_judgements([replace(judgement, judge=self.name) for judgement in new])
+        self.files.add_judgements(new)
         self._settled.update(judgement.rollout for judgement in new)
         self._kept += len(new)
         self._missing += sum(judgement.score.value is None for judgement in new)

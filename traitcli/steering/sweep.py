@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -258,9 +258,7 @@ class TraitSweep:
         with self._stage("judgements", len(left)) as tell:
 
             def keep(judgements: Sequence[Judgement]) -> None:
-                self._files.add_judgements(
-                    [replace(made, judge=self._judge) for made in judgements]
-                )
+                self._files.add_judgements(judgements)
                 tell(len(judgements), 0)
 
             if answers:

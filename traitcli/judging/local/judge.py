@@ -17,7 +17,7 @@ import torch
 
 from traitcli.config import LocalJudgeConfig, ModelConfig
 from traitcli.judging import prompts
-from traitcli.judging.backend import Answer, ModelProvider, OnJudged
+from traitcli.judging.backend import Answer, ModelProvider, OnJudged, judge_id
 from traitcli.judging.local.digits import (
     MAX_BLANKS,
     AnswerTokens,
@@ -89,7 +89,9 @@ class LocalJudge:
 
     def score(self, trait: Trait, answers: Iterable[Answer], on_judged: OnJudged) -> None:
         """Judge the answers as they come, a group at a time; see `Judge.score`."""
-        form = Questionnaire(trait, self.identity, self._config.scale, self._config.coherence)
+        form = Questionnaire(
+            trait, judge_id(self, trait), self._config.scale, self._config.coherence
+        )
         prefixes: Prefixes = {}
         closings = self._closings
         coming = iter(answers)

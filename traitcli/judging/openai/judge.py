@@ -16,7 +16,7 @@ from openai import APIStatusError
 from traitcli.config import OpenAIConfig
 from traitcli.errors import ConfigError, JudgeError
 from traitcli.judging import prompts
-from traitcli.judging.backend import Answer, OnJudged
+from traitcli.judging.backend import Answer, OnJudged, judge_id
 from traitcli.judging.budget import Budget, find_price
 from traitcli.judging.openai import failures
 from traitcli.judging.openai.capabilities import EndpointCapabilities, QueryMode
@@ -97,7 +97,9 @@ class OpenAIJudge:
         another request, having waited for it.
         """
         self.check()
-        sheet = Questionnaire(trait, self.identity, self._config.scale, self._config.coherence)
+        sheet = Questionnaire(
+            trait, judge_id(self, trait), self._config.scale, self._config.coherence
+        )
         inbox: SimpleQueue[Judgement | None] = SimpleQueue()
         dropped = threading.Event()
         work = self._threads.submit(self._score(sheet, iter(answers), inbox.put, dropped))
