@@ -38,7 +38,7 @@ from traitcli.models.loaded import LoadedModel
 from traitcli.models.padding import left_pad
 from traitcli.models.prompts import persona_messages, render
 from traitcli.models.steerer import ActivationSteerer
-from traitcli.records import POLARITIES, Judgement, Push, Trait
+from traitcli.records import POLARITIES, Judgement, Intervention, Trait
 from traitcli.steering.interventions import Steering, measure_doses
 from traitcli.traits.definitions import find_traits, load_trait
 from traitcli.vectors.files import load_vectors
@@ -149,7 +149,7 @@ def judged_under_steering(
     direction = probe.vector.directions[probe.position][probe.layer]
     prompt = render(loaded.tokenizer, [{"role": "user", "content": questions[0]}]).ids
     [unit] = measure_doses(
-        loaded, [Steering(Push(trait.name, 1.0, probe.layer), direction)], prompt
+        loaded, [Steering(Intervention(trait.name, 1.0, probe.layer), direction)], prompt
     )
     coefficient = asked.dose / unit.push.dose
     scores: dict[float, list[float]] = {}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from traitcli.records import Crossing, Push, TokenScores, Usage
+from traitcli.records import Crossing, Intervention, TokenScores, Usage
 
 Stage = Literal["rollouts", "judgements", "vectors", "readings"]
 
@@ -157,7 +157,7 @@ class MonitorStarted:
     traits: tuple[str, ...]
     layers: Mapping[str, int]
     notes: tuple[str, ...] = ()
-    steering: tuple[Push, ...] = ()
+    steering: tuple[Intervention, ...] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
 
 

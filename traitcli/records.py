@@ -266,7 +266,7 @@ class TraitVector:
 
 
 @dataclass(frozen=True, slots=True)
-class Push:
+class Intervention:
     """A trait's vector added to the residual stream while a model writes.
 
     coefficient  how many times the vector, as it is stored: 1 moves by the whole difference of the classes' means
@@ -329,7 +329,7 @@ class TokenScores(Scores):
     finish_reason: str
     history: tuple[Mapping[str, str], ...] = ()
     seconds: tuple[float, ...] = ()
-    steering: tuple[Push, ...] = ()
+    steering: tuple[Intervention, ...] = ()
     crossings: tuple[Crossing, ...] = ()
     prompt_scores: Scores | None = None
     layer_scores: LayerScores | None = None

@@ -39,7 +39,7 @@ from traitcli.monitoring.alarms import parse_rule
 from traitcli.monitoring.monitor import Watch, monitor
 from traitcli.monitoring.record_files import read_records, to_json
 from traitcli.records import Crossing, TraitVector
-from traitcli.steering.interventions import make_steering, parse_push
+from traitcli.steering.interventions import make_steering, parse_intervention
 
 VECTOR = {vector.trait: vector for vector in VECTORS}
 GREEDY = CONFIG.model_copy(
@@ -52,7 +52,7 @@ NOTE = "above 1 answers fall apart; 0.3 to 0.5 is safe"
 
 def steer(model, *texts):
     return make_steering(
-        [parse_push(text, VECTOR) for text in texts], VECTOR, model, "response_avg"
+        [parse_intervention(text, VECTOR) for text in texts], VECTOR, model, "response_avg"
     )
 
 
@@ -103,7 +103,7 @@ def write_plainly(model, ids, pushes=()):
     """The likeliest tokens one after another under plain hooks, and row -> float32 [n, H], each fed by itself."""
     tokens, states, options = [], [], {"use_cache": True, "output_hidden_states": True}
     with ExitStack() as hooks:
-        for push in (parse_push(text, VECTOR) for text in pushes):
+        for push in (parse_intervention(text, VECTOR) for text in pushes):
             direction = torch.from_numpy(VECTOR[push.trait].directions["response_avg"][push.layer])
             block = find_blocks(model.model)[push.layer - 1]
             hooks.enter_context(last_position_hook(block, push.coefficient * direction))
@@ -229,7 +229,7 @@ def test_a_vector_of_another_width_is_refused_before_anything_is_written(loaded)
 
     with pytest.raises(VectorError):
         make_steering(
-            [parse_push("evil=1", {"evil": wide})], {"evil": wide}, loaded("llama"), "response_avg"
+            [parse_intervention("evil=1", {"evil": wide})], {"evil": wide}, loaded("llama"), "response_avg"
         )
 
 

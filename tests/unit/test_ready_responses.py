@@ -496,7 +496,7 @@ def test_the_given_judge_hands_over_the_scores_of_each_response(read):
         )
     )
     trait, judged = make_trait(ready), []
-    answers = [Answer(key.id, key.polarity, key.pair, "Why?", "a") for key in trait.ready()]
+    answers = [Answer(key.id, key.polarity, key.pair, "Why?", "a") for key in trait.by_rollout()]
 
     ProvidedJudge().score(trait, answers, judged.extend)
 
@@ -534,7 +534,7 @@ def rollouts_of(trait, tokens=3):
             tokens,
             "given",
         )
-        for key in trait.ready()
+        for key in trait.by_rollout()
     ]
 
 
@@ -568,7 +568,7 @@ def test_ready_responses_with_scores_are_filtered_by_them(read):
     rows[0][4], rows[8][5] = 20, 10
     trait = make_trait(read(table(rows)))
     judged = {}
-    answers = [Answer(key.id, key.polarity, key.pair, "", "") for key in trait.ready()]
+    answers = [Answer(key.id, key.polarity, key.pair, "", "") for key in trait.by_rollout()]
     ProvidedJudge().score(
         trait, answers, lambda made: judged.update({one.rollout: one for one in made})
     )
@@ -596,7 +596,7 @@ def activations(model_folders):
         )
         worker, told = Worker(config, "cpu", lambda event: None), []
         read_labelled_responses(
-            Generating(trait, tuple(trait.ready())), config, worker, told.append, withdraw=withdraw
+            Generating(trait, tuple(trait.by_rollout())), config, worker, told.append, withdraw=withdraw
         )
         made = [message for message in told if isinstance(message, Made)]
         rollouts = {rollout.id: rollout for message in made for rollout in message.rollouts}
@@ -633,7 +633,7 @@ def test_an_answer_is_read_behind_its_question_without_a_persona(read, activatio
 
     tokenizer = worker.model().tokenizer
     assert len(states) == 16
-    for key, one in trait.ready().items():
+    for key, one in trait.by_rollout().items():
         asked = [{"role": "user", "content": one.before}]
         templated = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
         prompt = tokenizer(templated, add_special_tokens=False)["input_ids"]
@@ -695,7 +695,7 @@ def test_a_shared_ending_is_read_as_part_of_the_whole_text(read, activations, fa
     rollouts, states, worker, _ = activations(trait, family)
 
     tokenizer = worker.model().tokenizer
-    for text, (key, one) in zip(texts, trait.ready().items(), strict=True):
+    for text, (key, one) in zip(texts, trait.by_rollout().items(), strict=True):
         ids = tokenizer(text)["input_ids"]
         ending = tokenizer(" person. I think", add_special_tokens=False)["input_ids"][-1]
         cut = ids.index(tokenizer(text.split(" person")[0])["input_ids"][-1]) + 1
@@ -710,7 +710,7 @@ def test_what_of_a_chat_template_two_texts_share_is_no_response(read, activation
     rollouts, states, worker, _ = activations(trait)
 
     tokenizer = worker.model().tokenizer
-    for entry, key in zip([e[side] for e in PERSONAS for side in e], trait.ready(), strict=True):
+    for entry, key in zip([e[side] for e in PERSONAS for side in e], trait.by_rollout(), strict=True):
         prompt, mark, response = entry.rpartition("<|assistant|>")
         assert (rollouts[key.id].prompt, rollouts[key.id].response) == (prompt + mark, response)
         ids = tokenizer(response, add_special_tokens=False)["input_ids"]
@@ -760,8 +760,8 @@ def test_responses_that_others_take_over_are_given_up_and_not_read(read, activat
     rollouts, _, _, told = activations(trait, withdraw=lambda unbegun: 5)
 
     given_up = [name for message in told if isinstance(message, GaveUp) for name in message.ids]
-    assert given_up == [key.id for key in trait.ready()][-5:]
-    assert set(rollouts) == {key.id for key in trait.ready()} - set(given_up)
+    assert given_up == [key.id for key in trait.by_rollout()][-5:]
+    assert set(rollouts) == {key.id for key in trait.by_rollout()} - set(given_up)
 
 
 def test_the_size_of_a_batch_changes_no_activation(read, activations):
@@ -785,7 +785,7 @@ def stored(read, tmp_path):
         read([entry | {"positive": text} for entry, text in zip(ENTRIES, texts, strict=True)])
     )
     files = Run(tmp_path / "run").trait("joy")
-    ready = trait.ready()
+    ready = trait.by_rollout()
     made = zip(ready.values(), rollouts_of(trait), strict=True)
     files.add_rollouts([replace(r, prompt=f"<s>{r.id}:", response=one.text) for one, r in made], {})
     for judge, score in (("old", 10.0), ("new", 86.875)):

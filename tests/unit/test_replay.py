@@ -26,7 +26,7 @@ from traitcli.monitoring.record_files import (
 )
 from traitcli.monitoring.replay import USUAL_PACE, replay
 from traitcli.monitoring.transcripts import Exchange, read_exchanges
-from traitcli.records import Push
+from traitcli.records import Intervention
 from traitcli.shipped import find_shipped
 from traitcli.steering.interventions import make_steering
 
@@ -51,7 +51,7 @@ def by_name(vectors):
 def generated(loaded):
     """A generation with all that can be watched: its record and the events it told."""
     model, heard = loaded("llama"), []
-    push = Push("refusal", 2.5, 2)
+    push = Intervention("refusal", 2.5, 2)
     watch = Watch(
         make_probes(VECTORS, model, "response_avg"),
         CONFIG,
@@ -138,7 +138,7 @@ def test_a_replay_begins_and_ends_as_the_generation_did(generated):
 
     first, *_, last = played(to_json(record))
 
-    push = Push("refusal", 2.5, 2, pytest.approx(record.steering[0].dose, abs=1e-4))
+    push = Intervention("refusal", 2.5, 2, pytest.approx(record.steering[0].dose, abs=1e-4))
     started = heard[0]
     assert first == MonitorStarted(
         started.prompt,

@@ -133,13 +133,13 @@ class _Chat:
         _say(f"colours: {name or 'the strongest trait'}")
 
     def _set_steering(self, text: str) -> None:
-        from traitcli.steering.interventions import make_steering, parse_push
+        from traitcli.steering.interventions import make_steering, parse_intervention
         from traitcli.views.words import steering_text
 
         if text == "off":
             self._watching = replace(self._watching, steering=())
         elif text:
-            pushes = [parse_push(one, self._desk.vectors) for one in text.split()]
+            pushes = [parse_intervention(one, self._desk.vectors) for one in text.split()]
             position = self._desk.config.vector.position
             made = make_steering(pushes, self._desk.vectors, self._desk.loaded, position)
             self._watching = replace(self._watching, steering=made)

@@ -38,10 +38,10 @@ def watch(wanted: MonitorOptions, config: Config) -> None:
     from traitcli.generation.projections import make_probes
     from traitcli.models.load import load_model
     from traitcli.monitoring.monitor import Watch
-    from traitcli.steering.interventions import make_steering, parse_push
+    from traitcli.steering.interventions import make_steering, parse_intervention
     from traitcli.views import open_monitor_view
 
-    pushes = [parse_push(text, vectors) for text in wanted.steer]
+    pushes = [parse_intervention(text, vectors) for text in wanted.steer]
     position = config.vector.position
     with open_monitor_view(
         wanted.trait, raw=wanted.raw, by_layer=by_row, as_json=wanted.as_json

@@ -100,7 +100,7 @@ def judge_id(judge: Judge, trait: Trait) -> str:
 
 def _provided_id(trait: Trait) -> str:
     files = "+".join(dict.fromkeys(response.file for response in trait.responses))
-    scores = [(key.id, one.score, one.coherence) for key, one in trait.ready().items()]
+    scores = [(key.id, one.score, one.coherence) for key, one in trait.by_rollout().items()]
     return f"given:{files}~{_digest(repr(sorted(scores)))}"
 
 

@@ -27,7 +27,7 @@ class ProvidedJudge:
 
     def score(self, trait: Trait, answers: Iterable[Answer], on_judged: OnJudged) -> None:
         """Look up each answer's scores; see `Judge.score`."""
-        responses = {key.id: response for key, response in trait.ready().items()}
+        responses = {key.id: response for key, response in trait.by_rollout().items()}
         name = judge_id(self, trait)
         remaining = iter(answers)
         while batch := list(islice(remaining, _BATCH)):

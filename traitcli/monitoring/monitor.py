@@ -30,7 +30,7 @@ from traitcli.models.memory import memory_explained
 from traitcli.models.prompts import Message, Prompt, check_length, conversation, render
 from traitcli.monitoring.alarms import Alarm, Rule
 from traitcli.monitoring.record_files import keep_record
-from traitcli.records import Crossing, LayerScores, Push, Scores, TokenScores
+from traitcli.records import Crossing, LayerScores, Intervention, Scores, TokenScores
 from traitcli.steering.interventions import Steering, dose_notes, measure_doses, steered
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ class _Writing:
             "length" if len(self._tokens) == self._watch.config.sampling.max_new_tokens else "stop"
         )
 
-    def record(self, prompt: str, pushes: tuple[Push, ...], reason: str) -> TokenScores:
+    def record(self, prompt: str, pushes: tuple[Intervention, ...], reason: str) -> TokenScores:
         """What was written and scored so far."""
         found = np.array(self._found, dtype=np.float32).reshape(
             len(self._tokens), self._reader.width

@@ -14,7 +14,7 @@ from traitcli.events import (
     PromptScored,
     TokenScored,
 )
-from traitcli.records import Crossing, Push
+from traitcli.records import Crossing, Intervention
 
 USUAL_PACE = 0.05
 """Seconds a token, where a record does not tell its pace."""
@@ -29,7 +29,7 @@ def replay(
     """Tell the events of a record again, `speed` times as fast as it was written."""
     raw = record.get("trait_scores") or record["projections"]
     calibrated = record.get("calibrated_scores", {})
-    steering = tuple(Push(**push) for push in record.get("steering", ()))
+    steering = tuple(Intervention(**push) for push in record.get("steering", ()))
     traits, about = tuple(raw), record.get("about", {})
     model = record.get("model", "")
     on_event(

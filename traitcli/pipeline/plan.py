@@ -44,7 +44,7 @@ def plan_rollouts(trait: Trait, config: ExtractConfig) -> list[RolloutKey]:
     Ready responses are read, all of them: what the settings limit is how much is generated.
     """
     if trait.responses:
-        return list(trait.ready())
+        return list(trait.by_rollout())
     return [
         RolloutKey(trait.name, split, polarity, pair, question, repeat)
         for split, questions, repeats in _asked(trait, config)
@@ -68,7 +68,7 @@ def plan_trait(trait: Trait, config: Config, run: Run, judge: str) -> TraitPlan:
     rollouts = files.rollouts()
     done = {rollout.id for rollout in rollouts}
     if trait.responses:
-        prompts = [len(one.before) + len(one.text) for one in trait.ready().values()]
+        prompts = [len(one.before) + len(one.text) for one in trait.by_rollout().values()]
     else:
         prompts = [
             len(trait.persona(k.polarity, k.pair)) + len(trait.question(k.split, k.question))

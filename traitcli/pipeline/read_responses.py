@@ -94,7 +94,7 @@ def _size(loaded: LoadedModel, planned: Sequence[_Planned], config: Config) -> i
 
 def _prepare(task: Generating, loaded: LoadedModel) -> list[_Planned]:
     """Tokenise every response and check it."""
-    ready = task.trait.ready()
+    ready = task.trait.by_rollout()
     planned, faults = [], []
     for key in task.keys:
         response = ready[key]

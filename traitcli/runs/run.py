@@ -268,7 +268,7 @@ def _shape(trait: Trait) -> list[Any]:
     """What of a definition a rollout depends on; that of a trait without ready responses names none."""
     told = asdict(trait)
     # not where a response stands: a file may be moved
-    ready = [(key.id, one.before, one.text, one.form) for key, one in trait.ready().items()]
+    ready = [(key.id, one.before, one.text, one.form) for key, one in trait.by_rollout().items()]
     return [*(told[part] for part in _SHAPING), *([ready] if ready else [])]
 
 

@@ -16,7 +16,7 @@ from traitcli.generation.projections import check_fit
 from traitcli.models.hooks import tap
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.steerer import ActivationSteerer, relative_dose
-from traitcli.records import Position, Push, TraitVector
+from traitcli.records import Position, Intervention, TraitVector
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,12 +36,12 @@ _FORM = "write trait=coefficient or trait=coefficient@layer, such as evil=-2 or 
 class Steering:
     """A push, and what is pushed by: `vector` float32 [H]."""
 
-    push: Push
+    push: Intervention
     vector: Floats
 
 
-def parse_push(text: str, vectors: Mapping[str, TraitVector]) -> Push:
-    """`evil=4@14` -> Push, at the vector's own layer unless told; raises UserError when it is none."""
+def parse_intervention(text: str, vectors: Mapping[str, TraitVector]) -> Intervention:
+    """`evil=4@14` -> Intervention, at the vector's own layer unless told; raises UserError when it is none."""
     found = _PUSH.fullmatch(text.strip())
     if not found:
         raise UserError(f"cannot steer by {text}", cause="it has no form that is known", fix=_FORM)
@@ -49,11 +49,11 @@ def parse_push(text: str, vectors: Mapping[str, TraitVector]) -> Push:
     if trait not in vectors:
         raise _unknown(trait, vectors)
     layer = vectors[trait].layer if found["layer"] is None else int(found["layer"])
-    return Push(trait, float(found["coefficient"]), layer)
+    return Intervention(trait, float(found["coefficient"]), layer)
 
 
 def make_steering(
-    pushes: Iterable[Push],
+    pushes: Iterable[Intervention],
     vectors: Mapping[str, TraitVector],
     loaded: LoadedModel,
     position: Position,

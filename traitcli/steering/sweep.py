@@ -32,7 +32,7 @@ from traitcli.models.prompts import Prompt, check_length, encode_response, rende
 from traitcli.models.read_texts import Text, log_probabilities
 from traitcli.models.steerer import relative_dose
 from traitcli.pipeline.worker_context import Worker
-from traitcli.records import Judgement, Position, Push, Score, Trait, TraitVector
+from traitcli.records import Judgement, Position, Intervention, Score, Trait, TraitVector
 from traitcli.runs.run import Run, digest_of
 from traitcli.steering.dose_response import Scored, repetition, sum_up
 from traitcli.steering.interventions import make_steering, steered, typical_norms
@@ -203,7 +203,7 @@ class TraitSweep:
         prompts = [self._render(one.question) for one in batch]
         for prompt in prompts:
             check_length(loaded, prompt, sampling.max_new_tokens)
-        push = Push(self.trait.name, batch[0].coefficient, self._layer)
+        push = Intervention(self.trait.name, batch[0].coefficient, self._layer)
         pushes = make_steering([push], {self.trait.name: self._vector}, loaded, self._position)
         requests = [
             Request(p.ids, self._seed(one.question)) for p, one in zip(prompts, batch, strict=True)

@@ -18,7 +18,7 @@ from traitcli.events import (
     VectorBuilt,
     Warned,
 )
-from traitcli.records import Push, Usage
+from traitcli.records import Intervention, Usage
 from traitcli.views.formatting import clock_time
 from traitcli.views.printable import one_line, printable
 
@@ -126,7 +126,7 @@ def about_text(about: Mapping[str, Any]) -> str:
     )
 
 
-def steering_text(steering: Sequence[Push]) -> str:
+def steering_text(steering: Sequence[Intervention]) -> str:
     """`steered by evil −2 at layer 22 (dose 0.31)`; empty without steering."""
     told = [
         f"{one_line(push.trait)} {f'{push.coefficient:+g}'.replace('-', '−')} at layer {push.layer}"
