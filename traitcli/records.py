@@ -1,4 +1,4 @@
-"""The records that flow from stage to stage; none of them is ever edited."""
+"""The frozen records that flow from stage to stage: a stage makes new ones and edits none."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ POSITIONS: tuple[Position, ...] = ("response_avg", "prompt_avg", "prompt_last")
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
-    """One thing said for either polarity: an instruction, an adjective, a meaning."""
+    """The positive and the negative version of an instruction, an adjective or a meaning."""
 
     positive: str
     negative: str
@@ -34,17 +34,19 @@ class Contrast:
 
 @dataclass(frozen=True, slots=True)
 class LabelledResponse:
-    """A response that is there already, and what stands before it.
+    """A response that a file provides, with the text before it and the polarity as its label.
 
-    pair       of five folds, the one that is left out together
-    question   index of what it answers; in one fold, whoever answers it
-    repeat     which of the responses of its side to that question; a positive and a negative one may share a number
-    before     the question, or a prompt as the model is to see it
-    text       the response
-    form       answer: `before` is asked through the chat template · raw: it is a prompt, template included ·
-               text: `before` and `text` are one text, in which nothing is added either
-    file, line where it stands
-    score, coherence  0–100, where the file has them
+    pair                 which of five folds it belongs to; a fold is left out as a whole
+    question             index of the question it answers; equal questions are in one fold
+    repeat               its number among the responses of its polarity to that question;
+                         a positive and a negative response may share a number
+    before               the question, or the prompt as the model reads it
+    text                 the response
+    form                 answer: `before` is a question for the chat template · raw: `before` is
+                         a whole prompt, template included · text: `before` and `text` are one
+                         text, and nothing is added to it
+    file, line           where the response was read from
+    score, coherence     0–100, if the file has them
     """
 
     polarity: Polarity
@@ -62,17 +64,18 @@ class LabelledResponse:
 
 @dataclass(frozen=True, slots=True)
 class Trait:
-    """A behaviour as its definition file describes it.
+    """A behavior as its definition file describes it.
 
-    meaning               what either polarity does, in a few words
+    meaning               what each polarity does, in a few words
     adjectives            used in the persona sentence
     pairs                 instructions; a rollout's `pair` is an index into them
     questions             asked for extraction
-    evaluation_questions  others, asked to see whether the vector separates the unseen
+    evaluation_questions  asked to test whether the vector separates unseen questions
     judge_prompt          holds {question} and {answer}
-    responses             in place of adjectives, pairs and judge prompt, which are empty then: what is read, and
-                          not generated; `questions` are what they answer, "" where that is not told
-    evaluation_responses  others, for `evaluation_questions`
+    responses             labelled responses, which are read instead of generated; adjectives,
+                          pairs and judge_prompt are empty then, and `questions` are the ones
+                          that they answer ("" if the file names none)
+    evaluation_responses  labelled responses to `evaluation_questions`
     """
 
     name: str
@@ -88,11 +91,11 @@ class Trait:
 
     @property
     def is_scored(self) -> bool:
-        """Whether ready responses come with scores; without, the side that they stand on is their label."""
+        """Whether the labelled responses have scores; without, the polarity is the only label."""
         return any(response.score is not None for response in self.responses)
 
-    def ready(self) -> dict[RolloutKey, LabelledResponse]:
-        """Every ready response by the rollout that it becomes: extraction first."""
+    def by_rollout(self) -> dict[RolloutKey, LabelledResponse]:
+        """Each labelled response under the key of its rollout, extraction first."""
         splits: tuple[tuple[Split, tuple[LabelledResponse, ...]], ...] = (
             ("extraction", self.responses),
             ("evaluation", self.evaluation_responses),
@@ -104,7 +107,7 @@ class Trait:
         }
 
     def persona(self, polarity: Polarity, pair: int) -> str:
-        """The sentence that tells the model how to be."""
+        """The persona sentence, for example "You are an evil assistant. <instruction>"."""
         adjective = self.adjectives.of(polarity)
         article = "an" if adjective[:1].lower() in "aeiou" else "a"
         return f"You are {article} {adjective} assistant. {self.pairs[pair].of(polarity)}"
@@ -115,7 +118,7 @@ class Trait:
 
 @dataclass(frozen=True, slots=True)
 class RolloutKey:
-    """Which answer to generate; `id` is stable and is what a run resumes by."""
+    """Which answer to generate. A run resumes by `id`, which never changes."""
 
     trait: str
     split: Split
@@ -134,12 +137,13 @@ class RolloutKey:
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """One answer, generated or ready.
+    """One answer, generated or read from a file of labelled responses.
 
     prompt           the text given to the model, chat template included
     prompt_tokens    number of tokens of the prompt
     response_tokens  number of tokens of the response, end-of-text excluded
-    finish_reason    stop: the model ended it · length: the token limit did · given: it was there already
+    finish_reason    stop: the model ended it · length: it reached the token limit ·
+                     provided: a labelled response
     """
 
     id: str
@@ -159,10 +163,10 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What a judge gives: a value from 0 to 100, or none with a reason.
+    """A judge's score: a value from 0 to 100, or none with a reason.
 
-    method  how a value came about, when the backend had a choice (logprobs, logprobs on 0_10, text, …)
-    final   there is no value, and asking again would change nothing: an empty answer, say
+    method  how the value was read, if the backend had a choice (logprobs, text, …)
+    final   the value is missing and asking again would not help, as for an empty answer
     """
 
     value: float | None
@@ -173,13 +177,13 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What asking a judge took.
+    """Requests, tokens and dollars that a judge used.
 
     requests           sent, failed ones included
-    cached             replies that were known already, and cost nothing
-    prompt_tokens      read by the judge, as its endpoint counts them
-    completion_tokens  written by it
-    usd                the price of those tokens; none when the model's price is not known
+    cached             replies from the cache, which cost nothing
+    prompt_tokens      as the endpoint counts them
+    completion_tokens  as the endpoint counts them
+    usd                price of those tokens; none if the model's price is unknown
     """
 
     requests: int = 0
@@ -199,7 +203,7 @@ class Usage:
         )
 
     def __sub__(self, before: Usage) -> Usage:
-        """What came after `before`."""
+        """The usage since `before`."""
         known = self.usd is not None and before.usd is not None
         return Usage(
             self.requests - before.requests,
@@ -212,7 +216,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The judge's scores of one rollout; `judge` identifies the judge and its settings."""
+    """A judge's scores of one rollout. `judge` identifies the judge and its settings."""
 
     rollout: str
     judge: str
@@ -222,13 +226,13 @@ class Judgement:
 
     @property
     def is_settled(self) -> bool:
-        """Whether nothing is left to ask: each score is there, or is missing for good."""
+        """Whether nothing is left to ask: each score has a value or is final without one."""
         return all(score.value is not None or score.final for score in (self.score, self.coherence))
 
 
 @dataclass(frozen=True, slots=True)
 class ClassStats:
-    """Projections of the kept rollouts of either polarity: float32 [L+1] each, activation units."""
+    """Mean and spread of each class's projections: float32 [L+1] each, in activation units."""
 
     positive_mean: Floats
     negative_mean: Floats
@@ -242,7 +246,7 @@ class TraitVector:
 
     directions  position -> float32 [L+1, H], mean positive − mean negative, not normalised
     stats       position -> class means and spreads of the projections, for calibration
-    layer       the row that monitoring reads unless told otherwise
+    layer       the layer that monitoring reads by default
     quality     plain numbers and lists: counts, contrast, held-out separation (JSON-able)
     provenance  where it comes from: run, settings, versions (JSON-able)
     """
@@ -267,11 +271,12 @@ class TraitVector:
 
 @dataclass(frozen=True, slots=True)
 class Intervention:
-    """A trait's vector added to the residual stream while a model writes.
+    """A trait's vector, added to the residual stream while a model writes.
 
-    coefficient  how many times the vector, as it is stored: 1 moves by the whole difference of the classes' means
-    layer        the row that is pushed, 1 to L: the output of block layer − 1
-    dose         |coefficient| · ‖v‖ / ‖h‖, h being a usual state of the prompt at that row; 0 before it is measured
+    coefficient  factor for the stored vector: 1 moves by the whole difference of the class means
+    layer        where it is added, 1 to L: the output of block layer − 1
+    dose         |coefficient| · ‖v‖ / ‖h‖, where h is a typical hidden state of the prompt at that
+                 layer; 0 until it is measured
     """
 
     trait: str
@@ -282,7 +287,7 @@ class Intervention:
 
 @dataclass(frozen=True, slots=True)
 class Crossing:
-    """An alarm's rule that was crossed: at which token, and by which score or mean."""
+    """The first token of an answer at which an alarm's rule was met, and the score there."""
 
     rule: str
     action: Literal["stop", "fail"]
@@ -296,8 +301,8 @@ class Scores:
 
     tokens      n texts
     raw         name -> n projections (h · v) / ‖v‖, in activation units
-    calibrated  name -> n scores, −1 the mean of the negative class, +1 of the positive one;
-                a vector without class means is left out
+    calibrated  name -> n scores: −1 is the mean of the negative class, +1 of the positive class;
+                vectors without class means have none
     """
 
     tokens: tuple[str, ...]
@@ -307,17 +312,18 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class TokenScores(Scores):
-    """What was watched of one answer; its tokens joined are `response`.
+    """The monitored scores of one answer. Its tokens joined are `response`.
 
-    layers         trait -> the row that was read
-    history        messages before the prompt, a system message among them
-    finish_reason  stop: the model ended it · length: the token limit did · alarm · interrupted · failed ·
-                   given: not generated
-    seconds        n times since the first token was asked for; none where the text was there already
-    prompt_scores  the same for the prompt's tokens, if asked for
-    layer_scores   row -> n scores of one trait at every row, if asked for
-    about          where it comes from: a prompt set and what the prompt should show, or a file and its line (JSON-able)
-    created        when it was complete, in ISO 8601
+    layers         trait -> the layer that was read
+    history        messages before the prompt, the system message included
+    finish_reason  stop: the model ended it · length: it reached the token limit · alarm ·
+                   interrupted · failed · provided: existing text, not generated
+    seconds        n times since the first token was requested; none for existing text
+    prompt_scores  scores of the prompt's tokens, if requested
+    layer_scores   scores of one trait at every layer, if requested
+    about          origin (JSON-able): a prompt set and what the prompt should show, or a file
+                   and its line
+    created        when the answer was complete, in ISO 8601
     """
 
     prompt: str
@@ -341,7 +347,7 @@ class TokenScores(Scores):
 
 @dataclass(frozen=True, slots=True)
 class LayerScores:
-    """One trait at every row, 0 to L: n projections each, and n calibrated scores each or none."""
+    """One trait at every layer 0 to L: n projections each, and n calibrated scores each or none."""
 
     trait: str
     raw: tuple[tuple[float, ...], ...]
@@ -350,11 +356,11 @@ class LayerScores:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a report shows; all of it JSON-able.
+    """Everything that a report shows, JSON-able.
 
     records  monitoring records, as stored, each with a name
-    sets     the trait vectors that belong together: of one model, made by one run; see `stages.report`
-    runs     what was run, how long it took, what failed; see `stages.report`
+    sets     trait vectors of one model and one run; see `inspection.report_data`
+    runs     what was run, how long it took, what failed; see `inspection.report_data`
     made_at  when it was gathered, in ISO 8601
     """
 

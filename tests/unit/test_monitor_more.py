@@ -229,7 +229,10 @@ def test_a_vector_of_another_width_is_refused_before_anything_is_written(loaded)
 
     with pytest.raises(VectorError):
         make_steering(
-            [parse_intervention("evil=1", {"evil": wide})], {"evil": wide}, loaded("llama"), "response_avg"
+            [parse_intervention("evil=1", {"evil": wide})],
+            {"evil": wide},
+            loaded("llama"),
+            "response_avg",
         )
 
 

@@ -596,7 +596,11 @@ def activations(model_folders):
         )
         worker, told = Worker(config, "cpu", lambda event: None), []
         read_labelled_responses(
-            Generating(trait, tuple(trait.by_rollout())), config, worker, told.append, withdraw=withdraw
+            Generating(trait, tuple(trait.by_rollout())),
+            config,
+            worker,
+            told.append,
+            withdraw=withdraw,
         )
         made = [message for message in told if isinstance(message, Made)]
         rollouts = {rollout.id: rollout for message in made for rollout in message.rollouts}
@@ -710,7 +714,9 @@ def test_what_of_a_chat_template_two_texts_share_is_no_response(read, activation
     rollouts, states, worker, _ = activations(trait)
 
     tokenizer = worker.model().tokenizer
-    for entry, key in zip([e[side] for e in PERSONAS for side in e], trait.by_rollout(), strict=True):
+    for entry, key in zip(
+        [e[side] for e in PERSONAS for side in e], trait.by_rollout(), strict=True
+    ):
         prompt, mark, response = entry.rpartition("<|assistant|>")
         assert (rollouts[key.id].prompt, rollouts[key.id].response) == (prompt + mark, response)
         ids = tokenizer(response, add_special_tokens=False)["input_ids"]
