@@ -38,7 +38,7 @@ from traitcli.models.loaded import LoadedModel
 from traitcli.models.padding import left_pad
 from traitcli.models.prompts import persona_messages, render
 from traitcli.models.steerer import ActivationSteerer
-from traitcli.records import POLARITIES, Judgement, Intervention, Trait
+from traitcli.records import POLARITIES, Intervention, Judgement, Trait
 from traitcli.steering.interventions import Steering, measure_doses
 from traitcli.traits.definitions import find_traits, load_trait
 from traitcli.vectors.files import load_vectors

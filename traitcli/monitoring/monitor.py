@@ -30,7 +30,7 @@ from traitcli.models.memory import memory_explained
 from traitcli.models.prompts import Message, Prompt, check_length, conversation, render
 from traitcli.monitoring.alarms import Alarm, Rule
 from traitcli.monitoring.record_files import keep_record
-from traitcli.records import Crossing, LayerScores, Intervention, Scores, TokenScores
+from traitcli.records import Crossing, Intervention, LayerScores, Scores, TokenScores
 from traitcli.steering.interventions import Steering, dose_notes, measure_doses, steered
 
 if TYPE_CHECKING:

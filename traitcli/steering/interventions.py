@@ -16,7 +16,7 @@ from traitcli.generation.projections import check_fit
 from traitcli.models.hooks import tap
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.steerer import ActivationSteerer, relative_dose
-from traitcli.records import Position, Intervention, TraitVector
+from traitcli.records import Intervention, Position, TraitVector
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -32,7 +32,7 @@ from traitcli.models.prompts import Prompt, check_length, encode_response, rende
 from traitcli.models.read_texts import Text, log_probabilities
 from traitcli.models.steerer import relative_dose
 from traitcli.pipeline.worker_context import Worker
-from traitcli.records import Judgement, Position, Intervention, Score, Trait, TraitVector
+from traitcli.records import Intervention, Judgement, Position, Score, Trait, TraitVector
 from traitcli.runs.run import Run, digest_of
 from traitcli.steering.dose_response import Scored, repetition, sum_up
 from traitcli.steering.interventions import make_steering, steered, typical_norms
