@@ -1,4 +1,4 @@
-"""What a stage says while it works; views listen, and nothing else depends on them."""
+"""Typed messages that a stage sends while it works. Views listen; nothing else depends on them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from traitcli.records import Crossing, Intervention, TokenScores, Usage
 Stage = Literal["rollouts", "judgements", "vectors", "readings"]
 
 STAGES: tuple[Stage, ...] = ("rollouts", "judgements", "vectors")
-"""Those of a run, in the order in which they are done; readings are made where steering is inspected."""
+"""The stages of a run, in order. `readings` belong to `inspect steering` alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """A command begins; `notes` are facts worth reading before it works, `todo` rollouts are to be made.
+    """A command starts.
 
-    builds  whether vectors come of it
+    notes   facts that the user should read before the work begins
+    todo    number of rollouts still to generate
+    builds  whether the command builds vectors
     """
 
     run: str
@@ -35,12 +37,16 @@ class ModelLoading:
     model: str
     device: str
     step: str
-    """What is being done, in words: 'converting', 'loading'."""
+    """'converting' or 'loading'."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelLoaded:
-    """`revision` is a commit of the hub or a digest of the file, `hardware` the GPU's name; each empty if unknown."""
+    """A model is ready.
+
+    revision  a commit of the hub or a digest of the file; empty if unknown
+    hardware  the GPU's name; empty if unknown
+    """
 
     model: str
     device: str
@@ -53,7 +59,7 @@ class ModelLoaded:
 
 @dataclass(frozen=True, slots=True)
 class StageStarted:
-    """`done` of `total` were on disk already."""
+    """A stage starts with `done` of `total` items on disk."""
 
     trait: str
     stage: Stage
@@ -63,12 +69,13 @@ class StageStarted:
 
 @dataclass(frozen=True, slots=True)
 class Progressed:
-    """`done` of `total` are on disk now; `tokens` were made since the last event.
+    """`done` of `total` items are on disk.
 
+    tokens     tokens generated since the last event
     missing    judgements without a score so far
-    waiting    answers that the judge has not been given yet
-    in_flight  answers that the judge has been given and has not scored yet
-    usd        what judging has cost in this command, if the judge's price is known
+    waiting    answers not yet sent to the judge
+    in_flight  answers sent to the judge and not yet scored
+    usd        judge cost of this command so far; None if the price is unknown
     """
 
     trait: str
@@ -91,12 +98,12 @@ class StageFinished:
 
 @dataclass(frozen=True, slots=True)
 class WorkerSeen:
-    """What a worker is doing.
+    """The state of a worker.
 
     doing   starting, loading, waiting, gone, or the stage of `trait` that it works on
-    done    of `total` of its share of that stage
-    tokens  made since the last event
-    memory  bytes that it takes on its device; 0: not known
+    done    items done of the `total` assigned to it
+    tokens  tokens generated since the last event
+    memory  bytes used on its device; 0: unknown
     """
 
     worker: int
@@ -111,7 +118,7 @@ class WorkerSeen:
 
 @dataclass(frozen=True, slots=True)
 class VectorBuilt:
-    """`summary` holds the numbers that `inspect vectors` prints too."""
+    """A vector is on disk. `summary` holds the numbers that `inspect vectors` prints."""
 
     trait: str
     path: str
@@ -120,7 +127,7 @@ class VectorBuilt:
 
 @dataclass(frozen=True, slots=True)
 class Warned:
-    """Something the user must know and that stops nothing; `trait` may be empty."""
+    """A warning: the user should know, and the work goes on. `trait` may be empty."""
 
     trait: str
     message: str
@@ -128,7 +135,7 @@ class Warned:
 
 @dataclass(frozen=True, slots=True)
 class TraitFailed:
-    """One trait cannot go on; the others do."""
+    """One trait failed. The others go on."""
 
     trait: str
     stage: str
@@ -139,7 +146,7 @@ class TraitFailed:
 
 @dataclass(frozen=True, slots=True)
 class RunFinished:
-    """A command has done what it could; `used` is what its judge took."""
+    """A command ends. `used` is the usage of its judge."""
 
     run: str
     directory: str
@@ -150,7 +157,11 @@ class RunFinished:
 
 @dataclass(frozen=True, slots=True)
 class MonitorStarted:
-    """A generation is about to be watched; `layers` is trait -> row, `about` what the record says of its origin."""
+    """A monitored answer starts.
+
+    layers  trait -> the layer that is read
+    about   the origin that the record will state
+    """
 
     prompt: str
     model: str
@@ -163,7 +174,7 @@ class MonitorStarted:
 
 @dataclass(frozen=True, slots=True)
 class PromptScored:
-    """All tokens of the prompt, its template's too: trait -> n scores."""
+    """Scores of all prompt tokens, template included: trait -> n scores."""
 
     tokens: tuple[str, ...]
     raw: Mapping[str, tuple[float, ...]]
@@ -172,10 +183,13 @@ class PromptScored:
 
 @dataclass(frozen=True, slots=True)
 class TokenScored:
-    """One response token; raw in activation units, calibrated −1…+1 at the class means.
+    """One response token.
 
-    `text` is empty while a character is incomplete; the token that completes it has it all. `rows` are the scores
-    of one trait at every row, if they are asked for: calibrated, or raw where its vector has no class means.
+    text        empty while a character is incomplete; the token that completes it has all of it
+    raw         trait -> projection, in activation units
+    calibrated  trait -> score, −1 and +1 at the class means
+    by_layer    one trait's scores at every layer, if requested: calibrated, or raw if its vector
+                has no class means
     """
 
     index: int
@@ -187,14 +201,14 @@ class TokenScored:
 
 @dataclass(frozen=True, slots=True)
 class AlarmRaised:
-    """A rule was crossed for the first time in an answer."""
+    """An alarm's rule was met for the first time in an answer."""
 
     crossing: Crossing
 
 
 @dataclass(frozen=True, slots=True)
 class TextsRead:
-    """`done` of `total` texts that were there already have been scored; `tokens` in all, of prompts too."""
+    """`done` of `total` existing texts are scored. `tokens` counts all, prompts included."""
 
     done: int
     total: int
@@ -203,7 +217,7 @@ class TextsRead:
 
 @dataclass(frozen=True, slots=True)
 class MonitorFinished:
-    """An answer is complete, or was interrupted; its record is kept at `path`, unless that is empty."""
+    """An answer is complete or interrupted. `path` holds its record; empty: none was written."""
 
     path: str
     tokens: int

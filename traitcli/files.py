@@ -1,4 +1,4 @@
-"""Writes files so that a kill at any moment leaves them whole: atomic replace, append-only lines, locks."""
+"""Writes files that survive a kill at any moment: atomic replace, append-only lines, locks."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from traitcli.errors import StorageError, TraitError
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Replace a file at once: readers see the old content or the new, never a part.
+    """Replace a file atomically: readers see the old content or the new, never a part of it.
 
-    Raises StorageError when the folder cannot be written or the disk is full.
+    Raises StorageError if the folder cannot be written or the disk is full.
     """
     data = content.encode() if isinstance(content, str) else content
     scratch = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # In the same folder, because a rename is atomic only within one file system.
         handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        # mkstemp makes files that only their owner can read, which would lock out a shared group.
         Path(scratch).chmod(0o666 & ~_umask())
         Path(scratch).replace(path)
     except OSError as error:
@@ -38,9 +40,10 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 
 def append_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
-    """Append records as JSON lines in one write, on disk when it returns.
+    """Append records as JSON lines in one write. They are on disk when it returns.
 
-    A torn last line, left by a kill in the middle of a write, is cut first. Raises StorageError.
+    It first cuts a torn last line, which a kill in the middle of a write leaves behind.
+    Raises StorageError.
     """
     block = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
     try:
@@ -57,20 +60,21 @@ def append_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """What JSON text holds; raises ValueError when it is none, and also when it is nested too deep to be read."""
+    """Parse JSON text. Raises ValueError if it is invalid or nested too deep."""
     try:
         return json.loads(text)
     except RecursionError:
-        raise ValueError("it is nested too deep") from None
+        raise ValueError("nested too deep") from None
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a JSON-lines file; none when it is not there; a torn last line is passed over."""
+    """Yield the records of a JSON-lines file; none if it does not exist. Skips a torn last line."""
     if not path.is_file():
         return
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
+                # Torn by a kill, or still being written: it was never reported as done.
                 return
             try:
                 yield parse_json(line)
@@ -78,25 +82,27 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
                 raise TraitError(
                     f"{path} is damaged",
                     cause=f"line {number}: {error}",
-                    fix="move the run aside and start anew",
+                    fix="rename the run folder and start again",
                 ) from None
 
 
 @contextmanager
 def lock(path: Path) -> Iterator[str | None]:
-    """Hold a lock file, which tells the process and its host; gives nothing, or who holds it if it is taken.
+    """Hold a lock file. Yields None, or the name of the process that already holds it.
 
-    It works on shared file systems too. The lock of a process of this host that has ended is taken over.
-    Raises StorageError when the folder cannot be written.
+    The file names its process and host, so that it works on shared file systems too. A lock whose
+    process on this host has ended is taken over. Raises StorageError if the folder cannot be
+    written.
     """
     from filelock import SoftFileLock, Timeout
 
-    mine = SoftFileLock(path)
+    # A lock of the operating system would be more robust, but NFS does not pass it on reliably.
+    lock_file = SoftFileLock(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        mine.acquire(timeout=_A_MOMENT, poll_interval=0.05)
+        lock_file.acquire(timeout=_LOCK_TIMEOUT, poll_interval=0.05)
     except Timeout:
-        yield _holder(path)
+        yield _lock_holder(path)
         return
     except OSError as error:
         raise StorageError(
@@ -105,19 +111,18 @@ def lock(path: Path) -> Iterator[str | None]:
     try:
         yield None
     finally:
-        mine.release()
+        lock_file.release()
 
 
-_A_MOMENT = 0.5
-"""Seconds in which a lock that was left behind is surely noticed."""
-_FIX = (
-    "free space or choose another folder; what was finished is kept, and the same command goes on"
-)
+_LOCK_TIMEOUT = 0.5
+"""Seconds; long enough to notice that the lock's process has ended."""
+_FIX = "free disk space or choose another folder; finished work is kept, rerun the same command"
 
 
 def _cut_torn_line(file: Any) -> None:
-    """Shorten an open file to its last whole line."""
+    """Truncate an open file after its last complete line."""
     end = file.seek(0, os.SEEK_END)
+    # Backwards in blocks, because ledgers grow to hundreds of megabytes.
     while end:
         start = max(0, end - 2**16)
         file.seek(start)
@@ -129,16 +134,17 @@ def _cut_torn_line(file: Any) -> None:
     file.truncate(end)
 
 
-def _holder(path: Path) -> str:
+def _lock_holder(path: Path) -> str:
     """The process that a lock file names."""
     try:
         pid, host = path.read_text(encoding="utf-8").splitlines()[:2]
     except (OSError, ValueError):
-        return "some process"
+        return "an unknown process"
     return f"process {pid} on {host}"
 
 
 def _umask() -> int:
+    """The umask of this process, which can only be read by setting it."""
     current = os.umask(0o022)
     os.umask(current)
     return current

@@ -1,4 +1,4 @@
-"""Reads YAML safely: no tags, no surprises of YAML 1.1, nothing that unfolds to more than was written."""
+"""Reads YAML safely: no tags, no YAML 1.1 surprises, no alias bombs."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import yaml
 
 from traitcli.errors import ConfigError
 
-_MOST_BYTES = 2**20
-_MOST_NODES = 1_000_000
-"""What aliases may unfold to: ten lines of them can stand for a thousand million values."""
+_MAX_BYTES = 2**20
+_MAX_NODES = 1_000_000
+"""Maximum values after aliases are expanded: ten lines of aliases can expand to 10⁹ values."""
 
 
 def read_yaml(path: Path) -> Any:
-    """Parse a YAML file safely; a syntax fault names its line."""
+    """Parse a YAML file safely. Raises ConfigError, which names the line of a syntax error."""
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            cause = f"it has more than {_MOST_BYTES:,} bytes"
+        if path.stat().st_size > _MAX_BYTES:
+            cause = f"it has more than {_MAX_BYTES:,} bytes"
             raise ConfigError(
                 f"{path} is too large", cause=cause, fix="name a file of settings or a definition"
             )
@@ -40,17 +40,16 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse_yaml(text: str) -> Any:
-    """Safe YAML in which `0_10` and `2025-01-31` are texts: YAML 1.1 makes them the number 8 and a date.
+    """Parse YAML in which `0_10` and `2025-01-31` are strings; YAML 1.1 reads 8 and a date.
 
-    Raises YAMLError, also for what is nested too deep or would unfold to far more than was written.
+    Raises YAMLError, also for text that is nested too deep or whose aliases expand too far.
     """
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - it is a SafeLoader
     except RecursionError:
-        raise yaml.YAMLError("it is nested too deep") from None
-    except (
-        ValueError
-    ) as error:  # a number of thousands of digits, or a character that no text may hold
+        raise yaml.YAMLError("nested too deep") from None
+    except ValueError as error:
+        # PyYAML lets these through: a number of thousands of digits, an invalid character escape.
         raise yaml.YAMLError(str(error)) from None
 
 
@@ -59,7 +58,7 @@ _DATE = "tag:yaml.org,2002:timestamp"
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with the integers of YAML 1.2, without dates, and strict on keys given twice."""
+    """PyYAML's safe loader with YAML 1.2 integers, no dates, and an error for duplicate keys."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own name and type
         first: [(tag, pattern) for tag, pattern in resolvers if tag not in {_INT, _DATE}]
@@ -68,9 +67,9 @@ class _Loader(yaml.SafeLoader):
 
     def get_single_node(self) -> yaml.Node | None:
         node = super().get_single_node()
-        if node is not None and _unfolded(node, {}) > _MOST_NODES:
+        if node is not None and _expanded_size(node, {}) > _MAX_NODES:
             raise yaml.constructor.ConstructorError(
-                None, None, "its aliases unfold to too much", node.start_mark
+                None, None, "its aliases expand to too many values", node.start_mark
             )
         return node
 
@@ -79,7 +78,7 @@ class _Loader(yaml.SafeLoader):
         seen: set[str] = set()
         for key in keys:
             if key.value in seen:
-                problem = f"{key.value} stands here a second time"
+                problem = f"duplicate key {key.value}"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
@@ -88,14 +87,15 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver(_INT, re.compile(r"[-+]?(?:0|[1-9][0-9]*)$"), list("-+0123456789"))
 
 
-def _unfolded(node: yaml.Node, known: dict[int, float]) -> float:
-    """How many values a node stands for, aliases counted each time; without end where it holds itself."""
+def _expanded_size(node: yaml.Node, known: dict[int, float]) -> float:
+    """Number of values after aliases are expanded; infinite for a node that contains itself."""
     if id(node) in known:
         return known[id(node)]
+    # Set before the children are counted: a node that contains itself finds this value.
     known[id(node)] = math.inf
-    children = node.value if isinstance(node, yaml.CollectionNode) else ()
-    parts = [
-        part for child in children for part in (child if isinstance(child, tuple) else (child,))
-    ]
-    known[id(node)] = 1 + sum(_unfolded(part, known) for part in parts)
-    return known[id(node)]
+    size = 1.0
+    for child in node.value if isinstance(node, yaml.CollectionNode) else ():
+        for part in child if isinstance(child, tuple) else (child,):
+            size += _expanded_size(part, known)
+    known[id(node)] = size
+    return size

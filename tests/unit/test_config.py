@@ -360,7 +360,7 @@ def test_a_key_given_twice_is_refused_with_its_line(tmp_path):
     with pytest.raises(ConfigError) as raised:
         load_config(str(path))
 
-    assert raised.value.cause == "line 5, column 1: extract stands here a second time"
+    assert raised.value.cause == "line 5, column 1: duplicate key extract"
 
 
 def test_setting_one_key_of_a_section_leaves_the_section_s_other_defaults():

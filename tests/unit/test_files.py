@@ -185,7 +185,7 @@ def test_a_damaged_line_that_is_not_the_last_is_named(tmp_path, damaged):
 
     assert caught.value.problem == f"{path} is damaged"
     assert caught.value.cause.startswith("line 2: ")
-    assert caught.value.fix == "move the run aside and start anew"
+    assert caught.value.fix == "rename the run folder and start again"
 
 
 def test_the_lines_before_a_damaged_one_are_given(tmp_path):
