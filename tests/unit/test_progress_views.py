@@ -26,7 +26,7 @@ from traitcli.events import (
 from traitcli.views.formatting import clock_time
 from traitcli.views.plain import PlainMonitorView, PlainView
 from traitcli.views.progress.rates import Rates
-from traitcli.views.progress.trait_rows import RunState, run_lines
+from traitcli.views.progress.trait_rows import RunState, draw_run
 from traitcli.views.progress.view import ProgressView
 
 RUN = RunStarted("small", "runs/small", ("evil", "refusal"), ("cpu",), ("judge: likelihood",))
@@ -82,16 +82,21 @@ def show_plain(*steps, every=5.0):
 
 
 def rows(rates, now, traits=("evil",), width=79, height=24, **state):
-    drawn = run_lines(
-        RunState(began=100.0, rates=rates, traits=traits, **state), now, width, height
-    )
-    return [line.plain.rstrip() for line in drawn]
+    state = RunState(began=100.0, rates=rates, traits=traits, **state)
+    return drawn_lines(draw_run(state, now, width, height), width)
+
+
+def drawn_lines(renderable, width):
+    """The lines without colors, in which only the filled part of a bar is drawn."""
+    console = Console(file=io.StringIO(), width=width, _environ={})
+    console.print(renderable)
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]
 
 
 def followed(*timed):
     rates = Rates()
     for now, event in timed:
-        rates.take(event, now)
+        rates.update(event, now)
     return rates
 
 
@@ -103,8 +108,8 @@ def test_a_row_shows_stage_bar_count_pace_and_time_left():
 
     assert rows(rates, 110.0) == [
         "",
-        "  trait  stage                                     done   tok/s elapsed    left",
-        "  evil   rollouts    ━━━━━────────────────       50/200     500    0:10    0:30",
+        "  trait  stage                                   done   tok/s  elapsed     left",
+        "  evil   rollouts    ━━━━╸                     50/200     500     0:10     0:30",
         "  0 of 1 vectors · 500 tokens/s · 0:10 · 0:30 left",
     ]
 
@@ -174,7 +179,7 @@ def test_a_stage_beside_another_has_its_own_row():
 
     assert [line.split()[:2] for line in drawn[2:4]] == [
         ["evil", "rollouts"],
-        ["judgements", "━━━━━━━━━━╸──────────"],
+        ["judgements", "━━━━━━━━━╸"],
     ]
     assert drawn[4] == "  0 of 1 vectors · 0:10 · 0:10 left · 3 scores missing"
 
@@ -192,11 +197,12 @@ def test_rows_tell_what_became_of_each_trait():
         failures={"b": FAILED},
     )
 
-    assert drawn[2:5] == [
+    assert drawn[1:4] == [
         "✓ a      good, AUROC 0.94, layer 4",
         "✗ b      failed at judgements",
         "✓ c      vector built",
     ]
+    assert drawn[4].startswith("  trait  stage")
     assert drawn[5].startswith("✓ d      rollouts")
     assert drawn[6] == "  2 of 4 vectors · 0:02 · 1 failed"
 
@@ -241,7 +247,6 @@ def test_the_live_view_leaves_the_story_and_the_end_of_a_run():
         "! evil: one rollout is empty",
         "✗ refusal failed at judgements: the judge refuses",
         "",
-        "  trait    stage                                   done   tok/s elapsed    left",
         "✓ evil     good, AUROC 0.94, layer 4",
         "✗ refusal  failed at judgements",
         "  1 of 2 vectors · 0:00 · 1 failed",

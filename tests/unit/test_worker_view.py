@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from rich.console import Group
 
-from tests.unit.test_progress_views import followed, show_live, show_plain
+from tests.unit.test_progress_views import drawn_lines, followed, show_live, show_plain
 from traitcli.events import Progressed, RunFinished, RunStarted, StageStarted, WorkerSeen
-from traitcli.views.progress.worker_rows import WorkerRows, worker_lines
+from traitcli.views.progress.worker_rows import WorkerRows, draw_workers
 from traitcli.views.words import run_text
 
 RUN = RunStarted("big", "runs/big", ("evil", "refusal"), ("cuda:0", "cuda:1"), (), 400)
@@ -16,7 +17,7 @@ GIB = 2**30
 def seen_workers(*timed):
     workers = WorkerRows()
     for now, seen in timed:
-        workers.take(seen, now)
+        workers.update(seen, now)
     return workers
 
 
@@ -28,16 +29,14 @@ TWO = seen_workers(
 
 
 def drawn(workers, now=110.0, width=100, room=20, rates=None):
-    return [
-        line.plain.rstrip() for line in worker_lines(workers, rates or followed(), now, width, room)
-    ]
+    return drawn_lines(Group(*draw_workers(workers, rates or followed(), now, width, room)), width)
 
 
 def test_each_worker_has_a_row_with_its_pace_its_memory_and_the_time_left():
-    assert drawn(TWO) == [
-        "   #  device  trait    doing                                  done  tok/s   memory    left",
-        "   0  cuda:0  evil     rollouts    ━━━━━───────────────     50/200    500 17.0 GiB    0:30",
-        "   1  cuda:1  refusal  loading     ────────────────────                 –        –       –",
+    assert drawn(TWO, width=90) == [
+        "   #  device  trait    doing                              done   tok/s     memory     left",
+        "   0  cuda:0  evil     rollouts    ━━━━                 50/200     500   17.0 GiB     0:30",
+        "   1  cuda:1  refusal  loading                                       –          –        –",
     ]
 
 

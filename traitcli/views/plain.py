@@ -87,7 +87,7 @@ class PlainView(_Plain):
             case StageStarted() | Progressed() | StageFinished():
                 self._follow(event)
             case WorkerSeen():
-                self._workers.take(event, self._clock())
+                self._workers.update(event, self._clock())
             case RunStarted():
                 self._todo = event.todo
                 self._tell(words.run_text(event))
@@ -117,7 +117,7 @@ class PlainView(_Plain):
 
     def _follow(self, event: StageStarted | Progressed | StageFinished) -> None:
         now = self._clock()
-        rate = self._rates.take(event, now)
+        rate = self._rates.update(event, now)
         if rate is None:
             return
         key = (event.trait, event.stage)

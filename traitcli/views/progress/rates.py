@@ -1,4 +1,9 @@
-"""Reckons how fast a stage of a trait goes and when it will be through."""
+"""Estimates how fast each stage of a trait runs and when it ends.
+
+Rich draws the bars, but the estimates of `rich.progress` do not fit a run. They need two updates
+within 30 seconds. One batch on a CPU can take longer than that, and then a time never appears. They
+also stand still between updates, and the plain view needs the same numbers without any bar.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +15,11 @@ from traitcli.events import Progressed, Stage, StageFinished, StageStarted
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """One stage of one trait; what lay on disk at its start counts as done and not as speed.
+    """Progress of one stage of one trait.
 
-    Times are seconds on the view's clock; `seconds` is how long the stage took, once it is finished.
+    resumed  items that an earlier command finished; they count as done but not as speed
+    started  seconds on the view's clock, as is `updated`
+    seconds  how long the stage took; None until it ends
     """
 
     trait: str
@@ -31,18 +38,19 @@ class Rate:
 
     @classmethod
     def begun(cls, event: StageStarted | Progressed, now: float) -> Self:
-        """A stage as it starts, or as it is first heard of."""
+        """The rate at the first event of a stage."""
+        # A Progressed may come first when a view starts late. Nobody knows how long its items took,
+        # so they count as resumed.
         return cls(
             event.trait, event.stage, event.done, event.done, event.total, started=now, updated=now
         )
 
     def advanced(self, event: Progressed, now: float) -> Self:
-        tokens = self.tokens + event.tokens
         return replace(
             self,
             done=event.done,
             total=event.total,
-            tokens=tokens,
+            tokens=self.tokens + event.tokens,
             missing=event.missing,
             waiting=event.waiting,
             in_flight=event.in_flight,
@@ -58,12 +66,8 @@ class Rate:
         return self.seconds is None
 
     @property
-    def share(self) -> float:
-        return min(self.done / self.total, 1.0) if self.total else 1.0
-
-    @property
     def tokens_per_second(self) -> float | None:
-        """The mean since the start, None until there is something to divide."""
+        """Mean since the start; None before the first tokens."""
         spent = self.updated - self.started
         return self.tokens / spent if self.tokens and spent > 0 else None
 
@@ -71,26 +75,30 @@ class Rate:
         return now - self.started if self.seconds is None else self.seconds
 
     def left(self, now: float) -> float | None:
-        """Seconds to go at the mean rate so far; it counts down between events."""
-        fresh, spent = self.done - self.resumed, self.updated - self.started
+        """Seconds to go at the mean speed so far; counts down between events."""
+        fresh = self.done - self.resumed
+        spent = self.updated - self.started
         if fresh <= 0 or spent <= 0 or not self.is_active:
             return None
-        return max((self.total - self.done) * spent / fresh - (now - self.updated), 0.0)
+
+        left_at_update = (self.total - self.done) * spent / fresh
+        return max(left_at_update - (now - self.updated), 0.0)
 
 
 class Rates:
-    """The rates of a run, by trait and stage, as the events tell them.
+    """The rates of a run, by trait and stage.
 
-    `by_stage` is replaced and never changed, so another thread may draw from it.
+    `by_stage` is replaced and never changed, because another thread draws from it.
     """
 
     def __init__(self) -> None:
         self.by_stage: dict[tuple[str, Stage], Rate] = {}
 
-    def take(self, event: StageStarted | Progressed | StageFinished, now: float) -> Rate | None:
-        """Take one event and return the rate it leads to; None for the end of a stage never heard of."""
+    def update(self, event: StageStarted | Progressed | StageFinished, now: float) -> Rate | None:
+        """Store what an event says and return the new rate; None if an unknown stage ends."""
         key = (event.trait, event.stage)
         known = self.by_stage.get(key)
+
         match event:
             case StageStarted():
                 rate = Rate.begun(event, now)
@@ -100,15 +108,19 @@ class Rates:
                 if known is None:
                     return None
                 rate = known.finished(event)
+
         self.by_stage = {**self.by_stage, key: rate}
         return rate
 
     def of(self, trait: str) -> list[Rate]:
         return [rate for rate in self.by_stage.values() if rate.trait == trait]
 
+    def at(self, stage: Stage) -> list[Rate]:
+        return [rate for rate in self.by_stage.values() if rate.stage == stage]
+
     @property
     def worked(self) -> bool:
-        """Whether anything was done that was not on disk before."""
+        """Whether this command did anything that was not on disk before."""
         return any(rate.done > rate.resumed for rate in self.by_stage.values())
 
     @property
@@ -117,27 +129,30 @@ class Rates:
         return sum(rate.missing for rate in self.by_stage.values())
 
     def done(self, stage: Stage) -> int:
-        """Of a stage, by all traits that have come to it."""
-        return sum(rate.done for rate in self.by_stage.values() if rate.stage == stage)
+        """Finished items of a stage, over all traits."""
+        return sum(rate.done for rate in self.at(stage))
 
     def left(self, todo: int, now: float) -> float | None:
-        """Seconds until all is made and judged, at the mean rate so far; `todo` rollouts were to be made at first."""
+        """Seconds until everything is generated and judged; `todo` is this command's rollouts."""
         times = [self._stage_left("rollouts", todo, now), self._stage_left("judgements", 0, now)]
-        known = [time for time in times if time is not None]
-        return max(known, default=None)
+        # Judging runs while generation runs, so the slower of the two decides.
+        return max((time for time in times if time is not None), default=None)
 
     def _stage_left(self, stage: Stage, todo: int, now: float) -> float | None:
-        rates = [rate for rate in self.by_stage.values() if rate.stage == stage]
+        rates = self.at(stage)
         if not rates:
             return None
-        started, updated = min(rate.started for rate in rates), max(rate.updated for rate in rates)
+
+        started = min(rate.started for rate in rates)
+        updated = max(rate.updated for rate in rates)
         fresh = sum(rate.done - rate.resumed for rate in rates)
+
+        # Traits that wait for their turn have no rate yet; `todo` includes their rollouts.
         total = max(todo, sum(rate.total - rate.resumed for rate in rates))
         return Rate("", stage, 0, fresh, total, started, updated).left(now)
 
     @property
     def tokens_per_second(self) -> float:
-        """All active stages together."""
-        return sum(
-            rate.tokens_per_second or 0.0 for rate in self.by_stage.values() if rate.is_active
-        )
+        """Sum over all active stages."""
+        active = [rate for rate in self.by_stage.values() if rate.is_active]
+        return sum(rate.tokens_per_second or 0.0 for rate in active)

@@ -1,4 +1,4 @@
-"""Shows a run in a terminal: one row per trait, redrawn in place, with what happened above it."""
+"""Shows a run in a terminal: messages scroll by above a table that is redrawn in place."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.style import Style
-from rich.text import Text
 
 from traitcli.events import (
     Event,
@@ -29,17 +28,21 @@ from traitcli.events import (
 )
 from traitcli.views import words
 from traitcli.views.cells import hang
+from traitcli.views.formatting import QUIET
 from traitcli.views.printable import printable
 from traitcli.views.progress.rates import Rates
-from traitcli.views.progress.trait_rows import BAD, GOOD, WARNING, RunState, run_lines
-from traitcli.views.progress.worker_rows import QUIET
+from traitcli.views.progress.table import BAD, GOOD, WARNING
+from traitcli.views.progress.trait_rows import RunState, draw_run
 from traitcli.views.tables.runs import failures_table
 
 _REDRAWS_PER_SECOND = 4
 
 
 class ProgressView:
-    """Follows a run. Events come from one thread; a second one redraws, so that the clock ticks between events."""
+    """Follows a run.
+
+    Events come from one thread. A second thread redraws, so that times count between events.
+    """
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console
@@ -47,7 +50,7 @@ class ProgressView:
         self._rates = Rates()
         self._state = RunState(began=clock(), rates=self._rates)
         self._failures: list[dict[str, str]] = []
-        # The rows are for stderr; what others print to a stdout that is piped elsewhere must stay there.
+        # The table is on stderr. Rich must not redirect a stdout that is piped to another program.
         self._live = Live(
             console=console,
             get_renderable=self._render,
@@ -68,24 +71,24 @@ class ProgressView:
         self._live.stop()
 
     def show(self, event: Event) -> None:
-        """Take one event; those of a monitored generation are none of this view's business."""
+        """Show one event of a run; other events are ignored."""
         match event:
             case StageStarted() | Progressed() | StageFinished():
-                self._rates.take(event, self._clock())
-                self._state.meet(event.trait)
+                self._rates.update(event, self._clock())
+                self._state.add_trait(event.trait)
                 self._live.start()
             case RunStarted():
                 self._begin(event)
             case ModelLoading():
-                self._state.load(event.device, words.loading_text(event))
+                self._state.start_loading(event.device, words.loading_text(event))
                 self._live.start()
             case ModelLoaded():
-                self._state.loaded(event.device)
+                self._state.finish_loading(event.device)
                 self._say("", words.loaded_text(event), QUIET)
             case WorkerSeen():
-                self._state.workers.take(event, self._clock())
+                self._state.workers.update(event, self._clock())
             case VectorBuilt():
-                self._state.build(event)
+                self._state.add_vector(event)
             case Warned():
                 self._say("! ", words.warning_text(event), WARNING)
             case TraitFailed():
@@ -101,11 +104,11 @@ class ProgressView:
             self._say("", printable(note), QUIET)
         self._state.todo, self._state.builds = event.todo, event.builds
         for trait in event.traits:
-            self._state.meet(trait)
+            self._state.add_trait(trait)
         self._live.start()
 
     def _fail(self, event: TraitFailed) -> None:
-        self._state.fail(event)
+        self._state.add_failure(event)
         told = {"trait": event.trait, "stage": event.stage, "problem": event.problem}
         self._failures.append({**told, "cause": event.cause, "fix": event.fix})
         self._say("✗ ", words.failure_text(event), BAD)
@@ -125,6 +128,7 @@ class ProgressView:
         for line in hang(mark, message, self._console.width - 1, style):
             self._console.print(line, highlight=False)
 
-    def _render(self) -> Text:
-        lines = run_lines(self._state, self._clock(), self._console.width - 1, self._console.height)
-        return Text("\n", no_wrap=True, end="").join(lines)
+    def _render(self) -> RenderableType:
+        # One column stays free: a full last column makes some terminals wrap.
+        width = self._console.width - 1
+        return draw_run(self._state, self._clock(), width, self._console.height)
