@@ -32,11 +32,11 @@ def drawn(workers, now=110.0, width=100, room=20, rates=None):
     return drawn_lines(Group(*draw_workers(workers, rates or followed(), now, width, room)), width)
 
 
-def test_each_worker_has_a_row_with_its_pace_its_memory_and_the_time_left():
-    assert drawn(TWO, width=90) == [
-        "   #  device  trait    doing                              done   tok/s     memory     left",
-        "   0  cuda:0  evil     rollouts    ━━━━                 50/200     500   17.0 GiB     0:30",
-        "   1  cuda:1  refusal  loading                                       –          –        –",
+def test_each_worker_has_a_row_with_speed_memory_and_time_left():
+    assert drawn(TWO, width=84) == [
+        "   #  device  trait    doing                        done   tok/s     memory     left",
+        "   0  cuda:0  evil     rollouts    ━━╸            50/200     500   17.0 GiB     0:30",
+        "   1  cuda:1  refusal  loading                                 –          –        –",
     ]
 
 
@@ -56,7 +56,7 @@ def test_the_judge_has_a_row_of_its_own():
     )
 
 
-def test_a_worker_that_begins_another_task_begins_a_pace():
+def test_a_worker_that_starts_another_task_starts_a_new_rate():
     workers = seen_workers(
         (100.0, WorkerSeen(0, "cpu", "rollouts", "evil", 0, 10)),
         (110.0, WorkerSeen(0, "cpu", "rollouts", "evil", 10, 10, 100)),
@@ -69,7 +69,7 @@ def test_a_worker_that_begins_another_task_begins_a_pace():
 
 
 @pytest.mark.parametrize("width", range(30, 140, 3))
-def test_rows_never_are_wider_than_the_terminal(width):
+def test_worker_rows_are_never_wider_than_the_terminal(width):
     clock = iter(range(1000))
     live = [
         RUN,
@@ -83,7 +83,7 @@ def test_rows_never_are_wider_than_the_terminal(width):
     assert max(map(len, shown)) <= width
 
 
-def test_of_more_workers_than_lines_those_at_work_are_shown():
+def test_with_more_workers_than_lines_those_at_work_are_shown():
     workers = seen_workers(
         *(
             (100.0, WorkerSeen(n, "gpu", "waiting" if n % 2 else "rollouts", "evil", 1, 9))
@@ -130,7 +130,7 @@ def test_a_pipe_has_one_line_for_all_workers_every_few_seconds():
     ]
 
 
-def test_many_devices_are_told_in_short():
+def test_many_devices_are_abbreviated():
     many = RunStarted("big", "runs/big", ("evil",), tuple(f"cuda:{n}" for n in range(64)))
 
     assert (
