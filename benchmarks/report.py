@@ -13,11 +13,11 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 from playwright.sync_api import Page, sync_playwright
 
-from traitcli.records import Report
+from traitcli.record_json import from_json
+from traitcli.records import NamedRecord, Report, TokenScores
 from traitcli.views.report.page import write_page
 
 CHROMIUM = "/usr/bin/chromium"
@@ -45,7 +45,7 @@ OPENED = """() => new Promise((done) => requestAnimationFrame(() => setTimeout((
     done(document.querySelector(".token.here") ? performance.now() : Infinity))))"""
 
 
-def long_record(seed: int, count: int, traits: int = 8) -> dict[str, Any]:
+def long_record(seed: int, count: int, traits: int = 8) -> NamedRecord:
     """Noise with calibrated scores as a vector's class means give them."""
     noise = random.Random(seed)
     raw = {f"trait-{k}": [noise.gauss(20 * k, 9) for _ in range(count)] for k in range(traits)}
@@ -53,14 +53,17 @@ def long_record(seed: int, count: int, traits: int = 8) -> dict[str, Any]:
     calibrated = {
         trait: [(value - 20 * k) / 7 for value in row] for k, (trait, row) in enumerate(raw.items())
     }
-    return {
-        "prompt": f"Question {seed}",
-        "response": "".join(tokens),
-        "tokens": tokens,
-        "layers": dict.fromkeys(raw, 12),
-        "trait_scores": raw,
-        "calibrated_scores": calibrated,
-    }
+    record = from_json(
+        {
+            "prompt": f"Question {seed}",
+            "tokens": tokens,
+            "layers": dict.fromkeys(raw, 12),
+            "trait_scores": raw,
+            "calibrated_scores": calibrated,
+        }
+    )
+    assert isinstance(record, TokenScores)
+    return NamedRecord(f"record {seed}", record)
 
 
 def steps(page: Page, folder: Path, count: int) -> list[float]:

@@ -321,17 +321,18 @@ class TokenScores(Scores):
     seconds        n times since the first token was requested; none for existing text
     prompt_scores  scores of the prompt's tokens, if requested
     layer_scores   scores of one trait at every layer, if requested
+    seed           None in an old record that does not tell; so is `prompt_tokens`
     about          origin (JSON-able): a prompt set and what the prompt should show, or a file
                    and its line
-    created        when the answer was complete, in ISO 8601
+    created        when the answer was complete, in ISO 8601; "" if an old record does not tell
     """
 
     prompt: str
     response: str
     layers: Mapping[str, int]
     model: str
-    seed: int
-    prompt_tokens: int
+    seed: int | None
+    prompt_tokens: int | None
     finish_reason: str
     history: tuple[Mapping[str, str], ...] = ()
     seconds: tuple[float, ...] = ()
@@ -355,16 +356,24 @@ class LayerScores:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """Everything that a report shows, JSON-able.
+class NamedRecord:
+    """A monitoring record, and the name of its file, by which a report calls it."""
 
-    records  monitoring records, as stored, each with a name
+    name: str
+    scores: TokenScores
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that a report shows; sets and runs are JSON-able.
+
+    records  monitoring records
     sets     trait vectors of one model and one run; see `inspection.report_data`
     runs     what was run, how long it took, what failed; see `inspection.report_data`
     made_at  when it was gathered, in ISO 8601
     """
 
-    records: tuple[Mapping[str, Any], ...] = ()
+    records: tuple[NamedRecord, ...] = ()
     sets: tuple[Mapping[str, Any], ...] = ()
     runs: tuple[Mapping[str, Any], ...] = ()
     made_at: str = ""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Dialog, Page, Request, sync_playwright
 
-from traitcli.records import Report
+from tests.reports import report_of
 from traitcli.views.report.page import write_page
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -41,7 +41,7 @@ class Reports:
 
     def write(self, records: Rows = (), sets: Rows = (), runs: Rows = ()) -> Path:
         path = self.folder / "report.html"
-        write_page(path, Report(tuple(records), tuple(sets), tuple(runs), "today"))
+        write_page(path, report_of(records, sets, runs, "today"))
         return path
 
     def save(self, name: str, text: str) -> Path:

@@ -12,7 +12,7 @@ import pytest
 import traitcli
 
 FLOORS = (
-    {"errors", "records", "events", "files", "shipped", "yaml_files"},
+    {"errors", "records", "record_json", "events", "files", "shipped", "yaml_files"},
     {"config"},
     {"traits", "models", "vectors", "runs"},
     {"generation", "judging"},

@@ -18,7 +18,8 @@ from traitcli.generation.projections import make_probes
 from traitcli.generation.request import Request
 from traitcli.models.prompts import render
 from traitcli.monitoring.monitor import Watch, monitor
-from traitcli.monitoring.record_files import record_path, to_json
+from traitcli.monitoring.record_files import record_path
+from traitcli.record_json import to_json
 from traitcli.records import ClassStats, TraitVector
 
 ROWS, WIDTH = 5, 32

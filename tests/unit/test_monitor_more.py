@@ -37,7 +37,8 @@ from traitcli.generation.projections import make_probes
 from traitcli.models.hooks import find_blocks
 from traitcli.monitoring.alarms import parse_rule
 from traitcli.monitoring.monitor import Watch, monitor
-from traitcli.monitoring.record_files import read_records, to_json
+from traitcli.monitoring.record_files import read_records
+from traitcli.record_json import to_json
 from traitcli.records import Crossing, TraitVector
 from traitcli.steering.interventions import make_steering, parse_intervention
 
@@ -390,11 +391,7 @@ def test_a_model_works_as_before_when_an_answer_was_interrupted(
         watch(model, out, interrupt, steering=steer(model, *steering))
 
     [kept] = read_records(out)
-    assert (kept["finish_reason"], len(kept["tokens"]), len(kept["seconds"])) == (
-        "interrupted",
-        4,
-        4,
-    )
+    assert (kept.finish_reason, len(kept.tokens), len(kept.seconds)) == ("interrupted", 4, 4)
     assert lasting(watch(model)) == lasting(fresh)
 
 
@@ -416,9 +413,9 @@ def test_an_interrupt_before_the_first_token_keeps_a_record_without_one(loaded, 
         )
 
     [kept] = read_records(out)
-    assert (kept["response"], kept["tokens"], kept["alarms"]) == ("", [], [])
-    assert kept["finish_reason"] == "interrupted"
-    assert len(kept["prompt_scores"]["tokens"]) == kept["prompt_tokens"]
+    assert (kept.response, kept.tokens, kept.crossings) == ("", (), ())
+    assert kept.finish_reason == "interrupted"
+    assert len(kept.prompt_scores.tokens) == kept.prompt_tokens
 
 
 def test_the_mean_of_an_interrupted_answer_is_that_of_all_its_tokens(loaded, tmp_path):

@@ -25,7 +25,8 @@ from traitcli.monitoring.prompt_sets import (
     sum_up,
     watch_set,
 )
-from traitcli.monitoring.record_files import failed, read_records, to_json
+from traitcli.monitoring.record_files import read_records
+from traitcli.record_json import FailedRecord, to_json
 from traitcli.traits.definitions import find_traits, load_trait
 
 TRAITS = {name: load_trait(path) for name, path in find_traits(Path("nowhere")).items()}
@@ -303,8 +304,8 @@ def test_an_answer_of_a_set_that_is_interrupted_is_kept_behind_those_before_it(l
         )
 
     first, second = read_records(out)
-    assert (first["prompt"], second["prompt"]) == ("Why?", "How?")
-    assert (second["finish_reason"], len(second["tokens"])) == ("interrupted", 1)
+    assert (first.prompt, second.prompt) == ("Why?", "How?")
+    assert (second.finish_reason, len(second.tokens)) == ("interrupted", 1)
 
 
 def test_a_prompts_own_system_message_goes_before_the_one_that_is_set_and_is_no_others(watched):
@@ -343,7 +344,7 @@ def test_the_sums_are_means_over_answers_of_their_mean_scores_and_swings():
         scored("evil", "both", evil=wave),
         scored("evil", "both", evil=short),
         scored("", None, evil=wave),
-        failed("Why?", "too long", {"trait": "evil", "shows": "positive"}),
+        to_json(FailedRecord("Why?", "too long", {"trait": "evil", "shows": "positive"})),
     ]
 
     found = sum_up(records)

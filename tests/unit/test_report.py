@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
+from tests.reports import report_of
 from traitcli.errors import TraitError
-from traitcli.records import Report
 from traitcli.views.report import page as page_module
 from traitcli.views.report.packing import pack_record, pack_row
 from traitcli.views.report.page import write_page
@@ -47,7 +47,7 @@ def write(
 ) -> None:
     """A page of records, and of vectors of one set."""
     sets = ({"name": "run tiny", "model": "tiny", "vectors": list(vectors)},) if vectors else ()
-    write_page(path, Report(tuple(records), sets, (), made_at))
+    write_page(path, report_of(records, sets, (), made_at))
 
 
 def unpack(row: dict[str, Any]) -> list[float | None]:
@@ -173,8 +173,9 @@ def test_the_library_of_the_charts_is_the_one_that_was_published(path: Path) -> 
 
 def test_numbers_that_javascript_cannot_read_are_made_so_that_it_can(path: Path) -> None:
     scores = [float("nan"), float("inf"), 1 / 3]
+    record = {"tokens": ["a", "b", "c"], "trait_scores": {"refusal": scores}, "seed": 2**53}
 
-    write(path, [{**RECORD, "trait_scores": {"refusal": scores}, "seed": 2**53}])
+    write(path, [record])
 
     record = Page(path).data["records"][0]
     assert unpack(record["trait_scores"]["refusal"]) == [None, None, 0.3333]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.reports import report_of
 from traitcli.errors import StorageError
 from traitcli.records import Report
 from traitcli.views.report.contents import contents
@@ -108,7 +109,7 @@ RUN = {
         }
     ],
 }
-FULL = Report((RECORD,), (SET,), (RUN,), "2025-01-31")
+FULL = report_of((RECORD,), (SET,), (RUN,), "2025-01-31")
 
 
 def read_table(folder: Path, name: str) -> list[dict[str, str]]:
@@ -155,12 +156,6 @@ def test_a_trait_without_a_score_has_no_figures():
     assert summary == {"evil": {"layer": 3, "raw": None, "calibrated": None}}
 
 
-def test_the_older_key_of_the_scores_is_read_too():
-    old = {"tokens": ["a", "b"], "projections": {"evil": [1.0, 2.0]}}
-
-    assert summarise(old)["evil"]["raw"] == {"mean": 1.5, "min": 1.0, "max": 2.0, "at": 1}
-
-
 # JSON
 
 
@@ -180,14 +175,15 @@ def test_the_json_file_holds_each_figure_as_precisely_as_it_was_stored(tmp_path)
 
 
 def test_half_an_emoji_is_written_and_read_back(tmp_path):
-    write_json(tmp_path / "report.json", Report(({**RECORD, "response": "\ud83d"},)))
+    write_json(tmp_path / "report.json", report_of(({**RECORD, "response": "\ud83d"},)))
 
     assert read_json(tmp_path / "report.json")["records"][0]["response"] == "\ud83d"
 
 
 def test_an_integer_that_a_double_cannot_hold_is_a_text(tmp_path):
     write_json(
-        tmp_path / "report.json", Report(({**RECORD, "seed": 2**53}, {**RECORD, "seed": 2**53 - 1}))
+        tmp_path / "report.json",
+        report_of(({**RECORD, "seed": 2**53}, {**RECORD, "seed": 2**53 - 1})),
     )
 
     assert [one["seed"] for one in read_json(tmp_path / "report.json")["records"]] == [
@@ -197,7 +193,7 @@ def test_an_integer_that_a_double_cannot_hold_is_a_text(tmp_path):
 
 
 def test_an_empty_report_is_valid_and_makes_no_tables(tmp_path):
-    write_json(tmp_path / "report.json", Report())
+    write_json(tmp_path / "report.json", report_of())
 
     assert read_json(tmp_path / "report.json") == {
         "made_at": "",
@@ -205,7 +201,7 @@ def test_an_empty_report_is_valid_and_makes_no_tables(tmp_path):
         "sets": [],
         "runs": [],
     }
-    assert write_csv(tmp_path / "tables", Report()) == []
+    assert write_csv(tmp_path / "tables", report_of()) == []
     assert not (tmp_path / "tables").exists()
 
 
@@ -214,7 +210,7 @@ def test_an_empty_report_is_valid_and_makes_no_tables(tmp_path):
 
 def test_keys_that_are_not_listed_stay_at_home(tmp_path):
     record, vector = {**RECORD, "host": "secret"}, {**VECTOR, "path": "secret"}
-    report = Report(
+    report = report_of(
         (record,),
         ({**SET, "vectors": [vector, EVIL], "folder": "secret"},),
         ({**RUN, "home": "secret"},),
@@ -231,19 +227,19 @@ def test_keys_that_are_not_listed_stay_at_home(tmp_path):
     "place", ["/home/me/chats/talk.jsonl", r"C:\Users\me\talk.jsonl", "~/talk.jsonl"]
 )
 def test_of_a_file_that_a_record_comes_from_only_its_name_travels(key, place):
-    told = contents(Report(({"about": {key: place, "line": 3, "trait": "evil"}},)))
+    told = contents(report_of(({"about": {key: place, "line": 3, "trait": "evil"}},)))
 
     assert told["records"][0]["about"] == {key: "talk.jsonl", "line": 3, "trait": "evil"}
 
 
 def test_a_file_named_from_where_the_user_stood_loses_its_folders_too():
-    told = contents(Report(({"about": {"file": "private/talk.jsonl", "shows": "up/down"}},)))
+    told = contents(report_of(({"about": {"file": "private/talk.jsonl", "shows": "up/down"}},)))
 
     assert told["records"][0]["about"] == {"file": "talk.jsonl", "shows": "up/down"}
 
 
 def test_records_of_one_name_can_be_told_apart():
-    told = contents(Report(tuple({"name": name} for name in ("a", "a", "a (2)", "a"))))
+    told = contents(report_of(tuple({"name": name} for name in ("a", "a", "a (2)", "a"))))
 
     assert [record["name"] for record in told["records"]] == ["a", "a (2)", "a (2) (2)", "a (3)"]
 
@@ -294,7 +290,7 @@ def test_the_summary_names_the_token_of_the_maximum(tmp_path):
     "text", ["None", "NA", "=HYPERLINK(1)", "a\nb\r\n", '","', "", "\ud83d", "é\u2028\x00", "1"]
 )
 def test_a_token_comes_back_as_it_was_and_is_never_a_bare_cell(tmp_path, text):
-    rows = table_of(tmp_path, "tokens", Report(({**RECORD, "tokens": [text] * 4},)))
+    rows = table_of(tmp_path, "tokens", report_of(({**RECORD, "tokens": [text] * 4},)))
 
     assert {json.loads(row["token_json"]) for row in rows} == {text}
     assert all(row["token_json"].startswith('"') and row["token_json"].isascii() for row in rows)
@@ -304,7 +300,7 @@ def test_a_token_comes_back_as_it_was_and_is_never_a_bare_cell(tmp_path, text):
 def test_a_label_that_a_spreadsheet_would_compute_gets_an_apostrophe(tmp_path, sign):
     record = {**RECORD, "name": f"{sign}1", "trait_scores": {f"{sign}2": [-1.0] * 4}}
 
-    rows = table_of(tmp_path, "tokens", Report((record,)))
+    rows = table_of(tmp_path, "tokens", report_of((record,)))
 
     assert {(row["record"], row["trait"], row["raw"]) for row in rows} >= {
         (f"'{sign}1", f"'{sign}2", "-1.0")
@@ -312,7 +308,7 @@ def test_a_label_that_a_spreadsheet_would_compute_gets_an_apostrophe(tmp_path, s
 
 
 def test_half_an_emoji_in_a_label_is_escaped(tmp_path):
-    rows = table_of(tmp_path, "tokens", Report(({**RECORD, "name": "\ud83d"},)))
+    rows = table_of(tmp_path, "tokens", report_of(({**RECORD, "name": "\ud83d"},)))
 
     assert {row["record"] for row in rows} == {"\\ud83d"}
 

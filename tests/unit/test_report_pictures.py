@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from rich.color import Color
 
-from traitcli.records import Report
+from tests.reports import report_of
 from traitcli.views.palette import BLUE, FAINT, ORANGE, background
 from traitcli.views.report import charts
 from traitcli.views.report.contents import scores_of
@@ -72,7 +72,7 @@ def ground(score: float) -> tuple[int, ...]:
 
 
 def written(folder: Path, *records: dict, sets: tuple = (), trait: str | None = None) -> list[str]:
-    return [path.name for path in write_pictures(folder, Report(records, sets), trait)]
+    return [path.name for path in write_pictures(folder, report_of(records, sets), trait)]
 
 
 def texts_of(figure: matplotlib.figure.Figure) -> list[str]:
@@ -125,7 +125,7 @@ def test_a_record_without_the_named_trait_has_no_picture_of_tokens(tmp_path):
 
 
 def test_without_calibration_the_colours_reach_as_far_as_the_projections(tmp_path):
-    old = {"name": "old", "tokens": ["a", "b"], "projections": {"evil": [-40.0, 20.0]}}
+    old = {"name": "old", "tokens": ["a", "b"], "trait_scores": {"evil": [-40.0, 20.0]}}
 
     written(tmp_path, old)
 
@@ -240,7 +240,9 @@ def test_lines_are_the_calibrated_scores_between_dashes_at_the_class_means():
 
 
 def test_lines_are_projections_where_there_is_no_calibration():
-    (axes,) = charts.draw_lines(scores_of({"projections": {"evil": [1.0, 2.0]}}), "evil", INKS).axes
+    (axes,) = charts.draw_lines(
+        scores_of({"trait_scores": {"evil": [1.0, 2.0]}}), "evil", INKS
+    ).axes
 
     assert axes.get_ylabel() == "projection (activation units)"
     assert [list(line.get_ydata()) for line in axes.lines if line.get_label() == "evil"] == [
@@ -262,7 +264,7 @@ def test_a_trait_without_calibration_is_named_and_not_drawn_on_the_scale_of_othe
 
 def test_a_missing_score_is_a_gap():
     (axes,) = charts.draw_lines(
-        scores_of({"projections": {"evil": [1.0, None, 2.0]}}), "evil", INKS
+        scores_of({"trait_scores": {"evil": [1.0, None, 2.0]}}), "evil", INKS
     ).axes
 
     (line,) = [line for line in axes.lines if line.get_label() == "evil"]
@@ -350,7 +352,7 @@ def test_positive_scores_stand_up_and_negative_ones_hang_down():
 def test_each_picture_is_told_before_it_is_drawn_and_given_in_order(tmp_path):
     told: list[str] = []
 
-    paths = write_pictures(tmp_path, Report((RECORD,), (SET,)), on_step=told.append)
+    paths = write_pictures(tmp_path, report_of((RECORD,), (SET,)), on_step=told.append)
 
     shown = "tokens-bank lines-bank magnitude-run-demo separation-run-demo contrast-run-demo cosines-run-demo"
     assert [path.stem for path in paths] == [*shown.split(), "scores-run-demo"]

@@ -19,9 +19,9 @@ from traitcli.generation.projections import make_probes
 from traitcli.models.prompts import encode_response
 from traitcli.monitoring.alarms import parse_rule
 from traitcli.monitoring.monitor import Watch, monitor
-from traitcli.monitoring.record_files import to_json
 from traitcli.monitoring.score_texts import ScoreExtremes, score_texts
 from traitcli.monitoring.transcripts import Exchange, read_exchanges
+from traitcli.record_json import to_json
 from traitcli.records import ClassStats
 
 ASKED = "How does lock picking work?"
@@ -316,7 +316,7 @@ def test_an_alarm_is_raised_where_the_scores_of_a_text_cross_it(loaded, raw):
     assert found["alarms"] == [
         {"rule": text, "action": "fail", "token": place, "score": max(scores)}
     ]
-    assert found["finish_reason"] == "given"
+    assert found["finish_reason"] == "provided"
 
 
 def test_the_mean_that_an_alarm_tells_of_is_the_whole_texts(loaded):

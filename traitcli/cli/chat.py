@@ -105,7 +105,7 @@ class _Chat:
 
     def _hear(self, event: Event) -> None:
         """Take note of the turn, and let it be shown."""
-        from traitcli.monitoring.record_files import to_json
+        from traitcli.record_json import to_json
 
         if isinstance(event, MonitorFinished):
             if event.record and event.finish_reason != "failed":

@@ -86,7 +86,7 @@ def _prepare(wanted: MonitorOptions, config: Config) -> MonitorMode:
 
 def _watch_one(desk: MonitorSession, watching: Watch) -> bool:
     from traitcli.monitoring.monitor import monitor
-    from traitcli.monitoring.record_files import to_json
+    from traitcli.record_json import to_json
 
     prompt = desk.wanted.prompt or ""
     record = monitor(desk.loaded, watching, prompt, desk.place(prompt), desk.view.show)
@@ -127,14 +127,14 @@ def _score_texts(desk: MonitorSession, watching: Watch, exchanges: Sequence[Exch
 def _replay(wanted: MonitorOptions, path: Path) -> None:
     from traitcli.monitoring.record_files import read_records
     from traitcli.monitoring.replay import replay
+    from traitcli.record_json import to_json
+    from traitcli.records import TokenScores
     from traitcli.views import open_monitor_view
 
-    records = [record for record in read_records(path) if "error" not in record]
-    traits = dict.fromkeys(
-        trait for record in records for trait in record.get("trait_scores") or record["projections"]
-    )
+    records = [record for record in read_records(path) if isinstance(record, TokenScores)]
+    traits = dict.fromkeys(trait for record in records for trait in record.raw)
     _check_watched(wanted.trait, traits)
-    kept = {record["layer_scores"]["trait"] for record in records if "layer_scores" in record}
+    kept = {record.layer_scores.trait for record in records if record.layer_scores}
     by_row = next(iter(kept), None)
     with open_monitor_view(
         wanted.trait, raw=wanted.raw, by_layer=by_row, as_json=wanted.as_json
@@ -142,7 +142,7 @@ def _replay(wanted: MonitorOptions, path: Path) -> None:
         for record in records:
             replay(record, view.show, wanted.speed)
             if wanted.as_json:
-                typer.echo(json.dumps(record, ensure_ascii=False))
+                typer.echo(json.dumps(to_json(record, decimals=None), ensure_ascii=False))
 
 
 def _load_vectors(wanted: MonitorOptions, config: Config) -> Mapping[str, TraitVector]:

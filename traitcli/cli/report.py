@@ -123,9 +123,8 @@ def check_options(form: Form, trait: str | None, open_it: bool) -> None:
 def check_trait(trait: str | None, report: Report) -> None:
     """Raise UserError when no record was watched for the trait asked for."""
     from traitcli.errors import UserError, suggest
-    from traitcli.views.report.contents import scores_of
 
-    watched = sorted({name for record in report.records for name in scores_of(record)["raw"]})
+    watched = sorted({name for record in report.records for name in record.scores.raw})
     if trait is not None and trait not in watched:
         cause = f"the records were watched for {', '.join(watched) or 'none'}"
         raise UserError(

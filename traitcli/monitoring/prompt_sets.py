@@ -17,7 +17,8 @@ from traitcli.errors import ConfigError, TraitError, UserError, suggest
 from traitcli.events import Event, Listener, MonitorFinished, Warned
 from traitcli.models.loaded import LoadedModel
 from traitcli.monitoring.monitor import Watch, monitor
-from traitcli.monitoring.record_files import append_records, failed, to_json
+from traitcli.monitoring.record_files import append_records
+from traitcli.record_json import FailedRecord, to_json
 from traitcli.shipped import find_shipped, list_shipped
 from traitcli.yaml_files import read_yaml
 
@@ -102,7 +103,7 @@ def watch_set(
                 f"{error.problem}: {error.cause}" if isinstance(error, TraitError) else str(error)
             )
             on_event(Warned("", f"prompt {number} failed: {problem}"))
-            record = failed(one.prompt, problem, about)
+            record = to_json(FailedRecord(one.prompt, problem, about))
         append_records(out, [record])
         yield record
 

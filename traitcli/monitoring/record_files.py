@@ -4,57 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from traitcli.errors import UserError
 from traitcli.files import append_lines, parse_json, write_atomic
-from traitcli.records import LayerScores, Scores, TokenScores
+from traitcli.record_json import FailedRecord, from_json, to_json
+from traitcli.records import NamedRecord, TokenScores
 from traitcli.shipped import find_shipped
-
-if TYPE_CHECKING:
-    pass
-
-
-Row = dict[str, Any]
-
-
-def to_json(record: TokenScores) -> dict[str, Any]:
-    """The monitoring record: the four fixed keys, then what stands beside them."""
-    told: dict[str, Any] = {
-        "prompt": record.prompt,
-        "response": record.response,
-        **_scores(record),
-        "layers": dict(record.layers),
-        "model": record.model,
-        "seed": record.seed,
-        "prompt_tokens": record.prompt_tokens,
-        "finish_reason": record.finish_reason,
-        "created": record.created,
-        "seconds": [round(value, 3) for value in record.seconds],
-        "history": [dict(message) for message in record.history],
-        "steering": [asdict(push) | {"dose": round(push.dose, 4)} for push in record.steering],
-        "alarms": [
-            asdict(crossing) | {"score": round(crossing.score, 5)} for crossing in record.crossings
-        ],
-    }
-    if record.prompt_scores:
-        told["prompt_scores"] = _scores(record.prompt_scores)
-    if record.layer_scores:
-        told["layer_scores"] = _by_row(record.layer_scores)
-    return told | ({"about": dict(record.about)} if record.about else {})
-
-
-def failed(prompt: str, problem: str, about: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of an answer that could not be made or read: it has an error in place of scores."""
-    return {"prompt": prompt, "error": problem, "about": dict(about)}
 
 
 def keep_record(path: Path, record: TokenScores) -> None:
-    """Replace a file by the record at once; a file named *.jsonl gets one line more."""
+    """Append the record to a .jsonl file; replace any other file by the record."""
     if path.suffix == ".jsonl":
         append_records(path, [to_json(record)])
     else:
@@ -62,9 +25,13 @@ def keep_record(path: Path, record: TokenScores) -> None:
 
 
 def append_records(path: Path, records: Sequence[dict[str, Any]]) -> None:
-    """Add lines to a .jsonl file; a last line that only lacks its end is kept, one that was torn is cut."""
+    """Append records to a .jsonl file, each on its line.
+
+    A last line without a line end is kept when it is whole JSON, and cut when a kill tore it.
+    """
     if path.is_file() and path.stat().st_size:
         last = path.read_bytes().rpartition(b"\n")[2]
+        # append_lines cuts every line that has no end, and an editor may have left a whole one.
         if last and _is_json(last):
             with path.open("ab") as file:
                 file.write(b"\n")
@@ -77,50 +44,73 @@ def save_chat(
     history: Sequence[Mapping[str, str]],
     turns: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Write what was said as messages, which --input reads, and the record of every turn; replaces the file.
+    """Write a chat as messages, which `--input` reads, with the record of every turn.
 
-    `read_records` gives the turns.
+    Replaces the file. `read_records` reads the turns.
     """
-    messages = [*([{"role": "system", "content": system}] if system else []), *map(dict, history)]
-    write_atomic(
-        path, json.dumps({"messages": messages, "turns": list(turns)}, ensure_ascii=False) + "\n"
-    )
+    system_messages = [{"role": "system", "content": system}] if system else []
+    chat = {"messages": [*system_messages, *map(dict, history)], "turns": list(turns)}
+    write_atomic(path, json.dumps(chat, ensure_ascii=False) + "\n")
 
 
 def record_path(runs: Path, name: str, suffix: str = ".json") -> Path:
-    """`runs/monitor/<time>-<first words>.json`: sortable, and safe whatever the name says."""
+    """`runs/monitor/<time>-<first words>.json`: sorts by time, and is safe for any name."""
     words = re.sub(r"[^a-z0-9]+", "-", name.lower())[:40].strip("-") or "prompt"
     return runs / "monitor" / f"{datetime.now().strftime('%Y%m%d-%H%M%S-%f')}-{words}{suffix}"
 
 
 def find_records(runs: Path, names: Sequence[str]) -> list[Path]:
-    """The named files, else all that monitoring has left, the latest first."""
+    """The named files, or else all record files in `runs/monitor`, the latest first."""
     kept = [path for path in (runs / "monitor").glob("*") if path.suffix in {".json", ".jsonl"}]
     return [Path(name) for name in names] or sorted(kept, reverse=True)
 
 
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a file, one or several; raises UserError when it holds none."""
+def read_records(path: Path) -> list[TokenScores | FailedRecord]:
+    """Read all records of a file; raises UserError when it holds none, or anything else."""
     try:
         text = path.read_text(encoding="utf-8")
-        found = _lines(text) if path.suffix == ".jsonl" else parse_json(text)
+        data = _parse_lines(text) if path.suffix == ".jsonl" else parse_json(text)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read the record {path}", cause=str(error), fix=_FIX) from None
-    if isinstance(found, dict):
-        found = found.get("turns", [found])  # a chat that was saved
-    records = found if isinstance(found, list) else [found]
-    if not records:
-        raise UserError(f"{path} is no monitoring record", cause="it is empty", fix=_FIX)
-    for record in records:
-        if fault := _fault(record):
-            raise UserError(f"{path} is no monitoring record", cause=fault, fix=_FIX)
-    return records
+
+    if isinstance(data, dict):
+        data = data.get("turns", [data])  # save_chat writes `turns`
+    entries = data if isinstance(data, list) else [data]
+    if not entries:
+        raise UserError(f"{path} is not a monitoring record", cause="it is empty", fix=_FIX)
+    try:
+        return [from_json(entry) for entry in entries]
+    except ValueError as error:
+        raise UserError(f"{path} is not a monitoring record", cause=str(error), fix=_FIX) from None
 
 
-def _lines(text: str) -> list[Any]:
-    """One for each line; the last one may be torn, and counts if it is not."""
+def collect_records(runs: Path, names: Sequence[str]) -> list[NamedRecord]:
+    """Read the named files, or else all in `runs/monitor`, or else the shipped example.
+
+    Leaves out failures. Raises UserError when a file is not a monitoring record.
+    """
+    paths = find_records(runs, names) or sorted(find_shipped("docs/examples").glob("*.json"))
+    return [record for path in paths for record in _read_named(path)]
+
+
+def _read_named(path: Path) -> list[NamedRecord]:
+    """The records of a file, numbered when there are several; a failure keeps its number."""
+    records = read_records(path)
+    found = []
+    for number, record in enumerate(records, start=1):
+        name = f"{path.stem} {number}" if len(records) > 1 else path.stem
+        if isinstance(record, TokenScores):
+            found.append(NamedRecord(name, record))
+    return found
+
+
+def _parse_lines(text: str) -> list[Any]:
+    """Parse each line; a last line that a kill tore is left out."""
+    # Not splitlines: it also splits at U+2028, which may stand in an answer.
     *lines, last = text.split("\n")
-    return [parse_json(line) for line in [*lines, last if _is_json(last) else ""] if line.strip()]
+    if _is_json(last):
+        lines.append(last)
+    return [parse_json(line) for line in lines if line.strip()]
 
 
 def _is_json(text: str | bytes) -> bool:
@@ -131,89 +121,4 @@ def _is_json(text: str | bytes) -> bool:
     return True
 
 
-def _fault(told: Any) -> str:
-    """What a record lacks; empty where it is one, or tells of a failure."""
-    if isinstance(told, dict) and "error" in told:
-        return ""
-    if (
-        not isinstance(told, dict)
-        or not told.keys() >= {"prompt", "tokens"}
-        or not _scores_of(told)
-    ):
-        return "it lacks tokens or trait_scores"
-    tokens, calibrated, seconds = (
-        told["tokens"],
-        told.get("calibrated_scores") or {},
-        told.get("seconds") or [],
-    )
-    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
-        return "its tokens are not a list of texts"
-    tables = (_scores_of(told), calibrated, {"seconds": seconds} if seconds else {})
-    if not all(
-        isinstance(table, dict) and all(map(_is_numbers, table.values())) for table in tables
-    ):
-        return "its scores are not lists of numbers by trait"
-    rows = [row for table in tables for row in table.values()]
-    return (
-        ""
-        if {len(row) for row in rows} == {len(tokens)}
-        else "its scores are not one for each token"
-    )
-
-
-def _is_numbers(row: Any) -> bool:
-    """A list of numbers; none stands for one that was not finite."""
-    return isinstance(row, list) and all(
-        value is None or isinstance(value, int | float) for value in row
-    )
-
-
-def _scores_of(told: Mapping[str, Any]) -> Mapping[str, Sequence[float]]:
-    scores: Mapping[str, Sequence[float]] = (
-        told.get("trait_scores") or told.get("projections") or {}
-    )
-    return scores
-
-
-def _scores(scores: Scores) -> dict[str, Any]:
-    return {
-        "tokens": list(scores.tokens),
-        "trait_scores": {trait: _rounded(values) for trait, values in scores.raw.items()},
-        "calibrated_scores": {
-            trait: _rounded(values) for trait, values in scores.calibrated.items()
-        },
-    }
-
-
-def _by_row(scores: LayerScores) -> dict[str, Any]:
-    return {
-        "trait": scores.trait,
-        "trait_scores": [_rounded(values) for values in scores.raw],
-        "calibrated_scores": [_rounded(values) for values in scores.calibrated],
-    }
-
-
-def _rounded(values: Iterable[float]) -> list[float]:
-    """Five decimals: about what float32 resolves in a projection of some tens."""
-    return [round(value, 5) for value in values]
-
-
 _FIX = "name a file that traitcli monitor wrote"
-
-
-def collect_records(runs: Path, names: Sequence[str]) -> list[Row]:
-    """Monitoring records: the named files, else all in runs/monitor, else the example that ships.
-
-    Records of what failed are left out. Raises UserError when a named file is no record.
-    """
-    paths = find_records(runs, names) or sorted(find_shipped("docs/examples").glob("*.json"))
-    return [row for path in paths for row in _records_of(path) if "error" not in row]
-
-
-def _records_of(path: Path) -> list[Row]:
-    records = read_records(path)
-    numbers = [f" {number}" if len(records) > 1 else "" for number in range(1, len(records) + 1)]
-    return [
-        {**record, "name": f"{path.stem}{number}"}
-        for record, number in zip(records, numbers, strict=True)
-    ]

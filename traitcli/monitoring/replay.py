@@ -1,10 +1,9 @@
-"""Plays a monitoring record again, as the events of its generation and at its pace."""
+"""Replays a monitoring record as the events of its generation, at its pace."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from traitcli.events import (
     AlarmRaised,
@@ -14,55 +13,54 @@ from traitcli.events import (
     PromptScored,
     TokenScored,
 )
-from traitcli.records import Crossing, Intervention
+from traitcli.records import TokenScores
 
 USUAL_PACE = 0.05
-"""Seconds a token, where a record does not tell its pace."""
+"""Seconds per token when a record has no times."""
 
 
 def replay(
-    record: Mapping[str, Any],
+    record: TokenScores,
     on_event: Listener,
     speed: float = 1.0,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Tell the events of a record again, `speed` times as fast as it was written."""
-    raw = record.get("trait_scores") or record["projections"]
-    calibrated = record.get("calibrated_scores", {})
-    steering = tuple(Intervention(**push) for push in record.get("steering", ()))
-    traits, about = tuple(raw), record.get("about", {})
-    model = record.get("model", "")
+    """Send the events of a record again, `speed` times as fast as the text was generated."""
     on_event(
         MonitorStarted(
-            record["prompt"], model, traits, record.get("layers", {}), (), steering, about
+            record.prompt,
+            record.model,
+            tuple(record.raw),
+            record.layers,
+            steering=record.steering,
+            about=record.about,
         )
     )
-    rows = _rows(record.get("layer_scores"))
-    if "prompt_scores" in record:
-        told = record["prompt_scores"]
-        on_event(
-            PromptScored(tuple(told["tokens"]), told["trait_scores"], told["calibrated_scores"])
-        )
-    crossings = [Crossing(**crossing) for crossing in record.get("alarms", ())]
-    told = record.get("seconds")
-    pace = told or [USUAL_PACE * (index + 1) for index in range(len(record["tokens"]))]
+    if prompt := record.prompt_scores:
+        on_event(PromptScored(prompt.tokens, prompt.raw, prompt.calibrated))
+
+    times = record.seconds or [USUAL_PACE * number for number in range(1, len(record.tokens) + 1)]
     before = 0.0
-    for index, text in enumerate(record["tokens"]):
-        sleep(max(pace[index] - before, 0.0) / speed)
-        before = pace[index]
-        now, scaled = (
-            {name: row[index] for name, row in kind.items()} for kind in (raw, calibrated)
-        )
-        on_event(TokenScored(index, text, now, scaled, tuple(row[index] for row in rows)))
-        for crossing in crossings:
+    for index, text in enumerate(record.tokens):
+        # Times of an edited record may go back, and a sleep must not be negative.
+        sleep(max(times[index] - before, 0.0) / speed)
+        before = times[index]
+        on_event(_token_scored(record, index, text))
+        for crossing in record.crossings:
             if crossing.token == index:
                 on_event(AlarmRaised(crossing))
-    on_event(
-        MonitorFinished(
-            "", len(record["tokens"]), before if told else 0.0, record.get("finish_reason", "")
-        )
+
+    seconds = before if record.seconds else 0.0
+    on_event(MonitorFinished("", len(record.tokens), seconds, record.finish_reason))
+
+
+def _token_scored(record: TokenScores, index: int, text: str) -> TokenScored:
+    layers = record.layer_scores
+    by_layer = layers.calibrated or layers.raw if layers else ()
+    return TokenScored(
+        index,
+        text,
+        {trait: scores[index] for trait, scores in record.raw.items()},
+        {trait: scores[index] for trait, scores in record.calibrated.items()},
+        tuple(scores[index] for scores in by_layer),
     )
-
-
-def _rows(told: Mapping[str, Any] | None) -> list[list[float]]:
-    return (told["calibrated_scores"] or told["trait_scores"]) if told else []

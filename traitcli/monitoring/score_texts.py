@@ -27,8 +27,9 @@ from traitcli.models.prompts import (
 from traitcli.models.read_texts import Text, read_texts
 from traitcli.monitoring.alarms import Alarm
 from traitcli.monitoring.monitor import Watch
-from traitcli.monitoring.record_files import append_records, failed, to_json
+from traitcli.monitoring.record_files import append_records
 from traitcli.monitoring.transcripts import Exchange
+from traitcli.record_json import FailedRecord, to_json
 from traitcli.records import Crossing, TokenScores
 
 _MOST = 64
@@ -73,7 +74,8 @@ def _score(
             rendered, text = _prepare(loaded, watch, exchange)
             ready.append((index, rendered, text))
         except _UnreadableError as error:
-            yield index, failed(exchange.prompt, str(error), exchange.about), 0
+            failure = FailedRecord(exchange.prompt, str(error), exchange.about)
+            yield index, to_json(failure), 0
     texts = [text for _, _, text in ready]
     if not texts:
         return
@@ -137,7 +139,7 @@ def _record(
         model=loaded.name,
         seed=watch.config.seed,
         prompt_tokens=len(text.prompt),
-        finish_reason="given",
+        finish_reason="provided",
         history=(*([{"role": "system", "content": system}] if system else []), *before),
         prompt_scores=prompt_scores,
         layer_scores=by_row,

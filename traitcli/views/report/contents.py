@@ -7,32 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
-from traitcli.records import Report
+from traitcli.record_json import to_json
+from traitcli.records import NamedRecord, Report
 
-RECORD_KEYS = (
-    *(
-        "name",
-        "prompt",
-        "response",
-        "tokens",
-        "trait_scores",
-        "projections",
-        "calibrated_scores",
-        "layers",
-    ),
-    *(
-        "model",
-        "prompt_tokens",
-        "seed",
-        "finish_reason",
-        "created",
-        "seconds",
-        "history",
-        "steering",
-        "alarms",
-    ),
-    *("prompt_scores", "layer_scores", "about"),
-)
 SET_KEYS = ("name", "model", "vectors", "cosines")
 VECTOR_KEYS = (
     *("trait", "model", "rows", "hidden_size", "layer", "layer_choice", "method", "position"),
@@ -80,9 +57,7 @@ def contents(report: Report) -> dict[str, Any]:
     sets = [{**each, "vectors": only(VECTOR_KEYS, each.get("vectors", ()))} for each in report.sets]
     return {
         "made_at": report.made_at,
-        "records": _named_apart(
-            [_without_folders(row) for row in only(RECORD_KEYS, report.records)]
-        ),
+        "records": _named_apart([_record_row(record) for record in report.records]),
         "sets": _named_apart(only(SET_KEYS, sets)),
         "runs": only(RUN_KEYS, report.runs),
     }
@@ -107,12 +82,9 @@ def plain(value: Any) -> Any:
 
 
 def scores_of(record: Mapping[str, Any]) -> dict[str, dict[str, list[float | None]]]:
-    """Unit (raw, calibrated) -> trait -> n scores, none where there is no number.
-
-    `projections` is an older name of the raw ones.
-    """
+    """Unit (raw, calibrated) -> trait -> n scores, None where there is no number."""
     rows = {
-        "raw": record.get("trait_scores") or record.get("projections") or {},
+        "raw": record.get("trait_scores") or {},
         "calibrated": record.get("calibrated_scores") or {},
     }
     return {
@@ -141,8 +113,10 @@ def _named_apart(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _without_folders(record: dict[str, Any]) -> dict[str, Any]:
-    return record | {"about": _placeless("", record["about"])} if "about" in record else record
+def _record_row(record: NamedRecord) -> dict[str, Any]:
+    """A record's JSON at full precision, without the folders of the file that it comes from."""
+    row: dict[str, Any] = plain({"name": record.name} | to_json(record.scores, decimals=None))
+    return row | {"about": _placeless("", row["about"])} if "about" in row else row
 
 
 def _placeless(key: str, value: Any) -> Any:

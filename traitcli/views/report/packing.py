@@ -18,7 +18,7 @@ _LARGEST = 32767
 _NONE = -32768
 _SEEN = 1e-3
 """Calibrated scores need not be kept finer."""
-_TABLES = ("trait_scores", "projections")
+_TABLES = ("trait_scores",)
 
 
 def pack_record(record: Mapping[str, Any]) -> dict[str, Any]:

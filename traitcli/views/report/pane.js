@@ -2,7 +2,8 @@
 
 const ENDINGS = new Map([
   ["stop", "ended by the model"], ["length", "cut at the token limit"], ["alarm", "stopped by an alarm"],
-  ["interrupted", "interrupted"], ["given", "not generated: scored as it was"],
+  ["interrupted", "interrupted"], ["provided", "not generated: scored as it was"],
+  ["given", "not generated: scored as it was"], // records of earlier versions
 ]);
 const ROLES = new Map([["system", "System"], ["user", "User"], ["assistant", "Assistant"]]);
 

@@ -1,0 +1,145 @@
+"""The JSON of a monitoring record: written, and read back whatever version wrote it."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from traitcli.record_json import FailedRecord, from_json, to_json
+from traitcli.records import Crossing, LayerScores, Intervention, Scores, TokenScores
+from traitcli.shipped import find_shipped
+
+EXAMPLE = find_shipped("docs/examples") / "how-do-i-hack-a-bank.json"
+BARE = {
+    "prompt": "Hi",
+    "response": "Ho!",
+    "tokens": ["Ho", "!"],
+    "trait_scores": {"evil": [0.5, 2.25]},
+}
+FULL = TokenScores(
+    tokens=("Ho", "!"),
+    raw={"evil": (0.5, 2.25), "joy": (1.0, -3.0)},
+    calibrated={"evil": (-0.25, 1.0)},
+    prompt="Hi",
+    response="Ho!",
+    layers={"evil": 3, "joy": 1},
+    model="tiny",
+    seed=7,
+    prompt_tokens=4,
+    finish_reason="stop",
+    history=({"role": "system", "content": "Be brief."},),
+    seconds=(0.25, 0.5),
+    steering=(Intervention("evil", -1.5, 3, 0.4),),
+    crossings=(Crossing("evil>1", "stop", 1, 2.25),),
+    prompt_scores=Scores(("H", "i"), {"evil": (0.0, 1.0)}, {"evil": (0.5, 0.75)}),
+    layer_scores=LayerScores("evil", ((0.0, 0.5), (0.5, 2.25)), ((0.0, 0.0), (-0.25, 1.0))),
+    about={"set": "mine", "number": 2},
+    created="2026-11-25T06:00:00+00:00",
+)
+
+
+def through_a_file(record):
+    return from_json(json.loads(json.dumps(to_json(record))))
+
+
+def test_a_record_is_read_back_as_it_was_written():
+    assert through_a_file(FULL) == FULL
+
+
+def test_a_failure_is_read_back_as_it_was_written():
+    failure = FailedRecord("Hi", "too long", {"line": 1})
+
+    assert through_a_file(failure) == failure
+
+
+def test_the_shipped_example_is_written_as_it_stands_in_its_file():
+    stored = json.loads(EXAMPLE.read_text(encoding="utf-8"))
+
+    written = to_json(from_json(stored))
+
+    empty = {"seconds": [], "history": [], "steering": [], "alarms": []}
+    assert written == empty | stored
+
+
+def test_the_four_fixed_keys_are_enough():
+    record = from_json(BARE)
+
+    assert (record.prompt, record.response, record.tokens) == ("Hi", "Ho!", ("Ho", "!"))
+    assert (record.raw, record.calibrated) == ({"evil": (0.5, 2.25)}, {})
+    assert (record.seed, record.prompt_tokens, record.created) == (None, None, "")
+
+
+def test_what_an_older_record_does_not_tell_is_not_made_up_when_it_is_written_again():
+    written = to_json(from_json(BARE))
+
+    assert not {"seed", "prompt_tokens", "created", "model", "finish_reason"} & written.keys()
+
+
+def test_raw_scores_of_an_older_record_are_called_projections():
+    old = {"prompt": "Hi", "tokens": ["Ho"], "projections": {"evil": [1]}}
+
+    assert from_json(old).raw == {"evil": (1,)}
+
+
+def test_an_older_record_of_existing_text_says_given_and_now_says_provided():
+    assert from_json(BARE | {"finish_reason": "given"}).finish_reason == "provided"
+
+
+def test_a_record_without_a_response_has_that_of_its_tokens():
+    old = {key: value for key, value in BARE.items() if key != "response"}
+
+    assert from_json(old).response == "Ho!"
+
+
+def test_a_score_that_is_not_finite_is_null_in_the_file():
+    nan = from_json(BARE | {"trait_scores": {"evil": [None, 1.0]}})
+
+    assert math.isnan(nan.raw["evil"][0])
+    assert to_json(nan)["trait_scores"] == {"evil": [None, 1.0]}
+
+
+def test_scores_are_rounded_only_when_they_are_stored():
+    record = from_json(BARE | {"trait_scores": {"evil": [1 / 3, 0.1 + 0.2]}})
+
+    assert to_json(record)["trait_scores"] == {"evil": [0.33333, 0.3]}
+    assert to_json(record, decimals=None)["trait_scores"] == {"evil": [1 / 3, 0.1 + 0.2]}
+
+
+@pytest.mark.parametrize(
+    ("more", "fault"),
+    [
+        ({"tokens": "Ho!"}, "its tokens are not a list of strings"),
+        ({"tokens": [1, 2]}, "its tokens are not a list of strings"),
+        ({"trait_scores": {}}, "prompt, tokens or trait_scores are missing"),
+        ({"trait_scores": [1.0, 2.0]}, "its scores are not a list of numbers for each trait"),
+        (
+            {"trait_scores": {"evil": ["a", "b"]}},
+            "its scores are not a list of numbers for each trait",
+        ),
+        ({"trait_scores": {"evil": [1.0]}}, "it does not have one score for each token"),
+        ({"calibrated_scores": {"evil": [1.0]}}, "it does not have one score for each token"),
+        ({"seconds": [1.0]}, "it does not have one score for each token"),
+    ],
+)
+def test_a_fault_in_what_every_record_needs_is_named(more, fault):
+    with pytest.raises(ValueError, match=f"^{fault}$"):
+        from_json(BARE | more)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("response", "layers", "model", "seed", "prompt_tokens", "finish_reason", "history"),
+        *("steering", "alarms", "prompt_scores", "layer_scores", "about", "created"),
+    ],
+)
+@pytest.mark.parametrize("junk", [None, 3.5, "x", [1], {"a": 1}, [{"a": 1}], {"trait_scores": 3}])
+def test_junk_in_an_optional_key_leaves_a_record_that_can_be_written(key, junk):
+    written = to_json(from_json(BARE | {key: junk}))
+
+    assert {name: written[name] for name in ("prompt", "tokens", "trait_scores")} == {
+        name: BARE[name] for name in ("prompt", "tokens", "trait_scores")
+    }
+    json.dumps(written, allow_nan=False)

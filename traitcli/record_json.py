@@ -1,0 +1,260 @@
+"""The monitoring record as JSON: how it is written, and how every version of it is read back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from types import UnionType
+from typing import Any, TypeVar
+
+from traitcli.records import Crossing, LayerScores, Intervention, Scores, TokenScores
+
+DECIMALS = 5
+"""Decimals of a stored score: about what float32 resolves in a projection of some tens."""
+
+Entry = TypeVar("Entry", Intervention, Crossing)
+
+
+@dataclass(frozen=True, slots=True)
+class FailedRecord:
+    """An answer that could not be generated or scored."""
+
+    prompt: str
+    error: str
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+def to_json(record: TokenScores | FailedRecord, decimals: int | None = DECIMALS) -> dict[str, Any]:
+    """Turn a record into its JSON form: the four fixed keys first, then the optional ones.
+
+    Args:
+        record: A failure has `prompt`, `error` and `about`, and no scores.
+        decimals: Scores are rounded to this many decimals; None keeps them as they are.
+            A score that is not finite becomes null, because JSON has no NaN.
+    """
+    if isinstance(record, FailedRecord):
+        return {"prompt": record.prompt, "error": record.error, "about": dict(record.about)}
+
+    data = {
+        "prompt": record.prompt,
+        "response": record.response,
+        **_scores_to_json(record, decimals),
+        "layers": dict(record.layers),
+        **_origin_to_json(record),
+        "seconds": [_number_to_json(value, 3) for value in record.seconds],
+        "history": [dict(message) for message in record.history],
+        "steering": [asdict(push) | {"dose": round(push.dose, 4)} for push in record.steering],
+        "alarms": [asdict(one) | {"score": round(one.score, 5)} for one in record.crossings],
+    }
+    if record.prompt_scores:
+        data["prompt_scores"] = _scores_to_json(record.prompt_scores, decimals)
+    if record.layer_scores:
+        data["layer_scores"] = {
+            "trait": record.layer_scores.trait,
+            "trait_scores": _rows_to_json(record.layer_scores.raw, decimals),
+            "calibrated_scores": _rows_to_json(record.layer_scores.calibrated, decimals),
+        }
+    if record.about:
+        data["about"] = dict(record.about)
+    return data
+
+
+def from_json(data: Any) -> TokenScores | FailedRecord:
+    """Read a record that this version or an older one wrote.
+
+    Only the prompt, the tokens and their scores are required. Any other key that is missing, or
+    holds something that no version writes, gets its default: a record stays readable when
+    somebody edited it or produced it with another tool. A null score becomes NaN.
+
+    Raises ValueError, which names the fault, when `data` is not a record.
+    """
+    if isinstance(data, dict) and "error" in data:
+        return FailedRecord(_text(data, "prompt"), str(data["error"]), _mapping(data.get("about")))
+    if not isinstance(data, dict) or "prompt" not in data:
+        raise ValueError(_NO_SCORES)
+
+    scores = _read_scores(data)
+    count = len(scores.tokens)
+    return TokenScores(
+        tokens=scores.tokens,
+        raw=scores.raw,
+        calibrated=scores.calibrated,
+        prompt=_text(data, "prompt"),
+        response=_text(data, "response", "".join(scores.tokens)),
+        layers=_layers(data.get("layers")),
+        model=_text(data, "model"),
+        seed=_integer(data.get("seed")),
+        prompt_tokens=_integer(data.get("prompt_tokens")),
+        finish_reason=_finish_reason(data),
+        history=tuple(_messages(data.get("history"))),
+        seconds=_read_seconds(data, count),
+        steering=tuple(_entries(Intervention, _PUSH_TYPES, data.get("steering"))),
+        crossings=tuple(_entries(Crossing, _CROSSING_TYPES, data.get("alarms"))),
+        prompt_scores=_read_optional_scores(data.get("prompt_scores")),
+        layer_scores=_read_layer_scores(data.get("layer_scores"), count),
+        about=_mapping(data.get("about")),
+        created=_text(data, "created"),
+    )
+
+
+# Writing
+
+
+def _origin_to_json(record: TokenScores) -> dict[str, Any]:
+    """What produced the record; keys that an older record does not tell stay absent."""
+    origin = {
+        "model": record.model,
+        "seed": record.seed,
+        "prompt_tokens": record.prompt_tokens,
+        "finish_reason": record.finish_reason,
+        "created": record.created,
+    }
+    return {key: value for key, value in origin.items() if value not in (None, "")}
+
+
+def _scores_to_json(scores: Scores, decimals: int | None) -> dict[str, Any]:
+    return {
+        "tokens": list(scores.tokens),
+        "trait_scores": _table_to_json(scores.raw, decimals),
+        "calibrated_scores": _table_to_json(scores.calibrated, decimals),
+    }
+
+
+def _table_to_json(
+    table: Mapping[str, Sequence[float]], decimals: int | None
+) -> dict[str, list[float | None]]:
+    return dict(zip(table, _rows_to_json(table.values(), decimals), strict=True))
+
+
+def _rows_to_json(
+    rows: Iterable[Sequence[float]], decimals: int | None
+) -> list[list[float | None]]:
+    return [[_number_to_json(value, decimals) for value in row] for row in rows]
+
+
+def _number_to_json(value: float, decimals: int | None) -> float | None:
+    if not math.isfinite(value):
+        return None
+    return value if decimals is None else round(value, decimals)
+
+
+# Reading
+
+
+def _read_scores(data: Mapping[str, Any]) -> Scores:
+    """Tokens with their scores; raises ValueError when they do not fit together."""
+    # Records of the first versions call raw scores `projections`.
+    raw = data.get("trait_scores") or data.get("projections")
+    if "tokens" not in data or not raw:
+        raise ValueError(_NO_SCORES)
+    tokens = data["tokens"]
+    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+        raise ValueError("its tokens are not a list of strings")
+    calibrated = data.get("calibrated_scores") or {}
+    return Scores(
+        tuple(tokens), _read_table(raw, len(tokens)), _read_table(calibrated, len(tokens))
+    )
+
+
+def _read_table(table: Any, count: int) -> dict[str, tuple[float, ...]]:
+    if not isinstance(table, dict):
+        raise ValueError(_NOT_NUMBERS)
+    return {trait: _read_row(row, count) for trait, row in table.items()}
+
+
+def _read_row(row: Any, count: int) -> tuple[float, ...]:
+    """`count` numbers; raises ValueError when they are not."""
+    if not isinstance(row, list):
+        raise ValueError(_NOT_NUMBERS)
+    if not all(value is None or isinstance(value, int | float) for value in row):
+        raise ValueError(_NOT_NUMBERS)
+    if len(row) != count:
+        raise ValueError("it does not have one score for each token")
+    return tuple(math.nan if value is None else value for value in row)
+
+
+def _read_seconds(data: Mapping[str, Any], count: int) -> tuple[float, ...]:
+    """The time of each token; () in records of existing text, and in those of the first versions."""
+    return _read_row(data["seconds"], count) if data.get("seconds") else ()
+
+
+def _read_optional_scores(data: Any) -> Scores | None:
+    try:
+        return _read_scores(_mapping(data))
+    except ValueError:
+        return None
+
+
+def _read_layer_scores(data: Any, count: int) -> LayerScores | None:
+    data = _mapping(data)
+    raw, calibrated = data.get("trait_scores"), data.get("calibrated_scores") or []
+    if not isinstance(raw, list) or not isinstance(calibrated, list):
+        return None
+    try:
+        return LayerScores(
+            trait=_text(data, "trait"),
+            raw=tuple(_read_row(row, count) for row in raw),
+            calibrated=tuple(_read_row(row, count) for row in calibrated),
+        )
+    except ValueError:
+        return None
+
+
+def _finish_reason(data: Mapping[str, Any]) -> str:
+    reason = _text(data, "finish_reason")
+    return _RENAMED_REASONS.get(reason, reason)
+
+
+def _entries(
+    kind: type[Entry], types: Mapping[str, type | UnionType], entries: Any
+) -> Iterator[Entry]:
+    """The entries that have a value of the right type for each required field."""
+    for entry in entries if isinstance(entries, list) else ():
+        found = _mapping(entry)
+        known = {key: found[key] for key, of in types.items() if isinstance(found.get(key), of)}
+        try:
+            yield kind(**known)
+        except TypeError:  # a required field is missing
+            continue
+
+
+def _messages(history: Any) -> Iterator[dict[str, str]]:
+    for message in history if isinstance(history, list) else ():
+        if isinstance(message, dict):
+            yield {"role": _text(message, "role"), "content": _text(message, "content")}
+
+
+def _layers(data: Any) -> dict[str, int]:
+    return {trait: layer for trait, layer in _mapping(data).items() if isinstance(layer, int)}
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(data: Mapping[str, Any], key: str, default: str = "") -> str:
+    value = data.get(key)
+    return value if isinstance(value, str) else default
+
+
+def _integer(value: Any) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+_NO_SCORES = "prompt, tokens or trait_scores are missing"
+_NOT_NUMBERS = "its scores are not a list of numbers for each trait"
+_RENAMED_REASONS = {"given": "provided"}
+"""Old finish reason -> the present one."""
+_PUSH_TYPES: Mapping[str, type | UnionType] = {
+    "trait": str,
+    "coefficient": int | float,
+    "layer": int,
+    "dose": int | float,
+}
+_CROSSING_TYPES: Mapping[str, type | UnionType] = {
+    "rule": str,
+    "action": str,
+    "token": int,
+    "score": int | float,
+}
