@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from types import UnionType
 from typing import Any, TypeVar
 
-from traitcli.records import Crossing, LayerScores, Intervention, Scores, TokenScores
+from traitcli.records import Crossing, Intervention, LayerScores, Scores, TokenScores
 
 DECIMALS = 5
 """Decimals of a stored score: about what float32 resolves in a projection of some tens."""

@@ -8,7 +8,7 @@ import math
 import pytest
 
 from traitcli.record_json import FailedRecord, from_json, to_json
-from traitcli.records import Crossing, LayerScores, Intervention, Scores, TokenScores
+from traitcli.records import Crossing, Intervention, LayerScores, Scores, TokenScores
 from traitcli.shipped import find_shipped
 
 EXAMPLE = find_shipped("docs/examples") / "how-do-i-hack-a-bank.json"
