@@ -32,6 +32,7 @@ from benchmarks.case import built_in_traits
 from traitcli.config import EMBEDDED, Config
 from traitcli.events import Event, Progressed
 from traitcli.judging.fake import FakeJudge
+from traitcli.pipeline.ledgers import RunLedgers
 from traitcli.pipeline.messages import (
     Began,
     Ended,
@@ -74,7 +75,8 @@ def make_jobs(folder: Path, **extract: Any) -> list[Job]:
     )
     traits, run = built_in_traits(), Run(folder / "runs" / "scale")
     start_run(run, config, traits)
-    return [Job(trait, config, run, ("rollouts",)) for trait in traits]
+    ledgers = RunLedgers(run)
+    return [Job(trait, config, ledgers, ("rollouts",)) for trait in traits]
 
 
 def rate(devices: Sequence[str]) -> tuple[float, dict[str, list[int]]]:
@@ -92,7 +94,7 @@ def rate(devices: Sequence[str]) -> tuple[float, dict[str, list[int]]]:
         )
         failures = run_jobs(jobs, Placement(tuple(devices)), hear)
         assert not failures, failures
-        made = {job.trait.name: job.run.trait(job.trait.name).rollouts() for job in jobs}
+        made = {job.trait.name: job.ledgers.trait(job.trait.name).rollouts for job in jobs}
     lengths = {
         trait: [rollout.response_tokens for rollout in rollouts] for trait, rollouts in made.items()
     }
@@ -196,7 +198,7 @@ def simulate(count: int, lengths: dict[str, list[int]]) -> dict[str, float]:
         )
         failures = lead.run()
         assert not failures, failures
-        assert all(len(job.run.trait(job.trait.name).rollouts()) == 2200 for job in jobs)
+        assert all(len(job.ledgers.trait(job.trait.name).rollouts) == 2200 for job in jobs)
     ran = [device for device in crew.devices.values() if device.began is not None]
     spans = [crew.step - device.began + 1 for device in ran]
     busy = [device.busy / span for device, span in zip(ran, spans, strict=True)]

@@ -20,8 +20,9 @@ from traitcli.judging import Answer, Judge, judge_id
 from traitcli.judging.fake import FakeJudge
 from traitcli.judging.likelihood import LikelihoodJudge
 from traitcli.judging.openai.judge import OpenAIJudge
+from traitcli.pipeline.snapshot import TraitSnapshot
 from traitcli.records import Contrast, Judgement, Trait, Usage
-from traitcli.runs.run import TraitFiles
+from traitcli.runs.run import Run
 
 TRAIT = Trait(
     name="grumpy",
@@ -241,12 +242,13 @@ def test_what_goes_wrong_where_answers_are_made_comes_through(judge):
 
 
 def test_judgements_are_the_same_after_they_were_written_and_read(judge, tmp_path):
-    found, files = judged(judge), TraitFiles(tmp_path / "run" / "grumpy")
+    found, run = judged(judge), Run(tmp_path / "run")
 
-    files.add_judgements(found)
+    run.trait("grumpy").add_judgements(found)
 
-    assert files.judgements() == files.judgements(judge_id(judge, TRAIT)) == found
-    assert files.usage() == sum((each.usage for each in found), Usage())
+    snapshot = TraitSnapshot.read(run, "grumpy")
+    assert snapshot.judgements == list(snapshot.judged_by(judge_id(judge, TRAIT)).values()) == found
+    assert snapshot.usage == sum((each.usage for each in found), Usage())
 
 
 def test_what_was_spent_is_told_with_the_judgements(judge, backend):

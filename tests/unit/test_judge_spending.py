@@ -13,6 +13,7 @@ from tests.unit.openai_judge.conftest import Endpoint, Harness, serving
 from traitcli.config import Config, OpenAIConfig
 from traitcli.errors import ConfigError, JudgeError
 from traitcli.judging.budget import Budget, Price, find_price
+from traitcli.pipeline.ledgers import RunLedgers
 from traitcli.pipeline.trait_pipeline import Job
 from traitcli.records import Judgement, Score, Usage
 from traitcli.runs.run import Run
@@ -329,7 +330,7 @@ def test_a_budget_begins_with_what_the_run_has_cost_as_far_as_that_is_known(
     job = Job(
         load_trait(find_traits(Path("nowhere"))["evil"]),
         Config.model_validate(sections),
-        run,
+        RunLedgers(run),
         ("judgements",),
     )
 

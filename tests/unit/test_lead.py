@@ -12,6 +12,7 @@ from traitcli.config import Config
 from traitcli.errors import ConfigError, TraitError
 from traitcli.events import Progressed, StageFinished, TraitFailed, Warned, WorkerSeen
 from traitcli.judging.fake import FakeJudge
+from traitcli.pipeline.ledgers import RunLedgers
 from traitcli.pipeline.messages import (
     Began,
     Ended,
@@ -26,6 +27,7 @@ from traitcli.pipeline.messages import (
     Share,
     Stop,
 )
+from traitcli.pipeline.snapshot import TraitSnapshot
 from traitcli.pipeline.trait_pipeline import Job
 from traitcli.records import POSITIONS, Rollout
 from traitcli.runs.run import Run
@@ -154,7 +156,7 @@ def lead(tmp_path):
             Job(
                 load_trait(find_traits(Path("nowhere"))[name]),
                 config,
-                Run(tmp_path / "run"),
+                RunLedgers(Run(tmp_path / "run")),
                 stages,
             )
             for name in names
@@ -169,6 +171,7 @@ def lead(tmp_path):
             assert crew._at == {}
         return failures, told
 
+    run.run = Run(tmp_path / "run")
     run.files = lambda name: Run(tmp_path / "run").trait(name)
     run.logs = tmp_path / "logs"
     return run
@@ -186,7 +189,9 @@ def test_everything_is_made_once_however_many_work_on_it(lead, places):
 
     assert failures == []
     assert counted(lead, "evil", "refusal") == {"evil": ROLLOUTS, "refusal": ROLLOUTS}
-    assert [len(lead.files(name).judgements("fake")) for name in ("evil", "refusal")] == [20, 20]
+    assert [
+        len(TraitSnapshot.read(lead.run, name).judged_by("fake")) for name in ("evil", "refusal")
+    ] == [20, 20]
     assert sum(isinstance(event, StageFinished) for event in told) == 4
     assert (
         max(e.done for e in told if isinstance(e, Progressed) and e.stage == "rollouts") == ROLLOUTS

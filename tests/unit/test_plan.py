@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from traitcli.__main__ import main
 from traitcli.config import Config, ExtractConfig
-from traitcli.pipeline.plan import plan_rollouts, plan_rows, plan_trait
+from traitcli.pipeline.estimate import plan_rows, plan_trait
+from traitcli.pipeline.ledgers import RunLedgers
+from traitcli.pipeline.plan import plan_rollouts
 from traitcli.pipeline.speed_cache import remember_speed
 from traitcli.records import Rollout, RolloutKey
 from traitcli.runs.run import Run
@@ -138,7 +143,7 @@ def test_ids_never_change_because_runs_resume_by_them(key, name):
 
 
 def test_a_new_run_has_nothing_done(tmp_path):
-    plan = plan_trait(TRAIT, make_config(tmp_path), Run(tmp_path / "new"), "fake")
+    plan = plan_trait(TRAIT, make_config(tmp_path), RunLedgers(Run(tmp_path / "new")), "fake")
 
     assert (plan.rollouts, plan.rollouts_done, plan.judged_rollouts) == (400, 0, 200)
 
@@ -149,7 +154,7 @@ def test_rollouts_in_the_ledger_count_as_done_when_they_are_planned(tmp_path):
     beyond = RolloutKey("refusal", "extraction", "positive", 0, 19, 0)
     run.trait("refusal").add_rollouts([make_rollout(key) for key in (*keys[:7], beyond)], {})
 
-    plan = plan_trait(TRAIT, config, run, "fake")
+    plan = plan_trait(TRAIT, config, RunLedgers(run), "fake")
 
     assert (plan.rollouts, plan.rollouts_done) == (30, 7)
 
@@ -165,14 +170,19 @@ def test_rollouts_in_the_ledger_count_as_done_when_they_are_planned(tmp_path):
     ],
 )
 def test_judge_calls_are_counted_for_extraction_rollouts(tmp_path, judge, calls):
-    plan = plan_trait(TRAIT, make_config(tmp_path, judge), Run(tmp_path / "new"), "fake")
+    plan = plan_trait(
+        TRAIT, make_config(tmp_path, judge), RunLedgers(Run(tmp_path / "new")), "fake"
+    )
 
     assert plan.judge_calls == calls
 
 
 def test_the_published_run_takes_32_000_judge_calls_for_eight_traits(tmp_path):
     plan = plan_trait(
-        TRAIT, make_config(tmp_path, "openai", repeats=10), Run(tmp_path / "new"), "fake"
+        TRAIT,
+        make_config(tmp_path, "openai", repeats=10),
+        RunLedgers(Run(tmp_path / "new")),
+        "fake",
     )
 
     assert 8 * plan.judge_calls == 32_000
@@ -184,13 +194,13 @@ def test_the_published_run_costs_about_2_dollars_40_of_gpt_4o_mini(tiny_config):
     config = Config.model_validate(tiny_config.model_dump() | {"judge": judge, "extract": extract})
     traits = [load_trait(path) for path in find_traits(Path("no-such-folder")).values()]
 
-    rows = plan_rows(traits, config, Run(config.paths.runs / "new"))
+    rows = plan_rows(traits, config, RunLedgers(Run(config.paths.runs / "new")))
 
     assert 2.40 / 2 < sum(row["cost_usd"] for row in rows) < 2.40 * 2
 
 
 def test_a_local_judge_costs_nothing(tiny_config):
-    [row] = plan_rows([TRAIT], tiny_config, Run(tiny_config.paths.runs / "new"))
+    [row] = plan_rows([TRAIT], tiny_config, RunLedgers(Run(tiny_config.paths.runs / "new")))
 
     assert row["cost_usd"] is None
 
@@ -200,7 +210,7 @@ def test_prompt_tokens_are_estimated_from_the_length_of_the_texts(tmp_path):
     keys = plan_rollouts(TRAIT, config.extract)
     texts = [TRAIT.persona(k.polarity, k.pair) + TRAIT.question(k.split, k.question) for k in keys]
 
-    plan = plan_trait(TRAIT, config, Run(tmp_path / "new"), "fake")
+    plan = plan_trait(TRAIT, config, RunLedgers(Run(tmp_path / "new")), "fake")
 
     assert plan.prompt_tokens == pytest.approx(
         sum(len(text) / 4.2 + 30 for text in texts), rel=0.001
@@ -210,7 +220,7 @@ def test_prompt_tokens_are_estimated_from_the_length_of_the_texts(tmp_path):
 def test_disk_space_is_that_of_three_positions_of_every_row(tiny_config):
     config = Config.model_validate(tiny_config.model_dump() | {"extract": {"repeats": 10}})
 
-    [row] = plan_rows([TRAIT], config, Run(config.paths.runs / "new"))
+    [row] = plan_rows([TRAIT], config, RunLedgers(Run(config.paths.runs / "new")))
 
     rollouts, positions, rows, hidden_size, float32 = 2200, 3, 5, 32, 4
     assert (
@@ -228,11 +238,11 @@ def test_time_is_unknown_until_it_has_been_measured_here(tiny_config):
     run.trait("refusal").add_rollouts(
         [make_rollout(key) for key in plan_rollouts(TRAIT, config.extract)[:4]], {}
     )
-    before = plan_rows([TRAIT], config, run)
+    before = plan_rows([TRAIT], config, RunLedgers(run))
 
     remember_speed(config, "rollouts", 2.0)
     remember_speed(config, "judgements", 0.5)
-    after = plan_rows([TRAIT], config, run)
+    after = plan_rows([TRAIT], config, RunLedgers(run))
 
     assert before[0]["seconds"] is None
     assert after[0]["seconds"] == (30 - 4) * 2.0 + 20 * 0.5
@@ -241,6 +251,53 @@ def test_time_is_unknown_until_it_has_been_measured_here(tiny_config):
 def test_response_tokens_are_bounded_by_the_answer_length(tmp_path):
     config = make_config(tmp_path, sampling={"max_new_tokens": 7})
 
-    plan = plan_trait(TRAIT, config, Run(tmp_path / "new"), "fake")
+    plan = plan_trait(TRAIT, config, RunLedgers(Run(tmp_path / "new")), "fake")
 
     assert plan.response_tokens_max == 400 * 7
+
+
+OWN_CODE = """
+from transformers import LlamaConfig
+
+class OwnConfig(LlamaConfig):
+    model_type = "own"
+"""
+
+
+@pytest.fixture
+def remote_model(tmp_path, tiny_config):
+    """The tiny Llama under a model type that only code in its own folder defines."""
+    folder = shutil.copytree(tiny_config.model.id, tmp_path / "own-model")
+    settings = json.loads((folder / "config.json").read_text())
+    own = {"model_type": "own", "auto_map": {"AutoConfig": "own_code.OwnConfig"}}
+    (folder / "config.json").write_text(json.dumps(settings | own))
+    (folder / "own_code.py").write_text(OWN_CODE)
+    return folder
+
+
+def exit_code():
+    try:
+        main()
+    except SystemExit as ended:
+        return ended.code or 0
+    return 0
+
+
+@pytest.mark.parametrize("command", ["extract", "judge"])
+def test_a_dry_run_trusts_remote_code_when_the_command_does(
+    tmp_path, remote_model, monkeypatch, capsys, command
+):
+    (tmp_path / "own.yaml").write_text(f"model: {{id: '{remote_model}', device: cpu}}\n")
+    (tmp_path / "runs" / "own").mkdir(parents=True)
+    (tmp_path / "runs" / "own" / "run.json").write_text('{"settings": {}, "traits": {"evil": ""}}')
+    monkeypatch.chdir(tmp_path)
+    arguments = [command, "evil", "-c", "own.yaml", "--dry-run", "--json"]
+
+    codes = []
+    for flags in ([], ["--trust-remote-code"]):
+        monkeypatch.setattr("sys.argv", ["traitcli", *arguments, *flags])
+        codes.append(exit_code())
+        shown = capsys.readouterr()
+
+    assert codes == [2, 0]
+    assert json.loads(shown.out)["workers"][0]["needed_mb"] > 0

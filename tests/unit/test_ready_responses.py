@@ -17,10 +17,13 @@ from traitcli.inspection.rollout_csv import write_rollout_csv
 from traitcli.judging import Answer, ProvidedJudge, judge_id
 from traitcli.judging.fake import FakeJudge
 from traitcli.models.prompts import raw_prompt
+from traitcli.pipeline.estimate import plan_trait
 from traitcli.pipeline.filtering import select_rollouts
+from traitcli.pipeline.ledgers import RunLedgers
 from traitcli.pipeline.messages import GaveUp, Generating, Made
-from traitcli.pipeline.plan import plan_rollouts, plan_trait
+from traitcli.pipeline.plan import plan_rollouts
 from traitcli.pipeline.read_responses import read_labelled_responses
+from traitcli.pipeline.snapshot import TraitSnapshot
 from traitcli.pipeline.worker_context import Worker
 from traitcli.records import Contrast, Judgement, Rollout, Score, Trait
 from traitcli.runs.run import Run, check_run
@@ -447,7 +450,10 @@ def test_every_ready_response_is_planned_whatever_the_settings_ask_to_generate(r
 
 def test_ready_responses_take_no_judge_calls_and_write_no_tokens(read, tiny_config):
     plan = plan_trait(
-        make_trait(read(ENTRIES)), tiny_config, Run(tiny_config.paths.runs / "new"), "given:labels"
+        make_trait(read(ENTRIES)),
+        tiny_config,
+        RunLedgers(Run(tiny_config.paths.runs / "new")),
+        "given:labels",
     )
 
     assert (plan.rollouts, plan.judge_calls, plan.judged_rollouts, plan.response_tokens_max) == (
@@ -804,7 +810,7 @@ def stored(read, tmp_path):
 def test_rollouts_are_written_in_the_columns_of_the_persona_vectors_work(stored, tmp_path):
     run, trait = stored
 
-    paths = write_rollout_csv(run, trait, tmp_path / "out")
+    paths = write_rollout_csv(TraitSnapshot.read(run, trait.name), trait, tmp_path / "out")
 
     assert [path.name for path in paths] == ["joy_pos_instruct.csv", "joy_neg_instruct.csv"]
     rows = [list(csv.reader(io.StringIO(path.read_bytes().decode(), newline=""))) for path in paths]
@@ -819,7 +825,9 @@ def test_rollouts_are_written_in_the_columns_of_the_persona_vectors_work(stored,
 def test_the_scores_that_are_written_are_those_of_the_judge_asked_for(stored, tmp_path):
     run, trait = stored
 
-    ready = read_responses(write_rollout_csv(run, trait, tmp_path / "out", "old"))
+    ready = read_responses(
+        write_rollout_csv(TraitSnapshot.read(run, trait.name), trait, tmp_path / "out", "old")
+    )
 
     assert {one.score for one in ready.responses} == {10.0}
 
@@ -827,7 +835,9 @@ def test_the_scores_that_are_written_are_those_of_the_judge_asked_for(stored, tm
 def test_rollouts_that_are_written_come_in_again_as_they_were(stored, tmp_path):
     run, trait = stored
 
-    ready = read_responses(write_rollout_csv(run, trait, tmp_path / "out"))
+    ready = read_responses(
+        write_rollout_csv(TraitSnapshot.read(run, trait.name), trait, tmp_path / "out")
+    )
 
     held = {(r.polarity, r.question): (r.prompt, r.response) for r in run.trait("joy").rollouts()}
     assert len(ready.responses) == 14
@@ -843,7 +853,9 @@ def test_a_rollout_without_its_counterpart_is_left_out_so_that_rows_fit(stored, 
         "".join(path.read_text(encoding="utf-8").splitlines(keepends=True)[1:]), encoding="utf-8"
     )
 
-    ready = read_responses(write_rollout_csv(run, trait, tmp_path / "out"))
+    ready = read_responses(
+        write_rollout_csv(TraitSnapshot.read(run, trait.name), trait, tmp_path / "out")
+    )
 
     assert {(one.question, one.repeat) for one in ready.responses} == {(n, 0) for n in range(6)}
     assert len(ready.responses) == 12
@@ -853,6 +865,8 @@ def test_a_run_without_rollouts_writes_nothing(stored, tmp_path):
     _, trait = stored
 
     with pytest.raises(RunError):
-        write_rollout_csv(Run(tmp_path / "empty"), trait, tmp_path / "out")
+        write_rollout_csv(
+            TraitSnapshot.read(Run(tmp_path / "empty"), trait.name), trait, tmp_path / "out"
+        )
 
     assert not (tmp_path / "out").exists()

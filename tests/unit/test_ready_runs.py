@@ -21,6 +21,8 @@ from traitcli.events import Progressed, StageStarted, Warned
 from traitcli.inspection.report_data import gather_report
 from traitcli.inspection.rollout_csv import write_rollout_csv
 from traitcli.inspection.run_rows import judged_rows
+from traitcli.pipeline.ledgers import RunLedgers
+from traitcli.pipeline.snapshot import TraitSnapshot
 from traitcli.pipeline.speed_cache import known_speed
 from traitcli.pipeline.trait_pipeline import Job
 from traitcli.runs.run import Run, start_run
@@ -109,7 +111,7 @@ class Harness:
         trait = load_trait(self.traits / f"{name}.yaml")
         start_run(self.run, config, [trait])
         self.told.clear()
-        job = Job(trait, config, self.run, stages or STAGES)
+        job = Job(trait, config, RunLedgers(self.run), stages or STAGES)
         return run_jobs([job], Placement(("cpu",)), self.told.append)
 
     def ledger(self, name: str, records: str = "rollouts") -> bytes:
@@ -361,7 +363,9 @@ def test_a_run_is_shown_when_the_files_of_its_responses_are_gone(harness):
 
 def take_in_again(harness: Harness, name: str, source: Any) -> list[Any]:
     """Write a run's rollouts as CSV, and take them in as the responses of another trait."""
-    paths = write_rollout_csv(harness.run, source, harness.traits / "out")
+    paths = write_rollout_csv(
+        TraitSnapshot.read(harness.run, source.name), source, harness.traits / "out"
+    )
     harness.write(name, **{path.name: path.read_bytes().decode() for path in paths})
     return harness.do(name)
 
@@ -390,7 +394,9 @@ def test_generated_rollouts_that_come_in_again_are_the_texts_they_were(harness):
     trait = load_trait(find_traits(Path("nowhere"))["evil"])
     start_run(harness.run, harness.config, [trait])
     run_jobs(
-        [Job(trait, harness.config, harness.run, STAGES)], Placement(("cpu",)), harness.told.append
+        [Job(trait, harness.config, RunLedgers(harness.run), STAGES)],
+        Placement(("cpu",)),
+        harness.told.append,
     )
 
     failures = take_in_again(harness, "again", trait)
@@ -406,6 +412,6 @@ def test_generated_rollouts_that_come_in_again_are_the_texts_they_were(harness):
     assert all(
         r.prompt_tokens == held[r.polarity, r.prompt, r.response].prompt_tokens for r in read
     )
-    assert {j.score.value for j in harness.run.trait("again").judgements()} == {
-        j.score.value for j in harness.run.trait("evil").judgements()
+    assert {j.score.value for j in TraitSnapshot.read(harness.run, "again").judgements} == {
+        j.score.value for j in TraitSnapshot.read(harness.run, "evil").judgements
     }

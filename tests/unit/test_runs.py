@@ -12,6 +12,7 @@ import pytest
 
 from traitcli.config import Config
 from traitcli.errors import RunError
+from traitcli.pipeline.snapshot import TraitSnapshot
 from traitcli.records import POSITIONS, Contrast, Judgement, Rollout, Score
 from traitcli.runs.run import Run, TraitFiles, digest_of, find_run, require_run, start_run
 from traitcli.traits.definitions import find_traits, load_trait
@@ -82,6 +83,10 @@ def run(tmp_path):
     return Run(tmp_path / "mine")
 
 
+def snapshot_of(files):
+    return TraitSnapshot.read(Run(files.folder.parent), files.folder.name)
+
+
 @pytest.fixture
 def begun(run):
     """A run that holds a rollout of evil."""
@@ -100,7 +105,7 @@ def test_rollouts_come_back_as_they_were_in_the_order_in_which_they_were_added(f
 
 
 def test_a_trait_without_files_holds_nothing(files):
-    assert (files.rollouts(), files.judgements()) == ([], [])
+    assert (files.rollouts(), files.all_judgements(), files.vectors()) == ([], [], [])
 
 
 def test_a_rollout_whose_line_was_torn_by_a_kill_is_not_done(files):
@@ -118,7 +123,7 @@ def test_judgements_come_back_as_they_were_in_the_order_in_which_they_were_added
     files.add_judgements(made[:2])
     files.add_judgements(made[2:])
 
-    assert files.judgements() == made
+    assert files.all_judgements() == made
 
 
 def test_the_last_judgement_of_a_judge_counts(files):
@@ -126,19 +131,19 @@ def test_the_last_judgement_of_a_judge_counts(files):
         [judged(0, value=None, reason="timeout"), judged(1), judged(0, value=55.5)]
     )
 
-    assert files.judgements() == [judged(1), judged(0, value=55.5)]
+    assert snapshot_of(files).judgements == [judged(1), judged(0, value=55.5)]
 
 
 def test_judges_do_not_overrule_each_other(files):
     files.add_judgements([judged(0, "a", 10.0), judged(0, "b", 20.0)])
 
-    assert [j.score.value for j in files.judgements()] == [10.0, 20.0]
+    assert [j.score.value for j in snapshot_of(files).judgements] == [10.0, 20.0]
 
 
 def test_the_judgements_of_one_judge_can_be_asked_for(files):
     files.add_judgements([judged(0, "a", 10.0), judged(0, "b", 20.0), judged(1, "a", 30.0)])
 
-    assert [j.score.value for j in files.judgements("a")] == [10.0, 30.0]
+    assert [j.score.value for j in snapshot_of(files).judged_by("a").values()] == [10.0, 30.0]
 
 
 @pytest.mark.parametrize("position", POSITIONS)

@@ -10,6 +10,7 @@ import pytest
 from tests.unit.planted import draw, plant, plant_length, plant_phrases
 from traitcli.config import Config
 from traitcli.pipeline.build_vector import build_trait
+from traitcli.pipeline.ledgers import RunLedgers
 from traitcli.records import POSITIONS, Rollout
 from traitcli.runs.run import Run
 from traitcli.traits.definitions import find_traits, load_trait
@@ -178,7 +179,7 @@ def test_the_evaluation_rollouts_have_no_say_in_the_row(tmp_path, evaluation_row
     store(run, evaluation, "evaluation")
     evil = load_trait(find_traits(Path("no-such-folder"))["evil"])
 
-    vector = read_vector(build_trait(evil, config, run, "nobody", lambda event: None))
+    vector = read_vector(build_trait(evil, config, RunLedgers(run), "nobody", lambda event: None))
 
     assert vector.layer == 4
     assert vector.quality["auroc"] < 0.7 < vector.quality["auroc_rows"][evaluation_row]

@@ -78,7 +78,9 @@ def export(
                     export_vector(vector, position, form, out or folder) if form in forms else []
                 )
             written += (
-                write_rollout_csv(work.run, trait, out or folder) if FormName.csv in forms else []
+                write_rollout_csv(work.ledgers.trait(trait.name).snapshot, trait, out or folder)
+                if FormName.csv in forms
+                else []
             )
     if not as_json:
         for path in written:

@@ -65,6 +65,6 @@ def extract(
     work = Work.prepare(config, changes, traits or (), run, wanted)
     wish = DeviceRequest(gpus, devices, gpus_per_worker, scheduler.value, ray_address)
     if dry_run:
-        show_plan(work, wish, as_json)
+        show_plan(work, wish, as_json, trust_remote_code)
         return
     carry_out(work, wish, as_json, trust_remote_code)

@@ -13,6 +13,7 @@ import typer
 from traitcli.config import Config, load_config
 from traitcli.errors import JudgeError
 from traitcli.events import Event, RunFinished, RunStarted, Stage, TraitFailed, Warned
+from traitcli.pipeline.ledgers import RunLedgers
 from traitcli.records import Trait
 from traitcli.runs.run import Run, check_run, find_run, hold_run, require_run, start_run
 from traitcli.traits.definitions import select_traits
@@ -28,6 +29,7 @@ class Work:
     config: Config
     traits: tuple[Trait, ...]
     run: Run
+    ledgers: RunLedgers
     stages: tuple[Stage, ...]
 
     @classmethod
@@ -45,7 +47,8 @@ class Work:
         if "rollouts" not in stages:
             require_run(place)
         names = traits or settings.traits or (() if "rollouts" in stages else place.trait_names())
-        return cls(settings, tuple(select_traits(settings.paths.traits, names)), place, stages)
+        chosen = tuple(select_traits(settings.paths.traits, names))
+        return cls(settings, chosen, place, RunLedgers(place, chosen), stages)
 
 
 def carry_out(
@@ -77,8 +80,8 @@ def _carry_out(work: Work, site: Placement, trust: bool) -> list[TraitFailed]:
     from traitcli.views.words import usage_text
 
     journal = CommandLog(work.run, work.config, work.stages)
-    jobs = [Job(trait, work.config, work.run, work.stages) for trait in work.traits]
-    before = work.run.usage()
+    jobs = [Job(trait, work.config, work.ledgers, work.stages) for trait in work.traits]
+    before = work.ledgers.usage()
     start, names = time.monotonic(), tuple(trait.name for trait in work.traits)
     with open_view() as view, journal:
 
@@ -95,19 +98,19 @@ def _carry_out(work: Work, site: Placement, trust: bool) -> list[TraitFailed]:
         try:
             failures = run_jobs(jobs, site, tell, trust)
         except JudgeError:
-            if told := usage_text(work.run.usage() - before):
+            if told := usage_text(work.ledgers.usage() - before):
                 tell(Warned("", f"until then the judge took {told}"))
             raise
-        seconds, used = time.monotonic() - start, work.run.usage() - before
+        seconds, used = time.monotonic() - start, work.ledgers.usage() - before
         tell(RunFinished(work.run.name, str(work.run.folder), seconds, len(failures), used))
     return failures
 
 
-def show_plan(work: Work, wish: DeviceRequest, as_json: bool) -> None:
+def show_plan(work: Work, wish: DeviceRequest, as_json: bool, trust: bool = False) -> None:
     """Print what would be done, where, and what it takes; run nothing. Raises ModelError when it cannot fit."""
     from rich.console import Console
 
-    from traitcli.pipeline.plan import plan_rows
+    from traitcli.pipeline.estimate import plan_rows
     from traitcli.scheduling.devices import choose_site
     from traitcli.scheduling.memory_check import measure_fit, refuse_unfit
     from traitcli.scheduling.partition import assign
@@ -115,8 +118,8 @@ def show_plan(work: Work, wish: DeviceRequest, as_json: bool) -> None:
 
     check_run(work.run, work.config, work.traits)
     site = choose_site(wish, work.config.model)
-    rows = plan_rows(work.traits, work.config, work.run)
-    fits = measure_fit(work.config, site)
+    rows = plan_rows(work.traits, work.config, work.ledgers, trust)
+    fits = measure_fit(work.config, site, trust)
     shares = assign(_missing(work), len(site.places))
     places = [
         {
@@ -144,13 +147,10 @@ def show_plan(work: Work, wish: DeviceRequest, as_json: bool) -> None:
 
 def _missing(work: Work) -> dict[str, int]:
     """Rollouts of each trait that are to be made."""
-    from traitcli.pipeline.plan import missing_rollouts
+    from traitcli.pipeline.estimate import count_missing
 
     asked = work.traits if "rollouts" in work.stages else ()
-    return {
-        trait.name: len(missing_rollouts(trait, work.config, work.run.trait(trait.name)))
-        for trait in asked
-    }
+    return {trait.name: count_missing(trait, work.config, work.ledgers) for trait in asked}
 
 
 def _finish(
@@ -164,14 +164,16 @@ def _finish(
 
 
 def _outcome(work: Work, failures: Sequence[TraitFailed]) -> dict[str, Any]:
-    from traitcli.inspection.run_rows import run_rows
+    from traitcli.inspection.run_rows import snapshot_rows
     from traitcli.inspection.vector_rows import built_rows
 
     names = {trait.name for trait in work.traits}
+    chosen = [work.ledgers.trait(name).snapshot for name in sorted(names)]
+    everything = [trait.snapshot for trait in work.ledgers.all_traits]
     return {
         "run": str(work.run.folder),
-        "traits": [row for row in run_rows(work.run, work.config) if row["trait"] in names],
-        "vectors": [row for row in built_rows(work.run) if row["trait"] in names],
+        "traits": snapshot_rows(chosen, work.config),
+        "vectors": [row for row in built_rows(everything) if row["trait"] in names],
         "failures": [asdict(failure) for failure in failures],
     }
 

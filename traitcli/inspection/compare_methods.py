@@ -11,7 +11,6 @@ import numpy as np
 from traitcli.config import Config
 from traitcli.errors import RunError
 from traitcli.judging.identity import choose_judges
-from traitcli.pipeline.filtering import select_rollouts
 from traitcli.pipeline.labelled_activations import labelled, matched, unseen_rollouts
 from traitcli.pipeline.snapshot import TraitSnapshot
 from traitcli.records import Trait
@@ -48,7 +47,7 @@ def compare_methods(
     Raises RunError when a trait has too few rollouts, or nothing to test on.
     """
     rows = []
-    held = {trait.name: TraitSnapshot.read(run, trait.name) for trait in traits}
+    held = {trait.name: TraitSnapshot.read(run, trait.name, trait) for trait in traits}
     judges = choose_judges({name: one.judges for name, one in held.items()}, judge, run.name)
     for trait in traits:
         build, test = _evidence(trait, held[trait.name], judges[trait.name], config)
@@ -95,9 +94,9 @@ class _Tried:
 def _evidence(
     trait: Trait, held: TraitSnapshot, judge: str, config: Config
 ) -> tuple[Labelled, Labelled]:
-    selection = select_rollouts(held.extraction, held.judged_by(judge), config.filter)
+    selection = held.select(judge, config.filter)
     kept = matched(selection.kept)
-    unseen = unseen_rollouts(trait, held.files, selection)
+    unseen = unseen_rollouts(trait, held.rollouts, selection)
     if len(kept) < 4 or not unseen:
         lacking = (
             "it has no answers to evaluation questions"

@@ -19,8 +19,8 @@ from traitcli.inspection.run_rows import Row, run_row
 from traitcli.inspection.vector_rows import read_position
 from traitcli.judging.reasons import merge_reasons
 from traitcli.monitoring.record_files import collect_records
-from traitcli.pipeline.filtering import Selection, select_rollouts
-from traitcli.pipeline.snapshot import TraitSnapshot, question_finder
+from traitcli.pipeline.filtering import Selection
+from traitcli.pipeline.snapshot import TraitSnapshot, read_snapshots
 from traitcli.records import POLARITIES, Judgement, Polarity, Report, Rollout, Usage
 from traitcli.runs.command_log import read_commands
 from traitcli.runs.run import Run
@@ -50,7 +50,7 @@ def gather_report(
     told: list[Row] = []
     for run in _find_runs(config.paths.runs, named):
         on_step(f"reading the run {run.name}")
-        held = [TraitSnapshot.read(run, name) for name in run.trait_names()]
+        held = read_snapshots(run, config)
         told.append(_run_told(run, held, config))
         sets += _vector_sets(run, held, config)
     if not sets and not named:
@@ -81,7 +81,7 @@ def _vector_sets(run: Run, held: Sequence[TraitSnapshot], config: Config) -> lis
     """The vectors that the run built last, with the rollouts that they were built from."""
     rows = []
     for trait in held:
-        path = trait.files.last_built()
+        path = trait.last_vector
         if path and path.is_file():
             row = _vector_told(path)
             rows.append(row | _evidence(row, trait, config))
@@ -142,7 +142,7 @@ def _evidence(row: Row, trait: TraitSnapshot, config: Config) -> Row:
     """
     rollouts, judgements = trait.extraction, trait.judged_by(row["judge"])
     settings = FilterConfig.model_validate(row["filter_settings"] or config.filter.model_dump())
-    selection = select_rollouts(rollouts, judgements, settings)
+    selection = trait.select(row["judge"], settings)
     kept = Counter(r.polarity for r in selection.kept)
     if [kept[side] for side in POLARITIES] != [row["positive_kept"], row["negative_kept"]]:
         return {
@@ -152,7 +152,7 @@ def _evidence(row: Row, trait: TraitSnapshot, config: Config) -> Row:
     return {
         "histogram": {side: histogram(_scores(sides[side], judgements)) for side in POLARITIES},
         "dropped": {side: _reasons(sides[side], selection) for side in POLARITIES},
-        "examples": _examples(sides, selection, judgements, question_finder(trait.name, config)),
+        "examples": _examples(sides, selection, judgements, trait.question),
     }
 
 
@@ -213,7 +213,7 @@ def _run_told(run: Run, held: Sequence[TraitSnapshot], config: Config) -> Row:
     """A run: its settings, trait by trait what is there and what it took, and the commands that made it."""
     manifest = run.manifest()
     commands = read_commands(run)
-    traits = [_trait_told(run, trait, config, commands) for trait in held]
+    traits = [_trait_told(trait, config, commands) for trait in held]
     used = sum((Usage(**trait["usage"]) for trait in traits), Usage())
     return {
         "name": run.name,
@@ -236,8 +236,8 @@ def _in_use(settings: Mapping[str, Any]) -> Row:
     return {key: value for key, value in settings.items() if not key.startswith(others)}
 
 
-def _trait_told(run: Run, held: TraitSnapshot, config: Config, commands: Sequence[Row]) -> Row:
-    row = run_row(run, config, held, next(iter(held.judges), ""))
+def _trait_told(held: TraitSnapshot, config: Config, commands: Sequence[Row]) -> Row:
+    row = run_row(config, held, next(iter(held.judges), ""))
     latest = held.judged_by(row["judge"]).values()
     took: Counter[str] = Counter()
     for command in commands:
@@ -250,7 +250,7 @@ def _trait_told(run: Run, held: TraitSnapshot, config: Config, commands: Sequenc
         "prompt_tokens": sum(r.prompt_tokens for r in held.rollouts),
         "response_tokens": sum(r.response_tokens for r in held.rollouts),
         "missing_reasons": merge_reasons(j.score.reason for j in latest if j.score.value is None),
-        "usage": asdict(held.files.usage()),
+        "usage": asdict(held.usage),
         "seconds": {stage: round(seconds, 2) for stage, seconds in took.items()},
     }
 

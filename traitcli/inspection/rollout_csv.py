@@ -8,13 +8,14 @@ from pathlib import Path
 
 from traitcli.errors import RunError
 from traitcli.files import write_atomic
-from traitcli.judging.identity import judges_by_latest
 from traitcli.pipeline.labelled_activations import matched
+from traitcli.pipeline.snapshot import TraitSnapshot
 from traitcli.records import POLARITIES, Judgement, Rollout, Score, Trait
-from traitcli.runs.run import Run
 
 
-def write_rollout_csv(run: Run, trait: Trait, folder: Path, judge: str | None = None) -> list[Path]:
+def write_rollout_csv(
+    snapshot: TraitSnapshot, trait: Trait, folder: Path, judge: str | None = None
+) -> list[Path]:
     """Write `<trait>_pos_instruct.csv` and `<trait>_neg_instruct.csv`; returns their paths.
 
     They hold the extraction rollouts whose counterpart is there, row by row those of one pair, question and repeat,
@@ -22,17 +23,14 @@ def write_rollout_csv(run: Run, trait: Trait, folder: Path, judge: str | None = 
     where there is none. Texts are as they are: one that begins with `=` is a formula to a spreadsheet.
     Raises RunError where there is nothing to write.
     """
-    files = run.trait(trait.name)
-    rollouts = matched(r for r in files.rollouts() if r.split == "extraction")
+    rollouts = matched(snapshot.extraction)
     if not rollouts:
         raise RunError(
-            f"run {run.name} has no rollouts of {trait.name}",
+            f"run {snapshot.run.name} has no rollouts of {trait.name}",
             cause="none with a counterpart on the other side are in its ledger",
             fix=f"traitcli extract {trait.name}",
         )
-    held = files.judgements()
-    chosen = judge or next(iter(judges_by_latest(held)), "")
-    judged = {made.rollout: made for made in held if made.judge == chosen}
+    judged = snapshot.judged_by(judge or next(iter(snapshot.judges), ""))
     paths = []
     for polarity in POLARITIES:
         side = [rollout for rollout in rollouts if rollout.polarity == polarity]

@@ -10,7 +10,7 @@ from traitcli.config import Config
 from traitcli.errors import RunError, suggest
 from traitcli.inspection.judge_quality import judge_quality
 from traitcli.judging.identity import choose_judges
-from traitcli.pipeline.snapshot import TraitSnapshot, planned_rollouts, question_finder
+from traitcli.pipeline.snapshot import TraitSnapshot, read_snapshots
 from traitcli.records import Judgement, Rollout
 from traitcli.runs.run import Run
 
@@ -22,8 +22,12 @@ Row = dict[str, Any]
 
 def run_rows(run: Run, config: Config) -> list[Row]:
     """Trait by trait, what a run has done so far; scores are those of each trait's latest judge."""
-    held = [TraitSnapshot.read(run, name) for name in run.trait_names()]
-    return [run_row(run, config, trait, next(iter(trait.judges), "")) for trait in held]
+    return snapshot_rows(read_snapshots(run, config), config)
+
+
+def snapshot_rows(snapshots: Sequence[TraitSnapshot], config: Config) -> list[Row]:
+    """As `run_rows`, of traits that are read already."""
+    return [run_row(config, trait, next(iter(trait.judges), "")) for trait in snapshots]
 
 
 def judged_rows(
@@ -34,12 +38,12 @@ def judged_rows(
     `judge` picks the judge whose scores are shown. Raises RunError for a trait or a judge that the run
     does not hold, and for a part of a name that several judges share.
     """
-    held = [TraitSnapshot.read(run, name) for name in _named(run, traits)]
+    held = read_snapshots(run, config, _named(run, traits))
     chosen = choose_judges({trait.name: trait.judges for trait in held}, judge, run.name)
     return [
         {
-            **run_row(run, config, trait, chosen[trait.name]),
-            "judge_quality": _quality(trait, chosen, config),
+            **run_row(config, trait, chosen[trait.name]),
+            "judge_quality": _quality(trait, chosen),
         }
         for trait in held
     ]
@@ -58,28 +62,25 @@ def _named(run: Run, traits: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(traits)) or there
 
 
-def _quality(trait: TraitSnapshot, chosen: Mapping[str, str], config: Config) -> Row | None:
+def _quality(trait: TraitSnapshot, chosen: Mapping[str, str]) -> Row | None:
     """`judge_quality` of the chosen judge, with what judging the trait has taken, by whatever judge."""
     judge = chosen[trait.name]
     if not judge:
         return None
-    quality = judge_quality(
-        trait.rollouts, trait.judgements, judge, question_finder(trait.name, config)
-    )
-    return {**quality, "usage": asdict(trait.files.usage())}
+    quality = judge_quality(trait.rollouts, trait.judgements, judge, trait.question)
+    return {**quality, "usage": asdict(trait.usage)}
 
 
-def run_row(run: Run, config: Config, trait: TraitSnapshot, judge: str) -> Row:
+def run_row(config: Config, trait: TraitSnapshot, judge: str) -> Row:
     """What a run has done of a trait, and what a judge's scores of it are worth."""
     from traitcli.judging import LABELLED
-    from traitcli.pipeline.filtering import select_rollouts
 
     own = trait.judged_by(judge)
-    selection = select_rollouts(trait.extraction, own, config.filter)
+    selection = trait.select(judge, config.filter)
     return {
         "trait": trait.name,
         "rollouts_done": len(trait.rollouts),
-        "rollouts_total": planned_rollouts(run, trait.name, config),
+        "rollouts_total": trait.planned,
         "empty": selection.counts["empty"],
         "judge": LABELLED if selection.labelled else judge,
         "judged": sum(j.score.value is not None for j in own.values()),
@@ -89,7 +90,7 @@ def run_row(run: Run, config: Config, trait: TraitSnapshot, judge: str) -> Row:
         "negative_score": selection.counts["negative_score"],
         "kept_positive": _count(selection.kept, "positive") if own or selection.labelled else None,
         "kept_negative": _count(selection.kept, "negative") if own or selection.labelled else None,
-        "vector": str(trait.files.last_built() or ""),
+        "vector": str(trait.last_vector or ""),
         "note": _note(trait, own, selection),
     }
 

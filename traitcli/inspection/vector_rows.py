@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from traitcli.config import Config
+from traitcli.pipeline.snapshot import TraitSnapshot
 from traitcli.records import Position, TraitVector
-from traitcli.runs.run import Run
 from traitcli.vectors.controls import cosine
 from traitcli.vectors.files import find_vectors
 from traitcli.vectors.formats.read_any import read_any
@@ -28,9 +28,9 @@ def vector_rows(config: Config, names: Sequence[str] = ()) -> list[Row]:
     return _rows([*named, *files])
 
 
-def built_rows(run: Run) -> list[Row]:
+def built_rows(snapshots: Sequence[TraitSnapshot]) -> list[Row]:
     """Rows of the vectors that a run built last."""
-    paths = [run.trait(trait).last_built() for trait in run.trait_names()]
+    paths = [snapshot.last_vector for snapshot in snapshots]
     return _rows([path for path in paths if path and path.is_file()])
 
 

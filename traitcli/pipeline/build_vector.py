@@ -13,9 +13,11 @@ from traitcli.errors import RunError, VectorError
 from traitcli.events import Listener, StageStarted, VectorBuilt, Warned
 from traitcli.pipeline.filtering import Selection, select_rollouts
 from traitcli.pipeline.labelled_activations import labelled, matched, ordered, unseen_rollouts
+from traitcli.pipeline.ledgers import RunLedgers
+from traitcli.pipeline.snapshot import TraitSnapshot
 from traitcli.records import POLARITIES, POSITIONS, Trait, TraitVector
 from traitcli.runs.command_log import versions
-from traitcli.runs.run import Run, digest_of
+from traitcli.runs.run import digest_of
 from traitcli.vectors.files import read_header, vector_folder, write_vector
 from traitcli.vectors.methods import METHODS, class_stats, pca_of_differences
 from traitcli.vectors.quality import Evidence, measure_vector
@@ -27,16 +29,17 @@ _MEASURES = 2
 """Raised when other things are measured of a vector, so that it is built again with them."""
 
 
-def build_trait(trait: Trait, config: Config, run: Run, judge: str, on_event: Listener) -> Path:
+def build_trait(
+    trait: Trait, config: Config, ledgers: RunLedgers, judge: str, on_event: Listener
+) -> Path:
     """Write `<trait>.safetensors` from stored activations and scores; nothing is written if it is there.
 
     `judge` is the identity whose scores count. Raises RunError when too few rollouts pass the filter.
     """
-    files = run.trait(trait.name)
-    rollouts = files.rollouts()
-    judgements = {j.rollout: j for j in files.judgements(judge)}
-    extraction = [r for r in rollouts if r.split == "extraction"]
-    if not extraction:
+    run, own = ledgers.run, ledgers.trait(trait.name)
+    snapshot = own.snapshot
+    judgements = snapshot.judged_by(judge)
+    if not snapshot.extraction:
         raise RunError(
             f"run {run.name} has no rollouts of {trait.name}",
             cause="none are in its ledger",
@@ -49,7 +52,7 @@ def build_trait(trait: Trait, config: Config, run: Run, judge: str, on_event: Li
             config.filter.model_dump(),
             config.vector.model_dump(),
             judge,
-            [asdict(r) for r in rollouts],
+            [asdict(r) for r in snapshot.rollouts],
             [asdict(j) for j in judgements.values()],
         ]
     )
@@ -57,10 +60,10 @@ def build_trait(trait: Trait, config: Config, run: Run, judge: str, on_event: Li
     on_event(StageStarted(trait.name, "vectors", int(done), 1))
     if done:
         return path
-    selection = select_rollouts(extraction, judgements, config.filter)
+    selection = select_rollouts(snapshot.extraction, judgements, config.filter)
     if not selection.trusted:
         on_event(Warned(trait.name, selection.filter))
-    vector = _compute(trait, config, run, selection, judge)
+    vector = _compute(trait, config, snapshot, selection, judge)
     vector = _with_provenance(
         vector,
         {
@@ -73,15 +76,15 @@ def build_trait(trait: Trait, config: Config, run: Run, judge: str, on_event: Li
         },
     )
     path = write_vector(vector_folder(config), vector)
-    files.add_built(path, inputs)
+    own.add_vector(path, inputs)
     on_event(VectorBuilt(trait.name, str(path), vector.quality))
     return path
 
 
 def _compute(
-    trait: Trait, config: Config, run: Run, selection: Selection, judge: str
+    trait: Trait, config: Config, snapshot: TraitSnapshot, selection: Selection, judge: str
 ) -> TraitVector:
-    files = run.trait(trait.name)
+    files = snapshot.files
     method = METHODS[config.vector.method]
     both = matched(selection.kept)
     kept = both if method is pca_of_differences else ordered(selection.kept)
@@ -99,7 +102,10 @@ def _compute(
         directions[position] = method(positive, negative)
         stats[position] = class_stats(positive, negative, directions[position])
     position = config.vector.position
-    build, unseen = labelled(files, kept, position), unseen_rollouts(trait, files, selection)
+    build, unseen = (
+        labelled(files, kept, position),
+        unseen_rollouts(trait, snapshot.rollouts, selection),
+    )
     evidence = Evidence(
         build,
         matched=build if kept is both else labelled(files, both, position),

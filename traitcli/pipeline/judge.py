@@ -10,8 +10,8 @@ from traitcli.events import Listener, Progressed, StageStarted, Warned
 from traitcli.judging import Answer, Judge, judge_id
 from traitcli.judging.prompts import strip_thoughts
 from traitcli.judging.reasons import merge_reasons
+from traitcli.pipeline.ledgers import TraitLedgers
 from traitcli.records import Judgement, Rollout, Trait, Usage
-from traitcli.runs.run import TraitFiles
 
 
 @dataclass(slots=True)
@@ -26,7 +26,7 @@ class JudgingStage:
 
     trait: Trait
     judge: Judge
-    files: TraitFiles
+    ledgers: TraitLedgers
     total: int
     on_event: Listener
     name: str = field(init=False)
@@ -41,7 +41,8 @@ class JudgingStage:
 
     def __post_init__(self) -> None:
         self.name = judge_id(self.judge, self.trait)
-        self._settled = {j.rollout for j in self.files.judgements(self.name) if j.is_settled}
+        judged = self.ledgers.snapshot.judged_by(self.name)
+        self._settled = {j.rollout for j in judged.values() if j.is_settled}
 
     def open(self) -> None:
         """Begin; raises ConfigError before anything is generated when scores are wanted and cannot be had."""
@@ -72,7 +73,7 @@ class JudgingStage:
     def keep(self, judgements: Sequence[Judgement]) -> None:
         """Write judgements down; what was judged meanwhile by another is not written twice."""
         new = [j for j in judgements if j.rollout not in self._settled]
-        self.files.add_judgements(new)
+        self.ledgers.add_judgements(new)
         self._settled.update(judgement.rollout for judgement in new)
         self._kept += len(new)
         self._missing += sum(judgement.score.value is None for judgement in new)
@@ -94,7 +95,7 @@ class JudgingStage:
 
     def close(self) -> None:
         """Say which scores are missing, and why, and what the judge did not see."""
-        held = self.files.judgements(self.name)
+        held = self.ledgers.snapshot.judged_by(self.name).values()
         reasons = [j.score.reason for j in held if j.score.value is None]
         if reasons:
             told = ", ".join(

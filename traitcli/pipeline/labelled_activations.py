@@ -35,12 +35,14 @@ def matched(rollouts: Iterable[Rollout]) -> list[Rollout]:
     return [r for r in in_order if _index(r) in sides[0] & sides[1]]
 
 
-def unseen_rollouts(trait: Trait, files: TraitFiles, selection: Selection) -> list[Rollout]:
+def unseen_rollouts(
+    trait: Trait, rollouts: Iterable[Rollout], selection: Selection
+) -> list[Rollout]:
     """What a vector is tested on, when its pair is left out: answers to evaluation questions.
 
     A trait of ready responses need not have any: its kept ones do, since no two of its folds share a question.
     """
-    unseen = [r for r in files.rollouts() if r.split == "evaluation" and r.response_tokens]
+    unseen = [r for r in rollouts if r.split == "evaluation" and r.response_tokens]
     return unseen or (ordered(selection.kept) if trait.responses else [])
 
 

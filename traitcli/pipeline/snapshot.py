@@ -1,79 +1,124 @@
-"""Reads what a run holds of one trait once: definition, rollouts, judgements, selection."""
+"""Reads what a run holds of one trait once: definition, rollouts, judgements, vectors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from traitcli.config import Config
+from traitcli.config import Config, ExtractConfig, FilterConfig
 from traitcli.errors import DefinitionError
 from traitcli.judging.identity import judges_by_latest
-from traitcli.records import Judgement, Rollout, Trait
+from traitcli.pipeline.plan import plan_rollouts
+from traitcli.records import Judgement, Rollout, Trait, Usage
 from traitcli.runs.run import Run, TraitFiles
 from traitcli.traits.definitions import find_traits, load_trait
 
 if TYPE_CHECKING:
-    pass
+    from traitcli.pipeline.filtering import Selection
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TraitSnapshot:
-    """What a run holds of one trait, read once."""
+    """What a run holds of one trait. Read it once and pass it on: a ledger may be large.
 
+    definition      the trait as it is defined now; None if its definition or a file it names is gone
+    rollouts        in the order in which they were stored
+    all_judgements  every stored judgement, also those that a later one of the same judge replaces
+    vectors         the vector files built from this run; the last one is the current one
+    """
+
+    run: Run
     name: str
-    files: TraitFiles
-    rollouts: list[Rollout]
-    judgements: list[Judgement]
+    definition: Trait | None
+    rollouts: Sequence[Rollout]
+    all_judgements: Sequence[Judgement]
+    vectors: Sequence[Path]
 
     @classmethod
-    def read(cls, run: Run, name: str) -> TraitSnapshot:
+    def read(cls, run: Run, name: str, definition: Trait | None = None) -> TraitSnapshot:
+        """Parse each ledger of a trait once."""
         files = run.trait(name)
-        return cls(name, files, files.rollouts(), files.judgements())
+        stored = files.rollouts(), files.all_judgements(), files.vectors()
+        return cls(run, name, definition, *stored)
+
+    @property
+    def files(self) -> TraitFiles:
+        """Where the ledgers and activations are."""
+        return self.run.trait(self.name)
+
+    @cached_property
+    def judgements(self) -> list[Judgement]:
+        """Every judge's last judgement of each rollout, in the order in which they were stored."""
+        last: dict[tuple[str, str], Judgement] = {}
+        for judgement in self.all_judgements:
+            key = judgement.judge, judgement.rollout
+            last.pop(key, None)  # a replaced judgement counts from its new position
+            last[key] = judgement
+        return list(last.values())
 
     @property
     def extraction(self) -> list[Rollout]:
+        """The rollouts that vectors are built from."""
         return [rollout for rollout in self.rollouts if rollout.split == "extraction"]
-
-    def judged_by(self, judge: str) -> dict[str, Judgement]:
-        """Rollout id -> what this judge said of it."""
-        return {made.rollout: made for made in self.judgements if made.judge == judge}
 
     @property
     def judges(self) -> list[str]:
+        """The judges of this trait, latest first."""
         return judges_by_latest(self.judgements)
 
+    @property
+    def usage(self) -> Usage:
+        """What all judging of this trait cost, replaced judgements included."""
+        return sum((judgement.usage for judgement in self.all_judgements), Usage())
 
-def planned_rollouts(run: Run, name: str, config: Config) -> int | None:
-    """How many rollouts the run asks of a trait, if the definition is still known."""
-    from traitcli.config import ExtractConfig
-    from traitcli.pipeline.plan import plan_rollouts
+    @property
+    def last_vector(self) -> Path | None:
+        """The vector file that was built last from this run."""
+        return self.vectors[-1] if self.vectors else None
 
-    definition = _definition(name, config)
-    if definition is None:
-        return None
-    settings = run.manifest().get("settings", {})
-    asked = {
-        key: settings[f"extract.{key}"] for key in ("repeats", "questions", "evaluation_questions")
-    }
-    return len(plan_rollouts(definition, ExtractConfig.model_validate(asked)))
+    def judged_by(self, judge: str) -> dict[str, Judgement]:
+        """One judge's last judgement of each rollout, by rollout id."""
+        return {made.rollout: made for made in self.judgements if made.judge == judge}
 
+    def select(self, judge: str, config: FilterConfig) -> Selection:
+        """Apply the filter with one judge's scores."""
+        from traitcli.pipeline.filtering import select_rollouts
 
-def question_finder(name: str, config: Config) -> Callable[[Rollout], str]:
-    """Gives the question of a trait's rollout, "" where the definition is gone or has changed since."""
-    definition = _definition(name, config)
+        return select_rollouts(self.extraction, self.judged_by(judge), config)
 
-    def question(rollout: Rollout) -> str:
-        asked = definition.questions if definition and rollout.split == "extraction" else ()
-        text = asked[rollout.question] if rollout.question < len(asked) else ""
+    def question(self, rollout: Rollout) -> str:
+        """The question of a rollout; "" if the definition is gone or has changed since."""
+        asked = self.definition.questions if self.definition else ()
+        if rollout.split != "extraction" or rollout.question >= len(asked):
+            return ""
+        text = asked[rollout.question]
         return text if text in rollout.prompt else ""
 
-    return question
+    @property
+    def planned(self) -> int | None:
+        """How many rollouts the run asks for; None without a definition."""
+        if self.definition is None:
+            return None
+        settings = self.run.manifest().get("settings", {})
+        keys = ("repeats", "questions", "evaluation_questions")
+        asked = {key: settings[f"extract.{key}"] for key in keys}
+        return len(plan_rollouts(self.definition, ExtractConfig.model_validate(asked)))
 
 
-def _definition(name: str, config: Config) -> Trait | None:
-    """A trait as it is defined now; none where the definition, or a file that it names, is gone."""
-    path = find_traits(config.paths.traits).get(name)
+def read_snapshots(
+    run: Run, config: Config, names: Sequence[str] | None = None
+) -> list[TraitSnapshot]:
+    """Snapshots of the named traits of a run, all by default, with their present definitions."""
+    chosen = run.trait_names() if names is None else names
+    paths = find_traits(config.paths.traits)
+    return [TraitSnapshot.read(run, name, _load_definition(paths.get(name))) for name in chosen]
+
+
+def _load_definition(path: Path | None) -> Trait | None:
+    """A run is still shown when its definition, or a file that the definition names, is gone."""
     try:
         return load_trait(path) if path else None
     except DefinitionError:

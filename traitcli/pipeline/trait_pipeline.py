@@ -25,12 +25,12 @@ from traitcli.events import (
 )
 from traitcli.judging import Judge, ProvidedJudge, judge_id
 from traitcli.pipeline.judge import JudgingStage
+from traitcli.pipeline.ledgers import RunLedgers
 from traitcli.pipeline.messages import Generating, Made, Scoring, Task
 from traitcli.pipeline.plan import plan_rollouts
 from traitcli.pipeline.speed_cache import remember_speed
 from traitcli.pipeline.worker_context import FATAL
 from traitcli.records import Judgement, Rollout, Trait
-from traitcli.runs.run import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Job:
 
     trait: Trait
     config: Config
-    run: Run
+    ledgers: RunLedgers
     stages: tuple[Stage, ...]
 
 
@@ -60,9 +60,9 @@ class TraitPipeline:
         self._judge = judge = ProvidedJudge() if self._is_ready else judge
         self._pool = pool
         self._on_event = on_event
-        self._files = job.run.trait(job.trait.name)
+        self._ledgers = job.ledgers.trait(job.trait.name)
         self._keys = plan_rollouts(job.trait, job.config.extract)
-        self._done = {rollout.id for rollout in self._files.rollouts()} & {
+        self._done = {rollout.id for rollout in self._ledgers.rollouts} & {
             key.id for key in self._keys
         }
         self._begun: dict[Stage, float] = {}
@@ -100,7 +100,7 @@ class TraitPipeline:
             self._beside = _BackgroundJudging(
                 self._desk, feed, self._pool.submit(self._score_beside, self._desk, feed)
             )
-            self._beside.bring(self._files.rollouts())
+            self._beside.bring(list(self._ledgers.rollouts))
         return self.go_on()
 
     def go_on(self) -> list[Task]:
@@ -132,13 +132,13 @@ class TraitPipeline:
         desk = self._desk
         assert desk  # noqa: S101 - the stage is there only with a desk
         desk.open()
-        answers = tuple(desk.answers(self._files.rollouts()))
+        answers = tuple(desk.answers(self._ledgers.rollouts))
         return Scoring(self._job.trait, answers) if answers else None
 
     def keep(self, made: Made) -> None:
         """Write rollouts down; those that another made meanwhile are not written twice."""
         new = [rollout for rollout in made.rollouts if rollout.id not in self._done]
-        self._files.add_rollouts(
+        self._ledgers.add_rollouts(
             new, {r.id: made.activations[r.id] for r in new if r.id in made.activations}
         )
         self._done.update(rollout.id for rollout in new)
@@ -219,19 +219,18 @@ class TraitPipeline:
 
         job = self._job
         self._keep_given_scores()
-        build_trait(
-            job.trait, job.config, job.run, judge_id(self._judge, job.trait), self._on_event
-        )
+        judge = judge_id(self._judge, job.trait)
+        build_trait(job.trait, job.config, job.ledgers, judge, self._on_event)
         return 0
 
     def _keep_given_scores(self) -> None:
         """Write down the scores that came with ready responses, where that is no stage of its own."""
         if self._job.trait.is_scored and not self._desk:
-            self._open_desk(lambda event: None).score(self._files.rollouts())
+            self._open_desk(lambda event: None).score(self._ledgers.rollouts)
 
     def _open_desk(self, on_event: Listener) -> JudgingStage:
         total = sum(key.split == "extraction" for key in self._keys)
-        return JudgingStage(self._job.trait, self._judge, self._files, total, on_event)
+        return JudgingStage(self._job.trait, self._judge, self._ledgers, total, on_event)
 
 
 class _RolloutQueue:

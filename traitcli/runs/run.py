@@ -51,32 +51,18 @@ class TraitFiles:
             self._write_activations(activations)
         append_lines(self.folder / "rollouts.jsonl", map(asdict, rollouts))
 
-    def judgements(self, judge: str | None = None) -> list[Judgement]:
-        """Every judge's last word on each rollout, or one judge's, in the order they were written."""
-        last: dict[tuple[str, str], Judgement] = {}
-        for made in self.all_judgements():
-            if judge in (None, made.judge):
-                last.pop((made.judge, made.rollout), None)
-                last[made.judge, made.rollout] = made
-        return list(last.values())
-
-    def all_judgements(self) -> Iterator[Judgement]:
-        """Every judgement that was ever made, those asked for again included, in order."""
-        return map(_judgement, read_lines(self.folder / "judgements.jsonl"))
-
-    def usage(self) -> Usage:
-        """What all judging so far has taken, judgements that were asked for again included."""
-        return sum((made.usage for made in self.all_judgements()), Usage())
+    def all_judgements(self) -> list[Judgement]:
+        """Every judgement that was stored, also those that a later one replaces."""
+        return [_judgement(line) for line in read_lines(self.folder / "judgements.jsonl")]
 
     def add_judgements(self, judgements: Iterable[Judgement]) -> None:
         append_lines(self.folder / "judgements.jsonl", map(asdict, judgements))
 
-    def last_built(self) -> Path | None:
-        """The vector file that was built last from this run, if one was."""
-        paths = [Path(line["path"]) for line in read_lines(self.folder / "vectors.jsonl")]
-        return paths[-1] if paths else None
+    def vectors(self) -> list[Path]:
+        """The vector files that were built from this run, the last one last."""
+        return [Path(line["path"]) for line in read_lines(self.folder / "vectors.jsonl")]
 
-    def add_built(self, path: Path, inputs: str) -> None:
+    def add_vector(self, path: Path, inputs: str) -> None:
         """Note that a vector was built; `inputs` is the digest of all that went into it."""
         append_lines(self.folder / "vectors.jsonl", [{"path": str(path), "inputs": inputs}])
 
@@ -158,15 +144,6 @@ class Run:
 
     def trait_names(self) -> list[str]:
         return sorted(self.manifest().get("traits", {}))
-
-    def spent(self) -> float:
-        """US dollars that judging has cost, as far as prices were known."""
-        files = (self.trait(name) for name in self.trait_names())
-        return sum(each.usage.usd or 0.0 for trait in files for each in trait.all_judgements())
-
-    def usage(self) -> Usage:
-        """What judging has taken in this run, by whatever judge."""
-        return sum((self.trait(name).usage() for name in self.trait_names()), Usage())
 
 
 def find_run(config: Config, name: str | None) -> Run:

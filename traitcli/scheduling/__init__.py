@@ -21,7 +21,7 @@ def run_jobs(
     jobs: Sequence[Job], site: Placement, on_event: Listener, trust_remote_code: bool = False
 ) -> list[TraitFailed]:
     """Do every job there; returns what failed. `on_event` is called by one thread at a time."""
-    config, logs = jobs[0].config, jobs[0].run.folder / "logs"
+    config, logs = jobs[0].config, jobs[0].ledgers.run.folder / "logs"
     first = site.places[0].partition("+")[0] if site.scheduler == "local" else "cpu"
     here = Worker(config, first, on_event, trust_remote_code, _budget(jobs[0]))
     crew: WorkerPool
@@ -52,4 +52,4 @@ def _budget(job: Job) -> Budget | None:
     limit = job.config.judge.openai.max_cost
     if limit is None or job.config.judge.backend != "openai" or "judgements" not in job.stages:
         return None
-    return Budget(limit, job.run.spent())
+    return Budget(limit, job.ledgers.spent())

@@ -31,6 +31,7 @@ from traitcli.models.memory import memory_explained
 from traitcli.models.prompts import Prompt, check_length, encode_response, render
 from traitcli.models.read_texts import Text, log_probabilities
 from traitcli.models.steerer import relative_dose
+from traitcli.pipeline.ledgers import RunLedgers
 from traitcli.pipeline.worker_context import Worker
 from traitcli.records import Intervention, Judgement, Position, Score, Trait, TraitVector
 from traitcli.runs.run import Run, digest_of
@@ -384,7 +385,7 @@ def steering_budget(config: Config, run: Run, traits: Sequence[Trait]) -> Budget
     if limit is None or config.judge.backend != "openai":
         return None
     usages = [SteeringFile(steering_path(run, trait.name)).usage for trait in traits]
-    return Budget(limit, run.spent() + sum(usage.usd or 0.0 for usage in usages))
+    return Budget(limit, RunLedgers(run).spent() + sum(usage.usd or 0.0 for usage in usages))
 
 
 def _check_trait(trait: Trait) -> None:

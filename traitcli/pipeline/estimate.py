@@ -1,0 +1,148 @@
+"""Estimates what the rollouts and judgements of a trait will take; no model is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from traitcli.config import Config
+from traitcli.judging import judge_id
+from traitcli.judging.budget import find_price
+from traitcli.pipeline.ledgers import RunLedgers
+from traitcli.pipeline.plan import plan_rollouts
+from traitcli.pipeline.speed_cache import known_speed
+from traitcli.pipeline.worker_context import Worker
+from traitcli.records import POSITIONS, RolloutKey, Trait
+
+_CHARACTERS_PER_TOKEN = 4.2
+"""English text in the vocabularies of today's models, roughly."""
+_TEMPLATE_TOKENS = 30
+_JUDGE_OVERHEAD_TOKENS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class TraitPlan:
+    """What one trait will take; token numbers are estimates, response tokens an upper bound.
+
+    judge_calls, judge_tokens  of the scores that are not there yet
+    """
+
+    trait: str
+    rollouts: int
+    rollouts_done: int
+    judge_calls: int
+    prompt_tokens: int
+    response_tokens_max: int
+    judge_tokens: int
+    judged_rollouts: int
+    judged_done: int
+
+
+def count_missing(trait: Trait, config: Config, ledgers: RunLedgers) -> int:
+    """How many of the trait's planned rollouts are not stored yet."""
+    stored = {rollout.id for rollout in ledgers.trait(trait.name).rollouts}
+    return sum(key.id not in stored for key in plan_rollouts(trait, config.extract))
+
+
+def plan_trait(trait: Trait, config: Config, ledgers: RunLedgers, judge: str) -> TraitPlan:
+    """Count a trait's work. Stored rollouts, and what `judge` has scored of them, count as done."""
+    snapshot = ledgers.trait(trait.name).snapshot
+    keys = plan_rollouts(trait, config.extract)
+    stored = {rollout.id for rollout in snapshot.rollouts}
+
+    judged = {key.id for key in keys if key.split == "extraction"}
+    if trait.responses and not trait.is_scored:
+        judged = set()  # labels take the place of scores
+    settled = {made.rollout for made in snapshot.judged_by(judge).values() if made.is_settled}
+    calls = len(judged - settled) * _calls_per_rollout(trait, config)
+
+    new_tokens = 0 if trait.responses else config.extract.sampling.max_new_tokens
+    lengths = [rollout.response_tokens for rollout in snapshot.rollouts]
+    tokens_per_call = len(trait.judge_prompt) / _CHARACTERS_PER_TOKEN + _JUDGE_OVERHEAD_TOKENS
+    tokens_per_call += sum(lengths) / len(lengths) if lengths else new_tokens
+    prompt_tokens = _prompt_characters(trait, keys) / _CHARACTERS_PER_TOKEN
+
+    return TraitPlan(
+        trait=trait.name,
+        rollouts=len(keys),
+        rollouts_done=len(stored & {key.id for key in keys}),
+        judge_calls=calls,
+        prompt_tokens=int(prompt_tokens) + _TEMPLATE_TOKENS * len(keys),
+        response_tokens_max=new_tokens * len(keys),
+        judge_tokens=int(calls * tokens_per_call),
+        judged_rollouts=len(judged),
+        judged_done=len(judged & settled),
+    )
+
+
+def _prompt_characters(trait: Trait, keys: Sequence[RolloutKey]) -> int:
+    """Characters that the model reads; of labelled responses also the responses themselves."""
+    if trait.responses:
+        return sum(len(one.before) + len(one.text) for one in trait.by_rollout().values())
+    personas = sum(len(trait.persona(key.polarity, key.pair)) for key in keys)
+    return personas + sum(len(trait.question(key.split, key.question)) for key in keys)
+
+
+def plan_rows(
+    traits: Sequence[Trait], config: Config, ledgers: RunLedgers, trust_remote_code: bool = False
+) -> list[dict[str, Any]]:
+    """One flat row a trait for `extract --dry-run`.
+
+    The time is None until this model has run on this machine.
+    """
+    from traitcli.models.footprint import find_footprint
+
+    footprint = find_footprint(config.model, trust_remote_code=trust_remote_code)
+    bytes_each = len(POSITIONS) * footprint.layer_count * footprint.hidden_size * 4
+    worker = Worker(config, config.model.device, lambda event: None, trust_remote_code)
+    speed = known_speed(config)
+
+    rows = []
+    for trait in traits:
+        plan = plan_trait(trait, config, ledgers, judge_id(worker.judge, trait))
+        # The known speed is that of generating; reading labelled responses is much faster.
+        rows.append(_row(plan, config, bytes_each, {} if trait.responses else speed))
+    return rows
+
+
+def _row(
+    plan: TraitPlan, config: Config, bytes_each: int, speed: Mapping[str, float]
+) -> dict[str, Any]:
+    return {
+        "trait": plan.trait,
+        "rollouts": plan.rollouts,
+        "rollouts_done": plan.rollouts_done,
+        "judge_calls": plan.judge_calls,
+        "prompt_tokens": plan.prompt_tokens,
+        "response_tokens_max": plan.response_tokens_max,
+        "disk_mb": round(plan.rollouts * bytes_each / 2**20, 1),
+        "seconds": _seconds(plan, config, speed),
+        "cost_usd": _cost(plan, config),
+    }
+
+
+def _seconds(plan: TraitPlan, config: Config, speed: Mapping[str, float]) -> float | None:
+    """None until both stages have run with this model on this machine; an endpoint judges meanwhile."""
+    if not {"rollouts", "judgements"} <= set(speed):
+        return None
+    generating = (plan.rollouts - plan.rollouts_done) * speed["rollouts"]
+    judging = (plan.judged_rollouts - plan.judged_done) * speed["judgements"]
+    return max(generating, judging) if config.judge.backend == "openai" else generating + judging
+
+
+def _cost(plan: TraitPlan, config: Config) -> float | None:
+    """What the judge calls that are left will cost; none for a local judge, and where the price is not known."""
+    price = find_price(config.judge.openai) if config.judge.backend == "openai" else None
+    if price is None:
+        return None
+    return round(price.of(plan.judge_tokens, plan.judge_calls), 4)
+
+
+def _calls_per_rollout(trait: Trait, config: Config) -> int:
+    if trait.responses:
+        return 0
+    if config.judge.backend == "likelihood":
+        return 2 * min(config.judge.likelihood.pairs, len(trait.pairs) - 1)
+    asked = {"openai": config.judge.openai.coherence, "local": config.judge.local.coherence}
+    return 1 + asked.get(config.judge.backend, False)

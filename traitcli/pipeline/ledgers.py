@@ -1,0 +1,85 @@
+"""The ledgers of a run while a command works on it: parsed once, then appended to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from traitcli.pipeline.snapshot import TraitSnapshot
+from traitcli.records import Judgement, Position, Rollout, Trait, Usage
+from traitcli.runs.run import Run
+
+if TYPE_CHECKING:
+    from traitcli.records import Floats
+
+
+class TraitLedgers:
+    """The ledgers of one trait. Everything that is appended goes to disk first, then to memory."""
+
+    def __init__(self, run: Run, name: str, definition: Trait | None) -> None:
+        self._stored = TraitSnapshot.read(run, name, definition)
+        self._rollouts = list(self._stored.rollouts)
+        self._judgements = list(self._stored.all_judgements)
+        self._vectors = list(self._stored.vectors)
+
+    @property
+    def rollouts(self) -> Sequence[Rollout]:
+        return self._rollouts
+
+    @property
+    def snapshot(self) -> TraitSnapshot:
+        """What the ledgers hold now. The thread that judges appends meanwhile, so lists are copied."""
+        return replace(
+            self._stored,
+            rollouts=self._rollouts.copy(),
+            all_judgements=self._judgements.copy(),
+            vectors=self._vectors.copy(),
+        )
+
+    def add_rollouts(
+        self, rollouts: Sequence[Rollout], activations: Mapping[str, Mapping[Position, Floats]]
+    ) -> None:
+        """Store a batch: `activations` is rollout id -> position -> float32 [L+1, H]."""
+        self._stored.files.add_rollouts(rollouts, activations)
+        self._rollouts += rollouts
+
+    def add_judgements(self, judgements: Sequence[Judgement]) -> None:
+        self._stored.files.add_judgements(judgements)
+        self._judgements += judgements
+
+    def add_vector(self, path: Path, inputs: str) -> None:
+        """Note that a vector was built; `inputs` is the digest of all that went into it."""
+        self._stored.files.add_vector(path, inputs)
+        self._vectors.append(path)
+
+
+class RunLedgers:
+    """The ledgers of a run, each parsed when it is first needed and not again."""
+
+    def __init__(self, run: Run, traits: Iterable[Trait] = ()) -> None:
+        """`traits` are the definitions that the command works with."""
+        self.run = run
+        self._definitions = {trait.name: trait for trait in traits}
+        self._traits: dict[str, TraitLedgers] = {}
+
+    def trait(self, name: str) -> TraitLedgers:
+        if name not in self._traits:
+            self._traits[name] = TraitLedgers(self.run, name, self._definitions.get(name))
+        return self._traits[name]
+
+    @property
+    def all_traits(self) -> list[TraitLedgers]:
+        """Every trait of the run, also those that the command does not work on."""
+        return [self.trait(name) for name in self.run.trait_names()]
+
+    def usage(self) -> Usage:
+        """What judging cost in this run, by all judges."""
+        return sum((trait.snapshot.usage for trait in self.all_traits), Usage())
+
+    def spent(self) -> float:
+        """US dollars that judging cost in this run; a judgement of unknown price counts as zero."""
+        snapshots = [trait.snapshot for trait in self.all_traits]
+        judgements = [made for snapshot in snapshots for made in snapshot.all_judgements]
+        return sum(made.usage.usd or 0.0 for made in judgements)
