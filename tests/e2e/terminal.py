@@ -68,8 +68,8 @@ class Terminal:
         return not self.screen.cursor.hidden
 
     @property
-    def is_coloured(self) -> bool:
-        """Whether a colour was ever sent; bold and dim are none."""
+    def is_colored(self) -> bool:
+        """Whether any color was sent; bold and dim are not colors."""
         codes = [
             code
             for codes in re.findall(rb"\x1b\[([\d;]*)m", self.sent)

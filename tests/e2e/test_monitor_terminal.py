@@ -231,8 +231,8 @@ def test_the_panel_shows_the_last_score_the_mean_and_the_highest_of_each_trait(a
         assert ("━" in below, "━" in above) == (now <= -0.2, now >= 0.2)
 
 
-def test_a_live_answer_is_coloured_and_shows_the_cursor_again(answered):
-    assert answered.terminal.is_coloured
+def test_a_live_answer_is_colored_and_shows_the_cursor_again(answered):
+    assert answered.terminal.is_colored
     assert answered.terminal.shows_cursor
 
 
@@ -257,7 +257,7 @@ def test_per_layer_shows_the_trait_at_every_layer_below_the_panel(by_layer):
     title, *bands = heat_map(by_layer.terminal.written)
 
     kept = by_layer.record["layer_scores"]
-    assert title == f"  evil at every layer, read at {by_layer.record['layers']['evil']}"
+    assert title == f"  evil at every layer, monitored at {by_layer.record['layers']['evil']}"
     assert [band[:4] for band in bands] == ["   4", "   2", "   0"]  # two layers a line
     assert {len(row) for row in kept["calibrated_scores"]} == {len(by_layer.record["tokens"])}
     assert (
@@ -294,16 +294,16 @@ def test_a_replay_looks_like_the_answer_itself(by_layer, replayed):
     assert shown(by_layer.record) in squeezed(again.terminal.written)
     assert (panel(lines), heat_map(lines)) == (panel(live), heat_map(live))
     assert lines[:3] == live[1:4]
-    assert lines[-3:-1] == [explained, "Coloured by evil."]
+    assert lines[-3:-1] == [explained, "Colored by evil."]
     assert explained in live
 
 
-def test_without_colours_marks_hold_the_tokens_and_the_heat_map_has_a_line_for_each_layer(replayed):
+def test_without_colors_tokens_have_marks_and_each_layer_has_a_line(replayed):
     again = replayed(NO_COLOR="1")
 
     _, *bands = heat_map(again.terminal.written)
 
-    assert not again.terminal.is_coloured
+    assert not again.terminal.is_colored
     assert "  ⟨…⟩⁺ and ⟨…⟩⁻ hold tokens that reach +1 or −1." in again.terminal.written
     assert [band[:4].strip() for band in bands] == [str(row) for row in reversed(range(ROWS))]
 
@@ -383,8 +383,8 @@ def test_what_is_set_is_told(chatted):
     }
 
 
-def test_the_trait_that_is_set_gives_the_colours_from_the_next_answer_on(chatted):
-    assert "Coloured by evil." in chatted.told["How?"]
+def test_a_chosen_trait_colors_the_next_response(chatted):
+    assert "Colored by evil." in chatted.told["How?"]
     assert any(line.startswith("▸ evil ") for line in chatted.told["How?"])
 
 

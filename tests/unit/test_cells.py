@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from traitcli.views.cells import LineWrapper, fit, hang, wrap
+from traitcli.views.cells import LineWrapper, fit, wrap_labelled, wrap
 
 
 def plain(lines):
@@ -29,7 +29,7 @@ def test_indentation_and_tabs_survive():
     assert plain(wrap("a:\n\treturn\n  b\n\nc", 20)) == ["a:", "    return", "  b", "", "c"]
 
 
-def test_a_text_in_pieces_wraps_like_the_whole():
+def test_text_added_in_parts_wraps_like_the_whole():
     text = "If you are short of money, I could help: 日本語の翻訳 or  teaching.\n\n\tcode()\n" * 3
     for width in (10, 17, 33):
         wrapper = LineWrapper(width)
@@ -37,34 +37,37 @@ def test_a_text_in_pieces_wraps_like_the_whole():
             wrapper.add(char)
         wrapper.end_line()
 
-        assert plain(wrapper.take_finished()) == plain(wrap(text, width))
+        assert plain(wrapper.pop_finished()) == plain(wrap(text, width))
 
 
-def test_the_growing_line_follows_a_new_width():
+def test_the_last_line_follows_a_new_width():
     wrapper = LineWrapper(20)
     wrapper.add("one two three four")
 
     wrapper.resize(9)
 
-    assert plain(wrapper.take_finished()) == ["one two", "three"]
+    assert plain(wrapper.pop_finished()) == ["one two", "three"]
     assert wrapper.line.plain == "four"
 
 
-def test_what_is_too_long_for_a_cell_is_cut_with_an_ellipsis():
+def test_text_too_long_for_a_column_is_cut_with_an_ellipsis():
     assert fit("corrigibility", 8) == "corrigi…"
     assert fit("日本語", 4) == "日 …"
     assert fit("ab", 4, right=True) == "  ab"
 
 
-def test_below_a_short_label_lines_stand_under_the_first_and_below_a_long_one_they_step_in():
-    assert plain(hang("fix: ", "set the key\nor not", 14)) == [
+def test_later_lines_are_indented_by_a_short_label_or_by_two_cells():
+    assert plain(wrap_labelled("fix: ", "set the key\nor not", 14)) == [
         "fix: set the",
         "     key",
         "     or not",
     ]
-    assert plain(hang("a long label: ", "set the key", 20)) == ["a long label: set", "  the key"]
+    assert plain(wrap_labelled("a long label: ", "set the key", 20)) == [
+        "a long label: set",
+        "  the key",
+    ]
 
 
-def test_where_terminals_disagree_about_a_width_the_larger_one_counts():
+def test_a_width_that_terminals_disagree_about_counts_as_the_larger():
     assert plain(wrap("👍🏽👍🏽", 4)) == ["👍🏽", "👍🏽"]
     assert plain(wrap("निनि", 2)) == ["नि", "नि"]

@@ -1,6 +1,6 @@
-"""What the monitor leaves on a terminal, at fixed widths, compared with kept snapshots.
+"""Compares the last frame of the monitor view with stored snapshots, at fixed widths.
 
-python -m tests.unit.test_monitor_snapshots    # writes them anew; read the difference before you keep it
+python -m tests.unit.test_monitor_snapshots    # writes new snapshots; read the diff before you keep it
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ WORDS = [
 
 
 class Frames:
-    """A clock that is a frame further on at every look."""
+    """A clock that moves on by two frames at each call."""
 
     def __init__(self):
         self.now = 0.0
@@ -77,13 +77,13 @@ class Frames:
 
 
 def scores(index):
-    """Made up, and different for each trait; the last trait's vector has no class means."""
+    """Invented scores that differ by trait; the vector of the last trait has no class means."""
     raw = {name: 4 * math.sin(0.7 * index + place) + place for place, name in enumerate(TRAITS)}
     return raw, {name: raw[name] / 2 - place / 2 for place, name in enumerate(TRAITS[:-1])}
 
 
-def told(by_layer):
-    """The events of an answer with everything in it."""
+def events_of_a_response(by_layer):
+    """The events of a response that uses every feature of the view."""
     layers = dict(zip(TRAITS, (5, 4, 5, 6), strict=True))
     about = {"number": 3, "of": 64, "trait": "evil", "shows": "both"}
     push = (Intervention("evil", -2.0, 4, 0.31),)
@@ -112,11 +112,11 @@ def told(by_layer):
 
 
 def shown(width, kind):
-    """The screen at the end; a background is written as `{ff8800:text}`."""
+    """The last screen; a background is written as `{ff8800:text}`."""
     stream, by_layer = io.StringIO(), "evil" if kind.startswith("layers") else None
-    colours = {"color_system": "truecolor", "no_color": False}
+    colors = {"color_system": "truecolor", "no_color": False}
     if kind.endswith("plain"):
-        colours = {"color_system": None, "no_color": True}
+        colors = {"color_system": None, "no_color": True}
     console = Console(
         file=stream,
         force_terminal=True,
@@ -124,10 +124,10 @@ def shown(width, kind):
         height=40,
         legacy_windows=False,
         _environ={},
-        **colours,
+        **colors,
     )
     with MonitorView(console, by_layer=by_layer, raw=kind == "raw", clock=Frames()) as view:
-        for event in told(by_layer):
+        for event in events_of_a_response(by_layer):
             view.show(event)
     screen = pyte.Screen(width, HEIGHT)
     pyte.Stream(screen).feed(stream.getvalue().replace("\n", "\r\n"))
@@ -137,28 +137,28 @@ def shown(width, kind):
 
 def _runs(row, width):
     cells = [row[column] for column in range(width) if row[column].data]
-    for colour, run in groupby(cells, key=lambda cell: cell.bg):
+    for color, run in groupby(cells, key=lambda cell: cell.bg):
         text = "".join(cell.data for cell in run)
-        yield text if colour == "default" else f"{{{colour}:{text}}}"
+        yield text if color == "default" else f"{{{color}:{text}}}"
 
 
 CASES = [
     (width, kind)
     for width in WIDTHS
-    for kind in ("colour", "plain", "raw", "layers-colour", "layers-plain")
+    for kind in ("color", "plain", "raw", "layers-color", "layers-plain")
 ]
 
 
 @pytest.mark.parametrize(("width", "kind"), CASES)
-def test_an_answer_looks_as_it_did(width, kind):
-    kept = (FOLDER / f"monitor-{kind}-{width}.txt").read_text(encoding="utf-8")
+def test_a_response_matches_its_snapshot(width, kind):
+    stored = (FOLDER / f"monitor-{kind}-{width}.txt").read_text(encoding="utf-8")
 
-    assert shown(width, kind) == kept
+    assert shown(width, kind) == stored
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_no_line_is_wider_than_the_terminal_so_the_terminal_wraps_none(width):
-    narrow, wide = shown(width, "plain"), shown(width, "colour")
+def test_the_terminal_wraps_no_line(width):
+    narrow, wide = shown(width, "plain"), shown(width, "color")
 
     assert len(narrow.split("\n")) == pytest.approx(len(wide.split("\n")), abs=3)
     assert "\x1b" not in narrow + wide

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from traitcli.events import MonitorFinished, MonitorStarted, TokenScored, Warned
-from traitcli.views.formatting import figure
+from traitcli.views.formatting import format_score
 from traitcli.views.monitor.heatmap import HeatMap
 from traitcli.views.monitor.leader import Leader
 from traitcli.views.monitor.panel import TraitTrack, bar, panel_lines, sparkline
@@ -98,13 +98,13 @@ def test_a_finished_generation_leaves_prompt_response_panel_and_record():
         "▸ evil    −0.50       · ╺━━│    ·                ▄▆▃   +0.33   +1.50 cannot",
         "",
         "−1 and +1 are the means of a trait's negative and positive examples.",
-        "Coloured by evil.",
+        "Colored by evil.",
         "3 tokens in 1.5 s, 2.0 tokens/s, ended by the model",
         "record: runs/monitor/x.json",
     ]
 
 
-def test_text_longer_than_the_screen_stands_in_the_scrollback_once_and_in_order():
+def test_text_longer_than_the_screen_is_in_the_scrollback_once_and_in_order():
     words = [f" word{i}" for i in range(400)]
 
     lines = play(Terminal(width=40, height=10), [(word, 0.0) for word in words])
@@ -125,7 +125,7 @@ def test_each_token_has_the_background_of_its_score():
     assert {cell.bg for cell in row[9:12]} == {background(1.0).get_truecolor().hex[1:]}
 
 
-def test_no_colour_means_no_colour_code_and_brackets_instead():
+def test_no_color_writes_brackets_and_no_color_codes():
     terminal = Terminal(no_color=True)
 
     lines = play(terminal, [("No", -2.0), (" maybe", 0.1), (" yes", 1.0)])
@@ -145,14 +145,14 @@ def test_no_colour_means_no_colour_code_and_brackets_instead():
         ("\x9b31m\u200b", r"\x9b31m\u200b"),
     ],
 )
-def test_hostile_tokens_are_shown_and_not_obeyed(hostile, shown):
+def test_hostile_tokens_are_escaped(hostile, shown):
     lines = play(Terminal(), [("a", 0.0), (hostile, 0.0), ("z", 0.0)])
 
     assert lines[0] == "❯ How do I hack a bank?"
     assert lines[3] == f"a{shown}z"
 
 
-def test_hostile_prompts_warnings_and_names_are_shown_and_not_obeyed():
+def test_hostile_prompts_warnings_and_names_are_escaped():
     terminal = Terminal()
 
     with MonitorView(terminal.console, clock=Ticking()) as view:
@@ -167,7 +167,7 @@ def test_hostile_prompts_warnings_and_names_are_shown_and_not_obeyed():
     assert any(line.startswith(r"▸ ev\x1b[2Jil") for line in lines)
 
 
-def test_a_character_that_arrives_in_pieces_is_written_when_it_is_whole():
+def test_a_character_of_several_tokens_is_written_when_it_is_complete():
     lines = play(
         Terminal(), [("hi ", 0.0), ("", 1.0), ("", 1.0), ("🫨", 1.0), ("e", 0.0), ("\u0301", 0.0)]
     )
@@ -209,7 +209,7 @@ def test_many_tokens_at_once_cost_few_redraws():
     assert terminal.out.getvalue().count("last tokens") < 10
 
 
-def test_a_warning_waits_below_the_panel_and_stays():
+def test_a_warning_appears_below_the_panel_and_stays():
     terminal = Terminal()
 
     with MonitorView(terminal.console, clock=Ticking()) as view:
@@ -262,7 +262,7 @@ def test_a_terminal_made_narrower_loses_no_text():
     assert words == [f"word{index}" for index in range(60)]
 
 
-def test_too_many_traits_for_the_screen_leave_room_for_the_text_and_show_the_leader():
+def test_with_too_many_traits_the_text_and_the_leader_stay_on_screen():
     terminal = Terminal(height=10)
     traits = [f"t{i}" for i in range(9)]
     view = MonitorView(terminal.console, "t8", clock=Ticking())
@@ -285,10 +285,10 @@ def test_the_leader_is_the_trait_whose_mean_is_farthest_from_zero():
         tracks["b"].add(b, b)
         leader.after(index, tracks)
 
-    assert leader.turns == [(0, "a"), (2, "b")]
+    assert leader.changes == [(0, "a"), (2, "b")]
 
 
-def test_a_trait_asked_for_colours_every_token():
+def test_a_chosen_trait_colors_every_token():
     tracks = {name: TraitTrack(name) for name in ("a", "b")}
     tracks["a"].add(2.0, 2.0)
     tracks["b"].add(0.0, 0.0)
@@ -318,7 +318,7 @@ def test_a_trait_without_class_means_never_leads():
         (None, "     ·    │    ·     "),
     ],
 )
-def test_a_bar_grows_from_zero_and_reaches_the_dots_at_the_class_means(score, drawn):
+def test_a_bar_grows_from_zero_to_the_dots_at_the_class_means(score, drawn):
     assert bar(score, NONE, 21).plain == drawn
 
 
@@ -335,8 +335,8 @@ def test_a_bar_grows_from_zero_and_reaches_the_dots_at_the_class_means(score, dr
         (float("inf"), "+inf"),
     ],
 )
-def test_a_figure_fits_six_cells(score, shown):
-    assert figure(score) == shown
+def test_a_score_fits_six_cells(score, shown):
+    assert format_score(score) == shown
     assert len(shown) <= 6
 
 
@@ -347,17 +347,17 @@ def test_a_sparkline_shows_the_newest_tokens_at_the_right():
     assert sparkline(scores, NONE, 7, calibrated=True).plain == "  ▁▄▇ ▇"
 
 
-def test_a_mean_leaves_out_what_is_not_a_number():
+def test_a_mean_ignores_nan():
     track = TraitTrack("a")
 
     for score in (1.0, float("nan"), 2.0):
         track.add(score, score)
 
-    assert track.figures.mean == 1.5
+    assert track.shown.mean == 1.5
 
 
 @pytest.mark.parametrize("width", range(20, 101))
-def test_the_panel_never_is_wider_than_the_terminal(width):
+def test_the_panel_is_never_wider_than_the_terminal(width):
     track = TraitTrack("a-trait-with-a-rather-long-name")
     track.add(-1.5, -1.5, " a-rather-long-token")
 
@@ -366,7 +366,7 @@ def test_the_panel_never_is_wider_than_the_terminal(width):
     )
 
 
-def test_a_pipe_gets_one_line_per_token_that_programs_can_read():
+def test_a_pipe_gets_one_machine_readable_line_per_token():
     data, notes = io.StringIO(), io.StringIO()
 
     with PlainMonitorView(data, notes) as view:
@@ -388,7 +388,7 @@ def test_a_pipe_gets_one_line_per_token_that_programs_can_read():
     )
 
 
-def test_the_cells_of_a_heat_map_keep_their_colours_beside_a_quiet_label():
+def test_a_heat_map_keeps_its_colors_beside_a_dim_label():
     heat = HeatMap("evil", layer=None)
     heat.add([2.0, -2.0, 0.0])
 
@@ -402,14 +402,14 @@ def test_the_cells_of_a_heat_map_keep_their_colours_beside_a_quiet_label():
     ]
 
 
-def test_a_heat_map_leaves_rows_out_evenly_where_the_screen_is_low():
+def test_a_heat_map_skips_layers_evenly_on_a_low_screen():
     heat = HeatMap("evil", layer=22)
     for _ in range(3):
         heat.add([0.0] * 31)
 
     title, *bands = heat.lines(NONE, width=40, height=9)
 
-    assert title.plain == "  evil at one layer in 4, read at 22"
+    assert title.plain == "  evil at one layer in 4, monitored at 22"
     assert [band.plain.split()[0] for band in bands] == [
         "28",
         "24",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rich.color import Color
 
-from traitcli.views.monitor.token_ink import TokenInk
+from traitcli.views.monitor.token_styles import TokenStyler
 from traitcli.views.palette import BLUE, FAINT, ORANGE, Palette, background, palette_for
 
 SCORES = [side * step / 20 for step in range(6, 60) for side in (-1, 1)]
@@ -31,7 +31,7 @@ def test_a_score_near_zero_or_unknown_has_no_background(score):
 
 
 @pytest.mark.parametrize(("depth", "least"), [("full", 4.5), ("256", 4.5), ("16", 4.0)])
-def test_a_coloured_token_always_sets_both_colours_and_can_be_read(depth, least):
+def test_a_colored_token_sets_two_colors_with_enough_contrast(depth, least):
     styles = [Palette(depth).token(score) for score in SCORES]
 
     assert all(style.color and style.bgcolor for style in styles)
@@ -45,7 +45,7 @@ def test_below_zero_is_blue_and_above_is_orange():
     assert above.red > above.green > above.blue
 
 
-def test_the_stronger_the_score_the_more_vivid_the_colour():
+def test_a_stronger_score_has_a_more_vivid_color():
     for side in (-1, 1):
         spread = [
             max(c) - min(c)
@@ -61,7 +61,7 @@ def test_scores_beyond_two_look_like_two(score):
     assert background(-score) == background(-2.0)
 
 
-def test_blue_and_orange_differ_in_blue_which_red_green_blindness_leaves_alone():
+def test_blue_and_orange_differ_for_red_green_color_blindness():
     gaps = [
         abs(background(-s).get_truecolor().blue - background(s).get_truecolor().blue)
         for s in (1.0, 1.5, 2.0)
@@ -72,7 +72,7 @@ def test_blue_and_orange_differ_in_blue_which_red_green_blindness_leaves_alone()
 
 @pytest.mark.parametrize("ink", [BLUE, ORANGE])
 @pytest.mark.parametrize("paper", ["#000000", "#ffffff"])
-def test_ink_can_be_read_on_black_and_on_white(ink, paper):
+def test_foregrounds_have_contrast_on_black_and_on_white(ink, paper):
     assert contrast(Color.parse(ink), Color.parse(paper)) >= 3
 
 
@@ -91,26 +91,26 @@ def test_the_palette_follows_the_terminal(color_system, no_color, depth):
     assert palette_for(color_system, no_color=no_color) == Palette(depth)
 
 
-def test_without_colours_no_style_carries_one():
+def test_a_palette_without_colors_gives_no_color():
     assert NONE.token(2.0) is None
-    assert NONE.ink(2.0).color is None
-    assert NONE.ink(0.0).color is None
+    assert NONE.foreground(2.0).color is None
+    assert NONE.foreground(0.0).color is None
 
 
 def written(palette, *tokens):
-    ink = TokenInk(palette)
-    return "".join(text for token in tokens for text, _ in ink.pieces(*token)) + "".join(
+    ink = TokenStyler(palette)
+    return "".join(text for token in tokens for text, _ in ink.style(*token)) + "".join(
         t for t, _ in ink.end()
     )
 
 
-def test_without_colours_brackets_hold_a_run_that_reaches_a_class_mean():
+def test_without_colors_brackets_enclose_tokens_beyond_a_class_mean():
     text = written(NONE, ("I", 0.9), (" can", 1.0), ("not", 2.0), (" say", -0.4), (" yes", -1.2))
 
     assert text == "I ⟨cannot⟩⁺ say ⟨yes⟩⁻"
 
 
-def test_brackets_close_before_a_line_ends_and_ignore_tokens_without_text():
+def test_brackets_close_at_a_line_end_and_ignore_empty_tokens():
     text = written(
         NONE,
         ("No", 1.2),
@@ -125,15 +125,15 @@ def test_brackets_close_before_a_line_ends_and_ignore_tokens_without_text():
     assert text == "⟨No!⟩⁺\n\n⟨Yes so⟩⁻"
 
 
-def test_a_colour_begins_at_the_word_and_joins_the_words_of_a_run():
-    ink = TokenInk(FULL)
+def test_a_color_starts_at_the_word_and_joins_consecutive_words():
+    ink = TokenStyler(FULL)
 
-    first, second = ink.pieces(" can", 2.0), ink.pieces(" not", 1.0)
+    first, second = ink.style(" can", 2.0), ink.style(" not", 1.0)
 
     assert first == [(" ", None), ("can", FULL.token(2.0))]
     assert second == [(" ", FULL.token(1.0)), ("not", FULL.token(1.0))]
 
 
-def test_the_faintest_coloured_score_is_coloured():
+def test_the_faintest_colored_score_has_a_color():
     assert FULL.token(FAINT) is not None
     assert FULL.token(-FAINT) is not None

@@ -22,7 +22,7 @@ from traitcli.views.printable import one_line, printable
         ("a\u2028b\u2029", r"a\u2028b\u2029"),
     ],
 )
-def test_control_characters_are_shown_and_not_obeyed(hostile, shown):
+def test_control_characters_are_escaped(hostile, shown):
     assert printable(hostile) == shown
 
 
@@ -40,7 +40,7 @@ def test_control_characters_are_shown_and_not_obeyed(hostile, shown):
         ("\ud83d", r"\ud83d"),
     ],
 )
-def test_what_cannot_be_seen_is_shown(hidden, shown):
+def test_invisible_characters_are_escaped(hidden, shown):
     assert printable(hidden) == shown
 
 
@@ -64,11 +64,11 @@ def test_living_languages_pass_unchanged(text):
     assert printable(text) == text
 
 
-def test_markup_of_rich_is_plain_text():
+def test_rich_markup_stays_plain_text():
     assert printable("[red]a[/red] :smile:") == "[red]a[/red] :smile:"
 
 
-def test_piled_up_combining_marks_are_cut_down_to_readable_escapes():
+def test_combining_marks_beyond_the_fourth_are_escaped():
     shown = printable("a" + "\u0301" * 6)
 
     assert shown == "a" + "\u0301" * 4 + r"\u0301" * 2
@@ -78,7 +78,7 @@ def test_the_selector_that_widens_an_emoji_is_dropped():
     assert printable("⚠\ufe0f!") == "⚠!"
 
 
-def test_no_character_of_unicode_comes_out_as_a_control_or_format_character():
+def test_no_unicode_character_becomes_a_control_or_format_character():
     every = "".join(map(chr, range(sys.maxunicode + 1)))
 
     shown = set(printable(every)) - {"\n", "\t"}
@@ -88,5 +88,5 @@ def test_no_character_of_unicode_comes_out_as_a_control_or_format_character():
     } == set()
 
 
-def test_one_line_has_no_line_break_left():
+def test_one_line_has_no_line_break():
     assert one_line(" a\n\tb \x1b ") == r"a b \x1b"

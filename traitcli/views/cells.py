@@ -1,4 +1,8 @@
-"""Lays out text in terminal cells: measured, fitted, wrapped line by line."""
+"""Measures, fits and wraps text by terminal cells.
+
+Rich wraps by cells too. This module exists because Rich measures some characters narrower than some
+terminals draw them, and because wrapped lines must be final as soon as the next line starts.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +30,10 @@ class _Cell(NamedTuple):
 
 
 class Lines:
-    """Lines that fit already, as Rich draws them: not wrapped again, which takes longer than all else."""
+    """A Rich renderable of lines that already fit.
+
+    Rich would wrap them again, which took half of the drawing time.
+    """
 
     def __init__(self, lines: Sequence[Text]) -> None:
         self._lines = lines
@@ -41,7 +48,7 @@ class Lines:
 class LineWrapper:
     """Breaks growing text into lines no wider than `width` cells.
 
-    Only the last line can still change; a finished line never does, so it may be printed for good.
+    Only the last line can still change. A finished line is final, so it can be printed at once.
     """
 
     def __init__(self, width: int) -> None:
@@ -53,11 +60,11 @@ class LineWrapper:
 
     @property
     def line(self) -> Text:
-        """The line that still grows."""
+        """The last line, which still grows."""
         return _as_text(self._cells)
 
     def add(self, text: str, style: Style | None = None) -> None:
-        """Append printable text; newlines end the line, tabs move to the next stop."""
+        """Append printable text. A newline ends the line; a tab moves to the next tab stop."""
         for char in text:
             if char == "\n":
                 self.end_line()
@@ -68,31 +75,36 @@ class LineWrapper:
                 self._put(_Cell(char, char_cells(char), style))
 
     def end_line(self) -> None:
-        """Finish the line that grows, empty or not."""
+        """Finish the last line, even an empty one."""
         self._finish(self._cells, rest=[])
         self._skips_spaces = False
 
-    def take_finished(self) -> list[Text]:
-        """WorkerState over the lines finished since the last call."""
+    def pop_finished(self) -> list[Text]:
+        """Return the lines finished since the last call."""
         lines, self._finished = self._finished, []
         return lines
 
     def resize(self, width: int) -> None:
-        """Wrap what comes next, and the line that still grows, to another width."""
-        if width != self.width:
-            self.width = width
-            cells, self._cells, self._used = self._cells, [], 0
-            for cell in cells:
-                self._put(cell)
+        """Change the width for the last line and the text that follows."""
+        if width == self.width:
+            return
+
+        self.width = width
+        cells, self._cells, self._used = self._cells, [], 0
+        for cell in cells:
+            self._put(cell)
 
     def _put(self, cell: _Cell) -> None:
         if self._skips_spaces and cell.char == " ":
             return
         self._skips_spaces = False
+
+        # A line takes at least one cell: a character wider than the line must not loop forever.
         if self._used + cell.size > self.width and self._cells:
             self._wrap_before(cell)
             if self._skips_spaces:
                 return
+
         self._cells.append(cell)
         self._used += cell.size
 
@@ -102,8 +114,11 @@ class LineWrapper:
             self._finish(cells, rest=[])
             self._skips_spaces = True
             return
-        space = max((i for i, c in enumerate(cells) if c.char == " "), default=-1)
-        has_words_before = any(c.char != " " for c in cells[:space]) if space > 0 else False
+
+        space = max((i for i, c in enumerate(cells) if c.char == " "), default=0)
+        has_words_before = any(c.char != " " for c in cells[:space])
+
+        # Chinese and Japanese have no spaces between words: a line may break at any wide character.
         if cell.size == 2 or cells[-1].size == 2 or not has_words_before:
             self._finish(cells, rest=[])
         else:
@@ -119,28 +134,32 @@ class LineWrapper:
 
 
 def wrap(text: str, width: int, style: Style | None = None) -> list[Text]:
-    """All lines of a printable text."""
+    """Wrap a printable text."""
     wrapper = LineWrapper(width)
     wrapper.add(text, style)
     wrapper.end_line()
-    return wrapper.take_finished()
+    return wrapper.pop_finished()
 
 
-def hang(label: str, text: str, width: int, style: Style | None = None) -> list[Text]:
-    """All lines of a printable text behind a label; later lines are indented, below a short label by its width."""
+def wrap_labelled(label: str, text: str, width: int, style: Style | None = None) -> list[Text]:
+    """Wrap a printable text after a label, with a hanging indent.
+
+    The indent is as wide as the label, or two cells if the label is long.
+    """
     indent = cell_len(label) if cell_len(label) <= _SHORT else 2
     wrapper = LineWrapper(max(width, _NARROWEST))
     lines: list[Text] = []
     for char in f"{label}{text}\n":
         wrapper.add(char, style)
-        if finished := wrapper.take_finished():
+        if finished := wrapper.pop_finished():
+            # Only the first line has the label; the others have less room by the indent.
             lines += finished
             wrapper.resize(max(width - indent, _NARROWEST))
     return [lines[0], *(Text(" " * indent, end="").append_text(line) for line in lines[1:])]
 
 
 def fit(text: str, width: int, *, right: bool = False) -> str:
-    """Make a one-line text exactly `width` cells wide: padded, or cut with an ellipsis."""
+    """Pad a one-line text to exactly `width` cells, or cut it with an ellipsis."""
     if cell_len(text) > width:
         return set_cell_size(text, width - 1) + "…" if width > 0 else ""
     space = " " * (width - cell_len(text))
@@ -148,10 +167,13 @@ def fit(text: str, width: int, *, right: bool = False) -> str:
 
 
 def char_cells(char: str) -> int:
-    """The cells a character may take: where terminals disagree, the larger number."""
+    """The most cells that any common terminal gives a character."""
+    # Terminals disagree about these. A line that is measured too wide only wraps early, but a line
+    # that is measured too narrow breaks the drawing.
     if ord(char) in _SKIN_TONES:
         return 2
-    return max(cell_len(char), unicodedata.category(char) == "Mc")
+    is_spacing_mark = unicodedata.category(char) == "Mc"
+    return max(cell_len(char), int(is_spacing_mark))
 
 
 def _as_text(cells: list[_Cell]) -> Text:

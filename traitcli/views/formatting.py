@@ -1,4 +1,4 @@
-"""Formats figures and times for every view."""
+"""Formats scores and times for all views."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import math
 
 from rich.style import Style
 
+QUIET = Style(dim=True)
+
 
 def clock_time(seconds: float | None) -> str:
-    """`0:07`, `12:03`, `1:02:03`; a dash when unknown."""
+    """`0:07`, `12:03` or `1:02:03`; a dash for None."""
     if seconds is None:
         return "–"
     minutes, rest = divmod(round(seconds), 60)
@@ -16,15 +18,19 @@ def clock_time(seconds: float | None) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-QUIET = Style(dim=True)
-
-
-def figure(score: float | None) -> str:
-    """A score in at most six characters: `+1.32`, `−12.3`, `–` when there is none."""
+def format_score(score: float | None) -> str:
+    """A score in at most six characters: `+1.32`, `−12.3`; a dash for None and NaN."""
     if score is None or math.isnan(score):
         return "–"
+
+    # The limits are where rounding would add a digit: 9.995 is +10.0, not +10.00.
     size = abs(score)
-    digits = (
-        ".2f" if size < 9.995 else ".1f" if size < 99.95 else ".0f" if size < 99999.5 else ".0e"
-    )
+    if size < 9.995:
+        digits = ".2f"
+    elif size < 99.95:
+        digits = ".1f"
+    elif size < 99999.5:
+        digits = ".0f"
+    else:
+        digits = ".0e"
     return f"{score:+{digits}}".replace("-", "−")

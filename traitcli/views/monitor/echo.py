@@ -1,4 +1,4 @@
-"""Keeps what is typed from being shown in the middle of what is drawn."""
+"""Hides typed keys while a live view is drawn."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from contextlib import contextmanager, suppress
 
 @contextmanager
 def no_echo() -> Iterator[None]:
-    """Show nothing that is typed, `^C` neither, since it would move the lines that are drawn again; it is kept.
+    """Turn off the terminal's echo; typed keys stay in its input buffer.
 
-    Where stdin is no terminal, and on systems without termios, nothing is done.
+    Does nothing if stdin is not a terminal, or if the system has no termios.
     """
+    # An echoed key, such as the `^C` of an interrupt, would move the lines that are redrawn.
     try:
         import termios
     except ImportError:
@@ -21,11 +22,13 @@ def no_echo() -> Iterator[None]:
     if sys.stdin is None or not sys.stdin.isatty():
         yield
         return
+
     before = termios.tcgetattr(sys.stdin)
     silent = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
     termios.tcsetattr(sys.stdin, termios.TCSADRAIN, silent)
     try:
         yield
     finally:
-        with suppress(termios.error):  # the terminal is gone
+        # The terminal may be closed by now.
+        with suppress(termios.error):
             termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)

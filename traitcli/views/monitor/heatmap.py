@@ -1,4 +1,4 @@
-"""Draws one trait at every row of the model: layers upwards, tokens to the right."""
+"""Draws the scores of one trait at every layer: layers upwards, tokens to the right."""
 
 from __future__ import annotations
 
@@ -9,66 +9,77 @@ from rich.style import Style
 from rich.text import Text
 
 from traitcli.views.formatting import QUIET
-from traitcli.views.palette import CLASS_MEAN, Palette, is_seen
+from traitcli.views.palette import CLASS_MEAN, Palette, is_colored
 from traitcli.views.printable import one_line
 
-_KEPT = 400
+_KEPT_TOKENS = 400
 _LABEL = 4
 _STRONG = Style(bold=True)
 
 
 class HeatMap:
-    """The scores of the last tokens at every row; a terminal line shows two rows, where there are colours."""
+    """The scores of the last tokens at every layer.
+
+    A terminal line shows two layers as half blocks, or one layer where there are no colors.
+    """
 
     def __init__(self, trait: str, layer: int | None) -> None:
-        """`layer` is the row that the trait is read at, and is marked."""
+        """`layer` is the layer at which the trait is monitored; its line is marked."""
         self._trait = one_line(trait)
         self._layer = layer
-        self._columns: deque[Sequence[float]] = deque(maxlen=_KEPT)
+        self._columns: deque[Sequence[float]] = deque(maxlen=_KEPT_TOKENS)
 
     def add(self, scores: Sequence[float]) -> None:
-        """The scores of one more token, row 0 first."""
+        """Add the scores of one token, layer 0 first."""
         self._columns.append(scores)
 
     def lines(self, palette: Palette, width: int, height: int) -> list[Text]:
-        """At most `height` lines of at most `width` cells, the newest token at the right; rows are left out evenly."""
+        """At most `height` lines of at most `width` cells, with the newest token at the right.
+
+        A low screen shows every second layer, or every third, and so on.
+        """
         if not self._columns or height < 3:
             return []
+
         columns = list(self._columns)[-(width - _LABEL - 1) :]
-        rows, each = len(columns[0]), 1 if palette.depth == "none" else 2
-        step = -(-rows // ((height - 1) * each))
-        shown = list(range(0, rows, step))
-        bands = [shown[start : start + each] for start in range(0, len(shown), each)]
-        title = Text(
-            f"  {self._trait} at {'every layer' if step == 1 else f'one layer in {step}'}", QUIET
-        )
+        layer_count = len(columns[0])
+        layers_per_line = 1 if palette.depth == "none" else 2
+        step = -(-layer_count // ((height - 1) * layers_per_line))
+        shown = list(range(0, layer_count, step))
+        bands = [
+            shown[start : start + layers_per_line]
+            for start in range(0, len(shown), layers_per_line)
+        ]
+
+        which = "every layer" if step == 1 else f"one layer in {step}"
+        title = Text(f"  {self._trait} at {which}", QUIET)
         if self._layer is not None:
-            title.append(f", read at {self._layer}", QUIET)
+            title.append(f", monitored at {self._layer}", QUIET)
         return [title, *(self._band(band, step, columns, palette) for band in reversed(bands))]
 
     def _band(
-        self, rows: Sequence[int], step: int, columns: Sequence[Sequence[float]], palette: Palette
+        self, layers: Sequence[int], step: int, columns: Sequence[Sequence[float]], palette: Palette
     ) -> Text:
-        is_read = self._layer is not None and rows[0] <= self._layer < rows[-1] + step
-        line = Text(no_wrap=True, end="").append(
-            f"{rows[0]:>{_LABEL}} ", _STRONG if is_read else QUIET
-        )
+        """One line: the layers from `layers[0]` to the next line's first."""
+        has_monitored = self._layer is not None and layers[0] <= self._layer < layers[-1] + step
+        line = Text(no_wrap=True, end="")
+        line.append(f"{layers[0]:>{_LABEL}} ", _STRONG if has_monitored else QUIET)
+
         for column in columns:
-            scores = [column[row] for row in rows]
+            scores = [column[layer] for layer in layers]
             if palette.depth == "none":
                 line.append(_mark(scores[0]))
                 continue
-            lower, upper = (
-                palette.token(scores[0]),
-                palette.token(scores[-1]) if len(scores) > 1 else None,
-            )
+            lower = palette.token(scores[0])
+            upper = palette.token(scores[-1]) if len(scores) > 1 else None
             line.append(*_half_blocks(lower, upper))
         return line
 
 
 def _half_blocks(lower: Style | None, upper: Style | None) -> tuple[str, Style | None]:
-    """One cell of two colours, of which either may be the terminal's own."""
-    above, below = upper.bgcolor if upper else None, lower.bgcolor if lower else None
+    """One cell with two colors, either of which may be the terminal's background."""
+    above = upper.bgcolor if upper else None
+    below = lower.bgcolor if lower else None
     if above is None and below is None:
         return " ", None
     if above is None:
@@ -77,11 +88,9 @@ def _half_blocks(lower: Style | None, upper: Style | None) -> tuple[str, Style |
 
 
 def _mark(score: float) -> str:
-    """`+` and `−` beyond a class mean, `'` and `.` on their way there."""
-    if not is_seen(score):
+    """`+` or `−` beyond a class mean, `'` or `.` for a weaker score."""
+    if not is_colored(score):
         return " "
-    return (
-        ("+" if score >= CLASS_MEAN else "'")
-        if score > 0
-        else ("−" if score <= -CLASS_MEAN else ".")
-    )
+    if score > 0:
+        return "+" if score >= CLASS_MEAN else "'"
+    return "−" if score <= -CLASS_MEAN else "."

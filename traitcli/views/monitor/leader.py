@@ -1,4 +1,4 @@
-"""Decides which trait colours the tokens."""
+"""Decides which trait colors the tokens."""
 
 from __future__ import annotations
 
@@ -10,33 +10,37 @@ _MARGIN = 0.25
 
 
 class Leader:
-    """The trait asked for, or else the calibrated one whose running mean is farthest from zero.
+    """The trait the user chose, or else the calibrated trait whose mean is farthest from zero.
 
-    A trait takes the lead only by a margin, so that colours do not flicker between two that are close.
+    A trait becomes the leader only by a margin. Without it, colors would flicker between two traits
+    with similar means.
     """
 
-    def __init__(self, wanted: str | None = None) -> None:
-        self._wanted = wanted
+    def __init__(self, chosen: str | None = None) -> None:
+        self._chosen = chosen
         self.current: str | None = None
-        self.turns: list[tuple[int, str]] = []
-        """(index of the token from which on, trait), as colours changed hands."""
+        self.changes: list[tuple[int, str]] = []
+        """(index of the first token that the trait colors, trait)."""
 
     def after(self, index: int, tracks: Mapping[str, TraitTrack]) -> str | None:
-        """The trait that colours token `index`, once `tracks` have taken its scores."""
-        leader = self._wanted if self._wanted in tracks else self._farthest(tracks)
+        """The trait that colors token `index`, given tracks that include its scores."""
+        leader = self._chosen if self._chosen in tracks else self._strongest(tracks)
         if leader is not None and leader != self.current:
-            self.turns.append((index, leader))
+            self.changes.append((index, leader))
         self.current = leader
         return leader
 
-    def _farthest(self, tracks: Mapping[str, TraitTrack]) -> str | None:
-        distances = {
+    def _strongest(self, tracks: Mapping[str, TraitTrack]) -> str | None:
+        # Raw projections have another unit, so a trait without calibration cannot be compared.
+        strengths = {
             name: abs(track.scores.mean or 0.0)
             for name, track in tracks.items()
             if track.calibrated
         }
-        if not distances:
+        if not strengths:
             return None
-        best = max(distances, key=distances.__getitem__)
-        lead = distances[best] - distances.get(self.current or "", -_MARGIN)
-        return best if lead >= _MARGIN else self.current
+
+        best = max(strengths, key=strengths.__getitem__)
+        # The default lets the first leader win with any mean, even zero.
+        margin = strengths[best] - strengths.get(self.current or "", -_MARGIN)
+        return best if margin >= _MARGIN else self.current

@@ -1,4 +1,4 @@
-"""Words what stands above and below a watched generation."""
+"""Words the lines above and below a monitored response."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rich.style import Style
 from rich.text import Text
 
 from traitcli.events import MonitorFinished, MonitorStarted
-from traitcli.views.cells import hang, wrap
+from traitcli.views.cells import wrap, wrap_labelled
 from traitcli.views.formatting import QUIET
 from traitcli.views.palette import Palette
 from traitcli.views.printable import one_line, printable
@@ -31,42 +31,51 @@ MARKS = "⟨…⟩⁺ and ⟨…⟩⁻ hold tokens that reach +1 or −1."
 def opening_lines(
     event: MonitorStarted, palette: Palette, width: int, *, first: bool, echo: bool
 ) -> list[Text]:
-    """Prompt (unless it stands there as typed), model, layers and notes, with an empty line before the response.
+    """Prompt, model, layers and notes, and an empty line before the response.
 
-    What is the same for every answer is told with the `first`.
+    first  whether this is the first response of the session; the model is named only there
+    echo   whether to show the prompt; a chat already shows what the user typed
     """
     prompt = printable(event.prompt.strip())
     if len(prompt) > _PROMPT_SHOWN:
         prompt = f"{prompt[:_PROMPT_SHOWN].rstrip()} … ({len(event.prompt):,} characters)"
+
     facts = [f"{one_line(event.model)} · {layers_text(event.layers)}"] if first else []
     facts += [about_text(event.about), steering_text(event.steering), *map(printable, event.notes)]
     if first and palette.depth == "none":
         facts.append(MARKS)
-    lines = hang("❯ ", prompt, width, _PROMPT) if echo else []
+
+    lines = wrap_labelled("❯ ", prompt, width, _PROMPT) if echo else []
     for fact in filter(None, facts):
-        lines += hang("  ", fact, width, QUIET)
+        lines += wrap_labelled("  ", fact, width, QUIET)
     return [*lines, Text("")]
 
 
 def warning_lines(message: str, width: int) -> list[Text]:
-    """A warning, wrapped, behind a mark."""
-    return hang("! ", message, width, _WARNING)
+    """A wrapped warning with a mark."""
+    return wrap_labelled("! ", message, width, _WARNING)
 
 
 def closing_lines(
     event: MonitorFinished,
-    turns: Sequence[tuple[int, str]],
+    changes: Sequence[tuple[int, str]],
     palette: Palette,
     width: int,
     *,
     first: bool,
 ) -> list[Text]:
-    """What the colours meant, how fast it went, where the record is; the path is never wrapped."""
-    told = color_changes_text(turns, "Marked" if palette.depth == "none" else "Coloured")
+    """What the colors mean, the speed, and the path of the record."""
+    verb = "Marked" if palette.depth == "none" else "Colored"
+    colored_by = color_changes_text(changes, verb)
+
     lines = [Text("")]
-    for fact in [SCALE if first else "", told] if told else []:
-        lines += wrap(fact, width, QUIET) if fact else []
+    if colored_by and first:
+        lines += wrap(SCALE, width, QUIET)
+    if colored_by:
+        lines += wrap(colored_by, width, QUIET)
     lines += wrap(generation_text(event), width, QUIET)
+
+    # The path is never wrapped, so that it can be copied with a double click.
     if event.path:
         lines.append(Text("record: ", QUIET).append(one_line(event.path), Style(dim=False)))
     return lines

@@ -1,4 +1,4 @@
-"""Shows a watched generation in a terminal: the text as it grows, coloured, above a small live panel."""
+"""Shows a monitored response in a terminal: colored text above a small live panel."""
 
 from __future__ import annotations
 
@@ -35,22 +35,23 @@ from traitcli.views.monitor.heatmap import HeatMap
 from traitcli.views.monitor.leader import Leader
 from traitcli.views.monitor.notes import closing_lines, opening_lines, warning_lines
 from traitcli.views.monitor.panel import TraitTrack, panel_lines
-from traitcli.views.monitor.token_ink import TokenInk
+from traitcli.views.monitor.token_styles import TokenStyler
 from traitcli.views.palette import palette_for
 from traitcli.views.printable import one_line
 from traitcli.views.words import alarm_text, loading_text, raw_note, reading_text, warning_text
 
 _FRAME = 1 / 10
 _MEASURE = 100
-"""Lines longer than this are tiring to read, and a terminal made narrower re-wraps them."""
+"""Longer lines are tiring to read, and a terminal that is made narrower wraps them again."""
 _WARNINGS_KEPT_LIVE = 2
 
 
 class MonitorView:
-    """Prints each finished line for good and redraws only the growing line with the panel under it.
+    """Prints each finished line once, and redraws only the last line and the panel below it.
 
-    A token has the colour of one trait: `color_by`, or else the trait that leads so far (see Leader).
-    Figures are raw projections if `raw`. The scores of `by_layer` at every row stand in a heat map.
+    color_by  trait whose scores color the tokens; None: the leader so far (see Leader)
+    raw       show raw projections instead of calibrated scores
+    by_layer  trait whose scores at every layer are drawn as a heat map
     """
 
     def __init__(
@@ -70,13 +71,13 @@ class MonitorView:
         self._raw = raw
         self._by_layer = by_layer
         self._answers = 0
-        self._begin()
+        self._reset()
         self._warnings: list[str] = []
         self._status = ""
         self._live: Live | None = None
         self._echo = ExitStack()
         self._drawn_at = -_FRAME
-        self._drawn: list[int] = []
+        self._drawn_widths: list[int] = []
         self._reading_since = 0.0
 
     def __enter__(self) -> Self:
@@ -91,7 +92,7 @@ class MonitorView:
         self.close()
 
     def show(self, event: Event) -> None:
-        """Take one event; those of an extraction are none of this view's business."""
+        """Show one event of a monitored response; other events are ignored."""
         match event:
             case ModelLoading():
                 self._status = f"{loading_text(event)} …"
@@ -103,9 +104,9 @@ class MonitorView:
             case PromptScored():
                 self._show_prompt(event)
             case TokenScored():
-                self._take(event)
+                self._show_token(event)
             case TextsRead():
-                self._follow(event)
+                self._show_reading(event)
             case Warned():
                 self._warn(warning_text(event))
             case AlarmRaised():
@@ -119,50 +120,41 @@ class MonitorView:
     def _width(self) -> int:
         return max(10, min(self._console.width - 1, _MEASURE))
 
-    def _begin(self) -> None:
-        """Forget the answer before."""
-        self._ink = TokenInk(self._palette)
+    def _reset(self) -> None:
+        """Forget the previous response."""
+        self._styler = TokenStyler(self._palette)
         self._leader = Leader(self.color_by)
         self._tracks: dict[str, TraitTrack] = {}
         self._text = LineWrapper(self._width)
         self._map: HeatMap | None = None
 
     def _start(self, event: MonitorStarted) -> None:
-        self._begin()
+        self._reset()
         self._answers += 1
         self._tracks = {name: TraitTrack(name, raw=self._raw) for name in event.traits}
         if self._by_layer:
             self._map = HeatMap(self._by_layer, event.layers.get(self._by_layer))
         self._status = "waiting for the first token …"
-        self._draw(
-            opening_lines(
-                event, self._palette, self._width, first=self._answers == 1, echo=self.echo
-            )
-        )
+        first = self._answers == 1
+        self._draw(opening_lines(event, self._palette, self._width, first=first, echo=self.echo))
 
     def _show_prompt(self, event: PromptScored) -> None:
-        """Print the prompt as the model reads it, coloured like an answer."""
-        means = {name: abs(fmean(scores)) for name, scores in event.calibrated.items() if scores}
-        trait = (
-            self.color_by
-            if self.color_by in event.calibrated
-            else max(means, key=means.__getitem__, default="")
-        )
+        """Print the prompt as the model reads it, colored like a response."""
+        trait = self.color_by if self.color_by in event.calibrated else _strongest(event)
         scores = event.calibrated.get(trait or "", (None,) * len(event.tokens))
-        ink, text = TokenInk(self._palette), LineWrapper(self._width)
-        for token, score in zip(event.tokens, scores, strict=True):
-            for piece, style in ink.pieces(token, score):
-                text.add(piece, style)
-        for piece, style in ink.end():
-            text.add(piece, style)
-        text.end_line()
-        title = Text(
-            f"the prompt, {len(event.tokens):,} tokens, by {one_line(trait)}:" if trait else "",
-            QUIET,
-        )
-        self._draw([title, *text.take_finished(), Text("")])
 
-    def _take(self, event: TokenScored) -> None:
+        styler, text = TokenStyler(self._palette), LineWrapper(self._width)
+        for token, score in zip(event.tokens, scores, strict=True):
+            for part, style in styler.style(token, score):
+                text.add(part, style)
+        for part, style in styler.end():
+            text.add(part, style)
+        text.end_line()
+
+        title = f"the prompt, {len(event.tokens):,} tokens, by {one_line(trait)}:" if trait else ""
+        self._draw([Text(title, QUIET), *text.pop_finished(), Text("")])
+
+    def _show_token(self, event: TokenScored) -> None:
         self._status = ""
         for name, raw in event.raw.items():
             track = self._tracks.setdefault(name, TraitTrack(name, raw=self._raw))
@@ -172,13 +164,16 @@ class MonitorView:
             track.add(raw, score, event.text)
         if self._map and event.by_layer:
             self._map.add(event.by_layer)
+
         leader = self._leader.after(event.index, self._tracks)
-        for text, style in self._ink.pieces(event.text, event.calibrated.get(leader or "")):
+        for text, style in self._styler.style(event.text, event.calibrated.get(leader or "")):
             self._text.add(text, style)
+
+        # A fast model writes more tokens in a second than a terminal should draw.
         if self._clock() - self._drawn_at >= _FRAME:
             self._draw()
 
-    def _follow(self, event: TextsRead) -> None:
+    def _show_reading(self, event: TextsRead) -> None:
         if not event.done:
             self._reading_since = self._clock()
         self._status = reading_text(event, self._clock() - self._reading_since)
@@ -192,55 +187,66 @@ class MonitorView:
     def _finish(self, event: MonitorFinished) -> None:
         self._status = ""
         self.close()
-        first, turns = self._answers == 1, self._leader.turns
-        for line in closing_lines(event, turns, self._palette, self._width, first=first):
+        first, changes = self._answers == 1, self._leader.changes
+        for line in closing_lines(event, changes, self._palette, self._width, first=first):
             self._console.print(line, soft_wrap=True, highlight=False)
 
     def close(self) -> None:
-        """Leave what stands there for good; another answer may follow."""
-        if self._live is not None:
-            for text, style in self._ink.end():
-                self._text.add(text, style)
-            self._draw(final=True)
-            self._live.stop()
-            self._live = None
-            self._echo.close()
-            self._tracks, self._warnings, self._drawn = {}, [], []
+        """Draw the last frame and give the terminal back; another response may follow."""
+        if self._live is None:
+            return
+
+        for text, style in self._styler.end():
+            self._text.add(text, style)
+        self._draw(final=True)
+        self._live.stop()
+        self._live = None
+        self._echo.close()
+        self._tracks, self._warnings, self._drawn_widths = {}, [], []
 
     def _draw(self, above: list[Text] | None = None, *, final: bool = False) -> None:
         live = self._started_live()
         with self._console:
             self._undo_rewrapping()
             self._text.resize(self._width)
-            done = [*(above or []), *self._text.take_finished()]
+            finished = [*(above or []), *self._text.pop_finished()]
             region = self._region(final=final)
+
             live.update(Lines(region), refresh=True)
-            if done:
-                # Soft: Rich would wrap at one width and crop at another, if the window is resized in between.
-                self._console.print(Text("\n", end="").join(done), highlight=False, soft_wrap=True)
-        self._drawn = [min(line.cell_len, self._console.width) for line in region]
+            if finished:
+                # soft_wrap, because Rich reads the width twice: if the window is resized in
+                # between, it would wrap at one width and crop at the other.
+                lines = Text("\n", end="").join(finished)
+                self._console.print(lines, highlight=False, soft_wrap=True)
+        self._drawn_widths = [min(line.cell_len, self._console.width) for line in region]
         self._drawn_at = self._clock()
 
     def _region(self, *, final: bool) -> list[Text]:
+        """The lines that are redrawn: the last line of text, the panel and the warnings."""
         width = self._width
         status = wrap(self._status, width, QUIET) if self._status else []
         warnings = self._warnings if final else self._warnings[-_WARNINGS_KEPT_LIVE:]
         notes = [line for warning in warnings for line in warning_lines(warning, width)]
         if not self._tracks:
             return [*status, *notes]
+
         growing = status or [self._text.line]
         room = self._console.height - len(growing) - len(notes) - 3
+
+        # Nothing is redrawn after the last frame, so it may be taller than the screen. A heat map
+        # takes the lines that the panel leaves, so then the panel must stay within the screen.
         panel = self._panel(len(self._tracks) if final and not self._map else room)
         heat = self._map.lines(self._palette, width, room - len(panel)) if self._map else []
         return [*growing, Text(""), *panel, *([Text(""), *heat] if heat else []), *notes]
 
     def _panel(self, room: int) -> list[Text]:
-        """The rows that there is room for, always with the one that gives the colours."""
+        """As many rows as fit, always including the leader's."""
         tracks, leader = list(self._tracks.values()), self._leader.current
         shown = tracks if len(tracks) <= room else tracks[: max(room - 1, 0)]
         hidden = len(tracks) - len(shown)
         if shown and leader in self._tracks and all(track.name != leader for track in shown):
             shown = [*shown[:-1], self._tracks[leader]]
+
         lines = panel_lines(shown, leader, self._palette, self._width) if shown else []
         return [*lines, Text(f"  … {hidden} more", QUIET)] if lines and hidden else lines
 
@@ -249,6 +255,7 @@ class MonitorView:
             self._live = Live(
                 console=self._console,
                 auto_refresh=False,
+                # A stderr that is piped to a file must stay there.
                 redirect_stderr=sys.stderr.isatty(),
                 vertical_overflow="crop",
             )
@@ -258,10 +265,19 @@ class MonitorView:
         return self._live
 
     def _undo_rewrapping(self) -> None:
-        """Clear the rows that a narrower terminal made of the drawn lines; Rich counts only the lines."""
+        """Erase the extra rows that appear when a narrower terminal wraps the drawn lines."""
+        # Rich moves the cursor up by the number of lines it drew. It does not know that the
+        # terminal has wrapped them into more rows.
         columns = max(self._console.width, 1)
-        extra = sum(-(-cells // columns) - 1 for cells in self._drawn if cells > columns)
+        too_wide = [cells for cells in self._drawn_widths if cells > columns]
+        extra = sum(-(-cells // columns) - 1 for cells in too_wide)
         if extra:
             erase = (ControlType.ERASE_IN_LINE, 2)
             self._console.control(Control(ControlType.CARRIAGE_RETURN, erase))
             self._console.control(Control(*[(ControlType.CURSOR_UP, 1), erase] * extra))
+
+
+def _strongest(event: PromptScored) -> str:
+    """The trait with the largest mean score in absolute value; empty if none is calibrated."""
+    means = {name: abs(fmean(scores)) for name, scores in event.calibrated.items() if scores}
+    return max(means, key=means.__getitem__, default="")

@@ -27,7 +27,7 @@ from traitcli.events import (
     WorkerSeen,
 )
 from traitcli.views import words
-from traitcli.views.cells import hang
+from traitcli.views.cells import wrap_labelled
 from traitcli.views.formatting import QUIET
 from traitcli.views.printable import printable
 from traitcli.views.progress.rates import Rates
@@ -125,7 +125,7 @@ class ProgressView:
         self._say("✓ " if good else "✗ ", end, GOOD if good else BAD)
 
     def _say(self, mark: str, message: str, style: Style) -> None:
-        for line in hang(mark, message, self._console.width - 1, style):
+        for line in wrap_labelled(mark, message, self._console.width - 1, style):
             self._console.print(line, highlight=False)
 
     def _render(self) -> RenderableType:

@@ -14,7 +14,7 @@ from rich.style import Style
 from rich.text import Text
 
 from traitcli.views.cells import LineWrapper, char_cells, wrap
-from traitcli.views.monitor.token_ink import TokenInk
+from traitcli.views.monitor.token_styles import TokenStyler
 from traitcli.views.palette import CLASS_MEAN, FAINT, LIMIT, Palette, background
 from traitcli.views.printable import one_line
 
@@ -89,13 +89,13 @@ def _prompt(prompt: str) -> list[Text]:
 
 def _response(coloured: Coloured) -> list[Text]:
     """The response in lines, as the terminal wraps it; where it is cut, a last one tells so."""
-    ink, wrapper = TokenInk(Palette("full")), LineWrapper(COLUMNS)
+    ink, wrapper = TokenStyler(Palette("full")), LineWrapper(COLUMNS)
     for token, score in zip(coloured.tokens, coloured.scores, strict=True):
         shade = None if score is None else score / coloured.full * LIMIT
-        for piece, style in ink.pieces(token, shade):
+        for piece, style in ink.style(token, shade):
             wrapper.add(piece, style)
     wrapper.end_line()
-    lines = wrapper.take_finished()
+    lines = wrapper.pop_finished()
     while lines and not lines[-1].plain:
         lines.pop()
     if len(lines) <= MOST_LINES:

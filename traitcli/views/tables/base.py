@@ -11,7 +11,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from traitcli.views.cells import hang
+from traitcli.views.cells import wrap_labelled
 from traitcli.views.printable import one_line
 
 Row = Mapping[str, Any]
@@ -99,7 +99,7 @@ def caption(console: Console, text: str) -> None:
 def labelled_line(
     console: Console, label: str, text: str, style: Style = PLAIN, label_style: Style | None = None
 ) -> None:
-    first, *rest = hang(label, text, console.width - 1, style)
+    first, *rest = wrap_labelled(label, text, console.width - 1, style)
     first.stylize(label_style or style, 0, len(label))
     for line in (first, *rest):
         console.print(line, highlight=False)

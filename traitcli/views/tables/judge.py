@@ -10,7 +10,7 @@ from rich.style import Style
 from rich.text import Text
 
 from traitcli.records import Usage
-from traitcli.views.cells import fit, hang
+from traitcli.views.cells import fit, wrap_labelled
 from traitcli.views.palette import Palette
 from traitcli.views.printable import one_line
 from traitcli.views.words import usage_text
@@ -45,7 +45,7 @@ def judge_lines(row: Row, width: int, palette: Palette) -> list[Text]:
         *_under("took", _usage(quality["usage"], shared=bool(quality["agreement"]))),
         *(fact for other in quality["agreement"] for fact in _under("compared", _agreement(other))),
     ]
-    told = [line for label, text in facts for line in hang(_labelled(label), text, width)]
+    told = [line for label, text in facts for line in wrap_labelled(_labelled(label), text, width)]
     return [
         Text(),
         heading,
@@ -123,7 +123,7 @@ def _histogram(counts: Mapping[str, Sequence[int]], palette: Palette) -> Iterato
             bar = _LEVELS[max(-(-count * len(_LEVELS) // most) - 1, 0)] if count else "·"
             line.append(
                 bar * _CELL,
-                palette.ink(1.0 if polarity == "positive" else -1.0) if count else _QUIET,
+                palette.foreground(1.0 if polarity == "positive" else -1.0) if count else _QUIET,
             )
         line.append(f"  {_summary(polarity, side)}")
         yield line
@@ -153,7 +153,9 @@ def _doubtful(doubtful: Row, width: int) -> Iterator[Text]:
     yield Text(f"{_INDENT}{most} (score, instruction, question → response)", _QUIET)
     for one in listed:
         label = f"{_INDENT}{one['score']:>6.0f} {_SIGNS[one['polarity']]}  "
-        yield from hang(label, f"{one_line(one['rollout'])}  {one_line(one['why'])}", width)
+        yield from wrap_labelled(
+            label, f"{one_line(one['rollout'])}  {one_line(one['why'])}", width
+        )
         yield _excerpt(one, len(label), width)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from traitcli.views.formatting import clock_time, figure
+from traitcli.views.formatting import clock_time, format_score
 from traitcli.views.palette import palette_for
 from traitcli.views.printable import one_line, printable
 from traitcli.views.tables.base import (
@@ -124,7 +124,7 @@ def texts_table(console: Console, rows: Sequence[Row], failures: Sequence[str], 
 
 
 def _score(key: str) -> Cell:
-    return lambda row: Text(figure(row[key]))
+    return lambda row: Text(format_score(row[key]))
 
 
 def _difference(row: Row) -> Text:
@@ -132,11 +132,11 @@ def _difference(row: Row) -> Text:
     if row["positive"] is None or row["negative"] is None:
         return Text(NONE)
     difference = row["positive"] - row["negative"]
-    return Text(figure(difference), VERDICTS["unusable"] if difference <= 0 else PLAIN)
+    return Text(format_score(difference), VERDICTS["unusable"] if difference <= 0 else PLAIN)
 
 
 def _extreme(key: str) -> Cell:
-    return lambda row: Text(figure(row[key][0])).append(f"  {one_line(row[key][1])}", QUIET)
+    return lambda row: Text(format_score(row[key][0])).append(f"  {one_line(row[key][1])}", QUIET)
 
 
 def _done(done: str, total: str) -> Cell:
