@@ -126,10 +126,10 @@ class Terminal:
         self.wait_until(lambda screen: self.sent.count(b"mean") >= drawn + 4)
 
     def resize(self, columns: int, lines: int) -> None:
-        """As a window is resized: its text is wrapped anew, and the command gets SIGWINCH.
+        """Resize the window: its text is wrapped again, and the command gets SIGWINCH.
 
-        It happens between two frames, and the command stands still meanwhile: wrapping takes this screen long enough
-        for many more of the old width, for which no terminal would give it the time.
+        The command is paused meanwhile, between two frames. Wrapping takes this screen so long that
+        the command could draw many frames at the old width, which no real terminal allows.
         """
         while select.select([self._controller], [], [], _BETWEEN_FRAMES)[0]:
             self.look(0)

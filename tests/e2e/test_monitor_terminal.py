@@ -99,7 +99,7 @@ def opened() -> Iterator[list[Terminal]]:
 
 @pytest.fixture(scope="module")
 def terminals(room: Any, endless_room: Any, opened: list[Terminal]) -> dict[str, Terminal]:
-    """Five commands that load their model at the same time, which takes far longer than what follows."""
+    """Five commands that load their models at once, because loading takes most of the time."""
     started = {
         "stopped": Terminal(
             endless_room, "monitor", "Why?", *ENDLESS, "--out", "stopped.json", size=(100, 24)
@@ -318,7 +318,10 @@ def test_a_terminal_that_moves_no_cursor_gets_plain_lines(replayed):
 
 
 class Chatted(NamedTuple):
-    """A chat in a terminal, what was told about each line, what stood there once, and its records."""
+    """A chat in a terminal: the reply to each line, and the records.
+
+    `told` maps each typed line to the lines printed after it.
+    """
 
     code: int
     terminal: Terminal

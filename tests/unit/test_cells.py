@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from traitcli.views.cells import LineWrapper, fit, wrap_labelled, wrap
+from traitcli.views.cells import LineWrapper, fit, wrap, wrap_labelled
 
 
 def plain(lines):

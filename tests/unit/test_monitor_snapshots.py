@@ -1,6 +1,6 @@
 """Compares the last frame of the monitor view with stored snapshots, at fixed widths.
 
-python -m tests.unit.test_monitor_snapshots    # writes new snapshots; read the diff before you keep it
+python -m tests.unit.test_monitor_snapshots    # write new snapshots; then read the diff
 """
 
 from __future__ import annotations

@@ -253,7 +253,7 @@ def test_a_terminal_made_narrower_loses_no_text():
     view.show(FINISHED)
 
     narrow = terminal.out.getvalue()[wide:]
-    # Of five lines, four no longer fit (47, 59, 59, 57 cells): the terminal has made eight rows of them.
+    # Four of five lines no longer fit (47, 59, 59, 57 cells), so the terminal wraps them to eight.
     assert narrow.startswith(
         "\r\x1b[2K" + "\x1b[1A\x1b[2K" * 4 + "\r\x1b[2K" + "\x1b[1A\x1b[2K" * 4 + "word"
     )
@@ -376,13 +376,15 @@ def test_a_pipe_gets_one_machine_readable_line_per_token():
         view.show(FINISHED)
 
     assert data.getvalue() == (
-        '0\t"I"\tevil=0.8125\traw:bold=7.0000\n1\t" \\u001b[2J\\t\\u65e5"\tevil=-1.0000\traw:bold=-7.5000\n'
+        '0\t"I"\tevil=0.8125\traw:bold=7.0000\n'
+        '1\t" \\u001b[2J\\t\\u65e5"\tevil=-1.0000\traw:bold=-7.5000\n'
     )
     assert json.loads(data.getvalue().splitlines()[1].split("\t")[1]) == " \x1b[2J\t日"
     assert notes.getvalue() == (
         "prompt: How do I hack a bank?\n"
         "model: tiny, layer 4\n"
-        "warning: bold: its vector has no class means, so the scores are raw projections: no bar, no colour\n"
+        "warning: bold: its vector has no class means, so the scores are raw projections: "
+        "no bar, no colour\n"
         "3 tokens in 1.5 s, 2.0 tokens/s, ended by the model\n"
         "record: runs/monitor/x.json\n"
     )
