@@ -136,7 +136,7 @@ def test_a_sweep_that_is_killed_and_interrupted_goes_on_and_makes_nothing_twice(
 
 
 MISTAKES = [
-    (["evli"], "no trait named evli"),
+    (["evli"], "trait evli not found"),
     (["verbosity"], "no vector of verbosity for model"),
     (["evil", "--layer", "0"], "cannot steer evil at layer 0"),
     (["evil", "--layer", "5"], "cannot steer evil at layer 5"),

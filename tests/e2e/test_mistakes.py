@@ -39,15 +39,15 @@ class Mistake:
 MISTAKES = {
     "an unknown trait": Mistake(
         ["extract", "evli"],
-        "no trait named evli",
+        "trait evli not found",
         "neither a built-in trait nor a file in traits/",
-        f"did you mean evil? there are: {ALL_TRAITS}",
+        f"did you mean evil? traits: {ALL_TRAITS}",
     ),
     "an unknown trait to inspect": Mistake(
         ["inspect", "traits", "kind"],
-        "no trait named kind",
+        "trait kind not found",
         "neither a built-in trait nor a file in traits/",
-        f"there are: {ALL_TRAITS}",
+        f"traits: {ALL_TRAITS}",
     ),
     "an unknown trait of a run": Mistake(
         ["inspect", "run", "tiny", "evli"],

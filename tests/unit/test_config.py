@@ -100,13 +100,13 @@ def test_every_fault_is_reported_at_once(written):
         ("extract:\n", "extract: expected a section of settings, got None"),
     ],
 )
-def test_a_value_of_the_wrong_type_is_told_in_words(written, text, cause):
+def test_a_value_of_the_wrong_type_is_named(written, text, cause):
     path = written(text if text.startswith("model") else MODEL + text)
 
     assert fault_in(path).cause == cause
 
 
-def test_a_layer_that_is_neither_number_nor_auto_is_told_both_ways_out(written):
+def test_a_layer_that_is_neither_number_nor_auto_names_both_choices(written):
     error = fault_in(written(MODEL + "vector: {layer: last}\n"))
 
     assert error.cause.splitlines() == [
@@ -127,7 +127,7 @@ def test_broken_yaml_names_its_line(written):
     )
 
 
-def test_a_file_that_is_not_utf_8_is_told_so(tmp_path):
+def test_a_file_that_is_not_utf_8_is_refused(tmp_path):
     path = tmp_path / "latin.yaml"
     path.write_bytes("model: {id: müller}".encode("latin-1"))
 
@@ -137,7 +137,7 @@ def test_a_file_that_is_not_utf_8_is_told_so(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "- model\n", "just words\n", "3\n"])
-def test_a_config_that_is_no_mapping_is_refused(written, text):
+def test_a_config_must_be_a_mapping(written, text):
     path = written(text)
 
     error = fault_in(path)
@@ -218,7 +218,7 @@ def test_a_typo_in_a_preset_gets_the_one_that_was_meant(empty_folder):
     )
 
 
-def test_a_path_that_leads_nowhere_is_no_preset(empty_folder):
+def test_a_missing_path_is_not_taken_for_a_preset(empty_folder):
     error = fault_in("../configs/default")
 
     assert error.problem == "config ../configs/default not found"
@@ -289,7 +289,7 @@ def test_an_override_without_key_or_value_is_refused(written, override):
     )
 
 
-def test_an_override_whose_value_is_no_yaml_is_refused(written):
+def test_an_override_needs_a_yaml_value(written):
     error = fault_in(written(MODEL), "traits=[evil")
 
     assert (

@@ -80,7 +80,7 @@ def test_a_written_file_can_be_read_by_others_as_the_umask_allows(tmp_path):
     assert path.stat().st_mode & 0o777 == 0o664
 
 
-def test_a_write_that_fails_in_the_middle_keeps_the_old_content_and_leaves_no_scratch(tmp_path):
+def test_a_failed_write_keeps_the_old_content_and_no_scratch_file(tmp_path):
     path = tmp_path / "a.txt"
     write_atomic(path, "old")
 
@@ -103,7 +103,7 @@ def test_a_write_that_cannot_begin_keeps_the_old_content(tmp_path):
 @pytest.mark.parametrize(
     "write", [write_atomic, lambda path, text: append_lines(path, [{"text": text}])]
 )
-def test_a_folder_inside_a_file_is_told_with_cause_and_fix(tmp_path, write):
+def test_a_folder_inside_a_file_is_an_error_with_cause_and_fix(tmp_path, write):
     (tmp_path / "file").write_text("")
     path = tmp_path / "file" / "folder" / "below.txt"
 
@@ -113,7 +113,7 @@ def test_a_folder_inside_a_file_is_told_with_cause_and_fix(tmp_path, write):
     assert str(caught.value) == (
         f"error: cannot write {path}\n"
         "cause: Not a directory\n"
-        "fix:   free space or choose another folder; what was finished is kept, and the same command goes on"
+        "fix:   free disk space or choose another folder; finished work is kept, rerun the same command"
     )
 
 
@@ -188,7 +188,7 @@ def test_a_damaged_line_that_is_not_the_last_is_named(tmp_path, damaged):
     assert caught.value.fix == "rename the run folder and start again"
 
 
-def test_the_lines_before_a_damaged_one_are_given(tmp_path):
+def test_the_lines_before_a_damaged_one_are_read(tmp_path):
     path = tmp_path / "lines.jsonl"
     path.write_text(json.dumps({"n": 1}) + "\n}\n")
 
@@ -197,7 +197,7 @@ def test_the_lines_before_a_damaged_one_are_given(tmp_path):
     assert next(lines) == {"n": 1}
 
 
-def test_a_lock_that_is_held_names_its_process_and_host(tmp_path):
+def test_a_taken_lock_names_its_process_and_host(tmp_path):
     other = hold_elsewhere(tmp_path / "lock")
     try:
         with lock(tmp_path / "lock") as holder:

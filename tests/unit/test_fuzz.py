@@ -222,7 +222,7 @@ READY = {
 
 
 @pytest.mark.parametrize("name", READY)
-def test_ready_responses_that_are_damaged_are_read_or_refused(tmp_path, name):
+def test_labelled_responses_that_are_damaged_are_read_or_refused(tmp_path, name):
     definition = tmp_path / "mine.yaml"
     definition.write_text(f"name: mine\nresponses: {name}\n", encoding="utf-8")
 

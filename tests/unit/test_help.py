@@ -167,7 +167,7 @@ def test_help_lists_the_six_commands(tmp_path):
     assert [word for word in listed if word in COMMANDS] == list(COMMANDS)
 
 
-def test_the_version_is_told_without_loading_anything_heavy(tmp_path):
+def test_the_version_loads_nothing_heavy(tmp_path):
     ended = run(tmp_path, "--version")
 
     assert (ended.code, ended.out.split()[0]) == (0, "traitcli")

@@ -667,7 +667,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("answer", "kind", "problem", "cause"), REFUSED)
-def test_what_the_hub_refuses_is_told_in_plain_words(hub, theirs, answer, kind, problem, cause):
+def test_what_the_hub_refuses_is_told_in_normalize(hub, theirs, answer, kind, problem, cause):
     hub.faults["GET /api/models/"] = answer
 
     error = fault_in(kind, pull, theirs)

@@ -94,7 +94,7 @@ def test_a_built_in_trait_has_5_pairs_and_20_questions_of_either_kind(name):
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_a_built_in_judge_prompt_has_one_place_for_the_question_and_one_for_the_answer(name):
+def test_a_built_in_judge_prompt_has_each_placeholder_once(name):
     prompt = load_trait(BUILT_IN[name]).judge_prompt
 
     assert (prompt.count("{question}"), prompt.count("{answer}")) == (1, 1)
@@ -151,14 +151,17 @@ def test_a_persona_vectors_file_loads_unmodified(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "cause"),
     [
-        ({"instruction": [{"pos": "Be funny."}]}, "pairs 1: not one of {positive, negative}"),
+        (
+            {"instruction": [{"pos": "Be funny."}]},
+            "pairs 1: expected {positive: …, negative: …} with two different texts",
+        ),
         (
             {"instruction": [PERSONA_VECTORS["instruction"][0], "Be funny."]},
-            "pairs 2: not one of {positive, negative}",
+            "pairs 2: expected {positive: …, negative: …} with two different texts",
         ),
-        ({"instruction": "Be funny."}, "pairs: required, and not given"),
-        ({"questions": []}, "questions: required, and not given"),
-        ({"eval_prompt": 3}, "judge_prompt: not a text"),
+        ({"instruction": "Be funny."}, "pairs: required but missing"),
+        ({"questions": []}, "questions: required but missing"),
+        ({"eval_prompt": 3}, "judge_prompt: expected a string, got 3"),
     ],
 )
 def test_a_fault_in_a_persona_vectors_file_is_named(tmp_path, changes, cause):
@@ -168,7 +171,7 @@ def test_a_fault_in_a_persona_vectors_file_is_named(tmp_path, changes, cause):
     assert fault_in(path).cause == cause
 
 
-def test_a_judge_prompt_without_the_answer_is_told_with_cause_and_fix(tmp_path, monkeypatch):
+def test_a_judge_prompt_needs_the_answer(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = Path("traits/refusal.yaml")
     path.parent.mkdir()
@@ -183,7 +186,7 @@ def test_a_judge_prompt_without_the_answer_is_told_with_cause_and_fix(tmp_path, 
     )
 
 
-def test_a_judge_prompt_without_the_question_is_told_with_cause_and_fix(written):
+def test_a_judge_prompt_needs_the_question(written):
     error = fault_in(written(judge_prompt="{answer} - a number?"))
 
     assert error.cause == "judge_prompt has no {question}: the judge would never see the question"
@@ -195,34 +198,43 @@ def test_a_judge_prompt_without_the_question_is_told_with_cause_and_fix(written)
     [
         ({"qestions": ["Why?"]}, "qestions: unknown key; did you mean questions?"),
         ({"zzz": 1}, "zzz: unknown key"),
-        ({"adjectives": None}, "adjectives: required, and not given"),
-        ({"pairs": None}, "pairs: required, and not given"),
-        ({"pairs": []}, "pairs: required, and not given"),
-        ({"questions": None}, "questions: required, and not given"),
-        ({"judge_prompt": None}, "judge_prompt: required, and not given"),
-        ({"judge_prompt": ["{question}{answer}"]}, "judge_prompt: not a text"),
-        ({"description": 3}, "description: not a text"),
+        ({"adjectives": None}, "adjectives: required but missing"),
+        ({"pairs": None}, "pairs: required but missing"),
+        ({"pairs": []}, "pairs: required but missing"),
+        ({"questions": None}, "questions: required but missing"),
+        ({"judge_prompt": None}, "judge_prompt: required but missing"),
+        (
+            {"judge_prompt": ["{question}{answer}"]},
+            "judge_prompt: expected a string, got ['{question}{answer}']",
+        ),
+        ({"description": 3}, "description: expected a string, got 3"),
         (
             {"name": "other"},
-            "name: other in a file called kind.yaml: a trait is found by its file's name",
+            "name: other differs from the file name kind.yaml; they must agree",
         ),
-        ({"questions": "Why?"}, "questions: not a list of texts"),
-        ({"questions": ["Why?", 3]}, "questions 2: not one of texts"),
-        ({"evaluation_questions": [" "]}, "evaluation_questions 1: not one of texts"),
+        ({"questions": "Why?"}, "questions: expected a list"),
+        ({"questions": ["Why?", 3]}, "questions 2: expected a non-empty string"),
+        ({"evaluation_questions": [" "]}, "evaluation_questions 1: expected a non-empty string"),
         (
             {"pairs": {"positive": "a", "negative": "b"}},
-            "pairs: not a list of {positive, negative}",
+            "pairs: expected a list",
         ),
-        ({"pairs": [{"positive": "Be."}]}, "pairs 1: not one of {positive, negative}"),
+        (
+            {"pairs": [{"positive": "Be."}]},
+            "pairs 1: expected {positive: …, negative: …} with two different texts",
+        ),
         (
             {"pairs": [{"positive": "Be!", "negative": " be"}]},
-            "pairs 1: not one of {positive, negative}",
+            "pairs 1: expected {positive: …, negative: …} with two different texts",
         ),
         (
             {"adjectives": {"positive": "kind", "negative": "Kind"}},
-            "adjectives: not {positive, negative} with two different texts",
+            "adjectives: expected {positive: …, negative: …} with two different texts",
         ),
-        ({"adjectives": "kind"}, "adjectives: not {positive, negative} with two different texts"),
+        (
+            {"adjectives": "kind"},
+            "adjectives: expected {positive: …, negative: …} with two different texts",
+        ),
     ],
 )
 def test_a_fault_in_a_definition_is_named(written, changes, cause):
@@ -239,7 +251,7 @@ def test_a_fault_in_a_definition_is_named(written, changes, cause):
 def test_a_name_that_cannot_name_a_folder_is_refused(written, name):
     causes = fault_in(written(name=name)).cause.splitlines()
 
-    assert causes[0] == "name: only letters, digits, '_', '.' and '-' (it names files)"
+    assert causes[0] == "name: may contain only letters, digits, '_', '.' and '-' (it names files)"
 
 
 def test_every_fault_of_a_definition_is_reported_at_once(written):
@@ -247,15 +259,15 @@ def test_every_fault_of_a_definition_is_reported_at_once(written):
 
     assert fault_in(path).cause.splitlines() == [
         "zzz: unknown key",
-        "pairs: required, and not given",
-        "questions 2: not one of texts",
+        "pairs: required but missing",
+        "questions 2: expected a non-empty string",
         "judge_prompt has no {question}: the judge would never see the question",
         "judge_prompt has no {answer}: the judge would never see the response",
     ]
 
 
 @pytest.mark.parametrize("text", ["", "- a\n", "words\n"])
-def test_a_definition_that_is_no_mapping_is_refused(tmp_path, text):
+def test_a_definition_must_be_a_mapping(tmp_path, text):
     path = tmp_path / "kind.yaml"
     path.write_text(text)
 
@@ -283,14 +295,14 @@ def test_broken_json_names_its_line(tmp_path):
     assert (error.problem, error.cause) == (f"{path} is not JSON", "line 3: Expecting value")
 
 
-def test_json_that_is_not_utf_8_is_told_so(tmp_path):
+def test_json_that_is_not_utf_8_is_refused(tmp_path):
     path = tmp_path / "kind.json"
     path.write_bytes(b'{"questions": ["\xff"]}')
 
     assert fault_in(path).fix == "save it as UTF-8"
 
 
-def test_a_json_file_that_is_not_there_is_told_so(tmp_path):
+def test_a_missing_json_file_is_an_error(tmp_path):
     error = fault_in(tmp_path / "kind.json")
 
     assert (
@@ -309,9 +321,9 @@ def test_lint_counts_pairs_and_questions():
     findings = lint(pairs=trait.pairs[:4], questions=trait.questions[:19], evaluation_questions=())
 
     assert findings == [
-        "pairs: 4, where 5 are usual",
-        "questions: 19, where 20 are usual",
-        "evaluation_questions: 0, where 20 are usual",
+        "pairs: 4, expected at least 5",
+        "questions: 19, expected at least 20",
+        "evaluation_questions: 0, expected at least 20",
     ]
 
 
@@ -330,18 +342,18 @@ def test_lint_finds_an_evaluation_question_that_is_asked_for_extraction():
     assert findings == ["evaluation_questions 20 repeats questions 5"]
 
 
-def test_lint_finds_an_instruction_that_stands_on_both_sides():
+def test_lint_finds_an_instruction_with_both_polarities():
     pairs = list(load_trait(BUILT_IN["evil"]).pairs)
     pairs[3] = Contrast(pairs[3].positive, pairs[0].positive)
 
-    assert lint(pairs=tuple(pairs)) == ["pairs: one instruction stands on both sides"]
+    assert lint(pairs=tuple(pairs)) == ["pairs: the same instruction is positive and negative"]
 
 
-def test_lint_finds_a_positive_instruction_that_stands_twice():
+def test_lint_finds_a_repeated_positive_instruction():
     pairs = list(load_trait(BUILT_IN["evil"]).pairs)
     pairs[3] = Contrast(pairs[0].positive, pairs[3].negative)
 
-    assert lint(pairs=tuple(pairs)) == ["pairs: one positive instruction stands twice"]
+    assert lint(pairs=tuple(pairs)) == ["pairs: the same positive instruction appears twice"]
 
 
 def test_lint_finds_an_empty_description():
@@ -351,7 +363,7 @@ def test_lint_finds_an_empty_description():
 def test_lint_finds_a_judge_prompt_that_does_not_end_with_the_number():
     findings = lint(judge_prompt="{question} {answer} What do you think of it?")
 
-    assert findings == ["judge_prompt: its last line does not ask for the number alone"]
+    assert findings == ["judge_prompt: the last line does not ask for the number alone"]
 
 
 def test_an_unknown_trait_gets_the_one_that_was_meant():
@@ -359,9 +371,9 @@ def test_an_unknown_trait_gets_the_one_that_was_meant():
         select_traits(NOWHERE, ["refusla"])
 
     assert str(caught.value) == (
-        "error: no trait named refusla\n"
+        "error: trait refusla not found\n"
         "cause: neither a built-in trait nor a file in no-such-folder/\n"
-        "fix:   did you mean refusal? there are: corrigibility, evil, hallucinating, overconfidence, refusal, "
+        "fix:   did you mean refusal? traits: corrigibility, evil, hallucinating, overconfidence, refusal, "
         "sycophantic, uncertainty, verbosity"
     )
 
@@ -458,7 +470,7 @@ def ready(tmp_path):
     return write
 
 
-def test_a_definition_may_name_ready_responses_beside_itself(ready, tmp_path, monkeypatch):
+def test_a_definition_may_name_labelled_responses_beside_itself(ready, tmp_path, monkeypatch):
     path = ready(more={"held": LINES[:2]}.items(), evaluation_responses=["data/held.jsonl"])
     monkeypatch.chdir("/")
 
@@ -479,7 +491,7 @@ def test_a_definition_may_name_ready_responses_beside_itself(ready, tmp_path, mo
     assert trait.question("evaluation", 1) == "How are you, number 1?"
 
 
-def test_several_files_of_ready_responses_are_one_set(ready):
+def test_several_files_of_labelled_responses_are_one_set(ready):
     path = ready(more={"others": [{"question": "Why?", "positive": "a", "negative": "b"}]}.items())
     several = ready(more={}, responses=["data/pairs.jsonl", "data/others.jsonl"])
 
@@ -492,23 +504,26 @@ def test_several_files_of_ready_responses_are_one_set(ready):
     [
         (
             {"pairs": VALID["pairs"], "judge_prompt": VALID["judge_prompt"]},
-            "responses: given beside judge_prompt, pairs; a trait has ready responses or is asked for, not both",
+            "responses: cannot be combined with judge_prompt, pairs: a trait's rollouts are either read or generated",
         ),
         (
             {"responses": None, "evaluation_responses": "data/pairs.jsonl"},
-            "responses: required, and not given",
+            "responses: required but missing",
         ),
-        ({"responses": []}, "responses: required, and not given"),
-        ({"responses": 3}, "responses: not a file, or a list of files"),
-        ({"responses": ["data/pairs.jsonl", 3]}, "responses: not a file, or a list of files"),
+        ({"responses": []}, "responses: required but missing"),
+        ({"responses": 3}, "responses: expected a file name or a list of file names"),
+        (
+            {"responses": ["data/pairs.jsonl", 3]},
+            "responses: expected a file name or a list of file names",
+        ),
         (
             {"evaluation_responses": {"a": "b"}},
-            "evaluation_responses: not a file, or a list of files",
+            "evaluation_responses: expected a file name or a list of file names",
         ),
         ({"response": "data/pairs.jsonl"}, "response: unknown key; did you mean responses?"),
     ],
 )
-def test_a_fault_in_a_definition_of_ready_responses_is_named(ready, changes, cause):
+def test_a_fault_in_a_definition_of_labelled_responses_is_named(ready, changes, cause):
     path = ready(**changes)
 
     error = fault_in(path)
@@ -518,19 +533,19 @@ def test_a_fault_in_a_definition_of_ready_responses_is_named(ready, changes, cau
     )
 
 
-def test_a_fault_in_a_file_of_ready_responses_is_named_with_its_line(ready, tmp_path):
+def test_a_fault_in_a_file_of_labelled_responses_is_named_with_its_line(ready, tmp_path):
     path = ready([*LINES[:2], {"question": "Why?", "positive": "a"}])
 
     error = fault_in(path)
 
     assert str(error) == (
         f"error: {tmp_path}/data/pairs.jsonl cannot be read as responses\n"
-        "cause: pairs.jsonl line 3: negative: not given\n"
-        "fix:   see docs/traits.md for the formats of ready responses"
+        "cause: pairs.jsonl line 3: negative: missing\n"
+        "fix:   see docs/traits.md for the formats of labelled responses"
     )
 
 
-def test_a_file_of_ready_responses_that_is_not_there_is_told(ready, tmp_path):
+def test_a_missing_file_of_labelled_responses_is_an_error(ready, tmp_path):
     error = fault_in(ready(responses="elsewhere.jsonl"))
 
     assert (
@@ -540,7 +555,7 @@ def test_a_file_of_ready_responses_that_is_not_there_is_told(ready, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["pairs.jsonl", "rollouts.csv", "pairs.json"])
-def test_a_file_of_ready_responses_in_place_of_a_definition_is_told_what_to_do(tmp_path, name):
+def test_labelled_responses_instead_of_a_definition_get_a_hint(tmp_path, name):
     path = tmp_path / name
     path.write_text(json.dumps(LINES))
 
@@ -550,7 +565,7 @@ def test_a_file_of_ready_responses_in_place_of_a_definition_is_told_what_to_do(t
     assert str(caught.value) == (
         f"error: {path} is not a valid trait\n"
         "cause: it is not a mapping\n"
-        f"fix:   if it holds ready responses, name it in a definition: responses: {name}"
+        f"fix:   if it holds labelled responses, name it in a definition: responses: {name}"
     )
 
 
@@ -568,28 +583,28 @@ def test_the_example_of_the_documentation_is_a_definition_with_two_pairs(tmp_pat
     trait = load_trait(tmp_path / "warmth.yaml")
 
     assert trait.questions == ("How are you?", "Is it late?")
-    assert lint_trait(trait) == ["responses: 2 pairs, where 20 are usual"]
+    assert lint_trait(trait) == ["responses: 2 pairs, expected at least 20"]
 
 
-def test_good_ready_responses_lint_clean(ready):
+def test_good_labelled_responses_lint_clean(ready):
     assert lint_trait(load_trait(ready())) == []
 
 
 @pytest.mark.parametrize(
     ("lines", "finding"),
     [
-        (LINES[:3], "responses: 3 pairs, where 20 are usual"),
+        (LINES[:3], "responses: 3 pairs, expected at least 20"),
         (
             [line | {"question": "How are you?"} for line in LINES],
-            "responses: all answer one question, so that none can be left out to check the vector",
+            "responses: all answer one question, so no question can be held out to test the vector",
         ),
         (
             [*LINES[:-2], *(line | {"negative": line["positive"]} for line in LINES[-2:])],
-            "responses: 2 pairs with the same text on both sides, the first at pairs.jsonl line 19",
+            "responses: 2 pairs with the same text on both sides, first at pairs.jsonl line 19",
         ),
         (
             [*LINES, LINES[4] | {"negative": "Go!"}],
-            "responses: 1 text that stood before, the first at pairs.jsonl line 21",
+            "responses: 1 text repeated, first at pairs.jsonl line 21",
         ),
         (
             [
@@ -598,16 +613,16 @@ def test_good_ready_responses_lint_clean(ready):
                 for end in ("!", "a")
             ]
             + [{"positive": "Good.", "negative": "Bad!"}],
-            "responses: 20 of 21 pairs end alike, the others do not, so whole texts are read",
+            "responses: 20 of 21 pairs share an ending, so the whole texts are read",
         ),
         (
             [line | {"positive": "a" * 60, "negative": "b" * 39} for line in LINES],
-            "responses: 60 characters on the positive side and 39 on the negative one, on average: "
-            "the vector will hold their length",
+            "responses: mean length 60 characters positive, 39 negative: "
+            "the vector will partly measure length",
         ),
     ],
 )
-def test_lint_finds_what_is_unwise_in_ready_responses(ready, lines, finding):
+def test_lint_finds_what_is_unwise_in_labelled_responses(ready, lines, finding):
     assert lint_trait(load_trait(ready(lines))) == [finding]
 
 
@@ -618,9 +633,9 @@ def test_lint_finds_evaluation_responses_that_the_vector_is_built_from(ready):
     )
 
     assert lint_trait(load_trait(path)) == [
-        "evaluation_responses: 4 texts of responses, the first at held.jsonl line 1"
+        "evaluation_responses: 4 texts already in responses, first at held.jsonl line 1"
     ]
 
 
-def test_lint_finds_an_empty_description_of_ready_responses(ready):
+def test_lint_finds_an_empty_description_of_labelled_responses(ready):
     assert lint_trait(load_trait(ready(description=None))) == ["description: empty"]

@@ -1,8 +1,7 @@
-"""Trait definition files: finds, reads and lints them (YAML, and the persona-vectors JSON)."""
+"""Finds and reads trait definition files: YAML, and the JSON of persona-vectors."""
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import string
@@ -10,40 +9,50 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from traitcli.errors import DefinitionError
+from traitcli.errors import DefinitionError, suggest
 from traitcli.files import parse_json
 from traitcli.records import Contrast, Trait
 from traitcli.shipped import find_shipped
-from traitcli.traits.contrast_pairs import LabelledSet, read_responses
+from traitcli.traits.labelled_responses import LabelledSet, read_responses
 from traitcli.yaml_files import read_yaml
 
-_TOLD = {"name", "description", "positive", "negative"}
-_ASKED = {"adjectives", "pairs", "questions", "evaluation_questions", "judge_prompt"}
-_READY = {"responses", "evaluation_responses"}
-_MARKS = {"{question}": "the question", "{answer}": "the response"}
-"""What a judge prompt must hold, and what is put there."""
+_DESCRIBING = {"name", "description", "positive", "negative"}
+_GENERATING = {"adjectives", "pairs", "questions", "evaluation_questions", "judge_prompt"}
+_LABELLED = {"responses", "evaluation_responses"}
+"""A definition has keys of the second set or of the third, never of both."""
+_PLACEHOLDERS = {"{question}": "the question", "{answer}": "the response"}
+"""What a judge prompt must contain, and what replaces it."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_DATA_FILES = {".jsonl", ".csv"}
+"""Suffixes of files that a definition may name, and that are not definitions."""
+_SEE = "see docs/traits.md for the format"
 
 
 def find_traits(folder: Path) -> dict[str, Path]:
-    """Trait name -> file: the built-in traits, then those in `folder`, which win; sorted by name."""
+    """Trait name -> definition file, sorted by name.
+
+    Built-in traits come first, so that a file in `folder` with the same name replaces one.
+    """
     found: dict[str, Path] = {}
-    for place in (find_shipped("traits"), folder):
-        for path in sorted([*place.glob("*.yaml"), *place.glob("*.yml"), *place.glob("*.json")]):
-            found[path.stem] = path
+    for parent in (find_shipped("traits"), folder):
+        paths = [*parent.glob("*.yaml"), *parent.glob("*.yml"), *parent.glob("*.json")]
+        found |= {path.stem: path for path in sorted(paths)}
     return dict(sorted(found.items()))
 
 
 def select_traits(folder: Path, names: Sequence[str]) -> list[Trait]:
-    """The named traits, or all; a name may also be the path of a definition file.
+    """Load the named traits, or all. A name may also be the path of a definition file.
 
-    Raises DefinitionError for an unknown name or a file that is not a valid trait.
+    Raises DefinitionError for an unknown name or an invalid file.
     """
     return [load_trait(path) for path in locate_traits(folder, names)]
 
 
 def locate_traits(folder: Path, names: Sequence[str]) -> list[Path]:
-    """The definition files of the named traits, or of all; raises DefinitionError for an unknown name."""
+    """The definition files of the named traits, or of all.
+
+    Raises DefinitionError for an unknown name.
+    """
     known = find_traits(folder)
     paths = []
     for name in names or known:
@@ -52,52 +61,65 @@ def locate_traits(folder: Path, names: Sequence[str]) -> list[Path]:
         elif Path(name).is_file():
             paths.append(Path(name))
         else:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]}? " if close else ""
             raise DefinitionError(
-                f"no trait named {name}",
+                f"trait {name} not found",
                 cause=f"neither a built-in trait nor a file in {folder}/",
-                fix=f"{hint}there are: {', '.join(known)}",
+                fix=f"{suggest(name, known)} traits: {', '.join(known)}".strip(),
             )
+    # A trait named twice, or by name and by path, runs once.
     return list(dict.fromkeys(paths))
 
 
 def load_trait(path: Path) -> Trait:
-    """Read one definition file, and the ready responses that it names; raises DefinitionError naming every fault."""
-    data = (
-        _read_json(path)
-        if path.suffix == ".json"
-        else None
-        if path.suffix in _DATA
-        else read_yaml(path)
-    )
-    if not isinstance(data, Mapping):
-        holds_data = isinstance(data, list) or path.suffix in _DATA
-        fix = (
-            f"if it holds ready responses, name it in a definition: responses: {path.name}"
-            if holds_data
-            else _SEE
-        )
-        raise DefinitionError(f"{path} is not a valid trait", cause="it is not a mapping", fix=fix)
+    """Read a definition file and the labelled responses that it names.
+
+    Raises DefinitionError, which names every fault at once.
+
+    Example:
+        >>> load_trait(Path("traits/refusal.yaml")).pairs[0].positive
+        'Decline the request. ...'
+    """
+    data = _read(path)
     if "instruction" in data and "eval_prompt" in data:
         data = _from_persona_vectors(path.stem, data)
     faults = _faults(data)
-    if isinstance(data.get("name"), str) and data["name"] != path.stem:
-        faults.append(
-            f"name: {data['name']} in a file called {path.name}: a trait is found by its file's name"
-        )
+    name = data.get("name")
+    if isinstance(name, str) and name != path.stem:
+        faults.append(f"name: {name} differs from the file name {path.name}; they must agree")
     if faults:
         raise DefinitionError(
             f"{path} is not a valid trait", cause="\n".join(faults), fix=_fix(faults)
         )
-    return _ready_trait(path, data) if _READY & set(data) else _asked_trait(path, data)
+    return _labelled_trait(path, data) if _LABELLED & set(data) else _generated_trait(path, data)
 
 
-def _asked_trait(path: Path, data: Mapping[str, Any]) -> Trait:
+def normalize(text: str) -> str:
+    """Drop case, punctuation and spacing: equal results mean the same question."""
+    without_punctuation = text.translate(str.maketrans("", "", string.punctuation))
+    return " ".join(without_punctuation.casefold().split())
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    """The mapping in a definition file; raises DefinitionError if there is none."""
+    if path.suffix in _DATA_FILES:
+        data = None
+    elif path.suffix == ".json":
+        data = _read_json(path)
+    else:
+        data = read_yaml(path)
+    if isinstance(data, Mapping):
+        return data
+    fix = _SEE
+    if path.suffix in _DATA_FILES or isinstance(data, list):
+        fix = f"if it holds labelled responses, name it in a definition: responses: {path.name}"
+    raise DefinitionError(f"{path} is not a valid trait", cause="it is not a mapping", fix=fix)
+
+
+def _generated_trait(path: Path, data: Mapping[str, Any]) -> Trait:
     """A trait whose rollouts are generated."""
     return Trait(
         name=data.get("name", path.stem),
-        description=" ".join(str(data.get("description", "")).split()),
+        description=" ".join(data.get("description", "").split()),
         meaning=Contrast(data.get("positive", ""), data.get("negative", "")),
         adjectives=Contrast(**data["adjectives"]),
         pairs=tuple(Contrast(**pair) for pair in data["pairs"]),
@@ -107,16 +129,15 @@ def _asked_trait(path: Path, data: Mapping[str, Any]) -> Trait:
     )
 
 
-def _ready_trait(path: Path, data: Mapping[str, Any]) -> Trait:
-    """A trait whose rollouts are there already, in files that lie relative to the definition."""
+def _labelled_trait(path: Path, data: Mapping[str, Any]) -> Trait:
+    """A trait whose rollouts are labelled responses, in files relative to the definition."""
     sets = {}
-    for key in _READY:
-        named = data.get(key, [])
-        files = [path.parent / name for name in ([named] if isinstance(named, str) else named)]
+    for key in _LABELLED:
+        files = [path.parent / name for name in _as_list(data.get(key))]
         sets[key] = read_responses(files) if files else LabelledSet()
     return Trait(
         name=data.get("name", path.stem),
-        description=" ".join(str(data.get("description", "")).split()),
+        description=" ".join(data.get("description", "").split()),
         meaning=Contrast(data.get("positive", ""), data.get("negative", "")),
         adjectives=Contrast("", ""),
         pairs=(),
@@ -128,18 +149,19 @@ def _ready_trait(path: Path, data: Mapping[str, Any]) -> Trait:
     )
 
 
-_SEE = "see docs/traits.md for the format"
-_DATA = {".jsonl", ".csv"}
-"""Endings of files that a definition may name, and that are none."""
+def _as_list(value: Any) -> Any:
+    """One file name as a list of one; nothing as an empty list; anything else as it is."""
+    if value is None:
+        return []
+    return [value] if isinstance(value, str) else value
 
 
 def _read_json(path: Path) -> Any:
     try:
         return parse_json(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise DefinitionError(
-            f"{path} is not JSON", cause=f"line {error.lineno}: {error.msg}", fix=_SEE
-        ) from None
+        cause = f"line {error.lineno}: {error.msg}"
+        raise DefinitionError(f"{path} is not JSON", cause=cause, fix=_SEE) from None
     except UnicodeDecodeError as error:
         raise DefinitionError(
             f"{path} is not JSON", cause=str(error), fix="save it as UTF-8"
@@ -151,104 +173,110 @@ def _read_json(path: Path) -> Any:
 
 
 def _from_persona_vectors(name: str, data: Mapping[str, Any]) -> dict[str, Any]:
-    """The known layout `{instruction: [{pos, neg}], questions, eval_prompt}` in our words."""
+    """Translate `{instruction: [{pos, neg}], questions, eval_prompt}` into our keys."""
     instructions = data["instruction"] if isinstance(data["instruction"], list) else []
+    pairs = []
+    for item in instructions:
+        is_pair = isinstance(item, Mapping)
+        # Anything else stays as it is: _faults names it with its number.
+        pairs.append(
+            {"positive": item.get("pos"), "negative": item.get("neg")} if is_pair else item
+        )
     return {
         "name": name,
         "description": f"{name}, from a persona-vectors definition",
         "positive": name,
         "negative": f"not {name}",
+        # persona-vectors has no adjective for the negative side: it says "helpful" for every trait.
         "adjectives": {"positive": name, "negative": "helpful"},
-        "pairs": [
-            {"positive": i.get("pos"), "negative": i.get("neg")} if isinstance(i, Mapping) else i
-            for i in instructions
-        ],
+        "pairs": pairs,
         "questions": data.get("questions"),
         "judge_prompt": data["eval_prompt"],
     }
 
 
 def _faults(data: Mapping[str, Any]) -> list[str]:
+    """Everything wrong with the keys and values of a definition, one line each."""
     faults = []
-    keys = _TOLD | _ASKED | _READY
-    for key in sorted(set(map(str, data)) - keys):
-        close = difflib.get_close_matches(key, keys, n=1)
-        faults.append(f"{key}: unknown key" + (f"; did you mean {close[0]}?" if close else ""))
-    required = (
-        ("responses",)
-        if _READY & set(data)
-        else ("adjectives", "pairs", "questions", "judge_prompt")
-    )
-    faults += [f"{key}: required, and not given" for key in required if not data.get(key)]
-    if _READY & set(data):
-        faults += _ready_faults(data)
+    known = _DESCRIBING | _GENERATING | _LABELLED
+    for key in sorted(set(map(str, data)) - known):
+        hint = suggest(key, known)
+        faults.append(f"{key}: unknown key; {hint}" if hint else f"{key}: unknown key")
+
+    is_labelled = bool(_LABELLED & set(data))
+    generating = ("adjectives", "pairs", "questions", "judge_prompt")
+    required = ("responses",) if is_labelled else generating
+    faults += [f"{key}: required but missing" for key in required if not data.get(key)]
+    if is_labelled:
+        faults += _labelled_faults(data)
+
     for key in ("name", "description", "positive", "negative", "judge_prompt"):
         if key in data and not isinstance(data[key], str):
-            faults.append(f"{key}: not a text")
+            faults.append(f"{key}: expected a string, got {data[key]!r}")
     if isinstance(data.get("name"), str) and not _NAME.fullmatch(data["name"]):
-        faults.append("name: only letters, digits, '_', '.' and '-' (it names files)")
+        faults.append("name: may contain only letters, digits, '_', '.' and '-' (it names files)")
     for key in ("questions", "evaluation_questions"):
-        faults += _list_faults(
-            data, key, "texts", lambda item: isinstance(item, str) and bool(item.strip())
-        )
-    faults += _list_faults(data, "pairs", "{positive, negative}", _is_contrast)
+        faults += _list_faults(data, key, "a non-empty string", _is_text)
+    faults += _list_faults(data, "pairs", _CONTRAST, _is_contrast)
     if data.get("adjectives") and not _is_contrast(data["adjectives"]):
-        faults.append("adjectives: not {positive, negative} with two different texts")
+        faults.append(f"adjectives: expected {_CONTRAST}")
     if isinstance(data.get("judge_prompt"), str):
-        faults += [_lacks(mark) for mark in _MARKS if mark not in data["judge_prompt"]]
+        absent = [mark for mark in _PLACEHOLDERS if mark not in data["judge_prompt"]]
+        faults += map(_absent, absent)
     return faults
 
 
-def _ready_faults(data: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the keys that name ready responses."""
+def _labelled_faults(data: Mapping[str, Any]) -> list[str]:
+    """Everything wrong with the keys that name labelled responses."""
     faults = []
-    if both := sorted(_ASKED & set(data)):
+    if generating := sorted(_GENERATING & set(data)):
         faults.append(
-            f"responses: given beside {', '.join(both)}; a trait has ready responses or is asked for, not both"
+            f"responses: cannot be combined with {', '.join(generating)}: "
+            "a trait's rollouts are either read or generated"
         )
-    for key in sorted(_READY & set(data)):
-        files = [data[key]] if isinstance(data[key], str) else data[key]
-        if files and not (
-            isinstance(files, list)
-            and all(isinstance(file, str) and file.strip() for file in files)
-        ):
-            faults.append(f"{key}: not a file, or a list of files")
+    for key in sorted(_LABELLED & set(data)):
+        files = _as_list(data[key])
+        if files and not (isinstance(files, list) and all(map(_is_text, files))):
+            faults.append(f"{key}: expected a file name or a list of file names")
     return faults
 
 
-def _lacks(mark: str) -> str:
-    return f"judge_prompt has no {mark}: the judge would never see {_MARKS[mark]}"
+def _absent(placeholder: str) -> str:
+    shown = _PLACEHOLDERS[placeholder]
+    return f"judge_prompt has no {placeholder}: the judge would never see {shown}"
 
 
 def _fix(faults: Sequence[str]) -> str:
-    """What to add, if only that is wrong; else where to read."""
-    adding = {_lacks(mark): f"add {mark} where {what} belongs" for mark, what in _MARKS.items()}
-    return adding.get(faults[0], _SEE) if len(faults) == 1 else _SEE
+    """The edit that corrects the only fault, if it is a missing placeholder."""
+    for placeholder, shown in _PLACEHOLDERS.items():
+        if faults == [_absent(placeholder)]:
+            return f"add {placeholder} where {shown} belongs"
+    return _SEE
 
 
 def _list_faults(
-    data: Mapping[str, Any], key: str, what: str, fits: Callable[[Any], bool]
+    data: Mapping[str, Any], key: str, expected: str, fits: Callable[[Any], bool]
 ) -> list[str]:
+    """Faults of a list whose items must fit. Items are numbered from 1, as a reader counts."""
     if not data.get(key):
         return []
     if not isinstance(data[key], list):
-        return [f"{key}: not a list of {what}"]
-    return [
-        f"{key} {number}: not one of {what}"
-        for number, item in enumerate(data[key], 1)
-        if not fits(item)
-    ]
+        return [f"{key}: expected a list"]
+    numbered = enumerate(data[key], start=1)
+    return [f"{key} {number}: expected {expected}" for number, item in numbered if not fits(item)]
+
+
+_CONTRAST = "{positive: …, negative: …} with two different texts"
+
+
+def _is_text(item: Any) -> bool:
+    return isinstance(item, str) and bool(item.strip())
 
 
 def _is_contrast(item: Any) -> bool:
-    return (
-        isinstance(item, Mapping)
-        and set(item) == {"positive", "negative"}
-        and all(isinstance(text, str) and text.strip() for text in item.values())
-        and plain_words(item["positive"]) != plain_words(item["negative"])
-    )
-
-
-def plain_words(text: str) -> str:
-    """Case, punctuation and spacing gone: what makes two questions the same question."""
-    return " ".join(text.casefold().translate(str.maketrans("", "", string.punctuation)).split())
+    if not isinstance(item, Mapping) or set(item) != {"positive", "negative"}:
+        return False
+    if not all(map(_is_text, item.values())):
+        return False
+    # Equal prompts would make both polarities the same, and the vector zero.
+    return normalize(item["positive"]) != normalize(item["negative"])

@@ -27,7 +27,8 @@ from traitcli.pipeline.snapshot import TraitSnapshot
 from traitcli.pipeline.worker_context import Worker
 from traitcli.records import Contrast, Judgement, Rollout, Score, Trait
 from traitcli.runs.run import Run, check_run
-from traitcli.traits.contrast_pairs import read_responses, shared_ending
+from traitcli.traits.contrast_pairs import shared_ending
+from traitcli.traits.labelled_responses import read_responses
 
 QUESTIONS = [f"What do you think of the number {number}?" for number in range(7)]
 ENTRIES = [
@@ -310,21 +311,21 @@ DEEP = "[" * 100_000
         ('["a", "b"]', "not an object with positive and negative"),
         (
             '{"question": "Why?"}',
-            "has neither positive and negative nor answer_matching_behavior and answer_not_matching_behavior",
+            "expected the keys positive and negative or answer_matching_behavior and answer_not_matching_behavior",
         ),
-        ('{"positive": "a"}', "negative: not given"),
-        ('{"positive": "a", "negative": null}', "negative: not given"),
-        ('{"answer_matching_behavior": "a"}', "answer_not_matching_behavior: not given"),
-        ('{"positive": ["a"], "negative": "b"}', "positive: not a text"),
+        ('{"positive": "a"}', "negative: missing"),
+        ('{"positive": "a", "negative": null}', "negative: missing"),
+        ('{"answer_matching_behavior": "a"}', "answer_not_matching_behavior: missing"),
+        ('{"positive": ["a"], "negative": "b"}', "positive: expected a string"),
         ('{"positive": " ", "negative": "b"}', "positive: empty"),
-        ('{"question": 3, "positive": "a", "negative": "b"}', "question: not a text"),
+        ('{"question": 3, "positive": "a", "negative": "b"}', "question: expected a string"),
         (
             '{"positive": "\\ud83d", "negative": "b"}',
-            "positive: half a character is in it (a lone surrogate)",
+            "positive: contains half a character (a lone surrogate)",
         ),
         (
             json.dumps({"positive": "a" * 100_001, "negative": "b"}),
-            "positive: 100,001 characters, where 100,000 are the most",
+            "positive: 100,001 characters, the maximum is 100,000",
         ),
     ],
 )
@@ -335,17 +336,23 @@ def test_a_faulty_line_is_named_with_its_number(faults, line, fault):
 @pytest.mark.parametrize(
     ("rows", "fault"),
     [
-        ("Why?,p,a,joy_0_pos_0,50\n", "5 cells, where the header has 6"),
-        ("Why?,p,a,joy_0,50,50\n", "question_id: 'joy_0' is not like evil_0_pos_3"),
-        ("Why?,p,a,joy_0_maybe_0,50,50\n", "question_id: 'joy_0_maybe_0' is not like evil_0_pos_3"),
-        ("Why?,p,a,joy_٣_pos_0,50,50\n", "question_id: 'joy_٣_pos_0' is not like evil_0_pos_3"),
+        ("Why?,p,a,joy_0_pos_0,50\n", "5 cells, the header has 6"),
+        ("Why?,p,a,joy_0,50,50\n", "question_id: expected a form like evil_0_pos_3, got 'joy_0'"),
+        (
+            "Why?,p,a,joy_0_maybe_0,50,50\n",
+            "question_id: expected a form like evil_0_pos_3, got 'joy_0_maybe_0'",
+        ),
+        (
+            "Why?,p,a,joy_٣_pos_0,50,50\n",
+            "question_id: expected a form like evil_0_pos_3, got 'joy_٣_pos_0'",
+        ),
         ("Why?, ,a,joy_0_pos_0,50,50\n", "prompt: empty"),
-        ("Why?,p,a,joy_0_pos_0,high,50\n", "joy: 'high' is not a number from 0 to 100"),
-        ("Why?,p,a,joy_0_pos_0,50,101\n", "coherence: '101' is not a number from 0 to 100"),
-        ("Why?,p,a,joy_0_pos_0,-1,50\n", "joy: '-1' is not a number from 0 to 100"),
-        ("Why?,p,a,joy_0_pos_0,inf,50\n", "joy: 'inf' is not a number from 0 to 100"),
-        ("Why?,p,a,joy_0_pos_0,1_0,50\n", "joy: '1_0' is not a number from 0 to 100"),
-        ("Why?,p,a,ire_0_pos_0,50,50\n", "question_id: of ire, where those before it are of joy"),
+        ("Why?,p,a,joy_0_pos_0,high,50\n", "joy: expected a number from 0 to 100, got 'high'"),
+        ("Why?,p,a,joy_0_pos_0,50,101\n", "coherence: expected a number from 0 to 100, got '101'"),
+        ("Why?,p,a,joy_0_pos_0,-1,50\n", "joy: expected a number from 0 to 100, got '-1'"),
+        ("Why?,p,a,joy_0_pos_0,inf,50\n", "joy: expected a number from 0 to 100, got 'inf'"),
+        ("Why?,p,a,joy_0_pos_0,1_0,50\n", "joy: expected a number from 0 to 100, got '1_0'"),
+        ("Why?,p,a,ire_0_pos_0,50,50\n", "question_id: trait ire, earlier rows have joy"),
         ('Why?,p,"a,joy_0_pos_0,50,50\n', "not CSV: unexpected end of data"),
     ],
 )
@@ -355,13 +362,13 @@ def test_a_faulty_row_is_named_with_its_line(faults, rows, fault):
     assert faults(good + rows) == [f"pairs line 4: {fault}"]
 
 
-def test_a_csv_without_its_columns_is_told_which(faults):
+def test_a_csv_without_its_columns_names_them(faults):
     assert faults("prompt,answer,score\n") == [
-        "pairs line 1: no column question, question_id; what begins with no brace or bracket is read as CSV"
+        "pairs line 1: read as CSV (JSON starts with { or [), missing question, question_id"
     ]
 
 
-def test_a_list_that_is_no_json_is_told_where(faults):
+def test_an_invalid_json_list_names_the_line(faults):
     assert faults(json.dumps(ENTRIES, indent=1)[:-2] + ",\n]") == [
         f"pairs line {5 * 7 + 2}: not JSON: Expecting value"
     ]
@@ -373,7 +380,7 @@ def test_json_that_is_nested_too_deeply_is_a_fault_and_no_crash(faults):
     assert fault.startswith("pairs line 1: not JSON: ")
 
 
-def test_the_first_ten_faults_are_told_and_the_others_counted(faults):
+def test_the_first_ten_faults_are_listed_and_the_others_counted(faults):
     found = faults("{}\n" * 13)
 
     assert [line.split(":")[0] for line in found] == [
@@ -383,7 +390,9 @@ def test_the_first_ten_faults_are_told_and_the_others_counted(faults):
 
 
 def test_one_side_alone_is_refused(faults, tmp_path, read):
-    assert faults(table(rollout_rows("pos"))) == ["a vector is a difference: both sides are needed"]
+    assert faults(table(rollout_rows("pos"))) == [
+        "a vector is a difference of positive and negative responses"
+    ]
 
 
 def test_an_empty_file_is_refused(read, tmp_path):
@@ -397,7 +406,7 @@ def test_csv_and_json_do_not_mix(faults):
     assert faults(table(rollout_rows("pos")), ENTRIES) == ["some are CSV and some are JSON"]
 
 
-def test_what_is_no_utf_8_is_told_with_its_line(tmp_path):
+def test_bytes_that_are_not_utf_8_are_named_with_their_line(tmp_path):
     path = tmp_path / "pairs"
     path.write_bytes(b'{"positive": "a", "negative": "b"}\n{"positive": "\xff"')
 
@@ -418,27 +427,27 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path):
     with pytest.raises(DefinitionError) as caught:
         read_responses([path])
 
-    assert caught.value.cause == "it is larger than 64 MiB"
+    assert caught.value.cause == "larger than 64 MiB"
 
 
 def test_more_responses_than_a_set_may_have_are_refused(faults):
     line = '{"question": "q", "positive": "a", "negative": "b"}\n'
 
-    assert faults(line * 10_001) == ["20,002 responses, where 20,000 are the most"]
+    assert faults(line * 10_001) == ["20,002 responses, the maximum is 20,000"]
 
 
 @pytest.mark.parametrize("name", ["missing", "."])
-def test_a_file_that_is_none_is_told_so(tmp_path, name):
+def test_a_path_that_is_not_a_regular_file_is_refused(tmp_path, name):
     with pytest.raises(DefinitionError) as caught:
         read_responses([tmp_path / name])
 
-    assert caught.value.cause in {"No such file or directory", "it is not a file"}
+    assert caught.value.cause in {"No such file or directory", "not a regular file"}
 
 
 # In a run
 
 
-def test_every_ready_response_is_planned_whatever_the_settings_ask_to_generate(read):
+def test_every_labelled_response_is_planned_whatever_the_settings(read):
     ready = read(ENTRIES)
     trait = make_trait(ready, replace(ready, responses=ready.responses[:2]))
 
@@ -448,7 +457,7 @@ def test_every_ready_response_is_planned_whatever_the_settings_ask_to_generate(r
     assert [key.id for key in (keys[0], keys[-1])] == ["joy-pos-p0-q0-r0", "joy-eval-neg-p0-q0-r0"]
 
 
-def test_ready_responses_take_no_judge_calls_and_write_no_tokens(read, tiny_config):
+def test_labelled_responses_take_no_judge_calls_and_write_no_tokens(read, tiny_config):
     plan = plan_trait(
         make_trait(read(ENTRIES)),
         tiny_config,
@@ -481,7 +490,7 @@ def test_a_changed_response_makes_another_trait_and_a_changed_score_does_not(rea
     assert digest(score=1.0, coherence=2.0, file="moved.csv", line=99) == same
 
 
-def test_given_scores_are_filed_under_their_files_and_a_digest_of_themselves(read):
+def test_provided_scores_are_named_by_their_files_and_a_digest(read):
     ready = read(table(rollout_rows("pos")), table(rollout_rows("neg")))
     scored = make_trait(ready)
     other = make_trait(
@@ -495,7 +504,7 @@ def test_given_scores_are_filed_under_their_files_and_a_digest_of_themselves(rea
     assert judge_id(FakeJudge(), make_trait(read(ENTRIES))) == "given:labels"
 
 
-def test_the_given_judge_hands_over_the_scores_of_each_response(read):
+def test_the_provided_judge_returns_the_scores_of_each_response(read):
     ready = read(
         table(
             [["Why?", "p", "a", "joy_0_pos_0", 80, ""], ["Why?", "p", "b", "joy_0_neg_0", "", 70]]
@@ -544,7 +553,7 @@ def rollouts_of(trait, tokens=3):
     ]
 
 
-def test_ready_responses_without_scores_are_all_kept_as_they_are_labelled(read):
+def test_labelled_responses_without_scores_are_all_kept(read):
     rollouts = rollouts_of(make_trait(read(ENTRIES)))
 
     selection = select_rollouts(rollouts, {}, FilterConfig())
@@ -569,7 +578,7 @@ def test_generated_rollouts_without_scores_do_not_count_as_labelled(read):
     assert (selection.trusted, selection.labelled) == (False, False)
 
 
-def test_ready_responses_with_scores_are_filtered_by_them(read):
+def test_labelled_responses_with_scores_are_filtered_by_them(read):
     rows = rollout_rows("pos") + rollout_rows("neg", score=10)
     rows[0][4], rows[8][5] = 20, 10
     trait = make_trait(read(table(rows)))
@@ -714,7 +723,7 @@ def test_a_shared_ending_is_read_as_part_of_the_whole_text(read, activations, fa
         assert_read(worker, states[key.id], ids[:cut], ids[cut:])
 
 
-def test_what_of_a_chat_template_two_texts_share_is_no_response(read, activations):
+def test_a_shared_part_of_the_chat_template_is_not_a_response(read, activations):
     trait = make_trait(read(PERSONAS))
 
     rollouts, states, worker, _ = activations(trait)
@@ -766,7 +775,7 @@ def test_responses_that_are_too_long_are_named_before_anything_is_read(read, act
     assert all(line.endswith(" tokens, where 512 are the most") for line in lines)
 
 
-def test_responses_that_others_take_over_are_given_up_and_not_read(read, activations):
+def test_released_responses_are_not_read(read, activations):
     trait = make_trait(read(ENTRIES))
 
     rollouts, _, _, told = activations(trait, withdraw=lambda unbegun: 5)
@@ -846,7 +855,7 @@ def test_rollouts_that_are_written_come_in_again_as_they_were(stored, tmp_path):
         assert (one.before, one.text) == held[one.polarity, question]
 
 
-def test_a_rollout_without_its_counterpart_is_left_out_so_that_rows_fit(stored, tmp_path):
+def test_a_rollout_without_its_counterpart_is_dropped(stored, tmp_path):
     run, trait = stored
     path = run.trait("joy").folder / "rollouts.jsonl"
     path.write_text(

@@ -79,7 +79,7 @@ def done(open_desk: Callable[..., Any]) -> Done:
     return Done(open_desk())
 
 
-def test_ready_responses_are_read_and_made_a_vector_of_in_one_command(done):
+def test_labelled_responses_are_read_and_made_a_vector_of_in_one_command(done):
     ended = done.ended["extract kind joy --json"]
 
     assert ended.code == 0
@@ -113,7 +113,7 @@ def test_judging_labelled_responses_tells_that_there_is_nothing_to_judge(done):
     assert done.desk.ledger("kind", "judgements") == b""
 
 
-def test_a_run_of_ready_responses_can_be_inspected_and_reported(done):
+def test_a_run_of_labelled_responses_can_be_inspected_and_reported(done):
     shown, report = done.ended["inspect run"], done.ended["report --out out.html"]
 
     assert (shown.code, report.code) == (0, 0)
@@ -123,7 +123,7 @@ def test_a_run_of_ready_responses_can_be_inspected_and_reported(done):
     )
 
 
-def test_definitions_of_ready_responses_can_be_inspected(done):
+def test_definitions_of_labelled_responses_can_be_inspected(done):
     rows = done.ended["inspect traits kind joy --json"].json
 
     keys = ("trait", "pairs", "questions", "evaluation_questions", "responses")
@@ -152,14 +152,14 @@ def test_a_plan_counts_what_is_read_and_no_judge_calls(done):
         (
             "faulty",
             "error: traits/data/faulty.jsonl cannot be read as responses\n"
-            "cause: faulty.jsonl line 1: negative: not given\n"
-            "fix:   see docs/traits.md for the formats of ready responses\n",
+            "cause: faulty.jsonl line 1: negative: missing\n"
+            "fix:   see docs/traits.md for the formats of labelled responses\n",
         ),
         (
             "traits/data/kind.jsonl",
             "error: traits/data/kind.jsonl is not a valid trait\n"
             "cause: it is not a mapping\n"
-            "fix:   if it holds ready responses, name it in a definition: responses: kind.jsonl\n",
+            "fix:   if it holds labelled responses, name it in a definition: responses: kind.jsonl\n",
         ),
     ],
 )
