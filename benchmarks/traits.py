@@ -98,7 +98,7 @@ def scored_under_personas(
         reader = ProjectionReader([probe], loaded.device)
         for _ in decode(loaded, requests, config.extract.sampling, len(requests), reader):
             pass
-        answers = [reader.finished[index][1][:, 0] for index in range(len(requests))]
+        answers = [reader.finished[index].response[:, 0] for index in range(len(requests))]
         means[side] = [
             float(probe.calibrate(scores).mean()) if len(scores) else 0.0 for scores in answers
         ]

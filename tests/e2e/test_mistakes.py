@@ -162,15 +162,15 @@ MISTAKES = {
     "a layer out of range": Mistake(
         ["monitor", "Why?", "--layer", "5"],
         "no layer 5",
-        "model has rows 0 to 4",
+        "model has layers 0 to 4",
         "choose one of them",
         worked=True,
     ),
     "vectors of another model": Mistake(
         ["monitor", "Why?", "--set", "paths.vectors=foreign"],
         "the vector of evil does not fit model",
-        "it is [7, 16], the model needs [5, 32]",
-        "use vectors made from this model",
+        "its shape is [7, 16]; the model needs [5, 32]",
+        "use vectors built from this model",
         worked=True,
     ),
 }

@@ -28,18 +28,18 @@ MANY = PROMPTS * 3
 class SmallDevice:
     """A device whose memory holds the keys of so many sequences; it can be told to fail in a pass as well."""
 
-    def __init__(self, monkeypatch, places: int) -> None:
-        self.places = places
+    def __init__(self, monkeypatch, slots: int) -> None:
+        self.slots = slots
         self.seen: list[int] = []
-        hold = KVStore._hold
+        allocate = KVStore.allocate
 
         def bounded(store, *args):
-            self.seen.append(store.places)
-            if store.places > self.places:
+            self.seen.append(store.slots)
+            if store.slots > self.slots:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-            return hold(store, *args)
+            return allocate(store, *args)
 
-        monkeypatch.setattr(KVStore, "_hold", bounded)
+        monkeypatch.setattr(KVStore, "allocate", bounded)
 
 
 def answers(loaded, asked, size):
@@ -87,7 +87,7 @@ def test_what_is_lost_when_memory_runs_out_is_done_again_with_the_same_result(lo
     model = loaded("llama")
     asked = requests(model, MANY)
     expected = answers(model, asked, BatchSize(64))
-    device = SmallDevice(monkeypatch, places=3)
+    device = SmallDevice(monkeypatch, slots=3)
 
     found = answers(model, asked, size := BatchSize(12, 12))
 
@@ -183,7 +183,7 @@ def test_the_estimate_covers_what_a_sequence_really_keeps(loaded):
     keys = torch.zeros(1, 2, 8)
 
     kept = sum(
-        held.nbytes for layer in range(model.blocks) for held in store._hold(layer, keys, keys)
+        held.nbytes for layer in range(model.blocks) for held in store.allocate(layer, keys, keys)
     )
 
     sums = 3 * model.layer_count * model.hidden_size * 4
@@ -223,7 +223,7 @@ def run(loaded, tiny_config):
 
 
 def test_auto_goes_on_with_fewer_says_so_and_remembers(run, monkeypatch):
-    SmallDevice(monkeypatch, places=8)
+    SmallDevice(monkeypatch, slots=8)
 
     settings, count, warnings = run("auto")
 
@@ -236,7 +236,7 @@ def test_auto_goes_on_with_fewer_says_so_and_remembers(run, monkeypatch):
 
 
 def test_out_of_memory_at_the_smallest_size_names_what_to_change(run, monkeypatch):
-    SmallDevice(monkeypatch, places=0)
+    SmallDevice(monkeypatch, slots=0)
 
     with pytest.raises(TraitError, match="out of memory on cpu") as caught:
         run("auto")
@@ -245,7 +245,7 @@ def test_out_of_memory_at_the_smallest_size_names_what_to_change(run, monkeypatc
 
 
 def test_a_size_that_was_chosen_is_kept_and_the_error_names_it(run, monkeypatch):
-    SmallDevice(monkeypatch, places=4)
+    SmallDevice(monkeypatch, slots=4)
 
     with pytest.raises(TraitError, match="out of memory on cpu") as caught:
         run(6)

@@ -194,16 +194,16 @@ class Counting(MeanReader):
 
     prompt_tokens = 0
 
-    def open(self, places):
-        account = super().open(places)
-        begin = account.begin
+    def open(self, slots):
+        state = super().open(slots)
+        begin = state.begin
 
-        def count(phase, owners, ends):
-            self.prompt_tokens += len(owners) if phase == "prompt" else 0
-            begin(phase, owners, ends)
+        def count(phase, token_slots, ends):
+            self.prompt_tokens += len(token_slots) if phase == "prompt" else 0
+            begin(phase, token_slots, ends)
 
-        account.begin = count
-        return account
+        state.begin = count
+        return state
 
 
 def test_prompts_that_are_too_much_for_one_pass_are_read_in_several(loaded, monkeypatch):
@@ -211,7 +211,7 @@ def test_prompts_that_are_too_much_for_one_pass_are_read_in_several(loaded, monk
     asked = requests(model)
     expected = answers(model, asked)
 
-    monkeypatch.setattr(engine_module, "TOKENS", 20)
+    monkeypatch.setattr(engine_module, "TOKENS_PER_PASS", 20)
     found = answers(model, asked)
 
     assert_same(found, expected)
@@ -229,7 +229,7 @@ def test_prompts_that_are_too_much_for_one_pass_are_read_in_several(loaded, monk
     ],
 )
 def test_a_pass_holds_so_many_tokens_at_most_padding_included(lengths, passes):
-    assert [(some.start, some.stop) for some in engine_module.passes(lengths, 20)] == passes
+    assert [(some.start, some.stop) for some in engine_module.split_passes(lengths, 20)] == passes
 
 
 @pytest.mark.parametrize("size", [1, 4, 64])
@@ -287,17 +287,17 @@ def biased_to_stop(loaded, amount: float):
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
-def test_requests_that_are_withdrawn_are_given_back_and_the_others_are_the_same(decoder, family):
+def test_released_requests_come_back_and_the_others_are_the_same(decoder, family):
     model = decoder(family)
     asked = requests(model, [f"{prompt} {number}" for number in range(3) for prompt in PROMPTS])
     expected = answers(model, asked)
     calls = []
 
-    def withdraw(unbegun):
-        calls.append(unbegun)
-        return unbegun // 2 if len(calls) == 2 else 0
+    def release(unstarted):
+        calls.append(unstarted)
+        return unstarted // 2 if len(calls) == 2 else 0
 
-    made = dict(generate(model, asked, SAMPLED, BatchSize(2), withdraw=withdraw))
+    made = dict(generate(model, asked, SAMPLED, BatchSize(2), release=release))
 
     kept = [index for index, generation in made.items() if generation]
     assert sorted(made) == list(range(len(asked)))
@@ -305,10 +305,10 @@ def test_requests_that_are_withdrawn_are_given_back_and_the_others_are_the_same(
     assert_same([made[index] for index in kept], [expected[index] for index in kept])
 
 
-def test_all_that_is_not_begun_may_be_withdrawn(decoder):
+def test_all_unstarted_requests_may_be_released(decoder):
     model = decoder("qwen2")
     asked = requests(model)
 
-    made = dict(generate(model, asked, SAMPLED, BatchSize(2), withdraw=lambda unbegun: unbegun))
+    made = dict(generate(model, asked, SAMPLED, BatchSize(2), release=lambda unstarted: unstarted))
 
     assert made == dict.fromkeys(range(len(asked)))

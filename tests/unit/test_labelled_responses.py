@@ -601,7 +601,7 @@ def test_labelled_responses_with_scores_are_filtered_by_them(read):
 def activations(model_folders):
     """Read a trait's responses with a tiny model: rollouts and mean hidden states by id, and the worker."""
 
-    def activations(trait, family="llama", withdraw=lambda unbegun: 0, **extract):
+    def activations(trait, family="llama", release=lambda unstarted: 0, **extract):
         config = Config.model_validate(
             {
                 "model": {"id": str(model_folders[family]), "device": "cpu"},
@@ -615,7 +615,7 @@ def activations(model_folders):
             config,
             worker,
             told.append,
-            withdraw=withdraw,
+            release=release,
         )
         made = [message for message in told if isinstance(message, Made)]
         rollouts = {rollout.id: rollout for message in made for rollout in message.rollouts}
@@ -778,7 +778,7 @@ def test_responses_that_are_too_long_are_named_before_anything_is_read(read, act
 def test_released_responses_are_not_read(read, activations):
     trait = make_trait(read(ENTRIES))
 
-    rollouts, _, _, told = activations(trait, withdraw=lambda unbegun: 5)
+    rollouts, _, _, told = activations(trait, release=lambda unstarted: 5)
 
     given_up = [name for message in told if isinstance(message, GaveUp) for name in message.ids]
     assert given_up == [key.id for key in trait.by_rollout()][-5:]

@@ -174,7 +174,7 @@ def test_vectors_of_another_shape_are_refused(loaded):
     with pytest.raises(VectorError) as raised:
         make_probes([wide], loaded("llama"), "response_avg")
 
-    assert raised.value.cause == "it is [9, 7], the model needs [5, 32]"
+    assert raised.value.cause == "its shape is [9, 7]; the model needs [5, 32]"
 
 
 def test_a_layer_the_model_lacks_is_refused(loaded):

@@ -14,7 +14,7 @@ from traitcli.generation.batch_size import BatchSize
 from traitcli.generation.decode import generate
 from traitcli.generation.request import Request
 from traitcli.models.load import load_model
-from traitcli.models.packed_attention import why_not
+from traitcli.models.packing_check import find_packing_problem
 
 ASKED = [Request(tuple(range(10, 10 + length)), length) for length in (3, 9, 14, 5, 7)]
 GREEDY = SamplingConfig(temperature=0, max_new_tokens=6)
@@ -48,7 +48,7 @@ def assert_greedy(loaded):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_model_with_plain_sliding_or_capped_attention_reads_packed_tokens(loaded, family):
     assert loaded(family).packs
-    assert why_not(loaded(family)) == ""
+    assert find_packing_problem(loaded(family)) == ""
 
 
 def test_a_model_with_attention_sinks_reads_packed_tokens_beyond_its_window(tmp_path):
@@ -59,7 +59,7 @@ def test_a_model_with_attention_sinks_reads_packed_tokens_beyond_its_window(tmp_
         torch.nn.init.normal_(
             layer.self_attn.sinks, std=2, generator=torch.Generator().manual_seed(1)
         )
-    assert why_not(model) == ""
+    assert find_packing_problem(model) == ""
 
     assert_greedy(model)
 
@@ -70,7 +70,7 @@ def test_a_model_whose_pieces_accelerate_moves_reads_packed_tokens(model_folders
     model = load_model(ModelConfig(id=str(model_folders["gemma2"]), device="cpu"))
     expected = dict(generate(model, ASKED, GREEDY, BatchSize(64)))
     cpu_offload(model.model, execution_device=torch.device("cpu"))
-    assert why_not(model) == ""
+    assert find_packing_problem(model) == ""
 
     found = dict(generate(model, ASKED, GREEDY, BatchSize(64)))
 
@@ -88,7 +88,7 @@ def test_a_model_that_is_spread_over_devices_writes_the_same(model_folders, load
         devices  # what is said of two GPUs; the tensors are on the one device there is
     )
     assert spread.is_spread == (len(devices) == 2)
-    assert why_not(spread) == ""
+    assert find_packing_problem(spread) == ""
 
     found, expected = (
         dict(generate(model, ASKED, GREEDY, BatchSize(64))) for model in (spread, loaded("llama"))
@@ -104,7 +104,7 @@ def test_the_model_attends_as_before_afterwards(loaded):
     model = loaded("gemma2").model
     before = model.config._attn_implementation
 
-    why_not(loaded("gemma2"))
+    find_packing_problem(loaded("gemma2"))
 
     assert model.config._attn_implementation == before
 
@@ -138,4 +138,6 @@ def test_what_is_packed_must_come_out_as_if_it_were_not(loaded, monkeypatch):
     attention = model.model.model.layers[0].self_attn
     monkeypatch.setattr(attention, "layer_idx", 1)  # two layers share their keys
 
-    assert why_not(replace(model, packs=False)).startswith("packed tokens change its logits by ")
+    assert find_packing_problem(replace(model, packs=False)).startswith(
+        "packed tokens change its logits by "
+    )

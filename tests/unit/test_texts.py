@@ -78,8 +78,8 @@ def test_a_reader_sees_what_two_passes_would_show(loaded, family, packs, size):
 
 def test_what_does_not_fit_into_one_pass_is_read_in_several(loaded, monkeypatch):
     model = loaded("gemma2")
-    monkeypatch.setattr(engine_module, "TOKENS", 20)
-    monkeypatch.setattr(texts_module, "_LOGIT_BYTES", 4 * model.model.config.vocab_size * 5)
+    monkeypatch.setattr(engine_module, "TOKENS_PER_PASS", 20)
+    monkeypatch.setattr(texts_module, "LOGIT_BYTES_PER_PASS", 4 * model.model.config.vocab_size * 5)
 
     assert_probable(model, list(log_probabilities(model, TEXTS, 64)))
 

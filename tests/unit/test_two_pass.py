@@ -88,7 +88,7 @@ def on_gpu(loaded):
 
 @pytest.mark.parametrize("kind", ["own", "vllm"])
 def test_two_passes_give_what_one_gives(loaded, kind, vllm, monkeypatch):
-    monkeypatch.setattr(two_pass_module, "_TOGETHER", 3)
+    monkeypatch.setattr(two_pass_module, "ANSWERS_PER_ROUND", 3)
     model = replace(loaded("llama"), stop_ids=frozenset(range(0, 700, 20)))
     writer = OwnWriter(model) if kind == "own" else VllmWriter(on_gpu(model))
     asked = requests(model, PROMPTS * 2)

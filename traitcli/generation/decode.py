@@ -1,7 +1,11 @@
-"""The decode loop: writes token by token and lets a reader see every hidden state once.
+"""The decode loop: writes answers token by token while a reader sees every hidden state once.
 
-Each written token is fed to the model, the last one too, so the state read for a token is the
-state *at* that token. End-of-text tokens are neither fed nor part of the answer.
+Each written token is fed to the model, the last one too: the state read for a token is the state
+*at* that token. End-of-text tokens are neither fed nor part of the answer.
+
+    pending ──(read prompts)──> sequences ──(feed a token each)──> written ──> ended
+    sorted so that              the first slots of a                           slot is refilled
+    prefixes are shared         SequenceBatch, no gaps                         from pending
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from traitcli.config import SamplingConfig
 from traitcli.generation.batch_size import BatchSize
 from traitcli.generation.mean_activations import Activations, MeanReader
 from traitcli.generation.padded_decode import padded_steps
-from traitcli.generation.request import FinishReason, Request, Step, Withdraw, keep_all
+from traitcli.generation.request import FinishReason, Release, Request, Step, release_none
 from traitcli.generation.sampling import pick, uniforms
 from traitcli.models.engine import Engine
 from traitcli.models.loaded import LoadedModel
@@ -28,10 +32,12 @@ from traitcli.models.reader import Reader
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from traitcli.models.reader import Floats
+
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """What one request gave.
+    """The answer to one request.
 
     activations  position -> float32 [L+1, H] on the CPU; none when the answer is empty
     """
@@ -41,67 +47,67 @@ class Generation:
     activations: Activations | None
 
 
-@dataclass(slots=True, eq=False)
-class _Row:
-    """A request under way: how many tokens its place holds, how many were written, and the next to be fed."""
-
-    request: int
-    draws: Tensor
-    known: int
-    written: int = 0
-    token: int = -1
-
-
 def generate(
     loaded: LoadedModel,
     requests: Sequence[Request],
     sampling: SamplingConfig,
     size: BatchSize,
     on_step: Callable[[int], None] = lambda tokens: None,
-    withdraw: Withdraw = keep_all,
+    release: Release = release_none,
 ) -> Iterator[tuple[int, Generation | None]]:
-    """Answer requests, `size` at a time, and capture their activations in the same pass.
+    """Answer requests, `size.now` at a time, and capture their activations in the same pass.
 
-    Yields each one's index with what came of it, as soon as it is complete; with none if it was
-    withdrawn. Where memory runs out and the size can shrink, the answers under way are begun again.
+    Yields (index of the request, its generation) as soon as an answer is complete; the generation
+    is none for a released request. When memory runs out and the size can shrink, unfinished
+    answers start again: their seeds make the same answers.
     """
-    left = dict(enumerate(requests))
-    while left:
+    pending = dict(enumerate(requests))
+    while pending:
         try:
-            for index, generation in _generate(loaded, left, sampling, size, (on_step, withdraw)):
-                del left[index]
+            answers = _generate(loaded, pending, sampling, size, on_step, release)
+            for index, generation in answers:
+                del pending[index]
                 yield index, generation
         except (RuntimeError, MemoryError) as error:
             if not (ran_out_of_memory(error) and size.shrink()):
                 raise
-        if left:  # the size has changed: what the last loop held goes first
+        if pending:
+            # The size has changed. The old loop's memory must be free before the next one starts.
             clear_device_cache(garbage_collection=True)
 
 
 def _generate(
     loaded: LoadedModel,
-    asked: Mapping[int, Request],
+    pending: Mapping[int, Request],
     sampling: SamplingConfig,
     size: BatchSize,
-    told: tuple[Callable[[int], None], Withdraw],
+    on_step: Callable[[int], None],
+    release: Release,
 ) -> Iterator[tuple[int, Generation | None]]:
-    """Until all are answered, or until those under way are when the size has changed."""
-    reader, now, indices = MeanReader(loaded), size.now, list(asked)
-    on_step, withdraw = told
-    texts: dict[int, list[int]] = {}
-    begin_anew: Withdraw = lambda unbegun: withdraw(unbegun) if size.now == now else unbegun  # noqa: E731
-    for step in decode(loaded, [asked[i] for i in indices], sampling, now, reader, begin_anew):
-        if size.now == now:
-            yield from ((indices[request], None) for request in step.withdrawn)
+    """Answer all requests; once the size has changed, only those that have started."""
+    indices = list(pending)
+    initial_size = size.now
+    reader = MeanReader(loaded)
+    tokens: dict[int, list[int]] = {}
+
+    def release_unstarted(unstarted: int) -> int:
+        # Slots are never added or moved while they are in use: a new size needs a new loop.
+        return release(unstarted) if size.now == initial_size else unstarted
+
+    requests = list(pending.values())
+    for step in decode(loaded, requests, sampling, initial_size, reader, release_unstarted):
+        if size.now == initial_size:
+            for request in step.released:
+                yield indices[request], None
+
         for request, token in step.written:
-            texts.setdefault(request, []).append(token)
+            tokens.setdefault(request, []).append(token)
         on_step(len(step.written))
+
         for request, reason in step.ended:
             size.complete()
-            yield (
-                indices[request],
-                Generation(tuple(texts.pop(request, ())), reason, reader.finished.pop(request)),
-            )
+            ids = tuple(tokens.pop(request, ()))
+            yield indices[request], Generation(ids, reason, reader.finished.pop(request))
 
 
 @torch.inference_mode()
@@ -111,21 +117,38 @@ def decode(
     sampling: SamplingConfig,
     size: int,
     reader: Reader,
-    withdraw: Withdraw = keep_all,
+    release: Release = release_none,
 ) -> Generator[Step, None, None]:
-    """Write answers, `size` at a time at most; the place of one that is complete is given to the next.
+    """Write answers, at most `size` at a time; yields a `Step` for each forward pass over tokens.
 
-    A model that does not read packed tokens is decoded with padding, with the same results. Until the
-    last step, or until it is closed, the model can be used for nothing else.
+    A model that cannot read packed tokens is decoded with padding, with the same results. The
+    model cannot be used for anything else until the generator ends or is closed.
     """
     if not loaded.packs:
-        yield from padded_steps(loaded, requests, sampling, size, reader, withdraw)
+        yield from padded_steps(loaded, requests, sampling, size, reader, release)
     elif requests:
-        yield from _Loop(loaded, requests, sampling, size, reader).steps(withdraw)
+        yield from _DecodeLoop(loaded, requests, sampling, size, reader).steps(release)
 
 
-class _Loop:
-    """The requests under way hold the first places of a bench, without gaps."""
+@dataclass(slots=True, eq=False)
+class _RunningRequest:
+    """A request that has started.
+
+    index   its index among all requests
+    draws   float32 [max_new_tokens, 3], the random numbers of its tokens
+    length  tokens in its slot of the KV store
+    token   the next token to feed
+    """
+
+    index: int
+    draws: Tensor
+    length: int
+    written: int = 0
+    token: int = -1
+
+
+class _DecodeLoop:
+    """Request i of `_running` is in slot i of the batch, so slots in use have no gaps."""
 
     def __init__(
         self,
@@ -139,94 +162,125 @@ class _Loop:
         self._requests = requests
         self._sampling = sampling
         self._engine = Engine(loaded, reader)
-        self._pending = find_shared_prefixes([request.ids for request in requests])[::-1]
+
+        # (request, its shared prefix), the next one last: it is popped from the end.
+        self._waiting = find_shared_prefixes([request.ids for request in requests])[::-1]
         self._size = min(size, len(requests))
-        capacity = max(len(request.ids) for request in requests) + sampling.max_new_tokens
-        self._bench = self._engine.open(self._size, capacity)
-        self._rows: list[_Row] = []
+        longest_prompt = max(len(request.ids) for request in requests)
+        self._batch = self._engine.open(self._size, longest_prompt + sampling.max_new_tokens)
+        self._running: list[_RunningRequest] = []
 
-    def steps(self, withdraw: Withdraw) -> Iterator[Step]:
+    def steps(self, release: Release) -> Iterator[Step]:
         with self._engine.running():
-            while self._rows or self._pending:
-                if count := withdraw(len(self._pending)):
-                    yield Step(withdrawn=self._give_up(count))
-                ended = self._admit() if self._has_room() else []
-                if not self._rows:
-                    yield Step(ended=ended)
-                    continue
-                written = [(row.request, row.token) for row in self._rows]
-                yield Step(written, ended + self._feed())
+            while self._running or self._waiting:
+                if count := release(len(self._waiting)):
+                    yield Step(released=self._release(count))
+                ended: list[tuple[int, FinishReason]] = []
+                prompt_scores: list[tuple[int, Floats]] = []
+                if self._has_room():
+                    ended, prompt_scores = self._start_requests()
 
-    def _give_up(self, count: int) -> list[int]:
-        """Drop the prompts that would be read last; what was read of their stems is kept until the end."""
-        withdrawn = [index for index, _ in self._pending[:count]]
-        del self._pending[:count]
-        return withdrawn
+                # All prompts may have been answered with end-of-text at once.
+                if not self._running:
+                    yield Step(ended=ended, prompt_scores=prompt_scores)
+                    continue
+                written = [(request.index, request.token) for request in self._running]
+                token_scores, ended_now = self._feed_tokens()
+                yield Step(written, token_scores, ended + ended_now, prompt_scores=prompt_scores)
+
+    def _release(self, count: int) -> list[int]:
+        """Drop the requests that would start last.
+
+        Prefixes that were read for them stay in memory until the loop ends.
+        """
+        released = [index for index, _ in self._waiting[:count]]
+        del self._waiting[:count]
+        return released
 
     def _has_room(self) -> bool:
-        """Whether enough places are free for a pass over prompts to be worth it."""
-        free = self._size - len(self._rows)
-        return bool(self._pending) and free >= min(max(1, self._size // 8), len(self._pending))
+        """Whether enough slots are free: few large passes over prompts cost less than many."""
+        free = self._size - len(self._running)
+        worth_a_pass = min(max(1, self._size // 8), len(self._waiting))
+        return bool(self._waiting) and free >= worth_a_pass
 
-    def _admit(self) -> list[tuple[int, FinishReason]]:
-        """Read as many prompts as there is room for, and pick the first token of each."""
-        coming = [
-            self._pending.pop()
-            for _ in range(min(self._size - len(self._rows), len(self._pending)))
-        ]
-        prompts = [self._requests[index].ids for index, _ in coming]
-        logits = self._engine.read_prompts(
-            self._bench, len(self._rows), prompts, [stem for _, stem in coming]
-        )
-        new = [self._row(index, len(ids)) for (index, _), ids in zip(coming, prompts, strict=True)]
-        self._rows += new
-        return self._choose(new, logits)
+    def _start_requests(self) -> tuple[list[tuple[int, FinishReason]], list[tuple[int, Floats]]]:
+        """Read prompts into all free slots and pick the first token of each.
 
-    def _row(self, index: int, known: int) -> _Row:
-        return _Row(
-            index, uniforms([self._requests[index].seed], self._sampling.max_new_tokens)[0], known
-        )
+        Returns (request, reason) of answers that are empty, and (request, scores) of prompts.
+        """
+        first_slot = len(self._running)
+        count = min(self._size - first_slot, len(self._waiting))
+        starting = [self._waiting.pop() for _ in range(count)]
+        prompts = [self._requests[index].ids for index, _ in starting]
+        prefixes = [prefix for _, prefix in starting]
+        logits = self._engine.read_prompts(self._batch, first_slot, prompts, prefixes)
 
-    def _feed(self) -> list[tuple[int, FinishReason]]:
-        """PackedInput the token of every row and pick the next one."""
-        rows = self._rows
-        going = [
-            place
-            for place, row in enumerate(rows)
-            if row.written + 1 < self._sampling.max_new_tokens
-        ]
-        keep = torch.tensor(going, dtype=torch.long, device=self._loaded.device)
-        known, new = [row.known for row in rows], [(row.token,) for row in rows]
-        logits = self._engine.read(self._bench, "response", known, new, keep=keep)
-        for row in rows:
-            row.known += 1
-            row.written += 1
-        full = [row for row in rows if row.written == self._sampling.max_new_tokens]
-        return self._choose([rows[place] for place in going], logits, full)
+        # Before tokens are picked: an answer that ends with its first one gives up its slot.
+        prompt_scores: list[tuple[int, Floats]] = []
+        for slot, (index, _) in enumerate(starting, start=first_slot):
+            scores = self._batch.state.prompt_scores(slot)
+            if scores is not None:
+                prompt_scores.append((index, scores))
 
-    def _choose(
-        self, rows: Sequence[_Row], logits: Tensor, full: Sequence[_Row] = ()
+        new = [self._new_request(index) for index, _ in starting]
+        self._running += new
+        return self._pick_tokens(new, logits), prompt_scores
+
+    def _new_request(self, index: int) -> _RunningRequest:
+        request = self._requests[index]
+        [draws] = uniforms([request.seed], self._sampling.max_new_tokens)
+        return _RunningRequest(index, draws, length=len(request.ids))
+
+    def _feed_tokens(self) -> tuple[Floats | None, list[tuple[int, FinishReason]]]:
+        """Feed the token of every running request and pick the next one.
+
+        Returns the scores of the tokens that were fed, and (request, reason) of complete answers.
+        """
+        running, limit = self._running, self._sampling.max_new_tokens
+        # The last token of a full answer is fed for its hidden states; its logits are not needed.
+        going = [slot for slot, request in enumerate(running) if request.written + 1 < limit]
+        logits_at = torch.tensor(going, dtype=torch.long, device=self._loaded.device)
+        known = [request.length for request in running]
+        new = [(request.token,) for request in running]
+        logits = self._engine.read(self._batch, "response", known, new, logits_at=logits_at)
+        token_scores = self._batch.state.token_scores()
+
+        for request in running:
+            request.length += 1
+            request.written += 1
+        full = [request for request in running if request.written == limit]
+        ended = self._pick_tokens([running[slot] for slot in going], logits, full)
+        return token_scores, ended
+
+    def _pick_tokens(
+        self,
+        requests: Sequence[_RunningRequest],
+        logits: Tensor,
+        full: Sequence[_RunningRequest] = (),
     ) -> list[tuple[int, FinishReason]]:
-        """Pick the next token of rows; those that end with it leave, and so do those that are full."""
-        leaving: list[tuple[_Row, FinishReason]] = [(row, "length") for row in full]
-        if rows:
-            draws = torch.stack([row.draws[row.written] for row in rows]).to(logits.device)
-            for row, token in zip(rows, pick(logits, draws, self._sampling).tolist(), strict=True):
-                row.token = token
+        """Pick each request's next token; finish those that stop with it, and the `full` ones."""
+        ended: list[tuple[_RunningRequest, FinishReason]] = []
+        ended += [(request, "length") for request in full]
+        if requests:
+            draws = torch.stack([request.draws[request.written] for request in requests])
+            tokens = pick(logits, draws.to(logits.device), self._sampling).tolist()
+            for request, token in zip(requests, tokens, strict=True):
+                request.token = token
                 if token in self._loaded.stop_ids:
-                    leaving.append((row, "stop"))
-        for row, _ in leaving:
-            self._leave(row)
-        return [(row.request, reason) for row, reason in leaving]
+                    ended.append((request, "stop"))
 
-    def _leave(self, row: _Row) -> None:
-        """Close a row's account; the last row takes its place."""
-        place, last = self._rows.index(row), self._rows[-1]
-        self._bench.account.finish(place, row.request)
-        if last is not row:
-            self._bench.store.copy(
-                self._bench.store, len(self._rows) - 1, slice(place, place + 1), last.known
-            )
-            self._bench.account.move(len(self._rows) - 1, place)
-            self._rows[place] = last
-        self._rows.pop()
+        for request, _ in ended:
+            self._finish(request)
+        return [(request.index, reason) for request, reason in ended]
+
+    def _finish(self, request: _RunningRequest) -> None:
+        """Free the request's slot, and move the last request there, so that no gap is left."""
+        slot, last_slot = self._running.index(request), len(self._running) - 1
+        self._batch.state.finish(slot, request.index)
+
+        if slot != last_slot:
+            last, store = self._running[last_slot], self._batch.store
+            store.copy_prefix(store, last_slot, slice(slot, slot + 1), last.length)
+            self._batch.state.move(last_slot, slot)
+            self._running[slot] = last
+        self._running.pop()

@@ -1,4 +1,4 @@
-"""Lets another engine write the answers, and the model read them afterwards: the same rollouts in two passes."""
+"""Lets another engine write the answers, then reads their hidden states in a second pass."""
 
 from __future__ import annotations
 
@@ -8,23 +8,22 @@ from typing import Protocol
 from traitcli.config import SamplingConfig
 from traitcli.generation.decode import Generation
 from traitcli.generation.mean_activations import MeanReader
-from traitcli.generation.request import FinishReason, Request, Withdraw, keep_all
+from traitcli.generation.request import FinishReason, Release, Request, release_none
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.read_texts import Text, read_texts
 
-_TOGETHER = 512
-"""Answers written before they are read, and lost with a kill, at most."""
-_READ = 64
-"""Texts read side by side."""
+ANSWERS_PER_ROUND = 512
+"""Answers that are written before they are read. A killed run loses at most these."""
+_READ_BATCH_SIZE = 64
 
 Answer = tuple[tuple[int, ...], FinishReason]
 
 
 class Writer(Protocol):
-    """Continues prompts, and knows nothing of hidden states."""
+    """An engine that continues prompts and gives no hidden states."""
 
     def write(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Answer]:
-        """The tokens of each answer, without the one that ended it, and why it ended."""
+        """Each answer's tokens, without the one that ended it, and why it ended."""
         ...
 
 
@@ -34,30 +33,40 @@ def write_then_read(
     requests: Sequence[Request],
     sampling: SamplingConfig,
     on_step: Callable[[int], None] = lambda tokens: None,
-    withdraw: Withdraw = keep_all,
+    release: Release = release_none,
 ) -> Iterator[tuple[int, Generation | None]]:
-    """What `generate` gives, index and generation, from a writer's text read in packed passes."""
+    """Yield what `generate` yields, index and generation, for a writer's text."""
     start, end = 0, len(requests)
     while start < end:
-        kept = end - withdraw(end - start)
-        yield from ((index, None) for index in range(kept, end))
+        kept = end - release(end - start)
+        for index in range(kept, end):
+            yield index, None
         end = kept
-        some = requests[start : min(start + _TOGETHER, end)]
-        if not some:
+
+        chosen = requests[start : min(start + ANSWERS_PER_ROUND, end)]
+        if not chosen:
             return
-        answers = writer.write(some, sampling)
+        answers = writer.write(chosen, sampling)
         on_step(sum(len(ids) for ids, _ in answers))
-        yield from (
-            (start + place, Generation((), why, None))
-            for place, (ids, why) in enumerate(answers)
-            if not ids
-        )
-        full = [place for place, (ids, _) in enumerate(answers) if ids]
-        reader = MeanReader(loaded)
-        for read in read_texts(
-            loaded, [Text(some[i].ids, answers[i][0]) for i in full], _READ, reader
-        ):
-            place = full[read]
-            ids, why = answers[place]
-            yield start + place, Generation(ids, why, reader.finished.pop(read))
-        start += len(some)
+        for index, generation in _read_answers(loaded, chosen, answers):
+            yield start + index, generation
+        start += len(chosen)
+
+
+def _read_answers(
+    loaded: LoadedModel, requests: Sequence[Request], answers: Sequence[Answer]
+) -> Iterator[tuple[int, Generation]]:
+    """Index and generation of each request, the empty answers first."""
+    texts, indices = [], []
+    for index, (ids, reason) in enumerate(answers):
+        if ids:
+            texts.append(Text(requests[index].ids, ids))
+            indices.append(index)
+        else:
+            yield index, Generation((), reason, None)
+
+    reader = MeanReader(loaded)
+    for read in read_texts(loaded, texts, _READ_BATCH_SIZE, reader):
+        index = indices[read]
+        ids, reason = answers[index]
+        yield index, Generation(ids, reason, reader.finished.pop(read))

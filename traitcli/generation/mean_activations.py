@@ -1,4 +1,4 @@
-"""Sums hidden states while they pass by, so that the mean activations of an answer are there when it ends."""
+"""A reader that sums hidden states, so that an answer's mean activations exist when it ends."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from traitcli.models.loaded import LoadedModel
-from traitcli.models.reader import Phase
+from traitcli.models.reader import Phase, ReaderState
 from traitcli.records import Position
 
 if TYPE_CHECKING:
@@ -15,74 +15,86 @@ if TYPE_CHECKING:
 
 Activations = dict[Position, "Tensor"]
 
+# The first axis of ActivationSums: two running sums, and one state that is kept as it is.
+_PROMPT_SUM, _RESPONSE_SUM, _PROMPT_LAST = range(3)
+
 
 class MeanReader:
-    """Sums all rows on the device in float32, whatever the model's dtype; no token's state is kept.
+    """Reads all layers; `finished` maps each request to its mean activations.
 
-    `finished` holds what was read of each request that has ended: position -> float32 [L+1, H] on the
-    CPU, or none when the answer is empty.
+    They are position -> float32 [L+1, H] on the CPU, or none when the answer is empty.
     """
 
     def __init__(self, loaded: LoadedModel) -> None:
         self.layers = range(loaded.layer_count)
-        self._shape = (loaded.layer_count, loaded.hidden_size)
-        self._device = loaded.device
         self.finished: dict[int, Activations | None] = {}
+        self._hidden_size = loaded.hidden_size
+        self._device = loaded.device
 
-    def open(self, places: int) -> Sums:
-        return Sums(
-            self, torch.zeros(3, self._shape[0], places, self._shape[1], device=self._device)
-        )
+    def open(self, slots: int) -> ActivationSums:
+        shape = (3, len(self.layers), slots, self._hidden_size)
+        return ActivationSums(self, torch.zeros(shape, device=self._device))
 
 
-class Sums:
-    """What was read of the sequences at some places: float32 [3, L+1, places, H].
+class ActivationSums(ReaderState):
+    """Sums of the sequences of one batch: float32 [3, L+1, slots, H].
 
-    The first axis: sum over the prompt, sum over the response, state at the last prompt token.
+    The first axis is: sum over the prompt, sum over the response, state at the last prompt token.
     """
 
-    def __init__(self, reader: MeanReader, states: Tensor) -> None:
+    def __init__(self, reader: MeanReader, sums: Tensor) -> None:
         self._reader = reader
-        self._states = states
-        self._counts = torch.zeros(2, states.shape[2], device=states.device)
+        self._sums = sums
+        # Tokens summed: [prompt or response, slots].
+        self._counts = torch.zeros(2, sums.shape[2], device=sums.device)
 
-    def begin(self, phase: Phase, owners: Tensor, ends: Tensor) -> None:
-        self._phase, self._owners, self._ends = int(phase == "response"), owners, ends
-        self._counts[self._phase].index_add_(
-            0, owners, torch.ones(len(owners), device=owners.device)
-        )
+    def begin(self, phase: Phase, slots: Tensor, ends: Tensor) -> None:
+        self._kind = _RESPONSE_SUM if phase == "response" else _PROMPT_SUM
+        self._slots = slots
+        self._ends = ends
 
-    def __call__(self, row: int, hidden: Tensor) -> None:
-        hidden = hidden.to(self._states.device, torch.float32)
-        self._states[self._phase, row].index_add_(0, self._owners, hidden)
-        if not self._phase:
-            self._states[2, row].index_copy_(0, self._owners[self._ends], hidden[self._ends])
+        ones = torch.ones(len(slots), device=slots.device)
+        self._counts[self._kind].index_add_(0, slots, ones)
 
-    def inherit(self, place: int, parent: Sums, there: int) -> None:
-        for kept in (0, 2):
-            self._states[kept, :, place] = parent._states[kept, :, there]
-        self._counts[0, place] = parent._counts[0, there]
+    def read_layer(self, layer: int, hidden: Tensor) -> None:
+        # float32 whatever the model's dtype: single dimensions of the residual stream are so large
+        # that half precision overflows.
+        hidden = hidden.to(self._sums.device, torch.float32)
+        self._sums[self._kind, layer].index_add_(0, self._slots, hidden)
 
-    def finish(self, place: int, request: int) -> None:
-        prompt, response = self._counts[:, place].tolist()
-        means = self._states[:, :, place].clone()
-        self._clear(place)
-        self._reader.finished[request] = None
-        if response:
-            means[0] /= prompt
-            means[1] /= response
-            means = means.cpu()
-            self._reader.finished[request] = {
-                "response_avg": means[1],
-                "prompt_avg": means[0],
-                "prompt_last": means[2],
-            }
+        if self._kind == _PROMPT_SUM:
+            # A prompt that is read in several passes overwrites this; the last pass counts.
+            last = self._sums[_PROMPT_LAST, layer]
+            last.index_copy_(0, self._slots[self._ends], hidden[self._ends])
 
-    def move(self, source: int, place: int) -> None:
-        self._states[:, :, place] = self._states[:, :, source]
-        self._counts[:, place] = self._counts[:, source]
-        self._clear(source)
+    def copy_prefix(self, slot: int, source: ActivationSums, source_slot: int) -> None:
+        for kind in (_PROMPT_SUM, _PROMPT_LAST):
+            self._sums[kind, :, slot] = source._sums[kind, :, source_slot]
+        self._counts[_PROMPT_SUM, slot] = source._counts[_PROMPT_SUM, source_slot]
 
-    def _clear(self, place: int) -> None:
-        self._states[:, :, place] = 0
-        self._counts[:, place] = 0
+    def finish(self, slot: int, request: int) -> None:
+        prompt_tokens, response_tokens = self._counts[:, slot].tolist()
+        means = self._sums[:, :, slot].clone()
+        self._clear(slot)
+
+        if not response_tokens:
+            self._reader.finished[request] = None
+            return
+
+        means[_PROMPT_SUM] /= prompt_tokens
+        means[_RESPONSE_SUM] /= response_tokens
+        means = means.cpu()
+        self._reader.finished[request] = {
+            "response_avg": means[_RESPONSE_SUM],
+            "prompt_avg": means[_PROMPT_SUM],
+            "prompt_last": means[_PROMPT_LAST],
+        }
+
+    def move(self, source_slot: int, slot: int) -> None:
+        self._sums[:, :, slot] = self._sums[:, :, source_slot]
+        self._counts[:, slot] = self._counts[:, source_slot]
+        self._clear(source_slot)
+
+    def _clear(self, slot: int) -> None:
+        self._sums[:, :, slot] = 0
+        self._counts[:, slot] = 0

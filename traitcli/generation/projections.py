@@ -1,17 +1,17 @@
-"""Reads how far hidden states point along trait vectors, token by token, while a model reads or writes."""
+"""A reader that projects every token's hidden state on trait vectors."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
 from traitcli.errors import VectorError
 from traitcli.models.loaded import LoadedModel
-from traitcli.models.reader import Phase
+from traitcli.models.reader import Phase, ReaderState
 from traitcli.records import Position, TraitVector
 from traitcli.vectors.methods import calibrate
 
@@ -24,51 +24,49 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A vector as the monitor reads it: one position's direction at one row."""
+    """A vector as the monitor reads it: the direction of one position at one layer."""
 
     vector: TraitVector
     position: Position
     layer: int
 
     def unit(self, device: torch.device) -> Tensor:
-        """float32 [H], of length 1 (a zero direction stays zero)."""
-        return torch.nn.functional.normalize(
-            torch.from_numpy(self.vector.directions[self.position][self.layer]), dim=0
-        ).to(device)
+        """The direction, float32 [H] of length 1 (a zero direction stays zero)."""
+        direction = torch.from_numpy(self.vector.directions[self.position][self.layer])
+        return torch.nn.functional.normalize(direction, dim=0).to(device)
 
     @property
     def is_calibrated(self) -> bool:
-        """Whether the vector carries class means."""
+        """Whether the vector has the class means that calibrated scores need."""
         return self.position in self.vector.stats
 
     def calibrate(self, raw: Floats) -> Floats:
-        """Calibrated scores of projections; the vector must carry class means."""
+        """Calibrated scores of projections; the vector must have class means."""
         return np.asarray(calibrate(raw, self.vector.stats[self.position], self.layer))
 
     @property
-    def by_row(self) -> list[Probe]:
-        """The same vector at every row."""
-        return [Probe(self.vector, self.position, row) for row in range(self.vector.layer_count)]
+    def at_every_layer(self) -> list[Probe]:
+        """The same vector at layers 0 to L."""
+        layers = range(self.vector.layer_count)
+        return [Probe(self.vector, self.position, layer) for layer in layers]
 
 
 def check_fit(vector: TraitVector, loaded: LoadedModel, position: Position) -> None:
-    """Raise VectorError when a vector is of another shape than the model's, or has no such position."""
-    shape, wanted = (
-        (vector.layer_count, vector.hidden_size),
-        (loaded.layer_count, loaded.hidden_size),
-    )
+    """Raise VectorError if a vector does not have the model's shape, or not this position."""
+    shape = [vector.layer_count, vector.hidden_size]
+    wanted = [loaded.layer_count, loaded.hidden_size]
     if shape != wanted:
         raise VectorError(
             f"the vector of {vector.trait} does not fit {loaded.name}",
-            cause=f"it is {list(shape)}, the model needs {list(wanted)}",
-            fix="use vectors made from this model",
+            cause=f"its shape is {shape}; the model needs {wanted}",
+            fix="use vectors built from this model",
         )
+
     if position not in vector.directions:
-        there = ", ".join(vector.directions)
         raise VectorError(
             f"the vector of {vector.trait} has no {position}",
-            cause=f"it has {there}",
-            fix="build it anew",
+            cause=f"it has {', '.join(vector.directions)}",
+            fix=f"rebuild it: traitcli build-vector {vector.trait}",
         )
 
 
@@ -78,108 +76,144 @@ def make_probes(
     position: Position,
     layer: int | None = None,
 ) -> dict[str, Probe]:
-    """Trait -> probe, at `layer` or at each vector's own; raises VectorError when one does not fit."""
+    """Make one probe for each vector, keyed by trait.
+
+    Args:
+        vectors: vectors of this model, shape [L+1, H].
+        position: which of their directions to use.
+        layer: 0 to L; without it, each vector's own layer.
+
+    Raises:
+        VectorError: a vector does not fit the model, or there is no such layer.
+    """
     probes = {}
     for vector in vectors:
-        row = vector.layer if layer is None else layer
+        chosen = vector.layer if layer is None else layer
         check_fit(vector, loaded, position)
-        if not 0 <= row < vector.layer_count:
-            rows = f"{loaded.name} has rows 0 to {loaded.layer_count - 1}"
-            raise VectorError(f"no layer {row}", cause=rows, fix="choose one of them")
-        probes[vector.trait] = Probe(vector, position, row)
+        if not 0 <= chosen < vector.layer_count:
+            raise VectorError(
+                f"no layer {chosen}",
+                cause=f"{loaded.name} has layers 0 to {loaded.layer_count - 1}",
+                fix="choose one of them",
+            )
+        probes[vector.trait] = Probe(vector, position, chosen)
     return probes
+
+
+class TextProjections(NamedTuple):
+    """Projections of one text, float32 [tokens, P] each; a prompt that was not scored has none."""
+
+    prompt: Floats
+    response: Floats
 
 
 class ProjectionReader:
     """Projects every token on P probes: (h · v) / ‖v‖, in activation units.
 
-    latest    float32 [P] of the token read last
-    prompt    float32 [T, P] of the prompt read last; no rows unless `prompts` are read
-    finished  request -> float32 [T, P] of its prompt, and of its response
+    `finished` maps each request to the projections of its text. Prompts are scored only if
+    `prompts`.
     """
 
     def __init__(
         self, probes: Sequence[Probe], device: torch.device, *, prompts: bool = False
     ) -> None:
         self.layers = sorted({probe.layer for probe in probes})
-        self.width = len(probes)
+        self.probe_count = len(probes)
         self.prompts = prompts
-        self.columns = {
-            row: [i for i, probe in enumerate(probes) if probe.layer == row] for row in self.layers
-        }
-        self.units = {
-            row: torch.stack([probes[i].unit(device) for i in columns], 1)
-            for row, columns in self.columns.items()
-        }
-        self.last_pass = np.zeros((1, self.width), dtype=np.float32)
-        self.prompt = self.last_pass[:0]
-        self.finished: dict[int, tuple[Floats, Floats]] = {}
+        self.finished: dict[int, TextProjections] = {}
 
-    @property
-    def latest(self) -> Floats:
-        latest: Floats = self.last_pass[-1]
-        return latest
+        # All probes of a layer are one matrix product: layer -> [H, probes at this layer].
+        self.columns: dict[int, list[int]] = {}
+        self.units: dict[int, Tensor] = {}
+        for layer in self.layers:
+            columns = [i for i, probe in enumerate(probes) if probe.layer == layer]
+            units = [probes[i].unit(device) for i in columns]
+            self.columns[layer] = columns
+            self.units[layer] = torch.stack(units, 1)
 
-    def open(self, places: int) -> _Projections:
-        return _Projections(self, places)
+    def open(self, slots: int) -> _Projections:
+        return _Projections(self, slots)
 
 
-class _Projections:
-    """The projections of sequences at some places: of each phase, one array [tokens, P] for every pass."""
+class _Projections(ReaderState):
+    """Projections of the sequences of one batch: for each phase, one array [n, P] per pass.
 
-    def __init__(self, reader: ProjectionReader, places: int) -> None:
+    A pass over all sequences fills one array [N, P], layer by layer. It is divided among the
+    sequences only when someone asks for theirs or the next pass begins: no call says that a pass
+    is complete.
+    """
+
+    def __init__(self, reader: ProjectionReader, slots: int) -> None:
         self._reader = reader
-        self._held: list[dict[Phase, list[Floats]]] = [
-            {"prompt": [], "response": []} for _ in range(places)
-        ]
+        self._parts = [_no_parts() for _ in range(slots)]
         self._phase: Phase = "prompt"
-        self._owners: list[int] = []
+        self._pass = np.zeros((0, reader.probe_count), dtype=np.float32)
+        # Slots of the pass that is not divided yet, and how many of its tokens belong to each.
+        self._slots: list[int] = []
         self._counts: list[int] = []
 
-    def begin(self, phase: Phase, owners: Tensor, ends: Tensor) -> None:
-        self._settle()
+    def begin(self, phase: Phase, slots: Tensor, ends: Tensor) -> None:
+        self._divide_pass()
         self._phase = phase
-        places, counts = torch.unique_consecutive(owners, return_counts=True)
-        self._owners, self._counts = places.tolist(), counts.tolist()
-        self._reader.last_pass = np.zeros((len(owners), self._reader.width), dtype=np.float32)
-        self._pass = self._reader.last_pass
+        # A new array each time: parts of the old one, and scores handed out, are views of it.
+        self._pass = np.zeros((len(slots), self._reader.probe_count), dtype=np.float32)
 
-    def __call__(self, row: int, hidden: Tensor) -> None:
-        if self._phase == "prompt" and not self._reader.prompts:
+        unique_slots, counts = torch.unique_consecutive(slots, return_counts=True)
+        self._slots = unique_slots.tolist()
+        self._counts = counts.tolist()
+
+    def read_layer(self, layer: int, hidden: Tensor) -> None:
+        if not self._is_scored:
             return
-        units = self._reader.units[row]
-        found = hidden.to(units.device, torch.float32) @ units
-        self._pass[:, self._reader.columns[row]] = found.cpu().numpy()
+        units = self._reader.units[layer]
+        projections = hidden.to(units.device, torch.float32) @ units
+        self._pass[:, self._reader.columns[layer]] = projections.cpu().numpy()
 
-    def inherit(self, place: int, parent: _Projections, there: int) -> None:
-        self._settle()
-        parent._settle()
-        self._held[place]["prompt"] = list(parent._held[there]["prompt"])
+    def copy_prefix(self, slot: int, source: _Projections, source_slot: int) -> None:
+        self._divide_pass()
+        source._divide_pass()
+        self._parts[slot]["prompt"] = list(source._parts[source_slot]["prompt"])
 
-    def finish(self, place: int, request: int) -> None:
-        self._settle()
-        prompt, response = (self._joined(place, phase) for phase in ("prompt", "response"))
-        self._reader.finished[request] = prompt, response
-        self._held[place] = {"prompt": [], "response": []}
-
-    def move(self, source: int, place: int) -> None:
-        self._settle()
-        self._held[place] = self._held[source]
-        self._held[source] = {"prompt": [], "response": []}
-
-    def _settle(self) -> None:
-        """Give each sequence its part of the pass that is over."""
-        start = 0
-        for place, count in zip(self._owners, self._counts, strict=True):
-            if self._phase == "response" or self._reader.prompts:
-                self._held[place][self._phase].append(self._pass[start : start + count])
-            start += count
-        if self._owners and self._phase == "prompt":
-            self._reader.prompt = self._joined(self._owners[-1], "prompt")
-        self._owners, self._counts = [], []
-
-    def _joined(self, place: int, phase: Phase) -> Floats:
-        parts = self._held[place][phase]
-        return (
-            np.concatenate(parts) if parts else np.zeros((0, self._reader.width), dtype=np.float32)
+    def finish(self, slot: int, request: int) -> None:
+        self._divide_pass()
+        self._reader.finished[request] = TextProjections(
+            self._joined(slot, "prompt"), self._joined(slot, "response")
         )
+        self._parts[slot] = _no_parts()
+
+    def move(self, source_slot: int, slot: int) -> None:
+        self._divide_pass()
+        self._parts[slot] = self._parts[source_slot]
+        self._parts[source_slot] = _no_parts()
+
+    def token_scores(self) -> Floats | None:
+        return self._pass if self._is_scored else None
+
+    def prompt_scores(self, slot: int) -> Floats | None:
+        if not self._reader.prompts:
+            return None
+        self._divide_pass()
+        return self._joined(slot, "prompt")
+
+    @property
+    def _is_scored(self) -> bool:
+        return self._phase == "response" or self._reader.prompts
+
+    def _divide_pass(self) -> None:
+        """Give each sequence its part of the last pass."""
+        start = 0
+        for slot, count in zip(self._slots, self._counts, strict=True):
+            if self._is_scored:
+                self._parts[slot][self._phase].append(self._pass[start : start + count])
+            start += count
+        self._slots, self._counts = [], []
+
+    def _joined(self, slot: int, phase: Phase) -> Floats:
+        parts = self._parts[slot][phase]
+        if not parts:
+            return np.zeros((0, self._reader.probe_count), dtype=np.float32)
+        return np.concatenate(parts)
+
+
+def _no_parts() -> dict[Phase, list[Floats]]:
+    return {"prompt": [], "response": []}

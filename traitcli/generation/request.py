@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from traitcli.models.reader import Floats
 
 FinishReason = Literal["stop", "length"]
 
@@ -17,24 +20,29 @@ class Request:
     seed: int
 
 
-Withdraw = Callable[[int], int]
-"""Asked at every step with how many requests are not begun yet; says how many of them to give up."""
+Release = Callable[[int], int]
+"""Called at every step with the number of unstarted requests; returns how many to release."""
 
 
-def keep_all(unbegun: int) -> int:
-    """Give nothing up."""
+def release_none(unstarted: int) -> int:
+    """Keep all requests."""
     return 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Step:
-    """One step of the loop.
+    """One step of the decode loop.
 
-    written    (request, token) of each token just written; its state has been read
-    ended      (request, why) of each answer that is complete now
-    withdrawn  requests that were not begun, and will not be
+    written        (request, token) of each token just written; its hidden states have been read
+    scores         float32 [n, P], what the reader computed for each of the n written tokens, in
+                   their order; none if nothing was written or the reader scores no tokens
+    ended          (request, reason) of each answer that is now complete
+    released       requests that were not started, and will not be
+    prompt_scores  (request, float32 [T, P]) of each prompt just read, if the reader scores prompts
     """
 
     written: Sequence[tuple[int, int]] = ()
+    scores: Floats | None = None
     ended: Sequence[tuple[int, FinishReason]] = ()
-    withdrawn: Sequence[int] = ()
+    released: Sequence[int] = ()
+    prompt_scores: Sequence[tuple[int, Floats]] = ()

@@ -1,4 +1,23 @@
-"""Runs a model over packed sequences, those that begin alike behind what was read of their beginning, for a reader."""
+"""Runs a model over many sequences at once, and reads what their prompts share only once.
+
+The prompts of a trait begin alike. `prefix_tree` finds the shared beginnings. The engine reads
+each of them once, copies the result to every slot that needs it, and reads only the rest there:
+
+    prefix tree                  batch of prefixes            batch of sequences
+                                 (a slot for each)            (a slot for each prompt)
+
+    system text ─┬─ persona A    slot 0: system + A ──copy──> slot 0: system + A | question 1
+                 │                                  └─copy──> slot 1: system + A | question 2
+                 └─ persona B    slot 1: system + B ──copy──> slot 2: system + B | question 1
+                                                                                 └ read here
+
+A slot is one index into two things: the KV store (keys and values) and the reader state (what was
+computed from hidden states). Both are always copied together. One forward pass packs the new
+tokens of all sequences into one row, so nothing is padded (see packed_attention.py):
+
+    new tokens   a a a | b | c c ──> model [1, N] ──> hook at layer k: hidden [N, H] ──> state
+    their slots  0 0 0 | 1 | 2 2         └──────────> logits [3, V] after each sequence's last token
+"""
 
 from __future__ import annotations
 
@@ -12,173 +31,258 @@ import torch
 
 from traitcli.models.hooks import tap
 from traitcli.models.loaded import LoadedModel
-from traitcli.models.packed_attention import KVStore, PackedInput, Reads, packed, read
+from traitcli.models.packed_attention import (
+    Content,
+    KVStore,
+    PackedInput,
+    run_packed,
+    use_packed_attention,
+)
 from traitcli.models.prefix_tree import Ids, SharedPrefix
 from traitcli.models.reader import Phase, Reader, ReaderState
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-TOKENS = 4096
-"""Tokens of sequences that are read in one pass, padding included, unless a single one is longer."""
+TOKENS_PER_PASS = 4096
+"""Tokens read in one pass, padding of the attention included; one longer text is read alone."""
 
 
 @dataclass(slots=True, eq=False)
 class SequenceBatch:
-    """Sequences side by side, a place each: their keys and values, and what was read of them.
+    """Sequences side by side, a slot each: their keys and values, and what was read of them.
 
-    of_stems  whether they are beginnings of prompts that will not be continued here
+    holds_prefixes  whether they are shared prefixes, which other batches continue
     """
 
     store: KVStore
-    account: ReaderState
-    of_stems: bool = False
+    state: ReaderState
+    holds_prefixes: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _ReadPrompt:
+    """Where a prompt was read, and the logits [V] after it."""
+
+    batch: SequenceBatch
+    slot: int
+    logits: Tensor
 
 
 class Engine:
-    """One model, and one reader who sees every hidden state once."""
+    """One model, and one reader that sees the hidden states of every token once."""
 
     def __init__(self, loaded: LoadedModel, reader: Reader) -> None:
         self._loaded = loaded
         self._reader = reader
-        self._account: ReaderState
+        # The state of the batch that is being read: hooks know the layer, not the batch.
+        self._state: ReaderState
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """What is read, is read inside; the model can be used for nothing else meanwhile."""
-        see = lambda row, hidden: self._account(row, hidden[0])  # noqa: E731
-        with packed(self._loaded), tap(self._loaded.model, self._reader.layers, see):
+        """Prepare the model for `read`; inside, it cannot be used for anything else."""
+
+        def read_layer(layer: int, hidden: Tensor) -> None:
+            self._state.read_layer(layer, hidden[0])
+
+        layers = self._reader.layers
+        with use_packed_attention(self._loaded), tap(self._loaded.model, layers, read_layer):
             yield
 
-    def open(self, places: int, capacity: int, *, of_stems: bool = False) -> SequenceBatch:
-        """A bench of so many places for `capacity` tokens each."""
-        return SequenceBatch(KVStore(places, capacity), self._reader.open(places), of_stems)
+    def open(self, slots: int, capacity: int, *, holds_prefixes: bool = False) -> SequenceBatch:
+        """A batch of empty slots for `capacity` tokens each."""
+        return SequenceBatch(KVStore(slots, capacity), self._reader.open(slots), holds_prefixes)
 
     def read(
         self,
-        bench: SequenceBatch,
+        batch: SequenceBatch,
         phase: Phase,
         known: Sequence[int],
         new: Sequence[Ids],
-        first: int = 0,
-        keep: Tensor | None = None,
+        first_slot: int = 0,
+        logits_at: Tensor | None = None,
     ) -> Tensor:
-        """Read `new` tokens of the sequences at the places from `first` on, which hold `known[i]` tokens already.
+        """Read more tokens of the sequences in neighboring slots, in one forward pass.
 
-        Returns logits [K, V] after the tokens at `keep` int64 [K]; without it, after each sequence's last.
+        Args:
+            batch: where the sequences are.
+            phase: whether the tokens belong to prompts or to responses.
+            known: tokens that each sequence has already.
+            new: tokens to read, at least one for each sequence.
+            first_slot: slot of the first sequence.
+            logits_at: int64 [K], indices into all new tokens; default: each sequence's last one.
+
+        Returns:
+            Logits [K, V] after these tokens.
         """
-        reads: Reads = "texts" if phase == "response" else "stems" if bench.of_stems else "prompts"
-        feed = PackedInput(bench.store, first, known, new, self._loaded.device, reads)
-        self._account = bench.account
-        self._account.begin(phase, feed.owners + first, feed.ends)
-        return read(self._loaded, feed, feed.ends if keep is None else keep)
+        content: Content = "prefixes" if batch.holds_prefixes else "prompts"
+        if phase == "response":
+            content = "responses"
+        packed = PackedInput(batch.store, first_slot, known, new, self._loaded.device, content)
+
+        self._state = batch.state
+        self._state.begin(phase, packed.slots, packed.ends)
+        return run_packed(self._loaded, packed, packed.ends if logits_at is None else logits_at)
 
     def read_prompts(
         self,
-        bench: SequenceBatch,
-        first: int,
+        batch: SequenceBatch,
+        first_slot: int,
         prompts: Sequence[Ids],
-        stems: Sequence[SharedPrefix | None],
+        prefixes: Sequence[SharedPrefix | None],
     ) -> Tensor:
-        """Logits [R, V] after prompts, which go to the places from `first` on; their stems are read if they must.
+        """Read prompts into neighboring slots, and their shared prefixes if necessary.
 
-        Prompts that are the whole of their stem are read once, in the place of one of them.
+        Equal prompts are read once, in the slot of one of them, and copied to the others.
+
+        Args:
+            batch: where the prompts go.
+            first_slot: slot of the first prompt.
+            prompts: their tokens.
+            prefixes: for each prompt, what `find_shared_prefixes` found for it.
+
+        Returns:
+            Logits [R, V] after each prompt.
         """
-        asked = dict(zip(prompts, stems, strict=True))
-        found = {
-            ids: (*stem.held, stem.logits) for ids, stem in asked.items() if stem and stem.is_read
-        }
-        unread = [ids for ids in asked if ids not in found]
-        read = self._read_behind(bench, first, unread, [_above(ids, asked[ids]) for ids in unread])
-        found |= {ids: (bench, first + row, read[row]) for row, ids in enumerate(unread)}
-        logits: list[Tensor] = []
-        # From behind: what was read never lies behind where it belongs.
-        for ids, run in reversed(
-            [(ids, list(run)) for ids, run in groupby(range(len(prompts)), prompts.__getitem__)]
-        ):
-            (source, there, after), stem, places = (
-                found[ids],
-                asked[ids],
-                range(first + run[0], first + run[-1] + 1),
-            )
-            self._take(
-                bench, places[source is bench and there == places[0] :], source, there, len(ids)
-            )
-            if stem and stem.ids == ids:
-                stem.leave(len(run))
-                if stem.users and not stem.is_read:
-                    stem.held, stem.logits = (self._lift(source, there, len(ids)), 0), after.clone()
-            logits[:0] = [after] * len(run)
-        return read if len(unread) == len(prompts) else torch.stack(logits)
+        prefix_of = dict(zip(prompts, prefixes, strict=True))
+        sources: dict[Ids, _ReadPrompt] = {}
+        for ids, prefix in prefix_of.items():
+            # An equal prompt was read earlier, and kept for this one.
+            if prefix and prefix.logits is not None:
+                source, slot = prefix.location
+                sources[ids] = _ReadPrompt(source, slot, prefix.logits)
 
-    def _read_behind(
+        unread = [ids for ids in prefix_of if ids not in sources]
+        parents = [_prefix_before(ids, prefix_of[ids]) for ids in unread]
+        new_logits = self._read_after_prefixes(batch, first_slot, unread, parents)
+        for number, ids in enumerate(unread):
+            sources[ids] = _ReadPrompt(batch, first_slot + number, new_logits[number])
+
+        # Distinct prompts were read into the first slots. Going from the last slot to the first,
+        # no copy overwrites one that is still needed: none was read behind its final slot.
+        for ids, slots in reversed(_runs(prompts, first_slot)):
+            self._place_prompt(batch, slots, ids, sources[ids], prefix_of[ids])
+
+        if len(unread) == len(prompts):
+            return new_logits
+        return torch.stack([sources[ids].logits for ids in prompts])
+
+    def _place_prompt(
         self,
-        bench: SequenceBatch,
-        first: int,
-        prompts: Sequence[Ids],
-        stems: Sequence[SharedPrefix | None],
-    ) -> Tensor:
-        """Logits [R, V] after prompts, each behind its stem."""
-        self._read_stems(stems)
-        for stem, group in groupby(enumerate(stems, start=first), key=lambda placed: placed[1]):
-            if stem:
-                places = [place for place, _ in group]
-                held, there = stem.held
-                self._take(bench, range(places[0], places[-1] + 1), held, there, len(stem.ids))
-                stem.leave(len(places))
-                if (
-                    stem.users and held.store.places > 1
-                ):  # those read beside it need not stay as long
-                    stem.held = self._lift(held, there, len(stem.ids)), 0
-        known = [len(stem.ids) if stem else 0 for stem in stems]
-        new = [ids[count:] for ids, count in zip(prompts, known, strict=True)]
-        parts = [
-            self.read(bench, "prompt", known[some], new[some], first + some.start)
-            for some in passes([len(ids) for ids in new], TOKENS)
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts or [torch.tensor([])])
-
-    def _read_stems(self, needed: Sequence[SharedPrefix | None]) -> None:
-        """Read the stems that were not read yet, those of one depth together."""
-        missing = dict.fromkeys(stem for leaf in needed if leaf for stem in leaf.unread)
-        while missing:
-            ready = [stem for stem in missing if stem.parent not in missing]
-            bench = self.open(len(ready), max(len(stem.ids) for stem in ready), of_stems=True)
-            self._read_behind(
-                bench, 0, [stem.ids for stem in ready], [stem.parent for stem in ready]
-            )
-            for place, stem in enumerate(ready):
-                stem.held = bench, place
-                del missing[stem]
-
-    def _take(
-        self, bench: SequenceBatch, places: range, source: SequenceBatch, there: int, tokens: int
+        batch: SequenceBatch,
+        slots: range,
+        ids: Ids,
+        source: _ReadPrompt,
+        prefix: SharedPrefix | None,
     ) -> None:
-        """The first tokens of a sequence, all that was read of it, go to places of another bench or its own."""
-        if places:
-            bench.store.copy(source.store, there, slice(places.start, places.stop), tokens)
-        for place in places:
-            bench.account.inherit(place, source.account, there)
+        """Copy a prompt to its slots, and keep it if equal prompts will come later."""
+        is_in_place = source.batch is batch and source.slot == slots[0]
+        targets = slots[1:] if is_in_place else slots
+        self._copy_prefix(batch, targets, source.batch, source.slot, len(ids))
 
-    def _lift(self, bench: SequenceBatch, place: int, tokens: int) -> SequenceBatch:
-        """The same on a bench of its own."""
+        if prefix and prefix.ids == ids:
+            prefix.release(len(slots))
+            if prefix.users and prefix.logits is None:
+                kept = self._copy_to_own_batch(source.batch, source.slot, len(ids))
+                prefix.location, prefix.logits = (kept, 0), source.logits.clone()
+
+    def _read_after_prefixes(
+        self,
+        batch: SequenceBatch,
+        first_slot: int,
+        prompts: Sequence[Ids],
+        prefixes: Sequence[SharedPrefix | None],
+    ) -> Tensor:
+        """Copy each prompt's prefix to its slot and read the rest; logits [R, V]."""
+        self._read_prefixes(prefixes)
+
+        for prefix, group in groupby(enumerate(prefixes, first_slot), key=lambda pair: pair[1]):
+            if prefix:
+                slots = [slot for slot, _ in group]
+                source, source_slot = prefix.location
+                targets = range(slots[0], slots[-1] + 1)
+                self._copy_prefix(batch, targets, source, source_slot, len(prefix.ids))
+
+                prefix.release(len(slots))
+                if prefix.users and source.store.slots > 1:
+                    # Prefixes that were read together may be done with earlier: do not keep them.
+                    own = self._copy_to_own_batch(source, source_slot, len(prefix.ids))
+                    prefix.location = own, 0
+
+        known = [len(prefix.ids) if prefix else 0 for prefix in prefixes]
+        new = [ids[count:] for ids, count in zip(prompts, known, strict=True)]
+        logits = []
+        for part in split_passes([len(ids) for ids in new], TOKENS_PER_PASS):
+            slot = first_slot + part.start
+            logits.append(self.read(batch, "prompt", known[part], new[part], slot))
+        return logits[0] if len(logits) == 1 else torch.cat(logits or [torch.tensor([])])
+
+    def _read_prefixes(self, prefixes: Sequence[SharedPrefix | None]) -> None:
+        """Read these prefixes and their ancestors unless they were read; one pass for each depth."""
+        missing: dict[SharedPrefix, None] = {}
+        for prefix in prefixes:
+            if prefix:
+                missing |= dict.fromkeys(prefix.unread)
+
+        while missing:
+            level = [prefix for prefix in missing if prefix.parent not in missing]
+            longest = max(len(prefix.ids) for prefix in level)
+            batch = self.open(len(level), longest, holds_prefixes=True)
+            ids = [prefix.ids for prefix in level]
+            self._read_after_prefixes(batch, 0, ids, [prefix.parent for prefix in level])
+            for slot, prefix in enumerate(level):
+                prefix.location = batch, slot
+                del missing[prefix]
+
+    def _copy_prefix(
+        self,
+        batch: SequenceBatch,
+        slots: range,
+        source: SequenceBatch,
+        source_slot: int,
+        tokens: int,
+    ) -> None:
+        """Copy the first tokens of a sequence to slots of this or another batch."""
+        if slots:
+            # All slots at once: single copies take three times as long.
+            target = slice(slots.start, slots.stop)
+            batch.store.copy_prefix(source.store, source_slot, target, tokens)
+        for slot in slots:
+            batch.state.copy_prefix(slot, source.state, source_slot)
+
+    def _copy_to_own_batch(self, source: SequenceBatch, slot: int, tokens: int) -> SequenceBatch:
+        """Copy a sequence to a batch of one slot, so that the rest of its batch can be freed."""
         own = self.open(1, tokens)
-        self._take(own, range(1), bench, place, tokens)
+        self._copy_prefix(own, range(1), source, slot, tokens)
         return own
 
 
-def _above(ids: Ids, stem: SharedPrefix | None) -> SharedPrefix | None:
-    """What a prompt is read behind: its stem, or that stem's parent where it is the whole prompt."""
-    return stem.parent if stem and stem.ids == ids else stem
+def split_passes(lengths: Sequence[int], max_tokens: int) -> Iterator[slice]:
+    """Split neighboring sequences into passes of at most `max_tokens`, padding included.
 
-
-def passes(lengths: Sequence[int], tokens: int) -> Iterator[slice]:
-    """Neighbours to be read together, of so many tokens at most with padding: masks and scores grow with them."""
+    The attention pads its queries, so its masks and scores grow with the longest sequence.
+    """
     start, longest = 0, 0
     for end, length in enumerate(lengths):
         longest = max(longest, length)
-        if end > start and longest * (end + 1 - start) > tokens:
+        if end > start and longest * (end + 1 - start) > max_tokens:
             yield slice(start, end)
             start, longest = end, length
     if lengths:
         yield slice(start, len(lengths))
+
+
+def _prefix_before(ids: Ids, prefix: SharedPrefix | None) -> SharedPrefix | None:
+    """The prefix a prompt is read after: the parent, if the prefix is the whole prompt."""
+    return prefix.parent if prefix and prefix.ids == ids else prefix
+
+
+def _runs(prompts: Sequence[Ids], first_slot: int) -> list[tuple[Ids, range]]:
+    """Runs of equal neighboring prompts, with their slots."""
+    runs = []
+    slot = first_slot
+    for ids, group in groupby(prompts):
+        count = len(list(group))
+        runs.append((ids, range(slot, slot + count)))
+        slot += count
+    return runs

@@ -8,7 +8,7 @@ from typing import Any
 
 from traitcli.config import ModelConfig
 from traitcli.models.devices import pick_dtype
-from traitcli.models.engine import TOKENS
+from traitcli.models.engine import TOKENS_PER_PASS
 from traitcli.models.load import locate_model, not_loadable
 
 _CONTEXT = 2**29
@@ -80,7 +80,7 @@ def sequence_bytes(text: Any, item: int, capacity: int) -> int:
 
 def pass_bytes(text: Any, item: int) -> int:
     """What a full pass over prompts holds at once."""
-    return TOKENS * _inner_bytes(text, item)
+    return TOKENS_PER_PASS * _inner_bytes(text, item)
 
 
 def _inner_bytes(text: Any, item: int) -> int:

@@ -36,7 +36,7 @@ def load_model(
     from transformers.utils import logging
 
     from traitcli.models.cpu_packing import pack_weights
-    from traitcli.models.packed_attention import why_not
+    from traitcli.models.packing_check import find_packing_problem
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -69,7 +69,7 @@ def load_model(
         last_logits="logits_to_keep" in inspect.signature(model.forward).parameters,
     )
     with memory_explained(device, _TOO_LARGE):
-        reason = why_not(loaded)
+        reason = find_packing_problem(loaded)
     if reason:
         on_event(Warned("", f"{name} is decoded with padding, which is slower: {reason}"))
     loaded = replace(loaded, packs=not reason)

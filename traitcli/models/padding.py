@@ -15,7 +15,7 @@ from traitcli.models.reader import Phase, Reader, ReaderState
 if TYPE_CHECKING:
     from torch import Tensor
 
-Begin = Callable[[ReaderState, Phase, "Tensor", "Tensor"], None]
+BeginPass = Callable[[ReaderState, Phase, "Tensor", "Tensor"], None]
 
 
 def left_pad(
@@ -23,39 +23,42 @@ def left_pad(
 ) -> tuple[Tensor, Tensor]:
     """int64 [B, T] token ids ending in the same column, and their bool [B, T] mask."""
     width = max(map(len, sequences))
-    ids = torch.tensor([[pad] * (width - len(s)) + list(s) for s in sequences], device=device)
-    mask = torch.tensor(
-        [[False] * (width - len(s)) + [True] * len(s) for s in sequences], device=device
-    )
-    return ids, mask
+    ids, mask = [], []
+    for sequence in sequences:
+        padding = width - len(sequence)
+        ids.append([pad] * padding + list(sequence))
+        mask.append([False] * padding + [True] * len(sequence))
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 
 def right_pad(
     sequences: Sequence[Sequence[int]], pad: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """int64 [B, T] token ids beginning in the same column, and their bool [B, T] mask."""
-    ids, mask = left_pad([list(reversed(s)) for s in sequences], pad, device)
+    ids, mask = left_pad([list(reversed(sequence)) for sequence in sequences], pad, device)
     return ids.flip(1), mask.flip(1)
 
 
 @contextmanager
-def tap_masked(loaded: LoadedModel, reader: Reader) -> Iterator[Begin]:
-    """WorkerState what a reader wants to see to the account of every pass, padding left out.
+def tap_masked(loaded: LoadedModel, reader: Reader) -> Iterator[BeginPass]:
+    """Show a reader the hidden states of padded passes, without those of the padding.
 
-    Yields what begins a pass: called with the account, the phase, its places int64 [B] and the mask bool [B, T].
+    Yields a function to call before every pass, with the reader's state, the phase, the slot of
+    each row int64 [B], and the mask bool [B, T] of the columns that will be read.
     """
-    account: ReaderState
-    seen: Tensor
+    state: ReaderState
+    mask: Tensor
 
-    def begin(to: ReaderState, phase: Phase, places: Tensor, mask: Tensor) -> None:
-        nonlocal account, seen
-        account, seen, counts = to, mask, mask.sum(1)
-        account.begin(phase, places.repeat_interleave(counts), counts.cumsum(0) - 1)
+    def begin(new_state: ReaderState, phase: Phase, slots: Tensor, new_mask: Tensor) -> None:
+        nonlocal state, mask
+        state, mask = new_state, new_mask
+        counts = mask.sum(1)
+        state.begin(phase, slots.repeat_interleave(counts), counts.cumsum(0) - 1)
 
-    def see(row: int, hidden: Tensor) -> None:
-        account(row, hidden[seen.to(hidden.device)])
+    def read_layer(layer: int, hidden: Tensor) -> None:
+        state.read_layer(layer, hidden[mask.to(hidden.device)])
 
-    with tap(loaded.model, reader.layers, see):
+    with tap(loaded.model, reader.layers, read_layer):
         yield begin
 
 
@@ -69,18 +72,27 @@ def new_cache(loaded: LoadedModel) -> Any:
 def forward(
     loaded: LoadedModel, ids: Tensor, mask: Tensor, cache: Any, last_only: bool = True
 ) -> Tensor:
-    """PackedInput `ids` [B, T], of which `mask` [B, past + T] tells the real ones; logits [B, T or 1, V].
+    """Run the model on `ids` [B, T], after what the cache holds; the cache grows by T.
 
-    The cache grows by T; positions count real tokens only, so padding changes nothing.
+    Args:
+        loaded: the model.
+        ids: int64 [B, T].
+        mask: bool [B, past + T], false for padding.
+        cache: what `new_cache` made.
+        last_only: whether only the last column's logits are needed.
+
+    Returns:
+        Logits [B, T or 1, V].
     """
+    # Positions count real tokens only, so padding changes nothing.
     positions = (mask.long().cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-    few = {"logits_to_keep": 1} if last_only and loaded.last_logits else {}
+    options = {"logits_to_keep": 1} if last_only and loaded.last_logits else {}
     output = loaded.model(
         input_ids=ids,
         attention_mask=mask.long(),
         position_ids=positions,
         past_key_values=cache,
         use_cache=True,
-        **few,
+        **options,
     )
     return output.logits[:, -1:] if last_only else output.logits  # type: ignore[no-any-return]

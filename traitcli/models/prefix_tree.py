@@ -1,77 +1,85 @@
-"""Finds what prompts begin with together, so that each common beginning is read once."""
+"""Finds the beginnings that prompts share, so that each of them is read only once.
+
+Shared beginnings form a prefix tree, as in SGLang's RadixAttention and vLLM's prefix caching; but
+all prompts are known in advance, so a prefix is dropped as soon as nothing follows it any more.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    pass
+Ids = tuple[int, ...]
 
-_WORTH = 8
-"""Tokens that a stem must add to its parent to be worth a pass of its own."""
+_MIN_NEW_TOKENS = 8
+"""Tokens that a prefix must add to its parent to be worth a forward pass of its own."""
 
 
 @dataclass(slots=True, eq=False)
 class SharedPrefix:
-    """A beginning that at least two prompts share, or the whole of prompts that are the same.
+    """A node of the prefix tree: the beginning of several prompts, or the whole of equal ones.
 
-    ids     its tokens, those of its parent included
-    users   prompts and stems that are still to be read behind it
-    held    where what was read of it lies; none before and after
-    logits  [V] after it, if it is the whole of prompts, of which one was read
+    ids       its tokens, those of its parent included
+    users     prompts and longer prefixes that will still be read after it
+    location  (SequenceBatch, slot) where it was read; none before that, and after the last user
+    logits    [V] after its last token, once one of several equal prompts was read; none if it is
+              only a beginning
     """
 
     ids: Ids
     parent: SharedPrefix | None
     users: int = 0
-    held: Any = field(default=None, repr=False)
+    location: Any = field(default=None, repr=False)
     logits: Any = field(default=None, repr=False)
 
     @property
-    def is_read(self) -> bool:
-        """Whether it is the whole of prompts, of which one was read."""
-        return self.logits is not None
-
-    @property
     def unread(self) -> list[SharedPrefix]:
-        """The stem and those it stands on, down to the first that is held; a stem waits for all its users."""
-        if self.held is not None:
+        """This prefix and its ancestors, from the first one that is not read yet."""
+        # A prefix stays in memory until all its users are read, so none above a read one is needed.
+        if self.location is not None:
             return []
-        return [*(self.parent.unread if self.parent else ()), self]
+        ancestors = self.parent.unread if self.parent else []
+        return [*ancestors, self]
 
-    def leave(self, users: int) -> None:
-        """Some users less; what was read of it goes with the last."""
+    def release(self, users: int) -> None:
+        """Count so many users as read; the last one frees the memory."""
         self.users -= users
         if not self.users:
-            self.held = self.logits = None
+            self.location = self.logits = None
 
 
 def find_shared_prefixes(prompts: Sequence[Ids]) -> list[tuple[int, SharedPrefix | None]]:
-    """(index, stem) of every prompt, in the order in which stems are needed for the shortest time.
+    """Build the prefix tree of prompts.
 
-    A stem leaves at least one token of each prompt to be read, unless its prompts are all the same.
+    Returns (index, longest shared prefix or none) of every prompt, sorted so that each prefix is
+    needed for the shortest time. A prefix is shorter than its prompts, unless these are all equal:
+    at least one token must be read to give logits.
     """
+    if not prompts:
+        return []
     order = sorted(range(len(prompts)), key=prompts.__getitem__)
-    return list(_grow(prompts, order, None)) if order else []
+    return list(_grow(prompts, order, None))
 
 
 def _grow(
     prompts: Sequence[Ids], order: Sequence[int], parent: SharedPrefix | None
 ) -> Iterator[tuple[int, SharedPrefix | None]]:
-    """The prompts of `order`, which are sorted and all begin with `parent`."""
+    """Add the prompts of `order`, which is sorted; all of them begin with `parent`."""
     first, last = prompts[order[0]], prompts[order[-1]]
-    start = common_start([first, last])  # of all of them
-    shared = first if first == last else start[: len(first) - 1]
-    if len(order) > 1 and (
-        first == last or len(shared) - len(parent.ids if parent else ()) >= _WORTH
-    ):
+    common = common_start([first, last])
+    # `first` may be the beginning of all others: one of its tokens must be left to read.
+    shared = first if first == last else common[: len(first) - 1]
+
+    new_tokens = len(shared) - (len(parent.ids) if parent else 0)
+    if len(order) > 1 and (first == last or new_tokens >= _MIN_NEW_TOKENS):
         if parent:
             parent.users += 1
         parent = SharedPrefix(shared, parent)
-    for _, group in groupby(order, key=lambda index: prompts[index][: len(start) + 1]):
+
+    # Prompts that agree on one token more form a subtree.
+    for _, group in groupby(order, key=lambda index: prompts[index][: len(common) + 1]):
         same = list(group)
         if 1 < len(same) < len(order):
             yield from _grow(prompts, same, parent)
@@ -82,14 +90,11 @@ def _grow(
             yield index, parent
 
 
-Ids = tuple[int, ...]
-
-
 def common_start(sequences: Sequence[Ids]) -> Ids:
-    """The longest beginning that all have in common."""
-    # Between the first and the last in lexicographic order, all others share at least what these two do.
+    """The longest beginning that all sequences share."""
+    # All others lie between the lexicographic first and last, so they share what these two do.
     first, last = min(sequences), max(sequences)
-    same = next(
-        (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first)
-    )
-    return first[:same]
+    for length, (one, other) in enumerate(zip(first, last, strict=False)):
+        if one != other:
+            return first[:length]
+    return first

@@ -1,4 +1,4 @@
-"""Reads texts that are there already: what a reader wants of their hidden states, or how probable they are."""
+"""Reads existing texts: for what a reader computes from their hidden states, or their probability."""
 
 from __future__ import annotations
 
@@ -8,17 +8,24 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from traitcli.models.engine import TOKENS, Engine, passes
+from traitcli.models.engine import TOKENS_PER_PASS, Engine, split_passes
 from traitcli.models.loaded import LoadedModel
-from traitcli.models.padding import Begin, forward, left_pad, new_cache, right_pad, tap_masked
+from traitcli.models.padding import (
+    BeginPass,
+    forward,
+    left_pad,
+    new_cache,
+    right_pad,
+    tap_masked,
+)
 from traitcli.models.prefix_tree import Ids, find_shared_prefixes
-from traitcli.models.reader import Blind, Reader, ReaderState
+from traitcli.models.reader import NullReader, Reader, ReaderState
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_LOGIT_BYTES = 2**29
-"""Logits held at once, at most: what bounds the tokens scored together."""
+LOGIT_BYTES_PER_PASS = 2**29
+"""Limits the texts that are scored in one pass: every response token has float32 logits [V]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +40,10 @@ class Text:
 def read_texts(
     loaded: LoadedModel, texts: Sequence[Text], size: int, reader: Reader
 ) -> Iterator[int]:
-    """Let a reader see every token of texts, `size` of them side by side; yields the index of each one read.
+    """Let a reader see every token of texts, `size` texts side by side.
 
-    What prompts begin with together is read once, and no logits are computed.
+    Yields the index of each text once it is read. What prompts share is read once; no logits are
+    computed for responses.
     """
     for index, _ in _read(loaded, texts, size, reader, scored=False):
         yield index
@@ -45,115 +53,145 @@ def read_texts(
 def log_probabilities(
     loaded: LoadedModel, texts: Sequence[Text], size: int
 ) -> Iterator[tuple[int, Tensor]]:
-    """Index and float32 [T] of each text, in their order: log P of every response token, given all before it.
+    """Yield (index, float32 [T]) of each text, in order: log P of every response token.
 
-    What prompts begin with together is read once, and held until the last of them has been read.
+    Each is given all tokens before it. What prompts share is read once, and stays in memory until
+    the last of them is read.
     """
-    yield from _read(loaded, texts, size, Blind(), scored=True)
+    yield from _read(loaded, texts, size, NullReader(), scored=True)
 
 
 def _read(
     loaded: LoadedModel, texts: Sequence[Text], size: int, reader: Reader, scored: bool
 ) -> Iterator[tuple[int, Tensor]]:
-    """Index of each text, and the log-probabilities of its response if it is to be `scored`, else nothing."""
-    way = _packed if loaded.packs else _padded
+    """Index and log-probabilities of each text; the latter are empty unless it is `scored`."""
     if texts:
-        yield from way(loaded, texts, min(size, len(texts)), reader, scored)
+        read = _read_packed if loaded.packs else _read_padded
+        yield from read(loaded, texts, min(size, len(texts)), reader, scored)
 
 
-def _packed(
+def _read_packed(
     loaded: LoadedModel, texts: Sequence[Text], size: int, reader: Reader, scored: bool
 ) -> Iterator[tuple[int, Tensor]]:
     engine = Engine(loaded, reader)
-    bench = engine.open(size, max(len(text.prompt) + len(text.response) for text in texts))
-    coming = find_shared_prefixes([text.prompt for text in texts])
+    batch = engine.open(size, max(len(text.prompt) + len(text.response) for text in texts))
+    max_tokens = _tokens_per_pass(loaded, scored)
+
+    # (index, shared prefix), sorted so that each prefix is in memory for the shortest time.
+    order = find_shared_prefixes([text.prompt for text in texts])
     if scored:
-        coming.sort(key=lambda one: one[0])
+        # Scores are promised in the order of the texts, so some prefixes stay longer.
+        order.sort(key=lambda pair: pair[0])
+
     with engine.running():
-        for some in (coming[start : start + size] for start in range(0, len(coming), size)):
-            prompts, responses = zip(
-                *((texts[i].prompt, texts[i].response) for i, _ in some), strict=True
-            )
-            first = engine.read_prompts(bench, 0, prompts, [stem for _, stem in some])
-            for part in passes([len(ids) for ids in responses], _tokens_at_once(loaded, scored)):
+        for start in range(0, len(order), size):
+            chosen = order[start : start + size]
+            indices = [index for index, _ in chosen]
+            prompts = [texts[index].prompt for index in indices]
+            responses = [texts[index].response for index in indices]
+            first_logits = engine.read_prompts(batch, 0, prompts, [prefix for _, prefix in chosen])
+
+            for part in split_passes([len(ids) for ids in responses], max_tokens):
                 new, known = responses[part], [len(ids) for ids in prompts[part]]
-                keep = _all_but_last(new) if scored else torch.tensor([], dtype=torch.long)
-                rest = engine.read(
-                    bench, "response", known, new, part.start, keep.to(loaded.device)
-                )
-                for place, _ in enumerate(new, start=part.start):
-                    bench.account.finish(place, some[place][0])
-                found = (
-                    _log_probabilities(first[part], rest, new) if scored else [first[:0]] * len(new)
-                )
-                yield from zip([index for index, _ in some[part]], found, strict=True)
+                logits_at = torch.tensor([], dtype=torch.long)
+                if scored:
+                    logits_at = _all_but_last(new)
+                logits_at = logits_at.to(loaded.device)
+                rest = engine.read(batch, "response", known, new, part.start, logits_at)
 
-
-def _padded(
-    loaded: LoadedModel, texts: Sequence[Text], size: int, reader: Reader, scored: bool
-) -> Iterator[tuple[int, Tensor]]:
-    """The same in transformers' own cache, for models that do not read packed tokens."""
-    order = list(range(len(texts)))
-    if not scored:
-        order.sort(key=lambda i: (texts[i].prompt, len(texts[i].response)))
-    longest = max(len(text.response) for text in texts)
-    size = min(size, max(1, _tokens_at_once(loaded, scored=True) // longest))
-    with tap_masked(loaded, reader) as begin:
-        for chosen in (order[start : start + size] for start in range(0, len(order), size)):
-            account = reader.open(len(chosen))
-            found = _read_padded(
-                loaded, [texts[i] for i in chosen], reader.open(len(chosen)), account, begin
-            )
-            for place, index in enumerate(chosen):
-                account.finish(place, index)
-            yield from zip(chosen, found, strict=True)
+                for slot in range(part.start, part.start + len(new)):
+                    batch.state.finish(slot, indices[slot])
+                found = [first_logits[:0]] * len(new)
+                if scored:
+                    found = _log_probabilities(first_logits[part], rest, new)
+                yield from zip(indices[part], found, strict=True)
 
 
 def _read_padded(
+    loaded: LoadedModel, texts: Sequence[Text], size: int, reader: Reader, scored: bool
+) -> Iterator[tuple[int, Tensor]]:
+    """The same with transformers' own cache, for models that cannot read packed tokens."""
+    order = list(range(len(texts)))
+    if not scored:
+        order.sort(key=lambda index: (texts[index].prompt, len(texts[index].response)))
+    longest = max(len(text.response) for text in texts)
+    # `forward` computes the logits of all columns, whether or not they are needed.
+    size = min(size, max(1, _tokens_per_pass(loaded, scored=True) // longest))
+
+    with tap_masked(loaded, reader) as begin:
+        for start in range(0, len(order), size):
+            indices = order[start : start + size]
+            state = reader.open(len(indices))
+            chosen = [texts[index] for index in indices]
+            found = _read_padded_batch(loaded, chosen, reader, state, begin)
+            for slot, index in enumerate(indices):
+                state.finish(slot, index)
+            yield from zip(indices, found, strict=True)
+
+
+def _read_padded_batch(
     loaded: LoadedModel,
     texts: Sequence[Text],
-    above: ReaderState,
-    account: ReaderState,
-    begin: Begin,
+    reader: Reader,
+    state: ReaderState,
+    begin: BeginPass,
 ) -> list[Tensor]:
-    """Log-probabilities of responses; prompts that are the same are read once, into the account `above`."""
+    """Log-probabilities of responses; `state` has a slot for each text."""
     pad, device = loaded.tokenizer.pad_token_id, loaded.device
     prompts = list(dict.fromkeys(text.prompt for text in texts))
-    owners = [prompts.index(text.prompt) for text in texts]
-    rows, cache = torch.tensor(owners, device=device), new_cache(loaded)
+    prompt_of = [prompts.index(text.prompt) for text in texts]
+    rows = torch.tensor(prompt_of, device=device)
+    cache = new_cache(loaded)
+
+    # Equal prompts are read once, then their keys and reader state are copied to every text.
+    prompt_state = reader.open(len(texts))
     ids, prompt_mask = left_pad(prompts, pad, device)
-    begin(above, "prompt", torch.arange(len(prompts), device=device), prompt_mask)
-    first = forward(loaded, ids, prompt_mask, cache)[rows, -1]
+    begin(prompt_state, "prompt", torch.arange(len(prompts), device=device), prompt_mask)
+    first_logits = forward(loaded, ids, prompt_mask, cache)[rows, -1]
     cache.reorder_cache(rows)
-    for place, there in enumerate(owners):
-        account.inherit(place, above, there)
-    ids, mask = right_pad([text.response for text in texts], pad, device)
-    begin(account, "response", torch.arange(len(texts), device=device), mask)
-    logits = forward(loaded, ids, torch.cat([prompt_mask[rows], mask], 1), cache, last_only=False)
-    return _log_probabilities(first, logits[:, :-1][mask[:, 1:]], [text.response for text in texts])
+    for slot, prompt_slot in enumerate(prompt_of):
+        state.copy_prefix(slot, prompt_state, prompt_slot)
+
+    responses = [text.response for text in texts]
+    ids, mask = right_pad(responses, pad, device)
+    begin(state, "response", torch.arange(len(texts), device=device), mask)
+    whole_mask = torch.cat([prompt_mask[rows], mask], 1)
+    logits = forward(loaded, ids, whole_mask, cache, last_only=False)
+    return _log_probabilities(first_logits, logits[:, :-1][mask[:, 1:]], responses)
 
 
-def _tokens_at_once(loaded: LoadedModel, scored: bool) -> int:
+def _tokens_per_pass(loaded: LoadedModel, scored: bool) -> int:
+    if not scored:
+        return TOKENS_PER_PASS
     vocabulary: int = loaded.model.config.get_text_config().vocab_size
-    return min(TOKENS, max(1, _LOGIT_BYTES // (4 * vocabulary))) if scored else TOKENS
+    return min(TOKENS_PER_PASS, max(1, LOGIT_BYTES_PER_PASS // (4 * vocabulary)))
 
 
 def _all_but_last(sequences: Sequence[Ids]) -> Tensor:
-    """int64: the places of all tokens of packed sequences but the last one of each."""
-    last = torch.zeros(sum(map(len, sequences)), dtype=torch.bool)
-    last[torch.tensor([len(ids) for ids in sequences]).cumsum(0) - 1] = True
-    return (~last).nonzero().squeeze(1)
+    """int64: the indices of packed tokens, without each sequence's last one."""
+    lengths = torch.tensor([len(ids) for ids in sequences])
+    is_last = torch.zeros(int(lengths.sum()), dtype=torch.bool)
+    is_last[lengths.cumsum(0) - 1] = True
+    return (~is_last).nonzero().squeeze(1)
 
 
-def _log_probabilities(first: Tensor, rest: Tensor, responses: Sequence[Ids]) -> list[Tensor]:
-    """float32 [T] of each response, from logits `first` [R, V] before it, and packed `rest` within it."""
-    opening = _log_probability(first, [ids[0] for ids in responses])
-    within = _log_probability(rest, [token for ids in responses for token in ids[1:]])
-    parts = torch.split(within, [len(ids) - 1 for ids in responses])
-    return [torch.cat([opening[i : i + 1], part]) for i, part in enumerate(parts)]
+def _log_probabilities(
+    first_logits: Tensor, rest: Tensor, responses: Sequence[Ids]
+) -> list[Tensor]:
+    """float32 [T] of each response.
+
+    A token's probability is in the logits before it: for the first tokens these are
+    `first_logits` [R, V] after the prompts, for the others the packed `rest`.
+    """
+    first_tokens = [ids[0] for ids in responses]
+    later_tokens = [token for ids in responses for token in ids[1:]]
+    first = _log_probability(first_logits, first_tokens)
+    later = torch.split(_log_probability(rest, later_tokens), [len(ids) - 1 for ids in responses])
+    return [torch.cat([first[i : i + 1], part]) for i, part in enumerate(later)]
 
 
 def _log_probability(logits: Tensor, tokens: Sequence[int]) -> Tensor:
-    """float32 [N] of the tokens that came, from logits [N, V]."""
-    came = torch.tensor(tokens, dtype=torch.long, device=logits.device)[:, None]
-    return logits.gather(1, came).squeeze(1).float() - logits.float().logsumexp(1)
+    """float32 [N] of the tokens, from logits [N, V]."""
+    columns = torch.tensor(tokens, dtype=torch.long, device=logits.device)[:, None]
+    # In float32: half precision would round a sum over the whole vocabulary.
+    return logits.gather(1, columns).squeeze(1).float() - logits.float().logsumexp(1)

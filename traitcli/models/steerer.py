@@ -92,7 +92,7 @@ class ActivationSteerer:
 
     def _steer(self, block: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         hidden = hidden_of(output)
-        steered = self._add_to(hidden, self._pushed(hidden, kwargs.get("feed")))
+        steered = self._add_to(hidden, self._pushed(hidden, kwargs.get("packed_input")))
         return (steered, *output[1:]) if isinstance(output, tuple) else steered
 
     def _pushed(self, hidden: Tensor, feed: object) -> slice | Tensor:
@@ -175,12 +175,12 @@ def _pushed_in(
     feed: PackedInput, positions: Literal["prompt", "response"], device: torch.device
 ) -> slice | Tensor:
     """The same of packed sequences, each of which is pushed where it would be pushed alone."""
-    if feed.reads == "texts" and not feed.is_step:
+    if feed.content == "responses" and not feed.is_step:
         raise UserError(
             f"cannot steer {positions} positions here",
             cause="texts are read that were there already, several tokens of a sequence at once",
             fix='steer with positions="all"',
         )
     if positions == "prompt":
-        return _NONE if feed.reads == "texts" else slice(None)
-    return _NONE if feed.reads == "stems" else feed.ends.to(device)
+        return _NONE if feed.content == "responses" else slice(None)
+    return _NONE if feed.content == "prefixes" else feed.ends.to(device)

@@ -96,7 +96,7 @@ class Watch:
 
     @property
     def _rows(self) -> list[Probe]:
-        return self.probes[self.by_row].by_row if self.by_row else []
+        return self.probes[self.by_row].at_every_layer if self.by_row else []
 
 
 def monitor(
@@ -170,8 +170,8 @@ class _Writing:
         start = time.monotonic()
         try:
             with memory_explained(self._loaded.device, _LESS_MEMORY):
-                for token in self._decoded():
-                    self._add(detokenizer.feed(token), time.monotonic() - start)
+                for token, found in self._decoded():
+                    self._add(detokenizer.feed(token), found, time.monotonic() - start)
                     if any(crossing.action == "stop" for crossing in self._crossings):
                         return "alarm"
         finally:
@@ -185,7 +185,7 @@ class _Writing:
     def record(self, prompt: str, pushes: tuple[Intervention, ...], reason: str) -> TokenScores:
         """What was written and scored so far."""
         found = np.array(self._found, dtype=np.float32).reshape(
-            len(self._tokens), self._reader.width
+            len(self._tokens), self._reader.probe_count
         )
         scores, by_row = self._watch.tabulate(self._tokens, found)
         system = self._watch.config.system
@@ -212,23 +212,24 @@ class _Writing:
             about=self._watch.about,
         )
 
-    def _decoded(self) -> Iterator[int]:
-        """The tokens, each when its state has been read."""
+    def _decoded(self) -> Iterator[tuple[int, Floats]]:
+        """The tokens, each with its projections float32 [P]."""
         request, config = Request(self._rendered.ids, self._watch.config.seed), self._watch.config
         with closing(decode(self._loaded, [request], config.sampling, 1, self._reader)) as steps:
             for step in steps:
-                if self._watch.prompts and self._prompt is None:
-                    self._tell_prompt()
-                for _, token in step.written:
-                    yield token
+                for _, scores in step.prompt_scores:
+                    self._tell_prompt(scores)
+                if step.scores is None:  # nothing was written
+                    continue
+                for (_, token), found in zip(step.written, step.scores, strict=True):
+                    yield token, found
 
-    def _tell_prompt(self) -> None:
+    def _tell_prompt(self, found: Floats) -> None:
         texts = token_texts(self._loaded.tokenizer, self._rendered.ids, specials=True)
-        self._prompt, _ = self._watch.tabulate(texts, self._reader.prompt)
+        self._prompt, _ = self._watch.tabulate(texts, found)
         self._on_event(PromptScored(self._prompt.tokens, self._prompt.raw, self._prompt.calibrated))
 
-    def _add(self, text: str, seconds: float) -> None:
-        found = self._reader.latest
+    def _add(self, text: str, found: Floats, seconds: float) -> None:
         scores, by_row = self._watch.tabulate([text], found[None])
         raw, calibrated = (
             {trait: row[0] for trait, row in kind.items()}

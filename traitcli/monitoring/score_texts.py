@@ -14,6 +14,7 @@ from traitcli.errors import UserError
 from traitcli.events import Listener, TextsRead
 from traitcli.generation.batch_size import estimate_size
 from traitcli.generation.detokenize import token_texts
+from traitcli.generation.projections import TextProjections
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.memory import memory_explained
 from traitcli.models.prompts import (
@@ -118,14 +119,14 @@ def _parts(watch: Watch, exchange: Exchange) -> tuple[str | None, list[Message]]
 
 
 def _record(
-    loaded: LoadedModel, watch: Watch, exchange: Exchange, text: Text, found: Any
+    loaded: LoadedModel, watch: Watch, exchange: Exchange, text: Text, found: TextProjections
 ) -> TokenScores:
     tokens = token_texts(loaded.tokenizer, text.response)
-    scores, by_row = watch.tabulate(tokens, found[1])
+    scores, by_row = watch.tabulate(tokens, found.response)
     prompt_scores = None
     if watch.prompts:
         prompt_scores, _ = watch.tabulate(
-            token_texts(loaded.tokenizer, text.prompt, specials=True), found[0]
+            token_texts(loaded.tokenizer, text.prompt, specials=True), found.prompt
         )
     system, messages = _parts(watch, exchange)
     before = messages[:-1] if exchange.prompt or len(messages) == 1 else messages

@@ -14,7 +14,7 @@ from traitcli.generation.decode import Generation, generate
 from traitcli.generation.detokenize import token_texts
 from traitcli.generation.external_engine import write_then_read
 from traitcli.generation.mean_activations import Activations
-from traitcli.generation.request import Request, Withdraw, keep_all
+from traitcli.generation.request import Release, Request, release_none
 from traitcli.generation.sampling import derive_seed
 from traitcli.generation.vllm import check_vllm
 from traitcli.models.devices import pick_device
@@ -49,7 +49,7 @@ def generate_rollouts(
     worker: Worker,
     tell: Tell,
     tick: Tick = lambda tokens: None,
-    withdraw: Withdraw = keep_all,
+    release: Release = release_none,
 ) -> None:
     """Make rollouts and hand them over as they are completed, some at a time.
 
@@ -62,7 +62,7 @@ def generate_rollouts(
     tell(Began())
     requests = [Request(p.prompt.ids, p.seed) for p in planned]
     size = _choose_size(loaded, requests, config, task.trait.name, tell)
-    answers = _answer(worker, requests, config, size, (tick, withdraw))
+    answers = _answer(worker, requests, config, size, (tick, release))
     hand_over(
         (_finished(planned[i], generation, loaded) for i, generation in answers),
         tell,
@@ -113,7 +113,7 @@ def _answer(
     requests: Sequence[Request],
     config: Config,
     size: BatchSize,
-    told: tuple[Tick, Withdraw],
+    told: tuple[Tick, Release],
 ) -> Iterator[tuple[int, Generation | None]]:
     """Generate what is asked for; raises TraitError when not even the smallest batch fits into memory."""
     loaded, chosen, sampling = worker.model(), config.extract.batch_size, config.extract.sampling

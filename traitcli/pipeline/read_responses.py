@@ -12,7 +12,7 @@ from traitcli.errors import DefinitionError
 from traitcli.generation.batch_size import estimate_size
 from traitcli.generation.detokenize import token_texts
 from traitcli.generation.mean_activations import MeanReader
-from traitcli.generation.request import Withdraw, keep_all
+from traitcli.generation.request import Release, release_none
 from traitcli.models.memory import memory_explained
 from traitcli.models.prompts import encode_response, raw_prompt, render
 from traitcli.models.read_texts import Text, read_texts
@@ -45,7 +45,7 @@ def read_labelled_responses(
     worker: Worker,
     tell: Tell,
     tick: Callable[[int], None] = lambda tokens: None,
-    withdraw: Withdraw = keep_all,
+    release: Release = release_none,
 ) -> None:
     """Read responses and hand them over like generated ones, by the same accounts of hidden states.
 
@@ -54,7 +54,7 @@ def read_labelled_responses(
     loaded = worker.model()
     planned = _prepare(task, loaded)
     tell(Began())
-    hand_over(_read(loaded, planned, _size(loaded, planned, config), tick, withdraw), tell)
+    hand_over(_read(loaded, planned, _size(loaded, planned, config), tick, release), tell)
 
 
 def _read(
@@ -62,12 +62,12 @@ def _read(
     planned: Sequence[_Planned],
     size: int,
     tick: Callable[[int], None],
-    withdraw: Withdraw,
+    release: Release,
 ) -> Iterator[Finished | GaveUp]:
     start, end = 0, len(planned)
     fix = "set extract.batch_size lower, or leave the longest texts out; what is finished is kept"
     while start < end:
-        kept = end - withdraw(end - start)
+        kept = end - release(end - start)
         yield from (GaveUp((planned[index].rollout.id,)) for index in range(kept, end))
         end = kept
         some = planned[start : min(start + _TOGETHER, end)]
