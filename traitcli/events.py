@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from traitcli.records import Crossing, Intervention, TokenScores, Usage
+from traitcli.vector_quality import VectorQuality
 
 Stage = Literal["rollouts", "judgements", "vectors", "readings"]
 
@@ -118,11 +119,11 @@ class WorkerSeen:
 
 @dataclass(frozen=True, slots=True)
 class VectorBuilt:
-    """A vector is on disk. `summary` holds the numbers that `inspect vectors` prints."""
+    """A vector is on disk."""
 
     trait: str
     path: str
-    summary: Mapping[str, Any]
+    quality: VectorQuality
 
 
 @dataclass(frozen=True, slots=True)

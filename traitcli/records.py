@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from traitcli.vector_quality import VectorQuality
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -247,7 +249,7 @@ class TraitVector:
     directions  position -> float32 [L+1, H], mean positive − mean negative, not normalised
     stats       position -> class means and spreads of the projections, for calibration
     layer       the layer that monitoring reads by default
-    quality     plain numbers and lists: counts, contrast, held-out separation (JSON-able)
+    quality     what was measured on it, and the verdict
     provenance  where it comes from: run, settings, versions (JSON-able)
     """
 
@@ -257,7 +259,7 @@ class TraitVector:
     layer: int
     directions: Mapping[Position, Floats]
     stats: Mapping[Position, ClassStats]
-    quality: Mapping[str, Any] = field(default_factory=dict)
+    quality: VectorQuality = field(default_factory=VectorQuality)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property

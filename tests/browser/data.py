@@ -57,13 +57,13 @@ FULL: Row = BANK | {
 
 def vector(trait: str, **more: Any) -> dict[str, Any]:
     return {
-        "trait": trait, "model": "tiny", "rows": 4, "hidden_size": 8, "layer": 2, "layer_choice": "best row",
+        "trait": trait, "model": "tiny", "layer_count": 4, "hidden_size": 8, "layer": 2, "layer_choice": "best row",
         "method": "mean_diff", "position": "response_avg", "filter": "score and coherence", "judge": "openai:small",
         "coherence": "coherence by the judge", "judge_auroc": 0.99,
         "positive_total": 100, "negative_total": 100, "positive_kept": 96, "negative_kept": 88, "missing": 3,
         "positive_score": 84.0, "negative_score": 13.0, "contrast": 71.0, "magnitude": 24.5,
-        "relative_magnitude": 0.31, "magnitude_rows": [1.0, 12.5, 24.5, 40.0],
-        "auroc": 0.94, "auroc_rows": [None, 0.7, 0.94, 0.9], "d": 2.1, "evaluation_rollouts": 80,
+        "relative_magnitude": 0.31, "magnitude_by_layer": [1.0, 12.5, 24.5, 40.0],
+        "auroc": 0.94, "auroc_by_layer": [None, 0.7, 0.94, 0.9], "d": 2.1, "evaluation_rollouts": 80,
         "verdict": "good", "verdict_reason": "separates the unseen",
         "histogram": {"positive": [0, 0, 1, 0, 3, 0, 6, 0, 12, 24], "negative": [12, 6, 0, 0, 0, 0, 0, 0, 0, 0]},
         "dropped": {"positive": {"score below 50": 4}, "negative": {"score above 50": 9, "incoherent": 3}},
@@ -82,7 +82,7 @@ def example(polarity: str, kept: bool, **more: Any) -> dict[str, Any]:
 
 
 WEAK = vector(
-    "evil", layer=3, auroc=0.71, auroc_rows=[None, 0.5, 0.6, 0.71], magnitude_rows=[2.0, 8.0, 9.0, 10.0],
+    "evil", layer=3, auroc=0.71, auroc_by_layer=[None, 0.5, 0.6, 0.71], magnitude_by_layer=[2.0, 8.0, 9.0, 10.0],
     verdict="weak", verdict_reason="separates the unseen poorly", positive_score=60.0, negative_score=20.0,
     contrast=40.0, layer_choice="largest row", auroc_low=0.553, auroc_high=0.831, d_low=-0.04, d_high=3.0,
     doubts=["separates the unseen poorly", "it may measure length"],

@@ -70,7 +70,9 @@ def test_extract_prints_one_json_document_on_stdout(finished):
         for row in outcome["traits"]
     ]
     assert counted == [["evil", 30, 30, 20], ["refusal", 30, 30, 20]]
-    assert [(row["trait"], row["rows"], row["hidden_size"]) for row in outcome["vectors"]] == [
+    assert [
+        (row["trait"], row["layer_count"], row["hidden_size"]) for row in outcome["vectors"]
+    ] == [
         ("evil", ROWS, HIDDEN),
         ("refusal", ROWS, HIDDEN),
     ]

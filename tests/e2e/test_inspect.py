@@ -18,7 +18,7 @@ def test_a_file_is_inspected_by_its_path_beside_the_traits(copied):
 
     refusal, evil = ended.json
     assert (refusal["trait"], refusal["path"]) == ("refusal", "vectors/model/refusal.safetensors")
-    assert (evil["trait"], evil["path"], evil["rows"], evil["hidden_size"]) == (
+    assert (evil["trait"], evil["path"], evil["layer_count"], evil["hidden_size"]) == (
         "evil",
         str(foreign),
         5,
@@ -26,7 +26,7 @@ def test_a_file_is_inspected_by_its_path_beside_the_traits(copied):
     )
     assert (evil["verdict"], evil["verdict_reason"]) == (
         "weak",
-        "no held-out rollouts: nothing shows that it separates what it has not seen",
+        "no held-out rollouts: separation was not measured",
     )
     [own_row] = copied.run("inspect", "vectors", "evil", "--json").json
     assert evil["magnitude"] == pytest.approx(2 * own_row["magnitude"], abs=2e-3)

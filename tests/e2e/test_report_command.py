@@ -69,7 +69,7 @@ def test_a_finished_command_run_again_is_not_another_one(room, told):
 def test_the_magnitude_of_every_row_is_the_norm_of_the_vector_there(room, told):
     for trait, vector in vectors(told).items():
         direction = room.tensors(trait)["response_avg"].astype(np.float64)
-        assert vector["magnitude_rows"] == pytest.approx(
+        assert vector["magnitude_by_layer"] == pytest.approx(
             np.sqrt((direction**2).sum(axis=1)), abs=1e-4
         )
 

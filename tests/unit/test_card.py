@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 import yaml
 from markdown_it import MarkdownIt
 
+from traitcli.vector_quality import VectorQuality
+from traitcli.vectors.files import VectorHeader
 from traitcli.vectors.hub.card import MARKER, Kept, make_card, read_card
 
 SETTINGS = {
@@ -17,7 +20,7 @@ SETTINGS = {
     "extract.questions": None,
 }
 QUALITY = {
-    "rows": 5,
+    "layer_count": 5,
     "hidden_size": 8,
     "position": "response_avg",
     "positive_kept": 90,
@@ -45,15 +48,15 @@ HOSTILE = [
 
 
 def make_header(trait="evil", quality=(), **changes):
-    header = {
-        "trait": trait,
-        "model": "tiny",
-        "method": "mean_difference",
-        "layer": 3,
-        "quality": QUALITY | dict(quality),
-        "provenance": {"run_settings": SETTINGS, "versions": {"traitcli": "0.1.0"}},
-    }
-    return header | changes
+    header = VectorHeader(
+        trait=trait,
+        model="tiny",
+        method="mean_difference",
+        layer=3,
+        quality=VectorQuality(**QUALITY | dict(quality)),
+        provenance={"run_settings": SETTINGS, "versions": {"traitcli": "0.1.0"}},
+    )
+    return replace(header, **changes)
 
 
 def front_of(card):
@@ -112,7 +115,7 @@ def test_model_revision_and_shape_are_told():
     assert about[1:] == [
         ["model", "org/tiny"],
         ["revision of the model", "abc123"],
-        ["shape of a vector", "float32 [5, 8]: rows, hidden size"],
+        ["shape of a vector", "float32 [5, 8]: layers, hidden size"],
     ]
 
 
@@ -128,10 +131,9 @@ def test_intervals_are_shown_where_they_were_measured():
     ]
 
 
-@pytest.mark.parametrize("missing", [None, float("nan"), float("inf"), "1", True, [1.0]])
-def test_what_is_no_number_is_a_dash(missing):
+def test_what_was_not_measured_is_a_dash():
     header = make_header(
-        quality=dict.fromkeys(("auroc", "d", "contrast", "positive_kept", "judge_auroc"), missing)
+        quality=dict.fromkeys(("auroc", "d", "contrast", "positive_kept", "judge_auroc"))
     )
 
     _, figures, made, _ = tables_of(make_card([header], "org/vectors", Kept()))
@@ -189,9 +191,7 @@ def test_the_same_vectors_give_the_same_card_in_any_order():
 
 def make_saying(text):
     """The card of a header that says this wherever it can."""
-    quality = dict.fromkeys(
-        ("verdict", "verdict_reason", "judge", "filter", "position", "rows"), text
-    )
+    quality = dict.fromkeys(("verdict", "verdict_reason", "judge", "filter", "position"), text)
     origin = {
         "run_settings": SETTINGS | {"model.revision": text, text: text},
         "versions": {text: text},

@@ -12,7 +12,10 @@ import pytest
 import traitcli
 
 FLOORS = (
-    {"errors", "records", "record_json", "events", "files", "shipped", "yaml_files"},
+    {
+        *("errors", "records", "record_json", "events", "files", "shipped", "yaml_files"),
+        *("vector_quality",),
+    },
     {"config"},
     {"traits", "models", "vectors", "runs"},
     {"generation", "judging"},

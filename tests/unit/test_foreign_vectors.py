@@ -1,4 +1,4 @@
-"""Vectors of other tools: what they give comes in at the right rows, and ours go out to the right blocks."""
+"""Vectors of other tools: their directions reach the right layers, and ours reach the right blocks."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from traitcli.models.steerer import ActivationSteerer
 from traitcli.records import POSITIONS, ClassStats, TraitVector
 from traitcli.vectors.files import write_vector
 from traitcli.vectors.formats.export import export_vector
-from traitcli.vectors.formats.layers import from_layer_directions, middle_row, to_layer_directions
+from traitcli.vectors.formats.layers import from_layer_directions, middle_of, to_layer_directions
 from traitcli.vectors.formats.read_any import read_any
 
-ROWS, HIDDEN = 5, 32
+LAYERS, HIDDEN = 5, 32
 IDS = [[5, 90, 17, 250, 33, 8]]
 
 
-def make_matrix(rows=ROWS, hidden=HIDDEN, seed=0):
-    return np.random.default_rng(seed).normal(size=(rows, hidden)).astype(np.float32)
+def make_matrix(layer_count=LAYERS, hidden=HIDDEN, seed=0):
+    return np.random.default_rng(seed).normal(size=(layer_count, hidden)).astype(np.float32)
 
 
 def make_vector(**changes):
     directions = {position: make_matrix(seed=seed) for seed, position in enumerate(POSITIONS)}
-    stats = {position: ClassStats(*make_matrix(4, ROWS)) for position in POSITIONS}
+    stats = {position: ClassStats(*make_matrix(4, LAYERS)) for position in POSITIONS}
     told = {"trait": "evil", "model": "tiny", "method": "mean_difference", "layer": 3}
     return TraitVector(**{**told, "directions": directions, "stats": stats, **changes})
 
@@ -85,16 +85,16 @@ def test_a_file_of_persona_vectors_tells_trait_and_position_by_its_name(tmp_path
         {},
     )
     np.testing.assert_array_equal(read.directions[position], matrix, strict=True)
-    assert (list(read.directions), read.quality["rows_given"]) == ([position], [0, 1, 2, 3, 4])
+    assert (list(read.directions), read.quality.layers_provided) == ([position], (0, 1, 2, 3, 4))
 
 
-def test_a_bare_tensor_under_another_name_is_of_the_answer_and_its_name_is_the_trait(tmp_path):
+def test_a_bare_tensor_under_another_name_is_of_the_answer(tmp_path):
     torch.save(torch.from_numpy(make_matrix()), path := tmp_path / "grumpy.pth")
 
     read = read_any(path)
 
     assert (read.trait, list(read.directions)) == ("grumpy", ["response_avg"])
-    assert read.provenance == {"format": "torch, all rows", "file": "grumpy.pth"}
+    assert read.provenance == {"format": "torch, all layers", "file": "grumpy.pth"}
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -110,10 +110,10 @@ def test_floats_of_any_size_become_float32(tmp_path, dtype):
 
 
 def test_a_part_of_a_larger_tensor_and_a_parameter_are_read(tmp_path):
-    whole = torch.from_numpy(make_matrix(2 * ROWS))
-    torch.save(torch.nn.Parameter(whole[ROWS:].T.contiguous().T), path := tmp_path / "evil.pt")
+    whole = torch.from_numpy(make_matrix(2 * LAYERS))
+    torch.save(torch.nn.Parameter(whole[LAYERS:].T.contiguous().T), path := tmp_path / "evil.pt")
 
-    np.testing.assert_array_equal(read_any(path).directions["response_avg"], whole[ROWS:].numpy())
+    np.testing.assert_array_equal(read_any(path).directions["response_avg"], whole[LAYERS:].numpy())
 
 
 @pytest.mark.parametrize(
@@ -125,22 +125,22 @@ def test_a_part_of_a_larger_tensor_and_a_parameter_are_read(tmp_path):
         {"blocks.1": 1, "direction.3": 3},
     ],
 )
-def test_a_number_of_a_layer_counts_blocks_from_0_and_block_k_is_row_k_plus_1(tmp_path, names):
+def test_a_number_counts_blocks_from_0_and_block_k_is_layer_k_plus_1(tmp_path, names):
     matrix = make_matrix()
     torch.save(
         {name: torch.from_numpy(matrix[block]) for name, block in names.items()},
         path := tmp_path / "evil.pt",
     )
 
-    read = read_any(path, rows=8)
+    read = read_any(path, layer_count=8)
 
     expected = np.zeros((8, HIDDEN), np.float32)
     expected[[2, 4]] = matrix[[1, 3]]
     np.testing.assert_array_equal(read.directions["response_avg"], expected, strict=True)
-    assert read.quality["rows_given"] == [2, 4]
+    assert read.quality.layers_provided == (2, 4)
 
 
-def test_a_number_of_a_row_is_a_row(tmp_path):
+def test_a_number_after_row_or_hidden_states_is_a_layer(tmp_path):
     matrix = make_matrix(2)
     save_file(
         {"row_3": matrix[0], "hidden_states.4": matrix[1]}, path := tmp_path / "evil.safetensors"
@@ -149,7 +149,7 @@ def test_a_number_of_a_row_is_a_row(tmp_path):
     read = read_any(path)
 
     np.testing.assert_array_equal(read.directions["response_avg"][3:], matrix)
-    assert (read.layer_count, read.quality["rows_given"]) == (5, [3, 4])
+    assert (read.layer_count, read.quality.layers_provided) == (5, (3, 4))
 
 
 def test_tensors_by_layer_in_safetensors_are_read(tmp_path):
@@ -169,7 +169,7 @@ def test_a_steering_vector_that_was_made_a_dict_is_read_if_it_is_of_whole_blocks
     )
     torch.save({"layer_activations": layers, "layer_type": "mlp"}, bad := tmp_path / "bad.pt")
 
-    assert read_any(good).quality["rows_given"] == [3]
+    assert read_any(good).quality.layers_provided == (3,)
     assert fault_in(bad).cause == "it steers 'mlp'"
 
 
@@ -182,7 +182,7 @@ def test_a_control_vector_of_llama_cpp_is_read(tmp_path):
     read = read_any(path)
 
     np.testing.assert_array_equal(read.directions["response_avg"][2:], matrix)
-    assert (read.layer_count, read.quality["rows_given"], read.trait) == (5, [2, 3, 4], "evil")
+    assert (read.layer_count, read.quality.layers_provided, read.trait) == (5, (2, 3, 4), "evil")
     assert read.provenance == {
         "format": "gguf control vector",
         "file": "evil.gguf",
@@ -191,38 +191,44 @@ def test_a_control_vector_of_llama_cpp_is_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("held", "rows", "row"),
+    ("provided", "layer_count", "layer"),
     [(range(31), 31, 15), ([1, 2, 16, 17, 29], 31, 17), ([1, 2], 31, 2), ([0, 1], 2, 1)],
 )
-def test_the_row_that_is_read_is_the_middle_one_of_those_given_in_the_middle_half(held, rows, row):
-    assert middle_row(held, rows) == row
+def test_the_layer_read_is_the_middle_one_provided_in_the_middle_half(provided, layer_count, layer):
+    assert middle_of(provided, layer_count) == layer
 
 
 @pytest.mark.parametrize(
     ("content", "cause", "fix"),
     [
-        (torch.ones(8), "which layer it belongs to is missing", "{15: tensor}"),
+        (torch.ones(8), "it does not say for which layer", "{15: tensor}"),
         (torch.ones(2, 3, 4), "its tensor is [2, 3, 4]", "[L+1, H]"),
         (torch.ones(4, 8, dtype=torch.int64), "does not hold floats", "torch.save"),
-        (torch.full((4, 8), torch.nan), "NaN", "anew"),
-        (torch.full((4, 8), 1e300, dtype=torch.float64), "float32 cannot hold", "anew"),
-        (torch.zeros(4, 8), "all its directions are zero", "anew"),
+        (torch.full((4, 8), torch.nan), "NaN", "rebuild it"),
+        (torch.full((4, 8), 1e300, dtype=torch.float64), "float32 cannot hold", "rebuild it"),
+        (torch.zeros(4, 8), "all its directions are zero", "rebuild it"),
         (torch.ones(1, 8), "[1, 8]", "[L+1, H]"),
         ([torch.ones(8)], "it holds a list", "torch.save"),
         ({}, "it holds no direction", "docs/interop.md"),
-        ({-1: torch.ones(8)}, "'-1' tells no layer", "{15: tensor}"),
-        ({"q_proj": torch.ones(8)}, "'q_proj' tells no layer", "{15: tensor}"),
+        ({-1: torch.ones(8)}, "'-1' does not say which layer it is", "{15: tensor}"),
+        ({"q_proj": torch.ones(8)}, "'q_proj' does not say which layer it is", "{15: tensor}"),
         ({1: torch.ones(8), 2: torch.ones(9)}, "its directions are [8] and [9]", "hidden size"),
-        ({1: torch.ones(8), "row_2": torch.ones(8)}, "two tensors belong to row 2", "{15: tensor}"),
-        ({1: "ones"}, "under '1' is a str", "{15: tensor}"),
+        (
+            {1: torch.ones(8), "row_2": torch.ones(8)},
+            "two tensors belong to layer 2",
+            "{15: tensor}",
+        ),
+        ({1: "ones"}, "'1' holds a str, not a tensor", "{15: tensor}"),
     ],
 )
-def test_what_makes_no_vector_is_told_with_what_is_missing(tmp_path, content, cause, fix):
+def test_content_that_is_not_a_vector_is_refused_with_what_is_missing(
+    tmp_path, content, cause, fix
+):
     torch.save(content, path := tmp_path / "evil.pt")
 
     error = fault_in(path)
 
-    assert error.problem == f"{path} is no trait vector"
+    assert error.problem == f"{path} is not a trait vector"
     assert cause in error.cause
     assert fix in error.fix
 
@@ -255,12 +261,15 @@ def test_a_model_is_no_control_vector(tmp_path):
     assert fault_in(path).cause == "its architecture is 'llama', not 'controlvector'"
 
 
-def test_rows_that_do_not_fit_the_model_asked_for_are_refused(tmp_path):
+def test_layers_that_do_not_fit_the_model_are_refused(tmp_path):
     torch.save(torch.from_numpy(make_matrix()), all_rows := tmp_path / "evil.pt")
     torch.save({7: torch.ones(8)}, by_layer := tmp_path / "grumpy.pt")
 
-    assert fault_in(all_rows, rows=6).cause == "it has 5 rows, not 6"
-    assert fault_in(by_layer, rows=8).cause == "it gives row 8, a model of 8 rows has rows 0 to 7"
+    assert fault_in(all_rows, layer_count=6).cause == "it has 5 layers, not 6"
+    assert (
+        fault_in(by_layer, layer_count=8).cause
+        == "it provides layer 8, a model of 8 layers has layers 0 to 7"
+    )
 
 
 # What goes out
@@ -287,7 +296,7 @@ def test_pt_is_every_position_as_in_persona_vectors(tmp_path):
         np.testing.assert_array_equal(tensor.numpy(), vector.directions[position], strict=True)
 
 
-def test_a_control_vector_holds_row_k_as_direction_k_minus_1_without_the_first_two_and_the_last(
+def test_a_control_vector_holds_layers_2_to_l_minus_1(
     tmp_path,
 ):
     vector = make_vector()
@@ -328,10 +337,10 @@ def test_a_control_vector_comes_back_with_what_was_known_of_it(tmp_path):
         "mean_difference",
         3,
     )
-    assert (read.quality["rows_given"], read.provenance["model_hint"]) == ([2, 3], "tiny")
+    assert (read.quality.layers_provided, read.provenance["model_hint"]) == ((2, 3), "tiny")
 
 
-def test_what_a_control_vector_was_for_is_told_again_and_what_is_not_known_is_told_as_unknown(
+def test_the_model_hint_of_a_control_vector_is_kept(
     tmp_path,
 ):
     first = read_any(
@@ -342,7 +351,7 @@ def test_what_a_control_vector_was_for_is_told_again_and_what_is_not_known_is_to
         )
     )
     kind = from_layer_directions(
-        to_layer_directions(make_vector(), "response_avg"), "kind", rows=ROWS
+        to_layer_directions(make_vector(), "response_avg"), "kind", layer_count=LAYERS
     )
 
     paths = [
@@ -354,8 +363,8 @@ def test_what_a_control_vector_was_for_is_told_again_and_what_is_not_known_is_to
     assert [read_any(path).provenance["model_hint"] for path in paths] == ["qwen2", "unknown"]
 
 
-def test_a_vector_that_has_nothing_for_a_block_after_the_first_cannot_be_a_control_vector(tmp_path):
-    vector = from_layer_directions({0: np.ones(8)}, "evil", rows=5)
+def test_a_vector_with_only_block_0_cannot_be_a_control_vector(tmp_path):
+    vector = from_layer_directions({0: np.ones(8)}, "evil", layer_count=5)
 
     with pytest.raises(VectorError) as caught:
         export_vector(vector, "response_avg", "gguf", tmp_path)
@@ -364,19 +373,19 @@ def test_a_vector_that_has_nothing_for_a_block_after_the_first_cannot_be_a_contr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_directions_by_block_come_back_without_the_first_and_the_last_row():
+def test_directions_by_block_come_back_without_the_first_and_the_last_layer():
     vector = make_vector()
 
     directions = to_layer_directions(vector, "response_avg")
-    again = from_layer_directions(directions, "evil", rows=ROWS)
+    again = from_layer_directions(directions, "evil", layer_count=LAYERS)
 
-    assert {block: row.dtype for block, row in directions.items()} == dict.fromkeys(
+    assert {block: direction.dtype for block, direction in directions.items()} == dict.fromkeys(
         range(3), np.float32
     )
     np.testing.assert_array_equal(
         again.directions["response_avg"][1:4], vector.directions["response_avg"][1:4]
     )
-    assert again.quality["rows_given"] == [1, 2, 3]
+    assert again.quality.layers_provided == (1, 2, 3)
 
 
 def test_a_position_that_a_vector_does_not_have_is_told():
@@ -398,9 +407,7 @@ def logits(model):
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "qwen2"])
 @pytest.mark.parametrize("block", [0, 1, 2])
-def test_a_plain_hook_on_a_block_does_with_a_direction_what_we_do_at_the_row_above(
-    loaded, family, block
-):
+def test_a_plain_hook_on_a_block_matches_our_steering_at_the_layer_above(loaded, family, block):
     model, vector = loaded(family).model, make_vector()
     direction = torch.from_numpy(to_layer_directions(vector, "response_avg")[block])
 
@@ -415,9 +422,9 @@ def test_a_plain_hook_on_a_block_does_with_a_direction_what_we_do_at_the_row_abo
     plain = logits(model)
     hook.remove()
 
-    row = block + 1
+    layer = block + 1
     with ActivationSteerer(
-        model, vector.directions["response_avg"][row], layer_idx=row - 1, positions="all"
+        model, vector.directions["response_avg"][layer], layer_idx=layer - 1, positions="all"
     ):
         ours = logits(model)
     np.testing.assert_array_equal(ours, plain)
@@ -425,7 +432,7 @@ def test_a_plain_hook_on_a_block_does_with_a_direction_what_we_do_at_the_row_abo
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "qwen2"])
-def test_the_last_row_is_not_what_the_last_block_gives_and_all_others_are(loaded, family):
+def test_only_the_last_layer_differs_from_the_output_of_its_block(loaded, family):
     model, seen = loaded(family).model, []
     hooks = [
         block.register_forward_hook(
@@ -484,7 +491,7 @@ def test_steering_vectors_adds_our_directions_where_we_do(loaded, tmp_path):
     model, vector = loaded("llama").model, make_vector()
     directions = to_layer_directions(vector, "response_avg")
     theirs = steering_vectors.SteeringVector(
-        {k: torch.from_numpy(row) for k, row in directions.items()}
+        {k: torch.from_numpy(direction) for k, direction in directions.items()}
     )
 
     with torch.no_grad(), theirs.apply(model):
@@ -493,7 +500,7 @@ def test_steering_vectors_adds_our_directions_where_we_do(loaded, tmp_path):
     torch.save(theirs.layer_activations, path := tmp_path / "evil.pt")
     np.testing.assert_allclose(steered, steered_by_us(model, vector), rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(
-        read_any(path, rows=ROWS).directions["response_avg"][1:4],
+        read_any(path, layer_count=LAYERS).directions["response_avg"][1:4],
         vector.directions["response_avg"][1:4],
     )
 
@@ -518,7 +525,7 @@ def test_repeng_reads_our_control_vector_and_adds_it_where_we_do(loaded, tmp_pat
     )
     theirs.export_gguf(tmp_path / "theirs.gguf")
     np.testing.assert_array_equal(
-        read_any(tmp_path / "theirs.gguf", rows=ROWS).directions["response_avg"],
+        read_any(tmp_path / "theirs.gguf", layer_count=LAYERS).directions["response_avg"],
         read_any(path).directions["response_avg"],
     )
 
@@ -528,6 +535,8 @@ def steered_by_us(model, vector, blocks=(0, 1, 2)):
 
     with ExitStack() as stack:
         for block in blocks:
-            row = vector.directions["response_avg"][block + 1]
-            stack.enter_context(ActivationSteerer(model, row, layer_idx=block, positions="all"))
+            direction = vector.directions["response_avg"][block + 1]
+            stack.enter_context(
+                ActivationSteerer(model, direction, layer_idx=block, positions="all")
+            )
         return logits(model)

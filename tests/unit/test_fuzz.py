@@ -27,6 +27,7 @@ from traitcli.monitoring.transcripts import read_exchanges
 from traitcli.records import ClassStats, TraitVector
 from traitcli.traits.definitions import find_traits, load_trait
 from traitcli.traits.lint import lint_trait
+from traitcli.vector_quality import VectorQuality
 from traitcli.vectors.files import write_vector
 from traitcli.vectors.formats.read_any import read_any
 
@@ -253,7 +254,7 @@ def vector_files(folder: Path) -> dict[str, bytes]:
         layer=2,
         directions={"response_avg": direction},
         stats={"response_avg": ClassStats(spread, -spread, spread, spread)},
-        quality={"auroc": 0.9},
+        quality=VectorQuality(auroc=0.9),
     )
     native = write_vector(folder, vector)
     by_layer, plain = io.BytesIO(), io.BytesIO()

@@ -112,7 +112,7 @@ def folder(tmp_path):
 
 
 QUALITY = {
-    "rows": 3,
+    "layer_count": 3,
     "hidden_size": 4,
     "layer": 1,
     "layer_choice": "set",
@@ -133,7 +133,7 @@ QUALITY = {
     "magnitude": 2.0,
     "relative_magnitude": 0.5,
     "auroc": 0.9,
-    "auroc_rows": [0.5, 0.9, 0.8],
+    "auroc_by_layer": [0.5, 0.9, 0.8],
     "d": 2.0,
     "evaluation_rollouts": 10,
     "verdict": "good",

@@ -16,6 +16,7 @@ from tests.hub_server import TOKEN, Answer, lfs_hash, open_hub
 from traitcli.config import Config
 from traitcli.errors import TraitError, VectorError
 from traitcli.records import ClassStats, TraitVector
+from traitcli.vector_quality import VectorQuality
 from traitcli.vectors.files import read_vector, write_vector
 from traitcli.vectors.hub import client as reach
 from traitcli.vectors.hub.pull import Pulled, Source, pull_vectors
@@ -73,7 +74,9 @@ def make_vector(trait="evil", seed=0, model="tiny", **quality):
         layer=2,
         directions={"response_avg": numbers.normal(size=(4, 8)).astype(np.float32)},
         stats={"response_avg": ClassStats(*numbers.normal(size=(4, 4)).astype(np.float32))},
-        quality={"position": "response_avg", "auroc": 0.9, "verdict": "good", **quality},
+        quality=VectorQuality(
+            **{"position": "response_avg", "auroc": 0.9, "verdict": "good", **quality}
+        ),
         provenance={"run_settings": {"model.id": "org/tiny"}, "versions": {"traitcli": "0.1.0"}},
     )
 
@@ -287,8 +290,8 @@ def test_what_cannot_be_pushed_is_told_before_the_hub_is_asked(hub, mine, tmp_pa
     assert problems == [
         "there is nothing to push",
         f"{renamed} cannot be pushed",
-        f"{broken} is no trait vector",
-        f"{unreal} is no trait vector",
+        f"{broken} is not a trait vector",
+        f"{unreal} is not a trait vector",
         f"no vector file {tmp_path}/none.safetensors",
     ]
     assert hub.requests == []
@@ -500,7 +503,7 @@ def test_one_file_that_is_no_vector_keeps_all_out(hub, theirs, tmp_path, folder,
 
     error = fault_in(VectorError, pull, theirs)
 
-    assert error.problem == f"kind.safetensors in {REPO} is no trait vector"
+    assert error.problem == f"kind.safetensors in {REPO} is not a trait vector"
     assert files_in(folder) == {}
 
 

@@ -22,6 +22,7 @@ from traitcli.files import append_lines
 from traitcli.records import Usage
 from traitcli.runs.command_log import CommandLog, read_commands
 from traitcli.runs.run import Run
+from traitcli.vector_quality import VectorQuality
 
 STARTED = RunStarted("tiny", "runs/tiny", ("evil", "refusal"), ("cpu",), (), 12)
 WORK = (
@@ -109,7 +110,7 @@ def test_a_command_that_finds_everything_done_leaves_no_trace(run, tiny_config):
     "event",
     [
         Progressed("evil", "judgements", 3, 6),
-        VectorBuilt("evil", "vectors/evil.safetensors", {}),
+        VectorBuilt("evil", "vectors/evil.safetensors", VectorQuality()),
         TraitFailed("evil", "vectors", "too few", "because", "more"),
     ],
 )

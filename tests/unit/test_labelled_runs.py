@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 
 from traitcli.config import Config
 from traitcli.errors import RunError
-from traitcli.events import Progressed, StageStarted, Warned
+from traitcli.events import Progressed, StageStarted, VectorBuilt, Warned
 from traitcli.inspection.report_data import gather_report
 from traitcli.inspection.rollout_csv import write_rollout_csv
 from traitcli.inspection.run_rows import judged_rows
@@ -327,11 +327,11 @@ def test_how_fast_responses_are_read_is_not_taken_for_how_fast_they_are_generate
 def test_held_out_folds_check_a_vector_of_responses_without_evaluation_ones(harness):
     harness.do("kind")
 
-    [row] = [event.summary for event in harness.told if hasattr(event, "summary")]
+    [quality] = [event.quality for event in harness.told if isinstance(event, VectorBuilt)]
 
-    assert (row["evaluation_rollouts"], row["evaluation_questions"]) == (24, 12)
-    assert row["auroc"] is not None
-    assert len(row["auroc_pairs"]) == 5
+    assert (quality.evaluation_rollouts, quality.evaluation_questions) == (24, 12)
+    assert quality.auroc is not None
+    assert len(quality.auroc_by_pair) == 5
 
 
 def test_a_report_shows_what_a_vector_of_responses_was_built_from(harness):

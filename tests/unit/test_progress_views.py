@@ -23,6 +23,7 @@ from traitcli.events import (
     VectorBuilt,
     Warned,
 )
+from traitcli.vector_quality import VectorQuality
 from traitcli.views.formatting import clock_time
 from traitcli.views.plain import PlainMonitorView, PlainView
 from traitcli.views.progress.rates import Rates
@@ -31,7 +32,7 @@ from traitcli.views.progress.view import ProgressView
 
 RUN = RunStarted("small", "runs/small", ("evil", "refusal"), ("cpu",), ("judge: likelihood",))
 BUILT = VectorBuilt(
-    "evil", "vectors/tiny/evil.safetensors", {"verdict": "good", "auroc": 0.9412, "layer": 4}
+    "evil", "vectors/tiny/evil.safetensors", VectorQuality(verdict="good", auroc=0.9412, layer=4)
 )
 FAILED = TraitFailed(
     "refusal", "judgements", "the judge refuses", cause="no key", fix="set OPENAI_API_KEY"
@@ -193,7 +194,7 @@ def test_rows_tell_what_became_of_each_trait():
         rates,
         102.0,
         traits=("a", "b", "c", "d"),
-        vectors={"a": BUILT.summary, "c": {}},
+        vectors={"a": BUILT.quality, "c": VectorQuality()},
         failures={"b": FAILED},
     )
 

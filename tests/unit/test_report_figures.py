@@ -45,11 +45,11 @@ EXAMPLE = {
 VECTOR = {
     "trait": "refusal",
     "model": "tiny",
-    "rows": 3,
+    "layer_count": 3,
     "layer": 1,
     "auroc": 0.9,
-    "magnitude_rows": [0.5, 2.0, 1.5],
-    "auroc_rows": [0.5, 0.9, 0.8],
+    "magnitude_by_layer": [0.5, 2.0, 1.5],
+    "auroc_by_layer": [0.5, 0.9, 0.8],
     "positive_kept": 3,
     "negative_kept": 4,
     "positive_total": 5,
@@ -61,7 +61,7 @@ VECTOR = {
     "examples": [EXAMPLE],
     "versions": {"torch": "2"},
 }
-EVIL = {"trait": "evil", "model": "tiny", "rows": 3, "layer": 2}
+EVIL = {"trait": "evil", "model": "tiny", "layer_count": 3, "layer": 2}
 SET = {
     "name": "run demo",
     "model": "tiny",
@@ -330,7 +330,7 @@ def test_vectors_have_a_line_each_of_plain_figures(tmp_path):
         ("run demo", "refusal", "0.9"),
         ("run demo", "evil", ""),
     ]
-    assert not {"examples", "versions", "histogram", "auroc_rows"} & set(rows[0])
+    assert not {"examples", "versions", "histogram", "auroc_by_layer"} & set(rows[0])
 
 
 def test_a_cosine_is_told_with_the_layer_of_its_line(tmp_path):

@@ -36,8 +36,8 @@ EVIL = {
     "layer": 1,
     "positive_score": 80.0,
     "negative_score": 25.5,
-    "magnitude_rows": [1.0, 2.0, 4.0, 0.5],
-    "auroc_rows": [0.5, 0.9, 0.8, 0.7],
+    "magnitude_by_layer": [1.0, 2.0, 4.0, 0.5],
+    "auroc_by_layer": [0.5, 0.9, 0.8, 0.7],
     "histogram": {"positive": [0] * 9 + [5], "negative": [3, 1] + [0] * 8},
     "positive_kept": 4,
     "positive_total": 5,
@@ -371,7 +371,7 @@ def test_each_picture_is_told_before_it_is_drawn_and_given_in_order(tmp_path):
 def test_nothing_is_drawn_of_what_is_not_there(tmp_path):
     bare = {
         "name": "bare",
-        "vectors": [{"trait": "evil", "auroc_rows": None, "note": "gone"}],
+        "vectors": [{"trait": "evil", "auroc_by_layer": None, "note": "gone"}],
         "cosines": [[1.0]],
     }
     unscored = {"name": "empty", "tokens": ["a"], "trait_scores": {"evil": [None]}}

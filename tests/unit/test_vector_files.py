@@ -11,13 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 import traitcli.config
 from traitcli.config import Config
 from traitcli.errors import VectorError
 from traitcli.records import POSITIONS, ClassStats, TraitVector
+from traitcli.vector_quality import VectorQuality
 from traitcli.vectors.files import (
+    VectorHeader,
     find_vectors,
     read_header,
     read_vector,
@@ -27,6 +30,9 @@ from traitcli.vectors.files import (
 
 ROWS, HIDDEN = 5, 8
 STATS = ("positive_mean", "negative_mean", "positive_spread", "negative_spread")
+
+
+QUALITY = VectorQuality(auroc=0.9, auroc_by_layer=(0.5, 0.9), verdict="good")
 
 
 def make_vector(trait="evil", positions=POSITIONS, with_stats=True):
@@ -46,9 +52,14 @@ def make_vector(trait="evil", positions=POSITIONS, with_stats=True):
         layer=3,
         directions=directions,
         stats=stats,
-        quality={"auroc": 0.9, "auroc_rows": [0.5, 0.9], "contrast": None, "verdict": "good"},
+        quality=QUALITY,
         provenance={"run": "Übung", "versions": {"torch": "2"}},
     )
+
+
+def stored_header(path):
+    with safe_open(path, framework="numpy") as file:
+        return json.loads(file.metadata()["traitcli"])
 
 
 def make_config(folder):
@@ -73,7 +84,7 @@ def test_everything_written_is_read_again(tmp_path):
         "layer",
         "quality",
         "provenance",
-        "rows",
+        "layer_count",
         "hidden_size",
     ):
         assert getattr(read, name) == getattr(vector, name)
@@ -97,19 +108,24 @@ def test_a_vector_of_one_position_without_stats_is_read_again(tmp_path):
     assert (list(read.directions), read.stats) == (["prompt_last"], {})
 
 
-def test_the_header_is_read_without_the_tensors_and_marks_the_row_after_the_final_norm(tmp_path):
+def test_the_header_is_read_without_the_tensors(tmp_path):
     header = read_header(write_vector(tmp_path, make_vector()))
 
-    assert header == {
-        "format": 1,
-        "trait": "evil",
-        "model": "tiny-model",
-        "method": "mean_difference",
-        "layer": 3,
-        "final_norm_row": 4,
-        "quality": {"auroc": 0.9, "auroc_rows": [0.5, 0.9], "contrast": None, "verdict": "good"},
-        "provenance": {"run": "Übung", "versions": {"torch": "2"}},
-    }
+    assert header == VectorHeader(
+        trait="evil",
+        model="tiny-model",
+        method="mean_difference",
+        layer=3,
+        quality=QUALITY,
+        provenance={"run": "Übung", "versions": {"torch": "2"}},
+    )
+
+
+def test_the_stored_header_names_the_layer_after_the_final_norm(tmp_path):
+    stored = stored_header(write_vector(tmp_path, make_vector()))
+
+    assert stored["quality"]["auroc_by_layer"] == [0.5, 0.9]
+    assert (stored["format"], stored["layer"], stored["final_norm_layer"]) == (1, 3, 4)
 
 
 def test_a_vector_stands_in_one_safetensors_and_one_pt_file_for_each_position(tmp_path):
@@ -156,7 +172,7 @@ def test_a_missing_file_is_told_so(tmp_path):
 
     assert (
         str(error)
-        == f"error: no vector file {path}\ncause: there is no such file\nfix:   check the path"
+        == f"error: no vector file {path}\ncause: the file does not exist\nfix:   check the path"
     )
 
 
@@ -168,8 +184,8 @@ def test_garbage_is_no_vector(tmp_path, content):
     error = fault_in(path)
 
     assert (error.problem, error.fix) == (
-        f"{path} is no trait vector",
-        "make it anew with traitcli build-vector",
+        f"{path} is not a trait vector",
+        "rebuild it: traitcli build-vector",
     )
 
 
@@ -180,11 +196,11 @@ def test_a_truncated_vector_is_no_vector(tmp_path, share):
 
     path.write_bytes(content[: int(len(content) * share)])
 
-    assert fault_in(path).problem == f"{path} is no trait vector"
+    assert fault_in(path).problem == f"{path} is not a trait vector"
 
 
 def test_a_folder_is_no_vector(tmp_path):
-    assert fault_in(tmp_path).problem == f"{tmp_path} is no trait vector"
+    assert fault_in(tmp_path).problem == f"{tmp_path} is not a trait vector"
 
 
 @pytest.mark.parametrize(
@@ -197,8 +213,8 @@ def test_a_foreign_safetensors_file_is_no_vector(tmp_path, metadata):
     error = fault_in(path)
 
     assert (error.problem, error.cause) == (
-        f"{path} is no trait vector",
-        "traitcli did not write it",
+        f"{path} is not a trait vector",
+        "not written by traitcli",
     )
 
 
@@ -206,7 +222,7 @@ def test_a_header_that_is_not_json_is_no_vector(tmp_path):
     path = tmp_path / "evil.safetensors"
     save_file({"response_avg": np.zeros((2, 2), np.float32)}, path, {"traitcli": "{"})
 
-    assert fault_in(path).problem == f"{path} is no trait vector"
+    assert fault_in(path).problem == f"{path} is not a trait vector"
 
 
 @pytest.mark.parametrize("header", ['{"format": 2}', '{"format": 1, "trait": "evil"}', "{}"])
@@ -216,12 +232,12 @@ def test_another_format_is_refused(tmp_path, header):
 
     error = fault_in(path)
 
-    assert (error.problem, error.cause) == (f"{path} is of another format", "expected format 1")
+    assert (error.problem, error.cause) == (f"{path} has another format", "expected format 1")
 
 
 def test_a_vector_without_a_direction_is_refused(tmp_path):
     path = tmp_path / "evil.safetensors"
-    header = read_header(write_vector(tmp_path / "whole", make_vector()))
+    header = stored_header(write_vector(tmp_path / "whole", make_vector()))
     save_file({"elsewhere": np.zeros((2, 2), np.float32)}, path, {"traitcli": json.dumps(header)})
 
     error = fault_in(path)
@@ -255,13 +271,13 @@ def write_native(path, tensors=None, **header):
         ({"layer": "16"}, "its layer is '16', not of type int"),
         ({"layer": 1.5}, "its layer is '1.5', not of type int"),
         ({"layer": True}, "its layer is 'True', not of type int"),
-        ({"layer": ROWS}, f"its layer is {ROWS}, of rows 0 to {ROWS - 1}"),
-        ({"layer": -1}, f"its layer is -1, of rows 0 to {ROWS - 1}"),
+        ({"layer": ROWS}, f"its layer is {ROWS}, its layers are 0 to {ROWS - 1}"),
+        ({"layer": -1}, f"its layer is -1, its layers are 0 to {ROWS - 1}"),
         ({"quality": []}, "its quality is '[]', not of type dict"),
         ({"provenance": None}, "its provenance is 'None', not of type dict"),
         ({"model": 7}, "its model is '7', not of type str"),
-        ({"trait": "../evil"}, "its trait is '../evil', which names no file"),
-        ({"trait": ""}, "its trait is '', which names no file"),
+        ({"trait": "../evil"}, "its trait is '../evil', which cannot name a file"),
+        ({"trait": ""}, "its trait is '', which cannot name a file"),
     ],
 )
 def test_a_header_that_makes_no_sense_is_refused(tmp_path, header, cause):
@@ -300,7 +316,7 @@ def test_a_header_that_makes_no_sense_is_refused(tmp_path, header, cause):
 def test_tensors_that_make_no_vector_are_refused(tmp_path, tensors, cause):
     error = fault_in(write_native(tmp_path / "evil.safetensors", tensors))
 
-    assert error.problem == f"{tmp_path}/evil.safetensors is no trait vector"
+    assert error.problem == f"{tmp_path}/evil.safetensors is not a trait vector"
     assert error.cause.endswith(cause)
 
 

@@ -1,217 +1,111 @@
-"""What is measured of a vector and what is said of it, on rollouts whose truth is planted."""
+"""The record of a vector's quality: what files hold, under present and old keys."""
 
 from __future__ import annotations
 
+from dataclasses import asdict, fields
 from pathlib import Path
 
-import numpy as np
 import pytest
+from safetensors import safe_open
 
-from tests.unit.planted import draw, plant, plant_length, plant_phrases
-from traitcli.config import Config
-from traitcli.pipeline.build_vector import build_trait
-from traitcli.pipeline.ledgers import RunLedgers
-from traitcli.records import POSITIONS, Rollout
-from traitcli.runs.run import Run
-from traitcli.traits.definitions import find_traits, load_trait
+from traitcli.files import parse_json
+from traitcli.vector_quality import SCALARS, VectorQuality
 from traitcli.vectors.files import read_vector
-from traitcli.vectors.methods import METHODS, mean_difference
-from traitcli.vectors.quality import Evidence, measure_vector
-from traitcli.vectors.verdict import verdict_on
 
-LAYERS = 9
-
-
-def measured(build, test, method=mean_difference, layer="auto"):
-    """The numbers, and verdict and reason; the judge is not asked here."""
-    found = measure_vector(Evidence(build, build, test, method, build.direction(method)), layer)
-    return found, *verdict_on(found)[:2]
-
-
-def both(seed, change=lambda rollouts: rollouts):
-    """Rollouts to build from and rollouts of other questions, changed alike."""
-    return change(draw(2 * seed, rows=LAYERS)), change(draw(2 * seed + 1, rows=LAYERS))
+SHIPPED = sorted(Path(__file__).parents[2].glob("vectors/*/*.safetensors"))
+OLD_KEYS = {
+    "rows": "layer_count",
+    "magnitude_rows": "magnitude_by_layer",
+    "activation_rows": "activation_norm_by_layer",
+    "massive_rows": "massive_share_by_layer",
+    "auroc_pairs": "auroc_by_pair",
+    "auroc_rows": "auroc_by_layer",
+    "auroc_error_rows": "auroc_error_by_layer",
+    "d_rows": "d_by_layer",
+    "words_auroc": "embedding_layer_auroc",
+    "words_do_as_well": "embedding_layer_does_as_well",
+}
 
 
-def planted_late(rollouts):
-    for row in range(3, LAYERS):
-        plant(rollouts, row, strength=3.0)
-    return rollouts
+def as_stored(path):
+    with safe_open(path, framework="numpy") as file:
+        return parse_json(file.metadata()["traitcli"])["quality"]
 
 
-def planted_everywhere(rollouts):
-    for row in range(LAYERS):
-        plant(rollouts, row, strength=3.0)
-    return rollouts
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_number_of_a_shipped_vector_is_read(path):
+    stored = as_stored(path)
+    assert stored.keys() >= OLD_KEYS.keys()
+
+    read = asdict(read_vector(path).quality)
+
+    for key, value in stored.items():
+        found = read[OLD_KEYS.get(key, key)]
+        assert (list(found) if isinstance(found, tuple) else found) == value
+    assert all(value is not None for key, value in read.items() if key != "layers_provided")
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_a_planted_direction_is_good(seed):
-    found, verdict, _ = measured(*both(seed, planted_late))
-
-    assert verdict == "good"
-    assert found["layer"] in (3, 4, 5, 6)
-    assert found["null_p"] < 0.02
-    assert (found["length_does_as_well"], found["words_do_as_well"]) == (False, False)
+def test_the_vectors_that_ship_are_tested():
+    assert len(SHIPPED) >= 8
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_pure_noise_is_unusable(seed):
-    _, verdict, reason = measured(*both(seed))
-
-    assert verdict == "unusable"
-    assert "near chance" in reason
+def test_the_provided_layers_of_an_old_export_are_read():
+    assert VectorQuality.parse({"rows_given": [2, 3]}).layers_provided == (2, 3)
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_a_length_confound_is_said_to_be_length(seed):
-    build, test = (plant_length(rollouts, seed) for rollouts in both(seed))
-
-    found, verdict, reason = measured(build, test)
-
-    assert found["auroc"] > 0.85
-    assert verdict == "weak"
-    assert reason.startswith(
-        "it may measure length: the length of the answer alone is not clearly behind"
+def test_a_record_is_read_again_as_it_was_written():
+    quality = VectorQuality(
+        auroc=0.9,
+        auroc_by_layer=(0.5, None),
+        doubts=("a", "b"),
+        judge_trusted=False,
+        verdict="weak",
     )
 
-
-def test_what_row_0_tells_too_is_said_to_be_words():
-    """Of twenty seeds all but a few: two standard errors are exceeded by chance now and then."""
-    reasons = [measured(*both(seed, planted_everywhere))[2] for seed in range(20)]
-
-    assert (
-        sum(reason.startswith("it may measure words: the vector of row 0") for reason in reasons)
-        >= 17
-    )
+    assert VectorQuality.parse(asdict(quality)) == quality
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_what_only_one_pair_shows_is_unusable_though_each_pair_separates_itself(seed):
-    _, verdict, _ = measured(*both(seed, plant_phrases))
-
-    assert verdict == "unusable"
+def test_a_key_that_is_not_known_is_ignored():
+    assert VectorQuality.parse({"auroc": 0.9, "later": {"deep": [1]}}) == VectorQuality(auroc=0.9)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_every_method_finds_a_strong_direction(name):
-    build, test = both(1, lambda rollouts: planted_late(planted_late(rollouts)))
+@pytest.mark.parametrize(
+    ("stored", "fault"),
+    [
+        ({"auroc": "0.9"}, "quality.auroc is '0.9': input should be a valid number"),
+        ({"contrast": float("nan")}, "quality.contrast is nan: input should be a finite number"),
+        ({"contrast": float("inf")}, "quality.contrast is inf: input should be a finite number"),
+        ({"auroc": [1.0]}, "quality.auroc is [1.0]: input should be a valid number"),
+        ({"d": True}, "quality.d is True: input should be a valid number"),
+        (
+            {"magnitude": 1e15},
+            "quality.magnitude is 1000000000000000.0: input should be less than 1",
+        ),
+        ({"magnitude": 10**400}, f"quality.magnitude is {10**400!r:.80}: input should be a valid"),
+        ({"rows": 5.5}, "quality.layer_count is 5.5: input should be a valid integer"),
+        (
+            {"auroc_rows": [1, "x"]},
+            "quality.auroc_by_layer.1 is 'x': input should be a valid number",
+        ),
+        ({"d_by_layer": 0.5}, "quality.d_by_layer is 0.5: input should be a valid list"),
+        ({"doubts": "length"}, "quality.doubts is 'length': input should be a valid list"),
+        ({"verdict": 3}, "quality.verdict is 3: input should be a valid string"),
+        (
+            {"words_do_as_well": 1},
+            "quality.embedding_layer_does_as_well is 1: input should be a valid boolean",
+        ),
+    ],
+)
+def test_a_value_that_no_view_could_show_is_refused_in_one_line(stored, fault):
+    with pytest.raises(ValueError, match=r"^quality\.") as caught:
+        VectorQuality.parse(stored)
 
-    found, *_ = measured(build, test, METHODS[name])
-
-    assert found["auroc"] > 0.9
-
-
-def test_a_set_layer_is_measured_as_it_is():
-    found, *_ = measured(*both(1, planted_late), layer=1)
-
-    assert (found["layer"], found["layer_choice"]) == (1, "set")
-    assert found["auroc"] == found["auroc_rows"][1] < 0.65
-
-
-def test_without_a_test_set_nothing_is_said_of_separation():
-    build, _ = both(1, planted_late)
-
-    found, verdict, reason = measured(build, None)
-
-    assert (found["auroc"], found["d"], found["null_p"], found["evaluation_rollouts"]) == (
-        None,
-        None,
-        None,
-        0,
-    )
-    assert (verdict, reason) == (
-        "weak",
-        "no held-out rollouts: nothing shows that it separates what it has not seen",
-    )
-
-
-def test_the_numbers_of_a_row_are_those_at_the_layer():
-    found, *_ = measured(*both(2, planted_late))
-
-    row = found["layer"]
-    assert found["auroc"] == found["auroc_rows"][row]
-    assert found["d"] == found["d_rows"][row]
-    assert found["massive_share"] == found["massive_rows"][row]
-    assert found["auroc_low"] < found["auroc"] <= found["auroc_high"]
-    assert np.mean(found["auroc_pairs"]) == pytest.approx(found["auroc"], abs=1e-4)
+    assert str(caught.value).startswith(fault)
+    assert "\n" not in str(caught.value)
 
 
-def test_a_pair_of_which_the_filter_kept_nothing_is_tested_too():
-    build, test = both(1, planted_late)
+def test_the_scalars_are_the_fields_that_hold_no_list():
+    lists = {"layers_provided", "doubts", "auroc_by_pair"}
+    lists |= {each.name for each in fields(VectorQuality) if each.name.endswith("_by_layer")}
 
-    found, *_ = measured(build.where(build.pair != 2), test)
-
-    assert len(found["auroc_pairs"]) == 5
-    assert found["evaluation_rollouts"] == len(test.pair)
-    assert found["length_auroc"] is not None
-
-
-def test_norms_are_those_of_the_direction_and_of_the_activations():
-    build, test = both(3, planted_late)
-
-    found, *_ = measured(build, test)
-
-    direction = build.direction(mean_difference)
-    around = [
-        np.linalg.norm(build.activations[build.positive == side], axis=2).mean(0)
-        for side in (True, False)
-    ]
-    assert found["magnitude_rows"] == pytest.approx(np.linalg.norm(direction, axis=1), abs=1e-3)
-    assert found["activation_rows"] == pytest.approx(np.mean(around, axis=0), abs=1e-3)
-    assert found["relative_magnitude"] == pytest.approx(
-        found["magnitude"] / np.mean(around), abs=1e-3
-    )
-
-
-@pytest.mark.parametrize("evaluation_row", [3, 5])
-def test_the_evaluation_rollouts_have_no_say_in_the_row(tmp_path, evaluation_row):
-    extraction = plant(plant(draw(1, 6, rows=9), row=4), row=evaluation_row, strength=1.0)
-    evaluation = plant(draw(2, 6, rows=9), row=evaluation_row)
-    config = Config.model_validate(
-        {
-            "model": {"id": "org/tiny"},
-            "paths": {"runs": tmp_path / "runs", "vectors": tmp_path / "vectors"},
-        }
-    )
-    run = Run(tmp_path / "runs" / "mine")
-    store(run, extraction, "extraction")
-    store(run, evaluation, "evaluation")
-    evil = load_trait(find_traits(Path("no-such-folder"))["evil"])
-
-    vector = read_vector(build_trait(evil, config, RunLedgers(run), "nobody", lambda event: None))
-
-    assert vector.layer == 4
-    assert vector.quality["auroc"] < 0.7 < vector.quality["auroc_rows"][evaluation_row]
-
-
-def store(run, labelled, split):
-    """Keep labelled activations as the rollouts of a run; every position holds the same."""
-    rollouts = []
-    for index, (positive, pair, question, length) in enumerate(
-        zip(labelled.positive, labelled.pair, labelled.question, labelled.length, strict=True)
-    ):
-        polarity = "positive" if positive else "negative"
-        name = f"{split}-{index}"
-        rollouts.append(
-            Rollout(
-                name,
-                "evil",
-                split,
-                polarity,
-                int(pair),
-                int(question),
-                0,
-                0,
-                "p",
-                "r",
-                1,
-                int(length),
-                "stop",
-            ),
-        )
-    activations = {
-        rollout.id: dict.fromkeys(POSITIONS, labelled.activations[index])
-        for index, rollout in enumerate(rollouts)
-    }
-    run.trait("evil").add_rollouts(rollouts, activations)
+    assert set(SCALARS) == {each.name for each in fields(VectorQuality)} - lists

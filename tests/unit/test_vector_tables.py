@@ -14,7 +14,7 @@ VECTOR = {
     "trait": "refusal",
     "model": "org/tiny",
     "path": "vectors/tiny/refusal.safetensors",
-    "rows": 5,
+    "layer_count": 5,
     "hidden_size": 64,
     "layer": 3,
     "layer_choice": "auto",
@@ -36,24 +36,24 @@ VECTOR = {
     "auroc": 0.971,
     "auroc_low": 0.914,
     "auroc_high": 0.989,
-    "auroc_rows": [0.5, 0.6, 0.9, 0.971, 0.95],
-    "auroc_error_rows": [0.05, 0.04, 0.03, 0.02, 0.02],
-    "auroc_pairs": [0.99, 0.952],
+    "auroc_by_layer": [0.5, 0.6, 0.9, 0.971, 0.95],
+    "auroc_error_by_layer": [0.05, 0.04, 0.03, 0.02, 0.02],
+    "auroc_by_pair": [0.99, 0.952],
     "d": 2.94,
     "d_low": 2.1,
     "d_high": 3.78,
-    "d_rows": [0.0, 0.4, 2.0, 2.94, 2.8],
-    "magnitude_rows": [0.0, 10.0, 15.0, 21.0, 60.0],
-    "activation_rows": [1.0, 50.0, 60.0, 70.0, 90.0],
-    "massive_rows": [0.0, 0.01, 0.02, 0.031, 0.04],
+    "d_by_layer": [0.0, 0.4, 2.0, 2.94, 2.8],
+    "magnitude_by_layer": [0.0, 10.0, 15.0, 21.0, 60.0],
+    "activation_norm_by_layer": [1.0, 50.0, 60.0, 70.0, 90.0],
+    "massive_share_by_layer": [0.0, 0.01, 0.02, 0.031, 0.04],
     "massive_share": 0.031,
     "massive_dimensions": 2,
     "split_half_cosine": 0.91,
     "difference_cosine": 0.22,
     "length_auroc": 0.61,
     "length_does_as_well": False,
-    "words_auroc": 0.83,
-    "words_do_as_well": False,
+    "embedding_layer_auroc": 0.83,
+    "embedding_layer_does_as_well": False,
     "null_p": 0.0099,
     "cosines": {"evil": -0.31},
     "nearest": "evil",
@@ -67,7 +67,7 @@ OLD = {
     for key in (
         "model",
         "path",
-        "rows",
+        "layer_count",
         "hidden_size",
         "layer",
         "magnitude",
@@ -204,7 +204,7 @@ def test_what_differs_between_vectors_is_told_for_each():
 
 
 def test_vectors_of_two_models_are_two_tables():
-    shown = printed(vectors_table, VECTOR, VECTOR | {"model": "org/big", "rows": 9})
+    shown = printed(vectors_table, VECTOR, VECTOR | {"model": "org/big", "layer_count": 9})
 
     assert [line for line in shown if line.startswith("org/")] == [
         "org/tiny  [5, 64]",

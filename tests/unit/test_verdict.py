@@ -1,219 +1,166 @@
-"""Which row is read and what is said of a vector, from numbers that are given."""
+"""What is said about a vector, given its measurements."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from traitcli.vectors.verdict import choose_row, quality_fault, verdict_on, with_near_duplicates
+from traitcli.vector_quality import VectorQuality
+from traitcli.vectors.verdict import nearest_trait, with_near_duplicates, with_verdict
 
-FINE = {
-    "auroc": 0.94,
-    "auroc_low": 0.88,
-    "auroc_high": 0.97,
-    "null_p": 0.01,
-    "contrast": 60.0,
-    "judge_trusted": True,
-    "length_auroc": 0.6,
-    "length_does_as_well": False,
-    "words_auroc": 0.7,
-    "words_do_as_well": False,
-    "split_half_cosine": 0.9,
-    "massive_share": 0.1,
-    "massive_dimensions": 1,
-}
+FINE = VectorQuality(
+    auroc=0.94,
+    auroc_low=0.88,
+    auroc_high=0.97,
+    null_p=0.01,
+    contrast=60.0,
+    judge_trusted=True,
+    length_auroc=0.6,
+    length_does_as_well=False,
+    embedding_layer_auroc=0.7,
+    embedding_layer_does_as_well=False,
+    split_half_cosine=0.9,
+    massive_share=0.1,
+    massive_dimensions=1,
+)
 
 
 def test_a_vector_without_a_fault_is_good():
-    assert verdict_on(FINE) == ("good", "held-out AUROC 0.94 (0.88–0.97)", [])
+    judged = with_verdict(FINE)
+
+    assert judged == replace(
+        FINE, verdict="good", verdict_reason="held-out AUROC 0.94 (0.88–0.97)", doubts=()
+    )
 
 
-def test_what_an_older_file_does_not_tell_is_not_held_against_it():
-    assert verdict_on({"auroc": 0.97, "contrast": None})[:2] == ("good", "held-out AUROC 0.97")
+def test_what_an_older_file_does_not_hold_does_not_count_against_it():
+    judged = with_verdict(VectorQuality(auroc=0.97, contrast=None))
+
+    assert (judged.verdict, judged.verdict_reason) == ("good", "held-out AUROC 0.97")
 
 
 @pytest.mark.parametrize(
-    ("told", "verdict", "reason"),
+    ("measured", "verdict", "reason"),
     [
         (
             {"auroc": 0.6499},
             "unusable",
-            "held-out AUROC 0.64 (0.88–0.97): near chance on questions and pairs it has",
+            "held-out AUROC 0.64 (0.88–0.97): near chance on unseen questions and pairs",
         ),
         (
             {"null_p": 0.06},
             "unusable",
-            "vectors of shuffled labels separate as well in 6% of all trials",
+            "may be chance: vectors of shuffled labels separate as well in 6% of trials "
+            "(AUROC 0.94 (0.88–0.97))",
         ),
-        (
-            {"auroc": None},
-            "weak",
-            "no held-out rollouts: nothing shows that it separates what it has not seen",
-        ),
-        ({"auroc": 0.7996}, "weak", "held-out AUROC 0.79 (0.88–0.97) is below 0.8"),
+        ({"auroc": None}, "weak", "no held-out rollouts: separation was not measured"),
+        ({"auroc": 0.7996}, "weak", "held-out AUROC 0.79 (0.88–0.97) is below 0.80"),
         (
             {"auroc": 0.7, "auroc_low": 0.45},
             "weak",
-            "held-out AUROC 0.70 (0.45–0.97) is below 0.8, and may be chance",
+            "held-out AUROC 0.70 (0.45–0.97) is below 0.80 and may be chance",
         ),
         (
             {"auroc_low": 0.5},
             "weak",
-            "held-out AUROC 0.94 (0.50–0.97): too few held-out rollouts to tell it from chance",
+            "held-out AUROC 0.94 (0.50–0.97) may be chance: too few held-out rollouts",
         ),
         (
             {"judge_trusted": False},
             "weak",
-            "the judge cannot tell the polarities apart, so nothing was filtered",
+            "not filtered: the judge cannot tell the polarities apart",
         ),
-        ({"contrast": 38.6}, "weak", "contrast 39 is below 40"),
+        ({"contrast": 38.6}, "weak", "contrast 39 is below 40: the judge sees little of the trait"),
         ({"contrast": 39.9}, "weak", "contrast 39 is below 40: the judge sees little of the trait"),
         (
             {"split_half_cosine": 0.5},
             "weak",
-            "halves of its rollouts give other vectors (cosine 0.50)",
+            "unstable: split-half cosine 0.50 is below 0.70; collect more rollouts",
         ),
         (
-            {"massive_share": 0.6},
+            {"split_half_cosine": 0.6999},
             "weak",
-            "60% of it lies in 1 dimensions that are large in all activations",
+            "unstable: split-half cosine 0.69 is below 0.70; collect more rollouts",
+        ),
+        (
+            {"massive_share": 0.6, "massive_dimensions": 3},
+            "weak",
+            "60% of its squared norm lies in 3 dimensions that are large in all activations",
         ),
         (
             {"length_does_as_well": True},
             "weak",
-            "it may measure length: the length of the answer alone is not clearly behind",
+            "may be length: the length of the answer separates about as well (0.60 against 0.94)",
         ),
         (
-            {"words_do_as_well": True},
+            {"embedding_layer_does_as_well": True},
             "weak",
-            "it may measure words: the vector of row 0, which sees no context",
+            "may be lexical: the embedding layer separates about as well (0.70 against 0.94)",
         ),
     ],
 )
-def test_each_fault_has_its_verdict_and_its_words(told, verdict, reason):
-    found, words, doubts = verdict_on(FINE | told)
+def test_each_fault_has_its_verdict_and_its_sentence(measured, verdict, reason):
+    judged = with_verdict(replace(FINE, **measured))
 
-    assert (found, len(doubts)) == (verdict, 1)
-    assert words == doubts[0]
-    assert words.startswith(reason)
+    assert (judged.verdict, judged.verdict_reason, judged.doubts) == (verdict, reason, (reason,))
+
+
+def test_a_file_with_a_flag_and_without_its_numbers_is_judged_too():
+    judged = with_verdict(VectorQuality(auroc=0.9, length_does_as_well=True, null_p=0.5))
+
+    assert judged.doubts == (
+        "may be chance: vectors of shuffled labels separate as well in 50% of trials (AUROC 0.90)",
+        "may be length: the length of the answer separates about as well",
+    )
 
 
 @pytest.mark.parametrize(
-    "told", [{"auroc": 0.8, "auroc_low": 0.51}, {"contrast": 40.0}, {"null_p": 0.05}]
+    "measured", [{"auroc": 0.8, "auroc_low": 0.51}, {"contrast": 40.0}, {"null_p": 0.05}]
 )
-def test_on_the_bound_it_is_still_good(told):
-    assert verdict_on(FINE | told)[0] == "good"
+def test_on_the_bound_it_is_still_good(measured):
+    assert with_verdict(replace(FINE, **measured)).verdict == "good"
 
 
-def test_all_doubts_are_told_the_worst_first():
-    verdict, reason, doubts = verdict_on(
-        FINE | {"contrast": 10.0, "auroc": 0.6, "length_does_as_well": True}
-    )
+def test_all_reasons_are_listed_most_severe_first():
+    judged = with_verdict(replace(FINE, contrast=10.0, auroc=0.6, length_does_as_well=True))
 
-    assert verdict == "unusable"
-    assert [doubt.split(" ")[0] for doubt in doubts] == ["held-out", "it", "contrast"]
-    assert reason == doubts[0]
+    assert judged.verdict == "unusable"
+    assert [doubt.split(" ")[0] for doubt in judged.doubts] == ["held-out", "may", "contrast"]
+    assert judged.verdict_reason == judged.doubts[0]
 
 
 def test_a_vector_that_is_nearly_another_trait_s_is_not_good():
-    told = with_near_duplicates(
-        FINE | {"verdict": "good", "verdict_reason": "", "doubts": []},
-        {"evil": 0.91, "refusal": -0.2},
+    good = replace(FINE, verdict="good")
+
+    judged = with_near_duplicates(good, {"evil": 0.91, "refusal": -0.2})
+
+    assert (judged.verdict, judged.verdict_reason) == (
+        "weak",
+        "nearly the same direction as evil (cosine 0.91): one of the two may measure the other",
     )
+    assert judged.doubts == (judged.verdict_reason,)
 
-    assert told["nearest"] == "evil"
-    assert told["verdict"] == "weak"
-    assert told["verdict_reason"] == (
-        "it points the way of evil (cosine 0.91): one of the two may measure the other"
+
+def test_a_vector_that_is_nearly_opposite_to_another_trait_s_has_a_doubt_more():
+    unusable = VectorQuality(verdict="unusable", verdict_reason="chance", doubts=("chance",))
+
+    judged = with_near_duplicates(unusable, {"evil": -0.85})
+
+    assert (judged.verdict, judged.verdict_reason) == ("unusable", "chance")
+    assert judged.doubts == (
+        "chance",
+        "nearly opposite to evil (cosine -0.85): one of the two may measure the other",
     )
-    assert told["doubts"] == [told["verdict_reason"]]
-
-
-def test_a_vector_that_is_nearly_against_another_trait_s_is_told_too():
-    told = with_near_duplicates(
-        {"verdict": "unusable", "verdict_reason": "chance", "doubts": ["chance"]}, {"evil": -0.85}
-    )
-
-    assert (told["verdict"], told["verdict_reason"]) == ("unusable", "chance")
-    assert told["doubts"][1].startswith("it points the way against evil (cosine -0.85)")
 
 
 def test_a_vector_unlike_all_others_stays_what_it_is():
-    quality = FINE | {"verdict": "good", "doubts": []}
+    good = replace(FINE, verdict="good")
 
-    assert with_near_duplicates(quality, {"evil": 0.79}) == quality | {
-        "cosines": {"evil": 0.79},
-        "nearest": "evil",
-    }
+    assert with_near_duplicates(good, {"evil": 0.79}) == good
+    assert with_near_duplicates(good, {}) == good
 
 
-def test_a_vector_alone_has_no_nearest():
-    assert with_near_duplicates(FINE, {})["nearest"] is None
-
-
-def test_the_row_of_the_best_auroc_is_chosen_where_it_stands_out():
-    values = [0.5, 0.5, 0.6, 0.7, 0.9, 0.8, 0.5, 0.5, 0.5]
-
-    assert choose_row(values, [0.05] * 9, rows=9) == 4
-
-
-def test_the_earliest_row_within_one_standard_error_of_the_best_is_chosen():
-    values = [0.5, 0.5, 0.6, 0.87, 0.9, 0.91, 0.5, 0.5, 0.5]
-
-    assert choose_row(values, [0, 0, 0, 0, 0, 0.02, 0, 0, 0], rows=9) == 4
-    assert choose_row(values, [0, 0, 0, 0, 0, 0.05, 0, 0, 0], rows=9) == 3
-
-
-@pytest.mark.parametrize("blocks", [2, 3, 4, 5, 6, 12, 26, 30, 32, 80])
-def test_the_chosen_row_stays_within_25_and_75_percent_of_depth(blocks):
-    for best in range(blocks + 1):
-        row = choose_row(
-            [float(row == best) for row in range(blocks + 1)],
-            [0.01] * (blocks + 1),
-            rows=blocks + 1,
-        )
-
-        assert blocks * 0.25 <= row <= blocks * 0.75
-        if blocks * 0.25 <= best <= blocks * 0.75:
-            assert row == best
-
-
-@pytest.mark.parametrize(("rows", "row"), [(31, 15), (27, 13), (5, 2), (2, 1)])
-def test_without_a_separation_the_middle_row_is_chosen(rows, row):
-    assert choose_row(None, None, rows) == row
-
-
-def test_a_model_of_one_block_has_one_row_to_choose():
-    assert choose_row([0.9, 0.5], [0.1, 0.1], rows=2) == 1
-
-
-def test_a_quality_of_a_file_that_is_as_it_should_be_has_no_fault():
-    assert (
-        quality_fault(
-            FINE
-            | {
-                "auroc_rows": [0.5, None],
-                "doubts": ["x"],
-                "verdict": "good",
-                "anything": {"else": 1},
-            }
-        )
-        == ""
-    )
-
-
-@pytest.mark.parametrize(
-    ("told", "fault"),
-    [
-        ({"auroc": "0.9"}, "its quality's auroc is not a number"),
-        ({"contrast": float("nan")}, "its quality's contrast is not a number"),
-        ({"d": True}, "its quality's d is not a number"),
-        ({"magnitude": 10**400}, "its quality's magnitude is not a number"),
-        ({"auroc_rows": [0.5, "x"]}, "its quality's auroc_rows is not a list of numbers"),
-        ({"d_rows": 0.5}, "its quality's d_rows is not a list of numbers"),
-        ({"doubts": "length"}, "its quality's doubts is not a list of texts"),
-        ({"verdict": 3}, "its quality's verdict is not a text"),
-        ({"words_do_as_well": 1}, "its quality's words_do_as_well is not true or false"),
-    ],
-)
-def test_a_quality_of_a_file_that_no_view_could_show_is_named(told, fault):
-    assert quality_fault(FINE | told) == fault
+def test_the_nearest_trait_is_the_most_alike_or_the_most_opposed():
+    assert nearest_trait({"evil": 0.3, "refusal": -0.6}) == "refusal"
+    assert nearest_trait({}) is None

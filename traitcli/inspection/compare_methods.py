@@ -16,8 +16,8 @@ from traitcli.pipeline.snapshot import TraitSnapshot
 from traitcli.records import Trait
 from traitcli.runs.run import Run
 from traitcli.vectors.controls import cosine, split_half_cosine
+from traitcli.vectors.layer_choice import choose_layer_by_scores, middle_layers
 from traitcli.vectors.methods import METHODS, Method
-from traitcli.vectors.quality import pick_row
 from traitcli.vectors.separation import (
     HeldOutScores,
     Labelled,
@@ -27,7 +27,6 @@ from traitcli.vectors.separation import (
     measure_d,
     project_left_out,
 )
-from traitcli.vectors.verdict import middle_rows
 
 Row = dict[str, Any]
 _BASE = "mean_difference"
@@ -78,15 +77,15 @@ class _Tried:
     def _choose(self, method: Method) -> int:
         """As `build_vector` does, without the rows that it would not take."""
         rows = self.build.activations.shape[1]
-        middle = middle_rows(rows)
+        middle = middle_layers(rows)
         inside = slice(middle.start, middle.stop)
         part = self.build.relabelled(self.build.positive, self.build.activations[:, inside])
         choosing = project_left_out(left_out_directions(part, part.pair, method), part)
         if choosing is None:
-            return pick_row(None, rows)
+            return choose_layer_by_scores(None, rows)
         scores = np.full((len(choosing.positive), rows), 0, np.float32)
         scores[:, inside] = choosing.scores
-        return pick_row(
+        return choose_layer_by_scores(
             HeldOutScores(scores, choosing.positive, choosing.pair, choosing.question), rows
         )
 

@@ -95,8 +95,8 @@ def _vector_told(path: Path) -> Row:
     magnitudes = [round(float(value), 4) for value in np.linalg.norm(direction, axis=1)]
     told = {"method": vector.method, "versions": vector.provenance.get("versions", {})}
     built = {"filter_settings": vector.provenance.get("filter"), "direction": direction}
-    named = {"trait": vector.trait, "model": vector.model, **vector.quality}
-    return named | told | built | {"layer": vector.layer, "magnitude_rows": magnitudes}
+    named = {"trait": vector.trait, "model": vector.model, **asdict(vector.quality)}
+    return named | told | built | {"layer": vector.layer, "magnitude_by_layer": magnitudes}
 
 
 def _group(rows: Sequence[Row], name: str) -> list[Row]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from traitcli.records import Position, TraitVector
 from traitcli.vectors.controls import cosine
 from traitcli.vectors.files import find_vectors
 from traitcli.vectors.formats.read_any import read_any
-from traitcli.vectors.verdict import verdict_on, with_near_duplicates
+from traitcli.vectors.verdict import nearest_trait, with_near_duplicates, with_verdict
 
 Row = dict[str, Any]
 
@@ -53,19 +54,25 @@ def _is_file(name: str) -> bool:
 
 
 def _row(path: Path, vector: TraitVector, all_vectors: Mapping[Path, TraitVector]) -> Row:
-    quality = dict(vector.quality)
-    if "verdict" not in quality:
-        quality["verdict"], quality["verdict_reason"], quality["doubts"] = verdict_on(quality)
-    others = [other for there, other in all_vectors.items() if there != path]
+    quality = vector.quality if vector.quality.verdict else with_verdict(vector.quality)
+    others = [other for other_path, other in all_vectors.items() if other_path != path]
+    cosines = _cosines(vector, others)
+    known = asdict(with_near_duplicates(quality, cosines))
+    # the tensors decide these three, whatever the file says about itself
+    shape = {
+        "layer": vector.layer,
+        "layer_count": vector.layer_count,
+        "hidden_size": vector.hidden_size,
+    }
     return {
         "trait": vector.trait,
         "model": vector.model,
         "path": str(path),
         "method": vector.method,
-        "layer": vector.layer,
-        "rows": vector.layer_count,
-        "hidden_size": vector.hidden_size,
-        **with_near_duplicates(quality, _cosines(vector, others)),
+        **known,
+        **shape,
+        "cosines": cosines,
+        "nearest": nearest_trait(cosines),
     }
 
 
@@ -87,8 +94,8 @@ def _cosines(vector: TraitVector, others: Sequence[TraitVector]) -> dict[str, fl
 
 def read_position(vector: TraitVector) -> Position:
     """The position that its quality is told of; of a foreign file the first one it holds."""
-    told = vector.quality.get("position")
+    measured = vector.quality.position
     return next(
-        (position for position in vector.directions if position == told),
+        (position for position in vector.directions if position == measured),
         next(iter(vector.directions)),
     )

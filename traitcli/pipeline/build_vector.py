@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 from traitcli.config import Config
 from traitcli.errors import RunError, VectorError
@@ -19,9 +19,9 @@ from traitcli.records import POLARITIES, POSITIONS, Trait, TraitVector
 from traitcli.runs.command_log import versions
 from traitcli.runs.run import digest_of
 from traitcli.vectors.files import read_header, vector_folder, write_vector
+from traitcli.vectors.measure import Evidence, measure_vector
 from traitcli.vectors.methods import METHODS, class_stats, pca_of_differences
-from traitcli.vectors.quality import Evidence, measure_vector
-from traitcli.vectors.verdict import verdict_on
+from traitcli.vectors.verdict import with_verdict
 
 MIN_ROLLOUTS = 2
 """Kept rollouts that either side needs: fewer give no spread."""
@@ -113,40 +113,36 @@ def _compute(
         method=method,
         direction=directions[position],
     )
-    rows = build.activations.shape[1]
-    quality = {
-        **measure_vector(
-            evidence,
-            config.vector.layer if config.vector.layer == "auto" else _checked(config, rows),
-        ),
-        "position": position,
+    quality = replace(
+        measure_vector(evidence, _checked_layer(config, build.activations.shape[1])),
+        position=position,
+        positive_kept=len(sides[0]),
+        negative_kept=len(sides[1]),
+        filter=selection.filter,
+        coherence=selection.coherence,
+        judge=judge,
+        judge_auroc=selection.judge_auroc,
+        judge_trusted=selection.trusted,
         **selection.counts,
-        "positive_kept": len(sides[0]),
-        "negative_kept": len(sides[1]),
-        "filter": selection.filter,
-        "coherence": selection.coherence,
-        "judge": judge,
-        "judge_auroc": selection.judge_auroc,
-        "judge_trusted": selection.trusted,
-    }
-    quality["verdict"], quality["verdict_reason"], quality["doubts"] = verdict_on(quality)
+    )
+    quality = with_verdict(quality)
     return TraitVector(
         trait.name,
         config.model.name,
         config.vector.method,
-        quality["layer"],
+        cast(int, quality.layer),  # measure_vector always sets it
         directions,
         stats,
         quality,
     )
 
 
-def _checked(config: Config, rows: int) -> int:
-    layer = int(config.vector.layer)
-    if layer >= rows:
+def _checked_layer(config: Config, layer_count: int) -> int | Literal["auto"]:
+    layer = config.vector.layer
+    if layer != "auto" and layer >= layer_count:
         raise VectorError(
-            f"no row {layer}",
-            cause=f"the model has rows 0 to {rows - 1}",
+            f"no layer {layer}",
+            cause=f"the model has layers 0 to {layer_count - 1}",
             fix="set vector.layer to one of them, or auto",
         )
     return layer
@@ -157,7 +153,7 @@ def _built_from(path: Path) -> str | None:
     if not path.is_file():
         return None
     try:
-        return str(read_header(path)["provenance"].get("inputs"))
+        return str(read_header(path).provenance.get("inputs"))
     except VectorError:
         return None
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import json
 import stat
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,35 @@ from traitcli.errors import VectorError
 from traitcli.files import parse_json, write_atomic
 from traitcli.records import POSITIONS, ClassStats, Position, TraitVector
 from traitcli.shipped import find_shipped
-from traitcli.vectors.verdict import quality_fault
+from traitcli.vector_quality import VectorQuality
 
-MAX_ROWS, MAX_HIDDEN, MAX_NUMBERS = 1024, 65536, 2**24
-"""What is read as a vector at most: the largest open models have 127 rows of 16,384."""
+MAX_LAYERS, MAX_HIDDEN, MAX_NUMBERS = 1024, 65536, 2**24
+"""Largest L+1, H and (L+1) · H that are read as a vector: the largest open models have 127 layers of 16,384."""
 MAX_BYTES = 2**30
 """No larger file is opened as a vector."""
 _MAX_HEADER = 2**22
-"""Bytes of the part of a safetensors file that says what it holds."""
+"""Bytes of the JSON header of a safetensors file. The library itself would parse a hundred megabytes."""
 _FORMAT = 1
-_HEADER = {
+_STATS = [field.name for field in fields(ClassStats)]
+
+
+@dataclass(frozen=True, slots=True)
+class VectorHeader:
+    """What a vector file says about its vector, without the tensors; see TraitVector."""
+
+    trait: str
+    model: str
+    method: str
+    layer: int
+    quality: VectorQuality
+    provenance: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, vector: TraitVector) -> VectorHeader:
+        return cls(*(getattr(vector, each.name) for each in fields(cls)))
+
+
+_HEADER_TYPES = {
     "trait": str,
     "model": str,
     "method": str,
@@ -32,8 +52,7 @@ _HEADER = {
     "quality": dict,
     "provenance": dict,
 }
-"""What a header must hold, and of which type."""
-_STATS = [field.name for field in fields(ClassStats)]
+"""JSON types of the keys that a header must have."""
 
 
 def vector_folder(config: Config) -> Path:
@@ -89,7 +108,7 @@ def write_pt(folder: Path, vector: TraitVector) -> list[Path]:
 
 
 def write_safetensors(folder: Path, vector: TraitVector) -> Path:
-    """Write `<trait>.safetensors`, which holds all of a vector."""
+    """Write `<trait>.safetensors`, which holds everything about a vector."""
     from safetensors.numpy import save
 
     tensors: dict[str, Any] = {
@@ -99,121 +118,144 @@ def write_safetensors(folder: Path, vector: TraitVector) -> Path:
         tensors |= {f"{position}.{name}": getattr(stats, name) for name in _STATS}
     header = {
         "format": _FORMAT,
-        "trait": vector.trait,
-        "model": vector.model,
-        "method": vector.method,
-        "layer": vector.layer,
-        "final_norm_row": vector.layer_count - 1,
-        "quality": vector.quality,
-        "provenance": vector.provenance,
+        **asdict(VectorHeader.of(vector)),
+        "final_norm_layer": vector.layer_count - 1,
     }
     path = folder / f"{vector.trait}.safetensors"
     write_atomic(path, save(tensors, metadata={"traitcli": json.dumps(header, ensure_ascii=False)}))
     return path
 
 
-def read_header(path: Path) -> dict[str, Any]:
-    """What a vector file says of itself, without its tensors; raises VectorError when it is not one."""
-    try:
-        header = parse_json(read_metadata(path).get("traitcli", "null"))
-    except ValueError as error:
-        raise _no_vector(path, str(error)) from None
-    if not isinstance(header, dict):
-        raise _no_vector(path, "traitcli did not write it")
-    if header.get("format") != _FORMAT or not header.keys() >= _HEADER.keys():
-        raise VectorError(
-            f"{path} is of another format", cause=f"expected format {_FORMAT}", fix=_REMAKE
-        )
-    for key, kind in _HEADER.items():
-        if type(header[key]) is not kind:
-            raise _no_vector(
-                path, f"its {key} is {str(header[key])[:80]!r}, not of type {kind.__name__}"
-            )
-    trait = header["trait"]
-    if trait in ("", ".", "..") or Path(trait).name != trait or not trait.isprintable():
-        raise _no_vector(path, f"its trait is {trait[:80]!r}, which names no file")
-    if fault := quality_fault(header["quality"]):
-        raise _no_vector(path, fault)
-    return header
+def read_header(path: Path) -> VectorHeader:
+    """What a vector file says about its vector; raises VectorError when it is not a whole vector file."""
+    with open_safetensors(path, read_start(path)) as file:
+        return _parse_header(path, file.metadata() or {})
 
 
 def read_vector(path: Path) -> TraitVector:
     """Read a vector file; raises VectorError when it is not one, or holds what no vector can hold."""
-    from safetensors import SafetensorError, safe_open
+    with open_safetensors(path, read_start(path)) as file:
+        return read_opened(path, file)
 
-    header = read_header(path)
-    try:
-        with safe_open(path, framework="numpy") as file:
-            places = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 -- it is no mapping
-            shapes = {
-                name: (place.get_dtype(), tuple(place.get_shape()))
-                for name, place in places.items()
-            }
-            positions = [position for position in POSITIONS if position in shapes]
-            if not positions:
-                raise VectorError(
-                    f"{path} holds no direction",
-                    cause=f"none of {', '.join(POSITIONS)}",
-                    fix=_REMAKE,
-                )
-            with_stats = [p for p in positions if any(f"{p}.{name}" in shapes for name in _STATS)]
-            if fault := _fault_in(shapes, positions, with_stats, header["layer"]):
-                raise _no_vector(path, fault)
-            directions = {p: file.get_tensor(p) for p in positions}
-            stats = {
-                p: ClassStats(*(file.get_tensor(f"{p}.{name}") for name in _STATS))
-                for p in with_stats
-            }
-    except (SafetensorError, OSError) as error:
-        raise _no_vector(path, str(error)) from None
+
+def read_opened(path: Path, file: Any) -> TraitVector:
+    """The vector in a file of traitcli that `open_safetensors` has opened. `path` is named in errors."""
+    header = _parse_header(path, file.metadata() or {})
+
+    # types and shapes first: a tensor takes memory only once it is known to fit a vector
+    shapes = {}
+    for name in file.keys():  # noqa: SIM118 -- not a mapping
+        tensor = file.get_slice(name)
+        shapes[name] = (tensor.get_dtype(), tuple(tensor.get_shape()))
+    positions = [position for position in POSITIONS if position in shapes]
+    if not positions:
+        raise VectorError(
+            f"{path} holds no direction", cause=f"none of {', '.join(POSITIONS)}", fix=_REBUILD
+        )
+    with_stats = [p for p in positions if any(f"{p}.{name}" in shapes for name in _STATS)]
+    if fault := _find_fault(shapes, positions, with_stats, header.layer):
+        raise _not_a_vector(path, fault)
+
+    directions = {p: file.get_tensor(p) for p in positions}
+    stats = {}
+    for p in with_stats:
+        stats[p] = ClassStats(*(file.get_tensor(f"{p}.{name}") for name in _STATS))
     _check_finite(path, directions, stats)
-    return TraitVector(**{key: header[key] for key in _HEADER}, directions=directions, stats=stats)
+    return TraitVector(
+        trait=header.trait,
+        model=header.model,
+        method=header.method,
+        layer=header.layer,
+        directions=directions,
+        stats=stats,
+        quality=header.quality,
+        provenance=header.provenance,
+    )
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file; raises VectorError when it is not one."""
-    from safetensors import SafetensorError, safe_open
-
+def read_start(path: Path) -> bytes:
+    """The first nine bytes of a file, which tell its format; raises VectorError as `check_file` does."""
     check_file(path)
     try:
-        with path.open("rb") as start:
-            length = int.from_bytes(start.read(8), "little")
-        if length > _MAX_HEADER:
-            raise _no_vector(path, f"no safetensors file: its header would have {length:,} bytes")
+        with path.open("rb") as file:
+            return file.read(9)
+    except OSError as error:
+        raise _cannot_read(path, error) from None
+
+
+@contextmanager
+def open_safetensors(path: Path, start: bytes) -> Iterator[Any]:
+    """Open a safetensors file, given its first bytes; whatever is wrong with it raises VectorError."""
+    from safetensors import SafetensorError, safe_open
+
+    length = int.from_bytes(start[:8], "little")
+    if length > _MAX_HEADER:
+        raise _not_a_vector(path, f"not a safetensors file: its header would have {length:,} bytes")
+    try:
         with safe_open(path, framework="numpy") as file:
-            return dict(file.metadata() or {})
+            yield file
     except (SafetensorError, OSError) as error:
-        raise _no_vector(path, str(error)) from None
+        raise _not_a_vector(path, str(error)) from None
 
 
 def check_file(path: Path) -> None:
-    """Raise VectorError for what is not there, is no file, or is too large to be a vector."""
+    """Raise VectorError for a path that does not exist, is not a regular file, or is too large for a vector."""
     try:
-        there = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         raise VectorError(
-            f"no vector file {path}", cause="there is no such file", fix="check the path"
+            f"no vector file {path}", cause="the file does not exist", fix="check the path"
         ) from None
     except (OSError, ValueError) as error:
-        cause = error.strerror if isinstance(error, OSError) else str(error)
+        raise _cannot_read(path, error) from None
+    if not stat.S_ISREG(status.st_mode):
+        raise _not_a_vector(path, "not a regular file")
+    if status.st_size > MAX_BYTES:
+        raise _not_a_vector(
+            path, f"it has {status.st_size:,} bytes, a vector at most {MAX_BYTES:,}"
+        )
+
+
+def _parse_header(path: Path, metadata: Mapping[str, str]) -> VectorHeader:
+    """Check what a file says about itself before any of it is used: a file may come from anywhere."""
+    try:
+        header = parse_json(metadata.get("traitcli", "null"))
+    except ValueError as error:
+        raise _not_a_vector(path, str(error)) from None
+    if not isinstance(header, dict):
+        raise _not_a_vector(path, "not written by traitcli")
+    if header.get("format") != _FORMAT or not header.keys() >= _HEADER_TYPES.keys():
         raise VectorError(
-            f"cannot read {path}", cause=cause or str(error), fix="check the path"
-        ) from None
-    if not stat.S_ISREG(there.st_mode):
-        raise _no_vector(path, "it is no file")
-    if there.st_size > MAX_BYTES:
-        raise _no_vector(path, f"it has {there.st_size:,} bytes, a vector at most {MAX_BYTES:,}")
+            f"{path} has another format", cause=f"expected format {_FORMAT}", fix=_REBUILD
+        )
+    for key, kind in _HEADER_TYPES.items():
+        # not isinstance: true and false are instances of int
+        if type(header[key]) is not kind:
+            raise _not_a_vector(
+                path, f"its {key} is {str(header[key])[:80]!r}, not of type {kind.__name__}"
+            )
+
+    # files are named after the trait, so a trait must not lead to another folder
+    trait = header["trait"]
+    if trait in ("", ".", "..") or Path(trait).name != trait or not trait.isprintable():
+        raise _not_a_vector(path, f"its trait is {trait[:80]!r}, which cannot name a file")
+    try:
+        quality = VectorQuality.parse(header["quality"])
+    except ValueError as error:
+        raise _not_a_vector(path, str(error)) from None
+    known = {key: header[key] for key in _HEADER_TYPES}
+    return VectorHeader(**known | {"quality": quality})
 
 
-def _fault_in(
+def _find_fault(
     shapes: Mapping[str, tuple[str, tuple[int, ...]]],
     positions: list[Position],
     with_stats: list[Position],
     layer: int,
 ) -> str:
-    """What is wrong with tensors by their types and shapes; nothing when they make a vector."""
+    """What is wrong with the types and shapes of tensors; empty when they make a vector."""
     first = shapes[positions[0]][1]
-    if len(first) != 2 or not 2 <= first[0] <= MAX_ROWS or not 1 <= first[1] <= MAX_HIDDEN:
+    if len(first) != 2 or not 2 <= first[0] <= MAX_LAYERS or not 1 <= first[1] <= MAX_HIDDEN:
         return f"{positions[0]} is {list(first)}, not [L+1, H]"
     if first[0] * first[1] > MAX_NUMBERS:
         return f"{positions[0]} holds more than {MAX_NUMBERS:,} numbers"
@@ -224,7 +266,8 @@ def _fault_in(
             return f"it lacks {name}"
         if shapes[name] != ("F32", shape):
             return f"{name} is {shapes[name][0]} {list(shapes[name][1])}, not F32 {list(shape)}"
-    return "" if 0 <= layer < first[0] else f"its layer is {layer}, of rows 0 to {first[0] - 1}"
+    last = first[0] - 1
+    return "" if 0 <= layer <= last else f"its layer is {layer}, its layers are 0 to {last}"
 
 
 def _check_finite(
@@ -233,15 +276,20 @@ def _check_finite(
     import numpy as np
 
     tensors = dict(directions) | {
-        f"{p}.{name}": getattr(held, name) for p, held in stats.items() for name in _STATS
+        f"{p}.{name}": getattr(one, name) for p, one in stats.items() for name in _STATS
     }
     for name, tensor in tensors.items():
         if not np.isfinite(tensor).all():
-            raise _no_vector(path, f"{name} holds NaN or infinity")
+            raise _not_a_vector(path, f"{name} holds NaN or infinity")
 
 
-def _no_vector(path: Path, cause: str) -> VectorError:
-    return VectorError(f"{path} is no trait vector", cause=cause, fix=_REMAKE)
+def _not_a_vector(path: Path, cause: str) -> VectorError:
+    return VectorError(f"{path} is not a trait vector", cause=cause, fix=_REBUILD)
+
+
+def _cannot_read(path: Path, error: OSError | ValueError) -> VectorError:
+    cause = error.strerror if isinstance(error, OSError) else None
+    return VectorError(f"cannot read {path}", cause=cause or str(error), fix="check the path")
 
 
 def _named(
@@ -257,4 +305,4 @@ def _named(
     return {name: found[name] for name in (names or found)}
 
 
-_REMAKE = "make it anew with traitcli build-vector"
+_REBUILD = "rebuild it: traitcli build-vector"

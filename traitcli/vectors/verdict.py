@@ -1,210 +1,131 @@
-"""Which row to read, and how far a vector can be trusted, from what was measured."""
+"""Says in words how far a vector can be trusted, given what was measured on it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Literal
 
-import numpy as np
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from traitcli.vector_quality import VectorQuality
 
 Verdict = Literal["good", "weak", "unusable"]
 
 GOOD, WEAK = 0.8, 0.65
-"""HeldOutScores-out AUROC from which a vector is called good, and weak."""
+"""Lowest held-out AUROC of a good vector, and of a weak one; below WEAK a vector is unusable."""
 GOOD_CONTRAST = 40.0
 CHANCE = 0.05
-"""A vector is no better than chance when shuffled labels do as well this often."""
+"""A vector is no better than chance when shuffled labels do as well in a larger share of trials."""
 STEADY = 0.7
-"""Cosine of the vectors of two halves of the rollouts, at least."""
+"""Lowest split-half cosine of a stable vector."""
 MASSIVE_SHARE = 0.5
-"""Share of the squared norm that single massive dimensions may have."""
-TWIN = 0.8
-"""Cosine from which two traits' vectors are hardly two."""
+"""Largest share of the squared norm that massive dimensions may have."""
+NEAR_DUPLICATE = 0.8
+"""From this absolute cosine on, two traits may share one direction."""
 
 
-def middle_rows(rows: int) -> range:
-    """Those between 25 % and 75 % of the depth of a model with so many rows, row 0 counted."""
-    blocks = rows - 1
-    return range(math.ceil(blocks * 0.25), math.floor(blocks * 0.75) + 1)
+def with_verdict(quality: VectorQuality) -> VectorQuality:
+    """The same record with `verdict`, `verdict_reason` and `doubts`. All reasons are listed, most severe first.
 
-
-def choose_row(
-    auroc: Sequence[float] | NDArray[np.floating[Any]] | None,
-    error: Sequence[float] | None,
-    rows: int,
-) -> int:
-    """The earliest row between 25 % and 75 % of depth whose AUROC is within one standard error of the best one's.
-
-    `error` is that of each row's AUROC. Without any to go by: the middle.
-    """
-    inside = middle_rows(rows)
-    if auroc is None or error is None or not inside:
-        return (rows - 1) // 2 or 1
-    best = max(inside, key=lambda row: auroc[row])
-    return next(row for row in inside if auroc[row] >= auroc[best] - error[best])
-
-
-def quality_fault(quality: Mapping[str, Any]) -> str:
-    """What of a quality that was read from a file is not what it should be, "" if nothing is: views format it."""
-    for key, value in quality.items():
-        name = key if key.isidentifier() else repr(key[:40])
-        if key.endswith(("_rows", "_pairs")) or key == "rows_given":
-            fits = value is None or (
-                isinstance(value, list) and all(_is_number(each) for each in value)
-            )
-            wanted = "a list of numbers"
-        elif key == "doubts":
-            fits, wanted = (
-                isinstance(value, list) and all(isinstance(each, str) for each in value),
-                "a list of texts",
-            )
-        elif key in _TEXTS:
-            fits, wanted = value is None or isinstance(value, str), "a text"
-        elif key in _FLAGS:
-            fits, wanted = value is None or isinstance(value, bool), "true or false"
-        elif key in _NUMBERS:
-            fits, wanted = _is_number(value), "a number"
-        else:
-            continue
-        if not fits:
-            return f"its quality's {name} is not {wanted}"
-    return ""
-
-
-_TEXTS = {
-    "verdict",
-    "verdict_reason",
-    "judge",
-    "filter",
-    "coherence",
-    "layer_choice",
-    "position",
-    "file",
-}
-_FLAGS = {"judge_trusted", "length_does_as_well", "words_do_as_well"}
-_NUMBERS = {
-    *(
-        "rows",
-        "hidden_size",
-        "layer",
-        "positive_total",
-        "negative_total",
-        "positive_kept",
-        "negative_kept",
-    ),
-    *("empty", "missing", "positive_score", "negative_score", "contrast", "judge_auroc"),
-    *("magnitude", "relative_magnitude", "massive_share", "massive_dimensions"),
-    *(
-        "auroc",
-        "auroc_low",
-        "auroc_high",
-        "d",
-        "d_low",
-        "d_high",
-        "evaluation_rollouts",
-        "evaluation_questions",
-    ),
-    *("length_auroc", "words_auroc", "null_p", "null_auroc", "null_auroc_95"),
-    *("split_half_cosine", "difference_cosine"),
-}
-
-
-def _is_number(value: Any) -> bool:
-    """None too; of a sensible size, which infinity and what is no number are not."""
-    is_one = isinstance(value, int | float) and not isinstance(value, bool)
-    return value is None or (is_one and -1e15 < value < 1e15)
-
-
-def verdict_on(quality: Mapping[str, Any]) -> tuple[Verdict, str, list[str]]:
-    """Verdict, the reason in words, and all that speaks against the vector, the worst first.
-
-    `quality` is what `build_vector` measures; what is missing or None is not held against it.
+    A measurement that is None never counts against a vector, except a missing held-out AUROC.
     """
     unusable, weak = list(_unusable(quality)), list(_weak(quality))
-    doubts = unusable + weak
+    doubts = (*unusable, *weak)
     if not doubts:
-        return "good", f"held-out AUROC {_ranged(quality)}", []
-    return ("unusable" if unusable else "weak"), doubts[0], doubts
+        reason = f"held-out AUROC {_auroc_text(quality)}"
+        return replace(quality, verdict="good", verdict_reason=reason, doubts=())
+    verdict: Verdict = "unusable" if unusable else "weak"
+    return replace(quality, verdict=verdict, verdict_reason=doubts[0], doubts=doubts)
 
 
-def with_near_duplicates(
-    quality: Mapping[str, Any], cosines: Mapping[str, float]
-) -> dict[str, Any]:
-    """The same with what the vectors of other traits add: name -> cosine at this vector's layer.
+def nearest_trait(cosines: Mapping[str, float]) -> str | None:
+    """The trait whose vector is most alike or most opposed; None without other traits."""
+    return max(cosines, key=lambda name: abs(cosines[name]), default=None)
 
-    `cosines` and `nearest`, the name of the one that is most alike or opposed; a doubt if it is hardly another.
+
+def with_near_duplicates(quality: VectorQuality, cosines: Mapping[str, float]) -> VectorQuality:
+    """The same record, with a doubt if the vector of another trait has nearly the same or the opposite direction.
+
+    `cosines` holds trait -> cosine at this vector's layer. A good vector becomes weak.
     """
-    nearest = max(cosines, key=lambda name: abs(cosines[name]), default=None)
-    told = {**quality, "cosines": dict(cosines), "nearest": nearest}
-    if nearest is None or abs(cosines[nearest]) < TWIN:
-        return told
-    way = "of" if cosines[nearest] > 0 else "against"
-    doubt = f"it points the way {way} {nearest} (cosine {cosines[nearest]:.2f}): one of the two may measure the other"
-    was_good = quality.get("verdict") == "good"
-    changed = {"verdict": "weak", "verdict_reason": doubt} if was_good else {}
-    return {**told, **changed, "doubts": [*quality.get("doubts", ()), doubt]}
+    nearest = nearest_trait(cosines)
+    if nearest is None or abs(cosines[nearest]) < NEAR_DUPLICATE:
+        return quality
+    relation = "nearly the same direction as" if cosines[nearest] > 0 else "nearly opposite to"
+    doubt = f"{relation} {nearest} (cosine {cosines[nearest]:.2f}): one of the two may measure the other"
+    doubts = (*quality.doubts, doubt)
+    if quality.verdict == "good":
+        return replace(quality, verdict="weak", verdict_reason=doubt, doubts=doubts)
+    return replace(quality, doubts=doubts)
 
 
-def _unusable(quality: Mapping[str, Any]) -> Iterator[str]:
-    found, chance = quality.get("auroc"), quality.get("null_p")
-    if found is not None and found < WEAK:
-        yield f"held-out AUROC {_ranged(quality)}: near chance on questions and pairs it has not seen"
-    elif chance is not None and chance > CHANCE:
-        yield f"vectors of shuffled labels separate as well in {chance:.0%} of all trials (AUROC {_ranged(quality)})"
+def _unusable(quality: VectorQuality) -> Iterator[str]:
+    if quality.auroc is not None and quality.auroc < WEAK:
+        yield f"held-out AUROC {_auroc_text(quality)}: near chance on unseen questions and pairs"
+    elif quality.null_p is not None and quality.null_p > CHANCE:
+        yield (
+            f"may be chance: vectors of shuffled labels separate as well in {quality.null_p:.0%} of trials "
+            f"(AUROC {_auroc_text(quality)})"
+        )
 
 
-def _weak(quality: Mapping[str, Any]) -> Iterator[str]:
-    found, low = quality.get("auroc"), quality.get("auroc_low")
-    if found is None:
-        yield "no held-out rollouts: nothing shows that it separates what it has not seen"
-    if found is not None and WEAK <= found < GOOD:
-        chance = ", and may be chance" if low is not None and low <= 0.5 else ""
-        yield f"held-out AUROC {_ranged(quality)} is below {GOOD}{chance}"
-    elif found is not None and found >= GOOD and low is not None and low <= 0.5:
-        yield f"held-out AUROC {_ranged(quality)}: too few held-out rollouts to tell it from chance"
-    yield from _controls(quality)
-    if not quality.get("judge_trusted", True):
-        yield "the judge cannot tell the polarities apart, so nothing was filtered"
-    contrast = quality.get("contrast")
+def _weak(quality: VectorQuality) -> Iterator[str]:
+    yield from _weak_separation(quality)
+    yield from _weak_controls(quality)
+    if quality.judge_trusted is False:
+        yield "not filtered: the judge cannot tell the polarities apart"
+    contrast = quality.contrast
     if contrast is not None and contrast < GOOD_CONTRAST:
-        seen = f"contrast {_below(contrast, 0, GOOD_CONTRAST):.0f} is below {GOOD_CONTRAST:.0f}"
-        yield f"{seen}: the judge sees little of the trait"
-    steady = quality.get("split_half_cosine")
-    if steady is not None and steady < STEADY:
-        yield f"halves of its rollouts give other vectors (cosine {steady:.2f}): it needs more of them"
-    share = quality.get("massive_share")
+        shown = _round_below(contrast, 0, GOOD_CONTRAST)
+        yield f"contrast {shown:.0f} is below {GOOD_CONTRAST:.0f}: the judge sees little of the trait"
+    cosine = quality.split_half_cosine
+    if cosine is not None and cosine < STEADY:
+        shown = _round_below(cosine, 2, STEADY)
+        yield f"unstable: split-half cosine {shown:.2f} is below {STEADY:.2f}; collect more rollouts"
+    share = quality.massive_share
     if share is not None and share > MASSIVE_SHARE:
-        count = quality.get("massive_dimensions")
-        yield f"{share:.0%} of it lies in {count} dimensions that are large in all activations"
+        count = quality.massive_dimensions
+        yield f"{share:.0%} of its squared norm lies in {count} dimensions that are large in all activations"
 
 
-def _controls(quality: Mapping[str, Any]) -> Iterator[str]:
-    """What does as well, within two standard errors of the difference on the same rollouts."""
-    if quality.get("length_does_as_well"):
-        yield (
-            f"it may measure length: the length of the answer alone is not clearly behind "
-            f"(AUROC {quality['length_auroc']:.2f}, the vector {quality['auroc']:.2f})"
-        )
-    if quality.get("words_do_as_well"):
-        yield (
-            f"it may measure words: the vector of row 0, which sees no context, is not clearly behind "
-            f"(AUROC {quality['words_auroc']:.2f}, the vector {quality['auroc']:.2f})"
-        )
+def _weak_separation(quality: VectorQuality) -> Iterator[str]:
+    auroc, low = quality.auroc, quality.auroc_low
+    may_be_chance = low is not None and low <= 0.5
+    if auroc is None:
+        yield "no held-out rollouts: separation was not measured"
+    elif WEAK <= auroc < GOOD:
+        chance = " and may be chance" if may_be_chance else ""
+        yield f"held-out AUROC {_auroc_text(quality)} is below {GOOD:.2f}{chance}"
+    elif auroc >= GOOD and may_be_chance:
+        yield f"held-out AUROC {_auroc_text(quality)} may be chance: too few held-out rollouts"
 
 
-def _ranged(quality: Mapping[str, Any]) -> str:
-    """`0.94 (0.88–0.97)`."""
-    low, high = quality.get("auroc_low"), quality.get("auroc_high")
-    found = f"{_below(quality['auroc'], 2, WEAK, GOOD):.2f}"
-    return found if low is None or high is None else f"{found} ({low:.2f}–{high:.2f})"
+def _weak_controls(quality: VectorQuality) -> Iterator[str]:
+    """Controls within two standard errors of the vector's AUROC, on the same rollouts."""
+    if quality.length_does_as_well:
+        compared = _compared(quality.length_auroc, quality.auroc)
+        yield f"may be length: the length of the answer separates about as well{compared}"
+    if quality.embedding_layer_does_as_well:
+        compared = _compared(quality.embedding_layer_auroc, quality.auroc)
+        yield f"may be lexical: the embedding layer separates about as well{compared}"
 
 
-def _below(value: float, digits: int, *bounds: float) -> float:
-    """Rounded, but down where what is below a bound would read as if it reached it."""
-    shown = round(value, digits)
-    reaches = any(value < bound <= shown for bound in bounds)
-    return math.floor(value * 10**digits) / 10**digits if reaches else shown
+def _compared(control: float | None, auroc: float | None) -> str:
+    """` (0.70 against 0.75)`; empty for a file that has the flag without the numbers."""
+    return "" if control is None or auroc is None else f" ({control:.2f} against {auroc:.2f})"
+
+
+def _auroc_text(quality: VectorQuality) -> str:
+    """`0.94 (0.88–0.97)`; `not known` for a file that has the rest without it."""
+    if quality.auroc is None:
+        return "not known"
+    shown = f"{_round_below(quality.auroc, 2, WEAK, GOOD):.2f}"
+    low, high = quality.auroc_low, quality.auroc_high
+    return shown if low is None or high is None else f"{shown} ({low:.2f}–{high:.2f})"
+
+
+def _round_below(value: float, digits: int, *bounds: float) -> float:
+    """Round, but down if rounding would make a value below a bound read as if it reached the bound."""
+    rounded = round(value, digits)
+    reaches = any(value < bound <= rounded for bound in bounds)
+    return math.floor(value * 10**digits) / 10**digits if reaches else rounded

@@ -19,6 +19,7 @@ from traitcli.events import (
     Warned,
 )
 from traitcli.records import Intervention, Usage
+from traitcli.vector_quality import VectorQuality
 from traitcli.views.formatting import clock_time
 from traitcli.views.printable import one_line, printable
 
@@ -62,19 +63,18 @@ def failure_text(event: TraitFailed) -> str:
     return f"{one_line(event.trait)} failed at {one_line(event.stage)}: {printable(event.problem)}"
 
 
-def vector_text(summary: Mapping[str, Any]) -> str:
-    """`good, AUROC 0.94, layer 15`: whatever of it the summary holds."""
-    verdict, auroc, layer = (summary.get(key) for key in ("verdict", "auroc", "layer"))
+def vector_text(quality: VectorQuality) -> str:
+    """`good, AUROC 0.94, layer 15`, without the parts that are not known."""
     parts = [
-        one_line(str(verdict)) if verdict else "",
-        f"AUROC {auroc:.2f}" if auroc is not None else "",
-        f"layer {layer}" if layer is not None else "",
+        one_line(quality.verdict) if quality.verdict else "",
+        f"AUROC {quality.auroc:.2f}" if quality.auroc is not None else "",
+        f"layer {quality.layer}" if quality.layer is not None else "",
     ]
     return ", ".join(part for part in parts if part)
 
 
 def built_text(event: VectorBuilt) -> str:
-    told = vector_text(event.summary)
+    told = vector_text(event.quality)
     return f"{one_line(event.trait)} vector built{': ' if told else ''}{told}, in {one_line(event.path)}"
 
 

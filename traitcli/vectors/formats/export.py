@@ -45,7 +45,7 @@ def export_vector(
         "model": vector.model,
         "method": vector.method,
         "position": position,
-        "rows": vector.layer_count,
+        "layer_count": vector.layer_count,
         "layer": vector.layer,
     }
     path = folder / f"{vector.trait}_{position}.gguf"

@@ -22,7 +22,7 @@ import numpy as np
 
 from traitcli.files import parse_json, write_atomic
 from traitcli.records import POSITIONS, Position
-from traitcli.vectors.files import MAX_NUMBERS, MAX_ROWS
+from traitcli.vectors.files import MAX_LAYERS, MAX_NUMBERS
 from traitcli.vectors.formats.layers import Origin
 
 if TYPE_CHECKING:
@@ -37,7 +37,12 @@ _F32 = 0
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """Bytes of the types of metadata that have a fixed size."""
 _UINT32, _STRING, _ARRAY = 4, 8, 9
-_MOST = {"fields": 1024, "tensors": MAX_ROWS, "bytes of a text": 2**16, "entries of a list": 2**16}
+_MOST = {
+    "fields": 1024,
+    "tensors": MAX_LAYERS,
+    "bytes of a text": 2**16,
+    "entries of a list": 2**16,
+}
 """More than any control vector has."""
 _DIRECTION = re.compile(r"direction\.(\d{1,4})")
 _MAKE = (
@@ -202,7 +207,10 @@ def _told(fields: Mapping[str, Any], origin: Origin) -> tuple[int | None, Origin
         key: about[key] for key in ("trait", "model", "method") if isinstance(about.get(key), str)
     }
     position: Position = next((p for p in POSITIONS if p == about.get("position")), origin.position)
-    rows, layer = (
-        about.get(key) if type(about.get(key)) is int else None for key in ("rows", "layer")
+    # files of earlier versions call the number of layers rows
+    stored = {"layer_count": about.get("rows"), **about}
+    layer_count, layer = (
+        stored.get(key) if type(stored.get(key)) is int else None
+        for key in ("layer_count", "layer")
     )
-    return rows, replace(origin, **texts, position=position, layer=layer)
+    return layer_count, replace(origin, **texts, position=position, layer=layer)

@@ -1,8 +1,7 @@
-"""Between trait vectors and directions keyed by block, which is how other tools hold them."""
+"""Converts between trait vectors and directions keyed by block, which is how other tools store them."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -11,7 +10,9 @@ import numpy as np
 
 from traitcli.errors import VectorError
 from traitcli.records import Position, TraitVector
-from traitcli.vectors.files import MAX_HIDDEN, MAX_NUMBERS, MAX_ROWS
+from traitcli.vector_quality import VectorQuality
+from traitcli.vectors.files import MAX_HIDDEN, MAX_LAYERS, MAX_NUMBERS
+from traitcli.vectors.layer_choice import middle_layers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where directions come from that traitcli did not make, and what is known of them.
+    """Where the directions of another tool come from, and what is known about them.
 
     source  how errors name it
     form    the format, in a word or two
-    layer   the row to read, if it is told
+    layer   the layer to read, if the file sets it
     more    what else belongs in the provenance (JSON-able)
     """
 
@@ -38,18 +39,20 @@ class Origin:
     layer: int | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
 
-    def refuse(self, cause: str, fix: str = "see docs/interop.md for what is read") -> NoReturn:
+    def refuse(self, cause: str, fix: str = "see docs/interop.md for what can be read") -> NoReturn:
         """Raise VectorError."""
-        raise VectorError(f"{self.source} is no trait vector", cause=cause, fix=fix)
+        raise VectorError(f"{self.source} is not a trait vector", cause=cause, fix=fix)
 
 
 def to_layer_directions(vector: TraitVector, position: Position) -> dict[int, Floats]:
-    """Block -> float32 [H], blocks counted from 0: block k gives row k+1.
+    """Block -> float32 [H], blocks counted from 0: layer k+1 becomes block k.
 
-    This is what `repeng.ControlVector(model_type, directions)` takes, `steering_vectors.SteeringVector` once the
-    arrays are tensors, and a plain hook on block k's output. Left out are row 0, which no block gives; row L, which
-    has the final norm behind it and is not what the last block gives; and rows that hold no direction. Raises
-    VectorError when the vector has no such position, or nothing is left.
+    `repeng.ControlVector(model_type, directions)` takes the result as it is, and `steering_vectors.SteeringVector`
+    once the arrays are tensors; a plain hook adds each array to the output of its block. Three kinds of layers are
+    left out: layer 0, which no block computes; layer L, which is after the final norm and so is not the output of the
+    last block; and layers that are all zero.
+
+    Raises VectorError when the vector does not have the position, or when no layer is left.
     """
     directions = vector.directions.get(position)
     if directions is None:
@@ -59,15 +62,15 @@ def to_layer_directions(vector: TraitVector, position: Position) -> dict[int, Fl
             fix="choose one of them",
         )
     found = {
-        row - 1: directions[row]
-        for row in range(1, vector.layer_count - 1)
-        if directions[row].any()
+        layer - 1: directions[layer]
+        for layer in range(1, vector.layer_count - 1)
+        if directions[layer].any()
     }
     if not found:
         raise VectorError(
-            f"the vector of {vector.trait} gives no block a direction",
-            cause=f"rows 1 to {vector.layer_count - 2} are all zero",
-            fix="take one that has more than the first and the last row",
+            f"the vector of {vector.trait} has no direction for any block",
+            cause=f"layers 1 to {vector.layer_count - 2} are all zero",
+            fix="use a vector that has more than the first and the last layer",
         )
     return found
 
@@ -75,96 +78,105 @@ def to_layer_directions(vector: TraitVector, position: Position) -> dict[int, Fl
 def from_layer_directions(
     directions: Mapping[int, Any],
     trait: str,
-    rows: int | None = None,
+    layer_count: int | None = None,
     position: Position = "response_avg",
     model: str = "unknown",
 ) -> TraitVector:
-    """A vector from block -> [H], blocks counted from 0: block k gives row k+1; what is not given is zero.
+    """A vector from block -> [H], blocks counted from 0: block k becomes layer k+1; other layers are zero.
 
-    `rows` is L+1 of the model; without it the highest block counts as the model's last. What a last block gives is
-    taken before the final norm, unlike row L of a vector that traitcli made. Raises VectorError when the directions
-    are not finite or do not fit each other.
+    `layer_count` is L+1 of the model; without it the highest block counts as the model's last. The output of a last
+    block is before the final norm, unlike layer L of a vector that traitcli built.
+
+    Raises VectorError when the directions are not finite or have different sizes.
     """
-    origin = Origin("what is given", "layer directions", trait, position, model)
-    return assemble({block + 1: np.asarray(row) for block, row in directions.items()}, rows, origin)
+    origin = Origin("the mapping", "layer directions", trait, position, model)
+    by_layer = {block + 1: np.asarray(direction) for block, direction in directions.items()}
+    return assemble(by_layer, layer_count, origin)
 
 
-def assemble(given: Mapping[int, NDArray[Any]], rows: int | None, origin: Origin) -> TraitVector:
-    """A vector from row -> float [H]; raises VectorError where that cannot be.
+def assemble(
+    by_layer: Mapping[int, NDArray[Any]], layer_count: int | None, origin: Origin
+) -> TraitVector:
+    """A vector from layer -> float [H]; other layers are zero. Refuses what cannot be a vector.
 
-    `rows` is L+1; without it the highest row that is given is row L.
+    `layer_count` is L+1; without it the highest layer provided is layer L.
     """
-    if not given:
+    if not by_layer:
         origin.refuse("it holds no direction")
-    shapes = {direction.shape for direction in given.values()}
+    shapes = {direction.shape for direction in by_layer.values()}
     if len(shapes) > 1 or len(next(iter(shapes))) != 1:
-        told = " and ".join(str(list(shape)) for shape in sorted(shapes)[:3])
+        shown = " and ".join(str(list(shape)) for shape in sorted(shapes)[:3])
         origin.refuse(
-            f"its directions are {told}", "all must be [H], H being the model's hidden size"
+            f"its directions are {shown}", "all must be [H], where H is the model's hidden size"
         )
-    width, count = next(iter(shapes))[0], rows or max(max(given) + 1, 2)
+
+    width, count = next(iter(shapes))[0], layer_count or max(max(by_layer) + 1, 2)
     check_size(count, width, origin)
-    outside = [row for row in given if not 0 <= row < count]
+    outside = [layer for layer in by_layer if not 0 <= layer < count]
     if outside:
         origin.refuse(
-            f"it gives row {outside[0]}, a model of {count} rows has rows 0 to {count - 1}",
-            "blocks are counted from 0, block k gives row k+1; a negative number could be any block",
+            f"it provides layer {outside[0]}, a model of {count} layers has layers 0 to {count - 1}",
+            "count blocks from 0: block k becomes layer k+1; a negative number could mean any block",
         )
+
     directions = np.zeros((count, width), np.float32)
-    with np.errstate(over="ignore"):  # what float32 cannot hold is told below
-        for row, direction in given.items():
-            directions[row] = direction
+    with np.errstate(over="ignore"):  # an overflow becomes infinity, which is refused below
+        for layer, direction in by_layer.items():
+            directions[layer] = direction
     if not np.isfinite(directions).all():
-        origin.refuse("it holds NaN, infinity or numbers that float32 cannot hold", "make it anew")
-    held = np.flatnonzero(directions.any(1)).tolist()
-    if not held:
-        origin.refuse("all its directions are zero", "make it anew")
-    return _vector(directions, held, origin)
+        origin.refuse("it holds NaN, infinity or numbers that float32 cannot hold", "rebuild it")
+    provided = np.flatnonzero(directions.any(1)).tolist()
+    if not provided:
+        origin.refuse("all its directions are zero", "rebuild it")
+    return _vector(directions, provided, origin)
 
 
-def check_size(rows: int, width: int, origin: Origin) -> None:
-    """Refuse what is no vector by its shape, before memory is taken for it."""
-    if not 2 <= rows <= MAX_ROWS or not 1 <= width <= MAX_HIDDEN or rows * width > MAX_NUMBERS:
-        limits = f"rows go from 2 to {MAX_ROWS:,}, hidden sizes to {MAX_HIDDEN:,}, both together to {MAX_NUMBERS:,}"
+def check_size(layer_count: int, width: int, origin: Origin) -> None:
+    """Refuse a shape that no vector has, before memory is allocated for it."""
+    fits_layers, fits_width = 2 <= layer_count <= MAX_LAYERS, 1 <= width <= MAX_HIDDEN
+    if not fits_layers or not fits_width or layer_count * width > MAX_NUMBERS:
+        limits = (
+            f"the limits are 2 to {MAX_LAYERS:,} layers, a hidden size of {MAX_HIDDEN:,}, "
+            f"and {MAX_NUMBERS:,} numbers"
+        )
         origin.refuse(
-            f"its shape would be [{rows}, {width}]; {limits}",
-            "take a vector [L+1, H] of a language model",
+            f"its shape would be [{layer_count}, {width}]; {limits}",
+            "use a vector [L+1, H] of a language model",
         )
 
 
-def middle_row(held: Sequence[int], rows: int) -> int:
-    """The middle one of the rows that hold a direction and lie between 25 % and 75 % of depth, else of all."""
-    blocks = rows - 1
-    inside = [
-        row for row in held if math.ceil(blocks * 0.25) <= row <= math.floor(blocks * 0.75)
-    ] or list(held)
+def middle_of(provided: Sequence[int], layer_count: int) -> int:
+    """The middle one of the provided layers between 25 % and 75 % of depth; of all, if none lies there."""
+    middle = middle_layers(layer_count)
+    inside = [layer for layer in provided if layer in middle] or list(provided)
     return inside[len(inside) // 2]
 
 
-def _vector(directions: Floats, held: list[int], origin: Origin) -> TraitVector:
-    rows, width = directions.shape
-    # float32 may not hold the squares
-    norms = np.sqrt(np.einsum("rh,rh->r", directions, directions, dtype=np.float64)).round(3)
-    told = origin.layer in held
-    layer = origin.layer if origin.layer is not None and told else middle_row(held, rows)
-    quality = {
-        "rows": rows,
-        "hidden_size": width,
-        "rows_given": held,
-        "layer": layer,
-        "layer_choice": "told by the file" if told else "the middle row that is given",
-        "position": origin.position,
-        "magnitude": round(float(norms[held].mean()), 3),
-        "magnitude_rows": norms.tolist(),
-    }
-    provenance = {"format": origin.form, **origin.more}
+def _vector(directions: Floats, provided: list[int], origin: Origin) -> TraitVector:
+    layer_count, width = directions.shape
+    # float64: the squares of large float32 numbers overflow float32
+    norms = np.sqrt(np.einsum("lh,lh->l", directions, directions, dtype=np.float64)).round(3)
+    if origin.layer is not None and origin.layer in provided:
+        layer, choice = origin.layer, "set by the file"
+    else:
+        layer, choice = middle_of(provided, layer_count), "the middle one of the layers provided"
+    quality = VectorQuality(
+        layer_count=layer_count,
+        hidden_size=width,
+        layers_provided=tuple(provided),
+        layer=layer,
+        layer_choice=choice,
+        position=origin.position,
+        magnitude=round(float(norms[provided].mean()), 3),
+        magnitude_by_layer=tuple(norms.tolist()),
+    )
     return TraitVector(
-        origin.trait,
-        origin.model,
-        origin.method,
-        layer,
-        {origin.position: directions},
-        {},
-        quality,
-        provenance,
+        trait=origin.trait,
+        model=origin.model,
+        method=origin.method,
+        layer=layer,
+        directions={origin.position: directions},
+        stats={},
+        quality=quality,
+        provenance={"format": origin.form, **origin.more},
     )

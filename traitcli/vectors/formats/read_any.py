@@ -1,4 +1,4 @@
-"""Reads vectors that other tools have made, and our own; see docs/interop.md for the formats."""
+"""Reads vector files of other tools and of traitcli; docs/interop.md describes the formats."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from traitcli.errors import VectorError
 from traitcli.records import POSITIONS, TraitVector
-from traitcli.vectors.files import check_file, read_metadata, read_vector
+from traitcli.vectors.files import open_safetensors, read_opened, read_start
 from traitcli.vectors.formats.gguf_files import MAGIC, read_control_vector
 from traitcli.vectors.formats.layers import Origin, assemble, check_size
 
@@ -26,55 +25,57 @@ _NAMED = re.compile(rf"(?P<trait>.+)_(?P<position>{'|'.join(POSITIONS)})(_diff)?
 _NUMBERED = re.compile(
     r"(?:(?P<kind>layers?|blocks?|direction|layer_activations|rows?|hidden_states)[._-]?)?(?P<k>\d{1,4})"
 )
-_ROWS = ("row", "rows", "hidden_states")
-"""Names whose number is a row; all others count blocks."""
-_LAYERED = "name a direction [H] by its block, counted from 0, as in {15: tensor}, or save all rows as one [L+1, H]"
+_OUR_NUMBERS = ("row", "rows", "hidden_states")
+"""Names whose number is a layer as traitcli counts; with other names the number is a block, from 0."""
+_BY_BLOCK = (
+    "name a direction [H] by its block, counted from 0, as in {15: tensor}, "
+    "or save all layers as one [L+1, H]"
+)
+_ZIP = b"PK"
 
 
-def read_any(path: Path, rows: int | None = None) -> TraitVector:
+def read_any(path: Path, layer_count: int | None = None) -> TraitVector:
     """A vector from a file of traitcli, persona-vectors, steering-vectors, repeng or llama.cpp.
 
-    What the file is is seen in its first bytes. A foreign vector has no class means, its rows are ours (block k gives
-    row k+1), and those that the file does not give are zero: `quality["rows_given"]` lists the others. `rows` is L+1
-    of the model, for files that do not tell how many blocks it has. Raises VectorError when it is none of these, is
-    damaged or does not make sense.
+    The first bytes decide the format, not the name. A vector of another tool has no class means. Block k becomes
+    layer k+1; layers that the file does not hold are zero, and `quality.layers_provided` lists the others.
+    `layer_count` is L+1 of the model, for files that do not say how many blocks it has.
+
+    Raises VectorError when the file has none of these formats, is damaged, or does not make sense.
     """
-    check_file(path)
-    try:
-        with path.open("rb") as file:
-            start = file.read(9)
-    except OSError as error:
-        raise VectorError(
-            f"cannot read {path}", cause=error.strerror or str(error), fix="check the path"
-        ) from None
-    is_safetensors = start[8:9] == b"{" or path.suffix == ".safetensors"
-    if (
-        is_safetensors
-        and not start.startswith((MAGIC, b"PK"))
-        and "traitcli" in read_metadata(path)
-    ):
-        return read_vector(path)
-    named = _NAMED.fullmatch(path.stem)
-    origin = Origin(
-        str(path),
-        "safetensors" if is_safetensors else "torch",
-        trait=named["trait"] if named else path.stem,
-        more={"file": path.name},
-    )
-    if named:
-        origin = replace(origin, position=next(p for p in POSITIONS if p == named["position"]))
+    start = read_start(path)
+    origin = _origin(path)
     if start.startswith(MAGIC):
-        given, told, origin = read_control_vector(path, replace(origin, form="gguf control vector"))
-        return assemble(given, rows or told, origin)
-    if is_safetensors and not start.startswith(b"PK"):
-        return _interpret(_read_safetensors(path, origin), rows, origin)
+        gguf = replace(origin, form="gguf control vector")
+        by_layer, stored_count, gguf = read_control_vector(path, gguf)
+        return assemble(by_layer, layer_count or stored_count, gguf)
+
+    # eight bytes of length precede the JSON header of a safetensors file
+    is_safetensors = start[8:9] == b"{" or path.suffix == ".safetensors"
+    if is_safetensors and not start.startswith(_ZIP):
+        with open_safetensors(path, start) as file:
+            if "traitcli" in (file.metadata() or {}):
+                return read_opened(path, file)
+        origin = replace(origin, form="safetensors")
+        return _interpret(_read_safetensors(path, origin), layer_count, origin)
+
     from traitcli.vectors.formats.torch_files import read_torch
 
-    return _interpret(read_torch(path, origin), rows, origin)
+    return _interpret(read_torch(path, origin), layer_count, origin)
+
+
+def _origin(path: Path) -> Origin:
+    """What the name of a file says about the vector in it."""
+    origin = Origin(str(path), "torch", trait=path.stem, more={"file": path.name})
+    named = _NAMED.fullmatch(path.stem)
+    if named is None:
+        return origin
+    position = next(p for p in POSITIONS if p == named["position"])
+    return replace(origin, trait=named["trait"], position=position)
 
 
 def _read_safetensors(path: Path, origin: Origin) -> dict[str, Floats]:
-    """Name -> float32; torch reads it, for bfloat16."""
+    """Name -> float32. Torch opens the file once more, because numpy has no bfloat16."""
     import torch
     from safetensors import SafetensorError, safe_open
 
@@ -82,65 +83,66 @@ def _read_safetensors(path: Path, origin: Origin) -> dict[str, Floats]:
 
     try:
         with safe_open(path, framework="pt") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 -- it is no mapping
-            check_tensors(
-                {k: (tuple(s.get_shape()), "F" in s.get_dtype()) for k, s in slices.items()}, origin
-            )
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 -- not a mapping
+            shapes = {k: (tuple(s.get_shape()), "F" in s.get_dtype()) for k, s in slices.items()}
+            check_tensors(shapes, origin)
             return {name: as_floats(file.get_tensor(name)) for name in slices}
     except (SafetensorError, OSError, RuntimeError, ValueError, AttributeError, TypeError) as error:
         origin.refuse(
             f"it cannot be read: {error}",
-            f"copy it again; torch {torch.__version__} must know its types",
+            f"copy it again, or save its tensors in a type that torch {torch.__version__} knows",
         )
 
 
-def _interpret(content: Any, rows: int | None, origin: Origin) -> TraitVector:
-    """A vector from one tensor, or from tensors by layer."""
+def _interpret(content: Any, layer_count: int | None, origin: Origin) -> TraitVector:
+    """A vector from one tensor of all layers, or from tensors by block."""
+    # the fields of a steering_vectors.SteeringVector, saved as a mapping
     if isinstance(content, Mapping) and isinstance(content.get("layer_activations"), Mapping):
         kind = content.get("layer_type", "decoder_block")
         if kind != "decoder_block":
             origin.refuse(
                 f"it steers {str(kind)[:80]!r}",
-                "train it on decoder_block: rows are outputs of whole blocks",
+                "train it on decoder_block: traitcli reads the outputs of whole blocks",
             )
         content = content["layer_activations"]
     if isinstance(content, Mapping) and len(content) == 1:
         only = next(iter(content.values()))
         content = only if isinstance(only, np.ndarray) and only.ndim == 2 else content
     if isinstance(content, np.ndarray):
-        return _of_rows(content, rows, origin)
-    return assemble(
-        _by_row(content, origin), rows, replace(origin, form=f"{origin.form}, by layer")
-    )
+        return _from_matrix(content, layer_count, origin)
+    by_layer = _by_layer(content, origin)
+    return assemble(by_layer, layer_count, replace(origin, form=f"{origin.form}, by layer"))
 
 
-def _of_rows(matrix: NDArray[Any], rows: int | None, origin: Origin) -> TraitVector:
+def _from_matrix(matrix: NDArray[Any], layer_count: int | None, origin: Origin) -> TraitVector:
     if matrix.ndim == 1:
         origin.refuse(
-            f"it is one direction of {len(matrix):,} numbers; which layer it belongs to is missing",
-            _LAYERED,
+            f"it is one direction of {len(matrix):,} numbers, and it does not say for which layer",
+            _BY_BLOCK,
         )
     check_size(matrix.shape[0], matrix.shape[1], origin)
-    if rows not in (None, len(matrix)):
-        origin.refuse(f"it has {len(matrix)} rows, not {rows}", "take a vector of this model")
-    return assemble(
-        dict(enumerate(matrix)), len(matrix), replace(origin, form=f"{origin.form}, all rows")
-    )
+    if layer_count not in (None, len(matrix)):
+        origin.refuse(
+            f"it has {len(matrix)} layers, not {layer_count}", "use a vector of this model"
+        )
+    origin = replace(origin, form=f"{origin.form}, all layers")
+    return assemble(dict(enumerate(matrix)), len(matrix), origin)
 
 
-def _by_row(content: Mapping[Any, Any], origin: Origin) -> dict[int, Floats]:
-    """Row -> [H] from tensors named by number."""
+def _by_layer(content: Mapping[Any, Any], origin: Origin) -> dict[int, Floats]:
+    """Layer -> [H] from tensors named by number."""
     found: dict[int, Floats] = {}
     for name, tensor in content.items():
+        shown = repr(str(name)[:80])
         if not isinstance(tensor, np.ndarray):
-            origin.refuse(
-                f"under {str(name)[:80]!r} is a {type(tensor).__name__}, not a tensor", _LAYERED
-            )
+            kind = type(tensor).__name__
+            origin.refuse(f"{shown} holds a {kind}, not a tensor", _BY_BLOCK)
         match = _NUMBERED.fullmatch(str(name))
         if match is None:
-            origin.refuse(f"the name {str(name)[:80]!r} tells no layer", _LAYERED)
-        row = int(match["k"]) + (match["kind"] not in _ROWS)
-        if row in found:
-            origin.refuse(f"two tensors belong to row {row}", _LAYERED)
-        found[row] = tensor
+            origin.refuse(f"the name {shown} does not say which layer it is", _BY_BLOCK)
+        is_block = match["kind"] not in _OUR_NUMBERS
+        layer = int(match["k"]) + is_block
+        if layer in found:
+            origin.refuse(f"two tensors belong to layer {layer}", _BY_BLOCK)
+        found[layer] = tensor
     return found

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from traitcli.vectors.files import MAX_NUMBERS, MAX_ROWS
+from traitcli.vectors.files import MAX_LAYERS, MAX_NUMBERS
 from traitcli.vectors.formats.layers import Origin
 
 if TYPE_CHECKING:
@@ -90,8 +90,8 @@ def as_floats(tensor: Tensor) -> Floats:
 
 def check_tensors(shapes: Mapping[str, tuple[tuple[int, ...], bool]], origin: Origin) -> None:
     """Refuse name -> (shape, whether floats) that no vector has, before memory is taken for them."""
-    if len(shapes) > MAX_ROWS:
-        origin.refuse(f"it holds {len(shapes):,} tensors, a vector has at most {MAX_ROWS:,} rows")
+    if len(shapes) > MAX_LAYERS:
+        origin.refuse(f"it holds {len(shapes):,} tensors, a vector has at most {MAX_LAYERS:,} rows")
     for name, (shape, is_float) in shapes.items():
         what = f"tensor {name[:80]!r}" if name else "its tensor"
         if not is_float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from jinja2 import Environment, StrictUndefined
 
 from traitcli.config import EMBEDDED
 from traitcli.records import POSITIONS
+from traitcli.vectors.files import VectorHeader
 
 TAGS = ("traitcli", "trait-vector", "steering-vector")
 MARKER = "<!-- Written by traitcli. What stands below this line is kept when vectors are pushed again. -->"
@@ -56,19 +56,17 @@ def read_card(text: str) -> Kept | None:
     return Kept(front if isinstance(front, dict) else {}, notes.strip())
 
 
-def make_card(headers: Sequence[Mapping[str, Any]], repo: str, kept: Kept) -> str:
+def make_card(headers: Sequence[VectorHeader], repo: str, kept: Kept) -> str:
     """The card of a repository that holds these vectors, all of one model; the same input gives the same text.
 
     `headers` are those of `read_header`; their traits and `repo` are names that have been checked.
     Whatever else a header says is shown as plain text, whatever it holds.
     """
-    ranked = sorted(headers, key=lambda header: str(header["trait"]))
-    settings = _mapping(_mapping(ranked[0]["provenance"]).get("run_settings"))
+    ranked = sorted(headers, key=lambda header: header.trait)
+    settings = _mapping(ranked[0].provenance.get("run_settings"))
     model = _model_id(settings)
     rows = [_row(header) for header in ranked]
-    example = next(
-        (header for header in ranked if _quality(header).get("verdict") == "good"), ranked[0]
-    )
+    example = next((header for header in ranked if header.quality.verdict == "good"), ranked[0])
     environment = Environment(
         autoescape=True,
         undefined=StrictUndefined,
@@ -80,8 +78,8 @@ def make_card(headers: Sequence[Mapping[str, Any]], repo: str, kept: Kept) -> st
         files(__package__).joinpath("card.md.j2").read_text(encoding="utf-8")
     ).render(
         front=_front_matter(model, kept.front),
-        model=ranked[0]["model"],
-        model_id=model or ranked[0]["model"],
+        model=ranked[0].model,
+        model_id=model or ranked[0].model,
         revision=settings.get("model.revision") or "not pinned when the vectors were made",
         shape=_shape(ranked),
         rows=rows,
@@ -116,51 +114,50 @@ def _model_id(settings: Mapping[str, Any]) -> str | None:
     return str(name) if from_hub else None
 
 
-def _row(header: Mapping[str, Any]) -> dict[str, str]:
+def _row(header: VectorHeader) -> dict[str, str]:
     """A vector's line in both tables, all of it text."""
-    quality = _quality(header)
-    kept = "positive_kept", "negative_kept"
+    quality = header.quality
+    kept = (quality.positive_kept, quality.negative_kept)
     return {
-        "trait": str(header["trait"]),
-        "verdict": str(quality.get("verdict") or "not measured"),
-        "reason": str(quality.get("verdict_reason") or "no reason is given"),
-        "layer": str(header["layer"]),
-        "auroc": _with_interval(quality, "auroc", "{:.2f}"),
-        "d": _with_interval(quality, "d", "{:.1f}"),
-        "contrast": _number(quality.get("contrast"), "{:+.0f}"),
-        "kept": " + ".join(_number(quality.get(key), "{:.0f}") for key in kept),
-        "method": str(header["method"]),
-        "position": str(quality.get("position") or _NONE),
-        "judge": str(quality.get("judge") or _NONE),
-        "judge_auroc": _number(quality.get("judge_auroc"), "{:.2f}"),
-        "filter": str(quality.get("filter") or _NONE),
-        "held_out": _number(quality.get("evaluation_rollouts"), "{:.0f}"),
+        "trait": header.trait,
+        "verdict": quality.verdict or "not measured",
+        "reason": quality.verdict_reason or "no reason is given",
+        "layer": str(header.layer),
+        "auroc": _interval(quality.auroc, quality.auroc_low, quality.auroc_high, "{:.2f}"),
+        "d": _interval(quality.d, quality.d_low, quality.d_high, "{:.1f}"),
+        "contrast": _number(quality.contrast, "{:+.0f}"),
+        "kept": " + ".join(_number(count, "{}") for count in kept),
+        "method": header.method,
+        "position": quality.position or _NONE,
+        "judge": quality.judge or _NONE,
+        "judge_auroc": _number(quality.judge_auroc, "{:.2f}"),
+        "filter": quality.filter or _NONE,
+        "held_out": _number(quality.evaluation_rollouts, "{}"),
     }
 
 
-def _example(header: Mapping[str, Any]) -> dict[str, Any]:
+def _example(header: VectorHeader) -> dict[str, Any]:
     """What the card's code names: goes into code blocks, so nothing in it may be other than it should."""
-    position, layer = _quality(header).get("position"), header["layer"]
-    whole = layer if isinstance(layer, int) else 1
+    position = header.quality.position
     return {
-        "trait": header["trait"],
+        "trait": header.trait,
         "position": position if position in POSITIONS else POSITIONS[0],
-        "layer": whole,
-        "block": max(whole - 1, 0),
+        "layer": header.layer,
+        "block": max(header.layer - 1, 0),
     }
 
 
-def _shape(headers: Sequence[Mapping[str, Any]]) -> str:
-    quality = _quality(headers[0])
-    rows, hidden = (_number(quality.get(key), "{:.0f}") for key in ("rows", "hidden_size"))
-    return f"float32 [{rows}, {hidden}]: rows, hidden size"
+def _shape(headers: Sequence[VectorHeader]) -> str:
+    quality = headers[0].quality
+    layers, hidden = _number(quality.layer_count, "{}"), _number(quality.hidden_size, "{}")
+    return f"float32 [{layers}, {hidden}]: layers, hidden size"
 
 
-def _origins(headers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _origins(headers: Sequence[VectorHeader]) -> list[dict[str, Any]]:
     """Settings and versions, once for all traits that share them."""
     groups: dict[str, dict[str, Any]] = {}
     for header in headers:
-        origin = _mapping(header["provenance"])
+        origin = header.provenance
         settings = dict(_mapping(origin.get("run_settings")))
         if settings.get("model.id") not in (None, EMBEDDED) and not _model_id(settings):
             settings["model.id"] = Path(
@@ -171,7 +168,7 @@ def _origins(headers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         }
         told = [(str(key), _told(value)) for key, value in (settings | versions).items()]
         group = groups.setdefault(json.dumps(told), {"traits": [], "settings": told})
-        group["traits"].append(str(header["trait"]))
+        group["traits"].append(header.trait)
     return [
         group | {"traits": ", ".join(group["traits"])}
         for group in groups.values()
@@ -183,22 +180,16 @@ def _told(value: Any) -> str:
     return "not set" if value is None else str(value)
 
 
-def _with_interval(quality: Mapping[str, Any], key: str, form: str) -> str:
-    low, high = (_number(quality.get(f"{key}_{end}"), form) for end in ("low", "high"))
-    value = _number(quality.get(key), form)
-    return value if _NONE in (low, high, value) else f"{value} [{low}, {high}]"
+def _interval(value: float | None, low: float | None, high: float | None, form: str) -> str:
+    """`0.94 [0.88, 0.97]`, or the value alone."""
+    shown = _number(value, form)
+    if None in (value, low, high):
+        return shown
+    return f"{shown} [{_number(low, form)}, {_number(high, form)}]"
 
 
-def _number(value: Any, form: str) -> str:
-    """A number as text; a dash for whatever is none, or not finite."""
-    is_number = (
-        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    )
-    return form.format(value) if is_number else _NONE
-
-
-def _quality(header: Mapping[str, Any]) -> Mapping[str, Any]:
-    return _mapping(header["quality"])
+def _number(value: float | None, form: str) -> str:
+    return _NONE if value is None else form.format(value)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

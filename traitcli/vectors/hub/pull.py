@@ -131,7 +131,7 @@ def _check_vector(path: Path, config: Config, repo: str) -> None:
         vector = read_vector(path)
     except VectorError as error:
         raise VectorError(
-            f"{where} is no trait vector", cause=plain_line(error.cause), fix="ask who pushed it"
+            f"{where} is not a trait vector", cause=plain_line(error.cause), fix="ask who pushed it"
         ) from None
     if vector.model != config.model.name:
         raise VectorError(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from traitcli.errors import VectorError
 from traitcli.records import POSITIONS
-from traitcli.vectors.files import read_header, read_vector
+from traitcli.vectors.files import VectorHeader, read_header, read_vector
 from traitcli.vectors.hub.card import Kept, make_card, read_card
 from traitcli.vectors.hub.client import (
     LARGEST,
@@ -66,7 +66,7 @@ def push_vectors(paths: Sequence[Path], repo: str, *, private: bool = False) -> 
 
     check_push(repo)
     headers = _headers_of(paths)
-    model = str(next(iter(headers.values()))["model"])
+    model = next(iter(headers.values())).model
     api = connect()
     with explained(repo):
         api.create_repo(
@@ -95,16 +95,15 @@ def push_vectors(paths: Sequence[Path], repo: str, *, private: bool = False) -> 
     )
 
 
-def _headers_of(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
+def _headers_of(paths: Sequence[Path]) -> dict[str, VectorHeader]:
     """Trait -> header of the vectors to push: whole, of one model, and named after their traits."""
-    headers: dict[str, dict[str, Any]] = {}
+    headers: dict[str, VectorHeader] = {}
     for path in paths:
-        read_vector(path)
-        header = read_header(path)
-        if header["trait"] != path.stem or not is_vector_name(path.name):
+        header = VectorHeader.of(read_vector(path))  # the tensors must be whole too
+        if header.trait != path.stem or not is_vector_name(path.name):
             raise VectorError(
                 f"{path} cannot be pushed",
-                cause=f"it is a vector of {header['trait']!a}, and a file is named after its trait",
+                cause=f"it is a vector of {header.trait!a}, and a file is named after its trait",
                 fix="give it its name back, or build it anew",
             )
         headers[path.stem] = header
@@ -112,7 +111,7 @@ def _headers_of(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
         raise VectorError(
             "there is nothing to push", cause="no vector was named", fix="name at least one trait"
         )
-    if len(models := sorted({str(header["model"]) for header in headers.values()})) > 1:
+    if len(models := sorted({header.model for header in headers.values()})) > 1:
         fix = "push each model's to a repository of its own"
         raise VectorError(
             "these are vectors of several models", cause=", ".join(map(ascii, models)), fix=fix
@@ -136,9 +135,9 @@ def _check_privacy(there: ModelInfo, private: bool, repo: str) -> None:
         )
 
 
-def _check_model(others: Iterable[Mapping[str, Any]], model: str, repo: str) -> None:
+def _check_model(others: Iterable[VectorHeader], model: str, repo: str) -> None:
     """Raise VectorError when a repository holds vectors of another model."""
-    if foreign := sorted({str(header["model"]) for header in others} - {model}):
+    if foreign := sorted({header.model for header in others} - {model}):
         raise VectorError(
             f"{repo} holds vectors of another model",
             cause=f"they are of {foreign[0]!a}, and yours of {model!a}",
@@ -164,7 +163,7 @@ def _kept(api: HfApi, repo: str, head: str, listed: Iterable[RepoFile]) -> Kept:
     return kept
 
 
-def _others(api: HfApi, repo: str, head: str, entries: Iterable[RepoFile]) -> list[dict[str, Any]]:
+def _others(api: HfApi, repo: str, head: str, entries: Iterable[RepoFile]) -> list[VectorHeader]:
     """Headers of the vectors that are there and not pushed now, for the card; what is none is left alone."""
     headers = []
     for entry in entries:
@@ -174,5 +173,5 @@ def _others(api: HfApi, repo: str, head: str, entries: Iterable[RepoFile]) -> li
             path = Path(api.hf_hub_download(repo, entry.path, revision=head))
         with suppress(VectorError):
             header = read_header(path)
-            headers += [header] if header["trait"] == path.stem else []
+            headers += [header] if header.trait == path.stem else []
     return headers

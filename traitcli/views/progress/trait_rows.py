@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Group, RenderableType
@@ -14,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from traitcli.events import TraitFailed, VectorBuilt
+from traitcli.vector_quality import VectorQuality
 from traitcli.views.cells import fit
 from traitcli.views.formatting import QUIET, clock_time
 from traitcli.views.printable import one_line
@@ -47,7 +47,7 @@ class RunState:
     began: float
     rates: Rates
     traits: tuple[str, ...] = ()
-    vectors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    vectors: Mapping[str, VectorQuality] = field(default_factory=dict)
     failures: Mapping[str, TraitFailed] = field(default_factory=dict)
     loading: Mapping[str, str] = field(default_factory=dict)
     workers: WorkerRows = field(default_factory=WorkerRows)
@@ -70,7 +70,7 @@ class RunState:
 
     def add_vector(self, event: VectorBuilt) -> None:
         self.add_trait(event.trait)
-        self.vectors = {**self.vectors, event.trait: event.summary}
+        self.vectors = {**self.vectors, event.trait: event.quality}
 
     def add_failure(self, event: TraitFailed) -> None:
         self.add_trait(event.trait)
@@ -134,9 +134,9 @@ def _outcome_lines(state: RunState, name: int, width: int) -> list[Text]:
             mark, style = "✗ ", BAD
             outcome = f"failed at {one_line(state.failures[trait].stage)}"
         elif trait in state.vectors and not _active_rates(state, trait):
-            mark, summary = "✓ ", state.vectors[trait]
-            style = _VERDICT_STYLES.get(str(summary.get("verdict")), GOOD)
-            outcome = vector_text(summary) or "vector built"
+            mark, quality = "✓ ", state.vectors[trait]
+            style = _VERDICT_STYLES.get(str(quality.verdict), GOOD)
+            outcome = vector_text(quality) or "vector built"
         else:
             continue
         line = Text(no_wrap=True).append(mark, style).append(f"{fit(one_line(trait), name)}  ")

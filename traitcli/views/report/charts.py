@@ -115,7 +115,7 @@ def draw_lines(
 
 def draw_magnitude(vectors: Sequence[Row], inks: Inks) -> Figure | None:
     """‖v‖ row by row; the last row apart, which is read after the final norm and has another scale."""
-    shown = [(vector["trait"], gaps(vector.get("magnitude_rows") or ())) for vector in vectors]
+    shown = [(vector["trait"], gaps(vector.get("magnitude_by_layer") or ())) for vector in vectors]
     shown = [(trait, row) for trait, row in shown if len(row) > 1]
     if not shown:
         return None
@@ -132,7 +132,7 @@ def draw_magnitude(vectors: Sequence[Row], inks: Inks) -> Figure | None:
 
 def draw_separation(vectors: Sequence[Row], inks: Inks) -> Figure | None:
     """Held-out AUROC row by row, a dot at the layer that is read."""
-    shown = [(vector, gaps(vector.get("auroc_rows") or ())) for vector in vectors]
+    shown = [(vector, gaps(vector.get("auroc_by_layer") or ())) for vector in vectors]
     shown = [(vector, row) for vector, row in shown if len(row) > 1]
     if not shown:
         return None

@@ -4,43 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from traitcli.record_json import to_json
 from traitcli.records import NamedRecord, Report
+from traitcli.vector_quality import VectorQuality
 
 SET_KEYS = ("name", "model", "vectors", "cosines")
 VECTOR_KEYS = (
-    *("trait", "model", "rows", "hidden_size", "layer", "layer_choice", "method", "position"),
-    *(
-        "verdict",
-        "verdict_reason",
-        "positive_total",
-        "negative_total",
-        "positive_kept",
-        "negative_kept",
-    ),
-    *("empty", "missing", "filter", "coherence", "judge", "judge_auroc"),
-    *(
-        "positive_score",
-        "negative_score",
-        "contrast",
-        "magnitude",
-        "relative_magnitude",
-        "magnitude_rows",
-    ),
-    *(
-        "doubts",
-        "auroc",
-        "auroc_low",
-        "auroc_high",
-        "auroc_rows",
-        "d",
-        "d_low",
-        "d_high",
-        "evaluation_rollouts",
-    ),
+    *("trait", "model", "method"),
+    *(each.name for each in fields(VectorQuality)),
     *("histogram", "dropped", "examples", "note", "versions"),
 )
 RUN_KEYS = ("name", "model", "settings", "traits", "usage", "commands")

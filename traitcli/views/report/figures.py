@@ -15,21 +15,13 @@ from typing import Any
 from traitcli.events import STAGES
 from traitcli.files import write_atomic
 from traitcli.records import POLARITIES, Report
-from traitcli.views.report.contents import VECTOR_KEYS, contents, scores_of
+from traitcli.vector_quality import SCALARS
+from traitcli.views.report.contents import contents, scores_of
 
 Row = dict[str, Any]
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What makes a spreadsheet take a cell for a formula, when it begins with one."""
-_NOT_SCALAR = {
-    "magnitude_rows",
-    "auroc_rows",
-    "doubts",
-    "histogram",
-    "dropped",
-    "examples",
-    "versions",
-}
 
 
 def write_json(path: Path, report: Report) -> None:
@@ -155,8 +147,11 @@ def _vectors(told: Row) -> Iterator[Row]:
 
 def _vector_rows(told: Row) -> Iterator[Row]:
     for vector in _vectors(told):
-        magnitudes, aurocs = vector.get("magnitude_rows") or (), vector.get("auroc_rows") or ()
-        last = vector.get("rows", len(magnitudes)) - 1
+        magnitudes, aurocs = (
+            vector.get("magnitude_by_layer") or (),
+            vector.get("auroc_by_layer") or (),
+        )
+        last = vector.get("layer_count", len(magnitudes)) - 1
         for row, (magnitude, auroc) in enumerate(zip_longest(magnitudes, aurocs)):
             own = {
                 "set": vector["set"],
@@ -287,7 +282,7 @@ _TABLES: dict[str, tuple[Sequence[str], Callable[[Row], Iterator[Row]]]] = {
         _summary,
     ),
     "tokens": (("record", "index", "token_json", "trait", "layer", "raw", "calibrated"), _tokens),
-    "vectors": (("set", *(key for key in VECTOR_KEYS if key not in _NOT_SCALAR)), _vectors),
+    "vectors": (("set", "trait", "model", "method", *SCALARS, "note"), _vectors),
     "vector_rows": (
         ("set", "trait", "row", "magnitude", "auroc", "is_chosen", "is_final_norm"),
         _vector_rows,

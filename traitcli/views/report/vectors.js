@@ -50,7 +50,7 @@ function vectorRow(body, vector, shared) {
   const likely = joined(bounds(vector.auroc_low, vector.auroc_high, "–", 2), unseen);
   cell(row, vector.auroc == null ? "not measured" : plain(vector.auroc), vector.auroc == null ? "" : likely);
   cell(row, plain(vector.d), bounds(vector.d_low, vector.d_high, " … ", 1));
-  const last = vector.rows == null ? "" : `of ${vector.rows - 1}`;
+  const last = vector.layer_count == null ? "" : `of ${vector.layer_count - 1}`;
   cell(row, vector.layer == null ? "–" : `${vector.layer}`, joined(last, own(vector, shared, "layer_choice")));
   const relative = vector.relative_magnitude == null ? "" : `× ${plain(vector.relative_magnitude)}`;
   cell(row, plain(vector.magnitude, 1), relative);
@@ -62,7 +62,7 @@ const bounds = (low, high, between, digits) =>
 const nameOf = (vector) => vector.trait ?? "unnamed";
 
 function introOf(set, shared) {
-  const [rows, hidden] = [sharedBy(set.vectors, "rows"), sharedBy(set.vectors, "hidden_size")];
+  const [rows, hidden] = [sharedBy(set.vectors, "layer_count"), sharedBy(set.vectors, "hidden_size")];
   const auroc = sharedBy(set.vectors, "judge_auroc");
   return joined(
     set.model, rows && hidden && `${rows} rows of ${hidden}`, shared.method && shared.method.replace("_", " "),
@@ -215,11 +215,11 @@ function showSet(set) {
   const body = place("table").tBodies[0];
   body.replaceChildren();
   set.vectors.forEach((vector) => vectorRow(body, vector, shared));
-  rowChart(set, "magnitude_rows", place("magnitude"), place("magnitude-told"), {
+  rowChart(set, "magnitude_by_layer", place("magnitude"), place("magnitude-told"), {
     title: "Magnitude by row", marks: [], include: [0],
     say: "Norm of the vector, in activation units. Point at a row to read it; drag to zoom.",
   });
-  rowChart(set, "auroc_rows", place("auroc"), place("auroc-told"), {
+  rowChart(set, "auroc_by_layer", place("auroc"), place("auroc-told"), {
     title: "Held-out AUROC by row", marks: [0.5], include: [0.4, 1],
     say: "How well each row tells unseen rollouts apart; 0.5 is chance. A dot is the layer that is read; the last row is taken after the final norm.",
   });

@@ -38,7 +38,7 @@ def vectors_table(console: Console, rows: Sequence[Row], verbose: bool = False) 
     """
     for model in dict.fromkeys(row["model"] for row in rows):
         of_model = [row for row in rows if row["model"] == model]
-        shapes = dict.fromkeys(f"[{row['rows']}, {row['hidden_size']}]" for row in of_model)
+        shapes = dict.fromkeys(f"[{row['layer_count']}, {row['hidden_size']}]" for row in of_model)
         heading(console, f"{one_line(model)}  {' '.join(shapes)}")
         print_table(console, _SEPARATES, of_model)
         caption(
@@ -112,7 +112,7 @@ _SEPARATES: tuple[tuple[str, Cell], ...] = (
     ("d", _known("d", "{:.1f}")),
     ("95 %", _interval("d_low", "d_high", "{:.1f}", "…")),
     ("length", _control("length_auroc", "length_does_as_well")),
-    ("words", _control("words_auroc", "words_do_as_well")),
+    ("words", _control("embedding_layer_auroc", "embedding_layer_does_as_well")),
 )
 _MADE: tuple[tuple[str, Cell], ...] = (
     NAMED,
@@ -126,12 +126,12 @@ _MADE: tuple[tuple[str, Cell], ...] = (
     ("p", _known("null_p")),
 )
 _BY_ROW = (
-    ("AUROC", "auroc_rows", "{:.2f}"),
-    ("± 1 s.e.", "auroc_error_rows", "{:.2f}"),
-    ("d", "d_rows", "{:.1f}"),
-    ("norm", "magnitude_rows", "{:.2f}"),
-    ("of activations", "activation_rows", "{:.1f}"),
-    ("massive", "massive_rows", "{:.0%}"),
+    ("AUROC", "auroc_by_layer", "{:.2f}"),
+    ("± 1 s.e.", "auroc_error_by_layer", "{:.2f}"),
+    ("d", "d_by_layer", "{:.1f}"),
+    ("norm", "magnitude_by_layer", "{:.2f}"),
+    ("of activations", "activation_norm_by_layer", "{:.1f}"),
+    ("massive", "massive_share_by_layer", "{:.0%}"),
 )
 
 
@@ -145,11 +145,11 @@ def _every_row(console: Console, row: Row) -> None:
             "read": number == row["layer"],
             **{key: _at(row.get(key), number) for _, key, _ in _BY_ROW},
         }
-        for number in range(row["rows"])
+        for number in range(row["layer_count"])
     ]
     columns = [("row", _row_number), *((title, _known(key, form)) for title, key, form in _BY_ROW)]
     print_table(console, columns, listed)
-    pairs = [f"{value:.2f}" for value in row.get("auroc_pairs") or ()]
+    pairs = [f"{value:.2f}" for value in row.get("auroc_by_pair") or ()]
     cosines = [
         f"{one_line(name)} {value:.2f}" for name, value in (row.get("cosines") or {}).items()
     ]

@@ -1,0 +1,211 @@
+"""What is measured of a vector and what is said of it, on rollouts whose truth is planted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.unit.planted import draw, plant, plant_length, plant_phrases
+from traitcli.config import Config
+from traitcli.pipeline.build_vector import build_trait
+from traitcli.pipeline.ledgers import RunLedgers
+from traitcli.records import POSITIONS, Rollout
+from traitcli.runs.run import Run
+from traitcli.traits.definitions import find_traits, load_trait
+from traitcli.vectors.files import read_vector
+from traitcli.vectors.measure import Evidence, measure_vector
+from traitcli.vectors.methods import METHODS, mean_difference
+from traitcli.vectors.verdict import with_verdict
+
+LAYERS = 9
+
+
+def measured(build, test, method=mean_difference, layer="auto"):
+    """The numbers with the verdict; no judge is asked here."""
+    evidence = Evidence(build, build, test, method, build.direction(method))
+    return with_verdict(measure_vector(evidence, layer))
+
+
+def both(seed, change=lambda rollouts: rollouts):
+    """Rollouts to build from and rollouts of other questions, changed alike."""
+    return change(draw(2 * seed, rows=LAYERS)), change(draw(2 * seed + 1, rows=LAYERS))
+
+
+def planted_late(rollouts):
+    for row in range(3, LAYERS):
+        plant(rollouts, row, strength=3.0)
+    return rollouts
+
+
+def planted_everywhere(rollouts):
+    for row in range(LAYERS):
+        plant(rollouts, row, strength=3.0)
+    return rollouts
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_planted_direction_is_good(seed):
+    found = measured(*both(seed, planted_late))
+
+    assert found.verdict == "good"
+    assert found.layer in (3, 4, 5, 6)
+    assert found.null_p < 0.02
+    assert (found.length_does_as_well, found.embedding_layer_does_as_well) == (False, False)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_pure_noise_is_unusable(seed):
+    found = measured(*both(seed))
+
+    assert found.verdict == "unusable"
+    assert "near chance" in found.verdict_reason
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_length_confound_is_said_to_be_length(seed):
+    build, test = (plant_length(rollouts, seed) for rollouts in both(seed))
+
+    found = measured(build, test)
+
+    assert found.auroc > 0.85
+    assert found.verdict == "weak"
+    assert found.verdict_reason.startswith("may be length: the length of the answer separates")
+
+
+def test_what_row_0_tells_too_is_said_to_be_words():
+    """Of twenty seeds all but a few: two standard errors are exceeded by chance now and then."""
+    reasons = [measured(*both(seed, planted_everywhere)).verdict_reason for seed in range(20)]
+
+    lexical = [reason for reason in reasons if reason.startswith("may be lexical: the embedding")]
+    assert len(lexical) >= 17
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_only_one_pair_shows_is_unusable_though_each_pair_separates_itself(seed):
+    found = measured(*both(seed, plant_phrases))
+
+    assert found.verdict == "unusable"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_finds_a_strong_direction(name):
+    build, test = both(1, lambda rollouts: planted_late(planted_late(rollouts)))
+
+    found = measured(build, test, METHODS[name])
+
+    assert found.auroc > 0.9
+
+
+def test_a_set_layer_is_measured_as_it_is():
+    found = measured(*both(1, planted_late), layer=1)
+
+    assert (found.layer, found.layer_choice) == (1, "set")
+    assert found.auroc == found.auroc_by_layer[1] < 0.65
+
+
+def test_without_a_test_set_nothing_is_said_of_separation():
+    build, _ = both(1, planted_late)
+
+    found = measured(build, None)
+
+    assert (found.auroc, found.d, found.null_p, found.evaluation_rollouts) == (
+        None,
+        None,
+        None,
+        0,
+    )
+    assert (found.verdict, found.verdict_reason) == (
+        "weak",
+        "no held-out rollouts: separation was not measured",
+    )
+
+
+def test_the_numbers_of_a_row_are_those_at_the_layer():
+    found = measured(*both(2, planted_late))
+
+    row = found.layer
+    assert found.auroc == found.auroc_by_layer[row]
+    assert found.d == found.d_by_layer[row]
+    assert found.massive_share == found.massive_share_by_layer[row]
+    assert found.auroc_low < found.auroc <= found.auroc_high
+    assert np.mean(found.auroc_by_pair) == pytest.approx(found.auroc, abs=1e-4)
+
+
+def test_a_pair_of_which_the_filter_kept_nothing_is_tested_too():
+    build, test = both(1, planted_late)
+
+    found = measured(build.where(build.pair != 2), test)
+
+    assert len(found.auroc_by_pair) == 5
+    assert found.evaluation_rollouts == len(test.pair)
+    assert found.length_auroc is not None
+
+
+def test_norms_are_those_of_the_direction_and_of_the_activations():
+    build, test = both(3, planted_late)
+
+    found = measured(build, test)
+
+    direction = build.direction(mean_difference)
+    around = [
+        np.linalg.norm(build.activations[build.positive == side], axis=2).mean(0)
+        for side in (True, False)
+    ]
+    assert found.magnitude_by_layer == pytest.approx(np.linalg.norm(direction, axis=1), abs=1e-3)
+    assert found.activation_norm_by_layer == pytest.approx(np.mean(around, axis=0), abs=1e-3)
+    assert found.relative_magnitude == pytest.approx(found.magnitude / np.mean(around), abs=1e-3)
+
+
+@pytest.mark.parametrize("evaluation_row", [3, 5])
+def test_the_evaluation_rollouts_have_no_say_in_the_row(tmp_path, evaluation_row):
+    extraction = plant(plant(draw(1, 6, rows=9), row=4), row=evaluation_row, strength=1.0)
+    evaluation = plant(draw(2, 6, rows=9), row=evaluation_row)
+    config = Config.model_validate(
+        {
+            "model": {"id": "org/tiny"},
+            "paths": {"runs": tmp_path / "runs", "vectors": tmp_path / "vectors"},
+        }
+    )
+    run = Run(tmp_path / "runs" / "mine")
+    store(run, extraction, "extraction")
+    store(run, evaluation, "evaluation")
+    evil = load_trait(find_traits(Path("no-such-folder"))["evil"])
+
+    vector = read_vector(build_trait(evil, config, RunLedgers(run), "nobody", lambda event: None))
+
+    assert vector.layer == 4
+    assert vector.quality.auroc < 0.7 < vector.quality.auroc_by_layer[evaluation_row]
+
+
+def store(run, labelled, split):
+    """Keep labelled activations as the rollouts of a run; every position holds the same."""
+    rollouts = []
+    for index, (positive, pair, question, length) in enumerate(
+        zip(labelled.positive, labelled.pair, labelled.question, labelled.length, strict=True)
+    ):
+        polarity = "positive" if positive else "negative"
+        name = f"{split}-{index}"
+        rollouts.append(
+            Rollout(
+                name,
+                "evil",
+                split,
+                polarity,
+                int(pair),
+                int(question),
+                0,
+                0,
+                "p",
+                "r",
+                1,
+                int(length),
+                "stop",
+            ),
+        )
+    activations = {
+        rollout.id: dict.fromkeys(POSITIONS, labelled.activations[index])
+        for index, rollout in enumerate(rollouts)
+    }
+    run.trait("evil").add_rollouts(rollouts, activations)

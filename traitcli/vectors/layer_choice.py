@@ -1,0 +1,41 @@
+"""Chooses the layer at which a vector is read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from traitcli.vectors.separation import HeldOutScores, measure_auroc
+
+
+def middle_layers(layer_count: int) -> range:
+    """Layers between 25 % and 75 % of the depth of a model with layers 0 to `layer_count` − 1."""
+    blocks = layer_count - 1
+    return range(math.ceil(blocks * 0.25), math.floor(blocks * 0.75) + 1)
+
+
+def choose_layer(auroc: Sequence[float], error: Sequence[float]) -> int:
+    """The earliest middle layer whose AUROC is within one standard error of the best middle layer.
+
+    Both arguments have one value per layer; `error` is the standard error of each AUROC. A model of one block has no
+    middle layer, and layer 1 is chosen.
+    """
+    inside = middle_layers(len(auroc))
+    if not inside:
+        return default_layer(len(auroc))
+    best = max(inside, key=lambda layer: auroc[layer])
+    enough = auroc[best] - error[best]
+    return next(layer for layer in inside if auroc[layer] >= enough)
+
+
+def choose_layer_by_scores(held_out: HeldOutScores | None, layer_count: int) -> int:
+    """What `vector.layer: auto` chooses, given the scores of left-out extraction rollouts."""
+    if held_out is None:
+        return default_layer(layer_count)
+    measured = [measure_auroc(held_out, layer) for layer in range(layer_count)]
+    return choose_layer([one.value for one in measured], [one.error for one in measured])
+
+
+def default_layer(layer_count: int) -> int:
+    """The layer in the middle, for vectors whose separation cannot be measured."""
+    return (layer_count - 1) // 2 or 1

@@ -1,0 +1,194 @@
+"""Measures how good a vector is, on the rollouts it was built from and on held-out rollouts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from traitcli.vector_quality import VectorQuality
+from traitcli.vectors.controls import (
+    difference_cosine,
+    massive_share,
+    shuffled_null,
+    split_half_cosine,
+)
+from traitcli.vectors.layer_choice import choose_layer_by_scores
+from traitcli.vectors.methods import Method
+from traitcli.vectors.separation import (
+    HeldOutScores,
+    Labelled,
+    Measured,
+    auroc_interval,
+    left_out_directions,
+    length_only,
+    measure_auroc,
+    measure_d,
+    project_left_out,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+
+_AUTO = (
+    "auto: the earliest layer in 25–75 % of depth within one standard error of the best "
+    "left-out-pair AUROC, on extraction rollouts"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """The rollouts that a vector of one position is measured on.
+
+    build      the rollouts that the vector is built from; those of a pair and question are in one order on both sides
+    matched    the build rollouts whose counterpart of the other polarity was kept too
+    test       rollouts of evaluation questions, or None
+    method     computes a direction from labelled activations
+    direction  float32 [L+1, H], computed from all of `build`
+    """
+
+    build: Labelled
+    matched: Labelled
+    test: Labelled | None
+    method: Method
+    direction: Floats
+
+
+def measure_vector(evidence: Evidence, layer: int | Literal["auto"]) -> VectorQuality:
+    """Measure norms, stability, separation and controls; docs/vectors.md describes every number.
+
+    `auto` chooses the layer on the rollouts that the vector is built from, so the evaluation rollouts stay unseen.
+    """
+    build, test = evidence.build, evidence.test
+    layer_count = build.activations.shape[1]
+
+    # the filter may have dropped every build rollout of a pair that still has test rollouts
+    pairs = build.pair if test is None else np.union1d(build.pair, test.pair)
+    directions = left_out_directions(build, pairs, evidence.method)
+    if layer == "auto":
+        choosing = project_left_out(directions, build)
+        chosen, choice = choose_layer_by_scores(choosing, layer_count), _AUTO
+    else:
+        chosen, choice = layer, "set"
+
+    quality = VectorQuality(
+        layer_count=layer_count,
+        hidden_size=build.activations.shape[2],
+        layer=chosen,
+        layer_choice=choice,
+        evaluation_rollouts=0,
+    )
+    quality = _with_norms(quality, evidence, chosen)
+    quality = _with_stability(quality, evidence, chosen)
+
+    held_out = project_left_out(directions, test) if test is not None else None
+    if held_out is None or test is None:
+        return quality
+    quality = _with_separation(quality, held_out, chosen)
+    quality = _with_controls(quality, build, test, held_out, chosen)
+    found = measure_auroc(held_out, chosen).value
+    null = shuffled_null(build, test, evidence.method, chosen, found)
+    if null is None:
+        return quality
+    return replace(
+        quality, null_p=_round(null.p), null_auroc=_round(null.mean), null_auroc_95=_round(null.top)
+    )
+
+
+def _with_norms(quality: VectorQuality, evidence: Evidence, layer: int) -> VectorQuality:
+    """Add the vector's norms, the activations' norms, and the share of massive dimensions."""
+    norms = np.linalg.norm(evidence.direction, axis=1)
+    positive = evidence.build.positive
+    sides = (evidence.build.activations[positive], evidence.build.activations[~positive])
+    # both polarities count alike, however many rollouts of each were kept
+    activation_norms = np.mean([np.linalg.norm(side, axis=2).mean(0) for side in sides], axis=0)
+    relative = norms.mean() / activation_norms.mean() if activation_norms.any() else 0.0
+    share, count = massive_share(evidence.direction, evidence.build.activations)
+    return replace(
+        quality,
+        magnitude=_round(norms.mean(), 3),
+        relative_magnitude=_round(relative),
+        magnitude_by_layer=_round_all(norms, 3),
+        activation_norm_by_layer=_round_all(activation_norms, 3),
+        massive_share=_round(share[layer]),
+        massive_dimensions=int(count[layer]),
+        massive_share_by_layer=_round_all(share),
+    )
+
+
+def _with_stability(quality: VectorQuality, evidence: Evidence, layer: int) -> VectorQuality:
+    """Add how well parts of the build rollouts agree on the direction."""
+    matched = evidence.matched.at(layer)
+    halves = split_half_cosine(evidence.build.at(layer), evidence.method)
+    differences = difference_cosine(
+        matched.activations[matched.positive], matched.activations[~matched.positive]
+    )
+    return replace(
+        quality,
+        split_half_cosine=None if halves is None else _round(halves[0]),
+        difference_cosine=None if differences is None else _round(differences[0]),
+    )
+
+
+def _with_separation(quality: VectorQuality, held_out: HeldOutScores, layer: int) -> VectorQuality:
+    """Add AUROC and Cohen's d at every layer, with intervals at the chosen one."""
+    layers = range(held_out.scores.shape[1])
+    aurocs = [measure_auroc(held_out, each) for each in layers]
+    ds = [measure_d(held_out, each) for each in layers]
+    auroc_low, auroc_high = auroc_interval(aurocs[layer], held_out)
+    d_low, d_high = ds[layer].interval()
+    return replace(
+        quality,
+        auroc=_round(aurocs[layer].value),
+        auroc_low=_round(auroc_low),
+        auroc_high=_round(auroc_high),
+        auroc_by_pair=_round_all(aurocs[layer].folds),
+        auroc_by_layer=_round_all([one.value for one in aurocs]),
+        auroc_error_by_layer=_round_all([one.error for one in aurocs]),
+        d=_round(ds[layer].value, 3),
+        d_low=_round(d_low, 3),
+        d_high=_round(d_high, 3),
+        d_by_layer=_round_all([one.value for one in ds], 3),
+        evaluation_rollouts=len(held_out.positive),
+        evaluation_questions=len(np.unique(held_out.question)),
+    )
+
+
+def _with_controls(
+    quality: VectorQuality, build: Labelled, test: Labelled, held_out: HeldOutScores, layer: int
+) -> VectorQuality:
+    """Add what a vector must beat: the length of the answer, and the embedding layer, which sees no context."""
+    found, lexical = measure_auroc(held_out, layer), measure_auroc(held_out, 0)
+    quality = replace(
+        quality,
+        embedding_layer_auroc=_round(lexical.value),
+        embedding_layer_does_as_well=_does_as_well(lexical, found, held_out),
+    )
+    by_length = length_only(build, test)
+    if by_length is None:
+        return quality
+    length = measure_auroc(by_length, 0)
+    return replace(
+        quality,
+        length_auroc=_round(length.value),
+        length_does_as_well=_does_as_well(length, found, held_out),
+    )
+
+
+def _does_as_well(control: Measured, found: Measured, held_out: HeldOutScores) -> bool:
+    """Whether the vector leads a control by at most two standard errors of the difference."""
+    lead = found.minus(control, held_out)
+    return lead.value <= 2 * lead.error
+
+
+def _round_all(values: Any, digits: int = 4) -> tuple[float | None, ...]:
+    return tuple(_round(value, digits) for value in values)
+
+
+def _round(value: Any, digits: int = 4) -> float | None:
+    """A plain number for JSON; None if it is infinite or NaN, such as the error of a single pair."""
+    return round(float(value), digits) if math.isfinite(value) else None
