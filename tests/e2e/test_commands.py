@@ -86,7 +86,7 @@ def test_extract_tells_its_progress_on_stderr_line_by_line(finished):
 
     assert told[:2] == [
         "run tiny: 2 traits on cpu, in runs/tiny",
-        "note: reduced set: 2 extraction and 1 evaluation questions a trait",
+        "note: reduced set: 2 extraction and 1 evaluation questions per trait",
     ]
     assert [line for line in told if line.endswith(("0/30", "0/20", "0/1"))] == [
         *("evil rollouts 0/30", "evil judgements 0/20", "evil vectors 0/1"),
@@ -228,7 +228,7 @@ def judge_again(desk: Any, trait: str, score: Callable[[str, float], Any]) -> No
 def test_inspect_run_shows_how_far_to_believe_the_judge(finished):
     desk, _ = finished
 
-    table, rows = desk.run_both("inspect", "run", "tiny", "evil")
+    table, rows = desk.run_both("inspect", "run", "evil")
 
     [row] = rows.json
     quality, blocks = row["judge_quality"], [[0] * 10, [0] * 10]
@@ -282,18 +282,18 @@ def test_a_doubtful_rollout_is_shown_with_its_question_until_the_definition_chan
     source = load_trait(find_traits(Path("nowhere"))["evil"])
     asked = {line["id"]: source.questions[line["question"]] for line in copied.lines("evil")}
 
-    before = copied.run("inspect", "run", "tiny", "evil", "--json").json[0]["judge_quality"][
-        "doubtful"
-    ]["rollouts"]
+    before = copied.run("inspect", "run", "evil", "--json").json[0]["judge_quality"]["doubtful"][
+        "rollouts"
+    ]
     definition = yaml.safe_load(find_traits(Path("nowhere"))["evil"].read_text(encoding="utf-8"))
     definition["questions"] = [f"Now {question}" for question in definition["questions"]]
     (copied.folder / "traits").mkdir()
     (copied.folder / "traits" / "evil.yaml").write_text(
         yaml.safe_dump(definition), encoding="utf-8"
     )
-    after = copied.run("inspect", "run", "tiny", "evil", "--json").json[0]["judge_quality"][
-        "doubtful"
-    ]["rollouts"]
+    after = copied.run("inspect", "run", "evil", "--json").json[0]["judge_quality"]["doubtful"][
+        "rollouts"
+    ]
 
     assert [one["question"] for one in before] == [asked[one["rollout"]] for one in before]
     assert len(before) == 10
@@ -311,7 +311,7 @@ def test_nothing_that_a_model_or_a_judge_wrote_acts_on_the_terminal(copied):
     }
     judge_again(copied, "evil", lambda polarity, _: given[polarity])
 
-    shown = copied.run("inspect", "run", "tiny", "evil").out
+    shown = copied.run("inspect", "run", "evil").out
 
     assert shown.count(r"\x1b]0;mine\x07\x1b[2J\u202e") == 11
     assert not {"\x1b", "\x07", "\u202e"} & set(shown)

@@ -85,7 +85,7 @@ def test_without_a_folder_they_lie_beside_the_vectors_and_json_names_them(export
 @pytest.mark.parametrize(
     ("command", "told"),
     [
-        ("no export", "error: --out is for an export"),
+        ("no export", "error: --out has no effect without --export"),
         ("no folder", "error: cannot write to tiny.yaml"),
         ("no such format", "npz"),
     ],

@@ -51,7 +51,7 @@ def test_vectors_are_built_pushed_and_pulled_elsewhere(hub, env, copied, open_de
         f"pulling {REPO} …\n"
         f"vectors/model/evil.safetensors is from {REPO}@{commit}\n"
         f"vectors/model/refusal.safetensors is from {REPO}@{commit}\n"
-        f"warning: what {REPO} names may change; pin it: --pull {REPO}@{commit}\n"
+        f"warning: {REPO} may change later; pin it with --pull {REPO}@{commit}\n"
     )
     assert (
         vectors_of(elsewhere)
@@ -94,7 +94,7 @@ def test_only_the_traits_of_the_command_are_pushed_and_only_once(hub, env, copie
     ("arguments", "more", "told"),
     [
         (["--push", "vectors"], {}, "error: 'vectors' names no repository on the hub\n"),
-        (["--private"], {}, "error: --private is for a push\n"),
+        (["--private"], {}, "error: --private has no effect without --push\n"),
         (
             ["--push", REPO],
             {"HF_HUB_OFFLINE": "1"},
@@ -121,7 +121,7 @@ def test_nothing_is_pushed_when_a_trait_fails(hub, env, copied):
     )
 
     assert (ended.code, ended.json["pushed"]) == (1, None)
-    assert f"nothing is pushed to {REPO}: no vector of evil, refusal\n" in ended.err
+    assert f"nothing is pushed to {REPO}: there is no vector of evil, refusal\n" in ended.err
     assert hub.requests == []
 
 

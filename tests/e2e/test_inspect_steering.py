@@ -140,10 +140,13 @@ MISTAKES = [
     (["verbosity"], "no vector of verbosity for model"),
     (["evil", "--layer", "0"], "cannot steer evil at layer 0"),
     (["evil", "--layer", "5"], "cannot steer evil at layer 5"),
-    (["evil", "--doses", "a,b"], "--doses a,b is no list of numbers"),
+    (["evil", "--doses", "a,b"], "invalid --doses a,b"),
     (["evil", "--doses=0"], "nothing to push by"),
     (["evil", "--coefficients=inf"], "nothing to push by"),
-    (["evil", "--doses=1", "--coefficients=1"], "--doses and --coefficients"),
+    (
+        ["evil", "--doses=1", "--coefficients=1"],
+        "--doses and --coefficients cannot be used together",
+    ),
     (["evil", "--coefficients=1e39"], "coeff 1e+39 is too large"),
 ]
 

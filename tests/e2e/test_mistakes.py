@@ -50,7 +50,7 @@ MISTAKES = {
         f"traits: {ALL_TRAITS}",
     ),
     "an unknown trait of a run": Mistake(
-        ["inspect", "run", "tiny", "evli"],
+        ["inspect", "run", "evli"],
         "no trait evli in the run tiny",
         "it holds evil, refusal",
         "did you mean evil?",
@@ -60,6 +60,36 @@ MISTAKES = {
         "no judge 'openai' in the run tiny",
         "it holds scores by\n       fake",
         "name one of these, or a part that no other has",
+    ),
+    "a run named as a trait": Mistake(
+        ["inspect", "run", "tiny", "evil", "--run", "fresh"],
+        "no trait tiny in the run fresh",
+        "tiny is a run",
+        "name the run with --run tiny",
+    ),
+    "an option of an earlier version": Mistake(
+        ["inspect", "steering", "--tokens", "40"],
+        "no option --tokens",
+        "it is called --max-new-tokens now",
+        "use --max-new-tokens",
+    ),
+    "an option of another command": Mistake(
+        ["judge", "--verbose"],
+        "no option --verbose",
+        "traitcli judge has no such option",
+        "see traitcli judge --help",
+    ),
+    "a word in place of a number": Mistake(
+        ["inspect", "steering", "--questions", "few"],
+        "invalid --questions few",
+        "input should be a valid integer, unable to parse string as an integer",
+        "see traitcli inspect steering --help",
+    ),
+    "an unknown format": Mistake(
+        ["build-vector", "--export=npz"],
+        "invalid --export npz",
+        "'npz' is not one of 'gguf', 'pt', 'safetensors', 'csv'",
+        "see traitcli build-vector --help",
     ),
     "an unknown key": Mistake(
         ["extract"],
@@ -104,7 +134,7 @@ MISTAKES = {
         ["monitor", "  "],
         "the prompt is empty",
         "there is nothing to answer",
-        'traitcli monitor "What should I read?"',
+        'try traitcli monitor "What should I read?"',
     ),
     "an unknown run": Mistake(
         ["judge", "--run", "tidy"],

@@ -376,12 +376,12 @@ def test_what_is_set_is_told(chatted):
     told = {line: told for line, told in chatted.told.items() if line.startswith("/")}
 
     assert told == {
-        "/trait evil": ["colours: evil"],
+        "/trait evil": ["tokens are colored by evil"],
         "/steer evil=1": [f"steered by evil +1 at layer {layer}"],
         "/steer": [f"steered by evil +1 at layer {layer}"],
         "/steer off": ["not steered"],
         "/system Be brief.": ["system message: Be brief."],
-        "/nonsense": ["there is no /nonsense; /help tells what there is"],
+        "/nonsense": ["unknown command /nonsense; /help lists the commands"],
         "/save chat.json": ["saved: chat.json"],
     }
 

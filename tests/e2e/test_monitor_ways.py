@@ -172,7 +172,7 @@ def test_a_chat_from_a_pipe_has_token_lines_on_stdout_and_all_else_on_stderr(end
         "Type a message, or /help. /quit leaves.",
         "prompt: Wh??",
         f"steered by evil +0.5 at layer {layer}",
-        "there is no /nonsense; /help tells what there is",
+        "unknown command /nonsense; /help lists the commands",
         "system message: Be ?.",
         *("prompt: How?", f"steered by evil +0.5 at layer {layer} (dose {dose})"),
         "saved: saved.json",
@@ -301,7 +301,7 @@ def test_an_alarm_that_is_crossed_makes_the_exit_code_3_and_is_recorded(ended):
         }
     assert (
         ended["texts"].err.splitlines()[-1]
-        == "3 of 4 texts cross mean(evil)>-1000 or run(evil,3)>-1000"
+        == "3 of 4 texts meet mean(evil)>-1000 or run(evil,3)>-1000"
     )
 
 
@@ -427,24 +427,24 @@ BOTH, EVIL = "watched: evil, refusal", "did you mean evil?"
 COLD = "monitor.sampling.temperature: input should be greater than or equal to 0, got -1.0"
 MISTAKES = {
     "nothing to watch": Mistake(
-        [], "there is nothing to watch", "neither a prompt nor another source is given", SOURCES
+        [], "there is nothing to monitor", "no prompt and no other source is named", SOURCES
     ),
     "two ways": Mistake(
         ["--chat", "--prompts", "teaching"],
-        "--chat and --prompts do not go together",
-        "each is watched alone",
-        "choose one of them",
+        "--chat and --prompts cannot be used together",
+        "each of them is a source on its own",
+        "keep one of them",
     ),
     "a prompt and a set": Mistake(
         ["Why?", "--prompts", "teaching"],
-        "a prompt and --prompts do not go together",
-        "--prompts brings its own",
+        "a prompt and --prompts cannot be used together",
+        "--prompts has its own prompts",
         "leave one of them out",
     ),
     "a file for one record": Mistake(
         ["--chat", "--out", "chat.json"],
-        "--chat writes several records, and chat.json is for one",
-        "each is a line of a .jsonl file",
+        "cannot write the records of --chat to chat.json",
+        "--chat writes several records, and only a .jsonl file holds several",
         "--out chat.jsonl",
     ),
     "steering by nothing": Mistake(
@@ -458,14 +458,14 @@ MISTAKES = {
     ),
     "steering what is there": Mistake(
         ["--input", "said.txt", "--steer", "evil=2"],
-        "--steer and --input do not go together",
-        "what is there already is only read",
+        "--steer and --input cannot be used together",
+        "--input scores existing text; nothing is generated",
         "leave --steer out",
     ),
     "an alarm on a record": Mistake(
         ["--replay", "no record.json", "--fail-on", "evil>1"],
-        "--fail-on and --replay do not go together",
-        "a record is shown as it is",
+        "--fail-on and --replay cannot be used together",
+        "--replay shows a stored record unchanged",
         "leave --fail-on out",
     ),
     "an alarm that is none": Mistake(
@@ -479,24 +479,27 @@ MISTAKES = {
     ),
     "a trait that is not watched": Mistake(
         ["Why?", "--trait", "verbosity"],
-        "no trait verbosity is watched",
-        BOTH,
-        "choose one of them",
+        "the trait verbosity is not monitored",
+        "monitored: evil, refusal",
+        "choose one of these",
     ),
     "two traits by layer": Mistake(
         ["Why?", "--per-layer"],
         "--per-layer shows one trait",
-        "2 are watched",
-        "name it: --trait evil",
+        "2 traits are monitored",
+        "name one, for example --trait evil",
     ),
     "a layer that is none": Mistake(
-        ["Why?", "--layer", "abc"], "no layer abc", "it is no row", "--layer 16, or --layer auto"
+        ["Why?", "--layer", "abc"],
+        "invalid --layer abc",
+        "abc is neither a layer number nor auto",
+        "--layer 16, or --layer auto",
     ),
     "no speed": Mistake(
         ["--replay", "no record.json", "--speed", "0"],
-        "no speed 0",
-        "it must be above 0",
-        "--speed 2 is twice as fast",
+        "invalid --speed 0",
+        "the speed must be above 0",
+        "--speed 2 replays twice as fast",
     ),
     "a missing text": Mistake(
         ["--input", "no.txt"],

@@ -186,14 +186,14 @@ def test_without_a_browser_the_page_is_there_and_the_command_says_so(room):
 
     assert (ended.code, ended.out) == (1, "runs/report.html\n")
     assert ended.err == (
-        "error: there is no browser to open the report with\nfix:   open runs/report.html yourself, on any machine\n"
+        "error: cannot open the report\ncause: no browser was found\nfix:   open runs/report.html yourself\n"
     )
 
 
 def test_mistakes_are_told_and_nothing_is_written(room):
     mistakes = {
-        ("--open", "--format", "csv"): "error: --open is for the page",
-        ("--trait", "evil"): "error: --trait is for pictures",
+        ("--open", "--format", "csv"): "error: --open and --format csv cannot be used together",
+        ("--trait", "evil"): "error: --trait has no effect without --format png",
         ("--format", "png", "--trait", "evli"): "error: no record has scores of evli",
         ("nowhere",): "error: no run nowhere",
         ("no.json",): "error: cannot read the record no.json",

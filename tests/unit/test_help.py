@@ -6,16 +6,19 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
+from typer.main import get_command
 
+from traitcli.cli.app import app
 from traitcli.records import ClassStats, Judgement, Rollout, Score, TraitVector
 from traitcli.runs.run import TraitFiles
 from traitcli.vectors.files import write_vector
 
 COMMANDS = ("extract", "judge", "build-vector", "monitor", "report", "inspect")
-INSPECTED = ("vectors", "traits", "run", "steering")
+INSPECTED = ("vectors", "traits", "run", "methods", "steering")
 HEAVY = {
     "torch",
     "transformers",
@@ -165,6 +168,48 @@ def test_help_lists_the_six_commands(tmp_path):
         line.split()[0] for line in ended.out.partition("Commands:")[2].splitlines() if line.strip()
     ]
     assert [word for word in listed if word in COMMANDS] == list(COMMANDS)
+
+
+def all_options() -> dict[str, dict[str, Any]]:
+    """Command -> option -> the option, without --help."""
+    found: dict[str, dict[str, Any]] = {}
+    waiting = [("", get_command(app))]
+    while waiting:
+        name, command = waiting.pop()
+        waiting += [
+            (f"{name} {sub}".strip(), one) for sub, one in getattr(command, "commands", {}).items()
+        ]
+        named = [one for one in command.params if one.opts[-1].startswith("--")]
+        found[name] = {one.opts[-1]: one for one in named if one.opts[-1] != "--help"}
+    return found
+
+
+def test_an_option_reads_the_same_in_every_command():
+    helps: dict[str, set[str]] = {}
+    for options in all_options().values():
+        for name, option in options.items():
+            helps.setdefault(name, set()).add(option.help)
+
+    # Each command that writes files says which files --out names.
+    different = {name for name, texts in helps.items() if len(texts) > 1}
+    assert different == {"--out"}
+
+
+def test_an_option_says_what_it_does_in_sentences_and_then_its_default():
+    for command, options in all_options().items():
+        for name, option in options.items():
+            where = f"{command} {name}"
+            assert option.help[0].isupper(), where
+            assert option.help.endswith("."), where
+            if option.default not in (None, False):
+                default = getattr(option.default, "value", option.default)
+                shown = f"{default:g}" if isinstance(default, float) else str(default)
+                assert f"(default: {shown})." in option.help, where
+
+
+def test_commands_that_read_a_config_take_overrides():
+    for command, options in all_options().items():
+        assert ("--config" in options) == ("--set" in options), command
 
 
 def test_the_version_loads_nothing_heavy(tmp_path):

@@ -1,1 +1,1 @@
-"""The command line: parse, hand over, print. Nothing heavy is imported before a command runs."""
+"""The command line: parses options, calls the stages, prints results. Imports are light."""

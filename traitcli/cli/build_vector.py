@@ -18,7 +18,11 @@ def build_vector(
     run: RunName = None,
     threshold: Annotated[
         float | None,
-        typer.Option(metavar="N", help="Keep positives scored ≥ N, negatives < 100 − N."),
+        typer.Option(
+            metavar="N",
+            help="Keep positives scored N or more and negatives scored below 100 − N "
+            "(default: the config's).",
+        ),
     ] = None,
     forms: Forms = None,
     out: Out = None,
@@ -27,25 +31,24 @@ def build_vector(
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
-    """Build vectors from what a run has stored.
+    """Build vectors from the rollouts and scores that a run has stored.
 
-    Needs no model and no judge call, so filters and methods can be tried at will.
+    Needs no model and no judge, so filters and methods are quick to compare.
     """
-    from traitcli.cli.run_stages import Work, carry_out
+    from traitcli.cli.run_stages import Work, do_work
     from traitcli.scheduling.placement import DeviceRequest
 
     check_options(push_to, private)
     check_folder(forms or (), out)
-    changes = [
-        *(overrides or ()),
-        *([f"filter.threshold={threshold:g}"] if threshold is not None else []),
-    ]
+    changes = list(overrides or ())
+    if threshold is not None:
+        changes.append(f"filter.threshold={threshold:g}")
     work = Work.prepare(config, changes, traits or (), run, ("vectors",))
 
-    def hand_on(failed: Collection[str]) -> dict[str, Any]:
-        exported = export(work, forms or (), out, failed, as_json)
-        return exported | (
-            push(work, push_to, private, failed, as_json) if push_to is not None else {}
-        )
+    def export_and_push(failed: Collection[str]) -> dict[str, Any]:
+        outcome = export(work, forms or (), out, failed, as_json)
+        if push_to is not None:
+            outcome |= push(work, push_to, private, failed, as_json)
+        return outcome
 
-    carry_out(work, DeviceRequest(), as_json, then=hand_on)
+    do_work(work, DeviceRequest(), as_json, afterwards=export_and_push)

@@ -1,9 +1,9 @@
-"""A watched chat: lines typed become turns, lines that begin with / become settings."""
+"""A monitored chat: typed lines are turns; lines that begin with / are commands."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2.exceptions import TemplateError
 
 from traitcli.cli.options import as_text
-from traitcli.errors import TraitError, UserError
+from traitcli.errors import TraitError, UserError, suggest
 from traitcli.events import Event, MonitorFinished
 
 if TYPE_CHECKING:
@@ -22,32 +22,32 @@ if TYPE_CHECKING:
 
 _PROMPT = "❯ "
 _HELP = """\
-/trait A        colour by A; without a name by the strongest
-/steer A=X[@K]  add X times A's vector at layer K from now on; /steer off ends it, /steer alone tells
-/system TEXT    set the system message; without a text there is none
-/clear          forget what was said
-/save [FILE]    write the chat, with all scores
-/quit           leave; so does Ctrl-D. Ctrl-C ends the answer that is being written
+/trait A        color tokens by A; without a name, by the strongest trait
+/steer A=X[@K]  add X times A's vector at layer K from now on; /steer off stops it, /steer shows it
+/system TEXT    set the system message; without a text, remove it
+/clear          forget the conversation
+/save [FILE]    write the chat with all scores
+/quit           leave; Ctrl-D leaves too, and Ctrl-C ends the current answer
 """
 
 
-def chat(desk: MonitorSession, watching: Watch) -> bool:
-    """Talk until the user leaves; whether an alarm fails. Each turn is a line of the record's file by then."""
-    return _Chat(desk, watching).run()
+def chat(session: MonitorSession, watching: Watch) -> bool:
+    """Talk until the user leaves. Returns whether a --fail-on rule was met.
+
+    Each turn is appended to the record file as soon as it ends.
+    """
+    return _Chat(session, watching).run()
 
 
 class _Chat:
-    """What was said so far, and what the next turn is watched with."""
+    """The conversation so far, and the settings of the next turn."""
 
-    def __init__(self, desk: MonitorSession, watching: Watch) -> None:
-        self._desk = desk
+    def __init__(self, session: MonitorSession, watching: Watch) -> None:
+        self._session = session
         self._watching = watching
-        self._out = desk.place("chat", ".jsonl")
+        self._path = session.record_path("chat", ".jsonl")
         self._turns: list[dict[str, Any]] = []
-        self._crossed = False
-        self._read = _line_reader(
-            ["/trait", "/steer", "/system", "/clear", "/save", "/quit", "/help"], desk.vectors
-        )
+        self._has_failed = False
         self._commands: dict[str, Callable[[str], None]] = {
             "trait": self._set_trait,
             "steer": self._set_steering,
@@ -56,68 +56,74 @@ class _Chat:
             "save": self._save,
             "help": lambda rest: _say(_HELP.rstrip()),
         }
+        names = [f"/{name}" for name in (*self._commands, "quit")]
+        self._read = _line_reader([*names, *session.vectors])
 
     def run(self) -> bool:
-        first = self._desk.wanted.prompt
-        self._desk.view.close()
+        first = self._session.options.source.prompt
+        self._session.view.close()
         _say("Type a message, or /help. /quit leaves.")
         try:
             self._talk(first)
         finally:
             if self._turns:
-                _say(f"record: {self._out}")
-        return self._crossed
+                _say(f"record: {self._path}")
+        return self._has_failed
 
     def _talk(self, first: str | None) -> None:
-        """Until the user leaves."""
+        """Answer lines until /quit or the end of input; `first` is the command line's prompt."""
         with suppress(EOFError):
             while True:
                 line = first if first is not None else as_text(self._read())
-                typed, first = first is None, None
+                is_typed, first = first is None, None
                 if line.strip() == "/quit":
                     break
                 if line.startswith("/"):
-                    self._obey(line)
+                    self._run_command(line)
                 elif line.strip():
-                    self._desk.view.echo = not (typed and sys.stdin.isatty())
+                    # A line typed on a terminal is on the screen already.
+                    self._session.view.echo = not (is_typed and sys.stdin.isatty())
                     self._answer(line)
 
     def _answer(self, line: str) -> None:
         from traitcli.monitoring.monitor import monitor
 
-        kept = len(self._turns)
-        watching = replace(self._watching, about={"turn": kept + 1})
+        before = len(self._turns)
+        watching = replace(self._watching, about={"turn": before + 1})
         try:
-            monitor(self._desk.loaded, watching, line, self._out, self._hear)
+            monitor(self._session.loaded, watching, line, self._path, self._take)
         except KeyboardInterrupt:
-            _say("")  # what was written stays part of the chat
+            _say("")  # the part that was written stays in the chat
         except (TraitError, TemplateError) as error:
+            # A turn that fails, such as a prompt that is too long, does not end the chat.
             _say(str(error))
         if sys.stdin.isatty():
             _say("")
-        for record in self._turns[kept:]:
-            self._crossed |= self._desk.tell(record)
-            said: tuple[Message, ...] = (
+
+        for record in self._turns[before:]:
+            self._has_failed |= self._session.print_record(record)
+            messages: tuple[Message, ...] = (
                 {"role": "user", "content": line},
                 {"role": "assistant", "content": record["response"]},
             )
-            self._watching = replace(self._watching, history=(*self._watching.history, *said))
+            history = (*self._watching.history, *messages)
+            self._watching = replace(self._watching, history=history)
 
-    def _hear(self, event: Event) -> None:
-        """Take note of the turn, and let it be shown."""
+    def _take(self, event: Event) -> None:
+        """Keep the turn that an event ends, and show the event."""
         from traitcli.record_json import to_json
 
         if isinstance(event, MonitorFinished):
             if event.record and event.finish_reason != "failed":
                 self._turns.append(to_json(event.record))
-            event = replace(event, path="")  # told once, at the end
-        self._desk.view.show(event)
+            event = replace(event, path="")  # the path is shown once, when the chat ends
+        self._session.view.show(event)
 
-    def _obey(self, line: str) -> None:
+    def _run_command(self, line: str) -> None:
         name, _, rest = line[1:].strip().partition(" ")
         command = self._commands.get(name)
         if command is None:
-            _say(f"there is no /{name}; /help tells what there is")
+            _say(f"unknown command /{name}; /help lists the commands")
             return
         try:
             command(rest.strip())
@@ -127,22 +133,25 @@ class _Chat:
     def _set_trait(self, name: str) -> None:
         if name and name not in self._watching.probes:
             raise UserError(
-                f"no trait {name} is watched", cause=f"watched: {', '.join(self._watching.probes)}"
+                f"the trait {name} is not monitored",
+                cause=f"monitored: {', '.join(self._watching.probes)}",
+                fix=suggest(name, self._watching.probes) or "choose one of these",
             )
-        self._desk.view.color_by = name or None
-        _say(f"colours: {name or 'the strongest trait'}")
+        self._session.view.color_by = name or None
+        _say(f"tokens are colored by {name or 'the strongest trait'}")
 
     def _set_steering(self, text: str) -> None:
         from traitcli.steering.interventions import make_steering, parse_intervention
         from traitcli.views.words import steering_text
 
+        session = self._session
         if text == "off":
             self._watching = replace(self._watching, steering=())
         elif text:
-            pushes = [parse_intervention(one, self._desk.vectors) for one in text.split()]
-            position = self._desk.config.vector.position
-            made = make_steering(pushes, self._desk.vectors, self._desk.loaded, position)
-            self._watching = replace(self._watching, steering=made)
+            interventions = [parse_intervention(one, session.vectors) for one in text.split()]
+            position = session.config.vector.position
+            steering = make_steering(interventions, session.vectors, session.loaded, position)
+            self._watching = replace(self._watching, steering=steering)
         _say(steering_text([one.push for one in self._watching.steering]) or "not steered")
 
     def _set_system(self, text: str) -> None:
@@ -152,40 +161,49 @@ class _Chat:
 
     def _clear(self, rest: str) -> None:
         self._watching = replace(self._watching, history=())
-        _say("what was said is forgotten; the record keeps it")
+        _say("the model forgets the conversation; the record keeps it")
 
     def _save(self, name: str) -> None:
         from traitcli.monitoring.record_files import save_chat
 
         if not self._turns:
-            raise UserError("there is nothing to save", cause="nothing was said yet")
-        path = Path(name or f"{self._out.stem}.json")
+            raise UserError(
+                "there is nothing to save", cause="the chat has no turn yet", fix="type a message"
+            )
+        path = Path(name or f"{self._path.stem}.json")
         save_chat(path, self._watching.config.system, self._watching.history, self._turns)
         _say(f"saved: {path}")
 
 
 def _say(text: str) -> None:
-    """Tell people; stdout is for the view."""
+    """Print a line for people on stderr; stdout belongs to the view."""
     from traitcli.views.printable import printable
 
     print(printable(text), file=sys.stderr, flush=True)
 
 
-def _line_reader(commands: list[str], traits: Any) -> Callable[[], str]:
-    """Reads a line: with arrow keys, history and Tab on a terminal; raises EOFError at the end."""
+def _line_reader(words: Iterable[str]) -> Callable[[], str]:
+    """A function that reads one line, and raises EOFError at the end of input.
+
+    On a terminal it has arrow keys, history, and Tab completion of `words`.
+    """
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return _piped_line
-    with suppress(ImportError):  # Windows has none; lines are plain there
+
+    with suppress(ImportError):  # Windows has no readline; lines have no history there
         import readline
 
-        words = [*commands, *traits]
+        known = list(words)
+
+        def complete(text: str, state: int) -> str | None:
+            matches = [word for word in known if word.startswith(text)]
+            return matches[state] if state < len(matches) else None
+
         readline.set_completer_delims(" ")
-        readline.set_completer(
-            lambda text, state: [*(w for w in words if w.startswith(text)), None][state]
-        )
-        readline.parse_and_bind(
-            "bind ^I rl_complete" if "libedit" in (readline.__doc__ or "") else "tab: complete"
-        )
+        readline.set_completer(complete)
+        # macOS builds readline on libedit, which has another syntax for key bindings.
+        is_libedit = "libedit" in (readline.__doc__ or "")
+        readline.parse_and_bind("bind ^I rl_complete" if is_libedit else "tab: complete")
     return _typed_line
 
 
@@ -193,11 +211,12 @@ def _typed_line() -> str:
     try:
         return input(_PROMPT)
     except (EOFError, KeyboardInterrupt):
-        _say("")  # what follows begins on a line of its own
+        _say("")  # so that the next output starts on its own line
         raise
 
 
 def _piped_line() -> str:
+    # Bytes, because a pipe may hold text that is not UTF-8, and input() would fail on it.
     line = sys.stdin.buffer.readline().decode("utf-8", "surrogateescape")
     if not line:
         raise EOFError

@@ -1,4 +1,4 @@
-"""What commands say of vectors that are exported for other tools: their paths, on stdout."""
+"""Exports the vectors of a command for other tools, and prints their paths on stdout."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 class FormName(StrEnum):
-    """The formats of `vectors.export`, which --help does not load, and rollouts as CSV."""
+    """The formats of `vectors.formats.export`, and csv for rollouts.
+
+    Listed here a second time because --help must not load numpy, as that module does.
+    """
 
     gguf = "gguf"
     pt = "pt"
@@ -29,28 +32,29 @@ Forms = Annotated[
     typer.Option(
         "--export",
         metavar="gguf|pt|safetensors|csv",
-        help="Write the vectors for other tools too, or as csv their rollouts; see docs/interop.md. Can be repeated.",
+        help="Also write the vectors in this format for other tools, or their rollouts as csv. "
+        "Can be repeated. See docs/interop.md.",
     ),
 ]
 Out = Annotated[
     Path | None,
     typer.Option(
-        "--out", metavar="FOLDER", help="Where --export writes; beside the vectors by default."
+        "--out", metavar="FOLDER", help="Folder for --export (default: the folder of the vectors)."
     ),
 ]
 
 
 def check_folder(forms: Sequence[str], out: Path | None) -> None:
-    """Raise UserError for a folder that nothing would be written to, or that is none, before anything is done."""
+    """Raise UserError for --out without --export, and for an --out that is not a folder."""
     if out is not None and not forms:
         raise UserError(
-            "--out is for an export",
+            "--out has no effect without --export",
             cause="nothing is exported",
-            fix="leave it out, or add --export gguf",
+            fix="add --export gguf, or leave --out out",
         )
     if out is not None and out.exists() and not out.is_dir():
         raise UserError(
-            f"cannot write to {out}", cause="it is no folder", fix="name a folder with --out"
+            f"cannot write to {out}", cause="it is not a folder", fix="name a folder with --out"
         )
 
 
@@ -61,28 +65,33 @@ def export(
     failed: Collection[str],
     as_json: bool,
 ) -> dict[str, Any]:
-    """Write the vectors of a command's traits, those that failed left out; print the paths, or give them for JSON."""
+    """Write the vectors of a command's traits, except the failed ones, in each format.
+
+    Prints the paths, or with `as_json` only returns them, for the command's JSON.
+    """
     from traitcli.inspection.rollout_csv import write_rollout_csv
     from traitcli.vectors.files import read_vector, vector_folder
     from traitcli.vectors.formats.export import Form, export_vector
 
     if not forms:
         return {}
+
     folder, position = vector_folder(work.config), work.config.vector.position
-    written = []
+    wanted = [form for form in get_args(Form) if form in forms]
+    written: list[Path] = []
     for trait in work.traits:
-        if trait.name not in failed:
-            vector = read_vector(folder / f"{trait.name}.safetensors")
-            for form in get_args(Form):
-                written += (
-                    export_vector(vector, position, form, out or folder) if form in forms else []
-                )
-            written += (
-                write_rollout_csv(work.ledgers.trait(trait.name).snapshot, trait, out or folder)
-                if FormName.csv in forms
-                else []
+        if trait.name in failed:
+            continue
+        vector = read_vector(folder / f"{trait.name}.safetensors")
+        for form in wanted:
+            written += export_vector(vector, position, form, out or folder)
+        if FormName.csv in forms:
+            written += write_rollout_csv(
+                work.ledgers.trait(trait.name).snapshot, trait, out or folder
             )
+
+    paths = [str(path) for path in written]
     if not as_json:
-        for path in written:
-            typer.echo(str(path))
-    return {"exported": [str(path) for path in written]}
+        for path in paths:
+            typer.echo(path)
+    return {"exported": paths}

@@ -45,7 +45,9 @@ def extract(
     gpus_per_worker: GpusPerWorker = 1,
     scheduler: SchedulerName = SchedulerKind.local,
     ray_address: RayAddress = "auto",
-    until: Annotated[Until, typer.Option(help="Stop after this stage.")] = Until.vectors,
+    until: Annotated[
+        Until, typer.Option(help="Stop after this stage (default: vectors).", show_default=False)
+    ] = Until.vectors,
     max_cost: MaxCost = None,
     no_cache: NoCache = False,
     overrides: Overrides = None,
@@ -53,18 +55,18 @@ def extract(
     as_json: Json = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Generate rollouts, judge them, build trait vectors.
+    """Generate rollouts, judge them, and build trait vectors.
 
-    A run that was stopped goes on where it was; a finished one does nothing.
+    The same command resumes a stopped run. A finished run is left as it is.
     """
-    from traitcli.cli.run_stages import Work, carry_out, show_plan
+    from traitcli.cli.run_stages import Work, do_work, show_plan
     from traitcli.scheduling.placement import DeviceRequest
 
-    wanted = STAGES[: STAGES.index(until.value) + 1]
+    stages = STAGES[: STAGES.index(until.value) + 1]
     changes = judge_overrides(overrides, max_cost, no_cache)
-    work = Work.prepare(config, changes, traits or (), run, wanted)
-    wish = DeviceRequest(gpus, devices, gpus_per_worker, scheduler.value, ray_address)
+    work = Work.prepare(config, changes, traits or (), run, stages)
+    request = DeviceRequest(gpus, devices, gpus_per_worker, scheduler.value, ray_address)
     if dry_run:
-        show_plan(work, wish, as_json, trust_remote_code)
+        show_plan(work, request, as_json, trust_remote_code)
         return
-    carry_out(work, wish, as_json, trust_remote_code)
+    do_work(work, request, as_json, trust_remote_code)

@@ -1,4 +1,4 @@
-"""What commands say of a push to the hub, or of a pull from it: addresses on stdout, notes on stderr."""
+"""Pushes vectors to the hub and pulls them; addresses go to stdout, notes to stderr."""
 
 from __future__ import annotations
 
@@ -26,40 +26,43 @@ PullFrom = Annotated[
     typer.Option(
         "--pull",
         metavar="ORG/NAME[@REVISION]",
-        help="Pull vectors from the hub first, and show those.",
+        help="Pull vectors from this repository on the hub, and show those.",
     ),
 ]
 Private = Annotated[
-    bool, typer.Option("--private", help="Create that repository as a private one.")
+    bool, typer.Option("--private", help="Create the --push repository as a private one.")
 ]
 
 
 def check_options(push_to: str | None, private: bool) -> None:
-    """Raise UserError for a push that cannot work, before anything else is done."""
+    """Raise UserError for a push that cannot work, before any other work starts."""
     from traitcli.vectors.hub.push import check_push
 
     if push_to is not None:
         check_push(push_to)
     elif private:
         raise UserError(
-            "--private is for a push",
+            "--private has no effect without --push",
             cause="nothing is pushed",
-            fix="leave it out, or add --push ORG/NAME",
+            fix="add --push ORG/NAME, or leave --private out",
         )
 
 
 def push(
     work: Work, repo: str, private: bool, failed: Collection[str], as_json: bool
 ) -> dict[str, Any]:
-    """Push the vectors that a command has built, unless a trait failed; print where they are, or give it for JSON."""
+    """Push the vectors that a command built; push nothing when a trait failed.
+
+    Prints the address, or with `as_json` only returns it, for the command's JSON.
+    """
     from traitcli.vectors.files import vector_folder
     from traitcli.vectors.hub.push import push_vectors
 
     if failed:
-        typer.echo(
-            f"nothing is pushed to {repo}: no vector of {', '.join(sorted(failed))}", err=True
-        )
+        names = ", ".join(sorted(failed))
+        typer.echo(f"nothing is pushed to {repo}: there is no vector of {names}", err=True)
         return {"pushed": None}
+
     paths = [vector_folder(work.config) / f"{trait.name}.safetensors" for trait in work.traits]
     typer.echo(f"pushing to {repo} …", err=True)
     _without_bars()
@@ -72,7 +75,10 @@ def push(
 
 
 def pull(settings: Config, source: str, names: Sequence[str] = ()) -> list[Path]:
-    """Pull vectors, all or those named, into the user's own; tell from which commit, and what to pin."""
+    """Pull all vectors of a repository, or the named ones, into the vectors folder.
+
+    Prints the commit of each file, and how to pin a revision that may move.
+    """
     from traitcli.vectors.hub.pull import Source, pull_vectors
 
     asked = Source.parse(source)
@@ -83,12 +89,12 @@ def pull(settings: Config, source: str, names: Sequence[str] = ()) -> list[Path]
     for path in pulled.paths:
         typer.echo(f"{path} is from {exact}", err=True)
     if asked.revision != pulled.commit:
-        typer.echo(f"warning: what {source} names may change; pin it: --pull {exact}", err=True)
+        typer.echo(f"warning: {source} may change later; pin it with --pull {exact}", err=True)
     return list(pulled.paths)
 
 
 def _without_bars() -> None:
-    """Vectors are small, and bars of a library would stand in pipes too."""
+    """Turn off the library's progress bars: vectors are small, and bars garble a pipe."""
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
     disable_progress_bars()

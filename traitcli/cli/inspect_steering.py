@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from traitcli.cli.options import ConfigFile, Json, Overrides, RunName, TrustRemoteCode
+from traitcli.cli.options import (
+    ConfigFile,
+    Json,
+    Layer,
+    MaxCost,
+    MaxNewTokens,
+    NoCache,
+    Overrides,
+    RunName,
+    Seed,
+    TrustRemoteCode,
+    judge_overrides,
+    parse_layer,
+)
 from traitcli.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,31 +30,29 @@ if TYPE_CHECKING:
 
 Names = Annotated[
     list[str] | None,
-    typer.Argument(metavar="TRAIT", help="Traits; all that have a vector by default."),
+    typer.Argument(
+        metavar="TRAIT", help="Traits, by name or definition file (default: all with vectors)."
+    ),
 ]
 Doses = Annotated[
     str | None,
     typer.Option(
         metavar="D,D",
-        help="Push by coefficient · ‖vector‖ / ‖state‖; -0.8,-0.4,-0.2,0,0.2,0.4,0.6,0.8,1 by default.",
+        help="Steering strengths, as coefficient · ‖vector‖ / ‖hidden state‖ "
+        "(default: -0.8,-0.4,-0.2,0,0.2,0.4,0.6,0.8,1).",
     ),
 ]
 Coefficients = Annotated[
-    str | None, typer.Option(metavar="C,C", help="Push by so many times the vector, instead.")
+    str | None,
+    typer.Option(
+        metavar="C,C", help="Steering strengths as multiples of the vector, instead of --doses."
+    ),
 ]
 Questions = Annotated[
     int | None,
-    typer.Option(metavar="N", min=1, help="Evaluation questions to ask; all by default."),
+    typer.Option(metavar="N", min=1, help="Number of evaluation questions (default: all)."),
 ]
-Tokens = Annotated[
-    int | None,
-    typer.Option(metavar="N", min=1, help="The longest answer; as extracted by default."),
-]
-Layer = Annotated[
-    int | None, typer.Option(metavar="K", help="The layer to push; the vector's own by default.")
-]
-Seed = Annotated[int | None, typer.Option(metavar="N", min=0, help="Draw other answers.")]
-Show = Annotated[bool, typer.Option("--show", help="Show an answer under each coefficient.")]
+Show = Annotated[bool, typer.Option("--show", help="Show one answer at each strength.")]
 
 
 def steering(
@@ -51,18 +62,20 @@ def steering(
     doses: Doses = None,
     coefficients: Coefficients = None,
     questions: Questions = None,
-    tokens: Tokens = None,
-    layer: Layer = None,
+    max_new_tokens: MaxNewTokens = None,
+    layer: Layer = "auto",
     seed: Seed = None,
     show: Show = False,
+    max_cost: MaxCost = None,
+    no_cache: NoCache = False,
     overrides: Overrides = None,
     as_json: Json = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Say how far each vector can push answers before they fall apart.
+    """Measure how far each vector steers before answers break.
 
-    Answers evaluation questions under several coefficients, has the judge score what was written, and keeps all of
-    it in the run's folder. Needs a vector, and no extraction.
+    Answers evaluation questions at several steering strengths, judges the answers, and stores all
+    of it in the run's folder. Needs vectors; needs no rollouts.
     """
     from functools import partial
 
@@ -73,28 +86,33 @@ def steering(
 
     if doses is not None and coefficients is not None:
         raise UserError(
-            "--doses and --coefficients",
+            "--doses and --coefficients cannot be used together",
             cause="a dose is a coefficient in other units",
-            fix="give one",
+            fix="keep one of them",
         )
-    changes = [f"extract.sampling.max_new_tokens={tokens}"] if tokens is not None else []
-    settings = load_config(config, [*(overrides or ()), *changes])
+    changes = judge_overrides(overrides, max_cost, no_cache)
+    if max_new_tokens is not None:
+        changes.append(f"extract.sampling.max_new_tokens={max_new_tokens}")
+    settings = load_config(config, changes)
     sweep = Sweep(
         sampling=settings.extract.sampling,
         doses=DOSES if doses is None else _numbers("--doses", doses),
         coefficients=() if coefficients is None else _numbers("--coefficients", coefficients),
         questions=questions,
-        layer=layer,
+        layer=parse_layer(layer),
         seed=settings.extract.seed if seed is None else seed,
     )
-    rows = _carry_out(settings, names or (), run, sweep, trust_remote_code)
+    rows = _run_sweeps(settings, names or (), run, sweep, trust_remote_code)
     print_out(rows, partial(steering_table, show=show), as_json)
 
 
-def _carry_out(
-    config: Config, names: Sequence[str], run: str | None, sweep: Sweep, trust: bool
+def _run_sweeps(
+    config: Config, names: Sequence[str], run_name: str | None, sweep: Sweep, trust: bool
 ) -> list[dict[str, Any]]:
-    """Do what is missing, while no other command writes to the run; a row for each trait."""
+    """Do the missing steps of each trait's sweep. Returns one row for each trait.
+
+    Holds the run's lock, so no other command writes to the run meanwhile.
+    """
     from contextlib import closing
 
     from traitcli.events import RunStarted
@@ -103,33 +121,35 @@ def _carry_out(
     from traitcli.steering.sweep import TraitSweep, steering_budget
     from traitcli.views import open_view
 
-    place, chosen = find_run(config, run), _choose(config, names)
-    budget = steering_budget(config, place, [trait for trait, _ in chosen])
-    with hold_run(place), open_view() as view:
+    run, chosen = find_run(config, run_name), _choose(config, names)
+    budget = steering_budget(config, run, [trait for trait, _ in chosen])
+    with hold_run(run), open_view() as view:
         worker = Worker(config, config.model.device, view.show, trust, budget)
         with closing(worker.judge):
             sweeps = [
-                TraitSweep(trait, vector, sweep, place, worker, view.show)
-                for trait, vector in chosen
+                TraitSweep(trait, vector, sweep, run, worker, view.show) for trait, vector in chosen
             ]
-            todo, traits = sum(one.todo for one in sweeps), tuple(one.trait.name for one in sweeps)
+            todo = sum(one.todo for one in sweeps)
             if todo:
+                traits = tuple(one.trait.name for one in sweeps)
                 view.show(
-                    RunStarted(place.name, str(place.folder), traits, (), todo=todo, builds=False)
+                    RunStarted(run.name, str(run.folder), traits, (), todo=todo, builds=False)
                 )
             return [one.run() for one in sweeps]
 
 
 def _choose(config: Config, names: Sequence[str]) -> list[tuple[Trait, TraitVector]]:
-    """The traits asked for, else those of the config, else all that have a vector and can be judged."""
+    """The named traits, else the config's, else all that have a vector; each with its vector."""
     from traitcli.traits.definitions import select_traits
     from traitcli.vectors.files import find_vectors, load_vectors
 
-    asked = names or config.traits
-    traits = select_traits(config.paths.traits, list(asked or find_vectors(config)))
-    judged = [trait for trait in traits if asked or not trait.responses]
-    vectors = load_vectors(config, [trait.name for trait in judged])
-    return [(trait, vectors[trait.name]) for trait in judged]
+    asked = list(names or config.traits)
+    traits = select_traits(config.paths.traits, asked or list(find_vectors(config)))
+    if not asked:
+        # A trait of labelled responses has no judge prompt, so its answers cannot be scored.
+        traits = [trait for trait in traits if not trait.responses]
+    vectors = load_vectors(config, [trait.name for trait in traits])
+    return [(trait, vectors[trait.name]) for trait in traits]
 
 
 def _numbers(option: str, text: str) -> tuple[float, ...]:
@@ -137,7 +157,7 @@ def _numbers(option: str, text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise UserError(
-            f"{option} {text} is no list of numbers",
-            cause="commas stand between them",
+            f"invalid {option} {text}",
+            cause="expected numbers, separated by commas",
             fix=f"{option}=-0.4,0,0.4",
         ) from None

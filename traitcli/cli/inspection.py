@@ -1,4 +1,4 @@
-"""traitcli inspect: how good vectors, definitions or a run are."""
+"""traitcli inspect: how good vectors, trait definitions or a run are."""
 
 from __future__ import annotations
 
@@ -8,14 +8,19 @@ import typer
 
 from traitcli.cli.hub import PullFrom, pull
 from traitcli.cli.inspect_steering import steering
-from traitcli.cli.options import ConfigFile, Json, Overrides, RunName, Traits
+from traitcli.cli.options import ConfigFile, Json, JudgeName, Overrides, RunName, Traits
 from traitcli.cli.output import show
+from traitcli.errors import RunError
 
 if TYPE_CHECKING:
-    pass
+    from collections.abc import Sequence
 
+    from traitcli.config import Config
+    from traitcli.runs.run import Run
 
-inspect = typer.Typer(help="Show how good vectors, definitions or a run are.", no_args_is_help=True)
+inspect = typer.Typer(
+    help="Check the quality of vectors, trait definitions or a run.", no_args_is_help=True
+)
 
 
 @inspect.command()
@@ -23,27 +28,30 @@ def vectors(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="TRAIT|FILE", help="Traits, all by default, or files of any format."
+            metavar="TRAIT|FILE",
+            help="Traits by name, or vector files of any supported format "
+            "(default: all with vectors).",
         ),
     ] = None,
     config: ConfigFile = "default",
     pull_from: PullFrom = None,
     verbose: Annotated[
-        bool, typer.Option("--verbose", help="Show every row of every vector.")
+        bool, typer.Option("--verbose", help="Show every measurement of every vector and layer.")
     ] = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 1 when any is not good.")
+        bool, typer.Option("--strict", help="Exit with code 1 unless every vector is good.")
     ] = False,
+    overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
-    """Say how far each vector can be trusted, and why."""
+    """Show how far each vector can be trusted, and why."""
     from functools import partial
 
     from traitcli.config import load_config
     from traitcli.inspection.vector_rows import vector_rows
     from traitcli.views.tables.vectors import vectors_table
 
-    settings = load_config(config)
+    settings = load_config(config, overrides or ())
     pulled = [str(path) for path in pull(settings, pull_from, names or ())] if pull_from else None
     rows = vector_rows(settings, pulled or names or [])
     show(rows, partial(vectors_table, verbose=verbose), as_json)
@@ -52,40 +60,55 @@ def vectors(
 
 
 @inspect.command()
-def traits(names: Traits = None, config: ConfigFile = "default", as_json: Json = False) -> None:
-    """Check trait definitions."""
+def traits(
+    names: Traits = None,
+    config: ConfigFile = "default",
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Check trait definitions for faults."""
     from traitcli.config import load_config
     from traitcli.inspection.trait_rows import trait_rows
     from traitcli.views.tables.runs import traits_table
 
-    show(trait_rows(load_config(config).paths.traits, names or []), traits_table, as_json)
+    settings = load_config(config, overrides or ())
+    show(trait_rows(settings.paths.traits, names or []), traits_table, as_json)
 
 
 @inspect.command()
 def run(
-    name: Annotated[
-        str | None, typer.Argument(metavar="RUN", help="The run; the config's by default.")
-    ] = None,
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="TRAIT", help="Traits of it; all by default.")
+        list[str] | None,
+        typer.Argument(metavar="TRAIT", help="Traits of the run, by name (default: all)."),
     ] = None,
     config: ConfigFile = "default",
-    judge: Annotated[
-        str | None,
-        typer.Option(metavar="JUDGE", help="Whose scores to show; a part of the name will do."),
-    ] = None,
+    run: RunName = None,
+    judge: JudgeName = None,
+    overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
-    """Say what a run has done, and how far its judge can be believed."""
+    """Show the progress of a run and the reliability of its judge."""
     from traitcli.config import load_config
     from traitcli.inspection.run_rows import judged_rows
     from traitcli.runs.run import find_run, require_run
     from traitcli.views.tables.runs import run_table
 
-    settings = load_config(config)
-    found = find_run(settings, name)
+    settings = load_config(config, overrides or ())
+    found = find_run(settings, run)
+    _refuse_run_as_trait(settings, found, names or ())
     require_run(found)
     show(judged_rows(found, settings, names or [], judge), run_table, as_json)
+
+
+def _refuse_run_as_trait(config: Config, run: Run, names: Sequence[str]) -> None:
+    """Raise RunError for `inspect run NAME [TRAIT]...`, the syntax before --run."""
+    for name in names:
+        if name not in run.trait_names() and (config.paths.runs / name / "run.json").is_file():
+            raise RunError(
+                f"no trait {name} in the run {run.name}",
+                cause=f"{name} is a run",
+                fix=f"name the run with --run {name}",
+            )
 
 
 @inspect.command()
@@ -93,14 +116,11 @@ def methods(
     names: Traits = None,
     config: ConfigFile = "default",
     run: RunName = None,
-    judge: Annotated[
-        str | None,
-        typer.Option(metavar="JUDGE", help="Whose scores filter; a part of the name will do."),
-    ] = None,
+    judge: JudgeName = None,
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
-    """Compare ways to make a vector, on what a run has stored."""
+    """Compare methods for building vectors on a run's rollouts."""
     from rich.console import Console
     from rich.text import Text
 

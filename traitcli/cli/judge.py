@@ -40,15 +40,15 @@ def judge(
 ) -> None:
     """Score stored rollouts; generate nothing.
 
-    Asks again for the scores that are missing, or for all when the judge's settings changed.
+    Asks only for missing scores, or for all scores when the judge's settings changed.
     """
-    from traitcli.cli.run_stages import Work, carry_out, show_plan
+    from traitcli.cli.run_stages import Work, do_work, show_plan
     from traitcli.scheduling.placement import DeviceRequest
 
     changes = judge_overrides(overrides, max_cost, no_cache)
     work = Work.prepare(config, changes, traits or (), run, ("judgements",))
-    wish = DeviceRequest(gpus, devices, gpus_per_worker, scheduler.value, ray_address)
+    request = DeviceRequest(gpus, devices, gpus_per_worker, scheduler.value, ray_address)
     if dry_run:
-        show_plan(work, wish, as_json, trust_remote_code)
+        show_plan(work, request, as_json, trust_remote_code)
         return
-    carry_out(work, wish, as_json, trust_remote_code)
+    do_work(work, request, as_json, trust_remote_code)

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from traitcli.cli import monitor_options as option
-from traitcli.cli.options import ConfigFile, Json, Overrides, TrustRemoteCode, as_text
+from traitcli.cli.options import (
+    ColorTrait,
+    ConfigFile,
+    Json,
+    Layer,
+    MaxNewTokens,
+    Overrides,
+    Seed,
+    TrustRemoteCode,
+    as_text,
+    parse_layer,
+)
 
 
 def monitor(
@@ -18,8 +28,8 @@ def monitor(
     replay: option.Replay = None,
     speed: option.Speed = 1.0,
     traits: option.Traits = None,
-    trait: option.Trait = None,
-    layer: option.Layer = "auto",
+    trait: ColorTrait = None,
+    layer: Layer = "auto",
     per_layer: option.PerLayer = False,
     prompt_tokens: option.PromptTokens = False,
     raw: option.Raw = False,
@@ -27,64 +37,57 @@ def monitor(
     stop_on: option.StopOn = None,
     fail_on: option.FailOn = None,
     system: option.System = None,
-    max_new_tokens: option.MaxNewTokens = None,
+    max_new_tokens: MaxNewTokens = None,
     temperature: option.Temperature = None,
     top_p: option.TopP = None,
     top_k: option.TopK = None,
-    seed: option.Seed = None,
+    seed: Seed = None,
     vectors: option.Vectors = None,
     out: option.Out = None,
     overrides: Overrides = None,
     as_json: Json = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Watch the traits, token by token, in a live answer.
+    """Show trait scores for each token while the model writes.
 
-    A RULE is evil>1.5 (any token), mean(evil)>0.8 (the whole answer), or run(evil,5)>1 (five tokens in a row).
+    A RULE is evil>1.5 (any token), mean(evil)>0.8 (the whole answer), or run(evil,5)>1 (five tokens
+    in a row).
     """
-    from traitcli.cli.monitor_modes import watch
-    from traitcli.cli.session import MonitorOptions
+    from traitcli.cli.monitor_modes import monitor_source
+    from traitcli.cli.session import Display, MonitorOptions, Source
     from traitcli.config import load_config
 
-    sampling = {
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "top_p": top_p,
-        "top_k": top_k,
-    }
-    given = {
-        "system": system,
-        "seed": seed,
-        **{f"sampling.{key}": value for key, value in sampling.items()},
-    }
-    wanted = MonitorOptions(
-        prompt=prompt and as_text(prompt),
-        chat=chat,
-        prompts=prompts,
-        text=text,
-        replay=replay,
-        speed=speed,
-        traits=tuple(name.strip() for name in (traits or "").split(",") if name.strip()),
-        trait=trait,
-        layer=layer,
-        per_layer=per_layer,
-        prompt_tokens=prompt_tokens,
-        raw=raw,
+    options = MonitorOptions(
+        Source(prompt and as_text(prompt), chat, prompts, text, replay, speed),
+        Display(trait, per_layer, prompt_tokens, raw, as_json),
+        traits=split_names(traits),
+        layer=parse_layer(layer),
         steer=tuple(steer or ()),
         stop_on=tuple(stop_on or ()),
         fail_on=tuple(fail_on or ()),
         vectors=vectors,
         out=out,
-        as_json=as_json,
         trust=trust_remote_code,
     )
-    watch(wanted, load_config(config, [*(overrides or ()), *_as_overrides(given)]))
-
-
-def _as_overrides(given: dict[str, Any]) -> list[str]:
-    texts = {
-        key: as_text(value) if isinstance(value, str) else value for key, value in given.items()
-    }
-    return [
-        f"monitor.{key}={json.dumps(value)}" for key, value in texts.items() if value is not None
+    changes = [
+        *(overrides or ()),
+        *as_override("system", system and as_text(system)),
+        *as_override("seed", seed),
+        *as_override("sampling.max_new_tokens", max_new_tokens),
+        *as_override("sampling.temperature", temperature),
+        *as_override("sampling.top_p", top_p),
+        *as_override("sampling.top_k", top_k),
     ]
+    monitor_source(options, load_config(config, changes))
+
+
+def split_names(text: str | None) -> tuple[str, ...]:
+    """The names of a comma-separated list."""
+    names = [name.strip() for name in (text or "").split(",")]
+    return tuple(name for name in names if name)
+
+
+def as_override(key: str, value: str | float | None) -> list[str]:
+    """An override of a key in the config's monitor section; none for an option that is not set."""
+    # JSON, because YAML would read the unquoted system message "yes" as true.
+    return [] if value is None else [f"monitor.{key}={json.dumps(value)}"]

@@ -1,4 +1,4 @@
-"""Loads what monitor needs, and shows what is watched: an answer, a chat, a set of prompts, texts, a record."""
+"""The modes of monitor: one answer, a chat, a prompt set, existing texts, a stored record."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from traitcli.cli.session import ALARM, MonitorOptions, MonitorSession
+from traitcli.cli.session import ALARM_EXIT_CODE, MonitorOptions, MonitorSession
 from traitcli.config import Config
 from traitcli.errors import UserError, suggest
 from traitcli.records import TraitVector
@@ -22,18 +22,20 @@ if TYPE_CHECKING:
     from traitcli.monitoring.transcripts import Exchange
 
 
-def watch(wanted: MonitorOptions, config: Config) -> None:
-    """Do what is asked for; exit code 3 when an alarm says so."""
-    wanted.check()
-    if wanted.replay:
-        _replay(wanted, wanted.replay)
+def monitor_source(options: MonitorOptions, config: Config) -> None:
+    """Monitor what the options name; exit with code 3 when a --fail-on rule is met."""
+    options.check()
+    if options.source.replay:
+        _replay(options, options.source.replay)
         return
-    vectors = _load_vectors(wanted, config)
-    watched = {name: vectors[name] for name in wanted.traits} or vectors
-    _check_watched(wanted.trait, watched)
-    by_row = _by_row(wanted, watched)
-    work = _prepare(wanted, config)
-    rules = _rules(wanted, config, watched)
+
+    # Loading a model takes seconds to minutes, so everything else is read and checked first.
+    vectors = _load_vectors(options, config)
+    monitored = {name: vectors[name] for name in options.traits} or vectors
+    _check_monitored(options.display.trait, monitored)
+    by_layer = _trait_by_layer(options, monitored)
+    run_mode = _choose_mode(options)
+    rules = _parse_rules(options, config, monitored)
 
     from traitcli.generation.projections import make_probes
     from traitcli.models.load import load_model
@@ -41,166 +43,187 @@ def watch(wanted: MonitorOptions, config: Config) -> None:
     from traitcli.steering.interventions import make_steering, parse_intervention
     from traitcli.views import open_monitor_view
 
-    pushes = [parse_intervention(text, vectors) for text in wanted.steer]
+    interventions = [parse_intervention(text, vectors) for text in options.steer]
     position = config.vector.position
+    display = options.display
     with open_monitor_view(
-        wanted.trait, raw=wanted.raw, by_layer=by_row, as_json=wanted.as_json
+        display.trait, raw=display.raw, by_layer=by_layer, as_json=display.as_json
     ) as view:
-        loaded = load_model(config.model, view.show, wanted.trust)
+        loaded = load_model(config.model, view.show, options.trust)
         watching = Watch(
-            probes=make_probes(watched.values(), loaded, position, wanted.row),
+            probes=make_probes(monitored.values(), loaded, position, options.layer),
             config=config.monitor,
-            steering=make_steering(pushes, vectors, loaded, position),
+            steering=make_steering(interventions, vectors, loaded, position),
             rules=rules,
-            raw=wanted.raw,
-            prompts=wanted.prompt_tokens,
-            by_row=by_row,
+            raw=display.raw,
+            prompts=display.prompt_tokens,
+            by_row=by_layer,
         )
-        crossed = work(MonitorSession(wanted, config, vectors, loaded, view), watching)
-    if crossed:
-        raise typer.Exit(ALARM)
+        has_failed = run_mode(MonitorSession(options, config, vectors, loaded, view), watching)
+    if has_failed:
+        raise typer.Exit(ALARM_EXIT_CODE)
 
 
 MonitorMode = Callable[[MonitorSession, "Watch"], bool]
-"""Watches, and returns whether an alarm fails."""
+"""Monitors one kind of source. Returns whether a --fail-on rule is met."""
 
 
-def _prepare(wanted: MonitorOptions, config: Config) -> MonitorMode:
-    """The way of watching, with all that can be checked before a model is loaded."""
-    if wanted.chat:
+def _choose_mode(options: MonitorOptions) -> MonitorMode:
+    """The mode for the source, after its files are read and checked."""
+    source = options.source
+    if source.chat:
         from traitcli.cli.chat import chat
 
         return chat
-    if wanted.prompts:
+    if source.prompts:
         from traitcli.monitoring.prompt_sets import load_prompt_set
 
-        asked = load_prompt_set(wanted.prompts)
-        return lambda desk, watching: _watch_set(desk, watching, asked)
-    if wanted.text:
+        prompt_set = load_prompt_set(source.prompts)
+        return lambda session, watching: _monitor_set(session, watching, prompt_set)
+    if source.text:
         from traitcli.monitoring.transcripts import read_exchanges
 
-        exchanges = read_exchanges(wanted.text, wanted.prompt or "")
-        return lambda desk, watching: _score_texts(desk, watching, exchanges)
-    return _watch_one
+        exchanges = read_exchanges(source.text, source.prompt or "")
+        return lambda session, watching: _score_texts(session, watching, exchanges)
+    return _monitor_prompt
 
 
-def _watch_one(desk: MonitorSession, watching: Watch) -> bool:
+def _monitor_prompt(session: MonitorSession, watching: Watch) -> bool:
     from traitcli.monitoring.monitor import monitor
     from traitcli.record_json import to_json
 
-    prompt = desk.wanted.prompt or ""
-    record = monitor(desk.loaded, watching, prompt, desk.place(prompt), desk.view.show)
-    return desk.tell(to_json(record))
+    prompt = session.options.source.prompt or ""
+    path = session.record_path(prompt)
+    record = monitor(session.loaded, watching, prompt, path, session.view.show)
+    return session.print_record(to_json(record))
 
 
-def _watch_set(desk: MonitorSession, watching: Watch, asked: PromptSet) -> bool:
+def _monitor_set(session: MonitorSession, watching: Watch, prompt_set: PromptSet) -> bool:
     from traitcli.monitoring.prompt_sets import sum_up, watch_set
     from traitcli.views.tables.runs import set_table
 
-    out, kept, crossed = desk.place(asked.name, ".jsonl"), [], False
-    for record in watch_set(desk.loaded, watching, asked, out, desk.view.show):
-        crossed |= desk.tell(record)
-        kept.append(record)
-    set_table(desk.console(shared=True), [asdict(row) for row in sum_up(kept)], str(out))
-    return crossed
+    path = session.record_path(prompt_set.name, ".jsonl")
+    records, has_failed = [], False
+    for record in watch_set(session.loaded, watching, prompt_set, path, session.view.show):
+        has_failed |= session.print_record(record)
+        records.append(record)
+
+    rows = [asdict(row) for row in sum_up(records)]
+    set_table(session.console(beside_tokens=True), rows, str(path))
+    return has_failed
 
 
-def _score_texts(desk: MonitorSession, watching: Watch, exchanges: Sequence[Exchange]) -> bool:
+def _score_texts(session: MonitorSession, watching: Watch, exchanges: Sequence[Exchange]) -> bool:
     from traitcli.monitoring.score_texts import ScoreExtremes, score_texts
     from traitcli.views.tables.runs import texts_table
 
-    name = str(exchanges[0].about["file"])
-    out, extremes, crossed = desk.place(name, ".jsonl"), ScoreExtremes(), 0
-    for record in score_texts(desk.loaded, watching, exchanges, out, desk.view.show):
-        crossed += desk.tell(record)
+    path = session.record_path(str(exchanges[0].about["file"]), ".jsonl")
+    extremes, failed = ScoreExtremes(), 0
+    for record in score_texts(session.loaded, watching, exchanges, path, session.view.show):
+        failed += session.print_record(record)
         extremes.take(record)
-    desk.view.close()
-    texts_table(desk.console(shared=False), extremes.rows(), extremes.failures, str(out))
-    if crossed:
-        typer.echo(
-            f"{crossed} of {len(exchanges)} texts cross {' or '.join(desk.wanted.fail_on)}",
-            err=True,
-        )
-    return crossed > 0
+
+    session.view.close()
+    console = session.console(beside_tokens=False)
+    texts_table(console, extremes.rows(), extremes.failures, str(path))
+    if failed:
+        rules = " or ".join(session.options.fail_on)
+        typer.echo(f"{failed} of {len(exchanges)} texts meet {rules}", err=True)
+    return failed > 0
 
 
-def _replay(wanted: MonitorOptions, path: Path) -> None:
+def _replay(options: MonitorOptions, path: Path) -> None:
     from traitcli.monitoring.record_files import read_records
     from traitcli.monitoring.replay import replay
     from traitcli.record_json import to_json
     from traitcli.records import TokenScores
     from traitcli.views import open_monitor_view
 
+    # A prompt of a set that failed is in the file too, as an error without scores.
     records = [record for record in read_records(path) if isinstance(record, TokenScores)]
-    traits = dict.fromkeys(trait for record in records for trait in record.raw)
-    _check_watched(wanted.trait, traits)
-    kept = {record.layer_scores.trait for record in records if record.layer_scores}
-    by_row = next(iter(kept), None)
+    traits: dict[str, None] = {}
+    for record in records:
+        traits |= dict.fromkeys(record.raw)
+
+    display = options.display
+    _check_monitored(display.trait, traits)
+    shown = [record.layer_scores.trait for record in records if record.layer_scores]
+    by_layer = shown[0] if shown else None
     with open_monitor_view(
-        wanted.trait, raw=wanted.raw, by_layer=by_row, as_json=wanted.as_json
+        display.trait, raw=display.raw, by_layer=by_layer, as_json=display.as_json
     ) as view:
         for record in records:
-            replay(record, view.show, wanted.speed)
-            if wanted.as_json:
+            replay(record, view.show, options.source.speed)
+            if display.as_json:
                 typer.echo(json.dumps(to_json(record, decimals=None), ensure_ascii=False))
 
 
-def _load_vectors(wanted: MonitorOptions, config: Config) -> Mapping[str, TraitVector]:
-    """Those of the model, of a folder or that of this model in it, or the one in a file of any format."""
+def _load_vectors(options: MonitorOptions, config: Config) -> Mapping[str, TraitVector]:
+    """The vectors of the config's model, of the --vectors folder, or of one --vectors file.
+
+    A folder may hold vectors itself, or one folder for each model, as the config's folder does.
+    """
     from traitcli.vectors.files import load_vectors
     from traitcli.vectors.formats.read_any import read_any
 
-    if wanted.vectors is not None and wanted.vectors.is_file():
-        vector = read_any(wanted.vectors)
-        for name in wanted.traits:
-            _check_watched(name, {vector.trait})
+    if options.vectors is not None and options.vectors.is_file():
+        vector = read_any(options.vectors)
+        for name in options.traits:
+            _check_monitored(name, {vector.trait})
         return {vector.trait: vector}
+
     source: Config | Path = config
-    if wanted.vectors is not None:
-        own = wanted.vectors / config.model.name
-        source = own if own.is_dir() else wanted.vectors
+    if options.vectors is not None:
+        of_model = options.vectors / config.model.name
+        source = of_model if of_model.is_dir() else options.vectors
     vectors = load_vectors(source)
-    if not vectors.keys() >= set(wanted.traits):
-        load_vectors(source, wanted.traits)  # raises, and says what to do about the missing one
+    if not vectors.keys() >= set(options.traits):
+        # Fails for the missing trait, with an error that says how to make its vector.
+        load_vectors(source, options.traits)
     return vectors
 
 
-def _check_watched(name: str | None, known: Collection[str]) -> None:
-    """Raise UserError when the trait that is to give the colours is not watched."""
-    if name is not None and name not in known:
+def _check_monitored(name: str | None, monitored: Collection[str]) -> None:
+    """Raise UserError when a named trait is not monitored."""
+    if name is not None and name not in monitored:
         raise UserError(
-            f"no trait {name} is watched",
-            cause=f"watched: {', '.join(known)}",
-            fix=suggest(name, known) or "choose one of them",
+            f"the trait {name} is not monitored",
+            cause=f"monitored: {', '.join(monitored)}",
+            fix=suggest(name, monitored) or "choose one of these",
         )
 
 
-def _by_row(wanted: MonitorOptions, watched: Mapping[str, TraitVector]) -> str | None:
-    """The trait that is shown at every layer."""
-    if not wanted.per_layer:
+def _trait_by_layer(options: MonitorOptions, monitored: Mapping[str, TraitVector]) -> str | None:
+    """The trait that --per-layer shows at every layer; None without that option."""
+    if not options.display.per_layer:
         return None
-    if not wanted.trait and len(watched) > 1:
+    if not options.display.trait and len(monitored) > 1:
         raise UserError(
             "--per-layer shows one trait",
-            cause=f"{len(watched)} are watched",
-            fix="name it: --trait evil",
+            cause=f"{len(monitored)} traits are monitored",
+            fix=f"name one, for example --trait {next(iter(monitored))}",
         )
-    return wanted.trait or next(iter(watched))
+    return options.display.trait or next(iter(monitored))
 
 
-def _rules(
-    wanted: MonitorOptions, config: Config, watched: Mapping[str, TraitVector]
+def _parse_rules(
+    options: MonitorOptions, config: Config, monitored: Mapping[str, TraitVector]
 ) -> tuple[Rule, ...]:
-    """The alarms; raises UserError for one that is none, or that needs class means which a vector has not."""
+    """The alarm rules of --stop-on and --fail-on.
+
+    Raises UserError for a rule that cannot be parsed, and for a rule on calibrated scores of a
+    vector without class means.
+    """
     from traitcli.monitoring.alarms import parse_rule
 
-    rules = [parse_rule(text, "stop", watched) for text in wanted.stop_on]
-    rules += [parse_rule(text, "fail", watched) for text in wanted.fail_on]
+    rules = [parse_rule(text, "stop", monitored) for text in options.stop_on]
+    rules += [parse_rule(text, "fail", monitored) for text in options.fail_on]
     for rule in rules:
-        if not wanted.raw and config.vector.position not in watched[rule.trait].stats:
+        has_class_means = config.vector.position in monitored[rule.trait].stats
+        if not options.display.raw and not has_class_means:
             raise UserError(
-                f"no alarm on {rule.trait}",
-                cause="its vector has no class means, so there are no calibrated scores",
-                fix="set the bound for raw projections, with --raw",
+                f"cannot set an alarm on calibrated scores of {rule.trait}",
+                cause="its vector has no class means, so its scores cannot be calibrated",
+                fix="add --raw, and set the bound for raw projections",
             )
     return tuple(rules)

@@ -1,4 +1,4 @@
-"""The options of monitor alone."""
+"""The options that only monitor has."""
 
 from __future__ import annotations
 
@@ -10,73 +10,101 @@ import typer
 Prompt = Annotated[
     str | None,
     typer.Argument(
-        metavar="PROMPT", help="What to ask the model; what a plain-text --input answers."
+        metavar="PROMPT",
+        help="Prompt for the model; with a plain-text --input, the prompt that the text answers.",
     ),
 ]
-Chat = Annotated[bool, typer.Option("--chat", help="Talk in several turns.")]
+Chat = Annotated[bool, typer.Option("--chat", help="Chat in several turns.")]
 Prompts = Annotated[
     str | None,
-    typer.Option(
-        metavar="SET", help="Ask all prompts of a set: teaching, fluctuations, or a file."
-    ),
+    typer.Option(metavar="SET", help="Run a prompt set: teaching, fluctuations, or a file."),
 ]
 Input = Annotated[
     Path | None,
     typer.Option(
-        "--input", metavar="FILE", help="Score what was said already: JSONL, chats, text."
+        "--input",
+        metavar="FILE",
+        help="Score existing text (JSONL, chats or plain text); nothing is generated.",
     ),
 ]
 Replay = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Play a record again, at its own pace.")
+    Path | None, typer.Option(metavar="FILE", help="Replay a stored record at its original speed.")
 ]
-Speed = Annotated[float, typer.Option(metavar="X", help="Play it X times as fast.")]
+Speed = Annotated[
+    float,
+    typer.Option(
+        metavar="X", help="Replay X times as fast as the original (default: 1).", show_default=False
+    ),
+]
 Traits = Annotated[
-    str | None, typer.Option(metavar="A,B", help="Traits to watch; all that have vectors.")
-]
-Trait = Annotated[
-    str | None, typer.Option(metavar="A", help="The trait that gives the colours; the strongest.")
-]
-Layer = Annotated[
-    str,
-    typer.Option(metavar="K|auto", help="Row to read, for all traits; auto: each vector's own."),
+    str | None,
+    typer.Option(
+        metavar="A,B", help="Traits to monitor, comma-separated (default: all with vectors)."
+    ),
 ]
 PerLayer = Annotated[
-    bool, typer.Option("--per-layer", help="Show that trait at every layer: a heat map.")
+    bool,
+    typer.Option("--per-layer", help="Show the scores of one trait at every layer, as a heat map."),
 ]
 PromptTokens = Annotated[
     bool, typer.Option("--prompt-tokens", help="Score the prompt's tokens too.")
 ]
-Raw = Annotated[bool, typer.Option("--raw", help="Show projections in place of calibrated scores.")]
+Raw = Annotated[
+    bool, typer.Option("--raw", help="Show raw projections instead of calibrated scores.")
+]
 Steer = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="A=X[@K]",
-        help="Add X times A's vector at layer K while the model writes, e.g. evil=-2.",
+        metavar="TRAIT=X[@K]",
+        help="Add X times the trait's vector at layer K while generating, for example evil=-2. "
+        "Can be repeated.",
     ),
 ]
 StopOn = Annotated[
-    list[str] | None, typer.Option(metavar="RULE", help="End the answer there, e.g. 'refusal>2'.")
+    list[str] | None,
+    typer.Option(
+        metavar="RULE",
+        help="End the answer when RULE is met, for example 'refusal>2'. Can be repeated.",
+    ),
 ]
 FailOn = Annotated[
-    list[str] | None, typer.Option(metavar="RULE", help="Exit with 3 if crossed, e.g. 'evil>1.5'.")
+    list[str] | None,
+    typer.Option(
+        metavar="RULE",
+        help="Exit with code 3 when RULE is met, for example 'evil>1.5'. Can be repeated.",
+    ),
 ]
-System = Annotated[str | None, typer.Option(metavar="TEXT", help="A system message.")]
-MaxNewTokens = Annotated[
-    int | None, typer.Option(metavar="N", help="End the answer after N tokens.")
+System = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="System message (default: the config's).")
 ]
-Temperature = Annotated[float | None, typer.Option(metavar="T", help="0 is greedy.")]
+Temperature = Annotated[
+    float | None,
+    typer.Option(metavar="T", help="Sampling temperature; 0 is greedy (default: the config's)."),
+]
 TopP = Annotated[
     float | None,
-    typer.Option(metavar="P", help="Draw from the likeliest tokens of this probability."),
+    typer.Option(
+        metavar="P",
+        help="Sample from the most likely tokens that together have probability P "
+        "(default: the config's).",
+    ),
 ]
 TopK = Annotated[
-    int | None, typer.Option(metavar="K", help="Draw from the K likeliest tokens; 0: all.")
+    int | None,
+    typer.Option(
+        metavar="K",
+        help="Sample from the K most likely tokens; 0 means all (default: the config's).",
+    ),
 ]
-Seed = Annotated[int | None, typer.Option(metavar="N", help="Seed of the sampling.")]
 Vectors = Annotated[
-    Path | None, typer.Option(metavar="PATH", help="A folder of vectors, or a file of any format.")
+    Path | None,
+    typer.Option(
+        metavar="PATH",
+        help="Folder of vectors, or one vector file in any supported format "
+        "(default: the config's folder).",
+    ),
 ]
 Out = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Where the record goes; a .jsonl file gets a line more."),
+    typer.Option(metavar="FILE", help="Output file. A .jsonl file is appended to."),
 ]

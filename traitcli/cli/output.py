@@ -1,4 +1,4 @@
-"""Prints a table for people, or its rows as JSON for programs."""
+"""Prints rows: a table for people, or JSON for programs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Rows = Sequence[dict[str, Any]]
 
 
 def show(rows: Rows, table: Callable[[Console, Rows], None], as_json: bool) -> None:
-    """Print rows, as JSON or as a table."""
+    """Print rows as JSON, or with the function that prints their table."""
     if as_json:
         typer.echo(json.dumps(rows, ensure_ascii=False))
         return

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from traitcli.cli.options import ConfigFile
+from traitcli.cli.options import ColorTrait, ConfigFile, Overrides
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,28 +28,30 @@ class Form(StrEnum):
 def report(
     runs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="RUN", help="Runs by name, records by file; all by default."),
+        typer.Argument(metavar="RUN", help="Runs by name, and records by file (default: all)."),
     ] = None,
     form: Annotated[
         Form,
-        typer.Option("--format", help="A page; the same figures as data; or pictures for papers."),
+        typer.Option(
+            "--format",
+            help="A page, its figures as json or csv, or pictures as png (default: html).",
+            show_default=False,
+        ),
     ] = Form.html,
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="PATH", help="The file, or for csv and png the folder; in runs/ by default."
+            metavar="PATH",
+            help="Output file, or for csv and png the output folder "
+            "(default: report in the runs folder).",
         ),
     ] = None,
-    trait: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TRAIT", help="For png: which trait colours the text; else the strongest."
-        ),
-    ] = None,
-    open_it: Annotated[bool, typer.Option("--open", help="Open the page in your browser.")] = False,
+    trait: ColorTrait = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     config: ConfigFile = "default",
+    overrides: Overrides = None,
 ) -> None:
-    """Put records, vectors and runs into one HTML file.
+    """Write one HTML file with records, vectors and runs.
 
     Prints the path of every file that it writes on stdout.
     """
@@ -59,89 +61,88 @@ def report(
     from traitcli.config import load_config
     from traitcli.inspection.report_data import gather_report
 
-    check_options(form, trait, open_it)
-    settings = load_config(config)
+    check_options(form, trait, open_page)
+    settings = load_config(config, overrides or ())
     with Console(stderr=True).status("") as status:
 
-        def tell(step: str) -> None:
+        def show_step(step: str) -> None:
             status.update(Text(f"{step} …"))
 
-        gathered = gather_report(runs or [], settings, tell)
+        gathered = gather_report(runs or [], settings, show_step)
         check_trait(trait, gathered)
-        folder = form in {Form.csv, Form.png}
-        place = out or settings.paths.runs / ("report" if folder else f"report.{form.value}")
-        written = write(form, place, gathered, trait, tell)
+        is_folder = form in {Form.csv, Form.png}
+        default = settings.paths.runs / ("report" if is_folder else f"report.{form.value}")
+        written = write(form, out or default, gathered, trait, show_step)
     for path in written:
         typer.echo(path)
-    if open_it:
-        show(written[0])
+    if open_page:
+        open_in_browser(written[0])
 
 
 def write(
-    form: Form, place: Path, report: Report, trait: str | None, tell: Callable[[str], None]
+    form: Form, path: Path, report: Report, trait: str | None, show_step: Callable[[str], None]
 ) -> list[Path]:
     """Write a report in one of its forms; returns the files."""
-    tell("writing")
+    show_step("writing")
     match form:
         case Form.html:
             from traitcli.views.report.page import write_page
 
-            write_page(place, report)
-            return [place]
+            write_page(path, report)
+            return [path]
         case Form.json:
             from traitcli.views.report.figures import write_json
 
-            write_json(place, report)
-            return [place]
+            write_json(path, report)
+            return [path]
         case Form.csv:
             from traitcli.views.report.figures import write_csv
 
-            return write_csv(place, report)
+            return write_csv(path, report)
         case Form.png:
             from traitcli.views.report.pictures import write_pictures
 
-            return write_pictures(place, report, trait, tell)
+            return write_pictures(path, report, trait, show_step)
 
 
-def check_options(form: Form, trait: str | None, open_it: bool) -> None:
+def check_options(form: Form, trait: str | None, open_page: bool) -> None:
     """Raise UserError for an option that would have no effect."""
     from traitcli.errors import UserError
 
-    if open_it and form is not Form.html:
+    if open_page and form is not Form.html:
         raise UserError(
-            "--open is for the page",
-            cause=f"--format {form.value} makes none",
+            f"--open and --format {form.value} cannot be used together",
+            cause="--open opens an HTML page",
             fix="leave one of them out",
         )
     if trait is not None and form is not Form.png:
-        fix = "leave it out, or add --format png"
         raise UserError(
-            "--trait is for pictures", cause="in the page you choose traits yourself", fix=fix
+            "--trait has no effect without --format png",
+            cause="in the page, readers choose the trait themselves",
+            fix="add --format png, or leave --trait out",
         )
 
 
 def check_trait(trait: str | None, report: Report) -> None:
-    """Raise UserError when no record was watched for the trait asked for."""
+    """Raise UserError when no record has scores of the trait that --trait names."""
     from traitcli.errors import UserError, suggest
 
-    watched = sorted({name for record in report.records for name in record.scores.raw})
-    if trait is not None and trait not in watched:
-        cause = f"the records were watched for {', '.join(watched) or 'none'}"
+    monitored = sorted({name for record in report.records for name in record.scores.raw})
+    if trait is not None and trait not in monitored:
         raise UserError(
             f"no record has scores of {trait}",
-            cause=cause,
-            fix=suggest(trait, watched) or "choose one of them",
+            cause=f"the records have scores of {', '.join(monitored) or 'no trait'}",
+            fix=suggest(trait, monitored) or "choose one of these",
         )
 
 
-def show(path: Path) -> None:
-    """Open a page in the user's browser; raises TraitError when there is none."""
+def open_in_browser(path: Path) -> None:
+    """Open a page in the user's browser; raises TraitError when no browser starts."""
     import webbrowser
 
     from traitcli.errors import TraitError
 
     if not webbrowser.open(path.resolve().as_uri()):
         raise TraitError(
-            "there is no browser to open the report with",
-            fix=f"open {path} yourself, on any machine",
+            "cannot open the report", cause="no browser was found", fix=f"open {path} yourself"
         )

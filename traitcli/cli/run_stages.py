@@ -1,4 +1,4 @@
-"""What extract, judge and build-vector share: settings become jobs, jobs become an outcome."""
+"""What extract, judge and build-vector share: checks settings, runs stages, prints results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Everything checked, nothing begun."""
+    """The checked settings of a command: its config, traits, run and stages."""
 
     config: Config
     traits: tuple[Trait, ...]
@@ -43,124 +43,133 @@ class Work:
     ) -> Work:
         """Read config and traits; raises UserError before the first second of compute."""
         settings = load_config(config, overrides)
-        place = find_run(settings, run)
-        if "rollouts" not in stages:
-            require_run(place)
-        names = traits or settings.traits or (() if "rollouts" in stages else place.trait_names())
+        found = find_run(settings, run)
+        generates = "rollouts" in stages
+        if not generates:
+            require_run(found)
+
+        # Without rollouts to generate, "all traits" means those that the run has.
+        names = traits or settings.traits or (() if generates else found.trait_names())
         chosen = tuple(select_traits(settings.paths.traits, names))
-        return cls(settings, chosen, place, RunLedgers(place, chosen), stages)
+        return cls(settings, chosen, found, RunLedgers(found, chosen), stages)
 
 
-def carry_out(
+def do_work(
     work: Work,
-    wish: DeviceRequest,
+    request: DeviceRequest,
     as_json: bool,
     trust: bool = False,
-    then: Callable[[Collection[str]], Mapping[str, Any]] = lambda failed: {},
+    afterwards: Callable[[Collection[str]], Mapping[str, Any]] = lambda failed: {},
 ) -> None:
-    """Do the work under a view, while no other command does; exit code 1 when a trait failed.
+    """Run the stages under a view and the run's lock; exit with code 1 when a trait failed.
 
-    `then` is told which traits failed, and gives what else the JSON holds.
+    `afterwards` gets the names of the failed traits, and returns more keys for the JSON output.
     """
     from traitcli.scheduling.devices import choose_site
 
-    site = choose_site(wish, work.config.model)
+    placement = choose_site(request, work.config.model)
     check_run(work.run, work.config, work.traits)
     with hold_run(work.run):
         start_run(work.run, work.config, work.traits)
-        failures = _carry_out(work, site, trust)
-    _finish(work, failures, as_json, then({failure.trait for failure in failures}))
+        failures = _run_stages(work, placement, trust)
+
+    more = afterwards({failure.trait for failure in failures})
+    if as_json:
+        typer.echo(json.dumps({**_outcome(work, failures), **more}))
+    if failures:
+        # The view has shown each failure already.
+        raise typer.Exit(1)
 
 
-def _carry_out(work: Work, site: Placement, trust: bool) -> list[TraitFailed]:
+def _run_stages(work: Work, placement: Placement, trust: bool) -> list[TraitFailed]:
     from traitcli.pipeline.trait_pipeline import Job
     from traitcli.runs.command_log import CommandLog
     from traitcli.scheduling import run_jobs
     from traitcli.views import open_view
     from traitcli.views.words import usage_text
 
-    journal = CommandLog(work.run, work.config, work.stages)
+    run = work.run
+    log = CommandLog(run, work.config, work.stages)
     jobs = [Job(trait, work.config, work.ledgers, work.stages) for trait in work.traits]
-    before = work.ledgers.usage()
-    start, names = time.monotonic(), tuple(trait.name for trait in work.traits)
-    with open_view() as view, journal:
+    usage_before, started = work.ledgers.usage(), time.monotonic()
+    with open_view() as view, log:
 
-        def tell(event: Event) -> None:
+        def show(event: Event) -> None:
             view.show(event)
-            journal.listen(event)
+            log.listen(event)
 
-        known = tuple(
-            place for place in site.places if place != "auto"
-        )  # what auto is, the loaded model tells
-        notes = (*site.notes, *_notes(work))
-        todo = sum(_missing(work).values())
-        tell(RunStarted(work.run.name, str(work.run.folder), names, known, notes, todo))
+        show(_start_event(work, placement))
         try:
-            failures = run_jobs(jobs, site, tell, trust)
+            failures = run_jobs(jobs, placement, show, trust)
         except JudgeError:
-            if told := usage_text(work.ledgers.usage() - before):
-                tell(Warned("", f"until then the judge took {told}"))
+            # The command ends here without RunFinished, which would show what the judge has cost.
+            if used := usage_text(work.ledgers.usage() - usage_before):
+                show(Warned("", f"judge usage before this error: {used}"))
             raise
-        seconds, used = time.monotonic() - start, work.ledgers.usage() - before
-        tell(RunFinished(work.run.name, str(work.run.folder), seconds, len(failures), used))
+        seconds, usage = time.monotonic() - started, work.ledgers.usage() - usage_before
+        show(RunFinished(run.name, str(run.folder), seconds, len(failures), usage))
     return failures
 
 
-def show_plan(work: Work, wish: DeviceRequest, as_json: bool, trust: bool = False) -> None:
-    """Print what would be done, where, and what it takes; run nothing. Raises ModelError when it cannot fit."""
+def _start_event(work: Work, placement: Placement) -> RunStarted:
+    names = tuple(trait.name for trait in work.traits)
+    # The device that auto stands for is known, and shown, when the model is loaded.
+    devices = tuple(device for device in placement.places if device != "auto")
+    notes = (*placement.notes, *_notes(work))
+    todo = sum(_missing(work).values())
+    return RunStarted(work.run.name, str(work.run.folder), names, devices, notes, todo)
+
+
+def show_plan(work: Work, request: DeviceRequest, as_json: bool, trust: bool = False) -> None:
+    """Print what would be done, on which devices, and its cost; run nothing.
+
+    Raises ModelError when the model does not fit the devices, after the plan is printed.
+    """
     from rich.console import Console
 
     from traitcli.pipeline.estimate import plan_rows
     from traitcli.scheduling.devices import choose_site
     from traitcli.scheduling.memory_check import measure_fit, refuse_unfit
     from traitcli.scheduling.partition import assign
-    from traitcli.views.tables.runs import places_table, plan_table
+    from traitcli.views.tables.runs import plan_table, workers_table
 
     check_run(work.run, work.config, work.traits)
-    site = choose_site(wish, work.config.model)
+    placement = choose_site(request, work.config.model)
     rows = plan_rows(work.traits, work.config, work.ledgers, trust)
-    fits = measure_fit(work.config, site, trust)
-    shares = assign(_missing(work), len(site.places))
-    places = [
+    fits = measure_fit(work.config, placement, trust)
+    shares = assign(_missing(work), len(placement.places))
+    workers = [
         {
             "worker": number,
             "device": fit.place,
             "needed_mb": round(fit.needed / 2**20),
             "found_mb": None if fit.found is None else round(fit.found / 2**20),
-            "shares": [asdict(share) for share in mine],
+            "shares": list(map(asdict, own)),
         }
-        for number, (fit, mine) in enumerate(zip(fits, shares, strict=True))
+        for number, (fit, own) in enumerate(zip(fits, shares, strict=True))
     ]
     if as_json:
         plan = {
             "run": str(work.run.folder),
             "model": work.config.model.name,
             "plan": rows,
-            "workers": places,
+            "workers": workers,
+            "notes": placement.notes,
         }
-        typer.echo(json.dumps(plan | {"notes": site.notes}))
+        typer.echo(json.dumps(plan))
     else:
         plan_table(Console(), rows)
-        places_table(Console(), places, site.notes)
+        workers_table(Console(), workers, placement.notes)
     refuse_unfit(work.config, fits)
 
 
 def _missing(work: Work) -> dict[str, int]:
-    """Rollouts of each trait that are to be made."""
+    """Trait -> the number of rollouts that are still to be generated."""
     from traitcli.pipeline.estimate import count_missing
 
-    asked = work.traits if "rollouts" in work.stages else ()
-    return {trait.name: count_missing(trait, work.config, work.ledgers) for trait in asked}
-
-
-def _finish(
-    work: Work, failures: Sequence[TraitFailed], as_json: bool, more: Mapping[str, Any]
-) -> None:
-    """Tell how it ended: JSON on stdout, the exit code; the view has told the failures."""
-    if as_json:
-        typer.echo(json.dumps({**_outcome(work, failures), **more}))
-    if failures:
-        raise typer.Exit(1)
+    if "rollouts" not in work.stages:
+        return {}
+    return {trait.name: count_missing(trait, work.config, work.ledgers) for trait in work.traits}
 
 
 def _outcome(work: Work, failures: Sequence[TraitFailed]) -> dict[str, Any]:
@@ -170,25 +179,29 @@ def _outcome(work: Work, failures: Sequence[TraitFailed]) -> dict[str, Any]:
     names = {trait.name for trait in work.traits}
     chosen = [work.ledgers.trait(name).snapshot for name in sorted(names)]
     everything = [trait.snapshot for trait in work.ledgers.all_traits]
+    # Cosines are between all vectors of the run, not only those of this command.
+    vectors = [row for row in built_rows(everything) if row["trait"] in names]
     return {
         "run": str(work.run.folder),
         "traits": snapshot_rows(chosen, work.config),
-        "vectors": [row for row in built_rows(everything) if row["trait"] in names],
+        "vectors": vectors,
         "failures": [asdict(failure) for failure in failures],
     }
 
 
 def _notes(work: Work) -> list[str]:
-    """What a reader should know of a run that is smaller than the definitions allow."""
-    asked = work.config.extract
+    """Limits of the results: a reduced question set, a judge that gives no coherence."""
+    extract = work.config.extract
     notes: list[str] = []
     if all(trait.responses for trait in work.traits):
-        return notes  # nothing is generated or judged
-    if "rollouts" in work.stages and asked.questions is not None:
-        held_out = "all" if asked.evaluation_questions is None else asked.evaluation_questions
+        return notes  # labelled responses are neither generated nor judged
+
+    if "rollouts" in work.stages and extract.questions is not None:
+        held_out = extract.evaluation_questions
         notes.append(
-            f"reduced set: {asked.questions} extraction and {held_out} evaluation questions a trait"
+            f"reduced set: {extract.questions} extraction and "
+            f"{'all' if held_out is None else held_out} evaluation questions per trait"
         )
     if work.config.judge.backend == "likelihood" and "judgements" in work.stages:
-        notes.append("the likelihood judge needs no key and gives no coherence score")
+        notes.append("the likelihood judge needs no API key and gives no coherence score")
     return notes

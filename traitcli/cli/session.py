@@ -1,4 +1,4 @@
-"""What every mode of monitor shares: the options that were given, and the vectors, rules and view made from them."""
+"""What every mode of monitor shares: the checked options, the loaded model and the view."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 _EXAMPLE = 'traitcli monitor "What should I read?"'
 
-ALARM = 3
-"""Exit code when --fail-on was crossed."""
+ALARM_EXIT_CODE = 3
+"""Exit code when a --fail-on rule is met."""
 
 
 @dataclass(frozen=True, slots=True)
-class MonitorOptions:
-    """What the command line asks for; the rest is in the config."""
+class Source:
+    """What to monitor: a prompt, a chat, a prompt set, existing text, or a stored record."""
 
     prompt: str | None
     chat: bool
@@ -39,124 +39,153 @@ class MonitorOptions:
     text: Path | None
     replay: Path | None
     speed: float
-    traits: tuple[str, ...]
-    trait: str | None
-    layer: str
-    per_layer: bool
-    prompt_tokens: bool
-    raw: bool
-    steer: tuple[str, ...]
-    stop_on: tuple[str, ...]
-    fail_on: tuple[str, ...]
-    vectors: Path | None
-    out: Path | None
-    as_json: bool
-    trust: bool
 
     @property
-    def row(self) -> int | None:
-        """The layer to read; none: each vector's own."""
-        return None if self.layer == "auto" else int(self.layer)
-
-    def check(self) -> None:
-        """Raise UserError unless there is one thing to watch, and the rest goes with it."""
-        ways = {
+    def options(self) -> list[str]:
+        """The options that name a source, as the user typed them; none for a prompt alone."""
+        values = {
             "--chat": self.chat,
             "--prompts": self.prompts,
             "--input": self.text,
             "--replay": self.replay,
         }
-        chosen = [name for name, value in ways.items() if value]
-        if len(chosen) > 1:
+        return [option for option, value in values.items() if value]
+
+    def check(self) -> None:
+        """Raise UserError unless there is exactly one source, and its own options fit it."""
+        options = self.options
+        if len(options) > 1:
             raise UserError(
-                f"{' and '.join(chosen)} do not go together",
-                cause="each is watched alone",
-                fix="choose one of them",
+                f"{' and '.join(options)} cannot be used together",
+                cause="each of them is a source on its own",
+                fix="keep one of them",
             )
-        way = chosen[0] if chosen else ""
-        if self.prompt is not None and way in {"--prompts", "--replay"}:
+
+        option = options[0] if options else ""
+        if self.prompt is not None and option in {"--prompts", "--replay"}:
             raise UserError(
-                f"a prompt and {way} do not go together",
-                cause=f"{way} brings its own",
+                f"a prompt and {option} cannot be used together",
+                cause=f"{option} has its own prompts",
                 fix="leave one of them out",
             )
-        if not way and self.prompt is None:
+        if not option and self.prompt is None:
             raise UserError(
-                "there is nothing to watch",
-                cause="neither a prompt nor another source is given",
+                "there is nothing to monitor",
+                cause="no prompt and no other source is named",
                 fix=f"{_EXAMPLE}, or --chat, --prompts teaching, --input FILE, --replay FILE",
             )
-        if not way and not (self.prompt or "").strip():
-            raise UserError("the prompt is empty", cause="there is nothing to answer", fix=_EXAMPLE)
-        self._check_options(way)
-        if way in {"--chat", "--prompts", "--input"} and self.out and self.out.suffix != ".jsonl":
+        if not option and not (self.prompt or "").strip():
             raise UserError(
-                f"{way} writes several records, and {self.out} is for one",
-                cause="each is a line of a .jsonl file",
-                fix=f"--out {self.out.with_suffix('.jsonl')}",
-            )
-        if self.layer != "auto" and not (self.layer.isascii() and self.layer.isdigit()):
-            raise UserError(
-                f"no layer {self.layer}", cause="it is no row", fix="--layer 16, or --layer auto"
+                "the prompt is empty", cause="there is nothing to answer", fix=f"try {_EXAMPLE}"
             )
         if not self.speed > 0:
             raise UserError(
-                f"no speed {self.speed:g}",
-                cause="it must be above 0",
-                fix="--speed 2 is twice as fast",
-            )
-
-    def _check_options(self, way: str) -> None:
-        """Raise UserError for an option that would be without effect."""
-        refused: dict[str, object] = {}
-        if way in {"--input", "--replay"}:
-            refused |= {"--steer": self.steer, "--stop-on": self.stop_on}
-        if way == "--replay":
-            refused |= {
-                "--traits": self.traits,
-                "--layer": self.layer != "auto",
-                "--per-layer": self.per_layer,
-            }
-            refused |= {
-                "--prompt-tokens": self.prompt_tokens,
-                "--vectors": self.vectors,
-                "--fail-on": self.fail_on,
-            }
-            refused |= {"--out": self.out}
-        for option in [option for option, value in refused.items() if value]:
-            raise UserError(
-                f"{option} and {way} do not go together",
-                cause="what is there already is only read"
-                if way == "--input"
-                else "a record is shown as it is",
-                fix=f"leave {option} out",
+                f"invalid --speed {self.speed:g}",
+                cause="the speed must be above 0",
+                fix="--speed 2 replays twice as fast",
             )
 
 
 @dataclass(frozen=True, slots=True)
-class MonitorSession:
-    """All that a way of watching works with."""
+class Display:
+    """What the screen shows; `as_json` prints JSON lines instead."""
 
-    wanted: MonitorOptions
+    trait: str | None
+    per_layer: bool
+    prompt_tokens: bool
+    raw: bool
+    as_json: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MonitorOptions:
+    """The options of one monitor command; what the config holds is not repeated here.
+
+    layer  the layer to read for all traits; None takes each vector's own
+    """
+
+    source: Source
+    display: Display
+    traits: tuple[str, ...]
+    layer: int | None
+    steer: tuple[str, ...]
+    stop_on: tuple[str, ...]
+    fail_on: tuple[str, ...]
+    vectors: Path | None
+    out: Path | None
+    trust: bool
+
+    def check(self) -> None:
+        """Raise UserError for a source that is missing, and for options that do not fit it."""
+        self.source.check()
+        option = "".join(self.source.options)
+        self._check_effect(option)
+
+        writes_several = option in {"--chat", "--prompts", "--input"}
+        if writes_several and self.out and self.out.suffix != ".jsonl":
+            raise UserError(
+                f"cannot write the records of {option} to {self.out}",
+                cause=f"{option} writes several records, and only a .jsonl file holds several",
+                fix=f"--out {self.out.with_suffix('.jsonl')}",
+            )
+
+    def _check_effect(self, option: str) -> None:
+        """Raise UserError for an option that would have no effect on this source."""
+        without_effect: dict[str, object] = {}
+        if option in {"--input", "--replay"}:
+            without_effect |= {"--steer": self.steer, "--stop-on": self.stop_on}
+        if option == "--replay":
+            without_effect |= {
+                "--traits": self.traits,
+                "--layer": self.layer is not None,
+                "--per-layer": self.display.per_layer,
+                "--prompt-tokens": self.display.prompt_tokens,
+                "--vectors": self.vectors,
+                "--fail-on": self.fail_on,
+                "--out": self.out,
+            }
+
+        cause = {
+            "--input": "--input scores existing text; nothing is generated",
+            "--replay": "--replay shows a stored record unchanged",
+        }
+        for name, value in without_effect.items():
+            if value:
+                raise UserError(
+                    f"{name} and {option} cannot be used together",
+                    cause=cause[option],
+                    fix=f"leave {name} out",
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class MonitorSession:
+    """What a mode of monitor works with: options, config, vectors, the loaded model, the view."""
+
+    options: MonitorOptions
     config: Config
     vectors: Mapping[str, TraitVector]
     loaded: LoadedModel
     view: MonitorView | PlainMonitorView
 
-    def console(self, *, shared: bool) -> Console:
-        """Where a table goes: stdout, unless programs read it: JSON, or token lines that it would be `shared` with."""
+    def console(self, *, beside_tokens: bool) -> Console:
+        """Where a table goes: stdout, unless programs read stdout.
+
+        `beside_tokens`: token lines go to stdout too, so in a pipe the table goes to stderr.
+        """
         from rich.console import Console
 
-        return Console(stderr=self.wanted.as_json or (shared and not sys.stdout.isatty()))
+        in_pipe = beside_tokens and not sys.stdout.isatty()
+        return Console(stderr=self.options.display.as_json or in_pipe)
 
-    def place(self, name: str, suffix: str = ".json") -> Path:
-        """Where the record goes."""
+    def record_path(self, name: str, suffix: str = ".json") -> Path:
+        """The file that the record is written to: --out, or a new file in the runs folder."""
         from traitcli.monitoring.record_files import record_path
 
-        return self.wanted.out or record_path(self.config.paths.runs, name, suffix)
+        return self.options.out or record_path(self.config.paths.runs, name, suffix)
 
-    def tell(self, record: Mapping[str, Any]) -> bool:
-        """Print a record, if that is asked for; whether it fails."""
-        if self.wanted.as_json:
+    def print_record(self, record: Mapping[str, Any]) -> bool:
+        """Print a record if --json asks for it. Returns whether a --fail-on rule is met."""
+        if self.options.display.as_json:
             typer.echo(json.dumps(record, ensure_ascii=False))
         return any(alarm["action"] == "fail" for alarm in record.get("alarms", ()))

@@ -48,9 +48,7 @@ _TOGETHER = 16
 _READ_TOGETHER = 64
 Tell = Callable[[int, int], None]
 """Told how many more are done, and of how many tokens."""
-_LESS_MEMORY = (
-    "set extract.batch_size or --tokens lower, or model.dtype to bfloat16; what is finished is kept"
-)
+_LESS_MEMORY = "set extract.batch_size or --max-new-tokens lower, or model.dtype to bfloat16; what is finished is kept"
 
 
 @dataclass(frozen=True, slots=True)

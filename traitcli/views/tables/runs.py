@@ -76,10 +76,10 @@ def plan_table(console: Console, rows: Sequence[Row]) -> None:
     )
 
 
-def places_table(console: Console, rows: Sequence[Row], notes: Sequence[str]) -> None:
+def workers_table(console: Console, rows: Sequence[Row], notes: Sequence[str]) -> None:
     """Which worker does what, and whether its device has the memory; under it what is worth knowing."""
     console.line()
-    print_table(console, _PLACE_COLUMNS, rows)
+    print_table(console, _WORKER_COLUMNS, rows)
     caption(
         console,
         "needed, found: memory, at least and free · rollouts: as they are handed out; who is done first takes over "
@@ -220,7 +220,7 @@ _PLAN_COLUMNS: tuple[tuple[str, Cell], ...] = (
     ("time", _duration),
     ("cost", _cost),
 )
-_PLACE_COLUMNS: tuple[tuple[str, Cell], ...] = (
+_WORKER_COLUMNS: tuple[tuple[str, Cell], ...] = (
     ("worker", _count("worker")),
     ("device", text_cell("device")),
     ("needed", _mebibytes("needed_mb")),

@@ -1,0 +1,59 @@
+"""Words a command line that cannot be parsed like every other mistake: problem, cause, fix."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from typer.exceptions import TyperException
+
+from traitcli.errors import UserError
+
+RENAMED = {"--tokens": "--max-new-tokens"}
+"""Options of earlier versions, and their names now."""
+
+
+def usage_error(error: TyperException, arguments: Sequence[str]) -> UserError:
+    """The error for a parse error of Typer; `arguments` are what the user typed.
+
+    Typer keeps the classes of its parse errors private, so their attributes are looked up by name.
+    """
+    context: Any = getattr(error, "ctx", None)
+    see_help = f"see {context.command_path if context else 'traitcli'} --help"
+    if hasattr(error, "possibilities"):
+        return _unknown_option(error, context, see_help)
+
+    problem, *rest = re.split(r"[:.] ", error.format_message().rstrip("."), maxsplit=1)
+    detail = _lower_first("".join(rest).removeprefix("Value error, "))
+    if invalid := re.fullmatch("Invalid value for '(.+)'", problem):
+        problem = f"invalid {invalid[1]} {_typed_value(invalid[1], arguments)}".rstrip()
+    if detail.startswith("did you mean"):
+        return UserError(_lower_first(problem), fix=detail)
+    return UserError(_lower_first(problem), cause=detail, fix=see_help)
+
+
+def _unknown_option(error: Any, context: Any, see_help: str) -> UserError:
+    """An option that the command lacks: it was renamed, is misspelled, or belongs to another."""
+    option, renamed = error.option_name, RENAMED.get(error.option_name, "")
+    known = {name for parameter in context.command.params for name in parameter.opts}
+    problem = f"no option {option}"
+    if renamed in known:
+        return UserError(problem, cause=f"it is called {renamed} now", fix=f"use {renamed}")
+    if error.possibilities:
+        return UserError(problem, fix=f"did you mean {error.possibilities[0]}?")
+    return UserError(problem, cause=f"{context.command_path} has no such option", fix=see_help)
+
+
+def _typed_value(option: str, arguments: Sequence[str]) -> str:
+    """The value that follows an option, as the user typed it; "" if there is none."""
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if argument == option:
+            return following
+        if argument.startswith(f"{option}="):
+            return argument.removeprefix(f"{option}=")
+    return ""
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]
