@@ -153,6 +153,9 @@ class TraitPipeline:
 
     def count(self, tokens: int) -> None:
         """Tell of tokens that were written."""
+        # Workers send heartbeats while they judge, too: those are no progress of this stage.
+        if self._at != "rollouts":
+            return
         self._on_event(
             Progressed(self.name, "rollouts", len(self._done), len(self._keys), tokens=tokens)
         )
