@@ -14,6 +14,8 @@ PAGES = sorted(
     [
         *ROOT.glob("docs/*.md"),
         *ROOT.glob("docs/design/*.md"),
+        ROOT / "README.md",
+        ROOT / "CHANGELOG.md",
         ROOT / "runs/README.md",
         ROOT / "vectors/README.md",
     ]
@@ -44,12 +46,60 @@ def test_every_setting_has_a_meaning(make_configs):
     assert [key.key for key in keys if not key.meaning] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_a_page_links_to_files_that_exist_and_its_lines_are_short(page):
-    text = page.read_text(encoding="utf-8")
-    links = [
-        link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+def links_in(page):
+    """Path and heading of each link to another page: `vectors.md#which-layer` in two parts."""
+    targets = re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8"))
+    return [target.partition("#")[::2] for target in targets if "://" not in target]
+
+
+def headings_of(page):
+    """The anchors of a page's headings, as GitHub derives them."""
+    lines = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL).splitlines()
+    titles = [line.lstrip("#").strip().lower() for line in lines if line.startswith("#")]
+    return {re.sub(r"[^\w\- ]", "", title).replace(" ", "-") for title in titles}
+
+
+@each_page
+def test_a_page_links_to_files_that_exist(page):
+    assert [path for path, _ in links_in(page) if path and not (page.parent / path).exists()] == []
+
+
+@each_page
+def test_a_page_links_to_headings_that_exist(page):
+    links = [(path, heading) for path, heading in links_in(page) if heading]
+
+    assert [
+        (path, heading)
+        for path, heading in links
+        if heading not in headings_of(page.parent / path if path else page)
+    ] == []
+
+
+@each_page
+def test_a_page_has_short_lines(page):
+    lines = page.read_text(encoding="utf-8").splitlines()
+
+    assert [line for line in lines if len(line) > LONGEST_LINE] == []
+
+
+def test_the_index_lists_every_page():
+    index = ROOT / "docs" / "README.md"
+    listed = {(index.parent / path).resolve() for path, _ in links_in(index)}
+
+    assert [page for page in ROOT.glob("docs/**/*.md") if page not in listed | {index}] == []
+
+
+@each_page
+def test_a_page_names_modules_that_exist(page):
+    named = re.findall(r"`([a-z_/]+\.py)`", page.read_text(encoding="utf-8"))
+
+    missing = [
+        name
+        for name in named
+        if not (ROOT / name).exists() and not list(ROOT.glob(f"traitcli/**/{name}"))
     ]
 
-    assert [link for link in links if not (page.parent / link).exists()] == []
-    assert [line for line in text.splitlines() if len(line) > LONGEST_LINE] == []
+    assert missing == []
