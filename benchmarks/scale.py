@@ -1,14 +1,14 @@
-"""Whether two workers are twice as fast as one, and how busy 8, 64 and 512 devices would be kept.
+"""Measures whether two workers are twice as fast as one, and simulates 8, 64 and 512 devices.
 
     python -m benchmarks.scale [--rounds 2]
 
 Measured: the embedded model answers for eight traits, with one worker of one thread and with two of
-one thread each; the rate is rollouts a second from the first token to the last, loading left out.
+one thread each. The rate is rollouts a second from the first token to the last, without loading.
 
-Simulated: the product's own lead hands out eight traits with ten repeats to devices that decode one
-token of each of 64 places in a step, and load the model before. Answers are as long as those that
-were measured. Only the devices are made up, and time. Idle is a device with nothing to write between
-its first rollout and the end of the last one anywhere; full is the share of places in use meanwhile.
+Simulated: the product's own scheduler assigns eight traits with ten repeats to devices that decode
+one token of each of 64 slots in a step, after they have loaded the model. Answers have the measured
+lengths. Only devices and time are simulated. A device is idle if it has nothing to generate between
+its first rollout and the end of the run; full is the fraction of slots in use meanwhile.
 """
 
 from __future__ import annotations
@@ -34,31 +34,31 @@ from traitcli.events import Event, Progressed
 from traitcli.judging.fake import FakeJudge
 from traitcli.pipeline.ledgers import RunLedgers
 from traitcli.pipeline.messages import (
-    Began,
-    Ended,
-    GaveUp,
-    Generating,
+    GenerateTask,
     Heartbeat,
-    Made,
     Message,
-    Order,
-    Ready,
-    Share,
+    ReleaseRequest,
+    RolloutsMade,
+    RolloutsReleased,
+    TaskEnded,
+    TaskStarted,
+    WorkerInput,
+    WorkerReady,
 )
 from traitcli.pipeline.trait_pipeline import Job
 from traitcli.records import Rollout, RolloutKey
 from traitcli.runs.run import Run, start_run
 from traitcli.scheduling import run_jobs
 from traitcli.scheduling.placement import Placement
-from traitcli.scheduling.pool import Take
+from traitcli.scheduling.pool import Receive
 from traitcli.scheduling.scheduler import Scheduler
 
-PLACES = 64
+SLOTS = 64
 """Sequences that a simulated device decodes together."""
 LOADING = 400
-"""Steps that it takes to load the model: ten seconds, at 25 ms a step."""
-TOGETHER = 16
-"""Rollouts that are handed over together, as the product does."""
+"""Steps that loading the model takes: ten seconds, at 25 ms a step."""
+BATCH = 16
+"""Rollouts that are sent together, as the product does."""
 DEVICES = (1, 8, 64, 512)
 
 
@@ -83,7 +83,7 @@ def rate(devices: Sequence[str]) -> tuple[float, dict[str, list[int]]]:
     """Rollouts a second once tokens are written, and the length of each answer by trait."""
     times: list[float] = []
 
-    def hear(event: Event) -> None:
+    def listen(event: Event) -> None:
         if isinstance(event, Progressed) and (event.tokens or event.done):
             times.append(time.perf_counter())
 
@@ -92,7 +92,7 @@ def rate(devices: Sequence[str]) -> tuple[float, dict[str, list[int]]]:
         jobs = make_jobs(
             Path(name), questions=1, evaluation_questions=0, batch_size=10, sampling=sampling
         )
-        failures = run_jobs(jobs, Placement(tuple(devices)), hear)
+        failures = run_jobs(jobs, Placement(tuple(devices)), listen)
         assert not failures, failures
         made = {job.trait.name: job.ledgers.trait(job.trait.name).rollouts for job in jobs}
     lengths = {
@@ -103,109 +103,110 @@ def rate(devices: Sequence[str]) -> tuple[float, dict[str, list[int]]]:
 
 @dataclass
 class Device:
-    """A made-up device: its task's rollouts are pending, then under way with so many tokens left."""
+    """A simulated device: rollouts are pending, then active with a number of tokens left."""
 
     loading: int = LOADING
-    orders: deque[Order] = field(default_factory=deque)
+    messages: deque[WorkerInput] = field(default_factory=deque)
     working: bool = False
     pending: deque[RolloutKey] = field(default_factory=deque)
-    under_way: dict[RolloutKey, int] = field(default_factory=dict)
+    active: dict[RolloutKey, int] = field(default_factory=dict)
     finished: list[RolloutKey] = field(default_factory=list)
     began: int | None = None
     busy: int = 0
     used: int = 0
 
 
-class SimulatedCrew:
-    """Devices that take a step each time the lead listens."""
+class SimulatedPool:
+    """Devices that take one step a poll."""
 
     def __init__(self, count: int, lengths: dict[str, list[int]]) -> None:
-        self.places = [f"gpu:{index}" for index in range(count)]
-        self.devices: dict[int, Device] = {}
+        self.devices = [f"gpu:{index}" for index in range(count)]
+        self.running: dict[int, Device] = {}
         self.step = 0
         self._lengths = lengths
         self._draw = random.Random(0)
 
-    def hire(self, place: int) -> None:
-        self.devices[place] = Device()
+    def start(self, worker: int) -> None:
+        self.running[worker] = Device()
 
-    def send(self, place: int, order: Order) -> None:
-        self.devices[place].orders.append(order)
+    def send(self, worker: int, message: WorkerInput) -> None:
+        self.running[worker].messages.append(message)
 
-    def end(self, place: int) -> None:
+    def end(self, worker: int) -> None:
         pass
 
     def close(self) -> None:
         pass
 
-    def hear(self, take: Take, timeout: float) -> None:
+    def poll(self, receive: Receive, timeout: float) -> None:
         self.step += 1
-        for place, device in self.devices.items():
-            for message in self._turn(device):
-                take(place, message)
+        for worker, device in self.running.items():
+            for message in self._step(device):
+                receive(worker, message)
 
-    def _turn(self, device: Device) -> list[Message]:
+    def _step(self, device: Device) -> list[Message]:
         if device.loading:
             device.loading -= 1
-            return [] if device.loading else [Ready()]
-        said: list[Message] = []
-        while device.orders:
-            match device.orders.popleft():
-                case Generating(_, keys):
+            return [] if device.loading else [WorkerReady()]
+        sent: list[Message] = []
+        while device.messages:
+            match device.messages.popleft():
+                case GenerateTask(_, keys):
                     device.pending.extend(keys)
                     device.working = True
-                    said.append(Began())
-                case Share(part) if device.working:
-                    given = [device.pending.pop() for _ in range(round(part * len(device.pending)))]
-                    said.append(GaveUp(tuple(key.id for key in given)))
-        return [*said, *self._decode(device)] if device.working else said
+                    sent.append(TaskStarted())
+                case ReleaseRequest(fraction) if device.working:
+                    count = round(fraction * len(device.pending))
+                    released = [device.pending.pop().id for _ in range(count)]
+                    sent.append(RolloutsReleased(tuple(released)))
+        return [*sent, *self._decode(device)] if device.working else sent
 
     def _decode(self, device: Device) -> list[Message]:
-        while device.pending and len(device.under_way) < PLACES:
+        while device.pending and len(device.active) < SLOTS:
             key = device.pending.popleft()
-            device.under_way[key] = max(1, self._draw.choice(self._lengths[key.trait]))
+            device.active[key] = max(1, self._draw.choice(self._lengths[key.trait]))
         device.began = self.step if device.began is None else device.began
-        device.busy += bool(device.under_way)
-        device.used += len(device.under_way)
-        for key in list(device.under_way):
-            device.under_way[key] -= 1
-            if not device.under_way[key]:
-                del device.under_way[key]
+        device.busy += bool(device.active)
+        device.used += len(device.active)
+        for key in list(device.active):
+            device.active[key] -= 1
+            if not device.active[key]:
+                del device.active[key]
                 device.finished.append(key)
-        over = not device.under_way and not device.pending
-        said: list[Message] = [Heartbeat(0, len(device.pending), 0)] if self.step % 8 == 0 else []
-        if len(device.finished) >= TOGETHER or (over and device.finished):
-            said.append(Made(tuple(map(as_rollout, device.finished)), {}))
+        over = not device.active and not device.pending
+        sent: list[Message] = [Heartbeat(0, len(device.pending), 0)] if self.step % 8 == 0 else []
+        if len(device.finished) >= BATCH or (over and device.finished):
+            sent.append(RolloutsMade(tuple(map(as_rollout, device.finished)), {}))
             device.finished = []
         if over:
             device.working = False
-            said.append(Ended())
-        return said
+            sent.append(TaskEnded())
+        return sent
 
 
 def as_rollout(key: RolloutKey) -> Rollout:
-    at = (key.trait, key.split, key.polarity, key.pair, key.question, key.repeat)
-    return Rollout(key.id, *at, 0, "", "", 1, 1, "stop")
+    index = (key.trait, key.split, key.polarity, key.pair, key.question, key.repeat)
+    return Rollout(key.id, *index, 0, "", "", 1, 1, "stop")
 
 
 def simulate(count: int, lengths: dict[str, list[int]]) -> dict[str, float]:
-    """Steps until all is written, and how idle and how full the devices were."""
-    crew = SimulatedCrew(count, lengths)
+    """Steps until the end, and how idle and how full the devices were."""
+    pool = SimulatedPool(count, lengths)
     with tempfile.TemporaryDirectory() as name:
         jobs = make_jobs(Path(name), repeats=10)
-        lead = Scheduler(
-            jobs, crew, FakeJudge(), lambda event: None, clock=lambda: crew.step * 0.025
+        scheduler = Scheduler(
+            jobs, pool, FakeJudge(), lambda event: None, clock=lambda: pool.step * 0.025
         )
-        failures = lead.run()
+        failures = scheduler.run()
         assert not failures, failures
         assert all(len(job.ledgers.trait(job.trait.name).rollouts) == 2200 for job in jobs)
-    ran = [device for device in crew.devices.values() if device.began is not None]
-    spans = [crew.step - device.began + 1 for device in ran]
+    ran = [device for device in pool.running.values() if device.began is not None]
+    spans = [pool.step - device.began + 1 for device in ran]
     busy = [device.busy / span for device, span in zip(ran, spans, strict=True)]
-    full = [device.used / (PLACES * max(device.busy, 1)) for device in ran]
+    full = [device.used / (SLOTS * max(device.busy, 1)) for device in ran]
     return {
         "devices": count,
-        "steps": crew.step,
+        "steps": pool.step,
         "idle": 1 - statistics.mean(busy),
         "most_idle": 1 - min(busy),
         "full": statistics.mean(full),
@@ -213,7 +214,7 @@ def simulate(count: int, lengths: dict[str, list[int]]) -> dict[str, float]:
 
 
 def median_rates(rounds: int) -> tuple[list[dict[str, float]], dict[str, list[int]]]:
-    """Each round's rates with one worker and with two, side by side; and the lengths of answers."""
+    """The rates of each round with one worker and with two, and the lengths of answers."""
     found, lengths = [], {}
     for turn in range(rounds):
         one, lengths = rate(["cpu"])
@@ -228,7 +229,7 @@ def median_rates(rounds: int) -> tuple[list[dict[str, float]], dict[str, list[in
 
 
 def main() -> int:
-    """Print both parts and keep them as JSON."""
+    """Print both parts and store them as JSON."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--rounds", type=int, default=2)
     options.add_argument("--out", type=Path, default=Path("runs/bench-scale.json"))
@@ -242,7 +243,7 @@ def main() -> int:
     print("tokens an answer: " + ", ".join(f"{trait} {mean(trait):.0f}" for trait in lengths))
     rows = [simulate(count, lengths) for count in DEVICES]
     print(
-        f"{'devices':>8} {'steps':>7} {'speed-up':>9} {'idle':>7} {'most idle':>10} {'places full':>12}"
+        f"{'devices':>8} {'steps':>7} {'speed-up':>9} {'idle':>7} {'most idle':>10} {'slots full':>12}"
     )
     for row in rows:
         speed = rows[0]["steps"] / row["steps"]

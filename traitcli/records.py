@@ -160,7 +160,7 @@ class Rollout:
     response: str
     prompt_tokens: int
     response_tokens: int
-    finish_reason: Literal["stop", "length", "given"]
+    finish_reason: Literal["stop", "length", "provided"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -189,7 +189,7 @@ def test_another_command_at_work_on_the_run_is_named(swept):
     ended = desk.run("inspect", "steering", "evil", *SMALL)
 
     lock.unlink()
-    assert (ended.code, "another command is at work on the run tiny" in ended.err) == (2, True)
+    assert (ended.code, "another command is working on run tiny" in ended.err) == (2, True)
 
 
 def test_an_endpoint_judges_coherence_too_and_its_key_goes_nowhere_else(open_desk, server):

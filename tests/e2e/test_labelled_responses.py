@@ -106,10 +106,7 @@ def test_judging_labelled_responses_tells_that_there_is_nothing_to_judge(done):
     ended = done.ended["judge kind"]
 
     assert ended.code == 0
-    assert (
-        "] warning: kind: there is nothing to judge: its ready responses count as labelled\n"
-        in ended.err
-    )
+    assert "] warning: kind: nothing to judge: its responses are labelled\n" in ended.err
     assert done.desk.ledger("kind", "judgements") == b""
 
 
@@ -117,8 +114,8 @@ def test_a_run_of_labelled_responses_can_be_inspected_and_reported(done):
     shown, report = done.ended["inspect run"], done.ended["report --out out.html"]
 
     assert (shown.code, report.code) == (0, 0)
-    assert "kind: not filtered: ready responses count as labelled" in shown.out
-    assert "ready responses count as labelled" in (done.desk.folder / "out.html").read_text(
+    assert "kind: not filtered: the responses are labelled" in shown.out
+    assert "the responses are labelled" in (done.desk.folder / "out.html").read_text(
         encoding="utf-8"
     )
 
@@ -153,7 +150,7 @@ def test_a_plan_counts_what_is_read_and_no_judge_calls(done):
             "faulty",
             "error: traits/data/faulty.jsonl cannot be read as responses\n"
             "cause: faulty.jsonl line 1: negative: missing\n"
-            "fix:   see docs/labelled-responses.md for the formats\n",
+            "fix:   see docs/traits.md for the formats of labelled responses\n",
         ),
         (
             "traits/data/kind.jsonl",
@@ -173,11 +170,11 @@ def test_a_response_that_is_too_long_fails_its_trait_with_its_line_before_anythi
     ended = done.ended["extract long --run other"]
 
     told = [line.partition("] ")[2] for line in ended.err.splitlines()]
-    place = told.index("long failed at rollouts: long: some ready responses do not fit model")
+    place = told.index("long failed at rollouts: long: some labelled responses do not fit model")
     assert ended.code == 1
     assert told[place + 1].startswith("  cause: long.jsonl line 2: ")
-    assert told[place + 1].endswith(" tokens, where 512 are the most")
-    assert told[place + 2] == "  fix: shorten them or leave them out"
+    assert told[place + 1].endswith(" tokens; the model reads at most 512")
+    assert told[place + 2] == "  fix: shorten or remove them"
     assert done.desk.ledger("long", run="other") == b""
 
 

@@ -139,14 +139,14 @@ MISTAKES = {
     "an unknown run": Mistake(
         ["judge", "--run", "tidy"],
         "no run tidy",
-        "there is no runs/tidy/run.json; runs: tiny",
-        "run traitcli extract first, or name one with --run",
+        "runs/tidy/run.json does not exist; runs: tiny",
+        "run traitcli extract first, or choose a run with --run",
     ),
     "both ways to choose devices": Mistake(
         ["extract", "--gpus", "2", "--devices", "cpu,cpu"],
         "--gpus and --devices exclude each other",
-        "both say where to work",
-        "give one of them",
+        "both choose the devices",
+        "use one of them",
     ),
     "a device that is not there": Mistake(
         ["extract", "--devices", "cpu,cuda:0"],
@@ -262,7 +262,7 @@ def test_where_traits_fail_the_exit_code_is_1_and_each_says_why(copied):
     told = [line.partition("] ")[2] for line in ended.err.splitlines()]
     at = told.index("evil failed at vectors: too few rollouts of evil pass the filter")
     assert told[at + 1 : at + 3] == [
-        "  cause: 0 positive and 0 negative of 10 a side (paired, threshold 100, coherence 50)",
+        "  cause: 0 positive and 0 negative of 10 a side (paired, threshold 100, coherence 50); each side needs 2",
         "  fix: lower --threshold, set filter.pairing to independent, or generate more (extract.repeats)",
     ]
     assert told[-1].endswith(": 0 vectors built, 2 traits failed, in runs/tiny")

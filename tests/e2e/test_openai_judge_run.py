@@ -281,6 +281,6 @@ def test_thoughts_are_not_judged_and_a_warning_says_so(odd):
     assert not any("<think>" in prompt or "nobody will know" in prompt for prompt in odd.prompts)
     assert odd.scores["endless"]["reason"] == "empty answer"
     assert (
-        "warning: evil: 2 answers hold <think> blocks; the judge saw what stands after them only\n"
+        "warning: evil: 2 answers contain <think> blocks; the judge saw only the text after them\n"
         in odd.ended.err
     )

@@ -107,7 +107,7 @@ def lost(open_desk, command_env):
 def test_when_a_node_is_lost_the_run_goes_on_and_loses_nothing(lost):
     assert lost.ended.code == lost.expected.code == 0, lost.ended.err
     assert lost.ended.json["failures"] == []
-    assert "another one goes on" in lost.ended.err
+    assert "another worker continues" in lost.ended.err
     assert sum(lost.lost_at.values()) < 2 * 90
 
 

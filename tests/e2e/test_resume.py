@@ -132,10 +132,10 @@ def test_changed_settings_are_refused_by_name_and_nothing_is_touched(copied):
 
     assert (ended.code, ended.out) == (2, "")
     assert ended.err == (
-        "error: runs/tiny holds a run made with other settings\n"
-        "cause: extract.repeats: 1 there, 2 now\n"
-        "       extract.sampling.top_k: 0 there, 9 now\n"
-        "fix:   give this one a name of its own (--run NAME), or change the settings back\n"
+        "error: runs/tiny contains a run with other settings\n"
+        "cause: extract.repeats: 1 in the run, 2 now\n"
+        "       extract.sampling.top_k: 0 in the run, 9 now\n"
+        "fix:   choose another run name (--run NAME), or change the settings back\n"
     )
     assert copied.files() == before
 
@@ -237,7 +237,7 @@ def test_of_two_commands_on_a_run_the_second_is_refused(open_desk):
     second = desk.run("judge")
 
     assert (second.code, second.out) == (2, "")
-    assert second.err.startswith("error: another command is at work on the run tiny\n")
+    assert second.err.startswith("error: another command is working on run tiny\n")
     assert f"cause: process {first.process.pid} on " in second.err
     lock = desk.folder / "runs" / "tiny" / "lock"
     assert lock.exists()

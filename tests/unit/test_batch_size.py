@@ -17,7 +17,7 @@ from traitcli.models.footprint import sequence_bytes
 from traitcli.models.memory import memory_explained, ran_out_of_memory
 from traitcli.models.packed_attention import KVStore
 from traitcli.pipeline.extract import generate_rollouts
-from traitcli.pipeline.messages import Generating, Made
+from traitcli.pipeline.messages import GenerateTask, RolloutsMade
 from traitcli.pipeline.plan import plan_rollouts
 from traitcli.pipeline.speed_cache import known_batch_size
 from traitcli.pipeline.worker_context import Worker
@@ -211,12 +211,12 @@ def run(loaded, tiny_config):
         worker = Worker(settings, "cpu", told.append)
         worker.model()
         generate_rollouts(
-            Generating(trait, tuple(plan_rollouts(trait, settings.extract))),
+            GenerateTask(trait, tuple(plan_rollouts(trait, settings.extract))),
             settings,
             worker,
             told.append,
         )
-        count = sum(len(said.rollouts) for said in told if isinstance(said, Made))
+        count = sum(len(said.rollouts) for said in told if isinstance(said, RolloutsMade))
         return settings, count, [event.message for event in told if isinstance(event, Warned)]
 
     return extract
@@ -229,8 +229,8 @@ def test_auto_goes_on_with_fewer_says_so_and_remembers(run, monkeypatch):
 
     assert count == 30
     assert warnings == [
-        "out of memory with 30 sequences at a time: going on with 15",
-        "out of memory with 15 sequences at a time: going on with 7",
+        "out of memory with 30 sequences at a time: continuing with 15",
+        "out of memory with 15 sequences at a time: continuing with 7",
     ]
     assert known_batch_size(settings) == 7
 
@@ -250,4 +250,4 @@ def test_a_size_that_was_chosen_is_kept_and_the_error_names_it(run, monkeypatch)
     with pytest.raises(TraitError, match="out of memory on cpu") as caught:
         run(6)
 
-    assert "extract.batch_size to auto, or lower (it is 6)" in caught.value.fix
+    assert "extract.batch_size to auto, or below 6" in caught.value.fix

@@ -7,12 +7,12 @@ import pytest
 from traitcli.config import ModelConfig
 from traitcli.errors import ModelError, UserError
 from traitcli.scheduling.devices import (
-    assign_gpus,
-    choose_site,
-    join_devices,
-    mapping_told,
+    choose_placement,
+    group_devices,
+    pick_gpus,
     place_on_cluster,
     threads_per_worker,
+    visible_gpu_notes,
 )
 from traitcli.scheduling.placement import DeviceRequest, Placement
 
@@ -26,35 +26,39 @@ def model(device: str, device_map: str | None = None) -> ModelConfig:
     [(1, 1, ["cuda:0"]), (1, 8, ["cuda:0"]), (3, 8, ["cuda:0", "cuda:1", "cuda:2"])],
 )
 def test_the_first_gpus_are_taken(wanted, found, devices):
-    assert assign_gpus(wanted, found) == (devices, [])
+    assert pick_gpus(wanted, found) == (devices, [])
 
 
-def test_without_any_gpu_the_cpu_does_the_work_and_that_is_said():
-    assert assign_gpus(8, 0) == (["cpu"], ["no GPU found: --gpus 8 works on the CPU"])
+def test_without_any_gpu_the_cpu_is_used_and_a_note_says_so():
+    assert pick_gpus(8, 0) == (["cpu"], ["no GPU found: --gpus 8 uses the CPU"])
 
 
-def test_more_gpus_than_there_are_is_refused():
+def test_more_gpus_than_are_visible_are_refused():
     with pytest.raises(UserError) as caught:
-        assign_gpus(8, 2)
+        pick_gpus(8, 2)
 
     assert str(caught.value) == (
-        "error: --gpus 8, and there are 2\ncause: CUDA_VISIBLE_DEVICES may hide some\nfix:   --gpus 2"
+        "error: --gpus 8, but only 2 GPUs are visible\n"
+        "cause: CUDA_VISIBLE_DEVICES may hide some\n"
+        "fix:   --gpus 2"
     )
 
 
 @pytest.mark.parametrize("wanted", [0, -1])
 @pytest.mark.parametrize("found", [0, 2])
-def test_no_gpus_cannot_be_asked_for(wanted, found):
+def test_fewer_gpus_than_one_are_refused(wanted, found):
     with pytest.raises(UserError) as caught:
-        assign_gpus(wanted, found)
+        pick_gpus(wanted, found)
 
     assert str(caught.value) == (
-        f"error: --gpus {wanted} asks for none\ncause: it is a number of GPUs\nfix:   leave it out, or give 1 or more"
+        "error: --gpus must be at least 1\n"
+        f"cause: it is {wanted}\n"
+        "fix:   pass the number of GPUs to use, or leave the option out"
     )
 
 
 def test_without_a_flag_the_configured_device_is_taken():
-    assert choose_site(DeviceRequest(), model("cuda:1")) == Placement(("cuda:1",))
+    assert choose_placement(DeviceRequest(), model("cuda:1")) == Placement(("cuda:1",))
 
 
 @pytest.mark.parametrize(
@@ -62,13 +66,13 @@ def test_without_a_flag_the_configured_device_is_taken():
     [("cpu", ["cpu"]), ("cpu,cpu", ["cpu", "cpu"]), (" cpu:0 , cpu,", ["cpu:0", "cpu"])],
 )
 def test_named_devices_are_taken_as_named(flag, devices):
-    assert choose_site(DeviceRequest(devices=flag), model("auto")).places == tuple(devices)
+    assert choose_placement(DeviceRequest(devices=flag), model("auto")).devices == tuple(devices)
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "tpu", "cpu:1", "cpu:x"])
-def test_a_device_that_is_not_there_is_refused(device):
+def test_a_device_that_does_not_exist_is_refused(device):
     with pytest.raises(ModelError) as caught:
-        choose_site(DeviceRequest(devices=f"cpu,{device}"), model("auto"))
+        choose_placement(DeviceRequest(devices=f"cpu,{device}"), model("auto"))
 
     assert caught.value.problem == f"no device {device}"
 
@@ -76,17 +80,19 @@ def test_a_device_that_is_not_there_is_refused(device):
 @pytest.mark.parametrize("flag", ["", " , "])
 def test_a_devices_flag_without_a_device_is_refused(flag):
     with pytest.raises(UserError) as caught:
-        choose_site(DeviceRequest(devices=flag), model("auto"))
+        choose_placement(DeviceRequest(devices=flag), model("auto"))
 
     assert caught.value.problem == "--devices names no device"
 
 
 def test_both_flags_at_once_are_refused():
     with pytest.raises(UserError) as caught:
-        choose_site(DeviceRequest(2, "cpu,cpu"), model("auto"))
+        choose_placement(DeviceRequest(2, "cpu,cpu"), model("auto"))
 
     assert str(caught.value) == (
-        "error: --gpus and --devices exclude each other\ncause: both say where to work\nfix:   give one of them"
+        "error: --gpus and --devices exclude each other\n"
+        "cause: both choose the devices\n"
+        "fix:   use one of them"
     )
 
 
@@ -112,33 +118,33 @@ def test_a_worker_that_has_the_cpu_to_itself_keeps_its_default(devices):
     ("gpus", "devices", "flag"), [(2, None, "--gpus"), (None, "cpu,cpu", "--devices")]
 )
 def test_a_model_that_is_spread_over_all_devices_has_one_worker(gpus, devices, flag):
-    with pytest.raises(UserError, match=f"{flag} does not go with model.device_map"):
-        choose_site(DeviceRequest(gpus, devices), model("auto", "auto"))
+    with pytest.raises(UserError, match=f"{flag} cannot be used with model.device_map"):
+        choose_placement(DeviceRequest(gpus, devices), model("auto", "auto"))
 
-    assert choose_site(DeviceRequest(), model("auto", "auto")) == Placement(("auto",))
+    assert choose_placement(DeviceRequest(), model("auto", "auto")) == Placement(("auto",))
 
 
 @pytest.mark.parametrize(
-    ("count", "each", "places"),
+    ("count", "each", "workers"),
     [
         (4, 1, ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]),
         (4, 2, ["cuda:0+cuda:1", "cuda:2+cuda:3"]),
         (0, 3, []),
     ],
 )
-def test_a_worker_may_have_several_devices(count, each, places):
-    assert join_devices([f"cuda:{index}" for index in range(count)], each) == places
+def test_a_worker_may_have_several_devices(count, each, workers):
+    assert group_devices([f"cuda:{index}" for index in range(count)], each) == workers
 
 
 def test_devices_that_do_not_come_out_even_are_refused():
     with pytest.raises(UserError) as caught:
-        join_devices(["cuda:0", "cuda:1", "cuda:2"], 2)
+        group_devices(["cuda:0", "cuda:1", "cuda:2"], 2)
 
     assert (caught.value.cause, caught.value.fix) == ("1 would be left over", "--gpus 2")
 
 
 @pytest.mark.parametrize(
-    ("devices", "visible", "told"),
+    ("devices", "visible", "notes"),
     [
         (
             ["cuda:0", "cuda:1"],
@@ -152,36 +158,51 @@ def test_devices_that_do_not_come_out_even_are_refused():
         (["cpu", "cpu"], "3,5", []),
     ],
 )
-def test_which_gpus_are_meant_is_told_where_they_are_renamed(devices, visible, told):
-    assert mapping_told(devices, visible) == told
+def test_a_note_says_which_gpus_are_used_if_they_are_renumbered(devices, visible, notes):
+    assert visible_gpu_notes(devices, visible) == notes
 
 
 @pytest.mark.parametrize(
-    ("wish", "cpus", "gpus", "places", "gpus_each", "cpus_each"),
+    ("asked", "cpus", "gpus", "workers", "gpus_per_worker", "cpus_per_worker"),
     [
         (DeviceRequest(), (32, 32), 16, 16, 1, 1),
         (DeviceRequest(gpus=4), (32, 32), 16, 4, 1, 1),
-        (DeviceRequest(gpus=4, each=2), (32, 32), 16, 2, 2, 1),
+        (DeviceRequest(gpus=4, gpus_per_worker=2), (32, 32), 16, 2, 2, 1),
         (DeviceRequest(), (8, 32, 8), 0, 3, 0, 8),
         (DeviceRequest(devices="cpu,cpu"), (8,), 8, 2, 0, 4),
         (DeviceRequest(devices="cpu,cpu"), (1,), 0, 2, 0, 1),
     ],
 )
 def test_a_cluster_has_a_worker_for_each_gpu_or_for_each_machine(
-    wish, cpus, gpus, places, gpus_each, cpus_each
+    asked, cpus, gpus, workers, gpus_per_worker, cpus_per_worker
 ):
-    site = place_on_cluster(wish, cpus, gpus)
+    placement = place_on_cluster(asked, cpus, gpus)
 
-    assert (len(site.places), site.gpus_each, site.cpus_each) == (places, gpus_each, cpus_each)
-    assert site.scheduler == "ray"
+    assert (len(placement.devices), placement.gpus_per_worker, placement.cpus_per_worker) == (
+        workers,
+        gpus_per_worker,
+        cpus_per_worker,
+    )
+    assert placement.scheduler == "ray"
 
 
-def test_a_cluster_without_gpus_says_so():
+def test_a_note_says_that_a_cluster_has_no_gpu():
     assert place_on_cluster(DeviceRequest(gpus=4), (1, 1), 0).notes == (
         "no GPU in the cluster: one worker on the CPU of each of its 2 machines",
     )
 
 
-def test_which_gpu_of_a_cluster_is_not_ours_to_say():
-    with pytest.raises(UserError, match="--devices cuda:1 does not go with --scheduler ray"):
+def test_the_gpu_of_a_cluster_cannot_be_chosen():
+    with pytest.raises(UserError, match="--devices cuda:1 cannot be used with --scheduler ray"):
         place_on_cluster(DeviceRequest(devices="cuda:1"), (8, 8), 16)
+
+
+@pytest.mark.parametrize("count", [0, -2])
+def test_a_worker_with_no_gpus_is_refused(count):
+    with pytest.raises(UserError) as caught:
+        choose_placement(DeviceRequest(gpus_per_worker=count), model("auto"))
+
+    assert (caught.value.problem, caught.value.cause) == (
+        "--gpus-per-worker must be at least 1",
+        f"it is {count}",
+    )

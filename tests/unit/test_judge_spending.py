@@ -17,7 +17,7 @@ from traitcli.pipeline.ledgers import RunLedgers
 from traitcli.pipeline.trait_pipeline import Job
 from traitcli.records import Judgement, Score, Usage
 from traitcli.runs.run import Run
-from traitcli.scheduling import _budget
+from traitcli.scheduling import find_budget
 from traitcli.traits.definitions import find_traits, load_trait
 
 SHIPPED = Price(0.40, 1.60)
@@ -334,7 +334,7 @@ def test_a_budget_begins_with_what_the_run_has_cost_as_far_as_that_is_known(
         ("judgements",),
     )
 
-    budget = _budget(job)
+    budget = find_budget(job)
 
     assert (budget.limit, budget.spent) == (1.0, pytest.approx(spent))
 

@@ -1,4 +1,4 @@
-"""Ready responses: the forms that are read, what is said of faulty ones, and what becomes of them in a run."""
+"""WorkerReady responses: the forms that are read, what is said of faulty ones, and what becomes of them in a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from traitcli.models.prompts import raw_prompt
 from traitcli.pipeline.estimate import plan_trait
 from traitcli.pipeline.filtering import select_rollouts
 from traitcli.pipeline.ledgers import RunLedgers
-from traitcli.pipeline.messages import GaveUp, Generating, Made
+from traitcli.pipeline.messages import GenerateTask, RolloutsMade, RolloutsReleased
 from traitcli.pipeline.plan import plan_rollouts
 from traitcli.pipeline.read_responses import read_labelled_responses
 from traitcli.pipeline.snapshot import TraitSnapshot
@@ -560,7 +560,7 @@ def test_labelled_responses_without_scores_are_all_kept(read):
 
     assert selection.kept == tuple(rollouts)
     assert (selection.trusted, selection.labelled) == (True, True)
-    assert selection.filter == "not filtered: ready responses count as labelled"
+    assert selection.filter == "not filtered: the responses are labelled"
     assert (selection.counts["missing"], selection.counts["contrast"], selection.judge_auroc) == (
         0,
         None,
@@ -611,13 +611,13 @@ def activations(model_folders):
         )
         worker, told = Worker(config, "cpu", lambda event: None), []
         read_labelled_responses(
-            Generating(trait, tuple(trait.by_rollout())),
+            GenerateTask(trait, tuple(trait.by_rollout())),
             config,
             worker,
             told.append,
             release=release,
         )
-        made = [message for message in told if isinstance(message, Made)]
+        made = [message for message in told if isinstance(message, RolloutsMade)]
         rollouts = {rollout.id: rollout for message in made for rollout in message.rollouts}
         states = {name: found for message in made for name, found in message.activations.items()}
         return rollouts, states, worker, told
@@ -758,8 +758,7 @@ def test_whole_texts_are_refused_for_a_model_without_such_a_token(read, activati
 
     assert (
         caught.value.cause.splitlines()
-        == ["pairs line 1: nothing stands before it, and the model has no token that begins a text"]
-        * 2
+        == ["pairs line 1: it has no prompt, and the model has no token that starts a text"] * 2
     )
 
 
@@ -769,10 +768,10 @@ def test_responses_that_are_too_long_are_named_before_anything_is_read(read, act
     with pytest.raises(DefinitionError) as caught:
         activations(make_trait(read(ENTRIES[2:] + long)))
 
-    assert caught.value.problem == "joy: some ready responses do not fit tiny-llama"
+    assert caught.value.problem == "joy: some labelled responses do not fit tiny-llama"
     lines = caught.value.cause.splitlines()
     assert [line.split(": ")[0] for line in lines] == ["pairs line 6", "pairs line 7"]
-    assert all(line.endswith(" tokens, where 512 are the most") for line in lines)
+    assert all(line.endswith(" tokens; the model reads at most 512") for line in lines)
 
 
 def test_released_responses_are_not_read(read, activations):
@@ -780,7 +779,9 @@ def test_released_responses_are_not_read(read, activations):
 
     rollouts, _, _, told = activations(trait, release=lambda unstarted: 5)
 
-    given_up = [name for message in told if isinstance(message, GaveUp) for name in message.ids]
+    given_up = [
+        name for message in told if isinstance(message, RolloutsReleased) for name in message.ids
+    ]
     assert given_up == [key.id for key in trait.by_rollout()][-5:]
     assert set(rollouts) == {key.id for key in trait.by_rollout()} - set(given_up)
 

@@ -284,7 +284,9 @@ def test_labelled_responses_are_never_judged_and_what_is_shown_says_so(harness):
         "rollouts",
         "vectors",
     ]
-    assert {rollout.finish_reason for rollout in harness.run.trait("kind").rollouts()} == {"given"}
+    assert {rollout.finish_reason for rollout in harness.run.trait("kind").rollouts()} == {
+        "provided"
+    }
     assert (row["judge"], row["judged"], row["missing"], row["judge_quality"]) == (
         "given:labels",
         0,
@@ -292,7 +294,7 @@ def test_labelled_responses_are_never_judged_and_what_is_shown_says_so(harness):
         None,
     )
     assert (row["kept_positive"], row["kept_negative"]) == (12, 12)
-    assert row["note"] == "not filtered: ready responses count as labelled"
+    assert row["note"] == "not filtered: the responses are labelled"
 
 
 def test_judging_labelled_responses_says_that_there_is_nothing_to_judge(harness):
@@ -301,9 +303,7 @@ def test_judging_labelled_responses_says_that_there_is_nothing_to_judge(harness)
     failures = harness.do("kind", "judgements", judge={"backend": "openai"})
 
     assert failures == []
-    assert harness.told == [
-        Warned("kind", "there is nothing to judge: its ready responses count as labelled")
-    ]
+    assert harness.told == [Warned("kind", "nothing to judge: its responses are labelled")]
 
 
 def test_judging_a_csv_again_asks_for_nothing_and_keeps_what_is_there(harness):

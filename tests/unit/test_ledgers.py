@@ -99,7 +99,7 @@ def test_a_resumed_extraction_parses_each_ledger_once(traitcli, parses):
         "extract evil --dry-run",
         "judge evil --json",
         "build-vector evil --set filter.threshold=40 --export csv",
-        "inspect run tiny",
+        "inspect run",
         "report tiny",
     ],
 )

@@ -104,6 +104,16 @@ def test_rollouts_come_back_as_they_were_in_the_order_in_which_they_were_added(f
     assert files.rollouts() == [first, second, third]
 
 
+def test_the_former_finish_reason_of_labelled_responses_is_read(files):
+    rollout = replace(make_rollout(0), finish_reason="provided")
+    files.add_rollouts([rollout], {})
+    ledger = files.folder / "rollouts.jsonl"
+
+    ledger.write_text(ledger.read_text().replace('"provided"', '"given"'))
+
+    assert files.rollouts() == [rollout]
+
+
 def test_a_trait_without_files_holds_nothing(files):
     assert (files.rollouts(), files.all_judgements(), files.vectors()) == ([], [], [])
 
@@ -190,14 +200,14 @@ def test_missing_activations_are_an_error_that_counts_them(files):
         files.activations([make_rollout(q).id for q in range(3)], "response_avg")
 
     assert str(caught.value) == (
-        f"error: {files.folder} lacks activations\n"
-        "cause: 2 rollouts are in the ledger but not in activations/\n"
-        "fix:   restore the files, or move the run aside and extract anew"
+        "error: 2 rollouts have no activations\n"
+        f"cause: {files.folder}/rollouts.jsonl lists them; no file in activations/ has them\n"
+        "fix:   restore the files, or rename the run folder and rerun extract"
     )
 
 
 def test_activations_without_any_file_are_an_error(files):
-    with pytest.raises(RunError, match="lacks activations"):
+    with pytest.raises(RunError, match="1 rollout has no activations"):
         files.activations(["evil-pos-p0-q0-r0"], "response_avg")
 
 
@@ -226,11 +236,11 @@ def test_changed_settings_are_refused_saying_exactly_what_differs(begun):
     )
 
     assert str(error) == (
-        f"error: {begun.folder} holds a run made with other settings\n"
-        "cause: model.id: 'org/tiny' there, 'org/other' now\n"
-        "       extract.repeats: 1 there, 3 now\n"
-        "       extract.sampling.temperature: 1.0 there, 0.5 now\n"
-        "fix:   give this one a name of its own (--run NAME), or change the settings back"
+        f"error: {begun.folder} contains a run with other settings\n"
+        "cause: model.id: 'org/tiny' in the run, 'org/other' now\n"
+        "       extract.repeats: 1 in the run, 3 now\n"
+        "       extract.sampling.temperature: 1.0 in the run, 0.5 now\n"
+        "fix:   choose another run name (--run NAME), or change the settings back"
     )
 
 
@@ -258,7 +268,7 @@ def test_a_setting_that_is_younger_than_the_run_counts_as_its_default(begun):
 
     start(begun)
 
-    with pytest.raises(RunError, match="'traitcli' there, 'vllm' now"):
+    with pytest.raises(RunError, match="'traitcli' in the run, 'vllm' now"):
         start(begun, extract={"engine": "vllm"})
 
 
@@ -346,8 +356,8 @@ def test_a_missing_run_is_told_with_the_runs_there_are(tmp_path):
 
     assert str(caught.value) == (
         "error: no run third\n"
-        f"cause: there is no {tmp_path}/third/run.json; runs: first, second\n"
-        "fix:   run traitcli extract first, or name one with --run"
+        f"cause: {tmp_path}/third/run.json does not exist; runs: first, second\n"
+        "fix:   run traitcli extract first, or choose a run with --run"
     )
 
 
@@ -355,7 +365,7 @@ def test_a_missing_run_among_none_is_told_without_a_list(tmp_path):
     with pytest.raises(RunError) as caught:
         require_run(Run(tmp_path / "runs" / "third"))
 
-    assert caught.value.cause == f"there is no {tmp_path}/runs/third/run.json"
+    assert caught.value.cause == f"{tmp_path}/runs/third/run.json does not exist"
 
 
 def test_a_run_is_named_after_the_config_unless_told_otherwise(tmp_path):
@@ -373,14 +383,14 @@ def test_a_name_that_is_no_folder_of_the_runs_is_refused(tmp_path, name):
         find_run(make_config(tmp_path), name)
 
     assert str(caught.value) == (
-        f"error: {name!r} is no name for a run\n"
-        f"cause: a run is a folder in {tmp_path}/, and not one of .., monitor\n"
+        f"error: {name!r} is not a valid run name\n"
+        f"cause: a run is a folder in {tmp_path}/; reserved names: .., monitor\n"
         "fix:   use letters and digits"
     )
 
 
 def test_a_config_without_a_name_needs_one_for_the_run(tmp_path):
-    with pytest.raises(RunError, match="'' is no name for a run"):
+    with pytest.raises(RunError, match="'' is not a valid run name"):
         find_run(make_config(tmp_path, name=""), None)
 
 

@@ -24,7 +24,7 @@ from traitcli.generation.request import Request
 from traitcli.generation.vllm import VllmWriter, check_vllm
 from traitcli.models.load import load_model
 from traitcli.pipeline.extract import generate_rollouts
-from traitcli.pipeline.messages import Generating
+from traitcli.pipeline.messages import GenerateTask
 from traitcli.pipeline.plan import plan_rollouts
 from traitcli.pipeline.worker_context import Worker
 
@@ -156,7 +156,7 @@ def test_without_vllm_the_error_says_how_to_get_it_before_a_model_is_loaded(
 
     with pytest.raises(ModelError, match="vLLM is not installed") as caught:
         generate_rollouts(
-            Generating(TRAIT, tuple(plan_rollouts(TRAIT, config.extract))),
+            GenerateTask(TRAIT, tuple(plan_rollouts(TRAIT, config.extract))),
             config,
             worker,
             told.append,

@@ -117,13 +117,13 @@ def _run_sweeps(
 
     from traitcli.events import RunStarted
     from traitcli.pipeline.worker_context import Worker
-    from traitcli.runs.run import find_run, hold_run
+    from traitcli.runs.run import find_run, lock_run
     from traitcli.steering.sweep import TraitSweep, steering_budget
     from traitcli.views import open_view
 
     run, chosen = find_run(config, run_name), _choose(config, names)
     budget = steering_budget(config, run, [trait for trait, _ in chosen])
-    with hold_run(run), open_view() as view:
+    with lock_run(run), open_view() as view:
         worker = Worker(config, config.model.device, view.show, trust, budget)
         with closing(worker.judge):
             sweeps = [

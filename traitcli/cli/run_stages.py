@@ -15,7 +15,7 @@ from traitcli.errors import JudgeError
 from traitcli.events import Event, RunFinished, RunStarted, Stage, TraitFailed, Warned
 from traitcli.pipeline.ledgers import RunLedgers
 from traitcli.records import Trait
-from traitcli.runs.run import Run, check_run, find_run, hold_run, require_run, start_run
+from traitcli.runs.run import Run, check_run, find_run, lock_run, require_run, start_run
 from traitcli.traits.definitions import select_traits
 
 if TYPE_CHECKING:
@@ -65,11 +65,11 @@ def do_work(
 
     `afterwards` gets the names of the failed traits, and returns more keys for the JSON output.
     """
-    from traitcli.scheduling.devices import choose_site
+    from traitcli.scheduling.devices import choose_placement
 
-    placement = choose_site(request, work.config.model)
+    placement = choose_placement(request, work.config.model)
     check_run(work.run, work.config, work.traits)
-    with hold_run(work.run):
+    with lock_run(work.run):
         start_run(work.run, work.config, work.traits)
         failures = _run_stages(work, placement, trust)
 
@@ -114,7 +114,7 @@ def _run_stages(work: Work, placement: Placement, trust: bool) -> list[TraitFail
 def _start_event(work: Work, placement: Placement) -> RunStarted:
     names = tuple(trait.name for trait in work.traits)
     # The device that auto stands for is known, and shown, when the model is loaded.
-    devices = tuple(device for device in placement.places if device != "auto")
+    devices = tuple(device for device in placement.devices if device != "auto")
     notes = (*placement.notes, *_notes(work))
     todo = sum(_missing(work).values())
     return RunStarted(work.run.name, str(work.run.folder), names, devices, notes, todo)
@@ -128,25 +128,25 @@ def show_plan(work: Work, request: DeviceRequest, as_json: bool, trust: bool = F
     from rich.console import Console
 
     from traitcli.pipeline.estimate import plan_rows
-    from traitcli.scheduling.devices import choose_site
+    from traitcli.scheduling.devices import choose_placement
     from traitcli.scheduling.memory_check import measure_fit, refuse_unfit
-    from traitcli.scheduling.partition import assign
+    from traitcli.scheduling.partition import plan_partitions
     from traitcli.views.tables.runs import plan_table, workers_table
 
     check_run(work.run, work.config, work.traits)
-    placement = choose_site(request, work.config.model)
+    placement = choose_placement(request, work.config.model)
     rows = plan_rows(work.traits, work.config, work.ledgers, trust)
     fits = measure_fit(work.config, placement, trust)
-    shares = assign(_missing(work), len(placement.places))
+    partitions = plan_partitions(_missing(work), len(placement.devices))
     workers = [
         {
             "worker": number,
-            "device": fit.place,
+            "device": fit.device,
             "needed_mb": round(fit.needed / 2**20),
             "found_mb": None if fit.found is None else round(fit.found / 2**20),
-            "shares": list(map(asdict, own)),
+            "partitions": list(map(asdict, own)),
         }
-        for number, (fit, own) in enumerate(zip(fits, shares, strict=True))
+        for number, (fit, own) in enumerate(zip(fits, partitions, strict=True))
     ]
     if as_json:
         plan = {

@@ -1,4 +1,4 @@
-"""Builds a trait's vector from what a run has stored: filter, direction, and what it is worth."""
+"""Builds a trait's vector from what a run has stored, and measures how good it is."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from traitcli.config import Config
 from traitcli.errors import RunError, VectorError
 from traitcli.events import Listener, StageStarted, VectorBuilt, Warned
-from traitcli.pipeline.filtering import Selection, select_rollouts
+from traitcli.pipeline.filtering import Selection
 from traitcli.pipeline.labelled_activations import labelled, matched, ordered, unseen_rollouts
 from traitcli.pipeline.ledgers import RunLedgers
 from traitcli.pipeline.snapshot import TraitSnapshot
-from traitcli.records import POLARITIES, POSITIONS, Trait, TraitVector
+from traitcli.records import POSITIONS, Trait, TraitVector
 from traitcli.runs.command_log import versions
 from traitcli.runs.run import digest_of
 from traitcli.vectors.files import read_header, vector_folder, write_vector
@@ -24,100 +24,103 @@ from traitcli.vectors.methods import METHODS, class_stats, pca_of_differences
 from traitcli.vectors.verdict import with_verdict
 
 MIN_ROLLOUTS = 2
-"""Kept rollouts that either side needs: fewer give no spread."""
-_MEASURES = 2
-"""Raised when other things are measured of a vector, so that it is built again with them."""
+"""Kept rollouts that each side needs: one has no spread to calibrate scores with."""
+_QUALITY_VERSION = 2
+"""Raise it when other things are measured of a vector, so that vectors are built again."""
 
 
 def build_trait(
     trait: Trait, config: Config, ledgers: RunLedgers, judge: str, on_event: Listener
 ) -> Path:
-    """Write `<trait>.safetensors` from stored activations and scores; nothing is written if it is there.
+    """Write `<trait>.safetensors` from stored activations and scores, unless it is up to date.
 
-    `judge` is the identity whose scores count. Raises RunError when too few rollouts pass the filter.
+    `judge` is the id of the judge whose scores count. Raises RunError if too few rollouts pass
+    the filter.
     """
     run, own = ledgers.run, ledgers.trait(trait.name)
     snapshot = own.snapshot
-    judgements = snapshot.judged_by(judge)
     if not snapshot.extraction:
         raise RunError(
             f"run {run.name} has no rollouts of {trait.name}",
-            cause="none are in its ledger",
+            cause=f"{snapshot.files.folder}/rollouts.jsonl has no extraction rollouts",
             fix=f"traitcli extract {trait.name}",
         )
     path = vector_folder(config) / f"{trait.name}.safetensors"
-    inputs = digest_of(
-        [
-            _MEASURES,
-            config.filter.model_dump(),
-            config.vector.model_dump(),
-            judge,
-            [asdict(r) for r in snapshot.rollouts],
-            [asdict(j) for j in judgements.values()],
-        ]
-    )
+    inputs = _digest_inputs(snapshot, config, judge)
     done = _built_from(path) == inputs
     on_event(StageStarted(trait.name, "vectors", int(done), 1))
     if done:
         return path
-    selection = select_rollouts(snapshot.extraction, judgements, config.filter)
+
+    selection = snapshot.select(judge, config.filter)
     if not selection.trusted:
         on_event(Warned(trait.name, selection.filter))
     vector = _compute(trait, config, snapshot, selection, judge)
-    vector = _with_provenance(
-        vector,
-        {
-            "inputs": inputs,
-            "judge": judge,
-            "run": run.name,
-            "definition": digest_of(asdict(trait)),
-            "run_settings": run.manifest().get("settings", {}),
-            "filter": config.filter.model_dump(),
-        },
-    )
-    path = write_vector(vector_folder(config), vector)
+    origin = {
+        "inputs": inputs,
+        "judge": judge,
+        "run": run.name,
+        "definition": digest_of(asdict(trait)),
+        "run_settings": run.manifest().get("settings", {}),
+        "filter": config.filter.model_dump(),
+    }
+    path = write_vector(vector_folder(config), _with_provenance(vector, origin))
     own.add_vector(path, inputs)
     on_event(VectorBuilt(trait.name, str(path), vector.quality))
     return path
 
 
+def _digest_inputs(snapshot: TraitSnapshot, config: Config, judge: str) -> str:
+    """The digest of all that a vector depends on: it is up to date as long as this is the same."""
+    rollouts = [asdict(rollout) for rollout in snapshot.rollouts]
+    for rollout in rollouts:
+        # Digested under its former name, so that vectors built with it are still up to date.
+        if rollout["finish_reason"] == "provided":
+            rollout["finish_reason"] = "given"
+    judgements = [asdict(judgement) for judgement in snapshot.judged_by(judge).values()]
+    settings = [config.filter.model_dump(), config.vector.model_dump()]
+    return digest_of([_QUALITY_VERSION, *settings, judge, rollouts, judgements])
+
+
 def _compute(
     trait: Trait, config: Config, snapshot: TraitSnapshot, selection: Selection, judge: str
 ) -> TraitVector:
+    """The vector of the kept rollouts, with its quality."""
     files = snapshot.files
     method = METHODS[config.vector.method]
-    both = matched(selection.kept)
-    kept = both if method is pca_of_differences else ordered(selection.kept)
-    sides = [[r for r in kept if r.polarity == side] for side in POLARITIES]
-    if min(map(len, sides)) < MIN_ROLLOUTS:
-        found = f"{len(sides[0])} positive and {len(sides[1])} negative of {selection.counts['positive_total']} a side"
-        raise RunError(
-            f"too few rollouts of {trait.name} pass the filter",
-            cause=f"{found} ({selection.filter})",
-            fix="lower --threshold, set filter.pairing to independent, or generate more (extract.repeats)",
-        )
+    pairs = matched(selection.kept)
+    # The first principal component of differences needs the rollouts of both sides in pairs.
+    kept = pairs if method is pca_of_differences else ordered(selection.kept)
+    positive_ids = [r.id for r in kept if r.polarity == "positive"]
+    negative_ids = [r.id for r in kept if r.polarity == "negative"]
+    if min(len(positive_ids), len(negative_ids)) < MIN_ROLLOUTS:
+        raise _too_few(trait, selection, len(positive_ids), len(negative_ids))
+
     directions, stats = {}, {}
     for position in POSITIONS:
-        positive, negative = (files.activations([r.id for r in side], position) for side in sides)
+        positive = files.activations(positive_ids, position)
+        negative = files.activations(negative_ids, position)
         directions[position] = method(positive, negative)
         stats[position] = class_stats(positive, negative, directions[position])
+
     position = config.vector.position
-    build, unseen = (
-        labelled(files, kept, position),
-        unseen_rollouts(trait, snapshot.rollouts, selection),
-    )
+    build = labelled(files, kept, position)
+    unseen = unseen_rollouts(trait, snapshot.rollouts, selection)
     evidence = Evidence(
         build,
-        matched=build if kept is both else labelled(files, both, position),
+        matched=build if kept is pairs else labelled(files, pairs, position),
         test=labelled(files, unseen, position) if unseen else None,
         method=method,
         direction=directions[position],
     )
+    layer = config.vector.layer
+    if layer != "auto":
+        _check_layer(layer, build.activations.shape[1])
     quality = replace(
-        measure_vector(evidence, _checked_layer(config, build.activations.shape[1])),
+        measure_vector(evidence, layer),
         position=position,
-        positive_kept=len(sides[0]),
-        negative_kept=len(sides[1]),
+        positive_kept=len(positive_ids),
+        negative_kept=len(negative_ids),
         filter=selection.filter,
         coherence=selection.coherence,
         judge=judge,
@@ -137,19 +140,27 @@ def _compute(
     )
 
 
-def _checked_layer(config: Config, layer_count: int) -> int | Literal["auto"]:
-    layer = config.vector.layer
-    if layer != "auto" and layer >= layer_count:
+def _too_few(trait: Trait, selection: Selection, positive: int, negative: int) -> RunError:
+    total = selection.counts["positive_total"]
+    return RunError(
+        f"too few rollouts of {trait.name} pass the filter",
+        cause=f"{positive} positive and {negative} negative of {total} a side "
+        f"({selection.filter}); each side needs {MIN_ROLLOUTS}",
+        fix="lower --threshold, set filter.pairing to independent, or raise extract.repeats",
+    )
+
+
+def _check_layer(layer: int, layer_count: int) -> None:
+    if layer >= layer_count:
         raise VectorError(
-            f"no layer {layer}",
+            f"vector.layer {layer} does not exist",
             cause=f"the model has layers 0 to {layer_count - 1}",
-            fix="set vector.layer to one of them, or auto",
+            fix="set vector.layer to one of them, or to auto",
         )
-    return layer
 
 
 def _built_from(path: Path) -> str | None:
-    """The inputs' digest of the vector that is there, when it is whole."""
+    """The digest of the inputs of the stored vector; None without a readable one."""
     if not path.is_file():
         return None
     try:

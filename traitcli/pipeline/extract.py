@@ -1,4 +1,4 @@
-"""Generates rollouts of a trait on a worker's device, and captures their activations in the same pass."""
+"""Generates rollouts on a worker's device and captures their activations in the same pass."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from traitcli.models.devices import pick_device
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.memory import memory_explained
 from traitcli.models.prompts import Prompt, check_length, persona_messages, render
-from traitcli.pipeline.flush import Finished, hand_over
-from traitcli.pipeline.messages import Began, GaveUp, Generating, Tell
+from traitcli.pipeline.flush import FinishedRollout, send_in_batches
+from traitcli.pipeline.messages import GenerateTask, RolloutsReleased, Send, TaskStarted
 from traitcli.pipeline.speed_cache import known_batch_size, remember_batch_size
 from traitcli.pipeline.worker_context import Worker
 from traitcli.records import POLARITIES, Polarity, Position, Rollout, RolloutKey, Trait
@@ -30,13 +30,13 @@ from traitcli.records import POLARITIES, Polarity, Position, Rollout, RolloutKey
 if TYPE_CHECKING:
     from traitcli.records import Floats
 
-Tick = Callable[[int], None]
-"""Told of the tokens of each step."""
+CountTokens = Callable[[int], None]
+"""Called after each step with the number of tokens that it generated."""
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A rollout that can be generated: its key, prompt and seed."""
+    """A rollout to generate."""
 
     key: RolloutKey
     prompt: Prompt
@@ -44,40 +44,37 @@ class Planned:
 
 
 def generate_rollouts(
-    task: Generating,
+    task: GenerateTask,
     config: Config,
     worker: Worker,
-    tell: Tell,
-    tick: Tick = lambda tokens: None,
+    send: Send,
+    count_tokens: CountTokens = lambda tokens: None,
     release: Release = release_none,
 ) -> None:
-    """Make rollouts and hand them over as they are completed, some at a time.
+    """Generate rollouts and send them in batches as they are completed.
 
-    Stopped at a step, it hands over what is complete first.
+    If it is stopped at a step, it sends what is complete first. Raises DefinitionError if the
+    prompts of both sides are equal, and TraitError if even the smallest batch does not fit.
     """
     if config.extract.engine == "vllm":
         check_vllm(pick_device(worker.device))
     loaded = worker.model()
     planned = _prepare(task, config, loaded)
-    tell(Began())
+    send(TaskStarted())
     requests = [Request(p.prompt.ids, p.seed) for p in planned]
-    size = _choose_size(loaded, requests, config, task.trait.name, tell)
-    answers = _answer(worker, requests, config, size, (tick, release))
-    hand_over(
-        (_finished(planned[i], generation, loaded) for i, generation in answers),
-        tell,
-        lambda: size.now,
-    )
+    size = _choose_size(loaded, requests, config, task.trait.name, send)
+    generations = _generate(worker, requests, config, size, (count_tokens, release))
+    finished = (_finish(planned[index], made, loaded) for index, made in generations)
+    send_in_batches(finished, send, lambda: size.now)
 
 
-def _prepare(task: Generating, config: Config, loaded: LoadedModel) -> list[Planned]:
+def _prepare(task: GenerateTask, config: Config, loaded: LoadedModel) -> list[Planned]:
     """Render every prompt and check it."""
     _check_sides(task, loaded)
     planned = []
     for key in task.keys:
-        prompt = _render(
-            task.trait, key.polarity, key.pair, task.trait.question(key.split, key.question), loaded
-        )
+        question = task.trait.question(key.split, key.question)
+        prompt = _render(task.trait, key.polarity, key.pair, question, loaded)
         check_length(loaded, prompt, config.extract.sampling.max_new_tokens)
         planned.append(Planned(key, prompt, derive_seed(config.extract.seed, key.id)))
     return planned
@@ -86,75 +83,82 @@ def _prepare(task: Generating, config: Config, loaded: LoadedModel) -> list[Plan
 def _render(
     trait: Trait, polarity: Polarity, pair: int, question: str, loaded: LoadedModel
 ) -> Prompt:
-    return render(
-        loaded.tokenizer,
-        persona_messages(trait.persona(polarity, pair), question, loaded.persona_in),
-    )
+    messages = persona_messages(trait.persona(polarity, pair), question, loaded.persona_in)
+    return render(loaded.tokenizer, messages)
 
 
-def _check_sides(task: Generating, loaded: LoadedModel) -> None:
-    """Raise DefinitionError when personas of both sides give the same prompt; one question shows it."""
+def _check_sides(task: GenerateTask, loaded: LoadedModel) -> None:
+    """Raise DefinitionError if personas of both sides give the same prompt.
+
+    A template treats all questions alike, so one question is enough.
+    """
     trait, first = task.trait, task.keys[0]
     question = trait.question(first.split, first.question)
-    sides = [
-        {_render(trait, side, pair, question, loaded).text for pair in range(len(trait.pairs))}
-        for side in POLARITIES
-    ]
-    if sides[0] & sides[1]:
+    texts: dict[Polarity, set[str]] = {}
+    for side in POLARITIES:
+        prompts = [_render(trait, side, pair, question, loaded) for pair in range(len(trait.pairs))]
+        texts[side] = {prompt.text for prompt in prompts}
+    if texts["positive"] & texts["negative"]:
         raise DefinitionError(
             f"{trait.name}: a positive and a negative prompt are the same text",
-            cause="the chat template drops the persona, or an instruction stands on both sides",
+            cause="the chat template drops the persona, or both sides have the same instruction",
             fix="set model.persona_in to user, or correct the definition",
         )
 
 
-def _answer(
+def _generate(
     worker: Worker,
     requests: Sequence[Request],
     config: Config,
     size: BatchSize,
-    told: tuple[Tick, Release],
+    callbacks: tuple[CountTokens, Release],
 ) -> Iterator[tuple[int, Generation | None]]:
-    """Generate what is asked for; raises TraitError when not even the smallest batch fits into memory."""
+    """Generate; raises TraitError if even the smallest batch does not fit into memory.
+
+    Yields the index of a request and its generation, or None if the request was released.
+    """
     loaded, chosen, sampling = worker.model(), config.extract.batch_size, config.extract.sampling
-    fix = (
-        "set model.dtype to bfloat16, extract.sampling.max_new_tokens lower, or take a larger device or a smaller model"
-        if chosen in ("auto", 1)
-        else f"set extract.batch_size to auto, or lower (it is {chosen}); what is finished is kept"
-    )
+    if chosen in ("auto", 1):
+        fix = (
+            "set model.dtype to bfloat16, lower extract.sampling.max_new_tokens, or use a larger "
+            "device or a smaller model"
+        )
+    else:
+        fix = f"set extract.batch_size to auto, or below {chosen}; finished rollouts are kept"
     with memory_explained(loaded.device, fix):
         if config.extract.engine == "vllm":
-            yield from write_then_read(loaded, worker.writer, requests, sampling, *told)
+            yield from write_then_read(loaded, worker.writer, requests, sampling, *callbacks)
         else:
-            yield from generate(loaded, requests, sampling, size, *told)
+            yield from generate(loaded, requests, sampling, size, *callbacks)
 
 
 def _choose_size(
-    loaded: LoadedModel, requests: Sequence[Request], config: Config, trait: str, tell: Tell
+    loaded: LoadedModel, requests: Sequence[Request], config: Config, trait: str, send: Send
 ) -> BatchSize:
-    """The configured batch size; auto: what is estimated to fit, or what was found to fit the last time."""
+    """The configured batch size; for auto, the size that fitted last time or the estimate."""
 
     def changed(old: int, new: int) -> None:
         remember_batch_size(config, new)
         if new < old:
-            tell(
-                Warned(trait, f"out of memory with {old} sequences at a time: going on with {new}")
-            )
+            message = f"out of memory with {old} sequences at a time: continuing with {new}"
+            send(Warned(trait, message))
 
     if config.extract.batch_size != "auto":
         return BatchSize(config.extract.batch_size)
-    longest = max(len(request.ids) for request in requests) + config.extract.sampling.max_new_tokens
-    most = min(len(requests), estimate_size(loaded, longest))
-    return BatchSize(min(most, known_batch_size(config) or most), most, changed)
+    longest_prompt = max(len(request.ids) for request in requests)
+    longest = longest_prompt + config.extract.sampling.max_new_tokens
+    limit = min(len(requests), estimate_size(loaded, longest))
+    return BatchSize(min(limit, known_batch_size(config) or limit), limit, changed)
 
 
-def _finished(
+def _finish(
     planned: Planned, generation: Generation | None, loaded: LoadedModel
-) -> Finished | GaveUp:
+) -> FinishedRollout | RolloutsReleased:
     if generation is None:
-        return GaveUp((planned.key.id,))
-    read = generation.activations
-    return Finished(_rollout(planned, generation, loaded), _as_arrays(read) if read else None)
+        return RolloutsReleased((planned.key.id,))
+    activations = generation.activations
+    arrays = _as_arrays(activations) if activations else None
+    return FinishedRollout(_rollout(planned, generation, loaded), arrays)
 
 
 def _as_arrays(activations: Activations) -> dict[Position, Floats]:

@@ -1,4 +1,4 @@
-"""The filter: which rollouts a vector is built from, given a judge's scores."""
+"""The filter: chooses the rollouts that a vector is built from, by a judge's scores."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from traitcli.config import FilterConfig
-from traitcli.records import POLARITIES, Judgement, Rollout
+from traitcli.records import POLARITIES, Judgement, Polarity, Rollout
 from traitcli.vectors.separation import auroc
 
 
@@ -18,12 +18,12 @@ class Selection:
     """Which extraction rollouts are kept, and how that was decided.
 
     dropped      rollout id -> why it is not kept: one of a few phrases
-    filter       the rule in words, or why there was none
-    coherence    the mean coherence in words, or why there is none
-    judge_auroc  how well the scores separate the instructions; none without scores of both
-    trusted      whether the judge was allowed to filter, or there was none to ask
+    filter       the rule in words, or why no rule was applied
+    coherence    the mean coherence in words, or why it is missing
+    judge_auroc  how well the scores separate the polarities; None without scores of both
+    trusted      whether the judge may filter; true for labelled responses, which have no judge
     counts       totals and mean scores, before filtering (JSON-able)
-    labelled     whether these are ready responses without scores: the side that they stand on is all there is
+    labelled     whether these are labelled responses without scores, of which all are kept
     """
 
     kept: tuple[Rollout, ...]
@@ -39,53 +39,57 @@ class Selection:
 def select_rollouts(
     rollouts: Sequence[Rollout], judgements: Mapping[str, Judgement], config: FilterConfig
 ) -> Selection:
-    """Apply the filter of the spec; a judge near chance is not allowed to filter.
+    """Apply the filter; a judge whose AUROC is near chance may not filter.
 
-    Ready responses without scores are all kept. Empty answers never count. `judgements` are one judge's, by rollout id.
+    Labelled responses without scores are all kept. Empty answers are never kept.
+    `judgements` are one judge's, by rollout id.
     """
     answered = [r for r in rollouts if r.response_tokens]
-    scored = [
-        r for r in answered if r.id in judgements and judgements[r.id].score.value is not None
-    ]
-    values = {r.id: float(judgements[r.id].score.value or 0) for r in scored}
-    separates = _judge_auroc(scored, values)
-    coherences = [judgements[r.id].coherence.value for r in scored]
-    coherent = any(value is not None for value in coherences)
-    labelled = (
-        not judgements and bool(rollouts) and all(r.finish_reason == "given" for r in rollouts)
-    )
-    trusted = labelled or (separates is not None and separates >= config.min_auroc)
+    values: dict[str, float] = {}
+    for rollout in answered:
+        judgement = judgements.get(rollout.id)
+        if judgement is not None and judgement.score.value is not None:
+            values[rollout.id] = float(judgement.score.value)
+    scored = [r for r in answered if r.id in values]
+    judge_auroc = _judge_auroc(scored, values)
+    # A judge without coherence scores filters by the trait score alone.
+    has_coherence = any(judgements[r.id].coherence.value is not None for r in scored)
+
+    all_provided = all(r.finish_reason == "provided" for r in rollouts)
+    labelled = not judgements and bool(rollouts) and all_provided
+    trusted = labelled or (judge_auroc is not None and judge_auroc >= config.min_auroc)
     if labelled:
-        kept, told = answered, "not filtered: ready responses count as labelled"
+        kept, rule = answered, "not filtered: the responses are labelled"
     elif trusted:
-        passing = [r for r in scored if _passes(r, judgements[r.id], config, coherent)]
+        passing = [r for r in scored if _passes(r, judgements[r.id], config, has_coherence)]
         kept = _paired(passing) if config.pairing == "paired" else passing
-        told = f"{config.pairing}, threshold {config.threshold:g}"
-        told += f", coherence {config.coherence:g}" if coherent else ", no coherence to filter by"
+        rule = f"{config.pairing}, threshold {config.threshold:g}"
+        rule += f", coherence {config.coherence:g}" if has_coherence else ", no coherence scores"
     else:
-        kept, told = answered, _distrust(separates, config)
+        # Scores near chance would drop rollouts at random, and leave fewer of them.
+        kept, rule = answered, _distrust_text(judge_auroc, config)
     return Selection(
         kept=tuple(kept),
-        dropped=_dropped(rollouts, kept, judgements, config, coherent),
-        filter=told,
-        coherence=_coherence_told(scored, judgements),
-        judge_auroc=separates,
+        dropped=_dropped(rollouts, kept, judgements, config, has_coherence),
+        filter=rule,
+        coherence=_coherence_text(scored, judgements),
+        judge_auroc=judge_auroc,
         trusted=trusted,
         counts=_counts(rollouts, answered, scored, values) | ({"missing": 0} if labelled else {}),
         labelled=labelled,
     )
 
 
-def _passes(rollout: Rollout, judgement: Judgement, config: FilterConfig, coherent: bool) -> bool:
-    """`coherent`: the judge gives coherence, so a rollout that lacks it does not pass."""
+def _passes(
+    rollout: Rollout, judgement: Judgement, config: FilterConfig, has_coherence: bool
+) -> bool:
+    """With `has_coherence` a rollout without a coherence score does not pass."""
     score, coherence = judgement.score.value or 0.0, judgement.coherence.value
-    if coherent and (coherence is None or coherence < config.coherence):
+    if has_coherence and (coherence is None or coherence < config.coherence):
         return False
-    return (
-        score >= config.threshold
-        if rollout.polarity == "positive"
-        else score < 100 - config.threshold
-    )
+    if rollout.polarity == "positive":
+        return score >= config.threshold
+    return score < 100 - config.threshold
 
 
 def _dropped(
@@ -93,22 +97,22 @@ def _dropped(
     kept: Sequence[Rollout],
     judgements: Mapping[str, Judgement],
     config: FilterConfig,
-    coherent: bool,
+    has_coherence: bool,
 ) -> dict[str, str]:
-    """Why each rollout that is not kept is not; `coherent` as above."""
-    there = {r.id for r in kept}
+    """Rollout id -> why the rollout is not kept."""
+    kept_ids = {r.id for r in kept}
     reasons = {}
     for rollout in rollouts:
         judgement = judgements.get(rollout.id)
-        if rollout.id in there:
+        if rollout.id in kept_ids:
             continue
         if not rollout.response_tokens:
             reasons[rollout.id] = "empty answer"
         elif judgement is None or judgement.score.value is None:
             reasons[rollout.id] = "no score"
-        elif _passes(rollout, judgement, config, coherent):
+        elif _passes(rollout, judgement, config, has_coherence):
             reasons[rollout.id] = "its counterpart is not kept"
-        elif _passes(rollout, judgement, config, coherent=False):
+        elif _passes(rollout, judgement, config, has_coherence=False):
             reasons[rollout.id] = "not coherent"
         else:
             reasons[rollout.id] = "score on the other side"
@@ -116,12 +120,12 @@ def _dropped(
 
 
 def _paired(passing: Sequence[Rollout]) -> list[Rollout]:
-    """Keep an index (pair, question, repeat) only when both its sides pass."""
-    sides = [
-        {(r.pair, r.question, r.repeat) for r in passing if r.polarity == side}
-        for side in POLARITIES
-    ]
-    return [r for r in passing if (r.pair, r.question, r.repeat) in sides[0] & sides[1]]
+    """Keep an index (pair, question, repeat) only if both its sides pass."""
+    sides: dict[str, set[tuple[int, int, int]]] = {side: set() for side in POLARITIES}
+    for r in passing:
+        sides[r.polarity].add((r.pair, r.question, r.repeat))
+    both = sides["positive"] & sides["negative"]
+    return [r for r in passing if (r.pair, r.question, r.repeat) in both]
 
 
 def _judge_auroc(scored: Sequence[Rollout], values: Mapping[str, float]) -> float | None:
@@ -131,19 +135,17 @@ def _judge_auroc(scored: Sequence[Rollout], values: Mapping[str, float]) -> floa
     return auroc(np.array([values[r.id] for r in scored], dtype=np.float32), positive)
 
 
-def _distrust(separates: float | None, config: FilterConfig) -> str:
-    if separates is None:
-        return (
-            "NOT FILTERED: there are no scores of both polarities to filter by; run traitcli judge"
-        )
+def _distrust_text(judge_auroc: float | None, config: FilterConfig) -> str:
+    if judge_auroc is None:
+        return "NOT FILTERED: one polarity or both have no scores; run traitcli judge"
     return (
-        f"NOT FILTERED: the judge cannot tell the polarities apart (AUROC {separates:.2f} < {config.min_auroc}), "
-        "so every answer was kept. Use a stronger judge (judge.backend: openai), a model that shows the trait, "
-        "or more questions"
+        "NOT FILTERED: the judge cannot tell the polarities apart "
+        f"(AUROC {judge_auroc:.2f} < {config.min_auroc}), so every answer was kept. Use a stronger "
+        "judge (judge.backend: openai), a model that shows the trait, or more questions"
     )
 
 
-def _coherence_told(scored: Sequence[Rollout], judgements: Mapping[str, Judgement]) -> str:
+def _coherence_text(scored: Sequence[Rollout], judgements: Mapping[str, Judgement]) -> str:
     found = [judgements[r.id].coherence for r in scored]
     values = [c.value for c in found if c.value is not None]
     if values:
@@ -157,8 +159,8 @@ def _counts(
     scored: Sequence[Rollout],
     values: Mapping[str, float],
 ) -> dict[str, Any]:
-    means = [[values[r.id] for r in scored if r.polarity == side] for side in POLARITIES]
-    positive, negative = (float(np.mean(side)) if side else None for side in means)
+    positive = _mean_score(scored, values, "positive")
+    negative = _mean_score(scored, values, "negative")
     return {
         "positive_total": sum(r.polarity == "positive" for r in rollouts),
         "negative_total": sum(r.polarity == "negative" for r in rollouts),
@@ -168,3 +170,10 @@ def _counts(
         "negative_score": negative,
         "contrast": None if positive is None or negative is None else positive - negative,
     }
+
+
+def _mean_score(
+    scored: Sequence[Rollout], values: Mapping[str, float], polarity: Polarity
+) -> float | None:
+    found = [values[r.id] for r in scored if r.polarity == polarity]
+    return float(np.mean(found)) if found else None

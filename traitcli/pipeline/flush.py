@@ -1,4 +1,4 @@
-"""Hands over rollouts as they are completed, some at a time, whatever stops the work."""
+"""Sends rollouts in batches as they are completed, and the last batch also when work is stopped."""
 
 from __future__ import annotations
 
@@ -6,52 +6,54 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from traitcli.pipeline.messages import GaveUp, Made, StoppedError, Tell
+from traitcli.pipeline.messages import RolloutsMade, RolloutsReleased, Send, StoppedError
 from traitcli.records import Position, Rollout
 
 if TYPE_CHECKING:
     from traitcli.records import Floats
 
-_TOGETHER = 16
-"""Rollouts that are handed over together, at most: so many are lost with a kill, and held in memory."""
+_MAX_BATCH = 16
+"""Rollouts sent together. A kill loses at most this many, and their activations are in memory."""
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
-    """A rollout that is complete; `activations` is position -> float32 [L+1, H], none of an empty answer."""
+class FinishedRollout:
+    """A complete rollout.
+
+    activations  position -> float32 [L+1, H]; None for an empty response
+    """
 
     rollout: Rollout
     activations: Mapping[Position, Floats] | None
 
 
-def hand_over(
-    coming: Iterable[Finished | GaveUp], tell: Tell, most: Callable[[], int] = lambda: _TOGETHER
+def send_in_batches(
+    finished: Iterable[FinishedRollout | RolloutsReleased],
+    send: Send,
+    max_batch: Callable[[], int] = lambda: _MAX_BATCH,
 ) -> None:
-    """Tell of rollouts as they come, at most `most` together; of those given up at once.
+    """Send rollouts as they are completed, at most `max_batch` together, and releases at once.
 
-    Stopped at a step, it tells first of what is complete.
+    If the work is stopped, what is complete is sent first.
     """
-    waiting: list[Finished] = []
+    waiting: list[FinishedRollout] = []
 
-    def empty() -> None:
+    def flush() -> None:
         if waiting:
-            tell(
-                Made(
-                    tuple(one.rollout for one in waiting),
-                    {one.rollout.id: one.activations for one in waiting if one.activations},
-                )
-            )
+            rollouts = tuple(one.rollout for one in waiting)
+            activations = {one.rollout.id: one.activations for one in waiting if one.activations}
+            send(RolloutsMade(rollouts, activations))
             waiting.clear()
 
     try:
-        for one in coming:
-            if isinstance(one, GaveUp):
-                tell(one)
+        for one in finished:
+            if isinstance(one, RolloutsReleased):
+                send(one)
                 continue
             waiting.append(one)
-            if len(waiting) >= min(most(), _TOGETHER):
-                empty()
+            if len(waiting) >= min(max_batch(), _MAX_BATCH):
+                flush()
     except (KeyboardInterrupt, SystemExit, StoppedError):
-        empty()
+        flush()
         raise
-    empty()
+    flush()

@@ -1,4 +1,4 @@
-"""Has a judge score the rollouts of a run that have no score of this judge yet."""
+"""Has a judge score the rollouts of a run that it has not scored yet."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from traitcli.records import Judgement, Rollout, Trait, Usage
 
 @dataclass(slots=True)
 class JudgingStage:
-    """Scores one trait's extraction rollouts as they are brought, `total` in all.
+    """Scores one trait's extraction rollouts as they come, `total` in all.
 
-    name  what the judgements are filed under
+    name  the judge's id, under which its judgements are stored
 
-    What this judge has scored before counts as done; a score missing for a reason that may pass
-    is asked for again.
+    What this judge has scored before counts as done. A score that is missing for a temporary
+    reason is asked for again.
     """
 
     trait: Trait
@@ -31,10 +31,10 @@ class JudgingStage:
     on_event: Listener
     name: str = field(init=False)
     _settled: set[str] = field(init=False)
-    _kept: int = field(init=False, default=0)
+    _stored: int = field(init=False, default=0)
     _missing: int = field(init=False, default=0)
     _expected: int = field(init=False, default=0)
-    _taken: int = field(init=False, default=0)
+    _asked: int = field(init=False, default=0)
     _usage: Usage = field(init=False, default=Usage())
     _thinking: int = field(init=False, default=0)
     _stopped: bool = field(init=False, default=False)
@@ -45,37 +45,35 @@ class JudgingStage:
         self._settled = {j.rollout for j in judged.values() if j.is_settled}
 
     def open(self) -> None:
-        """Begin; raises ConfigError before anything is generated when scores are wanted and cannot be had."""
+        """Start; raises ConfigError, before anything is generated, if the judge cannot score."""
         if len(self._settled) < self.total:
             self.judge.check()
         self.on_event(StageStarted(self.trait.name, "judgements", len(self._settled), self.total))
 
     def expect(self, rollouts: Sequence[Rollout]) -> None:
-        """Count what will be asked for, though the judge has not come to it."""
-        self._expected += sum(
-            r.split == "extraction" and r.id not in self._settled for r in rollouts
-        )
+        """Count rollouts that will be scored later, for the progress display."""
+        self._expected += sum(self._needs_score(rollout) for rollout in rollouts)
 
     def answers(self, rollouts: Iterable[Rollout]) -> Iterator[Answer]:
-        """What the judge is to be asked about; `rollouts` may still be being made."""
+        """What to ask the judge; `rollouts` may still grow while this is iterated."""
         for rollout in rollouts:
-            if rollout.split == "extraction" and rollout.id not in self._settled:
-                self._taken += 1
+            if self._needs_score(rollout):
+                self._asked += 1
                 yield self._answer(rollout)
 
     def score(self, rollouts: Iterable[Rollout]) -> int:
-        """Judge here and now, and return how many were judged; every judgement is on disk before it counts."""
+        """Judge in this thread and return the number of judgements, all of them stored."""
         answers = self.answers(rollouts)
-        for first in answers:  # nothing to judge needs no judge
-            self.judge.score(self.trait, _after(first, answers), self.keep)
-        return self._kept
+        for first in answers:  # without an answer the judge need not even be available
+            self.judge.score(self.trait, _chain(first, answers), self.store)
+        return self._stored
 
-    def keep(self, judgements: Sequence[Judgement]) -> None:
-        """Write judgements down; what was judged meanwhile by another is not written twice."""
+    def store(self, judgements: Sequence[Judgement]) -> None:
+        """Store judgements, except of rollouts that have been judged meanwhile."""
         new = [j for j in judgements if j.rollout not in self._settled]
         self.ledgers.add_judgements(new)
         self._settled.update(judgement.rollout for judgement in new)
-        self._kept += len(new)
+        self._stored += len(new)
         self._missing += sum(judgement.score.value is None for judgement in new)
         self._usage = sum((judgement.usage for judgement in new), self._usage)
         self.on_event(
@@ -85,8 +83,8 @@ class JudgingStage:
                 len(self._settled),
                 self.total,
                 missing=self._missing,
-                waiting=max(0, self._expected - self._taken),
-                in_flight=self._taken - self._kept,
+                waiting=max(0, self._expected - self._asked),
+                in_flight=self._asked - self._stored,
                 usd=self._usage.usd if self._usage.requests else None,
             )
         )
@@ -94,35 +92,32 @@ class JudgingStage:
             raise CancelledError
 
     def close(self) -> None:
-        """Say which scores are missing, and why, and what the judge did not see."""
-        held = self.ledgers.snapshot.judged_by(self.name).values()
-        reasons = [j.score.reason for j in held if j.score.value is None]
+        """Warn about missing scores, with the reasons, and about text the judge did not see."""
+        judged = self.ledgers.snapshot.judged_by(self.name).values()
+        reasons = [j.score.reason for j in judged if j.score.value is None]
         if reasons:
-            told = ", ".join(
-                f"{count} × {reason}" for reason, count in merge_reasons(reasons).items()
-            )
-            self.on_event(
-                Warned(
-                    self.trait.name,
-                    f"{len(reasons)} of {self.total} rollouts have no score: {told}",
-                )
-            )
+            counts = merge_reasons(reasons).items()
+            listed = ", ".join(f"{count} × {reason}" for reason, count in counts)
+            message = f"{len(reasons)} of {self.total} rollouts have no score: {listed}"
+            self.on_event(Warned(self.trait.name, message))
         if self._thinking:
-            told = f"{self._thinking} answers hold <think> blocks; the judge saw what stands after them only"
-            self.on_event(Warned(self.trait.name, told))
+            message = f"{self._thinking} answers contain <think> blocks; the judge saw only the text after them"
+            self.on_event(Warned(self.trait.name, message))
 
     def stop(self) -> None:
-        """Let scoring in another thread end with the next judgement, which is kept."""
+        """End scoring in another thread with the next judgement, which is stored."""
         self._stopped = True
+
+    def _needs_score(self, rollout: Rollout) -> bool:
+        return rollout.split == "extraction" and rollout.id not in self._settled
 
     def _answer(self, rollout: Rollout) -> Answer:
         question = self.trait.question(rollout.split, rollout.question)
-        self._thinking += (
-            self.judge.prompted and strip_thoughts(rollout.response) != rollout.response
-        )
+        if self.judge.prompted and strip_thoughts(rollout.response) != rollout.response:
+            self._thinking += 1
         return Answer(rollout.id, rollout.polarity, rollout.pair, question, rollout.response)
 
 
-def _after(first: Answer, others: Iterator[Answer]) -> Iterator[Answer]:
+def _chain(first: Answer, others: Iterator[Answer]) -> Iterator[Answer]:
     yield first
     yield from others

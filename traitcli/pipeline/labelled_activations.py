@@ -1,4 +1,4 @@
-"""Brings the rollouts of a run into arrays: those that a vector is built from, and those that test it."""
+"""Turns rollouts of a run into arrays: those a vector is built from, and those that test it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from traitcli.pipeline.filtering import Selection
-from traitcli.records import POLARITIES, Position, Rollout, Trait
+from traitcli.records import Position, Rollout, Trait
 from traitcli.runs.run import TraitFiles
 from traitcli.vectors.separation import Labelled
 
 
 def labelled(files: TraitFiles, rollouts: Sequence[Rollout], position: Position) -> Labelled:
-    """Activations at a position, with what tells the rollouts apart, in their order."""
+    """Activations of rollouts at a position, with their labels, in the order of the rollouts."""
     return Labelled(
         files.activations([r.id for r in rollouts], position),
         np.array([r.polarity == "positive" for r in rollouts], dtype=bool),
@@ -24,23 +24,26 @@ def labelled(files: TraitFiles, rollouts: Sequence[Rollout], position: Position)
 
 
 def ordered(rollouts: Iterable[Rollout]) -> list[Rollout]:
-    """By pair, question and repeat, so that both sides come in one order."""
+    """Sorted by pair, question and repeat, so that both sides are in the same order."""
     return sorted(rollouts, key=_index)
 
 
 def matched(rollouts: Iterable[Rollout]) -> list[Rollout]:
-    """Those whose counterpart is there too, in order."""
+    """The rollouts whose counterpart on the other side is among them, sorted."""
     in_order = ordered(rollouts)
-    sides = [{_index(r) for r in in_order if r.polarity == side} for side in POLARITIES]
-    return [r for r in in_order if _index(r) in sides[0] & sides[1]]
+    positive = {_index(r) for r in in_order if r.polarity == "positive"}
+    negative = {_index(r) for r in in_order if r.polarity == "negative"}
+    both = positive & negative
+    return [r for r in in_order if _index(r) in both]
 
 
 def unseen_rollouts(
     trait: Trait, rollouts: Iterable[Rollout], selection: Selection
 ) -> list[Rollout]:
-    """What a vector is tested on, when its pair is left out: answers to evaluation questions.
+    """The rollouts that test a vector when their pair is left out: answers to evaluation questions.
 
-    A trait of ready responses need not have any: its kept ones do, since no two of its folds share a question.
+    A trait of labelled responses may have none. Then its kept responses test the vector, because
+    its folds share no question.
     """
     unseen = [r for r in rollouts if r.split == "evaluation" and r.response_tokens]
     return unseen or (ordered(selection.kept) if trait.responses else [])

@@ -1,4 +1,4 @@
-"""What a worker is asked to do, and what it answers: plain records, so that they may cross any border."""
+"""The messages between the scheduler and its workers: plain records that any transport can carry."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ if TYPE_CHECKING:
     from traitcli.records import Floats
 
 
+# To a worker
+
+
 @dataclass(frozen=True, slots=True)
-class Generating:
-    """Some rollouts of a trait that are to be made."""
+class GenerateTask:
+    """Rollouts of one trait to make."""
 
     trait: Trait
     keys: tuple[RolloutKey, ...]
@@ -26,13 +29,13 @@ class Generating:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """What is finished piece by piece."""
+        """The rollouts that the task must deliver."""
         return tuple(key.id for key in self.keys)
 
 
 @dataclass(frozen=True, slots=True)
-class Scoring:
-    """Some answers of a trait that a judge on a worker's device is to score."""
+class ScoreTask:
+    """Answers of one trait to score with a judge that runs on the worker's device."""
 
     trait: Trait
     answers: tuple[Answer, ...]
@@ -41,108 +44,125 @@ class Scoring:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """What is finished piece by piece."""
+        """The rollouts whose judgements the task must deliver."""
         return tuple(answer.rollout for answer in self.answers)
 
 
-Task = Generating | Scoring
+Task = GenerateTask | ScoreTask
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
-    """Asks a worker to give up `part` of the rollouts that it has not begun; 1 is all of them."""
+class ReleaseRequest:
+    """Asks a worker to release a fraction of its unstarted rollouts; 1 is all of them."""
 
-    part: float
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """Asks a worker to hand over what is finished, and to end."""
-
-
-Order = Task | Share | Stop
+    fraction: float
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
-    """A worker waits for its first task."""
+class StopRequest:
+    """Asks a worker to deliver what is finished and to end."""
 
-    where: str = ""
-    """The machine and device, if its lead does not know them."""
+
+WorkerInput = Task | ReleaseRequest | StopRequest
+
+
+# From a worker
 
 
 @dataclass(frozen=True, slots=True)
-class Began:
-    """The model is loaded, and the task is at work."""
+class WorkerReady:
+    """A worker waits for its first task.
+
+    location  its machine and device, if the scheduler does not know them
+    """
+
+    location: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStarted:
+    """The model is loaded and the task runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """A sign of life.
+    """The worker is alive.
 
-    tokens   written since the last one
-    unbegun  rollouts of the task that are not begun
-    memory   bytes that the worker takes on its device
+    tokens     generated since the last heartbeat
+    unstarted  rollouts of the task that are not started
+    memory     bytes that the worker uses on its device
     """
 
     tokens: int
-    unbegun: int
+    unstarted: int
     memory: int
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """Rollouts that are complete; `activations` is rollout id -> position -> float32 [L+1, H]."""
+class RolloutsMade:
+    """Complete rollouts; `activations` is rollout id -> position -> float32 [L+1, H]."""
 
     rollouts: tuple[Rollout, ...]
     activations: Mapping[str, Mapping[Position, Floats]]
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """Judgements that are final."""
+class RolloutsJudged:
+    """Final judgements."""
 
     judgements: tuple[Judgement, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class GaveUp:
-    """The answer to Share: rollouts that this worker will not make."""
+class RolloutsReleased:
+    """The answer to a ReleaseRequest: rollouts that this worker will not make."""
 
     ids: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class TaskEnded:
     """The task is over; `failure` says what is wrong with its trait."""
 
     failure: TraitError | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Fatal:
-    """No task can go on anywhere: the model or the judge cannot work."""
+class RunFailed:
+    """No worker can continue: the model or the judge cannot work."""
 
     error: TraitError
 
 
 @dataclass(frozen=True, slots=True)
-class Gone:
-    """A worker has ended; said by the crew in its place where it could not say so itself."""
+class WorkerGone:
+    """A worker has ended. Its pool sends this if the worker died before it could."""
 
     cause: str
 
 
 @dataclass(frozen=True, slots=True)
-class Logged:
+class LogWritten:
     """Lines for the worker's log."""
 
     text: str
 
 
 class StoppedError(Exception):
-    """A worker was asked to stop; what was complete has been handed over."""
+    """A worker was asked to stop; what was complete has been delivered."""
 
 
-Message = Ready | Began | Heartbeat | Made | Judged | GaveUp | Ended | Fatal | Gone | Logged | Event
-Tell = Callable[[Message], None]
+Message = (
+    WorkerReady
+    | TaskStarted
+    | Heartbeat
+    | RolloutsMade
+    | RolloutsJudged
+    | RolloutsReleased
+    | TaskEnded
+    | RunFailed
+    | WorkerGone
+    | LogWritten
+    | Event
+)
+Send = Callable[[Message], None]

@@ -1,4 +1,4 @@
-"""Reads ready responses of a trait on a worker's device: the rollouts of a trait that generates none."""
+"""Reads labelled responses on a worker's device: they are the rollouts of a trait without prompts."""
 
 from __future__ import annotations
 
@@ -16,98 +16,103 @@ from traitcli.generation.request import Release, release_none
 from traitcli.models.memory import memory_explained
 from traitcli.models.prompts import encode_response, raw_prompt, render
 from traitcli.models.read_texts import Text, read_texts
-from traitcli.pipeline.flush import Finished, hand_over
-from traitcli.pipeline.messages import Began, GaveUp, Generating, Tell
+from traitcli.pipeline.flush import FinishedRollout, send_in_batches
+from traitcli.pipeline.messages import GenerateTask, RolloutsReleased, Send, TaskStarted
 from traitcli.pipeline.worker_context import Worker
 from traitcli.records import LabelledResponse, Rollout, RolloutKey
 
 if TYPE_CHECKING:
     from traitcli.models.loaded import LoadedModel
 
-_TOGETHER = 256
-"""Texts between two looks at what others ask for."""
-_SIDE_BY_SIDE = 64
-"""Texts in one pass, at most; more are no faster."""
-_FAULTS_TOLD = 10
+_TEXTS_BETWEEN_RELEASES = 256
+"""After this many texts the worker checks whether it should release some."""
+_MAX_BATCH = 64
+"""Texts in one pass; more are no faster."""
+_LISTED_FAULTS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class _Planned:
-    """A response that can be read: the rollout that it becomes, and its tokens."""
+    """A response to read: the rollout that it becomes, and its tokens."""
 
     rollout: Rollout
     text: Text
 
 
 def read_labelled_responses(
-    task: Generating,
+    task: GenerateTask,
     config: Config,
     worker: Worker,
-    tell: Tell,
-    tick: Callable[[int], None] = lambda tokens: None,
+    send: Send,
+    count_tokens: Callable[[int], None] = lambda tokens: None,
     release: Release = release_none,
 ) -> None:
-    """Read responses and hand them over like generated ones, by the same accounts of hidden states.
+    """Read responses and send them like generated ones: the same code averages hidden states.
 
-    Raises DefinitionError, before anything is read, for those that do not fit the model.
+    Raises DefinitionError, before any response is read, if some do not fit the model.
     """
     loaded = worker.model()
     planned = _prepare(task, loaded)
-    tell(Began())
-    hand_over(_read(loaded, planned, _size(loaded, planned, config), tick, release), tell)
+    send(TaskStarted())
+    batch_size = _choose_size(loaded, planned, config)
+    send_in_batches(_read(loaded, planned, batch_size, count_tokens, release), send)
 
 
 def _read(
     loaded: LoadedModel,
     planned: Sequence[_Planned],
-    size: int,
-    tick: Callable[[int], None],
+    batch_size: int,
+    count_tokens: Callable[[int], None],
     release: Release,
-) -> Iterator[Finished | GaveUp]:
+) -> Iterator[FinishedRollout | RolloutsReleased]:
     start, end = 0, len(planned)
-    fix = "set extract.batch_size lower, or leave the longest texts out; what is finished is kept"
+    fix = "lower extract.batch_size, or remove the longest texts; finished rollouts are kept"
     while start < end:
         kept = end - release(end - start)
-        yield from (GaveUp((planned[index].rollout.id,)) for index in range(kept, end))
+        for released in planned[kept:end]:
+            yield RolloutsReleased((released.rollout.id,))
         end = kept
-        some = planned[start : min(start + _TOGETHER, end)]
-        yield from (Finished(one.rollout, None) for one in some if not one.text.response)
+
+        some = planned[start : min(start + _TEXTS_BETWEEN_RELEASES, end)]
+        empty = [one for one in some if not one.text.response]
         full = [one for one in some if one.text.response]
+        for one in empty:
+            yield FinishedRollout(one.rollout, None)
         reader = MeanReader(loaded)
         with memory_explained(loaded.device, fix):
-            for place in read_texts(loaded, [one.text for one in full], size, reader):
-                read = reader.finished.pop(place) or {}
-                yield Finished(
-                    full[place].rollout,
-                    {position: states.numpy() for position, states in read.items()},
-                )
-                tick(0)  # no token is written
+            for index in read_texts(loaded, [one.text for one in full], batch_size, reader):
+                states = reader.finished.pop(index) or {}
+                activations = {position: mean.numpy() for position, mean in states.items()}
+                yield FinishedRollout(full[index].rollout, activations)
+                count_tokens(0)  # no token is generated, but a heartbeat may be due
         start += len(some)
 
 
-def _size(loaded: LoadedModel, planned: Sequence[_Planned], config: Config) -> int:
+def _choose_size(loaded: LoadedModel, planned: Sequence[_Planned], config: Config) -> int:
     if config.extract.batch_size != "auto":
         return config.extract.batch_size
     longest = max(len(one.text.prompt) + len(one.text.response) for one in planned)
-    return min(_SIDE_BY_SIDE, estimate_size(loaded, longest))
+    return min(_MAX_BATCH, estimate_size(loaded, longest))
 
 
-def _prepare(task: Generating, loaded: LoadedModel) -> list[_Planned]:
-    """Tokenise every response and check it."""
-    ready = task.trait.by_rollout()
+def _prepare(task: GenerateTask, loaded: LoadedModel) -> list[_Planned]:
+    """Tokenize every response and check it."""
+    responses = task.trait.by_rollout()
     planned, faults = [], []
     for key in task.keys:
-        response = ready[key]
+        response = responses[key]
         one = _plan(loaded.tokenizer, key, response)
         if fault := _fault(loaded, one.text, response):
             faults.append(f"{response.file} line {response.line}: {fault}")
         planned.append(one)
     if faults:
-        more = len(faults) - _FAULTS_TOLD
+        listed, more = faults[:_LISTED_FAULTS], len(faults) - _LISTED_FAULTS
+        if more > 0:
+            listed.append(f"and {more} more")
         raise DefinitionError(
-            f"{task.trait.name}: some ready responses do not fit {loaded.name}",
-            cause="\n".join([*faults[:_FAULTS_TOLD], *([f"and {more} more"] if more > 0 else [])]),
-            fix="shorten them or leave them out",
+            f"{task.trait.name}: some labelled responses do not fit {loaded.name}",
+            cause="\n".join(listed),
+            fix="shorten or remove them",
         )
     return planned
 
@@ -116,16 +121,16 @@ def _fault(loaded: LoadedModel, text: Text, response: LabelledResponse) -> str:
     """Why a response cannot be read, or ""."""
     length = len(text.prompt) + len(text.response)
     if length > loaded.context:
-        return f"{length} tokens, where {loaded.context} are the most"
+        return f"it has {length} tokens; the model reads at most {loaded.context}"
     if not text.prompt:
-        return "nothing stands before it, and the model has no token that begins a text"
+        return "it has no prompt, and the model has no token that starts a text"
     if not text.response and response.form == "text":
-        return "nothing stands behind its last special token"
+        return "it has no text after its last special token"
     return ""
 
 
 def _plan(tokenizer: Any, key: RolloutKey, response: LabelledResponse) -> _Planned:
-    """The rollout that a response becomes; a special token that an answer spells out stays text."""
+    """The rollout that a response becomes. Text that spells a special token stays text."""
     before, after = response.before, response.text
     if response.form == "text":
         before, after, text = _cut(tokenizer, response)
@@ -143,15 +148,16 @@ def _plan(tokenizer: Any, key: RolloutKey, response: LabelledResponse) -> _Plann
         response=after,
         prompt_tokens=len(text.prompt),
         response_tokens=len(text.response),
-        finish_reason="given",
+        finish_reason="provided",
     )
     return _Planned(rollout, text)
 
 
 def _cut(tokenizer: Any, response: LabelledResponse) -> tuple[str, str, Text]:
-    """One text in two: where the definition cuts it, or later, behind its last special token.
+    """Divide one text into prompt and response: at the definition's cut, or after a later special token.
 
-    What two whole texts share may begin with the end of a chat template; no token of that is a response.
+    The definition cuts where the positive and the negative text of a pair begin to differ. With a
+    chat template that may be inside the template, whose tokens are no response.
     """
     whole = raw_prompt(tokenizer, response.before + response.text)
     before = raw_prompt(tokenizer, response.before).ids if response.before else ()
@@ -159,7 +165,8 @@ def _cut(tokenizer: Any, response: LabelledResponse) -> tuple[str, str, Text]:
     cut = sum(takewhile(bool, same))
     special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
     special.discard(tokenizer.unk_token_id)
-    start = max([cut, *(place + 1 for place, token in enumerate(whole.ids) if token in special)])
+    after_special = [index + 1 for index, token in enumerate(whole.ids) if token in special]
+    start = max([cut, *after_special])
     text = Text(whole.ids[:start], whole.ids[start:])
     if start == cut:
         return response.before, response.text, text

@@ -1,4 +1,4 @@
-"""Remembers how fast this machine was and how much it took at once, for the next run."""
+"""Remembers the speed and batch size of this machine for the next run, in the user cache."""
 
 from __future__ import annotations
 
@@ -17,32 +17,35 @@ _BATCH = "batch size"
 
 
 def known_speed(config: Config) -> dict[str, float]:
-    """Stage -> seconds an item, as last measured with this model, device, judge and answer length."""
-    held = _read().get(_key(config), {})
-    return {stage: float(seconds) for stage, seconds in held.items()}
+    """Stage -> seconds an item, last measured with this model, device, judge and answer length."""
+    measured = _read().get(_key(config), {})
+    return {stage: float(seconds) for stage, seconds in measured.items()}
 
 
 def remember_speed(config: Config, stage: Stage, seconds_each: float) -> None:
-    """Keep a measurement in the user cache."""
+    """Store a measurement."""
     _remember(_key(config), stage, round(seconds_each, 5))
 
 
 def known_batch_size(config: Config) -> int | None:
-    """The batch size that worked last with this model, device and answer length, if another one did not."""
+    """The batch size that fitted last time with this model, device and answer length.
+
+    None if the estimate has always fitted.
+    """
     size = _read().get(_batch_key(config), {}).get(_BATCH)
     return None if size is None else max(1, int(size))
 
 
 def remember_batch_size(config: Config, size: int) -> None:
-    """Keep the size that is worked with now."""
+    """Store the batch size in use."""
     _remember(_batch_key(config), _BATCH, size)
 
 
 def _remember(key: str, name: str, value: float) -> None:
-    held = _read()
-    held.setdefault(key, {})[name] = value
-    with suppress(StorageError):  # it is a convenience
-        write_atomic(_path(), json.dumps(held, indent=1))
+    stored = _read()
+    stored.setdefault(key, {})[name] = value
+    with suppress(StorageError):  # without a cache the next run only estimates again
+        write_atomic(_path(), json.dumps(stored, indent=1))
 
 
 def _path() -> Path:
@@ -51,10 +54,10 @@ def _path() -> Path:
 
 def _read() -> dict[str, dict[str, float]]:
     try:
-        held = json.loads(_path().read_text(encoding="utf-8"))
+        stored = json.loads(_path().read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return held if isinstance(held, dict) else {}
+    return stored if isinstance(stored, dict) else {}
 
 
 def _key(config: Config) -> str:

@@ -1,7 +1,7 @@
-"""Takes a trait through the stages asked for, and keeps what is made of it: the one writer of its records.
+"""Takes one trait through the stages of a run and stores what is made of it.
 
-Rollouts, and scores of a judge that needs a worker's device, are made elsewhere and brought here.
-Where the judge leaves the devices free, it is asked here, beside generation.
+Workers make rollouts, and score them if the judge needs a device. A judge that needs no device is
+asked from here, in the background, while workers generate.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from traitcli.events import (
     Warned,
 )
 from traitcli.judging import Judge, ProvidedJudge, judge_id
+from traitcli.pipeline.build_vector import build_trait
 from traitcli.pipeline.judge import JudgingStage
 from traitcli.pipeline.ledgers import RunLedgers
-from traitcli.pipeline.messages import Generating, Made, Scoring, Task
+from traitcli.pipeline.messages import GenerateTask, RolloutsMade, ScoreTask, Task
 from traitcli.pipeline.plan import plan_rollouts
 from traitcli.pipeline.speed_cache import remember_speed
 from traitcli.pipeline.worker_context import FATAL
@@ -35,7 +36,7 @@ from traitcli.records import Judgement, Rollout, Trait
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One trait's work in a run, and which stages of it."""
+    """One trait's work in a run, and which stages of it to do."""
 
     trait: Trait
     config: Config
@@ -44,154 +45,156 @@ class Job:
 
 
 class TraitPipeline:
-    """One trait on its way.
+    """One trait on its way through the stages.
 
-    is_over  nothing more will come of it: its vector is built, or it has failed
-    failure  why it has failed
-    missing  rollouts that are asked for and not on disk
+    is_over  nothing is left to do: the last stage is done, or the trait has failed
+    failure  why the trait has failed; None if it has not
     """
 
     def __init__(
-        self, job: Job, judge: Judge, pool: ThreadPoolExecutor, on_event: Listener
+        self, job: Job, judge: Judge, threads: ThreadPoolExecutor, on_event: Listener
     ) -> None:
-        """`pool` is for judging beside generation; `on_event` may be called from its threads."""
+        """`threads` run judging in the background; they call `on_event` too."""
         self._job = job
-        self._is_ready = bool(job.trait.responses)
-        self._judge = judge = ProvidedJudge() if self._is_ready else judge
-        self._pool = pool
+        self._trait = job.trait
+        self._is_labelled = bool(job.trait.responses)
+        self._judge = ProvidedJudge() if self._is_labelled else judge
+        self._threads = threads
         self._on_event = on_event
         self._ledgers = job.ledgers.trait(job.trait.name)
         self._keys = plan_rollouts(job.trait, job.config.extract)
-        self._done = {rollout.id for rollout in self._ledgers.rollouts} & {
-            key.id for key in self._keys
-        }
-        self._begun: dict[Stage, float] = {}
-        self._took: dict[Stage, tuple[float, int]] = {}
-        self._desk = (
-            self._open_desk(on_event) if "judgements" in job.stages and self._is_judged else None
-        )
-        self._beside: _BackgroundJudging | None = None
-        on_devices = {"rollouts"} if judge.overlaps else {"rollouts", "judgements"}
-        self._coming = [stage for stage in job.stages if stage in on_devices]
-        self._at: Stage | None = None
+        planned = {key.id for key in self._keys}
+        self._done = {rollout.id for rollout in self._ledgers.rollouts} & planned
+
+        self._started_at: dict[Stage, float] = {}
+        self._times: dict[Stage, tuple[float, int]] = {}
+        self._judging: JudgingStage | None = None
+        if "judgements" in job.stages and self._is_judged:
+            self._judging = self._create_judging(on_event)
+        self._background: _BackgroundJudging | None = None
+        on_devices = {"rollouts"} if self._judge.overlaps else {"rollouts", "judgements"}
+        self._next_stages = [stage for stage in job.stages if stage in on_devices]
+        self._stage: Stage | None = None
         self.is_over = False
         self.failure: TraitFailed | None = None
 
     @property
     def name(self) -> str:
-        return self._job.trait.name
+        return self._trait.name
 
     @property
     def missing(self) -> int:
+        """Rollouts that workers still have to make."""
         return len(self._keys) - len(self._done) if "rollouts" in self._job.stages else 0
 
     @property
     def _is_judged(self) -> bool:
-        return self._job.trait.is_scored or not self._is_ready
+        """Labelled responses without scores need no judge: the label takes the place of a score."""
+        return self._trait.is_scored or not self._is_labelled
 
     def start(self) -> list[Task]:
-        """Begin; returns what is to be done on devices, as does `go_on` when all of it is."""
+        """Start, and return the work for devices. When it is done, call `advance` for more."""
         if self._job.stages == ("judgements",) and not self._is_judged:
-            told = "there is nothing to judge: its ready responses count as labelled"
-            self._on_event(Warned(self.name, told))
-        if self._desk and self._judge.overlaps:
-            self._desk.open()
-            feed = _RolloutQueue()
-            self._beside = _BackgroundJudging(
-                self._desk, feed, self._pool.submit(self._score_beside, self._desk, feed)
-            )
-            self._beside.bring(list(self._ledgers.rollouts))
-        return self.go_on()
+            message = "nothing to judge: its responses are labelled"
+            self._on_event(Warned(self.name, message))
+        if self._judging and self._judge.overlaps:
+            self._judging.open()
+            queue = _RolloutQueue()
+            ended = self._threads.submit(self._judge_in_background, self._judging, queue)
+            self._background = _BackgroundJudging(self._judging, queue, ended)
+            self._background.add(list(self._ledgers.rollouts))
+        return self.advance()
 
-    def go_on(self) -> list[Task]:
-        """Take the next stage, when nothing of the one before is at work; none follows a failure."""
-        if self._at:
-            self._finish(self._at)
-            self._at = None
-        while self._coming and not self.failure:
-            self._at = self._coming.pop(0)
-            self._begin(self._at)
-            if task := self._generating() if self._at == "rollouts" else self._scoring():
+    def advance(self) -> list[Task]:
+        """End the current stage and start the next one; after a failure none is started.
+
+        Returns the work for devices. Call it only if no worker works on this trait.
+        """
+        if self._stage:
+            self._finish(self._stage)
+            self._stage = None
+        while self._next_stages and not self.failure:
+            self._stage = self._next_stages.pop(0)
+            self._note_start(self._stage)
+            task = self._generate_task() if self._stage == "rollouts" else self._score_task()
+            if task:
                 return [task]
-            self._finish(self._at)
-            self._at = None
-        if self._beside:
-            self._beside.feed.end()
+            self._finish(self._stage)
+            self._stage = None
+
+        if self._background:
+            # The background thread builds the vector too, so that it starts with the last score.
+            self._background.queue.end()
             return []
         if "vectors" in self._job.stages and not self.failure:
-            self._do("vectors", self._build)
+            self._run_stage("vectors", self._build_vector)
         self.is_over = True
         return []
 
-    def _generating(self) -> Task | None:
+    def _generate_task(self) -> Task | None:
         self._on_event(StageStarted(self.name, "rollouts", len(self._done), len(self._keys)))
         missing = tuple(key for key in self._keys if key.id not in self._done)
-        return Generating(self._job.trait, missing) if missing else None
+        return GenerateTask(self._trait, missing) if missing else None
 
-    def _scoring(self) -> Task | None:
-        desk = self._desk
-        assert desk  # noqa: S101 - the stage is there only with a desk
-        desk.open()
-        answers = tuple(desk.answers(self._ledgers.rollouts))
-        return Scoring(self._job.trait, answers) if answers else None
+    def _score_task(self) -> Task | None:
+        judging = self._judging
+        assert judging  # noqa: S101 - the stage is on devices only if a judge with a model scores
+        judging.open()
+        answers = tuple(judging.answers(self._ledgers.rollouts))
+        return ScoreTask(self._trait, answers) if answers else None
 
-    def keep(self, made: Made) -> None:
-        """Write rollouts down; those that another made meanwhile are not written twice."""
+    def store_rollouts(self, made: RolloutsMade) -> None:
+        """Store rollouts, except those that another worker has delivered meanwhile."""
         new = [rollout for rollout in made.rollouts if rollout.id not in self._done]
-        self._ledgers.add_rollouts(
-            new, {r.id: made.activations[r.id] for r in new if r.id in made.activations}
-        )
+        activations = {r.id: made.activations[r.id] for r in new if r.id in made.activations}
+        self._ledgers.add_rollouts(new, activations)
         self._done.update(rollout.id for rollout in new)
-        self.count(0)
-        if self._beside:
-            self._beside.bring(new)
+        self.report_progress(0)
+        if self._background:
+            self._background.add(new)
 
-    def keep_judgements(self, judgements: Sequence[Judgement]) -> None:
-        """Write down what a worker's judge found."""
-        if self._desk:
-            self._desk.keep(judgements)
+    def store_judgements(self, judgements: Sequence[Judgement]) -> None:
+        """Store the judgements of a worker's judge."""
+        if self._judging:
+            self._judging.store(judgements)
 
-    def count(self, tokens: int) -> None:
-        """Tell of tokens that were written."""
-        # Workers send heartbeats while they judge, too: those are no progress of this stage.
-        if self._at != "rollouts":
-            return
-        self._on_event(
-            Progressed(self.name, "rollouts", len(self._done), len(self._keys), tokens=tokens)
-        )
+    def report_progress(self, tokens: int) -> None:
+        """Emit how many rollouts are done; `tokens` were generated since the last call."""
+        done, total = len(self._done), len(self._keys)
+        self._on_event(Progressed(self.name, "rollouts", done, total, tokens=tokens))
 
-    def spend(self, stage: Stage, seconds: float, items: int) -> None:
-        """Note how long a worker took for some items."""
-        before, count = self._took.get(stage, (0.0, 0))
-        self._took[stage] = before + seconds, count + items
+    def record_time(self, stage: Stage, seconds: float, items: int) -> None:
+        """Note how long a worker took for some items of a stage."""
+        earlier, count = self._times.get(stage, (0.0, 0))
+        self._times[stage] = earlier + seconds, count + items
 
     def fail(self, stage: str, error: TraitError) -> None:
-        """Note that the trait cannot go on; what is on disk stays. The first reason counts."""
+        """Note that the trait cannot continue; what is stored stays. The first failure counts."""
         if self.failure is None:
             self.failure = TraitFailed(self.name, stage, error.problem, error.cause, error.fix)
             self._on_event(self.failure)
 
-    def look(self) -> None:
-        """Notice that judging beside generation has ended; raises what no trait could go on after."""
-        if self._beside and self._beside.ended.done():
-            self._beside.ended.result()
+    def check_judging(self) -> None:
+        """Notice that background judging has ended; raises what no trait can continue after."""
+        if self._background and self._background.ended.done():
+            self._background.ended.result()
             self.is_over = True
 
     def stop(self) -> None:
-        """Let judging beside generation end with the next judgement, which is kept."""
-        if self._beside:
-            self._beside.desk.stop()
-            self._beside.feed.end()
+        """End background judging with the next judgement, which is stored."""
+        if self._background:
+            self._background.judging.stop()
+            self._background.queue.end()
 
-    def _score_beside(self, desk: JudgingStage, feed: _RolloutQueue) -> None:
-        """Judge what the feed brings; if all of it came, build the vector."""
-        self._do("judgements", lambda: desk.score(feed))
+    def _judge_in_background(self, judging: JudgingStage, queue: _RolloutQueue) -> None:
+        """Judge what the queue brings, then build the vector."""
+        self._run_stage("judgements", lambda: judging.score(queue))
         if "vectors" in self._job.stages and not self.failure:
-            self._do("vectors", self._build)
+            self._run_stage("vectors", self._build_vector)
 
-    def _do(self, stage: Stage, work: Callable[[], int]) -> None:
-        """Take a stage here; `work` returns how many items it made."""
-        self._begin(stage)
+    def _run_stage(self, stage: Stage, work: Callable[[], int]) -> None:
+        """Run a stage here; `work` returns how many items it made."""
+        self._note_start(stage)
         try:
             count = work()
         except FATAL:
@@ -199,50 +202,49 @@ class TraitPipeline:
         except TraitError as error:
             self.fail(stage, error)
             return
-        self.spend(stage, time.monotonic() - self._begun[stage], count)
+        self.record_time(stage, time.monotonic() - self._started_at[stage], count)
         self._finish(stage)
 
-    def _begin(self, stage: Stage) -> None:
-        self._begun[stage] = time.monotonic()
+    def _note_start(self, stage: Stage) -> None:
+        self._started_at[stage] = time.monotonic()
 
     def _finish(self, stage: Stage) -> None:
         if self.failure:
             return
-        if stage == "judgements" and self._desk:
-            self._desk.close()
+        if stage == "judgements" and self._judging:
+            self._judging.close()
         if stage == "rollouts":
-            self._keep_given_scores()
-        self._on_event(StageFinished(self.name, stage, time.monotonic() - self._begun.pop(stage)))
-        seconds, count = self._took.get(stage, (0.0, 0))
-        if count and not self._is_ready:  # it is what generating takes
+            self._store_provided_scores()
+        seconds = time.monotonic() - self._started_at.pop(stage)
+        self._on_event(StageFinished(self.name, stage, seconds))
+
+        seconds, count = self._times.get(stage, (0.0, 0))
+        if count and not self._is_labelled:  # reading responses is faster than generating them
             remember_speed(self._job.config, stage, seconds / count)
 
-    def _build(self) -> int:
-        from traitcli.pipeline.build_vector import build_trait
-
-        job = self._job
-        self._keep_given_scores()
-        judge = judge_id(self._judge, job.trait)
-        build_trait(job.trait, job.config, job.ledgers, judge, self._on_event)
+    def _build_vector(self) -> int:
+        self._store_provided_scores()
+        judge = judge_id(self._judge, self._trait)
+        build_trait(self._trait, self._job.config, self._job.ledgers, judge, self._on_event)
         return 0
 
-    def _keep_given_scores(self) -> None:
-        """Write down the scores that came with ready responses, where that is no stage of its own."""
-        if self._job.trait.is_scored and not self._desk:
-            self._open_desk(lambda event: None).score(self._ledgers.rollouts)
+    def _store_provided_scores(self) -> None:
+        """Store the scores that came with labelled responses, unless judging is a stage itself."""
+        if self._trait.is_scored and not self._judging:
+            self._create_judging(lambda event: None).score(self._ledgers.rollouts)
 
-    def _open_desk(self, on_event: Listener) -> JudgingStage:
+    def _create_judging(self, on_event: Listener) -> JudgingStage:
         total = sum(key.split == "extraction" for key in self._keys)
-        return JudgingStage(self._job.trait, self._judge, self._ledgers, total, on_event)
+        return JudgingStage(self._trait, self._judge, self._ledgers, total, on_event)
 
 
 class _RolloutQueue:
-    """Rollouts on their way to the judge; iterating waits for more until the end."""
+    """Rollouts on their way to the judge. Iterating waits for more until the queue is ended."""
 
     def __init__(self) -> None:
         self._batches: SimpleQueue[Sequence[Rollout] | None] = SimpleQueue()
 
-    def bring(self, rollouts: Sequence[Rollout]) -> None:
+    def add(self, rollouts: Sequence[Rollout]) -> None:
         self._batches.put(rollouts)
 
     def end(self) -> None:
@@ -255,12 +257,12 @@ class _RolloutQueue:
 
 @dataclass(frozen=True, slots=True)
 class _BackgroundJudging:
-    """The judging of a trait, at work in a thread of its own."""
+    """The judging of a trait in a thread of its own."""
 
-    desk: JudgingStage
-    feed: _RolloutQueue
+    judging: JudgingStage
+    queue: _RolloutQueue
     ended: Future[None]
 
-    def bring(self, rollouts: Sequence[Rollout]) -> None:
-        self.desk.expect(rollouts)
-        self.feed.bring(rollouts)
+    def add(self, rollouts: Sequence[Rollout]) -> None:
+        self.judging.expect(rollouts)
+        self.queue.add(rollouts)

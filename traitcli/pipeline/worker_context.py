@@ -1,4 +1,4 @@
-"""What a worker has at hand for every task: its device, its model and its judge."""
+"""What a worker needs for every task: its device, its models and its judge."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
 
 FATAL = (ConfigError, JudgeError, ModelError, StorageError)
-"""Errors that no trait could go on after."""
+"""Errors that end the run: no trait can continue after them."""
 
 
 class Worker:
-    """Works on one device; a model is loaded once, at the first rollout or answer that needs it.
+    """Holds the models of one device; each is loaded when it is first needed, and only once.
 
-    config  the run's model, on this worker's device
+    config    the run's model, on this worker's device
+    settings  the whole config of the run
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class Worker:
         return self.load(self.config)
 
     def load(self, config: ModelConfig) -> LoadedModel:
-        """A model that this worker works with, the judge's perhaps."""
+        """Load a model, the run's or a judge's, or return it if it is loaded."""
         if config not in self._models:
             from traitcli.models.load import load_model
 
@@ -57,14 +58,14 @@ class Worker:
         return self._models[config]
 
     def memory(self) -> int:
-        """Bytes that it takes on its device; of a CPU, what its process takes."""
+        """Bytes in use on the device; on a CPU, of the process."""
         from traitcli.models.memory import used_bytes
 
         return used_bytes([loaded.device for loaded in self._models.values()])
 
     @cached_property
     def writer(self) -> Writer:
-        """vLLM with the run's model; started once for all traits."""
+        """vLLM with the run's model. Starting it is slow, so all traits share it."""
         from traitcli.generation.vllm import VllmWriter
 
         return VllmWriter(self.model(), self._trust)

@@ -1,4 +1,4 @@
-"""A run directory: what was asked for, what is done, and the records of every trait."""
+"""A run folder: its manifest, its lock, and the stored records of every trait."""
 
 from __future__ import annotations
 
@@ -20,18 +20,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SHAPING = ("adjectives", "pairs", "questions", "evaluation_questions")
-"""The parts of a definition that rollouts are made of; the judge prompt is the judge's, and so are given scores."""
-_FREE = {"model.device", "model.device_map", "extract.batch_size"}
-"""Settings that change how fast rollouts are made, and not which."""
-_TAKEN = {"..", "monitor"}
-"""Names that would lead out of the runs, or to where monitor keeps its records."""
+"""The parts of a definition that change rollouts. The judge prompt and provided scores do not."""
+_SPEED_ONLY = {"model.device", "model.device_map", "extract.batch_size"}
+"""Settings that change how fast rollouts are made, not which; a run may change them."""
+_RESERVED_NAMES = {"..", "monitor"}
+"""No run names: the parent folder, and the folder of monitoring records."""
+_FORMER_FINISH_REASONS = {"given": "provided"}
+"""Former name -> name; `rollouts.jsonl` of older versions has the former one."""
 
 
 @dataclass(frozen=True, slots=True)
 class TraitFiles:
-    """What a run holds of one trait; one process writes it at a time.
+    """The stored records of one trait; one process writes them at a time.
 
-    A rollout is done when its line is in rollouts.jsonl; its activations were on disk before.
+    A rollout is done if its line is in rollouts.jsonl. Its activations are written before the
+    line, so a kill in between costs work but leaves no rollout without activations.
     """
 
     folder: Path
@@ -41,7 +44,7 @@ class TraitFiles:
         return (self.folder / "rollouts.jsonl").is_file()
 
     def rollouts(self) -> list[Rollout]:
-        return [Rollout(**line) for line in read_lines(self.folder / "rollouts.jsonl")]
+        return [_read_rollout(line) for line in read_lines(self.folder / "rollouts.jsonl")]
 
     def add_rollouts(
         self, rollouts: Sequence[Rollout], activations: Mapping[str, Mapping[Position, Any]]
@@ -53,7 +56,7 @@ class TraitFiles:
 
     def all_judgements(self) -> list[Judgement]:
         """Every judgement that was stored, also those that a later one replaces."""
-        return [_judgement(line) for line in read_lines(self.folder / "judgements.jsonl")]
+        return [_read_judgement(line) for line in read_lines(self.folder / "judgements.jsonl")]
 
     def add_judgements(self, judgements: Iterable[Judgement]) -> None:
         append_lines(self.folder / "judgements.jsonl", map(asdict, judgements))
@@ -67,29 +70,34 @@ class TraitFiles:
         append_lines(self.folder / "vectors.jsonl", [{"path": str(path), "inputs": inputs}])
 
     def activations(self, ids: Sequence[str], position: Position) -> NDArray[np.float32]:
-        """float32 [n, L+1, H] of the named rollouts, in their order."""
+        """float32 [n, L+1, H] of the named rollouts, in their order.
+
+        Raises RunError if some have no activations.
+        """
         import numpy as np
         from safetensors import safe_open
 
         wanted = {name: index for index, name in enumerate(ids)}
         result: NDArray[np.float32] | None = None
         found: set[str] = set()
-        for path, held in self._activation_files():
-            inside = [(row, wanted[name]) for row, name in enumerate(held) if name in wanted]
-            if not inside:
+        for path, stored in self._activation_files():
+            sources = [index for index, name in enumerate(stored) if name in wanted]
+            if not sources:
                 continue
             with safe_open(path, framework="numpy") as file:
                 block = file.get_tensor(position)
             if result is None:
                 result = np.zeros((len(ids), *block.shape[1:]), dtype=np.float32)
-            rows, places = zip(*inside, strict=True)
-            result[list(places)] = block[list(rows)]
-            found.update(held)
-        if result is None or set(ids) - found:
+            result[[wanted[stored[index]] for index in sources]] = block[sources]
+            found.update(stored)
+
+        missing = len(set(ids) - found)
+        if result is None or missing:
+            count = "1 rollout has" if missing == 1 else f"{missing} rollouts have"
             raise RunError(
-                f"{self.folder} lacks activations",
-                cause=f"{len(set(ids) - found)} rollouts are in the ledger but not in activations/",
-                fix="restore the files, or move the run aside and extract anew",
+                f"{count} no activations",
+                cause=f"{self.folder}/rollouts.jsonl lists them; no file in activations/ has them",
+                fix="restore the files, or rename the run folder and rerun extract",
             )
         return result
 
@@ -98,9 +106,10 @@ class TraitFiles:
         from safetensors.numpy import save
 
         ids = list(activations)
-        tensors = {
-            p: np.stack([np.asarray(activations[name][p]) for name in ids]) for p in POSITIONS
-        }
+        tensors = {}
+        for position in POSITIONS:
+            states = [np.asarray(activations[name][position]) for name in ids]
+            tensors[position] = np.stack(states)
         name = hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
         write_atomic(
             self.folder / "activations" / f"{name}.safetensors",
@@ -108,19 +117,21 @@ class TraitFiles:
         )
 
     def _activation_files(self) -> Iterator[tuple[Path, list[str]]]:
-        """Files with the ids they hold, oldest first, so that a redone batch wins."""
+        """Files with the rollout ids in them, oldest first.
+
+        After a kill an older file may have rollouts that were made again; the newer file counts.
+        """
         from safetensors import safe_open
 
-        for path in sorted(
-            (self.folder / "activations").glob("*.safetensors"), key=lambda p: p.stat().st_mtime_ns
-        ):
+        paths = (self.folder / "activations").glob("*.safetensors")
+        for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns):
             with safe_open(path, framework="numpy") as file:
                 yield path, parse_json(file.metadata()["ids"])
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run directory; `run.json` says which settings its rollouts were made with."""
+    """A run folder; its manifest `run.json` has the settings that its rollouts were made with."""
 
     folder: Path
 
@@ -132,13 +143,14 @@ class Run:
         return TraitFiles(self.folder / name)
 
     def manifest(self) -> dict[str, Any]:
+        """The content of run.json, {} without the file; raises RunError if it is damaged."""
         path = self.folder / "run.json"
+        if not path.is_file():
+            return {}
         try:
-            manifest: dict[str, Any] = (
-                parse_json(path.read_text(encoding="utf-8")) if path.is_file() else {}
-            )
+            manifest: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            fix = "restore the file, or move the run aside and extract anew"
+            fix = "restore the file, or rename the run folder and rerun extract"
             raise RunError(f"{path} is damaged", cause=str(error), fix=fix) from None
         return manifest
 
@@ -147,30 +159,32 @@ class Run:
 
 
 def find_run(config: Config, name: str | None) -> Run:
-    """The run that a command means; it need not exist yet."""
+    """The run that a command works on; it need not exist. Raises RunError for an invalid name."""
     chosen = name or config.name
-    if not chosen or not chosen.isprintable() or Path(chosen).name != chosen or chosen in _TAKEN:
+    is_file_name = bool(chosen) and chosen.isprintable() and Path(chosen).name == chosen
+    if not is_file_name or chosen in _RESERVED_NAMES:
+        reserved = ", ".join(sorted(_RESERVED_NAMES))
         raise RunError(
-            f"{chosen!r} is no name for a run",
-            cause=f"a run is a folder in {config.paths.runs}/, and not one of {', '.join(sorted(_TAKEN))}",
+            f"{chosen!r} is not a valid run name",
+            cause=f"a run is a folder in {config.paths.runs}/; reserved names: {reserved}",
             fix="use letters and digits",
         )
     return Run(config.paths.runs / chosen)
 
 
 def start_run(run: Run, config: Config, traits: Sequence[Trait]) -> None:
-    """Create or extend the run's manifest; raises RunError like `check_run`, and writes nothing then."""
+    """Create or extend the run's manifest; raises RunError like `check_run`, before it writes."""
     manifest = check_run(run, config, traits)
     if manifest != run.manifest():
-        write_atomic(
-            run.folder / "run.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-        )
+        text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+        write_atomic(run.folder / "run.json", text)
 
 
 def check_run(run: Run, config: Config, traits: Sequence[Trait]) -> dict[str, Any]:
-    """The manifest that the run will have; raises RunError saying what differs from the rollouts it holds.
+    """The manifest that the run will have; raises RunError if its rollouts had other settings.
 
-    Settings that never made a rollout (a model that was not found) bind nobody.
+    Without rollouts the settings may change freely: an earlier command may have failed before it
+    made one, for example because it did not find the model.
     """
     asked = _settings(config)
     manifest: dict[str, Any] = {
@@ -181,75 +195,81 @@ def check_run(run: Run, config: Config, traits: Sequence[Trait]) -> dict[str, An
     }
     if any(run.trait(name).has_rollouts for name in run.trait_names()):
         manifest = run.manifest()
-    held = (
-        _settings(_bare(config)) | manifest["settings"]
-    )  # a setting that is younger than the run had its default
-    differing = [
-        f"{key}: {held.get(key)!r} there, {asked.get(key)!r} now"
-        for key in asked | held
-        if held.get(key) != asked.get(key)
-    ]
+    # A setting that was added to traitcli after the run was made had its default value then.
+    stored = _settings(_default_config(config)) | manifest["settings"]
+
+    differing = []
+    for key in asked | stored:
+        if stored.get(key) != asked.get(key):
+            differing.append(f"{key}: {stored.get(key)!r} in the run, {asked.get(key)!r} now")
     for trait in traits:
         digest = digest_of(_shape(trait))
-        if (
-            manifest["traits"].get(trait.name, digest) != digest
-            and run.trait(trait.name).has_rollouts
-        ):
+        changed = manifest["traits"].get(trait.name, digest) != digest
+        if changed and run.trait(trait.name).has_rollouts:
             differing.append(f"trait {trait.name}: its definition has changed")
         manifest["traits"][trait.name] = digest
     if differing:
         raise RunError(
-            f"{run.folder} holds a run made with other settings",
+            f"{run.folder} contains a run with other settings",
             cause="\n".join(differing),
-            fix="give this one a name of its own (--run NAME), or change the settings back",
+            fix="choose another run name (--run NAME), or change the settings back",
         )
     return manifest
 
 
 @contextmanager
-def hold_run(run: Run) -> Iterator[None]:
-    """Be the only command that writes to a run; raises RunError, which names the other one.
+def lock_run(run: Run) -> Iterator[None]:
+    """Be the only command that writes to a run; raises RunError with the process of the other one.
 
-    What a command that is gone has left behind is taken over, if it ran on this machine.
+    The lock of a dead process of this machine is taken over.
     """
     path = run.folder / "lock"
-    with lock(path) as holder:
-        if holder is not None:
+    with lock(path) as owner:
+        if owner is not None:
             raise RunError(
-                f"another command is at work on the run {run.name}",
-                cause=f"{holder} holds {path}",
-                fix=f"wait for it, or give this one a name of its own (--run NAME); if it is gone, delete {path}",
+                f"another command is working on run {run.name}",
+                cause=f"{owner} holds {path}",
+                fix="wait for it, or choose another run name (--run NAME); "
+                f"if that process is dead, delete {path}",
             )
         yield
 
 
 def require_run(run: Run) -> None:
-    """Raise RunError when the run has no rollouts to work on."""
+    """Raise RunError if the run does not exist."""
     if not run.manifest():
-        there = sorted(p.parent.name for p in run.folder.parent.glob("*/run.json"))
-        raise RunError(
-            f"no run {run.name}",
-            cause=f"there is no {run.folder}/run.json"
-            + (f"; runs: {', '.join(there)}" if there else ""),
-            fix="run traitcli extract first, or name one with --run",
-        )
+        cause = f"{run.folder}/run.json does not exist"
+        existing = sorted(path.parent.name for path in run.folder.parent.glob("*/run.json"))
+        if existing:
+            cause += f"; runs: {', '.join(existing)}"
+        fix = "run traitcli extract first, or choose a run with --run"
+        raise RunError(f"no run {run.name}", cause=cause, fix=fix)
 
 
 def digest_of(tree: Any) -> str:
-    """Sixteen hex digits that change with any part of a JSON-able value."""
+    """Sixteen hex digits of the SHA-256 of a JSON-able value."""
     text = json.dumps(tree, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _shape(trait: Trait) -> list[Any]:
-    """What of a definition a rollout depends on; that of a trait without ready responses names none."""
-    told = asdict(trait)
-    # not where a response stands: a file may be moved
-    ready = [(key.id, one.before, one.text, one.form) for key, one in trait.by_rollout().items()]
-    return [*(told[part] for part in _SHAPING), *([ready] if ready else [])]
+    """The parts of a definition that rollouts depend on, as their digest is stored in run.json."""
+    definition = asdict(trait)
+    shape = [definition[part] for part in _SHAPING]
+    # Without the file of a response, which may be moved. Added only if there are any, so that the
+    # digests of other traits are those of versions without labelled responses.
+    responses = trait.by_rollout().items()
+    if responses:
+        shape.append([(key.id, one.before, one.text, one.form) for key, one in responses])
+    return shape
 
 
-def _judgement(line: Mapping[str, Any]) -> Judgement:
+def _read_rollout(line: Mapping[str, Any]) -> Rollout:
+    reason = line["finish_reason"]
+    return Rollout(**{**line, "finish_reason": _FORMER_FINISH_REASONS.get(reason, reason)})
+
+
+def _read_judgement(line: Mapping[str, Any]) -> Judgement:
     return Judgement(
         line["rollout"],
         line["judge"],
@@ -259,16 +279,15 @@ def _judgement(line: Mapping[str, Any]) -> Judgement:
     )
 
 
-def _bare(config: Config) -> Config:
-    """The defaults of all that shapes a rollout."""
+def _default_config(config: Config) -> Config:
+    """The defaults of all settings that change rollouts."""
     return Config(model=ModelConfig(id=config.model.id), extract=ExtractConfig())
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    shown = flatten(
-        {
-            "model": config.model.model_dump(mode="json"),
-            "extract": config.extract.model_dump(mode="json"),
-        }
-    )
-    return {key: value for key, value in shown.items() if key not in _FREE}
+    """The settings that change rollouts."""
+    sections = {
+        "model": config.model.model_dump(mode="json"),
+        "extract": config.extract.model_dump(mode="json"),
+    }
+    return {key: value for key, value in flatten(sections).items() if key not in _SPEED_ONLY}

@@ -1,4 +1,4 @@
-"""Runs jobs: in this process on one device, in a worker process for each of several, or on a Ray cluster."""
+"""Runs jobs in this process, in one worker process for each device, or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -18,37 +18,39 @@ __all__ = ["run_jobs"]
 
 
 def run_jobs(
-    jobs: Sequence[Job], site: Placement, on_event: Listener, trust_remote_code: bool = False
+    jobs: Sequence[Job], placement: Placement, on_event: Listener, trust_remote_code: bool = False
 ) -> list[TraitFailed]:
-    """Do every job there; returns what failed. `on_event` is called by one thread at a time."""
+    """Run jobs of one run and return what failed. `on_event` is called by one thread at a time."""
     config, logs = jobs[0].config, jobs[0].ledgers.run.folder / "logs"
-    first = site.places[0].partition("+")[0] if site.scheduler == "local" else "cpu"
-    here = Worker(config, first, on_event, trust_remote_code, _budget(jobs[0]))
-    crew: WorkerPool
-    if site.scheduler == "ray":
+    first = placement.devices[0].partition("+")[0] if placement.scheduler == "local" else "cpu"
+    # The judge of this worker is also the one that the scheduler asks, for all other workers too:
+    # one request limit, one reply cache, one budget.
+    own_worker = Worker(config, first, on_event, trust_remote_code, find_budget(jobs[0]))
+
+    pool: WorkerPool
+    checked = Placement(tuple(name for name in placement.devices if name.startswith("cpu")))
+    if placement.scheduler == "ray":
         from traitcli.scheduling.ray import RayPool
 
-        crew = RayPool(config, site, trust_remote_code, logs)
-    elif site.places == (first,):
-        crew = InlinePool(here)
+        pool = RayPool(config, placement, trust_remote_code, logs)
+    elif placement.devices == (first,):
+        pool, checked = InlinePool(own_worker), placement
     else:
         from traitcli.scheduling.local import LocalPool
 
-        crew = LocalPool(config, site.places, trust_remote_code, logs)
-    lead = Scheduler(
-        jobs, crew, here.judge, on_event, None if isinstance(crew, InlinePool) else logs
-    )
-    mine = site if isinstance(crew, InlinePool) else _cpu_part(site)
-    return lead.run(lambda: check_fit(config, mine, trust_remote_code) if mine.places else None)
+        pool = LocalPool(config, placement.devices, trust_remote_code, logs)
+
+    def check_memory() -> None:
+        # GPU workers check their own GPU: CUDA would take GPU memory in this process too.
+        if checked.devices:
+            check_fit(config, checked, trust_remote_code)
+
+    worker_logs = None if isinstance(pool, InlinePool) else logs
+    return Scheduler(jobs, pool, own_worker.judge, on_event, worker_logs).run(check_memory)
 
 
-def _cpu_part(site: Placement) -> Placement:
-    """The places whose memory is looked at here; workers on GPUs look at their own."""
-    return Placement(tuple(place for place in site.places if place.startswith("cpu")))
-
-
-def _budget(job: Job) -> Budget | None:
-    """What may be spent on the run; what it has cost so far counts."""
+def find_budget(job: Job) -> Budget | None:
+    """The budget of a run; what judging cost so far counts. None if there is no limit."""
     limit = job.config.judge.openai.max_cost
     if limit is None or job.config.judge.backend != "openai" or "judgements" not in job.stages:
         return None

@@ -1,4 +1,4 @@
-"""Decides where a command works: which devices, how many of them a worker has, and what is said of it."""
+"""Chooses the devices of a command and divides them among its workers."""
 
 from __future__ import annotations
 
@@ -11,145 +11,167 @@ from traitcli.models.devices import pick_device
 from traitcli.scheduling.placement import DeviceRequest, Placement
 
 
-def choose_site(wish: DeviceRequest, model: ModelConfig) -> Placement:
-    """Find what a command is to work on; for Ray, the cluster is joined.
+def choose_placement(request: DeviceRequest, model: ModelConfig) -> Placement:
+    """Find the devices for a command; with Ray, join the cluster.
 
-    Raises UserError when options contradict each other, or a device is asked for that is not there.
+    Raises UserError if options contradict each other or a device does not exist.
     """
-    _check(wish, model)
-    if wish.scheduler == "ray":
+    _check_request(request, model)
+    if request.scheduler == "ray":
         from traitcli.scheduling.ray import join_cluster
 
-        cluster = join_cluster(wish.ray_address)
-        return place_on_cluster(wish, cluster.cpus, cluster.gpus)
-    if wish.devices is not None:
-        devices = [pick_device(name) for name in _named(wish.devices)]
-        notes: list[str] = []
-    elif wish.gpus is None and wish.each == 1:
+        cluster = join_cluster(request.ray_address)
+        return place_on_cluster(request, cluster.cpus, cluster.gpus)
+
+    notes: list[str] = []
+    if request.devices is not None:
+        devices = [pick_device(name) for name in _split_names(request.devices)]
+    elif request.gpus is None and request.gpus_per_worker == 1:
         return Placement((model.device,))
     else:
         found = _count_gpus()
-        devices, notes = assign_gpus(found or 1 if wish.gpus is None else wish.gpus, found)
-    places = join_devices(devices, wish.each) if devices != ["cpu"] else devices
-    mapped = mapping_told(devices, os.environ.get("CUDA_VISIBLE_DEVICES"))
-    return Placement(tuple(places), (*notes, *mapped), gpus_each=wish.each)
+        wanted = request.gpus if request.gpus is not None else found or 1
+        devices, notes = pick_gpus(wanted, found)
+
+    each = request.gpus_per_worker
+    workers = devices if devices == ["cpu"] else group_devices(devices, each)
+    renamed = visible_gpu_notes(devices, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    return Placement(tuple(workers), (*notes, *renamed), gpus_per_worker=each)
 
 
-def place_on_cluster(wish: DeviceRequest, cpus: Sequence[int], gpus: int) -> Placement:
-    """A place for each worker of a cluster; its machine and device are known when its actor is there.
+def place_on_cluster(request: DeviceRequest, cpus: Sequence[int], gpus: int) -> Placement:
+    """One entry for each worker of a cluster; Ray chooses its machine and device later.
 
-    cpus  of each machine
+    cpus  the number of CPUs of each machine
 
-    With neither --gpus nor --devices all GPUs are used, or where there are none, every machine's CPU.
+    Without --gpus and --devices all GPUs are used; without a GPU, the CPU of every machine.
     """
-    if wish.devices is not None:
-        named = _named(wish.devices)
-        if set(named) != {"cpu"}:
+    if request.devices is not None:
+        names = _split_names(request.devices)
+        if set(names) != {"cpu"}:
             raise UserError(
-                f"--devices {wish.devices} does not go with --scheduler ray",
-                cause="which GPU a worker has is Ray's to say",
-                fix="--gpus N, or one cpu for each worker: --devices cpu,cpu",
+                f"--devices {request.devices} cannot be used with --scheduler ray",
+                cause="Ray chooses the GPU of each worker",
+                fix="use --gpus N, or name one cpu for each worker: --devices cpu,cpu",
             )
-        return _cluster_cpus(len(named), cpus, ())
+        return _place_on_cluster_cpus(len(names), cpus, ())
     if gpus == 0:
-        told = f"no GPU in the cluster: one worker on the CPU of each of its {len(cpus)} machines"
-        return _cluster_cpus(len(cpus), cpus, (told,))
-    devices, notes = assign_gpus(gpus if wish.gpus is None else wish.gpus, gpus)
-    workers = len(join_devices(devices, wish.each))
-    return Placement(tuple(f"ray-{i}" for i in range(workers)), tuple(notes), "ray", wish.each)
+        machines = len(cpus)
+        note = f"no GPU in the cluster: one worker on the CPU of each of its {machines} machines"
+        return _place_on_cluster_cpus(machines, cpus, (note,))
+
+    each = request.gpus_per_worker
+    devices, notes = pick_gpus(gpus if request.gpus is None else request.gpus, gpus)
+    workers = len(group_devices(devices, each))
+    return Placement(_ray_names(workers), tuple(notes), "ray", each)
 
 
-def _cluster_cpus(workers: int, cpus: Sequence[int], notes: tuple[str, ...]) -> Placement:
-    """Workers that share the cores, none more than the smallest machine has."""
+def _place_on_cluster_cpus(workers: int, cpus: Sequence[int], notes: tuple[str, ...]) -> Placement:
+    """Divide the cores evenly; a worker cannot have more than the smallest machine has."""
     each = max(1, min(*cpus, sum(cpus) // workers))
-    return Placement(tuple(f"ray-{i}" for i in range(workers)), notes, "ray", 0, each)
+    return Placement(_ray_names(workers), notes, "ray", 0, each)
 
 
-def assign_gpus(wanted: int, found: int) -> tuple[list[str], list[str]]:
-    """The first `wanted` of `found` GPUs; with none at all, the CPU, and a note that says so."""
+def _ray_names(workers: int) -> tuple[str, ...]:
+    return tuple(f"ray-{index}" for index in range(workers))
+
+
+def pick_gpus(wanted: int, found: int) -> tuple[list[str], list[str]]:
+    """The first `wanted` of `found` GPUs and no notes; without a GPU, the CPU and a note."""
     if wanted < 1:
         raise UserError(
-            f"--gpus {wanted} asks for none",
-            cause="it is a number of GPUs",
-            fix="leave it out, or give 1 or more",
+            "--gpus must be at least 1",
+            cause=f"it is {wanted}",
+            fix="pass the number of GPUs to use, or leave the option out",
         )
     if found == 0:
-        return ["cpu"], [f"no GPU found: --gpus {wanted} works on the CPU"]
+        return ["cpu"], [f"no GPU found: --gpus {wanted} uses the CPU"]
     if wanted > found:
         raise UserError(
-            f"--gpus {wanted}, and there are {found}",
+            f"--gpus {wanted}, but only {found} GPUs are visible",
             cause="CUDA_VISIBLE_DEVICES may hide some",
             fix=f"--gpus {found}",
         )
     return [f"cuda:{index}" for index in range(wanted)], []
 
 
-def join_devices(devices: Sequence[str], each: int) -> list[str]:
-    """Neighbours together, `each` for one worker; raises UserError when that does not come out even."""
-    if len(devices) % each:
+def group_devices(devices: Sequence[str], each: int) -> list[str]:
+    """Join neighboring devices, `each` for one worker; raises UserError if some are left over."""
+    left_over = len(devices) % each
+    if left_over:
         raise UserError(
-            f"{len(devices)} devices cannot be shared out, {each} for each worker",
-            cause=f"{len(devices) % each} would be left over",
-            fix=f"--gpus {len(devices) // each * each or each}",
+            f"{len(devices)} devices cannot be divided into workers of {each}",
+            cause=f"{left_over} would be left over",
+            fix=f"--gpus {len(devices) - left_over or each}",
         )
     return ["+".join(devices[start : start + each]) for start in range(0, len(devices), each)]
 
 
-def mapping_told(devices: Sequence[str], visible: str | None) -> list[str]:
-    """Which GPUs of the machine are meant, where CUDA_VISIBLE_DEVICES renames them."""
-    named = [name.strip() for name in (visible or "").split(",") if name.strip()]
-    indices = [
-        int(device.partition(":")[2] or 0) for device in devices if device.startswith("cuda")
-    ]
-    known = [f"cuda:{index} is GPU {named[index]}" for index in indices if index < len(named)]
-    return [f"CUDA_VISIBLE_DEVICES={visible}: {', '.join(known)}"] if known else []
+def visible_gpu_notes(devices: Sequence[str], visible: str | None) -> list[str]:
+    """Say which GPUs of the machine are used if CUDA_VISIBLE_DEVICES renumbers them."""
+    names = [name.strip() for name in (visible or "").split(",") if name.strip()]
+    renamed = []
+    for device in devices:
+        kind, _, index = device.partition(":")
+        if kind == "cuda" and int(index or 0) < len(names):
+            renamed.append(f"cuda:{int(index or 0)} is GPU {names[int(index or 0)]}")
+    return [f"CUDA_VISIBLE_DEVICES={visible}: {', '.join(renamed)}"] if renamed else []
 
 
-def threads_per_worker(places: Sequence[str], cores: int) -> int | None:
-    """CPU workers share the cores; None where each may keep its default."""
-    workers = sum(place.startswith("cpu") for place in places)
+def threads_per_worker(devices: Sequence[str], cores: int) -> int | None:
+    """CPU workers divide the cores; None if each can keep torch's default."""
+    workers = sum(device.startswith("cpu") for device in devices)
     return max(1, cores // workers) if workers > 1 else None
 
 
-def _check(wish: DeviceRequest, model: ModelConfig) -> None:
-    flag = "--devices" if wish.gpus is None else "--gpus"
-    if model.device_map and (
-        wish.gpus is not None or wish.devices is not None or wish.scheduler == "ray"
-    ):
-        raise UserError(
-            f"{flag if wish.scheduler == 'local' else '--scheduler ray'} does not go with model.device_map",
-            cause="one model takes all devices, so there is one worker",
-            fix="leave model.device_map out; --gpus-per-worker K gives every worker K devices",
-        )
-    if wish.gpus is not None and wish.devices is not None:
+def _check_request(request: DeviceRequest, model: ModelConfig) -> None:
+    if model.device_map:
+        _check_device_map(request)
+    if request.gpus is not None and request.devices is not None:
         raise UserError(
             "--gpus and --devices exclude each other",
-            cause="both say where to work",
-            fix="give one of them",
+            cause="both choose the devices",
+            fix="use one of them",
         )
-    if wish.each < 1:
+    if request.gpus_per_worker < 1:
         raise UserError(
-            f"--gpus-per-worker {wish.each} is no number of devices",
-            cause="a worker needs one",
-            fix="give 1 or more",
+            "--gpus-per-worker must be at least 1",
+            cause=f"it is {request.gpus_per_worker}",
+            fix="pass the number of GPUs that one worker uses, or leave the option out",
         )
-    if wish.each > 1 and wish.devices is not None and "cpu" in wish.devices:
+    if request.gpus_per_worker > 1 and request.devices is not None and "cpu" in request.devices:
         raise UserError(
-            "--gpus-per-worker does not go with CPUs",
-            cause="a model is spread over GPUs",
-            fix="name GPUs only, or leave it out",
+            "--gpus-per-worker cannot be used with CPUs",
+            cause=f"--devices is {request.devices}",
+            fix="name only GPUs, or leave --gpus-per-worker out",
         )
 
 
-def _named(devices: str) -> list[str]:
-    named = [name.strip() for name in devices.split(",") if name.strip()]
-    if not named:
+def _check_device_map(request: DeviceRequest) -> None:
+    option = None
+    if request.scheduler == "ray":
+        option = "--scheduler ray"
+    elif request.gpus is not None:
+        option = "--gpus"
+    elif request.devices is not None:
+        option = "--devices"
+    if option:
+        raise UserError(
+            f"{option} cannot be used with model.device_map",
+            cause="model.device_map spreads one model over all devices, so there is one worker",
+            fix="remove model.device_map; --gpus-per-worker K gives every worker K devices",
+        )
+
+
+def _split_names(devices: str) -> list[str]:
+    names = [name.strip() for name in devices.split(",") if name.strip()]
+    if not names:
         raise UserError(
             "--devices names no device",
-            cause="nothing stands between its commas",
+            cause=f"it is {devices!r}",
             fix="for example --devices cuda:0,cuda:1 or --devices cpu,cpu",
         )
-    return named
+    return names
 
 
 def _count_gpus() -> int:

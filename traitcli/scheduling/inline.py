@@ -1,58 +1,66 @@
-"""A crew of one: the work is done in this process, when the lead listens."""
+"""A worker pool of one: the work is done in this process, while the scheduler polls."""
 
 from __future__ import annotations
 
 import time
 
-from traitcli.pipeline.messages import Generating, Gone, Message, Order, Ready, Scoring, Stop
+from traitcli.pipeline.messages import (
+    GenerateTask,
+    Message,
+    ScoreTask,
+    StopRequest,
+    WorkerGone,
+    WorkerInput,
+    WorkerReady,
+)
 from traitcli.pipeline.worker_context import Worker
-from traitcli.scheduling.pool import Take
+from traitcli.scheduling.pool import Receive
 from traitcli.scheduling.worker import WorkerLoop
 
 
 class InlinePool:
-    """Does each task as soon as it is listened to; the lead takes what is made in the same thread."""
+    """Runs one message a poll; the scheduler receives the results in the same thread."""
 
     def __init__(self, worker: Worker) -> None:
-        self.places = (worker.device,)
+        self.devices = (worker.device,)
         self._worker = worker
-        self._orders: list[Order | None] = []
-        """What is to be done; none: the worker begins."""
+        self._messages: list[WorkerInput | None] = []
+        """Messages to the worker; None starts it."""
 
-    def hire(self, place: int) -> None:
-        self._orders.append(None)
+    def start(self, worker: int) -> None:
+        self._messages.append(None)
 
-    def send(self, place: int, order: Order) -> None:
-        self._orders.append(order)
+    def send(self, worker: int, message: WorkerInput) -> None:
+        self._messages.append(message)
 
-    def hear(self, take: Take, timeout: float) -> None:
-        if not self._orders:
+    def poll(self, receive: Receive, timeout: float) -> None:
+        if not self._messages:
             time.sleep(timeout)
             return
 
-        def tell(message: Message) -> None:
-            take(0, message)
+        def send(message: Message) -> None:
+            receive(0, message)
 
-        match self._orders.pop(0):
+        match self._messages.pop(0):
             case None:
-                tell(Ready())
-            case Stop():
-                tell(Gone("it was stopped"))
-            case Generating() | Scoring() as task:
-                WorkerLoop(self._worker, _Empty(), tell).do(task)
+                send(WorkerReady())
+            case StopRequest():
+                send(WorkerGone("it was stopped"))
+            case GenerateTask() | ScoreTask() as task:
+                WorkerLoop(self._worker, _EmptyInbox(), send).run_task(task)
 
-    def end(self, place: int) -> None:
-        self._orders.clear()
+    def end(self, worker: int) -> None:
+        self._messages.clear()
 
     def close(self) -> None:
-        self._orders.clear()
+        self._messages.clear()
 
 
-class _Empty:
-    """An inbox into which nothing comes while a task is done: who would send it is busy with it."""
+class _EmptyInbox:
+    """No message can come during a task: the scheduler waits in `poll` until it ends."""
 
-    def waits(self) -> bool:
+    def has_message(self) -> bool:
         return False
 
-    def take(self) -> Order:
+    def receive(self) -> WorkerInput:
         raise EOFError

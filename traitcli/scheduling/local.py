@@ -1,7 +1,7 @@
-"""A crew of worker processes on this machine, one for each device.
+"""A pool of worker processes on this machine, one for each device.
 
-Each has a pipe of its own, so one killed in the middle of a message blocks no other, and workers
-whose parent is gone find their pipe broken and end.
+Each process has its own pipe. So a process that is killed in the middle of a message blocks no
+other, and a worker whose parent is gone finds its pipe broken and ends.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from pathlib import Path
 from typing import Any
 
 from traitcli.config import Config
-from traitcli.pipeline.messages import Gone, Message, Order, Tell
+from traitcli.pipeline.messages import Message, Send, WorkerGone, WorkerInput
 from traitcli.pipeline.worker_context import Worker
 from traitcli.scheduling.devices import threads_per_worker
 from traitcli.scheduling.memory_check import check_fit
 from traitcli.scheduling.placement import Placement
-from traitcli.scheduling.pool import Take, log_path
-from traitcli.scheduling.worker import create_worker, renumber, serve
+from traitcli.scheduling.pool import Receive, log_path
+from traitcli.scheduling.worker import create_worker, run_worker, visible_devices
 
 _SECONDS_TO_END = 1.5
-"""In which workers end that were told to, before they are killed."""
+"""Time that workers get to end by themselves, before they are killed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class _WorkerSpec:
     config: Config
     device: str
     threads: int | None
-    trust: bool
+    trust_remote_code: bool
     log: Path
 
 
@@ -47,76 +47,78 @@ class LocalPool:
     """Worker processes of this machine."""
 
     def __init__(
-        self, config: Config, places: Sequence[str], trust_remote_code: bool, logs: Path
+        self, config: Config, devices: Sequence[str], trust_remote_code: bool, logs: Path
     ) -> None:
-        """`places` are devices; one of several devices is written with + between them."""
-        self.places = places
+        """Each entry of `devices` is one worker; several devices of a worker are joined by +."""
+        self.devices = devices
         self._config = config
-        self._trust = trust_remote_code
+        self._trust_remote_code = trust_remote_code
         self._logs = logs
-        self._at: dict[int, tuple[Any, Any]] = {}
-        """Of each place the process and our end of its pipe."""
+        self._running: dict[int, tuple[Any, Any]] = {}
+        """Worker number -> its process and our end of its pipe."""
 
-    def hire(self, place: int) -> None:
+    def start(self, worker: int) -> None:
         from torch import multiprocessing
 
-        threads = threads_per_worker(self.places, os.cpu_count() or 1)
-        post = _WorkerSpec(
-            self._config, self.places[place], threads, self._trust, log_path(self._logs, place)
-        )
-        context = multiprocessing.get_context("spawn")
+        threads = threads_per_worker(self.devices, os.cpu_count() or 1)
+        log = log_path(self._logs, worker)
+        device = self.devices[worker]
+        spec = _WorkerSpec(self._config, device, threads, self._trust_remote_code, log)
+
+        context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
         ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(post, theirs), daemon=True)
-        with _interrupt_held():
+        process = context.Process(target=_run_process, args=(spec, theirs), daemon=True)
+        with _interrupts_blocked():
             process.start()
-        theirs.close()  # or the end of the worker would not end the pipe
-        self._at[place] = process, ours
+        theirs.close()  # while we hold it open, the end of the worker would not end the pipe
+        self._running[worker] = process, ours
 
-    def send(self, place: int, order: Order) -> None:
-        if place in self._at:
-            with suppress(ConnectionError):  # a dead worker is noticed when it is heard
-                self._at[place][1].send(order)
+    def send(self, worker: int, message: WorkerInput) -> None:
+        if worker in self._running:
+            with suppress(ConnectionError):  # `poll` notices a dead worker
+                self._running[worker][1].send(message)
 
-    def hear(self, take: Take, timeout: float) -> None:
-        pipes = {pipe: place for place, (_, pipe) in self._at.items()}
+    def poll(self, receive: Receive, timeout: float) -> None:
+        pipes = {pipe: worker for worker, (_, pipe) in self._running.items()}
         if not pipes:
             time.sleep(timeout)
             return
         for pipe in wait(list(pipes), timeout):
-            place = pipes[pipe]
-            if place not in self._at or self._at[place][1] is not pipe:
-                continue  # ended meanwhile
+            worker = pipes[pipe]
+            if worker not in self._running or self._running[worker][1] is not pipe:
+                continue  # an earlier message of this poll made the scheduler end or replace it
+            message: Message
             try:
                 message = pipe.recv()
             except (EOFError, OSError):
-                process, _ = self._at.pop(place)
+                process, _ = self._running.pop(worker)
                 process.join(_SECONDS_TO_END)
-                message = Gone(f"its worker died (exit code {process.exitcode})")
-            take(place, message)
+                message = WorkerGone(f"its worker died (exit code {process.exitcode})")
+            receive(worker, message)
 
-    def end(self, place: int) -> None:
-        if place in self._at:
-            process, _ = self._at.pop(place)
+    def end(self, worker: int) -> None:
+        if worker in self._running:
+            process, _ = self._running.pop(worker)
             process.kill()
             process.join()
 
     def close(self) -> None:
         try:
-            until = time.monotonic() + _SECONDS_TO_END
-            for process, _ in self._at.values():
-                process.join(max(0.0, until - time.monotonic()))
+            deadline = time.monotonic() + _SECONDS_TO_END
+            for process, _ in self._running.values():
+                process.join(max(0.0, deadline - time.monotonic()))
         finally:
-            for place in list(self._at):
-                self.end(place)
+            for worker in list(self._running):
+                self.end(worker)
 
 
 @contextmanager
-def _interrupt_held() -> Iterator[None]:
-    """Hold Ctrl-C back; processes started meanwhile inherit that for life, because their parent ends them."""
+def _interrupts_blocked() -> Iterator[None]:
+    """Block Ctrl-C; a process started meanwhile ignores it for life, as the scheduler ends it."""
     if sys.platform == "win32":
         yield
         return
-    resource_tracker.ensure_running()  # starting it later would let Ctrl-C through again
+    resource_tracker.ensure_running()  # if it starts later, it unblocks Ctrl-C again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -124,68 +126,71 @@ def _interrupt_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class _Pipe:
-    """A worker's orders, as they come through its pipe."""
+class _PipeInbox:
+    """Messages to a worker process, from its pipe."""
 
     def __init__(self, pipe: Any) -> None:
         self._pipe = pipe
 
-    def waits(self) -> bool:
+    def has_message(self) -> bool:
         try:
             return bool(self._pipe.poll())
         except OSError:
-            return True  # `take` finds the parent gone
+            return True  # `receive` then finds that the parent is gone
 
-    def take(self) -> Order:
+    def receive(self) -> WorkerInput:
         try:
             return self._pipe.recv()  # type: ignore[no-any-return]
         except OSError:
             raise EOFError from None
 
 
-def _work(post: _WorkerSpec, pipe: Any) -> None:
-    """A worker process's life."""
-    _write_to(post.log)
-    place = post.device
-    if "+" in place:
-        _see_only(place)
-        place = renumber(len(place.split("+")))
+def _run_process(spec: _WorkerSpec, pipe: Any) -> None:
+    """The main function of a worker process."""
+    _redirect_output(spec.log)
+    device = spec.device
+    if "+" in device:
+        _hide_other_gpus(device)
+        device = visible_devices(len(device.split("+")))
     import torch
 
-    from traitcli.models import load  # noqa: F401 - it takes seconds, in which the lead looks what will fit
+    # The import takes seconds. Do it now, while the scheduler checks the memory.
+    from traitcli.models import load  # noqa: F401
 
-    if post.threads:
-        torch.set_num_threads(post.threads)
+    if spec.threads:
+        torch.set_num_threads(spec.threads)
     lock = threading.Lock()
 
-    def tell(message: Message) -> None:
+    def send(message: Message) -> None:
         try:
-            with lock:
+            with lock:  # a judge sends from its own threads
                 pipe.send(message)
         except ConnectionError:
             raise SystemExit(1) from None  # the parent is gone
 
-    serve(lambda tell: _make_worker(post, place, tell), _Pipe(pipe), tell)
+    run_worker(lambda send: _create_worker(spec, device, send), _PipeInbox(pipe), send)
 
 
-def _make_worker(post: _WorkerSpec, place: str, tell: Tell) -> Worker:
-    """Raises ModelError where a GPU is too small; the lead looks at the CPU only, or it would take GPU memory."""
-    if place.startswith("cuda"):
-        check_fit(post.config, Placement((place,)), post.trust)
-    return create_worker(post.config, place, post.trust, tell)
+def _create_worker(spec: _WorkerSpec, device: str, send: Send) -> Worker:
+    """Raises ModelError if a GPU is too small.
+
+    The scheduler checks CPUs only: a look at a GPU would take GPU memory in its process.
+    """
+    if device.startswith("cuda"):
+        check_fit(spec.config, Placement((device,)), spec.trust_remote_code)
+    return create_worker(spec.config, device, spec.trust_remote_code, send)
 
 
-def _see_only(place: str) -> None:
-    """See no other GPUs than those of a place; before CUDA is woken."""
+def _hide_other_gpus(devices: str) -> None:
+    """Make only the named GPUs visible to this process. Call it before CUDA starts."""
     visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    indices = [int(device.partition(":")[2]) for device in place.split("+")]
-    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(
-        visible[i] if visible else str(i) for i in indices
-    )
+    indices = [int(device.partition(":")[2]) for device in devices.split("+")]
+    names = [visible[index] if visible else str(index) for index in indices]
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names)
 
 
-def _write_to(log: Path) -> None:
-    """Let all that this process prints, also from C, go to its log."""
+def _redirect_output(log: Path) -> None:
+    """Send all that this process prints to its log, also what C libraries print."""
     with suppress(OSError):
         log.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)

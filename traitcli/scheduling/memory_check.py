@@ -1,4 +1,4 @@
-"""Compares what workers need with what their devices have, before anything is loaded."""
+"""Compares the memory that workers need with what their devices have, before a model is loaded."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from traitcli.models.devices import pick_device
 from traitcli.models.memory import free_bytes
 from traitcli.scheduling.placement import Placement
 
-_PROMPT = 256
-"""Tokens of a prompt, roughly; what counts is the model."""
+_PROMPT_TOKENS = 256
+"""A rough guess; the weights take nearly all of the memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A place, the bytes that its worker needs at least, and those that are there for it.
+    """The memory of one worker, in bytes.
 
-    found  none where only the machine itself could tell
+    device  a device, or several joined by +
+    needed  the least that the worker needs
+    found   what is free for it; None if only another machine could tell
     """
 
-    place: str
+    device: str
     needed: int
     found: int | None
 
@@ -31,51 +33,53 @@ class Fit:
         return self.found is None or self.needed <= self.found
 
 
-def measure_fit(config: Config, site: Placement, trust_remote_code: bool = False) -> list[Fit]:
-    """What every place needs and has; workers on the CPU share what is free."""
+def measure_fit(config: Config, placement: Placement, trust_remote_code: bool = False) -> list[Fit]:
+    """What every worker needs and has; workers on the CPU divide its free memory."""
     from traitcli.models.footprint import find_footprint
 
-    capacity = _PROMPT + config.extract.sampling.max_new_tokens
-    if site.scheduler == "ray":
-        places = [["cuda" if site.gpus_each else "cpu"] for _ in site.places]
+    on_ray = placement.scheduler == "ray"
+    if on_ray:
+        kind = "cuda" if placement.gpus_per_worker else "cpu"
+        workers = [[kind] for _ in placement.devices]
     else:
-        places = [[pick_device(device) for device in place.split("+")] for place in site.places]
-    footprint = find_footprint(config.model, places[0][0], trust_remote_code)
-    sharing = sum(devices == ["cpu"] for devices in places)
+        workers = [[pick_device(name) for name in each.split("+")] for each in placement.devices]
+
+    capacity = _PROMPT_TOKENS + config.extract.sampling.max_new_tokens
+    footprint = find_footprint(config.model, workers[0][0], trust_remote_code)
+    on_cpu = sum(devices == ["cpu"] for devices in workers)
     fits = []
-    for place, devices in zip(site.places, places, strict=True):
-        needed = footprint.least(devices[0], capacity)
-        fits.append(
-            Fit(place, needed, None if site.scheduler == "ray" else _free(config, devices, sharing))
-        )
+    for name, devices in zip(placement.devices, workers, strict=True):
+        found = None if on_ray else _free_bytes(config, devices, on_cpu)
+        fits.append(Fit(name, footprint.least(devices[0], capacity), found))
     return fits
 
 
-def check_fit(config: Config, site: Placement, trust_remote_code: bool = False) -> None:
-    """Raise ModelError when a model cannot fit where it is to be loaded."""
-    refuse_unfit(config, measure_fit(config, site, trust_remote_code))
+def check_fit(config: Config, placement: Placement, trust_remote_code: bool = False) -> None:
+    """Raise ModelError if the model does not fit on a device."""
+    refuse_unfit(config, measure_fit(config, placement, trust_remote_code))
 
 
 def refuse_unfit(config: Config, fits: Sequence[Fit]) -> None:
-    """Raise ModelError when something does not fit."""
+    """Raise ModelError if a worker needs more memory than is free."""
     short = [fit for fit in fits if not fit.fits]
     if not short:
         return
     needed = max(fit.needed for fit in short)
+    devices = ", ".join(dict.fromkeys(fit.device for fit in short))
+    free = ", ".join(f"{(fit.found or 0) / 2**30:.1f} GiB on {fit.device}" for fit in short)
     raise ModelError(
-        f"{config.model.name} does not fit on {', '.join(dict.fromkeys(fit.place for fit in short))}",
-        cause=f"a worker needs {needed / 2**30:.1f} GiB at least, and there are "
-        + ", ".join(f"{(fit.found or 0) / 2**30:.1f} for {fit.place}" for fit in short),
-        fix="fewer workers on the CPU, --gpus-per-worker K, model.dtype bfloat16, or a smaller model",
+        f"{config.model.name} does not fit on {devices}",
+        cause=f"a worker needs at least {needed / 2**30:.1f} GiB; free: {free}",
+        fix="use fewer CPU workers, --gpus-per-worker K, model.dtype bfloat16, or a smaller model",
     )
 
 
-def _free(config: Config, devices: Sequence[str], sharing: int) -> int | None:
-    """Bytes on all devices of a place; none where accelerate spreads the model, to disk if it must."""
+def _free_bytes(config: Config, devices: Sequence[str], on_cpu: int) -> int | None:
+    """Free bytes on all devices of a worker."""
     import torch
 
     if config.model.device_map:
-        return None
+        return None  # accelerate spreads the model, also to disk, so it always fits
     if list(devices) == ["cpu"]:
-        return free_bytes(torch.device("cpu")) // max(1, sharing)
+        return free_bytes(torch.device("cpu")) // max(1, on_cpu)
     return sum(free_bytes(torch.device(device)) for device in devices)

@@ -1,4 +1,4 @@
-"""Cuts work into shares for places to work at: pure arithmetic, so that a plan can be shown before it is made."""
+"""Divides work among workers. It is pure arithmetic, so a dry run can show the plan."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TypeVar
 
-from traitcli.pipeline.messages import Generating, Scoring, Task
+from traitcli.pipeline.messages import GenerateTask, ScoreTask, Task
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
-    """Rollouts of one trait for one place; `part` of `parts`, counted from 1."""
+class Partition:
+    """Rollouts of one trait for one worker; `part` of `parts`, counted from 1."""
 
     trait: str
     rollouts: int
@@ -23,67 +23,72 @@ class Share:
     parts: int
 
 
-def share_out(sizes: Mapping[str, int], places: int) -> dict[str, int]:
-    """In how many parts each trait is cut, so that every place has one; the longest traits come first.
+def count_parts(sizes: Mapping[str, int], workers: int) -> dict[str, int]:
+    """The number of parts for each trait, longest trait first, so that every worker has a part.
 
-    With no more places than traits nothing is cut: they queue. A trait without work has no part.
-    Raises ValueError where there is no place.
+    With fewer workers than traits no trait is split: the traits queue. A trait without work is
+    left out. Raises ValueError without workers.
     """
-    if places < 1:
-        raise ValueError("no place to work at")
+    if workers < 1:
+        raise ValueError("no worker to divide work among")
     order = sorted((name for name in sizes if sizes[name] > 0), key=lambda name: -sizes[name])
     parts = dict.fromkeys(order, 1)
-    largest: list[tuple[float, int, str]] = [
-        (-sizes[name], place, name) for place, name in enumerate(order)
-    ]
-    heapq.heapify(largest)
-    for _ in range(places - len(order)):
-        if not largest:
+
+    # Each further worker halves, thirds, ... the trait whose parts are largest now. The index
+    # decides ties, so that the plan is the same every time.
+    heap: list[tuple[float, int, str]] = []
+    for index, name in enumerate(order):
+        heapq.heappush(heap, (-sizes[name], index, name))
+    for _ in range(workers - len(order)):
+        if not heap:
             break
-        _, place, name = heapq.heappop(largest)
+        _, index, name = heapq.heappop(heap)
         if parts[name] < sizes[name]:
             parts[name] += 1
-            heapq.heappush(largest, (-sizes[name] / parts[name], place, name))
+            heapq.heappush(heap, (-sizes[name] / parts[name], index, name))
     return parts
 
 
-def assign(sizes: Mapping[str, int], places: int) -> list[list[Share]]:
-    """The shares of each place as they are handed out where all places are equally fast: longest first."""
-    shares = [
-        Share(name, len(piece), part, parts)
-        for name, parts in share_out(sizes, places).items()
-        for part, piece in enumerate(cut(range(sizes[name]), parts), start=1)
-    ]
-    plan: list[list[Share]] = [[] for _ in range(places)]
-    free = [(0, place) for place in range(places)]
-    for share in sorted(shares, key=lambda share: -share.rollouts):
-        load, place = heapq.heappop(free)
-        plan[place].append(share)
-        heapq.heappush(free, (load + share.rollouts, place))
+def plan_partitions(sizes: Mapping[str, int], workers: int) -> list[list[Partition]]:
+    """The partitions of each worker if all are equally fast: the largest are assigned first."""
+    partitions = []
+    for name, parts in count_parts(sizes, workers).items():
+        for part, items in enumerate(split_evenly(range(sizes[name]), parts), start=1):
+            partitions.append(Partition(name, len(items), part, parts))
+
+    plan: list[list[Partition]] = [[] for _ in range(workers)]
+    loads = [(0, worker) for worker in range(workers)]
+    for partition in sorted(partitions, key=lambda partition: -partition.rollouts):
+        load, worker = heapq.heappop(loads)
+        plan[worker].append(partition)
+        heapq.heappush(loads, (load + partition.rollouts, worker))
     return plan
 
 
-def cut(items: Sequence[T], parts: int) -> list[Sequence[T]]:
-    """Neighbours stay together; no part is empty, and none is larger by more than one."""
+def split_evenly(items: Sequence[T], parts: int) -> list[Sequence[T]]:
+    """Split into runs of neighbors that differ in size by at most one; no part is empty."""
     parts = max(1, min(parts, len(items)))
     edges = [len(items) * edge // parts for edge in range(parts + 1)]
     return [items[start:end] for start, end in pairwise(edges)] if items else []
 
 
-def cut_task(task: Task, parts: int) -> list[Task]:
-    """The same work in parts; a judge reads the answers to a question together, so they are not torn apart."""
-    if isinstance(task, Generating):
-        return [replace(task, keys=tuple(piece)) for piece in cut(task.keys, parts)]
+def split_task(task: Task, parts: int) -> list[Task]:
+    """The same work in parts."""
+    if isinstance(task, GenerateTask):
+        return [replace(task, keys=tuple(keys)) for keys in split_evenly(task.keys, parts)]
+
+    # A judge reads the answers to one question together, so they stay in one part.
     questions = list(dict.fromkeys(answer.question for answer in task.answers))
-    pieces = [set(piece) for piece in cut(questions, parts)]
-    return [
-        Scoring(task.trait, tuple(a for a in task.answers if a.question in piece))
-        for piece in pieces
-    ]
+    tasks: list[Task] = []
+    for part in map(set, split_evenly(questions, parts)):
+        answers = tuple(answer for answer in task.answers if answer.question in part)
+        tasks.append(ScoreTask(task.trait, answers))
+    return tasks
 
 
-def rest_of(task: Task, left: set[str]) -> Task:
-    """What of a task is not finished."""
-    if isinstance(task, Generating):
-        return replace(task, keys=tuple(key for key in task.keys if key.id in left))
-    return replace(task, answers=tuple(answer for answer in task.answers if answer.rollout in left))
+def remaining_task(task: Task, unfinished: set[str]) -> Task:
+    """The part of a task that still has to be done."""
+    if isinstance(task, GenerateTask):
+        return replace(task, keys=tuple(key for key in task.keys if key.id in unfinished))
+    answers = tuple(answer for answer in task.answers if answer.rollout in unfinished)
+    return replace(task, answers=answers)

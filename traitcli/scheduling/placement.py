@@ -1,4 +1,4 @@
-"""Which devices were asked for, and where the workers run."""
+"""Which devices a command was asked to use, and which devices its workers get."""
 
 from __future__ import annotations
 
@@ -8,27 +8,31 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class DeviceRequest:
-    """What a command is told of where to work.
+    """The device options of a command.
 
-    gpus         how many GPUs in all
-    devices      their names, with commas between
-    each         GPUs that one worker has
-    ray_address  a cluster: auto, local, HOST:PORT
+    gpus             how many GPUs in all
+    devices          device names, separated by commas
+    gpus_per_worker  GPUs that one worker uses
+    ray_address      the cluster: auto, local or HOST:PORT
     """
 
     gpus: int | None = None
     devices: str | None = None
-    each: int = 1
+    gpus_per_worker: int = 1
     scheduler: Literal["local", "ray"] = "local"
     ray_address: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a command works: a place for each worker, a device or several joined by +, and what is worth saying."""
+    """The devices that a command works on.
 
-    places: tuple[str, ...]
+    devices  one entry for each worker: a device, or several joined by +
+    notes    what the user should know about the choice
+    """
+
+    devices: tuple[str, ...]
     notes: tuple[str, ...] = ()
     scheduler: Literal["local", "ray"] = "local"
-    gpus_each: int = 1
-    cpus_each: int = 1
+    gpus_per_worker: int = 1
+    cpus_per_worker: int = 1

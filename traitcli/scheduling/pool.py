@@ -1,4 +1,4 @@
-"""What a lead knows of workers: how they are hired, spoken to and heard, whatever they run on."""
+"""What the scheduler needs of a worker pool, and what it knows of each worker."""
 
 from __future__ import annotations
 
@@ -7,88 +7,96 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from traitcli.pipeline.messages import Generating, Message, Order, Task
+from traitcli.pipeline.messages import GenerateTask, Message, Task, WorkerInput
 
-_WORTH = 2
-"""Rollouts that a worker has not begun, from which on some are taken over."""
+_WORTH_STEALING = 2
+"""Unstarted rollouts from which on a worker is asked to release some."""
 
-Take = Callable[[int, Message], None]
-"""Is told by which worker something was said, and what."""
+Receive = Callable[[int, Message], None]
+"""Called with the number of a worker and a message from it."""
 
 
 class WorkerPool(Protocol):
-    """Workers, one at each place at most."""
+    """Workers by number, on whatever they run: this process, local processes or a Ray cluster.
+
+    A worker number stands for a device. A worker that ended can be started again.
+    """
 
     @property
-    def places(self) -> Sequence[str]:
-        """The device of each place; the names of several are joined by +."""
+    def devices(self) -> Sequence[str]:
+        """The device of each worker number; several devices of one worker are joined by +."""
         ...
 
-    def hire(self, place: int) -> None:
-        """Start a worker; it says Ready."""
+    def start(self, worker: int) -> None:
+        """Start a worker; it sends WorkerReady."""
         ...
 
-    def send(self, place: int, order: Order) -> None:
-        """Tell a worker something; whether it is alive is noticed when it is heard."""
+    def send(self, worker: int, message: WorkerInput) -> None:
+        """Send without waiting. A dead worker is noticed by `poll`, not here."""
         ...
 
-    def hear(self, take: Take, timeout: float) -> None:
-        """WorkerState over what workers say, waiting for the first word up to so many seconds."""
+    def poll(self, receive: Receive, timeout: float) -> None:
+        """Pass on the messages of workers; waits at most `timeout` seconds for the first one."""
         ...
 
-    def end(self, place: int) -> None:
-        """End a worker at once, if there is one."""
+    def end(self, worker: int) -> None:
+        """Kill a worker, if it runs."""
         ...
 
     def close(self) -> None:
-        """End all, by force those that do not end by themselves in a moment."""
+        """End all workers; those that do not end by themselves in a moment are killed."""
         ...
 
 
 @dataclass(slots=True)
 class WorkerState:
-    """A worker as its lead sees it.
+    """What the scheduler knows of a worker.
 
-    heard  when it last said something
-    since  when its task was at work
-    left   what of its task is not finished
-    total  how much the task is, without what was given up
-    moved  something of it is
-    asked  it was asked to give something up, and has not answered
+    last_message_at    clock seconds of its last message
+    ready              its process runs and takes tasks
+    task_started_at    clock seconds at which its model was loaded and its task began
+    unfinished         ids of its task that it has not delivered
+    total              size of its task without the released rollouts
+    task_started       its model is loaded and the task runs
+    has_progress       it has delivered something of its task
+    unstarted          rollouts that it could still release
+    release_requested  it was asked to release some and has not answered
+    memory             bytes that it uses on its device
     """
 
-    place: int
-    heard: float
+    number: int
+    last_message_at: float
     ready: bool = False
     task: Task | None = None
-    left: set[str] = field(default_factory=set)
+    unfinished: set[str] = field(default_factory=set)
     total: int = 0
-    since: float = 0.0
-    began: bool = False
-    moved: bool = False
-    unbegun: int = 0
-    asked: bool = False
+    task_started_at: float = 0.0
+    task_started: bool = False
+    has_progress: bool = False
+    unstarted: int = 0
+    release_requested: bool = False
     memory: int = 0
 
-    def give(self, task: Task, now: float) -> None:
-        self.task, self.left = task, set(task.ids)
-        self.total = self.unbegun = len(task.ids)
-        self.began = self.moved = self.asked = False
-        self.since = self.heard = now
+    def assign(self, task: Task, now: float) -> None:
+        """Note that a task was sent."""
+        self.task, self.unfinished = task, set(task.ids)
+        self.total = self.unstarted = len(task.ids)
+        self.task_started = self.has_progress = self.release_requested = False
+        self.task_started_at = self.last_message_at = now
 
     @property
     def done(self) -> int:
-        return self.total - len(self.left)
+        return self.total - len(self.unfinished)
 
     @property
     def is_idle(self) -> bool:
         return self.ready and self.task is None
 
     @property
-    def can_give(self) -> bool:
-        return isinstance(self.task, Generating) and self.unbegun >= _WORTH and not self.asked
+    def can_release(self) -> bool:
+        enough = self.unstarted >= _WORTH_STEALING
+        return isinstance(self.task, GenerateTask) and enough and not self.release_requested
 
 
-def log_path(folder: Path, place: int) -> Path:
-    """Where a worker's log is."""
-    return folder / f"worker-{place}.log"
+def log_path(folder: Path, worker: int) -> Path:
+    return folder / f"worker-{worker}.log"

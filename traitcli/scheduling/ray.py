@@ -1,6 +1,7 @@
-"""A crew of Ray actors, on whatever machines a cluster has: what they make is streamed back here.
+"""A pool of Ray actors on the machines of a cluster, which stream their results back.
 
-No file system is shared: an actor is handed all it needs, and knows nothing of the run directory.
+No shared file system is needed: an actor gets all it needs in messages, and does not know the run
+directory.
 """
 
 from __future__ import annotations
@@ -18,47 +19,56 @@ from typing import Any
 
 from traitcli.config import Config, ModelConfig
 from traitcli.errors import UserError
-from traitcli.pipeline.messages import Gone, Logged, Message, Order, Ready, Tell
+from traitcli.pipeline.messages import (
+    LogWritten,
+    Message,
+    Send,
+    WorkerGone,
+    WorkerInput,
+    WorkerReady,
+)
 from traitcli.pipeline.worker_context import Worker
 from traitcli.scheduling.memory_check import check_fit
 from traitcli.scheduling.placement import Placement
-from traitcli.scheduling.pool import Take
-from traitcli.scheduling.worker import create_worker, renumber, serve
+from traitcli.scheduling.pool import Receive
+from traitcli.scheduling.worker import create_worker, run_worker, visible_devices
 
-_UNREAD = 64
-"""Messages of an actor that wait to be taken, at most: then it waits too."""
+_MAX_UNREAD = 64
+"""Unread messages of an actor; at this number the actor waits, so that memory stays bounded."""
 _SECONDS_TO_JOIN = 5.0
 _SECONDS_TO_END = 1.5
-"""In which actors end that were told to, before they are killed."""
+"""Time that actors get to end by themselves, before they are killed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """What a Ray cluster has; `cpus` of each machine."""
+    """The CPUs of each machine of a cluster, and the GPUs of all."""
 
     cpus: tuple[int, ...]
     gpus: int
 
 
 def join_cluster(address: str) -> Cluster:
-    """Connect this process to a cluster: `auto` is one that runs on this machine, `local` a new one for this command.
+    """Connect this process to a cluster.
 
-    Raises UserError when Ray is not installed, or there is no such cluster.
+    `auto` is the cluster that runs on this machine, `local` a new one for this command only.
+    Raises UserError if Ray is not installed or no cluster answers.
     """
     try:
         import ray
     except ImportError:
         raise UserError(
             "Ray is not installed",
-            cause="--scheduler ray needs it",
+            cause="--scheduler ray uses it",
             fix="pip install 'traitcli[ray]'",
         ) from None
     _check_address(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Workers without a GPU keep CUDA_VISIBLE_DEVICES; Ray warns unless this says so.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    where: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+    options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="error", **where)
+        ray.init(address=address, log_to_driver=False, logging_level="error", **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise _no_cluster(address, error) from None
     cpus = tuple(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
@@ -66,12 +76,12 @@ def join_cluster(address: str) -> Cluster:
 
 
 def _check_address(address: str) -> None:
-    """Raise UserError at once where Ray would try for minutes."""
+    """Raise UserError at once; Ray itself would try to connect for minutes."""
     if address.startswith("ray://"):
         raise UserError(
-            f"--ray-address {address} is an address for Ray's client",
-            cause="results are streamed back, which that cannot do",
-            fix="run the command on a machine of the cluster, with --ray-address auto",
+            f"--ray-address {address} is an address for Ray Client",
+            cause="workers stream their results, and Ray Client cannot stream",
+            fix="run the command on a machine of the cluster with --ray-address auto",
         )
     host, _, port = address.rpartition(":")
     if address not in {"auto", "local"}:
@@ -82,12 +92,11 @@ def _check_address(address: str) -> None:
 
 
 def _no_cluster(address: str, error: Exception) -> UserError:
+    here = "no Ray cluster runs on this machine"
     return UserError(
-        f"no Ray cluster at {address}"
-        if address != "auto"
-        else "no Ray cluster runs on this machine",
+        here if address == "auto" else f"no Ray cluster at {address}",
         cause=_first_line(error),
-        fix="ray start --head, then the same command; or --ray-address local",
+        fix="run ray start --head and then the same command, or use --ray-address local",
     )
 
 
@@ -95,169 +104,172 @@ class RayPool:
     """Actors of the cluster that this process has joined."""
 
     def __init__(
-        self, config: Config, site: Placement, trust_remote_code: bool, logs: Path
+        self, config: Config, placement: Placement, trust_remote_code: bool, logs: Path
     ) -> None:
-        """Each place has a name of its own until its actor is there, and then that of its machine and device."""
-        self.places = list(site.places)
-        self._names = site.places
-        self._gpus_each = site.gpus_each
-        self._cpus_each = site.cpus_each
-        self._post = (_with_whole_paths(config), trust_remote_code)
-        self._at: dict[int, tuple[Any, Any]] = {}
-        """Of each place the actor and the stream of what it says."""
-        self._talk = ExitStack()  # Ray prints of nodes that are lost, and stdout is the command's
-        logs.mkdir(parents=True, exist_ok=True)
-        log = self._talk.enter_context((logs / "ray.log").open("a", encoding="utf-8"))
-        self._talk.enter_context(redirect_stdout(log))
+        self.devices = list(placement.devices)
+        """A worker has a made-up name until its actor runs, then its machine and device."""
+        self._names = placement.devices
+        self._gpus = placement.gpus_per_worker
+        self._cpus = placement.cpus_per_worker
+        self._spec = (_with_absolute_paths(config), trust_remote_code)
+        self._running: dict[int, tuple[Any, Any]] = {}
+        """Worker number -> its actor and the stream of its messages."""
 
-    def hire(self, place: int) -> None:
+        # Ray prints about lost nodes, and the command's stdout is for its own output.
+        self._output = ExitStack()
+        logs.mkdir(parents=True, exist_ok=True)
+        log = self._output.enter_context((logs / "ray.log").open("a", encoding="utf-8"))
+        self._output.enter_context(redirect_stdout(log))
+
+    def start(self, worker: int) -> None:
         import ray
 
-        self.places[place] = self._names[place]
+        self.devices[worker] = self._names[worker]
         options = {
-            "num_cpus": self._cpus_each,
-            "num_gpus": self._gpus_each,
-            "max_concurrency": 2,
+            "num_cpus": self._cpus,
+            "num_gpus": self._gpus,
+            "max_concurrency": 2,  # one thread runs tasks, one receives messages
             "scheduling_strategy": "SPREAD",
         }
-        kind = ray.remote(Actor).options(**options)
-        actor = kind.remote(*self._post, self._gpus_each)
-        listening = actor.listen.options(
-            num_returns="streaming", _generator_backpressure_num_objects=_UNREAD
+        actor = ray.remote(Actor).options(**options).remote(*self._spec, self._gpus)
+        messages = actor.messages.options(
+            num_returns="streaming", _generator_backpressure_num_objects=_MAX_UNREAD
         )
-        self._at[place] = actor, listening.remote()
+        self._running[worker] = actor, messages.remote()
 
-    def send(self, place: int, order: Order) -> None:
-        if place in self._at:
-            self._at[place][0].order.remote(order)
+    def send(self, worker: int, message: WorkerInput) -> None:
+        if worker in self._running:
+            self._running[worker][0].receive.remote(message)
 
-    def hear(self, take: Take, timeout: float) -> None:
+    def poll(self, receive: Receive, timeout: float) -> None:
         import ray
 
-        streams = {stream: place for place, (_, stream) in self._at.items()}
+        streams = {stream: worker for worker, (_, stream) in self._running.items()}
         if not streams:
             time.sleep(timeout)
             return
-        first, _ = ray.wait(list(streams), num_returns=1, timeout=timeout, fetch_local=False)
-        if first:
-            first, _ = ray.wait(
-                list(streams), num_returns=len(streams), timeout=0, fetch_local=False
-            )
-        for stream in first:
-            place = streams[stream]
-            if place in self._at and self._at[place][1] is stream:
-                take(place, self._next(place, stream))
+        waiting = list(streams)
+        found, _ = ray.wait(waiting, num_returns=1, timeout=timeout, fetch_local=False)
+        if found:
+            # `wait` returns as many as asked for: ask again for all that have a message already.
+            found, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0, fetch_local=False)
+        for stream in found:
+            worker = streams[stream]
+            if worker in self._running and self._running[worker][1] is stream:
+                receive(worker, self._next_message(worker, stream))
 
-    def end(self, place: int) -> None:
+    def end(self, worker: int) -> None:
         import ray
 
-        if place in self._at:
-            actor, _ = self._at.pop(place)
+        if worker in self._running:
+            actor, _ = self._running.pop(worker)
             ray.kill(actor)
 
     def close(self) -> None:
         import ray
 
-        until = time.monotonic() + _SECONDS_TO_END
+        deadline = time.monotonic() + _SECONDS_TO_END
         try:
-            while self._at and time.monotonic() < until:
-                self.hear(lambda place, message: None, 0.1)
+            while self._running and time.monotonic() < deadline:
+                self.poll(lambda worker, message: None, 0.1)
         finally:
-            for place in list(self._at):
-                self.end(place)
+            for worker in list(self._running):
+                self.end(worker)
             ray.shutdown()
-            self._talk.close()
+            self._output.close()
 
-    def _next(self, place: int, stream: Any) -> Message:
+    def _next_message(self, worker: int, stream: Any) -> Message:
         import ray
         from ray.exceptions import RayError
 
         try:
             message: Message = ray.get(next(stream))
         except StopIteration:
-            self._at.pop(place)
-            return Gone("its worker ended")
+            self._running.pop(worker)
+            return WorkerGone("its worker ended")
         except RayError as error:
-            self._at.pop(place)
-            return Gone(f"its worker died ({_first_line(error)})")
-        if isinstance(message, Ready):
-            self.places[place] = message.where
+            self._running.pop(worker)
+            return WorkerGone(f"its worker died ({_first_line(error)})")
+        if isinstance(message, WorkerReady):
+            self.devices[worker] = message.location
         return message
 
 
 class Actor:
-    """A worker on some machine: one thread of it works, one takes orders."""
+    """A worker on some machine of the cluster."""
 
     def __init__(self, config: Config, trust_remote_code: bool, gpus: int) -> None:
         self._config = config
-        self._trust = trust_remote_code
+        self._trust_remote_code = trust_remote_code
         self._gpus = gpus
-        self._orders: SimpleQueue[Order] = SimpleQueue()
+        self._inbox: SimpleQueue[WorkerInput] = SimpleQueue()
 
-    def order(self, order: Order) -> None:
-        self._orders.put(order)
+    def receive(self, message: WorkerInput) -> None:
+        self._inbox.put(message)
 
-    def listen(self) -> Iterator[Message]:
-        """All that the worker says, until it ends."""
+    def messages(self) -> Iterator[Message]:
+        """Run the worker and yield its messages until it ends."""
         import ray
 
-        said: Queue[Message | None] = Queue(_UNREAD)
+        sent: Queue[Message | None] = Queue(_MAX_UNREAD)
         node = ray.util.get_node_ip_address()
-        where = f"{node} {'+'.join(f'cuda:{index}' for index in ray.get_gpu_ids()) or 'cpu'}"
+        devices = "+".join(f"cuda:{index}" for index in ray.get_gpu_ids()) or "cpu"
 
         def work() -> None:
             try:
-                serve(self._worker, _Queue(self._orders), said.put, where)
+                inbox = _QueueInbox(self._inbox)
+                run_worker(self._create_worker, inbox, sent.put, f"{node} {devices}")
             finally:
-                said.put(None)
+                sent.put(None)
 
         threading.Thread(target=work, daemon=True).start()
-        while (message := said.get()) is not None:
+        while (message := sent.get()) is not None:
             yield message
 
-    def _worker(self, tell: Tell) -> Worker:
+    def _create_worker(self, send: Send) -> Worker:
         import torch
 
-        place = renumber(self._gpus)
-        check_fit(self._config, Placement((place,)), self._trust)
-        if not self._gpus:
-            torch.set_num_threads(_cpus())
+        device = visible_devices(self._gpus)
+        check_fit(self._config, Placement((device,)), self._trust_remote_code)
+        if self._gpus:
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+            send(LogWritten(f"CUDA_VISIBLE_DEVICES is {visible}\n"))
         else:
-            tell(Logged(f"CUDA_VISIBLE_DEVICES is {os.environ.get('CUDA_VISIBLE_DEVICES')}\n"))
-        return create_worker(self._config, place, self._trust, tell)
+            torch.set_num_threads(_reserved_cpus())
+        return create_worker(self._config, device, self._trust_remote_code, send)
 
 
-class _Queue:
-    """A worker's orders, as they come to its actor."""
+class _QueueInbox:
+    """Messages to a worker, as its actor receives them."""
 
-    def __init__(self, orders: SimpleQueue[Order]) -> None:
-        self._orders = orders
+    def __init__(self, messages: SimpleQueue[WorkerInput]) -> None:
+        self._messages = messages
 
-    def waits(self) -> bool:
-        return not self._orders.empty()
+    def has_message(self) -> bool:
+        return not self._messages.empty()
 
-    def take(self) -> Order:
-        return self._orders.get()
+    def receive(self) -> WorkerInput:
+        return self._messages.get()
 
 
-def _with_whole_paths(config: Config) -> Config:
-    """Models that are files here, as an actor finds them that works in another folder."""
+def _with_absolute_paths(config: Config) -> Config:
+    """Make paths of local models absolute: an actor works in another folder."""
 
-    def whole(model: ModelConfig) -> ModelConfig:
+    def absolute(model: ModelConfig) -> ModelConfig:
         path = Path(model.id)
         return model.model_copy(update={"id": str(path.absolute())}) if path.exists() else model
 
     local = config.judge.local
     if local.model:
-        local = local.model_copy(update={"model": whole(local.model)})
+        local = local.model_copy(update={"model": absolute(local.model)})
     judge = config.judge.model_copy(update={"local": local})
-    return config.model_copy(update={"model": whole(config.model), "judge": judge})
+    return config.model_copy(update={"model": absolute(config.model), "judge": judge})
 
 
-def _cpus() -> int:
-    """Threads for a worker without a GPU: those that OMP_NUM_THREADS names, which Ray sets to the CPUs it reserved."""
-    named = os.environ.get("OMP_NUM_THREADS", "")
-    return int(named) if named.isdecimal() and int(named) else 1
+def _reserved_cpus() -> int:
+    """The CPUs of a worker without a GPU: Ray sets OMP_NUM_THREADS to the CPUs it reserved."""
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    return int(threads) if threads.isdecimal() and int(threads) else 1
 
 
 def _first_line(error: Exception) -> str:

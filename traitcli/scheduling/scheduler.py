@@ -1,9 +1,20 @@
-"""Leads workers through the traits: hands out tasks, keeps what comes back, and copes with workers that are lost.
+"""Schedules the traits of a run on a worker pool.
 
-It runs where the command does and is the only one that writes to the run directory, so a worker may
-be anywhere, and a task may be done in parts by several. A worker without work takes over half of what
-another has not begun. One that dies or hangs is replaced, and what it had not handed over is made
-by others.
+The scheduler runs in the process of the command. Workers only compute; the scheduler is the only
+one that writes to the run directory, so a worker may be on any machine.
+
+    jobs ──> TraitPipeline, one a trait ──> tasks, split into partitions
+                  ▲                              │
+                  │ RolloutsMade                 ▼
+                  │ RolloutsJudged      ┌── queue of tasks <── released or lost work
+                  │                     ▼
+              Scheduler ── task, ReleaseRequest, StopRequest ──> WorkerPool ──> workers
+                  ▲                                                               │
+                  └── Heartbeat, RolloutsMade, RolloutsReleased, TaskEnded, ... ──┘
+
+Work stealing: if a worker is idle and the queue is empty, the scheduler asks the worker with the
+most unstarted rollouts to release half of them, and queues those again. A worker that dies or
+sends no heartbeat is replaced, and its unfinished work is queued again.
 """
 
 from __future__ import annotations
@@ -21,350 +32,369 @@ from traitcli.errors import TraitError
 from traitcli.events import Event, Listener, ModelLoading, TraitFailed, Warned, WorkerSeen
 from traitcli.judging import Judge
 from traitcli.pipeline.messages import (
-    Began,
-    Ended,
-    Fatal,
-    GaveUp,
-    Generating,
-    Gone,
+    GenerateTask,
     Heartbeat,
-    Judged,
-    Logged,
-    Made,
+    LogWritten,
     Message,
-    Ready,
-    Share,
-    Stop,
+    ReleaseRequest,
+    RolloutsJudged,
+    RolloutsMade,
+    RolloutsReleased,
+    RunFailed,
+    StopRequest,
     Task,
+    TaskEnded,
+    TaskStarted,
+    WorkerGone,
+    WorkerReady,
 )
 from traitcli.pipeline.trait_pipeline import Job, TraitPipeline
-from traitcli.scheduling.partition import cut_task, rest_of, share_out
+from traitcli.scheduling.partition import count_parts, remaining_task, split_task
 from traitcli.scheduling.pool import WorkerPool, WorkerState, log_path
 
 _SECONDS_TO_STOP = 2.5
-"""In which workers hand over what is finished after Ctrl-C, before they are ended by force."""
+"""Time that workers get to deliver what is finished after Ctrl-C, before they are killed."""
 
 
 class Scheduler:
-    """Takes jobs to their end with a crew."""
+    """Runs jobs to their end on a worker pool."""
 
     def __init__(
         self,
         jobs: Sequence[Job],
-        crew: WorkerPool,
+        pool: WorkerPool,
         judge: Judge,
         on_event: Listener,
         logs: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`judge` is asked here when it leaves devices free; `logs` is the folder of the workers' logs."""
-        self._crew = crew
+        """`judge` is asked from here if it needs no device; `logs` is the folder of worker logs."""
+        self._pool = pool
         self._judge = judge
         self._listener = on_event
-        self._alone = threading.RLock()
+        self._event_lock = threading.RLock()
         self._logs = logs
         self._clock = clock
-        self._check: Callable[[], None] | None = None
-        self._rules: WorkersConfig = jobs[0].config.workers
-        self._pool = ThreadPoolExecutor(len(jobs), "judge")
-        lines = [TraitPipeline(job, judge, self._pool, self._tell) for job in jobs]
-        self._lines = {line.name: line for line in lines}
-        self._parts = share_out({line.name: line.missing for line in lines}, len(crew.places))
-        self._unstarted = deque(self._lines[name] for name in self._parts)
-        self._waiting: deque[Task] = deque()
-        self._hands: dict[int, WorkerState] = {}
-        self._tried: Counter[str] = Counter()
-        self._died_here: Counter[int] = Counter()
+        self._memory_check: Callable[[], None] | None = None
+        self._limits: WorkersConfig = jobs[0].config.workers
 
-    def run(self, check: Callable[[], None] = lambda: None) -> list[TraitFailed]:
-        """Returns what failed; raises what no trait could go on after. Every worker has ended then.
+        self._judging_threads = ThreadPoolExecutor(len(jobs), "judge")
+        self._pipelines: dict[str, TraitPipeline] = {}
+        for job in jobs:
+            pipeline = TraitPipeline(job, judge, self._judging_threads, self._emit)
+            self._pipelines[pipeline.name] = pipeline
+        missing = {name: pipeline.missing for name, pipeline in self._pipelines.items()}
+        self._parts = count_parts(missing, len(pool.devices))
 
-        `check` is called before a model is loaded, while workers start; what it raises ends all.
+        self._unstarted = deque(self._pipelines[name] for name in self._parts)
+        self._queue: deque[Task] = deque()
+        self._workers: dict[int, WorkerState] = {}
+        self._crashes_by_rollout: Counter[str] = Counter()
+        self._crashes_by_worker: Counter[int] = Counter()
+
+    def run(self, check_memory: Callable[[], None] = lambda: None) -> list[TraitFailed]:
+        """Return what failed; raise an error that no trait can continue after. All workers end.
+
+        `check_memory` is called while the first workers start, before any loads a model. What it
+        raises ends the run.
         """
-        self._check = check
+        self._memory_check = check_memory
         try:
-            for line in self._lines.values():
-                if line.name not in self._parts:
-                    self._add(line.start())
-            while not all(line.is_over for line in self._lines.values()):
-                self._hand_out()
-                busy = any(hand.task or not hand.ready for hand in self._hands.values())
-                self._crew.hear(self._take, 1.0 if busy else 0.05)
-                self._watch()
-        except (
-            BaseException
-        ):  # Ctrl-C and SIGTERM too: what is finished is kept whatever ends the run
+            for pipeline in self._pipelines.values():
+                if pipeline.name not in self._parts:
+                    self._queue_tasks(pipeline.start())
+            while not all(pipeline.is_over for pipeline in self._pipelines.values()):
+                self._assign_work()
+                waiting = any(w.task or not w.ready for w in self._workers.values())
+                self._pool.poll(self._receive, 1.0 if waiting else 0.05)
+                self._check_heartbeats()
+        except BaseException:
+            # Ctrl-C and SIGTERM as well: finished rollouts are kept, whatever ends the run.
             with suppress(KeyboardInterrupt):
-                self._stop()
+                self._shut_down()
             raise
         finally:
-            self._let_go(list(self._hands.values()))
-            self._crew.close()
-            self._pool.shutdown(cancel_futures=True)
-        return [line.failure for line in self._lines.values() if line.failure]
+            self._dismiss(list(self._workers.values()))
+            self._pool.close()
+            self._judging_threads.shutdown(cancel_futures=True)
+        return [pipeline.failure for pipeline in self._pipelines.values() if pipeline.failure]
 
-    def _tell(self, event: Event) -> None:
-        with self._alone:
+    def _emit(self, event: Event) -> None:
+        """Pass an event on. Judging threads emit events too, and listeners expect one at a time."""
+        with self._event_lock:
             self._listener(event)
 
-    def _add(self, tasks: Sequence[Task]) -> None:
-        """Cut tasks for the places there are; what is to be scored goes first, so that traits are finished."""
+    def _queue_tasks(self, tasks: Sequence[Task]) -> None:
+        """Split tasks for the workers and queue them.
+
+        Scoring goes to the front: a trait whose rollouts are complete should be finished first.
+        """
         for task in tasks:
-            if isinstance(task, Generating):
-                self._waiting.extend(cut_task(task, self._parts[task.trait.name]))
+            if isinstance(task, GenerateTask):
+                self._queue.extend(split_task(task, self._parts[task.trait.name]))
             else:
-                going = sum(not line.is_over for line in self._lines.values())
-                self._waiting.extendleft(cut_task(task, -(-len(self._crew.places) // going)))
+                active = sum(not pipeline.is_over for pipeline in self._pipelines.values())
+                parts = -(-len(self._pool.devices) // active)  # rounded up
+                self._queue.extendleft(split_task(task, parts))
 
-    # Handing out
+    # Assigning work
 
-    def _hand_out(self) -> None:
-        """Give idle workers something to do, hire where a place is free, and share what only others have."""
-        for hand in self._hands.values():
-            if hand.is_idle and (task := self._next()):
-                self._give(hand, task)
-        self._hire()
-        idle = [hand for hand in self._hands.values() if hand.is_idle]
-        if not idle or self._waiting:
+    def _assign_work(self) -> None:
+        """Give tasks to idle workers, start more workers, and steal work for those left idle."""
+        for worker in self._workers.values():
+            if worker.is_idle and (task := self._next_task()):
+                self._assign(worker, task)
+        self._start_workers()
+
+        idle = [worker for worker in self._workers.values() if worker.is_idle]
+        if not idle or self._queue:
             return
-        if not any(hand.task for hand in self._hands.values()):
-            self._let_go(idle)  # nothing is left to do on devices
+        if not any(worker.task for worker in self._workers.values()):
+            self._dismiss(idle)  # only judging in this process is left
             return
-        asked = sum(hand.asked for hand in self._hands.values())
-        if len(idle) > asked and (richest := self._richest()):
-            richest.asked = True
-            self._crew.send(richest.place, Share(0.5))
+        # One request for each idle worker at most: a second one would split the same rest again.
+        requested = sum(worker.release_requested for worker in self._workers.values())
+        if len(idle) > requested and (victim := self._find_victim()):
+            victim.release_requested = True
+            self._pool.send(victim.number, ReleaseRequest(0.5))
 
-    def _next(self) -> Task | None:
-        while not self._waiting and self._unstarted:
-            self._add(self._unstarted.popleft().start())
-        return self._waiting.popleft() if self._waiting else None
+    def _next_task(self) -> Task | None:
+        while not self._queue and self._unstarted:
+            self._queue_tasks(self._unstarted.popleft().start())
+        return self._queue.popleft() if self._queue else None
 
-    def _give(self, hand: WorkerState, task: Task) -> None:
-        if self._check and isinstance(task, Generating):
-            self._check()
-            self._check = None
-        hand.give(task, self._clock())
-        self._crew.send(hand.place, task)
-        self._note(hand.place, f"is given {len(task.ids)} {task.stage} of {task.trait.name}")
-        self._seen(hand)
+    def _assign(self, worker: WorkerState, task: Task) -> None:
+        if self._memory_check and isinstance(task, GenerateTask):
+            self._memory_check()
+            self._memory_check = None
+        worker.assign(task, self._clock())
+        self._pool.send(worker.number, task)
+        self._log(worker.number, f"gets {len(task.ids)} {task.stage} of {task.trait.name}")
+        self._report(worker)
 
-    def _hire(self) -> None:
-        """Start as many workers as there is work for, where workers do not die one after the other."""
-        ahead = len(self._waiting) + sum(self._parts[line.name] for line in self._unstarted)
-        ahead -= sum(hand.task is None for hand in self._hands.values())
-        sound = [
-            p for p in range(len(self._crew.places)) if self._died_here[p] < self._rules.max_crashes
+    def _start_workers(self) -> None:
+        """Start as many workers as there is queued work for, not where workers keep crashing."""
+        needed = len(self._queue) + sum(self._parts[p.name] for p in self._unstarted)
+        needed -= sum(worker.task is None for worker in self._workers.values())
+        usable = [
+            number
+            for number in range(len(self._pool.devices))
+            if self._crashes_by_worker[number] < self._limits.max_crashes
         ]
-        for place in [p for p in sound if p not in self._hands][: max(0, ahead)]:
-            self._hands[place] = WorkerState(place, self._clock())
-            self._note(place, f"is started on {self._crew.places[place]}")
-            self._crew.hire(place)
-            self._tell(WorkerSeen(place, self._crew.places[place], "starting"))
-        if ahead > 0 and not sound and not self._hands:
-            self._give_up()
+        free = [number for number in usable if number not in self._workers]
 
-    def _richest(self) -> WorkerState | None:
-        able = [hand for hand in self._hands.values() if hand.can_give]
-        return max(able, key=lambda hand: hand.unbegun, default=None)
+        for number in free[: max(0, needed)]:
+            self._workers[number] = WorkerState(number, self._clock())
+            device = self._pool.devices[number]
+            self._log(number, f"starts on {device}")
+            self._pool.start(number)
+            self._emit(WorkerSeen(number, device, "starting"))
+        if needed > 0 and not usable and not self._workers:
+            self._fail_remaining()
 
-    # Listening
+    def _find_victim(self) -> WorkerState | None:
+        """The worker to steal from: the one with the most unstarted rollouts."""
+        able = [worker for worker in self._workers.values() if worker.can_release]
+        return max(able, key=lambda worker: worker.unstarted, default=None)
 
-    def _take(self, place: int, message: Message) -> None:
-        hand = self._hands.get(place)
-        if hand is None:
-            return
-        hand.heard = self._clock()
+    # Messages from workers
+
+    def _receive(self, number: int, message: Message) -> None:
+        worker = self._workers.get(number)
+        if worker is None:
+            return  # a late message of a worker that was given up
+        worker.last_message_at = self._clock()
         match message:
-            case Ready(where):
-                hand.ready = True
-                self._note(place, f"is ready{' on ' * bool(where)}{where}")
-                self._seen(hand)
-            case Began():
-                hand.began, hand.since = True, hand.heard
-                self._seen(hand)
-            case Heartbeat(tokens, unbegun, memory):
-                hand.unbegun, hand.memory = unbegun, memory
-                self._line_of(hand).count(tokens)
-                self._seen(hand, tokens)
-            case Made() | Judged():
-                self._keep(hand, message)
-            case GaveUp(ids):
-                self._take_back(hand, ids)
-            case Ended(failure):
-                self._end_task(hand, failure)
-            case Fatal(error):
-                self._note(place, f"cannot go on: {error}")
+            case WorkerReady(location):
+                worker.ready = True
+                self._log(number, f"is ready on {location}" if location else "is ready")
+                self._report(worker)
+            case TaskStarted():
+                worker.task_started, worker.task_started_at = True, worker.last_message_at
+                self._report(worker)
+            case Heartbeat(tokens, unstarted, memory):
+                worker.unstarted, worker.memory = unstarted, memory
+                self._pipeline_of(worker).report_progress(tokens)
+                self._report(worker, tokens)
+            case RolloutsMade() | RolloutsJudged():
+                self._store(worker, message)
+            case RolloutsReleased(ids):
+                self._queue_released(worker, ids)
+            case TaskEnded(failure):
+                self._end_task(worker, failure)
+            case RunFailed(error):
+                self._log(number, f"cannot continue: {error}")
                 raise error
-            case Gone(cause):
-                self._lose(hand, cause)
-            case Logged(text):
-                self._log(place, text)
+            case WorkerGone(cause):
+                self._replace(worker, cause)
+            case LogWritten(text):
+                self._write_log(number, text)
             case event:
                 if isinstance(event, ModelLoading):
-                    self._seen(hand, doing="loading")
-                self._note(place, str(event))
-                self._tell(event)
+                    self._report(worker, doing="loading")
+                self._log(number, str(event))
+                self._emit(event)
 
-    def _line_of(self, hand: WorkerState) -> TraitPipeline:
-        assert hand.task  # noqa: S101 - who speaks of rollouts has a task
-        return self._lines[hand.task.trait.name]
+    def _pipeline_of(self, worker: WorkerState) -> TraitPipeline:
+        assert worker.task  # noqa: S101 - workers send these messages during a task only
+        return self._pipelines[worker.task.trait.name]
 
-    def _keep(self, hand: WorkerState, made: Made | Judged) -> None:
-        line = self._line_of(hand)
-        hand.moved = True
-        self._died_here[hand.place] = 0
-        if isinstance(made, Made):
-            line.keep(made)
-            hand.left -= {rollout.id for rollout in made.rollouts}
+    def _store(self, worker: WorkerState, made: RolloutsMade | RolloutsJudged) -> None:
+        pipeline = self._pipeline_of(worker)
+        worker.has_progress = True
+        self._crashes_by_worker[worker.number] = 0
+        if isinstance(made, RolloutsMade):
+            pipeline.store_rollouts(made)
+            worker.unfinished -= {rollout.id for rollout in made.rollouts}
         else:
-            line.keep_judgements(made.judgements)
-            hand.left -= {judgement.rollout for judgement in made.judgements}
-        self._seen(hand)
-        for each in self._lines.values():
-            each.look()  # a judge that refuses for good ends everything now
+            pipeline.store_judgements(made.judgements)
+            worker.unfinished -= {judgement.rollout for judgement in made.judgements}
+        self._report(worker)
+        for each in self._pipelines.values():
+            each.check_judging()  # a judge that refuses for good ends the run now, not at the end
 
-    def _take_back(self, hand: WorkerState, ids: Sequence[str]) -> None:
-        """Share out what a worker has given up."""
-        hand.asked = False
-        hand.unbegun = max(0, hand.unbegun - len(ids)) if ids else 0
-        if not ids or not hand.task or self._line_of(hand).failure:
+    def _queue_released(self, worker: WorkerState, ids: Sequence[str]) -> None:
+        """Queue rollouts that a worker has released, in parts for the workers that are idle."""
+        worker.release_requested = False
+        worker.unstarted = max(0, worker.unstarted - len(ids)) if ids else 0
+        if not ids or not worker.task or self._pipeline_of(worker).failure:
             return
-        hand.left -= set(ids)
-        hand.total -= len(ids)
-        idle = sum(other.is_idle for other in self._hands.values())
-        self._waiting.extend(cut_task(rest_of(hand.task, set(ids)), idle))
-        self._note(hand.place, f"gave up {len(ids)} rollouts to others")
+        worker.unfinished -= set(ids)
+        worker.total -= len(ids)
+        idle = sum(other.is_idle for other in self._workers.values())
+        self._queue.extend(split_task(remaining_task(worker.task, set(ids)), idle))
+        self._log(worker.number, f"released {len(ids)} rollouts to other workers")
 
-    def _end_task(self, hand: WorkerState, failure: TraitError | None) -> None:
-        line, task = self._line_of(hand), hand.task
-        assert task  # noqa: S101 - as above
-        hand.task = None
+    def _end_task(self, worker: WorkerState, failure: TraitError | None) -> None:
+        pipeline, task = self._pipeline_of(worker), worker.task
+        assert task  # noqa: S101 - as in _pipeline_of
+        worker.task, number = None, worker.number
         if failure:
-            self._note(hand.place, f"cannot do {task.stage} of {line.name}: {failure}")
-            line.fail(task.stage, failure)
-        elif hand.left:
-            self._note(hand.place, f"left out {len(hand.left)} of {len(task.ids)}")
-            line.fail(
-                task.stage,
-                TraitError(
-                    f"{line.name} was not finished", cause=f"{len(hand.left)} were left out"
-                ),
-            )
+            self._log(number, f"cannot do {task.stage} of {pipeline.name}: {failure}")
+            pipeline.fail(task.stage, failure)
+        elif worker.unfinished:
+            missing = f"{len(worker.unfinished)} of {len(task.ids)} {task.stage} are missing"
+            self._log(number, missing)
+            pipeline.fail(task.stage, TraitError(f"{pipeline.name} is not finished", cause=missing))
         else:
-            self._note(hand.place, f"has done {hand.done} {task.stage} of {line.name}")
-            line.spend(task.stage, hand.heard - hand.since, hand.done)
-        self._seen(hand)
-        self._go_on(line)
+            self._log(number, f"has done {worker.done} {task.stage} of {pipeline.name}")
+            seconds = worker.last_message_at - worker.task_started_at
+            pipeline.record_time(task.stage, seconds, worker.done)
+        self._report(worker)
+        self._advance(pipeline)
 
-    def _go_on(self, line: TraitPipeline) -> None:
-        """Take a trait to its next stage, if nothing of this one is left; of one that failed nothing more is begun."""
-        at_work = [
-            hand for hand in self._hands.values() if hand.task and self._line_of(hand) is line
-        ]
-        if line.failure:
-            self._waiting = deque(task for task in self._waiting if task.trait.name != line.name)
-            for hand in at_work:
-                self._crew.send(hand.place, Share(1))
-        if not at_work and not any(task.trait.name == line.name for task in self._waiting):
-            self._add(line.go_on())
+    def _advance(self, pipeline: TraitPipeline) -> None:
+        """Start a trait's next stage when this one has no work left; drop the work of a failure."""
+        name = pipeline.name
+        running = [w for w in self._workers.values() if w.task and w.task.trait.name == name]
+        if pipeline.failure:
+            self._queue = deque(task for task in self._queue if task.trait.name != name)
+            for worker in running:
+                self._pool.send(worker.number, ReleaseRequest(1))
+        if not running and not any(task.trait.name == name for task in self._queue):
+            self._queue_tasks(pipeline.advance())
 
-    # Losing
+    # Lost workers
 
-    def _watch(self) -> None:
-        """Notice workers that hang, and what became of judging."""
-        for hand in list(self._hands.values()):
-            silent = self._clock() - hand.heard
-            if silent > self._rules.heartbeat_timeout and not hand.is_idle:
-                self._lose(hand, f"its worker said nothing for {silent:.0f} seconds")
-        for line in self._lines.values():
-            line.look()
+    def _check_heartbeats(self) -> None:
+        """Replace workers that hang, and notice judging that has ended."""
+        for worker in list(self._workers.values()):
+            silent = self._clock() - worker.last_message_at
+            if silent > self._limits.heartbeat_timeout and not worker.is_idle:
+                self._replace(worker, f"no heartbeat from its worker for {silent:.0f} seconds")
+        for pipeline in self._pipelines.values():
+            pipeline.check_judging()
 
-    def _lose(self, hand: WorkerState, cause: str) -> None:
-        """Put back what a worker that is gone had not handed over, if that was not tried too often."""
-        self._crew.end(hand.place)
-        del self._hands[hand.place]
-        self._died_here[hand.place] += 1
-        self._note(hand.place, f"is lost: {cause}")
-        self._tell(WorkerSeen(hand.place, self._crew.places[hand.place], "gone"))
-        if hand.task is None:
+    def _replace(self, worker: WorkerState, cause: str) -> None:
+        """Queue what a lost worker has not delivered, unless that crashed workers too often."""
+        number = worker.number
+        self._pool.end(number)
+        del self._workers[number]
+        self._crashes_by_worker[number] += 1
+        self._log(number, f"is lost: {cause}")
+        self._emit(WorkerSeen(number, self._pool.devices[number], "gone"))
+        if worker.task is None:
             return
-        line = self._line_of(hand)
-        if hand.began and not hand.moved:
-            self._tried.update(hand.left)
-        tried = max((self._tried[name] for name in hand.left), default=0)
-        if tried >= self._rules.max_crashes:
-            before = f", as did {tried - 1} before" if tried > 1 else ""
-            line.fail("worker", _unfinished(line, cause + before))
-        elif hand.left and not line.failure:
-            self._tell(Warned(line.name, f"{cause}; another one goes on"))
-            self._waiting.append(rest_of(hand.task, hand.left))
-        self._go_on(line)
 
-    def _give_up(self) -> None:
-        """No device keeps a worker alive: what is left to do fails."""
-        for line in [self._lines[task.trait.name] for task in self._waiting] + list(
-            self._unstarted
-        ):
-            line.fail("worker", _unfinished(line, "no worker is left: on every device they died"))
+        # Only a crash without any progress counts against the rollouts: with progress the machine
+        # is bad and not the job, and progress is finite, so the run still ends.
+        pipeline = self._pipeline_of(worker)
+        if worker.task_started and not worker.has_progress:
+            self._crashes_by_rollout.update(worker.unfinished)
+        crashes = max((self._crashes_by_rollout[name] for name in worker.unfinished), default=0)
+        if crashes >= self._limits.max_crashes:
+            before = f"; {crashes - 1} workers crashed before it" if crashes > 1 else ""
+            pipeline.fail("worker", _not_finished(pipeline, cause + before))
+        elif worker.unfinished and not pipeline.failure:
+            self._emit(Warned(pipeline.name, f"{cause}; another worker continues"))
+            self._queue.append(remaining_task(worker.task, worker.unfinished))
+        self._advance(pipeline)
+
+    def _fail_remaining(self) -> None:
+        """Fail all traits with work left: workers crash on every device."""
+        queued = [self._pipelines[task.trait.name] for task in self._queue]
+        for pipeline in [*queued, *self._unstarted]:
+            cause = "no worker is left: workers crashed on every device"
+            pipeline.fail("worker", _not_finished(pipeline, cause))
         self._unstarted.clear()
-        self._waiting.clear()
-        for line in self._lines.values():
-            if line.failure and not line.is_over:
-                line.go_on()
+        self._queue.clear()
+        for pipeline in self._pipelines.values():
+            if pipeline.failure and not pipeline.is_over:
+                pipeline.advance()
 
-    def _stop(self) -> None:
-        """Have everything handed over that is finished, and end who does not heed it; a second Ctrl-C waits no more."""
-        for line in self._lines.values():
-            line.stop()
+    def _shut_down(self) -> None:
+        """Store what workers have finished, then end them. A second Ctrl-C ends them at once."""
+        for pipeline in self._pipelines.values():
+            pipeline.stop()
         try:
             self._judge.close()
-            for hand in self._hands.values():
-                self._crew.send(hand.place, Stop())
-            until = self._clock() + _SECONDS_TO_STOP
-            while self._hands and self._clock() < until:
-                self._crew.hear(self._take_last, 0.1)
+            for number in self._workers:
+                self._pool.send(number, StopRequest())
+            deadline = self._clock() + _SECONDS_TO_STOP
+            while self._workers and self._clock() < deadline:
+                self._pool.poll(self._receive_last, 0.1)
         finally:
-            for place in self._hands:
-                self._crew.end(place)
-            self._hands.clear()
+            for number in self._workers:
+                self._pool.end(number)
+            self._workers.clear()
 
-    def _take_last(self, place: int, message: Message) -> None:
-        if isinstance(message, Gone | Fatal):
-            self._hands.pop(place, None)
-            self._crew.end(place)
-        elif isinstance(message, Made | Judged) and place in self._hands:
-            self._keep(self._hands[place], message)
+    def _receive_last(self, number: int, message: Message) -> None:
+        if isinstance(message, WorkerGone | RunFailed):
+            self._workers.pop(number, None)
+            self._pool.end(number)
+        elif isinstance(message, RolloutsMade | RolloutsJudged) and number in self._workers:
+            self._store(self._workers[number], message)
 
-    def _let_go(self, hands: Sequence[WorkerState]) -> None:
-        for hand in hands:
-            self._crew.send(hand.place, Stop())
-            self._hands.pop(hand.place, None)
+    def _dismiss(self, workers: Sequence[WorkerState]) -> None:
+        """Let workers end; the pool ends those that do not."""
+        for worker in workers:
+            self._pool.send(worker.number, StopRequest())
+            self._workers.pop(worker.number, None)
 
-    # Telling
+    # Reports
 
-    def _seen(self, hand: WorkerState, tokens: int = 0, doing: str = "") -> None:
-        device, task = self._crew.places[hand.place], hand.task
+    def _report(self, worker: WorkerState, tokens: int = 0, doing: str = "") -> None:
+        """Emit what a worker does now."""
+        device, task = self._pool.devices[worker.number], worker.task
         if task is None:
-            self._tell(WorkerSeen(hand.place, device, doing or "waiting", memory=hand.memory))
+            doing = doing or "waiting"
+            self._emit(WorkerSeen(worker.number, device, doing, memory=worker.memory))
             return
-        doing = doing or (task.stage if hand.began else "loading")
-        told = WorkerSeen(
-            hand.place, device, doing, task.trait.name, hand.done, hand.total, tokens, hand.memory
-        )
-        self._tell(told)
+        doing = doing or (task.stage if worker.task_started else "loading")
+        counts = worker.done, worker.total, tokens, worker.memory
+        self._emit(WorkerSeen(worker.number, device, doing, task.trait.name, *counts))
 
-    def _note(self, place: int, text: str) -> None:
-        self._log(place, f"{time.strftime('%H:%M:%S')} worker {place} {text}\n")
+    def _log(self, worker: int, text: str) -> None:
+        self._write_log(worker, f"{time.strftime('%H:%M:%S')} worker {worker} {text}\n")
 
-    def _log(self, place: int, text: str) -> None:
+    def _write_log(self, worker: int, text: str) -> None:
         if self._logs:
-            with suppress(OSError):  # it is not worth the run
+            with suppress(OSError):  # a full disk must not end the run because of a log
                 self._logs.mkdir(parents=True, exist_ok=True)
-                with log_path(self._logs, place).open("a", encoding="utf-8") as file:
+                with log_path(self._logs, worker).open("a", encoding="utf-8") as file:
                     file.write(text)
 
 
-def _unfinished(line: TraitPipeline, cause: str) -> TraitError:
-    fix = "run the same command again: what is on disk is kept; the workers' logs are in the run's folder"
-    return TraitError(f"{line.name} was not finished", cause=cause, fix=fix)
+def _not_finished(pipeline: TraitPipeline, cause: str) -> TraitError:
+    fix = "run the same command again; finished rollouts are kept (see logs/ in the run folder)"
+    return TraitError(f"{pipeline.name} is not finished", cause=cause, fix=fix)

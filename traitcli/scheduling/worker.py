@@ -1,93 +1,89 @@
-"""What one worker holds while it works, its device, its models and its judge, and how it does a task."""
+"""Runs tasks in a worker: the same loop in this process, in a local process and in a Ray actor."""
 
 from __future__ import annotations
 
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from traitcli.config import Config
 from traitcli.errors import TraitError
 from traitcli.pipeline.messages import (
-    Began,
-    Ended,
-    Fatal,
-    GaveUp,
-    Generating,
-    Gone,
+    GenerateTask,
     Heartbeat,
-    Judged,
-    Logged,
+    LogWritten,
     Message,
-    Order,
-    Ready,
-    Scoring,
-    Share,
-    Stop,
+    ReleaseRequest,
+    RolloutsJudged,
+    RolloutsReleased,
+    RunFailed,
+    ScoreTask,
+    Send,
     StoppedError,
+    StopRequest,
     Task,
-    Tell,
+    TaskEnded,
+    TaskStarted,
+    WorkerGone,
+    WorkerInput,
+    WorkerReady,
 )
 from traitcli.pipeline.worker_context import FATAL, Worker
 from traitcli.records import Judgement
 
-if TYPE_CHECKING:
-    pass
-
-_BETWEEN_TICKS = 0.2
-"""Seconds between two signs of life, at least."""
+_SECONDS_BETWEEN_HEARTBEATS = 0.2
+"""At least: a decode step may take a few milliseconds, and a message each would cost more."""
 
 
 class Inbox(Protocol):
-    """Where a worker finds its orders."""
+    """Where a worker finds the messages that the scheduler sends to it."""
 
-    def waits(self) -> bool:
-        """Whether there is one."""
-        ...
+    def has_message(self) -> bool: ...
 
-    def take(self) -> Order:
-        """The next one, when it comes; raises EOFError when there never will be another."""
+    def receive(self) -> WorkerInput:
+        """Wait for the next message; raises EOFError when there will never be another."""
         ...
 
 
 class WorkerLoop:
-    """A worker at work: does the tasks that come, and heeds what it is asked meanwhile."""
+    """Runs the tasks that come in, and obeys ReleaseRequest and StopRequest meanwhile."""
 
     def __init__(
-        self, worker: Worker, inbox: Inbox, tell: Tell, clock: Callable[[], float] = time.monotonic
+        self, worker: Worker, inbox: Inbox, send: Send, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._worker = worker
         self._inbox = inbox
-        self._tell = tell
+        self._send = send
         self._clock = clock
-        self._ticked = clock()
+        self._last_heartbeat = clock()
         self._tokens = 0
-        self._unbegun = 0
-        self._asked: float | None = None
-        self._promised = 0
-        self._given: list[str] = []
+        self._unstarted = 0
+        self._requested_fraction: float | None = None
+        self._release_count = 0
+        self._released: list[str] = []
 
-    def serve(self) -> None:
-        """Do tasks until there are no more to come, or it is told to stop."""
+    def run(self) -> None:
+        """Run tasks until a StopRequest, or until the scheduler is gone."""
         try:
             while True:
-                match self._inbox.take():
-                    case Stop():
+                match self._inbox.receive():
+                    case StopRequest():
                         return
-                    case Share():  # it came too late: the task has ended
-                        pass
+                    case ReleaseRequest():
+                        pass  # it came too late: the task has ended
                     case task:
-                        self.do(task)
+                        self.run_task(task)
         except (EOFError, StoppedError):
             return
 
-    def do(self, task: Task) -> None:
-        """Do one task; raises what no task could go on after, and StoppedError."""
-        self._asked, self._promised, self._given, self._unbegun = None, 0, [], len(task.ids)
+    def run_task(self, task: Task) -> None:
+        """Run one task; raises StoppedError, and errors that no task can continue after."""
+        self._requested_fraction, self._release_count, self._released = None, 0, []
+        self._unstarted = len(task.ids)
         failure = None
         try:
-            if isinstance(task, Generating):
+            if isinstance(task, GenerateTask):
                 self._generate(task)
             else:
                 self._score(task)
@@ -95,93 +91,97 @@ class WorkerLoop:
             raise
         except TraitError as error:
             failure = error
-        self._tell(Ended(failure))
+        self._send(TaskEnded(failure))
 
-    def _generate(self, task: Generating) -> None:
+    def _generate(self, task: GenerateTask) -> None:
         from traitcli.pipeline.extract import generate_rollouts
         from traitcli.pipeline.read_responses import read_labelled_responses
 
         make = read_labelled_responses if task.trait.responses else generate_rollouts
-        make(task, self._worker.settings, self._worker, self._report, self._tick, self._withdraw)
+        settings = self._worker.settings
+        make(task, settings, self._worker, self._forward, self._count_tokens, self._release)
         if self._tokens:
-            self._sign()
+            self._send_heartbeat()
 
-    def _score(self, task: Scoring) -> None:
-        def hand_over(judgements: Sequence[Judgement]) -> None:
-            self._tell(Judged(tuple(judgements)))
-            self._tick(0)
+    def _score(self, task: ScoreTask) -> None:
+        def deliver(judgements: Sequence[Judgement]) -> None:
+            self._send(RolloutsJudged(tuple(judgements)))
+            self._count_tokens(0)
 
-        self._tell(Began())
-        self._worker.judge.score(task.trait, task.answers, hand_over)
+        self._send(TaskStarted())
+        self._worker.judge.score(task.trait, task.answers, deliver)
 
-    def _report(self, message: Message) -> None:
-        """Pass a message on; rollouts that are given up go together."""
-        if not isinstance(message, GaveUp):
-            self._tell(message)
+    def _forward(self, message: Message) -> None:
+        """Send a message. Released rollouts come one by one and are sent together."""
+        if not isinstance(message, RolloutsReleased):
+            self._send(message)
             return
-        self._given += message.ids
-        if len(self._given) == self._promised:
-            self._tell(GaveUp(tuple(self._given)))
-            self._given, self._promised = [], 0
+        self._released += message.ids
+        if len(self._released) == self._release_count:
+            self._send(RolloutsReleased(tuple(self._released)))
+            self._released, self._release_count = [], 0
 
-    def _tick(self, tokens: int) -> None:
-        """Give a sign of life, now and then, and heed what was asked."""
-        self._heed()
+    def _count_tokens(self, tokens: int) -> None:
+        """Called after every step: send a heartbeat if one is due."""
+        self._poll_control()
         self._tokens += tokens
-        if self._clock() - self._ticked >= _BETWEEN_TICKS:
-            self._sign()
+        if self._clock() - self._last_heartbeat >= _SECONDS_BETWEEN_HEARTBEATS:
+            self._send_heartbeat()
 
-    def _sign(self) -> None:
-        self._tell(Heartbeat(self._tokens, self._unbegun, self._worker.memory()))
-        self._ticked, self._tokens = self._clock(), 0
+    def _send_heartbeat(self) -> None:
+        self._send(Heartbeat(self._tokens, self._unstarted, self._worker.memory()))
+        self._last_heartbeat, self._tokens = self._clock(), 0
 
-    def _withdraw(self, unbegun: int) -> int:
-        """How many of the rollouts that are not begun to give up."""
-        self._heed()
-        asked, self._asked = self._asked, None
-        if asked is not None:
-            self._promised = round(asked * unbegun)
-            if not self._promised:
-                self._tell(GaveUp(()))
-        self._unbegun = unbegun - self._promised
-        return self._promised
+    def _release(self, unstarted: int) -> int:
+        """How many of the unstarted rollouts to release now."""
+        self._poll_control()
+        fraction, self._requested_fraction = self._requested_fraction, None
+        if fraction is not None:
+            self._release_count = round(fraction * unstarted)
+            if not self._release_count:
+                self._send(RolloutsReleased(()))  # the scheduler waits for an answer
+        self._unstarted = unstarted - self._release_count
+        return self._release_count
 
-    def _heed(self) -> None:
-        """Read what was asked meanwhile."""
-        while self._inbox.waits():
-            match self._inbox.take():
-                case Stop():
+    def _poll_control(self) -> None:
+        """Read the control messages that came during the task."""
+        while self._inbox.has_message():
+            match self._inbox.receive():
+                case StopRequest():
                     raise StoppedError
-                case Share(part):
-                    self._asked = part
+                case ReleaseRequest(fraction):
+                    self._requested_fraction = fraction
 
 
-def serve(make: Callable[[Tell], Worker], inbox: Inbox, tell: Tell, where: str = "") -> None:
-    """A worker's life: whatever ends it is told. `where` is its machine and device, if the lead does not know.
+def run_worker(
+    make: Callable[[Send], Worker], inbox: Inbox, send: Send, location: str = ""
+) -> None:
+    """Run a worker until it ends, and send why it ended.
 
-    What is no mistake of the user's, a CUDA error say, costs this worker and not the run.
+    `location` is its machine and device, if the scheduler does not know them. An error that is not
+    the user's, such as a CUDA error, costs this worker and not the run.
     """
     try:
-        worker = make(tell)
-        tell(Ready(where))
-        WorkerLoop(worker, inbox, tell).serve()
-        tell(Gone("it was stopped"))
+        worker = make(send)
+        send(WorkerReady(location))
+        WorkerLoop(worker, inbox, send).run()
+        send(WorkerGone("it was stopped"))
     except TraitError as error:
-        tell(Fatal(error))
-    except Exception as error:  # noqa: BLE001 - any at all: it is told, and others go on
+        send(RunFailed(error))
+    except Exception as error:  # noqa: BLE001 - it is logged, and other workers continue
         cause, *_ = str(error).splitlines() or [""]
-        tell(Logged(traceback.format_exc()))
-        tell(Gone(f"its worker failed ({type(error).__name__}: {cause})"))
+        send(LogWritten(traceback.format_exc()))
+        send(WorkerGone(f"its worker failed ({type(error).__name__}: {cause})"))
 
 
-def renumber(gpus: int) -> str:
-    """The place of a process that sees so many GPUs and no others; without one it is the CPU."""
+def visible_devices(gpus: int) -> str:
+    """The device of a worker whose process sees exactly this many GPUs; the CPU for none."""
     return "+".join(f"cuda:{index}" for index in range(gpus)) or "cpu"
 
 
-def create_worker(config: Config, place: str, trust_remote_code: bool, tell: Tell) -> Worker:
-    """A worker on its device, or with its model spread over all that its process sees, where they are several."""
-    if "+" not in place:
-        return Worker(config, place, tell, trust_remote_code)
+def create_worker(config: Config, device: str, trust_remote_code: bool, send: Send) -> Worker:
+    """A worker on one device, or with its model spread over all devices that its process sees."""
+    if "+" not in device:
+        return Worker(config, device, send, trust_remote_code)
     model = config.model.model_copy(update={"device_map": "auto"})
-    return Worker(config.model_copy(update={"model": model}), "auto", tell, trust_remote_code)
+    return Worker(config.model_copy(update={"model": model}), "auto", send, trust_remote_code)

@@ -14,7 +14,7 @@ MAX_CHARACTERS = 100_000
 """Of one text."""
 MAX_FAULTS = 10
 """Faults listed in an error; the others are counted."""
-SEE = "see docs/labelled-responses.md for the formats"
+SEE = "see docs/traits.md for the formats of labelled responses"
 
 
 @dataclass(frozen=True, slots=True)

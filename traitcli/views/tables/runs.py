@@ -149,12 +149,12 @@ def _mebibytes(key: str) -> Cell:
     return lambda row: Text(NONE if row[key] is None else f"{row[key] / 2**10:,.1f} GiB")
 
 
-def _shares(row: Row) -> Text:
+def _partitions(row: Row) -> Text:
     """`evil 200, refusal 100 (1 of 2)`: rollouts, and which part where a trait is cut."""
     told = [
         f"{one_line(s['trait'])} {s['rollouts']:,}"
         + (f" ({s['part']} of {s['parts']})" if s["parts"] > 1 else "")
-        for s in row["shares"]
+        for s in row["partitions"]
     ]
     return Text(", ".join(told) or "no rollouts")
 
@@ -225,7 +225,7 @@ _WORKER_COLUMNS: tuple[tuple[str, Cell], ...] = (
     ("device", text_cell("device")),
     ("needed", _mebibytes("needed_mb")),
     ("found", _mebibytes("found_mb")),
-    ("share", _shares),
+    ("partition", _partitions),
 )
 _SET_COLUMNS: tuple[tuple[str, Cell], ...] = (
     ("trait", text_cell("trait", NAME)),

@@ -115,7 +115,7 @@ def test_a_rollout_without_coherence_does_not_pass_where_the_judge_gives_others_
     ("config", "coherence", "rule", "told"),
     [
         (PAIRED, 81.0, "paired, threshold 50, coherence 50", "mean 81"),
-        (INDEPENDENT, None, "independent, threshold 50, no coherence to filter by", "not asked"),
+        (INDEPENDENT, None, "independent, threshold 50, no coherence scores", "not asked"),
     ],
 )
 def test_the_rule_and_the_coherence_are_told_in_words(config, coherence, rule, told):
@@ -258,6 +258,6 @@ def test_without_scores_of_both_polarities_nothing_is_filtered_and_that_is_told(
         None,
     )
     assert selection.filter == (
-        "NOT FILTERED: there are no scores of both polarities to filter by; run traitcli judge"
+        "NOT FILTERED: one polarity or both have no scores; run traitcli judge"
     )
     assert selection.counts["contrast"] is None

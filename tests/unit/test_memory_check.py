@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-import traitcli.scheduling.memory_check as fit_module
+import traitcli.scheduling.memory_check as memory_check
 from traitcli.config import Config, ModelConfig
 from traitcli.errors import ModelError
 from traitcli.models.footprint import find_footprint
@@ -47,7 +47,7 @@ def test_longer_answers_need_more_and_a_gpu_some_for_itself(model_folders):
     assert found.least("cuda:0", 100) - found.least("cpu", 100) == GIB // 2
 
 
-def test_of_quantised_weights_nothing_is_claimed(model_folders, tmp_path):
+def test_quantized_weights_are_not_counted(model_folders, tmp_path):
     folder = shutil.copytree(model_folders["llama"], tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(
@@ -58,7 +58,7 @@ def test_of_quantised_weights_nothing_is_claimed(model_folders, tmp_path):
 
 
 def test_workers_on_the_cpu_share_what_is_free(config, monkeypatch):
-    monkeypatch.setattr(fit_module, "free_bytes", lambda device: 8 * GIB)
+    monkeypatch.setattr(memory_check, "free_bytes", lambda device: 8 * GIB)
 
     assert [fit.found for fit in measure_fit(config, Placement(("cpu", "cpu")))] == [
         4 * GIB,
@@ -67,26 +67,26 @@ def test_workers_on_the_cpu_share_what_is_free(config, monkeypatch):
 
 
 def test_a_worker_of_several_devices_has_the_memory_of_all(config, monkeypatch):
-    monkeypatch.setattr(fit_module, "free_bytes", lambda device: (device.index + 1) * GIB)
-    monkeypatch.setattr(fit_module, "pick_device", lambda name: name)
+    monkeypatch.setattr(memory_check, "free_bytes", lambda device: (device.index + 1) * GIB)
+    monkeypatch.setattr(memory_check, "pick_device", lambda name: name)
 
-    [fit] = measure_fit(config, Placement(("cuda:0+cuda:2",), gpus_each=2))
+    [fit] = measure_fit(config, Placement(("cuda:0+cuda:2",), gpus_per_worker=2))
 
     assert fit.found == 4 * GIB
 
 
-def test_what_cannot_fit_is_refused_with_both_figures(config, monkeypatch):
-    monkeypatch.setattr(fit_module, "free_bytes", lambda device: 3 * 2**20)
+def test_a_model_that_does_not_fit_is_refused_with_both_sizes(config, monkeypatch):
+    monkeypatch.setattr(memory_check, "free_bytes", lambda device: 3 * 2**20)
 
     with pytest.raises(ModelError) as caught:
         check_fit(config, Placement(("cpu", "cpu", "cpu")))
 
     assert caught.value.problem.endswith(" does not fit on cpu")
-    assert "GiB at least, and there are 0.0 for cpu" in caught.value.cause
+    assert "GiB; free: 0.0 GiB on cpu" in caught.value.cause
     assert "--gpus-per-worker" in caught.value.fix
 
 
-def test_what_only_another_machine_could_tell_is_left_to_it(config):
+def test_the_memory_of_another_machine_is_left_to_it(config):
     assert [
         fit.found for fit in measure_fit(config, Placement(("ray-0", "ray-1"), scheduler="ray"))
     ] == [None, None]
