@@ -20,10 +20,13 @@ import numpy as np
 import pytest
 import yaml
 
+from tests.e2e.fork_server import ForkedCommand, ForkServer
 from tests.e2e.judge_server import Server
 
 PATIENCE = 120
 """Seconds after which a command counts as hanging."""
+_READ_AT_START = ("HF_", "PYTHON", "OMP_", "CUDA_")
+"""Variables that an interpreter or a library reads when it starts: no forked process sees them."""
 TINY: dict[str, Any] = {
     "name": "tiny",
     "model": {"id": "model", "device": "cpu"},
@@ -76,7 +79,7 @@ class Ended:
 class Running:
     """A command at work."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: subprocess.Popen[str] | ForkedCommand) -> None:
         self.process = process
 
     def end(self) -> Ended:
@@ -99,12 +102,15 @@ class Running:
         return self.end()
 
 
-class MonitorSession:
+class Workspace:
     """A folder with `tiny.yaml` and the model's folder `model` in it, and the command to run there."""
 
-    def __init__(self, folder: Path, model: Path, env: dict[str, str], **sections: Any) -> None:
+    def __init__(
+        self, folder: Path, model: Path, env: dict[str, str], server: ForkServer, **sections: Any
+    ) -> None:
         self.folder = folder
         self._env = env
+        self._server = server
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "model").is_symlink():
             (folder / "model").symlink_to(model)
@@ -127,22 +133,10 @@ class MonitorSession:
         **env: str,
     ) -> Running:
         """Start the command; what is `said` comes from a pipe."""
-        given = ["--config", config]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "traitcli", command, *arguments, *given],
-            cwd=self.folder,
-            env=self._env | env,
-            stdin=subprocess.DEVNULL if said is None else subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
-            start_new_session=True,
-        )
-        if said is not None:
-            process.stdin.buffer.write(said)
-            process.stdin.close()
-            process.stdin = None
-        return Running(process)
+        line = [command, *arguments, "--config", config]
+        if any(name.startswith(_READ_AT_START) for name in env):
+            return Running(_start_fresh(line, self.folder, self._env | env, said))
+        return Running(self._server.start(line, self.folder, self._env | env, said))
 
     def run(
         self,
@@ -226,31 +220,68 @@ def command_env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
+def fork_server(
+    tmp_path_factory: pytest.TempPathFactory, command_env: dict[str, str]
+) -> Iterator[ForkServer]:
+    """Starts commands without importing torch anew for each."""
+    # The path of a Unix socket has at most 108 characters; this one has about 60.
+    server = ForkServer(tmp_path_factory.mktemp("fork"), command_env)
+    yield server
+    server.close()
+
+
+def _start_fresh(
+    line: Sequence[str], folder: Path, env: dict[str, str], said: bytes | None
+) -> subprocess.Popen[str]:
+    """Start a command in a new interpreter; what is `said` comes from a pipe."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "traitcli", *line],
+        cwd=folder,
+        env=env,
+        stdin=subprocess.DEVNULL if said is None else subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        start_new_session=True,
+    )
+    if said is not None:
+        process.stdin.buffer.write(said)
+        process.stdin.close()
+        process.stdin = None
+    return process
+
+
+@pytest.fixture(scope="session")
 def open_desk(
     tmp_path_factory: pytest.TempPathFactory,
     model_folders: dict[str, Path],
     command_env: dict[str, str],
-) -> Callable[..., MonitorSession]:
+    fork_server: ForkServer,
+) -> Callable[..., Workspace]:
     """Config sections -> a new working folder."""
-    return lambda **sections: MonitorSession(
-        tmp_path_factory.mktemp("desk"), model_folders["llama"], command_env, **sections
+    return lambda **sections: Workspace(
+        tmp_path_factory.mktemp("desk"),
+        model_folders["llama"],
+        command_env,
+        fork_server,
+        **sections,
     )
 
 
 @pytest.fixture
-def desk(open_desk: Callable[..., MonitorSession]) -> MonitorSession:
+def desk(open_desk: Callable[..., Workspace]) -> Workspace:
     return open_desk()
 
 
 @pytest.fixture(scope="session")
-def finished(open_desk: Callable[..., MonitorSession]) -> tuple[MonitorSession, Ended]:
+def finished(open_desk: Callable[..., Workspace]) -> tuple[Workspace, Ended]:
     """A finished `extract evil refusal --json`, only to be read; `copied` is for what changes it."""
     desk = open_desk()
     return desk, desk.run("extract", "evil", "refusal", "--json")
 
 
 @pytest.fixture
-def copied(finished: tuple[MonitorSession, Ended], desk: MonitorSession) -> MonitorSession:
+def copied(finished: tuple[Workspace, Ended], desk: Workspace) -> Workspace:
     """A finished run of evil and refusal in a folder of its own."""
     for name in ("runs", "vectors"):
         shutil.copytree(finished[0].folder / name, desk.folder / name)
@@ -268,11 +299,11 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def open_unjudged(
-    open_desk: Callable[..., MonitorSession], finished: tuple[MonitorSession, Ended]
-) -> Callable[..., MonitorSession]:
+    open_desk: Callable[..., Workspace], finished: tuple[Workspace, Ended]
+) -> Callable[..., Workspace]:
     """Config sections -> a folder with the rollouts of evil and refusal, not judged yet, and a cache of its own."""
 
-    def make(**sections: Any) -> MonitorSession:
+    def make(**sections: Any) -> Workspace:
         desk = open_desk(**sections)
         desk.own_cache()
         for name in ("evil", "refusal"):

@@ -244,7 +244,8 @@ def test_of_two_commands_on_a_run_the_second_is_refused(open_desk):
     ended = first.kill(signal.SIGTERM)
     assert (ended.code, lock.exists()) == (143, False)
     killed = desk.start("extract", "evil")
-    killed.wait_until(lock.exists)
+    # Not only the file: it names its process a moment after it exists.
+    killed.wait_until(lambda: lock.exists() and lock.read_text())
     killed.kill()
     assert desk.run("extract", "evil", "--until", "rollouts").code == 0
     assert not (desk.folder / "runs" / "tiny" / "lock").exists()

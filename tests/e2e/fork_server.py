@@ -1,0 +1,211 @@
+"""Starts commands from a process that has imported torch already, so that each saves seconds of CPU.
+
+A command is still a process of its own, with its own group, pipes, signals and exit code. Only the
+imports are shared. Tests of the terminal, of the wheel and of the embedded model start a fresh
+interpreter instead, so that the real start-up is tested too.
+
+    test  -- connect, request + pipes -->  server  -- fork -->  command
+    test  <-- pid, later exit status ----  server  <- SIGCHLD - command
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from typing import IO, Any
+
+_PRELOADED = (
+    "torch",
+    "torch.multiprocessing",
+    "transformers",
+    "transformers.models.llama.modeling_llama",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+    "accelerate",
+    "openai",
+    "scipy.stats",
+    "sklearn.linear_model",
+    "rich.console",
+    "rich.live",
+    "traitcli.cli.app",
+)
+_LONGEST_REQUEST = 2**20
+
+
+class ForkedCommand:
+    """A running command, used like a `subprocess.Popen` with text pipes."""
+
+    def __init__(self, connection: socket.socket, pid: int, pipes: tuple[IO[str], IO[str]]) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self.stdout, self.stderr = pipes
+        self._connection = connection
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal; None while the command runs."""
+        return self._receive(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        code = self._receive(timeout)
+        if code is None:
+            raise subprocess.TimeoutExpired("traitcli", timeout or 0)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Everything that is still to be read from stdout and stderr, when the command has ended."""
+        found: dict[IO[str], str] = {}
+        # In threads, because a full pipe would block the command, which then never ends.
+        readers = [
+            threading.Thread(
+                target=lambda pipe=pipe: found.update({pipe: pipe.read()}), daemon=True
+            )
+            for pipe in (self.stdout, self.stderr)
+        ]
+        for reader in readers:
+            reader.start()
+        self.wait(timeout)
+        for reader in readers:
+            reader.join(timeout)
+        for pipe in (self.stdout, self.stderr):
+            pipe.close()
+        return found[self.stdout], found[self.stderr]
+
+    def _receive(self, timeout: float | None) -> int | None:
+        if self.returncode is None and select.select([self._connection], [], [], timeout)[0]:
+            message = self._connection.recv(64)
+            assert message, "the fork server has ended"
+            self.returncode = os.waitstatus_to_exitcode(int(message))
+            self._connection.close()
+        return self.returncode
+
+
+class ForkServer:
+    """A process that forks a command for each request."""
+
+    def __init__(self, folder: Path, env: dict[str, str]) -> None:
+        self._env = env
+        self._address = str(folder / "fork-server")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.e2e.fork_server", self._address],
+            env=env | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        )
+        # It binds its address after the imports.
+        while not Path(self._address).exists():
+            assert self._process.poll() is None, "the fork server has ended"
+            time.sleep(0.02)
+
+    def start(
+        self, arguments: Sequence[str], folder: Path, env: dict[str, str], said: bytes | None
+    ) -> ForkedCommand:
+        """Start `traitcli ARGUMENTS` in a folder; what is `said` comes from a pipe."""
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(self._address)
+        stdout, write_stdout = os.pipe()
+        stderr, write_stderr = os.pipe()
+        if said is None:
+            stdin = os.open(os.devnull, os.O_RDONLY)
+        else:
+            stdin, write_stdin = os.pipe()
+        request = json.dumps({"arguments": list(arguments), "folder": str(folder), "env": env})
+        socket.send_fds(connection, [request.encode()], [stdin, write_stdout, write_stderr])
+        # The command has its own copies: with ours open, reading would never see the end.
+        for descriptor in (stdin, write_stdout, write_stderr):
+            os.close(descriptor)
+        if said is not None:
+            with os.fdopen(write_stdin, "wb") as pipe:
+                pipe.write(said)
+        pipes = (os.fdopen(stdout, encoding="utf-8"), os.fdopen(stderr, encoding="utf-8"))
+        return ForkedCommand(connection, int(connection.recv(64)), pipes)
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.wait()
+
+
+def serve(address: str) -> None:
+    """Import what commands import, then fork one for each request until SIGTERM.
+
+    It returns in the forked process, which is the command from then on.
+    """
+    for name in _PRELOADED:
+        import_module(name)
+    # Objects that the collector never visits are never copied into a command's memory.
+    gc.collect()
+    gc.freeze()
+    wake_up, wake_up_writer = socket.socketpair()
+    for end in (wake_up, wake_up_writer):
+        end.setblocking(False)
+    signal.set_wakeup_fd(wake_up_writer.fileno())
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(address)
+    listener.listen(16)
+    running: dict[int, socket.socket] = {}
+    while True:
+        readable, _, _ = select.select([listener, wake_up], [], [])
+        if wake_up in readable:
+            wake_up.recv(4096)
+            _report_ended(running)
+        if listener in readable:
+            connection, _ = listener.accept()
+            request, pipes, _, _ = socket.recv_fds(connection, _LONGEST_REQUEST, 3)
+            pid = os.fork()
+            if pid == 0:
+                _become_command(json.loads(request), pipes)
+                return
+            for pipe in pipes:
+                os.close(pipe)
+            running[pid] = connection
+            connection.send(str(pid).encode())
+
+
+def _report_ended(running: dict[int, socket.socket]) -> None:
+    for pid in list(running):
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            connection = running.pop(pid)
+            # A test that failed may have dropped its command.
+            with suppress(OSError):
+                connection.send(str(status).encode())
+            connection.close()
+
+
+def _become_command(request: dict[str, Any], pipes: Sequence[int]) -> None:
+    """Take over the streams, signals, folder, environment and arguments of a command."""
+    os.setsid()
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for descriptor, pipe in enumerate(pipes):
+        os.dup2(pipe, descriptor)
+    # Everything else belongs to the server: a reader would wait for the end of an open pipe.
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    os.environ.clear()
+    os.environ.update(request["env"])
+    os.chdir(request["folder"])
+    sys.path[0] = request["folder"]
+    sys.argv = ["traitcli", *request["arguments"]]
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])
+    # Under this name, because a worker process imports the main module of its parent again.
+    runpy.run_module("traitcli", run_name="__main__", alter_sys=True)
