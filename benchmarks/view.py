@@ -1,11 +1,11 @@
-"""How much of the decoding time the live view takes.
+"""Measures the share of the decoding time that the live view takes.
 
     python -m benchmarks.view [--rounds 7] [--tokens 128]
 
-An answer of the embedded model is watched with the eight vectors that come along, once with nobody listening
-and once with the live view on a terminal of its own (true colour, 120 × 40), which another process reads. They
-take turns; the overhead of a round is the view's time beyond the other's, and the median is shown. Beside it:
-the time spent inside the view itself, as a share of the whole, which a noisy machine blurs less.
+The embedded model answers with all eight shipped vectors monitored: once without a view, and once
+with the live view on a pseudo-terminal (true color, 120 × 40) that another process reads. The two
+alternate. The overhead of a round is the difference in time, and the median is printed. The time
+spent inside the view is printed too, because a noisy machine affects it less.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ COLUMNS, LINES = 120, 40
 
 @contextmanager
 def terminal() -> Iterator[TextIO]:
-    """A terminal that another process reads as fast as it can."""
+    """A pseudo-terminal that another process reads as fast as it can."""
     controller, screen = pty.openpty()
     fcntl.ioctl(screen, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
     with subprocess.Popen(
@@ -53,7 +53,7 @@ def terminal() -> Iterator[TextIO]:
 
 
 class Timed:
-    """A view, and the seconds spent in it."""
+    """A view that counts the seconds spent in it."""
 
     def __init__(self, view: MonitorView) -> None:
         self._view = view
@@ -71,6 +71,7 @@ def main() -> int:
     options.add_argument("--rounds", type=int, default=7)
     options.add_argument("--tokens", type=int, default=128)
     asked = options.parse_args()
+
     loaded = load_embedded()
     vectors = load_vectors(Config(model=ModelConfig(id=EMBEDDED)))
     config = MonitorConfig.model_validate(
@@ -78,9 +79,12 @@ def main() -> int:
     )
     watching = Watch(make_probes(vectors.values(), loaded, "response_avg"), config)
     overheads, shares = [], []
+
+    # The first answer warms the caches up and is not measured.
     monitor(loaded, watching, ASKED)
     for round_ in range(asked.rounds):
         taken = {}
+        # The order alternates, so that a machine that slows down does not favor either.
         for shown in (False, True) if round_ % 2 else (True, False):
             with terminal() as stream:
                 console = Console(
@@ -101,9 +105,8 @@ def main() -> int:
             f"round {round_ + 1}: {taken[False]:.2f} s silent, {taken[True]:.2f} s shown",
             file=sys.stderr,
         )
-    print(
-        f"view beyond silent: {statistics.median(overheads):+.1%} ({', '.join(f'{one:+.1%}' for one in overheads)})"
-    )
+    each = ", ".join(f"{overhead:+.1%}" for overhead in overheads)
+    print(f"view beyond silent: {statistics.median(overheads):+.1%} ({each})")
     print(f"time inside the view: {statistics.median(shares):.1%} of the whole (must be ≤ 3 %)")
     return 0
 

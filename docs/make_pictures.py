@@ -1,9 +1,9 @@
 """Draws docs/pictures/*.svg: what the monitor shows in a real terminal.
 
-    python docs/make_pictures.py                 # all of them, in some minutes
-    python docs/make_pictures.py layers chat     # only some
+    python docs/make_pictures.py                 # all pictures; takes some minutes
+    python docs/make_pictures.py layers chat     # only these
 
-The commands run in a tmux server of their own, with the embedded model, in a folder that is gone afterwards.
+The commands run in their own tmux server, with the embedded model, in a temporary folder.
 """
 
 from __future__ import annotations
@@ -33,16 +33,19 @@ from rich.text import Text
 DOCS = Path(__file__).parent
 COLUMNS, ROWS = 100, 50
 PROMPTS = ("$", ">", "❯")
-PATIENCE = 300
+TIMEOUT_S = 300
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What is typed into a terminal, line by line, and when the screen is taken."""
+    """What is typed into a terminal, and when the picture is taken.
+
+    typed  lines, each typed at a prompt
+    lines  take the picture when the screen has this many lines; None: at the next prompt
+    """
 
     typed: tuple[str, ...]
     lines: int | None = None
-    """As soon as so many are on the screen; none: at the next prompt."""
 
 
 ANSI = [
@@ -81,33 +84,37 @@ PICTURES = {
     "light": (LIVE, LIGHT),
 }
 
-# Rich's own format loads a font from the network, which no page does for an image.
+# Rich's own format loads a font from the network, but a browser loads nothing for an image.
 FORMAT = """\
 <svg class="terminal" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
 <style>
 .terminal > rect {{ stroke: #8b949e; stroke-opacity: 0.5 }}
-.{unique_id}-matrix {{ font: {char_height}px ui-monospace, SFMono-Regular, Menlo, "DejaVu Sans Mono", monospace }}
+.{unique_id}-matrix {{
+  font: {char_height}px ui-monospace, SFMono-Regular, Menlo, "DejaVu Sans Mono", monospace
+}}
 .{unique_id}-title {{ font: bold 16px system-ui, sans-serif; opacity: 0.6 }}
 {styles}
 </style>
 {chrome}
 <g transform="translate({terminal_x}, {terminal_y})">
 {backgrounds}
-<g transform="translate(0, 1.5) scale({char_width}, {line_height})" shape-rendering="crispEdges">SHAPES</g>
+<g transform="translate(0, 1.5) scale({char_width}, {line_height})"
+   shape-rendering="crispEdges">SHAPES</g>
 <g class="{unique_id}-matrix">{matrix}</g>
 </g>
 </svg>
 """
 EDGES = {"▀": 0.5} | {block: (7 - index) / 8 for index, block in enumerate("▁▂▃▄▅▆▇█")}
-"""How far below the top of its cell a block has its edge."""
+"""Block character -> distance of its edge from the top of the cell, in cells."""
 
 
 class Terminal:
-    """A shell in a tmux of its own."""
+    """A shell in its own tmux server."""
 
     def __init__(self, folder: Path) -> None:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        # One thread: a sum in another order can end in another word, and cores differ from machine to machine.
+        # One thread, so that pictures from two machines agree: the number of cores changes the
+        # order of sums, and that can change a sampled word.
         settings = {
             "PATH": path,
             "PS1": "$ ",
@@ -116,15 +123,18 @@ class Terminal:
             "OMP_NUM_THREADS": "1",
         }
         self._env = settings | {"HOME": str(folder), "TMUX_TMPDIR": str(folder)}
-        self._tmux("-f", "/dev/null", "start-server", ";", "set", "-g", "default-terminal", "tmux-256color", ";",
-                   "new-session", "-d", "-c", str(folder), "-x", str(COLUMNS), "-y", str(ROWS), "sh", "-i")  # fmt: skip
+        size = ("-x", str(COLUMNS), "-y", str(ROWS))
+        set_terminal = ("set", "-g", "default-terminal", "tmux-256color")
+        new_session = ("new-session", "-d", "-c", str(folder), *size, "sh", "-i")
+        self._tmux("-f", "/dev/null", "start-server", ";", *set_terminal, ";", *new_session)
 
     def close(self) -> None:
         self._tmux("kill-server")
 
     def type(self, line: str) -> None:
-        """Type a line and see it on the screen, so that the prompt before it is not taken for the next one."""
+        """Type a line and wait until the screen shows it."""
         self._tmux("send-keys", "-l", line)
+        # Without this, `wait_for_prompt` could find the prompt before the line.
         self.wait(lambda screen: screen.endswith(line))
         self._tmux("send-keys", "Enter")
 
@@ -132,14 +142,14 @@ class Terminal:
         return self.wait(lambda screen: screen.rpartition("\n")[2].strip() in PROMPTS)
 
     def wait(self, is_there: Callable[[str], bool]) -> Text:
-        """The screen with its colours, as soon as it is as wanted."""
-        for _ in range(10 * PATIENCE):
+        """The screen with its colors, as soon as `is_there` accepts its text."""
+        for _ in range(10 * TIMEOUT_S):
             screen = Text.from_ansi(self._tmux("capture-pane", "-p", "-e"))
             screen.rstrip()
             if is_there(screen.plain):
                 return screen
             time.sleep(0.1)
-        raise TimeoutError(f"this is all that came:\n{screen.plain}")
+        raise TimeoutError(f"the screen did not change as expected:\n{screen.plain}")
 
     def _tmux(self, *arguments: str) -> str:
         command = ["tmux", "-u", "-L", "pictures", *arguments]
@@ -150,7 +160,7 @@ class Terminal:
 
 @cache
 def play(scene: Scene) -> Text:
-    """Type what the scene says, and take the screen."""
+    """Type the lines of a scene and return the screen."""
     with tempfile.TemporaryDirectory() as name:
         shutil.copytree(DOCS / "examples", Path(name, "docs", "examples"))
         terminal = Terminal(Path(name))
@@ -180,47 +190,52 @@ def draw(name: str, screen: Text, theme: TerminalTheme) -> Path:
     path = DOCS / "pictures" / f"{name}.svg"
     form = FORMAT.replace("SHAPES", shapes)
     svg = console.export_svg(title="traitcli", theme=theme, unique_id=name, code_format=form)
-    path.write_text(
-        re.sub(r' clip-path="[^"]*"', "", svg), encoding="utf-8"
-    )  # the last line's is not defined
+
+    # Rich refers to a clip path for the last line that it does not define.
+    path.write_text(re.sub(r' clip-path="[^"]*"', "", svg), encoding="utf-8")
     return path
 
 
 def lift_blocks(
     lines: Iterable[Text], console: Console, theme: TerminalTheme
 ) -> tuple[list[Text], str]:
-    """The lines without their block characters, and these as shapes: from a font, blocks leave gaps between lines."""
+    """The lines without block characters, and the blocks as SVG shapes.
+
+    Blocks from a font leave gaps between the lines.
+    """
     texts, shapes = [], defaultdict[str, str](str)
     for row, line in enumerate(lines):
         text, column = Text(), 0
         for part, style, _ in line.render(console):
-            ink, paper = colours(style or Style(), theme)
+            foreground, background = rgb_colors(style or Style(), theme)
             for is_block, run in groupby(part, key=EDGES.__contains__):
                 chars = "".join(run)
-                for place, char in enumerate(chars if is_block else "", start=column):
-                    upper, lower = (ink, paper) if char == "▀" else (paper, ink)
-                    shapes[upper] += f"M{place} {row}h1v{EDGES[char]:g}h-1z"
-                    shapes[lower] += f"M{place} {row + EDGES[char]:g}h1v{1 - EDGES[char]:g}h-1z"
+                for cell, char in enumerate(chars if is_block else "", start=column):
+                    upper, lower = background, foreground
+                    if char == "▀":
+                        upper, lower = foreground, background
+                    shapes[upper] += f"M{cell} {row}h1v{EDGES[char]:g}h-1z"
+                    shapes[lower] += f"M{cell} {row + EDGES[char]:g}h1v{1 - EDGES[char]:g}h-1z"
                 text.append(" " * len(chars) if is_block else chars, None if is_block else style)
                 column += cell_len(chars)
         texts.append(text)
     shapes.pop(theme.background_color.hex, None)
-    return texts, "".join(f'<path fill="{colour}" d="{path}"/>' for colour, path in shapes.items())
+    return texts, "".join(f'<path fill="{color}" d="{path}"/>' for color, path in shapes.items())
 
 
-def colours(style: Style, theme: TerminalTheme) -> tuple[str, str]:
+def rgb_colors(style: Style, theme: TerminalTheme) -> tuple[str, str]:
     """Foreground and background as Rich draws them."""
     default = Color.default()
-    ink, paper = (
-        (style.color or default).get_truecolor(theme),
-        (style.bgcolor or default).get_truecolor(theme, False),
-    )
-    return (blend_rgb(ink, paper, 0.4) if style.dim else ink).hex, paper.hex
+    foreground = (style.color or default).get_truecolor(theme)
+    background = (style.bgcolor or default).get_truecolor(theme, False)
+    if style.dim:
+        foreground = blend_rgb(foreground, background, 0.4)
+    return foreground.hex, background.hex
 
 
 def main(names: Sequence[str]) -> int:
     if not shutil.which("tmux"):
-        print("error: there is no tmux, which the pictures are taken in", file=sys.stderr)
+        print("error: tmux is not installed; the pictures are taken in tmux", file=sys.stderr)
         return 2
     for name in names or PICTURES:
         scene, theme = PICTURES[name]

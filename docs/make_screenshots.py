@@ -1,9 +1,9 @@
 """Takes docs/pictures/report-*.webp: what the report looks like in a browser.
 
-    python docs/make_screenshots.py              # extracts the demo's vectors first, in some minutes
-    python docs/make_screenshots.py FOLDER       # in a folder where `traitcli extract -c demo` was run
+    python docs/make_screenshots.py            # runs `traitcli extract -c demo` first: some minutes
+    python docs/make_screenshots.py FOLDER     # uses the run in FOLDER
 
-The records are written by the embedded model; the browser is the system's Chromium, without a network.
+The embedded model writes the records. The browser is the system's Chromium, without a network.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DROUGHT = "Will there be a drought in Spain in 2060?"
 RECORDS = {
     "drought": (DROUGHT, "--seed", "3"),
     "neighbour": (NEIGHBOUR, "--seed", "2"),
-    "neighbour-pushed": (NEIGHBOUR, "--seed", "2", "--steer", "evil=1"),
+    "neighbour-steered": (NEIGHBOUR, "--seed", "2", "--steer", "evil=1"),
     "bosses": (
         "Compare a cruel boss and a kind boss.",
         "--trait",
@@ -40,32 +40,23 @@ RECORDS = {
 
 
 def make(folder: Path) -> Path:
-    """The report of the demo's vectors and of some records."""
+    """Write a report of the demo run and of four records."""
     if not (folder / "runs" / "demo" / "run.json").is_file():
         run(folder, "extract", "-c", "demo")
     files = []
     for name, (prompt, *options) in RECORDS.items():
         file = folder / f"{name}.json"
         if not file.is_file():
-            run(
-                folder,
-                "monitor",
-                prompt,
-                "-c",
-                "demo",
-                "--max-new-tokens",
-                "110",
-                "--out",
-                str(file),
-                *options,
-            )
+            fixed = ("-c", "demo", "--max-new-tokens", "110", "--out", str(file))
+            run(folder, "monitor", prompt, *fixed, *options)
         files.append(str(file))
     run(folder, "report", "-c", "demo", *files, "demo", "--out", str(folder / "report.html"))
     return folder / "report.html"
 
 
 def run(folder: Path, *arguments: str) -> None:
-    # One thread: a sum in another order can end in another word, and cores differ from machine to machine.
+    # One thread, so that screenshots from two machines agree: the number of cores changes the order
+    # of sums, and that can change a sampled word.
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, "-m", "traitcli", *arguments], cwd=folder, env=env, check=True)
 
@@ -111,7 +102,7 @@ SHOTS: dict[str, tuple[str, Callable[[Page], None], str]] = {
     "report-rollouts": ("light", rollouts, "#set > [data-part=rollouts]"),
     "report-run": ("light", nothing, "#runs"),
 }
-"""Name -> light or dark, what is done before, and which part of the page is taken."""
+"""Name -> (color scheme, function that prepares the page, selector of the part to show)."""
 
 
 def shoot(report: Path, names: Sequence[str]) -> None:
@@ -121,29 +112,23 @@ def shoot(report: Path, names: Sequence[str]) -> None:
         )
         for name in names:
             scheme, prepare, part = SHOTS[name]
-            dark = scheme == "dark"
             size = {"width": WIDTH, "height": HEIGHT}
-            context = chromium.new_context(
-                offline=True, viewport=size, color_scheme="dark" if dark else "light"
-            )
+            context = chromium.new_context(offline=True, viewport=size, color_scheme=scheme)
             page = context.new_page()
             page.goto(report.as_uri())
             prepare(page)
             page.mouse.move(0, 0)
+            # The charts are drawn in the next frames.
             page.wait_for_timeout(300)
             box = page.locator(part).bounding_box()
             assert box
-            around = {
-                "x": 0,
-                "y": max(0, box["y"] - 24),
-                "width": WIDTH,
-                "height": box["height"] + 48,
-            }
-            taken = Image.open(io.BytesIO(page.screenshot(full_page=True, clip=around))).convert(
-                "RGB"
-            )
+            top, height = max(0, box["y"] - 24), box["height"] + 48
+            clip = {"x": 0, "y": top, "width": WIDTH, "height": height}
+            picture = Image.open(io.BytesIO(page.screenshot(full_page=True, clip=clip)))
+
+            # Lossless WebP takes a third of the size of PNG.
             path = DOCS / "pictures" / f"{name}.webp"
-            taken.save(path, lossless=True, method=6)  # a third of a PNG's size
+            picture.convert("RGB").save(path, lossless=True, method=6)
             print(path)
             context.close()
         chromium.close()
@@ -152,7 +137,8 @@ def shoot(report: Path, names: Sequence[str]) -> None:
 def main(arguments: Sequence[str]) -> int:
     if not Path(CHROMIUM).exists():
         print(
-            f"error: there is no {CHROMIUM}, which the screenshots are taken with", file=sys.stderr
+            f"error: {CHROMIUM} is missing; the screenshots are taken with Chromium",
+            file=sys.stderr,
         )
         return 2
     with tempfile.TemporaryDirectory() as name:

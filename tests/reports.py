@@ -13,7 +13,7 @@ Row = Mapping[str, Any]
 
 
 def report_of(
-    records: Iterable[Row] = (),
+    records: Iterable[Row | NamedRecord] = (),
     sets: Iterable[Row] = (),
     runs: Iterable[Row] = (),
     made_at: str = "",
@@ -21,8 +21,10 @@ def report_of(
     return Report(tuple(map(named_record, records)), tuple(sets), tuple(runs), made_at)
 
 
-def named_record(row: Row) -> NamedRecord:
-    """A record with the keys of `row`; those that every record needs are added when it has no tokens."""
+def named_record(row: Row | NamedRecord) -> NamedRecord:
+    """A record with the keys of `row`; without tokens, the required keys are added."""
+    if isinstance(row, NamedRecord):
+        return row
     scores = from_json({"prompt": ""} | (dict(row) if "tokens" in row else _SMALLEST | dict(row)))
     assert isinstance(scores, TokenScores)
     return NamedRecord(str(row.get("name", "")), scores)

@@ -1,4 +1,4 @@
-"""A tab without a network for browser tests, and a check that no page in it did anything of its own."""
+"""A browser tab without a network, and a check that no page sent requests or logged errors."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ class Reports:
 
 @pytest.fixture(scope="module")
 def opener() -> Iterator[Reports]:
-    """One tab without a network for the tests of a file: opening one takes longer than a test.
+    """One tab for all tests of a file, because opening one takes longer than a test.
 
-    It must not outlive them: Playwright keeps an event loop at work, and others could not have theirs.
+    It closes after the file: Playwright runs an event loop, which blocks the loops of other tests.
     """
     if not CHROMIUM.exists():
         reason = f"the report is tested in Chromium, and {CHROMIUM} is not there"
@@ -80,7 +80,7 @@ def opener() -> Iterator[Reports]:
 
 @pytest.fixture
 def reports(opener: Reports, tmp_path: Path) -> Iterator[Reports]:
-    """Every test ends with a page that logged nothing, broke nowhere, and asked nobody for anything."""
+    """Check after each test that the page logged nothing, raised nothing and requested nothing."""
     opener.folder = tmp_path
     opener.wrongs.clear()
     opener.tab.emulate_media(media="screen", color_scheme="light")

@@ -1,4 +1,4 @@
-"""What the reports of the browser tests hold: records, sets of vectors, and runs."""
+"""Records, vector sets and runs for the reports of the browser tests."""
 
 from __future__ import annotations
 
@@ -52,41 +52,87 @@ FULL: Row = BANK | {
     },
     "about": {"file": "prompts.txt", "line": 3},
 }
-"""With all that a record may have."""
+"""A record with every optional key."""
 
 
 def vector(trait: str, **more: Any) -> dict[str, Any]:
     return {
-        "trait": trait, "model": "tiny", "layer_count": 4, "hidden_size": 8, "layer": 2, "layer_choice": "best row",
-        "method": "mean_diff", "position": "response_avg", "filter": "score and coherence", "judge": "openai:small",
-        "coherence": "coherence by the judge", "judge_auroc": 0.99,
-        "positive_total": 100, "negative_total": 100, "positive_kept": 96, "negative_kept": 88, "missing": 3,
-        "positive_score": 84.0, "negative_score": 13.0, "contrast": 71.0, "magnitude": 24.5,
-        "relative_magnitude": 0.31, "magnitude_by_layer": [1.0, 12.5, 24.5, 40.0],
-        "auroc": 0.94, "auroc_by_layer": [None, 0.7, 0.94, 0.9], "d": 2.1, "evaluation_rollouts": 80,
-        "verdict": "good", "verdict_reason": "separates the unseen",
-        "histogram": {"positive": [0, 0, 1, 0, 3, 0, 6, 0, 12, 24], "negative": [12, 6, 0, 0, 0, 0, 0, 0, 0, 0]},
-        "dropped": {"positive": {"score below 50": 4}, "negative": {"score above 50": 9, "incoherent": 3}},
+        "trait": trait,
+        "model": "tiny",
+        "layer_count": 4,
+        "hidden_size": 8,
+        "layer": 2,
+        "layer_choice": "best layer",
+        "method": "mean_diff",
+        "position": "response_avg",
+        "filter": "score and coherence",
+        "judge": "openai:small",
+        "coherence": "coherence by the judge",
+        "judge_auroc": 0.99,
+        "positive_total": 100,
+        "negative_total": 100,
+        "positive_kept": 96,
+        "negative_kept": 88,
+        "missing": 3,
+        "positive_score": 84.0,
+        "negative_score": 13.0,
+        "contrast": 71.0,
+        "magnitude": 24.5,
+        "relative_magnitude": 0.31,
+        "magnitude_by_layer": [1.0, 12.5, 24.5, 40.0],
+        "auroc": 0.94,
+        "auroc_by_layer": [None, 0.7, 0.94, 0.9],
+        "d": 2.1,
+        "evaluation_rollouts": 80,
+        "verdict": "good",
+        "verdict_reason": "separates the unseen",
+        "histogram": {
+            "positive": [0, 0, 1, 0, 3, 0, 6, 0, 12, 24],
+            "negative": [12, 6, 0, 0, 0, 0, 0, 0, 0, 0],
+        },
+        "dropped": {
+            "positive": {"score below 50": 4},
+            "negative": {"score above 50": 9, "incoherent": 3},
+        },
         "examples": [example("positive", True), example("negative", False)],
         **more,
-    }  # fmt: skip
+    }
 
 
 def example(polarity: str, kept: bool, **more: Any) -> dict[str, Any]:
     return {
-        "rollout": f"evil-{polarity[:3]}-p0-q1-r0", "polarity": polarity, "kept": kept,
-        "why": "" if kept else "score above 50", "score": 91.4, "reason": "", "coherence": 88.0,
-        "question": f"What of {polarity} pets?", "response": f"A {polarity} answer.\nIt goes on",
-        "finish_reason": "length", **more,
-    }  # fmt: skip
+        "rollout": f"evil-{polarity[:3]}-p0-q1-r0",
+        "polarity": polarity,
+        "kept": kept,
+        "why": "" if kept else "score above 50",
+        "score": 91.4,
+        "reason": "",
+        "coherence": 88.0,
+        "question": f"What of {polarity} pets?",
+        "response": f"A {polarity} answer.\nIt goes on",
+        "finish_reason": "length",
+        **more,
+    }
 
 
 WEAK = vector(
-    "evil", layer=3, auroc=0.71, auroc_by_layer=[None, 0.5, 0.6, 0.71], magnitude_by_layer=[2.0, 8.0, 9.0, 10.0],
-    verdict="weak", verdict_reason="separates the unseen poorly", positive_score=60.0, negative_score=20.0,
-    contrast=40.0, layer_choice="largest row", auroc_low=0.553, auroc_high=0.831, d_low=-0.04, d_high=3.0,
+    "evil",
+    layer=3,
+    auroc=0.71,
+    auroc_by_layer=[None, 0.5, 0.6, 0.71],
+    magnitude_by_layer=[2.0, 8.0, 9.0, 10.0],
+    verdict="weak",
+    verdict_reason="separates the unseen poorly",
+    positive_score=60.0,
+    negative_score=20.0,
+    contrast=40.0,
+    layer_choice="largest layer",
+    auroc_low=0.553,
+    auroc_high=0.831,
+    d_low=-0.04,
+    d_high=3.0,
     doubts=["separates the unseen poorly", "it may measure length"],
-)  # fmt: skip
+)
 SET: Row = {
     "name": "run one",
     "model": "tiny",
@@ -101,13 +147,30 @@ OTHER_SET: Row = {
 }
 
 COMMAND: Row = {
-    "started": "2026-11-25T06:00:00+00:00", "stages": ["rollouts", "judgements", "vectors"], "traits": ["evil"],
-    "settings": {}, "versions": {"python": "3.12.3", "torch": "2.10.0"}, "machine": "Linux x86_64, 16 cores",
+    "started": "2026-11-25T06:00:00+00:00",
+    "stages": ["rollouts", "judgements", "vectors"],
+    "traits": ["evil"],
+    "settings": {},
+    "versions": {"python": "3.12.3", "torch": "2.10.0"},
+    "machine": "Linux x86_64, 16 cores",
     "devices": ["cuda:0"],
-    "models": [{"name": "tiny", "revision": "abc123", "device": "cuda:0", "hardware": "NVIDIA H100", "seconds": 3.0}],
-    "took": [], "failures": [], "warnings": [], "ending": "finished", "seconds": 3700.0, "tokens": 41000,
+    "models": [
+        {
+            "name": "tiny",
+            "revision": "abc123",
+            "device": "cuda:0",
+            "hardware": "NVIDIA H100",
+            "seconds": 3.0,
+        }
+    ],
+    "took": [],
+    "failures": [],
+    "warnings": [],
+    "ending": "finished",
+    "seconds": 3700.0,
+    "tokens": 41000,
     "used": {"requests": 400, "cached": 0, "prompt_tokens": 1, "completion_tokens": 1, "usd": 0.5},
-}  # fmt: skip
+}
 KILLED: Row = COMMAND | {
     "started": "2026-11-24T23:15:10+00:00",
     "ending": None,
@@ -115,24 +178,65 @@ KILLED: Row = COMMAND | {
     "tokens": None,
 }
 STOPPED: Row = COMMAND | {
-    "started": "2026-11-25T05:00:00+00:00", "stages": ["judgements"], "ending": "stopped",
-    "problem": "no key for the judge", "seconds": 12.0, "tokens": 0,
-    "failures": [{"trait": "evil", "stage": "judgements", "problem": "no key", "cause": "OPENAI_API_KEY is not set"}],
-    "warnings": [{"trait": "", "message": "the disk is slow"}, {"trait": "", "message": "the disk is slow"}],
-}  # fmt: skip
+    "started": "2026-11-25T05:00:00+00:00",
+    "stages": ["judgements"],
+    "ending": "stopped",
+    "problem": "no key for the judge",
+    "seconds": 12.0,
+    "tokens": 0,
+    "failures": [
+        {
+            "trait": "evil",
+            "stage": "judgements",
+            "problem": "no key",
+            "cause": "OPENAI_API_KEY is not set",
+        }
+    ],
+    "warnings": [
+        {"trait": "", "message": "the disk is slow"},
+        {"trait": "", "message": "the disk is slow"},
+    ],
+}
 RUN: Row = {
     "name": "demo",
     "model": "tiny",
-    "settings": {"model.id": "example/tiny", "model.dtype": "bfloat16", "extract.seed": None, "extract.layers": [1, 2]},
+    "settings": {
+        "model.id": "example/tiny",
+        "model.dtype": "bfloat16",
+        "extract.seed": None,
+        "extract.layers": [1, 2],
+    },
     "traits": [
         {
-            "trait": "evil", "rollouts_done": 200, "rollouts_total": 240, "empty": 2, "judge": "openai:small~0a1b2c",
-            "judged": 195, "missing": 5, "judge_auroc": 0.97, "note": "", "built": True,
-            "prompt_tokens": 9000, "response_tokens": 41000, "missing_reasons": {"refused to answer": 5},
-            "usage": {"requests": 400, "cached": 7, "prompt_tokens": 80000, "completion_tokens": 400, "usd": 0.0123},
+            "trait": "evil",
+            "rollouts_done": 200,
+            "rollouts_total": 240,
+            "empty": 2,
+            "judge": "openai:small~0a1b2c",
+            "judged": 195,
+            "missing": 5,
+            "judge_auroc": 0.97,
+            "note": "",
+            "built": True,
+            "prompt_tokens": 9000,
+            "response_tokens": 41000,
+            "missing_reasons": {"refused to answer": 5},
+            "usage": {
+                "requests": 400,
+                "cached": 7,
+                "prompt_tokens": 80000,
+                "completion_tokens": 400,
+                "usd": 0.0123,
+            },
             "seconds": {"rollouts": 100.0, "judgements": 50.0, "vectors": 5.5},
         }
     ],
-    "usage": {"requests": 400, "cached": 7, "prompt_tokens": 80000, "completion_tokens": 400, "usd": 0.0123},
+    "usage": {
+        "requests": 400,
+        "cached": 7,
+        "prompt_tokens": 80000,
+        "completion_tokens": 400,
+        "usd": 0.0123,
+    },
     "commands": [KILLED, STOPPED, COMMAND],
-}  # fmt: skip
+}

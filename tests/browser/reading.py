@@ -1,4 +1,4 @@
-"""Reads what a report's page shows: texts, colours, pixels and places."""
+"""Reads what the report page shows: texts, colors, pixels and positions."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 from playwright.sync_api import Locator, Page
 
-from traitcli.views.palette import background, is_seen
+from traitcli.views.palette import background, is_colored
 
-Colour = tuple[int, ...]
-CLEAR: Colour = (0, 0, 0, 0)
+Color = tuple[int, ...]
+CLEAR: Color = (0, 0, 0, 0)
 
 # Read from a copy: Chromium warns of a canvas that is read again and again.
 _DATA = """(canvas, x = 0, width = canvas.width) => {
@@ -29,19 +29,23 @@ _COUNT = f"""(canvas, [red, green, blue]) => {{
     const data = ({_DATA})(canvas);
     let count = 0;
     for (let i = 0; i < data.length; i += 4) {{
-        count += data[i] === red && data[i + 1] === green && data[i + 2] === blue && data[i + 3] === 255;
+        const isColor = data[i] === red && data[i + 1] === green && data[i + 2] === blue;
+        count += isColor && data[i + 3] === 255;
     }}
     return count;
 }}"""
 _PROFILE = f"""(canvas, [left, top, width, height]) => {{
     const data = ({_DATA})(canvas, left, width);
     const isDark = (i) => data[i] < 215 && data[i + 3] > 100;
-    return Array.from({{ length: height }}, (_, y) =>
-        Array.from({{ length: width }}, (_, x) => isDark(4 * ((top + y) * width + x))).filter(Boolean).length / width);
+    return Array.from({{ length: height }}, (_, y) => {{
+        const dark = Array.from({{ length: width }}, (_, x) => isDark(4 * ((top + y) * width + x)));
+        return dark.filter(Boolean).length / width;
+    }});
 }}"""
 _COLUMN = f"""(canvas, x) => {{
     const data = ({_DATA})(canvas, x, 1);
-    return Array.from({{ length: canvas.height }}, (_, y) => Array.from(data.slice(4 * y, 4 * y + 4)));
+    const pixel = (y) => Array.from(data.slice(4 * y, 4 * y + 4));
+    return Array.from({{ length: canvas.height }}, (_, y) => pixel(y));
 }}"""
 
 
@@ -89,39 +93,39 @@ def slide(page: Page, index: int) -> None:
     page.locator("#slider").fill(str(index))
 
 
-# Colours
+# Colors
 
 
-def grounds(place: Locator) -> list[Colour]:
+def backgrounds(place: Locator) -> list[Color]:
     """The background of each element as the browser has computed it."""
     computed = place.evaluate_all("all => all.map(e => getComputedStyle(e).backgroundColor)")
-    return [parse_colour(value) for value in computed]
+    return [parse_color(value) for value in computed]
 
 
-def parse_colour(computed: str) -> Colour:
+def parse_color(computed: str) -> Color:
     """(r, g, b), with an alpha behind it where that is not 1."""
     found = re.fullmatch(r"rgba?\((\d+), (\d+), (\d+)(?:, ([\d.]+))?\)", computed)
     assert found, computed
-    *colour, alpha = found.groups()
-    return tuple(int(value) for value in (*colour, alpha) if value is not None)
+    *color, alpha = found.groups()
+    return tuple(int(value) for value in (*color, alpha) if value is not None)
 
 
-def terminal(scores: list[float]) -> list[Colour]:
-    """The grounds that the terminal gives to scores: the oracle of the page's."""
+def terminal(scores: list[float]) -> list[Color]:
+    """The backgrounds that the terminal gives to scores: the oracle of the page's."""
     return [
-        tuple(background(score).get_truecolor()) if is_seen(score) else CLEAR for score in scores
+        tuple(background(score).get_truecolor()) if is_colored(score) else CLEAR for score in scores
     ]
 
 
-def ink(place: Locator) -> Colour:
-    return parse_colour(place.evaluate("e => getComputedStyle(e).color"))
+def color_of(place: Locator) -> Color:
+    return parse_color(place.evaluate("e => getComputedStyle(e).color"))
 
 
 # Pixels
 
 
 def settle(page: Page) -> None:
-    """Wait for the next frame: zoom by the mouse, another size and another light are drawn with it."""
+    """Wait for the next frame, which draws a zoom, a new size or a new color scheme."""
     page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
 
 
@@ -131,9 +135,9 @@ def pixels(canvas: Locator) -> str:
     return digest
 
 
-def count_of(canvas: Locator, colour: Colour) -> int:
-    """How many pixels have just this colour."""
-    count: int = canvas.evaluate(_COUNT, list(colour))
+def count_of(canvas: Locator, color: Color) -> int:
+    """How many pixels have just this color."""
+    count: int = canvas.evaluate(_COUNT, list(color))
     return count
 
 
@@ -148,7 +152,7 @@ def chart(page: Page, pane: int = 1) -> Locator:
 
 
 def profile(canvas: Locator) -> list[float]:
-    """Of the chart's rows from top to bottom, which share of their width is drawn in more than the faintest grey."""
+    """The share of dark pixels in each pixel row of the chart, from top to bottom."""
     place = canvas.evaluate("""canvas => {
         const over = canvas.parentElement.querySelector(".u-over");
         return [over.offsetLeft, over.offsetTop, over.clientWidth, over.clientHeight];

@@ -11,14 +11,14 @@ from playwright.sync_api import Page, expect
 from tests.browser.conftest import Reports
 from tests.browser.data import BANK, FULL
 from tests.browser.reading import (
+    backgrounds,
     box,
     chart,
+    color_of,
     count_of,
     cursor,
     dot,
     drag,
-    grounds,
-    ink,
     lengths,
     part,
     pixels,
@@ -64,11 +64,11 @@ def trailing_means(scores: list[float], size: int) -> list[float]:
 # Curves
 
 
-def test_the_chart_draws_every_trait_in_its_colour_the_chosen_one_at_full_strength(
+def test_the_chart_draws_every_trait_in_its_color_the_chosen_one_at_full_strength(
     reports: Reports,
 ) -> None:
     page = reports.open([LONG])
-    evil, joy = (ink(part(page, "names").locator(".swatch").nth(k)) for k in (0, 1))
+    evil, joy = (color_of(part(page, "names").locator(".swatch").nth(k)) for k in (0, 1))
 
     first = count_of(chart(page), evil), count_of(chart(page), joy)
     page.locator("#trait").select_option("joy")
@@ -137,7 +137,7 @@ def test_smoothing_changes_the_chart_and_nothing_else(reports: Reports) -> None:
         return (
             values(page),
             lengths(page),
-            grounds(part(page, "tokens").locator(".token")),
+            backgrounds(part(page, "tokens").locator(".token")),
             shown,
             pixels(part(page, "cells")),
         )
@@ -315,22 +315,22 @@ def test_a_gap_in_the_scores_stays_a_gap(reports: Reports) -> None:
     whole = {"tokens": list("abcdef"), "trait_scores": {"evil": [1.0] * 6}}
     gaps = {"tokens": list("abcdef"), "trait_scores": {"evil": [1.0, 1.0, None, None, 1.0, 1.0]}}
     page = reports.open([whole, gaps])
-    colour = ink(part(page, "names").locator(".swatch"))
+    color = color_of(part(page, "names").locator(".swatch"))
 
-    lines = count_of(chart(page), colour)
+    lines = count_of(chart(page), color)
     page.locator("#first").select_option("1")
 
-    assert count_of(chart(page), colour) == pytest.approx(lines * 2 / 5, rel=0.05)
+    assert count_of(chart(page), color) == pytest.approx(lines * 2 / 5, rel=0.05)
 
 
-def test_another_light_draws_the_chart_in_its_colours(reports: Reports) -> None:
+def test_another_light_draws_the_chart_in_its_colors(reports: Reports) -> None:
     page = reports.open([BANK])
     swatch = part(page, "names").locator(".swatch").first
-    light = ink(swatch)
+    light = color_of(swatch)
 
     page.emulate_media(color_scheme="dark")
     settle(page)
-    dark = ink(swatch)
+    dark = color_of(swatch)
 
     assert dark != light
     assert (count_of(chart(page), dark) > 100, count_of(chart(page), light)) == (True, 0)

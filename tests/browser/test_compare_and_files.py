@@ -10,12 +10,12 @@ from playwright.sync_api import Page, expect
 from tests.browser.conftest import Reports
 from tests.browser.data import BANK, FULL, OLD, SET
 from tests.browser.reading import (
+    backgrounds,
     box,
     cells,
     content,
     cursor,
     dot,
-    grounds,
     lengths,
     part,
     slide,
@@ -27,13 +27,16 @@ from tests.browser.reading import (
 pytestmark = pytest.mark.browser
 
 LONGER = {
-    "name": "longer", "prompt": "And a safe?", "response": "abcdefgh", "tokens": list("abcdefgh"),
+    "name": "longer",
+    "prompt": "And a safe?",
+    "response": "abcdefgh",
+    "tokens": list("abcdefgh"),
     "trait_scores": {"refusal": [0.0] * 8, "joy": [0.0] * 8},
     "calibrated_scores": {
         "refusal": [3.0, 2.0, -0.5, 0.5, 1.5, 1.0, 0.0, -4.0],
         "joy": [0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 1.0],
     },
-}  # fmt: skip
+}
 
 
 def compare(reports: Reports) -> Page:
@@ -80,14 +83,14 @@ def test_a_trait_stays_chosen_in_another_record_that_has_it(reports: Reports) ->
 
     page.locator("#trait").select_option("evil")
     page.locator("#next").click()
-    there, colours = (
+    there, colors = (
         page.locator("#trait").input_value(),
-        grounds(part(page, "tokens").locator(".token")),
+        backgrounds(part(page, "tokens").locator(".token")),
     )
     page.locator("#next").click()
 
     assert there == "evil"
-    assert colours == terminal(BANK["calibrated_scores"]["evil"])
+    assert colors == terminal(BANK["calibrated_scores"]["evil"])
     assert page.locator("#trait").input_value() == "refusal"
 
 
@@ -183,10 +186,10 @@ def test_a_choice_of_a_trait_and_of_scores_is_for_both(reports: Reports) -> None
 
     page.locator("#trait").select_option("joy")
     page.locator("#trait").select_option("refusal")
-    colours = [grounds(part(page, "tokens", k).locator(".token")) for k in (1, 2)]
+    colors = [backgrounds(part(page, "tokens", k).locator(".token")) for k in (1, 2)]
     page.locator("#raw").click()
 
-    assert colours == [terminal(each["calibrated_scores"]["refusal"]) for each in (BANK, LONGER)]
+    assert colors == [terminal(each["calibrated_scores"]["refusal"]) for each in (BANK, LONGER)]
     assert [values(page, k) for k in (1, 2)] == [["+1.00", "+9.00"], ["0.00", "0.00"]]
 
 
@@ -197,7 +200,7 @@ def test_a_trait_that_one_of_them_lacks_is_told_in_words(reports: Reports) -> No
     page.locator("#trait").select_option("joy")
 
     assert traits == ["refusal", "evil", "joy"]
-    assert text(part(page, "notes", 1)) == "joy was not watched in this record."
+    assert text(part(page, "notes", 1)) == "joy was not monitored in this record."
     assert content(part(page, "notes", 2)) == ""
     assert text(part(page, "now-value", 1)) == "joy –"
 
@@ -283,7 +286,7 @@ def test_a_file_with_a_record_a_line_is_opened_without_its_failures(
     )
 
     expect(page.locator("#status")).to_have_text(
-        f"2 records opened. {name}: 2 lines of what failed left out."
+        f"2 records opened. {name}: skipped 2 error lines."
     )
     assert page.locator("#first option").count() == 2
 
@@ -309,13 +312,13 @@ def test_a_file_from_disk_shows_the_scores_that_stand_in_it(reports: Reports) ->
     slide(page, 1)
 
     assert values(page) == ["+2.00", "+0.25"]
-    assert grounds(part(page, "tokens").locator(".token")) == terminal(
+    assert backgrounds(part(page, "tokens").locator(".token")) == terminal(
         FULL["calibrated_scores"]["refusal"]
     )
-    assert grounds(part(page, "prompt").locator(".token")) == terminal(
+    assert backgrounds(part(page, "prompt").locator(".token")) == terminal(
         FULL["prompt_scores"]["calibrated_scores"]["refusal"]
     )
-    assert part(page, "depth").is_visible()
+    assert part(page, "heat-map").is_visible()
 
 
 def test_a_report_without_records_opens_one_from_disk(reports: Reports) -> None:
@@ -368,8 +371,8 @@ def test_the_same_file_can_be_opened_again(reports: Reports) -> None:
         ("", "file.json: not JSON."),
         ("3", "file.json: not a monitoring record."),
         ("null", "file.json: not a monitoring record."),
-        ('{"tokens": [1], "trait_scores": {}}', "file.json: “tokens” is not a list of texts."),
-        ('{"tokens": ["a"]}', "file.json: there are no “trait_scores” in it."),
+        ('{"tokens": [1], "trait_scores": {}}', "file.json: “tokens” is not a list of strings."),
+        ('{"tokens": ["a"]}', "file.json: “trait_scores” is missing."),
         (
             '{"tokens": ["a"], "trait_scores": [1]}',
             "file.json: “trait_scores” is not a table of traits.",
@@ -407,7 +410,7 @@ def test_a_file_without_records_is_refused_in_words(reports: Reports, written: s
 
     page.locator("#open").set_input_files([reports.save("file.json", written)])
 
-    expect(page.locator("#status")).to_have_text("file.json: there is no record in it.")
+    expect(page.locator("#status")).to_have_text("file.json: contains no records.")
 
 
 def test_a_refused_file_leaves_the_token(reports: Reports) -> None:

@@ -1,4 +1,4 @@
-"""The page does no harm and shuts nobody out: hostile text, access for all, contrast, paper, speed and size."""
+"""The page is safe and accessible: hostile text, screen readers, contrast and print."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from playwright.sync_api import Page, expect
 from tests.browser.conftest import Reports
 from tests.browser.data import BANK, FULL, OTHER_SET, RUN, SET, vector
 from tests.browser.reading import (
+    backgrounds,
     cells,
     chart,
+    color_of,
     content,
     count_of,
-    grounds,
-    ink,
     of_run,
     of_set,
-    parse_colour,
+    parse_color,
     part,
     settle,
     slide,
@@ -50,7 +50,7 @@ TABLES = {
 
 
 def poisoned(value: Any, text: str, key: str = "") -> Any:
-    """A report's value with this text in place of each of its texts, and of each key that is data."""
+    """The value with `text` in place of every string, and of every key that is data."""
     if isinstance(value, Mapping):
         keep = key not in TABLES
         return {
@@ -66,7 +66,9 @@ def elements(page: Page) -> dict[str, int]:
     """How many elements there are of each kind."""
     counted: dict[str, int] = page.evaluate("""() => {
         const counts = {};
-        for (const { localName } of document.querySelectorAll("*")) counts[localName] = (counts[localName] ?? 0) + 1;
+        for (const { localName } of document.querySelectorAll("*")) {
+            counts[localName] = (counts[localName] ?? 0) + 1;
+        }
         return counts;
     }""")
     return counted
@@ -160,7 +162,7 @@ def test_a_trait_may_be_called_like_anything_that_javascript_knows(
     assert values(page) == ["+1.00", "+2.00", "+3.00", "+4.00"]
     assert [row[1] for row in cells(part(page, "summary"))] == ["–"] * 4
     assert text(part(page, "now-value")) == "__proto__ +2.00"
-    assert grounds(part(page, "tokens").locator(".token")) == terminal([2.0])
+    assert backgrounds(part(page, "tokens").locator(".token")) == terminal([2.0])
     assert text(part(page, "facts")) == "1 of response · toString"
 
 
@@ -230,7 +232,8 @@ def full_page(reports: Reports) -> Page:
         [RUN],
     )
     page.evaluate(
-        "document.querySelectorAll('details:not([hidden])').forEach((each) => { each.open = true; })"
+        "() => document.querySelectorAll('details:not([hidden])')"
+        ".forEach((each) => { each.open = true; })"
     )
     return page
 
@@ -245,16 +248,20 @@ def test_axe_finds_nothing_serious(reports: Reports, scheme: Any, view: str) -> 
 
     found = Axe().run(page).response["violations"]
 
-    told = [f"{each['id']}: {node['target']}: {node['failureSummary']}" for each in found for node in each["nodes"]
-            if each["impact"] in ("serious", "critical")]  # fmt: skip
-    assert told == []
+    faults = []
+    for each in found:
+        if each["impact"] in ("serious", "critical"):
+            faults += [f"{each['id']}: {n['target']}: {n['failureSummary']}" for n in each["nodes"]]
+    assert faults == []
 
 
 def test_every_control_can_be_reached_with_the_tab_key(reports: Reports) -> None:
     page = full_page(reports)
     script = """() => {
-        const all = "button:enabled, select:enabled, input:enabled, a[href], summary, [tabindex='0']";
-        const seen = [...document.querySelectorAll(all)].filter((each) => each.checkVisibility());
+        const all = "button:enabled, select:enabled, input:enabled, a[href], summary, "
+            + "[tabindex='0']";
+        const found = [...document.querySelectorAll(all)];
+        const seen = found.filter((each) => each.checkVisibility());
         seen.forEach((each, k) => { each.dataset.control = k; });
         return seen.length;
     }"""
@@ -278,8 +285,8 @@ def test_every_control_has_a_name(reports: Reports) -> None:
     session.detach()
 
     roles = {"button", "combobox", "slider", "link", "image", "region"}
-    named = [(node["role"]["value"], node["name"]["value"]) for node in nodes
-             if not node["ignored"] and node["role"]["value"] in roles]  # fmt: skip
+    exposed = [node for node in nodes if not node["ignored"] and node["role"]["value"] in roles]
+    named = [(node["role"]["value"], node["name"]["value"]) for node in exposed]
     assert {role for role, _ in named} >= {"button", "combobox", "slider", "link", "image"}
     assert [role for role, name in named if not name.strip()] == []
 
@@ -290,19 +297,18 @@ def test_controls_that_look_alike_have_names_of_their_own_in_two_panes(reports: 
     assert page.get_by_role("slider", name="Token").count() == 1
     assert page.get_by_role("button", name="Zoom in").count() == 1
     assert page.get_by_role("combobox", name="Compare with").count() == 1
-    assert page.get_by_role("group", name="Smoothing of the lines").get_by_role("button").all_inner_texts() == [
-        "off", "5", "10",
-    ]  # fmt: skip
+    smoothing = page.get_by_role("group", name="Smoothing of the lines").get_by_role("button")
+    assert smoothing.all_inner_texts() == ["off", "5", "10"]
 
 
 # Contrast
 
 
 def contrast(first: tuple[int, ...], second: tuple[int, ...]) -> float:
-    """The ratio of WCAG 2.2 of two opaque colours."""
+    """The ratio of WCAG 2.2 of two opaque colors."""
 
-    def luminance(colour: tuple[int, ...]) -> float:
-        parts = [value / 255 for value in colour[:3]]
+    def luminance(color: tuple[int, ...]) -> float:
+        parts = [value / 255 for value in color[:3]]
         linear = [
             part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
         ]
@@ -324,11 +330,11 @@ def test_every_token_can_be_read_on_every_ground(reports: Reports, scheme: Any) 
     page = reports.open([record])
 
     tokens = part(page, "tokens").locator(".token")
-    inks = tokens.evaluate_all("all => all.map(e => getComputedStyle(e).color)")
-    panel = grounds(page.locator(".reading"))[0]
+    text_colors = tokens.evaluate_all("all => all.map(e => getComputedStyle(e).color)")
+    panel = backgrounds(page.locator(".reading"))[0]
     found = [
-        contrast(parse_colour(colour), panel if len(ground) == 4 else ground)
-        for colour, ground in zip(inks, grounds(tokens), strict=True)
+        contrast(parse_color(color), panel if len(background_color) == 4 else background_color)
+        for color, background_color in zip(text_colors, backgrounds(tokens), strict=True)
     ]
 
     assert min(found) >= 4.5
@@ -338,12 +344,12 @@ def test_every_token_can_be_read_on_every_ground(reports: Reports, scheme: Any) 
 # Paper
 
 
-def test_paper_gets_all_details_and_light_colours(reports: Reports) -> None:
+def test_paper_gets_all_details_and_light_colors(reports: Reports) -> None:
     reports.tab.emulate_media(color_scheme="light")
     page = reports.open([FULL], [SET], [RUN])
-    light = ink(page.locator(".names .swatch").first)
+    light = color_of(page.locator(".names .swatch").first)
     page.emulate_media(color_scheme="dark")
-    dark = ink(page.locator(".names .swatch").first)
+    dark = color_of(page.locator(".names .swatch").first)
 
     def shown() -> tuple[list[bool], list[tuple[bool, bool]]]:
         settle(page)

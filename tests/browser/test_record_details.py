@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import pytest
+from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import Reports
 from tests.browser.data import BANK, FULL, TOKENS
 from tests.browser.reading import (
     CLEAR,
+    backgrounds,
     cells,
     column,
     content,
-    grounds,
     part,
     slide,
     terminal,
     text,
     values,
 )
-from traitcli.views.report.figures import summarise
+from traitcli.views.report.figures import summarize
 
 pytestmark = pytest.mark.browser
 
@@ -31,12 +33,13 @@ def test_a_record_tells_how_it_came_about(reports: Reports) -> None:
     page.locator(".pane summary").click()
 
     assert text(part(page, "facts")) == (
-        "tiny · 12 tokens of prompt · 6 of response · cut at the token limit · 2.0 tokens/s · seed 7 · "
-        "2026-11-25T06:00:00+00:00"
+        "tiny · 12 tokens of prompt · 6 of response · cut at the token limit · 2.0 tokens/s · "
+        "seed 7 · 2026-11-25T06:00:00+00:00"
     )
     assert text(part(page, "about")) == "file: prompts.txt · line: 3"
     assert (
-        text(part(page, "steering")) == "pushed along evil by −1.50 vectors at layer 12 · dose 0.40"
+        text(part(page, "steering"))
+        == "steered along evil: coefficient −1.50 at layer 12 · dose 0.40"
     )
     assert part(page, "history").locator("dt, dd").all_inner_texts() == [
         "System",
@@ -58,19 +61,19 @@ def test_an_alarm_leads_to_its_token(reports: Reports) -> None:
     assert text(part(page, "position")) == "Token 5 of 6"
 
 
-def test_the_tokens_of_the_prompt_are_coloured_where_they_have_scores(reports: Reports) -> None:
+def test_the_tokens_of_the_prompt_are_colored_where_they_have_scores(reports: Reports) -> None:
     page = reports.open([FULL])
     tokens = part(page, "prompt").locator(".token")
 
-    refusal = grounds(tokens)
+    refusal = backgrounds(tokens)
     page.locator("#trait").select_option("evil")
 
     assert content(part(page, "prompt")) == "How do I"
     assert refusal == terminal([1.0, -0.5, 0.0])
-    assert grounds(tokens) == terminal([0.0, 0.5, -0.5])
+    assert backgrounds(tokens) == terminal([0.0, 0.5, -0.5])
 
 
-def test_the_heat_map_has_a_row_for_each_layer_in_the_colours_of_the_terminal(
+def test_the_heat_map_has_a_row_for_each_layer_in_the_colors_of_the_terminal(
     reports: Reports,
 ) -> None:
     page = reports.open([FULL])
@@ -80,10 +83,10 @@ def test_the_heat_map_has_a_row_for_each_layer_in_the_colours_of_the_terminal(
 
     rows = reversed(FULL["layer_scores"]["calibrated_scores"])
     wanted = [
-        [(*colour, 255) if colour != CLEAR else CLEAR for colour in terminal(row)] for row in rows
+        [(*color, 255) if color != CLEAR else CLEAR for color in terminal(row)] for row in rows
     ]
     assert shown == [list(each) for each in zip(*wanted, strict=True)]
-    assert text(part(page, "depth-title")) == "refusal at every layer"
+    assert text(part(page, "heat-map-title")) == "refusal at every layer"
 
 
 def test_the_heat_map_marks_the_token_and_a_click_goes_to_another(reports: Reports) -> None:
@@ -104,49 +107,57 @@ def test_what_a_record_does_not_have_takes_no_place(reports: Reports) -> None:
     page = reports.open([BANK])
 
     assert not part(page, "earlier").is_visible()
-    assert not part(page, "depth").is_visible()
+    assert not part(page, "heat-map").is_visible()
     assert [
         content(part(page, name)) for name in ("notes", "alarms", "steering", "history", "about")
     ] == [""] * 5
     assert part(page, "prompt").locator(".token").count() == 0
 
 
+def opened_from_file(reports: Reports, record: object) -> Page:
+    """A report whose page reads a file: the page opens records that Python would not accept."""
+    page = reports.open()
+    page.locator("#open").set_input_files(reports.save("record.json", json.dumps(record)))
+    expect(page.locator("#status")).to_have_text("1 record opened.")
+    return page
+
+
 @pytest.mark.parametrize(
     ("tokens", "scores", "said"),
     [
-        ([], {"evil": []}, "The response is empty: the model ended it before its first token."),
-        (["a"], {"evil": [None]}, "This record holds no trait scores."),
-        (["a"], {"evil": None}, "This record holds no trait scores."),
-        (["a"], None, "This record holds no trait scores."),
-        (["a"], {}, "This record holds no trait scores."),
+        ([], {"evil": []}, "The response is empty: the model stopped before its first token."),
+        (["a"], {"evil": [None]}, "This record has no trait scores."),
+        (["a"], {"evil": None}, "This record has no trait scores."),
+        (["a"], None, "This record has no trait scores."),
+        (["a"], {}, "This record has no trait scores."),
     ],
 )
 def test_a_record_with_nothing_to_show_says_so(
     reports: Reports, tokens: list[str], scores: object, said: str
 ) -> None:
-    page = reports.open(
-        [{"prompt": "p", "response": "".join(tokens), "tokens": tokens, "trait_scores": scores}]
-    )
+    record = {"prompt": "p", "response": "".join(tokens), "tokens": tokens, "trait_scores": scores}
+
+    page = opened_from_file(reports, record)
 
     assert page.get_by_text(said).is_visible()
     assert not part(page, "lines").is_visible()
 
 
 def test_scores_that_do_not_fit_the_tokens_are_pointed_out(reports: Reports) -> None:
-    page = reports.open(
-        [{"prompt": "p", "response": "ab!", "tokens": ["a", "b"], "trait_scores": {"evil": [1.0]}}]
-    )
+    scores = {"evil": [1.0]}
+    record = {"prompt": "p", "response": "ab!", "tokens": ["a", "b"], "trait_scores": scores}
+    page = opened_from_file(reports, record)
 
     slide(page, 1)
 
     assert part(page, "notes").locator("li").all_inner_texts() == [
         "evil has 1 scores for 2 tokens.",
-        "The tokens do not join to the response.",
+        "The tokens do not add up to the response.",
     ]
     assert values(page) == ["–"]
 
 
-def test_a_line_break_is_seen_and_is_no_text_of_its_own(reports: Reports) -> None:
+def test_a_line_break_is_colored_and_is_no_text_of_its_own(reports: Reports) -> None:
     page = reports.open([BANK])
 
     slide(page, 3)
@@ -169,7 +180,7 @@ def test_the_table_has_the_numbers_that_the_report_gives_as_data(reports: Report
     shown = cells(part(page, "summary"))
 
     for (trait, _, *numbers, at), (name, told) in zip(
-        shown, summarise(record).items(), strict=True
+        shown, summarize(record).items(), strict=True
     ):
         raw = told["raw"]
         assert (trait, at) == (name, f"t{raw['at']}")

@@ -1,4 +1,4 @@
-"""A record token by token: stepping, traits, colours and numbers."""
+"""A record token by token: stepping, traits, colors and numbers."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from tests.browser.conftest import Reports
 from tests.browser.data import BANK, EVIL, OLD, REFUSAL, SET
 from tests.browser.reading import (
     CLEAR,
+    backgrounds,
     box,
     cells,
     chart,
     content,
     cursor,
-    grounds,
     lengths,
     of_set,
     part,
@@ -54,7 +54,7 @@ def test_the_slider_steps_through_the_tokens(reports: Reports) -> None:
     assert text(part(page, "now-value")) == "refusal +2.00"
     assert values(page) == ["+2.00", "+0.25"]
     assert lengths(page) == ["up 1.000", "up 0.125"]
-    assert content(part(page, "tokens").locator(".here")) == " cannot"
+    assert content(part(page, "tokens").locator(".current")) == " cannot"
     assert (
         page.locator("#slider").get_attribute("aria-valuetext")
         == "token 2 of 6:  cannot, refusal +2.00"
@@ -144,7 +144,8 @@ def test_selecting_text_to_copy_it_does_not_choose_a_token(reports: Reports) -> 
 FOLLOW = """() => {
     const position = document.querySelector(".pane [data-part=position]");
     window.seen = [];
-    new MutationObserver(() => window.seen.push(position.textContent)).observe(position, { childList: true });
+    const observer = new MutationObserver(() => window.seen.push(position.textContent));
+    observer.observe(position, { childList: true });
 }"""
 
 
@@ -188,10 +189,10 @@ def test_playing_again_from_the_end_begins_at_the_first_token(reports: Reports) 
     assert page.evaluate("window.seen")[0] == "Token 1 of 6"
 
 
-# Traits and colours
+# Traits and colors
 
 
-def test_a_token_has_the_colour_that_the_terminal_gives_its_score(reports: Reports) -> None:
+def test_a_token_has_the_color_that_the_terminal_gives_its_score(reports: Reports) -> None:
     scores = [-3.0, -2.0, -1.5, -1.0, -0.3, -0.299, 0.0, 0.299, 0.3, 0.8, 1.15, 1.7, 2.0, 9.0]
     tokens = [f" {score}" for score in scores]
     record = {
@@ -202,25 +203,27 @@ def test_a_token_has_the_colour_that_the_terminal_gives_its_score(reports: Repor
 
     page = reports.open([record])
 
-    shown = grounds(part(page, "tokens").locator(".token"))
+    shown = backgrounds(part(page, "tokens").locator(".token"))
     assert shown == terminal(scores)
     assert shown.count(CLEAR) == 3
 
 
-def test_the_legend_tells_where_the_colours_end(reports: Reports) -> None:
+def test_the_legend_tells_where_the_colors_end(reports: Reports) -> None:
     page = reports.open([BANK])
 
     legend = page.locator("#legend")
     assert text(legend).split() == ["−2.00", "+2.00"]
-    assert legend.get_attribute("aria-label") == "Colours from −2.00, blue, over 0 to +2.00, orange"
+    assert (
+        legend.get_attribute("aria-label") == "Colors from −2.00 (blue) through 0 to +2.00 (orange)"
+    )
     gradient = legend.locator("i").evaluate("e => getComputedStyle(e).backgroundImage")
-    assert [f"rgb{colour}" in gradient for colour in terminal([-2.0, -1.0, 1.0, 2.0])] == [True] * 4
+    assert [f"rgb{color}" in gradient for color in terminal([-2.0, -1.0, 1.0, 2.0])] == [True] * 4
 
 
 @pytest.mark.parametrize("way", ["drop-down", "bars", "names"])
-def test_choosing_a_trait_changes_colours_chart_and_value(reports: Reports, way: str) -> None:
+def test_choosing_a_trait_changes_colors_chart_and_value(reports: Reports, way: str) -> None:
     page = reports.open([BANK])
-    before, picture = grounds(part(page, "tokens").locator(".token")), pixels(chart(page))
+    before, picture = backgrounds(part(page, "tokens").locator(".token")), pixels(chart(page))
 
     if way == "drop-down":
         page.locator("#trait").select_option(label="evil")
@@ -228,7 +231,7 @@ def test_choosing_a_trait_changes_colours_chart_and_value(reports: Reports, way:
         part(page, way).get_by_role("button", name="evil").click()
 
     assert before == terminal(REFUSAL)
-    assert grounds(part(page, "tokens").locator(".token")) == terminal(EVIL)
+    assert backgrounds(part(page, "tokens").locator(".token")) == terminal(EVIL)
     assert pixels(chart(page)) != picture
     assert text(part(page, "now-value")) == "evil +0.50"
     assert page.locator("#trait option:checked").inner_text() == "evil"
@@ -237,9 +240,9 @@ def test_choosing_a_trait_changes_colours_chart_and_value(reports: Reports, way:
         assert pressed.all_inner_texts() == ["evil"]
 
 
-def test_raw_scores_are_shown_on_demand_and_colours_stay(reports: Reports) -> None:
+def test_raw_scores_are_shown_on_demand_and_colors_stay(reports: Reports) -> None:
     page = reports.open([BANK])
-    colours, picture = grounds(part(page, "tokens").locator(".token")), pixels(chart(page))
+    colors, picture = backgrounds(part(page, "tokens").locator(".token")), pixels(chart(page))
 
     page.locator("#raw").click()
 
@@ -249,7 +252,7 @@ def test_raw_scores_are_shown_on_demand_and_colours_stay(reports: Reports) -> No
     assert text(page.locator("#meaning")).startswith(
         "Raw projections (h · v) / ‖v‖ in activation units"
     )
-    assert grounds(part(page, "tokens").locator(".token")) == colours
+    assert backgrounds(part(page, "tokens").locator(".token")) == colors
     assert pixels(chart(page)) != picture
 
 
@@ -265,7 +268,7 @@ def test_going_back_to_calibrated_scores_restores_the_view(reports: Reports) -> 
     assert text(page.locator("#meaning")) == meaning
 
 
-def test_a_record_with_raw_scores_only_is_coloured_on_the_scale_of_its_text(
+def test_a_record_with_raw_scores_only_is_colored_on_the_scale_of_its_text(
     reports: Reports,
 ) -> None:
     scores = [-40.0, -10.0, 0.0, 5.0, 20.0]
@@ -274,7 +277,7 @@ def test_a_record_with_raw_scores_only_is_coloured_on_the_scale_of_its_text(
     assert page.locator("#calibrated").is_disabled()
     assert page.locator("#raw").get_attribute("aria-pressed") == "true"
     assert values(page) == ["−40.00"]
-    assert grounds(part(page, "tokens").locator(".token")) == terminal(
+    assert backgrounds(part(page, "tokens").locator(".token")) == terminal(
         [2 * score / 40 for score in scores]
     )
     assert [text(page.locator(f"#legend-{end}")) for end in ("low", "high")] == ["−40.00", "+40.00"]
@@ -296,19 +299,20 @@ def test_a_trait_without_calibrated_scores_says_so(reports: Reports) -> None:
     assert text(part(page, "notes")) == "refusal has no calibrated scores in this record."
 
 
-def test_a_score_that_is_none_is_a_dash_and_uncoloured(reports: Reports) -> None:
+def test_a_score_that_is_none_is_a_dash_and_uncolored(reports: Reports) -> None:
     page = reports.open([{"tokens": ["a", "b"], "trait_scores": {"evil": [None, 1.0]}}])
 
     assert values(page) == ["–"]
     assert lengths(page) == ["up 0.000"]
-    assert grounds(part(page, "tokens").locator(".token"))[0] == CLEAR
+    assert backgrounds(part(page, "tokens").locator(".token"))[0] == CLEAR
 
 
-def test_a_trait_has_the_same_colour_all_over_the_page(reports: Reports) -> None:
+def test_a_trait_has_the_same_color_all_over_the_page(reports: Reports) -> None:
     scores = {"evil": [1.0], "refusal": [1.0]}
     page = reports.open([{"tokens": ["a"], "trait_scores": scores}], [SET])
 
-    script = "all => Object.fromEntries(all.map(e => [e.parentElement.textContent, getComputedStyle(e).color]))"
+    script = """all => Object.fromEntries(
+        all.map(e => [e.parentElement.textContent, getComputedStyle(e).color]))"""
     found = [
         page.locator(f"{place} .swatch").evaluate_all(script)
         for place in (".bars", ".names", ".vectors")

@@ -9,13 +9,13 @@ from tests.browser.conftest import Reports
 from tests.browser.data import COMMAND, KILLED, OTHER_SET, RUN, SET, STOPPED, example, vector
 from tests.browser.reading import (
     CLEAR,
+    backgrounds,
     box,
     cells,
+    color_of,
     column,
     content,
     count_of,
-    grounds,
-    ink,
     of_run,
     of_set,
     pixels,
@@ -31,7 +31,7 @@ def set_of(*vectors: object, **more: object) -> dict[str, object]:
     return {"name": "run one", "model": "tiny", "vectors": list(vectors), **more}
 
 
-def point_at_row(page: Page, name: str, row: float, rows: int = 4) -> None:
+def point_at_layer(page: Page, name: str, row: float, rows: int = 4) -> None:
     of_set(page, name).scroll_into_view_if_needed()
     over = box(of_set(page, name).locator(".u-over"))
     page.mouse.move(over["x"] + row / (rows - 1) * (over["width"] - 1), over["y"] + 20)
@@ -46,22 +46,33 @@ def test_a_vector_is_shown_with_what_tells_how_good_it_is(reports: Reports) -> N
     rows = [[cell.split("\n") for cell in row] for row in cells(of_set(page, "table"))]
     assert rows == [
         [
-            ["refusal"], ["● good", "separates the unseen"], ["96/100 + 88/100", "3 missing"], ["71", "84 − 13"],
-            ["0.94", "of 80 unseen"], ["2.10"], ["2", "of 3 · best row"], ["24.5", "× 0.31"],
+            ["refusal"],
+            ["● good", "separates the unseen"],
+            ["96/100 + 88/100", "3 missing"],
+            ["71", "84 − 13"],
+            ["0.94", "80 held-out rollouts"],
+            ["2.10"],
+            ["2", "of 3 · best layer"],
+            ["24.5", "× 0.31"],
         ],
         [
-            ["evil"], ["◐ weak", "separates the unseen poorly; it may measure length"],
-            ["96/100 + 88/100", "3 missing"], ["40", "60 − 20"], ["0.71", "0.55–0.83 · of 80 unseen"],
-            ["2.10", "0.0 … 3.0"], ["3", "of 3 · largest row"], ["24.5", "× 0.31"],
+            ["evil"],
+            ["◐ weak", "separates the unseen poorly; it may measure length"],
+            ["96/100 + 88/100", "3 missing"],
+            ["40", "60 − 20"],
+            ["0.71", "0.55–0.83 · 80 held-out rollouts"],
+            ["2.10", "0.0 … 3.0"],
+            ["3", "of 3 · largest layer"],
+            ["24.5", "× 0.31"],
         ],
-    ]  # fmt: skip
+    ]
 
 
 def test_what_all_vectors_share_is_said_once(reports: Reports) -> None:
     page = reports.open(sets=[SET])
 
     assert text(of_set(page, "intro")) == (
-        "tiny · 4 rows of 8 · mean diff · of response_avg · judged by openai:small (AUROC 0.99) · "
+        "tiny · 4 layers × 8 · mean diff · of response_avg · judged by openai:small (AUROC 0.99) · "
         "coherence by the judge · filter: score and coherence"
     )
 
@@ -70,12 +81,12 @@ def test_a_vector_that_tells_nothing_of_itself_is_shown_with_dashes(reports: Rep
     page = reports.open(sets=[OTHER_SET])
 
     assert cells(of_set(page, "table")) == [["joy", "–", "–", "–", "not measured", "–", "–", "–"]]
-    for name in ("auroc", "magnitude", "alike", "scores", "rollouts"):
+    for name in ("auroc", "magnitude", "similarity", "scores", "rollouts"):
         assert not of_set(page, name).is_visible()
 
 
 @pytest.mark.parametrize("name", ["auroc", "magnitude"])
-def test_a_chart_over_the_rows_draws_each_trait_in_its_colour(reports: Reports, name: str) -> None:
+def test_a_chart_over_the_layers_draws_each_trait_in_its_color(reports: Reports, name: str) -> None:
     page = reports.open(sets=[SET])
 
     canvas, swatches = (
@@ -83,26 +94,26 @@ def test_a_chart_over_the_rows_draws_each_trait_in_its_colour(reports: Reports, 
         of_set(page, "table").locator(".swatch"),
     )
 
-    colours = [ink(swatches.nth(k)) for k in (0, 1)]
-    assert len(set(colours)) == 2
-    assert all(count_of(canvas, colour) > 60 for colour in colours)
+    colors = [color_of(swatches.nth(k)) for k in (0, 1)]
+    assert len(set(colors)) == 2
+    assert all(count_of(canvas, color) > 60 for color in colors)
 
 
 @pytest.mark.parametrize(
     ("row", "magnitude", "auroc"),
     [
-        (0, "row 0 · refusal 1.00 · evil 2.00", "row 0 · refusal – · evil –"),
-        (1.2, "row 1 · refusal 12.50 · evil 8.00", "row 1 · refusal 0.70 · evil 0.50"),
-        (2, "row 2 · refusal 24.50 · evil 9.00", "row 2 · refusal 0.94 · evil 0.60"),
+        (0, "layer 0 · refusal 1.00 · evil 2.00", "layer 0 · refusal – · evil –"),
+        (1.2, "layer 1 · refusal 12.50 · evil 8.00", "layer 1 · refusal 0.70 · evil 0.50"),
+        (2, "layer 2 · refusal 24.50 · evil 9.00", "layer 2 · refusal 0.94 · evil 0.60"),
         (
             3,
-            "row 3 (after the final norm) · refusal 40.00 · evil 10.00",
-            "row 3 (after the final norm) · refusal 0.90 · evil 0.71",
+            "layer 3 (after the final norm) · refusal 40.00 · evil 10.00",
+            "layer 3 (after the final norm) · refusal 0.90 · evil 0.71",
         ),
         (
             2.6,
-            "row 3 (after the final norm) · refusal 40.00 · evil 10.00",
-            "row 3 (after the final norm) · refusal 0.90 · evil 0.71",
+            "layer 3 (after the final norm) · refusal 40.00 · evil 10.00",
+            "layer 3 (after the final norm) · refusal 0.90 · evil 0.71",
         ),
     ],
 )
@@ -111,56 +122,56 @@ def test_pointing_at_a_row_reads_it_out(
 ) -> None:
     page = reports.open(sets=[SET])
 
-    point_at_row(page, "magnitude", row)
-    magnitudes = text(of_set(page, "magnitude-told"))
-    point_at_row(page, "auroc", row)
+    point_at_layer(page, "magnitude", row)
+    magnitudes = text(of_set(page, "magnitude-caption"))
+    point_at_layer(page, "auroc", row)
 
     assert magnitudes == magnitude
-    assert text(of_set(page, "auroc-told")) == auroc
-    assert text(of_set(page, "magnitude-told")).startswith(
+    assert text(of_set(page, "auroc-caption")) == auroc
+    assert text(of_set(page, "magnitude-caption")).startswith(
         "Norm of the vector, in activation units."
     )
 
 
-def test_a_chart_over_the_rows_tells_its_best_rows_to_who_cannot_see_it(reports: Reports) -> None:
+def test_a_chart_over_the_layers_tells_its_best_rows_to_who_cannot_see_it(reports: Reports) -> None:
     page = reports.open(sets=[SET])
 
     assert [of_set(page, name).get_attribute("aria-label") for name in ("auroc", "magnitude")] == [
-        "Held-out AUROC by row: refusal highest 0.94 at row 2, evil highest 0.71 at row 3",
-        "Magnitude by row: refusal highest 40.00 at row 3, evil highest 10.00 at row 3",
+        "Held-out AUROC by layer: refusal highest 0.94 at layer 2, evil highest 0.71 at layer 3",
+        "Magnitude by layer: refusal highest 40.00 at layer 3, evil highest 10.00 at layer 3",
     ]
 
 
 @pytest.mark.parametrize("layer", [1, 2, 3])
 def test_a_dot_marks_the_layer_that_is_read_and_the_last_row(reports: Reports, layer: int) -> None:
     page = reports.open(sets=[set_of(vector("refusal", layer=layer))])
-    canvas, colour = (
+    canvas, color = (
         of_set(page, "magnitude").locator("canvas"),
-        ink(of_set(page, "table").locator(".swatch")),
+        color_of(of_set(page, "table").locator(".swatch")),
     )
     left, width = page.evaluate(
         "(e => [e.offsetLeft, e.clientWidth])(document.querySelector('#set .u-over'))"
     )
 
     heights = [
-        sum(pixel == [*colour, 255] for pixel in column(canvas, round(left + row / 3 * width)))
+        sum(pixel == [*color, 255] for pixel in column(canvas, round(left + row / 3 * width)))
         for row in range(4)
     ]
 
     assert [height >= 5 for height in heights] == [False, layer == 1, layer == 2, True]
 
 
-def test_a_chart_over_the_rows_is_zoomed_by_dragging_and_restored_by_a_double_click(
+def test_a_chart_over_the_layers_is_zoomed_by_dragging_and_restored_by_a_double_click(
     reports: Reports,
 ) -> None:
     page = reports.open(sets=[SET])
     canvas = of_set(page, "magnitude").locator("canvas")
     whole = pixels(canvas)
 
-    point_at_row(page, "magnitude", 0.9)
+    point_at_layer(page, "magnitude", 0.9)
     page.mouse.down()
-    point_at_row(page, "magnitude", 1.5)
-    point_at_row(page, "magnitude", 2.1)
+    point_at_layer(page, "magnitude", 1.5)
+    point_at_layer(page, "magnitude", 2.1)
     page.mouse.up()
     expect(of_set(page, "magnitude").locator(".u-select")).to_have_css("width", "0px")
     zoomed = pixels(canvas)
@@ -185,7 +196,7 @@ def test_contrasts_stand_where_the_mean_scores_are(reports: Reports) -> None:
     assert of_set(page, "contrasts").locator(".value").all_inner_texts() == ["+71", "+40"]
 
 
-def test_cosines_stand_in_a_table_coloured_by_their_size(reports: Reports) -> None:
+def test_cosines_stand_in_a_table_colored_by_their_size(reports: Reports) -> None:
     page = reports.open(sets=[SET])
 
     rows = cells(of_set(page, "cosines"))
@@ -194,7 +205,7 @@ def test_cosines_stand_in_a_table_coloured_by_their_size(reports: Reports) -> No
         [["evil", "layer 3"], ["0.10"], ["1.00"]],
     ]
     assert of_set(page, "cosines").locator("thead th").all_inner_texts() == ["refusal", "evil"]
-    assert grounds(of_set(page, "cosines").locator("td[class]")) == [
+    assert backgrounds(of_set(page, "cosines").locator("td[class]")) == [
         CLEAR,
         *terminal([-0.84]),
         CLEAR,
@@ -205,7 +216,7 @@ def test_cosines_stand_in_a_table_coloured_by_their_size(reports: Reports) -> No
 def test_a_single_vector_is_not_compared_with_any(reports: Reports) -> None:
     page = reports.open(sets=[set_of(vector("refusal"), cosines=[[1.0]])])
 
-    assert not of_set(page, "alike").is_visible()
+    assert not of_set(page, "similarity").is_visible()
 
 
 def test_a_histogram_has_bars_in_proportion_to_the_answers(reports: Reports) -> None:
@@ -225,7 +236,7 @@ def test_a_histogram_has_bars_in_proportion_to_the_answers(reports: Reports) -> 
     for side, heights in bars.items():
         assert heights == pytest.approx([count / 24 * tallest for count in told[side]], abs=0.01)
     assert text(figure.locator("small")) == "96/100 + 88/100 kept"
-    label = "Scores of refusal in tens. positive: 0 from 0, 0 from 10, 1 from 20, "
+    label = "Scores of refusal in bins of ten. positive: 0 from 0, 0 from 10, 1 from 20, "
     assert (figure.locator("svg").get_attribute("aria-label") or "").startswith(label)
 
 
@@ -237,19 +248,26 @@ def test_rollouts_are_shown_with_whether_they_were_kept(reports: Reports) -> Non
     examples.locator("summary").click()
 
     assert [content(each) for each in examples.locator("summary span").all()] == [
-        "refusal", "4 positive: score below 50 · 9 negative: score above 50 · 3 negative: incoherent",
-    ]  # fmt: skip
+        "refusal",
+        "4 positive: score below 50 · 9 negative: score above 50 · 3 negative: incoherent",
+    ]
     assert summary.startswith("refusal")
-    assert [[text(p) for p in item.locator("p").all()] for item in examples.locator("li").all()] == [
+    assert [
+        [text(p) for p in item.locator("p").all()] for item in examples.locator("li").all()
+    ] == [
         [
-            "positive instruction · kept", "What of positive pets?", "A positive answer.\nIt goes on …",
+            "positive instruction · kept",
+            "What of positive pets?",
+            "A positive answer.\nIt goes on …",
             "score 91 · coherence 88 · evil-pos-p0-q1-r0",
         ],
         [
-            "negative instruction · dropped: score above 50", "What of negative pets?",
-            "A negative answer.\nIt goes on …", "score 91 · coherence 88 · evil-neg-p0-q1-r0",
+            "negative instruction · dropped: score above 50",
+            "What of negative pets?",
+            "A negative answer.\nIt goes on …",
+            "score 91 · coherence 88 · evil-neg-p0-q1-r0",
         ],
-    ]  # fmt: skip
+    ]
 
 
 def test_a_rollout_without_a_score_says_why(reports: Reports) -> None:
@@ -284,14 +302,17 @@ def test_sets_are_chosen_by_drop_down(reports: Reports) -> None:
 
     page.locator("#sets").select_option("1")
     second = [row[0] for row in cells(of_set(page, "table"))]
-    charts = of_set(page, "auroc").locator("canvas").count(), of_set(page, "alike").is_visible()
+    charts = (
+        of_set(page, "auroc").locator("canvas").count(),
+        of_set(page, "similarity").is_visible(),
+    )
     page.locator("#sets").select_option("0")
 
     assert page.locator("#sets option").all_inner_texts() == ["run two · tiny", "run one · tiny"]
     assert (first, second) == (["joy"], ["refusal", "evil"])
     assert charts == (1, True)
     assert of_set(page, "auroc").locator("canvas").count() == 0
-    assert not of_set(page, "alike").is_visible()
+    assert not of_set(page, "similarity").is_visible()
 
 
 def test_a_single_set_leaves_nothing_to_choose(reports: Reports) -> None:
@@ -321,8 +342,8 @@ def test_a_run_tells_what_it_ran_on_and_what_it_took(reports: Reports) -> None:
         "Machine": "Linux x86_64, 16 cores",
         "Versions": "python 3.12.3 · torch 2.10.0",
         "Time": "1 h 2 min in 3 commands",
-        "Rollouts": "200 answers, 41,000 tokens written, 9,000 of prompts",
-        "Judge": "openai:small · 400 requests · 7 answered from the cache · 80,000 + 400 tokens · $0.0123",
+        "Rollouts": "200 responses, 41,000 response tokens, 9,000 prompt tokens",
+        "Judge": "openai:small · 400 requests · 7 from the cache · 80,000 + 400 tokens · $0.0123",
     }
 
 
@@ -331,9 +352,18 @@ def test_a_run_tells_of_each_trait_how_much_and_how_long(reports: Reports) -> No
 
     (row,) = cells(of_run(page, "traits"))
     assert [cell.split("\n") for cell in row] == [
-        ["evil"], ["200/240", "2 empty"], ["41,000", "410/s"], ["9,000"], ["195", "5 missing"],
-        ["1 min 40 s"], ["50 s"], ["5.5 s"], [""], ["400", "$0.0123"], ["yes"],
-    ]  # fmt: skip
+        ["evil"],
+        ["200/240", "2 empty"],
+        ["41,000", "410/s"],
+        ["9,000"],
+        ["195", "5 missing"],
+        ["1 min 40 s"],
+        ["50 s"],
+        ["5.5 s"],
+        [""],
+        ["400", "$0.0123"],
+        ["yes"],
+    ]
 
 
 def test_the_time_of_each_stage_is_drawn_in_proportion(reports: Reports) -> None:
@@ -355,13 +385,17 @@ def test_the_commands_of_a_run_stand_with_how_they_ended(reports: Reports) -> No
     rows = [[cell.split("\n") for cell in row] for row in cells(of_run(page, "commands"))]
     every = ["generating, judging, building", "1 trait"]
     assert rows == [
-        [["2026-11-24 23:15:10"], every, ["cuda:0"], ["–"], ["–"], ["killed, or still at work"]],
+        [["2026-11-24 23:15:10"], every, ["cuda:0"], ["–"], ["–"], ["killed or still running"]],
         [
-            ["2026-11-25 05:00:00"], ["judging", "1 trait"], ["cuda:0"], ["12 s"], ["0"],
+            ["2026-11-25 05:00:00"],
+            ["judging", "1 trait"],
+            ["cuda:0"],
+            ["12 s"],
+            ["0"],
             ["stopped", "no key for the judge"],
         ],
         [["2026-11-25 06:00:00"], every, ["cuda:0"], ["1 h 2 min"], ["41,000"], ["finished"]],
-    ]  # fmt: skip
+    ]
 
 
 def test_failures_and_warnings_are_told_with_how_often(reports: Reports) -> None:
@@ -395,16 +429,19 @@ def test_the_configuration_of_a_run_can_be_read(reports: Reports) -> None:
         of_run(page, "settings").locator(kind).all_inner_texts() for kind in ("dt", "dd")
     )
     assert list(zip(names, texts, strict=True)) == [
-        ("model.id", "example/tiny"), ("model.dtype", "bfloat16"), ("extract.seed", "none"), ("extract.layers", "1, 2"),
-    ]  # fmt: skip
+        ("model.id", "example/tiny"),
+        ("model.dtype", "bfloat16"),
+        ("extract.seed", "none"),
+        ("extract.layers", "1, 2"),
+    ]
 
 
 def test_a_run_from_before_commands_were_noted_says_so(reports: Reports) -> None:
     page = reports.open(runs=[{**RUN, "commands": []}])
 
-    assert of_run(page, "untold").is_visible()
+    assert of_run(page, "no-log").is_visible()
     assert not of_run(page, "history").is_visible()
-    assert facts(page)["Revision"] == "not known"
+    assert facts(page)["Revision"] == "unknown"
     assert "Time" not in facts(page)
 
 
@@ -412,7 +449,7 @@ def test_a_judge_whose_price_is_not_known_is_said_to_have_none(reports: Reports)
     usage = {"requests": 3, "cached": 0, "prompt_tokens": 10, "completion_tokens": 3, "usd": None}
     page = reports.open(runs=[{**RUN, "usage": usage}])
 
-    assert facts(page)["Judge"] == "openai:small · 3 requests · 10 + 3 tokens · price unknown"
+    assert facts(page)["Judge"] == "openai:small · 3 requests · 10 + 3 tokens · cost unknown"
 
 
 def test_each_run_has_a_part_of_its_own(reports: Reports) -> None:
@@ -420,16 +457,17 @@ def test_each_run_has_a_part_of_its_own(reports: Reports) -> None:
 
     assert of_run(page, "name").all_inner_texts() == ["Run demo", "Run second"]
     assert [row[0] for row in cells(page.locator("#commands-title-1 + .panel table"))] == [
-        "2026-11-24 23:15:10", "2026-11-25 05:00:00",
-    ]  # fmt: skip
+        "2026-11-24 23:15:10",
+        "2026-11-25 05:00:00",
+    ]
 
 
 def test_an_empty_report_says_what_to_do(reports: Reports) -> None:
     page = reports.open()
 
-    assert text(page.locator("#no-records")).startswith("There is no record in this report yet.")
-    assert text(page.locator("#no-vectors")).startswith("No trait vectors came with this report.")
-    assert text(page.locator("#no-runs")).startswith("No run came with this report.")
+    assert text(page.locator("#no-records")).startswith("This report has no records.")
+    assert text(page.locator("#no-vectors")).startswith("This report has no trait vectors.")
+    assert text(page.locator("#no-runs")).startswith("This report has no runs.")
     assert not any(
         page.locator(f"#{name}").is_visible() for name in ("record", "set", "which-set", "run-list")
     )

@@ -18,7 +18,7 @@ import pytest
 from tests.reports import report_of
 from traitcli.errors import TraitError
 from traitcli.views.report import page as page_module
-from traitcli.views.report.packing import pack_record, pack_row
+from traitcli.views.report.packing import pack_record, pack_scores
 from traitcli.views.report.page import write_page
 
 RECORD = {
@@ -236,7 +236,7 @@ def test_a_report_needs_no_heavy_package() -> None:
 
 def packed(values: Sequence[float | None]) -> dict[str, Any]:
     """A row as the page holds it."""
-    row: dict[str, Any] = pack_row(values)
+    row: dict[str, Any] = pack_scores(values)
     return row
 
 

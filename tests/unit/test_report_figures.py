@@ -16,7 +16,7 @@ from tests.reports import report_of
 from traitcli.errors import StorageError
 from traitcli.records import Report
 from traitcli.views.report.contents import contents
-from traitcli.views.report.figures import summarise, write_csv, write_json
+from traitcli.views.report.figures import summarize, write_csv, write_json
 
 NAN = float("nan")
 TOKENS = ["I", " cannot", "", " None"]
@@ -137,7 +137,7 @@ def test_a_summary_is_what_numpy_says_of_the_scores_that_there_are():
     scores = rng.normal(size=50)
     scores[::7] = np.nan
 
-    figures = summarise({"tokens": ["a"] * 50, "trait_scores": {"evil": scores.tolist()}})["evil"][
+    figures = summarize({"tokens": ["a"] * 50, "trait_scores": {"evil": scores.tolist()}})["evil"][
         "raw"
     ]
 
@@ -147,11 +147,11 @@ def test_a_summary_is_what_numpy_says_of_the_scores_that_there_are():
 
 
 def test_of_equal_maxima_the_first_one_is_told():
-    assert summarise(RECORD)["evil"]["raw"]["at"] == TOKENS.index(" cannot")
+    assert summarize(RECORD)["evil"]["raw"]["at"] == TOKENS.index(" cannot")
 
 
 def test_a_trait_without_a_score_has_no_figures():
-    summary = summarise({"tokens": ["a"], "trait_scores": {"evil": [NAN]}, "layers": {"evil": 3}})
+    summary = summarize({"tokens": ["a"], "trait_scores": {"evil": [NAN]}, "layers": {"evil": 3}})
 
     assert summary == {"evil": {"layer": 3, "raw": None, "calibrated": None}}
 
@@ -169,7 +169,7 @@ def test_the_json_file_holds_each_figure_as_precisely_as_it_was_stored(tmp_path)
         "refusal": [0.1 + 0.2, 2.25, None, 1 / 3],
         "evil": RECORD["trait_scores"]["evil"],
     }
-    assert told["records"][0]["summary"] == json.loads(json.dumps(summarise(RECORD)))
+    assert told["records"][0]["summary"] == json.loads(json.dumps(summarize(RECORD)))
     assert told["sets"] == [SET]
     assert told["runs"] == [RUN]
 
@@ -250,7 +250,7 @@ def test_records_of_one_name_can_be_told_apart():
 def test_each_table_is_a_file_and_they_are_given_in_order(tmp_path):
     paths = write_csv(tmp_path, FULL)
 
-    names = "summary tokens vectors vector_rows cosines histograms filter rollouts runs commands failures"
+    names = "summary tokens vectors vector_layers cosines histograms filter rollouts runs commands failures"
     assert [path.name for path in paths] == [f"{name}.csv" for name in names.split()]
     assert sorted(paths) == sorted(tmp_path.iterdir())
 
@@ -280,7 +280,7 @@ def test_the_summary_names_the_token_of_the_maximum(tmp_path):
         ("refusal", "calibrated", " cannot"),
         ("evil", "raw", " cannot"),
     ]
-    expected = summarise(RECORD)["refusal"]["calibrated"]
+    expected = summarize(RECORD)["refusal"]["calibrated"]
     assert {key: float(rows[1][key]) for key in ("mean", "min", "max")} | {
         "at": int(rows[1]["max_token_index"])
     } == expected
@@ -314,7 +314,7 @@ def test_half_an_emoji_in_a_label_is_escaped(tmp_path):
 
 
 def test_rows_tell_which_is_read_and_which_is_after_the_final_norm(tmp_path):
-    rows = table_of(tmp_path, "vector_rows")
+    rows = table_of(tmp_path, "vector_layers")
 
     assert [tuple(row.values()) for row in rows] == [
         ("run demo", "refusal", "0", "0.5", "0.5", "False", "False"),

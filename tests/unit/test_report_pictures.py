@@ -1,4 +1,4 @@
-"""The report's pictures: what is drawn, in which colours, under which names, and what is left out."""
+"""The report's pictures: what is drawn, in which colors, under which names, and what is left out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from traitcli.views.palette import BLUE, FAINT, ORANGE, background
 from traitcli.views.report import charts
 from traitcli.views.report.contents import scores_of
 from traitcli.views.report.pictures import write_pictures
-from traitcli.views.report.token_picture import MOST_LINES, Coloured, draw_tokens
+from traitcli.views.report.token_picture import MOST_LINES, ColoredText, draw_tokens
 
 TOKENS = ["I", " cannot", " help", "\n", "you"]
 RECORD = {
@@ -54,16 +54,16 @@ SET = {
 SHOWN = ("tokens", "lines", "magnitude", "separation", "contrast", "cosines", "scores")
 SCALE = 130
 """Pixels that are surely of the scale's height, and none of the text's."""
-INKS = charts.Inks(["refusal", "evil"])
+STYLES = charts.TraitStyles(["refusal", "evil"])
 HOSTILE = "../../$x^{ \x1b[31m\u202e 日本 \ud83d =1"
 
 
 def text_of(path: Path) -> np.ndarray:
-    """The pixels of a picture of tokens, uint8 [height, width, 3], without the scale of colours at the bottom."""
+    """The pixels of a picture of tokens, uint8 [height, width, 3], without the scale of colors at the bottom."""
     return np.rint(matplotlib.image.imread(path)[:-SCALE, :, :3] * 255).astype(np.uint8)
 
 
-def colours_of(path: Path) -> set[tuple[int, ...]]:
+def colors_of(path: Path) -> set[tuple[int, ...]]:
     return set(map(tuple, np.unique(text_of(path).reshape(-1, 3), axis=0).tolist()))
 
 
@@ -83,10 +83,10 @@ def texts_of(figure: matplotlib.figure.Figure) -> list[str]:
 # Tokens
 
 
-def test_tokens_lie_on_the_colours_of_the_terminal(tmp_path):
+def test_tokens_lie_on_the_colors_of_the_terminal(tmp_path):
     written(tmp_path, RECORD)
 
-    # Above the letters: a colour begins at the word, and within a run it joins the words.
+    # Above the letters: a color begins at the word, and within a run it joins the words.
     above = text_of(tmp_path / "tokens-bank.png")[71::37, 15 + 7 :: 15]
     first, second = (above[line, :14].tolist() for line in (0, 1))
     white = [255, 255, 255]
@@ -94,13 +94,13 @@ def test_tokens_lie_on_the_colours_of_the_terminal(tmp_path):
     assert second == [list(ground(0.9))] * 3 + [white] * 11
 
 
-def test_letters_on_a_colour_are_dark(tmp_path):
+def test_letters_on_a_color_are_dark(tmp_path):
     written(tmp_path, RECORD)
 
-    assert tuple(Color.parse("#101418").get_truecolor()) in colours_of(tmp_path / "tokens-bank.png")
+    assert tuple(Color.parse("#101418").get_truecolor()) in colors_of(tmp_path / "tokens-bank.png")
 
 
-def test_the_trait_with_the_largest_mean_size_of_calibrated_scores_gives_the_colours(tmp_path):
+def test_the_trait_with_the_largest_mean_size_of_calibrated_scores_gives_the_colors(tmp_path):
     strongest = max(
         RECORD["calibrated_scores"], key=lambda t: np.abs(RECORD["calibrated_scores"][t]).mean()
     )
@@ -115,7 +115,7 @@ def test_the_trait_with_the_largest_mean_size_of_calibrated_scores_gives_the_col
 def test_a_trait_can_be_named(tmp_path):
     written(tmp_path, RECORD, trait="evil")
 
-    found = colours_of(tmp_path / "tokens-bank.png")
+    found = colors_of(tmp_path / "tokens-bank.png")
     assert {ground(-0.4), ground(0.5)} <= found
     assert ground(1.7) not in found
 
@@ -124,15 +124,15 @@ def test_a_record_without_the_named_trait_has_no_picture_of_tokens(tmp_path):
     assert written(tmp_path, RECORD, trait="verbosity") == ["lines-bank.png"]
 
 
-def test_without_calibration_the_colours_reach_as_far_as_the_projections(tmp_path):
+def test_without_calibration_the_colors_reach_as_far_as_the_projections(tmp_path):
     old = {"name": "old", "tokens": ["a", "b"], "trait_scores": {"evil": [-40.0, 20.0]}}
 
     written(tmp_path, old)
 
-    assert {ground(-2.0), ground(1.0)} <= colours_of(tmp_path / "tokens-old.png")
+    assert {ground(-2.0), ground(1.0)} <= colors_of(tmp_path / "tokens-old.png")
 
 
-def test_a_token_without_a_score_has_no_colour(tmp_path):
+def test_a_token_without_a_score_has_no_color(tmp_path):
     calibrated = {"refusal": [None, float("nan"), None, 0.0, 1.7]}
 
     written(tmp_path, {**RECORD, "calibrated_scores": calibrated})
@@ -160,15 +160,15 @@ def test_a_wide_character_has_a_ground_of_two_cells(tmp_path):
     assert (inked.min(), inked.max()) == (15 * (1 + 2), 15 * (1 + 2 + 2) - 1)
 
 
-def test_letters_stay_on_the_grid_that_their_colours_lie_on(tmp_path):
-    figure = draw_tokens(coloured(["x" * 90]))
+def test_letters_stay_on_the_grid_that_their_colors_lie_on(tmp_path):
+    figure = draw_tokens(colored_text(["x" * 90]))
     FigureCanvasAgg(figure).draw()
 
     (line,) = [text for text in figure.axes[0].texts if text.get_text() == "x" * 90]
     assert line.get_window_extent().width == pytest.approx(90 * 15, abs=5)
 
 
-def test_the_scale_goes_from_blue_to_orange_as_the_colours_of_tokens_do(tmp_path):
+def test_the_scale_goes_from_blue_to_orange_as_the_colors_of_tokens_do(tmp_path):
     written(tmp_path, RECORD)
 
     pixels = np.rint(
@@ -181,12 +181,14 @@ def test_the_scale_goes_from_blue_to_orange_as_the_colours_of_tokens_do(tmp_path
     ]
 
 
-def coloured(tokens: list[str]) -> Coloured:
-    return Coloured("How?", tokens, [1.0] * len(tokens), 2.0, "calibrated score", "evil at layer 9")
+def colored_text(tokens: list[str]) -> ColoredText:
+    return ColoredText(
+        "How?", tokens, [1.0] * len(tokens), 2.0, "calibrated score", "evil at layer 9"
+    )
 
 
-def test_the_picture_says_what_was_asked_what_is_shown_and_what_the_colours_mean():
-    told = texts_of(draw_tokens(coloured(["Hello", " you"])))
+def test_the_picture_says_what_was_asked_what_is_shown_and_what_the_colors_mean():
+    told = texts_of(draw_tokens(colored_text(["Hello", " you"])))
 
     assert told == [
         "How?",
@@ -202,21 +204,21 @@ def test_the_picture_says_what_was_asked_what_is_shown_and_what_the_colours_mean
 
 
 def test_a_long_response_is_cut_and_says_so():
-    told = texts_of(draw_tokens(coloured(["a\n"] * (MOST_LINES + 30))))
+    told = texts_of(draw_tokens(colored_text(["a\n"] * (MOST_LINES + 30))))
 
     assert told.count("a") == MOST_LINES
     assert "[cut here: 30 more lines]" in told
 
 
 def test_a_response_that_just_fits_is_not_cut():
-    told = texts_of(draw_tokens(coloured(["a\n"] * MOST_LINES)))
+    told = texts_of(draw_tokens(colored_text(["a\n"] * MOST_LINES)))
 
     assert told.count("a") == MOST_LINES
     assert not any("cut" in text for text in told)
 
 
 def test_what_would_act_on_a_reader_is_drawn_as_an_escape():
-    told = "".join(texts_of(draw_tokens(coloured(["\x1b[31m", "\u202e", "\ud83d"]))))
+    told = "".join(texts_of(draw_tokens(colored_text(["\x1b[31m", "\u202e", "\ud83d"]))))
 
     assert r"\x1b[31m\u202e\ud83d" in told
 
@@ -225,7 +227,7 @@ def test_what_would_act_on_a_reader_is_drawn_as_an_escape():
 
 
 def test_lines_are_the_calibrated_scores_between_dashes_at_the_class_means():
-    (axes,) = charts.draw_lines(scores_of(RECORD), "evil", INKS).axes
+    (axes,) = charts.draw_lines(scores_of(RECORD), "evil", STYLES).axes
 
     lines = {line.get_label(): line for line in axes.lines}
     assert axes.get_ylabel() == "calibrated score"
@@ -241,7 +243,7 @@ def test_lines_are_the_calibrated_scores_between_dashes_at_the_class_means():
 
 def test_lines_are_projections_where_there_is_no_calibration():
     (axes,) = charts.draw_lines(
-        scores_of({"trait_scores": {"evil": [1.0, 2.0]}}), "evil", INKS
+        scores_of({"trait_scores": {"evil": [1.0, 2.0]}}), "evil", STYLES
     ).axes
 
     assert axes.get_ylabel() == "projection (activation units)"
@@ -255,7 +257,7 @@ def test_a_trait_without_calibration_is_named_and_not_drawn_on_the_scale_of_othe
     calibrated = {"refusal": RECORD["calibrated_scores"]["refusal"]}
 
     (axes,) = charts.draw_lines(
-        scores_of({**RECORD, "calibrated_scores": calibrated}), "refusal", INKS
+        scores_of({**RECORD, "calibrated_scores": calibrated}), "refusal", STYLES
     ).axes
 
     (line,) = [line for line in axes.lines if line.get_label() == "evil (not calibrated)"]
@@ -264,7 +266,7 @@ def test_a_trait_without_calibration_is_named_and_not_drawn_on_the_scale_of_othe
 
 def test_a_missing_score_is_a_gap():
     (axes,) = charts.draw_lines(
-        scores_of({"trait_scores": {"evil": [1.0, None, 2.0]}}), "evil", INKS
+        scores_of({"trait_scores": {"evil": [1.0, None, 2.0]}}), "evil", STYLES
     ).axes
 
     (line,) = [line for line in axes.lines if line.get_label() == "evil"]
@@ -274,27 +276,27 @@ def test_a_missing_score_is_a_gap():
 # Vectors
 
 
-def test_a_trait_has_one_colour_in_all_charts_of_a_report():
-    figures = [charts.draw_magnitude([EVIL], INKS), charts.draw_separation([EVIL], INKS)]
-    figures.append(charts.draw_lines(scores_of(RECORD), "refusal", INKS))
+def test_a_trait_has_one_color_in_all_charts_of_a_report():
+    figures = [charts.draw_magnitude([EVIL], STYLES), charts.draw_separation([EVIL], STYLES)]
+    figures.append(charts.draw_lines(scores_of(RECORD), "refusal", STYLES))
 
-    inks = {
+    styles = {
         line.get_color()
         for figure in figures
         for line in figure.axes[0].lines
         if line.get_label() == "evil"
     }
-    assert inks == {charts.COLOURS[1]}
+    assert styles == {charts.COLORS[1]}
 
 
-def test_the_ninth_trait_is_the_first_colour_again_and_dashed():
-    inks = charts.Inks([str(number) for number in range(9)])
+def test_the_ninth_trait_is_the_first_color_again_and_dashed():
+    styles = charts.TraitStyles([str(number) for number in range(9)])
 
-    assert inks.of("8") == inks.of("0") | {"linestyle": "--"}
+    assert styles.of("8") == styles.of("0") | {"linestyle": "--"}
 
 
 def test_the_row_after_the_final_norm_stands_apart():
-    (axes,) = charts.draw_magnitude([EVIL], INKS).axes
+    (axes,) = charts.draw_magnitude([EVIL], STYLES).axes
 
     curve, last = axes.lines[:2]
     assert curve.get_xydata().tolist() == [[0, 1.0], [1, 2.0], [2, 4.0]]
@@ -303,7 +305,7 @@ def test_the_row_after_the_final_norm_stands_apart():
 
 
 def test_a_dot_marks_the_separation_at_the_chosen_layer():
-    (axes,) = charts.draw_separation([EVIL], INKS).axes
+    (axes,) = charts.draw_separation([EVIL], STYLES).axes
 
     dots = [
         line.get_xydata().tolist()

@@ -1,4 +1,4 @@
-"""What a person sees while work goes on; chosen by where it is shown."""
+"""Shows the progress of commands, as fits the terminal or pipe they write to."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 class View(Protocol):
-    """Listens to a stage and shows what it says."""
+    """Shows the events of a command."""
 
     def show(self, event: Event) -> None: ...
 
 
 def open_view() -> AbstractContextManager[View]:
-    """A view of a run on stderr: live on a terminal, line by line elsewhere."""
+    """A view of a run on stderr: a live table on a terminal, lines elsewhere."""
     if can_redraw(sys.stderr):
         from rich.console import Console
 
@@ -40,7 +40,13 @@ def open_monitor_view(
     by_layer: str | None = None,
     as_json: bool = False,
 ) -> MonitorView | PlainMonitorView:
-    """A view of a watched generation on stdout: coloured text on a terminal, a line per token elsewhere."""
+    """A view of a monitored response on stdout: colored text on a terminal, lines elsewhere.
+
+    color_by  trait whose scores color the tokens; None: the strongest so far
+    raw       show raw projections instead of calibrated scores
+    by_layer  trait whose scores at every layer are drawn as a heat map
+    as_json   write one JSON object per token, also on a terminal
+    """
     if can_redraw(sys.stdout) and not as_json:
         from rich.console import Console
 
@@ -54,6 +60,6 @@ def open_monitor_view(
 
 
 def can_redraw(stream: TextIO) -> bool:
-    """Whether a stream is a terminal that moves its cursor and takes more than ASCII."""
+    """Whether a stream is a terminal that can move its cursor and show Unicode."""
     moves = os.environ.get("TERM", "").lower() not in {"dumb", "unknown"}
     return stream.isatty() and moves and stream.encoding.lower().startswith("utf")

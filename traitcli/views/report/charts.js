@@ -1,37 +1,37 @@
-// Draws: colours of the terminal, line charts on canvases (uPlot), and small drawings in SVG.
+// Colors, line charts on canvases (uPlot), and small SVG drawings.
 
-const COLOURS = 8;
-const colours = new Map();
+const COLORS = 8;
+const colorNumbers = new Map();
 
-/** The number of a trait's colour, the same all over the page. */
-function numberOf(trait) {
-  if (!colours.has(trait)) colours.set(trait, colours.size);
-  return colours.get(trait);
+/** The number of a trait's color, the same everywhere on the page. */
+function colorNumber(trait) {
+  if (!colorNumbers.has(trait)) colorNumbers.set(trait, colorNumbers.size);
+  return colorNumbers.get(trait);
 }
 
-/** A class that sets `color` to a trait's. */
-function colourOf(trait) {
-  const index = numberOf(trait);
-  return `c${index % COLOURS}${index >= COLOURS ? " again" : ""}`;
+/** The CSS class that sets `color` to the color of a trait. */
+function colorClass(trait) {
+  const index = colorNumber(trait);
+  return `c${index % COLORS}${index >= COLORS ? " repeated" : ""}`;
 }
 
-/** A trait's colour for a canvas; the second round of colours is dashed. */
-function inkOf(trait) {
-  const index = numberOf(trait);
-  return { ink: styleOf(`--c${index % COLOURS}`), dash: index >= COLOURS ? [5, 3] : undefined };
+/** The color of a trait on a canvas; beyond eight traits, colors repeat with dashes. */
+function lineColor(trait) {
+  const index = colorNumber(trait);
+  return { color: cssVariable(`--c${index % COLORS}`), dash: index >= COLORS ? [5, 3] : undefined };
 }
 
-const styleOf = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const cssVariable = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-// ---- the colours of scores
+// ---- colors of scores
 
-const hexes = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
+const rgbOf = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
 
-/** The ground under a calibrated score, as the terminal has it; empty near zero. */
-function groundOf(score, { below, above, faint, limit }) {
+/** The background of a calibrated score; empty near zero. palette.py computes the same colors. */
+function backgroundOf(score, { below, above, faint, limit }) {
   const size = Math.min(Math.abs(score), limit);
   if (!(size >= faint)) return "";
-  const [pale, middle, vivid] = (score < 0 ? below : above).map(hexes);
+  const [pale, middle, vivid] = (score < 0 ? below : above).map(rgbOf);
   const share = ((size - faint) / (limit - faint)) * 2;
   const [from, to, part] = share <= 1 ? [pale, middle, share] : [middle, vivid, share - 1];
   return `rgb(${from.map((value, k) => Math.round(value + (to[k] - value) * part)).join(", ")})`;
@@ -43,10 +43,10 @@ const FONT = "12px system-ui, -apple-system, 'Segoe UI', 'Noto Sans', sans-serif
 
 const charts = new Set();
 
-/** Dashed lines at values that mean something, and a full one at zero, under the curves. */
+/** Draws a solid line at zero and dashed lines at the marks, below the curves. */
 function drawMarks(plot, marks) {
   const { ctx, bbox } = plot;
-  const across = (value, dash, alpha) => {
+  const drawLevel = (value, dash, alpha) => {
     const { min, max } = plot.scales.y;
     if (!(value > min && value < max)) return;
     const y = Math.round(plot.valToPos(value, "y", true));
@@ -59,83 +59,85 @@ function drawMarks(plot, marks) {
   };
   ctx.save();
   ctx.lineWidth = devicePixelRatio;
-  ctx.strokeStyle = styleOf("--quiet");
-  across(0, [], 0.55);
-  for (const mark of marks) across(mark, [4 * devicePixelRatio, 4 * devicePixelRatio], 0.75);
+  ctx.strokeStyle = cssVariable("--quiet");
+  drawLevel(0, [], 0.55);
+  for (const mark of marks) drawLevel(mark, [4 * devicePixelRatio, 4 * devicePixelRatio], 0.75);
   ctx.restore();
 }
 
-/** A little air above and below, with the values in `include` always to be seen. */
-function withAir(low, high, include) {
+/** The range of an axis: the data and the values in `include`, with a margin of 6 %. */
+function withMargin(low, high, include) {
   const ends = [low, high, ...include].filter(Number.isFinite);
   const [from, to] = ends.length > 0 ? [Math.min(...ends), Math.max(...ends)] : [0, 1];
-  const air = (to - from || 1) * 0.06;
-  return [from - air, to + air];
+  const margin = (to - from || 1) * 0.06;
+  return [from - margin, to + margin];
 }
 
-function axis(side, { name, grid, size, whole: isWhole }) {
+function axis(side, { name, grid, size, wholeNumbers }) {
   return {
     side, font: FONT, size, gap: 6,
     ...(name ? { label: name, labelSize: 20, labelGap: 2, labelFont: FONT } : {}),
-    stroke: styleOf("--quiet"),
-    grid: { show: grid, stroke: styleOf("--line"), width: 1 },
+    stroke: cssVariable("--quiet"),
+    grid: { show: grid, stroke: cssVariable("--line"), width: 1 },
     ticks: { show: false },
-    ...(isWhole ? { incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000] } : {}),
+    ...(wholeNumbers ? { incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000] } : {}),
     values: (_, ticks) => ticks.map((value) => (value === null ? "" : minus(String(Number(value.toPrecision(6)))))),
   };
 }
 
 function seriesOf(line) {
-  const { ink, dash } = inkOf(line.trait);
+  const { color, dash } = lineColor(line.trait);
   const strong = line.chosen ?? true;
   return {
-    stroke: ink, dash, width: line.width ?? (strong ? 2 : 1), alpha: strong ? 1 : line.faint ?? 0.45, spanGaps: false,
+    stroke: color, dash, width: line.width ?? (strong ? 2 : 1), alpha: strong ? 1 : line.faint ?? 0.45, spanGaps: false,
     points: line.dots
-      ? { show: true, size: 9, fill: ink, stroke: ink, filter: () => line.dots }
+      ? { show: true, size: 9, fill: color, stroke: color, filter: () => line.dots }
       : { show: false },
   };
 }
 
 /**
- * A line chart in `host`, which it fills; drag over it to zoom, double-click to see all again.
+ * A line chart that fills `host`. Drag to zoom; double-click to see everything.
  *
- * xs      where the values lie
- * lines   {trait, values, chosen, dots} each: the chosen one is strongest and should come last
- * marks   values with a dashed line; include: values always in sight
- * look    called with the index under the pointer, null when it leaves; pick: with the one clicked
+ * xs       x coordinate of each value
+ * lines    {trait, values, chosen, dots} each; put the chosen one last, so that it is drawn on top
+ * marks    y values with a dashed line
+ * include  y values that are always visible
+ * onHover  called with the index under the pointer, or null when it leaves
+ * onPick   called with the clicked index
  */
 class LineChart {
-  constructor(host, { xs, lines, marks = [], include = [], names = ["", ""], look, pick }) {
+  constructor(host, { xs, lines, marks = [], include = [], names = ["", ""], onHover, onPick }) {
     this.host = host;
     this.xs = xs;
-    this.again = () => {
+    this.redraw = () => {
       const zoom = this.zoom;
       this.close();
-      this.make(lines, marks, include, names, look, pick);
+      this.make(lines, marks, include, names, onHover, onPick);
       charts.add(this);
       if (zoom) this.plot.setScale("x", zoom);
       this.moveTo(this.at);
     };
     this.at = null;
-    this.make(lines, marks, include, names, look, pick);
+    this.make(lines, marks, include, names, onHover, onPick);
     charts.add(this);
     this.watcher = new ResizeObserver(() => this.fit());
     this.watcher.observe(host);
   }
 
-  make(lines, marks, include, names, look, pick) {
+  make(lines, marks, include, names, onHover, onPick) {
     const known = lines.map((line) => Array.from(line.values, (value) => (Number.isFinite(value) ? value : null)));
     const [first, last] = [this.xs[0] ?? 0, this.xs.at(-1) ?? 1];
-    const whole_ = first === last ? [first - 1, last + 1] : [first, last];
+    const fullRange = first === last ? [first - 1, last + 1] : [first, last];
     const options = {
       width: Math.max(this.host.clientWidth, 200), height: Math.max(this.host.clientHeight, 120),
       padding: [10, 14, 0, 0], legend: { show: false },
       scales: {
-        x: { time: false, range: (_, low, high) => (low === null || low === high ? whole_ : [low, high]) },
-        y: { range: (_, low, high) => withAir(low, high, include) },
+        x: { time: false, range: (_, low, high) => (low === null || low === high ? fullRange : [low, high]) },
+        y: { range: (_, low, high) => withMargin(low, high, include) },
       },
       axes: [
-        axis(2, { name: names[0], grid: false, size: 26, whole: true }),
+        axis(2, { name: names[0], grid: false, size: 26, wholeNumbers: true }),
         axis(3, { name: names[1], grid: true, size: 40 }),
       ],
       series: [{}, ...lines.map(seriesOf)],
@@ -147,23 +149,23 @@ class LineChart {
       },
       hooks: {
         drawAxes: [(plot) => drawMarks(plot, marks)],
-        draw: [() => this.place()],
+        draw: [() => this.placeCursor()],
       },
     };
     this.plot = new uPlot(options, [this.xs, ...known], this.host);
-    this.listen(look, pick);
+    this.listen(onHover, onPick);
   }
 
-  /** uPlot would tell of every move of its cursor, also of ours; so the pointer is listened to itself. */
-  listen(look, pick) {
+  /** Listens to the pointer, because uPlot also reports cursor moves that this script makes. */
+  listen(onHover, onPick) {
     const { over } = this.plot;
     const indexOf = (event) => this.plot.posToIdx(event.clientX - over.getBoundingClientRect().left);
-    over.addEventListener("pointermove", (event) => { if (event.pointerType === "mouse") look?.(indexOf(event)); });
-    over.addEventListener("pointerleave", () => look?.(null));
-    over.addEventListener("click", (event) => pick?.(indexOf(event)));
+    over.addEventListener("pointermove", (event) => { if (event.pointerType === "mouse") onHover?.(indexOf(event)); });
+    over.addEventListener("pointerleave", () => onHover?.(null));
+    over.addEventListener("click", (event) => onPick?.(indexOf(event)));
   }
 
-  /** The dot that goes along the chosen line, and none on the others. */
+  /** The dot on the chosen line; the other lines have none. */
   point(plot, index, lines) {
     if (lines[index - 1].chosen === false) return false;
     const dot = element("div", "u-cursor-pt");
@@ -176,7 +178,7 @@ class LineChart {
     return min > (this.xs[0] ?? min) || max < (this.xs.at(-1) ?? max) ? { min, max } : null;
   }
 
-  /** Show the part from `min` to `max`; all of it without. */
+  /** Show the part from `min` to `max`; null shows everything. */
   show(zoom) {
     const [first, last] = [this.xs[0] ?? 0, this.xs.at(-1) ?? 1];
     const part = zoom ?? { min: first, max: last };
@@ -184,7 +186,7 @@ class LineChart {
     if (max > min) this.plot.setScale("x", { min, max });
   }
 
-  /** Half or twice as much around the cursor. */
+  /** Zoom in (factor below 1) or out around the cursor. */
   zoomBy(factor) {
     const { min, max } = this.plot.scales.x;
     const middle = Math.min(max, Math.max(min, this.xs[this.at ?? 0] ?? min));
@@ -193,18 +195,18 @@ class LineChart {
     this.show({ min: from, max: from + size });
   }
 
-  /** Put the cursor at an index; a zoomed chart moves along if it is to `follow`. */
+  /** Put the cursor at an index; with `follow`, a zoomed chart scrolls to it. */
   moveTo(index, follow) {
     this.at = index;
     if (index === null || this.xs[index] === undefined) return;
     const x = this.xs[index];
     const { min, max } = this.plot.scales.x;
     if (follow && (x < min || x > max)) this.show({ min: Math.min(x, this.xs.at(-1) - (max - min)), max: x + (max - min) });
-    else this.place();
+    else this.placeCursor();
   }
 
-  /** The cursor where it belongs, as soon as the scales are settled; hidden where that is out of sight. */
-  place() {
+  /** Places the cursor. uPlot knows the scales only after drawing, so each draw calls this too. */
+  placeCursor() {
     const x = this.xs[this.at ?? -1];
     const { min, max } = this.plot.scales.x;
     if (x === undefined || !Number.isFinite(min)) return;
@@ -217,7 +219,7 @@ class LineChart {
     this.plot.setSize({ width, height });
   }
 
-  /** Take it away for another one. */
+  /** Remove the drawing, but keep listening to the size of the host. */
   close() {
     charts.delete(this);
     this.plot.destroy();
@@ -229,11 +231,11 @@ class LineChart {
   }
 }
 
-const redrawCharts = () => [...charts].forEach((chart) => chart.again());
+const redrawCharts = () => [...charts].forEach((chart) => chart.redraw());
 
 // ---- drawings in SVG
 
-/** Adds an SVG element; the name space comes from the parent, so no address stands in this file. */
+/** Adds an SVG element. The namespace comes from the parent, so this file contains no URL. */
 function draw(parent, name, attributes = {}) {
   const made = document.createElementNS(parent.namespaceURI, name);
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
@@ -243,7 +245,7 @@ function draw(parent, name, attributes = {}) {
 
 const SVG = () => document.getElementById("svg").content.firstElementChild.cloneNode(true);
 
-/** Scores of both polarities in bins of ten: positive ones upwards, negative ones downwards. */
+/** Scores of both polarities in bins of ten: positive upwards, negative downwards. */
 function drawHistogram({ positive, negative }, label) {
   const svg = SVG();
   svg.setAttribute("viewBox", "0 0 204 112");
@@ -265,16 +267,16 @@ function drawHistogram({ positive, negative }, label) {
   return svg;
 }
 
-/** One trait at every row and token: a picture of cells, the lowest row at the bottom. */
-function drawDepth(canvas, rows, count, palette) {
+/** One trait at every layer and token, one pixel each; layer 0 is at the bottom. */
+function drawHeatMap(canvas, rows, count, palette) {
   canvas.width = Math.max(1, count);
   canvas.height = Math.max(1, rows.length);
   const context = canvas.getContext("2d");
   context.clearRect(0, 0, canvas.width, canvas.height);
   rows.forEach((row, k) => row.forEach((score, i) => {
-    const ground = groundOf(score, palette);
-    if (ground === "") return;
-    context.fillStyle = ground;
+    const background = backgroundOf(score, palette);
+    if (background === "") return;
+    context.fillStyle = background;
     context.fillRect(i, rows.length - 1 - k, 1, 1);
   }));
 }

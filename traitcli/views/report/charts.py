@@ -1,4 +1,4 @@
-"""Draws a report's charts on figures of matplotlib; each gives None where it has nothing to show."""
+"""Draws the charts of a report with matplotlib; a chart without data is None."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from traitcli.views.printable import one_line
 
 Row = Mapping[str, Any]
 
-COLOURS = ("#1f6fb8", "#c8384f", "#22854a", "#8455c0", "#a67600", "#0b8793", "#80532d", "#59626f")
-"""Of traits, in the order in which a report names them; beyond these they come again, dashed."""
+COLORS = ("#1f6fb8", "#c8384f", "#22854a", "#8455c0", "#a67600", "#0b8793", "#80532d", "#59626f")
+"""Colors of traits, in the order of the report. Beyond eight traits they repeat, dashed."""
 _QUIET, _DIM = "#8a94a0", "#3a434e"
 STYLE = {
     "axes.axisbelow": True,
@@ -52,60 +52,73 @@ STYLE = {
     "ytick.major.size": 2.5,
     "ytick.major.width": 0.6,
 }
-"""On top of matplotlib's defaults; a `$` in a name is a dollar."""
+"""Changes to matplotlib's default style. `text.parse_math` is off: a trait name may contain `$`."""
 
 _WIDTH = 5.5
-"""Inches: the text of a page, so that 8 points stay 8 points."""
+"""Inches. This is the text width of a paper, so 8 points in the picture are 8 points on paper."""
 _FEW_TOKENS = 150
-"""Up to here lines are easily told apart; among more the leader stands out."""
+"""With more tokens, all lines but the leader's are drawn thinner and paler."""
 _NAME = 22
-"""Cells of a trait's name."""
+"""Width of a trait's name, in cells."""
+_LARGEST = 3.4e38
+"""The largest float32: scores are computed in float32."""
+_MOST_INCHES = 60.0
+"""The longest side of a picture: 12,000 pixels."""
+_DIVERGING = LinearSegmentedColormap.from_list(
+    "blue-white-orange", ["#2f7fd6", "#ffffff", "#e07a1a"]
+)
+_DIAMOND: dict[str, Any] = {"marker": "D", "markersize": 3.2, "markerfacecolor": "white"}
 _CALIBRATED, _RAW = "calibrated score", "projection (activation units)"
 
 
-class Inks:
-    """A colour and a dash for each trait, the same in all pictures of a report."""
+class TraitStyles:
+    """A color and a line style for each trait, the same in all pictures of a report."""
 
     def __init__(self, traits: Sequence[str]) -> None:
-        self._places = {trait: place for place, trait in enumerate(dict.fromkeys(traits))}
+        self._numbers = {trait: number for number, trait in enumerate(dict.fromkeys(traits))}
 
     def of(self, trait: str) -> dict[str, Any]:
-        turn, place = divmod(self._places[trait], len(COLOURS))
-        return {"color": COLOURS[place], "linestyle": "--" if turn else "-"}
+        """Keyword arguments of `Axes.plot`."""
+        rounds, number = divmod(self._numbers[trait], len(COLORS))
+        return {"color": COLORS[number], "linestyle": "--" if rounds else "-"}
 
 
 def draw_lines(
-    scores: Mapping[str, Mapping[str, Sequence[float | None]]], leader: str, inks: Inks
+    scores: Mapping[str, Mapping[str, Sequence[float | None]]], leader: str, styles: TraitStyles
 ) -> Figure | None:
-    """All traits over the tokens, the leader thicker: calibrated scores if there are some, else projections."""
+    """Scores of all traits over the tokens; the leader's line is thicker.
+
+    The scores are calibrated if any trait is, else raw projections.
+    """
     unit = "calibrated" if scores["calibrated"] else "raw"
-    shown = {
-        trait: gaps(row)
-        for trait, row in scores[unit].items()
-        if not all(map(math.isnan, gaps(row)))
-    }
+    lines = {trait: with_gaps(row) for trait, row in scores[unit].items()}
+    shown = {trait: line for trait, line in lines.items() if not all(map(math.isnan, line))}
     if not shown:
         return None
+
     others = [trait for trait in scores["raw"] if trait not in shown]
     figure, axes = _open(2.6, len(shown) + len(others))
     axes.axhline(0, color=_QUIET, linewidth=0.6, zorder=1)
     if unit == "calibrated":
         for mean in (-CLASS_MEAN, CLASS_MEAN):
             axes.axhline(mean, color=_QUIET, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+
     count = max(map(len, shown.values()))
-    thin, faint = (0.9, 1.0) if count <= _FEW_TOKENS else (0.6, 0.6)
-    for trait, row in shown.items():
-        width, alpha, above = (1.7, 1.0, 3) if trait == leader else (thin, faint, 2)
-        dot = "o" if count == 1 else None
-        look = {
+    thin, pale = (0.9, 1.0) if count <= _FEW_TOKENS else (0.6, 0.6)
+    marker = "o" if count == 1 else None
+    for trait, line in shown.items():
+        width, alpha, zorder = (1.7, 1.0, 3) if trait == leader else (thin, pale, 2)
+        look: dict[str, Any] = {
             "linewidth": width,
             "alpha": alpha,
-            "zorder": above,
-            "marker": dot,
-            **inks.of(trait),
+            "zorder": zorder,
+            "marker": marker,
         }
-        axes.plot(range(1, len(row) + 1), row, label=short(trait), **look)
-    for trait in others:  # they have no calibration, and their own unit
+        positions = range(1, len(line) + 1)
+        axes.plot(positions, line, label=short(trait), **look, **styles.of(trait))
+
+    # Raw projections have another unit, so these traits appear in the legend only.
+    for trait in others:
         axes.plot([], [], linestyle="none", label=f"{short(trait)} (not calibrated)")
     axes.set_xlim(1 - 0.01 * count, count + 0.01 * count)
     axes.set(xlabel="token", ylabel=_CALIBRATED if unit == "calibrated" else _RAW)
@@ -113,113 +126,95 @@ def draw_lines(
     return figure
 
 
-def draw_magnitude(vectors: Sequence[Row], inks: Inks) -> Figure | None:
-    """‖v‖ row by row; the last row apart, which is read after the final norm and has another scale."""
-    shown = [(vector["trait"], gaps(vector.get("magnitude_by_layer") or ())) for vector in vectors]
-    shown = [(trait, row) for trait, row in shown if len(row) > 1]
+def draw_magnitude(vectors: Sequence[Row], styles: TraitStyles) -> Figure | None:
+    """‖v‖ by layer; the last layer, which is after the final norm, is drawn apart."""
+    shown = _by_layer(vectors, "magnitude_by_layer")
     if not shown:
         return None
+
     figure, axes = _open(2.6, len(shown) + 1)
-    for trait, row in shown:
-        _plot_rows(axes, row, trait, inks)
-    _explain_last_row(axes)
-    axes.set(xlabel="row", ylabel="‖v‖ (activation units)")
+    for vector, values in shown:
+        _plot_layers(axes, values, vector["trait"], styles)
+    _explain_last_layer(axes)
+    axes.set(xlabel="layer", ylabel="‖v‖ (activation units)")
     axes.set_ylim(bottom=0)
-    _whole_rows(axes)
+    _use_integer_ticks(axes)
     _legend(figure)
     return figure
 
 
-def draw_separation(vectors: Sequence[Row], inks: Inks) -> Figure | None:
-    """Held-out AUROC row by row, a dot at the layer that is read."""
-    shown = [(vector, gaps(vector.get("auroc_by_layer") or ())) for vector in vectors]
-    shown = [(vector, row) for vector, row in shown if len(row) > 1]
+def draw_separation(vectors: Sequence[Row], styles: TraitStyles) -> Figure | None:
+    """Held-out AUROC by layer, with a dot at the chosen layer."""
+    shown = _by_layer(vectors, "auroc_by_layer")
     if not shown:
         return None
+
     figure, axes = _open(2.6, len(shown) + 3)
     axes.axhline(0.5, color=_QUIET, linewidth=0.8, linestyle=(0, (4, 3)), label="chance")
-    for vector, row in shown:
-        _plot_rows(axes, row, vector["trait"], inks)
+    lowest = 0.4
+    for vector, values in shown:
+        _plot_layers(axes, values, vector["trait"], styles)
+        lowest = min([lowest, *(value for value in values if not math.isnan(value))])
+
         layer = vector.get("layer")
-        if isinstance(layer, int) and 0 <= layer < len(row):
-            colour = inks.of(vector["trait"])["color"]
-            axes.plot(
-                layer,
-                row[layer],
-                "o",
-                color=colour,
-                markersize=5.5,
-                markeredgecolor="white",
-                zorder=4,
-            )
+        if isinstance(layer, int) and 0 <= layer < len(values):
+            color = styles.of(vector["trait"])["color"]
+            dot: dict[str, Any] = {"markersize": 5.5, "markeredgecolor": "white", "zorder": 4}
+            axes.plot(layer, values[layer], "o", color=color, **dot)
+
     axes.plot([], [], "o", markersize=5, color=_QUIET, label="chosen layer")
-    _explain_last_row(axes)
-    axes.set(xlabel="row", ylabel="held-out AUROC", ylim=(min(0.4, *_known(shown)) - 0.03, 1.03))
-    _whole_rows(axes)
+    _explain_last_layer(axes)
+    axes.set(xlabel="layer", ylabel="held-out AUROC", ylim=(lowest - 0.03, 1.03))
+    _use_integer_ticks(axes)
     _legend(figure)
     return figure
 
 
-def _plot_rows(axes: Axes, row: Sequence[float], trait: str, inks: Inks) -> None:
-    """Values over the rows, the last one apart."""
-    ink = inks.of(trait)
-    axes.plot(range(len(row) - 1), row[:-1], linewidth=1.1, label=short(trait), **ink)
-    axes.plot(len(row) - 1, row[-1], marker="D", markersize=3.2, markerfacecolor="white", **ink)
+def _by_layer(vectors: Sequence[Row], key: str) -> list[tuple[Row, list[float]]]:
+    """(vector, value of each layer), for the vectors that have values."""
+    found = [(vector, with_gaps(vector.get(key) or ())) for vector in vectors]
+    return [(vector, values) for vector, values in found if len(values) > 1]
 
 
-def _explain_last_row(axes: Axes) -> None:
-    axes.plot(
-        [],
-        [],
-        "D",
-        markersize=3.2,
-        markerfacecolor="white",
-        color=_QUIET,
-        label="after the final norm",
-    )
+def _plot_layers(axes: Axes, values: Sequence[float], trait: str, styles: TraitStyles) -> None:
+    """Draw a line over the layers, and layer L as a separate diamond.
+
+    Layer L is after the final norm and on another scale, so a line to it would mislead.
+    """
+    look, last = styles.of(trait), len(values) - 1
+    axes.plot(range(last), values[:-1], linewidth=1.1, label=short(trait), **look)
+    axes.plot(last, values[-1], **_DIAMOND, **look)
+
+
+def _explain_last_layer(axes: Axes) -> None:
+    axes.plot([], [], linestyle="none", color=_QUIET, label="after the final norm", **_DIAMOND)
 
 
 def draw_contrast(vectors: Sequence[Row]) -> Figure | None:
-    """Mean score of either polarity, trait by trait, and how far they lie apart."""
-    shown = [
-        v
-        for v in vectors
-        if v.get("positive_score") is not None and v.get("negative_score") is not None
-    ]
+    """Mean judge score of each polarity by trait, and the difference."""
+    needed = ("positive_score", "negative_score")
+    shown = [v for v in vectors if None not in (v.get(key) for key in needed)]
     if not shown:
         return None
+
     figure, axes = _open(0.7 + 0.27 * len(shown), 0)
-    for place, vector in enumerate(shown):
+    right_of_axes: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "center"}
+    for y, vector in enumerate(shown):
         low, high = vector["negative_score"], vector["positive_score"]
-        axes.plot(
-            [low, high],
-            [place, place],
-            color="#cfd6de",
-            linewidth=2.6,
-            solid_capstyle="round",
-            zorder=2,
-        )
-        axes.plot(low, place, "o", color=BLUE, markersize=6, zorder=3)
-        axes.plot(high, place, "o", color=ORANGE, markersize=6, zorder=3)
-        axes.text(
-            1.02,
-            place,
-            signed(high - low, 1),
-            transform=axes.get_yaxis_transform(),
-            va="center",
-            size=7.5,
-        )
-    axes.text(
-        1.02,
-        -0.85,
-        "difference",
-        transform=axes.get_yaxis_transform(),
-        va="center",
-        size=7,
-        color=_QUIET,
-    )
+        span: dict[str, Any] = {
+            "color": "#cfd6de",
+            "linewidth": 2.6,
+            "solid_capstyle": "round",
+            "zorder": 2,
+        }
+        axes.plot([low, high], [y, y], **span)
+        axes.plot(low, y, "o", color=BLUE, markersize=6, zorder=3)
+        axes.plot(high, y, "o", color=ORANGE, markersize=6, zorder=3)
+        axes.text(1.02, y, format_signed(high - low, 1), size=7.5, **right_of_axes)
+    axes.text(1.02, -0.85, "difference", size=7, color=_QUIET, **right_of_axes)
+
     axes.set_yticks(range(len(shown)), [short(vector["trait"]) for vector in shown])
-    axes.set(xlim=(-2, 102), ylim=(len(shown) - 0.4, -0.6), xlabel="mean score given by the judge")
+    axes.set(xlim=(-2, 102), ylim=(len(shown) - 0.4, -0.6), xlabel="mean judge score")
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
     _polarity_legend(figure)
@@ -229,18 +224,19 @@ def draw_contrast(vectors: Sequence[Row]) -> Figure | None:
 def draw_cosines(
     vectors: Sequence[Row], cosines: Sequence[Sequence[float | None]]
 ) -> Figure | None:
-    """cos(v_i, v_j) of each two vectors, at the layer of the one that the line belongs to."""
+    """cos(v_i, v_j) of each pair of vectors, at the layer of vector i, the row."""
     count = len(vectors)
     if count < 2 or len(cosines) != count:
         return None
+
     size = min(1.3 + 0.45 * count, _MOST_INCHES)
     figure = Figure(figsize=(size, size), layout="constrained")
     axes = figure.add_subplot()
-    axes.imshow([gaps(line) for line in cosines], cmap=_DIVERGING, vmin=-1, vmax=1)
+    axes.imshow([with_gaps(line) for line in cosines], cmap=_DIVERGING, vmin=-1, vmax=1)
     points = min(7.5, 300 / count)
     for row, line in enumerate(cosines):
         for column, value in enumerate(line):
-            axes.text(column, row, signed(value), ha="center", va="center", size=points)
+            axes.text(column, row, format_signed(value), ha="center", va="center", size=points)
     names = [short(vector["trait"]) for vector in vectors]
     layers = [
         f"{name} · {vector.get('layer', '–')}" for name, vector in zip(names, vectors, strict=True)
@@ -255,10 +251,11 @@ def draw_cosines(
 
 
 def draw_scores(vectors: Sequence[Row]) -> Figure | None:
-    """How the judge's scores are spread, trait by trait: told to show it upward, to show the opposite downward."""
+    """Histograms of judge scores by trait: positive instructions upwards, negative downwards."""
     shown = [vector for vector in vectors if vector.get("histogram")]
     if not shown:
         return None
+
     columns = min(len(shown), 4)
     lines = math.ceil(len(shown) / columns)
     figure = Figure(
@@ -266,40 +263,37 @@ def draw_scores(vectors: Sequence[Row]) -> Figure | None:
         layout="constrained",
     )
     grid = figure.subplots(lines, columns, sharex=True, squeeze=False)
-    for place, axes in enumerate(grid.flat):
-        if place < len(shown):
-            _mirror(axes, shown[place])
+    for number, axes in enumerate(grid.flat):
+        if number < len(shown):
+            _draw_histograms(axes, shown[number])
         else:
             axes.set_visible(False)
-        if place + columns >= len(shown):  # nothing stands below it
+        # sharex hides the labels of all rows but the last, which may not be full.
+        if number + columns >= len(shown):
             axes.tick_params(labelbottom=True)
     _polarity_legend(figure)
-    figure.supxlabel("score given by the judge", size=8)
+    figure.supxlabel("judge score", size=8)
     figure.supylabel("rollouts", size=8)
     return figure
 
 
-def _mirror(axes: Axes, vector: Row) -> None:
-    """One trait's histograms, with how many of each polarity the filter kept."""
+def _draw_histograms(axes: Axes, vector: Row) -> None:
+    """Draw the two histograms of a trait, and how many rollouts of each the filter kept."""
     tallest = 1
-    for polarity, side, colour in (("positive", 1, ORANGE), ("negative", -1, BLUE)):
+    for polarity, side, color in (("positive", 1, ORANGE), ("negative", -1, BLUE)):
         counts = vector["histogram"].get(polarity) or []
         width = 100 / max(len(counts), 1)
         lefts = [width * number for number in range(len(counts))]
-        axes.bar(
-            lefts,
-            [side * count for count in counts],
-            0.9 * width,
-            align="edge",
-            color=colour,
-            linewidth=0,
-        )
+        heights = [side * count for count in counts]
+        axes.bar(lefts, heights, 0.9 * width, align="edge", color=color, linewidth=0)
         tallest = max(tallest, *counts, 1)
-        kept, total = (_told(vector.get(f"{polarity}_{what}")) for what in ("kept", "total"))
+
+        kept = _format_count(vector.get(f"{polarity}_kept"))
+        total = _format_count(vector.get(f"{polarity}_total"))
         y, va = (0.97, "top") if side > 0 else (0.03, "bottom")
-        axes.text(
-            0, y, f" {kept}/{total} kept", va=va, transform=axes.transAxes, size=6.5, color=_DIM
-        )
+        note: dict[str, Any] = {"va": va, "transform": axes.transAxes, "size": 6.5, "color": _DIM}
+        axes.text(0, y, f" {kept}/{total} kept", **note)
+
     axes.axhline(0, color=_DIM, linewidth=0.6)
     axes.set(
         xlim=(0, 100),
@@ -311,37 +305,32 @@ def _mirror(axes: Axes, vector: Row) -> None:
     axes.grid(visible=False, axis="x")
 
 
-# Helpers
-
-
 def short(name: str, cells: int = _NAME) -> str:
-    """A name on one line, harmless, cut where it is long."""
-    told = one_line(name)
-    return fit(told, cells) if cell_len(told) > cells else told
+    """A name on one printable line, cut if it is longer than `cells`."""
+    line = one_line(name)
+    return fit(line, cells) if cell_len(line) > cells else line
 
 
-def signed(value: float | None, digits: int = 2) -> str:
-    """`+0.40`, `−0.40`, `0.00`; `–` where there is none."""
+def format_signed(value: float | None, digits: int = 2) -> str:
+    """`+0.40`, `−0.40` or `0.00`; a dash for None."""
     if value is None:
         return "–"
-    return f"{value:+.{digits}f}".replace("-", "−") if round(value, digits) else f"{0:.{digits}f}"
+    if round(value, digits) == 0:
+        return f"{0:.{digits}f}"
+    return f"{value:+.{digits}f}".replace("-", "−")
 
 
-def gaps(row: Sequence[float | None]) -> list[float]:
-    """The row with what matplotlib leaves a gap for: no value, or one so large that its axes overflow."""
-    return [math.nan if value is None or abs(value) > _LARGEST else value for value in row]
+def with_gaps(values: Sequence[float | None]) -> list[float]:
+    """The values, with NaN for None and for values too large for matplotlib's axes."""
+    return [math.nan if value is None or abs(value) > _LARGEST else value for value in values]
 
 
-def _known(shown: Sequence[tuple[Row, list[float]]]) -> list[float]:
-    return [value for _, row in shown for value in row if not math.isnan(value)] or [0.5]
-
-
-def _told(count: int | None) -> str:
+def _format_count(count: int | None) -> str:
     return "–" if count is None else f"{count:,}"
 
 
 def _open(height: float, entries: int) -> tuple[Figure, Axes]:
-    """A figure with one pair of axes, high enough for a legend of so many entries."""
+    """A figure with one pair of axes, high enough for a legend with this many entries."""
     height = min(max(height, 0.5 + 0.17 * entries), _MOST_INCHES)
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
     return figure, figure.add_subplot()
@@ -352,21 +341,11 @@ def _legend(figure: Figure) -> None:
 
 
 def _polarity_legend(figure: Figure) -> None:
-    dots = [Line2D([], [], marker="o", linestyle="none", color=colour) for colour in (ORANGE, BLUE)]
-    told = ["told to show the trait", "told to show the opposite"]
-    figure.legend(
-        dots, told, loc="outside upper left", ncols=2, handletextpad=0.2, columnspacing=1.2
-    )
+    dots = [Line2D([], [], marker="o", linestyle="none", color=color) for color in (ORANGE, BLUE)]
+    labels = ["positive instruction", "negative instruction"]
+    spacing: dict[str, Any] = {"handletextpad": 0.2, "columnspacing": 1.2}
+    figure.legend(dots, labels, loc="outside upper left", ncols=2, **spacing)
 
 
-def _whole_rows(axes: Axes) -> None:
+def _use_integer_ticks(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-_LARGEST = 3.4e38
-"""Of float32, in which scores are computed."""
-_MOST_INCHES = 60.0
-"""Of a side: 12,000 pixels."""
-_DIVERGING = LinearSegmentedColormap.from_list(
-    "blue-white-orange", ["#2f7fd6", "#ffffff", "#e07a1a"]
-)

@@ -1,4 +1,4 @@
-"""What of a report travels: the keys that a page, a file or a picture may show, and nothing else."""
+"""Selects what a report may contain: only allow-listed keys, and no local paths."""
 
 from __future__ import annotations
 
@@ -21,30 +21,37 @@ VECTOR_KEYS = (
 RUN_KEYS = ("name", "model", "settings", "traits", "usage", "commands")
 
 _LARGEST_EXACT_IN_JS = 2**53 - 1
-_PLACES = {"file", "path"}
+_PATH_KEYS = {"file", "path"}
 
 
 def contents(report: Report) -> dict[str, Any]:
-    """The report as {made_at, records, sets, runs}: JSON-able at full precision, with allow-listed keys alone.
+    """The report as JSON-able {made_at, records, sets, runs}, at full precision.
 
-    Records of one name, and sets of one name, get a number behind it, so that a name tells one from the other.
+    A number is added to a name that occurs twice, such as `chat (2)`.
     """
     sets = [{**each, "vectors": only(VECTOR_KEYS, each.get("vectors", ()))} for each in report.sets]
     return {
         "made_at": report.made_at,
-        "records": _named_apart([_record_row(record) for record in report.records]),
-        "sets": _named_apart(only(SET_KEYS, sets)),
+        "records": _with_distinct_names([_record_row(record) for record in report.records]),
+        "sets": _with_distinct_names(only(SET_KEYS, sets)),
         "runs": only(RUN_KEYS, report.runs),
     }
 
 
 def only(keys: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows with these keys alone, in this order, made plain."""
-    return [{key: plain(row[key]) for key in keys if key in row} for row in rows]
+    """The rows with only these keys, in this order, as plain JSON values."""
+    return [_select(keys, row) for row in rows]
+
+
+def _select(keys: Sequence[str], row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: plain(row[key]) for key in keys if key in row}
 
 
 def plain(value: Any) -> Any:
-    """What strict JSON can say and JavaScript reads back as it was: no NaN, no integer beyond a double."""
+    """A value that strict JSON can hold and JavaScript reads back unchanged.
+
+    NaN and infinity become None. Integers beyond 2^53 become strings.
+    """
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -58,18 +65,18 @@ def plain(value: Any) -> Any:
 
 def scores_of(record: Mapping[str, Any]) -> dict[str, dict[str, list[float | None]]]:
     """Unit (raw, calibrated) -> trait -> n scores, None where there is no number."""
-    rows = {
-        "raw": record.get("trait_scores") or {},
-        "calibrated": record.get("calibrated_scores") or {},
-    }
     return {
-        unit: {trait: list(map(_number, row)) for trait, row in told.items()}
-        for unit, told in rows.items()
+        "raw": _numbers(record.get("trait_scores")),
+        "calibrated": _numbers(record.get("calibrated_scores")),
     }
+
+
+def _numbers(table: Mapping[str, Sequence[Any]] | None) -> dict[str, list[float | None]]:
+    return {trait: list(map(_number, scores)) for trait, scores in (table or {}).items()}
 
 
 def distinct(names: Iterable[str], form: str = "{} ({})") -> list[str]:
-    """The names, those that were there before with a number behind."""
+    """The names in order; a repeated name gets a number by `form`."""
     found: dict[str, None] = {}
     for name in names:
         free, number = name, 1
@@ -80,27 +87,28 @@ def distinct(names: Iterable[str], form: str = "{} ({})") -> list[str]:
     return list(found)
 
 
-def _named_apart(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _with_distinct_names(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     names = distinct(str(row.get("name", "")) for row in rows)
     return [
-        row | {"name": name} if "name" in row else row
+        row | {"name": name} if row.get("name") else row
         for row, name in zip(rows, names, strict=True)
     ]
 
 
 def _record_row(record: NamedRecord) -> dict[str, Any]:
-    """A record's JSON at full precision, without the folders of the file that it comes from."""
+    """A record as JSON at full precision, without the folders of its source file."""
     row: dict[str, Any] = plain({"name": record.name} | to_json(record.scores, decimals=None))
-    return row | {"about": _placeless("", row["about"])} if "about" in row else row
+    return row | {"about": _without_folders("", row["about"])} if "about" in row else row
 
 
-def _placeless(key: str, value: Any) -> Any:
-    """A value with the name alone of a file that it tells of."""
+def _without_folders(key: str, value: Any) -> Any:
+    """The value, with each path in it shortened to a file name."""
     if isinstance(value, dict):
-        return {name: _placeless(name, item) for name, item in value.items()}
+        return {name: _without_folders(name, item) for name, item in value.items()}
     if isinstance(value, list):
-        return [_placeless(key, item) for item in value]
-    if isinstance(value, str) and (key in _PLACES or _is_absolute(value)):
+        return [_without_folders(key, item) for item in value]
+    if isinstance(value, str) and (key in _PATH_KEYS or _is_absolute(value)):
+        # PureWindowsPath splits at both kinds of slash, wherever the record was made.
         return PureWindowsPath(value).name
     return value
 

@@ -1,4 +1,4 @@
-"""The report's figures as data: one JSON file, or tables as CSV."""
+"""Writes the numbers of a report as one JSON file or as CSV tables."""
 
 from __future__ import annotations
 
@@ -21,72 +21,75 @@ from traitcli.views.report.contents import contents, scores_of
 Row = dict[str, Any]
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What makes a spreadsheet take a cell for a formula, when it begins with one."""
+"""A spreadsheet reads a cell that starts with one of these as a formula."""
 
 
 def write_json(path: Path, report: Report) -> None:
-    """Write {made_at, records, sets, runs} as strict JSON in ASCII; each record has its `summary` too.
+    """Write {made_at, records, sets, runs} as strict ASCII JSON; each record also has a `summary`.
 
     Raises StorageError.
     """
-    told = contents(report)
-    told["records"] = [record | {"summary": summarise(record)} for record in told["records"]]
-    write_atomic(path, json.dumps(told, allow_nan=False) + "\n")
+    data = contents(report)
+    data["records"] = [record | {"summary": summarize(record)} for record in data["records"]]
+    write_atomic(path, json.dumps(data, allow_nan=False) + "\n")
 
 
 def write_csv(folder: Path, report: Report) -> list[Path]:
-    """Write each table that has rows to a file of its own; gives the files in order. Raises StorageError.
+    """Write each table that has rows to its own file, and return the files in order.
 
-    Text that a model or a person wrote stands as a JSON string in ASCII, in columns named `…_json`: `json.loads`
-    gives it back, and no reader takes it for a number, a missing value or a formula.
+    A column named `…_json` holds text of a model or a person as an ASCII JSON string. So no reader
+    mistakes the text for a number, a missing value or a formula. Raises StorageError.
     """
-    told = contents(report)
+    data = contents(report)
     written = []
     for name, (columns, rows) in _TABLES.items():
         path = folder / f"{name}.csv"
-        if text := _table(columns, rows(told)):
+        if text := _table(columns, rows(data)):
             write_atomic(path, text)
             written.append(path)
     return written
 
 
-def summarise(record: Mapping[str, Any]) -> dict[str, Row]:
-    """Trait -> layer, and raw and calibrated: {mean, min, max, at}, or none without any score.
+def summarize(record: Mapping[str, Any]) -> dict[str, Row]:
+    """Trait -> {layer, raw, calibrated}.
 
-    `at` is the index of the token of the maximum, of the first such.
+    `raw` and `calibrated` are {mean, min, max, at}, or None without any score. `at` is the index of
+    the first token with the maximum.
     """
     scores = scores_of(record)
     layers = record.get("layers") or {}
-    return {
-        trait: {"layer": layers.get(trait)}
-        | {unit: _sum_up(rows.get(trait, [])) for unit, rows in scores.items()}
-        for trait in _traits(scores)
-    }
+    summary: dict[str, Row] = {}
+    for trait in _traits(scores):
+        stats = {unit: _stats(table.get(trait, [])) for unit, table in scores.items()}
+        summary[trait] = {"layer": layers.get(trait), **stats}
+    return summary
 
 
-def _sum_up(scores: Sequence[float | None]) -> Row | None:
+def _stats(scores: Sequence[float | None]) -> Row | None:
     known = {index: score for index, score in enumerate(scores) if score is not None}
     if not known:
         return None
     at = max(known, key=known.__getitem__)
+    # Divide first: a sum of scores near the largest float would overflow.
     mean = math.fsum(score / len(known) for score in known.values())
     return {"mean": mean, "min": min(known.values()), "max": known[at], "at": at}
 
 
 def _traits(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(trait for rows in scores.values() for trait in rows))
+    return list(dict.fromkeys(trait for table in scores.values() for trait in table))
 
 
 # Cells
 
 
 def _table(columns: Sequence[str], rows: Iterable[Row]) -> str:
-    """The rows below their columns' names; nothing without rows."""
+    """The table as CSV text; empty without rows."""
     file = io.StringIO()
     writer = csv.DictWriter(file, columns)
     writer.writeheader()
     header = file.tell()
-    writer.writerows({column: _cell(column, row.get(column)) for column in columns} for row in rows)
+    for row in rows:
+        writer.writerow({column: _cell(column, row.get(column)) for column in columns})
     return file.getvalue() if file.tell() > header else ""
 
 
@@ -94,108 +97,114 @@ def _cell(column: str, value: Any) -> Any:
     if column.endswith("_json"):
         return None if value is None else json.dumps(value)
     if isinstance(value, str):
-        told = value.encode("utf-8", "backslashreplace").decode()  # half an emoji cannot be written
-        return f"'{told}" if told.startswith(_FORMULA) else told
+        # A lone surrogate, half of an emoji, cannot be encoded as UTF-8.
+        text = value.encode("utf-8", "backslashreplace").decode()
+        return f"'{text}" if text.startswith(_FORMULA) else text
     return value
 
 
 # Records
 
 
-def _summary(told: Row) -> Iterator[Row]:
-    for record in told["records"]:
-        for trait, found in summarise(record).items():
+def _summary(data: Row) -> Iterator[Row]:
+    for record in data["records"]:
+        for trait, summary in summarize(record).items():
             for unit in ("raw", "calibrated"):
-                if figures := found[unit]:
-                    own = {"record": record.get("name"), "model": record.get("model")}
-                    own |= {"trait": trait, "layer": found["layer"], "unit": unit}
-                    own |= {key: figures[key] for key in ("mean", "min", "max")}
-                    yield own | {
-                        "max_token_index": figures["at"],
-                        "max_token_json": record["tokens"][figures["at"]],
-                    }
+                stats = summary[unit]
+                if stats is None:
+                    continue
+                yield {
+                    "record": record.get("name"),
+                    "model": record.get("model"),
+                    "trait": trait,
+                    "layer": summary["layer"],
+                    "unit": unit,
+                    **stats,
+                    "max_token_index": stats["at"],
+                    "max_token_json": record["tokens"][stats["at"]],
+                }
 
 
-def _tokens(told: Row) -> Iterator[Row]:
-    for record in told["records"]:
+def _tokens(data: Row) -> Iterator[Row]:
+    for record in data["records"]:
         scores = scores_of(record)
         layers = record.get("layers") or {}
-        known = [
-            (trait, [rows.get(trait) for rows in scores.values()]) for trait in _traits(scores)
-        ]
         for index, token in enumerate(record.get("tokens", ())):
-            own = {"record": record.get("name"), "index": index, "token_json": token}
-            for trait, rows in known:
-                raw, calibrated = (row[index] if row else None for row in rows)
-                yield own | {
+            for trait in _traits(scores):
+                raw, calibrated = scores["raw"].get(trait), scores["calibrated"].get(trait)
+                yield {
+                    "record": record.get("name"),
+                    "index": index,
+                    "token_json": token,
                     "trait": trait,
                     "layer": layers.get(trait),
-                    "raw": raw,
-                    "calibrated": calibrated,
+                    "raw": raw[index] if raw else None,
+                    "calibrated": calibrated[index] if calibrated else None,
                 }
 
 
 # Vectors
 
 
-def _vectors(told: Row) -> Iterator[Row]:
+def _vectors(data: Row) -> Iterator[Row]:
     """Each vector, with the name of its set."""
-    for each in told["sets"]:
+    for each in data["sets"]:
         for vector in each["vectors"]:
             yield {"set": each.get("name"), **vector}
 
 
-def _vector_rows(told: Row) -> Iterator[Row]:
-    for vector in _vectors(told):
-        magnitudes, aurocs = (
-            vector.get("magnitude_by_layer") or (),
-            vector.get("auroc_by_layer") or (),
-        )
+def _vector_layers(data: Row) -> Iterator[Row]:
+    for vector in _vectors(data):
+        magnitudes = vector.get("magnitude_by_layer") or ()
+        aurocs = vector.get("auroc_by_layer") or ()
         last = vector.get("layer_count", len(magnitudes)) - 1
-        for row, (magnitude, auroc) in enumerate(zip_longest(magnitudes, aurocs)):
-            own = {
+        for layer, (magnitude, auroc) in enumerate(zip_longest(magnitudes, aurocs)):
+            yield {
                 "set": vector["set"],
                 "trait": vector["trait"],
-                "row": row,
+                "layer": layer,
                 "magnitude": magnitude,
                 "auroc": auroc,
+                "is_chosen": layer == vector.get("layer"),
+                "is_final_norm": layer == last,
             }
-            yield own | {"is_chosen": row == vector.get("layer"), "is_final_norm": row == last}
 
 
-def _cosines(told: Row) -> Iterator[Row]:
-    for each in told["sets"]:
+def _cosines(data: Row) -> Iterator[Row]:
+    for each in data["sets"]:
         vectors = each["vectors"]
         for vector, line in zip(vectors, each.get("cosines") or (), strict=False):
-            own = {"set": each.get("name"), "trait": vector["trait"], "layer": vector.get("layer")}
+            key = {"set": each.get("name"), "trait": vector["trait"], "layer": vector.get("layer")}
             for other, cosine in zip(vectors, line, strict=True):
-                yield own | {"other": other["trait"], "cosine": cosine}
+                yield key | {"other": other["trait"], "cosine": cosine}
 
 
-def _histograms(told: Row) -> Iterator[Row]:
-    for vector in _vectors(told):
+def _histograms(data: Row) -> Iterator[Row]:
+    for vector in _vectors(data):
         for polarity, counts in (vector.get("histogram") or {}).items():
-            own = {"set": vector["set"], "trait": vector["trait"], "polarity": polarity}
+            key = {"set": vector["set"], "trait": vector["trait"], "polarity": polarity}
             for number, count in enumerate(counts):
                 low, high = (100 * edge // len(counts) for edge in (number, number + 1))
-                yield own | {"low": low, "high": high, "count": count}
+                yield key | {"low": low, "high": high, "count": count}
 
 
-def _filter(told: Row) -> Iterator[Row]:
-    for vector in _vectors(told):
+def _filter(data: Row) -> Iterator[Row]:
+    for vector in _vectors(data):
         for polarity in POLARITIES:
-            own = {"set": vector["set"], "trait": vector["trait"], "polarity": polarity}
+            key = {"set": vector["set"], "trait": vector["trait"], "polarity": polarity}
             if vector.get(f"{polarity}_kept") is not None:
-                yield own | {"kept": True, "reason": "", "count": vector[f"{polarity}_kept"]}
-            for reason, count in ((vector.get("dropped") or {}).get(polarity) or {}).items():
-                yield own | {"kept": False, "reason": reason, "count": count}
+                yield key | {"kept": True, "reason": "", "count": vector[f"{polarity}_kept"]}
+
+            dropped = (vector.get("dropped") or {}).get(polarity) or {}
+            for reason, count in dropped.items():
+                yield key | {"kept": False, "reason": reason, "count": count}
 
 
-def _rollouts(told: Row) -> Iterator[Row]:
-    for vector in _vectors(told):
+def _rollouts(data: Row) -> Iterator[Row]:
+    for vector in _vectors(data):
         for example in vector.get("examples") or ():
-            own = {"set": vector["set"], "trait": vector["trait"], **example}
-            yield own | {
+            key = {"set": vector["set"], "trait": vector["trait"], **example}
+            yield key | {
                 "question_json": example.get("question"),
                 "response_json": example.get("response"),
             }
@@ -204,51 +213,42 @@ def _rollouts(told: Row) -> Iterator[Row]:
 # Runs
 
 
-def _runs(told: Row) -> Iterator[Row]:
-    for run in told["runs"]:
+def _runs(data: Row) -> Iterator[Row]:
+    for run in data["runs"]:
         for trait in run.get("traits") or ():
-            took = trait.get("seconds") or {}
-            seconds = {f"{stage}_seconds": took.get(stage) for stage in STAGES}
+            seconds = trait.get("seconds") or {}
             yield {
                 "run": run.get("name"),
                 "model": run.get("model"),
                 **trait,
-                **seconds,
-                **_used(trait.get("usage")),
+                **{f"{stage}_seconds": seconds.get(stage) for stage in STAGES},
+                **_judge_usage(trait.get("usage")),
             }
 
 
-def _commands(told: Row) -> Iterator[Row]:
-    for run in told["runs"]:
+def _commands(data: Row) -> Iterator[Row]:
+    for run in data["runs"]:
         for number, command in enumerate(run.get("commands") or (), start=1):
-            devices = [
-                *command.get("devices", ()),
-                *(model.get("device") for model in command.get("models", ())),
-            ]
+            model_devices = [model.get("device") for model in command.get("models", ())]
+            devices = [*command.get("devices", ()), *model_devices]
+            copied = ("started", "seconds", "tokens", "ending", "problem", "machine")
             yield {
-                **{
-                    key: command.get(key)
-                    for key in ("started", "seconds", "tokens", "ending", "problem", "machine")
-                },
+                **{key: command.get(key) for key in copied},
                 "run": run.get("name"),
                 "command": number,
                 "stages": ", ".join(command.get("stages", ())),
                 "traits": ", ".join(command.get("traits", ())),
                 "devices": ", ".join(dict.fromkeys(filter(None, devices))),
-                **_used(command.get("used")),
+                **_judge_usage(command.get("used")),
             }
 
 
-def _failures(told: Row) -> Iterator[Row]:
-    for run in told["runs"]:
-        failures = [
-            failure
-            for command in run.get("commands") or ()
-            for failure in command.get("failures", ())
-        ]
-        counts = Counter(
-            (failure.get("trait"), failure.get("stage"), _problem(failure)) for failure in failures
-        )
+def _failures(data: Row) -> Iterator[Row]:
+    for run in data["runs"]:
+        counts: Counter[tuple[Any, Any, str]] = Counter()
+        for command in run.get("commands") or ():
+            for failure in command.get("failures", ()):
+                counts[failure.get("trait"), failure.get("stage"), _problem(failure)] += 1
         for trait in run.get("traits") or ():
             for reason, count in (trait.get("missing_reasons") or {}).items():
                 counts[trait.get("trait"), "judgements", f"score missing: {reason}"] += count
@@ -266,13 +266,13 @@ def _problem(failure: Mapping[str, Any]) -> str:
     return ": ".join(part for part in (failure.get("problem"), failure.get("cause")) if part)
 
 
-def _used(usage: Mapping[str, Any] | None) -> Row:
-    """What judging took; the price is empty where it is not known."""
-    return {f"judge_{key}": (usage or {}).get(key) for key in _USED}
+def _judge_usage(usage: Mapping[str, Any] | None) -> Row:
+    """Requests, tokens and cost of judging; the cost is empty if no price is known."""
+    return {f"judge_{key}": (usage or {}).get(key) for key in _USAGE}
 
 
-_USED = ("requests", "cached", "prompt_tokens", "completion_tokens", "usd")
-_JUDGE_USED = tuple(f"judge_{key}" for key in _USED)
+_USAGE = ("requests", "cached", "prompt_tokens", "completion_tokens", "usd")
+_JUDGE_USAGE = tuple(f"judge_{key}" for key in _USAGE)
 _TABLES: dict[str, tuple[Sequence[str], Callable[[Row], Iterator[Row]]]] = {
     "summary": (
         (
@@ -283,9 +283,9 @@ _TABLES: dict[str, tuple[Sequence[str], Callable[[Row], Iterator[Row]]]] = {
     ),
     "tokens": (("record", "index", "token_json", "trait", "layer", "raw", "calibrated"), _tokens),
     "vectors": (("set", "trait", "model", "method", *SCALARS, "note"), _vectors),
-    "vector_rows": (
-        ("set", "trait", "row", "magnitude", "auroc", "is_chosen", "is_final_norm"),
-        _vector_rows,
+    "vector_layers": (
+        ("set", "trait", "layer", "magnitude", "auroc", "is_chosen", "is_final_norm"),
+        _vector_layers,
     ),
     "cosines": (("set", "trait", "other", "layer", "cosine"), _cosines),
     "histograms": (("set", "trait", "polarity", "low", "high", "count"), _histograms),
@@ -322,7 +322,7 @@ _TABLES: dict[str, tuple[Sequence[str], Callable[[Row], Iterator[Row]]]] = {
                 "prompt_tokens",
                 "response_tokens",
                 *(f"{stage}_seconds" for stage in STAGES),
-                *_JUDGE_USED,
+                *_JUDGE_USAGE,
                 "note",
             ),
         ),
@@ -341,10 +341,10 @@ _TABLES: dict[str, tuple[Sequence[str], Callable[[Row], Iterator[Row]]]] = {
                 "seconds",
                 "tokens",
             ),
-            *("ending", "problem", *_JUDGE_USED),
+            *("ending", "problem", *_JUDGE_USAGE),
         ),
         _commands,
     ),
     "failures": (("run", "trait", "stage", "problem", "count"), _failures),
 }
-"""File -> its columns, and what gives its rows."""
+"""File name -> (columns, function that yields the rows)."""

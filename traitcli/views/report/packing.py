@@ -1,4 +1,7 @@
-"""Packs scores for the page: 16 bits each, which is finer than the page shows, and a third of the text."""
+"""Packs scores for the page as 16-bit integers.
+
+This is finer than the page shows, and a fourth of the text.
+"""
 
 from __future__ import annotations
 
@@ -15,63 +18,66 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 _LARGEST = 32767
-_NONE = -32768
-_SEEN = 1e-3
-"""Calibrated scores need not be kept finer."""
-_TABLES = ("trait_scores",)
+_MISSING = -32768
+_RESOLUTION = 1e-3
+"""Calibrated scores need no finer steps than this."""
 
 
 def pack_record(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record whose scores are packed, its prompt's and its layers' too; nothing else is touched."""
+    """The record with packed scores, also those of its prompt and of all layers."""
     packed = dict(record) | _pack_tables(record)
-    if isinstance(told := record.get("prompt_scores"), Mapping):
-        packed["prompt_scores"] = dict(told) | _pack_tables(told)
-    if isinstance(rows := record.get("layer_scores"), Mapping):
-        raw = [pack_row(row) for row in rows.get("trait_scores") or ()]
-        calibrated = rows.get("calibrated_scores") or ()
-        pairs = zip(calibrated, rows.get("trait_scores") or (), strict=False)
-        packed["layer_scores"] = dict(rows) | {
-            "trait_scores": raw,
-            "calibrated_scores": [_scaled(row, own) or pack_row(row) for row, own in pairs],
+    if isinstance(prompt := record.get("prompt_scores"), Mapping):
+        packed["prompt_scores"] = dict(prompt) | _pack_tables(prompt)
+
+    if isinstance(by_layer := record.get("layer_scores"), Mapping):
+        raw = by_layer.get("trait_scores") or ()
+        calibrated = by_layer.get("calibrated_scores") or ()
+        pairs = zip(calibrated, raw, strict=False)
+        packed["layer_scores"] = dict(by_layer) | {
+            "trait_scores": [pack_scores(scores) for scores in raw],
+            "calibrated_scores": [
+                _scale(scores, own) or pack_scores(scores) for scores, own in pairs
+            ],
         }
     return packed
 
 
-def pack_row(values: Sequence[float | None]) -> Any:
-    """{packed, decimals}: base64 of int16, little-endian, value · 10^decimals each, −32768 where there is none.
+def pack_scores(values: Sequence[float | None]) -> Any:
+    """Pack scores as {packed, decimals}.
 
-    `decimals` are as many as fit: at least four digits of the largest are kept. A row that is not one of
-    numbers stays as it is.
+    `packed` is base64 of little-endian int16, each value · 10^decimals, or −32768 for a missing
+    score. `decimals` is as large as fits, so the largest score keeps at least four digits. Values
+    that are not scores are returned unchanged.
     """
     numbers = _numbers(values)
     if numbers is None:
         return values
     decimals = _decimals(numbers)
-    whole = np.where(np.isfinite(numbers), np.rint(np.nan_to_num(numbers) * 10.0**decimals), _NONE)
-    return {
-        "packed": base64.b64encode(whole.astype("<i2").tobytes()).decode(),
-        "decimals": decimals,
-    }
+    scaled = np.rint(np.nan_to_num(numbers) * 10.0**decimals)
+    integers = np.where(np.isfinite(numbers), scaled, _MISSING).astype("<i2")
+    return {"packed": base64.b64encode(integers.tobytes()).decode(), "decimals": decimals}
 
 
 def _pack_tables(scores: Mapping[str, Any]) -> dict[str, Any]:
-    found = {key: scores[key] for key in _TABLES if isinstance(scores.get(key), Mapping)}
-    packed: dict[str, Any] = {
-        key: {trait: pack_row(row) for trait, row in table.items()} for key, table in found.items()
-    }
-    raw: Mapping[str, Any] = next(iter(found.values()), {})
+    packed: dict[str, Any] = {}
+    raw = scores.get("trait_scores") or {}
+    if isinstance(raw, Mapping) and "trait_scores" in scores:
+        packed["trait_scores"] = {trait: pack_scores(row) for trait, row in raw.items()}
     if isinstance(calibrated := scores.get("calibrated_scores"), Mapping):
         packed["calibrated_scores"] = {
-            trait: _scaled(row, raw.get(trait)) or pack_row(row)
+            trait: _scale(row, raw.get(trait)) or pack_scores(row)
             for trait, row in calibrated.items()
         }
     return packed
 
 
-def _scaled(
+def _scale(
     values: Sequence[float | None], raw: Sequence[float | None] | None
 ) -> dict[str, list[float]] | None:
-    """{from: [centre, half]} where a row is (raw − centre) / half, as calibrated scores of a layer are."""
+    """{from: [center, half]} if each value is (raw − center) / half, else None.
+
+    Calibration is linear, so calibrated scores need only these two numbers beside the raw ones.
+    """
     ours, theirs = _numbers(values), _numbers(raw or ())
     if (
         ours is None
@@ -82,25 +88,28 @@ def _scaled(
         return None
     if len(ours) < 2 or np.ptp(ours) == 0:
         return None
+
+    # The two points farthest apart fix the line with the least rounding error.
     low, high = int(np.argmin(ours)), int(np.argmax(ours))
     half = float((theirs[high] - theirs[low]) / (ours[high] - ours[low]))
     if half == 0:
         return None
-    centre = float(theirs[low] - ours[low] * half)
-    fits = np.abs((theirs - centre) / half - ours).max() <= 1e-4 * max(1.0, np.abs(ours).max())
-    is_fine = 0.5 * 10.0 ** -_decimals(theirs) <= _SEEN * abs(half)
-    return {"from": [centre, half]} if fits and is_fine else None
+
+    center = float(theirs[low] - ours[low] * half)
+    fits = np.abs((theirs - center) / half - ours).max() <= 1e-4 * max(1.0, np.abs(ours).max())
+    is_fine = 0.5 * 10.0 ** -_decimals(theirs) <= _RESOLUTION * abs(half)
+    return {"from": [center, half]} if fits and is_fine else None
 
 
 def _decimals(numbers: Floats) -> int:
-    """How many fit into 16 bits; of large numbers fewer than none."""
+    """How many decimals fit into 16 bits; negative for large numbers."""
     known = np.abs(numbers[np.isfinite(numbers)])
     largest = float(known.max()) if known.size else 0.0
     return math.floor(math.log10(_LARGEST / largest)) if largest > 1e-300 else 0
 
 
 def _numbers(values: Any) -> Floats | None:
-    """float64 [n], NaN where there is no number; none when it is no row of numbers."""
+    """float64 [n], NaN for None; None if `values` is not a list of numbers."""
     if not isinstance(values, list | tuple) or not all(
         value is None or _is_number(value) for value in values
     ):

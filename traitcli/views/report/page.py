@@ -1,4 +1,4 @@
-"""The report's page: one HTML file that shows all of it, offline and by itself."""
+"""Writes the report as one HTML file that needs no network."""
 
 from __future__ import annotations
 
@@ -19,25 +19,27 @@ from traitcli.views.report.contents import contents
 from traitcli.views.report.packing import pack_record
 
 SCRIPTS = ("record.js", "charts.js", "pane.js", "vectors.js", "runs.js", "report.js")
-"""Joined in this order into one script."""
+"""Joined in this order into one script. A module could not import the others without a server."""
 
 _MARKUP_AS_UNICODE = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&"}
 
 
 def write_page(path: Path, report: Report) -> None:
-    """Writes the page, replacing the file at `path` in one step; raises TraitError when it cannot.
+    """Write the page; an old file is replaced in one step. Raises StorageError.
 
-    Only what the page shows goes in, so no local path travels with a report that is sent on.
+    The page contains only what it shows, so no local path leaks when the file is shared.
     """
     style = "\n".join(_asset(name) for name in ("uplot/uplot.min.css", "report.css"))
     script = "\n".join(_asset(name) for name in SCRIPTS)
     library = f"/*!\n{_asset('uplot/LICENSE').strip()}\n*/\n{_asset('uplot/uplot.min.js')}"
-    held = contents(report)
-    palette = {"below": BELOW, "above": ABOVE, "faint": FAINT, "limit": LIMIT}
-    told = _rounded({**held, "records": []}) | {
-        "records": list(map(pack_record, held["records"])),
-        "palette": palette,
+    shown = contents(report)
+    data = {
+        # Records are packed, which rounds them already and better.
+        **_rounded({**shown, "records": []}),
+        "records": list(map(pack_record, shown["records"])),
+        "palette": {"below": BELOW, "above": ABOVE, "faint": FAINT, "limit": LIMIT},
     }
+
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(
         _asset("report.html.j2")
     )
@@ -46,7 +48,7 @@ def write_page(path: Path, report: Report) -> None:
         style=style,
         script=script,
         library=library,
-        data=_inert_json(told),
+        data=_inert_json(data),
         made_at=report.made_at,
     )
     write_atomic(path, page)
@@ -57,7 +59,7 @@ def _asset(name: str) -> str:
 
 
 def _rounded(value: Any) -> Any:
-    """Six digits of every float."""
+    """The value with every float rounded to six digits."""
     if isinstance(value, Mapping):
         return {key: _rounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -68,20 +70,22 @@ def _rounded(value: Any) -> Any:
 
 
 def _inert_json(value: Any) -> str:
-    """JSON that no HTML parser takes for markup: pure ASCII without `<`, `>` or `&`.
+    """JSON that no HTML parser reads as markup: ASCII without `<`, `>` or `&`.
 
-    ASCII also keeps U+2028 and lone surrogates, which a file in UTF-8 could not hold, as escapes.
+    ASCII also escapes lone surrogates, which a UTF-8 file cannot hold.
     """
     return json.dumps(value, allow_nan=False, separators=(",", ":")).translate(_MARKUP_AS_UNICODE)
 
 
 def _policy(scripts: list[str], style: str) -> str:
-    """Nothing may be loaded from anywhere, and only our own scripts and style may run."""
+    """A Content-Security-Policy: nothing is loaded, and only our own scripts and style run."""
+    allowed_scripts = " ".join(map(_source_hash, scripts))
     return (
-        f"default-src 'none'; script-src {' '.join(map(_source_hash, scripts))}; style-src {_source_hash(style)}; "
+        f"default-src 'none'; script-src {allowed_scripts}; style-src {_source_hash(style)}; "
         "img-src data:; base-uri 'none'; form-action 'none'"
     )
 
 
 def _source_hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"

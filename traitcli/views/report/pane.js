@@ -1,34 +1,34 @@
-// One record on the page: its text in colours, its scores at a token, over the response, and in numbers.
+// One record on the page: colored text, scores at a token, a chart and a summary.
 
 const ENDINGS = new Map([
   ["stop", "ended by the model"], ["length", "cut at the token limit"], ["alarm", "stopped by an alarm"],
-  ["interrupted", "interrupted"], ["provided", "not generated: scored as it was"],
-  ["given", "not generated: scored as it was"], // records of earlier versions
+  ["interrupted", "interrupted"], ["provided", "not generated: existing text was scored"],
+  ["given", "not generated: existing text was scored"], // name in records of earlier versions
 ]);
 const ROLES = new Map([["system", "System"], ["user", "User"], ["assistant", "Assistant"]]);
 
-/** What was done and seen besides the scores, a sentence each. */
-function circumstances(record) {
+/** How the response was generated: model, lengths, speed, seed and date. */
+function generationFacts(record) {
   const seed = typeof record.seed === "string" || Number.isSafeInteger(record.seed) ? `seed ${record.seed}` : "";
-  const prompt = Number.isFinite(record.prompt_tokens) ? `${counted(record.prompt_tokens, "token")} of prompt` : "";
+  const prompt = Number.isFinite(record.prompt_tokens) ? `${countOf(record.prompt_tokens, "token")} of prompt` : "";
   const ending = ENDINGS.get(record.finish_reason) ?? record.finish_reason;
-  const response = record.tokens.length > 0 ? `${whole(record.tokens.length)} of response` : "";
+  const response = record.tokens.length > 0 ? `${formatCount(record.tokens.length)} of response` : "";
   const times = listOf(record.seconds);
   const pace = times.length > 1 && times.at(-1) > 0 ? `${(times.length / times.at(-1)).toFixed(1)} tokens/s` : "";
-  return joined(record.model, prompt, response, ending, pace, seed, record.created);
+  return joinParts(record.model, prompt, response, ending, pace, seed, record.created);
 }
 
-const pushed = ({ trait, coefficient, layer, dose }) => joined(
-  `pushed along ${trait} by ${signed(coefficient)} vectors at layer ${layer}`,
-  Number.isFinite(dose) && dose > 0 ? `dose ${plain(dose)}` : "",
+const steeringText = ({ trait, coefficient, layer, dose }) => joinParts(
+  `steered along ${trait}: coefficient ${formatScore(coefficient)} at layer ${layer}`,
+  Number.isFinite(dose) && dose > 0 ? `dose ${formatNumber(dose)}` : "",
 );
 
-const described = (about) => Object.entries(about)
+const aboutText = (about) => Object.entries(about)
   .filter(([, value]) => ["string", "number"].includes(typeof value)).map(([key, value]) => `${key}: ${value}`).join(" · ");
 
-/** A token's text, with a mark before each line break that keeps no text of its own. */
+/** A token's text, with a visible mark before each line break. */
 function tokenSpan(token, i) {
-  // What turns the direction of the text turns that of its own token, and not of those behind it.
+  // A bidi control must reverse only its own token, not the tokens that follow.
   const span = element("span", /[\u202a-\u202e\u2066-\u2069]/.test(token) ? "token turning" : "token");
   span.dataset.i = i;
   token.split("\n").forEach((line, k) => {
@@ -38,11 +38,11 @@ function tokenSpan(token, i) {
   return span;
 }
 
-/** A place on the page for a record. `page` is {palette, look(i), pin(i), choose(trait)}. */
+/** The view of one record. `page` is {palette, hover(i), pin(i), choose(trait)}. */
 class Pane {
   constructor(host, number, page) {
     this.page = page;
-    this.root = copyOf("pane", number);
+    this.root = copyTemplate("pane", number);
     this.root.dataset.pane = number;
     this.parts = new Map([...this.root.querySelectorAll("[data-part]")].map((part) => [part.dataset.part, part]));
     host.append(this.root);
@@ -54,20 +54,20 @@ class Pane {
 
   part(name) { return this.parts.get(name); }
 
-  // ---- another record
+  // ---- choosing the record
 
   setRecord(record) {
     this.record = record;
     this.shown = -1;
     this.part("title").textContent = record.name ?? "";
-    this.part("facts").textContent = circumstances(record);
-    this.part("about").textContent = described(record.about);
-    this.part("steering").replaceChildren(...record.steering.map((push) => element("li", "", pushed(push))));
+    this.part("facts").textContent = generationFacts(record);
+    this.part("about").textContent = aboutText(record.about);
+    this.part("steering").replaceChildren(...record.steering.map((push) => element("li", "", steeringText(push))));
     this.part("history").replaceChildren(...record.history.flatMap(({ role, content }) => [
       element("dt", "", ROLES.get(role) ?? String(role)), element("dd", "", String(content)),
     ]));
     this.part("earlier").hidden = record.history.length === 0;
-    this.part("earlier-count").textContent = counted(record.history.length, "earlier message");
+    this.part("earlier-count").textContent = countOf(record.history.length, "earlier message");
     this.showPrompt(record);
     this.spans = record.tokens.map(tokenSpan);
     this.part("tokens").replaceChildren(...this.spans);
@@ -80,22 +80,22 @@ class Pane {
   }
 
   showPrompt(record) {
-    this.promptSpans = (record.told?.tokens ?? []).map(tokenSpan);
-    if (record.told) this.part("prompt").replaceChildren(...this.promptSpans);
+    this.promptSpans = (record.promptScores?.tokens ?? []).map(tokenSpan);
+    if (record.promptScores) this.part("prompt").replaceChildren(...this.promptSpans);
     else this.part("prompt").textContent = record.prompt || "(no prompt)";
-    this.part("prompt").classList.toggle("tokens", Boolean(record.told));
+    this.part("prompt").classList.toggle("tokens", Boolean(record.promptScores));
   }
 
   showAlarms(record) {
     this.part("alarms").replaceChildren(...record.alarms.map((alarm) => {
-      const item = element("li", "", `Alarm ${alarm.rule}: ${signed(alarm.score)} at `);
+      const item = element("li", "", `Alarm ${alarm.rule}: ${formatScore(alarm.score)} at `);
       const index = Math.max(0, Math.min(alarm.token, record.tokens.length - 1));
-      item.append(this.jump(index, record));
+      item.append(this.tokenLink(index, record));
       return item;
     }));
   }
 
-  jump(index, record = this.record) {
+  tokenLink(index, record = this.record) {
     const button = element("button", "jump", visible(record.tokens[index] ?? "") || "(empty)");
     button.type = "button";
     button.title = `Go to token ${index + 1}`;
@@ -103,11 +103,11 @@ class Pane {
     return button;
   }
 
-  /** A trait's name that chooses it. */
+  /** A button with a trait's name that chooses the trait. */
   traitButton(trait) {
     const button = element("button", "name");
     button.type = "button";
-    button.append(element("i", `swatch ${colourOf(trait)}`), element("span", "", trait));
+    button.append(element("i", `swatch ${colorClass(trait)}`), element("span", "", trait));
     button.addEventListener("click", () => this.page.choose(trait));
     return button;
   }
@@ -128,20 +128,20 @@ class Pane {
     }));
   }
 
-  // ---- other scores
+  // ---- choosing the scores
 
   unitFor(wanted) { return wanted === "calibrated" && this.record.scores.calibrated.size > 0 ? "calibrated" : "raw"; }
 
   scoresOf(trait) { return this.record.scores[this.unit].get(trait) ?? NO_SCORES; }
 
-  /** Everything that depends on which scores are looked at, and not on where. */
+  /** Updates everything that depends on the trait and the unit, but not on the token. */
   showScores({ trait, unit, window, limit, ends }) {
     const { record } = this;
     Object.assign(this, { trait, window, limit, ends, unit: this.unitFor(unit) });
     const notes = [...record.notes];
-    if (isScored(record) && summarise(this.scoresOf(trait)) === null) {
+    if (isScored(record) && summarize(this.scoresOf(trait)) === null) {
       notes.push(record.traits.includes(trait)
-        ? `${trait} has no ${this.unit} scores in this record.` : `${trait} was not watched in this record.`);
+        ? `${trait} has no ${this.unit} scores in this record.` : `${trait} was not monitored in this record.`);
     }
     this.part("notes").replaceChildren(...notes.map((note) => element("li", "", note)));
     for (const list of ["bars", "names"]) {
@@ -150,24 +150,24 @@ class Pane {
       });
     }
     this.paint(this.spans, record.scores);
-    if (record.told) this.paint(this.promptSpans, record.told.scores);
-    this.part("axis-low").textContent = signed(-limit);
-    this.part("axis-high").textContent = signed(limit);
+    if (record.promptScores) this.paint(this.promptSpans, record.promptScores.scores);
+    this.part("axis-low").textContent = formatScore(-limit);
+    this.part("axis-high").textContent = formatScore(limit);
     this.showSummary();
     this.showLines();
-    this.showDepth();
+    this.showHeatMap();
   }
 
-  /** Grounds of tokens: by calibrated scores, as in the terminal; else raw ones, on the scale of the whole text. */
+  /** Colors tokens by calibrated scores; without them, by raw scores scaled to the whole text. */
   paint(spans, scores) {
     const calibrated = scores.calibrated.get(this.trait);
     const values = calibrated ?? scores.raw.get(this.trait) ?? NO_SCORES;
     const { palette } = this.page;
-    const scale = calibrated ? 1 : palette.limit / Math.max(reach(values), 1e-9);
+    const scale = calibrated ? 1 : palette.limit / Math.max(usualMaximum(values), 1e-9);
     spans.forEach((span, i) => {
-      const ground = groundOf(values[i] * scale, palette);
-      span.style.backgroundColor = ground;
-      span.classList.toggle("inked", ground !== "");
+      const background = backgroundOf(values[i] * scale, palette);
+      span.style.backgroundColor = background;
+      span.classList.toggle("colored", background !== "");
     });
   }
 
@@ -180,12 +180,12 @@ class Pane {
       row.append(rowHead(trait));
       const layer = this.record.layers[trait];
       row.insertCell().textContent = Number.isInteger(layer) ? layer : "–";
-      const sum = summarise(this.scoresOf(trait));
-      for (const key of ["mean", "low", "high"]) row.insertCell().textContent = sum ? signed(sum[key]) : "–";
+      const sum = summarize(this.scoresOf(trait));
+      for (const key of ["mean", "low", "high"]) row.insertCell().textContent = sum ? formatScore(sum[key]) : "–";
       const at = row.insertCell();
       at.className = "text";
       if (sum === null) at.textContent = "–";
-      else at.append(this.jump(sum.at));
+      else at.append(this.tokenLink(sum.at));
     }
   }
 
@@ -195,10 +195,10 @@ class Pane {
     this.chart?.end();
     this.chart = null;
     if (!isScored(this.record)) return;
-    const smoothed = this.window > 1 ? `, each the mean of ${this.window} tokens up to it` : "";
+    const smoothed = this.window > 1 ? `, smoothed over ${this.window} tokens` : "";
     const kind = this.unit === "calibrated" ? "Calibrated" : "Raw";
-    this.part("lines").setAttribute("aria-label", `${kind} scores of ${counted(traits.length, "trait")} over ` +
-      `${counted(tokens.length, "token")}${smoothed}; ${this.trait} stands out`);
+    this.part("lines").setAttribute("aria-label", `${kind} scores of ${countOf(traits.length, "trait")} over ` +
+      `${countOf(tokens.length, "token")}${smoothed}; ${this.trait} stands out`);
     const lines = traits.map((trait) => ({
       trait, values: smooth(this.scoresOf(trait), this.window), chosen: trait === this.trait,
       ...(tokens.length > 600 && trait !== this.trait ? { width: 0.7, faint: 0.35 } : {}),
@@ -206,52 +206,52 @@ class Pane {
     this.chart = new LineChart(this.part("lines"), {
       xs: tokens.map((_, i) => i + 1), lines: lines.sort((a, b) => a.chosen - b.chosen),
       marks: this.unit === "calibrated" ? [-1, 1] : [], include: [0, ...this.ends], names: ["token", ""],
-      look: (index) => this.page.look(index), pick: (index) => this.page.pin(index),
+      onHover: (index) => this.page.hover(index), onPick: (index) => this.page.pin(index),
     });
     this.chart.show(zoom);
   }
 
-  showDepth() {
-    const { depth } = this.record;
-    this.part("depth").hidden = depth === null;
-    if (depth === null) return;
-    const limit = Math.max(...depth.rows.map(reach), 1e-9);
-    const scale = depth.calibrated ? 1 : this.page.palette.limit / limit;
-    const rows = depth.rows.map((row) => row.map((value) => value * scale));
-    drawDepth(this.part("cells"), rows, this.record.tokens.length, this.page.palette);
-    this.part("depth-title").textContent = `${depth.trait} at every layer`;
+  showHeatMap() {
+    const { heatMap } = this.record;
+    this.part("heat-map").hidden = heatMap === null;
+    if (heatMap === null) return;
+    const limit = Math.max(...heatMap.rows.map(usualMaximum), 1e-9);
+    const scale = heatMap.calibrated ? 1 : this.page.palette.limit / limit;
+    const rows = heatMap.rows.map((row) => row.map((value) => value * scale));
+    drawHeatMap(this.part("cells"), rows, this.record.tokens.length, this.page.palette);
+    this.part("heat-map-title").textContent = `${heatMap.trait} at every layer`;
     this.part("cells").setAttribute("aria-label",
-      `Scores of ${depth.trait} at ${counted(rows.length, "row")}, the lowest at the bottom, over the tokens`);
+      `Scores of ${heatMap.trait} at ${countOf(rows.length, "layer")} over the tokens, layer 0 at the bottom`);
   }
 
   // ---- moving through the tokens
 
-  /** Shows one token; this runs at every step, so it changes what is there and builds nothing. */
+  /** Shows one token. It runs at every step, so it only changes existing elements. */
   moveTo(wanted, follow) {
-    this.spans[this.shown]?.classList.remove("here");
+    this.spans[this.shown]?.classList.remove("current");
     this.shown = Math.max(0, Math.min(wanted, this.spans.length - 1));
     const { tokens, traits } = this.record;
     const token = tokens[this.shown];
     const value = this.scoresOf(this.trait)[this.shown];
-    this.spans[this.shown]?.classList.add("here");
+    this.spans[this.shown]?.classList.add("current");
     this.part("position").textContent = token === undefined ? "No token"
-      : `Token ${whole(this.shown + 1)} of ${whole(tokens.length)}`;
-    this.part("now-token").textContent = token === undefined ? "" : visible(token) || "(no text yet: part of a character)";
-    this.part("now-value").textContent = token === undefined || this.trait === "" ? "" : `${this.trait} ${signed(value)}`;
+      : `Token ${formatCount(this.shown + 1)} of ${formatCount(tokens.length)}`;
+    this.part("now-token").textContent = token === undefined ? "" : visible(token) || "(part of a character)";
+    this.part("now-value").textContent = token === undefined || this.trait === "" ? "" : `${this.trait} ${formatScore(value)}`;
     traits.forEach((trait, k) => {
       const score = this.scoresOf(trait)[this.shown];
-      this.bars[k].value.textContent = signed(score);
+      this.bars[k].value.textContent = formatScore(score);
       this.bars[k].fill.className = score < 0 ? "down" : "up";
       const length = Number.isFinite(score) ? Math.min(1, Math.abs(score) / this.limit) : 0;
       this.bars[k].fill.style.setProperty("--length", length.toFixed(3));
     });
     this.chart?.moveTo(this.shown, follow);
-    const { depth } = this.record;
-    if (depth) this.part("at").style.setProperty("--at", (this.shown + 0.5) / Math.max(1, tokens.length));
+    const { heatMap } = this.record;
+    if (heatMap) this.part("at").style.setProperty("--at", (this.shown + 0.5) / Math.max(1, tokens.length));
   }
 
-  /** Scroll so that the token shown can be seen. */
-  reveal() {
+  /** Scroll the text so that the current token is visible. */
+  scrollToToken() {
     const [box, span] = [this.part("tokens"), this.spans[this.shown]];
     if (span === undefined) return;
     const [top, bottom] = [span.offsetTop - 12, span.offsetTop + span.offsetHeight + 12];
@@ -261,11 +261,11 @@ class Pane {
 
   // ---- listening
 
-  /** Whether the pointer has moved: not when the text has only scrolled beneath it. */
-  hasMoved(event) {
-    const place = `${event.screenX} ${event.screenY}`;
-    const moved = place !== this.pointer;
-    this.pointer = place;
+  /** Whether the mouse moved. Scrolling also sends pointermove, at the same screen position. */
+  mouseMoved(event) {
+    const position = `${event.screenX} ${event.screenY}`;
+    const moved = position !== this.pointer;
+    this.pointer = position;
     return moved && event.pointerType === "mouse";
   }
 
@@ -274,21 +274,21 @@ class Pane {
     const indexOf = (event) => event.target.closest(".token")?.dataset.i;
     tokens.addEventListener("pointermove", (event) => {
       const index = indexOf(event);
-      if (this.hasMoved(event) && index !== undefined) this.page.look(Number(index));
+      if (this.mouseMoved(event) && index !== undefined) this.page.hover(Number(index));
     });
     tokens.addEventListener("click", (event) => {
       const index = indexOf(event);
-      // A text being selected to be copied is not a token being chosen.
+      // A click that ends a text selection does not choose a token.
       if (index !== undefined && getSelection().isCollapsed) this.page.pin(Number(index));
     });
-    tokens.addEventListener("pointerleave", () => this.page.look(null));
+    tokens.addEventListener("pointerleave", () => this.page.hover(null));
     const cells = this.part("cells");
     const indexAt = (event) => {
       const box = cells.getBoundingClientRect();
       return Math.floor(((event.clientX - box.left) / box.width) * this.record.tokens.length);
     };
-    cells.addEventListener("pointermove", (event) => { if (this.hasMoved(event)) this.page.look(indexAt(event)); });
-    cells.addEventListener("pointerleave", () => this.page.look(null));
+    cells.addEventListener("pointermove", (event) => { if (this.mouseMoved(event)) this.page.hover(indexAt(event)); });
+    cells.addEventListener("pointerleave", () => this.page.hover(null));
     cells.addEventListener("click", (event) => this.page.pin(indexAt(event)));
     this.part("nearer").addEventListener("click", () => this.chart?.zoomBy(0.5));
     this.part("farther").addEventListener("click", () => this.chart?.zoomBy(2));

@@ -1,22 +1,22 @@
-// The page: what is chosen, and how choosing changes what is shown.
+// The page's state, and what changes when the user chooses something.
 
 const part = (id) => document.getElementById(id);
 const STEP_MS = 110;
-const MOST_IN_A_TITLE = 90;
+const LONGEST_TITLE = 90;
 
 const data = JSON.parse(part("data").textContent);
 const records = [];
 const state = { first: -1, second: -1, trait: "", unit: "calibrated", window: 1, pinned: 0, timer: 0 };
 const page = {
   palette: data.palette,
-  look: (index) => { if (state.timer === 0) show(index ?? state.pinned); },
+  hover: (index) => { if (state.timer === 0) show(index ?? state.pinned); },
   pin: (index) => pin(index),
   choose: (trait) => chooseTrait(trait),
 };
-const places = part("panes");
-const panes = [new Pane(places, 1, page)];
+const paneList = part("panes");
+const panes = [new Pane(paneList, 1, page)];
 
-/** A record's figures, read when it is first looked at. */
+/** A record, unpacked when it is first shown. */
 function recordAt(index) {
   records[index].read ??= readRecord(records[index].value);
   return records[index].read;
@@ -30,8 +30,8 @@ const length = () => Math.max(...shownRecords().map((record) => record.tokens.le
 function titleOf({ value }, index) {
   const prompt = typeof value.prompt === "string" ? value.prompt : "";
   const words = prompt.replace(/\s+/g, " ").trim() || "(no prompt)";
-  const short = words.length > MOST_IN_A_TITLE ? `${words.slice(0, MOST_IN_A_TITLE)}…` : words;
-  return joined(`${index + 1}. ${short}`, counted(value.tokens.length, "token"), value.name);
+  const short = words.length > LONGEST_TITLE ? `${words.slice(0, LONGEST_TITLE)}…` : words;
+  return joinParts(`${index + 1}. ${short}`, countOf(value.tokens.length, "token"), value.name);
 }
 
 function listRecords() {
@@ -43,20 +43,20 @@ function listRecords() {
   part("record").hidden = records.length === 0;
   const vectors = data.sets.reduce((sum, set) => sum + set.vectors.length, 0);
   part("contents").textContent =
-    joined(counted(records.length, "record"), counted(vectors, "trait vector"), counted(data.runs.length, "run"));
+    joinParts(countOf(records.length, "record"), countOf(vectors, "trait vector"), countOf(data.runs.length, "run"));
 }
 
 function chooseRecords(first, second) {
   stop();
   Object.assign(state, { first, second, pinned: 0 });
   const comparing = second >= 0;
-  if (comparing && panes.length < 2) panes.push(new Pane(places, 2, page));
+  if (comparing && panes.length < 2) panes.push(new Pane(paneList, 2, page));
   if (!comparing && panes.length > 1) {
     const gone = panes.pop();
     gone.chart?.end();
     gone.root.remove();
   }
-  places.classList.toggle("comparing", comparing);
+  paneList.classList.toggle("comparing", comparing);
   [first, second].slice(0, panes.length).forEach((index, k) => panes[k].setRecord(recordAt(index)));
   part("first").value = first;
   part("second").value = second;
@@ -79,7 +79,7 @@ function chooseTrait(trait) {
 
 const unit = () => (shownRecords().some((record) => record.scores.calibrated.size > 0) ? state.unit : "raw");
 
-/** Everything that depends on which scores are looked at, and not on where; two records share one scale. */
+/** Updates everything that depends on trait and unit. Two compared records share one scale. */
 function showScores() {
   const kind = unit();
   for (const each of ["raw", "calibrated"]) part(each).setAttribute("aria-pressed", kind === each);
@@ -90,10 +90,10 @@ function showScores() {
   part("trait").value = state.trait;
   part("meaning").textContent = kind === "calibrated"
     ? "−1 is the mean of the negative class, +1 the mean of the positive class."
-    : "Raw projections (h · v) / ‖v‖ in activation units: compare tokens, not traits. Colours are of calibrated scores, where there are any.";
+    : "Raw projections (h · v) / ‖v‖ in activation units: compare tokens, not traits. Colors show calibrated scores where they exist.";
   const rows = panes.flatMap((pane) => [...pane.record.scores[pane.unitFor(kind)].values()]);
-  const limit = Math.max(kind === "calibrated" ? 1 : 1e-9, ...rows.map(reach));
-  const sums = panes.length > 1 ? rows.map(summarise).filter(Boolean) : [];
+  const limit = Math.max(kind === "calibrated" ? 1 : 1e-9, ...rows.map(usualMaximum));
+  const sums = panes.length > 1 ? rows.map(summarize).filter(Boolean) : [];
   const ends = sums.flatMap(({ low, high }) => [low, high]);
   panes.forEach((pane) => pane.showScores({ trait: state.trait, unit: kind, window: state.window, limit, ends }));
   showLegend();
@@ -104,17 +104,17 @@ function showLegend() {
   const { limit } = data.palette;
   const calibrated = panes.find((pane) => pane.record.scores.calibrated.has(state.trait));
   const rows = panes.map((pane) => pane.record.scores.raw.get(state.trait) ?? NO_SCORES);
-  const end = calibrated ? limit : Math.max(...rows.map(reach));
-  part("legend-low").textContent = signed(-end);
-  part("legend-high").textContent = signed(end);
-  part("legend").setAttribute("aria-label", `Colours from ${signed(-end)}, blue, over 0 to ${signed(end)}, orange`);
-  const stops = Array.from({ length: 33 }, (_, k) => groundOf(((k - 16) / 16) * limit, data.palette) || "transparent");
+  const end = calibrated ? limit : Math.max(...rows.map(usualMaximum));
+  part("legend-low").textContent = formatScore(-end);
+  part("legend-high").textContent = formatScore(end);
+  part("legend").setAttribute("aria-label", `Colors from ${formatScore(-end)} (blue) through 0 to ${formatScore(end)} (orange)`);
+  const stops = Array.from({ length: 33 }, (_, k) => backgroundOf(((k - 16) / 16) * limit, data.palette) || "transparent");
   part("legend").querySelector("i").style.backgroundImage = `linear-gradient(to right, ${stops.join(", ")})`;
 }
 
 // ---- moving through the tokens
 
-/** Shows one token in every record; this runs at every step. Charts that are zoomed `follow` a step, not a look. */
+/** Shows one token in every record. Zoomed charts `follow` a step, but not the pointer. */
 function show(index, follow = false) {
   const at = Math.max(0, Math.min(index, length() - 1));
   panes.forEach((pane) => pane.moveTo(at, follow));
@@ -122,14 +122,14 @@ function show(index, follow = false) {
   const [{ record, shown, trait }] = panes;
   part("slider").setAttribute(
     "aria-valuetext",
-    `token ${shown + 1} of ${record.tokens.length}: ${record.tokens[shown] ?? ""}, ${trait} ${signed(panes[0].scoresOf(trait)[shown])}`,
+    `token ${shown + 1} of ${record.tokens.length}: ${record.tokens[shown] ?? ""}, ${trait} ${formatScore(panes[0].scoresOf(trait)[shown])}`,
   );
   return at;
 }
 
 function pin(index) {
   state.pinned = show(index, true);
-  panes.forEach((pane) => pane.reveal());
+  panes.forEach((pane) => pane.scrollToToken());
 }
 
 function stop() {
@@ -170,11 +170,11 @@ async function openFiles(files) {
   for (const file of files) {
     try {
       const { records: found, failed } = recordsIn(await file.text());
-      const named = found.map((one, i) => (isTable(one)
+      const named = found.map((one, i) => (isObject(one)
         ? { name: found.length > 1 ? `${file.name} ${i + 1}` : file.name, ...one } : one));
       refused.push(...addRecords(named, file.name));
-      if (found.length + failed === 0) refused.push(`${file.name}: there is no record in it.`);
-      if (failed > 0) refused.push(`${file.name}: ${counted(failed, "line")} of what failed left out.`);
+      if (found.length + failed === 0) refused.push(`${file.name}: contains no records.`);
+      if (failed > 0) refused.push(`${file.name}: skipped ${countOf(failed, "error line")}.`);
     } catch (problem) {
       refused.push(`${file.name}: ${problem.message}.`);
     }
@@ -183,7 +183,7 @@ async function openFiles(files) {
     listRecords();
     chooseRecords(first, -1);
   }
-  const opened = records.length > first ? [`${counted(records.length - first, "record")} opened.`] : [];
+  const opened = records.length > first ? [`${countOf(records.length - first, "record")} opened.`] : [];
   part("status").textContent = [...opened, ...refused].join(" ");
 }
 
@@ -236,8 +236,8 @@ function listenToFiles() {
   });
 }
 
-/** Canvases keep the colours they were drawn with: draw again for the dark, and in light colours for paper. */
-function listenToLight() {
+/** Redraws the charts for dark mode and for print: a canvas keeps the colors it was drawn with. */
+function listenToTheme() {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redrawCharts);
   addEventListener("beforeprint", () => {
     document.documentElement.classList.add("on-paper");
@@ -261,7 +261,7 @@ part("status").textContent = addRecords(data.records, "This report").join(" ");
 listenToChoices();
 listenToKeys();
 listenToFiles();
-listenToLight();
+listenToTheme();
 listRecords();
 showSets(data.sets);
 showRuns(data.runs);

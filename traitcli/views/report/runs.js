@@ -1,9 +1,9 @@
-// Shows runs: what was run, on what, how long it took, what judging took, and what failed.
+// Shows runs: commands, devices, times, judge usage and failures.
 
 const STAGES = ["rollouts", "judgements", "vectors"];
-const DOING = new Map([["rollouts", "generating"], ["judgements", "judging"], ["vectors", "building"]]);
+const STAGE_NAMES = new Map([["rollouts", "generating"], ["judgements", "judging"], ["vectors", "building"]]);
 
-/** Seconds as people say them. */
+/** Seconds as `3.5 s`, `12 min 3 s` or `1 h 2 min`. */
 function duration(seconds) {
   if (!Number.isFinite(seconds)) return "–";
   if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
@@ -16,23 +16,23 @@ function duration(seconds) {
 
 const sum = (values) => values.reduce((total, value) => total + (Number.isFinite(value) ? value : 0), 0);
 const unique = (values) => [...new Set(values.filter(Boolean))];
-const money = (usd) => (usd === null || usd === undefined ? "price unknown" : `$${usd.toFixed(usd < 1 ? 4 : 2)}`);
+const money = (usd) => (usd === null || usd === undefined ? "cost unknown" : `$${usd.toFixed(usd < 1 ? 4 : 2)}`);
 
-function judged(usage) {
+function usageText(usage) {
   if (!usage || !(usage.requests || usage.cached)) return "no requests";
-  return joined(
-    counted(usage.requests, "request"), usage.cached ? `${whole(usage.cached)} answered from the cache` : "",
-    `${whole(usage.prompt_tokens)} + ${whole(usage.completion_tokens)} tokens`, money(usage.usd),
+  return joinParts(
+    countOf(usage.requests, "request"), usage.cached ? `${formatCount(usage.cached)} from the cache` : "",
+    `${formatCount(usage.prompt_tokens)} + ${formatCount(usage.completion_tokens)} tokens`, money(usage.usd),
   );
 }
 
-/** Each device once, with what it is where that is known. */
+/** Each device once, with its hardware if known. */
 function devicesOf(commands, models) {
-  const known = new Map(models.map((model) => [model.device, joined(model.device, model.hardware)]));
+  const known = new Map(models.map((model) => [model.device, joinParts(model.device, model.hardware)]));
   return unique([...commands.flatMap((each) => each.devices), ...known.keys()]).map((one) => known.get(one) ?? one).join(", ");
 }
 
-/** The facts of a run, a name and a text each. */
+/** The facts of a run as [name, text] pairs. */
 function factsOf(run) {
   const { commands, traits } = run;
   const models = commands.flatMap((command) => command.models);
@@ -41,16 +41,16 @@ function factsOf(run) {
   const revision = named("revision") || run.settings["model.revision"] || "";
   const seconds = sum(commands.map((command) => command.seconds));
   return [
-    ["Model", joined(run.model, run.settings["model.id"])],
-    ["Revision", revision || "not known"],
+    ["Model", joinParts(run.model, run.settings["model.id"])],
+    ["Revision", revision || "unknown"],
     ["Devices", devicesOf(commands, models)],
     ["Machine", unique(commands.map((command) => command.machine)).join("; ")],
     ["Versions", Object.entries(versions).map(([name, version]) => `${name} ${version}`).join(" · ")],
-    ["Time", commands.length > 0 ? `${duration(seconds)} in ${counted(commands.length, "command")}` : ""],
-    ["Rollouts", `${whole(sum(traits.map((trait) => trait.rollouts_done)))} answers, ` +
-      `${whole(sum(traits.map((trait) => trait.response_tokens)))} tokens written, ` +
-      `${whole(sum(traits.map((trait) => trait.prompt_tokens)))} of prompts`],
-    ["Judge", joined(unique(traits.map((trait) => trait.judge.replace(/~[0-9a-f]{6}$/, ""))).join(", "), judged(run.usage))],
+    ["Time", commands.length > 0 ? `${duration(seconds)} in ${countOf(commands.length, "command")}` : ""],
+    ["Rollouts", `${formatCount(sum(traits.map((trait) => trait.rollouts_done)))} responses, ` +
+      `${formatCount(sum(traits.map((trait) => trait.response_tokens)))} response tokens, ` +
+      `${formatCount(sum(traits.map((trait) => trait.prompt_tokens)))} prompt tokens`],
+    ["Judge", joinParts(unique(traits.map((trait) => trait.judge.replace(/~[0-9a-f]{6}$/, ""))).join(", "), usageText(run.usage))],
   ].filter(([, text]) => text);
 }
 
@@ -60,7 +60,7 @@ function timeBar(trait, most) {
     const seconds = trait.seconds[stage] ?? 0;
     const piece = element("i", stage);
     piece.style.setProperty("--share", seconds / most);
-    piece.title = `${DOING.get(stage)} ${duration(seconds)}`;
+    piece.title = `${STAGE_NAMES.get(stage)} ${duration(seconds)}`;
     bar.append(piece);
   }
   return bar;
@@ -69,37 +69,37 @@ function timeBar(trait, most) {
 function traitRow(body, trait, most) {
   const row = body.insertRow();
   row.append(rowHead(trait.trait));
-  cell(row, `${whole(trait.rollouts_done)}${trait.rollouts_total == null ? "" : `/${whole(trait.rollouts_total)}`}`,
+  cell(row, `${formatCount(trait.rollouts_done)}${trait.rollouts_total == null ? "" : `/${formatCount(trait.rollouts_total)}`}`,
     trait.empty ? `${trait.empty} empty` : "");
-  cell(row, whole(trait.response_tokens), trait.seconds.rollouts ? `${whole(Math.round(trait.response_tokens / trait.seconds.rollouts))}/s` : "");
-  cell(row, whole(trait.prompt_tokens));
-  cell(row, whole(trait.judged), trait.missing ? `${trait.missing} missing` : "");
+  cell(row, formatCount(trait.response_tokens), trait.seconds.rollouts ? `${formatCount(Math.round(trait.response_tokens / trait.seconds.rollouts))}/s` : "");
+  cell(row, formatCount(trait.prompt_tokens));
+  cell(row, formatCount(trait.judged), trait.missing ? `${trait.missing} missing` : "");
   for (const stage of STAGES) cell(row, duration(trait.seconds[stage]));
   cell(row, timeBar(trait, most), "", "text bar-cell");
-  cell(row, trait.usage.requests ? whole(trait.usage.requests) : "–", trait.usage.requests ? money(trait.usage.usd) : "");
+  cell(row, trait.usage.requests ? formatCount(trait.usage.requests) : "–", trait.usage.requests ? money(trait.usage.usd) : "");
   cell(row, trait.built ? "yes" : "no");
 }
 
-const HOW = new Map([["finished", "finished"], ["stopped", "stopped"], [null, "killed, or still at work"]]);
+const COMMAND_ENDINGS = new Map([["finished", "finished"], ["stopped", "stopped"], [null, "killed or still running"]]);
 
 function commandRow(body, command) {
   const row = body.insertRow();
   row.append(rowHead(String(command.started).replace("T", " ").slice(0, 19)));
-  cell(row, command.stages.map((stage) => DOING.get(stage) ?? stage).join(", "), counted(command.traits.length, "trait"), "text");
+  cell(row, command.stages.map((stage) => STAGE_NAMES.get(stage) ?? stage).join(", "), countOf(command.traits.length, "trait"), "text");
   cell(row, unique([...command.devices, ...command.models.map((model) => model.device)]).join(", ") || "–", "", "text");
   cell(row, duration(command.seconds));
-  cell(row, whole(command.tokens));
-  cell(row, HOW.get(command.ending) ?? String(command.ending), command.problem ?? "", "text");
+  cell(row, formatCount(command.tokens));
+  cell(row, COMMAND_ENDINGS.get(command.ending) ?? String(command.ending), command.problem ?? "", "text");
 }
 
-/** What went wrong, a line each, with how often. */
+/** Failures, missing scores and warnings, one text each. */
 function failuresOf(run) {
   const failed = run.commands.flatMap((command) => command.failures.map((each) =>
-    joined(`${each.trait} failed at ${each.stage}: ${each.problem}`, each.cause)));
+    joinParts(`${each.trait} failed at ${each.stage}: ${each.problem}`, each.cause)));
   const warned = run.commands.flatMap((command) => command.warnings.map((each) =>
     `${each.trait ? `${each.trait}: ` : ""}${each.message}`));
   const missing = run.traits.flatMap((trait) => Object.entries(trait.missing_reasons)
-    .map(([reason, count]) => `${trait.trait}: ${counted(count, "score")} missing: ${reason}`));
+    .map(([reason, count]) => `${trait.trait}: ${countOf(count, "score")} missing: ${reason}`));
   return [...failed, ...missing, ...warned];
 }
 
@@ -118,19 +118,19 @@ function fillTerms(list, pairs) {
 }
 
 function runArticle(run, number) {
-  const article = copyOf("run", number);
-  const place = (name) => article.querySelector(`[data-part="${name}"]`);
-  place("name").textContent = `Run ${run.name}`;
-  fillTerms(place("facts"), factsOf(run));
+  const article = copyTemplate("run", number);
+  const part = (name) => article.querySelector(`[data-part="${name}"]`);
+  part("name").textContent = `Run ${run.name}`;
+  fillTerms(part("facts"), factsOf(run));
   const most = Math.max(1e-9, ...run.traits.map((trait) => sum(STAGES.map((stage) => trait.seconds[stage]))));
-  run.traits.forEach((trait) => traitRow(place("traits").tBodies[0], trait, most));
-  run.commands.forEach((command) => commandRow(place("commands").tBodies[0], command));
-  place("history").hidden = run.commands.length === 0;
-  place("untold").hidden = run.commands.length > 0;
+  run.traits.forEach((trait) => traitRow(part("traits").tBodies[0], trait, most));
+  run.commands.forEach((command) => commandRow(part("commands").tBodies[0], command));
+  part("history").hidden = run.commands.length === 0;
+  part("no-log").hidden = run.commands.length > 0;
   const failures = failuresOf(run);
-  fillList(place("failures"), failures);
-  place("none-failed").hidden = failures.length > 0;
-  fillTerms(place("settings"), Object.entries(run.settings).map(([key, value]) =>
+  fillList(part("failures"), failures);
+  part("none-failed").hidden = failures.length > 0;
+  fillTerms(part("settings"), Object.entries(run.settings).map(([key, value]) =>
     [key, value === null ? "none" : Array.isArray(value) ? value.join(", ") || "none" : String(value)]));
   return article;
 }
