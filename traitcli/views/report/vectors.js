@@ -46,7 +46,7 @@ function vectorRow(body, vector, shared) {
   cell(row, word, (vector.doubts ?? []).join("; ") || (vector.verdict_reason ?? ""), `text verdict${known}`);
   keptCell(row, vector, shared);
   contrastCell(row, vector, shared);
-  const unseen = vector.evaluation_rollouts ? `${vector.evaluation_rollouts} held-out rollouts` : "";
+  const unseen = vector.evaluation_rollouts ? `${vector.evaluation_rollouts} held out` : "";
   const likely = joinParts(bounds(vector.auroc_low, vector.auroc_high, "–", 2), unseen);
   cell(row, vector.auroc == null ? "not measured" : formatNumber(vector.auroc), vector.auroc == null ? "" : likely);
   cell(row, formatNumber(vector.d), bounds(vector.d_low, vector.d_high, " … ", 1));
