@@ -34,8 +34,9 @@ _OLD_KEYS = {
 class VectorQuality:
     """What was measured on a vector, and the verdict; None means not measured.
 
-    The fields are also the keys of the `quality` object in a vector file and in `--json` tables. docs/vectors.md
-    describes each. `*_by_layer` holds one value per layer, 0 (embeddings) to L (after the final norm).
+    The fields are also the keys of the `quality` object in a vector file and in `--json` tables.
+    docs/vector-quality.md describes each.
+    `*_by_layer` holds one value per layer, 0 (embeddings) to L (after the final norm).
 
     Shape and choice of layer:
         layer_count      L+1

@@ -92,6 +92,9 @@ def test_extract_tells_its_progress_on_stderr_line_by_line(finished):
         *("evil rollouts 0/30", "evil judgements 0/20", "evil vectors 0/1"),
         *("refusal rollouts 0/30", "refusal judgements 0/20", "refusal vectors 0/1"),
     ]
+    finished = [line.partition(" finished in ")[0] for line in told if " finished in " in line]
+    stages = ("rollouts", "judgements", "vectors")
+    assert finished == [f"{trait} {stage}" for trait in ("evil", "refusal") for stage in stages]
     assert told[-1].endswith(": 2 vectors built, in runs/tiny")
     assert "\x1b" not in ended.err
     assert "\r" not in ended.err

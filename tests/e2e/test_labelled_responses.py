@@ -150,7 +150,7 @@ def test_a_plan_counts_what_is_read_and_no_judge_calls(done):
             "faulty",
             "error: traits/data/faulty.jsonl cannot be read as responses\n"
             "cause: faulty.jsonl line 1: negative: missing\n"
-            "fix:   see docs/traits.md for the formats of labelled responses\n",
+            "fix:   see docs/labelled-responses.md for the formats\n",
         ),
         (
             "traits/data/kind.jsonl",

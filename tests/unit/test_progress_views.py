@@ -344,6 +344,32 @@ def test_a_pipe_hears_of_each_stage_only_every_few_seconds():
     ]
 
 
+def test_a_pipe_gets_the_end_of_a_stage_once_whatever_comes_after():
+    late = [6.0, Progressed("evil", "rollouts", 100, 100)] * 3
+    steps = [
+        StageStarted("evil", "rollouts", 0, 100),
+        10.0,
+        Progressed("evil", "rollouts", 100, 100, tokens=1000),
+        StageFinished("evil", "rollouts", 10.0),
+    ]
+
+    assert show_plain(*steps, *late) == [
+        "[0:00] evil rollouts 0/100",
+        "[0:10] evil rollouts 100/100, 100 tokens/s, 0:00 left",
+        "[0:10] evil rollouts finished in 0:10, 100 tokens/s",
+    ]
+
+
+def test_the_speed_of_a_finished_stage_stays():
+    rates = Rates()
+    rates.update(StageStarted("evil", "rollouts", 0, 100), 0.0)
+    rates.update(Progressed("evil", "rollouts", 100, 100, tokens=1000), 10.0)
+    rates.update(StageFinished("evil", "rollouts", 10.0), 10.0)
+
+    assert rates.update(Progressed("evil", "rollouts", 100, 100), 50.0) is None
+    assert rates.of("evil")[0].tokens_per_second == 100.0
+
+
 def test_a_run_that_has_nothing_to_do_says_so():
     assert show_plain(RUN, RunFinished("small", "runs/small", 0.1, 0))[-1] == (
         "[0:00] nothing left to do, in runs/small"

@@ -541,7 +541,7 @@ def test_a_fault_in_a_file_of_labelled_responses_is_named_with_its_line(ready, t
     assert str(error) == (
         f"error: {tmp_path}/data/pairs.jsonl cannot be read as responses\n"
         "cause: pairs.jsonl line 3: negative: missing\n"
-        "fix:   see docs/traits.md for the formats of labelled responses"
+        "fix:   see docs/labelled-responses.md for the formats"
     )
 
 
@@ -570,11 +570,8 @@ def test_labelled_responses_instead_of_a_definition_get_a_hint(tmp_path, name):
 
 
 def test_the_example_of_the_documentation_is_a_definition_with_two_pairs(tmp_path):
-    text = (
-        (Path(__file__).parents[2] / "docs/traits.md")
-        .read_text(encoding="utf-8")
-        .partition("## Ready responses")[2]
-    )
+    page = Path(__file__).parents[2] / "docs/labelled-responses.md"
+    text = page.read_text(encoding="utf-8")
     definition, lines = (text.split("```")[place].partition("\n")[2] for place in (1, 3))
     (tmp_path / "data").mkdir()
     (tmp_path / "warmth.yaml").write_text(definition, encoding="utf-8")

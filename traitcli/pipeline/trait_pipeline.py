@@ -160,6 +160,9 @@ class TraitPipeline:
 
     def report_progress(self, tokens: int) -> None:
         """Emit how many rollouts are done; `tokens` were generated since the last call."""
+        # Workers send heartbeats while they judge, too: those are no progress of this stage.
+        if self._stage != "rollouts":
+            return
         done, total = len(self._done), len(self._keys)
         self._on_event(Progressed(self.name, "rollouts", done, total, tokens=tokens))
 

@@ -11,7 +11,7 @@ from typing import Literal
 LESS_LIKELY = 1.0
 """Nats a token: answers that are less likely than unsteered ones by more count as fallen apart.
 
-Their perplexity is 2.7 times as high then. Chosen by reading: see "How far can it be pushed?" in docs/steering.md.
+Their perplexity is 2.7 times as high then. Chosen by reading: see docs/steering-sweep.md.
 """
 MORE_REPEATED = 0.1
 """The same for the share of three-token runs that were there before; loops are likely, so likelihood misses them."""

@@ -14,7 +14,7 @@ MAX_CHARACTERS = 100_000
 """Of one text."""
 MAX_FAULTS = 10
 """Faults listed in an error; the others are counted."""
-SEE = "see docs/traits.md for the formats of labelled responses"
+SEE = "see docs/labelled-responses.md for the formats"
 
 
 @dataclass(frozen=True, slots=True)

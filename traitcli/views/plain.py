@@ -1,4 +1,4 @@
-"""Views for pipes and CI: whole lines, no colour, no cursor."""
+"""Views for pipes and CI: whole lines, without color and cursor movement."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Any, Self, TextIO
 
 from traitcli.events import (
     AlarmRaised,
@@ -34,11 +34,11 @@ from traitcli.views.progress.rates import Rate, Rates
 from traitcli.views.progress.worker_rows import WorkerRows, judge_text
 
 _EVERY = 5.0
-"""Seconds between two lines on the same stage of a trait."""
+"""Seconds between two progress lines of one stage."""
 
 
 class _Plain:
-    """Writes lines for people to a stream; what is not ASCII survives any encoding."""
+    """Writes lines for people to a stream; escapes what its encoding does not have."""
 
     def __init__(self, notes: TextIO) -> None:
         self._notes = notes
@@ -55,116 +55,116 @@ class _Plain:
         pass
 
     def close(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: each line is written at once."""
 
     def _note(self, line: str) -> None:
         encoding = self._notes.encoding or "utf-8"
-        print(
-            line.encode(encoding, "backslashreplace").decode(encoding), file=self._notes, flush=True
-        )
+        text = line.encode(encoding, "backslashreplace").decode(encoding)
+        print(text, file=self._notes, flush=True)
 
 
 class PlainView(_Plain):
-    """Follows a run, one line at a time, each behind the time since the run began."""
+    """Shows a run line by line; each line begins with the time since the run began."""
 
     def __init__(
         self, notes: TextIO, clock: Callable[[], float] = time.monotonic, every: float = _EVERY
     ) -> None:
+        """`every`: seconds between two progress lines of one stage."""
         super().__init__(notes)
         self._clock = clock
         self._every = every
         self._began = clock()
         self._rates = Rates()
-        self._told_at: dict[tuple[str, str], float] = {}
-        self._vectors = 0
         self._workers = WorkerRows()
+        self._vectors = 0
         self._todo = 0
-        self._told_all = self._began
+        self._shown_at: dict[tuple[str, str], float] = {}
+        self._totals_shown_at = self._began
 
     def show(self, event: Event) -> None:
-        """Take one event; those of a monitored generation are none of this view's business."""
+        """Show one event; ignores the events of a monitored answer."""
         match event:
             case StageStarted() | Progressed() | StageFinished():
-                self._follow(event)
+                self._show_stage(event)
             case WorkerSeen():
                 self._workers.update(event, self._clock())
             case RunStarted():
                 self._todo = event.todo
-                self._tell(words.run_text(event))
+                self._line(words.run_text(event))
                 for note in event.notes:
-                    self._tell(f"note: {printable(note)}")
+                    self._line(f"note: {printable(note)}")
             case ModelLoading():
-                self._tell(words.loading_text(event))
+                self._line(words.loading_text(event))
             case ModelLoaded():
-                self._tell(words.loaded_text(event))
+                self._line(words.loaded_text(event))
             case VectorBuilt():
                 self._vectors += 1
-                self._tell(words.built_text(event))
+                self._line(words.built_text(event))
             case Warned():
-                self._tell(f"warning: {words.warning_text(event)}")
+                self._line(f"warning: {words.warning_text(event)}")
             case TraitFailed():
-                self._fail(event)
+                self._show_failure(event)
             case RunFinished():
-                if used := words.usage_text(event.used):
-                    self._tell(f"judge: {used}")
-                self._tell(
-                    words.finished_text(
-                        event, self._vectors, worked=self._rates.worked or self._vectors > 0
-                    )
-                )
+                self._show_end(event)
             case _:
                 pass
 
-    def _follow(self, event: StageStarted | Progressed | StageFinished) -> None:
+    def _show_stage(self, event: StageStarted | Progressed | StageFinished) -> None:
         now = self._clock()
         rate = self._rates.update(event, now)
+        if isinstance(event, Progressed) and self._workers.has_several:
+            self._show_totals(now)
+            return
         if rate is None:
             return
+
         key = (event.trait, event.stage)
-        if isinstance(event, Progressed) and self._workers.has_several:
-            self._tell_all(now)
+        last = self._shown_at.get(key)
+        if isinstance(event, Progressed) and last is not None and now - last < self._every:
             return
-        if (
-            isinstance(event, Progressed)
-            and now - self._told_at.get(key, now - self._every) < self._every
-        ):
-            return
-        self._told_at[key] = now
-        self._tell(_rate_text(rate, now))
+        self._shown_at[key] = now
+        self._line(_rate_text(rate, now))
 
-    def _tell_all(self, now: float) -> None:
-        """One line for all workers."""
-        if now - self._told_all < self._every:
+    def _show_totals(self, now: float) -> None:
+        """One line for all workers: a line for each would fill a log with a hundred workers."""
+        if now - self._totals_shown_at < self._every:
             return
-        self._told_all = now
-        at_work = sum(worker.is_at_work for worker in self._workers.by_worker.values())
+        self._totals_shown_at = now
+
+        workers = self._workers.by_worker.values()
+        at_work = sum(worker.is_at_work for worker in workers)
+        speed, left = self._rates.tokens_per_second, self._rates.left(self._todo, now)
         parts = [
-            f"{at_work} of {len(self._workers.by_worker)} workers at work",
+            f"{at_work} of {len(workers)} workers at work",
             f"{self._rates.done('rollouts'):,} rollouts",
-            f"{self._rates.tokens_per_second:,.0f} tokens/s"
-            if self._rates.tokens_per_second
-            else "",
+            f"{speed:,.0f} tokens/s" if speed else "",
             judge_text(self._rates).replace(" · ", ", "),
-            f"{clock_time(left)} left" if (left := self._rates.left(self._todo, now)) else "",
+            f"{clock_time(left)} left" if left else "",
         ]
-        self._tell(", ".join(part for part in parts if part))
+        self._line(", ".join(filter(None, parts)))
 
-    def _fail(self, event: TraitFailed) -> None:
-        self._tell(words.failure_text(event))
+    def _show_failure(self, event: TraitFailed) -> None:
+        self._line(words.failure_text(event))
         for label, text in (("cause", event.cause), ("fix", event.fix)):
             if text:
-                self._tell(f"  {label}: {printable(text)}")
+                self._line(f"  {label}: {printable(text)}")
 
-    def _tell(self, text: str) -> None:
+    def _show_end(self, event: RunFinished) -> None:
+        if used := words.usage_text(event.used):
+            self._line(f"judge: {used}")
+        has_worked = self._rates.worked or self._vectors > 0
+        self._line(words.finished_text(event, self._vectors, worked=has_worked))
+
+    def _line(self, text: str) -> None:
         self._note(f"[{clock_time(self._clock() - self._began)}] {text}")
 
 
 class PlainMonitorView(_Plain):
-    r"""Writes one line per token for programs to read, and what people want to know to another stream.
+    r"""Writes one line per token for programs, and lines for people to another stream.
 
-    A line holds fields parted by tabs: the token's index, the token as a JSON string in ASCII (so the line is safe on
-    a terminal, and `json.loads` gives the token back), then `trait=score` for each trait, calibrated; a trait whose
-    vector has no class means stands as `raw:trait=projection`:
+    The fields of a token line are separated by tabs: the token's index, the token as a JSON string
+    in ASCII, and `trait=score` for each trait, with calibrated scores. A trait whose vector has no
+    class means has a raw projection instead, as `raw:trait=projection`:
 
         0	"I"	refusal=0.8125	evil=-0.1021
         1	" cannot"	refusal=1.9310	evil=-0.2210
@@ -178,20 +178,19 @@ class PlainMonitorView(_Plain):
         raw: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`raw`: raw projections for all traits."""
+        """`raw`: write raw projections for all traits."""
         super().__init__(notes)
-        self.color_by: str | None = (
-            None  # as MonitorView has them; there is no colour here, and no echo
-        )
+        # MonitorView has both, and a chat sets them; they have no effect here.
+        self.color_by: str | None = None
         self.echo = True
         self._data = data
         self._raw = raw
         self._clock = clock
-        self._told_raw: set[str] = set()
-        self._reading_since = self._told_at = clock()
+        self._noted_raw: set[str] = set()
+        self._reading_since = self._shown_at = clock()
 
     def show(self, event: Event) -> None:
-        """Take one event; those of an extraction are none of this view's business."""
+        """Show one event; ignores the events of an extraction."""
         match event:
             case TokenScored():
                 self._write(event)
@@ -200,9 +199,9 @@ class PlainMonitorView(_Plain):
             case MonitorStarted():
                 self._note(f"prompt: {one_line(event.prompt)}")
                 self._note(f"model: {one_line(event.model)}, {words.layers_text(event.layers)}")
-                for told in (words.about_text(event.about), words.steering_text(event.steering)):
-                    if told:
-                        self._note(told)
+                for text in (words.about_text(event.about), words.steering_text(event.steering)):
+                    if text:
+                        self._note(text)
                 for note in event.notes:
                     self._note(f"note: {printable(note)}")
             case Warned():
@@ -210,7 +209,7 @@ class PlainMonitorView(_Plain):
             case AlarmRaised():
                 self._note(words.alarm_text(event))
             case TextsRead():
-                self._follow(event)
+                self._show_reading(event)
             case MonitorFinished():
                 self._note(words.generation_text(event))
                 if event.path:
@@ -225,35 +224,30 @@ class PlainMonitorView(_Plain):
                 fields.append(f"{_name(trait)}={event.calibrated[trait]:.4f}")
                 continue
             fields.append(f"raw:{_name(trait)}={raw:.4f}")
-            if trait not in self._told_raw and not self._raw:
-                self._told_raw.add(trait)
+            if trait not in self._noted_raw and not self._raw:
+                self._noted_raw.add(trait)
                 self._note(f"warning: {words.warning_text(words.raw_note(trait))}")
         print("\t".join(fields), file=self._data, flush=True)
 
-    def _follow(self, event: TextsRead) -> None:
-        """A line every few seconds."""
+    def _show_reading(self, event: TextsRead) -> None:
+        """Write a line every few seconds, and one at the end."""
         now = self._clock()
         if not event.done:
-            self._reading_since = self._told_at = now
-        elif event.done == event.total or now - self._told_at >= _EVERY:
-            self._told_at = now
+            self._reading_since = self._shown_at = now
+        elif event.done == event.total or now - self._shown_at >= _EVERY:
+            self._shown_at = now
             self._note(words.reading_text(event, now - self._reading_since))
 
 
 class JsonMonitorView(PlainMonitorView):
-    """Writes one JSON object per token, with the scores that the record holds."""
+    """Writes one JSON object per token, with the same scores as the record."""
 
     def _write(self, event: TokenScored) -> None:
         kinds = {"trait_scores": event.raw, "calibrated_scores": event.calibrated}
-        scores = {
-            kind: {trait: round(one, 5) for trait, one in row.items()}
-            for kind, row in kinds.items()
-        }
-        print(
-            json.dumps({"index": event.index, "token": event.text, **scores}),
-            file=self._data,
-            flush=True,
-        )
+        line: dict[str, Any] = {"index": event.index, "token": event.text}
+        for kind, scores in kinds.items():
+            line[kind] = {trait: round(score, 5) for trait, score in scores.items()}
+        print(json.dumps(line), file=self._data, flush=True)
 
 
 def _name(trait: str) -> str:
@@ -261,14 +255,14 @@ def _name(trait: str) -> str:
 
 
 def _rate_text(rate: Rate, now: float) -> str:
-    what = f"{one_line(rate.trait)} {rate.stage}"
-    parts = [
-        f"{what} {rate.done}/{rate.total}"
-        if rate.is_active
-        else f"{what} finished in {clock_time(rate.seconds)}"
-    ]
-    if rate.is_active and rate.resumed and rate.resumed == rate.done:
-        parts.append(f"{rate.resumed} done before")
+    """`evil rollouts 50/200, 500 tokens/s, 0:30 left`, or `evil rollouts finished in 0:50`."""
+    name = f"{one_line(rate.trait)} {rate.stage}"
+    if rate.is_active:
+        parts = [f"{name} {rate.done}/{rate.total}"]
+        if rate.resumed and rate.resumed == rate.done:
+            parts.append(f"{rate.resumed} done before")
+    else:
+        parts = [f"{name} finished in {clock_time(rate.seconds)}"]
     if rate.tokens_per_second is not None:
         parts.append(f"{rate.tokens_per_second:,.0f} tokens/s")
     if rate.left(now) is not None:

@@ -95,7 +95,10 @@ class Rates:
         self.by_stage: dict[tuple[str, Stage], Rate] = {}
 
     def update(self, event: StageStarted | Progressed | StageFinished, now: float) -> Rate | None:
-        """Store what an event says and return the new rate; None if an unknown stage ends."""
+        """Store what an event says and return the new rate.
+
+        Returns None if nothing changes: an unknown stage ends, or a finished stage progresses.
+        """
         key = (event.trait, event.stage)
         known = self.by_stage.get(key)
 
@@ -103,6 +106,9 @@ class Rates:
             case StageStarted():
                 rate = Rate.begun(event, now)
             case Progressed():
+                # A late event would lower the speed of a stage that has ended.
+                if known and not known.is_active:
+                    return None
                 rate = known.advanced(event, now) if known else Rate.begun(event, now)
             case StageFinished():
                 if known is None:
