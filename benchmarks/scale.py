@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,10 +94,10 @@ def rate(devices: Sequence[str]) -> tuple[float, dict[str, list[int]]]:
         )
         failures = run_jobs(jobs, Placement(tuple(devices)), listen)
         assert not failures, failures
-        made = {job.trait.name: job.ledgers.trait(job.trait.name).rollouts for job in jobs}
-    lengths = {
-        trait: [rollout.response_tokens for rollout in rollouts] for trait, rollouts in made.items()
-    }
+        lengths: dict[str, list[int]] = {}
+        for job in jobs:
+            rollouts = job.ledgers.trait(job.trait.name).rollouts
+            lengths[job.trait.name] = [rollout.response_tokens for rollout in rollouts]
     return sum(map(len, lengths.values())) / (times[-1] - times[0]), lengths
 
 
@@ -239,17 +239,16 @@ def main() -> int:
     rates, lengths = median_rates(asked.rounds)
     ratio = statistics.median(each["ratio"] for each in rates)
     print(f"two workers with a thread each ÷ one: {ratio:.2f}  (must be ≥ 1.8)")
-    mean: Callable[[str], float] = lambda trait: statistics.mean(lengths[trait])  # noqa: E731
-    print("tokens an answer: " + ", ".join(f"{trait} {mean(trait):.0f}" for trait in lengths))
+    means = [f"{trait} {statistics.mean(lengths[trait]):.0f}" for trait in lengths]
+    print("tokens an answer: " + ", ".join(means))
     rows = [simulate(count, lengths) for count in DEVICES]
-    print(
-        f"{'devices':>8} {'steps':>7} {'speed-up':>9} {'idle':>7} {'most idle':>10} {'slots full':>12}"
-    )
+    names = f"{'devices':>8} {'steps':>7} {'speed-up':>9} {'idle':>7} {'most idle':>10}"
+    print(f"{names} {'slots full':>12}")
     for row in rows:
         speed = rows[0]["steps"] / row["steps"]
         print(
-            f"{row['devices']:8.0f} {row['steps']:7.0f} {speed:8.1f}× {row['idle']:7.1%} {row['most_idle']:10.1%} "
-            f"{row['full']:12.1%}"
+            f"{row['devices']:8.0f} {row['steps']:7.0f} {speed:8.1f}× {row['idle']:7.1%} "
+            f"{row['most_idle']:10.1%} {row['full']:12.1%}"
         )
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_text(json.dumps({"rates": rates, "ratio": ratio, "simulated": rows}, indent=1))

@@ -547,7 +547,7 @@ def rollouts_of(trait, tokens=3):
             "",
             1,
             tokens,
-            "given",
+            "provided",
         )
         for key in trait.by_rollout()
     ]
@@ -663,7 +663,7 @@ def test_an_answer_is_read_behind_its_question_without_a_persona(read, activatio
         assert (rollout.prompt, rollout.response, rollout.finish_reason) == (
             templated,
             one.text,
-            "given",
+            "provided",
         )
         assert (rollout.prompt_tokens, rollout.response_tokens) == (len(prompt), len(response))
         assert_read(worker, states[key.id], prompt, response)

@@ -23,9 +23,9 @@ _JUDGE_OVERHEAD_TOKENS = 30
 
 @dataclass(frozen=True, slots=True)
 class TraitPlan:
-    """What one trait will take; token numbers are estimates, response tokens an upper bound.
+    """The work of one trait. Token numbers are estimates, response tokens an upper bound.
 
-    judge_calls, judge_tokens  of the scores that are not there yet
+    judge_calls, judge_tokens  of the missing scores
     """
 
     trait: str
@@ -123,16 +123,17 @@ def _row(
 
 
 def _seconds(plan: TraitPlan, config: Config, speed: Mapping[str, float]) -> float | None:
-    """None until both stages have run with this model on this machine; an endpoint judges meanwhile."""
+    """None until both stages have run with this model on this machine."""
     if not {"rollouts", "judgements"} <= set(speed):
         return None
     generating = (plan.rollouts - plan.rollouts_done) * speed["rollouts"]
     judging = (plan.judged_rollouts - plan.judged_done) * speed["judgements"]
+    # An endpoint judges while workers generate; other judges use the workers' devices.
     return max(generating, judging) if config.judge.backend == "openai" else generating + judging
 
 
 def _cost(plan: TraitPlan, config: Config) -> float | None:
-    """What the judge calls that are left will cost; none for a local judge, and where the price is not known."""
+    """US dollars of the missing judge calls; None for a local judge or an unknown price."""
     price = find_price(config.judge.openai) if config.judge.backend == "openai" else None
     if price is None:
         return None
@@ -143,6 +144,7 @@ def _calls_per_rollout(trait: Trait, config: Config) -> int:
     if trait.responses:
         return 0
     if config.judge.backend == "likelihood":
+        # Each pair is one call a polarity; the rollout's own pair is never used.
         return 2 * min(config.judge.likelihood.pairs, len(trait.pairs) - 1)
     asked = {"openai": config.judge.openai.coherence, "local": config.judge.local.coherence}
     return 1 + asked.get(config.judge.backend, False)

@@ -69,7 +69,7 @@ def generate_rollouts(
 
 
 def _prepare(task: GenerateTask, config: Config, loaded: LoadedModel) -> list[Planned]:
-    """Render every prompt and check it."""
+    """Render every prompt and check it, so that a bad one fails before anything is generated."""
     _check_sides(task, loaded)
     planned = []
     for key in task.keys:

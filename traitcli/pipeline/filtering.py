@@ -132,7 +132,8 @@ def _judge_auroc(scored: Sequence[Rollout], values: Mapping[str, float]) -> floa
     positive = np.array([r.polarity == "positive" for r in scored], dtype=bool)
     if not len(positive) or positive.all() or not positive.any():
         return None
-    return auroc(np.array([values[r.id] for r in scored], dtype=np.float32), positive)
+    scores = np.array([values[r.id] for r in scored], dtype=np.float32)
+    return auroc(scores, positive)
 
 
 def _distrust_text(judge_auroc: float | None, config: FilterConfig) -> str:
@@ -162,14 +163,18 @@ def _counts(
     positive = _mean_score(scored, values, "positive")
     negative = _mean_score(scored, values, "negative")
     return {
-        "positive_total": sum(r.polarity == "positive" for r in rollouts),
-        "negative_total": sum(r.polarity == "negative" for r in rollouts),
+        "positive_total": _count(rollouts, "positive"),
+        "negative_total": _count(rollouts, "negative"),
         "empty": len(rollouts) - len(answered),
         "missing": len(answered) - len(scored),
         "positive_score": positive,
         "negative_score": negative,
         "contrast": None if positive is None or negative is None else positive - negative,
     }
+
+
+def _count(rollouts: Sequence[Rollout], polarity: Polarity) -> int:
+    return sum(rollout.polarity == polarity for rollout in rollouts)
 
 
 def _mean_score(

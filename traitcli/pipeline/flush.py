@@ -51,6 +51,7 @@ def send_in_batches(
                 send(one)
                 continue
             waiting.append(one)
+            # A batch smaller than 16 ends about together: send it and do not wait for the next.
             if len(waiting) >= min(max_batch(), _MAX_BATCH):
                 flush()
     except (KeyboardInterrupt, SystemExit, StoppedError):

@@ -46,6 +46,7 @@ class JudgingStage:
 
     def open(self) -> None:
         """Start; raises ConfigError, before anything is generated, if the judge cannot score."""
+        # A finished stage must not need a key or a running endpoint.
         if len(self._settled) < self.total:
             self.judge.check()
         self.on_event(StageStarted(self.trait.name, "judgements", len(self._settled), self.total))
@@ -70,7 +71,9 @@ class JudgingStage:
 
     def store(self, judgements: Sequence[Judgement]) -> None:
         """Store judgements, except of rollouts that have been judged meanwhile."""
+        # A worker that was thought dead may deliver judgements that another one made again.
         new = [j for j in judgements if j.rollout not in self._settled]
+        # On disk before they count: a paid judgement is never asked for twice.
         self.ledgers.add_judgements(new)
         self._settled.update(judgement.rollout for judgement in new)
         self._stored += len(new)
@@ -89,7 +92,7 @@ class JudgingStage:
             )
         )
         if self._stopped:
-            raise CancelledError
+            raise CancelledError  # here and not earlier: the judgement that came is stored
 
     def close(self) -> None:
         """Warn about missing scores, with the reasons, and about text the judge did not see."""
@@ -101,8 +104,8 @@ class JudgingStage:
             message = f"{len(reasons)} of {self.total} rollouts have no score: {listed}"
             self.on_event(Warned(self.trait.name, message))
         if self._thinking:
-            message = f"{self._thinking} answers contain <think> blocks; the judge saw only the text after them"
-            self.on_event(Warned(self.trait.name, message))
+            cut = "answers contain <think> blocks; the judge saw only the text after them"
+            self.on_event(Warned(self.trait.name, f"{self._thinking} {cut}"))
 
     def stop(self) -> None:
         """End scoring in another thread with the next judgement, which is stored."""

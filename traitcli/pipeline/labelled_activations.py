@@ -14,13 +14,12 @@ from traitcli.vectors.separation import Labelled
 
 def labelled(files: TraitFiles, rollouts: Sequence[Rollout], position: Position) -> Labelled:
     """Activations of rollouts at a position, with their labels, in the order of the rollouts."""
-    return Labelled(
-        files.activations([r.id for r in rollouts], position),
-        np.array([r.polarity == "positive" for r in rollouts], dtype=bool),
-        pair=np.array([r.pair for r in rollouts], dtype=np.int64),
-        question=np.array([r.question for r in rollouts], dtype=np.int64),
-        length=np.array([r.response_tokens for r in rollouts], dtype=np.int64),
-    )
+    activations = files.activations([r.id for r in rollouts], position)
+    positive = np.array([r.polarity == "positive" for r in rollouts], dtype=bool)
+    pair = np.array([r.pair for r in rollouts], dtype=np.int64)
+    question = np.array([r.question for r in rollouts], dtype=np.int64)
+    length = np.array([r.response_tokens for r in rollouts], dtype=np.int64)
+    return Labelled(activations, positive, pair=pair, question=question, length=length)
 
 
 def ordered(rollouts: Iterable[Rollout]) -> list[Rollout]:

@@ -30,7 +30,8 @@ class TraitLedgers:
 
     @property
     def snapshot(self) -> TraitSnapshot:
-        """What the ledgers hold now. The thread that judges appends meanwhile, so lists are copied."""
+        """The present content of the ledgers."""
+        # Copies: the judging thread appends while another thread reads its snapshot.
         return replace(
             self._stored,
             rollouts=self._rollouts.copy(),

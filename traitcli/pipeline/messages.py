@@ -1,4 +1,4 @@
-"""The messages between the scheduler and its workers: plain records that any transport can carry."""
+"""The messages between the scheduler and its workers: plain records for any transport."""
 
 from __future__ import annotations
 

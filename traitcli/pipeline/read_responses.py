@@ -1,4 +1,4 @@
-"""Reads labelled responses on a worker's device: they are the rollouts of a trait without prompts."""
+"""Reads the labelled responses of a trait on a worker's device: they become its rollouts."""
 
 from __future__ import annotations
 
@@ -154,10 +154,10 @@ def _plan(tokenizer: Any, key: RolloutKey, response: LabelledResponse) -> _Plann
 
 
 def _cut(tokenizer: Any, response: LabelledResponse) -> tuple[str, str, Text]:
-    """Divide one text into prompt and response: at the definition's cut, or after a later special token.
+    """Divide one text into prompt and response.
 
-    The definition cuts where the positive and the negative text of a pair begin to differ. With a
-    chat template that may be inside the template, whose tokens are no response.
+    The definition cuts where the positive and the negative text of a pair begin to differ. The cut
+    moves after the last special token: what precedes it is chat template, not response.
     """
     whole = raw_prompt(tokenizer, response.before + response.text)
     before = raw_prompt(tokenizer, response.before).ids if response.before else ()

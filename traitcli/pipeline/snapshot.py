@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 class TraitSnapshot:
     """What a run holds of one trait. Read it once and pass it on: a ledger may be large.
 
-    definition      the trait as it is defined now; None if its definition or a file it names is gone
+    definition      the trait as it is defined now; None if its definition is gone
     rollouts        in the order in which they were stored
-    all_judgements  every stored judgement, also those that a later one of the same judge replaces
+    all_judgements  every stored judgement, also those that a later one replaces
     vectors         the vector files built from this run; the last one is the current one
     """
 

@@ -72,6 +72,7 @@ class TraitPipeline:
         if "judgements" in job.stages and self._is_judged:
             self._judging = self._create_judging(on_event)
         self._background: _BackgroundJudging | None = None
+        # A judge that needs a device waits for it until the rollouts are made.
         on_devices = {"rollouts"} if self._judge.overlaps else {"rollouts", "judgements"}
         self._next_stages = [stage for stage in job.stages if stage in on_devices]
         self._stage: Stage | None = None
@@ -144,7 +145,10 @@ class TraitPipeline:
         return ScoreTask(self._trait, answers) if answers else None
 
     def store_rollouts(self, made: RolloutsMade) -> None:
-        """Store rollouts, except those that another worker has delivered meanwhile."""
+        """Store rollouts, except those that another worker has delivered meanwhile.
+
+        Two workers make the same rollout if one was thought dead and was not.
+        """
         new = [rollout for rollout in made.rollouts if rollout.id not in self._done]
         activations = {r.id: made.activations[r.id] for r in new if r.id in made.activations}
         self._ledgers.add_rollouts(new, activations)
@@ -180,14 +184,14 @@ class TraitPipeline:
     def check_judging(self) -> None:
         """Notice that background judging has ended; raises what no trait can continue after."""
         if self._background and self._background.ended.done():
-            self._background.ended.result()
+            self._background.ended.result()  # raises what ended the thread
             self.is_over = True
 
     def stop(self) -> None:
         """End background judging with the next judgement, which is stored."""
         if self._background:
             self._background.judging.stop()
-            self._background.queue.end()
+            self._background.queue.end()  # the thread may wait for more rollouts
 
     def _judge_in_background(self, judging: JudgingStage, queue: _RolloutQueue) -> None:
         """Judge what the queue brings, then build the vector."""
@@ -201,7 +205,7 @@ class TraitPipeline:
         try:
             count = work()
         except FATAL:
-            raise
+            raise  # it would fail every other trait as well
         except TraitError as error:
             self.fail(stage, error)
             return

@@ -1,4 +1,4 @@
-"""Keeps what each command did to a run: what it was asked, with what, how long it took, what failed."""
+"""Logs what each command did to a run: settings, machine, durations, failures."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from traitcli.files import append_lines, read_lines
 from traitcli.runs.run import Run
 
 _PACKAGES = ("traitcli", "torch", "transformers", "numpy", "scikit-learn", "openai", "vllm", "ray")
-_NOTED = ModelLoaded | StageStarted | StageFinished | TraitFailed | Warned
+_LOGGED = ModelLoaded | StageStarted | StageFinished | TraitFailed | Warned
 _NAMES: dict[type, str] = {
     ModelLoaded: "loaded",
     StageStarted: "began",
@@ -39,24 +39,24 @@ _NAMES: dict[type, str] = {
     Warned: "warned",
 }
 _LOGIN = re.compile(r"(?<=://)[^/@\s]+@")
-"""What of an endpoint's address may be a secret."""
+"""The part of an endpoint's address that may be secret."""
 
 
 class CommandLog:
-    """Listens to one command, and appends to `commands.jsonl` what a reader of the run will ask.
+    """Listens to one command and appends to `commands.jsonl` what readers of the run may ask.
 
-    Lines are written as things happen: those of a command that was killed end with what it had done. One that
-    finds everything done leaves none.
+    Lines are written as things happen, so a killed command leaves what it had done. A command that
+    finds everything done leaves no line.
     """
 
     def __init__(self, run: Run, config: Config, stages: Sequence[str]) -> None:
         self._run = run
         self._pending: list[dict[str, Any]] = []
-        self._is_open = False
+        self._has_effect = False
         self._tokens = 0
-        self._found: dict[tuple[str, str], int] = {}
-        """(trait, stage) -> how many were done before this command."""
-        self._told = {
+        self._done_before: dict[tuple[str, str], int] = {}
+        """(trait, stage) -> items that were done before this command."""
+        self._command = {
             "stages": list(stages),
             "settings": _settings(config),
             "versions": versions(),
@@ -64,111 +64,102 @@ class CommandLog:
         }
 
     def listen(self, event: Event) -> None:
-        """Note an event, if it is one to note."""
+        """Log an event, if it is of interest."""
         match event:
             case StageStarted():
-                self._found[event.trait, event.stage] = event.done
+                self._done_before[event.trait, event.stage] = event.done
             case Progressed():
                 self._tokens += event.tokens
-                self._is_open |= event.tokens > 0 or event.done > self._found.get(
-                    (event.trait, event.stage), 0
-                )
+                before = self._done_before.get((event.trait, event.stage), 0)
+                self._has_effect |= event.tokens > 0 or event.done > before
             case VectorBuilt() | TraitFailed() | ModelLoaded():
-                self._is_open = True
-        self._note(self._line(event))
+                self._has_effect = True
+        self._write(self._line(event))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Note what has cut the command short, if anything has."""
-        if error is not None:
-            cut = isinstance(error, KeyboardInterrupt | SystemExit)
-            told = error.problem if isinstance(error, TraitError) else str(error)
-            problem = "interrupted" if cut else told or type(error).__name__
-            with suppress(StorageError):  # it would hide the error
-                self._note({"event": "stopped", "problem": problem, "tokens": self._tokens})
+        """Log what ended the command early, if anything did."""
+        if error is None:
+            return
+        problem = error.problem if isinstance(error, TraitError) else str(error)
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            problem = "interrupted"
+        line = {"event": "stopped", "problem": problem or type(error).__name__}
+        with suppress(StorageError):  # the error itself matters more
+            self._write({**line, "tokens": self._tokens})
 
     def _line(self, event: Event) -> dict[str, Any] | None:
         if isinstance(event, RunStarted):
-            told = {
-                "traits": list(event.traits),
-                "devices": list(event.devices),
-                "todo": event.todo,
-            }
-            return {"event": "started"} | told | self._told
+            traits, devices = list(event.traits), list(event.devices)
+            started = {"traits": traits, "devices": devices, "todo": event.todo}
+            return {"event": "started", **started, **self._command}
         if isinstance(event, RunFinished):
             used = asdict(event.used)
-            return {
-                "event": "finished",
-                "seconds": event.seconds,
-                "tokens": self._tokens,
-                "used": used,
-            }
-        if isinstance(event, _NOTED):
-            return {"event": _NAMES[type(event)]} | asdict(event)
+            finished = {"seconds": event.seconds, "tokens": self._tokens, "used": used}
+            return {"event": "finished", **finished}
+        if isinstance(event, _LOGGED):
+            return {"event": _NAMES[type(event)], **asdict(event)}
         return None
 
-    def _note(self, line: dict[str, Any] | None) -> None:
+    def _write(self, line: dict[str, Any] | None) -> None:
+        # Lines wait until the command has an effect: a rerun of a finished one changes no file.
         if line:
-            self._pending.append(
-                line | {"at": datetime.now().astimezone().isoformat(timespec="seconds")}
-            )
-        if self._is_open and self._pending:
+            now = datetime.now().astimezone().isoformat(timespec="seconds")
+            self._pending.append({**line, "at": now})
+        if self._has_effect and self._pending:
             append_lines(self._run.folder / "commands.jsonl", self._pending)
             self._pending.clear()
 
 
 def read_commands(run: Run) -> list[dict[str, Any]]:
-    """What commands did to a run, oldest first, each a table:
+    """What commands did to a run, oldest first, each as one table.
 
-    started, stages, traits, settings, versions, machine, devices; models (name, revision, device, seconds);
-    took (trait, stage, seconds, of how many: done before, in all); failures; warnings; tokens written; used; and
-    `ending`: finished, stopped (with `problem`), or none where it was killed or is at work.
+    Keys: started, stages, traits, settings, versions, machine, devices; models (name, revision,
+    device, seconds); took (trait, stage, seconds, and how many of the total were done before);
+    failures; warnings; tokens generated; used; and ending, which is "finished", "stopped" (with
+    `problem`), or None if the command was killed or still works.
     """
-    found: list[dict[str, Any]] = []
-    begun: dict[tuple[str, str], Mapping[str, Any]] = {}
+    commands: list[dict[str, Any]] = []
+    stage_starts: dict[tuple[str, str], Mapping[str, Any]] = {}
     for line in read_lines(run.folder / "commands.jsonl"):
-        kind = line.pop("event", "")
-        if kind == "started":
-            began: dict[str, Any] = {
-                "models": [],
-                "took": [],
-                "failures": [],
-                "warnings": [],
-                "ending": None,
-            }
-            found.append(
-                line
-                | {"started": line.pop("at"), "seconds": None, "tokens": None, "used": None}
-                | began
-            )
-            begun = {}
+        event = line.pop("event", "")
+        if event == "started":
+            commands.append(_new_command(line))
+            stage_starts = {}
             continue
-        if not found:
-            continue
-        last = found[-1]
-        match kind:
+        if not commands:
+            continue  # the first lines are gone, so nothing says which command this was
+        last = commands[-1]
+        match event:
             case "loaded":
                 last["models"].append(line)
             case "began":
-                begun[line["trait"], line["stage"]] = line
+                stage_starts[line["trait"], line["stage"]] = line
             case "finished stage":
-                start = begun.get((line["trait"], line["stage"]), {})
-                last["took"].append(
-                    line | {"before": start.get("done"), "total": start.get("total")}
-                )
+                start = stage_starts.get((line["trait"], line["stage"]), {})
+                counts = {"before": start.get("done"), "total": start.get("total")}
+                last["took"].append({**line, **counts})
             case "failed":
                 last["failures"].append(line)
             case "warned":
                 last["warnings"].append(line)
             case "finished" | "stopped":
-                last |= line | {"ending": kind}
-    return found
+                last.update(line, ending=event)
+    return commands
+
+
+def _new_command(line: dict[str, Any]) -> dict[str, Any]:
+    """A command of which only the start is known yet."""
+    lists: dict[str, Any] = {"models": [], "took": [], "failures": [], "warnings": []}
+    unknown = {"seconds": None, "tokens": None, "used": None, "ending": None}
+    started = line.pop("at")
+    return {**line, "started": started, **unknown, **lists}
 
 
 def versions() -> dict[str, str]:
-    """Python and the packages that figures depend on, as they are installed."""
+    """The versions of Python and of the installed packages that results depend on."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -183,9 +174,9 @@ def _machine() -> dict[str, str]:
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    """All settings but where things lie on this disk."""
-    told = flatten(config.model_dump(mode="json", exclude={"paths"}))
-    return {
-        key: _LOGIN.sub("", value) if isinstance(value, str) else value
-        for key, value in told.items()
-    }
+    """All settings except paths, which say nothing outside this machine, and without logins."""
+    settings = flatten(config.model_dump(mode="json", exclude={"paths"}))
+    for key, value in settings.items():
+        if isinstance(value, str):
+            settings[key] = _LOGIN.sub("", value)
+    return settings

@@ -42,7 +42,9 @@ def measure_fit(config: Config, placement: Placement, trust_remote_code: bool = 
         kind = "cuda" if placement.gpus_per_worker else "cpu"
         workers = [[kind] for _ in placement.devices]
     else:
-        workers = [[pick_device(name) for name in each.split("+")] for each in placement.devices]
+        workers = []
+        for names in placement.devices:
+            workers.append([pick_device(name) for name in names.split("+")])
 
     capacity = _PROMPT_TOKENS + config.extract.sampling.max_new_tokens
     footprint = find_footprint(config.model, workers[0][0], trust_remote_code)
