@@ -32,7 +32,7 @@ def seconds_to_end(terminal):
     return time.monotonic() - start
 
 
-def test_ctrl_c_in_a_terminal_stops_everything_and_keeps_what_is_finished(open_desk):
+def test_ctrl_c_in_a_terminal_stops_all_workers_and_keeps_rollouts(open_desk):
     desk = open_desk(**ENDLESS)
     terminal = Terminal(desk, "extract", *TRAITS, "--devices", "cpu,cpu")
     terminal.wait_until(
@@ -56,7 +56,7 @@ def test_ctrl_c_in_a_terminal_stops_everything_and_keeps_what_is_finished(open_d
 
 
 @pytest.mark.parametrize(("times", "limit"), [(1, 5), (2, 1.5)])
-def test_workers_that_heed_nothing_are_ended_in_time_and_at_once_by_a_second_ctrl_c(
+def test_suspended_workers_are_killed_in_time_and_at_once_by_a_second_ctrl_c(
     open_desk, times, limit
 ):
     desk = open_desk(**ENDLESS)
@@ -84,7 +84,7 @@ def test_workers_that_heed_nothing_are_ended_in_time_and_at_once_by_a_second_ctr
     assert terminal.process.returncode == 130
 
 
-def test_a_full_disk_ends_the_command_with_an_error_and_corrupts_nothing(open_desk):
+def test_a_full_disk_ends_the_command_with_an_error_and_corrupts_no_file(open_desk):
     desk = open_desk(**FEW)
     running = desk.start("extract", "evil", "refusal")
     running.wait_until(lambda: any(map(desk.ledger, TRAITS)))
@@ -106,7 +106,7 @@ def test_a_full_disk_ends_the_command_with_an_error_and_corrupts_nothing(open_de
     assert {len(desk.lines(trait)) for trait in ("evil", "refusal")} == {60}
 
 
-def test_a_run_directory_that_cannot_be_written_is_an_error_before_any_work(desk):
+def test_a_run_folder_that_cannot_be_written_fails_before_any_work(desk):
     (desk.folder / "runs").write_text("not a folder")
 
     ended = desk.run("extract", "evil")

@@ -64,7 +64,7 @@ class TwoNodes:
 
 
 class Lost:
-    """The same command on one device here, and on two nodes of which one is lost when both have made something."""
+    """A command on two nodes, one lost when both have made rollouts, and an undisturbed one."""
 
     def __init__(self, desk, alone, env):
         undisturbed = alone.start("extract", *TRAITS, "--json")
@@ -104,14 +104,14 @@ def lost(open_desk, command_env):
     return Lost(open_desk(**slow), open_desk(**slow), command_env)
 
 
-def test_when_a_node_is_lost_the_run_goes_on_and_loses_nothing(lost):
+def test_a_run_continues_and_loses_nothing_when_a_node_is_lost(lost):
     assert lost.ended.code == lost.expected.code == 0, lost.ended.err
     assert lost.ended.json["failures"] == []
     assert "another worker continues" in lost.ended.err
     assert sum(lost.lost_at.values()) < 2 * 90
 
 
-def test_what_comes_from_two_nodes_is_what_one_process_makes(lost):
+def test_two_nodes_make_what_one_process_makes(lost):
     for trait in TRAITS:
         made, expected = (by_id(desk.lines(trait)) for desk in (lost.desk, lost.alone))
         assert [line["id"] for line in made] == [line["id"] for line in expected]
@@ -121,7 +121,7 @@ def test_what_comes_from_two_nodes_is_what_one_process_makes(lost):
             np.testing.assert_allclose(tensors[name], tensor, atol=1e-5, err_msg=name)
 
 
-def test_logs_of_actors_are_in_the_run_directory(lost):
+def test_logs_of_actors_are_in_the_run_folder(lost):
     logs = [
         path.read_text()
         for path in sorted((lost.desk.folder / "runs" / "tiny" / "logs").glob("worker-*.log"))
@@ -132,10 +132,13 @@ def test_logs_of_actors_are_in_the_run_directory(lost):
     assert sum("is lost: its worker died" in log for log in logs) == 1
 
 
-def test_without_a_cluster_the_error_says_how_to_get_one(desk):
+def test_without_a_cluster_the_error_says_how_to_start_one(desk):
     ended = desk.run("extract", "evil", "--scheduler", "ray", "--ray-address", "127.0.0.1:1")
 
     assert ended.code == 2
     assert "error: no Ray cluster at 127.0.0.1:1\n" in ended.err
-    assert "fix:   ray start --head, then the same command; or --ray-address local\n" in ended.err
+    assert (
+        "fix:   run ray start --head and then the same command, or use --ray-address local\n"
+        in ended.err
+    )
     assert "Traceback" not in ended.err

@@ -35,7 +35,7 @@ def whole_lines(ledger: bytes) -> bytes:
 
 
 class KilledTwice:
-    """The same command three times: killed while generating, killed while judging, left alone; and once elsewhere."""
+    """A command killed while generating, killed while judging, then completed; and a reference."""
 
     def __init__(self, desk: Any, elsewhere: Any) -> None:
         self.desk, self.elsewhere = desk, elsewhere
@@ -89,13 +89,13 @@ def test_after_a_kill_no_judgement_is_made_again(killed):
     assert killed.desk.ledger("evil", "judgements").startswith(killed.judgements_then)
 
 
-def test_a_resumed_command_tells_what_was_there_before(killed):
+def test_a_resumed_command_says_what_was_done_before(killed):
     done = killed.judgements_then.count(b"\n")
 
-    told = [line.partition("] ")[2] for line in killed.third.err.splitlines()]
+    lines = [line.partition("] ")[2] for line in killed.third.err.splitlines()]
 
-    assert f"evil rollouts {ROLLOUTS}/{ROLLOUTS}, {ROLLOUTS} done before" in told
-    assert f"evil judgements {done}/{JUDGED}, {done} done before" in told
+    assert f"evil rollouts {ROLLOUTS}/{ROLLOUTS}, {ROLLOUTS} done before" in lines
+    assert f"evil judgements {done}/{JUDGED}, {done} done before" in lines
 
 
 def test_the_vector_of_a_killed_run_is_that_of_an_uninterrupted_one(killed):
@@ -106,9 +106,8 @@ def test_the_vector_of_a_killed_run_is_that_of_an_uninterrupted_one(killed):
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         distance = np.linalg.norm(found[name] - tensor) / np.linalg.norm(tensor)
-        assert (
-            distance < 0.02
-        )  # exact but for rounding, unless that made one of 160 answers another one
+        # Exact but for rounding, which may change one of 160 answers.
+        assert distance < 0.02
 
 
 def test_a_finished_command_does_nothing_not_even_load_the_model(copied):
@@ -123,7 +122,7 @@ def test_a_finished_command_does_nothing_not_even_load_the_model(copied):
     assert ended.err.splitlines()[-1].endswith("] nothing left to do, in runs/tiny")
 
 
-def test_changed_settings_are_refused_by_name_and_nothing_is_touched(copied):
+def test_changed_settings_are_refused_by_name_and_no_file_changes(copied):
     before = copied.files()
 
     ended = copied.run(
@@ -154,7 +153,7 @@ def test_a_changed_definition_is_refused(copied):
     assert "cause: trait evil: its definition has changed\n" in ended.err
 
 
-def test_a_torn_last_line_is_made_anew_and_every_other_line_stays(copied):
+def test_a_torn_last_line_is_made_again_and_every_other_line_stays(copied):
     complete = {name: copied.ledger("evil", name) for name in ("rollouts", "judgements")}
     for name, ledger in complete.items():
         (copied.folder / "runs" / "tiny" / "evil" / f"{name}.jsonl").write_bytes(ledger[:-30])
@@ -185,7 +184,7 @@ class Interrupted:
 
 
 def make_endless(model: Path) -> None:
-    """Give a model room, and never the wish to stop: a zero logit is never the largest of hundreds."""
+    """Give a model a long context and no end: a zero logit is never the largest of hundreds."""
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     weights = load_file(model / "model.safetensors")
     weights["lm_head.weight"][config["eos_token_id"]] = 0
@@ -205,7 +204,7 @@ def interrupted(open_desk, finished, model_folders) -> Interrupted:
     return Interrupted(open_desk(**LARGER), watching)
 
 
-def test_ctrl_c_keeps_every_rollout_that_was_told_of(interrupted):
+def test_ctrl_c_keeps_the_activations_of_every_stored_rollout(interrupted):
     desk = interrupted.desk
 
     kept = set()
@@ -229,7 +228,7 @@ def test_ctrl_c_in_monitor_keeps_the_record_so_far(interrupted):
     assert interrupted.monitor.err.splitlines()[-1] == "record: record.json"
 
 
-def test_of_two_commands_on_a_run_the_second_is_refused(open_desk):
+def test_the_second_of_two_commands_on_a_run_is_refused(open_desk):
     desk = open_desk(**LARGER)
     first = desk.start("extract", "evil")
     first.wait_until(lambda: desk.ledger("evil") != b"")

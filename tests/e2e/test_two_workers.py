@@ -1,4 +1,4 @@
-"""Runs on two devices at once, each with a worker process of its own, and workers that are lost."""
+"""Runs on two devices, each with its own worker process, and workers that are lost."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def workers_of(running: Any) -> list[psutil.Process]:
 
 
 def by_id(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Several workers finish answers in another order than one."""
+    """Several workers finish answers in a different order than one."""
     return sorted(lines, key=lambda line: line["id"])
 
 
-def test_workers_that_die_everywhere_end_the_command_with_a_table(open_desk):
+def test_a_run_whose_workers_crash_on_every_device_fails_each_trait(open_desk):
     desk = open_desk()
     running = desk.start("extract", *TRAITS[:2], *TWO)
     while running.process.poll() is None:
@@ -50,7 +50,7 @@ def test_workers_that_die_everywhere_end_the_command_with_a_table(open_desk):
 
 
 class Harassed:
-    """A command whose workers are killed again and again at random moments, and the same one left alone."""
+    """A command whose workers are killed at random moments, and an undisturbed one."""
 
     times = 20
 
@@ -61,7 +61,7 @@ class Harassed:
         self.kills = 0
         draw = random.Random(0)
         while self.kills < self.times and running.process.poll() is None:
-            self._wait_to_strike(running, draw.uniform(0, 4))
+            self._wait_to_kill(running, draw.uniform(0, 4))
             if running.process.poll() is None and (workers := workers_of(running)):
                 with suppress(psutil.Error):
                     draw.choice(workers).kill()
@@ -69,8 +69,8 @@ class Harassed:
         self.ended = running.end()
         self.expected = undisturbed.end()
 
-    def _wait_to_strike(self, running: Any, longest: float) -> None:
-        """Wait a while, but never for more than two batches of answers: work must be left for every blow."""
+    def _wait_to_kill(self, running: Any, longest: float) -> None:
+        """Wait, but not for more than two batches: work must be left for every kill."""
         until, batches = time.monotonic() + longest, self._batches() + 2
         while (
             time.monotonic() < until
@@ -94,14 +94,14 @@ def harassed(open_desk) -> Harassed:
     )
 
 
-def test_workers_that_are_killed_again_and_again_lose_nothing(harassed):
+def test_workers_that_are_killed_many_times_lose_nothing(harassed):
     assert harassed.kills == harassed.times
     assert harassed.ended.code == harassed.expected.code == 0
     assert harassed.ended.json["failures"] == []
     assert harassed.ended.err.count("its worker died (exit code -9); another worker continues") >= 1
 
 
-def test_what_they_made_is_what_one_makes_that_is_left_alone(harassed):
+def test_killed_workers_make_what_an_undisturbed_worker_makes(harassed):
     for trait in TRAITS[:2]:
         made, expected = (by_id(desk.lines(trait)) for desk in (harassed.desk, harassed.alone))
         assert [line["id"] for line in made] == [
@@ -113,15 +113,15 @@ def test_what_they_made_is_what_one_makes_that_is_left_alone(harassed):
             np.testing.assert_allclose(tensors[name], tensor, atol=1e-5, err_msg=name)
 
 
-def test_each_worker_keeps_a_log_in_the_run_directory(harassed):
+def test_each_worker_has_a_log_in_the_run_folder(harassed):
     logs = sorted((harassed.desk.folder / "runs" / "tiny" / "logs").glob("*.log"))
 
-    told = [log.read_text(encoding="utf-8") for log in logs]
+    texts = [log.read_text(encoding="utf-8") for log in logs]
 
     assert [log.name for log in logs] == ["worker-0.log", "worker-1.log"]
-    assert all("is started on cpu" in log for log in told)
-    assert any("has done" in log for log in told)
-    assert sum(log.count("is lost: its worker died (exit code -9)") for log in told) >= 15
+    assert all("starts on cpu" in log for log in texts)
+    assert any("has done" in log for log in texts)
+    assert sum(log.count("is lost: its worker died (exit code -9)") for log in texts) >= 15
 
 
 def test_a_worker_that_hangs_is_replaced(open_desk):
@@ -139,7 +139,7 @@ def test_a_worker_that_hangs_is_replaced(open_desk):
     assert not hanging.is_running()
 
 
-def test_workers_do_not_outlive_a_parent_that_was_killed(open_desk):
+def test_workers_end_when_their_parent_is_killed(open_desk):
     desk = open_desk(**LARGER)
     doomed = desk.start("extract", *TRAITS, *TWO, "--json")
     doomed.wait_until(lambda: all(desk.ledger(trait) for trait in TRAITS[:2]))  # both are at work

@@ -1,4 +1,4 @@
-"""What a run remembers of the commands that worked on it, and what it does not."""
+"""What a run logs of the commands that worked on it."""
 
 from __future__ import annotations
 
@@ -40,28 +40,30 @@ def run(tmp_path):
     return Run(tmp_path / "tiny")
 
 
-def note(run, config, *events, stages=("rollouts", "judgements"), error=None):
-    """A command that says this, and then ends, by an error perhaps."""
-    with CommandLog(run, config, stages) as journal:
+def log_command(run, config, *events, stages=("rollouts", "judgements"), error=None):
+    """Log a command that emits these events and then ends, by an error if one is passed."""
+    with CommandLog(run, config, stages) as log:
         for event in events:
-            journal.listen(event)
+            log.listen(event)
         if error:
             raise error
 
 
-def test_a_command_is_remembered_with_what_it_did_and_took(run, tiny_config):
-    note(run, tiny_config, STARTED, *WORK, FINISHED)
+def test_a_command_is_logged_with_its_work_and_its_durations(run, tiny_config):
+    log_command(run, tiny_config, STARTED, *WORK, FINISHED)
 
-    [told] = read_commands(run)
-    assert (told["stages"], told["traits"], told["devices"]) == (
+    [command] = read_commands(run)
+    assert (command["stages"], command["traits"], command["devices"]) == (
         ["rollouts", "judgements"],
         ["evil", "refusal"],
         ["cpu"],
     )
-    assert [(m["revision"], m["hardware"]) for m in told["models"]] == [("abc123", "A GPU")]
-    took = [(t["trait"], t["stage"], t["seconds"], t["before"], t["total"]) for t in told["took"]]
+    assert [(m["revision"], m["hardware"]) for m in command["models"]] == [("abc123", "A GPU")]
+    took = [
+        (t["trait"], t["stage"], t["seconds"], t["before"], t["total"]) for t in command["took"]
+    ]
     assert took == [("evil", "rollouts", 3.25, 2, 6)]
-    assert (told["ending"], told["seconds"], told["tokens"], told["used"]["usd"]) == (
+    assert (command["ending"], command["seconds"], command["tokens"], command["used"]["usd"]) == (
         "finished",
         4.5,
         42,
@@ -69,30 +71,30 @@ def test_a_command_is_remembered_with_what_it_did_and_took(run, tiny_config):
     )
 
 
-def test_its_settings_and_versions_are_remembered_but_not_where_things_lie(run, tiny_config):
+def test_settings_and_versions_are_logged_but_no_paths(run, tiny_config):
     from importlib.metadata import version
 
-    note(run, tiny_config, STARTED, *WORK, FINISHED)
+    log_command(run, tiny_config, STARTED, *WORK, FINISHED)
 
-    [told] = read_commands(run)
-    assert told["settings"]["extract.questions"] == tiny_config.extract.questions
-    assert not any(key.startswith("paths") for key in told["settings"])
-    assert told["versions"]["torch"] == version("torch")
+    [command] = read_commands(run)
+    assert command["settings"]["extract.questions"] == tiny_config.extract.questions
+    assert not any(key.startswith("paths") for key in command["settings"])
+    assert command["versions"]["torch"] == version("torch")
 
 
-def test_a_password_in_an_address_is_not_written_down(run, tiny_config):
+def test_a_password_in_an_address_is_not_logged(run, tiny_config):
     openai = tiny_config.judge.openai.model_copy(
         update={"base_url": "https://me:secret@host:8000/v1"}
     )
     judge = tiny_config.judge.model_copy(update={"openai": openai})
 
-    note(run, tiny_config.model_copy(update={"judge": judge}), STARTED, *WORK)
+    log_command(run, tiny_config.model_copy(update={"judge": judge}), STARTED, *WORK)
 
     assert "secret" not in (run.folder / "commands.jsonl").read_text()
     assert read_commands(run)[0]["settings"]["judge.openai.base_url"] == "https://host:8000/v1"
 
 
-def test_a_command_that_finds_everything_done_leaves_no_trace(run, tiny_config):
+def test_a_command_that_finds_everything_done_logs_nothing(run, tiny_config):
     done = (
         StageStarted("evil", "rollouts", 6, 6),
         Progressed("evil", "rollouts", 6, 6),
@@ -100,7 +102,7 @@ def test_a_command_that_finds_everything_done_leaves_no_trace(run, tiny_config):
         Warned("evil", "said before"),
     )
 
-    note(run, tiny_config, STARTED, *done, FINISHED)
+    log_command(run, tiny_config, STARTED, *done, FINISHED)
 
     assert read_commands(run) == []
     assert not run.folder.exists()
@@ -114,16 +116,18 @@ def test_a_command_that_finds_everything_done_leaves_no_trace(run, tiny_config):
         TraitFailed("evil", "vectors", "too few", "because", "more"),
     ],
 )
-def test_whatever_is_done_without_a_token_counts_too(run, tiny_config, event):
-    note(run, tiny_config, STARTED, StageStarted("evil", "judgements", 2, 6), event, FINISHED)
+def test_work_without_generated_tokens_is_logged(run, tiny_config, event):
+    log_command(
+        run, tiny_config, STARTED, StageStarted("evil", "judgements", 2, 6), event, FINISHED
+    )
 
     assert len(read_commands(run)) == 1
 
 
-def test_a_command_that_was_killed_has_no_ending_and_the_next_one_is_another(run, tiny_config):
-    note(run, tiny_config, STARTED, *WORK)
+def test_a_killed_command_has_no_ending(run, tiny_config):
+    log_command(run, tiny_config, STARTED, *WORK)
 
-    note(run, tiny_config, STARTED, *WORK, FINISHED)
+    log_command(run, tiny_config, STARTED, *WORK, FINISHED)
 
     first, second = read_commands(run)
     assert (first["ending"], first["seconds"]) == (None, None)
@@ -141,38 +145,40 @@ def test_a_command_that_was_killed_has_no_ending_and_the_next_one_is_another(run
         (ZeroDivisionError(), "ZeroDivisionError"),
     ],
 )
-def test_what_cut_a_command_short_is_told(run, tiny_config, error, problem):
+def test_the_error_that_ended_a_command_is_logged(run, tiny_config, error, problem):
     with pytest.raises(type(error)):
-        note(run, tiny_config, STARTED, *WORK, error=error)
+        log_command(run, tiny_config, STARTED, *WORK, error=error)
 
-    [told] = read_commands(run)
-    assert (told["ending"], told["problem"], told["tokens"]) == ("stopped", problem, 42)
+    [command] = read_commands(run)
+    assert (command["ending"], command["problem"], command["tokens"]) == ("stopped", problem, 42)
 
 
 def test_failures_and_warnings_are_kept_apart(run, tiny_config):
     failed = TraitFailed("evil", "judgements", "no scores", "it refused", "ask another")
 
-    note(run, tiny_config, STARTED, *WORK, Warned("", "decoded with padding"), failed, FINISHED)
+    log_command(
+        run, tiny_config, STARTED, *WORK, Warned("", "decoded with padding"), failed, FINISHED
+    )
 
-    [told] = read_commands(run)
-    assert [(f["trait"], f["stage"], f["problem"]) for f in told["failures"]] == [
+    [command] = read_commands(run)
+    assert [(f["trait"], f["stage"], f["problem"]) for f in command["failures"]] == [
         ("evil", "judgements", "no scores")
     ]
-    assert [w["message"] for w in told["warnings"]] == ["decoded with padding"]
+    assert [w["message"] for w in command["warnings"]] == ["decoded with padding"]
 
 
-def test_every_line_is_on_disk_when_it_is_said(run, tiny_config):
-    journal = CommandLog(run, tiny_config, ("rollouts",))
+def test_every_line_is_on_disk_when_its_event_is_emitted(run, tiny_config):
+    log = CommandLog(run, tiny_config, ("rollouts",))
     for event in (STARTED, *WORK):
-        journal.listen(event)
+        log.listen(event)
 
     lines = [json.loads(line) for line in (run.folder / "commands.jsonl").read_text().splitlines()]
     assert [line["event"] for line in lines] == ["started", "loaded", "began", "finished stage"]
 
 
-def test_lines_before_any_command_are_passed_over(run, tiny_config):
+def test_lines_before_any_command_are_ignored(run, tiny_config):
     append_lines(run.folder / "commands.jsonl", [{"event": "finished", "seconds": 1.0}])
 
-    note(run, tiny_config, STARTED, *WORK)
+    log_command(run, tiny_config, STARTED, *WORK)
 
     assert len(read_commands(run)) == 1

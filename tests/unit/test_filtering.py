@@ -41,7 +41,7 @@ def judge(rollout, score, coherence=90.0):
 
 
 def select(scores, config, coherence=90.0, tokens=5):
-    """Select among rollouts given as '+012' (side, pair, question, repeat) -> score; kept ids in order."""
+    """Filter rollouts written as '+012' (side, pair, question, repeat) -> score."""
     rollouts = {name: make_rollout(name[0], *map(int, name[1:]), tokens=tokens) for name in scores}
     judgements = {r.id: judge(r, scores[name], coherence) for name, r in rollouts.items()}
     return select_rollouts(list(rollouts.values()), judgements, config)
@@ -112,16 +112,20 @@ def test_a_rollout_without_coherence_does_not_pass_where_the_judge_gives_others_
 
 
 @pytest.mark.parametrize(
-    ("config", "coherence", "rule", "told"),
+    ("config", "coherence", "rule", "coherence_text"),
     [
         (PAIRED, 81.0, "paired, threshold 50, coherence 50", "mean 81"),
         (INDEPENDENT, None, "independent, threshold 50, no coherence scores", "not asked"),
     ],
 )
-def test_the_rule_and_the_coherence_are_told_in_words(config, coherence, rule, told):
+def test_the_rule_and_the_coherence_are_shown_in_words(config, coherence, rule, coherence_text):
     selection = select({"+000": 90.0, "-000": 10.0}, config, coherence)
 
-    assert (selection.filter, selection.coherence, selection.trusted) == (rule, told, True)
+    assert (selection.filter, selection.coherence, selection.trusted) == (
+        rule,
+        coherence_text,
+        True,
+    )
 
 
 def test_independent_keeps_a_rollout_whose_other_side_failed():
@@ -146,13 +150,13 @@ def test_paired_drops_both_sides_when_one_fails(failing):
 
 
 @pytest.mark.parametrize("other", ["-100", "-010", "-001"])
-def test_paired_goes_by_pair_question_and_repeat_together(other):
+def test_paired_compares_pair_question_and_repeat_together(other):
     selection = select({"+000": 90.0, other: 10.0}, PAIRED)
 
     assert kept(selection) == []
 
 
-def test_empty_answers_never_count():
+def test_empty_answers_are_never_kept():
     empty, full, other = (
         make_rollout("+", question=1, tokens=0),
         make_rollout("+"),
@@ -168,7 +172,7 @@ def test_empty_answers_never_count():
     assert (selection.counts["empty"], selection.counts["missing"]) == (1, 0)
 
 
-def test_empty_answers_do_not_count_when_nothing_is_filtered():
+def test_empty_answers_are_not_kept_when_nothing_is_filtered():
     empty, full = make_rollout("+", question=1, tokens=0), make_rollout("+")
 
     selection = select_rollouts([empty, full], {}, INDEPENDENT)
@@ -211,19 +215,20 @@ def test_counts_say_what_was_scored():
     }
 
 
-def test_a_judge_at_chance_filters_nothing_and_that_is_told_loudly():
+def test_a_judge_at_chance_filters_nothing_and_the_rule_says_so():
     scores = {"+000": 90.0, "+010": 10.0, "-000": 90.0, "-010": 10.0}
 
     selection = select(scores, FilterConfig())
 
     assert (kept(selection), selection.trusted, selection.judge_auroc) == (list(scores), False, 0.5)
     assert selection.filter == (
-        "NOT FILTERED: the judge cannot tell the polarities apart (AUROC 0.50 < 0.6), so every answer was kept. "
-        "Use a stronger judge (judge.backend: openai), a model that shows the trait, or more questions"
+        "NOT FILTERED: the judge cannot tell the polarities apart (AUROC 0.50 < 0.6), "
+        "so every answer was kept. Use a stronger judge (judge.backend: openai), "
+        "a model that shows the trait, or more questions"
     )
 
 
-def test_a_judge_that_sees_the_polarities_reversed_filters_nothing():
+def test_a_judge_with_reversed_scores_filters_nothing():
     selection = select({"+000": 10.0, "-000": 90.0}, FilterConfig())
 
     assert (kept(selection), selection.trusted, selection.judge_auroc) == (
@@ -249,7 +254,7 @@ def test_a_trusted_judge_may_reject_everything():
 
 
 @pytest.mark.parametrize("scores", [{"+000": None, "-000": None}, {"+000": 90.0, "-000": None}])
-def test_without_scores_of_both_polarities_nothing_is_filtered_and_that_is_told(scores):
+def test_without_scores_of_both_polarities_nothing_is_filtered(scores):
     selection = select(scores, PAIRED)
 
     assert (kept(selection), selection.trusted, selection.judge_auroc) == (

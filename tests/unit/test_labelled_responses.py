@@ -1,4 +1,4 @@
-"""WorkerReady responses: the forms that are read, what is said of faulty ones, and what becomes of them in a run."""
+"""Labelled responses: the formats that are read, the faults of bad ones, and their rollouts."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ HEADER = "question,prompt,answer,question_id,joy,coherence\n"
 
 @pytest.fixture
 def read(tmp_path):
-    """Read responses from contents, each in a file of its own: JSON lines of a list, else the text itself."""
+    """Read responses from contents, each in its own file: a list as JSON lines, else the text."""
 
     def read(*contents, name="pairs"):
         paths = []
@@ -311,7 +311,8 @@ DEEP = "[" * 100_000
         ('["a", "b"]', "not an object with positive and negative"),
         (
             '{"question": "Why?"}',
-            "expected the keys positive and negative or answer_matching_behavior and answer_not_matching_behavior",
+            "expected the keys positive and negative "
+            "or answer_matching_behavior and answer_not_matching_behavior",
         ),
         ('{"positive": "a"}', "negative: missing"),
         ('{"positive": "a", "negative": null}', "negative: missing"),
@@ -599,7 +600,7 @@ def test_labelled_responses_with_scores_are_filtered_by_them(read):
 
 @pytest.fixture
 def activations(model_folders):
-    """Read a trait's responses with a tiny model: rollouts and mean hidden states by id, and the worker."""
+    """Read responses with a tiny model: rollouts, mean hidden states by id, worker, messages."""
 
     def activations(trait, family="llama", release=lambda unstarted: 0, **extract):
         config = Config.model_validate(
@@ -626,7 +627,7 @@ def activations(model_folders):
 
 
 def hidden_means(worker, prompt, response):
-    """The oracle: transformers' own hidden states of the whole, averaged; float32 [L+1, H] by position."""
+    """The oracle: the mean of transformers' hidden states; float32 [L+1, H] by position."""
     with torch.inference_mode():
         ids = torch.tensor([[*prompt, *response]])
         states = torch.cat(

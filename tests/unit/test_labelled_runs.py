@@ -63,7 +63,7 @@ def prompt_of(side: str, question: str) -> str:
 
 
 def csv_of(side: str, scores: Sequence[float]) -> str:
-    """Rollouts as the persona-vectors work writes them: an answer to each question for each score."""
+    """Rollouts in the format of the persona-vectors work: one answer for each score."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["question", "prompt", "answer", "question_id", "joy", "coherence"])
@@ -82,12 +82,12 @@ def csv_of(side: str, scores: Sequence[float]) -> str:
 
 
 class Harness:
-    """A working folder with definitions of ready responses, and runs in this process."""
+    """A folder with definitions of labelled responses, and runs in this process."""
 
     def __init__(self, config: Config) -> None:
         self.config, self.run = config, Run(config.paths.runs / config.name)
         self.traits = config.paths.traits
-        self.told: list[Any] = []
+        self.events: list[Any] = []
         self.write("kind", **{"kind.jsonl": "".join(json.dumps(pair) + "\n" for pair in PAIRS)})
         self.write("choice", **{"choice.json": json.dumps(CHOICES, indent=4)})
         self.write("mood", **{"mood.json": json.dumps(TEXTS)})
@@ -102,17 +102,17 @@ class Harness:
             path = self.traits / "data" / file
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8", newline="")
-        told = {"responses": [f"data/{file}" for file in files]}
-        (self.traits / f"{name}.yaml").write_text(yaml.safe_dump(told), encoding="utf-8")
+        definition = yaml.safe_dump({"responses": [f"data/{file}" for file in files]})
+        (self.traits / f"{name}.yaml").write_text(definition, encoding="utf-8")
 
     def do(self, name: str, *stages: str, **sections: Any) -> list[Any]:
         """Take a trait through stages; what failed is returned."""
         config = Config.model_validate(self.config.model_dump() | sections)
         trait = load_trait(self.traits / f"{name}.yaml")
         start_run(self.run, config, [trait])
-        self.told.clear()
+        self.events.clear()
         job = Job(trait, config, RunLedgers(self.run), stages or STAGES)
-        return run_jobs([job], Placement(("cpu",)), self.told.append)
+        return run_jobs([job], Placement(("cpu",)), self.events.append)
 
     def ledger(self, name: str, records: str = "rollouts") -> bytes:
         path = self.run.folder / name / f"{records}.jsonl"
@@ -135,7 +135,7 @@ def harness(tiny_config: Config) -> Harness:
 
 @pytest.fixture
 def mean_state(loaded: Callable[[str], Any]) -> Callable[[str, str], np.ndarray]:
-    """The oracle: float32 [L+1, H], transformers' own hidden states of a whole text, averaged over its ending."""
+    """The oracle: transformers' hidden states averaged over a response; float32 [L+1, H]."""
     model, tokenizer = loaded("llama").model, loaded("llama").tokenizer
 
     def mean_state(prompt: str, response: str) -> np.ndarray:
@@ -181,11 +181,11 @@ def joy_kept(keeps: Callable[[float, float], bool]) -> list[tuple[str, str, str]
 
 
 def assert_difference(
-    vector: np.ndarray, mean_state: Any, told: list[tuple[str, str, str]]
+    vector: np.ndarray, mean_state: Any, texts: list[tuple[str, str, str]]
 ) -> None:
     means = [
         np.mean(
-            [mean_state(prompt, response) for side, prompt, response in told if side == wanted],
+            [mean_state(prompt, response) for side, prompt, response in texts if side == wanted],
             axis=0,
         )
         for wanted in ("positive", "negative")
@@ -220,7 +220,7 @@ def test_a_csv_is_filtered_by_its_own_scores(harness, mean_state):
     )
     assert row["judge"].startswith("given:joy_pos.csv+joy_neg.csv~")
     assert row["judge_quality"]["methods"] == {"given": 24}
-    stages = [event.stage for event in harness.told if isinstance(event, StageStarted)]
+    stages = [event.stage for event in harness.events if isinstance(event, StageStarted)]
     assert sorted(stages) == sorted(STAGES)
 
 
@@ -238,7 +238,7 @@ def test_another_filter_builds_another_vector_without_reading_again(harness, mea
     )
 
 
-def test_changed_scores_are_taken_over_without_reading_again(harness, mean_state):
+def test_changed_scores_are_used_without_reading_again(harness, mean_state):
     harness.do("joy")
     rollouts = harness.ledger("joy")
     harness.write(
@@ -250,6 +250,17 @@ def test_changed_scores_are_taken_over_without_reading_again(harness, mean_state
     assert failures == []
     assert harness.ledger("joy") == rollouts
     assert_difference(harness.vector("joy"), mean_state, joy_kept(lambda up, down: down < 50))
+
+
+def test_a_vector_of_a_version_that_called_responses_given_is_up_to_date(harness):
+    harness.do("kind")
+    ledger = harness.run.folder / "kind" / "rollouts.jsonl"
+    ledger.write_text(ledger.read_text().replace('"provided"', '"given"'))
+    vectors = harness.ledger("kind", "vectors")
+
+    failures = harness.do("kind")
+
+    assert (failures, harness.ledger("kind", "vectors")) == ([], vectors)
 
 
 def test_a_changed_response_is_noticed(harness):
@@ -271,16 +282,16 @@ def test_responses_in_a_file_that_was_moved_are_the_same(harness):
     failures = harness.do("kind")
 
     assert (failures, harness.ledger("kind")) == ([], before)
-    assert not any(isinstance(event, Progressed) for event in harness.told)
+    assert not any(isinstance(event, Progressed) for event in harness.events)
 
 
-def test_labelled_responses_are_never_judged_and_what_is_shown_says_so(harness):
+def test_labelled_responses_are_never_judged_and_the_views_say_so(harness):
     harness.do("kind")
 
     row = harness.row("kind")
 
     assert harness.ledger("kind", "judgements") == b""
-    assert [event.stage for event in harness.told if isinstance(event, StageStarted)] == [
+    assert [event.stage for event in harness.events if isinstance(event, StageStarted)] == [
         "rollouts",
         "vectors",
     ]
@@ -297,16 +308,16 @@ def test_labelled_responses_are_never_judged_and_what_is_shown_says_so(harness):
     assert row["note"] == "not filtered: the responses are labelled"
 
 
-def test_judging_labelled_responses_says_that_there_is_nothing_to_judge(harness):
+def test_judging_labelled_responses_warns_that_there_is_nothing_to_judge(harness):
     harness.do("kind", "rollouts")
 
     failures = harness.do("kind", "judgements", judge={"backend": "openai"})
 
     assert failures == []
-    assert harness.told == [Warned("kind", "nothing to judge: its responses are labelled")]
+    assert harness.events == [Warned("kind", "nothing to judge: its responses are labelled")]
 
 
-def test_judging_a_csv_again_asks_for_nothing_and_keeps_what_is_there(harness):
+def test_judging_a_csv_again_asks_no_judge_and_changes_no_file(harness):
     harness.do("joy")
     before = harness.ledger("joy", "judgements")
 
@@ -315,7 +326,7 @@ def test_judging_a_csv_again_asks_for_nothing_and_keeps_what_is_there(harness):
     assert (failures, harness.ledger("joy", "judgements")) == ([], before)
 
 
-def test_how_fast_responses_are_read_is_not_taken_for_how_fast_they_are_generated(harness):
+def test_the_speed_of_reading_is_not_stored_as_the_speed_of_generating(harness):
     harness.do("kind", extract={"sampling": {"max_new_tokens": 31}})
 
     config = Config.model_validate(
@@ -327,7 +338,7 @@ def test_how_fast_responses_are_read_is_not_taken_for_how_fast_they_are_generate
 def test_held_out_folds_check_a_vector_of_responses_without_evaluation_ones(harness):
     harness.do("kind")
 
-    [quality] = [event.quality for event in harness.told if isinstance(event, VectorBuilt)]
+    [quality] = [event.quality for event in harness.events if isinstance(event, VectorBuilt)]
 
     assert (quality.evaluation_rollouts, quality.evaluation_questions) == (24, 12)
     assert quality.auroc is not None
@@ -361,8 +372,8 @@ def test_a_run_is_shown_when_the_files_of_its_responses_are_gone(harness):
     assert (row["rollouts_done"], row["rollouts_total"]) == (24, None)
 
 
-def take_in_again(harness: Harness, name: str, source: Any) -> list[Any]:
-    """Write a run's rollouts as CSV, and take them in as the responses of another trait."""
+def import_again(harness: Harness, name: str, source: Any) -> list[Any]:
+    """Export a run's rollouts as CSV and import them as the responses of another trait."""
     paths = write_rollout_csv(
         TraitSnapshot.read(harness.run, source.name), source, harness.traits / "out"
     )
@@ -370,36 +381,36 @@ def take_in_again(harness: Harness, name: str, source: Any) -> list[Any]:
     return harness.do(name)
 
 
-def test_rollouts_that_go_out_as_csv_and_come_in_again_give_the_same_vector(harness):
+def test_rollouts_exported_as_csv_and_imported_give_the_same_vector(harness):
     harness.do("joy")
 
-    failures = take_in_again(harness, "again", load_trait(harness.traits / "joy.yaml"))
+    failures = import_again(harness, "again", load_trait(harness.traits / "joy.yaml"))
 
     assert failures == []
     np.testing.assert_allclose(harness.vector("again"), harness.vector("joy"), atol=1e-4)
     assert (harness.row("again")["kept_positive"], harness.row("again")["judged"]) == (10, 24)
 
 
-def test_labelled_responses_go_out_without_scores_and_come_in_again_as_labelled(harness):
+def test_exported_labelled_responses_are_imported_as_labelled(harness):
     harness.do("kind")
 
-    failures = take_in_again(harness, "again", load_trait(harness.traits / "kind.yaml"))
+    failures = import_again(harness, "again", load_trait(harness.traits / "kind.yaml"))
 
     assert failures == []
     np.testing.assert_allclose(harness.vector("again"), harness.vector("kind"), atol=1e-4)
     assert harness.row("again")["judge"] == "given:labels"
 
 
-def test_generated_rollouts_that_come_in_again_are_the_texts_they_were(harness):
+def test_exported_generated_rollouts_are_imported_with_the_same_texts(harness):
     trait = load_trait(find_traits(Path("nowhere"))["evil"])
     start_run(harness.run, harness.config, [trait])
     run_jobs(
         [Job(trait, harness.config, RunLedgers(harness.run), STAGES)],
         Placement(("cpu",)),
-        harness.told.append,
+        harness.events.append,
     )
 
-    failures = take_in_again(harness, "again", trait)
+    failures = import_again(harness, "again", trait)
 
     held = {
         (r.polarity, r.prompt, r.response): r

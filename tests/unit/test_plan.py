@@ -217,15 +217,15 @@ def test_prompt_tokens_are_estimated_from_the_length_of_the_texts(tmp_path):
     )
 
 
-def test_disk_space_is_that_of_three_positions_of_every_row(tiny_config):
+def test_disk_space_is_that_of_three_positions_of_every_layer(tiny_config):
     config = Config.model_validate(tiny_config.model_dump() | {"extract": {"repeats": 10}})
 
     [row] = plan_rows([TRAIT], config, RunLedgers(Run(config.paths.runs / "new")))
 
-    rollouts, positions, rows, hidden_size, float32 = 2200, 3, 5, 32, 4
+    rollouts, positions, layers, hidden_size, float32 = 2200, 3, 5, 32, 4
     assert (
         row["disk_mb"]
-        == round(rollouts * positions * rows * hidden_size * float32 / 2**20, 1)
+        == round(rollouts * positions * layers * hidden_size * float32 / 2**20, 1)
         == 4.0
     )
 

@@ -95,7 +95,7 @@ def begun(run):
     return run
 
 
-def test_rollouts_come_back_as_they_were_in_the_order_in_which_they_were_added(files):
+def test_rollouts_are_read_in_the_order_in_which_they_were_added(files):
     first, second, third = map(make_rollout, (5, 1, 3))
 
     files.add_rollouts([first, second], {})
@@ -127,7 +127,7 @@ def test_a_rollout_whose_line_was_torn_by_a_kill_is_not_done(files):
     assert files.rollouts() == [make_rollout(0)]
 
 
-def test_judgements_come_back_as_they_were_in_the_order_in_which_they_were_added(files):
+def test_judgements_are_read_in_the_order_in_which_they_were_added(files):
     made = [judged(2), judged(0, value=None, reason="the judge refused"), judged(1, value=0.0)]
 
     files.add_judgements(made[:2])
@@ -144,13 +144,13 @@ def test_the_last_judgement_of_a_judge_counts(files):
     assert snapshot_of(files).judgements == [judged(1), judged(0, value=55.5)]
 
 
-def test_judges_do_not_overrule_each_other(files):
+def test_judgements_of_several_judges_are_kept_apart(files):
     files.add_judgements([judged(0, "a", 10.0), judged(0, "b", 20.0)])
 
     assert [j.score.value for j in snapshot_of(files).judgements] == [10.0, 20.0]
 
 
-def test_the_judgements_of_one_judge_can_be_asked_for(files):
+def test_a_snapshot_gives_the_judgements_of_one_judge(files):
     files.add_judgements([judged(0, "a", 10.0), judged(0, "b", 20.0), judged(1, "a", 30.0)])
 
     assert [j.score.value for j in snapshot_of(files).judged_by("a").values()] == [10.0, 30.0]
@@ -171,7 +171,7 @@ def test_activations_come_back_in_the_order_asked_for_across_batches(files, posi
     )
 
 
-def test_a_redone_batch_wins(files):
+def test_the_newer_of_two_activations_of_a_rollout_counts(files):
     first, second = make_rollout(0), make_rollout(1)
     files.add_rollouts([], {first.id: make_activations(1), second.id: make_activations(2)})
     for path in (files.folder / "activations").iterdir():
@@ -252,7 +252,7 @@ def test_a_refused_start_writes_nothing(begun):
     assert (begun.folder / "run.json").read_bytes() == before
 
 
-def test_settings_that_never_made_a_rollout_bind_nobody(run):
+def test_settings_may_change_until_a_rollout_is_stored(run):
     start(run, model={"id": "org/mistyped"})
 
     start(run)
@@ -260,7 +260,7 @@ def test_settings_that_never_made_a_rollout_bind_nobody(run):
     assert run.manifest()["settings"]["model.id"] == "org/tiny"
 
 
-def test_a_setting_that_is_younger_than_the_run_counts_as_its_default(begun):
+def test_a_setting_that_is_newer_than_the_run_has_its_default(begun):
     path = begun.folder / "run.json"
     manifest = json.loads(path.read_text())
     del manifest["settings"]["extract.engine"]
@@ -280,7 +280,7 @@ def test_device_and_batch_size_may_change(begun):
     assert begun.manifest() == before
 
 
-def test_what_does_not_touch_the_rollouts_may_change(begun):
+def test_settings_that_do_not_change_rollouts_may_change(begun):
     before = begun.manifest()
 
     start(begun, judge={"backend": "openai"}, filter={"threshold": 60}, vector={"layer": 3})
@@ -309,7 +309,7 @@ def test_a_definition_that_would_make_other_rollouts_is_refused(begun, change):
     assert error.cause == "trait evil: its definition has changed"
 
 
-def test_what_a_definition_says_to_readers_and_judges_may_change(begun):
+def test_the_description_and_the_judge_prompt_may_change(begun):
     before = begun.manifest()
 
     start(
@@ -330,7 +330,7 @@ def test_a_definition_that_never_made_a_rollout_may_change(begun):
     assert after["refusal"] != before["refusal"]
 
 
-def test_a_manifest_that_is_not_json_is_told_so(run):
+def test_a_manifest_that_is_not_json_is_an_error(run):
     start(run)
     (run.folder / "run.json").write_text("{")
 
@@ -340,13 +340,13 @@ def test_a_manifest_that_is_not_json_is_told_so(run):
     assert caught.value.problem == f"{run.folder / 'run.json'} is damaged"
 
 
-def test_a_run_that_is_there_may_be_worked_on(run):
+def test_an_existing_run_is_accepted(run):
     start(run)
 
     assert require_run(run) is None
 
 
-def test_a_missing_run_is_told_with_the_runs_there_are(tmp_path):
+def test_a_missing_run_is_an_error_that_lists_the_runs(tmp_path):
     for name in ("second", "first"):
         start(Run(tmp_path / name))
     (tmp_path / "monitor").mkdir()
@@ -361,14 +361,14 @@ def test_a_missing_run_is_told_with_the_runs_there_are(tmp_path):
     )
 
 
-def test_a_missing_run_among_none_is_told_without_a_list(tmp_path):
+def test_a_missing_run_is_an_error_without_a_list_if_there_are_none(tmp_path):
     with pytest.raises(RunError) as caught:
         require_run(Run(tmp_path / "runs" / "third"))
 
     assert caught.value.cause == f"{tmp_path}/runs/third/run.json does not exist"
 
 
-def test_a_run_is_named_after_the_config_unless_told_otherwise(tmp_path):
+def test_a_run_has_the_name_of_the_config_by_default(tmp_path):
     config = make_config(tmp_path)
 
     assert find_run(config, None).folder == tmp_path / "mine"
@@ -378,7 +378,7 @@ def test_a_run_is_named_after_the_config_unless_told_otherwise(tmp_path):
 @pytest.mark.parametrize(
     "name", ["../x", "..", ".", "a/b", "/etc", "a/", "a\0b", "a\nb", "monitor"]
 )
-def test_a_name_that_is_no_folder_of_the_runs_is_refused(tmp_path, name):
+def test_an_invalid_run_name_is_refused(tmp_path, name):
     with pytest.raises(RunError) as caught:
         find_run(make_config(tmp_path), name)
 
@@ -389,7 +389,7 @@ def test_a_name_that_is_no_folder_of_the_runs_is_refused(tmp_path, name):
     )
 
 
-def test_a_config_without_a_name_needs_one_for_the_run(tmp_path):
+def test_a_config_without_a_name_needs_a_run_name(tmp_path):
     with pytest.raises(RunError, match="'' is not a valid run name"):
         find_run(make_config(tmp_path, name=""), None)
 

@@ -1,4 +1,4 @@
-"""The scheduler with workers that work, release, fail, hang and die: a pool that follows a script."""
+"""The scheduler with workers that work, release, fail, hang and die, by a script."""
 
 from __future__ import annotations
 
