@@ -152,13 +152,13 @@ MISTAKES = {
         ["extract", "--devices", "cpu,cuda:0"],
         "no device cuda:0",
         "this machine has 1 cpu, 0 cuda, 0 mps",
-        "name one that is there, or auto",
+        "name one of these, or auto",
     ),
     "a device that is none": Mistake(
         ["extract", "--devices", "cuda:first"],
         "no device cuda:first",
         "this machine has 1 cpu, 0 cuda, 0 mps",
-        "name one that is there, or auto",
+        "name one of these, or auto",
     ),
     "a judge without a key": Mistake(
         ["extract", "verbosity", "--set", "judge.backend=openai"],
@@ -175,17 +175,17 @@ MISTAKES = {
         NEEDS,
         worked=True,
     ),
-    "a folder that is no model": Mistake(
+    "a folder without a model": Mistake(
         ["extract", "verbosity", "--run", "other", "--set", "model.id=empty"],
-        "empty is no model",
-        "the folder has no config.json",
+        "empty is not a model folder",
+        "it has no config.json",
         NEEDS,
         worked=True,
     ),
     "a prompt that is too long": Mistake(
         ["monitor", "x" * 600],
         "the prompt is too long",
-        "615 prompt tokens and 12 new ones, where model holds 512",
+        "615 prompt tokens and 12 new ones exceed the 512 tokens of model",
         "shorten it by 115 tokens, or lower max_new_tokens",
         worked=True,
     ),

@@ -34,7 +34,9 @@ TALK = [
 ]
 ANSWER = {"prompt": "Why?", "response": "Because of you."}
 ALWAYS, NEVER = "evil>-1000", "evil>1000"
-TOO_LONG = "the prompt is too long: 615 prompt tokens and 12 new ones, where model holds 512"
+TOO_LONG = (
+    "the prompt is too long: 615 prompt tokens and 12 new ones exceed the 512 tokens of model"
+)
 NO_JSON = "line 3: it is not JSON: Expecting value: line 1 column 1 (char 0)"
 NOWHERE = ("--set", "paths.vectors=nowhere")
 STOPPED = ("--layer", "auto", "--stop-on", "run(evil,3)>-1000", "--fail-on", NEVER)

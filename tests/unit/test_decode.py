@@ -10,7 +10,7 @@ import torch
 
 import traitcli.models.engine as engine_module
 from tests.conftest import FAMILIES
-from tests.unit.test_stems import read_in_all
+from tests.unit.test_prefix_tree import read_in_all
 from traitcli.config import SamplingConfig
 from traitcli.generation.batch_size import BatchSize
 from traitcli.generation.decode import Generation, decode, generate

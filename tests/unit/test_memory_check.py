@@ -43,8 +43,8 @@ def test_half_the_bytes_a_number_are_half_the_weights(model_folders):
 def test_longer_answers_need_more_and_a_gpu_some_for_itself(model_folders):
     found = find_footprint(ModelConfig(id=str(model_folders["llama"])))
 
-    assert found.weights < found.least("cpu", 100) < found.least("cpu", 10_000)
-    assert found.least("cuda:0", 100) - found.least("cpu", 100) == GIB // 2
+    assert found.weights < found.minimum_bytes("cpu", 100) < found.minimum_bytes("cpu", 10_000)
+    assert found.minimum_bytes("cuda:0", 100) - found.minimum_bytes("cpu", 100) == GIB // 2
 
 
 def test_quantized_weights_are_not_counted(model_folders, tmp_path):

@@ -34,12 +34,12 @@ def test_a_folder_without_a_config_is_no_model(tmp_path):
 
     assert (
         str(error)
-        == f"error: {tmp_path} is no model\ncause: the folder has no config.json\nfix:   {NEEDS}"
+        == f"error: {tmp_path} is not a model folder\ncause: it has no config.json\nfix:   {NEEDS}"
     )
 
 
 def test_a_folder_without_a_config_has_no_shape(tmp_path):
-    with pytest.raises(ModelError, match="is no model"):
+    with pytest.raises(ModelError, match="is not a model folder"):
         find_footprint(ModelConfig(id=str(tmp_path)))
 
 
@@ -64,7 +64,7 @@ def test_weights_that_are_missing_are_not_made_up(folder):
 
     error = refusal_of(folder)
 
-    assert error.cause == "it lacks 9 weights, model.layers.4.input_layernorm.weight among them"
+    assert error.cause == "9 weights are missing; one is model.layers.4.input_layernorm.weight"
 
 
 def test_a_folder_without_a_tokenizer_is_refused_with_a_whole_sentence(folder):

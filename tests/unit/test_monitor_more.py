@@ -22,7 +22,7 @@ from tests.unit.test_score_texts import (
     each_way,
     make_write,
 )
-from tests.unit.test_steering import last_position_hook
+from tests.unit.test_steerer import last_position_hook
 from traitcli.errors import VectorError
 from traitcli.events import (
     AlarmRaised,
@@ -489,7 +489,9 @@ def test_a_template_without_a_system_role_has_the_message_before_the_first_one_a
     assert found.prompt == ASKED
     assert to_json(found)["history"] == [{"role": "system", "content": "Be brief."}, *history]
     [started] = told(MonitorStarted, model, config=config, history=history)
-    assert started.notes == ("tiny-gemma2 has no system message: it stands before the first one",)
+    assert started.notes == (
+        "tiny-gemma2 has no system role: the system message is in the first user message",
+    )
 
 
 def test_what_the_model_said_before_ends_no_turn_whatever_it_spells(loaded):

@@ -256,7 +256,9 @@ def test_a_prompt_that_is_too_long_is_recorded_as_failed_and_shifts_nothing(watc
     about = {"set": "mine", "number": 2, "of": 4, "trait": "evil", "shows": "positive"}
     assert given[1] == {"prompt": long.prompt, "error": given[1]["error"], "about": about}
     assert given[1]["error"].startswith("the prompt is too long: ")
-    assert given[1]["error"].endswith(" prompt tokens and 16 new ones, where tiny-llama holds 512")
+    assert given[1]["error"].endswith(
+        " prompt tokens and 16 new ones exceed the 512 tokens of tiny-llama"
+    )
     assert lasting([given[0], *given[2:]]) == lasting(without)
     assert [record["about"]["number"] for record in given] == [1, 2, 3, 4]
     assert lines == given

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import pad
 
 from traitcli.config import SamplingConfig
-from traitcli.generation.sampling import _least_in_nucleus, derive_seed, pick, uniforms
+from traitcli.generation.sampling import nucleus_threshold, derive_seed, pick, uniforms
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0, -torch.inf]])
 
@@ -73,7 +73,7 @@ def test_a_nucleus_is_the_smallest_set_that_reaches_p(top_p):
         * torch.tensor([[0.1, 0.5, 1, 2, 4, 8]]).T
     )
 
-    least = _least_in_nucleus(logits, top_p)
+    least = nucleus_threshold(logits, top_p)
 
     for row, last in zip(logits.double(), least.double(), strict=True):
         probabilities = row.softmax(0)
@@ -85,7 +85,7 @@ def test_a_nucleus_is_the_smallest_set_that_reaches_p(top_p):
 def test_equally_likely_tokens_are_all_in_the_nucleus_or_none():
     logits = torch.tensor([[1.0, 1.0, 1.0, -9.0]])
 
-    assert _least_in_nucleus(logits, 0.5).item() == 1.0
+    assert nucleus_threshold(logits, 0.5).item() == 1.0
 
 
 def test_rare_tokens_come_as_often_as_the_softmax_says():

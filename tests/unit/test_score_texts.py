@@ -258,7 +258,7 @@ def test_what_cannot_be_read_keeps_its_place_says_why_and_changes_nothing_else(l
 
     found = score(model, asked, prompts=True)
 
-    held = f"where {model.name} holds {model.context}"
+    limit = f"the {model.context} tokens of {model.name}"
     tokens = (
         len(asked_ids(model, [{"role": "user", "content": "Hi"}])),
         len(encode_response(model.tokenizer, long)),
@@ -268,7 +268,7 @@ def test_what_cannot_be_read_keeps_its_place_says_why_and_changes_nothing_else(l
         {"prompt": "Hi", "error": "the response is empty", "about": {}},
         {
             "prompt": "Hi",
-            "error": f"the prompt is too long: {tokens[0]} prompt tokens and {tokens[1]} new ones, {held}",
+            "error": f"the prompt is too long: {tokens[0]} prompt tokens and {tokens[1]} new ones exceed {limit}",
             "about": {},
         },
         {

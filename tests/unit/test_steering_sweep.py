@@ -12,7 +12,7 @@ import torch
 
 from tests.unit.test_likelihood import TRAIT as GRUMPY
 from tests.unit.test_likelihood import naive_ratio
-from tests.unit.test_steering import last_position_hook
+from tests.unit.test_steerer import last_position_hook
 from traitcli.config import SamplingConfig
 from traitcli.errors import DefinitionError, UserError, VectorError
 from traitcli.events import ModelLoading, Progressed

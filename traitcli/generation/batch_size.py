@@ -1,4 +1,4 @@
-"""How many sequences are decoded together: from free memory and the model's shape, and fewer when that runs out."""
+"""Chooses how many sequences are decoded together: as many as fit, fewer when memory runs out."""
 
 from __future__ import annotations
 
@@ -8,59 +8,67 @@ from traitcli.models.footprint import pass_bytes, sequence_bytes
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.memory import free_bytes
 
-_MOST = {"cpu": 128, "cuda": 512}
-"""From here on more sequences are hardly faster."""
-_SHARE = {"cpu": 0.5, "cuda": 0.85}
-"""Of the free memory: a CPU's is shared with all other programs."""
-_STRETCH = 4
-"""So many times the size must be completed before a halved one is doubled again."""
+_MAX_SIZE = {"cpu": 128, "cuda": 512}
+"""Larger batches are hardly faster."""
+_MEMORY_SHARE = {"cpu": 0.5, "cuda": 0.85}
+"""Share of the free memory to use; on a CPU other programs need some."""
+_GROW_AFTER = 4
+"""A halved size doubles after this many times its size in complete answers."""
 
 
 class BatchSize:
-    """A number that is halved when memory runs out, and doubled after a clean stretch.
+    """A number that is halved when memory runs out, and doubled after many complete answers.
 
-    Each time it runs out, the next stretch must be twice as long. `most` is its ceiling; without one
-    it stays what it is.
+    Each time memory runs out, twice as many answers are needed before it doubles.
     """
 
     def __init__(
         self,
         now: int,
-        most: int | None = None,
+        maximum: int | None = None,
         on_change: Callable[[int, int], None] = lambda old, new: None,
     ) -> None:
-        """`on_change` is told of the old size and the new one."""
+        """Start with a size.
+
+        Args:
+            now: the size.
+            maximum: the size never grows beyond it; without one, it never changes.
+            on_change: called with the old size and the new one.
+        """
         self.now = now
-        self._most = most
+        self._maximum = maximum
         self._on_change = on_change
-        self._stretch = _STRETCH
-        self._clean = 0
+        self._grow_after = _GROW_AFTER
+        self._completed = 0
 
     def shrink(self) -> bool:
-        """Memory ran out: halve, if that is possible."""
-        if self._most is None or self.now == 1:
+        """Halve the size because memory ran out; returns whether that was possible."""
+        if self._maximum is None or self.now == 1:
             return False
-        self._stretch *= 2
+        self._grow_after *= 2
         self._change(self.now // 2)
         return True
 
     def complete(self) -> None:
-        """One more answer is complete."""
-        self._clean += 1
-        if self._most and self.now < self._most and self._clean >= self._stretch * self.now:
-            self._change(min(self.now * 2, self._most))
+        """Count one more complete answer; this may double the size."""
+        self._completed += 1
+        if self._maximum is None or self.now >= self._maximum:
+            return
+        if self._completed >= self._grow_after * self.now:
+            self._change(min(self.now * 2, self._maximum))
 
     def _change(self, size: int) -> None:
-        old, self.now, self._clean = self.now, size, 0
+        old, self.now, self._completed = self.now, size, 0
         self._on_change(old, size)
 
 
 def estimate_size(loaded: LoadedModel, capacity: int) -> int:
-    """How many sequences of `capacity` tokens fit into the free memory of the model's device."""
-    kind, text, item = (
-        loaded.device.type,
-        loaded.model.config.get_text_config(),
-        loaded.model.dtype.itemsize,
-    )
-    room = free_bytes(loaded.device) * _SHARE.get(kind, 0.5) - pass_bytes(text, item)
-    return max(1, min(_MOST.get(kind, 128), int(room // sequence_bytes(text, item, capacity))))
+    """How many sequences of `capacity` tokens fit in the free memory of the model's device."""
+    kind = loaded.device.type
+    text = loaded.model.config.get_text_config()
+    item = loaded.model.dtype.itemsize
+    usable = free_bytes(loaded.device) * _MEMORY_SHARE.get(kind, 0.5)
+    # Prompts are read in one large pass, beside the sequences that are being written.
+    for_sequences = usable - pass_bytes(text, item)
+    fitting = int(for_sequences // sequence_bytes(text, item, capacity))
+    return max(1, min(_MAX_SIZE.get(kind, 128), fitting))

@@ -11,40 +11,49 @@ _INCOMPLETE = "\ufffd"
 class Detokenizer:
     """Decodes a response one token at a time.
 
-    A token that is part of a character gives "" until the character is whole. Looks back over the
-    undecoded tail only, so it takes linear time.
+    A token that is part of a character gives "" until the character is complete. Each call decodes
+    only the last few tokens, so a response takes linear time.
+
+    Example:
+        detokenizer = Detokenizer(tokenizer)
+        texts = [detokenizer.feed(token) for token in ids]
+        texts[-1] += detokenizer.flush()
     """
 
     def __init__(self, tokenizer: Any, *, specials: bool = False) -> None:
-        """`specials`: show special tokens too, which are no part of an answer."""
+        """`specials`: show special tokens too, which are not part of an answer."""
         self._tokenizer = tokenizer
         self._specials = specials
         self._ids: list[int] = []
-        self._shown_from = 0
-        self._shown_to = 0
+        # Tokens before `_pending_from` are shown. Those from `_context_from` on are decoded again
+        # as context: a token's text, its leading space above all, depends on the one before it.
+        self._context_from = 0
+        self._pending_from = 0
 
     def feed(self, token: int) -> str:
         """The text that this token adds."""
         self._ids.append(token)
-        now = self._new_text()
-        if now.endswith(_INCOMPLETE):
+        text = self._new_text()
+        if text.endswith(_INCOMPLETE):
             return ""
-        self._shown_from, self._shown_to = self._shown_to, len(self._ids)
-        return now
+        self._context_from, self._pending_from = self._pending_from, len(self._ids)
+        return text
 
     def flush(self) -> str:
-        """What is left when no token follows: half a character comes out as U+FFFD."""
-        left = self._new_text()
-        self._shown_from = self._shown_to = len(self._ids)
-        return left
+        """The text of tokens that wait for more; an incomplete character becomes U+FFFD."""
+        text = self._new_text()
+        self._context_from = self._pending_from = len(self._ids)
+        return text
 
     def _new_text(self) -> str:
-        before = self._text(self._ids[self._shown_from : self._shown_to])
-        return self._text(self._ids[self._shown_from :])[len(before) :]
+        context = self._decode(self._ids[self._context_from : self._pending_from])
+        whole = self._decode(self._ids[self._context_from :])
+        return whole[len(context) :]
 
-    def _text(self, ids: list[int]) -> str:
+    def _decode(self, ids: list[int]) -> str:
         if not ids:
             return ""
+        # Cleaning up spaces would change text that was shown already.
         options = {"skip_special_tokens": not self._specials, "clean_up_tokenization_spaces": False}
         return str(self._tokenizer.decode(ids, **options))
 

@@ -1,4 +1,4 @@
-"""Writes with vLLM, where it is installed (`pip install traitcli[vllm]`): CUDA only, fastest for large models."""
+"""Writes answers with vLLM, if it is installed: CUDA only, fastest for large models."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from traitcli.generation.external_engine import Answer
 from traitcli.generation.request import Request
 from traitcli.models.loaded import LoadedModel
 
-_SHARE = 0.85
-"""Of the memory that the model which reads has left."""
+_MEMORY_SHARE = 0.85
+"""Share of the memory that the loaded model leaves free."""
 
 
 def check_vllm(device: str) -> None:
-    """Raise ModelError where vLLM is not installed, or does not run on the device; the model need not be loaded."""
+    """Raise ModelError if vLLM is not installed or does not run on the device.
+
+    It needs no loaded model, so that a run fails before it loads one.
+    """
     if not find_spec("vllm"):
         raise ModelError(
             "vLLM is not installed",
@@ -36,28 +39,28 @@ def check_vllm(device: str) -> None:
 
 
 class VllmWriter:
-    """The weights of a loaded model once more, inside vLLM, on the same device.
+    """A second copy of a loaded model's weights, inside vLLM, on the same device.
 
-    Answers are drawn by vLLM's own random numbers from each request's seed: the same seed gives another
-    text than our loop does, and at temperature 0 the same one but for rounding.
+    vLLM draws tokens with its own random numbers from each request's seed: the same seed gives
+    another text than our loop. At temperature 0 the text is the same, rounding aside.
     """
 
     def __init__(self, loaded: LoadedModel, trust_remote_code: bool = False) -> None:
         self._loaded = loaded
-        self._trust = trust_remote_code
+        self._trust_remote_code = trust_remote_code
 
     def write(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Answer]:
         """See `Writer.write`."""
         outputs = self._engine.generate(
             [{"prompt_token_ids": list(request.ids)} for request in requests],
-            [self._params(request, sampling) for request in requests],
+            self._params(requests, sampling),
             use_tqdm=False,
         )
         return [self._answer(output.outputs[0]) for output in outputs]
 
     @cached_property
     def _engine(self) -> Any:
-        """Started with the first request: it takes what memory is left then."""
+        # Started by the first request: only then is it known how much memory is left.
         import torch
 
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -69,31 +72,33 @@ class VllmWriter:
         return LLM(
             model=source,
             revision=None if Path(source).exists() else loaded.revision or None,
-            trust_remote_code=self._trust,
+            trust_remote_code=self._trust_remote_code,
             dtype=str(loaded.model.dtype).removeprefix("torch."),
             max_model_len=-1,  # as long as its memory allows
-            gpu_memory_utilization=_SHARE * free / total,
+            gpu_memory_utilization=_MEMORY_SHARE * free / total,
             device_ids=[loaded.device.index or 0],
             use_tqdm_on_load=False,
         )
 
-    def _params(self, request: Request, sampling: SamplingConfig) -> Any:
+    def _params(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Any]:
+        """SamplingParams of each request."""
         from vllm import SamplingParams
 
-        return SamplingParams(
-            seed=request.seed,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
-            max_tokens=sampling.max_new_tokens,
-            ignore_eos=True,
-            stop_token_ids=sorted(self._loaded.stop_ids),
-            detokenize=False,
-        )
+        common = {
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": sampling.top_k,
+            "max_tokens": sampling.max_new_tokens,
+            # All tokens that end an answer are in the list, those of the tokenizer too.
+            "ignore_eos": True,
+            "stop_token_ids": sorted(self._loaded.stop_ids),
+            "detokenize": False,
+        }
+        return [SamplingParams(seed=request.seed, **common) for request in requests]
 
     def _answer(self, output: Any) -> Answer:
-        """The stop token is vLLM's last one; it was never part of the answer."""
         ids = tuple(output.token_ids)
+        # vLLM returns the stop token as the last one; it is not part of the answer.
         if output.finish_reason == "stop":
             return ids[:-1], "stop"
         return ids, "length"

@@ -11,41 +11,52 @@ if TYPE_CHECKING:
 
 
 def pick_device(wanted: str) -> str:
-    """'auto' -> the first GPU, else Apple's, else the CPU; anything else must be there."""
+    """'auto' -> the first GPU, else Apple's, else the CPU; another name is checked and returned.
+
+    Raises ModelError if this machine does not have the device.
+    """
     import torch
 
     if wanted == "auto":
-        return (
-            "cuda"
-            if torch.cuda.is_available()
-            else "mps"
-            if torch.backends.mps.is_available()
-            else "cpu"
-        )
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+
     kind, _, index = wanted.partition(":")
-    found = {
+    counts = {
         "cpu": 1,
         "cuda": torch.cuda.device_count(),
         "mps": int(torch.backends.mps.is_available()),
     }
-    if not (index or "0").isdecimal() or int(index or 0) >= found.get(kind, 0):
-        have = ", ".join(f"{number} {kind}" for kind, number in found.items())
+    if not (index or "0").isdecimal() or int(index or 0) >= counts.get(kind, 0):
+        available = ", ".join(f"{count} {kind}" for kind, count in counts.items())
         raise ModelError(
             f"no device {wanted}",
-            cause=f"this machine has {have}",
-            fix="name one that is there, or auto",
+            cause=f"this machine has {available}",
+            fix="name one of these, or auto",
         )
     return wanted
 
 
 def pick_dtype(wanted: str, device: str, own: torch.dtype | str | None = None) -> torch.dtype:
-    """'auto' -> bfloat16 on GPUs that have it, else float16 for weights that are their `own`, else float32."""
+    """The dtype named, or for 'auto' the best one that the device is fast with.
+
+    Args:
+        wanted: the name of a torch dtype, or 'auto'.
+        device: as `pick_device` returns it.
+        own: the dtype of the stored weights.
+
+    Returns:
+        For 'auto': bfloat16 on GPUs that have it, else float16 for float16 weights, else float32.
+    """
     import torch
 
     if wanted != "auto":
         return getattr(torch, wanted)  # type: ignore[no-any-return]
     if not device.startswith("cuda"):
         return torch.float32
+    # GPUs before Ampere only emulate bfloat16, which is slow.
     if torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.bfloat16
+    # Other weights may exceed the range of float16.
     return torch.float16 if own in (torch.float16, "float16") else torch.float32

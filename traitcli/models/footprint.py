@@ -1,4 +1,4 @@
-"""What a model takes on a device, from its configuration alone: nothing of it is loaded."""
+"""Estimates the memory of a model on a device from its configuration, without loading weights."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from traitcli.models.devices import pick_dtype
 from traitcli.models.engine import TOKENS_PER_PASS
 from traitcli.models.load import locate_model, not_loadable
 
-_CONTEXT = 2**29
-"""Bytes that CUDA takes for itself."""
+_CUDA_CONTEXT_BYTES = 2**29
+"""Memory that CUDA takes for itself in every process."""
 
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
     """A model's size.
 
-    rows, hidden_size  of a vector: L + 1 and H
-    weights            bytes of all parameters; 0 where they are quantised, or cannot be counted unloaded
-    text               the configuration of its language part
-    item               bytes of a number
+    layer_count, hidden_size  shape of its vectors: L + 1 and H
+    weights                   bytes of all parameters; 0 if they are quantized or cannot be counted
+    text                      transformers' configuration of its language part
+    item                      bytes of a number in the dtype it will have
     """
 
     layer_count: int
@@ -31,59 +31,61 @@ class Footprint:
     text: Any
     item: int
 
-    def least(self, device: str, capacity: int) -> int:
-        """Bytes that it takes on a device at least: with one sequence of so many tokens."""
-        own = _CONTEXT if device.startswith("cuda") else 0
-        return (
-            own
-            + self.weights
-            + pass_bytes(self.text, self.item)
-            + sequence_bytes(self.text, self.item, capacity)
-        )
+    def minimum_bytes(self, device: str, capacity: int) -> int:
+        """Memory it needs to write one sequence of `capacity` tokens, prompt included."""
+        context = _CUDA_CONTEXT_BYTES if device.startswith("cuda") else 0
+        one_pass = pass_bytes(self.text, self.item)
+        one_sequence = sequence_bytes(self.text, self.item, capacity)
+        return context + self.weights + one_pass + one_sequence
 
 
 def find_footprint(
     config: ModelConfig, device: str = "cpu", trust_remote_code: bool = False
 ) -> Footprint:
-    """The configured model's, in the numbers that the device would hold; raises ModelError like `load_model`."""
+    """The footprint of the configured model; raises ModelError like `load_model`."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    source, where = locate_model(config)
+    source, revision = locate_model(config)
     try:
-        whole = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code, **where)
+        whole = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code, **revision)
     except (OSError, ValueError) as error:
         raise not_loadable(config, error) from error
+
     text = whole.get_text_config()
     item = pick_dtype(config.dtype, device, text.dtype).itemsize
     parameters = 0
     if not getattr(whole, "quantization_config", None):
-        with (
-            suppress(Exception),
-            torch.device("meta"),
-        ):  # code of the model's own may need more than shapes
+        # A model's own code may need more than shapes. Any error only means: size unknown.
+        with suppress(Exception), torch.device("meta"):
             model = AutoModelForCausalLM.from_config(whole, trust_remote_code=trust_remote_code)
             parameters = sum(parameter.numel() for parameter in model.parameters())
     return Footprint(text.num_hidden_layers + 1, text.hidden_size, parameters * item, text, item)
 
 
 def sequence_bytes(text: Any, item: int, capacity: int) -> int:
-    """Of one sequence: keys and values, sums of all rows, and a step's logits, scores and inner layer."""
+    """Memory of one sequence of `capacity` tokens while it is written.
+
+    It covers keys and values, float32 sums of all layers (see `MeanReader`), and one step's
+    logits, sampling copies, attention scores and inner states.
+    """
     heads = text.num_attention_heads
-    kept = getattr(text, "num_key_value_heads", None) or heads
-    width = getattr(text, "head_dim", None) or text.hidden_size // heads
-    keys = 2 * capacity * text.num_hidden_layers * kept * width * item
+    kv_heads = getattr(text, "num_key_value_heads", None) or heads
+    head_size = getattr(text, "head_dim", None) or text.hidden_size // heads
+    keys_and_values = 2 * capacity * text.num_hidden_layers * kv_heads * head_size * item
     sums = 3 * (text.num_hidden_layers + 1) * text.hidden_size * 4
-    step = text.vocab_size * (item + 3 * 4) + 2 * 4 * heads * capacity + _inner_bytes(text, item)
-    return int(keys + sums + step)
+    # Sampling needs three float32 copies of the logits, attention two of its scores.
+    logits = text.vocab_size * (item + 3 * 4)
+    scores = 2 * 4 * heads * capacity
+    return int(keys_and_values + sums + logits + scores + _token_bytes(text, item))
 
 
 def pass_bytes(text: Any, item: int) -> int:
-    """What a full pass over prompts holds at once."""
-    return TOKENS_PER_PASS * _inner_bytes(text, item)
+    """Memory of the states inside the blocks during a full pass over prompts."""
+    return TOKENS_PER_PASS * _token_bytes(text, item)
 
 
-def _inner_bytes(text: Any, item: int) -> int:
-    """Of one token: the widest that a block holds."""
+def _token_bytes(text: Any, item: int) -> int:
+    """Memory of one token where a block is widest."""
     inner = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
     return int(3 * inner + 6 * text.hidden_size) * item

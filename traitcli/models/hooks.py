@@ -1,8 +1,8 @@
-"""Reads the residual stream while a model runs: finds its blocks and taps their outputs.
+"""Reads the residual stream while a model runs: finds its blocks and hooks their outputs.
 
-Row 0 is the input of the first block (the embedding output), row k (1 ≤ k < L) the output of
-block k−1, row L the decoder's last hidden state, after the final norm: what transformers
-returns as `hidden_states`, without keeping any of it.
+Layer 0 is the input of the first block (the embedding output), layer k (1 ≤ k < L) the output of
+block k−1, layer L the decoder's last hidden state, after the final norm. This is what
+transformers returns as `hidden_states`, but no state is kept.
 """
 
 from __future__ import annotations
@@ -17,58 +17,68 @@ if TYPE_CHECKING:
     import torch
 
 Sink = Callable[[int, "torch.Tensor"], None]
-"""Called with a row and its hidden states [B, T, H] during every forward pass."""
+"""Called with a layer and its hidden states [B, T, H] in every forward pass."""
 
 
 def find_blocks(model: Any) -> Any:
     """The ModuleList of transformer blocks of a causal language model.
 
-    Raises ModelError when the model does not show one of the configured length.
+    Raises ModelError if the decoder has no list of as many modules as its config has layers.
     """
     from torch import nn
 
-    wanted = model.config.get_text_config().num_hidden_layers
-    decoder = model.get_decoder()
-    for module in decoder.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == wanted:
+    # Families give the list different names; its length is the one thing that they all share.
+    block_count = model.config.get_text_config().num_hidden_layers
+    for module in model.get_decoder().modules():
+        if isinstance(module, nn.ModuleList) and len(module) == block_count:
             return module
     raise ModelError(
         f"cannot find the blocks of {type(model).__name__}",
-        cause=f"no list of {wanted} blocks in its decoder",
-        fix="report the model: it may be an encoder-decoder or a hybrid",
+        cause=f"no list of {block_count} blocks in its decoder",
+        fix="use a decoder-only model, or open an issue that names this one",
     )
 
 
 @contextmanager
-def tap(model: Any, rows: Iterable[int], sink: Sink) -> Iterator[None]:
-    """WorkerState the hidden states of `rows` to `sink` in every forward pass; hooks leave on exit."""
+def tap(model: Any, layers: Iterable[int], sink: Sink) -> Iterator[None]:
+    """Call `sink` with the hidden states of `layers` in every forward pass.
+
+    The hooks are removed on exit.
+    """
     blocks = find_blocks(model)
     with ExitStack() as hooks:
-        for row in rows:
-            hooks.callback(_hook(model, blocks, row, sink).remove)
+        for layer in layers:
+            hooks.callback(_hook(model, blocks, layer, sink).remove)
         yield
 
 
 def hidden_of(output: Any) -> torch.Tensor:
-    """The hidden states in what a block returns: a bare tensor, or the first of a tuple."""
+    """The hidden states in what a block returns: a bare tensor, or the first item of a tuple.
+
+    Blocks of transformers 5 return tensors; older ones, and models' own code, return tuples.
+    """
     return output[0] if isinstance(output, tuple) else output  # type: ignore[no-any-return]
 
 
-def _hook(model: Any, blocks: Any, row: int, sink: Sink) -> Any:
-    if row == 0:
+def _hook(model: Any, blocks: Any, layer: int, sink: Sink) -> Any:
+    if layer == 0:
 
-        def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def read_input(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             sink(0, args[0] if args else kwargs["hidden_states"])
 
-        return blocks[0].register_forward_pre_hook(before, with_kwargs=True)
-    if row == len(blocks):
+        # The embedding module's own output is not layer 0: Gemma 2 scales it afterwards.
+        return blocks[0].register_forward_pre_hook(read_input, with_kwargs=True)
+
+    if layer == len(blocks):
+        # The last block's output lacks the final norm, so the decoder itself is hooked.
         return model.get_decoder().register_forward_hook(
-            lambda module, args, output: sink(row, _last_state(output))
+            lambda module, args, output: sink(layer, _last_state(output))
         )
-    return blocks[row - 1].register_forward_hook(
-        lambda module, args, output: sink(row, hidden_of(output))
+    return blocks[layer - 1].register_forward_hook(
+        lambda module, args, output: sink(layer, hidden_of(output))
     )
 
 
 def _last_state(output: Any) -> torch.Tensor:
-    return output.last_hidden_state if hasattr(output, "last_hidden_state") else output[0]  # type: ignore[no-any-return]
+    state = output.last_hidden_state if hasattr(output, "last_hidden_state") else output[0]
+    return state  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""A model that is loaded: its weights, its tokenizer and what they were read from."""
+"""A loaded model: its weights, its tokenizer, and what the rest of traitcli must know of it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ if TYPE_CHECKING:
 class LoadedModel:
     """A model ready to read and write with.
 
+    device       where its inputs go
     blocks       number of transformer blocks, L
     hidden_size  width of the residual stream, H
-    context      tokens that fit
-    persona_in   where the persona sentence goes, settled
+    context      most tokens of a prompt and its answer
+    persona_in   the message that the persona sentence goes into
     stop_ids     token ids that end an answer
-    last_logits  whether its forward pass can leave all logits but the last uncomputed
-    packs        whether it reads sequences of different lengths without padding; see `packed`
+    last_logits  whether its forward pass can skip all logits but the last
+    packs        whether it reads packed sequences; see `find_packing_problem`
     """
 
     name: str
@@ -38,9 +39,10 @@ class LoadedModel:
     @property
     def is_spread(self) -> bool:
         """Whether accelerate has put its blocks on several devices."""
-        return len(set((getattr(self.model, "hf_device_map", None) or {}).values())) > 1
+        device_map = getattr(self.model, "hf_device_map", None) or {}
+        return len(set(device_map.values())) > 1
 
     @property
     def layer_count(self) -> int:
-        """Rows of a vector: L + 1."""
+        """Layers of a vector, L + 1."""
         return self.blocks + 1

@@ -1,4 +1,4 @@
-"""What a device's memory holds, and what is said when it holds no more."""
+"""Measures a device's memory, and recognizes and explains errors when it runs out."""
 
 from __future__ import annotations
 
@@ -11,17 +11,22 @@ from traitcli.errors import TraitError
 if TYPE_CHECKING:
     import torch
 
-_ONEDNN = ("could not create a primitive", "could not create a memory", "std::bad_alloc")
-"""How oneDNN says that an allocation failed."""
+_ONEDNN_ERRORS = (
+    "could not create a primitive",
+    "could not create a memory",
+    "std::bad_alloc",
+)
+"""How the messages of oneDNN's failed allocations begin."""
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that a device has left, what torch keeps in reserve included."""
+    """Free memory of a device, with what torch has reserved and does not use."""
     import torch
 
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(free + unused)
     if device.type == "mps":
         return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
     import psutil
@@ -30,29 +35,29 @@ def free_bytes(device: torch.device) -> int:
 
 
 def used_bytes(devices: Iterable[torch.device]) -> int:
-    """Memory that this process takes on devices; on a CPU, all that it takes."""
+    """Memory that this process uses on the GPUs among `devices`, else all its main memory."""
     import torch
 
-    taken = {device for device in devices if device.type == "cuda"}
-    if taken:
-        return sum(torch.cuda.memory_reserved(device) for device in taken)
+    gpus = {device for device in devices if device.type == "cuda"}
+    if gpus:
+        return sum(torch.cuda.memory_reserved(device) for device in gpus)
     import psutil
 
     return int(psutil.Process().memory_info().rss)
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of torch, or of oneDNN inside it, says that a device has no memory left."""
+    """Whether an error of torch, or of oneDNN inside it, means that memory ran out."""
     from accelerate.utils.memory import should_reduce_batch_size
 
     if isinstance(error, RuntimeError):
-        return should_reduce_batch_size(error) or str(error).startswith(_ONEDNN)
+        return should_reduce_batch_size(error) or str(error).startswith(_ONEDNN_ERRORS)
     return isinstance(error, MemoryError)
 
 
 @contextmanager
 def memory_explained(device: torch.device | str, fix: str) -> Iterator[None]:
-    """Raise TraitError with `fix` where memory runs out."""
+    """Raise TraitError with `fix` if memory runs out inside; let other errors pass."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

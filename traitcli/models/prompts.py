@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 PersonaRole = Literal["auto", "system", "user"]
 Message = dict[str, str]
-_INERT = str.maketrans({"<": "‹", ">": "›", "[": "⟦", "]": "⟧"})
+
+_LOOK_ALIKES = str.maketrans({"<": "‹", ">": "›", "[": "⟦", "]": "⟧"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,113 +26,122 @@ class Prompt:
     ids: tuple[int, ...]
 
 
-def persona_messages(
-    persona: str, question: str, place: Literal["system", "user"]
-) -> list[Message]:
-    """The two messages of a rollout's prompt, or the one for models without a system role."""
-    if place == "user":
+def persona_messages(persona: str, question: str, role: Literal["system", "user"]) -> list[Message]:
+    """The messages of a rollout's prompt: two, or one if the persona goes into the user turn."""
+    if role == "user":
         return [{"role": "user", "content": f"{persona}\n\n{question}"}]
     return [{"role": "system", "content": persona}, {"role": "user", "content": question}]
 
 
-def resolve_persona_role(
-    tokenizer: Any, name: str, place: PersonaRole
-) -> Literal["system", "user"]:
-    """'auto' -> system when the chat template shows a system message beside the question, else user.
+def resolve_persona_role(tokenizer: Any, name: str, role: PersonaRole) -> Literal["system", "user"]:
+    """Where the persona goes; 'auto' is system if the chat template shows a system message.
 
-    A template that raises on a system role (Gemma) or drops it in silence would otherwise make
-    both polarities the same prompt. Raises ModelError when 'system' is asked for and cannot work.
+    Some templates reject a system message (Gemma), others drop it without an error. The prompts of
+    both polarities would then be equal. Raises ModelError if 'system' is asked for and cannot work.
     """
-    if place == "user":
+    if role == "user":
         return "user"
-    shown = shows_system(tokenizer)
-    if place == "system" and not shown:
+    is_shown = shows_system(tokenizer)
+    if role == "system" and not is_shown:
         raise ModelError(
-            f"{name} shows no system message",
-            cause="its chat template refuses or drops the system role: both personas would be the same prompt",
+            f"{name} cannot show a system message",
+            cause=(
+                "its chat template rejects or drops the system role: "
+                "both personas would give the same prompt"
+            ),
             fix="set model.persona_in to user or auto",
         )
-    return "system" if shown else "user"
+    return "system" if is_shown else "user"
 
 
 def conversation(
     loaded: LoadedModel, system: str | None, messages: Sequence[Message]
 ) -> tuple[list[Message], tuple[str, ...]]:
-    """Messages behind a system message, which goes into the first one where the chat template has no place for it.
+    """Put a system message before others; without a system role it goes into the first of them.
 
-    Returns them with what a reader should know. What a model has written holds no special tokens.
+    Returns the messages, and notes for the user. Special tokens in assistant messages become
+    ordinary text.
     """
-    made = [
-        message | {"content": without_specials(loaded.tokenizer, message["content"])}
-        if message["role"] == "assistant"
-        else dict(message)
-        for message in messages
-    ]
+    result = []
+    for message in messages:
+        changed = dict(message)
+        if message["role"] == "assistant":
+            changed["content"] = without_specials(loaded.tokenizer, message["content"])
+        result.append(changed)
+
     if not system:
-        return made, ()
+        return result, ()
     if shows_system(loaded.tokenizer):
-        return [{"role": "system", "content": system}, *made], ()
-    made[0]["content"] = f"{system}\n\n{made[0]['content']}"
-    return made, (f"{loaded.name} has no system message: it stands before the first one",)
+        return [{"role": "system", "content": system}, *result], ()
+    result[0]["content"] = f"{system}\n\n{result[0]['content']}"
+    note = f"{loaded.name} has no system role: the system message is in the first user message"
+    return result, (note,)
 
 
 def render(tokenizer: Any, messages: list[Message], *, thinking: bool = True) -> Prompt:
-    """Apply the chat template and tokenise; a model without a template gets the bare texts.
+    """Apply the chat template and tokenize; a model without a template gets the plain texts.
 
-    Not `thinking` asks the template for an answer at once, which those of reasoning models understand
-    and others ignore.
+    Without `thinking`, the template is asked for an answer at once. Templates of reasoning models
+    understand this, others ignore it.
     """
-    if tokenizer.chat_template:
-        wishes = {} if thinking else {"enable_thinking": False}
-        text: str = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, **wishes
+    if not tokenizer.chat_template:
+        return raw_prompt(
+            tokenizer, "\n\n".join(message["content"] for message in messages) + "\n\n"
         )
-    else:
-        text = "\n\n".join(message["content"] for message in messages) + "\n\n"
+    options = {} if thinking else {"enable_thinking": False}
+    text: str = tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True, **options
+    )
     return raw_prompt(tokenizer, text)
 
 
 def raw_prompt(tokenizer: Any, text: str) -> Prompt:
-    """Tokenise a prompt that has its template already, or wants none."""
+    """Tokenize a prompt that has its template already, or needs none."""
     return Prompt(text, tuple(_with_one_bos(tokenizer, text)))
 
 
 def encode_response(tokenizer: Any, text: str) -> list[int]:
     """Token ids of an answer; text that looks like a special token stays text."""
-    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+    encoded = tokenizer(text, add_special_tokens=False, split_special_tokens=True)
+    return list(encoded["input_ids"])
 
 
 def without_specials(tokenizer: Any, text: str) -> str:
-    """The text with special tokens made look-alikes: a chat template's tokens are only its own."""
+    """Replace special tokens in a text by look-alikes.
+
+    Only the chat template may write special tokens: others could end a message early.
+    """
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     if not special:
         return text
-    longest_first = "|".join(map(re.escape, sorted(special, key=len, reverse=True)))
-    return re.sub(longest_first, lambda token: _look_alike(token[0]), text)
+    # Longest first, because one special token may begin with another.
+    longest_first = sorted(special, key=len, reverse=True)
+    pattern = "|".join(map(re.escape, longest_first))
+    return re.sub(pattern, lambda match: _look_alike(match[0]), text)
 
 
 def check_length(loaded: LoadedModel, prompt: Prompt, new_tokens: int) -> None:
-    """Raise UserError when a prompt and its answer do not fit the model's context."""
-    have = len(prompt.ids)
-    if have + new_tokens > loaded.context:
+    """Raise UserError if a prompt and `new_tokens` do not fit in the model's context."""
+    prompt_tokens = len(prompt.ids)
+    excess = prompt_tokens + new_tokens - loaded.context
+    if excess > 0:
         raise UserError(
             "the prompt is too long",
-            cause=f"{have} prompt tokens and {new_tokens} new ones, where {loaded.name} holds {loaded.context}",
-            fix=f"shorten it by {have + new_tokens - loaded.context} tokens, or lower max_new_tokens",
+            cause=(
+                f"{prompt_tokens} prompt tokens and {new_tokens} new ones "
+                f"exceed the {loaded.context} tokens of {loaded.name}"
+            ),
+            fix=f"shorten it by {excess} tokens, or lower max_new_tokens",
         )
 
 
-def _look_alike(token: str) -> str:
-    changed = token.translate(_INERT)
-    return changed if changed != token else f"{token[0]} {token[1:]}"
-
-
 def shows_system(tokenizer: Any) -> bool:
-    """Whether the chat template shows a system message beside a question."""
+    """Whether the chat template shows both a system message and a question."""
     from jinja2.exceptions import TemplateError
 
     if not tokenizer.chat_template:
         return False
+    # The only reliable way is to try: templates are programs.
     try:
         text = render(tokenizer, persona_messages("PERSONA-MARK", "QUESTION-MARK", "system")).text
     except TemplateError:
@@ -139,8 +149,16 @@ def shows_system(tokenizer: Any) -> bool:
     return "PERSONA-MARK" in text and "QUESTION-MARK" in text
 
 
+def _look_alike(token: str) -> str:
+    changed = token.translate(_LOOK_ALIKES)
+    return changed if changed != token else f"{token[0]} {token[1:]}"
+
+
 def _with_one_bos(tokenizer: Any, text: str) -> list[int]:
-    """Templates usually hold BOS, so it is added only where the tokenizer would and the text has none."""
+    """Token ids with one BOS if the tokenizer uses one.
+
+    Most templates contain BOS, and a tokenizer that adds its own would double it.
+    """
     bos = tokenizer.bos_token_id
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     default: list[int] = tokenizer("a")["input_ids"]

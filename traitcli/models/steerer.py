@@ -21,28 +21,38 @@ if TYPE_CHECKING:
     Vector = Tensor | NDArray[np.floating[Any]] | Sequence[float]
 
 SteeredPositions = Literal["all", "prompt", "response"]
-_FITTING = "take one row of a vector made from this model"
-_NONE = slice(0)
+
+_USE_ONE_LAYER = "use one layer of a vector built from this model"
+_NO_POSITIONS = slice(0)
 
 
 class ActivationSteerer:
-    """Adds coeff · vector to the output [B, T, H] of a block in every forward pass inside a with statement.
+    """Adds coeff · vector to the output [B, T, H] of a block, in every forward pass inside `with`.
 
-    vector     float [H], in activation units; it is copied
-    coeff      no unit; 0 changes not a bit; see `relative_dose`
-    layer_idx  a block, counted from 0: block k gives row k+1, so our layer K is layer_idx K−1; the last
-               block is steered before the final norm, which row L has behind it
-    positions  "all": every position
-               "prompt": those of prefill, which are passes over more than one position
-               "response": the last of every pass, so that of the prompt too, then each generated token
+    Steerers add up, on one block too. Hooks and `output_hidden_states` see steered states.
 
-    Several add up, on one block too. Hooks and `output_hidden_states` see what is steered. Rows of a batch
-    must end in the same column. Packed sequences are steered as each would be alone; where texts that were
-    there already are read packed, the forward pass raises UserError unless it is at all positions. Raises
-    VectorError when the vector does not fit or there is no such block, UserError for other positions, for a
-    coeff that is not finite or too large, and when entered twice.
+    Args:
+        model: a causal language model of transformers.
+        vector: float [H], in activation units; it is copied.
+        coeff: a factor without unit; 0 changes nothing at all. See `relative_dose`.
+        layer_idx: a block, counted from 0. Block k outputs layer k+1, so layer K is layer_idx K−1.
+            The last block is steered before the final norm, which layer L has behind it.
+        positions: "all": every position.
+            "prompt": the positions of prefill, which are passes over more than one position.
+            "response": the last position of every pass: that of the prompt, then each new token.
+            All sequences of a padded batch must end in the same column.
 
-    Source: `ActivationSteerer` of Persona Vectors (Chen et al. 2025, arXiv:2507.21509), the same arguments.
+    Raises:
+        VectorError: the vector does not fit the model, or there is no such block.
+        UserError: unknown positions, or a coeff that is not finite or too large. Also raised when
+            entered twice, and by a forward pass over existing texts unless positions are "all".
+
+    Example:
+        with ActivationSteerer(model, vector[14], coeff=4, layer_idx=13):
+            model.generate(**inputs)
+
+    Source: `ActivationSteerer` of Persona Vectors (Chen et al. 2025, arXiv:2507.21509), with the
+    same arguments.
     """
 
     def __init__(
@@ -54,33 +64,37 @@ class ActivationSteerer:
         positions: SteeredPositions = "response",
     ) -> None:
         if positions not in get_args(SteeredPositions):
-            names = ", ".join(get_args(SteeredPositions))
+            known = ", ".join(get_args(SteeredPositions))
             raise UserError(
-                f"no positions {positions!r}", cause=f"there are {names}", fix="choose one of them"
+                f"invalid positions {positions!r}",
+                cause=f"positions are {known}",
+                fix="choose one of them",
             )
         blocks = find_blocks(model)
         if layer_idx not in range(len(blocks)):
+            last = len(blocks) - 1
             raise VectorError(
                 f"no block {layer_idx}",
-                cause=f"the model has blocks 0 to {len(blocks) - 1}, which give rows 1 to {len(blocks)}",
-                fix="choose one of them: row K is layer_idx K−1",
+                cause=f"the model has blocks 0 to {last}, which output layers 1 to {last + 1}",
+                fix="choose one of them: layer K is layer_idx K−1",
             )
         self._block = blocks[layer_idx]
         self._positions = positions
-        self._added = _scaled(model, vector, coeff)
+        self._added = _scale(model, vector, coeff)
         self._has_effect = coeff != 0
         self._hooks: ExitStack | None = None
 
     def __enter__(self) -> Self:
         if self._hooks is not None:
             raise UserError(
-                "the model is steered by this already",
-                cause="it was entered and not left",
-                fix="leave it first, or make a second one: they add up",
+                "this steerer is active already",
+                cause="it was entered a second time before it was left",
+                fix="leave it first, or create a second steerer: they add up",
             )
         self._hooks = ExitStack()
         if self._has_effect:
-            # In front of all others: transformers keeps the hooks that collect hidden states once it has made them.
+            # Before all other hooks: transformers' own, which collect hidden states, stay on the
+            # model once they were needed, and must see what is steered.
             hook = self._block.register_forward_hook(self._steer, with_kwargs=True, prepend=True)
             self._hooks.callback(hook.remove)
         return self
@@ -92,95 +106,108 @@ class ActivationSteerer:
 
     def _steer(self, block: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         hidden = hidden_of(output)
-        steered = self._add_to(hidden, self._pushed(hidden, kwargs.get("packed_input")))
+        steered = self._add_to(hidden, self._steered_columns(hidden, kwargs.get("packed_input")))
         return (steered, *output[1:]) if isinstance(output, tuple) else steered
 
-    def _pushed(self, hidden: Tensor, feed: object) -> slice | Tensor:
-        """Which positions of [B, T, H] are pushed; those of packed sequences, where there is a feed."""
+    def _steered_columns(self, hidden: Tensor, packed: object) -> slice | Tensor:
+        """Which positions of [B, T, H] are steered; `packed` is none outside our own engine."""
         if self._positions == "all":
             return slice(None)
-        if isinstance(feed, PackedInput):
-            return _pushed_in(feed, self._positions, hidden.device)
+        if isinstance(packed, PackedInput):
+            return _packed_columns(packed, self._positions, hidden.device)
         if self._positions == "response":
             return slice(-1, None)
-        return slice(None) if hidden.shape[1] > 1 else _NONE
+        return slice(None) if hidden.shape[1] > 1 else _NO_POSITIONS
 
-    def _add_to(self, hidden: Tensor, pushed: slice | Tensor) -> Tensor:
-        """[B, T, H] of the same dtype and device; `hidden` stays as it is."""
+    def _add_to(self, hidden: Tensor, columns: slice | Tensor) -> Tensor:
+        """A steered copy: others may still hold the tensor that the block returned."""
         self._added = self._added.to(hidden.device)
         steered = hidden.clone()
-        steered[:, pushed] += self._added.to(hidden.dtype)
+        steered[:, columns] += self._added.to(hidden.dtype)
         return steered
 
 
 def relative_dose(coeff: float, vector: Vector, norm: float) -> float:
-    """How strong a push is beside what it pushes: |coeff| · ‖vector‖ / `norm`.
+    """How strong a push is relative to the hidden state: |coeff| · ‖vector‖ / `norm`.
 
-    `norm` is the typical norm of the hidden states at that row, in activation units. 0.3 to 0.5 usually
-    leaves answers coherent, near 1 they fall apart. Raises VectorError when the vector is not finite,
-    UserError when the norm is not positive.
+    From 0.3 to 0.5 answers usually stay coherent; near 1 they fall apart.
+
+    Args:
+        coeff: as for `ActivationSteerer`.
+        vector: float [H], in activation units.
+        norm: the typical norm of hidden states at that layer, in activation units.
+
+    Raises:
+        VectorError: the vector is not finite.
+        UserError: the norm is not positive and finite.
     """
     if not 0 < norm < math.inf:
         raise UserError(
-            f"no norm {norm:g}",
-            cause="hidden states have a positive one",
-            fix="measure it at that row",
+            f"invalid norm {norm:g}",
+            cause="the norm of hidden states is positive and finite",
+            fix="measure it at that layer",
         )
-    return abs(coeff) * float(_read(vector).norm()) / norm
+    return abs(coeff) * float(_to_float32(vector).norm()) / norm
 
 
-def _scaled(model: Any, vector: Vector, coeff: float) -> Tensor:
+def _scale(model: Any, vector: Vector, coeff: float) -> Tensor:
     """float32 [H], coeff · vector."""
     if not math.isfinite(coeff):
-        raise UserError(f"no coeff {coeff}", cause="it must be finite", fix="give a number")
-    direction, wanted = _read(vector), model.config.get_text_config().hidden_size
-    if direction.shape != (wanted,):
+        raise UserError(f"invalid coeff {coeff}", cause="it must be finite", fix="give a number")
+
+    direction = _to_float32(vector)
+    shape, wanted = list(direction.shape), [model.config.get_text_config().hidden_size]
+    if shape != wanted:
         raise VectorError(
             "the vector does not fit the model",
-            cause=f"it is {list(direction.shape)}, the model needs {[wanted]}",
-            fix=_FITTING,
+            cause=f"its shape is {shape}; the model needs {wanted}",
+            fix=_USE_ONE_LAYER,
         )
+
     scaled = coeff * direction
     if not scaled.to(model.dtype).isfinite().all():
-        cause = f"coeff · vector exceeds what the model's {model.dtype} holds"
         raise UserError(
-            f"coeff {coeff:g} is too large", cause=cause, fix="see relative_dose for a sensible one"
+            f"coeff {coeff:g} is too large",
+            cause=f"coeff · vector overflows {model.dtype}, the model's dtype",
+            fix="see relative_dose for a sensible one",
         )
     return scaled
 
 
-def _read(vector: Vector) -> Tensor:
-    """The same in float32 on the CPU."""
+def _to_float32(vector: Vector) -> Tensor:
+    """The vector as float32 on the CPU; raises VectorError unless all its numbers are finite."""
     try:
-        plain = (
-            vector.detach()
-            if isinstance(vector, torch.Tensor)
-            else torch.from_numpy(np.array(vector, np.float64))
-        )
+        if isinstance(vector, torch.Tensor):
+            tensor = vector.detach()
+        else:
+            tensor = torch.from_numpy(np.array(vector, np.float64))
     except (TypeError, ValueError) as error:
         raise VectorError(
-            "the vector is not made of numbers", cause=str(error), fix=_FITTING
+            "the vector is not made of numbers", cause=str(error), fix=_USE_ONE_LAYER
         ) from None
-    read = plain.to("cpu", torch.float32)
-    if not read.isfinite().all():
+
+    converted = tensor.to("cpu", torch.float32)
+    if not converted.isfinite().all():
         raise VectorError(
             "the vector is not finite",
-            cause="it holds NaN or infinity in float32",
-            fix="build it anew",
+            cause="it has NaN or infinity in float32",
+            fix="rebuild the vector",
         )
-    return read
+    return converted
 
 
-def _pushed_in(
-    feed: PackedInput, positions: Literal["prompt", "response"], device: torch.device
+def _packed_columns(
+    packed: PackedInput, positions: Literal["prompt", "response"], device: torch.device
 ) -> slice | Tensor:
-    """The same of packed sequences, each of which is pushed where it would be pushed alone."""
-    if feed.content == "responses" and not feed.is_step:
+    """Which packed tokens are steered: those that would be if each sequence ran alone."""
+    if packed.content == "responses" and not packed.is_step:
+        # A text that is read in one pass has no prefill and no steps: only "all" means something.
         raise UserError(
             f"cannot steer {positions} positions here",
-            cause="texts are read that were there already, several tokens of a sequence at once",
+            cause="existing texts are read, several tokens of a sequence in one pass",
             fix='steer with positions="all"',
         )
     if positions == "prompt":
-        return _NONE if feed.content == "responses" else slice(None)
-    return _NONE if feed.content == "prefixes" else feed.ends.to(device)
+        return _NO_POSITIONS if packed.content == "responses" else slice(None)
+    # The end of a shared prefix is not the end of a prompt.
+    return _NO_POSITIONS if packed.content == "prefixes" else packed.ends.to(device)

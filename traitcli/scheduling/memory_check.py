@@ -52,7 +52,7 @@ def measure_fit(config: Config, placement: Placement, trust_remote_code: bool = 
     fits = []
     for name, devices in zip(placement.devices, workers, strict=True):
         found = None if on_ray else _free_bytes(config, devices, on_cpu)
-        fits.append(Fit(name, footprint.least(devices[0], capacity), found))
+        fits.append(Fit(name, footprint.minimum_bytes(devices[0], capacity), found))
     return fits
 
 

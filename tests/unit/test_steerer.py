@@ -192,7 +192,7 @@ def test_entering_twice_is_refused_and_the_first_goes_on(model):
     plain = rows(model)
 
     with ActivationSteerer(model, V, 2, 1, "all") as steerer:
-        with pytest.raises(UserError, match="steered by this already"):
+        with pytest.raises(UserError, match="this steerer is active already"):
             steerer.__enter__()
         steered = rows(model)
 
@@ -283,13 +283,13 @@ def test_a_vector_is_a_tensor_an_array_or_numbers_and_is_copied(model, kind):
             {"vector": V[:31]},
             VectorError,
             "the vector does not fit the model",
-            "it is [31], the model needs [32]",
+            "its shape is [31]; the model needs [32]",
         ),
         (
             {"vector": V[None]},
             VectorError,
             "the vector does not fit the model",
-            "it is [1, 32], the model needs [32]",
+            "its shape is [1, 32]; the model needs [32]",
         ),
         (
             {"vector": [*V[1:].tolist(), np.nan]},
@@ -309,20 +309,25 @@ def test_a_vector_is_a_tensor_an_array_or_numbers_and_is_copied(model, kind):
             "the vector is not made of numbers",
             "could not convert",
         ),
-        ({"layer_idx": 4}, VectorError, "no block 4", "blocks 0 to 3, which give rows 1 to 4"),
-        ({"layer_idx": -1}, VectorError, "no block -1", "blocks 0 to 3, which give rows 1 to 4"),
+        ({"layer_idx": 4}, VectorError, "no block 4", "blocks 0 to 3, which output layers 1 to 4"),
+        (
+            {"layer_idx": -1},
+            VectorError,
+            "no block -1",
+            "blocks 0 to 3, which output layers 1 to 4",
+        ),
         (
             {"positions": "last"},
             UserError,
-            "no positions 'last'",
-            "there are all, prompt, response",
+            "invalid positions 'last'",
+            "positions are all, prompt, response",
         ),
-        ({"coeff": float("inf")}, UserError, "no coeff inf", "it must be finite"),
+        ({"coeff": float("inf")}, UserError, "invalid coeff inf", "it must be finite"),
         (
             {"coeff": 3e38},
             UserError,
             "coeff 3e+38 is too large",
-            "exceeds what the model's torch.float32 holds",
+            "coeff · vector overflows torch.float32, the model's dtype",
         ),
     ],
 )
@@ -416,10 +421,10 @@ def test_texts_that_were_there_already_are_steered_at_all_positions_only(loaded,
         list(log_probabilities(loaded("llama"), texts, 4))
 
     assert raised.value.problem == f"cannot steer {positions} positions here"
-    assert raised.value.cause.startswith("texts are read that were there already")
+    assert raised.value.cause.startswith("existing texts are read")
 
 
 def test_the_relative_dose_is_the_norm_of_the_push_beside_that_of_the_state_which_is_not_0():
     assert relative_dose(-2, [3.0, 4.0], 20) == 0.5
-    with pytest.raises(UserError, match="no norm 0"):
+    with pytest.raises(UserError, match="invalid norm 0"):
         relative_dose(-2, [3.0, 4.0], 0)

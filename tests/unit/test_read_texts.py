@@ -11,7 +11,7 @@ import traitcli.models.engine as engine_module
 import traitcli.models.read_texts as texts_module
 from tests.conftest import FAMILIES, make_model
 from tests.unit.test_decode import TOLERANCE, relative_error, two_pass_means
-from tests.unit.test_stems import read_in_all
+from tests.unit.test_prefix_tree import read_in_all
 from traitcli.config import ModelConfig
 from traitcli.generation.mean_activations import MeanReader
 from traitcli.generation.request import Request
