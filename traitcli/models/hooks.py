@@ -80,5 +80,6 @@ def _hook(model: Any, blocks: Any, layer: int, sink: Sink) -> Any:
 
 
 def _last_state(output: Any) -> torch.Tensor:
-    state = output.last_hidden_state if hasattr(output, "last_hidden_state") else output[0]
-    return state  # type: ignore[no-any-return]
+    if hasattr(output, "last_hidden_state"):
+        return output.last_hidden_state  # type: ignore[no-any-return]
+    return output[0]  # type: ignore[no-any-return]
