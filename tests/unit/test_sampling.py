@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import pad
 
 from traitcli.config import SamplingConfig
-from traitcli.generation.sampling import nucleus_threshold, derive_seed, pick, uniforms
+from traitcli.generation.sampling import derive_seed, nucleus_threshold, pick, uniforms
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0, -torch.inf]])
 
