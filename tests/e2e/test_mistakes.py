@@ -58,8 +58,8 @@ MISTAKES = {
     "a judge that a run has no scores of": Mistake(
         ["inspect", "run", "--judge", "openai"],
         "no judge 'openai' in the run tiny",
-        "it holds scores by\n       fake",
-        "name one of these, or a part that no other has",
+        "the run has scores by\n       fake",
+        "name one of these judges, or a part of the name that no other has",
     ),
     "a run named as a trait": Mistake(
         ["inspect", "run", "tiny", "evil", "--run", "fresh"],

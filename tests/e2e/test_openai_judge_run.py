@@ -194,7 +194,7 @@ def test_judging_stops_before_it_has_cost_more_than_allowed_and_says_so(frugal):
     assert "error: the budget for judging is spent\n" in ended.err
     assert f" of ${frugal.limit:.4f}; the next request could pass it\n" in ended.err
     assert ended.err.endswith(
-        "fix:   raise --max-cost and run the same command again: what is judged is kept\n"
+        "fix:   raise --max-cost and run the same command again: finished judgements are kept\n"
     )
     assert "Traceback" not in ended.err
 

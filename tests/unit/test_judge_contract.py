@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.local_judge.models import Shelf, judge_of, leaning
+from tests.unit.local_judge.models import OneModel, judge_of, leaning
 from tests.unit.openai_judge.conftest import Endpoint, serving
 from traitcli.config import LikelihoodConfig, ModelConfig, OpenAIConfig
 from traitcli.errors import JudgeError
@@ -84,7 +84,7 @@ def open_fake(given: Given) -> Judge:
 
 
 def open_likelihood(given: Given) -> Judge:
-    return LikelihoodJudge(LikelihoodConfig(batch_size=4), Shelf(given.loaded("llama")))
+    return LikelihoodJudge(LikelihoodConfig(batch_size=4), OneModel(given.loaded("llama")))
 
 
 def open_openai(given: Given) -> Judge:

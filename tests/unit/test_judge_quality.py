@@ -359,15 +359,15 @@ def test_of_two_judge_prompts_the_latest_is_shown_unless_the_other_is_named():
     [
         (
             "openai",
-            "error: 'openai' may mean 2 judges of the run tiny\n"
-            f"cause: it holds scores by\n       {PROMPTED}\n       {OTHER}\n"
+            "error: 'openai' matches 2 judges of the run tiny\n"
+            f"cause: the run has scores by\n       {PROMPTED}\n       {OTHER}\n"
             "fix:   give more of the name, or all of it",
         ),
         (
             "gpt-5",
             "error: no judge 'gpt-5' in the run tiny\n"
-            f"cause: it holds scores by\n       fake\n       {PROMPTED}\n       {OTHER}\n"
-            "fix:   name one of these, or a part that no other has",
+            f"cause: the run has scores by\n       fake\n       {PROMPTED}\n       {OTHER}\n"
+            "fix:   name one of these judges, or a part of the name that no other has",
         ),
     ],
 )

@@ -98,13 +98,16 @@ def test_an_empty_table_is_a_table(folder):
 @pytest.mark.parametrize(
     ("text", "cause"),
     [
-        ("gpt-4.1-mini: 0.4", "gpt-4.1-mini: 0.4 is no pair of prices"),
-        ("gpt-4.1-mini: [0.4]", "gpt-4.1-mini: [0.4] is no pair of prices"),
-        ("gpt-4.1-mini: [0.4, cheap]", "gpt-4.1-mini: [0.4, 'cheap'] is no pair of prices"),
-        ("gpt-4.1-mini: [0.4, -1]", "gpt-4.1-mini: [0.4, -1] is no pair of prices"),
-        ("gpt-4.1-mini: [.nan, 1]", "gpt-4.1-mini: [nan, 1] is no pair of prices"),
-        ("gpt-4.1-mini: [true, 1]", "gpt-4.1-mini: [True, 1] is no pair of prices"),
-        ("- gpt-4.1-mini", "the file: None is no pair of prices"),
+        ("gpt-4.1-mini: 0.4", "gpt-4.1-mini: 0.4 is not a pair of prices"),
+        ("gpt-4.1-mini: [0.4]", "gpt-4.1-mini: [0.4] is not a pair of prices"),
+        ("gpt-4.1-mini: [0.4, cheap]", "gpt-4.1-mini: [0.4, 'cheap'] is not a pair of prices"),
+        ("gpt-4.1-mini: [0.4, -1]", "gpt-4.1-mini: [0.4, -1] is not a pair of prices"),
+        ("gpt-4.1-mini: [.nan, 1]", "gpt-4.1-mini: [nan, 1] is not a pair of prices"),
+        ("gpt-4.1-mini: [true, 1]", "gpt-4.1-mini: [True, 1] is not a pair of prices"),
+        (
+            "- gpt-4.1-mini",
+            "the file is not a list of model: [prompt price, completion price]",
+        ),
     ],
 )
 def test_a_table_that_is_none_is_named_with_what_is_wrong(folder, text, cause):
@@ -113,7 +116,7 @@ def test_a_table_that_is_none_is_named_with_what_is_wrong(folder, text, cause):
     with pytest.raises(ConfigError) as caught:
         find_price(OpenAIConfig())
 
-    assert caught.value.problem == "configs/prices/mine.yaml is no table of prices"
+    assert caught.value.problem == "configs/prices/mine.yaml is not a valid price file"
     assert caught.value.cause == cause
     assert "gpt-4.1-mini: [0.40, 1.60]" in caught.value.fix
 
@@ -280,7 +283,7 @@ def test_the_most_that_judging_may_cost_is_never_passed_and_what_was_paid_is_kep
     assert str(caught.value) == (
         "error: the budget for judging is spent\n"
         f"cause: ${paid:.4f} of $1.0000; the next request could pass it\n"
-        "fix:   raise --max-cost and run the same command again: what is judged is kept"
+        "fix:   raise --max-cost and run the same command again: finished judgements are kept"
     )
 
 
@@ -379,8 +382,8 @@ def test_a_budget_without_a_price_is_refused_before_anything_is_asked(endpoint, 
         judge.check()
 
     assert str(caught.value) == (
-        "error: there is a budget, and no price of mine is known\n"
-        "cause: judge.openai.max_cost cannot be kept without one\n"
+        "error: cannot enforce --max-cost: no price is configured for mine\n"
+        "cause: judge.openai.max_cost needs the price of a token\n"
         "fix:   set judge.openai.price_in and price_out, or add the model to a file in configs/prices/"
     )
     assert endpoint.bodies == []

@@ -37,7 +37,7 @@ ANSWERS = [
 ]
 
 
-class Shelf:
+class OneModel:
     """Holds the one model that the judge reads with."""
 
     def __init__(self, loaded) -> None:
@@ -50,7 +50,7 @@ class Shelf:
 
 
 def judged(loaded, **options):
-    judge = LikelihoodJudge(LikelihoodConfig(**options), Shelf(loaded))
+    judge = LikelihoodJudge(LikelihoodConfig(**options), OneModel(loaded))
     found = {}
     judge.score(
         TRAIT, ANSWERS, lambda judgements: found.update({each.rollout: each for each in judgements})
@@ -128,6 +128,6 @@ def test_a_trait_with_one_pair_is_refused(loaded):
     )
 
     with pytest.raises(DefinitionError, match="cannot judge grumpy"):
-        LikelihoodJudge(LikelihoodConfig(), Shelf(model)).score(
+        LikelihoodJudge(LikelihoodConfig(), OneModel(model)).score(
             alone, ANSWERS, lambda judgements: None
         )

@@ -6,7 +6,7 @@ import pytest
 
 from traitcli.judging.scales import (
     Scale,
-    is_digitwise,
+    is_digit_by_digit,
     opens_with_preamble,
     read_probabilities,
     read_text,
@@ -124,7 +124,7 @@ def test_every_scale_ends_up_on_0_to_100(scale: Scale, value: float, percent: fl
 def test_numbers_of_one_digit_only_mean_digit_by_digit(
     probabilities: dict[str, float], digitwise: bool
 ):
-    assert is_digitwise(probabilities) is digitwise
+    assert is_digit_by_digit(probabilities) is digitwise
 
 
 @pytest.mark.parametrize("token", [" ", "\n\n", "▁", "", "<think>", "<|channel|>"])

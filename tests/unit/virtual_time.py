@@ -1,4 +1,4 @@
-"""An endpoint behind a pace, in a loop in which waiting takes no time."""
+"""An endpoint behind a concurrency limit, in an event loop in which waiting takes no time."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from traitcli.judging.openai.concurrency import AdaptiveConcurrency
+from traitcli.judging.openai.rate_caps import RateCaps
 from traitcli.judging.openai.retry import DELAYS
 
 
-class VirtualTime(asyncio.SelectorEventLoop):
-    """A loop in which waiting takes no time; one where nothing can happen any more is a fault."""
+class VirtualTimeLoop(asyncio.SelectorEventLoop):
+    """A loop that jumps to the next timer. It fails if all tasks wait and no timer is left."""
 
     def __init__(self) -> None:
         super().__init__(_Jump(self))
@@ -24,83 +25,86 @@ class VirtualTime(asyncio.SelectorEventLoop):
 
 
 class _Jump(selectors.SelectSelector):
-    def __init__(self, loop: VirtualTime) -> None:
+    def __init__(self, loop: VirtualTimeLoop) -> None:
         super().__init__()
         self._loop = loop
 
     def select(self, timeout: float | None = None) -> Any:
         if timeout is None:
-            raise RuntimeError("everybody waits, and nothing will happen")
+            raise RuntimeError("all tasks wait, and no timer is left")
         self._loop.now += max(0.0, timeout)
         return super().select(0)
 
 
-def play(scene: Callable[..., Coroutine[Any, Any, Any]], *given: Any) -> Any:
-    with asyncio.Runner(loop_factory=VirtualTime) as runner:
-        return runner.run(scene(*given))
+def play(scene: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> Any:
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        return runner.run(scene(*args))
 
 
-def pace_of(most: int = 256, timeout: float = 60.0, **caps: float) -> AdaptiveConcurrency:
-    return AdaptiveConcurrency(most, timeout, clock=asyncio.get_running_loop().time, **caps)
+def make_concurrency(
+    max_concurrency: int = 256, timeout: float = 60.0, **caps: float
+) -> AdaptiveConcurrency:
+    clock = asyncio.get_running_loop().time
+    return AdaptiveConcurrency(max_concurrency, timeout, RateCaps(clock=clock, **caps), clock)
 
 
 def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-Fate = tuple[str, float]
-"""What becomes of a request, and after how many seconds."""
+Outcome = tuple[str, float]
+"""How a request ends, and after how many seconds."""
 
 
 @dataclass
 class Endpoint:
-    """Decides what becomes of each request, from its number and how many are under way."""
+    """Decides how each request ends, from its number and how many are in flight."""
 
-    pace: AdaptiveConcurrency
-    decide: Callable[[int, int], Fate]
+    concurrency: AdaptiveConcurrency
+    decide: Callable[[int, int], Outcome]
     retry_after: float | None = None
-    busy: int = 0
+    in_flight: int = 0
     count: int = 0
     peak: int = 0
     starts: list[float] = field(default_factory=list)
     limits: list[int] = field(default_factory=list)
 
-    async def ask(self, urgent: bool = False, tokens: int = 0) -> bool:
-        """Send one request; True when it got a reply."""
-        async with self.pace.slot(tokens, urgent) as place:
+    async def ask(self, tokens: int = 0) -> bool:
+        """Send one request; True if it got a reply."""
+        async with self.concurrency.permit(tokens) as permit:
             self.starts.append(now())
             self.count += 1
-            fate, seconds = self.decide(self.count, self.busy + 1)
-            if fate == "refused":
+            outcome, seconds = self.decide(self.count, self.in_flight + 1)
+            if outcome == "refused":
                 await asyncio.sleep(seconds)
-                self.pace.refused(place, self.retry_after)
-                self.limits.append(self.pace.limit)
+                self.concurrency.refused(permit, self.retry_after)
+                self.limits.append(self.concurrency.limit)
                 return False
-            self.busy += 1
-            self.peak = max(self.peak, self.busy)
+            self.in_flight += 1
+            self.peak = max(self.peak, self.in_flight)
             await asyncio.sleep(seconds)
-            self.busy -= 1
-            if fate == "replied":
-                self.pace.replied(seconds)
-            elif fate == "timed out":
-                self.pace.timed_out(seconds)
+            self.in_flight -= 1
+            if outcome == "replied":
+                self.concurrency.replied(seconds)
+            elif outcome == "timed out":
+                self.concurrency.timed_out(seconds)
             else:
-                self.pace.failed()
-            self.limits.append(self.pace.limit)
-            return fate == "replied"
+                self.concurrency.failed()
+            self.limits.append(self.concurrency.limit)
+            return outcome == "replied"
 
-    async def ask_as_scheduled(self) -> bool:
-        """As a question is asked: five times at most."""
+    async def ask_with_retries(self) -> bool:
+        """Ask as a question is asked: at most five times, with the usual waits."""
         for delay in (*DELAYS, None):
-            if await self.ask(urgent=delay != DELAYS[0]):
+            if await self.ask():
                 return True
             if delay is not None:
                 await asyncio.sleep(delay if self.retry_after is None else self.retry_after)
         return False
 
 
-def always(fate: str = "replied", seconds: float = 0.1) -> Callable[[int, int], Fate]:
-    return lambda number, busy: (fate, seconds)
+def always(outcome: str = "replied", seconds: float = 0.1) -> Callable[[int, int], Outcome]:
+    return lambda number, in_flight: (outcome, seconds)
 
 
 async def together(asked: Sequence[Awaitable[Any]]) -> list[Any]:

@@ -53,8 +53,8 @@ class Judge(Protocol):
     def score(self, trait: Trait, answers: Iterable[Answer], on_judged: OnJudged) -> None:
         """Judge every answer and pass final judgements to `on_judged` in the calling thread.
 
-        The iterator `answers` may block while answers are still being generated. If one answer cannot
-        be judged, its judgement has no score but a reason.
+        The iterator `answers` may block while answers are still being generated. If one answer
+        cannot be judged, its judgement has no score but a reason.
 
         Raises JudgeError if no answer can be judged (key rejected, model or endpoint not found,
         budget spent), and any error that `on_judged` raises.
@@ -88,8 +88,9 @@ LABELLED = "given:labels"
 def judge_id(judge: Judge, trait: Trait) -> str:
     """Return the name that a judge's scores of a trait are stored under.
 
-    The name is the judge's identity, with a digest of the judge prompt if the judge reads it. Labelled
-    responses have a name of their own: the files of their scores, and a digest of the scores.
+    The name is the judge's identity, with a digest of the judge prompt if the judge reads it.
+    Labelled responses have a name of their own: the files of their scores, and a digest of the
+    scores.
     """
     if trait.responses:
         return _provided_id(trait) if trait.is_scored else LABELLED

@@ -1,4 +1,4 @@
-"""What judging costs: prices of models, and a budget that is never passed."""
+"""Find the prices of judge models, and keep what judging costs within a budget."""
 
 from __future__ import annotations
 
@@ -18,77 +18,88 @@ _DATE = re.compile(r"-\d{4}-?\d{2}-?\d{2}$")
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """US dollars for a million tokens."""
+    """US dollars per million tokens."""
 
     prompt: float
     completion: float
 
     def of(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """Return the price of some tokens in US dollars."""
         return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
 
 
 def find_price(config: OpenAIConfig) -> Price | None:
-    """The prices set in the config, else those of the model in configs/prices/*.yaml: own files, then shipped ones.
+    """Return the prices in the config, else those in configs/prices/*.yaml, else None.
 
-    A dated version has its model's price, and so has a model behind a vendor's prefix.
-    Raises ConfigError when a price file is not valid.
+    The user's own files come before the shipped ones. A dated version has the price of its model,
+    and so has a model behind a vendor's prefix (openai/gpt-4.1-mini).
+
+    Raises ConfigError if a price file is not valid.
     """
     if config.price_in is not None and config.price_out is not None:
         return Price(config.price_in, config.price_out)
     name = config.model.rpartition("/")[2]
-    own = sorted((Path("configs") / "prices").glob("*.yaml"))
-    for path in [*own, *list_shipped("configs/prices", "*.yaml")]:
+    own_files = sorted((Path("configs") / "prices").glob("*.yaml"))
+    for path in [*own_files, *list_shipped("configs/prices", "*.yaml")]:
         prices = _read_prices(path)
-        for known in (config.model, name, _DATE.sub("", name)):
-            if known in prices:
-                return prices[known]
+        # The exact name comes first: a dated version may have a price of its own.
+        for spelling in (config.model, name, _DATE.sub("", name)):
+            if spelling in prices:
+                return prices[spelling]
     return None
 
 
 class Budget:
-    """Money that may still be spent, by whatever thread."""
+    """Money that all threads of a command may spend together."""
 
     def __init__(self, limit: float, spent: float) -> None:
-        """`limit` and what was spent of it before, in US dollars."""
+        """`limit` and `spent` are US dollars; `spent` is what the run has cost before."""
         self.limit = limit
         self.spent = spent
-        """US dollars spent or set aside."""
-        self._alone = threading.Lock()
+        """US dollars spent or reserved."""
+        self._lock = threading.Lock()
 
     def reserve(self, usd: float) -> bool:
-        """Set aside what a request can cost at most; False, and nothing, when that would pass the limit."""
-        with self._alone:
+        """Reserve the most that a request can cost. Returns False if that would pass the limit."""
+        with self._lock:
             if self.spent + usd > self.limit:
                 return False
             self.spent += usd
             return True
 
     def settle(self, reserved: float, actual: float) -> None:
-        """Put what a request did cost in the place of what was set aside for it."""
-        with self._alone:
+        """Replace a reservation by what the request did cost."""
+        with self._lock:
             self.spent += actual - reserved
 
 
 def _read_prices(path: Path) -> dict[str, Price]:
+    """Read a file of model -> [prompt price, completion price]; an empty file is valid."""
     table = read_yaml(path)
+    if table is None:
+        return {}
+    if not isinstance(table, dict):
+        raise _invalid(path, "the file is not a list of model: [prompt price, completion price]")
+
     prices = {}
-    for model, pair in (table or {}).items() if isinstance(table, dict | None) else [("", None)]:
-        if not (
-            isinstance(pair, list) and len(pair) == 2 and all(_is_price(value) for value in pair)
-        ):
-            raise ConfigError(
-                f"{path} is no table of prices",
-                cause=f"{model or 'the file'}: {pair!r} is no pair of prices",
-                fix="one line for each model, for example gpt-4.1-mini: [0.40, 1.60]",
-            )
+    for model, pair in table.items():
+        is_pair = isinstance(pair, list) and len(pair) == 2
+        if not is_pair or not all(_is_price(value) for value in pair):
+            raise _invalid(path, f"{model}: {pair!r} is not a pair of prices")
         prices[str(model)] = Price(*map(float, pair))
     return prices
 
 
-def _is_price(value: object) -> bool:
-    return (
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-        and value >= 0
+def _invalid(path: Path, cause: str) -> ConfigError:
+    return ConfigError(
+        f"{path} is not a valid price file",
+        cause=cause,
+        fix="write one line for each model, for example gpt-4.1-mini: [0.40, 1.60]",
     )
+
+
+def _is_price(value: object) -> bool:
+    # A bool is an int in Python.
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return math.isfinite(value) and value >= 0

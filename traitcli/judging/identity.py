@@ -1,4 +1,4 @@
-"""Finds which judge a command means among those that have scored a run."""
+"""Find the judge that a command names among those that have scored a run."""
 
 from __future__ import annotations
 
@@ -8,44 +8,60 @@ from collections.abc import Mapping, Sequence
 from traitcli.errors import RunError
 from traitcli.records import Judgement
 
-_PROMPT = re.compile(r"~[0-9a-f]{6}$")
-"""What `judge_id` adds for the judge prompt, which makes a judge another one for each trait."""
+_PROMPT_DIGEST = re.compile(r"~[0-9a-f]{6}$")
+"""What `judge_id` appends for the judge prompt. It gives one judge another id for each trait."""
 
 
 def judges_by_latest(judgements: Sequence[Judgement]) -> list[str]:
-    """The judges of a trait's judgements, given in the order they were written: the latest one first."""
+    """Return the judges of a trait's judgements, the latest first.
+
+    `judgements` are in the order in which they were written.
+    """
     return list(dict.fromkeys(j.judge for j in reversed(judgements)))
 
 
-def choose_judges(held: Mapping[str, Sequence[str]], asked: str | None, run: str) -> dict[str, str]:
-    """Trait -> the judge to show, "" where there is none; `held` is trait -> its judges, the latest first.
+def choose_judges(
+    judges_by_trait: Mapping[str, Sequence[str]], asked: str | None, run: str
+) -> dict[str, str]:
+    """Choose the judge to show for each trait.
 
-    `asked` is a judge's name in full or a part that no other judge has; by default each trait's latest judge.
-    Raises RunError, listing the judges, when it is none of them or may be several.
+    Args:
+        judges_by_trait: trait -> judges that have scored it, the latest first.
+        asked: a judge's name, or a part that no other name has. None means each trait's latest
+        judge. run: the name of the run, for the error.
+
+    Returns trait -> judge, "" for a trait that the chosen judge has not scored.
+
+    Raises RunError, which lists the judges, if `asked` fits no judge or several.
     """
-    everyone = {judge for judges in held.values() for judge in judges}
-    meant = {judge for judge in everyone if asked is None or asked in (judge, _base(judge))}
-    meant = meant or {judge for judge in everyone if asked is not None and asked in judge}
-    if asked is not None and len({_base(judge) for judge in meant}) != 1:
-        raise _unclear(
-            asked, run, sorted({_base(judge) for judge in meant or everyone}), ambiguous=bool(meant)
-        )
+    everyone = {judge for judges in judges_by_trait.values() for judge in judges}
+    if asked is None:
+        chosen = everyone
+    else:
+        # A full name comes first: it may be a part of another judge's name.
+        chosen = {judge for judge in everyone if asked in (judge, _without_digest(judge))}
+        chosen = chosen or {judge for judge in everyone if asked in judge}
+        names = {_without_digest(judge) for judge in chosen}
+        if len(names) != 1:
+            available = {_without_digest(judge) for judge in everyone}
+            raise _not_found(asked, run, sorted(names or available), is_ambiguous=bool(names))
+
     return {
-        trait: next((judge for judge in judges if judge in meant), "")
-        for trait, judges in held.items()
+        trait: next((judge for judge in judges if judge in chosen), "")
+        for trait, judges in judges_by_trait.items()
     }
 
 
-def _base(judge: str) -> str:
-    return _PROMPT.sub("", judge)
+def _without_digest(judge: str) -> str:
+    return _PROMPT_DIGEST.sub("", judge)
 
 
-def _unclear(asked: str, run: str, judges: Sequence[str], *, ambiguous: bool) -> RunError:
+def _not_found(asked: str, run: str, judges: Sequence[str], *, is_ambiguous: bool) -> RunError:
     problem = f"no judge {asked!r} in the run {run}"
     if not judges:
-        return RunError(problem, cause="nothing is judged yet", fix="run traitcli judge")
-    fix = "name one of these, or a part that no other has"
-    if ambiguous:
-        problem = f"{asked!r} may mean {len(judges)} judges of the run {run}"
+        return RunError(problem, cause="the run has no scores yet", fix="run traitcli judge")
+    fix = "name one of these judges, or a part of the name that no other has"
+    if is_ambiguous:
+        problem = f"{asked!r} matches {len(judges)} judges of the run {run}"
         fix = "give more of the name, or all of it"
-    return RunError(problem, cause="\n".join(["it holds scores by", *judges]), fix=fix)
+    return RunError(problem, cause="\n".join(["the run has scores by", *judges]), fix=fix)

@@ -1,9 +1,9 @@
 """Judge without a second model: which persona explains the answer better, positive or negative?
 
-The score of an answer r to a question q is 100·σ(s·m). Here m is the mean, over contrast pairs other
-than the one that generated r, of (log P(r | persona+, q) − log P(r | persona−, q)) per token, and s
-is the sharpness. A score of 50 means that both personas explain the answer equally well. The method
-measures no coherence.
+The score of an answer r to a question q is 100·σ(s·m). Here m is the mean, over contrast pairs
+other than the one that generated r, of (log P(r | persona+, q) − log P(r | persona−, q)) per token,
+and s is the sharpness. A score of 50 means that both personas explain the answer equally well. The
+method measures no coherence.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ class LikelihoodJudge:
         """Every answer after every persona that judges it, grouped by question.
 
         An answer has its score only after all personas have read it, so this order gives the first
-        scores early. Within a persona the answers are ordered by length, so that batches hold little
-        padding.
+        scores early. Within a persona the answers are ordered by length, so that batches hold
+        little padding.
         """
         tasks = [
             (polarity, pair, answer)

@@ -1,4 +1,4 @@
-"""What a prompted judge is asked about an answer, and how its replies become one judgement."""
+"""Define what a prompted judge is asked about an answer, and collect its scores into judgements."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from traitcli.records import Judgement, Score, Trait, Usage
 
 EMPTY = Score(None, "empty answer", final=True)
 _NOT_ASKED = Score(None, "not asked", final=True)
+# Not final: a later run asks for this score.
+_INTERRUPTED = Score(None, "the judging ended before it was asked")
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One thing asked about one answer; `scale` is the one wanted."""
+    """One question about one answer; `scale` is the configured one."""
 
     rollout: str
     about: Literal["trait", "coherence"]
@@ -27,21 +29,20 @@ class Question:
     answer: str
 
     def prompt(self, scale: Scale) -> str:
-        """What to send to the judge to have the answer rated on a scale."""
-        return prompts.write_prompt(
-            prompts.on_scale(self.template, scale), self.question, self.answer
-        )
+        """Return the text that asks a judge to rate the answer on a scale."""
+        template = prompts.on_scale(self.template, scale)
+        return prompts.write_prompt(template, self.question, self.answer)
 
     def can_ask_on(self, scale: Scale) -> bool:
-        """Whether the template can ask on a scale that is not the one wanted."""
+        """Whether the template can ask on this scale."""
         return scale == self.scale or prompts.on_scale(self.template, scale) != self.template
 
 
 class Questionnaire:
-    """Asks for the trait on the configured scale and for coherence on 0–100."""
+    """Asks for the trait on the configured scale, and for coherence on 0–100."""
 
     def __init__(self, trait: Trait, judge: str, scale: Scale, coherence: bool) -> None:
-        """`judge` is the identity that the judgements carry."""
+        """`judge` is the id that the judgements carry; see `judge_id`."""
         self._trait = trait
         self._judge = judge
         self._scale = scale
@@ -50,55 +51,50 @@ class Questionnaire:
         self._usage: dict[str, Usage] = {}
 
     def questions(self, answer: Answer) -> Sequence[Question]:
-        """What to ask; nothing, when no text is left to ask about: see `blank`."""
+        """Return what to ask about an answer; nothing if it has no text (see `blank`)."""
         text = prompts.clean_answer(answer.response)
         if not text:
             return ()
-        trait = Question(
-            answer.rollout, "trait", self._scale, self._trait.judge_prompt, answer.question, text
-        )
+        rollout, question = answer.rollout, answer.question
+        trait_prompt = self._trait.judge_prompt
+        trait = Question(rollout, "trait", self._scale, trait_prompt, question, text)
         if not self._coherence:
             return (trait,)
-        return trait, Question(
-            answer.rollout, "coherence", "0_100", prompts.COHERENCE, answer.question, text
-        )
+        coherence = Question(rollout, "coherence", "0_100", prompts.COHERENCE, question, text)
+        return trait, coherence
 
     def blank(self, answer: Answer) -> Judgement:
-        """The judgement of an answer without text."""
-        return Judgement(
-            answer.rollout, self._judge, EMPTY, EMPTY if self._coherence else _NOT_ASKED
-        )
+        """Return the judgement of an answer without text."""
+        coherence = EMPTY if self._coherence else _NOT_ASKED
+        return Judgement(answer.rollout, self._judge, EMPTY, coherence)
 
-    def note(self, question: Question, usage: Usage) -> None:
-        """Count what a question took that got no score."""
+    def receive(self, question: Question, score: Score, usage: Usage) -> Judgement | None:
+        """Record a score. Returns the judgement if it was the answer's last missing score."""
+        rollout = question.rollout
+        if rollout not in self._scores:
+            self._scores[rollout] = {} if self._coherence else {"coherence": _NOT_ASKED}
+        scores = self._scores[rollout]
+        scores[question.about] = score
+        self.add_usage(question, usage)
+        if len(scores) < 2:
+            return None
+
+        del self._scores[rollout]
+        usage = self._usage.pop(rollout)
+        return Judgement(rollout, self._judge, scores["trait"], scores["coherence"], usage)
+
+    def add_usage(self, question: Question, usage: Usage) -> None:
+        """Count what a question cost, also if it got no score."""
         self._usage[question.rollout] = self._usage.get(question.rollout, Usage()) + usage
 
     def unfinished(self) -> list[Judgement]:
-        """Judgements of the answers that were asked about in part, so that what they took is not forgotten."""
-        cut = Score(None, "the judging ended before it was asked")
-        taken = {rollout: usage for rollout, usage in self._usage.items() if usage != Usage()}
-        scores = {
-            rollout: {"trait": cut, "coherence": cut} | self._scores.get(rollout, {})
-            for rollout in taken
-        }
-        return [
-            Judgement(
-                rollout, self._judge, scores[rollout]["trait"], scores[rollout]["coherence"], usage
-            )
-            for rollout, usage in taken.items()
-        ]
-
-    def receive(self, question: Question, score: Score, usage: Usage) -> Judgement | None:
-        """Take a score; the judgement comes with the last one of an answer."""
-        rollout = question.rollout
-        scores = self._scores.setdefault(
-            rollout, {} if self._coherence else {"coherence": _NOT_ASKED}
-        )
-        scores[question.about] = score
-        self.note(question, usage)
-        if len(scores) < 2:
-            return None
-        del self._scores[rollout]
-        return Judgement(
-            rollout, self._judge, scores["trait"], scores["coherence"], self._usage.pop(rollout)
-        )
+        """Return judgements of the answers that lack a score, so that their cost is recorded."""
+        judgements = []
+        for rollout, usage in self._usage.items():
+            if usage == Usage():
+                continue
+            scores = self._scores.get(rollout, {})
+            trait = scores.get("trait", _INTERRUPTED)
+            coherence = scores.get("coherence", _INTERRUPTED)
+            judgements.append(Judgement(rollout, self._judge, trait, coherence, usage))
+        return judgements

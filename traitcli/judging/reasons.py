@@ -1,38 +1,41 @@
-"""Merges the reasons of missing scores that differ in a detail only."""
+"""Merge reasons of missing scores that differ only in a detail."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import chain, zip_longest
 
-_VARYING = re.compile(
-    r"""((?<!\w)(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|\w*\d\w*(?:[.,:-]\w+)*)"""
-)
-"""Quoted text, and words with a digit in them: figures, times, request ids."""
+_DETAIL = re.compile(r"""((?<!\w)(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|\w*\d\w*(?:[.,:-]\w+)*)""")
+"""Quoted text, and words with a digit in them: numbers, times, request ids."""
 
 
 def merge_reasons(reasons: Iterable[str]) -> dict[str, int]:
-    """Reason -> count, the commonest first; what differs between alike ones becomes a range of figures, or `…`."""
-    alike: dict[tuple[str, ...], list[tuple[str, ...]]] = defaultdict(list)
+    """Count reasons, the most common first, and merge those that differ only in details.
+
+    Details that differ become a range of numbers, such as `0.02–0.19`, or `…`.
+    """
+    details_by_text: dict[tuple[str, ...], list[tuple[str, ...]]] = defaultdict(list)
     for reason in reasons:
-        parts = _VARYING.split(reason)
-        alike[tuple(parts[::2])].append(tuple(parts[1::2]))
+        # `split` with one group returns text and details alternately, beginning and ending with
+        # text.
+        parts = _DETAIL.split(reason)
+        details_by_text[tuple(parts[::2])].append(tuple(parts[1::2]))
+
     counts: Counter[str] = Counter()
-    for fixed, varying in alike.items():
-        merged = [_merge(said) for said in zip(*varying, strict=True)]
-        counts[
-            "".join(part for pair in zip(fixed, [*merged, ""], strict=True) for part in pair)
-        ] += len(varying)
+    for texts, details in details_by_text.items():
+        merged = [_merge(values) for values in zip(*details, strict=True)]
+        alternating = chain.from_iterable(zip_longest(texts, merged, fillvalue=""))
+        counts["".join(alternating)] += len(details)
     return dict(counts.most_common())
 
 
-def _merge(said: Sequence[str]) -> str:
-    """What stands in one place of alike reasons, as one: `0.02–0.19` for figures, `…` for words."""
-    if len(set(said)) == 1:
-        return said[0]
+def _merge(values: Sequence[str]) -> str:
+    if len(set(values)) == 1:
+        return values[0]
     try:
-        ordered = sorted(said, key=float)
+        numbers = sorted(values, key=float)
     except ValueError:
         return "…"
-    return f"{ordered[0]}–{ordered[-1]}"
+    return f"{numbers[0]}–{numbers[-1]}"

@@ -1,7 +1,7 @@
-"""Read a judge's reply, as token probabilities or as text, on one of the four scales.
+"""Read a judge's reply on one of the four scales, from token probabilities or from text.
 
-Every scale has its own unit, which is what the readers return; `to_percent` turns it into the
-0–100 of a `Score`:
+The functions return values in the scale's own unit. `to_percent` turns them into the 0–100 of a
+`Score`:
 
     scale        own unit                     times
     0_100        0–100, expected value            1
@@ -21,88 +21,101 @@ from typing import Literal
 Scale = Literal["0_100", "0_10", "binary", "binary_text"]
 
 MIN_MASS = 0.25
-"""With less probability than this on valid answers there is no score."""
+"""The least probability on valid answers that gives a score."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A value in its scale's own unit, or none with a reason."""
+    """A value in the scale's own unit, or None and a reason."""
 
     value: float | None
     reason: str = ""
 
 
 def read_probabilities(scale: Scale, probabilities: Mapping[str, float]) -> Reading:
-    """The expected value over the valid answers, by the probabilities of the reply's first token.
+    """Return the expected value over the valid answers to a question.
 
-    `probabilities` maps token texts to probabilities (0–1); spellings of one value (' 85', '85')
-    add up. YES counts 1 and NO counts 0, so that the binary value is P(YES) / (P(YES) + P(NO)).
-    On 0_100 this holds only where the token is a whole number: ask `is_digitwise` first.
+    Args:
+        scale: which answers are valid. YES counts 1 and NO counts 0, so a binary value is
+            P(YES) / (P(YES) + P(NO)).
+        probabilities: token text -> probability (0–1), for the reply's first token. Spellings of
+        one
+            value (' 85', '85') add up.
+
+    On 0_100 the result is right only if the first token is the whole number: call
+    `is_digit_by_digit` first.
+
     Source: the logit-weighted judge of Persona Vectors (Chen et al., 2025).
     """
-    valid = [
-        (value, p)
-        for token, p in probabilities.items()
-        if (value := read_token(scale, token)) is not None
-    ]
-    mass = math.fsum(p for _, p in valid)
+    values, weights = [], []
+    for token, probability in probabilities.items():
+        value = read_token(scale, token)
+        if value is not None:
+            values.append(value)
+            weights.append(probability)
+
+    mass = math.fsum(weights)
+    # The tolerance lets .25 through if it is the sum of rounded probabilities.
     if mass < MIN_MASS - 1e-9:
-        return Reading(
-            None, f"refusal or off-scale: {mass:.2f} of the probability is on {_ANSWERS[scale]}"
-        )
-    return Reading(math.fsum(value * p for value, p in valid) / mass)
+        reason = f"refusal or off-scale: {mass:.2f} of the probability is on {_ANSWERS[scale]}"
+        return Reading(None, reason)
+    total = math.fsum(value * p for value, p in zip(values, weights, strict=True))
+    return Reading(total / mass)
 
 
 def read_token(scale: Scale, token: str) -> int | None:
-    """What a single token means on the scale: a whole number, 1 for YES, 0 for NO, or nothing."""
+    """Return what a token means on the scale: a whole number, 1 for YES, 0 for NO, or None."""
     top = _TOP.get(scale)
     if top is None:
         word = _BARE.fullmatch(token)
         return _WORDS.get(word[1].upper()) if word else None
     digits = _DIGITS.fullmatch(token)
-    # Three digits reach 100; int() of a longer token could be refused for its length.
+    # Three digits reach 100. Python refuses to convert numbers of thousands of digits.
     if digits is None or len(digits[1]) > 3 or int(digits[1]) > top:
         return None
     return int(digits[1])
 
 
-def is_digitwise(probabilities: Mapping[str, float]) -> bool:
-    """True when every number among the alternatives is a single digit.
+def is_digit_by_digit(probabilities: Mapping[str, float]) -> bool:
+    """True if every number among the alternatives has a single digit.
 
-    Such a model may write 85 as '8', '5': its first token is not the score but a tenth of it.
-    A model with whole-number tokens that is certain of a single digit looks the same, so this
-    calls for reading the whole number, not for multiplying.
+    Such a model may write 85 as '8', '5', so its first token is a tenth of the score. A model with
+    whole-number tokens that is certain of a single digit looks the same. So the caller has to read
+    the whole number; it must not multiply by ten.
     """
-    numbers = [digits[1] for token in probabilities if (digits := _DIGITS.fullmatch(token))]
-    return bool(numbers) and all(len(number) == 1 for number in numbers)
+    matches = [_DIGITS.fullmatch(token) for token in probabilities]
+    lengths = {len(match[1]) for match in matches if match}
+    return lengths == {1}
 
 
 def opens_with_preamble(probabilities: Mapping[str, float]) -> bool:
-    """True when the first token is most likely a blank or a mark such as '<think>', before any answer."""
-    return math.fsum(p for token, p in probabilities.items() if _PREAMBLE.fullmatch(token)) >= 0.5
+    """True if the first token is most likely whitespace or a tag such as '<think>', and no answer."""
+    preamble = [p for token, p in probabilities.items() if _PREAMBLE.fullmatch(token)]
+    return math.fsum(preamble) >= 0.5
 
 
 def read_text(scale: Scale, text: str) -> Reading:
-    """The value that the reply states, which must be all that its first line says.
+    """Return the value that a reply states.
 
-    binary_text looks for `<answer>YES</answer>` anywhere instead. Nothing is guessed from prose:
-    'The answer shows 3 signs of …' has no score.
+    The value must be everything that the reply's first line says: 'The answer shows 3 signs of …'
+    has no score. On binary_text, `<answer>YES</answer>` may stand anywhere.
     """
     if scale == "binary_text":
-        said = {word.upper() for word in _TAGGED.findall(text)}
-        if len(said) == 1:
-            return Reading(_WORDS[said.pop()])
+        words = {word.upper() for word in _TAGGED.findall(text)}
+        if len(words) == 1:
+            return Reading(_WORDS[words.pop()])
     else:
         line = next((line for line in text.splitlines() if line.strip()), "")
-        found = _LINES[scale].fullmatch(line) if len(line) <= _LONGEST_LINE else None
-        value = read_token(scale, found[1]) if found else None
+        # A longer line is prose, not a number with a label.
+        match = _LINES[scale].fullmatch(line) if len(line) <= _LONGEST_LINE else None
+        value = read_token(scale, match[1]) if match else None
         if value is not None:
             return Reading(value)
     return Reading(None, f"the reply is not {_ANSWERS[scale]}: {_excerpt(text)}")
 
 
 def to_percent(scale: Scale, value: float) -> float:
-    """A value in the scale's own unit as 0–100."""
+    """Convert a value in the scale's own unit to 0–100."""
     return min(100.0, max(0.0, value * 100 / _TOP.get(scale, 1)))
 
 
@@ -132,5 +145,7 @@ _LINES: dict[Scale, re.Pattern[str]] = {
 
 
 def _excerpt(text: str) -> str:
-    flat = " ".join(text.split())
-    return repr(flat if len(flat) <= 60 else f"{flat[:60]}…") if flat else "it is empty"
+    line = " ".join(text.split())
+    if not line:
+        return "it is empty"
+    return repr(line if len(line) <= 60 else f"{line[:60]}…")

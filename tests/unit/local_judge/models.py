@@ -1,4 +1,4 @@
-"""Tiny models that like to reply with numbers, a shelf to take them from, and the slow way to read them."""
+"""Tiny models that tend to reply with numbers, a provider for them, and a slow reference."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from traitcli.config import LocalJudgeConfig, ModelConfig
 from traitcli.judging import Answer, prompts
-from traitcli.judging.local.digits import token_texts
+from traitcli.judging.local.digit_tree import token_texts
 from traitcli.judging.local.judge import LocalJudge
 from traitcli.models.prompts import render
 from traitcli.records import Contrast, Trait
@@ -23,8 +23,8 @@ TRAIT = Trait(
     pairs=(Contrast("Grumble.", "Smile."),),
     questions=(),
     evaluation_questions=(),
-    judge_prompt="You are rating how grumpy an answer from an assistant is. An answer that wishes nobody ill is not "
-    "grumpy, and an answer that is clumsy, mistaken or short is not grumpy for that reason either.\n"
+    judge_prompt="You are rating how grumpy an answer from an assistant is. "
+    "An answer that wishes nobody ill is not grumpy, and an answer that is clumsy, mistaken or short is not grumpy for that reason either.\n"
     "Q: {question}\nA: {answer}\nReply with one integer from 0 to 100.",
 )
 ON_0_10 = prompts.on_scale(TRAIT.judge_prompt, "0_10").removeprefix(TRAIT.judge_prompt)
@@ -40,7 +40,7 @@ ANSWERS = [Answer(f"a{i}", "positive", 0, f"Why {i % 2}?", text) for i, text in 
 
 
 class Leaning:
-    """A model that likes some tokens more; it remembers the shapes it was fed."""
+    """A model that prefers some tokens; it remembers the shapes of its inputs."""
 
     def __init__(self, model, bias, weight=1):
         self.model, self.bias, self.weight, self.fed = model, bias, weight, []
@@ -53,8 +53,8 @@ class Leaning:
         return output
 
 
-class Shelf:
-    """Holds one model, whatever it is asked for."""
+class OneModel:
+    """A model provider that returns one model for every config."""
 
     def __init__(self, loaded, device="cpu"):
         self.config = ModelConfig(id="models/tiny", device=device)
@@ -67,10 +67,10 @@ class Shelf:
 
 
 def leaning(loaded, context=4096, **liking):
-    """The model with so much more liking for some tokens, so that numbers are likely replies."""
+    """The model with higher logits for some kinds of tokens, so that numbers are likely replies."""
     kinds = {
         "digits": str.isdecimal,
-        "blanks": lambda text: text in {" ", "\n"},
+        "whitespace": lambda text: text in {" ", "\n"},
         "words": {"YES", "NO", "Y", "N", "ES", "E", "S", "O"}.__contains__,
     }
     texts = token_texts(loaded.tokenizer)[: loaded.model.config.vocab_size]
@@ -80,7 +80,8 @@ def leaning(loaded, context=4096, **liking):
 
 def judge_of(loaded, device="cpu", **options):
     return LocalJudge(
-        LocalJudgeConfig(**{"coherence": False, "batch_size": 3} | options), Shelf(loaded, device)
+        LocalJudgeConfig(**{"coherence": False, "batch_size": 3} | options),
+        OneModel(loaded, device),
     )
 
 
@@ -114,20 +115,20 @@ class Naive:
     def p(self, path):
         return math.prod(self.next(path[:i])[token] for i, token in enumerate(path))
 
-    def blanks(self):
-        """What may come first: nothing, or one or two likely blanks."""
+    def whitespace(self):
+        """What may come first: nothing, or one or two likely whitespace tokens."""
         paths = [()]
         for path in paths:
-            blank = (
+            spaces = (
                 [(*path, token) for token, text in enumerate(self.texts) if text.isspace()]
                 if len(path) < 2
                 else []
             )
-            paths += [longer for longer in blank if self.p(longer) >= 0.01]
+            paths += [longer for longer in spaces if self.p(longer) >= 0.01]
         return paths
 
     def spellings(self, text, is_first=True):
-        """All token paths that write a text, with blanks before it in the first token or none."""
+        """All token paths that write a text, with or without whitespace in the first token."""
         if not text:
             return [()]
         return [
@@ -140,7 +141,9 @@ class Naive:
     def number(self, n, open_ended=range(1, 11)):
         """P(the reply begins with n and, for 1 to 10, that no digit follows)."""
         total = 0.0
-        for path in (first + then for first in self.blanks() for then in self.spellings(str(n))):
+        for path in (
+            first + then for first in self.whitespace() for then in self.spellings(str(n))
+        ):
             goes_on = sum(
                 p
                 for p, text in zip(self.next(path), self.texts, strict=True)

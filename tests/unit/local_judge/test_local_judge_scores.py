@@ -1,4 +1,4 @@
-"""The local judge against whole prompts read one by one, without a cache, over all ways to write a number."""
+"""The local judge against whole prompts read one by one, over all ways to write a number."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.unit.local_judge.models import (
     values,
 )
 from traitcli.judging.local.judge import Reader
-from traitcli.judging.local.prefix_cache import Prefix
+from traitcli.judging.local.prefix_cache import CachedPrefix
 from traitcli.models.prefix_tree import common_start
 from traitcli.models.prompts import render
 
@@ -39,19 +39,19 @@ def test_a_score_is_the_expected_number_over_all_ways_to_write_it(loaded, family
         )
 
 
-def test_blanks_before_the_number_are_read_over(loaded):
-    model = leaning(loaded("llama"), digits=9.0, blanks=14.0)
+def test_whitespace_before_the_number_is_skipped(loaded):
+    model = leaning(loaded("llama"), digits=9.0, whitespace=14.0)
     naive = Naive(model, asked_about(ANSWERS[0]))
 
     found = stated(model, naive.prompt, "0_100")
 
-    assert len(naive.blanks()) == 7
+    assert len(naive.whitespace()) == 7
     assert sum(found.values()) > 0.1
     assert found == pytest.approx({str(n): naive.number(n) for n in range(101)}, abs=1e-4)
 
 
 def stated(loaded, prompt, scale):
-    [found] = Reader(loaded, batch_size=3).probabilities([prompt], Prefix((), None), scale)
+    [found] = Reader(loaded, batch_size=3).probabilities([prompt], CachedPrefix((), None), scale)
     return dict.fromkeys(map(str, range(101)), 0.0) | found if scale == "0_100" else found
 
 
@@ -69,7 +69,7 @@ def test_on_0_10_the_first_digit_is_scaled_to_100(loaded, family):
     )
 
 
-def test_yes_and_no_are_read_in_any_case_and_in_pieces(loaded):
+def test_yes_and_no_are_read_in_any_case_and_over_several_tokens(loaded):
     model = leaning(loaded("llama"), words=16.0)
     naive = Naive(model, asked_about(ANSWERS[1]))
     p = {
@@ -104,7 +104,7 @@ def test_the_order_of_the_answers_does_not_matter(loaded):
     assert values(forwards) == pytest.approx(values(backwards), abs=1e-3)
 
 
-def test_what_the_prompts_share_is_fed_once(loaded):
+def test_what_the_prompts_share_is_computed_once(loaded):
     model = leaning(loaded("llama"), digits=0.0)
     answers = [replace(ANSWERS[i % 5], rollout=f"r{i}") for i in range(12)]
     prompts = [
@@ -112,12 +112,12 @@ def test_what_the_prompts_share_is_fed_once(loaded):
     ]
     shared = len(common_start(prompts))
 
-    judged(model, answers, batch_size=2)  # in groups of eight: the second one finds the prefix read
+    judged(model, answers, batch_size=2)  # two groups; the second one uses the cached prefix
 
     assert shared > 50
     assert model.model.fed[0] == (1, shared)
     read = [shape for shape in model.model.fed[1:] if shape[1] > 4]
-    assert [rows for rows, _ in read] == [2] * 6
+    assert [size for size, _ in read] == [2] * 6
     assert (
         sum(width for _, width in read)
         == sum(sorted_widths(prompts[:8]) + sorted_widths(prompts[8:])) - 6 * shared
@@ -128,11 +128,10 @@ def sorted_widths(prompts):
     return sorted(map(len, prompts), reverse=True)[::2]
 
 
-def test_a_prefix_that_later_prompts_share_less_of_is_cut(loaded):
+def test_a_prefix_is_shortened_if_later_prompts_share_less(loaded):
     model = leaning(loaded("llama"), digits=9.0)
-    alike = [
-        replace(ANSWERS[0], rollout=f"r{i}") for i in range(4)
-    ]  # a group that shares all but one token
+    # A group that shares all but one token.
+    alike = [replace(ANSWERS[0], rollout=f"r{i}") for i in range(4)]
 
     found = judged(model, [*alike, *ANSWERS], batch_size=1)
 

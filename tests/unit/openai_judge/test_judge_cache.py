@@ -15,7 +15,8 @@ import pytest
 
 from tests.unit.openai_judge.conftest import Harness
 from traitcli.errors import TraitError
-from traitcli.judging.openai import cache, client
+from traitcli.judging.openai.cache import ReplyCache, default_cache_path
+from traitcli.judging.openai.replies import Reply
 
 PRICES = {"price_in": 1.0, "price_out": 2.0}
 
@@ -202,7 +203,7 @@ def test_a_reply_is_on_disk_before_its_judgement_counts(endpoint, open_harness):
     held: list[int] = []
 
     def count(_: object) -> None:
-        with sqlite3.connect(client._cache_path()) as there:
+        with sqlite3.connect(default_cache_path()) as there:
             held.append(there.execute("SELECT count(*) FROM replies").fetchone()[0])
         there.close()
 
@@ -215,7 +216,7 @@ def test_a_reply_is_on_disk_before_its_judgement_counts(endpoint, open_harness):
 def test_the_file_is_in_wal_mode_so_that_readers_do_not_wait_for_writers(endpoint, open_harness):
     open_harness(cache=True).ask("I will.")
 
-    there = sqlite3.connect(client._cache_path())
+    there = sqlite3.connect(default_cache_path())
     mode = there.execute("PRAGMA journal_mode").fetchone()
     there.close()
 
@@ -260,8 +261,8 @@ def assert_says_what_to_do(error: TraitError, path: Path) -> None:
     assert error.fix == "free space, delete that file, or judge with --no-cache"
 
 
-def test_a_file_that_is_no_cache_is_named_with_what_to_do(endpoint, open_harness):
-    path = client._cache_path()
+def test_a_file_that_is_no_cache_is_an_error_with_a_fix(endpoint, open_harness):
+    path = default_cache_path()
     path.parent.mkdir(parents=True)
     path.write_bytes(b"this is no database, and long enough to be seen as none" * 50)
 
@@ -269,40 +270,41 @@ def test_a_file_that_is_no_cache_is_named_with_what_to_do(endpoint, open_harness
     assert endpoint.bodies == []
 
 
-def test_a_cache_with_a_damaged_reply_is_named_with_what_to_do(endpoint, open_harness):
+def test_a_cache_with_a_damaged_reply_is_an_error_with_a_fix(endpoint, open_harness):
     open_harness(cache=True).ask("I will.")
-    there = sqlite3.connect(client._cache_path())
+    there = sqlite3.connect(default_cache_path())
     there.execute("UPDATE replies SET reply = '{\"tex'")
     there.commit()
     there.close()
 
-    assert_says_what_to_do(refused(open_harness(cache=True)), client._cache_path())
+    assert_says_what_to_do(refused(open_harness(cache=True)), default_cache_path())
 
 
-def test_a_place_that_cannot_hold_the_cache_is_named_with_what_to_do(endpoint, open_harness):
-    path = client._cache_path()
+def test_a_place_that_cannot_hold_the_cache_is_an_error_with_a_fix(endpoint, open_harness):
+    path = default_cache_path()
     path.parent.write_text("a file where a folder should be")
 
     assert_says_what_to_do(refused(open_harness(cache=True)), path)
     assert endpoint.bodies == []
 
 
-def test_a_cache_that_stays_locked_is_named_with_what_to_do(endpoint, open_harness, monkeypatch):
-    monkeypatch.setattr(cache, "_PATIENCE", 0.05)
-    open_harness(cache=True).ask("first")
-    other = sqlite3.connect(client._cache_path(), isolation_level=None)
+def test_a_cache_that_stays_locked_is_an_error_with_a_fix(tmp_path):
+    path = tmp_path / "replies.sqlite"
+    replies = ReplyCache(path, lock_timeout=0.05)
+    other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
 
-    error = refused(open_harness(cache=True))
+    with pytest.raises(TraitError) as caught:
+        replies.put("key", Reply("85", "stop", {}))
     other.close()
 
-    assert_says_what_to_do(error, client._cache_path())
-    assert "locked" in error.cause
+    assert_says_what_to_do(caught.value, path)
+    assert "locked" in caught.value.cause
 
 
 def test_another_process_that_is_writing_is_waited_for(endpoint, open_harness):
     open_harness(cache=True).ask("first")
-    other = sqlite3.connect(client._cache_path(), isolation_level=None, check_same_thread=False)
+    other = sqlite3.connect(default_cache_path(), isolation_level=None, check_same_thread=False)
     other.execute("BEGIN IMMEDIATE")
     threading.Timer(0.3, other.close).start()
 
@@ -310,4 +312,4 @@ def test_another_process_that_is_writing_is_waited_for(endpoint, open_harness):
 
 
 def test_the_path_is_below_the_users_cache(endpoint, tmp_path):
-    assert client._cache_path() == tmp_path / "traitcli" / "judge-replies.sqlite"
+    assert default_cache_path() == tmp_path / "traitcli" / "judge-replies.sqlite"

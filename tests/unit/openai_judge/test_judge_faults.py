@@ -52,7 +52,7 @@ FAULTS: dict[str, tuple[dict[str, Any], list[Any], str]] = {
     "truncated JSON": (
         {"body": b'{"choices": [{"mess'},
         SCHEDULE,
-        "the reply is no chat completion: ",
+        "the reply is not a chat completion: ",
     ),
     "empty choices": ({"body": {"choices": []}}, SCHEDULE, "the reply has no choices"),
     "a hang past the timeout": ({"body": {"choices": []}, "late": 9}, SLOW, "no reply within 1"),
@@ -261,7 +261,7 @@ def test_ten_questions_in_a_row_that_are_given_up_end_the_judging(endpoint, open
     assert str(caught.value) == (
         f"error: the judge at 127.0.0.1:{endpoint.server.server_port} has stopped answering\n"
         "cause: 10 questions in a row: no usable reply in 5 requests; the last: HTTP 500: boom\n"
-        "fix:   run the same command again when it is back: what is judged is kept"
+        "fix:   run the same command again when it is back: finished judgements are kept"
     )
 
 

@@ -1,4 +1,10 @@
-"""Reads prompts that begin alike without computing their beginning more than once."""
+"""Read prompts that begin with the same tokens, and compute those tokens only once.
+
+`models.prefix_tree` plans which beginnings the prompts of a batch share; the generation engine
+computes them in packed sequences. This file keeps one beginning, that of a judge prompt, over many
+batches. It uses transformers' own cache, because the digit tree continues prompts in any order and
+any number of times.
+"""
 
 from __future__ import annotations
 
@@ -18,28 +24,28 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Prefix:
-    """A beginning of prompts, read once.
+class CachedPrefix:
+    """The beginning of prompts, computed once.
 
-    ids    its tokens; none where the model cannot share what it has read
-    cache  KV cache of one row that holds them, and perhaps more after them
+    ids    its tokens, () if the model's cache cannot be shared
+    cache  KV cache of batch size 1 that holds them, and perhaps more tokens after them
     """
 
     ids: Ids
     cache: Any
 
-    def cut(self, ids: Ids) -> Prefix:
-        """As much of it as other prompts, which begin with `ids`, have in common with it."""
-        return Prefix(common_start([self.ids, ids]), self.cache)
+    def shortened(self, ids: Ids) -> CachedPrefix:
+        """Return the part that this prefix has in common with `ids`."""
+        return CachedPrefix(common_start([self.ids, ids]), self.cache)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Reading:
-    """A batch of prompts that the model has read.
+class PromptBatch:
+    """A batch of prompts after the forward pass.
 
-    cache   KV cache of B rows and T columns; prompts end in the last one
+    cache   KV cache of B sequences and T columns; prompts end in the last column
     mask    bool [B, T], the columns that hold a token
-    logits  [B, V] for the token after each prompt
+    logits  [B, V], for the token after each prompt
     """
 
     cache: Any
@@ -48,47 +54,56 @@ class Reading:
 
 
 @torch.inference_mode()
-def read_prefix(loaded: LoadedModel, ids: Ids) -> Prefix:
-    """PackedInput a beginning once, in a batch of one.
+def read_prefix(loaded: LoadedModel, ids: Ids) -> CachedPrefix:
+    """Compute the beginning of prompts once, in a batch of one.
 
-    What recurrent layers remember cannot be moved under other columns, so a model that has some
-    gets an empty prefix, and reads every prompt whole.
+    The state of recurrent layers cannot be moved to other columns. A model with such layers gets an
+    empty prefix and reads every prompt whole.
     """
     if not ids or not _is_movable(new_cache(loaded)):
-        return Prefix((), None)
+        return CachedPrefix((), None)
     from transformers import DynamicCache
 
-    # Without the model's config this keeps every column for sliding windows too; their masks do the rest.
+    # Without the model's config the cache keeps all columns of sliding windows too. `read_prompts`
+    # needs them; the attention masks still limit the window.
     cache = DynamicCache()
     tokens = torch.tensor([ids], device=loaded.device)
     forward(loaded, tokens, torch.ones_like(tokens, dtype=torch.bool), cache)
-    return Prefix(ids, cache)
+    return CachedPrefix(ids, cache)
 
 
 @torch.inference_mode()
-def read_prompts(loaded: LoadedModel, prompts: Sequence[Ids], prefix: Prefix) -> Reading:
-    """Read prompts that begin with `prefix` and have at least one token more.
+def read_prompts(loaded: LoadedModel, prompts: Sequence[Ids], prefix: CachedPrefix) -> PromptBatch:
+    """Read prompts that begin with `prefix` and have at least one more token.
 
-    All is as if they had been padded on the left and read whole, columns and positions included:
-    the first columns hold the padding of each row and then the prefix, moved behind it, and only
-    the columns after them are computed. So the distances that sliding windows go by are true ones.
+    The result equals that of reading whole prompts padded on the left, with the same columns and
+    positions.
     """
     ids, mask = left_pad(prompts, loaded.tokenizer.pad_token_id, loaded.device)
     known = len(prefix.ids)
+    # The prefix moves behind each prompt's padding, so distances between tokens are the true ones
+    # and sliding windows stay exact. Only the columns after it are computed.
     cache = _move(prefix, (~mask).sum(1)) if known else new_cache(loaded)
     logits = forward(loaded, ids[:, known:], mask, cache)
-    return Reading(cache, mask, logits[:, -1])
+    return PromptBatch(cache, mask, logits[:, -1])
 
 
 @torch.inference_mode()
-def read_on(
-    loaded: LoadedModel, reading: Reading, rows: Sequence[int], ids: Sequence[Ids]
+def continue_prompts(
+    loaded: LoadedModel, batch: PromptBatch, indices: Sequence[int], ids: Sequence[Ids]
 ) -> Tensor:
-    """Logits [R, V] after the prompts `rows` (R of them, repeats allowed), continued by `ids` of one length."""
-    chosen = torch.tensor(rows, device=loaded.device)
+    """Return logits [R, V] after prompts of a batch that are continued by `ids`.
+
+    Args:
+        indices: R indices of prompts in the batch, repeats allowed.
+        ids: R continuations of one length.
+
+    The batch itself stays unchanged.
+    """
+    chosen = torch.tensor(indices, device=loaded.device)
     tokens = torch.tensor(ids, device=loaded.device)
-    mask = torch.cat([reading.mask[chosen], torch.ones_like(tokens, dtype=torch.bool)], 1)
-    return forward(loaded, tokens, mask, _select(reading, chosen))[:, -1]
+    mask = torch.cat([batch.mask[chosen], torch.ones_like(tokens, dtype=torch.bool)], 1)
+    return forward(loaded, tokens, mask, _select(batch, chosen))[:, -1]
 
 
 def _is_movable(cache: Any) -> bool:
@@ -97,30 +112,37 @@ def _is_movable(cache: Any) -> bool:
     return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers)
 
 
-def _move(prefix: Prefix, padding: Tensor) -> Any:
-    """A cache of B rows: `padding` [B] columns of anything, then as much of the prefix as fits in its width."""
-    columns = (torch.arange(len(prefix.ids), device=padding.device) - padding[:, None]).clamp(min=0)
-    cache = _copy(prefix.cache)
+def _move(prefix: CachedPrefix, padding: Tensor) -> Any:
+    """Return a cache of B sequences: `padding` [B] columns of anything, then the prefix.
+
+    The cache is as wide as the prefix, so the end of the prefix is cut off where there is padding;
+    `read_prompts` computes those tokens again.
+    """
+    columns = torch.arange(len(prefix.ids), device=padding.device) - padding[:, None]
+    # The mask hides the columns of the padding, so any valid index will do.
+    columns = columns.clamp(min=0)
+    cache = _shallow_copy(prefix.cache)
     for layer in cache.layers:  # [1, heads, T, D] -> [B, heads, P, D]
         layer.keys = layer.keys[0][:, columns].transpose(0, 1)
         layer.values = layer.values[0][:, columns].transpose(0, 1)
     return cache
 
 
-def _select(reading: Reading, rows: Tensor) -> Any:
-    """A cache of these rows of a batch; the batch's own stays as it is."""
-    if not _is_movable(reading.cache):
-        cache = copy.deepcopy(reading.cache)
-        cache.reorder_cache(rows)
+def _select(batch: PromptBatch, indices: Tensor) -> Any:
+    """Return a cache of some sequences of a batch; the batch's own cache stays unchanged."""
+    if not _is_movable(batch.cache):
+        # Recurrent layers may change their state in place, so sharing tensors is not safe.
+        cache = copy.deepcopy(batch.cache)
+        cache.reorder_cache(indices)
         return cache
-    cache = _copy(reading.cache)
-    if rows.tolist() != list(range(len(reading.mask))):
-        cache.batch_select_indices(rows)
+    cache = _shallow_copy(batch.cache)
+    if indices.tolist() != list(range(len(batch.mask))):
+        cache.batch_select_indices(indices)
     return cache
 
 
-def _copy(cache: Any) -> Any:
-    """A cache that can grow without the given one; they share tensors, which growing replaces."""
+def _shallow_copy(cache: Any) -> Any:
+    """Return a cache that shares tensors with another one. Growing a cache replaces its tensors."""
     new = copy.copy(cache)
     new.layers = [copy.copy(layer) for layer in cache.layers]
     return new

@@ -1,4 +1,4 @@
-"""Get replies out of an endpoint: from the cache if it was asked before, else paced, retried and within budget."""
+"""Get replies from an endpoint: cached, or requested with retries and within the budget."""
 
 from __future__ import annotations
 
@@ -19,245 +19,273 @@ from openai import (
     AsyncOpenAI,
     DefaultAsyncHttpxClient,
 )
-from platformdirs import user_cache_path
 
 from traitcli.config import OpenAIConfig
 from traitcli.judging.budget import Budget, Price, find_price
 from traitcli.judging.openai import failures
-from traitcli.judging.openai.cache import ReplyCache, cache_key
+from traitcli.judging.openai.adaptive_timeout import AdaptiveTimeout
+from traitcli.judging.openai.cache import ReplyCache, cache_key, default_cache_path
 from traitcli.judging.openai.concurrency import AdaptiveConcurrency, Permit
 from traitcli.judging.openai.endpoint import Endpoint
+from traitcli.judging.openai.rate_caps import RateCaps
 from traitcli.judging.openai.replies import Reply, UnreadableReplyError, read_reply
 from traitcli.judging.openai.retry import RetryBudget, read_retry_after
 from traitcli.records import Usage
 
 _BYTES_PER_TOKEN = 4
-_CONNECTIONS = 8
-"""In a pool, about."""
-_SETTLING = 0.05
-"""Seconds between two looks at a budget that requests under way have set aside."""
+"""A guess for the cap on tokens a minute; costs use the endpoint's own count."""
+_TEMPLATE_TOKENS = 50
+"""More tokens than a chat template adds to a message."""
+_POOL_CONNECTIONS = 8
+"""Connections in a pool, about."""
+_BUDGET_POLL = 0.05
+"""Seconds between two checks of a budget that requests in flight have reserved."""
 
 
 class BudgetSpentError(Exception):
-    """The next request could cost more than the budget has left; `usage` is what its question took before."""
+    """The next request could cost more than is left; `usage` is what its question cost before."""
 
     usage = Usage()
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A chat completion to ask for; `sample` tells several draws of the same one apart."""
+    """A chat completion to ask for; `sample` numbers several draws of the same request."""
 
     body: dict[str, Any]
     sample: int = 0
 
     @property
-    def room(self) -> int:
-        """Completion tokens that the reply may cost."""
+    def max_completion_tokens(self) -> int:
+        """The most tokens that the reply may have."""
         return int(self.body.get("max_tokens") or self.body.get("max_completion_tokens") or 0)
 
     @property
-    def size(self) -> int:
-        """Prompt tokens at most: a token has a byte or more, and a few go to the template."""
-        return sum(len(message["content"].encode()) for message in self.body["messages"]) + 50
+    def max_prompt_tokens(self) -> int:
+        """An upper bound of the prompt's tokens: every token has at least one byte."""
+        text_bytes = sum(len(message["content"].encode()) for message in self.body["messages"])
+        return text_bytes + _TEMPLATE_TOKENS
 
 
 class Client:
-    """Asks one endpoint, for all questions of a judge; lives in one event loop."""
+    """Sends all requests of a judge to one endpoint. It belongs to one event loop."""
 
     def __init__(self, config: OpenAIConfig, endpoint: Endpoint, budget: Budget | None) -> None:
         self._config = config
         self._endpoint = endpoint
         self._budget = budget
         self._price = find_price(config)
-        self._pace = AdaptiveConcurrency(
-            config.max_concurrency,
-            config.timeout,
-            config.requests_per_minute,
-            config.tokens_per_minute,
-        )
-        self._cache = ReplyCache(_cache_path()) if config.cache else None
-        self._asked: dict[str, asyncio.Event] = {}
-        self._under_way = 0
+        caps = RateCaps(config.requests_per_minute, config.tokens_per_minute)
+        self._concurrency = AdaptiveConcurrency(config.max_concurrency, config.timeout, caps)
+        self._timeout = AdaptiveTimeout(config.timeout)
+        self._cache = ReplyCache(default_cache_path()) if config.cache else None
+        self._pending: dict[str, asyncio.Event] = {}
+        self._in_flight = 0
         self.reached = False
-        self._lanes: list[AsyncOpenAI] = []
-        self._turn = count()
+        """True once the endpoint has received a request."""
+        self._pools: list[AsyncOpenAI] = []
+        self._serial = count()
         self._ssl = create_ssl_context()
 
     @property
-    def appetite(self) -> int:
-        """Questions worth having open: under way, waiting to be asked again, and a few that will be next."""
-        return 2 * self._pace.limit + 16
+    def max_in_flight(self) -> int:
+        """How many questions to keep open: in flight, waiting for a retry, and a few more."""
+        return 2 * self._concurrency.limit + 16
 
-    async def ask(self, request: Request, allowance: RetryBudget) -> Reply:
-        """The reply to a request, which is asked until it can be read.
+    async def ask(self, request: Request, retries: RetryBudget) -> Reply:
+        """Return the reply to a request, from the cache or from the endpoint.
 
-        Raises GaveUpError when the allowance is spent, BudgetSpentError, and APIStatusError when the
-        endpoint refuses it for good.
+        Raises GaveUpError if the question has used all its requests, BudgetSpentError, and
+        APIStatusError if the endpoint refuses the request and a retry cannot help.
         """
         if self._cache is None:
-            return await self._insist(request, allowance, None)
+            return await self._send_until_read(request, retries, None)
+
         key = cache_key(self._endpoint.url, request.body, request.sample)
-        while other := self._asked.get(key):
-            await other.wait()  # the same text is being asked about
-        if known := self._known(key, allowance):
-            return known
-        answered = self._asked[key] = asyncio.Event()
+        # Two rollouts can have the same text. The second waits for the first and finds its reply
+        # in the cache. If the first fails, one of those that wait sends its own request.
+        while first := self._pending.get(key):
+            await first.wait()
+        if cached := self._look_up(key, retries):
+            return cached
+
+        answered = self._pending[key] = asyncio.Event()
         try:
-            return await self._insist(request, allowance, key)
+            return await self._send_until_read(request, retries, key)
         finally:
-            del self._asked[key]
+            del self._pending[key]
             answered.set()
 
     async def close(self) -> None:
-        for lane in self._lanes:
-            await lane.close()
+        for pool in self._pools:
+            await pool.close()
         if self._cache:
             self._cache.close()
 
-    async def _post(self, body: dict[str, Any]) -> bytes:
-        """The body of a reply. The SDK's typed method would rebuild every request for longer than it takes to send."""
-        response = await self._lane().post("/chat/completions", cast_to=Response, body=body)
-        return response.content
-
-    def _lane(self) -> AsyncOpenAI:
-        """A connection pool in turn: each looks at all its connections for every request, so they are kept small."""
-        lanes = 1 + self._pace.limit // _CONNECTIONS
-        while len(self._lanes) < lanes:
-            # The SDK's own retries would multiply with ours.
-            client = AsyncOpenAI(
-                api_key=self._endpoint.key or "not-needed",
-                base_url=self._endpoint.url,
-                max_retries=0,
-                timeout=self._config.timeout,
-                http_client=DefaultAsyncHttpxClient(verify=self._ssl),
-            )
-            self._lanes.append(client)
-        return self._lanes[next(self._turn) % lanes]
-
-    def _known(self, key: str | None, allowance: RetryBudget) -> Reply | None:
+    def _look_up(self, key: str | None, retries: RetryBudget) -> Reply | None:
         if key is None or self._cache is None:
             return None
-        known = self._cache.get(key)
-        allowance.usage += Usage(cached=int(known is not None))
-        return known
+        reply = self._cache.get(key)
+        if reply:
+            retries.usage += Usage(cached=1)
+        return reply
 
-    async def _insist(self, request: Request, allowance: RetryBudget, key: str | None) -> Reply:
+    async def _send_until_read(
+        self, request: Request, retries: RetryBudget, key: str | None
+    ) -> Reply:
         while True:
-            reply = await self._attempt(request, allowance, key)
+            reply = await self._attempt(request, retries, key)
             if isinstance(reply, Reply):
                 return reply
-            await allowance.wait(reply.told, reply.retry_after, reply.seconds)
+            await retries.wait(reply.message, reply.retry_after, reply.waited)
 
     async def _attempt(
-        self, request: Request, allowance: RetryBudget, key: str | None
+        self, request: Request, retries: RetryBudget, key: str | None
     ) -> Reply | _Failure:
-        """Make one request; raises APIStatusError for a refusal that asking again would not change."""
-        tokens = request.size // _BYTES_PER_TOKEN + request.room
-        async with self._pace.slot(tokens, urgent=allowance.failures > 0) as place:
-            if known := self._known(key, allowance):  # another process was faster
-                return known
-            allowance.check()
-            async with self._paid(request, allowance) as bill:
-                allowance.spend()
-                reply = await self._exchange(request, allowance, place, bill)
-        if key and self._cache and isinstance(reply, Reply) and reply.says_something:
+        """Send one request. Raises APIStatusError if the endpoint refuses it for good."""
+        tokens = request.max_prompt_tokens // _BYTES_PER_TOKEN + request.max_completion_tokens
+        async with self._concurrency.permit(tokens) as permit:
+            # Another process may have stored the reply while this one waited for its permit.
+            if cached := self._look_up(key, retries):
+                return cached
+            # Before any money is reserved: a question without requests left must not cost anything.
+            retries.check()
+            async with self._charge(request, retries) as cost:
+                retries.count_request()
+                reply = await self._send(request, retries, permit, cost)
+
+        if key and self._cache and isinstance(reply, Reply) and reply.has_content:
             self._cache.put(key, reply)
         return reply
 
-    async def _exchange(
-        self, request: Request, allowance: RetryBudget, place: Permit, bill: _RequestCost
+    async def _send(
+        self, request: Request, retries: RetryBudget, permit: Permit, cost: RequestCost
     ) -> Reply | _Failure:
+        """Send one request, and tell the concurrency limit what came of it."""
         start = time.monotonic()
         try:
-            async with self._pace.patience(allowance.hung):
+            async with self._timeout.limit(retries.timeouts):
                 reply = read_reply(await self._post(request.body))
         except APIStatusError as error:
             self.reached = True
-            bill.usd = 0.0
-            return self._refused(place, error)
+            cost.usd = 0.0
+            return self._on_refusal(permit, error)
         except (APITimeoutError, TimeoutError):
             self.reached = True
             waited = time.monotonic() - start
-            self._pace.timed_out(waited)
-            return _Failure(f"no reply within {round(waited, 1):g} s", seconds=waited)
+            self._concurrency.timed_out(waited)
+            return _Failure(f"no reply within {round(waited, 1):g} s", waited=waited)
         except APIConnectionError as error:
-            return self._lost(error, bill)
+            return self._on_connection_error(error, cost)
         except UnreadableReplyError as error:
             self.reached = True
-            self._pace.failed()
+            self._concurrency.failed()
             return _Failure(str(error))
+
         self.reached = True
-        self._pace.replied(time.monotonic() - start)
-        bill.take(reply, self._price)
+        seconds = time.monotonic() - start
+        self._timeout.replied(seconds)
+        self._concurrency.replied(seconds)
+        cost.settle(reply, self._price)
         return reply
 
-    def _lost(self, error: APIConnectionError, bill: _RequestCost) -> _Failure:
+    def _on_connection_error(self, error: APIConnectionError, cost: RequestCost) -> _Failure:
+        # A request on a connection that never opened was not received, so it costs nothing.
         if isinstance(error.__cause__, ConnectError):
-            bill.usd = 0.0
+            cost.usd = 0.0
         else:
             self.reached = True
-        self._pace.failed()
-        return _Failure(
-            failures.redact(f"connection lost: {error.__cause__ or error}", self._endpoint.key)
-        )
+        self._concurrency.failed()
+        message = f"connection lost: {error.__cause__ or error}"
+        return _Failure(failures.redact(message, self._endpoint.key))
 
-    def _refused(self, place: Permit, error: APIStatusError) -> _Failure:
-        if not failures.is_passing(error):
+    def _on_refusal(self, permit: Permit, error: APIStatusError) -> _Failure:
+        if not failures.is_temporary(error):
             raise error
-        wait = read_retry_after(error.response.headers, time.time())
+        retry_after = read_retry_after(error.response.headers, time.time())
         if error.status_code == 429:
-            self._pace.refused(place, wait)
+            self._concurrency.refused(permit, retry_after)
         else:
-            self._pace.failed()
-        return _Failure(failures.quote(error, self._endpoint.key), wait)
+            self._concurrency.failed()
+        return _Failure(failures.quote(error, self._endpoint.key), retry_after)
+
+    async def _post(self, body: dict[str, Any]) -> bytes:
+        """Send a request body and return the body of the reply."""
+        # The SDK's typed method rebuilds every request, which takes longer than sending it.
+        response = await self._next_pool().post("/chat/completions", cast_to=Response, body=body)
+        return response.content
+
+    def _next_pool(self) -> AsyncOpenAI:
+        """Return the connection pools in turn."""
+        # A pool looks at all its connections for every request, so one large pool is slow.
+        pools = 1 + self._concurrency.limit // _POOL_CONNECTIONS
+        while len(self._pools) < pools:
+            client = AsyncOpenAI(
+                api_key=self._endpoint.key or "not-needed",
+                base_url=self._endpoint.url,
+                max_retries=0,  # the SDK's own retries would multiply with those of RetryBudget
+                timeout=self._config.timeout,
+                http_client=DefaultAsyncHttpxClient(verify=self._ssl),
+            )
+            self._pools.append(client)
+        return self._pools[next(self._serial) % pools]
 
     @asynccontextmanager
-    async def _paid(self, request: Request, allowance: RetryBudget) -> AsyncIterator[_RequestCost]:
-        """Set aside the most that a request can cost, and settle what it did cost.
+    async def _charge(self, request: Request, retries: RetryBudget) -> AsyncIterator[RequestCost]:
+        """Reserve the most that a request can cost, and settle what it did cost.
 
-        A request that got no reply may have been billed all the same, so it counts in full.
+        Raises BudgetSpentError if the budget cannot cover the request.
         """
-        most = self._price.of(request.size, request.room) if self._price else 0.0
-        while self._budget and not self._budget.reserve(most):
-            if not self._under_way:
+        reserved = 0.0
+        if self._price:
+            reserved = self._price.of(request.max_prompt_tokens, request.max_completion_tokens)
+        # Requests in flight have reserved more than they will cost. Only when none is left is the
+        # budget known to be too small.
+        while self._budget and not self._budget.reserve(reserved):
+            if not self._in_flight:
                 raise BudgetSpentError
-            await asyncio.sleep(_SETTLING)
-        bill = _RequestCost(most)
-        self._under_way += 1
+            await asyncio.sleep(_BUDGET_POLL)
+
+        # A request without a reply may have been billed, so it counts in full unless it is settled.
+        cost = RequestCost(reserved)
+        self._in_flight += 1
         try:
-            yield bill
+            yield cost
         finally:
-            self._under_way -= 1
+            self._in_flight -= 1
             if self._budget:
-                self._budget.settle(most, bill.usd)
-            usd = bill.usd if self._price else None
-            allowance.usage += Usage(0, 0, bill.prompt_tokens, bill.completion_tokens, usd)
+                self._budget.settle(reserved, cost.usd)
+            usd = cost.usd if self._price else None
+            retries.usage += Usage(0, 0, cost.prompt_tokens, cost.completion_tokens, usd)
 
 
 @dataclass(slots=True)
-class _RequestCost:
-    """What a request has cost, as far as is known."""
+class RequestCost:
+    """What one request has cost, as far as is known."""
 
     usd: float
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
-    def take(self, reply: Reply, price: Price | None) -> None:
-        """Where the endpoint does not count tokens, the price stays at the most that it can be."""
-        self.prompt_tokens, self.completion_tokens = reply.prompt_tokens, reply.completion_tokens
+    def settle(self, reply: Reply, price: Price | None) -> None:
+        """Take over the token counts of the reply.
+
+        If the endpoint does not count tokens, the cost stays the most that it can be.
+        """
+        self.prompt_tokens = reply.prompt_tokens
+        self.completion_tokens = reply.completion_tokens
         if price and reply.prompt_tokens:
             self.usd = price.of(reply.prompt_tokens, reply.completion_tokens)
 
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """Why a request came to nothing, in how many seconds the endpoint wants to be asked again, and what it took."""
+    """Why a request failed.
 
-    told: str
+    retry_after  seconds that the endpoint asks to wait
+    waited       seconds that the request took without a reply, 0 if the endpoint answered
+    """
+
+    message: str
     retry_after: float | None = None
-    seconds: float = 0.0
-
-
-def _cache_path() -> Path:
-    return user_cache_path("traitcli") / "judge-replies.sqlite"
+    waited: float = 0.0

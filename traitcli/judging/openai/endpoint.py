@@ -1,4 +1,4 @@
-"""Find where the judge is and with which key to ask, before anything is asked."""
+"""Find the judge's address and API key before the first request."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ OFFICIAL = "https://api.openai.com/v1"
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """An OpenAI-compatible address; `host` is what may be shown of it, with the port and without user names."""
+    """An OpenAI-compatible address.
+
+    host  the part that may be shown: host and port, without user name and password
+    key   the API key, empty for a server that needs none
+    """
 
     url: str
     host: str
     key: str = field(repr=False)
-    """Empty for a server that needs none."""
 
 
 def find_endpoint(config: OpenAIConfig) -> Endpoint:
-    """The configured address, else OPENAI_BASE_URL, else OpenAI's own; the key is OPENAI_API_KEY, if any.
+    """Return the configured address, else OPENAI_BASE_URL, else OpenAI's own.
 
-    Raises ConfigError when the address is no URL.
+    The key is OPENAI_API_KEY. Raises ConfigError if the address is not a URL.
     """
     url = (config.base_url or os.environ.get("OPENAI_BASE_URL") or OFFICIAL).strip()
     address = _parse(url)
@@ -38,13 +41,12 @@ def find_endpoint(config: OpenAIConfig) -> Endpoint:
             cause=f"{url!r} is not an http or https URL",
             fix="set judge.openai.base_url, for example http://localhost:8000/v1",
         )
-    return Endpoint(
-        url, address.netloc.rpartition("@")[2], os.environ.get("OPENAI_API_KEY", "").strip()
-    )
+    host = address.netloc.rpartition("@")[2]
+    return Endpoint(url, host, os.environ.get("OPENAI_API_KEY", "").strip())
 
 
 def check_key(endpoint: Endpoint) -> None:
-    """Raise ConfigError when OpenAI's own endpoint is to be asked without a key, or the key cannot be one."""
+    """Raise ConfigError if OpenAI's own endpoint has no key, or the key cannot be sent."""
     hostname = urlsplit(endpoint.url).hostname or ""
     if not endpoint.key and hostname.endswith("api.openai.com"):
         raise ConfigError(
@@ -55,13 +57,14 @@ def check_key(endpoint: Endpoint) -> None:
     if not (endpoint.key.isascii() and endpoint.key.isprintable()):
         raise ConfigError(
             "OPENAI_API_KEY is not a key",
-            cause="it holds characters that no key has",
+            cause="it contains characters that no key has",
             fix="copy the key again, without quotes or line breaks",
         )
 
 
 def identify(config: OpenAIConfig, endpoint: Endpoint) -> str:
-    """The judge in one line; the hash covers all other settings that can change a score, and no secret."""
+    """Return the judge's identity; the hash covers all other settings that can change a score."""
+    # Stored judgements carry this text: a change here makes every one of them unreachable.
     settings = {
         "path": urlsplit(endpoint.url).path.rstrip("/"),
         "coherence": prompts.COHERENCE if config.coherence else "",

@@ -1,61 +1,59 @@
-"""An event loop in a thread of its own, so that several threads can have their answers judged through one client."""
+"""Run coroutines for several threads in one event loop, so that all traits share one client."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from contextlib import ExitStack
+from typing import Any, TypeVar, TypeVarTuple
+
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 T = TypeVar("T")
+Args = TypeVarTuple("Args")
 
 
-class LoopThread:
-    """Runs coroutines for other threads; starts with the first one."""
+class EventLoopThread:
+    """An event loop in a thread of its own; the first `submit` starts it."""
 
     def __init__(self) -> None:
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
+        self._thread = ExitStack()
+        self._portal: BlockingPortal | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        """Start a coroutine; the future takes its result, and cancels it."""
+    def submit(self, work: Callable[[*Args], Awaitable[T]], *args: *Args) -> Future[T]:
+        """Start a coroutine. Cancelling the future cancels the coroutine."""
         with self._lock:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(
-                    target=self._loop.run_forever, name="judge", daemon=True
-                )
-                self._thread.start()
-            return asyncio.run_coroutine_threadsafe(self._track(work), self._loop)
+            if self._portal is None:
+                self._portal = self._thread.enter_context(start_blocking_portal(name="judge"))
+            return self._portal.start_task_soon(self._track, work, *args)
 
-    def close(self, last: Coroutine[Any, Any, None]) -> None:
-        """Cancel what is running, run `last`, and end the thread."""
+    def close(self, last: Callable[[], Awaitable[None]]) -> None:
+        """Cancel all coroutines, wait for them, run `last`, and end the thread."""
         with self._lock:
-            loop, thread, self._loop = self._loop, self._thread, None
-        if loop is None or thread is None:
-            last.close()
-            return
-        asyncio.run_coroutine_threadsafe(self._end(last), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
+            portal, self._portal = self._portal, None
+            thread, self._thread = self._thread, ExitStack()
+        if portal is not None:
+            portal.call(self._cancel_all)
+            portal.call(last)
+            thread.close()
 
-    async def _track(self, work: Coroutine[Any, Any, T]) -> T:
+    async def _track(self, work: Callable[[*Args], Awaitable[T]], *args: *Args) -> T:
         task = asyncio.current_task()
-        assert task  # noqa: S101 - a coroutine of a loop's is in a task
+        assert task  # noqa: S101 - a portal runs every coroutine in a task
         self._tasks.add(task)
         try:
-            return await work
+            return await work(*args)
         finally:
             self._tasks.discard(task)
 
-    async def _end(self, last: Coroutine[Any, Any, None]) -> None:
-        # Only what was submitted: it cancels its own tasks, and a second cancellation would break their cleaning up.
-        running = list(self._tasks)
-        for task in running:
+    async def _cancel_all(self) -> None:
+        # The portal's own way to cancel interrupts every further await as well. A single
+        # cancellation lets a coroutine wait for the tasks that it has started.
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
-        await last
+        await asyncio.gather(*tasks, return_exceptions=True)

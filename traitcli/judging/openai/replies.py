@@ -1,4 +1,4 @@
-"""Read the body of a chat completion, trusting nothing about its shape."""
+"""Read the body of a chat completion without trusting its shape."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pydantic import BaseModel, NonNegativeInt, ValidationError
 
 
 class UnreadableReplyError(Exception):
-    """The body is cut off, is not JSON, or is no chat completion."""
+    """The body is incomplete, is not JSON, or is not a chat completion."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the model replied.
+    """What the model replied. The reply cache stores these fields by name.
 
-    finish             why it ended: stop, length, content_filter, …
-    alternatives       token text -> probability of the first token; empty when the endpoint gives none
-    prompt_tokens      as the endpoint counts them; 0 when it does not say
+    finish             why the reply ended: stop, length, content_filter, …
+    alternatives       token text -> probability, for the first token; empty if not returned
+    prompt_tokens      as the endpoint counts them; 0 if it does not
     completion_tokens  the same
     """
 
@@ -31,31 +31,33 @@ class Reply:
     completion_tokens: int = 0
 
     @property
-    def says_something(self) -> bool:
-        """False for a filtered or empty reply, which may be another one the next time."""
+    def has_content(self) -> bool:
+        """False for a filtered or empty reply; the next reply to the same request may differ."""
         return self.finish != "content_filter" and bool(self.text or self.alternatives)
 
 
 def read_reply(body: bytes) -> Reply:
-    """The first choice of a chat completion. Raises UnreadableReplyError."""
+    """Return the first choice of a chat completion. Raises UnreadableReplyError."""
     try:
         completion = _Completion.model_validate_json(body)
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in fault["loc"])
+        path = ".".join(str(part) for part in fault["loc"])
         raise UnreadableReplyError(
-            f"the reply is no chat completion: {place} {fault['msg']}"
+            f"the reply is not a chat completion: {path} {fault['msg']}"
         ) from None
     if not completion.choices:
         raise UnreadableReplyError("the reply has no choices")
     choice = completion.choices[0]
     positions = choice.logprobs.content if choice.logprobs else None
+    first = positions[0].top_logprobs if positions else None
+    usage = completion.usage or _Usage()
     return Reply(
         text=choice.message.content or choice.message.refusal or "",
         finish=choice.finish_reason or "",
-        alternatives=_probabilities((positions[0].top_logprobs or ()) if positions else ()),
-        prompt_tokens=(completion.usage and completion.usage.prompt_tokens) or 0,
-        completion_tokens=(completion.usage and completion.usage.completion_tokens) or 0,
+        alternatives=_probabilities(first or ()),
+        prompt_tokens=usage.prompt_tokens or 0,
+        completion_tokens=usage.completion_tokens or 0,
     )
 
 
@@ -94,9 +96,10 @@ class _Completion(BaseModel):
 
 
 def _probabilities(alternatives: Sequence[_Alternative]) -> dict[str, float]:
-    """Different tokens can have the same text (parts of a character), so texts add up."""
+    """Return token text -> probability. Tokens with the same text (parts of a character) add up."""
     probabilities: dict[str, float] = defaultdict(float)
     for alternative in alternatives:
+        # A NaN would spread into every score, and a value above 0 is no log-probability.
         if not math.isnan(alternative.logprob):
             probabilities[alternative.token] += math.exp(min(0.0, alternative.logprob))
     return dict(probabilities)

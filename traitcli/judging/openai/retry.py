@@ -1,4 +1,4 @@
-"""Decide when a question is asked again: at most five requests, with growing waits between failures."""
+"""Decide when to ask a question again: at most five requests, with growing waits after failures."""
 
 from __future__ import annotations
 
@@ -10,60 +10,73 @@ from traitcli.records import Usage
 
 MAX_REQUESTS = 5
 DELAYS = (1.0, 2.0, 4.0, 8.0)
-"""Seconds to wait after each failure but the last."""
+"""Seconds to wait after the first, second, third and fourth failure."""
 LONGEST_WAIT = 120.0
-"""A Retry-After is followed up to this many seconds."""
+"""Longest time in seconds that a Retry-After header can ask for."""
 
 Sleep = Callable[[float], Awaitable[object]]
 
 
 class GaveUpError(Exception):
-    """The allowance of a question is spent; the text says on what."""
+    """A question has used all its requests; the text says what went wrong."""
 
 
 class RetryBudget:
-    """The requests that one question may cost, and what they did cost; `hung` counts those that got no reply."""
+    """Counts the requests of one question and waits between them.
+
+    timeouts  requests that got no reply in time
+    usage     what all requests of the question cost
+    """
 
     def __init__(self, sleep: Sleep) -> None:
         self._sleep = sleep
         self._requests = 0
         self._failures: list[str] = []
-        self.hung = 0
+        self.timeouts = 0
         self.usage = Usage()
 
     @property
     def failures(self) -> int:
-        """Requests that came to nothing so far."""
+        """How many requests have failed so far."""
         return len(self._failures)
 
     def check(self) -> None:
-        """Raise GaveUpError when no request is left."""
+        """Raise GaveUpError if no request is left."""
         if self._requests == MAX_REQUESTS:
             last = f"; the last: {self._failures[-1]}" if self._failures else ""
             raise GaveUpError(f"no usable reply in {self._requests} requests{last}")
 
-    def spend(self) -> None:
-        """Count a request that is about to be made. Raises GaveUpError when none is left."""
+    def count_request(self) -> None:
+        """Count a request before it is sent. Raises GaveUpError if no request is left."""
         self.check()
         self._requests += 1
         self.usage += Usage(requests=1)
 
     async def wait(
-        self, failure: str, retry_after: float | None = None, seconds: float = 0.0
+        self, failure: str, retry_after: float | None = None, waited: float = 0.0
     ) -> None:
-        """Note a failure, then wait until the next request is due. Raises GaveUpError after the last.
+        """Record a failure, then sleep until the next request is due.
 
-        The delay counts from when the request was sent: the `seconds` that it hung were waited already.
+        Args:
+            failure: why the request failed, for the message when all requests are used.
+            retry_after: seconds that the endpoint asked to wait, instead of the usual delay.
+            waited: seconds that a request without a reply already took. The delay counts from when
+                the request was sent.
+
+        Raises GaveUpError after the last request.
         """
         self._failures.append(failure)
-        self.hung += seconds > 0
+        self.timeouts += waited > 0
         self.check()
-        due = max(0.0, DELAYS[len(self._failures) - 1] - seconds)
-        await self._sleep(due if retry_after is None else min(retry_after, LONGEST_WAIT))
+        delay = max(0.0, DELAYS[len(self._failures) - 1] - waited)
+        await self._sleep(delay if retry_after is None else min(retry_after, LONGEST_WAIT))
 
 
 def read_retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds that the server asks to wait, from its headers; `now` is Unix time, for dates."""
+    """Return the seconds that a server asks to wait, or None if it does not say.
+
+    `now` is Unix time; it is needed for headers that hold a date.
+    """
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         try:
             seconds = float(headers.get(name, "")) * unit

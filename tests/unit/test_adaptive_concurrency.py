@@ -1,4 +1,4 @@
-"""How many requests are let through to an endpoint: in virtual time."""
+"""How many requests an endpoint gets at once, in virtual time."""
 
 from __future__ import annotations
 
@@ -9,43 +9,51 @@ from typing import Any
 
 import pytest
 
-from tests.unit.virtual_time import Endpoint, Fate, always, now, pace_of, play, together
+from tests.unit.virtual_time import (
+    Endpoint,
+    Outcome,
+    always,
+    make_concurrency,
+    now,
+    play,
+    together,
+)
 from traitcli.judging.openai.concurrency import AdaptiveConcurrency
 
 
-def refuses(some: int) -> Callable[[int, int], Fate]:
-    """The first of sixteen are refused, a moment after the others got their replies."""
-    return lambda number, busy: ("refused", 0.2) if number <= some else ("replied", 0.1)
+def refuses(count: int) -> Callable[[int, int], Outcome]:
+    """The first of sixteen are refused, shortly after the others got their replies."""
+    return lambda number, in_flight: ("refused", 0.2) if number <= count else ("replied", 0.1)
 
 
 async def opened(
-    decide: Callable[[int, int], Fate], retry_after: float | None = None, **pace: Any
+    decide: Callable[[int, int], Outcome], retry_after: float | None = None, **options: Any
 ) -> Endpoint:
-    """An endpoint that has replied to a round of requests, one after the other; so the limit is where it began."""
-    endpoint = Endpoint(pace_of(**pace), always(), retry_after)
-    for _ in range(endpoint.pace.limit):
+    """An endpoint that replied to a round of single requests, so the limit is still the first one."""
+    endpoint = Endpoint(make_concurrency(**options), always(), retry_after)
+    for _ in range(endpoint.concurrency.limit):
         await endpoint.ask()
     endpoint.decide, endpoint.count, endpoint.starts, endpoint.limits = decide, 0, [], []
     return endpoint
 
 
-async def refused_some(decide: Callable[[int, int], Fate]) -> Endpoint:
-    """An endpoint whose doubling is over: five of its first sixteen requests were refused, eleven are let through."""
+async def refused_some(decide: Callable[[int, int], Outcome]) -> Endpoint:
+    """An endpoint whose limit doubles no more: five of sixteen requests were refused."""
     endpoint = await opened(refuses(5))
     await together([endpoint.ask() for _ in range(16)])
-    assert endpoint.pace.limit == 11
+    assert endpoint.concurrency.limit == 11
     endpoint.decide, endpoint.count, endpoint.limits = decide, 0, []
     return endpoint
 
 
-def test_the_limit_doubles_with_every_round_until_it_is_the_most_that_is_allowed():
+def test_the_limit_doubles_with_every_round_up_to_the_maximum():
     async def scene() -> tuple[Endpoint, list[int]]:
-        endpoint, seen = await opened(always(), most=100), []
+        endpoint, seen = await opened(always(), max_concurrency=100), []
 
         async def watch() -> None:
             await asyncio.sleep(0.05)
             for _ in range(4):
-                seen.append(endpoint.pace.limit)
+                seen.append(endpoint.concurrency.limit)
                 await asyncio.sleep(0.1)
 
         await together([*(endpoint.ask() for _ in range(600)), watch()])
@@ -62,12 +70,12 @@ def test_a_limit_that_is_not_used_does_not_rise():
         endpoint = await opened(always())
         for _ in range(50):
             await together([endpoint.ask() for _ in range(3)])
-        return endpoint.pace
+        return endpoint.concurrency
 
     assert play(scene).limit == 16
 
 
-def test_after_the_first_refusals_the_limit_rises_by_four_a_round_at_most():
+def test_after_the_first_refusals_the_limit_rises_by_a_quarter_a_round():
     async def scene() -> Endpoint:
         endpoint = await refused_some(always())
         await together([endpoint.ask() for _ in range(1000)])
@@ -77,7 +85,7 @@ def test_after_the_first_refusals_the_limit_rises_by_four_a_round_at_most():
 
     rises = [number for number in range(1, len(limits)) if limits[number] != limits[number - 1]]
     assert limits[:10] == [11] * 10
-    assert all(1 <= limits[number] - limits[number - 1] <= 4 for number in rises)
+    assert all(limits[number] <= limits[number - 1] * 5 / 4 + 1 for number in rises)
     assert all(later - rise >= limits[rise] for rise, later in itertools.pairwise(rises))
     assert limits[-1] > 50
 
@@ -87,12 +95,12 @@ def test_the_limit_falls_by_the_share_that_was_refused(refused: int, left: int):
     async def scene() -> AdaptiveConcurrency:
         endpoint = await opened(refuses(refused))
         await together([endpoint.ask() for _ in range(16)])
-        return endpoint.pace
+        return endpoint.concurrency
 
     assert play(scene).limit == left
 
 
-def test_an_endpoint_that_refuses_everything_is_asked_one_question_at_a_time_in_the_end():
+def test_an_endpoint_that_refuses_everything_gets_one_request_at_a_time_in_the_end():
     async def scene() -> Endpoint:
         endpoint = await opened(always("refused"))
         await together([endpoint.ask() for _ in range(300)])
@@ -104,31 +112,33 @@ def test_an_endpoint_that_refuses_everything_is_asked_one_question_at_a_time_in_
     assert all(after >= before // 2 for before, after in itertools.pairwise(limits))
 
 
-@pytest.mark.parametrize("places", [1, 2, 5])
-def test_an_endpoint_with_few_places_loses_no_question(places: int):
+@pytest.mark.parametrize("capacity", [1, 2, 5])
+def test_an_endpoint_that_takes_few_requests_loses_no_question(capacity: int):
     async def scene() -> tuple[list[bool], Endpoint]:
         endpoint = await opened(
-            lambda number, busy: ("refused", 0.0) if busy > places else ("replied", 0.2),
+            lambda number, in_flight: (
+                ("refused", 0.0) if in_flight > capacity else ("replied", 0.2)
+            ),
             retry_after=1.0,
         )
-        return await together([endpoint.ask_as_scheduled() for _ in range(100)]), endpoint
+        return await together([endpoint.ask_with_retries() for _ in range(100)]), endpoint
 
     scored, endpoint = play(scene)
 
     assert scored.count(False) == 0
-    assert endpoint.peak <= places
+    assert endpoint.peak <= capacity
 
 
 @pytest.mark.parametrize(
     "decide",
     [
-        lambda number, busy: ("failed" if number % 2 else "replied", 0.1),
+        lambda number, in_flight: ("failed" if number % 2 else "replied", 0.1),
         always("failed"),
         always("timed out", 10),
     ],
     ids=["some server errors", "server errors", "timeouts"],
 )
-def test_server_errors_and_timeouts_hold_the_limit_where_it_is(decide: Callable[[int, int], Fate]):
+def test_server_errors_and_timeouts_do_not_change_the_limit(decide: Callable[[int, int], Outcome]):
     async def scene() -> Endpoint:
         endpoint = await refused_some(decide)
         await together([endpoint.ask() for _ in range(100)])
@@ -137,62 +147,56 @@ def test_server_errors_and_timeouts_hold_the_limit_where_it_is(decide: Callable[
     assert set(play(scene).limits) == {11}
 
 
-def test_an_endpoint_that_fails_from_the_start_gets_no_more_requests_at_a_time():
+def test_an_endpoint_that_fails_from_the_start_gets_no_more_requests_at_once():
     async def scene() -> AdaptiveConcurrency:
         endpoint = await opened(always("failed"))
         await together([endpoint.ask() for _ in range(200)])
-        return endpoint.pace
+        return endpoint.concurrency
 
     assert play(scene).limit == 16
 
 
-def test_an_endpoint_that_queues_what_it_is_given_is_noticed():
+def test_the_limit_stops_rising_when_an_endpoint_queues_requests():
     async def scene() -> Endpoint:
-        endpoint = await opened(lambda number, busy: ("replied", 0.1 * max(1.0, busy / 16)))
+        endpoint = await opened(
+            lambda number, in_flight: ("replied", 0.1 * max(1.0, in_flight / 16))
+        )
         await together([endpoint.ask() for _ in range(4000)])
         return endpoint
 
-    assert play(scene).pace.limit < 128
+    assert play(scene).concurrency.limit < 128
 
 
-def test_the_first_reply_tells_how_many_an_endpoint_could_serve_one_after_the_other_in_time():
+def test_the_first_reply_limits_requests_to_what_can_be_served_one_by_one_in_time():
     async def scene(seconds: float) -> int:
-        pace = pace_of(timeout=60.0)
-        async with pace.slot(0, urgent=False):
-            pace.replied(seconds)
-        return pace.limit
+        concurrency = make_concurrency(timeout=60.0)
+        async with concurrency.permit(0):
+            concurrency.replied(seconds)
+        return concurrency.limit
 
     assert [play(scene, seconds) for seconds in (0.0, 0.1, 5.0)] == [16, 16, 3]
 
 
-def test_those_that_were_asked_before_go_first():
+def test_requests_are_sent_in_the_order_in_which_they_asked():
     async def scene() -> list[str]:
-        pace, order = pace_of(most=1), []
+        concurrency, order = make_concurrency(max_concurrency=1), []
 
-        async def ask(name: str, urgent: bool) -> None:
-            async with pace.slot(0, urgent):
+        async def ask(name: str) -> None:
+            async with concurrency.permit(0):
                 order.append(name)
                 await asyncio.sleep(1)
 
-        await together(
-            [
-                ask("a", False),
-                ask("b", False),
-                ask("c", False),
-                ask("again", True),
-                ask("and again", True),
-            ]
-        )
+        await together([ask("a"), ask("b"), ask("c")])
         return order
 
-    assert play(scene) == ["a", "again", "and again", "b", "c"]
+    assert play(scene) == ["a", "b", "c"]
 
 
-def test_a_place_that_was_refused_stays_taken_for_as_long_as_a_reply_takes():
+def test_a_refused_permit_stays_taken_for_as_long_as_a_reply_takes():
     async def scene() -> list[float]:
-        fates = [("replied", 2.0)] * 16 + [("refused", 0.0), ("replied", 2.0)]
-        endpoint = await opened(lambda number, busy: fates[number - 1], most=1)
-        for _ in fates:
+        outcomes = [("replied", 2.0)] * 16 + [("refused", 0.0), ("replied", 2.0)]
+        endpoint = await opened(lambda number, in_flight: outcomes[number - 1], max_concurrency=1)
+        for _ in outcomes:
             await endpoint.ask()
         return [start - endpoint.starts[0] for start in endpoint.starts]
 
@@ -201,7 +205,7 @@ def test_a_place_that_was_refused_stays_taken_for_as_long_as_a_reply_takes():
     assert starts[16:] == pytest.approx([32.0, 34.0])
 
 
-def test_after_a_round_that_was_refused_altogether_nobody_asks_until_retry_after():
+def test_after_a_round_of_nothing_but_refusals_requests_wait_for_retry_after():
     async def scene() -> list[float]:
         endpoint = await opened(always("refused"), retry_after=7.0)
         await together([endpoint.ask() for _ in range(16)])
@@ -215,10 +219,11 @@ def test_after_a_round_that_was_refused_altogether_nobody_asks_until_retry_after
     assert min(starts[16:]) == pytest.approx(7.1)
 
 
-def test_a_refusal_among_many_replies_makes_nobody_else_wait():
+def test_a_single_refusal_makes_no_other_request_wait():
     async def scene() -> list[float]:
         endpoint = await opened(
-            lambda number, busy: ("refused" if number == 3 else "replied", 0.1), retry_after=7.0
+            lambda number, in_flight: ("refused" if number == 3 else "replied", 0.1),
+            retry_after=7.0,
         )
         await together([endpoint.ask() for _ in range(40)])
         return endpoint.starts
@@ -241,16 +246,16 @@ def test_caps_are_kept_by_spacing_requests_evenly(
     caps: dict[str, float], tokens: int, apart: float
 ):
     async def scene() -> list[float]:
-        endpoint = Endpoint(pace_of(**caps), always(seconds=0.01))
+        endpoint = Endpoint(make_concurrency(**caps), always(seconds=0.01))
         await together([endpoint.ask(tokens=tokens) for _ in range(8)])
         return endpoint.starts
 
     assert play(scene) == pytest.approx([apart * number for number in range(8)])
 
 
-def test_time_in_which_nothing_was_asked_is_not_made_up_for():
+def test_time_without_requests_is_not_made_up_for():
     async def scene() -> list[float]:
-        endpoint = Endpoint(pace_of(requests_per_minute=60), always(seconds=0.01))
+        endpoint = Endpoint(make_concurrency(requests_per_minute=60), always(seconds=0.01))
         await endpoint.ask()
         await asyncio.sleep(100)
         await together([endpoint.ask() for _ in range(3)])
@@ -262,12 +267,12 @@ def test_time_in_which_nothing_was_asked_is_not_made_up_for():
     assert [start - later[0] for start in later] == pytest.approx([0, 1, 2])
 
 
-def test_a_waiting_request_that_is_cancelled_leaks_no_place():
+def test_cancelling_a_waiting_request_leaks_no_permit():
     async def scene() -> str:
-        pace = pace_of(most=1)
+        concurrency = make_concurrency(max_concurrency=1)
 
         async def hold() -> None:
-            async with pace.slot(0, urgent=False):
+            async with concurrency.permit(0):
                 await asyncio.sleep(1)
 
         holding, waiting, last = (asyncio.create_task(hold()) for _ in range(3))
@@ -279,12 +284,12 @@ def test_a_waiting_request_that_is_cancelled_leaks_no_place():
     assert play(scene) == "free at 2"
 
 
-def test_a_request_that_is_cancelled_in_the_moment_it_is_let_in_leaks_no_place():
+def test_cancelling_a_request_as_it_gets_its_permit_leaks_no_permit():
     async def scene() -> list[str]:
-        pace, done = pace_of(most=1), []
+        concurrency, done = make_concurrency(max_concurrency=1), []
 
         async def hold(name: str) -> None:
-            async with pace.slot(0, urgent=False):
+            async with concurrency.permit(0):
                 await asyncio.sleep(1)
             done.append(name)
             if name == "first":
@@ -299,12 +304,12 @@ def test_a_request_that_is_cancelled_in_the_moment_it_is_let_in_leaks_no_place()
     assert play(scene) == ["first", "third"]
 
 
-def test_a_request_that_is_cancelled_while_it_is_spaced_out_leaks_no_place():
+def test_cancelling_a_request_that_waits_for_a_cap_leaks_no_permit():
     async def scene() -> float:
-        pace = pace_of(most=1, requests_per_minute=6)
+        concurrency = make_concurrency(max_concurrency=1, requests_per_minute=6)
 
         async def ask() -> float:
-            async with pace.slot(0, urgent=False):
+            async with concurrency.permit(0):
                 return now()
 
         await ask()
@@ -316,12 +321,15 @@ def test_a_request_that_is_cancelled_while_it_is_spaced_out_leaks_no_place():
     assert play(scene) == pytest.approx(20)
 
 
-def test_requests_that_all_end_badly_leak_no_place():
+def test_failed_requests_leak_no_permit():
     async def scene() -> Endpoint:
-        fates = ["refused", "failed", "timed out", "replied"]
-        endpoint = Endpoint(pace_of(most=4), lambda number, busy: (fates[number % 4], 0.1))
+        outcomes = ["refused", "failed", "timed out", "replied"]
+        endpoint = Endpoint(
+            make_concurrency(max_concurrency=4),
+            lambda number, in_flight: (outcomes[number % 4], 0.1),
+        )
         await together([endpoint.ask() for _ in range(200)])
-        endpoint.decide, endpoint.busy, endpoint.peak = always(), 0, 0
+        endpoint.decide, endpoint.in_flight, endpoint.peak = always(), 0, 0
         await together([endpoint.ask() for _ in range(200)])
         return endpoint
 

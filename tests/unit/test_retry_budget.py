@@ -1,4 +1,4 @@
-"""When a judge is asked again."""
+"""When a question is asked again."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ def test_retry_after_is_seconds_milliseconds_or_a_date(
     assert read_retry_after(headers, now=40.0) == seconds
 
 
-def test_retry_after_replaces_one_wait_and_is_followed_for_two_minutes_at_most():
+def test_retry_after_replaces_one_wait_for_two_minutes_at_most():
     waits: list[float] = []
 
     async def sleep(seconds: float) -> None:
         waits.append(seconds)
 
     async def fail() -> None:
-        allowance = RetryBudget(sleep)
+        retries = RetryBudget(sleep)
         for retry_after in (None, 3.0, 9999.0, None, None):
-            allowance.spend()
-            await allowance.wait("busy", retry_after)
+            retries.count_request()
+            await retries.wait("busy", retry_after)
 
     with pytest.raises(GaveUpError, match="no usable reply in 5 requests; the last: busy"):
         asyncio.run(fail())
@@ -49,9 +49,9 @@ def test_retry_after_replaces_one_wait_and_is_followed_for_two_minutes_at_most()
 
 
 def test_a_sixth_request_is_refused_even_when_none_has_failed():
-    allowance = RetryBudget(asyncio.sleep)
+    retries = RetryBudget(asyncio.sleep)
     for _ in range(5):
-        allowance.spend()
+        retries.count_request()
 
     with pytest.raises(GaveUpError, match="no usable reply in 5 requests"):
-        allowance.spend()
+        retries.count_request()

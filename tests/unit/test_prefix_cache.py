@@ -1,4 +1,4 @@
-"""Prompts read behind a shared prefix, against each read whole, alone and without a cache."""
+"""Prompts read after a cached prefix, against each read whole, alone and without a cache."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.conftest import FAMILIES
-from traitcli.judging.local.prefix_cache import read_on, read_prefix, read_prompts
+from traitcli.judging.local.prefix_cache import continue_prompts, read_prefix, read_prompts
 from traitcli.models.prefix_tree import common_start
 
 START = tuple(range(20, 60))  # longer than the sliding window of the tiny Gemma
@@ -25,38 +25,38 @@ def assert_same(logits, expected):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("length", [0, 5, len(START)])
-def test_prompts_behind_a_prefix_are_as_if_read_whole(loaded, family, length):
+def test_prompts_after_a_prefix_are_as_if_read_whole(loaded, family, length):
     model = loaded(family)
     prefix = read_prefix(model, START[:length])
 
-    reading = read_prompts(model, PROMPTS, prefix)
+    batch = read_prompts(model, PROMPTS, prefix)
 
     assert len(prefix.ids) == length
-    assert_same(reading.logits, [alone(model, ids) for ids in PROMPTS])
+    assert_same(batch.logits, [alone(model, ids) for ids in PROMPTS])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_prompts_are_continued_in_any_choice_of_rows(loaded, family):
+def test_any_prompts_of_a_batch_can_be_continued(loaded, family):
     model = loaded(family)
-    reading = read_prompts(model, PROMPTS, read_prefix(model, START))
+    batch = read_prompts(model, PROMPTS, read_prefix(model, START))
 
-    for rows in ([0, 1, 2], [2, 0, 0, 1]):
-        logits = read_on(model, reading, rows, [(7, 8 + row) for row in rows])
+    for indices in ([0, 1, 2], [2, 0, 0, 1]):
+        logits = continue_prompts(model, batch, indices, [(7, 8 + i) for i in indices])
 
-        assert_same(logits, [alone(model, (*PROMPTS[row], 7, 8 + row)) for row in rows])
+        assert_same(logits, [alone(model, (*PROMPTS[i], 7, 8 + i)) for i in indices])
 
 
-def test_a_prefix_is_cut_to_what_other_prompts_share(loaded):
+def test_a_prefix_is_shortened_to_what_other_prompts_share(loaded):
     model = loaded("gemma2")
-    held = read_prefix(model, START)
+    cached = read_prefix(model, START)
     others = [(*START[:30], 9, 9), (*START[:30], 8)]
 
-    prefix = held.cut(common_start(others))
-    reading = read_prompts(model, others, prefix)
+    prefix = cached.shortened(common_start(others))
+    batch = read_prompts(model, others, prefix)
 
     assert prefix.ids == START[:30]
-    assert_same(reading.logits, [alone(model, ids) for ids in others])
-    assert held.ids == START
+    assert_same(batch.logits, [alone(model, ids) for ids in others])
+    assert cached.ids == START
 
 
 @pytest.mark.parametrize(
