@@ -27,7 +27,7 @@ _OLD_KEYS = {
     "words_auroc": "embedding_layer_auroc",
     "words_do_as_well": "embedding_layer_does_as_well",
 }
-"""Old key -> field. The vectors that ship with traitcli have the old keys, and so have older files."""
+"""Old key -> field: the vectors that ship with traitcli have the old keys."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +35,8 @@ class VectorQuality:
     """What was measured on a vector, and the verdict; None means not measured.
 
     The fields are also the keys of the `quality` object in a vector file and in `--json` tables.
-    docs/vector-quality.md describes each.
-    `*_by_layer` holds one value per layer, 0 (embeddings) to L (after the final norm).
+    docs/vector-quality.md describes each. `*_by_layer` holds one value per layer, 0 (embeddings) to
+    L (after the final norm).
 
     Shape and choice of layer:
         layer_count      L+1
@@ -113,8 +113,9 @@ class VectorQuality:
     def parse(cls, stored: Mapping[str, Any]) -> Self:
         """Make a record of what a file stores, under present or old keys.
 
-        Views format every field without checking its type, so a value of the wrong type raises ValueError here, with
-        a one-line message. Unknown keys are ignored: a later version may measure more.
+        Views format every field without checking its type, so a value of the wrong type raises
+        ValueError here, with a one-line message. Unknown keys are ignored: a later version may
+        measure more.
         """
         present = {_OLD_KEYS.get(key, key): value for key, value in stored.items()}
         try:

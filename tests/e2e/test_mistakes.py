@@ -122,13 +122,13 @@ MISTAKES = {
         ["monitor", "Why?", "--set", "paths.vectors=none"],
         "no vector of any trait for model",
         "looked in none/model",
-        "make them with: traitcli extract",
+        "build with: traitcli extract",
     ),
     "no vector of that trait": Mistake(
         ["monitor", "Why?", "--traits", "evil,verbosity"],
         "no vector of verbosity for model",
-        "looked in vectors/model; there are: evil, refusal",
-        "make it with: traitcli extract verbosity",
+        "looked in vectors/model; found: evil, refusal",
+        "build with: traitcli extract verbosity",
     ),
     "an empty prompt": Mistake(
         ["monitor", "  "],

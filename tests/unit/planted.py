@@ -6,38 +6,38 @@ from itertools import product
 
 import numpy as np
 
-from traitcli.vectors.separation import HeldOutScores, Labelled
+from traitcli.vectors.held_out import HeldOutScores, LabelledActivations
 
-ROWS, HIDDEN, PAIRS = 4, 16, 5
+LAYERS, HIDDEN, PAIRS = 4, 16, 5
 
 
-def draw(seed, questions=20, rows=ROWS, hidden=HIDDEN, per_cell=1):
-    """Labelled noise of unit variance: each question under each pair and polarity, `per_cell` times."""
+def draw(seed, questions=20, layers=LAYERS, hidden=HIDDEN, per_cell=1):
+    """Unit noise: each question under each pair and polarity, `per_cell` times."""
     cells = list(product(range(PAIRS), range(questions), range(per_cell), (True, False)))
     pair, question, _, positive = np.array(cells).T
     rng = np.random.default_rng(seed)
-    noise = rng.normal(0, 1, (len(pair), rows, hidden)).astype(np.float32)
+    noise = rng.normal(0, 1, (len(pair), layers, hidden)).astype(np.float32)
     length = rng.integers(20, 60, len(pair))
-    return Labelled(
+    return LabelledActivations(
         noise, positive.astype(bool), pair.astype(np.int64), question.astype(np.int64), length
     )
 
 
-def plant(rollouts, row, strength=6.0):
-    """Add one direction to every positive at a row."""
-    rollouts.activations[rollouts.positive, row, 0] += strength
+def plant(rollouts, layer, strength=6.0):
+    """Add one direction to every positive at a layer."""
+    rollouts.activations[rollouts.positive, layer, 0] += strength
     return rollouts
 
 
 def plant_phrases(rollouts, strength=30.0):
-    """Add to every positive, at every row, a direction of its own pair."""
+    """Add to every positive, at every layer, a direction of its own pair."""
     for pair in range(PAIRS):
         rollouts.activations[rollouts.positive & (rollouts.pair == pair), :, pair] += strength
     return rollouts
 
 
 def plant_length(rollouts, seed, gap=30, strength=0.3):
-    """Let positives be longer by `gap` tokens, and every activation grow with length, whatever the label."""
+    """Make positives longer by `gap` tokens, and let every activation grow with length."""
     rng = np.random.default_rng(seed)
     rollouts.length[:] = rng.normal(60, 12, len(rollouts.length)) + gap * rollouts.positive
     rollouts.activations[:, 1:, 0] += strength * rollouts.length[:, None]
@@ -45,7 +45,7 @@ def plant_length(rollouts, seed, gap=30, strength=0.3):
 
 
 def scores(seed, questions=20, pairs=PAIRS, gap=1.2, between_pairs=0.4, of_question=0.5):
-    """Held-out scores whose gap varies from pair to pair, and whose level and gap vary with the question."""
+    """Held-out scores; gap varies with the pair, level and gap vary with the question."""
     rng = np.random.default_rng(seed)
     level, swing = rng.normal(0, of_question, (2, questions))
     gaps = rng.normal(gap, between_pairs, pairs)

@@ -1,4 +1,4 @@
-"""What is measured of a vector and what is said of it, on rollouts whose truth is planted."""
+"""What is measured on a vector, and its verdict, on rollouts with a planted truth."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ def measured(build, test, method=mean_difference, layer="auto"):
 
 def both(seed, change=lambda rollouts: rollouts):
     """Rollouts to build from and rollouts of other questions, changed alike."""
-    return change(draw(2 * seed, rows=LAYERS)), change(draw(2 * seed + 1, rows=LAYERS))
+    return change(draw(2 * seed, layers=LAYERS)), change(draw(2 * seed + 1, layers=LAYERS))
 
 
 def planted_late(rollouts):
-    for row in range(3, LAYERS):
-        plant(rollouts, row, strength=3.0)
+    for layer in range(3, LAYERS):
+        plant(rollouts, layer, strength=3.0)
     return rollouts
 
 
 def planted_everywhere(rollouts):
-    for row in range(LAYERS):
-        plant(rollouts, row, strength=3.0)
+    for layer in range(LAYERS):
+        plant(rollouts, layer, strength=3.0)
     return rollouts
 
 
@@ -64,7 +64,7 @@ def test_pure_noise_is_unusable(seed):
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_a_length_confound_is_said_to_be_length(seed):
+def test_a_length_confound_is_called_length(seed):
     build, test = (plant_length(rollouts, seed) for rollouts in both(seed))
 
     found = measured(build, test)
@@ -74,7 +74,7 @@ def test_a_length_confound_is_said_to_be_length(seed):
     assert found.verdict_reason.startswith("may be length: the length of the answer separates")
 
 
-def test_what_row_0_tells_too_is_said_to_be_words():
+def test_what_the_embedding_layer_shows_too_is_called_lexical():
     """Of twenty seeds all but a few: two standard errors are exceeded by chance now and then."""
     reasons = [measured(*both(seed, planted_everywhere)).verdict_reason for seed in range(20)]
 
@@ -105,7 +105,7 @@ def test_a_set_layer_is_measured_as_it_is():
     assert found.auroc == found.auroc_by_layer[1] < 0.65
 
 
-def test_without_a_test_set_nothing_is_said_of_separation():
+def test_without_a_test_set_separation_is_not_measured():
     build, _ = both(1, planted_late)
 
     found = measured(build, None)
@@ -122,13 +122,13 @@ def test_without_a_test_set_nothing_is_said_of_separation():
     )
 
 
-def test_the_numbers_of_a_row_are_those_at_the_layer():
+def test_single_numbers_are_those_at_the_chosen_layer():
     found = measured(*both(2, planted_late))
 
-    row = found.layer
-    assert found.auroc == found.auroc_by_layer[row]
-    assert found.d == found.d_by_layer[row]
-    assert found.massive_share == found.massive_share_by_layer[row]
+    layer = found.layer
+    assert found.auroc == found.auroc_by_layer[layer]
+    assert found.d == found.d_by_layer[layer]
+    assert found.massive_share == found.massive_share_by_layer[layer]
     assert found.auroc_low < found.auroc <= found.auroc_high
     assert np.mean(found.auroc_by_pair) == pytest.approx(found.auroc, abs=1e-4)
 
@@ -136,7 +136,7 @@ def test_the_numbers_of_a_row_are_those_at_the_layer():
 def test_a_pair_of_which_the_filter_kept_nothing_is_tested_too():
     build, test = both(1, planted_late)
 
-    found = measured(build.where(build.pair != 2), test)
+    found = measured(build.select(build.pair != 2), test)
 
     assert len(found.auroc_by_pair) == 5
     assert found.evaluation_rollouts == len(test.pair)
@@ -158,10 +158,10 @@ def test_norms_are_those_of_the_direction_and_of_the_activations():
     assert found.relative_magnitude == pytest.approx(found.magnitude / np.mean(around), abs=1e-3)
 
 
-@pytest.mark.parametrize("evaluation_row", [3, 5])
-def test_the_evaluation_rollouts_have_no_say_in_the_row(tmp_path, evaluation_row):
-    extraction = plant(plant(draw(1, 6, rows=9), row=4), row=evaluation_row, strength=1.0)
-    evaluation = plant(draw(2, 6, rows=9), row=evaluation_row)
+@pytest.mark.parametrize("evaluation_layer", [3, 5])
+def test_the_evaluation_rollouts_have_no_say_in_the_layer(tmp_path, evaluation_layer):
+    extraction = plant(plant(draw(1, 6, layers=9), layer=4), layer=evaluation_layer, strength=1.0)
+    evaluation = plant(draw(2, 6, layers=9), layer=evaluation_layer)
     config = Config.model_validate(
         {
             "model": {"id": "org/tiny"},
@@ -176,7 +176,7 @@ def test_the_evaluation_rollouts_have_no_say_in_the_row(tmp_path, evaluation_row
     vector = read_vector(build_trait(evil, config, RunLedgers(run), "nobody", lambda event: None))
 
     assert vector.layer == 4
-    assert vector.quality.auroc < 0.7 < vector.quality.auroc_by_layer[evaluation_row]
+    assert vector.quality.auroc < 0.7 < vector.quality.auroc_by_layer[evaluation_layer]
 
 
 def store(run, labelled, split):

@@ -20,18 +20,18 @@ from traitcli.vectors.methods import (
     whitened_difference,
 )
 
-ROWS, HIDDEN = 4, 6
+LAYERS, HIDDEN = 4, 6
 
 
 def draw(count, seed, shift=0.0):
     """float32 [n, L+1, H], normally distributed around `shift`."""
-    return np.random.default_rng(seed).normal(shift, 1, (count, ROWS, HIDDEN)).astype(np.float32)
+    return np.random.default_rng(seed).normal(shift, 1, (count, LAYERS, HIDDEN)).astype(np.float32)
 
 
 def stats(positive, negative):
-    spread = np.ones(ROWS, np.float32)
+    spread = np.ones(LAYERS, np.float32)
     return ClassStats(
-        np.full(ROWS, positive, np.float32), np.full(ROWS, negative, np.float32), spread, spread
+        np.full(LAYERS, positive, np.float32), np.full(LAYERS, negative, np.float32), spread, spread
     )
 
 
@@ -40,17 +40,17 @@ def test_mean_difference_is_what_a_naive_loop_finds():
 
     direction = mean_difference(positive, negative)
 
-    for row in range(ROWS):
+    for layer in range(LAYERS):
         for unit in range(HIDDEN):
-            up = math.fsum(float(x[row, unit]) for x in positive) / 7
-            down = math.fsum(float(x[row, unit]) for x in negative) / 5
-            assert direction[row, unit] == pytest.approx(up - down, rel=1e-6)
+            up = math.fsum(float(x[layer, unit]) for x in positive) / 7
+            down = math.fsum(float(x[layer, unit]) for x in negative) / 5
+            assert direction[layer, unit] == pytest.approx(up - down, rel=1e-6)
 
 
 def test_mean_difference_is_float32_of_the_shape_of_one_rollout():
     direction = mean_difference(draw(3, 1), draw(2, 2))
 
-    assert (direction.dtype, direction.shape) == (np.float32, (ROWS, HIDDEN))
+    assert (direction.dtype, direction.shape) == (np.float32, (LAYERS, HIDDEN))
 
 
 def test_mean_difference_of_many_large_activations_does_not_drift():
@@ -62,16 +62,16 @@ def test_mean_difference_of_many_large_activations_does_not_drift():
     assert direction[0, 0] == np.float32(np.float64(np.float32(1000.1)) - 1000.0)
 
 
-def test_project_is_the_dot_product_over_the_norm_at_every_row():
+def test_project_is_the_dot_product_over_the_norm_at_every_layer():
     activations, direction = draw(5, 3), draw(1, 4)[0]
 
     projections = project(activations, direction)
 
     for rollout in range(5):
-        for row in range(ROWS):
-            h, v = activations[rollout, row].tolist(), direction[row].tolist()
+        for layer in range(LAYERS):
+            h, v = activations[rollout, layer].tolist(), direction[layer].tolist()
             dot = sum(x * y for x, y in zip(h, v, strict=True))
-            assert projections[rollout, row] == pytest.approx(
+            assert projections[rollout, layer] == pytest.approx(
                 dot / math.sqrt(sum(x * x for x in v)), rel=1e-5
             )
 
@@ -113,12 +113,12 @@ def test_class_stats_are_means_and_deviations_of_the_projections():
         (negative, found.negative_mean, found.negative_spread),
     ):
         projections = project(side, direction)
-        for row in range(ROWS):
-            values = [float(p[row]) for p in projections]
+        for layer in range(LAYERS):
+            values = [float(p[layer]) for p in projections]
             middle = sum(values) / len(values)
-            assert mean[row] == pytest.approx(middle, rel=1e-5)
+            assert mean[layer] == pytest.approx(middle, rel=1e-5)
             variance = sum((value - middle) ** 2 for value in values) / len(values)
-            assert spread[row] == pytest.approx(math.sqrt(variance), rel=1e-4)
+            assert spread[layer] == pytest.approx(math.sqrt(variance), rel=1e-4)
 
 
 def test_calibrate_maps_the_class_means_to_minus_one_and_one():
@@ -126,9 +126,9 @@ def test_calibrate_maps_the_class_means_to_minus_one_and_one():
     direction = mean_difference(positive, negative)
     found = class_stats(positive, negative, direction)
 
-    for row in range(ROWS):
+    for layer in range(LAYERS):
         up, down = (
-            calibrate(project(side, direction)[:, row], found, row).mean()
+            calibrate(project(side, direction)[:, layer], found, layer).mean()
             for side in (positive, negative)
         )
         assert up == pytest.approx(1, abs=1e-5)
@@ -139,14 +139,14 @@ def test_calibrate_maps_the_class_means_to_minus_one_and_one():
     ("projection", "score"), [(10.0, 1.0), (4.0, -1.0), (7.0, 0.0), (13.0, 2.0), (-2.0, -3.0)]
 )
 def test_calibrate_is_linear_between_and_beyond_the_means(projection, score):
-    assert calibrate(projection, stats(positive=10, negative=4), row=1) == score
+    assert calibrate(projection, stats(positive=10, negative=4), layer=1) == score
 
 
 def test_calibrate_reads_the_row_asked_for():
     found = stats(positive=10, negative=4)
     found.positive_mean[2] = 6
 
-    assert (calibrate(6.0, found, row=2), calibrate(6.0, found, row=3)) == (
+    assert (calibrate(6.0, found, layer=2), calibrate(6.0, found, layer=3)) == (
         1.0,
         pytest.approx(-1 / 3),
     )
@@ -155,8 +155,8 @@ def test_calibrate_reads_the_row_asked_for():
 def test_calibrate_gives_zero_where_the_classes_do_not_differ():
     same = stats(positive=4, negative=4)
 
-    assert calibrate(4.5, same, row=0) == 0.0
-    assert calibrate(np.array([1.0, 5.0], np.float32), same, row=0).tolist() == [0.0, 0.0]
+    assert calibrate(4.5, same, layer=0) == 0.0
+    assert calibrate(np.array([1.0, 5.0], np.float32), same, layer=0).tolist() == [0.0, 0.0]
 
 
 OTHERS = [method for method in METHODS.values() if method is not mean_difference]
@@ -181,7 +181,7 @@ def test_every_method_has_the_length_of_the_mean_difference_and_points_its_way(m
     direction = method(positive, negative)
 
     difference = mean_difference(positive, negative)
-    assert (direction.dtype, direction.shape) == (np.float32, (ROWS, HIDDEN))
+    assert (direction.dtype, direction.shape) == (np.float32, (LAYERS, HIDDEN))
     np.testing.assert_allclose(
         np.linalg.norm(direction, axis=1), np.linalg.norm(difference, axis=1), rtol=1e-5
     )
@@ -223,14 +223,14 @@ def test_logistic_is_the_gradient_of_what_scikit_learn_s_pipeline_decides():
 
     direction = logistic(positive, negative)
 
-    for row in range(ROWS):
-        states = np.concatenate([positive[:, row], negative[:, row]]).astype(np.float64)
+    for layer in range(LAYERS):
+        states = np.concatenate([positive[:, layer], negative[:, layer]]).astype(np.float64)
         probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(
             states, [1] * 30 + [0] * 20
         )
         origin = probe.decision_function(np.zeros((1, HIDDEN)))
         gradient = probe.decision_function(np.eye(HIDDEN)) - origin
-        np.testing.assert_allclose(unit(direction[row]), unit(gradient), atol=1e-4)
+        np.testing.assert_allclose(unit(direction[layer]), unit(gradient), atol=1e-4)
 
 
 def test_whitened_difference_is_what_solving_the_full_covariance_gives():
@@ -240,12 +240,12 @@ def test_whitened_difference_is_what_solving_the_full_covariance_gives():
 
     direction = whitened_difference(positive, negative)
 
-    for row in range(ROWS):
-        sides = [side[:, row].astype(np.float64) for side in (positive, negative)]
+    for layer in range(LAYERS):
+        sides = [side[:, layer].astype(np.float64) for side in (positive, negative)]
         within = np.concatenate([side - side.mean(0) for side in sides])
         covariance, _ = ledoit_wolf(within, assume_centered=True)
         solved = np.linalg.solve(covariance, sides[0].mean(0) - sides[1].mean(0))
-        np.testing.assert_allclose(unit(direction[row]), unit(solved), atol=1e-5)
+        np.testing.assert_allclose(unit(direction[layer]), unit(solved), atol=1e-5)
 
 
 def test_whitened_difference_finds_the_axis_that_noise_hides_from_the_mean_difference():
@@ -271,11 +271,11 @@ def test_pca_is_the_first_eigenvector_of_the_differences_not_centred():
 
     direction = pca_of_differences(positive, negative)
 
-    for row in range(ROWS):
-        differences = (positive[:, row] - negative[:, row]).astype(np.float64)
+    for layer in range(LAYERS):
+        differences = (positive[:, layer] - negative[:, layer]).astype(np.float64)
         values, axes = np.linalg.eigh(differences.T @ differences)
         axis = axes[:, np.argmax(values)]
-        assert abs(unit(direction[row]) @ axis) == pytest.approx(1, abs=1e-6)
+        assert abs(unit(direction[layer]) @ axis) == pytest.approx(1, abs=1e-6)
 
 
 def test_pca_of_one_difference_is_that_difference():

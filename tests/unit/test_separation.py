@@ -1,4 +1,4 @@
-"""How well a direction separates what it has not seen, and how sure that is, on activations whose truth is planted."""
+"""Held-out separation and its uncertainty, on activations with a planted truth."""
 
 from __future__ import annotations
 
@@ -10,29 +10,24 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from tests.unit.planted import PAIRS, ROWS, draw, plant, plant_phrases, scores
+from tests.unit.planted import LAYERS, PAIRS, draw, plant, plant_phrases, scores
+from traitcli.vectors.held_out import HeldOutScores, leave_one_pair_out, score_by_length
 from traitcli.vectors.methods import mean_difference, project
-from traitcli.vectors.separation import (
-    HeldOutScores,
-    auroc,
-    auroc_interval,
-    leave_one_pair_out,
-    length_only,
-    measure_auroc,
-    measure_d,
-)
+from traitcli.vectors.separation import auroc, auroc_interval, measure_auroc, measure_d
 
 NEAR_CHANCE = 0.1
-"""Three standard errors of the mean AUROC of five folds of 60 + 60 rollouts of noise, whose vectors share rollouts."""
+"""Three standard errors of the mean AUROC of five folds of 60 + 60 rollouts of noise."""
 SEEDS = 200
 
 
-def aurocs(held):
-    return np.array([measure_auroc(held, row).value for row in range(held.scores.shape[1])])
+def aurocs(held_out):
+    return np.array(
+        [measure_auroc(held_out, layer).value for layer in range(held_out.scores.shape[1])]
+    )
 
 
-def ds(held):
-    return np.array([measure_d(held, row).value for row in range(held.scores.shape[1])])
+def ds(held_out):
+    return np.array([measure_d(held_out, layer).value for layer in range(held_out.scores.shape[1])])
 
 
 def one_fold(values, positive):
@@ -94,9 +89,9 @@ def test_cohens_d_is_zero_where_there_is_no_spread_to_measure_by(scores, positiv
     assert measure_d(one_fold(scores, positive), 0).value == 0.0
 
 
-def test_a_planted_direction_is_found_at_its_row_and_nowhere_else():
+def test_a_planted_direction_is_found_at_its_layer_and_nowhere_else():
     found = leave_one_pair_out(
-        plant(draw(1, 60), row=2), plant(draw(2, 60), row=2), mean_difference
+        plant(draw(1, 60), layer=2), plant(draw(2, 60), layer=2), mean_difference
     )
 
     assert aurocs(found)[2] > 0.99
@@ -130,12 +125,12 @@ def test_what_only_one_pair_shows_does_not_help_to_separate_that_pair():
 
     found = leave_one_pair_out(phrases, phrases, mean_difference)
 
-    assert min(auroc(seen[:, row], phrases.positive) for row in range(ROWS)) == 1.0
+    assert min(auroc(seen[:, layer], phrases.positive) for layer in range(LAYERS)) == 1.0
     assert aurocs(found) == pytest.approx(0.5, abs=NEAR_CHANCE)
 
 
 def test_the_vector_comes_from_the_build_set_and_the_separation_from_the_test_set():
-    towards, away = plant(draw(1, 60), row=2), plant(draw(2, 60), row=2, strength=-6.0)
+    towards, away = plant(draw(1, 60), layer=2), plant(draw(2, 60), layer=2, strength=-6.0)
 
     found = leave_one_pair_out(towards, away, mean_difference)
 
@@ -149,12 +144,12 @@ def test_separation_is_the_mean_over_the_left_out_pairs():
 
     folds = []
     for pair in range(PAIRS):
-        others, held = build.pair != pair, test.pair == pair
+        others, held_out = build.pair != pair, test.pair == pair
         direction = mean_difference(
             build.activations[others & build.positive], build.activations[others & ~build.positive]
         )
-        scores = project(test.activations[held], direction)
-        folds.append([auroc(scores[:, row], test.positive[held]) for row in range(ROWS)])
+        scores = project(test.activations[held_out], direction)
+        folds.append([auroc(scores[:, layer], test.positive[held_out]) for layer in range(LAYERS)])
     np.testing.assert_allclose(aurocs(found), np.mean(folds, axis=0), rtol=1e-6)
 
 
@@ -163,14 +158,14 @@ def test_separation_counts_the_rollouts_it_was_measured_on():
         draw(1, questions=2), draw(2, questions=3), mean_difference
     ).scores.shape == (
         PAIRS * 2 * 3,
-        ROWS,
+        LAYERS,
     )
 
 
 def test_a_pair_with_one_polarity_is_not_left_out():
     rollouts = draw(1, questions=2)
     kept = (rollouts.pair != 3) | rollouts.positive
-    test = rollouts.where(kept)
+    test = rollouts.select(kept)
 
     assert np.unique(leave_one_pair_out(rollouts, test, mean_difference).pair).tolist() == [
         0,
@@ -182,15 +177,17 @@ def test_a_pair_with_one_polarity_is_not_left_out():
 
 def test_a_single_pair_gives_no_separation():
     only = draw(1, 60)
-    only = only.where(only.pair == 0)
+    only = only.select(only.pair == 0)
 
     assert leave_one_pair_out(only, only, mean_difference) is None
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_measured_auroc_is_the_mean_of_what_scikit_learn_finds_for_each_pair(seed):
-    held = scores(seed)
-    tied = HeldOutScores(np.round(held.scores), held.positive, held.pair, held.question)
+    held_out = scores(seed)
+    tied = HeldOutScores(
+        np.round(held_out.scores), held_out.positive, held_out.pair, held_out.question
+    )
 
     found = measure_auroc(tied, 0)
 
@@ -198,7 +195,7 @@ def test_a_measured_auroc_is_the_mean_of_what_scikit_learn_finds_for_each_pair(s
         auroc(tied.scores[tied.pair == pair, 0], tied.positive[tied.pair == pair])
         for pair in range(PAIRS)
     ]
-    assert found.folds == pytest.approx(folds)
+    assert found.by_pair == pytest.approx(folds)
     assert found.value == pytest.approx(np.mean(folds))
 
 
@@ -218,22 +215,22 @@ def test_the_error_is_that_of_other_pairs_where_pairs_differ_more():
     alike = measure_auroc(scores(1, between_pairs=0.0), 0)
     different = measure_auroc(scores(1, between_pairs=2.0), 0)
 
-    assert alike.freedom == 19
-    assert different.freedom == PAIRS - 1
-    assert different.error == pytest.approx(np.std(different.folds, ddof=1) / math.sqrt(PAIRS))
+    assert alike.degrees_of_freedom == 19
+    assert different.degrees_of_freedom == PAIRS - 1
+    assert different.error == pytest.approx(np.std(different.by_pair, ddof=1) / math.sqrt(PAIRS))
 
 
 def test_one_question_of_one_pair_says_nothing_of_the_error():
-    held = HeldOutScores(
+    held_out = HeldOutScores(
         np.array([[1.0], [0.0]], np.float32),
         np.array([True, False]),
         np.zeros(2, int),
         np.zeros(2, int),
     )
 
-    found = measure_auroc(held, 0)
+    found = measure_auroc(held_out, 0)
 
-    low, high = auroc_interval(found, held)
+    low, high = auroc_interval(found, held_out)
     assert found.error == math.inf
     assert (low < 0.2, high) == (True, 1.0)
 
@@ -249,7 +246,7 @@ def test_one_question_of_one_pair_says_nothing_of_the_error():
         (3.5, 0.5, 0.5),
     ],
 )
-def test_intervals_hold_the_truth_as_often_as_they_say(gap, between_pairs, of_question):
+def test_intervals_contain_the_truth_as_often_as_promised(gap, between_pairs, of_question):
     """Over 200 seeds; the truth is that of all questions and pairs that could have been drawn.
 
     95 % are promised; 91 % is what 200 tries of 95 % fall below once in a hundred times.
@@ -260,18 +257,21 @@ def test_intervals_hold_the_truth_as_often_as_they_say(gap, between_pairs, of_qu
 
     covered = np.zeros(2)
     for seed in range(SEEDS):
-        held = scores(seed, gap=gap, between_pairs=between_pairs, of_question=of_question)
-        bounds = auroc_interval(measure_auroc(held, 0), held), measure_d(held, 0).interval()
+        held_out = scores(seed, gap=gap, between_pairs=between_pairs, of_question=of_question)
+        bounds = (
+            auroc_interval(measure_auroc(held_out, 0), held_out),
+            measure_d(held_out, 0).interval(),
+        )
         covered += [low <= true <= high for true, (low, high) in zip(truth, bounds, strict=True)]
 
     assert (covered / SEEDS >= 0.91).all()
 
 
-def test_intervals_are_not_so_wide_that_they_say_nothing():
+def test_intervals_are_narrow_enough_to_be_useful():
     widths = []
     for seed in range(SEEDS):
-        held = scores(seed)
-        low, high = auroc_interval(measure_auroc(held, 0), held)
+        held_out = scores(seed)
+        low, high = auroc_interval(measure_auroc(held_out, 0), held_out)
         widths.append(high - low)
 
     assert np.mean(widths) < 0.3
@@ -280,17 +280,17 @@ def test_intervals_are_not_so_wide_that_they_say_nothing():
 def test_perfect_order_leaves_room_for_doubt_and_more_questions_leave_less():
     few, many = (scores(1, questions=count, gap=50.0) for count in (5, 100))
 
-    bounds = [auroc_interval(measure_auroc(held, 0), held) for held in (few, many)]
+    bounds = [auroc_interval(measure_auroc(held_out, 0), held_out) for held_out in (few, many)]
 
     assert [high for _, high in bounds] == [1.0, 1.0]
     assert 0.5 < bounds[0][0] < 0.8 < 0.95 < bounds[1][0] < 1.0
 
 
 def test_an_interval_turns_around_with_the_scores():
-    held = scores(3)
-    turned = HeldOutScores(-held.scores, held.positive, held.pair, held.question)
+    held_out = scores(3)
+    turned = HeldOutScores(-held_out.scores, held_out.positive, held_out.pair, held_out.question)
 
-    low, high = auroc_interval(measure_auroc(held, 0), held)
+    low, high = auroc_interval(measure_auroc(held_out, 0), held_out)
 
     assert auroc_interval(measure_auroc(turned, 0), turned) == pytest.approx(
         (1 - high, 1 - low), abs=0.02
@@ -298,24 +298,27 @@ def test_an_interval_turns_around_with_the_scores():
 
 
 def test_the_difference_of_two_scores_of_the_same_rollouts_is_surer_than_either():
-    held = scores(4)
-    noise = np.random.default_rng(0).normal(0, 0.1, held.scores.shape)
+    held_out = scores(4)
+    noise = np.random.default_rng(0).normal(0, 0.1, held_out.scores.shape)
     nearly = HeldOutScores(
-        (held.scores + noise).astype(np.float32), held.positive, held.pair, held.question
+        (held_out.scores + noise).astype(np.float32),
+        held_out.positive,
+        held_out.pair,
+        held_out.question,
     )
-    one, other = measure_auroc(held, 0), measure_auroc(nearly, 0)
+    one, other = measure_auroc(held_out, 0), measure_auroc(nearly, 0)
 
-    ahead = one.minus(other, held)
+    ahead = one.minus(other, held_out)
 
     assert ahead.value == pytest.approx(one.value - other.value)
     assert ahead.error < one.error / 3
 
 
-def test_length_alone_is_scored_by_the_way_that_the_other_pairs_tell():
+def test_the_other_pairs_decide_whether_long_answers_count_as_positive():
     longer, shorter = draw(1), draw(2)
     longer.length[:] = np.where(longer.positive, 50, 10)
     shorter.length[:] = np.where(shorter.positive, 10, 50)
 
-    assert aurocs(length_only(longer, longer)) == [1.0]
-    assert aurocs(length_only(shorter, shorter)) == [1.0]
-    assert aurocs(length_only(longer, shorter)) == [0.0]
+    assert aurocs(score_by_length(longer, longer)) == [1.0]
+    assert aurocs(score_by_length(shorter, shorter)) == [1.0]
+    assert aurocs(score_by_length(longer, shorter)) == [0.0]

@@ -352,8 +352,8 @@ def test_named_vectors_come_in_the_order_asked_for(tmp_path):
 @pytest.mark.parametrize(
     ("asked", "missing", "command"),
     [
-        (["evil", "kind"], "kind", "make it with: traitcli extract kind"),
-        (["kind", "evil", "rude"], "kind, rude", "make them with: traitcli extract kind rude"),
+        (["evil", "kind"], "kind", "build with: traitcli extract kind"),
+        (["kind", "evil", "rude"], "kind, rude", "build with: traitcli extract kind rude"),
     ],
 )
 def test_missing_vectors_are_named_with_the_command_that_makes_them(
@@ -367,7 +367,7 @@ def test_missing_vectors_are_named_with_the_command_that_makes_them(
 
     assert str(caught.value) == (
         f"error: no vector of {missing} for tiny-model\n"
-        f"cause: looked in {tmp_path}/tiny-model; there are: evil\n"
+        f"cause: looked in {tmp_path}/tiny-model; found: evil\n"
         f"fix:   {command}"
     )
 
@@ -379,7 +379,7 @@ def test_a_model_without_any_vector_is_told_how_to_make_them(tmp_path):
     assert str(caught.value) == (
         "error: no vector of any trait for tiny-model\n"
         f"cause: looked in {tmp_path}/tiny-model\n"
-        "fix:   make them with: traitcli extract"
+        "fix:   build with: traitcli extract"
     )
 
 

@@ -1,10 +1,11 @@
-"""Compares the methods that make a direction of activations, on the same held-out rollouts of a run."""
+"""Compares the methods that compute a direction, on the same held-out rollouts of a run."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -16,20 +17,25 @@ from traitcli.pipeline.snapshot import TraitSnapshot
 from traitcli.records import Trait
 from traitcli.runs.run import Run
 from traitcli.vectors.controls import cosine, split_half_cosine
-from traitcli.vectors.layer_choice import choose_layer_by_scores, middle_layers
-from traitcli.vectors.methods import METHODS, Method
-from traitcli.vectors.separation import (
+from traitcli.vectors.held_out import (
     HeldOutScores,
-    Labelled,
-    auroc_interval,
+    LabelledActivations,
     left_out_directions,
-    measure_auroc,
-    measure_d,
     project_left_out,
 )
+from traitcli.vectors.layer_choice import choose_layer_by_scores, middle_layers
+from traitcli.vectors.methods import METHODS, Method
+from traitcli.vectors.separation import auroc_interval, measure_auroc, measure_d
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
 
 Row = dict[str, Any]
-_BASE = "mean_difference"
+_BASELINE = "mean_difference"
+_FEWEST = 4
+"""Kept rollouts below which no method is tried."""
 
 
 def compare_methods(
@@ -39,109 +45,131 @@ def compare_methods(
     judge: str | None,
     on_step: Callable[[str], None],
 ) -> list[Row]:
-    """One row for each trait and method: its AUROC and d on held-out rollouts, and how far it is ahead.
+    """One row per trait and method: held-out AUROC and d, and the lead over the baseline.
 
-    Every method is given the same kept rollouts, those whose counterpart is kept too, and tested on the same left-out
-    pairs' evaluation rollouts, at the row that it would choose, or at `vector.layer` where the config sets one.
+    Every method gets the same build rollouts: kept ones whose counterpart is kept too. It is
+    tested on the evaluation rollouts of the left-out pairs, at the layer that it would choose, or
+    at `vector.layer` if the config sets one. `on_step` receives a message before each method.
+
     Raises RunError when a trait has too few rollouts, or nothing to test on.
     """
     rows = []
-    held = {trait.name: TraitSnapshot.read(run, trait.name, trait) for trait in traits}
-    judges = choose_judges({name: one.judges for name, one in held.items()}, judge, run.name)
+    snapshots = {trait.name: TraitSnapshot.read(run, trait.name, trait) for trait in traits}
+    known_judges = {name: snapshot.judges for name, snapshot in snapshots.items()}
+    judges = choose_judges(known_judges, judge, run.name)
     for trait in traits:
-        build, test = _evidence(trait, held[trait.name], judges[trait.name], config)
-        found = {}
+        build, test = _evidence(trait, snapshots[trait.name], judges[trait.name], config)
+        trials = {}
         for name, method in METHODS.items():
             on_step(f"{trait.name}: {name.replace('_', ' ')}")
-            found[name] = _Tried(build, test, method, config.vector.layer)
-        rows += [_row(trait.name, name, tried, found[_BASE]) for name, tried in found.items()]
+            trials[name] = _try_method(build, test, method, config.vector.layer)
+        for name, trial in trials.items():
+            rows.append(_row(trait.name, name, trial, trials[_BASELINE]))
     return rows
 
 
-class _Tried:
-    """A method at work on some rollouts; `held` are all of `test` at its row, as they project on it."""
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """A method's result at its layer; every array has that layer alone.
 
-    def __init__(self, build: Labelled, test: Labelled, method: Method, layer: Any) -> None:
-        start = time.perf_counter()
-        self.build = build
-        self.layer: int = self._choose(method) if layer == "auto" else layer
-        at_row = build.at(self.layer)
-        self.direction = at_row.direction(method)
-        self.seconds = time.perf_counter() - start
-        held = project_left_out(left_out_directions(at_row, test.pair, method), test.at(self.layer))
-        if held is None:
-            raise _nothing_held_out()
-        self.held: HeldOutScores = held
-        self.steady = split_half_cosine(at_row, method)
+    build      the rollouts that the direction is computed from
+    direction  float32 [1, H]
+    seconds    what choosing the layer and computing the direction took
+    held_out   the scores of the test rollouts
+    """
 
-    def _choose(self, method: Method) -> int:
-        """As `build_vector` does, without the rows that it would not take."""
-        rows = self.build.activations.shape[1]
-        middle = middle_layers(rows)
-        inside = slice(middle.start, middle.stop)
-        part = self.build.relabelled(self.build.positive, self.build.activations[:, inside])
-        choosing = project_left_out(left_out_directions(part, part.pair, method), part)
-        if choosing is None:
-            return choose_layer_by_scores(None, rows)
-        scores = np.full((len(choosing.positive), rows), 0, np.float32)
-        scores[:, inside] = choosing.scores
-        return choose_layer_by_scores(
-            HeldOutScores(scores, choosing.positive, choosing.pair, choosing.question), rows
+    layer: int
+    build: LabelledActivations
+    direction: Floats
+    seconds: float
+    held_out: HeldOutScores
+    split_half_cosine: float | None
+
+
+def _try_method(
+    build: LabelledActivations,
+    test: LabelledActivations,
+    method: Method,
+    layer: int | Literal["auto"],
+) -> _Trial:
+    start = time.perf_counter()
+    chosen = _choose_layer(build, method) if layer == "auto" else layer
+    at_layer = build.at_layer(chosen)
+    direction = at_layer.direction(method)
+    seconds = time.perf_counter() - start
+
+    without_each_pair = left_out_directions(at_layer, test.pair, method)
+    held_out = project_left_out(without_each_pair, test.at_layer(chosen))
+    if held_out is None:
+        raise RunError(
+            "no pair can be left out",
+            cause="leaving one out needs rollouts of both polarities from at least two pairs",
+            fix="give the definition more pairs, or keep more rollouts (--set filter.threshold)",
         )
+    halves = split_half_cosine(at_layer, method)
+    steady = None if halves is None else float(halves[0])
+    return _Trial(chosen, at_layer, direction, seconds, held_out, steady)
+
+
+def _choose_layer(build: LabelledActivations, method: Method) -> int:
+    """The layer that build-vector would choose.
+
+    Directions are computed at the middle layers only: the others cannot be chosen, and a slow
+    method takes seconds per layer.
+    """
+    layer_count = build.activations.shape[1]
+    middle = middle_layers(layer_count)
+    inside = slice(middle.start, middle.stop)
+    part = build.at_layers(inside)
+    held_out = project_left_out(left_out_directions(part, part.pair, method), part)
+    if held_out is None:
+        return choose_layer_by_scores(None, layer_count)
+    scores = np.zeros((len(held_out.positive), layer_count), np.float32)
+    scores[:, inside] = held_out.scores
+    return choose_layer_by_scores(replace(held_out, scores=scores), layer_count)
 
 
 def _evidence(
-    trait: Trait, held: TraitSnapshot, judge: str, config: Config
-) -> tuple[Labelled, Labelled]:
-    selection = held.select(judge, config.filter)
+    trait: Trait, snapshot: TraitSnapshot, judge: str, config: Config
+) -> tuple[LabelledActivations, LabelledActivations]:
+    """The rollouts to build from and to test on."""
+    selection = snapshot.select(judge, config.filter)
     kept = matched(selection.kept)
-    unseen = unseen_rollouts(trait, held.rollouts, selection)
-    if len(kept) < 4 or not unseen:
+    unseen = unseen_rollouts(trait, snapshot.rollouts, selection)
+    if len(kept) < _FEWEST or not unseen:
         lacking = (
-            "it has no answers to evaluation questions"
-            if len(kept) >= 4
-            else f"{len(kept)} rollouts are kept"
+            f"{len(kept)} rollouts are kept"
+            if len(kept) < _FEWEST
+            else "it has no answers to evaluation questions"
         )
         raise RunError(
-            f"nothing to compare methods by for {trait.name}",
+            f"cannot compare methods for {trait.name}",
             cause=f"{lacking} ({selection.filter})",
             fix="extract with evaluation questions, or name other traits",
         )
-    position = config.vector.position
-    return labelled(held.files, kept, position), labelled(held.files, unseen, position)
+    position, files = config.vector.position, snapshot.files
+    return labelled(files, kept, position), labelled(files, unseen, position)
 
 
-def _row(trait: str, name: str, tried: _Tried, base: _Tried) -> Row:
-    found, d = measure_auroc(tried.held, 0), measure_d(tried.held, 0)
-    low, high = auroc_interval(found, tried.held)
-    ahead = found.minus(measure_auroc(base.held, 0), tried.held)
+def _row(trait: str, name: str, trial: _Trial, baseline: _Trial) -> Row:
+    auroc, d = measure_auroc(trial.held_out, 0), measure_d(trial.held_out, 0)
+    low, high = auroc_interval(auroc, trial.held_out)
+    lead = auroc.minus(measure_auroc(baseline.held_out, 0), trial.held_out)
+    is_baseline = name == _BASELINE
+    mean_difference = trial.build.direction(METHODS[_BASELINE])
     return {
         "trait": trait,
         "method": name,
-        "layer": tried.layer,
-        "auroc": found.value,
+        "layer": trial.layer,
+        "auroc": auroc.value,
         "auroc_low": low,
         "auroc_high": high,
         "d": d.value,
-        "ahead": None if name == _BASE else ahead.value,
-        "ahead_error": None if name == _BASE else ahead.error,
-        "split_half_cosine": None if tried.steady is None else float(tried.steady[0]),
-        "cosine": _cosine_with_base(tried),
-        "kept": len(tried.build.positive),
-        "evaluation_rollouts": len(tried.held.positive),
-        "seconds": tried.seconds,
+        "ahead": None if is_baseline else lead.value,
+        "ahead_error": None if is_baseline else lead.error,
+        "split_half_cosine": trial.split_half_cosine,
+        "cosine": float(cosine(trial.direction, mean_difference)[0]),
+        "kept": len(trial.build.positive),
+        "evaluation_rollouts": len(trial.held_out.positive),
+        "seconds": trial.seconds,
     }
-
-
-def _cosine_with_base(tried: _Tried) -> float:
-    """With the difference of means of the same row."""
-    base = tried.build.at(tried.layer).direction(METHODS[_BASE])
-    return float(cosine(tried.direction, base)[0])
-
-
-def _nothing_held_out() -> RunError:
-    return RunError(
-        "no pair can be left out",
-        cause="leaving one out needs rollouts of both sides from at least two pairs",
-        fix="give the definition more pairs, or keep more rollouts (--set filter.threshold)",
-    )

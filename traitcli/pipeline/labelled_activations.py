@@ -9,17 +9,19 @@ import numpy as np
 from traitcli.pipeline.filtering import Selection
 from traitcli.records import Position, Rollout, Trait
 from traitcli.runs.run import TraitFiles
-from traitcli.vectors.separation import Labelled
+from traitcli.vectors.held_out import LabelledActivations
 
 
-def labelled(files: TraitFiles, rollouts: Sequence[Rollout], position: Position) -> Labelled:
+def labelled(
+    files: TraitFiles, rollouts: Sequence[Rollout], position: Position
+) -> LabelledActivations:
     """Activations of rollouts at a position, with their labels, in the order of the rollouts."""
     activations = files.activations([r.id for r in rollouts], position)
     positive = np.array([r.polarity == "positive" for r in rollouts], dtype=bool)
     pair = np.array([r.pair for r in rollouts], dtype=np.int64)
     question = np.array([r.question for r in rollouts], dtype=np.int64)
     length = np.array([r.response_tokens for r in rollouts], dtype=np.int64)
-    return Labelled(activations, positive, pair=pair, question=question, length=length)
+    return LabelledActivations(activations, positive, pair=pair, question=question, length=length)
 
 
 def ordered(rollouts: Iterable[Rollout]) -> list[Rollout]:

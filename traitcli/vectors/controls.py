@@ -1,4 +1,4 @@
-"""What else may be behind a vector that separates: chance, length, words, too few rollouts, single dimensions."""
+"""Checks other reasons why a vector may separate: chance, few rollouts, massive dimensions."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from traitcli.vectors.held_out import LabelledActivations, leave_one_pair_out
 from traitcli.vectors.methods import Method
-from traitcli.vectors.separation import Labelled, leave_one_pair_out, measure_auroc
+from traitcli.vectors.separation import measure_auroc
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -16,90 +17,102 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
 
 SHUFFLES = 100
-"""Of the labels; the smallest p that can be found is 1 / (SHUFFLES + 1)."""
+"""Trials with shuffled labels; the smallest possible p is 1 / (SHUFFLES + 1)."""
 HALVINGS = 20
 MASSIVE = 20.0
-"""A dimension is massive when its mean size is this many times the median dimension's (Sun et al. 2024 call
-activations massive that stand out by far more; means over tokens are tamer)."""
+"""A dimension is massive when its mean size is this many times that of the median dimension.
+
+Sun et al. (2024) call single activations massive that exceed the median by far more; means over
+tokens are smaller."""
 
 
 @dataclass(frozen=True, slots=True)
 class Null:
-    """AUROCs of vectors made from shuffled labels, tested on labels shuffled alike.
+    """AUROCs of vectors that were built and tested with shuffled labels.
 
-    mean    their mean, near 0.5
-    top     the 95th percentile
-    p       how often they reached what was found, that itself counted in
+    mean           their mean, near 0.5
+    percentile_95  their 95th percentile
+    p              share of trials that reach the vector's AUROC, the vector itself counted as one
     """
 
     mean: float
-    top: float
+    percentile_95: float
     p: float
 
 
 def shuffled_null(
-    build: Labelled, test: Labelled, method: Method, row: int, found: float
+    build: LabelledActivations,
+    test: LabelledActivations,
+    method: Method,
+    layer: int,
+    auroc: float,
 ) -> Null | None:
-    """Do it all again at one row with labels shuffled among the rollouts of the same pair and question.
+    """Repeat the held-out test at one layer with labels shuffled within each pair and question.
 
-    Labels of `build` and `test` are shuffled together with nothing else changed, so that what is left is what such
-    rollouts give when the label means nothing (Ojala and Garriga 2010, test 1). None where nothing can be left out.
+    The labels of `build` and `test` are shuffled and nothing else changes, so the result is what
+    these rollouts give when labels mean nothing. None when no pair can be left out. Source: Ojala
+    and Garriga (2010), test 1.
     """
-    draw = np.random.default_rng(0)
-    sides = [build.at(row), test.at(row)]
+    rng = np.random.default_rng(0)
+    build, test = build.at_layer(layer), test.at_layer(layer)
     values = []
     for _ in range(SHUFFLES):
-        shuffled = [side.relabelled(_shuffled(side, draw)) for side in sides]
-        held = leave_one_pair_out(shuffled[0], shuffled[1], method)
-        if held is not None:
-            values.append(measure_auroc(held, 0).value)
+        shuffled_build = build.with_labels(_shuffle_labels(build, rng))
+        shuffled_test = test.with_labels(_shuffle_labels(test, rng))
+        held_out = leave_one_pair_out(shuffled_build, shuffled_test, method)
+        if held_out is not None:
+            values.append(measure_auroc(held_out, 0).value)
     if not values:
         return None
-    reached = sum(value >= found for value in values)
-    return Null(
-        float(np.mean(values)), float(np.quantile(values, 0.95)), (reached + 1) / (len(values) + 1)
-    )
+    reached = sum(value >= auroc for value in values)
+    p = (reached + 1) / (len(values) + 1)
+    return Null(float(np.mean(values)), float(np.quantile(values, 0.95)), p)
 
 
-def split_half_cosine(build: Labelled, method: Method) -> Floats | None:
-    """float32 [L+1]: mean cosine of two vectors made from halves of the questions; none where there is one question.
+def split_half_cosine(build: LabelledActivations, method: Method) -> Floats | None:
+    """float32 [L+1]: mean cosine of two vectors, each built from one half of the questions.
 
-    Halves share no question, so what only some questions bring does not count as agreement.
+    The halves share no question, so what only some questions bring does not count as agreement.
+    None when no half has both polarities, as with a single question.
     """
     questions = np.unique(build.question)
-    draw = np.random.default_rng(0)
-    found = []
+    rng = np.random.default_rng(0)
+    cosines = []
     for _ in range(HALVINGS):
-        first = np.isin(build.question, draw.permutation(questions)[: len(questions) // 2])
-        halves = build.where(first), build.where(~first)
-        if all(half.two_sided() for half in halves):
-            found.append(cosine(*(half.direction(method) for half in halves)))
-    return np.mean(found, axis=0, dtype=np.float32) if found else None
+        first_half = rng.permutation(questions)[: len(questions) // 2]
+        in_first = np.isin(build.question, first_half)
+        first, second = build.select(in_first), build.select(~in_first)
+        if first.has_both_polarities() and second.has_both_polarities():
+            cosines.append(cosine(first.direction(method), second.direction(method)))
+    return np.mean(cosines, axis=0, dtype=np.float32) if cosines else None
 
 
 def difference_cosine(positive: Floats, negative: Floats) -> Floats | None:
-    """float32 [L+1]: mean cosine between positive[i] − negative[i] and every other such difference.
+    """float32 [L+1]: mean cosine between any two of the differences positive[i] − negative[i].
 
-    The arrays must be paired. None with fewer than two pairs.
+    Both arrays are float32 [n, L+1, H] and paired: the i-th rollouts are counterparts. None with
+    fewer than two pairs.
     """
     if len(positive) < 2:
         return None
     differences = positive.astype(np.float64) - negative
-    units = differences / np.maximum(
-        np.linalg.norm(differences, axis=2, keepdims=True), np.finfo(float).tiny
-    )
-    lengths = (units**2).sum((0, 2))  # n, or fewer where a difference is zero
+    norms = np.linalg.norm(differences, axis=2, keepdims=True)
+    units = differences / np.maximum(norms, np.finfo(float).tiny)
+
+    # ‖Σu‖² is the sum of all n² cosines, each unit with itself included: no n × n matrix is
+    # needed. A difference of zero has no unit vector, so the cosines with itself are counted, not
+    # assumed n.
+    with_itself = (units**2).sum((0, 2))
+    all_cosines = (units.sum(0) ** 2).sum(1)
     count = len(units)
-    cosines: Floats = (((units.sum(0) ** 2).sum(1) - lengths) / (count * (count - 1))).astype(
-        np.float32
-    )
-    return cosines
+    mean: Floats = ((all_cosines - with_itself) / (count * (count - 1))).astype(np.float32)
+    return mean
 
 
 def massive_share(direction: Floats, activations: Floats) -> tuple[Floats, NDArray[np.int64]]:
-    """Of float32 [L+1, H], the share of the squared norm in massive dimensions, and their number: [L+1] each.
+    """The share of a direction's squared norm in massive dimensions, and their number: [L+1] each.
 
-    Which dimensions are massive is seen in the activations [n, L+1, H].
+    `direction` is float32 [L+1, H]; `activations`, float32 [n, L+1, H], decide which are massive.
     """
     sizes = np.abs(activations).mean(0)
     massive = sizes > MASSIVE * np.median(sizes, axis=1, keepdims=True)
@@ -110,16 +123,19 @@ def massive_share(direction: Floats, activations: Floats) -> tuple[Floats, NDArr
 
 
 def cosine(one: Floats, other: Floats) -> Floats:
-    """float32 [L+1] of two directions [L+1, H], row by row; 0 where one is zero."""
+    """float32 [L+1]: cosines of two directions [L+1, H], layer by layer; 0 where one is zero."""
     norms = np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1)
-    found: Floats = ((one * other).sum(-1) / np.where(norms == 0, 1, norms)).astype(np.float32)
-    return found
+    cosines: Floats = ((one * other).sum(-1) / np.where(norms == 0, 1, norms)).astype(np.float32)
+    return cosines
 
 
-def _shuffled(rollouts: Labelled, draw: np.random.Generator) -> NDArray[np.bool_]:
-    """Labels shuffled within each pair and question, so that every cell keeps as many of each."""
+def _shuffle_labels(rollouts: LabelledActivations, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Shuffle labels within each pair and question, which keeps the number of each polarity there.
+
+    Shuffled freely, a trait whose level depends on the question would separate shuffled labels too.
+    """
     labels = rollouts.positive.copy()
-    order = np.lexsort((draw.random(len(labels)), rollouts.question, rollouts.pair))
-    home = np.lexsort((rollouts.question, rollouts.pair))
-    labels[home] = rollouts.positive[order]
+    by_cell = np.lexsort((rollouts.question, rollouts.pair))
+    shuffled_by_cell = np.lexsort((rng.random(len(labels)), rollouts.question, rollouts.pair))
+    labels[by_cell] = rollouts.positive[shuffled_by_cell]
     return labels

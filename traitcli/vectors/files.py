@@ -1,4 +1,4 @@
-"""Keeps vectors: safetensors with everything, and the bare-tensor .pt known from persona-vectors."""
+"""Reads and writes vector files: safetensors with everything, and bare-tensor .pt."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from traitcli.shipped import find_shipped
 from traitcli.vector_quality import VectorQuality
 
 MAX_LAYERS, MAX_HIDDEN, MAX_NUMBERS = 1024, 65536, 2**24
-"""Largest L+1, H and (L+1) · H that are read as a vector: the largest open models have 127 layers of 16,384."""
+"""Largest L+1, H and (L+1) · H of a vector; the largest open models have 127 layers of 16,384."""
 MAX_BYTES = 2**30
 """No larger file is opened as a vector."""
 _MAX_HEADER = 2**22
-"""Bytes of the JSON header of a safetensors file. The library itself would parse a hundred megabytes."""
+"""Bytes of the JSON header of a safetensors file; the library would parse 100 MB."""
 _FORMAT = 1
 _STATS = [field.name for field in fields(ClassStats)]
 
@@ -61,41 +61,42 @@ def vector_folder(config: Config) -> Path:
 
 
 def find_vectors(config: Config, names: Sequence[str] = ()) -> dict[str, Path]:
-    """Trait -> file: the user's own vectors of this model, else those that come with traitcli.
+    """Trait -> file: your own vectors of the config's model, else those that ship with traitcli.
 
-    Raises VectorError when there are none, or none of a name asked for.
+    Raises VectorError when there are none, or none of a given name.
     """
     found: dict[str, Path] = {}
     for folder in (find_shipped("vectors") / config.model.name, vector_folder(config)):
         found |= {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
     missing = [name for name in names if name not in found]
-    fix = f"make {'it' if len(missing) == 1 else 'them'} with: traitcli extract {' '.join(missing)}".rstrip()
-    return _named(found, names, f" for {config.model.name}", str(vector_folder(config)), fix)
+    fix = " ".join(["build with: traitcli extract", *missing])
+    return _pick(found, names, f" for {config.model.name}", str(vector_folder(config)), fix)
 
 
 def load_vectors(source: Config | Path | str, names: Sequence[str] = ()) -> dict[str, TraitVector]:
-    """Trait -> vector: those of a config's model (the user's own, else the shipped ones), or of a folder.
+    """Trait -> vector, from a folder or for a config's model: your own, else the shipped ones.
 
-    Raises VectorError when there are none, or none of a name asked for.
+    Raises VectorError when there are none, or none of a given name.
     """
     if isinstance(source, Config):
         paths = find_vectors(source, names)
     else:
-        there = {path.stem: path for path in sorted(Path(source).glob("*.safetensors"))}
-        paths = _named(
-            there, names, "", str(source), "name the folder that holds TRAIT.safetensors"
-        )
+        found = {path.stem: path for path in sorted(Path(source).glob("*.safetensors"))}
+        paths = _pick(found, names, "", str(source), "name the folder that holds TRAIT.safetensors")
     return {name: read_vector(path) for name, path in paths.items()}
 
 
 def write_vector(folder: Path, vector: TraitVector) -> Path:
-    """Write `<trait>.safetensors`, and beside it `<trait>_<position>_diff.pt`; returns the first."""
+    """Write `<trait>.safetensors` and the `.pt` files of `write_pt`; returns the first."""
     write_pt(folder, vector)
     return write_safetensors(folder, vector)
 
 
 def write_pt(folder: Path, vector: TraitVector) -> list[Path]:
-    """Write `<trait>_<position>_diff.pt` for every position: bare float32 [L+1, H], as in persona-vectors."""
+    """Write `<trait>_<position>_diff.pt`, a bare float32 [L+1, H] per position.
+
+    persona-vectors has this layout.
+    """
     import torch
 
     paths = []
@@ -127,19 +128,19 @@ def write_safetensors(folder: Path, vector: TraitVector) -> Path:
 
 
 def read_header(path: Path) -> VectorHeader:
-    """What a vector file says about its vector; raises VectorError when it is not a whole vector file."""
+    """What a vector file says about its vector; raises VectorError unless the file is whole."""
     with open_safetensors(path, read_start(path)) as file:
         return _parse_header(path, file.metadata() or {})
 
 
 def read_vector(path: Path) -> TraitVector:
-    """Read a vector file; raises VectorError when it is not one, or holds what no vector can hold."""
+    """Read a vector file; raises VectorError when it is not one, or holds impossible values."""
     with open_safetensors(path, read_start(path)) as file:
         return read_opened(path, file)
 
 
 def read_opened(path: Path, file: Any) -> TraitVector:
-    """The vector in a file of traitcli that `open_safetensors` has opened. `path` is named in errors."""
+    """The vector in a file that `open_safetensors` has opened; errors name `path`."""
     header = _parse_header(path, file.metadata() or {})
 
     # types and shapes first: a tensor takes memory only once it is known to fit a vector
@@ -174,7 +175,7 @@ def read_opened(path: Path, file: Any) -> TraitVector:
 
 
 def read_start(path: Path) -> bytes:
-    """The first nine bytes of a file, which tell its format; raises VectorError as `check_file` does."""
+    """The first nine bytes, which show a file's format; raises VectorError like `check_file`."""
     check_file(path)
     try:
         with path.open("rb") as file:
@@ -185,7 +186,7 @@ def read_start(path: Path) -> bytes:
 
 @contextmanager
 def open_safetensors(path: Path, start: bytes) -> Iterator[Any]:
-    """Open a safetensors file, given its first bytes; whatever is wrong with it raises VectorError."""
+    """Open a safetensors file, given its first bytes; raises VectorError when it is damaged."""
     from safetensors import SafetensorError, safe_open
 
     length = int.from_bytes(start[:8], "little")
@@ -199,7 +200,7 @@ def open_safetensors(path: Path, start: bytes) -> Iterator[Any]:
 
 
 def check_file(path: Path) -> None:
-    """Raise VectorError for a path that does not exist, is not a regular file, or is too large for a vector."""
+    """Raise VectorError for a file that is missing, not regular, or too large for a vector."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -217,7 +218,7 @@ def check_file(path: Path) -> None:
 
 
 def _parse_header(path: Path, metadata: Mapping[str, str]) -> VectorHeader:
-    """Check what a file says about itself before any of it is used: a file may come from anywhere."""
+    """Check everything that a file says about itself: it may come from anywhere."""
     try:
         header = parse_json(metadata.get("traitcli", "null"))
     except ValueError as error:
@@ -292,14 +293,16 @@ def _cannot_read(path: Path, error: OSError | ValueError) -> VectorError:
     return VectorError(f"cannot read {path}", cause=cause or str(error), fix="check the path")
 
 
-def _named(
-    found: Mapping[str, Path], names: Sequence[str], whose: str, place: str, fix: str
+def _pick(
+    found: Mapping[str, Path], names: Sequence[str], of_model: str, folder: str, fix: str
 ) -> dict[str, Path]:
+    """The files of the given names; without names, all files."""
     missing = [name for name in names if name not in found]
     if missing or not found:
+        existing = f"; found: {', '.join(found)}" if found else ""
         raise VectorError(
-            f"no vector of {', '.join(missing) or 'any trait'}{whose}",
-            cause=f"looked in {place}" + (f"; there are: {', '.join(found)}" if found else ""),
+            f"no vector of {', '.join(missing) or 'any trait'}{of_model}",
+            cause=f"looked in {folder}{existing}",
             fix=fix,
         )
     return {name: found[name] for name in (names or found)}

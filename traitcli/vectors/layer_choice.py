@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from traitcli.vectors.separation import HeldOutScores, measure_auroc
+from traitcli.vectors.held_out import HeldOutScores
+from traitcli.vectors.separation import measure_auroc
 
 
 def middle_layers(layer_count: int) -> range:
@@ -17,8 +18,8 @@ def middle_layers(layer_count: int) -> range:
 def choose_layer(auroc: Sequence[float], error: Sequence[float]) -> int:
     """The earliest middle layer whose AUROC is within one standard error of the best middle layer.
 
-    Both arguments have one value per layer; `error` is the standard error of each AUROC. A model of one block has no
-    middle layer, and layer 1 is chosen.
+    Both arguments have one value per layer; `error` is the standard error of each AUROC. A model
+    of one block has no middle layer, and layer 1 is chosen.
     """
     inside = middle_layers(len(auroc))
     if not inside:

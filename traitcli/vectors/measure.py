@@ -15,19 +15,16 @@ from traitcli.vectors.controls import (
     shuffled_null,
     split_half_cosine,
 )
+from traitcli.vectors.held_out import (
+    HeldOutScores,
+    LabelledActivations,
+    left_out_directions,
+    project_left_out,
+    score_by_length,
+)
 from traitcli.vectors.layer_choice import choose_layer_by_scores
 from traitcli.vectors.methods import Method
-from traitcli.vectors.separation import (
-    HeldOutScores,
-    Labelled,
-    Measured,
-    auroc_interval,
-    left_out_directions,
-    length_only,
-    measure_auroc,
-    measure_d,
-    project_left_out,
-)
+from traitcli.vectors.separation import Measured, auroc_interval, measure_auroc, measure_d
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,16 +41,17 @@ _AUTO = (
 class Evidence:
     """The rollouts that a vector of one position is measured on.
 
-    build      the rollouts that the vector is built from; those of a pair and question are in one order on both sides
+    build      the rollouts that the vector is built from; both polarities have one order of pairs
+               and questions
     matched    the build rollouts whose counterpart of the other polarity was kept too
     test       rollouts of evaluation questions, or None
     method     computes a direction from labelled activations
     direction  float32 [L+1, H], computed from all of `build`
     """
 
-    build: Labelled
-    matched: Labelled
-    test: Labelled | None
+    build: LabelledActivations
+    matched: LabelledActivations
+    test: LabelledActivations | None
     method: Method
     direction: Floats
 
@@ -61,7 +59,8 @@ class Evidence:
 def measure_vector(evidence: Evidence, layer: int | Literal["auto"]) -> VectorQuality:
     """Measure norms, stability, separation and controls; docs/vector-quality.md describes every number.
 
-    `auto` chooses the layer on the rollouts that the vector is built from, so the evaluation rollouts stay unseen.
+    `auto` chooses the layer on the rollouts that the vector is built from, so the evaluation
+    rollouts stay unseen.
     """
     build, test = evidence.build, evidence.test
     layer_count = build.activations.shape[1]
@@ -95,7 +94,10 @@ def measure_vector(evidence: Evidence, layer: int | Literal["auto"]) -> VectorQu
     if null is None:
         return quality
     return replace(
-        quality, null_p=_round(null.p), null_auroc=_round(null.mean), null_auroc_95=_round(null.top)
+        quality,
+        null_p=_round(null.p),
+        null_auroc=_round(null.mean),
+        null_auroc_95=_round(null.percentile_95),
     )
 
 
@@ -122,8 +124,8 @@ def _with_norms(quality: VectorQuality, evidence: Evidence, layer: int) -> Vecto
 
 def _with_stability(quality: VectorQuality, evidence: Evidence, layer: int) -> VectorQuality:
     """Add how well parts of the build rollouts agree on the direction."""
-    matched = evidence.matched.at(layer)
-    halves = split_half_cosine(evidence.build.at(layer), evidence.method)
+    matched = evidence.matched.at_layer(layer)
+    halves = split_half_cosine(evidence.build.at_layer(layer), evidence.method)
     differences = difference_cosine(
         matched.activations[matched.positive], matched.activations[~matched.positive]
     )
@@ -146,7 +148,7 @@ def _with_separation(quality: VectorQuality, held_out: HeldOutScores, layer: int
         auroc=_round(aurocs[layer].value),
         auroc_low=_round(auroc_low),
         auroc_high=_round(auroc_high),
-        auroc_by_pair=_round_all(aurocs[layer].folds),
+        auroc_by_pair=_round_all(aurocs[layer].by_pair),
         auroc_by_layer=_round_all([one.value for one in aurocs]),
         auroc_error_by_layer=_round_all([one.error for one in aurocs]),
         d=_round(ds[layer].value, 3),
@@ -159,16 +161,20 @@ def _with_separation(quality: VectorQuality, held_out: HeldOutScores, layer: int
 
 
 def _with_controls(
-    quality: VectorQuality, build: Labelled, test: Labelled, held_out: HeldOutScores, layer: int
+    quality: VectorQuality,
+    build: LabelledActivations,
+    test: LabelledActivations,
+    held_out: HeldOutScores,
+    layer: int,
 ) -> VectorQuality:
-    """Add what a vector must beat: the length of the answer, and the embedding layer, which sees no context."""
+    """Add the controls: answer length, and the embedding layer, which sees no context."""
     found, lexical = measure_auroc(held_out, layer), measure_auroc(held_out, 0)
     quality = replace(
         quality,
         embedding_layer_auroc=_round(lexical.value),
         embedding_layer_does_as_well=_does_as_well(lexical, found, held_out),
     )
-    by_length = length_only(build, test)
+    by_length = score_by_length(build, test)
     if by_length is None:
         return quality
     length = measure_auroc(by_length, 0)
@@ -190,5 +196,5 @@ def _round_all(values: Any, digits: int = 4) -> tuple[float | None, ...]:
 
 
 def _round(value: Any, digits: int = 4) -> float | None:
-    """A plain number for JSON; None if it is infinite or NaN, such as the error of a single pair."""
+    """A plain number for JSON; None if it is not finite, such as the error of a single pair."""
     return round(float(value), digits) if math.isfinite(value) else None

@@ -25,8 +25,9 @@ NEAR_DUPLICATE = 0.8
 
 
 def with_verdict(quality: VectorQuality) -> VectorQuality:
-    """The same record with `verdict`, `verdict_reason` and `doubts`. All reasons are listed, most severe first.
+    """The same record with `verdict`, `verdict_reason` and `doubts`.
 
+    All reasons are listed, most severe first.
     A measurement that is None never counts against a vector, except a missing held-out AUROC.
     """
     unusable, weak = list(_unusable(quality)), list(_weak(quality))
@@ -44,7 +45,7 @@ def nearest_trait(cosines: Mapping[str, float]) -> str | None:
 
 
 def with_near_duplicates(quality: VectorQuality, cosines: Mapping[str, float]) -> VectorQuality:
-    """The same record, with a doubt if the vector of another trait has nearly the same or the opposite direction.
+    """The same record, with a doubt if another trait's vector is nearly the same or its opposite.
 
     `cosines` holds trait -> cosine at this vector's layer. A good vector becomes weak.
     """
@@ -52,7 +53,8 @@ def with_near_duplicates(quality: VectorQuality, cosines: Mapping[str, float]) -
     if nearest is None or abs(cosines[nearest]) < NEAR_DUPLICATE:
         return quality
     relation = "nearly the same direction as" if cosines[nearest] > 0 else "nearly opposite to"
-    doubt = f"{relation} {nearest} (cosine {cosines[nearest]:.2f}): one of the two may measure the other"
+    cosine = f"cosine {cosines[nearest]:.2f}"
+    doubt = f"{relation} {nearest} ({cosine}): one of the two may measure the other"
     doubts = (*quality.doubts, doubt)
     if quality.verdict == "good":
         return replace(quality, verdict="weak", verdict_reason=doubt, doubts=doubts)
@@ -64,8 +66,8 @@ def _unusable(quality: VectorQuality) -> Iterator[str]:
         yield f"held-out AUROC {_auroc_text(quality)}: near chance on unseen questions and pairs"
     elif quality.null_p is not None and quality.null_p > CHANCE:
         yield (
-            f"may be chance: vectors of shuffled labels separate as well in {quality.null_p:.0%} of trials "
-            f"(AUROC {_auroc_text(quality)})"
+            f"may be chance: vectors of shuffled labels separate as well in {quality.null_p:.0%} "
+            f"of trials (AUROC {_auroc_text(quality)})"
         )
 
 
@@ -77,15 +79,17 @@ def _weak(quality: VectorQuality) -> Iterator[str]:
     contrast = quality.contrast
     if contrast is not None and contrast < GOOD_CONTRAST:
         shown = _round_below(contrast, 0, GOOD_CONTRAST)
-        yield f"contrast {shown:.0f} is below {GOOD_CONTRAST:.0f}: the judge sees little of the trait"
+        limit = f"is below {GOOD_CONTRAST:.0f}"
+        yield f"contrast {shown:.0f} {limit}: the judge sees little of the trait"
     cosine = quality.split_half_cosine
     if cosine is not None and cosine < STEADY:
         shown = _round_below(cosine, 2, STEADY)
-        yield f"unstable: split-half cosine {shown:.2f} is below {STEADY:.2f}; collect more rollouts"
+        limit = f"is below {STEADY:.2f}"
+        yield f"unstable: split-half cosine {shown:.2f} {limit}; collect more rollouts"
     share = quality.massive_share
     if share is not None and share > MASSIVE_SHARE:
-        count = quality.massive_dimensions
-        yield f"{share:.0%} of its squared norm lies in {count} dimensions that are large in all activations"
+        dimensions = f"{quality.massive_dimensions} dimensions that are large in all activations"
+        yield f"{share:.0%} of its squared norm lies in {dimensions}"
 
 
 def _weak_separation(quality: VectorQuality) -> Iterator[str]:
@@ -125,7 +129,7 @@ def _auroc_text(quality: VectorQuality) -> str:
 
 
 def _round_below(value: float, digits: int, *bounds: float) -> float:
-    """Round, but down if rounding would make a value below a bound read as if it reached the bound."""
+    """Round, but down if a value below a bound would otherwise read as if it reached the bound."""
     rounded = round(value, digits)
     reaches = any(value < bound <= rounded for bound in bounds)
     return math.floor(value * 10**digits) / 10**digits if reaches else rounded

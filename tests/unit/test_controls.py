@@ -1,4 +1,4 @@
-"""What else may be behind a vector that separates, on activations whose truth is planted."""
+"""Other reasons why a vector may separate, on activations with a planted truth."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from tests.unit.planted import ROWS, draw, plant
+from tests.unit.planted import LAYERS, draw, plant
 from traitcli.vectors.controls import (
     SHUFFLES,
     cosine,
@@ -16,7 +16,9 @@ from traitcli.vectors.controls import (
     shuffled_null,
     split_half_cosine,
 )
+from traitcli.vectors.held_out import leave_one_pair_out
 from traitcli.vectors.methods import mean_difference
+from traitcli.vectors.separation import measure_auroc
 
 
 def sides(rollouts):
@@ -25,21 +27,19 @@ def sides(rollouts):
 
 def test_shuffled_labels_never_do_as_well_as_a_planted_direction():
     null = shuffled_null(
-        plant(draw(1), row=2), plant(draw(2), row=2), mean_difference, 2, found=0.99
+        plant(draw(1), layer=2), plant(draw(2), layer=2), mean_difference, 2, auroc=0.99
     )
 
     assert null.p == 1 / (SHUFFLES + 1)
     assert null.mean == pytest.approx(0.5, abs=0.03)
-    assert 0.5 < null.top < 0.65
+    assert 0.5 < null.percentile_95 < 0.65
 
 
 def test_p_is_uniform_where_there_is_nothing_to_find():
-    """The null is what noise gives: over seeds, p falls below one half about half of the time, and rarely below 5 %."""
-    from traitcli.vectors.separation import leave_one_pair_out, measure_auroc
-
+    """In noise, p falls below one half about half of the time, and rarely below 5 %."""
     values = []
     for seed in range(60):
-        build, test = (draw(2 * seed + half, questions=6, rows=1) for half in (0, 1))
+        build, test = (draw(2 * seed + half, questions=6, layers=1) for half in (0, 1))
         found = measure_auroc(leave_one_pair_out(build, test, mean_difference), 0).value
         values.append(shuffled_null(build, test, mean_difference, 0, found).p)
 
@@ -48,31 +48,31 @@ def test_p_is_uniform_where_there_is_nothing_to_find():
 
 
 def test_shuffling_keeps_as_many_of_each_side_in_every_pair_and_question():
-    """A trait whose level depends on the question would separate shuffled labels too, were they shuffled freely."""
-    rollouts = draw(1, questions=2, rows=1)
+    """The level depends on the question: labels shuffled freely would be separated too."""
+    rollouts = draw(1, questions=2, layers=1)
     rollouts.activations[rollouts.question == 1, 0, 0] += 1000.0
 
-    null = shuffled_null(rollouts, rollouts, mean_difference, 0, found=0.5)
+    null = shuffled_null(rollouts, rollouts, mean_difference, 0, auroc=0.5)
 
     assert null.mean == pytest.approx(0.5, abs=0.05)
 
 
 def test_a_single_pair_has_no_null():
     only = draw(1)
-    only = only.where(only.pair == 0)
+    only = only.select(only.pair == 0)
 
-    assert shuffled_null(only, only, mean_difference, 0, found=0.5) is None
+    assert shuffled_null(only, only, mean_difference, 0, auroc=0.5) is None
 
 
 def test_halves_agree_where_a_direction_is_planted_and_not_in_noise():
-    found = split_half_cosine(plant(draw(1), row=2), mean_difference)
+    found = split_half_cosine(plant(draw(1), layer=2), mean_difference)
 
     assert found[2] > 0.95
     assert np.abs(found[[0, 1, 3]]).max() < 0.3
 
 
 def test_halves_share_no_question():
-    """Every question brings a direction of its own, so halves of the questions have nothing in common."""
+    """Every question has a direction of its own, so halves of them have nothing in common."""
     rollouts = draw(1, questions=16)
     for question in range(16):
         rollouts.activations[rollouts.positive & (rollouts.question == question), :, question] += (
@@ -91,12 +91,12 @@ def test_the_cosine_of_differences_is_the_mean_over_all_pairs_of_them():
 
     found = difference_cosine(positive, negative)
 
-    for row in range(ROWS):
-        differences = (positive - negative)[:, row].astype(np.float64)
+    for layer in range(LAYERS):
+        differences = (positive - negative)[:, layer].astype(np.float64)
         naive = [
             a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in combinations(differences, 2)
         ]
-        assert found[row] == pytest.approx(np.mean(naive), abs=1e-6)
+        assert found[layer] == pytest.approx(np.mean(naive), abs=1e-6)
 
 
 def test_a_difference_that_is_zero_counts_as_unlike_all_others():
@@ -111,7 +111,7 @@ def test_one_difference_has_no_cosine():
     )
 
 
-def test_the_share_of_massive_dimensions_is_of_the_squared_norm_at_each_row():
+def test_the_share_of_massive_dimensions_is_of_the_squared_norm_at_each_layer():
     activations = np.random.default_rng(0).normal(0, 1, (50, 2, 8)).astype(np.float32)
     activations[:, 1, 5] += 500.0
     direction = np.array([[1, 1, 1, 1, 1, 3, 1, 1], [1, 1, 1, 1, 1, 3, 1, 1]], np.float32)
@@ -122,7 +122,7 @@ def test_the_share_of_massive_dimensions_is_of_the_squared_norm_at_each_row():
     assert share == pytest.approx([0.0, 9 / 16])
 
 
-def test_cosine_is_row_by_row_and_zero_where_a_direction_is():
+def test_cosine_is_layer_by_layer_and_zero_where_a_direction_is():
     one = np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]], np.float32)
     other = np.array([[-2.0, 0.0], [1.0, 0.0], [1.0, 0.0]], np.float32)
 
