@@ -1,12 +1,14 @@
-# The doors: make demo, make test, make check, make bench, make bench-judge, make bench-scale,
-# make bench-view, make bench-report, make bench-traits. Each sets up .venv first if it must.
+# The doors: make demo, make test, make test-fast, make check, make bench, make bench-judge,
+# make bench-scale, make bench-view, make bench-report, make bench-traits. Each sets up .venv first
+# if it must.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TOGETHER := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test check bench bench-judge bench-scale bench-view bench-report bench-traits format setup clean
+.PHONY: demo test test-fast check bench bench-judge bench-scale bench-view bench-report bench-traits format setup clean
 
 demo: $(READY)
 	@$(BIN)/traitcli extract -c demo
@@ -22,7 +24,10 @@ demo: $(READY)
 	@echo "  runs/report.html   open it in a browser"
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest $(TOGETHER)
+
+test-fast: $(READY)
+	$(BIN)/python -m pytest $(TOGETHER) -q -m "not model and not e2e and not browser and not slow"
 
 check: $(READY)
 	$(BIN)/ruff format --check .

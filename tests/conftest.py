@@ -152,6 +152,15 @@ def make_model(
     return folder
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `make test-fast` leaves out: tests that need a model, or a command of their own."""
+    for item in items:
+        if "e2e" in item.path.parts:
+            item.add_marker("e2e")
+        elif "model_folders" in getattr(item, "fixturenames", ()):
+            item.add_marker("model")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Speeds measured in tests stay out of the user's cache; converted models may stay there."""
