@@ -1,4 +1,4 @@
-"""The views of a run: live on a terminal, line by line in a pipe; both honest about rate."""
+"""The views of a run: a live table on a terminal, lines in a pipe."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def followed(*timed):
     return rates
 
 
-def test_a_row_shows_stage_bar_count_pace_and_time_left():
+def test_a_row_shows_stage_bar_count_speed_and_time_left():
     rates = followed(
         (100.0, StageStarted("evil", "rollouts", 0, 200)),
         (110.0, Progressed("evil", "rollouts", 50, 200, tokens=5000)),
@@ -115,7 +115,7 @@ def test_a_row_shows_stage_bar_count_pace_and_time_left():
     ]
 
 
-def test_vectors_are_counted_only_where_some_are_built():
+def test_vectors_are_counted_only_if_the_run_builds_some():
     begun = StageStarted("evil", "readings", 0, 20)
 
     screens = [
@@ -126,7 +126,7 @@ def test_vectors_are_counted_only_where_some_are_built():
     assert ["vectors" in "\n".join(screen) for screen in screens] == [True, False]
 
 
-def test_the_clock_ticks_between_events_and_the_pace_stays():
+def test_times_count_between_events_and_the_speed_stays():
     rates = followed(
         (100.0, StageStarted("evil", "rollouts", 0, 200)),
         (110.0, Progressed("evil", "rollouts", 50, 200, tokens=5000)),
@@ -136,7 +136,7 @@ def test_the_clock_ticks_between_events_and_the_pace_stays():
     assert rows(rates, 999.0)[2].split()[-1] == "0:00"
 
 
-def test_resumed_work_counts_as_done_and_not_as_pace():
+def test_resumed_work_counts_as_done_but_not_as_speed():
     rates = followed(
         (100.0, StageStarted("evil", "rollouts", 150, 200)),
         (110.0, Progressed("evil", "rollouts", 160, 200, tokens=1000)),
@@ -148,7 +148,7 @@ def test_resumed_work_counts_as_done_and_not_as_pace():
     assert rate.left(110.0) == 40.0
 
 
-def test_before_anything_is_done_there_is_no_pace():
+def test_without_progress_there_is_no_speed():
     rate = followed((100.0, StageStarted("evil", "rollouts", 150, 200))).by_stage[
         "evil", "rollouts"
     ]
@@ -156,7 +156,7 @@ def test_before_anything_is_done_there_is_no_pace():
     assert (rate.tokens_per_second, rate.left(105.0)) == (None, None)
 
 
-def test_progress_first_heard_of_in_the_middle_is_no_pace_either():
+def test_items_before_the_first_event_do_not_count_as_speed():
     rates = followed(
         (100.0, Progressed("evil", "rollouts", 90, 100, tokens=9000)),
         (101.0, Progressed("evil", "rollouts", 91, 100, tokens=10)),
@@ -165,11 +165,11 @@ def test_progress_first_heard_of_in_the_middle_is_no_pace_either():
     assert rates.by_stage["evil", "rollouts"].left(101.0) == 9.0
 
 
-def test_the_end_of_a_stage_never_heard_of_is_no_row():
+def test_the_end_of_an_unknown_stage_adds_no_row():
     assert followed((100.0, StageFinished("evil", "rollouts", 3.0))).by_stage == {}
 
 
-def test_a_stage_beside_another_has_its_own_row():
+def test_overlapping_stages_of_a_trait_have_a_row_each():
     rates = followed(
         (100.0, StageStarted("evil", "rollouts", 0, 200)),
         (100.0, StageStarted("evil", "judgements", 0, 200)),
@@ -185,7 +185,7 @@ def test_a_stage_beside_another_has_its_own_row():
     assert drawn[4] == "  0 of 1 vectors · 0:10 · 0:10 left · 3 scores missing"
 
 
-def test_rows_tell_what_became_of_each_trait():
+def test_the_outcome_of_each_trait_is_shown():
     rates = followed(
         (100.0, StageStarted("d", "rollouts", 0, 2)), (101.0, StageFinished("d", "rollouts", 1.0))
     )
@@ -208,7 +208,7 @@ def test_rows_tell_what_became_of_each_trait():
     assert drawn[6] == "  2 of 4 vectors · 0:02 · 1 failed"
 
 
-def test_when_the_screen_is_short_only_traits_at_work_are_shown():
+def test_a_low_screen_shows_only_active_traits():
     rates = followed((100.0, StageStarted("t7", "rollouts", 0, 200)))
 
     drawn = rows(rates, 100.0, traits=tuple(f"t{i}" for i in range(20)), height=12)
@@ -217,7 +217,7 @@ def test_when_the_screen_is_short_only_traits_at_work_are_shown():
 
 
 @pytest.mark.parametrize("width", range(30, 130))
-def test_rows_never_are_wider_than_the_terminal(width):
+def test_rows_are_never_wider_than_the_terminal(width):
     rates = followed(
         (100.0, StageStarted("a-trait-with-a-long-name", "judgements", 0, 20000)),
         (200.0, Progressed("a-trait-with-a-long-name", "judgements", 10000, 20000, tokens=10**8)),
@@ -228,7 +228,7 @@ def test_rows_never_are_wider_than_the_terminal(width):
     assert max(map(len, drawn)) <= width
 
 
-def test_the_live_view_leaves_the_story_and_the_end_of_a_run():
+def test_the_live_view_leaves_messages_and_the_result_on_screen():
     shown = show_live(
         RUN,
         ModelLoading("tiny", "cpu", "loading"),
@@ -260,7 +260,7 @@ def test_the_live_view_leaves_the_story_and_the_end_of_a_run():
     ]
 
 
-def test_the_live_view_obeys_no_text_of_others():
+def test_the_live_view_escapes_text_of_others():
     shown = show_live(
         RunStarted("s\x1b[2J", "runs/s", ("ev\x1b[1A",), ("cpu",), ("[red]\x07",)),
         Warned("", "[b]bad[/b]\x1b[2J\u202e"),
@@ -289,7 +289,7 @@ def test_an_interrupted_run_gives_the_terminal_back():
     assert sys.stderr is before
 
 
-def test_a_pipe_gets_the_story_of_a_run_line_by_line():
+def test_a_pipe_gets_the_events_of_a_run_line_by_line():
     lines = show_plain(
         RUN,
         ModelLoading("tiny", "cpu", "loading"),
@@ -323,7 +323,7 @@ def test_a_pipe_gets_the_story_of_a_run_line_by_line():
     ]
 
 
-def test_a_pipe_hears_of_each_stage_only_every_few_seconds():
+def test_a_pipe_gets_a_line_per_stage_only_every_few_seconds():
     steps = [StageStarted("evil", "rollouts", 0, 100), StageStarted("refusal", "rollouts", 0, 100)]
     for done in range(1, 13):
         steps += [
@@ -332,9 +332,9 @@ def test_a_pipe_hears_of_each_stage_only_every_few_seconds():
             Progressed("refusal", "rollouts", done, 100),
         ]
 
-    told = [line.split(", ")[0] for line in show_plain(*steps)]
+    lines = [line.split(", ")[0] for line in show_plain(*steps)]
 
-    assert told == [
+    assert lines == [
         "[0:00] evil rollouts 0/100",
         "[0:00] refusal rollouts 0/100",
         "[0:05] evil rollouts 5/100",
@@ -386,11 +386,11 @@ def test_a_pipe_that_takes_only_ascii_gets_escapes():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"),
+    ("seconds", "text"),
     [(None, "–"), (0.0, "0:00"), (59.6, "1:00"), (723.0, "12:03"), (3723.0, "1:02:03")],
 )
-def test_times_read_like_a_clock(seconds, told):
-    assert clock_time(seconds) == told
+def test_times_are_formatted_like_a_clock(seconds, text):
+    assert clock_time(seconds) == text
 
 
 class Stream(io.TextIOWrapper):

@@ -132,7 +132,7 @@ def table_of(tmp_path: Path, name: str, report: Report = FULL) -> list[dict[str,
 # The summary
 
 
-def test_a_summary_is_what_numpy_says_of_the_scores_that_there_are():
+def test_a_summary_matches_numpy_without_missing_scores():
     rng = np.random.default_rng(0)
     scores = rng.normal(size=50)
     scores[::7] = np.nan
@@ -146,11 +146,11 @@ def test_a_summary_is_what_numpy_says_of_the_scores_that_there_are():
     assert figures["at"] == np.nanargmax(scores)
 
 
-def test_of_equal_maxima_the_first_one_is_told():
+def test_the_first_of_equal_maxima_is_reported():
     assert summarize(RECORD)["evil"]["raw"]["at"] == TOKENS.index(" cannot")
 
 
-def test_a_trait_without_a_score_has_no_figures():
+def test_a_trait_without_scores_has_no_summary():
     summary = summarize({"tokens": ["a"], "trait_scores": {"evil": [NAN]}, "layers": {"evil": 3}})
 
     assert summary == {"evil": {"layer": 3, "raw": None, "calibrated": None}}
@@ -159,19 +159,19 @@ def test_a_trait_without_a_score_has_no_figures():
 # JSON
 
 
-def test_the_json_file_holds_each_figure_as_precisely_as_it_was_stored(tmp_path):
+def test_the_json_file_has_full_precision(tmp_path):
     write_json(tmp_path / "report.json", FULL)
 
-    told = read_json(tmp_path / "report.json")
-    assert list(told) == ["made_at", "records", "sets", "runs"]
-    assert told["made_at"] == FULL.made_at
-    assert told["records"][0]["trait_scores"] == {
+    data = read_json(tmp_path / "report.json")
+    assert list(data) == ["made_at", "records", "sets", "runs"]
+    assert data["made_at"] == FULL.made_at
+    assert data["records"][0]["trait_scores"] == {
         "refusal": [0.1 + 0.2, 2.25, None, 1 / 3],
         "evil": RECORD["trait_scores"]["evil"],
     }
-    assert told["records"][0]["summary"] == json.loads(json.dumps(summarize(RECORD)))
-    assert told["sets"] == [SET]
-    assert told["runs"] == [RUN]
+    assert data["records"][0]["summary"] == json.loads(json.dumps(summarize(RECORD)))
+    assert data["sets"] == [SET]
+    assert data["runs"] == [RUN]
 
 
 def test_half_an_emoji_is_written_and_read_back(tmp_path):
@@ -208,7 +208,7 @@ def test_an_empty_report_is_valid_and_makes_no_tables(tmp_path):
 # What travels
 
 
-def test_keys_that_are_not_listed_stay_at_home(tmp_path):
+def test_unlisted_keys_are_left_out(tmp_path):
     record, vector = {**RECORD, "host": "secret"}, {**VECTOR, "path": "secret"}
     report = report_of(
         (record,),
@@ -226,36 +226,37 @@ def test_keys_that_are_not_listed_stay_at_home(tmp_path):
 @pytest.mark.parametrize(
     "place", ["/home/me/chats/talk.jsonl", r"C:\Users\me\talk.jsonl", "~/talk.jsonl"]
 )
-def test_of_a_file_that_a_record_comes_from_only_its_name_travels(key, place):
-    told = contents(report_of(({"about": {key: place, "line": 3, "trait": "evil"}},)))
+def test_a_path_in_a_record_is_shortened_to_its_name(key, place):
+    data = contents(report_of(({"about": {key: place, "line": 3, "trait": "evil"}},)))
 
-    assert told["records"][0]["about"] == {key: "talk.jsonl", "line": 3, "trait": "evil"}
-
-
-def test_a_file_named_from_where_the_user_stood_loses_its_folders_too():
-    told = contents(report_of(({"about": {"file": "private/talk.jsonl", "shows": "up/down"}},)))
-
-    assert told["records"][0]["about"] == {"file": "talk.jsonl", "shows": "up/down"}
+    assert data["records"][0]["about"] == {key: "talk.jsonl", "line": 3, "trait": "evil"}
 
 
-def test_records_of_one_name_can_be_told_apart():
-    told = contents(report_of(tuple({"name": name} for name in ("a", "a", "a (2)", "a"))))
+def test_a_relative_path_is_shortened_too():
+    data = contents(report_of(({"about": {"file": "private/talk.jsonl", "shows": "up/down"}},)))
 
-    assert [record["name"] for record in told["records"]] == ["a", "a (2)", "a (2) (2)", "a (3)"]
+    assert data["records"][0]["about"] == {"file": "talk.jsonl", "shows": "up/down"}
+
+
+def test_records_with_the_same_name_get_a_number():
+    data = contents(report_of(tuple({"name": name} for name in ("a", "a", "a (2)", "a"))))
+
+    assert [record["name"] for record in data["records"]] == ["a", "a (2)", "a (2) (2)", "a (3)"]
 
 
 # CSV
 
 
-def test_each_table_is_a_file_and_they_are_given_in_order(tmp_path):
+def test_each_table_is_a_file_and_files_are_in_order(tmp_path):
     paths = write_csv(tmp_path, FULL)
 
-    names = "summary tokens vectors vector_layers cosines histograms filter rollouts runs commands failures"
+    names = "summary tokens vectors vector_layers cosines histograms filter rollouts runs commands "
+    names += "failures"
     assert [path.name for path in paths] == [f"{name}.csv" for name in names.split()]
     assert sorted(paths) == sorted(tmp_path.iterdir())
 
 
-def test_the_table_of_tokens_holds_every_score_as_it_was_stored(tmp_path):
+def test_the_tokens_table_has_every_stored_score(tmp_path):
     rows = table_of(tmp_path, "tokens")
 
     assert [json.loads(row["token_json"]) for row in rows if row["trait"] == "refusal"] == TOKENS
@@ -289,7 +290,7 @@ def test_the_summary_names_the_token_of_the_maximum(tmp_path):
 @pytest.mark.parametrize(
     "text", ["None", "NA", "=HYPERLINK(1)", "a\nb\r\n", '","', "", "\ud83d", "é\u2028\x00", "1"]
 )
-def test_a_token_comes_back_as_it_was_and_is_never_a_bare_cell(tmp_path, text):
+def test_a_token_survives_and_is_never_a_bare_cell(tmp_path, text):
     rows = table_of(tmp_path, "tokens", report_of(({**RECORD, "tokens": [text] * 4},)))
 
     assert {json.loads(row["token_json"]) for row in rows} == {text}
@@ -313,7 +314,7 @@ def test_half_an_emoji_in_a_label_is_escaped(tmp_path):
     assert {row["record"] for row in rows} == {"\\ud83d"}
 
 
-def test_rows_tell_which_is_read_and_which_is_after_the_final_norm(tmp_path):
+def test_layers_mark_the_chosen_one_and_the_one_after_the_final_norm(tmp_path):
     rows = table_of(tmp_path, "vector_layers")
 
     assert [tuple(row.values()) for row in rows] == [
@@ -323,7 +324,7 @@ def test_rows_tell_which_is_read_and_which_is_after_the_final_norm(tmp_path):
     ]
 
 
-def test_vectors_have_a_line_each_of_plain_figures(tmp_path):
+def test_each_vector_is_one_row_of_plain_values(tmp_path):
     rows = table_of(tmp_path, "vectors")
 
     assert [(row["set"], row["trait"], row["auroc"]) for row in rows] == [
@@ -333,7 +334,7 @@ def test_vectors_have_a_line_each_of_plain_figures(tmp_path):
     assert not {"examples", "versions", "histogram", "auroc_by_layer"} & set(rows[0])
 
 
-def test_a_cosine_is_told_with_the_layer_of_its_line(tmp_path):
+def test_a_cosine_names_the_layer_of_its_row(tmp_path):
     rows = table_of(tmp_path, "cosines")
 
     assert [tuple(row.values()) for row in rows] == [
@@ -355,7 +356,7 @@ def test_histograms_say_where_each_bin_begins_and_ends(tmp_path):
     assert len(rows) == 20
 
 
-def test_the_filter_is_told_with_its_reasons(tmp_path):
+def test_the_filter_table_has_reasons(tmp_path):
     rows = table_of(tmp_path, "filter")
 
     assert [tuple(row.values())[2:] for row in rows] == [
@@ -379,7 +380,7 @@ def test_example_rollouts_are_json_texts(tmp_path):
     )
 
 
-def test_runs_tell_what_each_trait_took_and_an_unknown_price_is_empty(tmp_path):
+def test_runs_list_usage_by_trait_and_an_unknown_cost_is_empty(tmp_path):
     (row,) = table_of(tmp_path, "runs")
 
     asked = (
@@ -394,7 +395,7 @@ def test_runs_tell_what_each_trait_took_and_an_unknown_price_is_empty(tmp_path):
     assert [row[key] for key in asked] == ["demo", "refusal", "8", "1.25", "", "7", ""]
 
 
-def test_commands_tell_their_devices_even_where_only_a_model_named_one(tmp_path):
+def test_commands_list_devices_that_only_a_model_names(tmp_path):
     (row,) = table_of(tmp_path, "commands")
 
     asked = ("command", "stages", "traits", "devices", "seconds", "ending", "problem")
@@ -420,7 +421,7 @@ def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path):
         write_csv(tmp_path / "file", FULL)
 
 
-def test_figures_need_no_heavy_package():
+def test_figures_import_no_heavy_package():
     heavy = {"torch", "transformers", "pandas", "numpy", "matplotlib"}
     code = (
         f"import sys, traitcli.views.report.figures; print(*sorted({heavy!r} & set(sys.modules)))"

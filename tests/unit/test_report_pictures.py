@@ -1,4 +1,4 @@
-"""The report's pictures: what is drawn, in which colors, under which names, and what is left out."""
+"""The report's pictures: their contents, colors and file names."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ HOSTILE = "../../$x^{ \x1b[31m\u202e 日本 \ud83d =1"
 
 
 def text_of(path: Path) -> np.ndarray:
-    """The pixels of a picture of tokens, uint8 [height, width, 3], without the scale of colors at the bottom."""
+    """The pixels of a token picture, uint8 [height, width, 3], without the color scale."""
     return np.rint(matplotlib.image.imread(path)[:-SCALE, :, :3] * 255).astype(np.uint8)
 
 
@@ -67,7 +67,7 @@ def colors_of(path: Path) -> set[tuple[int, ...]]:
     return set(map(tuple, np.unique(text_of(path).reshape(-1, 3), axis=0).tolist()))
 
 
-def ground(score: float) -> tuple[int, ...]:
+def background_of(score: float) -> tuple[int, ...]:
     return tuple(background(score).get_truecolor())
 
 
@@ -83,15 +83,17 @@ def texts_of(figure: matplotlib.figure.Figure) -> list[str]:
 # Tokens
 
 
-def test_tokens_lie_on_the_colors_of_the_terminal(tmp_path):
+def test_tokens_have_the_backbackgrounds_of_the_terminal(tmp_path):
     written(tmp_path, RECORD)
 
     # Above the letters: a color begins at the word, and within a run it joins the words.
     above = text_of(tmp_path / "tokens-bank.png")[71::37, 15 + 7 :: 15]
     first, second = (above[line, :14].tolist() for line in (0, 1))
     white = [255, 255, 255]
-    assert first == [white] * 2 + [list(ground(1.7))] * 6 + [list(ground(-0.6))] * 5 + [white]
-    assert second == [list(ground(0.9))] * 3 + [white] * 11
+    assert first == [white] * 2 + [list(background_of(1.7))] * 6 + [
+        list(background_of(-0.6))
+    ] * 5 + [white]
+    assert second == [list(background_of(0.9))] * 3 + [white] * 11
 
 
 def test_letters_on_a_color_are_dark(tmp_path):
@@ -100,7 +102,7 @@ def test_letters_on_a_color_are_dark(tmp_path):
     assert tuple(Color.parse("#101418").get_truecolor()) in colors_of(tmp_path / "tokens-bank.png")
 
 
-def test_the_trait_with_the_largest_mean_size_of_calibrated_scores_gives_the_colors(tmp_path):
+def test_the_trait_with_the_largest_mean_size_colors_the_tokens(tmp_path):
     strongest = max(
         RECORD["calibrated_scores"], key=lambda t: np.abs(RECORD["calibrated_scores"][t]).mean()
     )
@@ -116,20 +118,20 @@ def test_a_trait_can_be_named(tmp_path):
     written(tmp_path, RECORD, trait="evil")
 
     found = colors_of(tmp_path / "tokens-bank.png")
-    assert {ground(-0.4), ground(0.5)} <= found
-    assert ground(1.7) not in found
+    assert {background_of(-0.4), background_of(0.5)} <= found
+    assert background_of(1.7) not in found
 
 
 def test_a_record_without_the_named_trait_has_no_picture_of_tokens(tmp_path):
     assert written(tmp_path, RECORD, trait="verbosity") == ["lines-bank.png"]
 
 
-def test_without_calibration_the_colors_reach_as_far_as_the_projections(tmp_path):
+def test_without_calibration_the_color_scale_fits_the_projections(tmp_path):
     old = {"name": "old", "tokens": ["a", "b"], "trait_scores": {"evil": [-40.0, 20.0]}}
 
     written(tmp_path, old)
 
-    assert {ground(-2.0), ground(1.0)} <= colors_of(tmp_path / "tokens-old.png")
+    assert {background_of(-2.0), background_of(1.0)} <= colors_of(tmp_path / "tokens-old.png")
 
 
 def test_a_token_without_a_score_has_no_color(tmp_path):
@@ -139,10 +141,10 @@ def test_a_token_without_a_score_has_no_color(tmp_path):
 
     first, second = text_of(tmp_path / "tokens-bank.png")[71:120:37]
     assert (first == 255).all()
-    assert (second == ground(1.7)).all(axis=1).sum() == 15 * len("you")
+    assert (second == background_of(1.7)).all(axis=1).sum() == 15 * len("you")
 
 
-def test_a_wide_character_has_a_ground_of_two_cells(tmp_path):
+def test_a_wide_character_has_a_background_of_two_cells(tmp_path):
     scores = {"evil": [0.0, 1.7, 0.0]}
 
     written(
@@ -156,11 +158,11 @@ def test_a_wide_character_has_a_ground_of_two_cells(tmp_path):
     )
 
     (line,) = text_of(tmp_path / "tokens-wide.png")[19:20]
-    (inked,) = np.nonzero((line == ground(1.7)).all(axis=1))
+    (inked,) = np.nonzero((line == background_of(1.7)).all(axis=1))
     assert (inked.min(), inked.max()) == (15 * (1 + 2), 15 * (1 + 2 + 2) - 1)
 
 
-def test_letters_stay_on_the_grid_that_their_colors_lie_on(tmp_path):
+def test_letters_stay_on_the_grid_of_their_backbackgrounds(tmp_path):
     figure = draw_tokens(colored_text(["x" * 90]))
     FigureCanvasAgg(figure).draw()
 
@@ -168,7 +170,7 @@ def test_letters_stay_on_the_grid_that_their_colors_lie_on(tmp_path):
     assert line.get_window_extent().width == pytest.approx(90 * 15, abs=5)
 
 
-def test_the_scale_goes_from_blue_to_orange_as_the_colors_of_tokens_do(tmp_path):
+def test_the_color_scale_goes_from_blue_to_orange(tmp_path):
     written(tmp_path, RECORD)
 
     pixels = np.rint(
@@ -177,7 +179,7 @@ def test_the_scale_goes_from_blue_to_orange_as_the_colors_of_tokens_do(tmp_path)
     scale = pixels[15 : 15 * (1 + 48)].reshape(48, 15, 3)[:, 7].tolist()
     steps = np.linspace(-2, 2, 97)[1::2]
     assert scale == [
-        list(ground(step)) if abs(step) >= FAINT else [255, 255, 255] for step in steps
+        list(background_of(step)) if abs(step) >= FAINT else [255, 255, 255] for step in steps
     ]
 
 
@@ -187,10 +189,10 @@ def colored_text(tokens: list[str]) -> ColoredText:
     )
 
 
-def test_the_picture_says_what_was_asked_what_is_shown_and_what_the_colors_mean():
-    told = texts_of(draw_tokens(colored_text(["Hello", " you"])))
+def test_the_picture_names_prompt_trait_and_unit():
+    texts = texts_of(draw_tokens(colored_text(["Hello", " you"])))
 
-    assert told == [
+    assert texts == [
         "How?",
         "Hello you",
         "≤ −2",
@@ -204,23 +206,23 @@ def test_the_picture_says_what_was_asked_what_is_shown_and_what_the_colors_mean(
 
 
 def test_a_long_response_is_cut_and_says_so():
-    told = texts_of(draw_tokens(colored_text(["a\n"] * (MOST_LINES + 30))))
+    texts = texts_of(draw_tokens(colored_text(["a\n"] * (MOST_LINES + 30))))
 
-    assert told.count("a") == MOST_LINES
-    assert "[cut here: 30 more lines]" in told
+    assert texts.count("a") == MOST_LINES
+    assert "[cut here: 30 more lines]" in texts
 
 
 def test_a_response_that_just_fits_is_not_cut():
-    told = texts_of(draw_tokens(colored_text(["a\n"] * MOST_LINES)))
+    texts = texts_of(draw_tokens(colored_text(["a\n"] * MOST_LINES)))
 
-    assert told.count("a") == MOST_LINES
-    assert not any("cut" in text for text in told)
+    assert texts.count("a") == MOST_LINES
+    assert not any("cut" in text for text in texts)
 
 
-def test_what_would_act_on_a_reader_is_drawn_as_an_escape():
-    told = "".join(texts_of(draw_tokens(colored_text(["\x1b[31m", "\u202e", "\ud83d"]))))
+def test_control_characters_are_drawn_as_escapes():
+    texts = "".join(texts_of(draw_tokens(colored_text(["\x1b[31m", "\u202e", "\ud83d"]))))
 
-    assert r"\x1b[31m\u202e\ud83d" in told
+    assert r"\x1b[31m\u202e\ud83d" in texts
 
 
 # Lines
@@ -253,7 +255,7 @@ def test_lines_are_projections_where_there_is_no_calibration():
     assert not [line for line in axes.lines if line.is_dashed()]
 
 
-def test_a_trait_without_calibration_is_named_and_not_drawn_on_the_scale_of_others():
+def test_a_trait_without_calibration_is_named_but_not_drawn():
     calibrated = {"refusal": RECORD["calibrated_scores"]["refusal"]}
 
     (axes,) = charts.draw_lines(
@@ -289,13 +291,13 @@ def test_a_trait_has_one_color_in_all_charts_of_a_report():
     assert styles == {charts.COLORS[1]}
 
 
-def test_the_ninth_trait_is_the_first_color_again_and_dashed():
+def test_the_ninth_trait_has_the_first_color_dashed():
     styles = charts.TraitStyles([str(number) for number in range(9)])
 
     assert styles.of("8") == styles.of("0") | {"linestyle": "--"}
 
 
-def test_the_row_after_the_final_norm_stands_apart():
+def test_the_layer_after_the_final_norm_is_drawn_apart():
     (axes,) = charts.draw_magnitude([EVIL], STYLES).axes
 
     curve, last = axes.lines[:2]
@@ -318,24 +320,24 @@ def test_a_dot_marks_the_separation_at_the_chosen_layer():
 def test_the_contrast_is_both_means_and_their_difference():
     figure = charts.draw_contrast([EVIL, REFUSAL])
 
-    told = texts_of(figure)
+    texts = texts_of(figure)
     means = {
         line.get_color(): line.get_xdata()[0]
         for line in figure.axes[0].lines[:3]
         if line.get_marker() == "o"
     }
     assert means == {BLUE: EVIL["negative_score"], ORANGE: EVIL["positive_score"]}
-    assert {"+54.5", "−5.5"} <= set(told)
+    assert {"+54.5", "−5.5"} <= set(texts)
 
 
-def test_cosines_stand_in_their_cells_and_an_unknown_one_is_a_dash():
+def test_cosines_are_in_their_cells_and_an_unknown_one_is_a_dash():
     figure = charts.draw_cosines([EVIL, REFUSAL], SET["cosines"])
 
     cells = {tuple(map(int, text.get_position())): text.get_text() for text in figure.axes[0].texts}
     assert cells == {(0, 0): "+1.00", (1, 0): "−0.25", (0, 1): "–", (1, 1): "+1.00"}
 
 
-def test_positive_scores_stand_up_and_negative_ones_hang_down():
+def test_positive_histograms_go_up_and_negative_ones_down():
     figure = charts.draw_scores([EVIL])
 
     heights = {}
@@ -351,14 +353,15 @@ def test_positive_scores_stand_up_and_negative_ones_hang_down():
 # Files
 
 
-def test_each_picture_is_told_before_it_is_drawn_and_given_in_order(tmp_path):
-    told: list[str] = []
+def test_each_picture_is_announced_and_returned_in_order(tmp_path):
+    steps: list[str] = []
 
-    paths = write_pictures(tmp_path, report_of((RECORD,), (SET,)), on_step=told.append)
+    paths = write_pictures(tmp_path, report_of((RECORD,), (SET,)), on_step=steps.append)
 
-    shown = "tokens-bank lines-bank magnitude-run-demo separation-run-demo contrast-run-demo cosines-run-demo"
-    assert [path.stem for path in paths] == [*shown.split(), "scores-run-demo"]
-    assert told == [
+    kinds = ("magnitude", "separation", "contrast", "cosines", "scores")
+    of_set = [f"{kind}-run-demo" for kind in kinds]
+    assert [path.stem for path in paths] == ["tokens-bank", "lines-bank", *of_set]
+    assert steps == [
         "drawing the tokens of bank",
         "drawing the scores of bank",
         "drawing the magnitudes of run demo",
@@ -370,7 +373,7 @@ def test_each_picture_is_told_before_it_is_drawn_and_given_in_order(tmp_path):
     assert sorted(paths) == sorted(tmp_path.iterdir())
 
 
-def test_nothing_is_drawn_of_what_is_not_there(tmp_path):
+def test_a_picture_without_data_is_not_written(tmp_path):
     bare = {
         "name": "bare",
         "vectors": [{"trait": "evil", "auroc_by_layer": None, "note": "gone"}],
@@ -383,7 +386,7 @@ def test_nothing_is_drawn_of_what_is_not_there(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_hostile_names_and_tokens_are_drawn_and_name_no_other_folder(tmp_path):
+def test_hostile_names_and_tokens_do_not_leave_the_folder(tmp_path):
     scores = {HOSTILE: [0.9], "$\\frac{$": [0.5]}
     record = {
         "name": HOSTILE,
@@ -409,7 +412,7 @@ def test_hostile_names_and_tokens_are_drawn_and_name_no_other_folder(tmp_path):
         (["x" * 300, "x" * 300], ["x" * 60, "x" * 60 + "-2"]),
     ],
 )
-def test_each_record_has_a_file_name_of_its_own(tmp_path, names, slugs):
+def test_each_record_has_its_own_file_name(tmp_path, names, slugs):
     records = [{"name": name, "tokens": ["a"], "trait_scores": {"evil": [1.0]}} for name in names]
 
     found = written(tmp_path, *records, trait="none")
@@ -423,7 +426,7 @@ def test_numbers_too_large_for_a_chart_do_not_stop_it(tmp_path):
     assert written(tmp_path, record) == ["tokens-large.png", "lines-large.png"]
 
 
-def test_the_settings_of_the_user_neither_count_nor_change(tmp_path):
+def test_matplotlib_settings_of_the_user_have_no_effect_and_stay(tmp_path):
     written(tmp_path / "plain", RECORD, sets=(SET,))
     with matplotlib.rc_context(
         {"figure.facecolor": "black", "text.color": "white", "font.size": 20}

@@ -121,9 +121,9 @@ def test_a_pipe_has_one_line_for_all_workers_every_few_seconds():
     for done in range(20, 140, 10):
         steps += [1.0, Progressed("evil", "rollouts", done, 200, tokens=100)]
 
-    told = show_plain(*steps)
+    lines = show_plain(*steps)
 
-    assert told[1:] == [
+    assert lines[1:] == [
         "[0:00] evil rollouts 0/200",
         "[0:05] 1 of 2 workers at work, 60 rollouts, 100 tokens/s, 0:28 left",
         "[0:10] 1 of 2 workers at work, 110 rollouts, 100 tokens/s, 0:26 left",

@@ -21,7 +21,8 @@ function lineColor(trait) {
   return { color: cssVariable(`--c${index % COLORS}`), dash: index >= COLORS ? [5, 3] : undefined };
 }
 
-const cssVariable = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const cssVariable = (name) =>
+  getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 // ---- colors of scores
 
@@ -75,13 +76,19 @@ function withMargin(low, high, include) {
 
 function axis(side, { name, grid, size, wholeNumbers }) {
   return {
-    side, font: FONT, size, gap: 6,
+    side,
+    font: FONT,
+    size,
+    gap: 6,
     ...(name ? { label: name, labelSize: 20, labelGap: 2, labelFont: FONT } : {}),
     stroke: cssVariable("--quiet"),
     grid: { show: grid, stroke: cssVariable("--line"), width: 1 },
     ticks: { show: false },
-    ...(wholeNumbers ? { incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000] } : {}),
-    values: (_, ticks) => ticks.map((value) => (value === null ? "" : minus(String(Number(value.toPrecision(6)))))),
+    ...(wholeNumbers
+      ? { incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000] }
+      : {}),
+    values: (_, ticks) =>
+      ticks.map((value) => (value === null ? "" : minus(String(Number(value.toPrecision(6)))))),
   };
 }
 
@@ -89,7 +96,11 @@ function seriesOf(line) {
   const { color, dash } = lineColor(line.trait);
   const strong = line.chosen ?? true;
   return {
-    stroke: color, dash, width: line.width ?? (strong ? 2 : 1), alpha: strong ? 1 : line.faint ?? 0.45, spanGaps: false,
+    stroke: color,
+    dash,
+    width: line.width ?? (strong ? 2 : 1),
+    alpha: strong ? 1 : (line.faint ?? 0.45),
+    spanGaps: false,
     points: line.dots
       ? { show: true, size: 9, fill: color, stroke: color, filter: () => line.dots }
       : { show: false },
@@ -126,14 +137,21 @@ class LineChart {
   }
 
   make(lines, marks, include, names, onHover, onPick) {
-    const known = lines.map((line) => Array.from(line.values, (value) => (Number.isFinite(value) ? value : null)));
+    const known = lines.map((line) =>
+      Array.from(line.values, (value) => (Number.isFinite(value) ? value : null)),
+    );
     const [first, last] = [this.xs[0] ?? 0, this.xs.at(-1) ?? 1];
     const fullRange = first === last ? [first - 1, last + 1] : [first, last];
     const options = {
-      width: Math.max(this.host.clientWidth, 200), height: Math.max(this.host.clientHeight, 120),
-      padding: [10, 14, 0, 0], legend: { show: false },
+      width: Math.max(this.host.clientWidth, 200),
+      height: Math.max(this.host.clientHeight, 120),
+      padding: [10, 14, 0, 0],
+      legend: { show: false },
       scales: {
-        x: { time: false, range: (_, low, high) => (low === null || low === high ? fullRange : [low, high]) },
+        x: {
+          time: false,
+          range: (_, low, high) => (low === null || low === high ? fullRange : [low, high]),
+        },
         y: { range: (_, low, high) => withMargin(low, high, include) },
       },
       axes: [
@@ -142,8 +160,12 @@ class LineChart {
       ],
       series: [{}, ...lines.map(seriesOf)],
       cursor: {
-        y: false, drag: { x: true, y: false, dist: 6 },
-        move: (plot, left, top) => [left < 0 ? left : plot.valToPos(this.xs[plot.posToIdx(left)], "x"), top],
+        y: false,
+        drag: { x: true, y: false, dist: 6 },
+        move: (plot, left, top) => [
+          left < 0 ? left : plot.valToPos(this.xs[plot.posToIdx(left)], "x"),
+          top,
+        ],
         bind: { mouseleave: () => null },
         points: { show: (plot, index) => this.point(plot, index, lines) },
       },
@@ -159,8 +181,11 @@ class LineChart {
   /** Listens to the pointer, because uPlot also reports cursor moves that this script makes. */
   listen(onHover, onPick) {
     const { over } = this.plot;
-    const indexOf = (event) => this.plot.posToIdx(event.clientX - over.getBoundingClientRect().left);
-    over.addEventListener("pointermove", (event) => { if (event.pointerType === "mouse") onHover?.(indexOf(event)); });
+    const indexOf = (event) =>
+      this.plot.posToIdx(event.clientX - over.getBoundingClientRect().left);
+    over.addEventListener("pointermove", (event) => {
+      if (event.pointerType === "mouse") onHover?.(indexOf(event));
+    });
     over.addEventListener("pointerleave", () => onHover?.(null));
     over.addEventListener("click", (event) => onPick?.(indexOf(event)));
   }
@@ -169,7 +194,12 @@ class LineChart {
   point(plot, index, lines) {
     if (lines[index - 1].chosen === false) return false;
     const dot = element("div", "u-cursor-pt");
-    Object.assign(dot.style, { width: "9px", height: "9px", marginLeft: "-4.5px", marginTop: "-4.5px" });
+    Object.assign(dot.style, {
+      width: "9px",
+      height: "9px",
+      marginLeft: "-4.5px",
+      marginTop: "-4.5px",
+    });
     return dot;
   }
 
@@ -190,8 +220,14 @@ class LineChart {
   zoomBy(factor) {
     const { min, max } = this.plot.scales.x;
     const middle = Math.min(max, Math.max(min, this.xs[this.at ?? 0] ?? min));
-    const size = Math.max((max - min) * factor, Math.min(4, (this.xs.at(-1) ?? 1) - (this.xs[0] ?? 0)));
-    const from = Math.max(this.xs[0] ?? 0, Math.min(middle - size / 2, (this.xs.at(-1) ?? 1) - size));
+    const size = Math.max(
+      (max - min) * factor,
+      Math.min(4, (this.xs.at(-1) ?? 1) - (this.xs[0] ?? 0)),
+    );
+    const from = Math.max(
+      this.xs[0] ?? 0,
+      Math.min(middle - size / 2, (this.xs.at(-1) ?? 1) - size),
+    );
     this.show({ min: from, max: from + size });
   }
 
@@ -201,7 +237,8 @@ class LineChart {
     if (index === null || this.xs[index] === undefined) return;
     const x = this.xs[index];
     const { min, max } = this.plot.scales.x;
-    if (follow && (x < min || x > max)) this.show({ min: Math.min(x, this.xs.at(-1) - (max - min)), max: x + (max - min) });
+    if (follow && (x < min || x > max))
+      this.show({ min: Math.min(x, this.xs.at(-1) - (max - min)), max: x + (max - min) });
     else this.placeCursor();
   }
 
@@ -254,14 +291,30 @@ function drawHistogram({ positive, negative }, label) {
   const most = Math.max(1, ...positive, ...negative);
   const height = (count) => (count / most) * 44;
   draw(svg, "line", { class: "half", x1: 102, x2: 102, y1: 2, y2: 98 });
-  positive.forEach((count, k) => draw(svg, "rect", {
-    class: "positive", x: 3 + k * 20, width: 18, y: 50 - height(count), height: height(count),
-  }));
-  negative.forEach((count, k) => draw(svg, "rect", {
-    class: "negative", x: 3 + k * 20, width: 18, y: 50, height: height(count),
-  }));
+  positive.forEach((count, k) =>
+    draw(svg, "rect", {
+      class: "positive",
+      x: 3 + k * 20,
+      width: 18,
+      y: 50 - height(count),
+      height: height(count),
+    }),
+  );
+  negative.forEach((count, k) =>
+    draw(svg, "rect", {
+      class: "negative",
+      x: 3 + k * 20,
+      width: 18,
+      y: 50,
+      height: height(count),
+    }),
+  );
   draw(svg, "line", { class: "base", x1: 2, x2: 202, y1: 50, y2: 50 });
-  [[0, 2, "start"], [50, 102, "middle"], [100, 202, "end"]].forEach(([score, x, anchor]) => {
+  [
+    [0, 2, "start"],
+    [50, 102, "middle"],
+    [100, 202, "end"],
+  ].forEach(([score, x, anchor]) => {
     draw(svg, "text", { x, y: 109, "text-anchor": anchor }).textContent = score;
   });
   return svg;
@@ -273,10 +326,12 @@ function drawHeatMap(canvas, rows, count, palette) {
   canvas.height = Math.max(1, rows.length);
   const context = canvas.getContext("2d");
   context.clearRect(0, 0, canvas.width, canvas.height);
-  rows.forEach((row, k) => row.forEach((score, i) => {
-    const background = backgroundOf(score, palette);
-    if (background === "") return;
-    context.fillStyle = background;
-    context.fillRect(i, rows.length - 1 - k, 1, 1);
-  }));
+  rows.forEach((row, k) =>
+    row.forEach((score, i) => {
+      const background = backgroundOf(score, palette);
+      if (background === "") return;
+      context.fillStyle = background;
+      context.fillRect(i, rows.length - 1 - k, 1, 1);
+    }),
+  );
 }

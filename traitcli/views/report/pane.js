@@ -1,35 +1,58 @@
 // One record on the page: colored text, scores at a token, a chart and a summary.
 
 const ENDINGS = new Map([
-  ["stop", "ended by the model"], ["length", "cut at the token limit"], ["alarm", "stopped by an alarm"],
-  ["interrupted", "interrupted"], ["provided", "not generated: existing text was scored"],
+  ["stop", "ended by the model"],
+  ["length", "cut at the token limit"],
+  ["alarm", "stopped by an alarm"],
+  ["interrupted", "interrupted"],
+  ["provided", "not generated: existing text was scored"],
   ["given", "not generated: existing text was scored"], // name in records of earlier versions
 ]);
-const ROLES = new Map([["system", "System"], ["user", "User"], ["assistant", "Assistant"]]);
+const ROLES = new Map([
+  ["system", "System"],
+  ["user", "User"],
+  ["assistant", "Assistant"],
+]);
 
 /** How the response was generated: model, lengths, speed, seed and date. */
 function generationFacts(record) {
-  const seed = typeof record.seed === "string" || Number.isSafeInteger(record.seed) ? `seed ${record.seed}` : "";
-  const prompt = Number.isFinite(record.prompt_tokens) ? `${countOf(record.prompt_tokens, "token")} of prompt` : "";
+  const seed =
+    typeof record.seed === "string" || Number.isSafeInteger(record.seed)
+      ? `seed ${record.seed}`
+      : "";
+  const prompt = Number.isFinite(record.prompt_tokens)
+    ? `${countOf(record.prompt_tokens, "token")} of prompt`
+    : "";
   const ending = ENDINGS.get(record.finish_reason) ?? record.finish_reason;
-  const response = record.tokens.length > 0 ? `${formatCount(record.tokens.length)} of response` : "";
+  const response =
+    record.tokens.length > 0 ? `${formatCount(record.tokens.length)} of response` : "";
   const times = listOf(record.seconds);
-  const pace = times.length > 1 && times.at(-1) > 0 ? `${(times.length / times.at(-1)).toFixed(1)} tokens/s` : "";
+  const pace =
+    times.length > 1 && times.at(-1) > 0
+      ? `${(times.length / times.at(-1)).toFixed(1)} tokens/s`
+      : "";
   return joinParts(record.model, prompt, response, ending, pace, seed, record.created);
 }
 
-const steeringText = ({ trait, coefficient, layer, dose }) => joinParts(
-  `steered along ${trait}: coefficient ${formatScore(coefficient)} at layer ${layer}`,
-  Number.isFinite(dose) && dose > 0 ? `dose ${formatNumber(dose)}` : "",
-);
+const steeringText = ({ trait, coefficient, layer, dose }) =>
+  joinParts(
+    `steered along ${trait}: coefficient ${formatScore(coefficient)} at layer ${layer}`,
+    Number.isFinite(dose) && dose > 0 ? `dose ${formatNumber(dose)}` : "",
+  );
 
-const aboutText = (about) => Object.entries(about)
-  .filter(([, value]) => ["string", "number"].includes(typeof value)).map(([key, value]) => `${key}: ${value}`).join(" · ");
+const aboutText = (about) =>
+  Object.entries(about)
+    .filter(([, value]) => ["string", "number"].includes(typeof value))
+    .map(([key, value]) => `${key}: ${value}`)
+    .join(" · ");
 
 /** A token's text, with a visible mark before each line break. */
 function tokenSpan(token, i) {
   // A bidi control must reverse only its own token, not the tokens that follow.
-  const span = element("span", /[\u202a-\u202e\u2066-\u2069]/.test(token) ? "token turning" : "token");
+  const span = element(
+    "span",
+    /[\u202a-\u202e\u2066-\u2069]/.test(token) ? "token turning" : "token",
+  );
   span.dataset.i = i;
   token.split("\n").forEach((line, k) => {
     if (k > 0) span.append(element("i", "break"), "\n");
@@ -44,7 +67,9 @@ class Pane {
     this.page = page;
     this.root = copyTemplate("pane", number);
     this.root.dataset.pane = number;
-    this.parts = new Map([...this.root.querySelectorAll("[data-part]")].map((part) => [part.dataset.part, part]));
+    this.parts = new Map(
+      [...this.root.querySelectorAll("[data-part]")].map((part) => [part.dataset.part, part]),
+    );
     host.append(this.root);
     this.chart = null;
     this.shown = -1;
@@ -52,7 +77,9 @@ class Pane {
     this.listen();
   }
 
-  part(name) { return this.parts.get(name); }
+  part(name) {
+    return this.parts.get(name);
+  }
 
   // ---- choosing the record
 
@@ -62,10 +89,15 @@ class Pane {
     this.part("title").textContent = record.name ?? "";
     this.part("facts").textContent = generationFacts(record);
     this.part("about").textContent = aboutText(record.about);
-    this.part("steering").replaceChildren(...record.steering.map((push) => element("li", "", steeringText(push))));
-    this.part("history").replaceChildren(...record.history.flatMap(({ role, content }) => [
-      element("dt", "", ROLES.get(role) ?? String(role)), element("dd", "", String(content)),
-    ]));
+    this.part("steering").replaceChildren(
+      ...record.steering.map((push) => element("li", "", steeringText(push))),
+    );
+    this.part("history").replaceChildren(
+      ...record.history.flatMap(({ role, content }) => [
+        element("dt", "", ROLES.get(role) ?? String(role)),
+        element("dd", "", String(content)),
+      ]),
+    );
     this.part("earlier").hidden = record.history.length === 0;
     this.part("earlier-count").textContent = countOf(record.history.length, "earlier message");
     this.showPrompt(record);
@@ -87,12 +119,14 @@ class Pane {
   }
 
   showAlarms(record) {
-    this.part("alarms").replaceChildren(...record.alarms.map((alarm) => {
-      const item = element("li", "", `Alarm ${alarm.rule}: ${formatScore(alarm.score)} at `);
-      const index = Math.max(0, Math.min(alarm.token, record.tokens.length - 1));
-      item.append(this.tokenLink(index, record));
-      return item;
-    }));
+    this.part("alarms").replaceChildren(
+      ...record.alarms.map((alarm) => {
+        const item = element("li", "", `Alarm ${alarm.rule}: ${formatScore(alarm.score)} at `);
+        const index = Math.max(0, Math.min(alarm.token, record.tokens.length - 1));
+        item.append(this.tokenLink(index, record));
+        return item;
+      }),
+    );
   }
 
   tokenLink(index, record = this.record) {
@@ -115,24 +149,34 @@ class Pane {
   buildTraits(record) {
     this.bars = record.traits.map((trait) => {
       const item = element("li");
-      const [track, fill, value] = [element("span", "track"), element("i"), element("span", "value")];
+      const [track, fill, value] = [
+        element("span", "track"),
+        element("i"),
+        element("span", "value"),
+      ];
       track.append(fill);
       item.append(this.traitButton(trait), track, value);
       return { item, fill, value };
     });
     this.part("bars").replaceChildren(...this.bars.map((bar) => bar.item));
-    this.part("names").replaceChildren(...record.traits.map((trait) => {
-      const item = element("li");
-      item.append(this.traitButton(trait));
-      return item;
-    }));
+    this.part("names").replaceChildren(
+      ...record.traits.map((trait) => {
+        const item = element("li");
+        item.append(this.traitButton(trait));
+        return item;
+      }),
+    );
   }
 
   // ---- choosing the scores
 
-  unitFor(wanted) { return wanted === "calibrated" && this.record.scores.calibrated.size > 0 ? "calibrated" : "raw"; }
+  unitFor(wanted) {
+    return wanted === "calibrated" && this.record.scores.calibrated.size > 0 ? "calibrated" : "raw";
+  }
 
-  scoresOf(trait) { return this.record.scores[this.unit].get(trait) ?? NO_SCORES; }
+  scoresOf(trait) {
+    return this.record.scores[this.unit].get(trait) ?? NO_SCORES;
+  }
 
   /** Updates everything that depends on the trait and the unit, but not on the token. */
   showScores({ trait, unit, window, limit, ends }) {
@@ -140,8 +184,11 @@ class Pane {
     Object.assign(this, { trait, window, limit, ends, unit: this.unitFor(unit) });
     const notes = [...record.notes];
     if (isScored(record) && summarize(this.scoresOf(trait)) === null) {
-      notes.push(record.traits.includes(trait)
-        ? `${trait} has no ${this.unit} scores in this record.` : `${trait} was not monitored in this record.`);
+      notes.push(
+        record.traits.includes(trait)
+          ? `${trait} has no ${this.unit} scores in this record.`
+          : `${trait} was not monitored in this record.`,
+      );
     }
     this.part("notes").replaceChildren(...notes.map((note) => element("li", "", note)));
     for (const list of ["bars", "names"]) {
@@ -181,7 +228,8 @@ class Pane {
       const layer = this.record.layers[trait];
       row.insertCell().textContent = Number.isInteger(layer) ? layer : "–";
       const sum = summarize(this.scoresOf(trait));
-      for (const key of ["mean", "low", "high"]) row.insertCell().textContent = sum ? formatScore(sum[key]) : "–";
+      for (const key of ["mean", "low", "high"])
+        row.insertCell().textContent = sum ? formatScore(sum[key]) : "–";
       const at = row.insertCell();
       at.className = "text";
       if (sum === null) at.textContent = "–";
@@ -197,16 +245,25 @@ class Pane {
     if (!isScored(this.record)) return;
     const smoothed = this.window > 1 ? `, smoothed over ${this.window} tokens` : "";
     const kind = this.unit === "calibrated" ? "Calibrated" : "Raw";
-    this.part("lines").setAttribute("aria-label", `${kind} scores of ${countOf(traits.length, "trait")} over ` +
-      `${countOf(tokens.length, "token")}${smoothed}; ${this.trait} stands out`);
+    this.part("lines").setAttribute(
+      "aria-label",
+      `${kind} scores of ${countOf(traits.length, "trait")} over ` +
+        `${countOf(tokens.length, "token")}${smoothed}; ${this.trait} stands out`,
+    );
     const lines = traits.map((trait) => ({
-      trait, values: smooth(this.scoresOf(trait), this.window), chosen: trait === this.trait,
+      trait,
+      values: smooth(this.scoresOf(trait), this.window),
+      chosen: trait === this.trait,
       ...(tokens.length > 600 && trait !== this.trait ? { width: 0.7, faint: 0.35 } : {}),
     }));
     this.chart = new LineChart(this.part("lines"), {
-      xs: tokens.map((_, i) => i + 1), lines: lines.sort((a, b) => a.chosen - b.chosen),
-      marks: this.unit === "calibrated" ? [-1, 1] : [], include: [0, ...this.ends], names: ["token", ""],
-      onHover: (index) => this.page.hover(index), onPick: (index) => this.page.pin(index),
+      xs: tokens.map((_, i) => i + 1),
+      lines: lines.sort((a, b) => a.chosen - b.chosen),
+      marks: this.unit === "calibrated" ? [-1, 1] : [],
+      include: [0, ...this.ends],
+      names: ["token", ""],
+      onHover: (index) => this.page.hover(index),
+      onPick: (index) => this.page.pin(index),
     });
     this.chart.show(zoom);
   }
@@ -220,8 +277,11 @@ class Pane {
     const rows = heatMap.rows.map((row) => row.map((value) => value * scale));
     drawHeatMap(this.part("cells"), rows, this.record.tokens.length, this.page.palette);
     this.part("heat-map-title").textContent = `${heatMap.trait} at every layer`;
-    this.part("cells").setAttribute("aria-label",
-      `Scores of ${heatMap.trait} at ${countOf(rows.length, "layer")} over the tokens, layer 0 at the bottom`);
+    this.part("cells").setAttribute(
+      "aria-label",
+      `Scores of ${heatMap.trait} at ${countOf(rows.length, "layer")} over the tokens, ` +
+        "layer 0 at the bottom",
+    );
   }
 
   // ---- moving through the tokens
@@ -234,10 +294,14 @@ class Pane {
     const token = tokens[this.shown];
     const value = this.scoresOf(this.trait)[this.shown];
     this.spans[this.shown]?.classList.add("current");
-    this.part("position").textContent = token === undefined ? "No token"
-      : `Token ${formatCount(this.shown + 1)} of ${formatCount(tokens.length)}`;
-    this.part("now-token").textContent = token === undefined ? "" : visible(token) || "(part of a character)";
-    this.part("now-value").textContent = token === undefined || this.trait === "" ? "" : `${this.trait} ${formatScore(value)}`;
+    this.part("position").textContent =
+      token === undefined
+        ? "No token"
+        : `Token ${formatCount(this.shown + 1)} of ${formatCount(tokens.length)}`;
+    this.part("now-token").textContent =
+      token === undefined ? "" : visible(token) || "(part of a character)";
+    this.part("now-value").textContent =
+      token === undefined || this.trait === "" ? "" : `${this.trait} ${formatScore(value)}`;
     traits.forEach((trait, k) => {
       const score = this.scoresOf(trait)[this.shown];
       this.bars[k].value.textContent = formatScore(score);
@@ -247,7 +311,8 @@ class Pane {
     });
     this.chart?.moveTo(this.shown, follow);
     const { heatMap } = this.record;
-    if (heatMap) this.part("at").style.setProperty("--at", (this.shown + 0.5) / Math.max(1, tokens.length));
+    if (heatMap)
+      this.part("at").style.setProperty("--at", (this.shown + 0.5) / Math.max(1, tokens.length));
   }
 
   /** Scroll the text so that the current token is visible. */
@@ -287,7 +352,9 @@ class Pane {
       const box = cells.getBoundingClientRect();
       return Math.floor(((event.clientX - box.left) / box.width) * this.record.tokens.length);
     };
-    cells.addEventListener("pointermove", (event) => { if (this.mouseMoved(event)) this.page.hover(indexAt(event)); });
+    cells.addEventListener("pointermove", (event) => {
+      if (this.mouseMoved(event)) this.page.hover(indexAt(event));
+    });
     cells.addEventListener("pointerleave", () => this.page.hover(null));
     cells.addEventListener("click", (event) => this.page.pin(indexAt(event)));
     this.part("nearer").addEventListener("click", () => this.chart?.zoomBy(0.5));

@@ -7,7 +7,7 @@ const listOf = (value) => (Array.isArray(value) ? value : []);
 const MISSING = -32768;
 const NO_SCORES = new Float64Array(0);
 
-/** Unpacks scores: a list of numbers, packed 16-bit integers, or the raw scores on another scale. */
+/** Unpacks scores: numbers, packed 16-bit integers, or the raw scores on another scale. */
 function unpack(packed, raw) {
   if (Array.isArray(packed)) return packed;
   if (!isObject(packed)) return [];
@@ -26,7 +26,9 @@ function unpack(packed, raw) {
 /** A Float64Array of `count` values, NaN where there is no number. */
 function numbersOf(row, count) {
   const values = new Float64Array(count).fill(NaN);
-  row.slice(0, count).forEach((value, i) => { if (typeof value === "number") values[i] = value; });
+  row.slice(0, count).forEach((value, i) => {
+    if (typeof value === "number") values[i] = value;
+  });
   return values;
 }
 
@@ -47,9 +49,11 @@ function checkRecord(value) {
   if (!Array.isArray(value.tokens) || !value.tokens.every((token) => typeof token === "string")) {
     throw new Error("“tokens” is not a list of strings");
   }
-  if (!("trait_scores" in value || "projections" in value)) throw new Error("“trait_scores” is missing");
+  if (!("trait_scores" in value || "projections" in value))
+    throw new Error("“trait_scores” is missing");
   const table = value.trait_scores ?? value.projections ?? null;
-  if (table !== null && !isObject(table)) throw new Error("“trait_scores” is not a table of traits");
+  if (table !== null && !isObject(table))
+    throw new Error("“trait_scores” is not a table of traits");
 }
 
 /** Tokens with raw and calibrated scores, of a response or a prompt. */
@@ -65,8 +69,14 @@ function readLayerScores(value, count) {
   const trait = objectOf(value).trait;
   if (typeof trait !== "string") return null;
   const raw = listOf(value.trait_scores).map((row) => numbersOf(unpack(row), count));
-  const calibrated = listOf(value.calibrated_scores).map((row, k) => numbersOf(unpack(row, raw[k]), count));
-  return { trait, calibrated: calibrated.length > 0, rows: calibrated.length > 0 ? calibrated : raw };
+  const calibrated = listOf(value.calibrated_scores).map((row, k) =>
+    numbersOf(unpack(row, raw[k]), count),
+  );
+  return {
+    trait,
+    calibrated: calibrated.length > 0,
+    rows: calibrated.length > 0 ? calibrated : raw,
+  };
 }
 
 /** Turns a checked record into the form that the page uses. */
@@ -76,12 +86,18 @@ function readRecord(value) {
   const response = typeof value.response === "string" ? value.response : tokens.join("");
   if (tokens.join("") !== response) notes.push("The tokens do not add up to the response.");
   return {
-    ...value, response, tokens, scores, notes,
+    ...value,
+    response,
+    tokens,
+    scores,
+    notes,
     traits: [...new Set([...scores.raw.keys(), ...scores.calibrated.keys()])],
     layers: objectOf(value.layers),
     history: listOf(value.history).filter(isObject),
     steering: listOf(value.steering).filter(isObject),
-    alarms: listOf(value.alarms).filter((alarm) => isObject(alarm) && Number.isInteger(alarm.token)),
+    alarms: listOf(value.alarms).filter(
+      (alarm) => isObject(alarm) && Number.isInteger(alarm.token),
+    ),
     about: objectOf(value.about),
     promptScores: isObject(value.prompt_scores) ? readTokens(value.prompt_scores, []) : null,
     heatMap: readLayerScores(value.layer_scores, tokens.length),
@@ -112,14 +128,20 @@ function parseRecords(text) {
 }
 
 /** Whether a record has any score to show. */
-const isScored = ({ scores }) => [scores.raw, scores.calibrated].some((of) => [...of.values()].some(summarize));
+const isScored = ({ scores }) =>
+  [scores.raw, scores.calibrated].some((of) => [...of.values()].some(summarize));
 
 /** The running mean over the last `window` values; gaps stay gaps. */
 function smooth(values, window) {
   const out = new Float64Array(values.length).fill(NaN);
   let sum = 0;
   let known = 0;
-  const count = (value, sign) => { if (Number.isFinite(value)) { sum += sign * value; known += sign; } };
+  const count = (value, sign) => {
+    if (Number.isFinite(value)) {
+      sum += sign * value;
+      known += sign;
+    }
+  };
   for (let i = 0; i < values.length; i += 1) {
     count(values[i], 1);
     if (i >= window) count(values[i - window], -1);
@@ -143,13 +165,17 @@ function summarize(values) {
 
 /** The end of the scale: 98 % of the scores are within, so one outlier does not fade the rest. */
 function usualMaximum(values) {
-  const sizes = Array.from(values).filter(Number.isFinite).map(Math.abs).sort((a, b) => a - b);
+  const sizes = Array.from(values)
+    .filter(Number.isFinite)
+    .map(Math.abs)
+    .sort((a, b) => a - b);
   return sizes.length === 0 ? 0 : sizes[Math.ceil(sizes.length * 0.98) - 1];
 }
 
 const minus = (text) => text.replace("-", "−");
 const withoutMinusZero = (text) => (/^-[0.]+$/.test(text) ? text.slice(1) : text);
-const formatNumber = (value, digits = 2) => (Number.isFinite(value) ? minus(withoutMinusZero(value.toFixed(digits))) : "–");
+const formatNumber = (value, digits = 2) =>
+  Number.isFinite(value) ? minus(withoutMinusZero(value.toFixed(digits))) : "–";
 
 /** A score with its sign. */
 function formatScore(value) {
@@ -166,7 +192,8 @@ const formatCount = (count) => (Number.isFinite(count) ? count.toLocaleString("e
 /** “1 token”, “2 tokens”. */
 const countOf = (count, noun) => `${formatCount(count)} ${noun}${count === 1 ? "" : "s"}`;
 /** The non-empty parts, separated by dots. */
-const joinParts = (...parts) => parts.filter((part) => part !== null && part !== undefined && part !== "").join(" · ");
+const joinParts = (...parts) =>
+  parts.filter((part) => part !== null && part !== undefined && part !== "").join(" · ");
 
 function element(name, className = "", text = "") {
   const made = document.createElement(name);

@@ -6,10 +6,20 @@ const LONGEST_TITLE = 90;
 
 const data = JSON.parse(part("data").textContent);
 const records = [];
-const state = { first: -1, second: -1, trait: "", unit: "calibrated", window: 1, pinned: 0, timer: 0 };
+const state = {
+  first: -1,
+  second: -1,
+  trait: "",
+  unit: "calibrated",
+  window: 1,
+  pinned: 0,
+  timer: 0,
+};
 const page = {
   palette: data.palette,
-  hover: (index) => { if (state.timer === 0) show(index ?? state.pinned); },
+  hover: (index) => {
+    if (state.timer === 0) show(index ?? state.pinned);
+  },
   pin: (index) => pin(index),
   choose: (trait) => chooseTrait(trait),
 };
@@ -37,13 +47,19 @@ function titleOf({ value }, index) {
 function listRecords() {
   const titles = records.map(titleOf);
   part("first").replaceChildren(...titles.map((title, i) => new Option(title, i)));
-  part("second").replaceChildren(new Option("nothing", -1), ...titles.map((title, i) => new Option(title, i)));
+  part("second").replaceChildren(
+    new Option("nothing", -1),
+    ...titles.map((title, i) => new Option(title, i)),
+  );
   part("second").disabled = part("next").disabled = part("previous").disabled = records.length < 2;
   part("no-records").hidden = records.length > 0;
   part("record").hidden = records.length === 0;
   const vectors = data.sets.reduce((sum, set) => sum + set.vectors.length, 0);
-  part("contents").textContent =
-    joinParts(countOf(records.length, "record"), countOf(vectors, "trait vector"), countOf(data.runs.length, "run"));
+  part("contents").textContent = joinParts(
+    countOf(records.length, "record"),
+    countOf(vectors, "trait vector"),
+    countOf(data.runs.length, "run"),
+  );
 }
 
 function chooseRecords(first, second) {
@@ -77,25 +93,32 @@ function chooseTrait(trait) {
   showScores();
 }
 
-const unit = () => (shownRecords().some((record) => record.scores.calibrated.size > 0) ? state.unit : "raw");
+const unit = () =>
+  shownRecords().some((record) => record.scores.calibrated.size > 0) ? state.unit : "raw";
 
 /** Updates everything that depends on trait and unit. Two compared records share one scale. */
 function showScores() {
   const kind = unit();
   for (const each of ["raw", "calibrated"]) part(each).setAttribute("aria-pressed", kind === each);
   part("calibrated").disabled = !shownRecords().some((record) => record.scores.calibrated.size > 0);
-  part("smoothing").querySelectorAll("button").forEach((button) => {
-    button.setAttribute("aria-pressed", Number(button.dataset.window) === state.window);
-  });
+  part("smoothing")
+    .querySelectorAll("button")
+    .forEach((button) => {
+      button.setAttribute("aria-pressed", Number(button.dataset.window) === state.window);
+    });
   part("trait").value = state.trait;
-  part("meaning").textContent = kind === "calibrated"
-    ? "−1 is the mean of the negative class, +1 the mean of the positive class."
-    : "Raw projections (h · v) / ‖v‖ in activation units: compare tokens, not traits. Colors show calibrated scores where they exist.";
+  part("meaning").textContent =
+    kind === "calibrated"
+      ? "−1 is the mean of the negative class, +1 the mean of the positive class."
+      : "Raw projections (h · v) / ‖v‖ in activation units: compare tokens, not traits. " +
+        "Colors show calibrated scores where they exist.";
   const rows = panes.flatMap((pane) => [...pane.record.scores[pane.unitFor(kind)].values()]);
   const limit = Math.max(kind === "calibrated" ? 1 : 1e-9, ...rows.map(usualMaximum));
   const sums = panes.length > 1 ? rows.map(summarize).filter(Boolean) : [];
   const ends = sums.flatMap(({ low, high }) => [low, high]);
-  panes.forEach((pane) => pane.showScores({ trait: state.trait, unit: kind, window: state.window, limit, ends }));
+  panes.forEach((pane) =>
+    pane.showScores({ trait: state.trait, unit: kind, window: state.window, limit, ends }),
+  );
   showLegend();
   show(state.pinned);
 }
@@ -107,9 +130,16 @@ function showLegend() {
   const end = calibrated ? limit : Math.max(...rows.map(usualMaximum));
   part("legend-low").textContent = formatScore(-end);
   part("legend-high").textContent = formatScore(end);
-  part("legend").setAttribute("aria-label", `Colors from ${formatScore(-end)} (blue) through 0 to ${formatScore(end)} (orange)`);
-  const stops = Array.from({ length: 33 }, (_, k) => backgroundOf(((k - 16) / 16) * limit, data.palette) || "transparent");
-  part("legend").querySelector("i").style.backgroundImage = `linear-gradient(to right, ${stops.join(", ")})`;
+  part("legend").setAttribute(
+    "aria-label",
+    `Colors from ${formatScore(-end)} (blue) through 0 to ${formatScore(end)} (orange)`,
+  );
+  const stops = Array.from(
+    { length: 33 },
+    (_, k) => backgroundOf(((k - 16) / 16) * limit, data.palette) || "transparent",
+  );
+  part("legend").querySelector("i").style.backgroundImage =
+    `linear-gradient(to right, ${stops.join(", ")})`;
 }
 
 // ---- moving through the tokens
@@ -122,7 +152,8 @@ function show(index, follow = false) {
   const [{ record, shown, trait }] = panes;
   part("slider").setAttribute(
     "aria-valuetext",
-    `token ${shown + 1} of ${record.tokens.length}: ${record.tokens[shown] ?? ""}, ${trait} ${formatScore(panes[0].scoresOf(trait)[shown])}`,
+    `token ${shown + 1} of ${record.tokens.length}: ${record.tokens[shown] ?? ""}, ` +
+      `${trait} ${formatScore(panes[0].scoresOf(trait)[shown])}`,
   );
   return at;
 }
@@ -170,8 +201,11 @@ async function openFiles(files) {
   for (const file of files) {
     try {
       const { records: found, failed } = recordsIn(await file.text());
-      const named = found.map((one, i) => (isObject(one)
-        ? { name: found.length > 1 ? `${file.name} ${i + 1}` : file.name, ...one } : one));
+      const named = found.map((one, i) =>
+        isObject(one)
+          ? { name: found.length > 1 ? `${file.name} ${i + 1}` : file.name, ...one }
+          : one,
+      );
       refused.push(...addRecords(named, file.name));
       if (found.length + failed === 0) refused.push(`${file.name}: contains no records.`);
       if (failed > 0) refused.push(`${file.name}: skipped ${countOf(failed, "error line")}.`);
@@ -183,33 +217,50 @@ async function openFiles(files) {
     listRecords();
     chooseRecords(first, -1);
   }
-  const opened = records.length > first ? [`${countOf(records.length - first, "record")} opened.`] : [];
+  const opened =
+    records.length > first ? [`${countOf(records.length - first, "record")} opened.`] : [];
   part("status").textContent = [...opened, ...refused].join(" ");
 }
 
 // ---- listening
 
 function listenToChoices() {
-  const along = (step) => chooseRecords((state.first + step + records.length) % records.length, state.second);
-  part("first").addEventListener("change", (event) => chooseRecords(Number(event.target.value), state.second));
-  part("second").addEventListener("change", (event) => chooseRecords(state.first, Number(event.target.value)));
+  const along = (step) =>
+    chooseRecords((state.first + step + records.length) % records.length, state.second);
+  part("first").addEventListener("change", (event) =>
+    chooseRecords(Number(event.target.value), state.second),
+  );
+  part("second").addEventListener("change", (event) =>
+    chooseRecords(state.first, Number(event.target.value)),
+  );
   part("previous").addEventListener("click", () => along(-1));
   part("next").addEventListener("click", () => along(1));
   part("trait").addEventListener("change", (event) => chooseTrait(event.target.value));
   for (const kind of ["raw", "calibrated"]) {
-    part(kind).addEventListener("click", () => { state.unit = kind; showScores(); });
+    part(kind).addEventListener("click", () => {
+      state.unit = kind;
+      showScores();
+    });
   }
   part("smoothing").addEventListener("click", (event) => {
-    if (event.target.dataset.window) { state.window = Number(event.target.dataset.window); showScores(); }
+    if (event.target.dataset.window) {
+      state.window = Number(event.target.dataset.window);
+      showScores();
+    }
   });
   part("slider").addEventListener("input", (event) => pin(Number(event.target.value)));
   part("play").addEventListener("click", () => (state.timer ? stop() : play()));
 }
 
 function listenToKeys() {
-  const longest = () => panes.reduce((most, pane) => (pane.spans.length > most.spans.length ? pane : most));
+  const longest = () =>
+    panes.reduce((most, pane) => (pane.spans.length > most.spans.length ? pane : most));
   document.addEventListener("keydown", (event) => {
-    const elsewhere = event.target.matches("input, select, .wide, summary") || event.ctrlKey || event.metaKey || event.altKey;
+    const elsewhere =
+      event.target.matches("input, select, .wide, summary") ||
+      event.ctrlKey ||
+      event.metaKey ||
+      event.altKey;
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (step === undefined || elsewhere || state.first < 0) return;
     event.preventDefault();

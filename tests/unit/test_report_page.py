@@ -1,4 +1,4 @@
-"""The report's page as a file: self-contained, inert whatever a model wrote, replaced in one step."""
+"""The report page as a file: self-contained, safe for any model output, replaced in one step."""
 
 from __future__ import annotations
 
@@ -125,13 +125,14 @@ def test_only_the_script_and_style_of_the_page_may_run(path: Path) -> None:
         for kind in ("module", "script", "style")
     )
     assert page.policy == (
-        f"default-src 'none'; script-src 'sha256-{script}' 'sha256-{library}'; style-src 'sha256-{style}'; "
+        f"default-src 'none'; script-src 'sha256-{script}' 'sha256-{library}'; "
+        f"style-src 'sha256-{style}'; "
         "img-src data:; base-uri 'none'; form-action 'none'"
     )
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_what_a_model_wrote_is_data_and_never_markup(path: Path, text: str) -> None:
+def test_model_output_is_data_and_never_markup(path: Path, text: str) -> None:
     record = {
         "prompt": text,
         "response": text,
@@ -153,13 +154,13 @@ def test_what_a_model_wrote_is_data_and_never_markup(path: Path, text: str) -> N
     assert not set("<>&\u2028\u2029") & set(page.texts["application/json"])
 
 
-def test_the_date_is_text_too(path: Path) -> None:
+def test_the_date_is_escaped(path: Path) -> None:
     write(path, made_at="<b>today</b>")
 
     assert "b" not in [tag for tag, _ in Page(path).elements]
 
 
-def test_the_library_of_the_charts_is_the_one_that_was_published(path: Path) -> None:
+def test_the_chart_library_is_the_published_file(path: Path) -> None:
     """uPlot 1.6.32 as npm has it: nobody has edited it, and its licence travels with every page."""
     write(path)
 
@@ -171,7 +172,7 @@ def test_the_library_of_the_charts_is_the_one_that_was_published(path: Path) -> 
     assert licence in Page(path).texts["script"]
 
 
-def test_numbers_that_javascript_cannot_read_are_made_so_that_it_can(path: Path) -> None:
+def test_numbers_beyond_a_javascript_double_become_text(path: Path) -> None:
     scores = [float("nan"), float("inf"), 1 / 3]
     record = {"tokens": ["a", "b", "c"], "trait_scores": {"refusal": scores}, "seed": 2**53}
 
@@ -182,7 +183,7 @@ def test_numbers_that_javascript_cannot_read_are_made_so_that_it_can(path: Path)
     assert record["seed"] == "9007199254740992"
 
 
-def test_what_the_page_does_not_show_stays_at_home(path: Path) -> None:
+def test_keys_that_the_page_does_not_show_are_left_out(path: Path) -> None:
     write(path, [{**RECORD, "host": "secret"}], [{"trait": "refusal", "path": "/home/secret"}])
 
     assert "secret" not in path.read_text(encoding="utf-8")
@@ -198,7 +199,7 @@ def test_a_report_is_replaced_and_never_half_written(path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_report_that_cannot_be_written_leaves_nothing_behind_and_says_why(path: Path) -> None:
+def test_a_failed_write_leaves_no_file_and_says_why(path: Path) -> None:
     path.mkdir()
 
     with pytest.raises(TraitError, match="cannot write") as caught:
@@ -252,7 +253,7 @@ def test_a_packed_score_keeps_four_digits_of_the_largest(size: float) -> None:
     assert read == pytest.approx(values, abs=size / 6000)
 
 
-def test_scores_on_the_scale_of_raw_ones_are_two_numbers_and_come_out_the_same() -> None:
+def test_a_linear_function_of_raw_scores_is_packed_as_two_numbers() -> None:
     raw = [(i * 7 % 23) / 3 - 2.5 for i in range(40)]
     record = {
         **RECORD,
@@ -260,39 +261,39 @@ def test_scores_on_the_scale_of_raw_ones_are_two_numbers_and_come_out_the_same()
         "calibrated_scores": {"evil": [(x - 1.5) / 2.25 for x in raw]},
     }
 
-    told = pack_record(record)
+    packed = pack_record(record)
 
-    centre, half = told["calibrated_scores"]["evil"]["from"]
-    assert [(x - centre) / half for x in raw] == pytest.approx(record["calibrated_scores"]["evil"])
+    center, half = packed["calibrated_scores"]["evil"]["from"]
+    assert [(x - center) / half for x in raw] == pytest.approx(record["calibrated_scores"]["evil"])
 
 
 @pytest.mark.parametrize(
     "calibrated", [[0.0, 0.0, 0.0], [1.0, None, 2.0], [3.0, 1.0, 2.0], [0.5, 0.25]]
 )
-def test_scores_on_any_other_scale_are_packed_themselves(calibrated: list[float | None]) -> None:
+def test_scores_on_another_scale_are_packed_on_their_own(calibrated: list[float | None]) -> None:
     record = {
         **RECORD,
         "trait_scores": {"evil": [1.0, 2.0, 4.0]},
         "calibrated_scores": {"evil": calibrated},
     }
 
-    told = pack_record(record)
+    packed = pack_record(record)
 
-    assert unpack(told["calibrated_scores"]["evil"]) == calibrated
+    assert unpack(packed["calibrated_scores"]["evil"]) == calibrated
 
 
-def test_scores_are_packed_themselves_where_raw_ones_are_kept_too_coarsely_for_them() -> None:
+def test_scores_are_packed_on_their_own_if_raw_ones_are_too_coarse() -> None:
     raw = [1000.25, 1000.5, 1001.0]
     calibrated = [-0.5, 0.0, 1.0]  # (raw − 1000.5) / 0.5, but raw ones are kept to a tenth
 
-    told = pack_record(
+    packed = pack_record(
         {**RECORD, "trait_scores": {"evil": raw}, "calibrated_scores": {"evil": calibrated}}
     )
 
-    assert unpack(told["calibrated_scores"]["evil"]) == calibrated
+    assert unpack(packed["calibrated_scores"]["evil"]) == calibrated
 
 
-def test_what_is_no_row_of_numbers_is_left_as_it_is() -> None:
+def test_values_that_are_not_scores_stay_unchanged() -> None:
     record = {
         "tokens": ["a"],
         "trait_scores": {"a": "no", "b": [True], "c": None, "d": ["1"]},
@@ -304,7 +305,7 @@ def test_what_is_no_row_of_numbers_is_left_as_it_is() -> None:
 
 def test_scores_of_the_prompt_and_of_layers_are_packed_too() -> None:
     raw, scaled = [1.0, 3.0, 2.0], [-1.0, 1.0, 0.0]
-    told = pack_record(
+    packed = pack_record(
         {
             **RECORD,
             "prompt_scores": {"tokens": ["a", "b", "c"], "trait_scores": {"evil": raw}},
@@ -316,7 +317,7 @@ def test_scores_of_the_prompt_and_of_layers_are_packed_too() -> None:
         }
     )
 
-    assert unpack(told["prompt_scores"]["trait_scores"]["evil"]) == raw
-    assert [unpack(row) for row in told["layer_scores"]["trait_scores"]] == [raw, raw]
-    assert told["layer_scores"]["calibrated_scores"][0] == {"from": [2.0, 1.0]}
-    assert unpack(told["layer_scores"]["calibrated_scores"][1]) == [0, 0, 0]
+    assert unpack(packed["prompt_scores"]["trait_scores"]["evil"]) == raw
+    assert [unpack(row) for row in packed["layer_scores"]["trait_scores"]] == [raw, raw]
+    assert packed["layer_scores"]["calibrated_scores"][0] == {"from": [2.0, 1.0]}
+    assert unpack(packed["layer_scores"]["calibrated_scores"][1]) == [0, 0, 0]
