@@ -219,6 +219,7 @@ def lift_blocks(
                 text.append(" " * len(chars) if is_block else chars, None if is_block else style)
                 column += cell_len(chars)
         texts.append(text)
+    # Shapes in the color of the terminal itself are invisible.
     shapes.pop(theme.background_color.hex, None)
     return texts, "".join(f'<path fill="{color}" d="{path}"/>' for color, path in shapes.items())
 

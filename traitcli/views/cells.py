@@ -99,7 +99,7 @@ class LineWrapper:
             return
         self._skips_spaces = False
 
-        # A line takes at least one cell: a character wider than the line must not loop forever.
+        # A character that is wider than an empty line is put there anyway.
         if self._used + cell.size > self.width and self._cells:
             self._wrap_before(cell)
             if self._skips_spaces:
@@ -111,6 +111,7 @@ class LineWrapper:
     def _wrap_before(self, cell: _Cell) -> None:
         cells = self._cells
         if cell.char == " ":
+            # The space becomes the line break, and so do the spaces after it.
             self._finish(cells, rest=[])
             self._skips_spaces = True
             return

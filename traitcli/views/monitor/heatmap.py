@@ -42,6 +42,8 @@ class HeatMap:
             return []
 
         columns = list(self._columns)[-(width - _LABEL - 1) :]
+
+        # The smallest step with which all lines fit, one of them for the title.
         layer_count = len(columns[0])
         layers_per_line = 1 if palette.depth == "none" else 2
         step = -(-layer_count // ((height - 1) * layers_per_line))
@@ -70,6 +72,7 @@ class HeatMap:
             if palette.depth == "none":
                 line.append(_mark(scores[0]))
                 continue
+            # The last band may have a single layer.
             lower = palette.token(scores[0])
             upper = palette.token(scores[-1]) if len(scores) > 1 else None
             line.append(*_half_blocks(lower, upper))

@@ -69,6 +69,7 @@ def closing_lines(
     colored_by = color_changes_text(changes, verb)
 
     lines = [Text("")]
+    # Without a calibrated trait nothing has a color, and the scale means nothing.
     if colored_by and first:
         lines += wrap(SCALE, width, QUIET)
     if colored_by:

@@ -140,12 +140,14 @@ def bar(score: float | None, palette: Palette, width: int) -> Text:
     full, rest = divmod(round(min(size, LIMIT) / LIMIT * half * 2), 2)
     beyond = size > LIMIT
 
+    # The dot lies at half of LIMIT, which is the class mean.
     empty = [" "] * half
     empty[half // 2 - 1] = "·"
     filled = "━" * (full - beyond) + ("▸" if beyond else "╸" * rest)
     tail = "".join(empty[len(filled) :])
 
     line = Text()
+    # A negative bar is the positive one in a mirror.
     if score is not None and score < 0:
         line.append(tail[::-1], QUIET)
         line.append(filled[::-1].translate(_MIRRORED), palette.foreground(score))
@@ -227,5 +229,6 @@ def _ruler(width: int, palette: Palette) -> Text:
 def _level(score: float, low: float, high: float) -> str:
     if math.isnan(score):
         return " "
+    # A flat line of equal scores is drawn in the middle.
     share = (min(max(score, low), high) - low) / (high - low) if high > low else 0.5
     return _LEVELS[round(share * (len(_LEVELS) - 1))]

@@ -40,6 +40,7 @@ from traitcli.views.palette import palette_for
 from traitcli.views.printable import one_line
 from traitcli.views.words import alarm_text, loading_text, raw_note, reading_text, warning_text
 
+# Drawing happens in the thread that decodes, so each frame costs decoding time: 2 % at this rate.
 _FRAME = 1 / 10
 _MEASURE = 100
 """Longer lines are tiring to read, and a terminal that is made narrower wraps them again."""
@@ -118,6 +119,7 @@ class MonitorView:
 
     @property
     def _width(self) -> int:
+        # One column stays free: some terminals wrap a line that fills the last one.
         return max(10, min(self._console.width - 1, _MEASURE))
 
     def _reset(self) -> None:
@@ -159,6 +161,7 @@ class MonitorView:
         for name, raw in event.raw.items():
             track = self._tracks.setdefault(name, TraitTrack(name, raw=self._raw))
             score = event.calibrated.get(name)
+            # Only the first token: afterwards `track.calibrated` is False.
             if track.calibrated and score is None:
                 self._warnings.append(warning_text(raw_note(name)))
             track.add(raw, score, event.text)
@@ -206,12 +209,15 @@ class MonitorView:
 
     def _draw(self, above: list[Text] | None = None, *, final: bool = False) -> None:
         live = self._started_live()
+        # The context buffers all writes, so the terminal never shows half a frame.
         with self._console:
             self._undo_rewrapping()
             self._text.resize(self._width)
             finished = [*(above or []), *self._text.pop_finished()]
             region = self._region(final=final)
 
+            # The region comes first. Printing draws it again, and the old one still holds the
+            # lines that are now printed for good.
             live.update(Lines(region), refresh=True)
             if finished:
                 # soft_wrap, because Rich reads the width twice: if the window is resized in
@@ -254,6 +260,7 @@ class MonitorView:
         if self._live is None:
             self._live = Live(
                 console=self._console,
+                # Rich's own thread would compete with the model for the interpreter and the cores.
                 auto_refresh=False,
                 # A stderr that is piped to a file must stay there.
                 redirect_stderr=sys.stderr.isatty(),

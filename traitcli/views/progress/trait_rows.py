@@ -94,6 +94,7 @@ def draw_run(state: RunState, now: float, width: int, height: int) -> Renderable
     name = _name_width(state.traits)
     outcomes = _outcome_lines(state, name, width)
     active, quiet = _stage_rows(state, now)
+    # Three lines more: the header of the table, the summary, and the line of the cursor.
     room = max(height - _height(parts) - len(loading) - 3, 1)
     if len(outcomes) + len(active) + len(quiet) > room:
         outcomes, active, quiet = [], active[:room], []
@@ -155,6 +156,7 @@ def _stage_rows(state: RunState, now: float) -> tuple[list[Row], list[Row]]:
             _stage_row("  ", "" if number else trait, rate, now)
             for number, rate in enumerate(active)
         ]
+        # These have a row above, or a line with their outcome.
         if active or trait in state.failures or trait in state.vectors:
             continue
         if rates:
@@ -187,6 +189,7 @@ def _stage_row(mark: str, trait: str, rate: Rate, now: float) -> Row:
 
 def _summary(state: RunState, now: float) -> str:
     rates = state.rates
+    # `inspect steering` reads rollouts and builds no vectors.
     has_count = state.traits and state.builds
     speed, left = rates.tokens_per_second, rates.left(state.todo, now)
     parts = [

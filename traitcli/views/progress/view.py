@@ -56,6 +56,7 @@ class ProgressView:
             get_renderable=self._render,
             refresh_per_second=_REDRAWS_PER_SECOND,
             redirect_stdout=sys.stdout.isatty(),
+            # The default would replace the last line by an ellipsis.
             vertical_overflow="crop",
         )
 
@@ -72,6 +73,8 @@ class ProgressView:
 
     def show(self, event: Event) -> None:
         """Show one event of a run; other events are ignored."""
+        # Several events start the display, because a command may begin with any of them. Starting
+        # it twice does nothing.
         match event:
             case StageStarted() | Progressed() | StageFinished():
                 self._rates.update(event, self._clock())

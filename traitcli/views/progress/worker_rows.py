@@ -65,6 +65,7 @@ class WorkerRows:
     def update(self, seen: WorkerSeen, now: float) -> None:
         known = self.by_worker.get(seen.worker)
         row = known.next(seen, now) if known else WorkerRow.begun(seen, now)
+        # Workers start in any order.
         self.by_worker = dict(sorted({**self.by_worker, seen.worker: row}.items()))
 
     @property

@@ -105,6 +105,7 @@ def draw_lines(
 
     count = max(map(len, shown.values()))
     thin, pale = (0.9, 1.0) if count <= _FEW_TOKENS else (0.6, 0.6)
+    # A line of one point is invisible without a marker.
     marker = "o" if count == 1 else None
     for trait, line in shown.items():
         width, alpha, zorder = (1.7, 1.0, 3) if trait == leader else (thin, pale, 2)
@@ -137,6 +138,7 @@ def draw_magnitude(vectors: Sequence[Row], styles: TraitStyles) -> Figure | None
         _plot_layers(axes, values, vector["trait"], styles)
     _explain_last_layer(axes)
     axes.set(xlabel="layer", ylabel="‖v‖ (activation units)")
+    # From zero, because a norm is a ratio scale: half the height must mean half the norm.
     axes.set_ylim(bottom=0)
     _use_integer_ticks(axes)
     _legend(figure)
@@ -162,6 +164,7 @@ def draw_separation(vectors: Sequence[Row], styles: TraitStyles) -> Figure | Non
             dot: dict[str, Any] = {"markersize": 5.5, "markeredgecolor": "white", "zorder": 4}
             axes.plot(layer, values[layer], "o", color=color, **dot)
 
+    # An empty plot adds a legend entry that no trait adds.
     axes.plot([], [], "o", markersize=5, color=_QUIET, label="chosen layer")
     _explain_last_layer(axes)
     axes.set(xlabel="layer", ylabel="held-out AUROC", ylim=(lowest - 0.03, 1.03))
@@ -192,8 +195,8 @@ def _explain_last_layer(axes: Axes) -> None:
 
 def draw_contrast(vectors: Sequence[Row]) -> Figure | None:
     """Mean judge score of each polarity by trait, and the difference."""
-    needed = ("positive_score", "negative_score")
-    shown = [v for v in vectors if None not in (v.get(key) for key in needed)]
+    judged = [v for v in vectors if v.get("positive_score") is not None]
+    shown = [v for v in judged if v.get("negative_score") is not None]
     if not shown:
         return None
 
@@ -214,6 +217,7 @@ def draw_contrast(vectors: Sequence[Row]) -> Figure | None:
     axes.text(1.02, -0.85, "difference", size=7, color=_QUIET, **right_of_axes)
 
     axes.set_yticks(range(len(shown)), [short(vector["trait"]) for vector in shown])
+    # The y axis points down, so that the first trait is at the top.
     axes.set(xlim=(-2, 102), ylim=(len(shown) - 0.4, -0.6), xlabel="mean judge score")
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
@@ -233,6 +237,7 @@ def draw_cosines(
     figure = Figure(figsize=(size, size), layout="constrained")
     axes = figure.add_subplot()
     axes.imshow([with_gaps(line) for line in cosines], cmap=_DIVERGING, vmin=-1, vmax=1)
+    # In a large table the digits shrink with the cells.
     points = min(7.5, 300 / count)
     for row, line in enumerate(cosines):
         for column, value in enumerate(line):
@@ -315,6 +320,7 @@ def format_signed(value: float | None, digits: int = 2) -> str:
     """`+0.40`, `−0.40` or `0.00`; a dash for None."""
     if value is None:
         return "–"
+    # Zero has no sign, also when it is a rounded −0.001.
     if round(value, digits) == 0:
         return f"{0:.{digits}f}"
     return f"{value:+.{digits}f}".replace("-", "−")

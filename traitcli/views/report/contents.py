@@ -12,6 +12,7 @@ from traitcli.record_json import to_json
 from traitcli.records import NamedRecord, Report
 from traitcli.vector_quality import VectorQuality
 
+# Keys are allowed one by one: a new key of a vector or a run must not leak into reports unseen.
 SET_KEYS = ("name", "model", "vectors", "cosines")
 VECTOR_KEYS = (
     *("trait", "model", "method"),

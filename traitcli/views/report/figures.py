@@ -87,6 +87,7 @@ def _table(columns: Sequence[str], rows: Iterable[Row]) -> str:
     file = io.StringIO()
     writer = csv.DictWriter(file, columns)
     writer.writeheader()
+    # The rows come from a generator, so only the length of the text tells whether there are any.
     header = file.tell()
     for row in rows:
         writer.writerow({column: _cell(column, row.get(column)) for column in columns})

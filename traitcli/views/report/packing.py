@@ -31,13 +31,12 @@ def pack_record(record: Mapping[str, Any]) -> dict[str, Any]:
 
     if isinstance(by_layer := record.get("layer_scores"), Mapping):
         raw = by_layer.get("trait_scores") or ()
-        calibrated = by_layer.get("calibrated_scores") or ()
-        pairs = zip(calibrated, raw, strict=False)
+        # Without a calibration there are no calibrated scores.
+        pairs = zip(by_layer.get("calibrated_scores") or (), raw, strict=False)
+        calibrated = [_scale(scores, own) or pack_scores(scores) for scores, own in pairs]
         packed["layer_scores"] = dict(by_layer) | {
             "trait_scores": [pack_scores(scores) for scores in raw],
-            "calibrated_scores": [
-                _scale(scores, own) or pack_scores(scores) for scores, own in pairs
-            ],
+            "calibrated_scores": calibrated,
         }
     return packed
 
@@ -49,6 +48,7 @@ def pack_scores(values: Sequence[float | None]) -> Any:
     score. `decimals` is as large as fits, so the largest score keeps at least four digits. Values
     that are not scores are returned unchanged.
     """
+    # A float16 takes as much room but keeps only three digits.
     numbers = _numbers(values)
     if numbers is None:
         return values
@@ -96,6 +96,7 @@ def _scale(
         return None
 
     center = float(theirs[low] - ours[low] * half)
+    # Stored scores are rounded to five decimals, so the fit cannot be exact.
     fits = np.abs((theirs - center) / half - ours).max() <= 1e-4 * max(1.0, np.abs(ours).max())
     is_fine = 0.5 * 10.0 ** -_decimals(theirs) <= _RESOLUTION * abs(half)
     return {"from": [center, half]} if fits and is_fine else None

@@ -154,6 +154,7 @@ def _render(draw: Callable[[], Figure | None]) -> bytes | None:
         figure = draw()
         if figure is None:
             return None
+        # Agg directly and not pyplot, which keeps global state and may look for a display.
         FigureCanvasAgg(figure)
         file = io.BytesIO()
         # "tight" crops the margins of charts. The grid of a text must not move by a pixel.

@@ -102,6 +102,7 @@ def _response(text: ColoredText) -> list[Text]:
     wrapper.end_line()
 
     lines = wrapper.pop_finished()
+    # Many models end with line breaks.
     while lines and not lines[-1].plain:
         lines.pop()
     if len(lines) <= MOST_LINES:
