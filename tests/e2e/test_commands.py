@@ -173,12 +173,10 @@ def test_inspect_vectors_shows_how_good_they_are(finished):
 
     assert rows.json == ended.json["vectors"]
     for row in rows.json:
-        separates, made = (
-            line.split() for line in table.out.splitlines() if line.startswith(f"{row['trait']}  ")
-        )
-        assert separates[1:3] == [row["verdict"], str(row["layer"])]
-        assert made[1] == f"{row['positive_kept']}+{row['negative_kept']}"
-    assert "vectors in: vectors/model" in table.out
+        [shown] = [line for line in table.out.splitlines() if line.startswith(f"{row['trait']}  ")]
+        assert shown.split()[1:3] == [row["verdict"], str(row["layer"])]
+        assert f"{row['auroc']:.2f} ({row['auroc_low']:.2f}–{row['auroc_high']:.2f})" in shown
+    assert "next: " in table.out.splitlines()[-1]
     assert "\x1b" not in table.out
 
 

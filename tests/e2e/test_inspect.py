@@ -26,7 +26,7 @@ def test_a_file_is_inspected_by_its_path_beside_the_traits(copied):
     )
     assert (evil["verdict"], evil["verdict_reason"]) == (
         "weak",
-        "no held-out rollouts: separation was not measured",
+        "not measured: there are no held-out rollouts",
     )
     [own_row] = copied.run("inspect", "vectors", "evil", "--json").json
     assert evil["magnitude"] == pytest.approx(2 * own_row["magnitude"], abs=2e-3)

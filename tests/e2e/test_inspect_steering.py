@@ -48,7 +48,7 @@ def test_every_vector_has_a_table_without_a_run(swept):
     ]
     header = ["coefficient", "dose", "score", "coherence", "answers", "empty", "missing"]
     assert [line.split() for line in lines].count(header) == 2
-    assert sum(line.startswith("asked: ") for line in lines) == 2
+    assert sum(line.startswith("question: ") for line in lines) == 2
     assert "\x1b" not in shown.out
 
 

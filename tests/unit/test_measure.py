@@ -118,7 +118,7 @@ def test_without_a_test_set_separation_is_not_measured():
     )
     assert (found.verdict, found.verdict_reason) == (
         "weak",
-        "no held-out rollouts: separation was not measured",
+        "not measured: there are no held-out rollouts",
     )
 
 

@@ -384,7 +384,7 @@ def test_a_pipe_gets_one_machine_readable_line_per_token():
         "prompt: How do I hack a bank?\n"
         "model: tiny, layer 4\n"
         "warning: bold: its vector has no class means, so the scores are raw projections: "
-        "no bar, no colour\n"
+        "no bar, no color\n"
         "3 tokens in 1.5 s, 2.0 tokens/s, ended by the model\n"
         "record: runs/monitor/x.json\n"
     )

@@ -78,15 +78,14 @@ def test_a_trait_has_a_line_for_each_coefficient_and_a_verdict():
         "✓            0      0  31 ± 4         80       20      0        0",
         "✓        +3.53  +0.40  69 ± 4         80       20      0        0",
         "          +8.8  +1.00       –         12       20      0        0",
-        "pushes both ways: score 24 → 69 (+45 ± 4) from dose −0.40 to +0.40, rising all",
-        "  the way; coherent from dose −0.40 to +0.40 (coefficient −3.53 to +3.53)",
+        "pushes both ways: score 24 → 69 (+45 ± 4) from dose −0.40 to +0.40, rising at",
+        "  every step; coherent from dose −0.40 to +0.40 (coefficient −3.53 to +3.53)",
         "without a score: 1 × no reply in time",
         "",
         "judge: openai:gpt",
-        "dose: coefficient · ‖vector‖ / ‖state‖ · score: of the trait, mean, 0–100, ±",
-        "its standard error",
-        "✓ coherent: the judge gives a coherence of 50 or more, at all doses nearer to 0",
-        "too",
+        "dose: coefficient · ‖vector‖ / ‖hidden state‖ · score: mean trait score, 0–100,",
+        "± its standard error",
+        "✓ coherent: the mean coherence is 50 or more, here and at all doses nearer to 0",
     ]
 
 
@@ -97,8 +96,8 @@ def test_what_stands_in_for_coherence_is_never_called_that():
 
     assert lines[1] == "   coefficient   dose   score  perplexity  repeats  answers  empty  missing"
     assert lines[3] == "✓        −3.53  −0.40  24 ± 4         3.4       1%       20      2        1"
-    assert "whole from dose −0.40 to +0.40" in " ".join(line.strip() for line in lines)
-    assert " ".join(lines).endswith("this stands in for coherence, which the judge does not give")
+    assert "intact from dose −0.40 to +0.40" in " ".join(line.strip() for line in lines)
+    assert " ".join(lines).endswith("this replaces coherence, which the judge does not give")
     assert not any("coherent" in line for line in lines)
 
 
@@ -107,7 +106,7 @@ def test_what_stands_in_for_coherence_is_never_called_that():
     [
         (
             {"verdict": "pushes up only", "rising": (0.0, 3.5312), "monotone": False},
-            "score 31 → 69 (+45 ± 4) from dose 0 to +0.40, rising so far and not beyond",
+            "score 31 → 69 (+45 ± 4) from dose 0 to +0.40, rising up to there only",
         ),
         (
             {"verdict": "does not steer"},
@@ -115,19 +114,19 @@ def test_what_stands_in_for_coherence_is_never_called_that():
         ),
         (
             {"verdict": "pushes the wrong way", "rising": (0.0, 0.0)},
-            "the score rises nowhere; coherent from dose",
+            "the score never rises; coherent from dose",
         ),
         (
             {"verdict": "falls apart", "rising": (0.0, 0.0), "kept": (0.0, 0.0)},
-            "no push leaves answers whole; coherent at no dose tried",
+            "answers break at every strength; coherent at no dose",
         ),
         (
             {"verdict": "falls apart", "rising": None, "kept": None, "rise": None},
-            "unsteered answers are no measure of it; not coherent even unsteered",
+            "unsteered answers have no score to compare with; not coherent even unsteered",
         ),
         (
             {"verdict": "cannot tell", "rise": None},
-            "too few questions have a score on both ends; coherent from dose",
+            "too few questions have a score at both ends; coherent from dose",
         ),
     ],
 )
@@ -145,7 +144,7 @@ def test_an_answer_under_each_coefficient_is_shown_and_does_nothing_to_the_termi
     )
 
     assert lines[10:15] == [
-        "asked: Why?",
+        "question: Why?",
         r"  −0.40 \x1b[2Jgone\u202e",
         "      0 (empty)",
         "  +0.40 Why? 0.4",

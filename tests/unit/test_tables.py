@@ -98,7 +98,7 @@ def test_traits_are_told_with_their_faults_below():
         "───────────────────────────────────────────────────────────────",
         "refusal      5         20        20     none  built in",
         "mine         5         20        20  1 fault  traits/mine.yaml",
-        "held out: evaluation questions, never asked for extraction",
+        "held out: evaluation questions, not used for extraction",
         "✗ mine: judge_prompt has no {answer}",
     ]
 
@@ -111,8 +111,8 @@ def test_a_run_is_told_with_notes_and_vectors_below():
         "─────────────────────────────────────────────────────────────────────",
         "refusal  200/1,200      1     198        2   0.90     80 / 10  80+77",
         "evil     200/1,200      1     198        2      –       – / –  80+77",
-        "judge: AUROC of its scores against the instructions · scores: means of either",
-        "side, 0–100 · kept: rollouts past the filter, positive + negative",
+        "judge: AUROC of its scores against the instructions · scores: means by",
+        "polarity, 0–100 · kept: rollouts that pass the filter, positive + negative",
         "refusal: judge not used as a filter",
         "refusal: vectors/tiny/refusal.safetensors",
     ]
@@ -127,8 +127,8 @@ def told_of_judge(width=80, row=None, **parts):
 def test_a_judge_is_told_with_its_scores_by_polarity():
     assert told_of_judge() == [
         "refusal  openai:gpt-4.1-mini@api.openai.com:0_100+coherence#ab12cd34~9f8e7d",
-        "  told +    ······▁▁▁···▁▁▁▁▁▁▁▁▁▂▂▂▅▅▅▂▂▂  99 scores, 3 below 50",
-        "  told −    ███▁▁▁▁▁▁·········▁▁▁▁▁▁▁▁▁▁▁▁  99 scores, 4 at 50 or more",
+        "  positive  ······▁▁▁···▁▁▁▁▁▁▁▁▁▂▂▂▅▅▅▂▂▂  99 scores, 3 below 50",
+        "  negative  ███▁▁▁▁▁▁·········▁▁▁▁▁▁▁▁▁▁▁▁  99 scores, 4 at 50 or more",
         "            0              50             100",
         "  AUROC     0.90 against the instructions · 198 scored · 2 missing (1.0%)",
         "  no doubtful scores: each is on its instruction's side of 50",
@@ -301,8 +301,8 @@ def test_a_plan_ends_with_the_sum():
         "evil     120/4,000  8,000  123.5k    512.0k  1.5 GB  13:32  $0.31",
         "",
         "all      240/8,000  16.0k  246.9k      1.0M  1.7 GB  27:04  $0.62",
-        "calls: of the judge · prompt: tokens to read · response: tokens to write at",
-        "most · disk: activations · time, cost: estimates, – when unknown",
+        "calls: judge calls · prompt, response: tokens, at most · disk: activations ·",
+        "time, cost: estimates, – if unknown",
     ]
 
 

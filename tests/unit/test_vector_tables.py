@@ -78,11 +78,18 @@ OLD = {
 } | {
     "trait": "evil",
     "verdict": "weak",
-    "verdict_reason": "no held-out rollouts",
+    "verdict_reason": "not measured: there are no held-out rollouts",
     "nearest": None,
     "cosines": {},
 }
-"""A row of a file that tells little of itself."""
+"""A row of a file of another tool, which holds no measurements."""
+WEAK = VECTOR | {
+    "trait": "sycophantic",
+    "auroc": 0.75,
+    "verdict": "weak",
+    "verdict_reason": "low AUROC: held-out 0.75 is below 0.80",
+    "doubts": ["low AUROC: held-out 0.75 is below 0.80"],
+}
 HOSTILE = "[red]x[/red]\x1b[2J\u202e"
 SHOWN = r"[red]x[/red]\x1b[2J\u202e"
 METHOD = {
@@ -117,62 +124,106 @@ def printed(table, *rows, width=80, verbose=False, **options):
     return [line.rstrip() for line in out.getvalue().splitlines()]
 
 
-def test_vectors_are_told_by_model_with_what_the_columns_mean():
-    assert printed(vectors_table, VECTOR, OLD) == [
+def test_vectors_have_a_line_each_and_what_to_do_next():
+    assert printed(vectors_table, VECTOR, WEAK, OLD) == [
         "org/tiny  [5, 64]",
-        "trait    verdict  layer  AUROC       95 %    d     95 %  length  words",
-        "───────────────────────────────────────────────────────────────────────",
-        "refusal  good         3   0.97  0.91–0.99  2.9  2.1…3.8    0.61   0.83",
-        "evil     weak         3      –          –    –        –       –      –",
-        "AUROC, d: how well left-out pairs and questions are separated, with 95 %",
-        "intervals · length, words: AUROC of the answer's length alone and of the vector",
-        "of row 0",
+        "trait        verdict  layer      AUROC (95 %)  contrast  reason",
+        "──────────────────────────────────────────────────────────────────────",
+        "refusal      good         3  0.97 (0.91–0.99)       +76",
+        "sycophantic  weak         3  0.75 (0.91–0.99)       +76  low AUROC",
+        "evil         weak         3                 –         –  not measured",
+        "AUROC: separation of held-out rollouts, with a 95 % interval · contrast: mean",
+        "judge score, positive − negative",
+        "next: raise extract.repeats for more rollouts; --verbose lists all reasons",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "step"),
+    [
+        (VECTOR, 'traitcli monitor "What should I read?"'),
+        (WEAK, "raise extract.repeats for more rollouts; --verbose lists all reasons"),
+        (
+            WEAK | {"verdict_reason": "low contrast: 12", "doubts": ["low contrast: 12"]},
+            "check the scores with traitcli inspect run; --verbose lists all reasons",
+        ),
+        (OLD, "traitcli inspect vectors --verbose lists all reasons"),
+    ],
+)
+def test_the_next_step_follows_from_the_doubts(row, step):
+    assert printed(vectors_table, row)[-1] == f"next: {step}"
+
+
+def test_eight_traits_fit_one_screen():
+    rows = [WEAK | {"trait": f"overconfidence{number}"} for number in range(8)]
+
+    shown = printed(vectors_table, *rows)
+
+    assert len(shown) < 24
+    assert max(map(cell_len, shown)) <= 80
+
+
+def test_verbose_shows_all_measurements_with_what_the_columns_mean():
+    shown = printed(vectors_table, VECTOR, OLD, verbose=True)
+
+    assert shown[7 : shown.index("refusal")] == [
         "",
-        "trait     kept  contrast  judge       norm  halves  pairs  massive     p",
-        "─────────────────────────────────────────────────────────────────────────",
-        "refusal  96+88       +76   0.93  21.2 0.31    0.91   0.22       3%  0.01",
-        "evil         –         –      –  21.2 0.31       –      –        –     –",
-        "kept: rollouts past the filter, positive + negative · contrast: mean judge",
-        "score, positive − negative · judge: AUROC of its scores · norm: mean length of",
-        "the rows, and relative to the activations · halves, pairs: cosine of the",
-        "vectors of two halves, of the differences of pairs · massive: share in",
-        "dimensions that are always large · p: how often shuffled labels do as well",
+        "trait      d     95 %  length AUROC  embedding AUROC     p",
+        "───────────────────────────────────────────────────────────",
+        "refusal  2.9  2.1…3.8          0.61             0.83  0.01",
+        "evil       –        –             –                –     –",
+        "d: effect size on held-out rollouts, with a 95 % interval · length AUROC:",
+        "separation by the length of the answer alone · embedding AUROC: separation by",
+        "the vector of layer 0 · p: share of vectors of shuffled labels that separate as",
+        "well",
+        "",
+        "trait     kept  judge       norm  split-half  pairs  massive",
+        "─────────────────────────────────────────────────────────────",
+        "refusal  96+88   0.93  21.2 0.31        0.91   0.22       3%",
+        "evil         –      –  21.2 0.31           –      –        –",
+        "kept: rollouts that pass the filter, positive + negative · judge: AUROC of its",
+        "scores · norm: mean over layers, and relative to the activations · split-half:",
+        "cosine between the vectors of two halves of the rollouts · pairs: cosine",
+        "between the differences of single pairs · massive: share of the squared norm in",
+        "dimensions that are always large",
         "judge: likelihood",
         "filter: paired",
         "coherence: not judged",
         "layer choice: auto",
         "most alike (cosine): refusal ~ evil -0.31",
-        "evil is weak: no held-out rollouts",
+        "evil is weak:",
+        "  - not measured: there are no held-out rollouts",
         "vectors in: vectors/tiny",
+        "",
     ]
 
 
-def test_verbose_shows_every_row_and_marks_the_one_that_is_read():
+def test_verbose_shows_every_layer_and_marks_the_one_that_is_used():
     shown = printed(vectors_table, VECTOR, verbose=True)
 
     start = shown.index("refusal")
     assert shown[start:] == [
         "refusal",
-        "row  AUROC  ± 1 s.e.    d   norm  of activations  massive",
-        "──────────────────────────────────────────────────────────",
-        "  0   0.50      0.05  0.0   0.00             1.0       0%",
-        "  1   0.60      0.04  0.4  10.00            50.0       1%",
-        "  2   0.90      0.03  2.0  15.00            60.0       2%",
-        "→ 3   0.97      0.02  2.9  21.00            70.0       3%",
-        "  4   0.95      0.02  2.8  60.00            90.0       4%",
-        "AUROC of each pair, left out: 0.99, 0.95",
+        "layer  AUROC  ± 1 s.e.    d   norm  of activations  massive",
+        "────────────────────────────────────────────────────────────",
+        "    0   0.50      0.05  0.0   0.00             1.0       0%",
+        "    1   0.60      0.04  0.4  10.00            50.0       1%",
+        "    2   0.90      0.03  2.0  15.00            60.0       2%",
+        "  → 3   0.97      0.02  2.9  21.00            70.0       3%",
+        "    4   0.95      0.02  2.8  60.00            90.0       4%",
+        "AUROC of each pair, held out: 0.99, 0.95",
         "cosines: evil -0.31",
     ]
 
 
-def test_all_doubts_of_a_vector_are_told():
-    doubted = VECTOR | {
-        "verdict": "weak",
-        "verdict_reason": "it may measure length",
-        "doubts": ["it may measure length", "contrast 3"],
-    }
+def test_verbose_lists_all_doubts_one_by_one():
+    doubts = ["may be length: 0.61 against 0.63", "low contrast: 3 is below 40"]
+    doubted = VECTOR | {"verdict": "weak", "verdict_reason": doubts[0], "doubts": doubts}
 
-    assert "refusal is weak: it may measure length · contrast 3" in printed(vectors_table, doubted)
+    shown = printed(vectors_table, doubted, verbose=True)
+
+    start = shown.index("refusal is weak:")
+    assert shown[start + 1 : start + 3] == [f"  - {doubt}" for doubt in doubts]
 
 
 def test_a_control_that_does_as_well_is_red():
@@ -181,6 +232,7 @@ def test_a_control_that_does_as_well_is_red():
             printed(
                 vectors_table,
                 VECTOR | {"length_does_as_well": as_well},
+                verbose=True,
                 force_terminal=True,
                 color_system="standard",
             )
@@ -188,16 +240,16 @@ def test_a_control_that_does_as_well_is_red():
         for as_well in (False, True)
     )
 
-    assert "\x1b[1;31m  0.61\x1b" in not_beaten
+    assert "\x1b[1;31m        0.61\x1b" in not_beaten
     assert "\x1b[1;31m" not in beaten
 
 
 def test_what_differs_between_vectors_is_told_for_each():
     other = VECTOR | {"trait": "evil", "judge": "gpt-4.1-mini"}
 
-    shown = printed(vectors_table, VECTOR, other)
+    shown = printed(vectors_table, VECTOR, other, verbose=True)
 
-    assert [line for line in shown if line.startswith("judge")] == [
+    assert [line for line in shown if line.startswith("judge of ")] == [
         "judge of refusal: likelihood",
         "judge of evil: gpt-4.1-mini",
     ]
@@ -242,7 +294,7 @@ def test_figures_stay_whole_on_eighty_columns_when_names_are_long():
     }
     wide |= {"positive_kept": 1000, "negative_kept": 1000, "contrast": -100.0, "magnitude": 131.2}
 
-    shown = printed(vectors_table, wide)
+    shown = printed(vectors_table, wide) + printed(vectors_table, wide, verbose=True)
 
     assert max(map(cell_len, shown)) <= 80
     assert all(
@@ -271,21 +323,21 @@ def test_methods_are_compared_trait_by_trait_and_summed_up():
     behind = LOGISTIC | {"trait": "evil", "ahead": -0.1, "ahead_error": 0.2}
 
     assert printed(methods_table, METHOD, LOGISTIC, METHOD | {"trait": "evil"}, behind) == [
-        "refusal  146 rollouts, tested on 200",
-        "method           layer  AUROC       95 %    d         ahead  halves  cosine",
+        "refusal  146 rollouts, 200 held out",
+        "method           layer      AUROC (95 %)    d        gain  split-half   cos",
         "────────────────────────────────────────────────────────────────────────────",
-        "mean difference     12   0.84  0.71–0.92  1.5             –    0.81    1.00",
-        "logistic            12   0.89  0.71–0.92  1.5  +0.05 ± 0.02    0.81    0.61",
+        "mean difference     12  0.84 (0.71–0.92)  1.5           –        0.81  1.00",
+        "logistic            12  0.89 (0.71–0.92)  1.5  +0.05±0.02        0.81  0.61",
         "",
-        "evil  146 rollouts, tested on 200",
-        "method           layer  AUROC       95 %    d         ahead  halves  cosine",
+        "evil  146 rollouts, 200 held out",
+        "method           layer      AUROC (95 %)    d        gain  split-half   cos",
         "────────────────────────────────────────────────────────────────────────────",
-        "mean difference     12   0.84  0.71–0.92  1.5             –    0.81    1.00",
-        "logistic            12   0.89  0.71–0.92  1.5  -0.10 ± 0.20    0.81    0.61",
+        "mean difference     12  0.84 (0.71–0.92)  1.5           –        0.81  1.00",
+        "logistic            12  0.89 (0.71–0.92)  1.5  -0.10±0.20        0.81  0.61",
         "",
-        "layer: the row that the method would choose · AUROC, d: of left-out pairs and",
-        "questions, with a 95 % interval · ahead: of the difference of means, ± one",
-        "standard error of the difference · halves: cosine of the vectors of two halves",
-        "· cosine: with the difference of means at that row",
-        "logistic: by two standard errors ahead for 1 and behind for 0 of 2 traits",
+        "layer: the layer that the method chooses · AUROC, d: separation of held-out",
+        "pairs and questions, with a 95 % interval · gain: AUROC minus that of the mean",
+        "difference, ± one standard error · split-half: cosine between the vectors of",
+        "two halves of the rollouts · cos: cosine with the mean difference at that layer",
+        "logistic: better by two standard errors for 1 of 2 traits, worse for 0",
     ]

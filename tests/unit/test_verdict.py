@@ -46,7 +46,7 @@ def test_what_an_older_file_does_not_hold_does_not_count_against_it():
         (
             {"auroc": 0.6499},
             "unusable",
-            "held-out AUROC 0.64 (0.88–0.97): near chance on unseen questions and pairs",
+            "near chance: held-out AUROC 0.64 (0.88–0.97) on unseen questions and pairs",
         ),
         (
             {"null_p": 0.06},
@@ -54,25 +54,33 @@ def test_what_an_older_file_does_not_hold_does_not_count_against_it():
             "may be chance: vectors of shuffled labels separate as well in 6% of trials "
             "(AUROC 0.94 (0.88–0.97))",
         ),
-        ({"auroc": None}, "weak", "no held-out rollouts: separation was not measured"),
-        ({"auroc": 0.7996}, "weak", "held-out AUROC 0.79 (0.88–0.97) is below 0.80"),
+        ({"auroc": None}, "weak", "not measured: there are no held-out rollouts"),
+        ({"auroc": 0.7996}, "weak", "low AUROC: held-out 0.79 (0.88–0.97) is below 0.80"),
         (
             {"auroc": 0.7, "auroc_low": 0.45},
             "weak",
-            "held-out AUROC 0.70 (0.45–0.97) is below 0.80 and may be chance",
+            "low AUROC: held-out 0.70 (0.45–0.97) is below 0.80 and may be chance",
         ),
         (
             {"auroc_low": 0.5},
             "weak",
-            "held-out AUROC 0.94 (0.50–0.97) may be chance: too few held-out rollouts",
+            "may be chance: held-out AUROC 0.94 (0.50–0.97) of too few held-out rollouts",
         ),
         (
             {"judge_trusted": False},
             "weak",
             "not filtered: the judge cannot tell the polarities apart",
         ),
-        ({"contrast": 38.6}, "weak", "contrast 39 is below 40: the judge sees little of the trait"),
-        ({"contrast": 39.9}, "weak", "contrast 39 is below 40: the judge sees little of the trait"),
+        (
+            {"contrast": 38.6},
+            "weak",
+            "low contrast: 39 is below 40; the judge sees little of the trait",
+        ),
+        (
+            {"contrast": 39.9},
+            "weak",
+            "low contrast: 39 is below 40; the judge sees little of the trait",
+        ),
         (
             {"split_half_cosine": 0.5},
             "weak",
@@ -86,7 +94,7 @@ def test_what_an_older_file_does_not_hold_does_not_count_against_it():
         (
             {"massive_share": 0.6, "massive_dimensions": 3},
             "weak",
-            "60% of its squared norm lies in 3 dimensions that are large in all activations",
+            "few dimensions: 60% of its squared norm is in 3 that are large in all activations",
         ),
         (
             {"length_does_as_well": True},
@@ -126,7 +134,11 @@ def test_all_reasons_are_listed_most_severe_first():
     judged = with_verdict(replace(FINE, contrast=10.0, auroc=0.6, length_does_as_well=True))
 
     assert judged.verdict == "unusable"
-    assert [doubt.split(" ")[0] for doubt in judged.doubts] == ["held-out", "may", "contrast"]
+    assert [doubt.split(":")[0] for doubt in judged.doubts] == [
+        "near chance",
+        "may be length",
+        "low contrast",
+    ]
     assert judged.verdict_reason == judged.doubts[0]
 
 
@@ -137,7 +149,7 @@ def test_a_vector_that_is_nearly_another_trait_s_is_not_good():
 
     assert (judged.verdict, judged.verdict_reason) == (
         "weak",
-        "nearly the same direction as evil (cosine 0.91): one of the two may measure the other",
+        "near-duplicate of evil: cosine 0.91; one of the two may measure the other",
     )
     assert judged.doubts == (judged.verdict_reason,)
 
@@ -150,7 +162,7 @@ def test_a_vector_that_is_nearly_opposite_to_another_trait_s_has_a_doubt_more():
     assert (judged.verdict, judged.verdict_reason) == ("unusable", "chance")
     assert judged.doubts == (
         "chance",
-        "nearly opposite to evil (cosine -0.85): one of the two may measure the other",
+        "opposite of evil: cosine -0.85; one of the two may measure the other",
     )
 
 

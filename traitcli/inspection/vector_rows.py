@@ -54,7 +54,11 @@ def _is_file(name: str) -> bool:
 
 
 def _row(path: Path, vector: TraitVector, all_vectors: Mapping[Path, TraitVector]) -> Row:
-    quality = vector.quality if vector.quality.verdict else with_verdict(vector.quality)
+    quality = vector.quality
+    if quality.auroc is not None or not quality.verdict:
+        # The verdict follows from the measurements. It is worded again here, so that a file of an
+        # earlier version gets the words that the other commands use.
+        quality = with_verdict(quality)
     others = [other for other_path, other in all_vectors.items() if other_path != path]
     cosines = _cosines(vector, others)
     known = asdict(with_near_duplicates(quality, cosines))

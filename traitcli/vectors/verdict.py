@@ -27,7 +27,7 @@ NEAR_DUPLICATE = 0.8
 def with_verdict(quality: VectorQuality) -> VectorQuality:
     """The same record with `verdict`, `verdict_reason` and `doubts`.
 
-    All reasons are listed, most severe first.
+    All reasons are listed, most severe first, as `label: detail`; tables show the label alone.
     A measurement that is None never counts against a vector, except a missing held-out AUROC.
     """
     unusable, weak = list(_unusable(quality)), list(_weak(quality))
@@ -52,9 +52,9 @@ def with_near_duplicates(quality: VectorQuality, cosines: Mapping[str, float]) -
     nearest = nearest_trait(cosines)
     if nearest is None or abs(cosines[nearest]) < NEAR_DUPLICATE:
         return quality
-    relation = "nearly the same direction as" if cosines[nearest] > 0 else "nearly opposite to"
+    relation = "near-duplicate of" if cosines[nearest] > 0 else "opposite of"
     cosine = f"cosine {cosines[nearest]:.2f}"
-    doubt = f"{relation} {nearest} ({cosine}): one of the two may measure the other"
+    doubt = f"{relation} {nearest}: {cosine}; one of the two may measure the other"
     doubts = (*quality.doubts, doubt)
     if quality.verdict == "good":
         return replace(quality, verdict="weak", verdict_reason=doubt, doubts=doubts)
@@ -63,7 +63,7 @@ def with_near_duplicates(quality: VectorQuality, cosines: Mapping[str, float]) -
 
 def _unusable(quality: VectorQuality) -> Iterator[str]:
     if quality.auroc is not None and quality.auroc < WEAK:
-        yield f"held-out AUROC {_auroc_text(quality)}: near chance on unseen questions and pairs"
+        yield f"near chance: held-out AUROC {_auroc_text(quality)} on unseen questions and pairs"
     elif quality.null_p is not None and quality.null_p > CHANCE:
         yield (
             f"may be chance: vectors of shuffled labels separate as well in {quality.null_p:.0%} "
@@ -80,7 +80,7 @@ def _weak(quality: VectorQuality) -> Iterator[str]:
     if contrast is not None and contrast < GOOD_CONTRAST:
         shown = _round_below(contrast, 0, GOOD_CONTRAST)
         limit = f"is below {GOOD_CONTRAST:.0f}"
-        yield f"contrast {shown:.0f} {limit}: the judge sees little of the trait"
+        yield f"low contrast: {shown:.0f} {limit}; the judge sees little of the trait"
     cosine = quality.split_half_cosine
     if cosine is not None and cosine < STEADY:
         shown = _round_below(cosine, 2, STEADY)
@@ -88,20 +88,20 @@ def _weak(quality: VectorQuality) -> Iterator[str]:
         yield f"unstable: split-half cosine {shown:.2f} {limit}; collect more rollouts"
     share = quality.massive_share
     if share is not None and share > MASSIVE_SHARE:
-        dimensions = f"{quality.massive_dimensions} dimensions that are large in all activations"
-        yield f"{share:.0%} of its squared norm lies in {dimensions}"
+        dimensions = f"{quality.massive_dimensions} that are large in all activations"
+        yield f"few dimensions: {share:.0%} of its squared norm is in {dimensions}"
 
 
 def _weak_separation(quality: VectorQuality) -> Iterator[str]:
     auroc, low = quality.auroc, quality.auroc_low
     may_be_chance = low is not None and low <= 0.5
     if auroc is None:
-        yield "no held-out rollouts: separation was not measured"
+        yield "not measured: there are no held-out rollouts"
     elif WEAK <= auroc < GOOD:
         chance = " and may be chance" if may_be_chance else ""
-        yield f"held-out AUROC {_auroc_text(quality)} is below {GOOD:.2f}{chance}"
+        yield f"low AUROC: held-out {_auroc_text(quality)} is below {GOOD:.2f}{chance}"
     elif auroc >= GOOD and may_be_chance:
-        yield f"held-out AUROC {_auroc_text(quality)} may be chance: too few held-out rollouts"
+        yield f"may be chance: held-out AUROC {_auroc_text(quality)} of too few held-out rollouts"
 
 
 def _weak_controls(quality: VectorQuality) -> Iterator[str]:

@@ -17,6 +17,7 @@ from traitcli.views.printable import one_line
 Row = Mapping[str, Any]
 
 Cell = Callable[[Row], Text]
+"""Makes the text of one column from a row."""
 
 NONE = "–"
 
@@ -42,6 +43,8 @@ def text_cell(key: str, style: Style | None = None) -> Cell:
 
 
 def sides(positive: str, negative: str, form: str = "{:.0f}", between: str = "+") -> Cell:
+    """A cell with a number for each polarity, such as `96+88`."""
+
     def cell(row: Row) -> Text:
         both = (row[positive], row[negative])
         return Text(between.join(NONE if side is None else form.format(side) for side in both))
@@ -55,8 +58,8 @@ def verdict_cell(row: Row) -> Text:
 
 NAMED = ("trait", text_cell("trait", NAME))
 
-_LEFT = {"trait", "method", "verdict", "source", "device", "share"}
-"""Columns of words; when room is short they are folded, and figures stay whole."""
+_TEXT_COLUMNS = {"trait", "method", "verdict", "reason", "source", "device", "rollouts to make"}
+"""Left-aligned columns that wrap on a narrow terminal; a number that wraps would read as two."""
 
 
 def print_table(
@@ -65,6 +68,7 @@ def print_table(
     rows: Sequence[Row],
     total: Row | None = None,
 ) -> None:
+    """Print rows under their column titles, and `total` below a line."""
     table = Table(
         box=box.SIMPLE_HEAD,
         show_edge=False,
@@ -74,15 +78,14 @@ def print_table(
     )
     cells = []
     for title, cell in columns:
-        gives_way = title in _LEFT
+        is_text = title in _TEXT_COLUMNS
         table.add_column(
-            title, justify="left" if gives_way else "right", overflow="fold", no_wrap=not gives_way
+            title, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text
         )
         cells.append(cell)
     for row in rows:
-        table.add_row(
-            *[cell(row) for cell in cells], end_section=total is not None and row is rows[-1]
-        )
+        is_last = total is not None and row is rows[-1]
+        table.add_row(*[cell(row) for cell in cells], end_section=is_last)
     if total is not None:
         table.add_row(*[cell(total) for cell in cells])
     console.print(table)
@@ -99,6 +102,8 @@ def caption(console: Console, text: str) -> None:
 def labelled_line(
     console: Console, label: str, text: str, style: Style = PLAIN, label_style: Style | None = None
 ) -> None:
+    """Print a label and a text; further lines of the text are indented."""
+    # One column less: a line that fills the last column wraps once more on some terminals.
     first, *rest = wrap_labelled(label, text, console.width - 1, style)
     first.stylize(label_style or style, 0, len(label))
     for line in (first, *rest):
@@ -106,5 +111,5 @@ def labelled_line(
 
 
 def path_line(console: Console, label: str, path: str) -> None:
-    """A path stays in one piece, however long, so that it can be copied."""
+    """Print a path in one piece, however long, so that it can be copied."""
     console.print(Text(f"{label}: {one_line(path)}", QUIET), soft_wrap=True, highlight=False)

@@ -1,4 +1,4 @@
-"""Tells in lines of text how far a judge's scores of a trait can be believed."""
+"""Shows how reliable a judge's scores of a trait are."""
 
 from __future__ import annotations
 
@@ -20,149 +20,152 @@ Row = Mapping[str, Any]
 _QUIET = Style(dim=True)
 _NAME = Style(bold=True)
 _INDENT = "  "
-_LABEL = 12
+_LABEL_WIDTH = 12
 _LEVELS = "▁▂▃▄▅▆▇█"
-_CELL = 3
-"""Width of a bar."""
-_REASONS_TOLD = 5
+_BAR_WIDTH = 3
+_MAX_REASONS = 5
 _SIGNS = {"positive": "+", "negative": "−"}
 
 
 def judge_lines(row: Row, width: int, palette: Palette) -> list[Text]:
-    """A blank line, then the block of one trait: its judge, the scores, what is missing, what to read.
+    """A blank line, then the block of one trait: judge, scores, what is missing, what to read.
 
-    The second line may be wider than `width`, so that the judge's name stays in one piece.
+    The second line may be wider than `width`: the judge's name stays in one piece, to be copied.
     """
     quality = row["judge_quality"]
     heading = Text.assemble((one_line(row["trait"]), _NAME), "  ", (one_line(row["judge"]), _QUIET))
+    coherence = [f"missing {text}" for text in _missing(quality["missing_coherence"])]
     facts = [
         ("AUROC", _separation(row)),
-        *_under("missing", _missing(quality["missing_reasons"])),
-        *_under(
-            "coherence", [f"missing {told}" for told in _missing(quality["missing_coherence"])]
-        ),
-        *_under("scored by", _methods(quality["methods"])),
-        *_under("took", _usage(quality["usage"], shared=bool(quality["agreement"]))),
-        *(fact for other in quality["agreement"] for fact in _under("compared", _agreement(other))),
+        *_labelled("missing", _missing(quality["missing_reasons"])),
+        *_labelled("coherence", coherence),
+        *_labelled("scored by", _methods(quality["methods"])),
+        *_labelled("took", _usage(quality["usage"], all_judges=bool(quality["agreement"]))),
     ]
-    told = [line for label, text in facts for line in wrap_labelled(_labelled(label), text, width)]
-    return [
-        Text(),
-        heading,
-        *_histogram(quality["histogram"], palette),
-        *told,
-        *_doubtful(quality["doubtful"], width),
-    ]
+    for other in quality["agreement"]:
+        facts += _labelled("compared", _agreement(other))
+
+    lines = [Text(), heading, *_histogram(quality["histogram"], palette)]
+    for label, text in facts:
+        lines += wrap_labelled(_label(label), text, width)
+    return [*lines, *_doubtful(quality["doubtful"], width)]
 
 
-def _labelled(label: str) -> str:
-    return f"{_INDENT}{label}".ljust(_LABEL)
+def _label(text: str) -> str:
+    return f"{_INDENT}{text}".ljust(_LABEL_WIDTH)
 
 
-def _under(label: str, texts: Sequence[str]) -> list[tuple[str, str]]:
-    """The label stands before the first text alone."""
+def _labelled(label: str, texts: Sequence[str]) -> list[tuple[str, str]]:
+    """The texts with the label before the first one only."""
     return [("" if number else label, text) for number, text in enumerate(texts)]
 
 
 def _separation(row: Row) -> str:
     auroc, judged, missing = row["judge_auroc"], row["judged"], row["missing"]
-    separates = (
-        "needs scores of both polarities"
-        if auroc is None
-        else f"{auroc:.2f} against the instructions"
-    )
+    separates = "needs scores of both polarities"
+    if auroc is not None:
+        separates = f"{auroc:.2f} against the instructions"
     share = f" ({missing / (judged + missing):.1%})" if missing else ""
     return f"{separates} · {judged:,} scored · {missing:,} missing{share}"
 
 
 def _missing(reasons: Mapping[str, Row]) -> list[str]:
-    told = [
-        f"{one['count']:,} ({one['share']:.1%}) {one_line(reason)}"
-        for reason, one in reasons.items()
+    """`12 (6.0%) timeout`, most frequent first; rare reasons are counted together."""
+    texts = [
+        f"{found['count']:,} ({found['share']:.1%}) {one_line(reason)}"
+        for reason, found in reasons.items()
     ]
-    if len(told) > _REASONS_TOLD:
-        rest = sum(one["count"] for one in list(reasons.values())[_REASONS_TOLD:])
-        told[_REASONS_TOLD:] = [f"{rest:,} for other reasons"]
-    return told
+    if len(texts) > _MAX_REASONS:
+        rest = sum(found["count"] for found in list(reasons.values())[_MAX_REASONS:])
+        texts[_MAX_REASONS:] = [f"{rest:,} for other reasons"]
+    return texts
 
 
 def _methods(methods: Mapping[str, int]) -> list[str]:
-    told = " · ".join(f"{one_line(method)} {count:,}" for method, count in methods.items())
-    return [told] if len(methods) > 1 else []
+    """`logprobs 1,180 · text 20`; nothing if all scores were read in the same way."""
+    if len(methods) < 2:
+        return []
+    return [" · ".join(f"{one_line(method)} {count:,}" for method, count in methods.items())]
 
 
-def _usage(usage: Row, *, shared: bool) -> list[str]:
-    told = usage_text(Usage(**usage))
-    return [f"{told} · all judges together" if told and shared else told] if told else []
+def _usage(usage: Row, *, all_judges: bool) -> list[str]:
+    text = usage_text(Usage(**usage))
+    if not text:
+        return []
+    # The ledger counts requests per trait, not per judge.
+    return [f"{text} · all judges together" if all_judges else text]
 
 
 def _agreement(other: Row) -> list[str]:
-    told = _agreement_text(other) if other["both"] else "no rollout is scored by both"
-    return [f"with {one_line(other['judge'])}", told]
+    text = _agreement_text(other) if other["both"] else "no rollout is scored by both"
+    return [f"with {one_line(other['judge'])}", text]
 
 
 def _agreement_text(other: Row) -> str:
-    spearman, kappa = (
-        "–" if other[key] is None else f"{other[key]:.2f}" for key in ("spearman", "kappa")
-    )
-    side, apart = (
-        f"{other['same_side']:.0%} on the same side of 50",
-        f"{other['mean_difference']:.0f} apart on average",
-    )
-    return (
-        f"{other['both']:,} scored by both · Spearman {spearman} · {side} · kappa {kappa} · {apart}"
+    def known(key: str) -> str:
+        return "–" if other[key] is None else f"{other[key]:.2f}"
+
+    return " · ".join(
+        [
+            f"{other['both']:,} scored by both",
+            f"Spearman {known('spearman')}",
+            f"{other['same_side']:.0%} on the same side of 50",
+            f"kappa {known('kappa')}",
+            f"{other['mean_difference']:.0f} apart on average",
+        ]
     )
 
 
 def _histogram(counts: Mapping[str, Sequence[int]], palette: Palette) -> Iterator[Text]:
-    """A row of bars for each polarity, both to one measure, over an axis; a dot where there is no score."""
+    """A line of bars for each polarity, on one scale, and an axis; a dot means no score."""
     most = max((count for side in counts.values() for count in side), default=0)
     for polarity, side in counts.items():
-        line = Text(_labelled(f"told {_SIGNS[polarity]}"))
+        style = palette.foreground(1.0 if polarity == "positive" else -1.0)
+        line = Text(_label(polarity))
         for count in side:
-            bar = _LEVELS[max(-(-count * len(_LEVELS) // most) - 1, 0)] if count else "·"
-            line.append(
-                bar * _CELL,
-                palette.foreground(1.0 if polarity == "positive" else -1.0) if count else _QUIET,
-            )
+            if count:
+                # Rounded up: one score must not look like none.
+                level = max(-(-count * len(_LEVELS) // most) - 1, 0)
+                line.append(_LEVELS[level] * _BAR_WIDTH, style)
+            else:
+                line.append("·" * _BAR_WIDTH, _QUIET)
         line.append(f"  {_summary(polarity, side)}")
         yield line
-    half = len(next(iter(counts.values()))) * _CELL // 2
-    yield Text(" " * _LABEL + "0".ljust(half) + "50".ljust(half) + "100", _QUIET)
+    half = len(next(iter(counts.values()))) * _BAR_WIDTH // 2
+    yield Text(" " * _LABEL_WIDTH + "0".ljust(half) + "50".ljust(half) + "100", _QUIET)
 
 
 def _summary(polarity: str, side: Sequence[int]) -> str:
+    """`99 scores, 3 below 50`: how many are on the wrong side of 50."""
     half = len(side) // 2
     below, above = sum(side[:half]), sum(side[half:])
-    strays = f"{below:,} below 50" if polarity == "positive" else f"{above:,} at 50 or more"
-    return f"{below + above:,} scores, {strays}"
+    wrong = f"{below:,} below 50" if polarity == "positive" else f"{above:,} at 50 or more"
+    return f"{below + above:,} scores, {wrong}"
 
 
 def _doubtful(doubtful: Row, width: int) -> Iterator[Text]:
-    """Two lines for each: why it is doubtful, and what was asked and answered, as much as fits."""
-    listed, total = doubtful["rollouts"], doubtful["total"]
-    if not listed:
+    """Two lines for each doubtful rollout: why it is doubtful, and its question and response."""
+    shown, total = doubtful["rollouts"], doubtful["total"]
+    if not shown:
         yield Text(f"{_INDENT}no doubtful scores: each is on its instruction's side of 50", _QUIET)
         return
-    all_told = f"doubtful: {total} rollout{'' if total == 1 else 's'}"
-    most = (
-        f"the {len(listed)} most doubtful of {total:,} rollouts"
-        if len(listed) < total
-        else all_told
-    )
-    yield Text(f"{_INDENT}{most} (score, instruction, question → response)", _QUIET)
-    for one in listed:
-        label = f"{_INDENT}{one['score']:>6.0f} {_SIGNS[one['polarity']]}  "
-        yield from wrap_labelled(
-            label, f"{one_line(one['rollout'])}  {one_line(one['why'])}", width
-        )
-        yield _excerpt(one, len(label), width)
+
+    if len(shown) < total:
+        title = f"the {len(shown)} most doubtful of {total:,} rollouts"
+    else:
+        title = f"doubtful: {total} rollout{'' if total == 1 else 's'}"
+    yield Text(f"{_INDENT}{title} (score, instruction, question → response)", _QUIET)
+    for rollout in shown:
+        label = f"{_INDENT}{rollout['score']:>6.0f} {_SIGNS[rollout['polarity']]}  "
+        text = f"{one_line(rollout['rollout'])}  {one_line(rollout['why'])}"
+        yield from wrap_labelled(label, text, width)
+        yield _excerpt(rollout, len(label), width)
 
 
-def _excerpt(one: Row, indent: int, width: int) -> Text:
+def _excerpt(rollout: Row, indent: int, width: int) -> Text:
     room = max(width - indent, 10)
-    question = (
-        fit(one_line(one["question"]), room * 2 // 5).rstrip() + " → " if one["question"] else ""
-    )
-    answer = fit(one_line(one["response"]), room - cell_len(question)).rstrip()
+    question = ""
+    if rollout["question"]:
+        question = fit(one_line(rollout["question"]), room * 2 // 5).rstrip() + " → "
+    answer = fit(one_line(rollout["response"]), room - cell_len(question)).rstrip()
     return Text.assemble(" " * indent, (question, _QUIET), answer, no_wrap=True)

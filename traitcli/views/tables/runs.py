@@ -33,9 +33,9 @@ from traitcli.views.tables.judge import judge_lines
 
 
 def traits_table(console: Console, rows: Sequence[Row]) -> None:
-    """One line per trait definition; under it the faults found."""
+    """One line for each trait definition, and below them the faults."""
     print_table(console, _TRAIT_COLUMNS, rows)
-    caption(console, "held out: evaluation questions, never asked for extraction")
+    caption(console, "held out: evaluation questions, not used for extraction")
     for row in rows:
         for fault in row["faults"]:
             labelled_line(
@@ -47,12 +47,12 @@ def traits_table(console: Console, rows: Sequence[Row]) -> None:
 
 
 def run_table(console: Console, rows: Sequence[Row]) -> None:
-    """One line per trait of a run; under it where vectors are, notes, and how far to believe each trait's judge."""
+    """One line for each trait of a run; below, notes, vectors, and how reliable each judge is."""
     print_table(console, _RUN_COLUMNS, rows)
     caption(
         console,
-        "judge: AUROC of its scores against the instructions · scores: means of either side, 0–100 · "
-        "kept: rollouts past the filter, positive + negative",
+        "judge: AUROC of its scores against the instructions · scores: means by polarity, 0–100 · "
+        "kept: rollouts that pass the filter, positive + negative",
     )
     for row in rows:
         if row["note"]:
@@ -67,30 +67,30 @@ def run_table(console: Console, rows: Sequence[Row]) -> None:
 
 
 def plan_table(console: Console, rows: Sequence[Row]) -> None:
-    """What a run would do, one line per trait and one for all."""
+    """What a run would do: one line for each trait, and one for all."""
     print_table(console, _PLAN_COLUMNS, rows, total=_total(rows) if len(rows) > 1 else None)
     caption(
         console,
-        "calls: of the judge · prompt: tokens to read · response: tokens to write at most · disk: activations · "
-        "time, cost: estimates, – when unknown",
+        "calls: judge calls · prompt, response: tokens, at most · disk: activations · "
+        "time, cost: estimates, – if unknown",
     )
 
 
 def workers_table(console: Console, rows: Sequence[Row], notes: Sequence[str]) -> None:
-    """Which worker does what, and whether its device has the memory; under it what is worth knowing."""
+    """What each worker does, and whether the model fits its device's memory; below, notes."""
     console.line()
     print_table(console, _WORKER_COLUMNS, rows)
     caption(
         console,
-        "needed, found: memory, at least and free · rollouts: as they are handed out; who is done first takes over "
-        "what others have not begun",
+        "needed: memory at least · found: free memory · rollouts to make: idle workers steal "
+        "unstarted rollouts",
     )
     for note in notes:
         labelled_line(console, "", printable(note), QUIET)
 
 
 def failures_table(console: Console, rows: Sequence[Row]) -> None:
-    """What failed, in full: trait and stage, then problem, cause and fix on lines of their own."""
+    """What failed: trait and stage, then problem, cause and fix, each on its own line."""
     for row in rows:
         heading(
             console, f"{one_line(row['trait'])}  {one_line(row['stage'])}", VERDICTS["unusable"]
@@ -101,20 +101,20 @@ def failures_table(console: Console, rows: Sequence[Row]) -> None:
 
 
 def set_table(console: Console, rows: Sequence[Row], path: str) -> None:
-    """What the prompts of a set showed of each trait, calibrated."""
+    """The calibrated scores of each trait over the answers to a prompt set."""
     if rows:
         console.line()
         print_table(console, _SET_COLUMNS, rows)
         caption(
             console,
-            "should rise, should fall: mean score of the answers that should · difference: of the two · swing: highest "
-            "− lowest five tokens within an answer that should do both",
+            "should rise, should fall: mean score of those answers · difference: between the two · "
+            "swing: highest − lowest mean of five tokens, in answers that should do both",
         )
     path_line(console, "records", path)
 
 
 def texts_table(console: Console, rows: Sequence[Row], failures: Sequence[str], path: str) -> None:
-    """Mean scores of texts, and where to read: the lowest and the highest of each trait."""
+    """Mean scores over texts, and the texts with the lowest and the highest score of each trait."""
     print_table(console, _TEXTS_COLUMNS, rows)
     for failure in failures[:_FAILURES_SHOWN]:
         labelled_line(console, "not read: ", printable(failure), label_style=VERDICTS["weak"])
@@ -128,7 +128,7 @@ def _score(key: str) -> Cell:
 
 
 def _difference(row: Row) -> Text:
-    """How far apart the two kinds of answers lie; red where they lie the wrong way round."""
+    """The difference between the two kinds of answers; red if it has the wrong sign."""
     if row["positive"] is None or row["negative"] is None:
         return Text(NONE)
     difference = row["positive"] - row["negative"]
@@ -145,18 +145,17 @@ def _done(done: str, total: str) -> Cell:
     )
 
 
-def _mebibytes(key: str) -> Cell:
+def _gibibytes(key: str) -> Cell:
     return lambda row: Text(NONE if row[key] is None else f"{row[key] / 2**10:,.1f} GiB")
 
 
 def _partitions(row: Row) -> Text:
-    """`evil 200, refusal 100 (1 of 2)`: rollouts, and which part where a trait is cut."""
-    told = [
-        f"{one_line(s['trait'])} {s['rollouts']:,}"
-        + (f" ({s['part']} of {s['parts']})" if s["parts"] > 1 else "")
-        for s in row["partitions"]
-    ]
-    return Text(", ".join(told) or "no rollouts")
+    """`evil 200, refusal 100 (1 of 2)`: rollouts, and which part of a trait that is split."""
+    texts = []
+    for one in row["partitions"]:
+        part = f" ({one['part']} of {one['parts']})" if one["parts"] > 1 else ""
+        texts.append(f"{one_line(one['trait'])} {one['rollouts']:,}{part}")
+    return Text(", ".join(texts) or "no rollouts")
 
 
 def _duration(row: Row) -> Text:
@@ -223,9 +222,9 @@ _PLAN_COLUMNS: tuple[tuple[str, Cell], ...] = (
 _WORKER_COLUMNS: tuple[tuple[str, Cell], ...] = (
     ("worker", _count("worker")),
     ("device", text_cell("device")),
-    ("needed", _mebibytes("needed_mb")),
-    ("found", _mebibytes("found_mb")),
-    ("partition", _partitions),
+    ("needed", _gibibytes("needed_mb")),
+    ("found", _gibibytes("found_mb")),
+    ("rollouts to make", _partitions),
 )
 _SET_COLUMNS: tuple[tuple[str, Cell], ...] = (
     ("trait", text_cell("trait", NAME)),

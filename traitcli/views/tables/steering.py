@@ -1,4 +1,4 @@
-"""Prints what pushing along trait vectors does: a table of coefficients for each trait, and what follows from it."""
+"""Prints what steering by trait vectors does: a table of coefficients for each trait."""
 
 from __future__ import annotations
 
@@ -31,34 +31,34 @@ _STYLES = {
     "pushes the wrong way": VERDICTS["unusable"],
     "falls apart": VERDICTS["unusable"],
 }
-"""All others are doubtful."""
+"""Any other verdict is shown as doubtful."""
 
 
 def steering_table(console: Console, rows: Sequence[Row], *, show: bool = False) -> None:
-    """For each trait a table of coefficients and the verdict; with `show`, an answer under each of them."""
+    """A table of coefficients and a verdict for each trait; with `show`, one answer at each."""
     for row in rows:
         heading(
             console, f"{one_line(row['trait'])}  {one_line(row['model'])}, layer {row['layer']}"
         )
-        by_judge = row["coherence_by"] == "judge"
-        print_table(
-            console, [*_COLUMNS, *(_JUDGED if by_judge else _STOOD_IN), *_COUNTS], row["steps"]
-        )
-        _say(console, row)
+        coherence = _JUDGED if row["coherence_by"] == "judge" else _SUBSTITUTES
+        print_table(console, [*_COLUMNS, *coherence, *_COUNTS], row["steps"])
+        _print_verdict(console, row)
         if show:
-            _show(console, row)
+            _print_answers(console, row)
         console.line()
+
     for judge in dict.fromkeys(row["judge"] for row in rows):
         caption(console, f"judge: {one_line(judge)}")
-    kinds = [
-        _COHERENCE_TOLD[row["coherence_by"]].format(least=row["least_coherence"]) for row in rows
-    ]
-    for told in dict.fromkeys([_SCORE_TOLD, *kinds]):
-        caption(console, told)
+    captions = {_SCORE_CAPTION: None}
+    for row in rows:
+        text = _COHERENCE_CAPTIONS[row["coherence_by"]].format(least=row["least_coherence"])
+        captions[text] = None
+    for text in captions:
+        caption(console, text)
 
 
-def _say(console: Console, row: Row) -> None:
-    """The verdict, and what it rests on."""
+def _print_verdict(console: Console, row: Row) -> None:
+    """The verdict with its reasons, the missing scores and the notes."""
     style = _STYLES.get(row["verdict"], VERDICTS["weak"])
     labelled_line(
         console, f"{row['verdict']}: ", f"{_rise_text(row)}; {_kept_text(row)}", label_style=style
@@ -73,35 +73,36 @@ def _say(console: Console, row: Row) -> None:
 
 
 def _rise_text(row: Row) -> str:
-    """`score 31 → 69 (+38 ± 4) from dose −0.40 to +0.40, rising all the way`."""
+    """`score 31 → 69 (+38 ± 4) from dose −0.40 to +0.40, rising at every step`."""
     steps = {step["coefficient"]: step for step in row["steps"]}
     if row["rising"] is None:
-        return "unsteered answers are no measure of it"
+        return "unsteered answers have no score to compare with"
     if row["rise"] is None:
-        return "too few questions have a score on both ends"
+        return "too few questions have a score at both ends"
     low, high = (steps[end] for end in row["rising"])
     if low is high:
-        return (
-            "the score rises nowhere"
-            if row["kept"] != row["rising"]
-            else "no push leaves answers whole"
-        )
-    way = "rising all the way" if row["monotone"] else "rising so far and not beyond"
+        is_broken = row["kept"] == row["rising"]
+        return "answers break at every strength" if is_broken else "the score never rises"
+
+    trend = "rising at every step" if row["monotone"] else "rising up to there only"
     if row["verdict"] not in _STYLES:
-        way = "which may be chance"
+        trend = "which may be chance"
     rise = f"{row['rise']['mean']:+.0f} ± {row['rise']['error']:.0f}".replace("-", "−")
-    return f"score {low['score']:.0f} → {high['score']:.0f} ({rise}) from dose {_span(low, high, 'dose')}, {way}"
+    scores = f"score {low['score']:.0f} → {high['score']:.0f} ({rise})"
+    return f"{scores} from dose {_span(low, high, 'dose')}, {trend}"
 
 
 def _kept_text(row: Row) -> str:
     """`coherent from dose −0.80 to +0.40 (coefficient −5.9 to +3)`."""
-    what = "coherent" if row["coherence_by"] == "judge" else "whole"
+    word = "coherent" if row["coherence_by"] == "judge" else "intact"
     if row["kept"] is None:
-        return f"not {what} even unsteered"
-    low, high = (step for end in row["kept"] for step in row["steps"] if step["coefficient"] == end)
+        return f"not {word} even unsteered"
+    steps = {step["coefficient"]: step for step in row["steps"]}
+    low, high = (steps[end] for end in row["kept"])
     if low is high:
-        return f"{what} at no dose tried"
-    return f"{what} from dose {_span(low, high, 'dose')} (coefficient {_span(low, high, 'coefficient')})"
+        return f"{word} at no dose"
+    doses, coefficients = _span(low, high, "dose"), _span(low, high, "coefficient")
+    return f"{word} from dose {doses} (coefficient {coefficients})"
 
 
 def _span(low: Row, high: Row, key: str) -> str:
@@ -114,24 +115,17 @@ def _signed(step: Row, key: str) -> str:
     return (f"{step[key]:+.2f}" if key == "dose" else f"{step[key]:+.3g}").replace("-", "−")
 
 
-def _show(console: Console, row: Row) -> None:
-    """What was written to the first question."""
+def _print_answers(console: Console, row: Row) -> None:
+    """The answer to the first question at each strength."""
     question = row["written"][0]["question"]
-    labelled_line(console, "asked: ", printable(question), label_style=QUIET)
-    for answer, step in (
-        (a, s) for s in row["steps"] for a in row["written"] if _belongs(a, s, question)
-    ):
+    answers = [answer for answer in row["written"] if answer["question"] == question]
+    labelled_line(console, "question: ", printable(question), label_style=QUIET)
+    for step in row["steps"]:
         label = f"{_signed(step, 'dose'):>7} "
-        labelled_line(
-            console,
-            label,
-            printable(answer["response"]).strip() or "(empty)",
-            label_style=_style(step),
-        )
-
-
-def _belongs(answer: Row, step: Row, question: str) -> bool:
-    return bool(answer["coefficient"] == step["coefficient"] and answer["question"] == question)
+        for answer in answers:
+            if answer["coefficient"] == step["coefficient"]:
+                text = printable(answer["response"]).strip() or "(empty)"
+                labelled_line(console, label, text, label_style=_style(step))
 
 
 def _style(step: Row) -> Style:
@@ -139,7 +133,7 @@ def _style(step: Row) -> Style:
 
 
 def _quiet(cell: Cell) -> Cell:
-    """Figures of what has fallen apart stand back."""
+    """The cell, dimmed where answers have broken."""
 
     def styled(step: Row) -> Text:
         text = cell(step)
@@ -167,7 +161,7 @@ _COLUMNS: tuple[tuple[str, Cell], ...] = (
     ("score", _quiet(_score)),
 )
 _JUDGED: tuple[tuple[str, Cell], ...] = (("coherence", _quiet(number("coherence", "{:.0f}"))),)
-_STOOD_IN: tuple[tuple[str, Cell], ...] = (
+_SUBSTITUTES: tuple[tuple[str, Cell], ...] = (
     ("perplexity", _quiet(number("perplexity", "{:.1f}"))),
     ("repeats", _quiet(number("repetition", "{:.0%}"))),
 )
@@ -176,10 +170,14 @@ _COUNTS: tuple[tuple[str, Cell], ...] = (
     ("empty", _quiet(number("empty", "{}"))),
     ("missing", _quiet(number("missing", "{}"))),
 )
-_SCORE_TOLD = "dose: coefficient · ‖vector‖ / ‖state‖ · score: of the trait, mean, 0–100, ± its standard error"
-_COHERENCE_TOLD = {
-    "judge": "✓ coherent: the judge gives a coherence of {least:g} or more, at all doses nearer to 0 too",
-    "stand-ins": "✓ whole: nearly as likely to the unsteered model as unsteered answers (perplexity), and with hardly "
-    "more loops (three-token runs that were there before), at all doses nearer to 0 too; this stands in for "
-    "coherence, which the judge does not give",
+_SCORE_CAPTION = (
+    "dose: coefficient · ‖vector‖ / ‖hidden state‖ · score: mean trait score, 0–100, "
+    "± its standard error"
+)
+_COHERENCE_CAPTIONS = {
+    "judge": "✓ coherent: the mean coherence is {least:g} or more, here and at all doses nearer "
+    "to 0",
+    "stand-ins": "✓ intact: the unsteered model finds the answers nearly as likely as unsteered "
+    "ones (perplexity), and they repeat hardly more (three-token sequences that occurred before), "
+    "here and at all doses nearer to 0; this replaces coherence, which the judge does not give",
 }

@@ -1,4 +1,4 @@
-"""Prints how far trait vectors can be trusted."""
+"""Prints how far trait vectors can be trusted, and how methods of building them compare."""
 
 from __future__ import annotations
 
@@ -27,105 +27,163 @@ from traitcli.views.tables.base import (
 )
 
 _BAD = VERDICTS["unusable"]
-_WIDE = 10
-"""From here on an interval is told in whole numbers."""
+_MAX_DECIMAL = 10
+"""From this value on, an interval has whole numbers: decimals would not fit, and mean nothing."""
+_HELPED_BY_ROLLOUTS = {"near chance", "may be chance", "low AUROC", "unstable"}
+"""Doubts that more rollouts can remove, by label."""
 
 
 def vectors_table(console: Console, rows: Sequence[Row], verbose: bool = False) -> None:
-    """Two lines' worth per vector, by model: does it separate, and what is it made of; under them what is wrong.
-
-    `verbose` adds a table of every row of every vector.
-    """
+    """One line for each vector, by model, and what to do next; with `verbose`, all measurements."""
     for model in dict.fromkeys(row["model"] for row in rows):
         of_model = [row for row in rows if row["model"] == model]
         shapes = dict.fromkeys(f"[{row['layer_count']}, {row['hidden_size']}]" for row in of_model)
         heading(console, f"{one_line(model)}  {' '.join(shapes)}")
-        print_table(console, _SEPARATES, of_model)
+        print_table(console, _VERDICT_COLUMNS, of_model)
         caption(
             console,
-            "AUROC, d: how well left-out pairs and questions are separated, with 95 % intervals · length, words: AUROC "
-            "of the answer's length alone and of the vector of row 0",
+            "AUROC: separation of held-out rollouts, with a 95 % interval · contrast: mean judge "
+            "score, positive − negative",
         )
-        console.line()
-        print_table(console, _MADE, of_model)
-        caption(
-            console,
-            "kept: rollouts past the filter, positive + negative · contrast: mean judge score, positive − negative · "
-            "judge: AUROC of its scores · norm: mean length of the rows, and relative to the activations · halves, "
-            "pairs: cosine of the vectors of two halves, of the differences of pairs · massive: share in dimensions "
-            "that are always large · p: how often shuffled labels do as well",
-        )
-        _shared(console, of_model, ("judge", "filter", "coherence", "layer_choice"))
-        _alike(console, of_model)
-        _doubts(console, of_model)
-        for folder in dict.fromkeys(str(PurePath(row["path"]).parent) for row in of_model):
-            path_line(console, "vectors in", folder)
         if verbose:
-            for row in of_model:
-                _every_row(console, row)
+            _print_details(console, of_model)
+
     if not rows:
         caption(console, "no vectors")
+    elif not verbose:
+        labelled_line(console, "next: ", _next_step(rows))
+
+
+def _next_step(rows: Sequence[Row]) -> str:
+    doubtful = [row for row in rows if row["verdict"] != "good"]
+    if not doubtful:
+        return 'traitcli monitor "What should I read?"'
+
+    labels = {_label(doubt) for row in doubtful for doubt in _reasons(row)}
+    if labels & _HELPED_BY_ROLLOUTS:
+        return "raise extract.repeats for more rollouts; --verbose lists all reasons"
+    if "low contrast" in labels:
+        return "check the scores with traitcli inspect run; --verbose lists all reasons"
+    return "traitcli inspect vectors --verbose lists all reasons"
+
+
+def _print_details(console: Console, rows: Sequence[Row]) -> None:
+    """The measurements of vectors of one model, all doubts, and a table of layers for each."""
+    console.line()
+    print_table(console, _SEPARATION_COLUMNS, rows)
+    caption(
+        console,
+        "d: effect size on held-out rollouts, with a 95 % interval · length AUROC: separation by "
+        "the length of the answer alone · embedding AUROC: separation by the vector of layer 0 · "
+        "p: share of vectors of shuffled labels that separate as well",
+    )
+    console.line()
+    print_table(console, _ROLLOUT_COLUMNS, rows)
+    caption(
+        console,
+        "kept: rollouts that pass the filter, positive + negative · judge: AUROC of its scores · "
+        "norm: mean over layers, and relative to the activations · split-half: cosine between the "
+        "vectors of two halves of the rollouts · pairs: cosine between the differences of single "
+        "pairs · massive: share of the squared norm in dimensions that are always large",
+    )
+    _print_settings(console, rows, ("judge", "filter", "coherence", "layer_choice"))
+    _print_nearest(console, rows)
+    _print_doubts(console, rows)
+    for folder in dict.fromkeys(str(PurePath(row["path"]).parent) for row in rows):
+        path_line(console, "vectors in", folder)
+    for row in rows:
+        _print_layers(console, row)
 
 
 def _known(key: str, form: str = "{:.2f}") -> Cell:
     return lambda row: Text(NONE if row.get(key) is None else form.format(row[key]))
 
 
-def _interval(low: str, high: str, form: str, between: str) -> Cell:
-    def cell(row: Row) -> Text:
-        bounds = [row[key] for key in (low, high) if row.get(key) is not None]
-        if len(bounds) < 2:
-            return Text(NONE)
-        short = form if max(map(abs, bounds)) < _WIDE else "{:.0f}"
-        return Text(between.join(short.format(bound) for bound in bounds))
-
-    return cell
+def _interval_text(row: Row, low: str, high: str, form: str, between: str) -> str:
+    """The bounds of an interval; empty if one is unknown."""
+    bounds = [row[key] for key in (low, high) if row.get(key) is not None]
+    if len(bounds) < 2:
+        return ""
+    chosen = form if max(map(abs, bounds)) < _MAX_DECIMAL else "{:.0f}"
+    return between.join(chosen.format(bound) for bound in bounds)
 
 
-def _control(key: str, as_well: str) -> Cell:
-    """Red where it does as well as the vector."""
+def _auroc(row: Row) -> Text:
+    """`0.97 (0.91–0.99)`"""
+    if row.get("auroc") is None:
+        return Text(NONE)
+    interval = _interval_text(row, "auroc_low", "auroc_high", "{:.2f}", "–")
+    return Text(f"{row['auroc']:.2f}").append(f" ({interval})" if interval else "", QUIET)
+
+
+def _d_interval(row: Row) -> Text:
+    return Text(_interval_text(row, "d_low", "d_high", "{:.1f}", "…") or NONE)
+
+
+def _reason(row: Row) -> Text:
+    """The label of the most severe doubt; empty for a good vector."""
+    return Text("" if row["verdict"] == "good" else _label(row.get("verdict_reason") or ""))
+
+
+def _reasons(row: Row) -> list[str]:
+    """All reasons against a vector, most severe first."""
+    reasons = dict.fromkeys([row.get("verdict_reason"), *row.get("doubts", ())])
+    return [reason for reason in reasons if reason]
+
+
+def _label(reason: str) -> str:
+    """`low contrast` of the doubt `low contrast: 17 is below 40; …`."""
+    label, _, _ = reason.partition(":")
+    return one_line(label)
+
+
+def _control(key: str, does_as_well: str) -> Cell:
+    """The AUROC of a control; red where it separates as well as the vector."""
     return lambda row: Text(
-        NONE if row.get(key) is None else f"{row[key]:.2f}", _BAD if row.get(as_well) else PLAIN
+        NONE if row.get(key) is None else f"{row[key]:.2f}",
+        _BAD if row.get(does_as_well) else PLAIN,
     )
 
 
 def _kept(row: Row) -> Text:
-    both = [row.get(f"{side}_kept") for side in ("positive", "negative")]
-    return Text(NONE if None in both else "+".join(map(str, both)))
+    counts = [row.get(f"{side}_kept") for side in ("positive", "negative")]
+    return Text(NONE if None in counts else "+".join(map(str, counts)))
 
 
 def _norm(row: Row) -> Text:
     if row.get("magnitude") is None:
         return Text(NONE)
     relative = row.get("relative_magnitude")
-    return Text(f"{row['magnitude']:.1f}").append(
-        f" {relative:.2f}" if relative is not None else "", QUIET
-    )
+    share = f" {relative:.2f}" if relative is not None else ""
+    return Text(f"{row['magnitude']:.1f}").append(share, QUIET)
 
 
-_SEPARATES: tuple[tuple[str, Cell], ...] = (
+_VERDICT_COLUMNS: tuple[tuple[str, Cell], ...] = (
     NAMED,
     ("verdict", verdict_cell),
     ("layer", _known("layer", "{}")),
-    ("AUROC", _known("auroc")),
-    ("95 %", _interval("auroc_low", "auroc_high", "{:.2f}", "–")),
-    ("d", _known("d", "{:.1f}")),
-    ("95 %", _interval("d_low", "d_high", "{:.1f}", "…")),
-    ("length", _control("length_auroc", "length_does_as_well")),
-    ("words", _control("embedding_layer_auroc", "embedding_layer_does_as_well")),
-)
-_MADE: tuple[tuple[str, Cell], ...] = (
-    NAMED,
-    ("kept", _kept),
+    ("AUROC (95 %)", _auroc),
     ("contrast", _known("contrast", "{:+.0f}")),
-    ("judge", _known("judge_auroc")),
-    ("norm", _norm),
-    ("halves", _known("split_half_cosine")),
-    ("pairs", _known("difference_cosine")),
-    ("massive", _known("massive_share", "{:.0%}")),
+    ("reason", _reason),
+)
+_SEPARATION_COLUMNS: tuple[tuple[str, Cell], ...] = (
+    NAMED,
+    ("d", _known("d", "{:.1f}")),
+    ("95 %", _d_interval),
+    ("length AUROC", _control("length_auroc", "length_does_as_well")),
+    ("embedding AUROC", _control("embedding_layer_auroc", "embedding_layer_does_as_well")),
     ("p", _known("null_p")),
 )
-_BY_ROW = (
+_ROLLOUT_COLUMNS: tuple[tuple[str, Cell], ...] = (
+    NAMED,
+    ("kept", _kept),
+    ("judge", _known("judge_auroc")),
+    ("norm", _norm),
+    ("split-half", _known("split_half_cosine")),
+    ("pairs", _known("difference_cosine")),
+    ("massive", _known("massive_share", "{:.0%}")),
+)
+_BY_LAYER = (
     ("AUROC", "auroc_by_layer", "{:.2f}"),
     ("± 1 s.e.", "auroc_error_by_layer", "{:.2f}"),
     ("d", "d_by_layer", "{:.1f}"),
@@ -135,123 +193,108 @@ _BY_ROW = (
 )
 
 
-def _every_row(console: Console, row: Row) -> None:
-    """What is known of each row of a vector; the one that is read is marked."""
+def _print_layers(console: Console, row: Row) -> None:
+    """A table of the layers of one vector; an arrow marks the layer that is used."""
     console.line()
     heading(console, one_line(row["trait"]))
-    listed = [
-        {
-            "row": number,
-            "read": number == row["layer"],
-            **{key: _at(row.get(key), number) for _, key, _ in _BY_ROW},
-        }
-        for number in range(row["layer_count"])
-    ]
-    columns = [("row", _row_number), *((title, _known(key, form)) for title, key, form in _BY_ROW)]
-    print_table(console, columns, listed)
+    layers = []
+    for number in range(row["layer_count"]):
+        measured = {key: _value_at(row.get(key), number) for _, key, _ in _BY_LAYER}
+        layers.append({"layer": number, "is_used": number == row["layer"], **measured})
+    columns = [(title, _known(key, form)) for title, key, form in _BY_LAYER]
+    print_table(console, [("layer", _layer_number), *columns], layers)
+
     pairs = [f"{value:.2f}" for value in row.get("auroc_by_pair") or ()]
-    cosines = [
-        f"{one_line(name)} {value:.2f}" for name, value in (row.get("cosines") or {}).items()
-    ]
-    for label, found in (("AUROC of each pair, left out", pairs), ("cosines", cosines)):
-        if found:
-            labelled_line(console, f"{label}: ", ", ".join(found), QUIET)
+    found = row.get("cosines") or {}
+    cosines = [f"{one_line(name)} {value:.2f}" for name, value in found.items()]
+    for label, texts in (("AUROC of each pair, held out", pairs), ("cosines", cosines)):
+        if texts:
+            labelled_line(console, f"{label}: ", ", ".join(texts), QUIET)
 
 
-def _at(values: Sequence[float] | None, place: int) -> float | None:
-    return values[place] if values and place < len(values) else None
+def _value_at(values: Sequence[float] | None, layer: int) -> float | None:
+    return values[layer] if values and layer < len(values) else None
 
 
-def _row_number(row: Row) -> Text:
-    return Text(f"{'→ ' if row['read'] else ''}{row['row']}", Style(bold=row["read"]))
+def _layer_number(row: Row) -> Text:
+    return Text(f"{'→ ' if row['is_used'] else ''}{row['layer']}", Style(bold=row["is_used"]))
 
 
-def _shared(console: Console, rows: Sequence[Row], keys: Iterable[str]) -> None:
-    """Say once what holds for all rows, and for each trait what does not."""
+def _print_settings(console: Console, rows: Sequence[Row], keys: Iterable[str]) -> None:
+    """How the vectors were made: one line for a value that all share, else a line for each."""
     for key in keys:
-        values = {one_line(str(row[key])) for row in rows if row.get(key)}
         label = key.replace("_", " ")
-        if len(values) == 1:
-            labelled_line(console, f"{label}: ", values.pop(), QUIET)
+        texts = {row["trait"]: one_line(str(row[key])) for row in rows if row.get(key)}
+        if len(set(texts.values())) == 1:
+            labelled_line(console, f"{label}: ", next(iter(texts.values())), QUIET)
             continue
-        for row in rows:
-            if row.get(key):
-                labelled_line(
-                    console,
-                    f"{label} of {one_line(row['trait'])}: ",
-                    one_line(str(row[key])),
-                    QUIET,
-                )
+        for trait, text in texts.items():
+            labelled_line(console, f"{label} of {one_line(trait)}: ", text, QUIET)
 
 
-def _alike(console: Console, rows: Sequence[Row]) -> None:
-    """Which other trait's vector each one is most like, or most opposed to."""
-    told = [
-        f"{one_line(row['trait'])} ~ {one_line(row['nearest'])} {row['cosines'][row['nearest']]:.2f}"
-        for row in rows
-        if row.get("nearest")
-    ]
-    if told:
-        labelled_line(console, "most alike (cosine): ", " · ".join(told), QUIET)
+def _print_nearest(console: Console, rows: Sequence[Row]) -> None:
+    """For each trait the other trait whose vector is most alike, or most opposed."""
+    texts = []
+    for row in rows:
+        if nearest := row.get("nearest"):
+            names = f"{one_line(row['trait'])} ~ {one_line(nearest)}"
+            texts.append(f"{names} {row['cosines'][nearest]:.2f}")
+    if texts:
+        labelled_line(console, "most alike (cosine): ", " · ".join(texts), QUIET)
 
 
-def _doubts(console: Console, rows: Sequence[Row]) -> None:
-    """All that speaks against each vector that is not good, the worst first."""
+def _print_doubts(console: Console, rows: Sequence[Row]) -> None:
+    """All reasons against each vector that is not good, most severe first."""
     for row in rows:
         if row["verdict"] == "good":
             continue
-        label = f"{one_line(row['trait'])} is {one_line(row['verdict'])}: "
-        told = [
-            row["verdict_reason"],
-            *(doubt for doubt in row.get("doubts", ()) if doubt != row["verdict_reason"]),
-        ]
-        labelled_line(
-            console,
-            label,
-            printable(" · ".join(filter(None, told))),
-            label_style=VERDICTS.get(row["verdict"]),
-        )
+        style = VERDICTS.get(row["verdict"], PLAIN)
+        heading(console, f"{one_line(row['trait'])} is {one_line(row['verdict'])}:", style)
+        for reason in _reasons(row):
+            labelled_line(console, "  - ", printable(reason))
 
 
 def methods_table(console: Console, rows: Sequence[Row]) -> None:
-    """One line for each trait and method; at the end how often each was clearly ahead or behind."""
+    """A line for each trait and method; at the end, how often each method was clearly better."""
     for trait in dict.fromkeys(row["trait"] for row in rows):
         of_trait = [row for row in rows if row["trait"] == trait]
-        first = of_trait[0]
-        heading(
-            console,
-            f"{one_line(trait)}  {first['kept']} rollouts, tested on {first['evaluation_rollouts']}",
-        )
+        kept, held_out = of_trait[0]["kept"], of_trait[0]["evaluation_rollouts"]
+        heading(console, f"{one_line(trait)}  {kept} rollouts, {held_out} held out")
         print_table(console, _METHOD_COLUMNS, of_trait)
         console.line()
+
     caption(
         console,
-        "layer: the row that the method would choose · AUROC, d: of left-out pairs and questions, with a 95 % "
-        "interval · ahead: of the difference of means, ± one standard error of the difference · halves: cosine of the "
-        "vectors of two halves · cosine: with the difference of means at that row",
+        "layer: the layer that the method chooses · AUROC, d: separation of held-out pairs and "
+        "questions, with a 95 % interval · gain: AUROC minus that of the mean difference, ± one "
+        "standard error · split-half: cosine between the vectors of two halves of the rollouts · "
+        "cos: cosine with the mean difference at that layer",
     )
     for method in dict.fromkeys(row["method"] for row in rows):
         compared = [row for row in rows if row["method"] == method and row["ahead"] is not None]
         clear = [row["ahead"] for row in compared if abs(row["ahead"]) > 2 * row["ahead_error"]]
         if compared:
-            ahead = sum(value > 0 for value in clear)
-            told = f"by two standard errors ahead for {ahead} and behind for {len(clear) - ahead} of {len(compared)}"
-            labelled_line(console, f"{method.replace('_', ' ')}: ", f"{told} traits")
+            better = sum(value > 0 for value in clear)
+            labelled_line(
+                console,
+                f"{method.replace('_', ' ')}: ",
+                f"better by two standard errors for {better} of {len(compared)} traits, "
+                f"worse for {len(clear) - better}",
+            )
 
 
-def _ahead(row: Row) -> Text:
+def _gain(row: Row) -> Text:
     if row["ahead"] is None:
         return Text(NONE)
-    return Text(f"{row['ahead']:+.2f}").append(f" ± {row['ahead_error']:.2f}", QUIET)
+    return Text(f"{row['ahead']:+.2f}").append(f"±{row['ahead_error']:.2f}", QUIET)
 
 
 _METHOD_COLUMNS: tuple[tuple[str, Cell], ...] = (
     ("method", lambda row: Text(row["method"].replace("_", " "))),
     ("layer", _known("layer", "{}")),
-    ("AUROC", _known("auroc")),
-    ("95 %", _interval("auroc_low", "auroc_high", "{:.2f}", "–")),
+    ("AUROC (95 %)", _auroc),
     ("d", _known("d", "{:.1f}")),
-    ("ahead", _ahead),
-    ("halves", _known("split_half_cosine")),
-    ("cosine", _known("cosine")),
+    ("gain", _gain),
+    ("split-half", _known("split_half_cosine")),
+    ("cos", _known("cosine")),
 )
