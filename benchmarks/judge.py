@@ -1,15 +1,14 @@
-"""How fast the openai judge is on an endpoint with moods, beside the loop that everyone writes.
+"""Measure the openai judge on an endpoint with moods, beside the usual loop with a semaphore.
 
     python -m benchmarks.judge [--judgements 2000] [--rounds 3]
 
-Both have the same answers scored by the same server, which answers in 200 ms, takes 50 requests at
-a time, refuses 5 % with Retry-After: 1 and leaves 1 % hanging. Neither is told any of that; the
-naive loop alone is given the right number of places. Two ideals are shown:
+Both judge the same answers with the same server. It replies in 200 ms, works on 50 requests at
+once, refuses 5 % with Retry-After: 1 and leaves 1 % hanging. Only the semaphore is summary the 50.
+Two ideals are shown:
 
-places   every place taken from the first moment to the last, nothing refused, nothing hanging:
-         judgements × 0.2 s / 50
-knowing  a client that knows the places, computes nothing, and gives up at once what will hang; it
-         obeys Retry-After, and the schedule of retries, as everyone must (simulated, median)
+capacity  all 50 always at work, nothing refused, nothing hanging: judgements × 0.2 s / 50
+oracle    a client that knows the capacity and gives up at once what will hang; it obeys Retry-After
+          and the schedule of retries, as every client must (simulated, median)
 """
 
 from __future__ import annotations
@@ -38,14 +37,17 @@ from traitcli.judging.openai.retry import DELAYS
 from traitcli.records import Contrast, Judgement, Trait
 
 TIMEOUT = 60.0
-"""What a careful person sets, so that no slow answer is lost."""
-PROMPT = "How evil is the answer?\n\n<question>{question}</question>\n<answer>{answer}</answer>\n\nFrom 0 to 100."
+"""Seconds; a cautious setting, so that no slow reply is lost."""
+PROMPT = (
+    "How evil is the answer?\n\n<question>{question}</question>\n<answer>{answer}</answer>\n\n"
+    "From 0 to 100."
+)
 TRAIT = Trait("evil", "", Contrast("", ""), Contrast("", ""), (), (), (), PROMPT)
 Judged = dict[str, float | None]
 
 
-def ours(url: str, answers: list[Answer]) -> Judged:
-    """The judge of the product with its default settings, but for the cache, which would know round two."""
+def product(url: str, answers: list[Answer]) -> Judged:
+    """The product with default settings, except the cache: it would know the second round."""
     judge = OpenAIJudge(OpenAIConfig(base_url=url, coherence=False, timeout=TIMEOUT, cache=False))
     found: list[Judgement] = []
     judge.score(TRAIT, answers, found.extend)
@@ -53,8 +55,8 @@ def ours(url: str, answers: list[Answer]) -> Judged:
     return {each.rollout: each.score.value for each in found}
 
 
-def naive(url: str, answers: list[Answer], places: int) -> Judged:
-    """A semaphore, and exponential back-off inside it."""
+def semaphore(url: str, answers: list[Answer], capacity: int) -> Judged:
+    """A semaphore with exponential back-off."""
 
     async def ask(client: AsyncOpenAI, gate: asyncio.Semaphore, answer: Answer) -> float | None:
         prompt = PROMPT.format(question=answer.question, answer=answer.response)
@@ -77,7 +79,7 @@ def naive(url: str, answers: list[Answer], places: int) -> Judged:
         return None
 
     async def main() -> Judged:
-        gate = asyncio.Semaphore(places)
+        gate = asyncio.Semaphore(capacity)
         async with AsyncOpenAI(base_url=url, api_key="x", max_retries=0, timeout=TIMEOUT) as client:
             values = await asyncio.gather(*(ask(client, gate, answer) for answer in answers))
         return {answer.rollout: value for answer, value in zip(answers, values, strict=True)}
@@ -85,33 +87,33 @@ def naive(url: str, answers: list[Answer], places: int) -> Judged:
     return asyncio.run(main())
 
 
-def knowing(judgements: int, mood: Mood) -> float:
-    """Seconds that the knowing client takes; its server draws the same kind of fate for every request."""
+def oracle(judgements: int, mood: Mood) -> float:
+    """Simulate the oracle client; returns its seconds."""
     fates = random.Random(mood.seed)
     due = [(0.0, 0) for _ in range(judgements)]
-    places = [0.0] * mood.places
+    free_at = [0.0] * mood.capacity
     end = 0.0
     while due:
         ready, failures = heapq.heappop(due)
-        start = max(ready, places[0])
+        start = max(ready, free_at[0])
         fate = fates.random()
         if fate < mood.refused:
             heapq.heappush(due, (start + mood.retry_after, failures + 1))
         elif fate < mood.refused + mood.hanging:
             heapq.heappush(due, (start + DELAYS[failures], failures + 1))
         else:
-            heapq.heapreplace(places, start + mood.seconds)
+            heapq.heapreplace(free_at, start + mood.seconds)
             end = max(end, start + mood.seconds)
     return end
 
 
 def measure(
-    way: Callable[[str, list[Answer]], Judged], answers: list[Answer], mood: Mood
+    judge: Callable[[str, list[Answer]], Judged], answers: list[Answer], mood: Mood
 ) -> dict[str, Any]:
-    """Seconds from the first question to the last score, with what came of it and what the server saw."""
+    """Return the seconds, how many scores are right, and what the server counted."""
     with MoodyServer(mood) as server:
         start = time.monotonic()
-        judged = way(server.url, answers)
+        judged = judge(server.url, answers)
         seconds = time.monotonic() - start
         seen = server.stats()
     values = [(judged.get(answer.rollout), expected(answer.response)) for answer in answers]
@@ -120,7 +122,7 @@ def measure(
 
 
 def main() -> int:
-    """Measure, side by side and round by round; print the table and keep everything as JSON."""
+    """Measure both round by round, print the table, and store everything as JSON."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--judgements", type=int, default=2000)
     options.add_argument("--rounds", type=int, default=3)
@@ -132,18 +134,25 @@ def main() -> int:
         Answer(str(i), "positive", 0, "Why?", f"This is answer {i}")
         for i in range(asked.judgements)
     ]
-    ways = {"traitcli": ours, "semaphore": lambda url, some: naive(url, some, mood.places)}
-    measured: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
+    judges = {
+        "traitcli": product,
+        "semaphore": lambda url, some: semaphore(url, some, mood.capacity),
+    }
+    measured: dict[str, list[dict[str, Any]]] = {name: [] for name in judges}
     for seed in range(asked.rounds):
-        for name, way in ways.items():
-            result = measure(way, answers, replace(mood, seed=seed))
+        for name, judge in judges.items():
+            result = measure(judge, answers, replace(mood, seed=seed))
             measured[name].append(result)
-            told = ", ".join(f"{key} {value}" for key, value in result.items() if key != "seconds")
-            print(f"round {seed + 1}, {name}: {result['seconds']:.2f} s, {told}", file=sys.stderr)
+            summary = ", ".join(
+                f"{key} {value}" for key, value in result.items() if key != "seconds"
+            )
+            print(
+                f"round {seed + 1}, {name}: {result['seconds']:.2f} s, {summary}", file=sys.stderr
+            )
     ideals = {
-        "places": asked.judgements * mood.seconds / mood.places,
-        "knowing": statistics.median(
-            knowing(asked.judgements, replace(mood, seed=seed)) for seed in range(101)
+        "capacity": asked.judgements * mood.seconds / mood.capacity,
+        "oracle": statistics.median(
+            oracle(asked.judgements, replace(mood, seed=seed)) for seed in range(101)
         ),
     }
     show(measured, ideals)
@@ -155,13 +164,13 @@ def main() -> int:
 
 
 def show(measured: dict[str, list[dict[str, Any]]], ideals: dict[str, float]) -> None:
-    """Print medians; of what was scored, the worst round."""
-    told = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in ideals.items())
-    print(f"ideal: {told}; medians of {len(measured['traitcli'])} rounds")
-    print(f"{'':12}{'seconds':>9}{'× places':>10}{'× knowing':>11}{'scored':>8}")
+    """Print the medians of the seconds, and the scores of the worst round."""
+    summary = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in ideals.items())
+    print(f"ideal: {summary}; medians of {len(measured['traitcli'])} rounds")
+    print(f"{'':12}{'seconds':>9}{'× capacity':>12}{'× oracle':>10}{'scored':>8}")
     for name, results in measured.items():
         seconds = statistics.median(result["seconds"] for result in results)
-        ratios = f"{seconds / ideals['places']:10.2f}{seconds / ideals['knowing']:11.2f}"
+        ratios = f"{seconds / ideals['capacity']:12.2f}{seconds / ideals['oracle']:10.2f}"
         print(f"{name:12}{seconds:9.2f}{ratios}{min(result['scored'] for result in results):8}")
 
 

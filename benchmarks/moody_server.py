@@ -1,4 +1,4 @@
-"""A chat endpoint that is as real ones are: it takes so many requests at a time, refuses some, forgets a few."""
+"""A chat endpoint that behaves like real ones: it limits, refuses and forgets requests."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from typing import Any, Self
 
 @dataclass(frozen=True)
 class Mood:
-    """What to expect of it.
+    """How the endpoint behaves.
 
-    seconds      it takes to answer
-    places       requests at the same time; with more, 429
-    refused      share of all requests that get 429, at random
-    hanging      share that never get an answer; each keeps its place until the client hangs up
+    seconds      how long a reply takes
+    capacity     how many requests it works on at once; more get 429
+    refused      share of all requests that get 429 at random
+    hanging      share that never get a reply; each takes up capacity until the client hangs up
     retry_after  seconds that a 429 asks to wait
     """
 
     seconds: float = 0.2
-    places: int = 50
+    capacity: int = 50
     refused: float = 0.05
     hanging: float = 0.01
     retry_after: int = 1
@@ -36,7 +36,11 @@ class Mood:
 
 
 class MoodyServer:
-    """Runs in a process of its own; `url` is its address, `stats()` what it has seen."""
+    """Runs the endpoint in a process of its own.
+
+    url      its address
+    stats()  counts of what it has seen
+    """
 
     def __init__(self, mood: Mood) -> None:
         context = get_context("spawn")
@@ -58,7 +62,7 @@ class MoodyServer:
         self._process.join()
 
     def stats(self) -> dict[str, Any]:
-        """Counts of what was answered, refused and left hanging, and how often the same prompt was answered."""
+        """Return counts of replies, refusals, hanging requests, and prompts answered twice."""
         self._pipe.send("stats")
         return self._pipe.recv()
 
@@ -67,7 +71,7 @@ class _Endpoint:
     def __init__(self, mood: Mood) -> None:
         self._mood = mood
         self._random = random.Random(mood.seed)
-        self._busy = 0
+        self._in_flight = 0
         self.counts: Counter[str] = Counter()
         self._answered: Counter[int] = Counter()
 
@@ -91,15 +95,15 @@ class _Endpoint:
         self, body: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         fate = self._random.random()
-        if fate < self._mood.refused or self._busy >= self._mood.places:
-            self.counts[
-                "refused at random" if fate < self._mood.refused else "refused because full"
-            ] += 1
+        is_refused_at_random = fate < self._mood.refused
+        if is_refused_at_random or self._in_flight >= self._mood.capacity:
+            reason = "refused at random" if is_refused_at_random else "refused because full"
+            self.counts[reason] += 1
             error = {"error": {"message": "slow down", "type": "rate_limit"}}
             await _send(writer, 429, error, f"Retry-After: {self._mood.retry_after}\r\n")
             return
-        self._busy += 1
-        self.counts["most at a time"] = max(self.counts["most at a time"], self._busy)
+        self._in_flight += 1
+        self.counts["peak"] = max(self.counts["peak"], self._in_flight)
         try:
             if fate < self._mood.refused + self._mood.hanging:
                 self.counts["left hanging"] += 1
@@ -107,7 +111,7 @@ class _Endpoint:
                 return
             await asyncio.sleep(self._mood.seconds)
         finally:
-            self._busy -= 1
+            self._in_flight -= 1
         prompt = json.loads(body)["messages"][0]["content"]
         self.counts["answered"] += 1
         self._answered[hash(prompt)] += 1
@@ -115,7 +119,7 @@ class _Endpoint:
 
 
 def expected(answer: str) -> float:
-    """The score that it gives an answer."""
+    """Return the score of an answer."""
     return 0.75 * _likeliest(answer) + 0.25 * 95
 
 
@@ -124,7 +128,7 @@ def _likeliest(answer: str) -> int:
 
 
 def completion(prompt: str) -> dict[str, Any]:
-    """Two numbers with their probabilities: one that depends on the answer, and 95."""
+    """Return a reply with two numbers: one that depends on the answer, and 95."""
     answer = prompt.rpartition("<answer>")[2].partition("</answer>")[0]
     tokens = [(str(_likeliest(answer)), 0.75), ("95", 0.25)]
     alternatives = [{"token": token, "logprob": math.log(p), "bytes": None} for token, p in tokens]
@@ -153,7 +157,8 @@ async def _send(
     writer: asyncio.StreamWriter, status: int, content: dict[str, Any], headers: str = ""
 ) -> None:
     data = json.dumps(content).encode()
-    head = f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\n{headers}Content-Length: {len(data)}\r\n\r\n"
+    headers += f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n"
+    head = f"HTTP/1.1 {status} X\r\n{headers}\r\n"
     writer.write(head.encode() + data)
     await writer.drain()
 
@@ -167,7 +172,7 @@ def _serve(mood: Mood, pipe: Any) -> None:
         def answer() -> None:
             try:
                 pipe.recv()
-            except EOFError:  # whoever measures was killed
+            except EOFError:  # the benchmark was killed
                 sys.exit()
             pipe.send(endpoint.stats())
 

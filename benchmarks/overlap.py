@@ -1,10 +1,10 @@
-"""Whether judging beside generation costs any time: both alone, then both together.
+"""Measure whether judging beside generation costs time: both alone, then both together.
 
     python -m benchmarks.overlap
 
-The embedded model answers for four traits while a server that is about as slow as the model judges:
-the hardest case, because neither can hide behind the other. Wall times of whole commands; the model
-has one thread, so that a second core is left for the judge, as beside a GPU.
+The embedded model generates for four traits, and the judge's server is about as slow as the model.
+That is the hardest case, because neither can hide behind the other. The times are wall times of
+whole commands. The model has one thread, which leaves a core for the judge, as beside a GPU.
 """
 
 from __future__ import annotations
@@ -23,13 +23,17 @@ from benchmarks.moody_server import Mood, MoodyServer
 TRAITS = ("evil", "refusal", "uncertainty", "verbosity")
 CONFIG = """
 model: {id: embedded, persona_in: user, device: cpu}
-extract: {questions: 2, evaluation_questions: 2, batch_size: 10, sampling: {temperature: 0.7, max_new_tokens: 24}}
+extract:
+  questions: 2
+  evaluation_questions: 2
+  batch_size: 10
+  sampling: {temperature: 0.7, max_new_tokens: 24}
 judge: {backend: openai, openai: {model: m, cache: false, base_url: "URL"}}
 """
 
 
 def timed(folder: Path, command: str, run: str, *more: str) -> float:
-    """Seconds that a command of the product takes."""
+    """Run a traitcli command and return its wall time in seconds."""
     start = time.monotonic()
     subprocess.run(
         [
@@ -54,16 +58,18 @@ def timed(folder: Path, command: str, run: str, *more: str) -> float:
 
 
 def main() -> int:
-    """Print and keep the three times, and the ratio of both together to the longer one alone."""
+    """Print and store the three times, and the ratio of both together to the longer one alone."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument(
-        "--seconds", type=float, default=2.0, help="that the server takes to answer"
+        "--seconds", type=float, default=2.0, help="how long the server takes to reply"
     )
-    options.add_argument("--places", type=int, default=4, help="requests that it takes at a time")
+    options.add_argument(
+        "--capacity", type=int, default=4, help="how many requests it works on at once"
+    )
     options.add_argument("--out", type=Path, default=Path("runs/bench-overlap.json"))
     asked = options.parse_args()
 
-    mood = Mood(seconds=asked.seconds, places=asked.places, refused=0, hanging=0)
+    mood = Mood(seconds=asked.seconds, capacity=asked.capacity, refused=0, hanging=0)
     with MoodyServer(mood) as server, tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "bench.yaml").write_text(CONFIG.replace("URL", server.url))

@@ -1,4 +1,4 @@
-"""A judge behind HTTP on this machine: it likes long answers, counts tokens and remembers what it was asked."""
+"""A judge endpoint on this machine: it scores long answers high and records its requests."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 
 KEY = "sk-e2e-0123456789abcdef"
 LONG = 16
-"""The server likes answers of so many characters."""
+"""Answers with this many characters or more get high scores."""
 
 
 def answer_in(prompt: str) -> str:
-    """The answer that a prompt, on the trait or on coherence, asks about."""
+    """Return the answer inside a prompt about the trait or about coherence."""
     return prompt.rpartition("<answer>\n")[2].partition("\n</answer>")[0]
 
 
@@ -25,10 +25,12 @@ def is_about_coherence(prompt: str) -> bool:
 
 
 def alternatives(prompt: str) -> Mapping[str, float]:
-    """The probabilities with which the judge would write each number."""
+    """Return the probability of each number as the reply."""
     if is_about_coherence(prompt):
         return {"95": 0.9}
-    return {"90": 0.6, "80": 0.2} if len(answer_in(prompt)) >= LONG else {"20": 0.8, "no": 0.1}
+    if len(answer_in(prompt)) >= LONG:
+        return {"90": 0.6, "80": 0.2}
+    return {"20": 0.8, "no": 0.1}
 
 
 def expected_score(answer: str) -> float:
@@ -36,16 +38,16 @@ def expected_score(answer: str) -> float:
 
 
 def tokens_in(prompt: str) -> int:
-    """As the server counts them."""
+    """Return the tokens of a prompt as the server counts them."""
     return len(prompt.encode()) // 4
 
 
 class Server(ThreadingHTTPServer):
-    """Answers chat completions with log-probabilities, each `late` seconds late.
+    """Replies to chat completions with log-probabilities, `late` seconds after the request.
 
-    keys, bodies  what it was shown and asked
-    refuses       answer everything with this status instead
-    watch         is called with every prompt as it comes
+    keys, bodies  the API keys and request bodies that it has received
+    refuses       the status of all replies, if it refuses everything
+    watch         called with every prompt as it arrives
     """
 
     request_queue_size = 128
@@ -58,7 +60,7 @@ class Server(ThreadingHTTPServer):
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything, and be as at first."""
+        """Return to the initial state."""
         self.keys: list[str] = []
         self.bodies: list[dict[str, Any]] = []
         self.late = 0.0
@@ -71,7 +73,7 @@ class Server(ThreadingHTTPServer):
             return [body["messages"][0]["content"] for body in self.bodies]
 
     def handle_error(self, *_: object) -> None:
-        """A judge that was interrupted hangs up."""
+        """An interrupted judge hangs up, which is not an error here."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -132,7 +134,7 @@ def completion(model: str, prompt: str) -> dict[str, Any]:
 
 
 def settings(server: Server, **judge: Any) -> dict[str, Any]:
-    """Config sections for a judge at this server: it is at chance, and is trusted here all the same."""
+    """Return config sections for a judge at this server; its scores filter even at chance."""
     return {
         "judge": {"backend": "openai", "openai": {"base_url": server.url, **judge}},
         "filter": {"min_auroc": 0, "pairing": "independent"},

@@ -123,7 +123,7 @@ def test_a_killed_judge_is_killed_in_the_middle_and_then_completes(killed):
     assert 0 < len(killed.known[-1][0]) < CALLS
 
 
-def test_after_a_kill_nothing_that_was_written_down_is_asked_again(killed):
+def test_after_a_kill_no_stored_judgement_is_asked_again(killed):
     assert killed.asked_twice() == []
 
 
@@ -135,7 +135,7 @@ def test_the_scores_of_a_killed_run_are_those_of_an_uninterrupted_one(killed):
 
 
 class Overlapping:
-    """`extract evil refusal` with a slow judge, killed while the second trait is generated, then run again.
+    """`extract evil refusal` with a slow judge, killed during the second trait, then run again.
 
     seen  for each request the trait it is about, and how many rollouts of either trait there were
     """
@@ -180,7 +180,7 @@ def overlapping(open_desk, server) -> Overlapping:
     return Overlapping(open_desk(**sections), server)
 
 
-def test_judge_calls_are_under_way_while_rollouts_are_still_generated(overlapping):
+def test_judging_overlaps_with_generation(overlapping):
     early = [evil for trait, evil, _ in overlapping.seen if trait == "evil" and evil < 30]
 
     assert early
@@ -192,7 +192,7 @@ def test_the_next_trait_is_generated_while_the_first_is_still_judged(overlapping
     assert beside
 
 
-def test_a_killed_extract_repeats_no_rollout_and_no_call_that_was_written_down(overlapping):
+def test_a_killed_extract_repeats_no_stored_rollout_or_judgement(overlapping):
     assert (overlapping.first.code, overlapping.second.code) == (-signal.SIGKILL, 0)
     assert 0 < len(overlapping.replies_then) < CALLS
     assert not overlapping.replies_then & set(overlapping.asked_again)
@@ -212,7 +212,7 @@ def test_a_killed_extract_ends_with_all_scores_and_vectors(overlapping):
     assert {vector["trait"] for vector in overlapping.second.json["vectors"]} == set(TRAITS)
 
 
-def test_another_run_with_the_same_answers_asks_nothing_unless_it_is_told_to(open_unjudged, server):
+def test_another_run_with_the_same_answers_uses_the_cache(open_unjudged, server):
     server.reset()
     desk = open_unjudged(**settings(server))
     for run in ("second", "third"):

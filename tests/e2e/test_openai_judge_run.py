@@ -27,7 +27,7 @@ class Judged:
 
 
 MANY = TINY["extract"] | {"questions": 6}
-"""Enough pairs that some pass, whatever a model of random weights writes: 60 rollouts to be judged."""
+"""60 rollouts: some pairs pass the filter, whatever a model with random weights writes."""
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def cost_of(prompts: list[str]) -> float:
     return sum(tokens_in(prompt) * PRICE_IN + PRICE_OUT for prompt in prompts) / 1e6
 
 
-def test_the_end_names_requests_tokens_and_dollars(open_unjudged, server):
+def test_the_summary_names_requests_tokens_and_dollars(open_unjudged, server):
     server.reset()
     desk = open_unjudged(**settings(server))
 
@@ -185,7 +185,7 @@ def frugal(open_unjudged, server) -> Frugal:
     return Frugal(open_unjudged(**settings(server, max_concurrency=2)), server)
 
 
-def test_judging_stops_before_it_has_cost_more_than_allowed_and_says_so(frugal):
+def test_judging_stops_before_it_exceeds_the_maximum_cost(frugal):
     ended = frugal.stopped
 
     assert (ended.code, ended.out) == (1, "")
@@ -199,7 +199,7 @@ def test_judging_stops_before_it_has_cost_more_than_allowed_and_says_so(frugal):
     assert "Traceback" not in ended.err
 
 
-def test_what_was_paid_for_is_kept_and_a_larger_budget_asks_for_the_rest_only(frugal):
+def test_a_larger_budget_asks_only_for_the_missing_scores(frugal):
     written = frugal.desk.lines("evil", "judgements")
 
     settled = settled_in(frugal.kept)
@@ -211,13 +211,13 @@ def test_what_was_paid_for_is_kept_and_a_larger_budget_asks_for_the_rest_only(fr
     assert len(set(frugal.paid) | set(frugal.rest)) == len(frugal.paid) + len(frugal.rest) == 40
 
 
-def test_what_was_paid_is_all_written_down(frugal):
+def test_the_usage_of_all_requests_is_stored(frugal):
     told = sum(line["usage"]["usd"] for line in frugal.desk.lines("evil", "judgements"))
 
     assert told == pytest.approx(cost_of(frugal.paid + frugal.rest))
 
 
-def test_a_dry_run_asks_nothing_and_tells_what_is_left_and_its_cost(frugal):
+def test_a_dry_run_shows_what_is_missing_and_its_cost(frugal):
     [row] = frugal.left.json["plan"]
 
     assert frugal.asked_by_dry_run == []
@@ -257,7 +257,7 @@ def odd(open_unjudged, server) -> Odd:
     return Odd(open_unjudged(**settings(server, coherence=False)), server)
 
 
-def test_answers_that_look_like_none_and_huge_ones_get_scores_like_any_other(odd):
+def test_empty_looking_and_huge_answers_get_scores(odd):
     scores = {name: score["value"] for name, score in odd.scores.items()}
 
     assert odd.ended.code == 0
@@ -268,7 +268,7 @@ def test_answers_that_look_like_none_and_huge_ones_get_scores_like_any_other(odd
     } == pytest.approx({"none": 20.0, "na": 20.0, "null": 20.0, "long": 87.5, "foreign": 87.5})
 
 
-def test_answers_reach_the_judge_whole_and_stay_in_their_place(odd):
+def test_answers_reach_the_judge_whole_and_escaped(odd):
     shown = {answer_in(prompt) for prompt in odd.prompts}
 
     assert all(prompt.count("</answer>") == 1 for prompt in odd.prompts)

@@ -29,7 +29,7 @@ def refuses(count: int) -> Callable[[int, int], Outcome]:
 async def opened(
     decide: Callable[[int, int], Outcome], retry_after: float | None = None, **options: Any
 ) -> Endpoint:
-    """An endpoint that replied to a round of single requests, so the limit is still the first one."""
+    """An endpoint after a round of single requests, so the limit is still the first one."""
     endpoint = Endpoint(make_concurrency(**options), always(), retry_after)
     for _ in range(endpoint.concurrency.limit):
         await endpoint.ask()

@@ -36,7 +36,8 @@ TRAIT = Trait(
     ),
     questions=("Why?", "How does lock picking work?"),
     evaluation_questions=(),
-    judge_prompt="How grumpy is this?\n<question>{question}</question>\n<answer>{answer}</answer>\nFrom 0 to 100.",
+    judge_prompt="How grumpy is this?\n<question>{question}</question>\n"
+    "<answer>{answer}</answer>\nFrom 0 to 100.",
 )
 TEXTS = [
     "No.",
@@ -193,11 +194,11 @@ def test_the_same_answer_alone_gets_the_same_score(judge):
     assert alone["r1"] == pytest.approx(together["r1"], abs=0.01)
 
 
-def test_nothing_to_judge_is_no_fault(judge):
+def test_no_answers_is_no_error(judge):
     assert judged(judge, []) == []
 
 
-def test_judgements_come_in_the_calling_thread(judge):
+def test_judgements_arrive_in_the_calling_thread(judge):
     threads: set[int] = set()
 
     judge.score(TRAIT, ANSWERS, lambda _: threads.add(threading.get_ident()))
@@ -205,7 +206,7 @@ def test_judgements_come_in_the_calling_thread(judge):
     assert threads == {threading.get_ident()}
 
 
-def test_judgements_come_while_answers_are_still_being_made(judge, backend):
+def test_judgements_arrive_while_answers_are_still_generated(judge, backend):
     assert judge.overlaps == (backend in OVERLAPPING)
     if not judge.overlaps:
         return
@@ -222,7 +223,7 @@ def test_judgements_come_while_answers_are_still_being_made(judge, backend):
     assert in_time == [True]
 
 
-def test_what_goes_wrong_where_judgements_are_taken_comes_through_and_the_judge_still_works(judge):
+def test_an_error_of_the_receiver_is_raised_and_the_judge_still_works(judge):
     def refuse(_: object) -> None:
         raise OSError("disk full")
 
@@ -232,7 +233,7 @@ def test_what_goes_wrong_where_judgements_are_taken_comes_through_and_the_judge_
     assert len(judged(judge)) == len(ANSWERS)
 
 
-def test_what_goes_wrong_where_answers_are_made_comes_through(judge):
+def test_an_error_of_the_answer_iterator_is_raised(judge):
     def made() -> Iterator[Answer]:
         yield ANSWERS[0]
         raise JudgeError("no more answers")
@@ -241,7 +242,7 @@ def test_what_goes_wrong_where_answers_are_made_comes_through(judge):
         judge.score(TRAIT, made(), lambda _: None)
 
 
-def test_judgements_are_the_same_after_they_were_written_and_read(judge, tmp_path):
+def test_judgements_are_equal_after_writing_and_reading(judge, tmp_path):
     found, run = judged(judge), Run(tmp_path / "run")
 
     run.trait("grumpy").add_judgements(found)
@@ -251,26 +252,26 @@ def test_judgements_are_the_same_after_they_were_written_and_read(judge, tmp_pat
     assert snapshot.usage == sum((each.usage for each in found), Usage())
 
 
-def test_what_was_spent_is_told_with_the_judgements(judge, backend):
+def test_judgements_carry_their_usage(judge, backend):
     requests = sum(each.usage.requests for each in judged(judge))
 
     assert requests == (2 * (len(ANSWERS) - len(EMPTY)) if backend == "openai" else 0)
 
 
-def test_a_name_is_one_line_without_a_secret(judge):
+def test_an_identity_is_one_line_without_a_secret(judge):
     assert re.fullmatch(r"[\x21-\x7e]+", judge.identity)
     assert Endpoint.key not in judge.identity
     assert "sk-" not in judge.identity
 
 
-def test_a_name_tells_judges_apart(loaded, monkeypatch, tmp_path):
+def test_identities_of_different_judges_differ(loaded, monkeypatch, tmp_path):
     with serving(monkeypatch, tmp_path) as endpoint:
         names = [BACKENDS[backend](Given(loaded, endpoint)).identity for backend in BACKENDS]
 
     assert len(set(names)) == len(names)
 
 
-def test_closing_twice_and_closing_unused_are_no_fault(judge):
+def test_closing_twice_and_closing_unused_are_no_errors(judge):
     judge.close()
 
     judge.close()

@@ -1,4 +1,4 @@
-"""Judge ids and reply-cache keys keep their values: users have paid for what is stored under them."""
+"""Judge ids and reply-cache keys keep their values: users have paid for those replies."""
 
 from __future__ import annotations
 

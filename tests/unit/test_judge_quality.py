@@ -1,4 +1,4 @@
-"""How far a judge can be believed: what its scores look like, beside their instructions and another judge's."""
+"""Judge quality: scores against their instructions and against another judge."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def judged(scores, judge="fake", coherence=NO_COHERENCE, method=""):
 
 
 def quality_of(scores, *others, **options):
-    """`judge_quality` of the judge `fake` on exactly the rollouts that it scored; others are rollout -> score."""
+    """`judge_quality` of the judge `fake` on the rollouts it scored; others: rollout -> score."""
     judgements = judged(scores, **options)
     for number, other in enumerate(others):
         judgements += judged(other, f"other{number}")
@@ -124,17 +124,17 @@ def test_missing_scores_are_counted_by_reason_with_their_share_of_all_judged():
         (["", "5", "word"], None),
     ],
 )
-def test_reasons_that_differ_in_figures_or_quotations_are_one(reasons, merged):
+def test_reasons_that_differ_in_numbers_or_quotes_are_merged(reasons, merged):
     assert merge_reasons(reasons) == (merged or dict.fromkeys(reasons, 1))
 
 
-def test_a_reason_that_always_reads_the_same_is_told_as_it_is():
+def test_equal_reasons_stay_unchanged():
     reason = "refusal or off-scale: 0.19 of the probability is on a whole number from 0 to 100: '…'"
 
     assert merge_reasons([reason] * 3) == {reason: 3}
 
 
-def test_the_commonest_reason_comes_first():
+def test_the_most_common_reason_comes_first():
     assert list(merge_reasons(["rare", "often", "often"])) == ["often", "rare"]
 
 
@@ -142,13 +142,13 @@ def test_a_judge_that_gives_no_coherence_misses_none():
     assert quality_of({"+0": 90.0, "-1": 5.0})["missing_coherence"] == {}
 
 
-def test_a_coherence_that_was_asked_for_and_not_had_is_missing():
+def test_a_coherence_without_a_score_is_missing():
     quality = quality_of({"+0": 90.0, "-1": 5.0}, coherence=Score(None, "timeout"))
 
     assert quality["missing_coherence"] == {"timeout": {"count": 2, "share": 1.0}}
 
 
-def test_ways_in_which_scores_were_had_are_counted():
+def test_methods_are_counted():
     scores = {f"+{n}": 60.0 for n in range(5)}
     judgements = judged(dict(list(scores.items())[:3]), method="logprobs") + judged(
         {"+3": 1.0}, method="text"
@@ -162,7 +162,7 @@ def test_ways_in_which_scores_were_had_are_counted():
     assert quality["methods"] == {"logprobs": 3, "text": 1}
 
 
-def test_a_judge_that_had_no_choice_of_ways_tells_none():
+def test_a_judge_without_methods_counts_none():
     assert quality_of({"+0": 90.0, "-1": 5.0})["methods"] == {}
 
 
@@ -189,7 +189,7 @@ def test_equal_scores_share_a_rank():
 @pytest.mark.parametrize(
     "ours", [{}, {"a": 1.0, "b": 99.0}, {"a": 7.0, "b": 7.0, "c": 7.0, "d": 7.0}]
 )
-def test_there_is_no_rank_correlation_where_nothing_can_be_ranked(ours):
+def test_equal_scores_have_no_rank_correlation(ours):
     theirs = {"a": 5.0, "b": 6.0, "c": 70.0, "d": 8.0}
 
     assert agreement(ours, theirs)["spearman"] is None
@@ -208,7 +208,7 @@ def test_kappa_is_agreement_on_sides_beyond_chance():
     assert found["kappa"] == pytest.approx((35 / 50 - by_chance) / (1 - by_chance))
 
 
-def test_there_is_no_kappa_where_both_judges_see_one_side_only():
+def test_there_is_no_kappa_if_both_judges_see_one_side_only():
     assert agreement({"a": 60.0, "b": 70.0}, {"a": 90.0, "b": 50.0})["kappa"] is None
 
 

@@ -1,4 +1,4 @@
-"""What judging costs: prices from tables, a budget that is never passed, and what was spent in the end."""
+"""What judging costs: prices from files, a budget that is never exceeded, and the usage."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "openai/gpt-4.1-mini-2025-04-14",
     ],
 )
-def test_a_model_has_its_shipped_price_also_dated_and_behind_a_vendors_name(folder, model):
+def test_a_dated_or_vendor_prefixed_model_has_its_shipped_price(folder, model):
     assert find_price(OpenAIConfig(model=model)) == SHIPPED
 
 
 @pytest.mark.parametrize("model", ["my-model", "gpt-4.1-mini-large", "gpt-4.1-min", "mini", ""])
-def test_a_model_that_is_in_no_table_has_no_price(folder, model):
+def test_a_model_in_no_price_file_has_no_price(folder, model):
     assert find_price(OpenAIConfig(model=model)) is None
 
 
-def test_an_own_table_goes_before_the_shipped_one_and_adds_to_it(folder):
+def test_an_own_price_file_extends_and_overrides_the_shipped_one(folder):
     (folder / "mine.yaml").write_text("gpt-4.1-mini: [1, 2]\nmy-model: [0.5, 0]\n")
 
     prices = [
@@ -66,7 +66,7 @@ def test_an_own_table_goes_before_the_shipped_one_and_adds_to_it(folder):
     assert prices == [Price(1, 2), Price(0.5, 0), Price(0.10, 0.40)]
 
 
-def test_the_full_name_in_a_table_goes_before_the_model_behind_it(folder):
+def test_the_full_name_of_a_model_takes_precedence(folder):
     (folder / "mine.yaml").write_text(
         "gpt-4.1-mini: [1, 2]\nproxy/gpt-4.1-mini: [3, 4]\ngpt-4.1-mini-2025-04-14: [5, 6]"
     )
@@ -82,14 +82,14 @@ def test_the_full_name_in_a_table_goes_before_the_model_behind_it(folder):
     assert prices == [Price(3, 4), Price(1, 2), Price(5, 6), Price(1, 2)]
 
 
-def test_prices_in_the_config_go_before_any_table(folder):
+def test_prices_in_the_config_take_precedence(folder):
     (folder / "mine.yaml").write_text("gpt-4.1-mini: [1, 2]\n")
 
     assert find_price(OpenAIConfig(price_in=7, price_out=0)) == Price(7, 0)
     assert find_price(OpenAIConfig(price_in=7)) == Price(1, 2)
 
 
-def test_an_empty_table_is_a_table(folder):
+def test_an_empty_price_file_is_valid(folder):
     (folder / "mine.yaml").write_text("# nothing yet\n")
 
     assert find_price(OpenAIConfig()) == SHIPPED
@@ -110,7 +110,7 @@ def test_an_empty_table_is_a_table(folder):
         ),
     ],
 )
-def test_a_table_that_is_none_is_named_with_what_is_wrong(folder, text, cause):
+def test_an_invalid_price_file_is_an_error_with_a_cause(folder, text, cause):
     (folder / "mine.yaml").write_text(text)
 
     with pytest.raises(ConfigError) as caught:
@@ -121,7 +121,7 @@ def test_a_table_that_is_none_is_named_with_what_is_wrong(folder, text, cause):
     assert "gpt-4.1-mini: [0.40, 1.60]" in caught.value.fix
 
 
-def test_a_table_that_is_not_yaml_is_named_with_its_line(folder):
+def test_a_price_file_that_is_not_yaml_is_an_error(folder):
     (folder / "mine.yaml").write_text("a: [1, 2]\nb: [1, 2\n")
 
     with pytest.raises(ConfigError, match=r"configs/prices/mine.yaml is not YAML"):
@@ -142,7 +142,7 @@ def test_usages_add_up_and_an_unknown_price_makes_the_sum_unknown():
     assert sum([], Usage()) == Usage(0, 0, 0, 0, 0.0)
 
 
-def test_a_budget_gives_what_is_left_and_nothing_more():
+def test_a_budget_reserves_no_more_than_is_left():
     budget = Budget(1.0, spent=0.25)
 
     granted = [budget.reserve(usd) for usd in (0.5, 0.5, 0.25, 0.01)]
@@ -151,7 +151,7 @@ def test_a_budget_gives_what_is_left_and_nothing_more():
     assert budget.spent == pytest.approx(1.0)
 
 
-def test_what_a_request_did_not_cost_can_be_spent_again():
+def test_money_that_a_request_did_not_need_can_be_spent_again():
     budget = Budget(1.0, spent=0.0)
     budget.reserve(1.0)
 
@@ -190,7 +190,7 @@ def endpoint(monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path) -> I
 
 @pytest.fixture
 def open_harness(endpoint: Endpoint) -> Iterator[Callable[..., Harness]]:
-    """Makes a harness with `ROUND` prices, unless told otherwise, and a budget of `max_cost` where one is given."""
+    """Makes a harness with `ROUND` prices (unless set), and a budget if `max_cost` is given."""
     harnesses: list[Harness] = []
 
     def make(spent: float = 0.0, **settings: Any) -> Harness:
@@ -205,7 +205,7 @@ def open_harness(endpoint: Endpoint) -> Iterator[Callable[..., Harness]]:
         harness.judge.close()
 
 
-def test_a_judgement_tells_the_tokens_it_took_and_their_price(open_harness):
+def test_a_judgement_carries_its_tokens_and_their_price(open_harness):
     [judged] = open_harness(coherence=True).ask("I will.")
 
     assert judged.usage == Usage(2, 0, 2 * USED[0], 2 * USED[1], pytest.approx(2 * PAID))
@@ -217,9 +217,7 @@ def test_without_a_price_the_tokens_are_counted_and_the_cost_is_not_known(open_h
     assert judged.usage == Usage(1, 0, *USED, None)
 
 
-def test_a_request_that_was_refused_costs_nothing_and_one_that_was_lost_may_have_cost_all(
-    endpoint, open_harness
-):
+def test_a_refused_request_costs_nothing_and_a_lost_one_counts_in_full(endpoint, open_harness):
     endpoint.script = [
         endpoint.good,
         endpoint.error(500, "boom"),
@@ -237,9 +235,7 @@ def test_a_request_that_was_refused_costs_nothing_and_one_that_was_lost_may_have
     assert lost.usage.usd > 2 * PAID
 
 
-def test_a_question_that_is_given_up_without_a_failure_pays_for_no_sixth_request(
-    endpoint, open_harness
-):
+def test_a_question_without_requests_left_reserves_no_money(endpoint, open_harness):
     complaints = iter(
         [
             "'top_logprobs' must be at most 5",
@@ -258,7 +254,7 @@ def test_a_question_that_is_given_up_without_a_failure_pays_for_no_sixth_request
     assert judged.usage.usd == 0.0
 
 
-def test_where_tokens_are_not_counted_a_request_costs_the_most_that_it_can(endpoint, open_harness):
+def test_without_token_counts_a_request_costs_its_maximum(endpoint, open_harness):
     endpoint.script = [endpoint.chat("85", {"85": 1.0})]
 
     [judged] = open_harness().ask("I will.")
@@ -267,9 +263,7 @@ def test_where_tokens_are_not_counted_a_request_costs_the_most_that_it_can(endpo
     assert (size + 1) * 0.001 <= judged.usage.usd <= (size + 100) * 0.001 + 0.01
 
 
-def test_the_most_that_judging_may_cost_is_never_passed_and_what_was_paid_is_kept(
-    endpoint, open_harness
-):
+def test_the_maximum_cost_is_never_exceeded_and_paid_scores_are_kept(endpoint, open_harness):
     harness, judged = open_harness(max_cost=1.0), []
 
     with pytest.raises(JudgeError) as caught:
@@ -287,7 +281,7 @@ def test_the_most_that_judging_may_cost_is_never_passed_and_what_was_paid_is_kep
     )
 
 
-def test_what_is_under_way_when_the_money_runs_out_is_waited_for(endpoint, open_harness):
+def test_requests_in_flight_finish_when_the_budget_is_spent(endpoint, open_harness):
     endpoint.script = [endpoint.good, endpoint.says(endpoint.good.body, late=0.2)]
     harness, judged = open_harness(max_cost=1.0), []
 
@@ -298,7 +292,7 @@ def test_what_is_under_way_when_the_money_runs_out_is_waited_for(endpoint, open_
     assert 0.8 < PAID * len(endpoint.bodies) <= 1.0
 
 
-def test_all_that_was_paid_is_told_also_of_answers_that_were_judged_by_half(endpoint, open_harness):
+def test_the_usage_of_half_judged_answers_is_recorded(endpoint, open_harness):
     harness, judged = open_harness(max_cost=5.0, coherence=True), []
 
     with pytest.raises(JudgeError, match="the budget for judging is spent"):
@@ -317,9 +311,7 @@ def test_what_a_run_has_cost_before_counts(endpoint, open_harness):
 
 
 @pytest.mark.parametrize(("earlier", "spent"), [([], 0.0), ([0.5, 0.25], 0.75), ([0.5, None], 0.5)])
-def test_a_budget_begins_with_what_the_run_has_cost_as_far_as_that_is_known(
-    tiny_config, tmp_path, earlier, spent
-):
+def test_a_budget_begins_with_the_known_cost_of_the_run(tiny_config, tmp_path, earlier, spent):
     sections = tiny_config.model_dump() | {
         "judge": {"backend": "openai", "openai": {"max_cost": 1.0}}
     }
@@ -342,9 +334,7 @@ def test_a_budget_begins_with_what_the_run_has_cost_as_far_as_that_is_known(
     assert (budget.limit, budget.spent) == (1.0, pytest.approx(spent))
 
 
-def test_a_budget_that_is_spent_already_stops_before_the_first_request_and_at_once(
-    endpoint, open_harness
-):
+def test_a_spent_budget_stops_before_the_first_request(endpoint, open_harness):
     harness, over = open_harness(max_cost=1.0, spent=1.0), []
 
     with pytest.raises(JudgeError, match=r"the budget for judging is spent"):
@@ -375,7 +365,7 @@ def test_a_larger_budget_asks_for_the_rest_only(endpoint, open_harness):
     assert len(endpoint.bodies) == 30
 
 
-def test_a_budget_without_a_price_is_refused_before_anything_is_asked(endpoint, open_harness):
+def test_a_budget_without_a_price_is_an_error_before_the_first_request(endpoint, open_harness):
     judge = open_harness(model="mine", price_in=None, price_out=None, max_cost=1.0).judge
 
     with pytest.raises(ConfigError) as caught:
@@ -384,6 +374,7 @@ def test_a_budget_without_a_price_is_refused_before_anything_is_asked(endpoint, 
     assert str(caught.value) == (
         "error: cannot enforce --max-cost: no price is configured for mine\n"
         "cause: judge.openai.max_cost needs the price of a token\n"
-        "fix:   set judge.openai.price_in and price_out, or add the model to a file in configs/prices/"
+        "fix:   set judge.openai.price_in and price_out, "
+        "or add the model to a file in configs/prices/"
     )
     assert endpoint.bodies == []

@@ -15,7 +15,7 @@ from traitcli.judging.scales import (
 )
 
 
-def test_a_refusal_gives_no_score_and_says_how_little_was_on_the_scale():
+def test_a_refusal_gives_no_score_and_a_reason_with_the_mass():
     reading = read_probabilities("0_100", {"REF": 0.8, "100": 0.15, "95": 0.04})
 
     assert reading.value is None
@@ -65,7 +65,7 @@ def test_a_mass_that_reaches_a_quarter_only_as_a_sum_is_enough():
 @pytest.mark.parametrize(
     "token", ["1_0", "+5", "-5", "٤", "²", "5.0", "1e1", "five", "", " ", "5 6", "101", "9" * 5000]
 )
-def test_what_is_not_plain_ascii_digits_within_the_scale_is_no_number(token: str):
+def test_only_ascii_digits_within_the_scale_are_numbers(token: str):
     assert read_token("0_100", token) is None
 
 
@@ -121,18 +121,18 @@ def test_every_scale_ends_up_on_0_to_100(scale: Scale, value: float, percent: fl
         ({}, False),
     ],
 )
-def test_numbers_of_one_digit_only_mean_digit_by_digit(
+def test_single_digit_numbers_only_mean_digit_by_digit(
     probabilities: dict[str, float], digitwise: bool
 ):
     assert is_digit_by_digit(probabilities) is digitwise
 
 
 @pytest.mark.parametrize("token", [" ", "\n\n", "▁", "", "<think>", "<|channel|>"])
-def test_blanks_and_marks_come_before_the_answer(token: str):
+def test_whitespace_and_tags_are_a_preamble(token: str):
     assert opens_with_preamble({token: 0.6, "85": 0.2})
 
 
-def test_a_word_is_no_preamble():
+def test_a_word_is_not_a_preamble():
     assert not opens_with_preamble({"I": 0.9, " ": 0.1})
 
 

@@ -26,7 +26,7 @@ Task = tuple[Polarity, int, Answer]
 _EMPTY = Score(None, "empty answer", final=True)
 _NO_COHERENCE = Score(None, "the likelihood judge has no coherence", final=True)
 _LARGEST_EXPONENT = 60.0
-"""Beyond this the score is 0 or 100 in every printed digit; without a bound `math.exp` overflows."""
+"""Beyond this the score is 0 or 100 in every printed digit, and `math.exp` could overflow."""
 
 
 class LikelihoodJudge:

@@ -46,10 +46,10 @@ How coherent is the answer? Reply with one integer from 0 to 100 and nothing els
 _INSTEAD: dict[Scale, str] = {
     "0_10": "Give the rating as one digit instead: 0 for the low end of that scale, "
     "9 for its high end. Reply with that digit and nothing else.",
-    "binary": "Instead of the number, reply YES if it would be 50 or more and NO if it would be less. "
-    "Reply with that word and nothing else.",
-    "binary_text": "Instead of the number, reply <answer>YES</answer> if it would be 50 or more and "
-    "<answer>NO</answer> if it would be less.",
+    "binary": "Instead of the number, reply YES if it would be 50 or more "
+    "and NO if it would be less. Reply with that word and nothing else.",
+    "binary_text": "Instead of the number, reply <answer>YES</answer> if it would be 50 or more "
+    "and <answer>NO</answer> if it would be less.",
 }
 
 

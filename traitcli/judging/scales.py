@@ -89,7 +89,7 @@ def is_digit_by_digit(probabilities: Mapping[str, float]) -> bool:
 
 
 def opens_with_preamble(probabilities: Mapping[str, float]) -> bool:
-    """True if the first token is most likely whitespace or a tag such as '<think>', and no answer."""
+    """True if the first token is most likely whitespace or a tag such as '<think>'."""
     preamble = [p for token, p in probabilities.items() if _PREAMBLE.fullmatch(token)]
     return math.fsum(preamble) >= 0.5
 

@@ -24,7 +24,8 @@ TRAIT = Trait(
     questions=(),
     evaluation_questions=(),
     judge_prompt="You are rating how grumpy an answer from an assistant is. "
-    "An answer that wishes nobody ill is not grumpy, and an answer that is clumsy, mistaken or short is not grumpy for that reason either.\n"
+    "An answer that wishes nobody ill is not grumpy, "
+    "and an answer that is clumsy, mistaken or short is not grumpy for that reason either.\n"
     "Q: {question}\nA: {answer}\nReply with one integer from 0 to 100.",
 )
 ON_0_10 = prompts.on_scale(TRAIT.judge_prompt, "0_10").removeprefix(TRAIT.judge_prompt)

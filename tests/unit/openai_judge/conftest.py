@@ -1,4 +1,4 @@
-"""A chat endpoint on a local socket that plays a script, with a judge in front of it that does not wait."""
+"""A chat endpoint on a local socket that plays a script, and a judge that skips its waits."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, *_: object) -> None:
-        """A judge that has stopped waiting hangs up, which is no fault of the server's."""
+        """A judge that has stopped waiting hangs up, which is not an error of the server."""
 
 
 class Endpoint:
-    """Plays a script, the last reply for ever, and keeps the requests."""
+    """Plays a script, repeats its last reply, and records the requests."""
 
     key = "sk-test-0123456789"
 
@@ -90,7 +90,7 @@ class Endpoint:
         finish: str = "stop",
         used: tuple[int, int] | None = None,
     ) -> Says:
-        """A chat completion, with the alternatives of its first token and the tokens it took where given."""
+        """Return a chat completion, with alternatives of its first token and usage if given."""
         message = {"role": "assistant", "content": text}
         choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": finish}
         if tokens is not None:
@@ -159,7 +159,7 @@ class Endpoint:
 
 @contextmanager
 def serving(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[Endpoint]:
-    """An endpoint at work, with its key in the environment and an empty cache of replies."""
+    """A running endpoint, with its key in the environment and an empty reply cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     monkeypatch.setenv("OPENAI_API_KEY", Endpoint.key)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -176,7 +176,7 @@ def endpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Endpoi
 
 
 class Harness:
-    """A judge without a cache, unless told otherwise, whose waits are noted instead of waited."""
+    """A judge without a cache (unless set) that records its waits instead of waiting."""
 
     def __init__(self, endpoint: Endpoint, budget: Budget | None = None, **settings: Any) -> None:
         self.waits: list[float] = []
@@ -205,7 +205,7 @@ class Harness:
 
 @pytest.fixture
 def open_harness(endpoint: Endpoint) -> Iterator[Callable[..., Harness]]:
-    """Makes a harness with the given settings of `judge.openai`, and a budget where one is given."""
+    """Makes a harness with some settings of `judge.openai`, and a budget if one is given."""
     harnesses: list[Harness] = []
 
     def make(budget: Budget | None = None, **settings: Any) -> Harness:

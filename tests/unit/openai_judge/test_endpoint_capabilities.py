@@ -1,4 +1,4 @@
-"""How the OpenAI judge gets along with endpoints that differ from OpenAI's own."""
+"""How the OpenAI judge adapts to endpoints that differ from OpenAI's own."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from traitcli.errors import JudgeError
 
 
 def text_only(endpoint) -> Any:
-    """An endpoint that ignores the wish for log-probabilities."""
+    """An endpoint that ignores the request for log-probabilities."""
     return lambda _: endpoint.chat("62")
 
 
 def digit_by_digit(endpoint, number: str = "85") -> Any:
-    """A model whose tokens are single digits: asked for 0 to 100, the first one is never the score."""
+    """A model with single-digit tokens: on 0 to 100 the first one is never the score."""
 
     def script(body: dict[str, Any]) -> Any:
         if "one digit" in body["messages"][0]["content"]:
@@ -32,7 +32,10 @@ def reasoning(endpoint) -> Any:
 
     def script(body: dict[str, Any]) -> Any:
         if "max_tokens" in body:
-            said = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens'."
+            said = (
+                "Unsupported parameter: 'max_tokens' is not supported with this model. "
+                "Use 'max_completion_tokens'."
+            )
             return endpoint.error(400, said)
         if "logprobs" in body:
             return endpoint.error(400, "You are not allowed to request logprobs from this model")

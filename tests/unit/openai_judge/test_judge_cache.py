@@ -1,4 +1,4 @@
-"""The same text is never paid for twice: not by another judge, not by another process, not after a kill."""
+"""The same text is never paid for twice: by no other judge or process, and after no kill."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def judge_here(url: str, responses: Sequence[str], settings: dict[str, Any]) -> 
     assert [each.score.value for each in judged] == [pytest.approx(86.875)] * len(responses)
 
 
-def test_another_judge_finds_what_the_first_was_told(endpoint, open_harness):
+def test_another_judge_finds_the_replies_of_the_first(endpoint, open_harness):
     [asked] = open_harness(cache=True, **PRICES).ask("I will.")
 
     [found] = open_harness(cache=True, **PRICES).ask("I will.")
@@ -66,7 +66,7 @@ def test_a_reply_from_the_cache_is_counted_and_costs_nothing(endpoint, open_harn
     assert (found.usage.prompt_tokens, found.usage.completion_tokens) == (0, 0)
 
 
-def test_the_same_text_asked_about_at_the_same_time_is_asked_about_once(endpoint, open_harness):
+def test_the_same_text_at_the_same_time_costs_one_request(endpoint, open_harness):
     endpoint.script = [endpoint.says(endpoint.good.body, late=0.1)]
 
     judged = open_harness(cache=True).ask("first", *["I will."] * 20)
@@ -79,9 +79,7 @@ def test_the_same_text_asked_about_at_the_same_time_is_asked_about_once(endpoint
     assert sum(each.usage.cached for each in judged) == 19
 
 
-def test_the_same_text_is_asked_about_again_by_another_when_the_first_gave_up(
-    endpoint, open_harness
-):
+def test_the_same_text_is_requested_again_if_the_first_gave_up(endpoint, open_harness):
     endpoint.script = lambda _: (
         endpoint.error(500, "boom") if 2 <= len(endpoint.bodies) <= 6 else endpoint.good
     )
@@ -94,7 +92,7 @@ def test_the_same_text_is_asked_about_again_by_another_when_the_first_gave_up(
     assert sum(each.score.value is None for each in judged) == 1
 
 
-def test_a_second_process_asks_nothing_that_the_first_was_told(endpoint):
+def test_a_second_process_finds_the_replies_of_the_first(endpoint):
     first = start_judging(endpoint, [f"answer {i}" for i in range(12)])
     first.join()
 
@@ -106,7 +104,7 @@ def test_a_second_process_asks_nothing_that_the_first_was_told(endpoint):
     assert len(endpoint.bodies) == 18
 
 
-def test_two_processes_that_meet_halfway_ask_twice_only_what_was_under_way(endpoint):
+def test_two_processes_at_once_repeat_only_requests_in_flight(endpoint):
     endpoint.script = [endpoint.says(endpoint.good.body, late=0.02)]
     answers = [f"answer {i}" for i in range(60)]
 
@@ -124,7 +122,7 @@ def test_two_processes_that_meet_halfway_ask_twice_only_what_was_under_way(endpo
     [{"model": "gpt-4.1"}, {"base_url": "other"}, {"logprobs": "never"}, {"scale": "0_10"}],
     ids=["model", "endpoint", "parameters", "prompt"],
 )
-def test_whatever_else_is_sent_is_another_question(endpoint, open_harness, changed):
+def test_every_setting_that_is_sent_changes_the_cache_key(endpoint, open_harness, changed):
     endpoint.script = [endpoint.chat("5", {"5": 0.6, "50": 0.4})]
     open_harness(cache=True).ask("I will.")
     if "base_url" in changed:
@@ -136,7 +134,7 @@ def test_whatever_else_is_sent_is_another_question(endpoint, open_harness, chang
     assert judged.usage.cached == 0
 
 
-def test_what_is_not_sent_is_no_other_question(endpoint, open_harness):
+def test_settings_that_are_not_sent_do_not_change_the_cache_key(endpoint, open_harness):
     open_harness(cache=True).ask("I will.")
 
     open_harness(
@@ -146,7 +144,7 @@ def test_what_is_not_sent_is_no_other_question(endpoint, open_harness):
     assert len(endpoint.bodies) == 1
 
 
-def test_each_sample_is_a_question_of_its_own_and_is_found_again(endpoint, open_harness):
+def test_each_sample_is_cached_separately(endpoint, open_harness):
     said = iter(["40", "70", "10"])
     endpoint.script = lambda _: endpoint.chat(next(said))
     settings = {"cache": True, "samples": 3, "logprobs": "never"}
@@ -159,7 +157,7 @@ def test_each_sample_is_a_question_of_its_own_and_is_found_again(endpoint, open_
     assert (len(endpoint.bodies), found.usage.cached) == (3, 3)
 
 
-def test_what_was_learned_of_an_endpoint_is_found_in_the_cache_too(endpoint, open_harness):
+def test_a_cached_reply_teaches_capabilities_as_well(endpoint, open_harness):
     endpoint.script = lambda body: endpoint.chat("62")
     open_harness(cache=True).ask("I will.")
 
@@ -169,7 +167,7 @@ def test_what_was_learned_of_an_endpoint_is_found_in_the_cache_too(endpoint, ope
     assert len(endpoint.bodies) == 2
 
 
-def test_failures_are_not_kept(endpoint, open_harness):
+def test_failures_are_not_cached(endpoint, open_harness):
     endpoint.script = [endpoint.good, *[endpoint.error(500, "boom")] * 5, endpoint.good]
     harness = open_harness(cache=True)
     harness.ask("first")
@@ -181,14 +179,14 @@ def test_failures_are_not_kept(endpoint, open_harness):
     assert (judged.usage.requests, judged.usage.cached) == (1, 0)
 
 
-def test_an_answer_that_the_endpoint_will_not_read_is_not_kept(endpoint, open_harness):
+def test_a_refused_answer_is_not_cached(endpoint, open_harness):
     endpoint.script = [endpoint.error(400, "filtered", code="content_filter"), endpoint.good]
     open_harness(cache=True).ask("I will.")
 
     assert open_harness(cache=True).value()[0] == pytest.approx(86.875)
 
 
-def test_without_the_cache_everything_is_asked_anew_and_nothing_is_written(
+def test_without_the_cache_every_question_is_asked_and_nothing_is_written(
     endpoint, open_harness, tmp_path
 ):
     open_harness().ask("I will.")
@@ -280,7 +278,7 @@ def test_a_cache_with_a_damaged_reply_is_an_error_with_a_fix(endpoint, open_harn
     assert_says_what_to_do(refused(open_harness(cache=True)), default_cache_path())
 
 
-def test_a_place_that_cannot_hold_the_cache_is_an_error_with_a_fix(endpoint, open_harness):
+def test_a_path_that_cannot_hold_the_cache_is_an_error_with_a_fix(endpoint, open_harness):
     path = default_cache_path()
     path.parent.write_text("a file where a folder should be")
 
@@ -302,7 +300,7 @@ def test_a_cache_that_stays_locked_is_an_error_with_a_fix(tmp_path):
     assert "locked" in caught.value.cause
 
 
-def test_another_process_that_is_writing_is_waited_for(endpoint, open_harness):
+def test_the_cache_waits_while_another_process_writes(endpoint, open_harness):
     open_harness(cache=True).ask("first")
     other = sqlite3.connect(default_cache_path(), isolation_level=None, check_same_thread=False)
     other.execute("BEGIN IMMEDIATE")

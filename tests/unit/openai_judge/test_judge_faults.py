@@ -1,4 +1,4 @@
-"""What the OpenAI judge makes of an endpoint that fails, stalls or says less than it should: request by request."""
+"""How the OpenAI judge handles an endpoint that fails, stalls or returns too little."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from traitcli.errors import JudgeError
 
 SCHEDULE = [1, 2, 4, 8]
 TIMEOUT = 1.0
-"""Of a question whose request hangs, and so long that a machine that is busy itself does not look like it."""
+"""Seconds; longer than a busy machine delays a request that does not hang."""
 SLOW = [pytest.approx(max(0.0, delay - TIMEOUT), abs=0.5) for delay in SCHEDULE]
 """A delay counts from when the request was sent."""
 FAULTS: dict[str, tuple[dict[str, Any], list[Any], str]] = {
@@ -61,7 +61,7 @@ FAULTS: dict[str, tuple[dict[str, Any], list[Any], str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_that_passes_costs_one_request_more_and_its_wait(endpoint, open_harness, fault):
+def test_a_temporary_fault_costs_one_more_request_and_its_wait(endpoint, open_harness, fault):
     failing, waits, _ = FAULTS[fault]
     endpoint.script = [endpoint.says(**failing), endpoint.good]
     harness = open_harness(timeout=TIMEOUT if waits is SLOW else 60)
@@ -75,9 +75,7 @@ def test_a_fault_that_passes_costs_one_request_more_and_its_wait(endpoint, open_
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_that_stays_costs_five_requests_and_the_score_is_missing_with_the_reason(
-    endpoint, open_harness, fault
-):
+def test_a_lasting_fault_costs_five_requests_and_gives_a_reason(endpoint, open_harness, fault):
     failing, waits, reason = FAULTS[fault]
     endpoint.script = [endpoint.good, endpoint.says(**failing)]
     harness = open_harness(timeout=TIMEOUT if waits is SLOW else 60)
@@ -92,9 +90,7 @@ def test_a_fault_that_stays_costs_five_requests_and_the_score_is_missing_with_th
     assert harness.waits == waits
 
 
-def test_a_refused_key_ends_the_judging_with_the_first_request_and_one_message(
-    endpoint, open_harness
-):
+def test_a_refused_key_ends_judging_at_the_first_request(endpoint, open_harness):
     endpoint.script = [endpoint.error(401, "Incorrect API key provided")]
     harness, judged = open_harness(coherence=True), []
 
@@ -109,7 +105,7 @@ def test_a_refused_key_ends_the_judging_with_the_first_request_and_one_message(
     )
 
 
-def test_a_refusal_for_good_ends_the_judging_of_all_traits_with_one_request(endpoint, open_harness):
+def test_a_refusal_for_good_ends_the_judging_of_all_traits(endpoint, open_harness):
     endpoint.script = [endpoint.says(endpoint.error(401, "revoked").body, status=401, late=0.3)]
     harness, refusals = open_harness(), []
 
@@ -127,7 +123,7 @@ def test_a_refusal_for_good_ends_the_judging_of_all_traits_with_one_request(endp
     assert refusals == ["HTTP 401: revoked"] * 5
 
 
-def test_a_refusal_drops_all_that_is_under_way_whatever_it_is_doing(endpoint, open_harness):
+def test_a_refusal_for_good_cancels_all_other_questions(endpoint, open_harness):
     def script(_: dict[str, Any]) -> Any:
         if len(endpoint.bodies) % 10 == 4:
             return endpoint.error(403, "revoked")
@@ -149,7 +145,7 @@ def test_a_refusal_drops_all_that_is_under_way_whatever_it_is_doing(endpoint, op
         assert len(judged) <= 3
 
 
-def test_a_reply_that_lacks_log_probabilities_costs_one_request_more_once(endpoint, open_harness):
+def test_a_reply_without_log_probabilities_costs_one_more_request_once(endpoint, open_harness):
     endpoint.script = lambda _: endpoint.chat("62")
     harness = open_harness()
 
@@ -163,7 +159,7 @@ def test_a_reply_that_lacks_log_probabilities_costs_one_request_more_once(endpoi
 @pytest.mark.parametrize(
     "none", [None, {"content": None}, {"content": []}, {"content": [{"token": "6"}]}]
 )
-def test_log_probabilities_are_missing_in_whatever_form(endpoint, open_harness, none):
+def test_missing_log_probabilities_are_noticed_in_every_form(endpoint, open_harness, none):
     def script(_: dict[str, Any]) -> Any:
         reply = endpoint.chat("62")
         reply.body["choices"][0]["logprobs"] = none
@@ -177,7 +173,7 @@ def test_log_probabilities_are_missing_in_whatever_form(endpoint, open_harness, 
 @pytest.mark.parametrize(
     "used", [None, {}, {"prompt_tokens": None, "completion_tokens": None}, {"prompt_tokens": 9}]
 )
-def test_a_reply_that_counts_no_tokens_is_read_all_the_same(endpoint, open_harness, used):
+def test_a_reply_without_token_counts_is_read(endpoint, open_harness, used):
     reply = endpoint.chat("85", {"85": 1.0})
     reply.body["usage"] = used
     endpoint.script = [reply]
@@ -186,9 +182,7 @@ def test_a_reply_that_counts_no_tokens_is_read_all_the_same(endpoint, open_harne
     assert len(endpoint.bodies) == 1
 
 
-def test_a_server_error_about_log_probabilities_leads_to_the_text_and_not_to_five_requests(
-    endpoint, open_harness
-):
+def test_a_server_error_about_log_probabilities_leads_to_text(endpoint, open_harness):
     endpoint.script = lambda body: (
         endpoint.error(500, "logprobs are not supported by this engine")
         if "logprobs" in body
@@ -201,9 +195,7 @@ def test_a_server_error_about_log_probabilities_leads_to_the_text_and_not_to_fiv
     assert harness.waits == []
 
 
-def test_fewer_alternatives_are_asked_for_where_twenty_are_refused_and_that_is_learned_once(
-    endpoint, open_harness
-):
+def test_an_endpoint_that_refuses_twenty_alternatives_gets_fewer(endpoint, open_harness):
     endpoint.script = lambda body: (
         endpoint.error(400, "Invalid value for 'top_logprobs': must be less than or equal to 5.")
         if body["top_logprobs"] > 5
@@ -218,9 +210,7 @@ def test_fewer_alternatives_are_asked_for_where_twenty_are_refused_and_that_is_l
     assert harness.waits == []
 
 
-def test_samples_are_drawn_where_there_are_no_log_probabilities_and_their_mean_is_the_score(
-    endpoint, open_harness
-):
+def test_without_log_probabilities_the_score_is_the_mean_of_samples(endpoint, open_harness):
     said = iter(["40", "70", "10"])
     endpoint.script = lambda _: endpoint.chat(next(said))
 
@@ -232,7 +222,7 @@ def test_samples_are_drawn_where_there_are_no_log_probabilities_and_their_mean_i
     assert judged.usage.requests == 3
 
 
-def test_samples_are_not_drawn_where_there_are_log_probabilities(endpoint, open_harness):
+def test_with_log_probabilities_no_samples_are_drawn(endpoint, open_harness):
     assert open_harness(samples=3).value() == (pytest.approx(86.875), "logprobs")
     assert len(endpoint.bodies) == 1
 
@@ -247,7 +237,7 @@ def test_a_sample_that_cannot_be_read_leaves_the_mean_of_the_others(
     assert open_harness(samples=3, logprobs="never").value() == (60, "text, mean of 2")
 
 
-def test_ten_questions_in_a_row_that_are_given_up_end_the_judging(endpoint, open_harness):
+def test_ten_failed_questions_in_a_row_end_judging(endpoint, open_harness):
     endpoint.script = [endpoint.good, endpoint.error(500, "boom")]
     harness = open_harness()
     harness.ask("The first one gets through.")
@@ -265,9 +255,7 @@ def test_ten_questions_in_a_row_that_are_given_up_end_the_judging(endpoint, open
     )
 
 
-def test_nine_questions_in_a_row_that_are_given_up_are_forgotten_with_the_next_reply(
-    endpoint, open_harness
-):
+def test_a_reply_after_nine_failed_questions_resets_the_count(endpoint, open_harness):
     endpoint.script = lambda body: (
         endpoint.error(500, "boom") if "bad" in body["messages"][0]["content"] else endpoint.good
     )
@@ -280,9 +268,7 @@ def test_nine_questions_in_a_row_that_are_given_up_are_forgotten_with_the_next_r
     assert [value is None for value in values] == [False, *[True] * 9, False, *[True] * 9, False]
 
 
-def test_an_endpoint_that_dies_under_load_ends_the_judging_and_what_was_judged_is_kept(
-    endpoint, open_harness
-):
+def test_an_endpoint_that_dies_ends_judging_and_judgements_are_kept(endpoint, open_harness):
     endpoint.script = [*[endpoint.good] * 5, endpoint.error(503, "gone")]
     harness, judged = open_harness(max_concurrency=4), []
 
@@ -304,7 +290,7 @@ def digits_of(numbers: Mapping[int, float], written: str) -> dict[str, float]:
 
 
 def digit_model(endpoint: Any, numbers: Mapping[int, float], tokens: int = 99) -> Any:
-    """An endpoint with such a model, which has these numbers in mind; it writes so many tokens at most."""
+    """An endpoint with a model of such tokens that wants to write these numbers."""
 
     def script(body: dict[str, Any]) -> Any:
         if "one digit" in body["messages"][0]["content"]:
@@ -336,7 +322,7 @@ def bell(centre: int, spread: float) -> dict[int, float]:
 
 
 @pytest.mark.parametrize("centre", [0, 3, 9, 10, 11, 25, 42, 59, 60, 85, 99, 100])
-def test_a_score_of_a_model_that_writes_digit_by_digit_is_never_ten_times_too_small(
+def test_a_score_written_digit_by_digit_is_never_ten_times_too_small(
     endpoint, open_harness, centre
 ):
     for spread in (0.3, 2.0, 6.0):
@@ -362,7 +348,7 @@ def test_no_mixture_of_numbers_makes_a_score_ten_times_too_small(endpoint, open_
         assert method == "logprobs on 0_10"
 
 
-def test_a_number_that_the_server_itself_cuts_after_one_digit_is_no_score(endpoint, open_harness):
+def test_a_number_cut_off_by_the_server_is_no_score(endpoint, open_harness):
     endpoint.script = digit_model(endpoint, bell(85, 2.0), tokens=1)
 
     value, reason = open_harness().value()
@@ -371,9 +357,7 @@ def test_a_number_that_the_server_itself_cuts_after_one_digit_is_no_score(endpoi
 
 
 @pytest.mark.parametrize("centre", [3, 10, 42, 97])
-def test_whole_number_tokens_beside_single_digits_are_read_at_their_worth(
-    endpoint, open_harness, centre
-):
+def test_whole_number_tokens_among_single_digits_count_as_numbers(endpoint, open_harness, centre):
     numbers = bell(centre, 4.0)
     likeliest = dict(sorted(numbers.items(), key=lambda one: -one[1])[:20])
     endpoint.script = [endpoint.chat(str(centre), {str(n): p for n, p in likeliest.items()})]

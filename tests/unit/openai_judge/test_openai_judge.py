@@ -46,7 +46,7 @@ def test_coherence_is_a_second_question_on_0_to_100_whatever_the_scale(endpoint,
     assert len(endpoint.bodies) == 2
 
 
-def test_coherence_that_is_not_asked_says_so(endpoint, open_harness):
+def test_a_missing_coherence_has_the_reason_not_asked(endpoint, open_harness):
     [judged] = open_harness().ask("I will.")
 
     assert (judged.coherence.value, judged.coherence.reason) == (None, "not asked")
@@ -86,7 +86,7 @@ def test_a_huge_answer_is_judged_without_its_middle(endpoint, open_harness):
     assert "a\n[… 80000 characters left out …]\nb" in endpoint.bodies[0]["messages"][0]["content"]
 
 
-def test_a_rate_limit_is_waited_out_for_as_long_as_the_server_says(endpoint, open_harness):
+def test_a_rate_limit_waits_for_as_long_as_the_server_asks(endpoint, open_harness):
     limited = endpoint.says(
         {"error": {"message": "slow down"}}, status=429, headers={"Retry-After": "7"}
     )
@@ -131,7 +131,7 @@ def test_five_server_errors_leave_a_missing_score_after_exactly_five_requests(
         "closed mid-body",
     ],
 )
-def test_a_passing_failure_is_retried(endpoint, open_harness, failure):
+def test_a_temporary_failure_is_retried(endpoint, open_harness, failure):
     endpoint.script = [*[endpoint.says(**failure)] * 4, endpoint.good]
     harness = open_harness()
 
@@ -161,9 +161,7 @@ def test_a_server_that_always_hangs_gives_a_missing_score(endpoint, open_harness
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
-def test_a_lasting_refusal_ends_the_judging_at_the_first_request_without_showing_the_key(
-    endpoint, open_harness, status
-):
+def test_a_refusal_for_good_ends_judging_and_hides_the_key(endpoint, open_harness, status):
     endpoint.script = [
         endpoint.error(status, f"Incorrect API key provided: {endpoint.key}. See sk-te**789.")
     ]
@@ -177,9 +175,7 @@ def test_a_lasting_refusal_ends_the_judging_at_the_first_request_without_showing
     assert "sk-te" not in str(caught.value)
 
 
-def test_a_refusal_in_the_middle_drops_what_is_under_way_and_keeps_what_is_final(
-    endpoint, open_harness
-):
+def test_a_refusal_for_good_keeps_finished_judgements(endpoint, open_harness):
     def script(body: dict[str, Any]) -> Any:
         if len(endpoint.bodies) <= 3:
             return endpoint.good
@@ -212,9 +208,7 @@ def test_an_account_without_credit_is_not_asked_again(endpoint, open_harness):
     assert len(endpoint.bodies) == 1
 
 
-def test_an_answer_that_the_endpoint_will_not_read_is_missing_and_the_others_are_judged(
-    endpoint, open_harness
-):
+def test_a_refused_answer_has_no_score_and_the_others_are_judged(endpoint, open_harness):
     endpoint.script = lambda body: (
         endpoint.error(400, "filtered", code="content_filter")
         if "bomb" in body["messages"][0]["content"]
@@ -227,9 +221,7 @@ def test_an_answer_that_the_endpoint_will_not_read_is_missing_and_the_others_are
     assert judged["1"].value == pytest.approx(86.875)
 
 
-def test_a_server_that_was_never_reached_ends_the_judging_after_five_attempts(
-    endpoint, open_harness
-):
+def test_an_unreachable_server_ends_judging_after_five_attempts(endpoint, open_harness):
     endpoint.close()
     harness = open_harness()
 
@@ -250,7 +242,7 @@ def test_a_server_that_goes_away_leaves_missing_scores(endpoint, open_harness):
     assert reason.startswith("no usable reply in 5 requests; the last: connection lost")
 
 
-def test_no_more_requests_are_under_way_than_allowed(endpoint, open_harness):
+def test_no_more_requests_are_in_flight_than_allowed(endpoint, open_harness):
     endpoint.script = [endpoint.says(endpoint.good.body, late=0.02)]
 
     judged = open_harness(max_concurrency=4, coherence=True).ask(*["I will."] * 20)
@@ -260,7 +252,7 @@ def test_no_more_requests_are_under_way_than_allowed(endpoint, open_harness):
     assert 1 < endpoint.peak <= 4
 
 
-def test_judgements_arrive_in_the_calling_thread_while_others_are_under_way(endpoint, open_harness):
+def test_judgements_arrive_in_the_calling_thread_one_by_one(endpoint, open_harness):
     seen: list[tuple[int, int]] = []
     harness = open_harness(max_concurrency=1)
 
@@ -275,9 +267,7 @@ def test_judgements_arrive_in_the_calling_thread_while_others_are_under_way(endp
     ]
 
 
-def test_an_error_of_the_receiver_stops_the_judging_and_comes_through_as_it_is(
-    endpoint, open_harness
-):
+def test_an_error_of_the_receiver_ends_judging_and_is_raised_unchanged(endpoint, open_harness):
     def refuse(_: object) -> None:
         raise OSError("disk full")
 
@@ -293,9 +283,7 @@ def test_one_judge_can_be_asked_again(endpoint, open_harness):
     assert [harness.value()[0], harness.value()[0]] == [pytest.approx(86.875)] * 2
 
 
-def test_a_judge_needs_a_key_for_openai_itself_and_none_elsewhere(
-    endpoint, open_harness, monkeypatch
-):
+def test_only_openai_itself_needs_a_key(endpoint, open_harness, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
 
@@ -306,7 +294,7 @@ def test_a_judge_needs_a_key_for_openai_itself_and_none_elsewhere(
     assert open_harness().value()[0] == pytest.approx(86.875)
 
 
-def test_what_a_judge_is_called_does_not_depend_on_the_key(endpoint, open_harness, monkeypatch):
+def test_the_identity_does_not_depend_on_the_key(endpoint, open_harness, monkeypatch):
     called = open_harness().judge.identity
     monkeypatch.delenv("OPENAI_API_KEY")
 
@@ -322,7 +310,7 @@ def test_the_address_may_come_from_the_environment(endpoint, open_harness, monke
     assert endpoint.keys == [f"Bearer {endpoint.key}"]
 
 
-def test_an_address_that_is_no_url_is_refused_before_anything_is_asked():
+def test_an_address_that_is_not_a_url_is_an_error():
     with pytest.raises(ConfigError, match="no valid address"):
         OpenAIJudge(OpenAIConfig(base_url="localhost:8000"))
 

@@ -36,7 +36,7 @@ MAX_WHITESPACE = 2
 Path = tuple[int, tuple[int, ...]]
 """The index of a reply, and the token ids written of it."""
 NextTokens = Callable[[Sequence[Path]], Sequence[Sequence[float]]]
-"""For paths of one length, the probability of each of `AnswerTokens.ids` as next token: [paths, K]."""
+"""Paths of one length -> probability of each of `AnswerTokens.ids` as next token: [paths, K]."""
 
 _ANSWERS: Mapping[Scale, Sequence[str]] = {
     "0_100": [str(number) for number in range(101)],

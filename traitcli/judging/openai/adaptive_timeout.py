@@ -1,8 +1,8 @@
 """Adapt the time to wait for a reply to how long replies take.
 
-A fixed timeout that suits a slow model lets one hanging request last a minute. One that suits a fast
-model gives up on slow ones. So the timeout is four times as long as a slow reply takes, and twice as
-long after each timeout of the same question. The configured timeout is the upper end.
+A fixed timeout that suits a slow model lets one hanging request last a minute. One that suits a
+fast model gives up on slow ones. So the timeout is four times as long as a slow reply takes, and
+twice as long after each timeout of the same question. The configured timeout is the upper end.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class AdaptiveTimeout:
     async def limit(self, timeouts: int) -> AsyncIterator[None]:
         """Raise TimeoutError if the block takes too long.
 
-        Each of the question's earlier `timeouts` doubles the time, so a question whose answer really
-        takes long gets its reply in the end.
+        Each of the question's earlier `timeouts` doubles the time, so a question whose answer
+        really takes long gets its reply in the end.
         """
         now = asyncio.get_running_loop().time()
         wait = _Wait(asyncio.timeout(None), now, 2.0**timeouts)

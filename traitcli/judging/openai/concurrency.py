@@ -150,7 +150,8 @@ class AdaptiveConcurrency:
         self._end_round()
 
     def _limit_by_first_reply(self, seconds: float) -> None:
-        """Lower the limit to what an endpoint that serves one request at a time can reply to in time.
+        """Lower the limit to what an endpoint that serves one request at a time can reply to in
+        time.
 
         Such an endpoint would let the last requests of the first round time out.
         """
@@ -192,7 +193,7 @@ class AdaptiveConcurrency:
         return bool(self._waiting) or self._in_flight >= self.limit
 
     def _is_queueing(self, seconds: float) -> bool:
-        """Whether replies take longer in proportion to the limit; a higher limit gains nothing then."""
+        """Whether replies slow down as much as the limit grows; raising it gains nothing then."""
         level = self._round.size.bit_length()
         lower_levels = [known for known in self._reply_time if known < level]
         if not lower_levels:

@@ -24,7 +24,7 @@ from traitcli.records import Judgement, Score, Trait, Usage
 _FIRST_ALONE = 5.0
 """The longest time in seconds that all other questions wait for the first reply."""
 _CANCEL_GRACE = 5.0
-"""The longest time in seconds that an interrupted `score` waits for its requests to be cancelled."""
+"""The longest time in seconds that an interrupted `score` waits for its requests to end."""
 
 
 class OpenAIJudge:
@@ -107,7 +107,7 @@ class OpenAIJudge:
         hand_over: Callable[[Judgement], None],
         on_end: Callable[[], None],
     ) -> None:
-        """Ask about answers as they arrive. The first error that ends the judging cancels the rest."""
+        """Ask about answers as they arrive. The first fatal error cancels all other questions."""
         loop = asyncio.get_running_loop()
         # `next(answers)` blocks while the next answer is still being generated.
         answer_thread = ThreadPoolExecutor(1, "answers")
