@@ -76,6 +76,7 @@ def _prepare(task: GenerateTask, config: Config, loaded: LoadedModel) -> list[Pl
         question = task.trait.question(key.split, key.question)
         prompt = _render(task.trait, key.polarity, key.pair, question, loaded)
         check_length(loaded, prompt, config.extract.sampling.max_new_tokens)
+        # A seed from the id alone: a rollout is the same in any batch and after any restart.
         planned.append(Planned(key, prompt, derive_seed(config.extract.seed, key.id)))
     return planned
 
@@ -139,12 +140,13 @@ def _choose_size(
 
     def changed(old: int, new: int) -> None:
         remember_batch_size(config, new)
-        if new < old:
+        if new < old:  # growing back needs no warning
             message = f"out of memory with {old} sequences at a time: continuing with {new}"
             send(Warned(trait, message))
 
     if config.extract.batch_size != "auto":
         return BatchSize(config.extract.batch_size)
+    # The size must fit for the longest prompt: it may be in any batch.
     longest_prompt = max(len(request.ids) for request in requests)
     longest = longest_prompt + config.extract.sampling.max_new_tokens
     limit = min(len(requests), estimate_size(loaded, longest))

@@ -43,6 +43,7 @@ class TraitLedgers:
         self, rollouts: Sequence[Rollout], activations: Mapping[str, Mapping[Position, Floats]]
     ) -> None:
         """Store a batch: `activations` is rollout id -> position -> float32 [L+1, H]."""
+        # Disk first: if the write fails, memory must not have what the next command cannot read.
         self._stored.files.add_rollouts(rollouts, activations)
         self._rollouts += rollouts
 

@@ -143,7 +143,7 @@ def _plan(tokenizer: Any, key: RolloutKey, response: LabelledResponse) -> _Plann
     rollout = Rollout(
         id=key.id,
         **asdict(key),
-        seed=0,
+        seed=0,  # nothing is sampled
         prompt=before,
         response=after,
         prompt_tokens=len(text.prompt),

@@ -70,6 +70,7 @@ class Worker:
 
         return VllmWriter(self.model(), self._trust)
 
+    # Opened on first use: workers of an endpoint's judge never score, so they open none.
     @cached_property
     def judge(self) -> Judge:
         return open_judge(self.settings.judge, self, self._budget)

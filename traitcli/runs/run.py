@@ -110,6 +110,7 @@ class TraitFiles:
         for position in POSITIONS:
             states = [np.asarray(activations[name][position]) for name in ids]
             tensors[position] = np.stack(states)
+        # The name depends on the ids, so the same batch made again replaces its file.
         name = hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
         write_atomic(
             self.folder / "activations" / f"{name}.safetensors",

@@ -77,7 +77,6 @@ class Scheduler:
         self._clock = clock
         self._memory_check: Callable[[], None] | None = None
         self._limits: WorkersConfig = jobs[0].config.workers
-
         self._judging_threads = ThreadPoolExecutor(len(jobs), "judge")
         self._pipelines: dict[str, TraitPipeline] = {}
         for job in jobs:
@@ -105,8 +104,9 @@ class Scheduler:
                     self._queue_tasks(pipeline.start())
             while not all(pipeline.is_over for pipeline in self._pipelines.values()):
                 self._assign_work()
-                waiting = any(w.task or not w.ready for w in self._workers.values())
-                self._pool.poll(self._receive, 1.0 if waiting else 0.05)
+                # Busy workers wake `poll`. The end of background judging does not: poll often then.
+                busy = any(w.task or not w.ready for w in self._workers.values())
+                self._pool.poll(self._receive, 1.0 if busy else 0.05)
                 self._check_heartbeats()
         except BaseException:
             # Ctrl-C and SIGTERM as well: finished rollouts are kept, whatever ends the run.
@@ -256,6 +256,7 @@ class Scheduler:
     def _queue_released(self, worker: WorkerState, ids: Sequence[str]) -> None:
         """Queue rollouts that a worker has released, in parts for the workers that are idle."""
         worker.release_requested = False
+        # No ids: nothing is left to release, so do not ask this worker again.
         worker.unstarted = max(0, worker.unstarted - len(ids)) if ids else 0
         if not ids or not worker.task or self._pipeline_of(worker).failure:
             return
@@ -274,7 +275,7 @@ class Scheduler:
             pipeline.fail(task.stage, failure)
         elif worker.unfinished:
             missing = f"{len(worker.unfinished)} of {len(task.ids)} {task.stage} are missing"
-            self._log(number, missing)
+            self._log(number, f"ended, but {missing}")
             pipeline.fail(task.stage, TraitError(f"{pipeline.name} is not finished", cause=missing))
         else:
             self._log(number, f"has done {worker.done} {task.stage} of {pipeline.name}")
@@ -315,7 +316,6 @@ class Scheduler:
         self._emit(WorkerSeen(number, self._pool.devices[number], "gone"))
         if worker.task is None:
             return
-
         # Only a crash without any progress counts against the rollouts: with progress the machine
         # is bad and not the job, and progress is finite, so the run still ends.
         pipeline = self._pipeline_of(worker)
@@ -332,9 +332,9 @@ class Scheduler:
 
     def _fail_remaining(self) -> None:
         """Fail all traits with work left: workers crash on every device."""
+        cause = "no worker is left: workers crashed on every device"
         queued = [self._pipelines[task.trait.name] for task in self._queue]
         for pipeline in [*queued, *self._unstarted]:
-            cause = "no worker is left: workers crashed on every device"
             pipeline.fail("worker", _not_finished(pipeline, cause))
         self._unstarted.clear()
         self._queue.clear()
