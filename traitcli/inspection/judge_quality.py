@@ -1,4 +1,4 @@
-"""Measures how far a judge's scores of one trait can be believed: plain numbers, and rollouts to read."""
+"""Measures how far a judge's scores of one trait can be trusted, and finds rollouts worth reading."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from traitcli.judging.reasons import merge_reasons
 from traitcli.records import POLARITIES, Judgement, Rollout, Score
 
 BINS = 10
-"""Of the histogram: [0, 10), [10, 20), … and [90, 100]."""
-FENCE = 50.0
-"""From here on a score is on the positive side, and a doubt is worth a reader's time."""
-MOST_READ = 10
+"""Bins of the histogram: [0, 10), [10, 20), … and [90, 100]."""
+MIDDLE = 50.0
+"""A score from here on is on the positive side. A doubt of this size is worth reading."""
+MAX_DOUBTFUL = 10
 """Doubtful rollouts shown."""
 
 
@@ -25,127 +25,146 @@ def judge_quality(
     judge: str,
     question: Callable[[Rollout], str],
 ) -> dict[str, Any]:
-    """What there is to say of one judge's scores of a trait (JSON-able).
+    """Measure one judge's scores of a trait.
 
-    missing_reasons    reason -> count, and share of all that was judged; reasons that differ in figures or
-                       quotations are one
-    missing_coherence  the same of coherence; nothing for a judge that gives none
-    methods            how scores were had -> count, where the judge had a choice
-    histogram          polarity -> ten counts, of [0, 10) to [90, 100]
-    agreement          this judge against each other one that scored the trait
-    doubtful           how many rollouts deserve a look, and the ten that do most
+    Args:
+        rollouts: The trait's rollouts.
+        judgements: Those of all judges, at most one per judge and rollout.
+        judge: The id of the judge to measure.
+        question: Gives the question of a rollout.
 
-    `judgements` are those of all judges, one of each for a rollout.
+    Returns:
+        A JSON-able mapping:
+
+        missing_reasons    reason -> count, and share of all judgements; reasons that differ only in
+                           numbers or quotations count as one
+        missing_coherence  the same for coherence; empty for a judge that never gives one
+        methods            method of scoring -> count, where the judge has several
+        histogram          polarity -> ten counts, for [0, 10) to [90, 100]
+        agreement          this judge against each other judge of the trait
+        doubtful           the number of doubtful rollouts, and the ten most doubtful
     """
-    own = [j for j in judgements if j.judge == judge]
+    own = [one for one in judgements if one.judge == judge]
+    scored = [one for one in own if one.score.value is not None]
+    others = {
+        name: _values(one for one in judgements if one.judge == name)
+        for name in judges_by_latest(judgements)
+        if name != judge
+    }
+    # A final missing coherence says that this judge gives none. Any other one is a failure.
+    gives_coherence = any(one.coherence.value is not None or not one.coherence.final for one in own)
+    methods = Counter(one.score.method for one in scored if one.score.method)
     scores = _values(own)
-    rivals = [name for name in judges_by_latest(judgements) if name != judge]
-    others = {name: _values(j for j in judgements if j.judge == name) for name in rivals}
-    gives_coherence = any(j.coherence.value is not None or not j.coherence.final for j in own)
     return {
-        "missing_reasons": _missing([j.score for j in own]),
-        "missing_coherence": _missing([j.coherence for j in own]) if gives_coherence else {},
-        "methods": dict(
-            Counter(j.score.method for j in own if j.score.value is not None and j.score.method)
-        ),
-        "histogram": {
-            side: histogram(
-                [scores[r.id] for r in rollouts if r.polarity == side and r.id in scores]
-            )
-            for side in POLARITIES
-        },
+        "missing_reasons": _missing([one.score for one in own]),
+        "missing_coherence": _missing([one.coherence for one in own]) if gives_coherence else {},
+        "methods": dict(methods),
+        "histogram": {side: _histogram_of(side, rollouts, scores) for side in POLARITIES},
         "agreement": [
             {"judge": name, **agreement(scores, values)} for name, values in others.items()
         ],
-        "doubtful": _doubtful(rollouts, own, others, question),
+        "doubtful": _doubtful(rollouts, scored, others, question),
     }
 
 
 def histogram(scores: Iterable[float]) -> list[int]:
-    """Ten counts, of [0, 10), [10, 20), … and [90, 100]."""
+    """Ten counts, for [0, 10), [10, 20), … and [90, 100]."""
     counts = [0] * BINS
     for score in scores:
+        # 100 belongs to the last bin, which would end below it.
         counts[min(max(int(score // 10), 0), BINS - 1)] += 1
     return counts
 
 
 def agreement(ours: Mapping[str, float], theirs: Mapping[str, float]) -> dict[str, Any]:
-    """How alike two judges score the rollouts that both have scored (id -> 0–100).
+    """Compare two judges on the rollouts that both have scored (rollout id -> 0–100).
 
-    both             number of those rollouts; without any, all else is None
-    spearman         rank correlation; None with fewer than three, or where a judge gives all the same score
-    same_side        share on the same side of 50, which itself is on the positive one
-    kappa            Cohen's, of the sides; None where both judges see one side only
+    both             number of those rollouts; when it is 0, the others are None
+    spearman         rank correlation; None below three rollouts, or when a judge's scores are equal
+    same_side        share of rollouts on the same side of 50; 50 itself is on the positive side
+    kappa            Cohen's kappa of the sides; None when both judges see one side only
     mean_difference  mean |ours − theirs|
     """
-    both = [name for name in ours if name in theirs]
-    pairs = [(ours[name], theirs[name]) for name in both]
-    sides = [(a >= FENCE, b >= FENCE) for a, b in pairs]
+    pairs = [(ours[name], theirs[name]) for name in ours if name in theirs]
+    sides = [(a >= MIDDLE, b >= MIDDLE) for a, b in pairs]
+    count = len(pairs)
+    same = sum(a == b for a, b in sides)
+    difference = sum(abs(a - b) for a, b in pairs)
     return {
-        "both": len(both),
+        "both": count,
         "spearman": _spearman(pairs),
-        "same_side": sum(a == b for a, b in sides) / len(both) if both else None,
+        "same_side": same / count if count else None,
         "kappa": _kappa(sides),
-        "mean_difference": sum(abs(a - b) for a, b in pairs) / len(both) if both else None,
+        "mean_difference": difference / count if count else None,
     }
 
 
 @dataclass(frozen=True, slots=True)
 class _Doubt:
-    """Why a score may be wrong, and how much speaks for that, 0–100."""
+    """A reason to doubt a score, and its strength from 0 to 100."""
 
     size: float
-    told: str
+    reason: str
 
 
 def _doubtful(
     rollouts: Sequence[Rollout],
-    own: Sequence[Judgement],
+    scored: Sequence[Judgement],
     others: Mapping[str, Mapping[str, float]],
     question: Callable[[Rollout], str],
 ) -> dict[str, Any]:
-    """The rollouts whose scores are most at odds with their instruction or with another judge, worst first."""
-    scored = {j.rollout: j for j in own if j.score.value is not None}
+    """Rollouts whose score contradicts their instruction or another judge, most doubtful first."""
+    judgements = {one.rollout: one for one in scored}
     found = []
     for rollout in rollouts:
-        if rollout.id in scored:
-            judgement = scored[rollout.id]
+        if judgement := judgements.get(rollout.id):
             doubts = _doubts(rollout, judgement.score.value or 0.0, others)
-            found += [(rollout, judgement, doubts)] if doubts else []
+            if doubts:
+                found.append((rollout, judgement, doubts))
     found.sort(key=lambda entry: -entry[2][0].size)
-    listed = [
-        {
-            "rollout": rollout.id,
-            "polarity": rollout.polarity,
-            "score": judgement.score.value,
-            "coherence": judgement.coherence.value,
-            "other_scores": {
-                name: scores[rollout.id] for name, scores in others.items() if rollout.id in scores
-            },
-            "doubt": doubts[0].size,
-            "why": ", ".join(doubt.told for doubt in doubts),
-            "question": question(rollout),
-            "response": rollout.response,
-        }
-        for rollout, judgement, doubts in found[:MOST_READ]
-    ]
-    return {"total": len(found), "rollouts": listed}
+
+    rows = []
+    for rollout, judgement, doubts in found[:MAX_DOUBTFUL]:
+        rows.append(
+            {
+                "rollout": rollout.id,
+                "polarity": rollout.polarity,
+                "score": judgement.score.value,
+                "coherence": judgement.coherence.value,
+                "other_scores": _other_scores(rollout, others),
+                "doubt": doubts[0].size,
+                "why": ", ".join(doubt.reason for doubt in doubts),
+                "question": question(rollout),
+                "response": rollout.response,
+            }
+        )
+    return {"total": len(found), "rollouts": rows}
 
 
 def _doubts(
     rollout: Rollout, score: float, others: Mapping[str, Mapping[str, float]]
 ) -> list[_Doubt]:
-    """All that reach the fence, the largest first."""
-    doubts = [
-        _Doubt(100 - score if rollout.polarity == "positive" else score, "against its instruction")
-    ]
-    theirs = [scores[rollout.id] for scores in others.values() if rollout.id in scores]
-    if theirs:
+    """The doubts that are worth reading, the strongest first."""
+    against = 100 - score if rollout.polarity == "positive" else score
+    doubts = [_Doubt(against, "against its instruction")]
+    if theirs := _other_scores(rollout, others).values():
         furthest = max(theirs, key=lambda other: abs(score - other))
-        doubts.append(
-            _Doubt(abs(score - furthest), f"judges disagree {score:.0f} ↔ {furthest:.0f}")
-        )
-    return sorted((doubt for doubt in doubts if doubt.size >= FENCE), key=lambda doubt: -doubt.size)
+        reason = f"judges disagree {score:.0f} ↔ {furthest:.0f}"
+        doubts.append(_Doubt(abs(score - furthest), reason))
+    worth_reading = [doubt for doubt in doubts if doubt.size >= MIDDLE]
+    return sorted(worth_reading, key=lambda doubt: -doubt.size)
+
+
+def _other_scores(rollout: Rollout, others: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Other judge -> its score of the rollout."""
+    return {name: scores[rollout.id] for name, scores in others.items() if rollout.id in scores}
+
+
+def _histogram_of(
+    polarity: str, rollouts: Iterable[Rollout], scores: Mapping[str, float]
+) -> list[int]:
+    side = [one.id for one in rollouts if one.polarity == polarity]
+    return histogram(scores[name] for name in side if name in scores)
 
 
 def _missing(scores: Sequence[Score]) -> dict[str, dict[str, Any]]:
@@ -156,7 +175,8 @@ def _missing(scores: Sequence[Score]) -> dict[str, dict[str, Any]]:
 
 
 def _spearman(pairs: Sequence[tuple[float, float]]) -> float | None:
-    if len(pairs) < 3 or any(len(set(side)) == 1 for side in zip(*pairs, strict=True)):
+    # scipy warns and gives NaN when all scores of a judge are equal.
+    if len(pairs) < 3 or any(len(set(scores)) == 1 for scores in zip(*pairs, strict=True)):
         return None
     from scipy.stats import spearmanr
 
@@ -164,6 +184,7 @@ def _spearman(pairs: Sequence[tuple[float, float]]) -> float | None:
 
 
 def _kappa(sides: Sequence[tuple[bool, bool]]) -> float | None:
+    # Agreement by chance is 1 then, and kappa would be 0 / 0.
     if len({side for pair in sides for side in pair}) < 2:
         return None
     from sklearn.metrics import cohen_kappa_score
@@ -172,4 +193,5 @@ def _kappa(sides: Sequence[tuple[bool, bool]]) -> float | None:
 
 
 def _values(judgements: Iterable[Judgement]) -> dict[str, float]:
-    return {j.rollout: j.score.value for j in judgements if j.score.value is not None}
+    """Rollout id -> score, for judgements that have one."""
+    return {one.rollout: one.score.value for one in judgements if one.score.value is not None}

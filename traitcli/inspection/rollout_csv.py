@@ -1,9 +1,13 @@
-"""Writes a trait's rollouts as the CSV files of the persona-vectors work, which also come in as ready responses."""
+"""Writes a trait's rollouts as the CSV files of the persona-vectors work.
+
+The same files can be read back as labelled responses.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from traitcli.errors import RunError
@@ -16,41 +20,56 @@ from traitcli.records import POLARITIES, Judgement, Rollout, Score, Trait
 def write_rollout_csv(
     snapshot: TraitSnapshot, trait: Trait, folder: Path, judge: str | None = None
 ) -> list[Path]:
-    """Write `<trait>_pos_instruct.csv` and `<trait>_neg_instruct.csv`; returns their paths.
+    """Write `<trait>_pos_instruct.csv` and `<trait>_neg_instruct.csv`.
 
-    They hold the extraction rollouts whose counterpart is there, row by row those of one pair, question and repeat,
-    since that is how the files are read there. Scores are one judge's, by default the latest one's; a cell is empty
-    where there is none. Texts are as they are: one that begins with `=` is a formula to a spreadsheet.
-    Raises RunError where there is nothing to write.
+    A cell without a score is empty. Text is written unchanged: a spreadsheet takes one that begins
+    with `=` for a formula.
+
+    Args:
+        snapshot: What the run holds of the trait.
+        trait: The trait's definition, for its questions.
+        folder: Where the files go; existing ones are replaced.
+        judge: The judge whose scores are written (default: the latest one).
+
+    Returns:
+        The paths of the two files.
+
+    Raises RunError when no rollout has a counterpart.
     """
+    # Their readers pair the two files line by line, so both hold the same pair, question and
+    # repeat in a line.
     rollouts = matched(snapshot.extraction)
     if not rollouts:
         raise RunError(
             f"run {snapshot.run.name} has no rollouts of {trait.name}",
-            cause="none with a counterpart on the other side are in its ledger",
+            cause="rollouts.jsonl has no positive rollout with a negative counterpart",
             fix=f"traitcli extract {trait.name}",
         )
-    judged = snapshot.judged_by(judge or next(iter(snapshot.judges), ""))
+
+    judgements = snapshot.judged_by(judge or next(iter(snapshot.judges), ""))
     paths = []
     for polarity in POLARITIES:
         side = [rollout for rollout in rollouts if rollout.polarity == polarity]
-        paths.append(folder / f"{trait.name}_{polarity[:3]}_instruct.csv")
-        write_atomic(paths[-1], _table(trait, side, judged))
+        path = folder / f"{trait.name}_{polarity[:3]}_instruct.csv"
+        write_atomic(path, _table(trait, side, judgements))
+        paths.append(path)
     return paths
 
 
-def _table(trait: Trait, rollouts: list[Rollout], judged: dict[str, Judgement]) -> str:
+def _table(trait: Trait, rollouts: Sequence[Rollout], judgements: Mapping[str, Judgement]) -> str:
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["question", "prompt", "answer", "question_id", trait.name, "coherence"])
     for rollout in rollouts:
         name = f"{trait.name}_{rollout.question}_{rollout.polarity[:3]}_{rollout.pair}"
-        made = judged.get(rollout.id)
-        scores = (made.score, made.coherence) if made else (None, None)
         question = trait.question(rollout.split, rollout.question)
-        table.writerow([question, rollout.prompt, rollout.response, name, *map(_cell, scores)])
+        judgement = judgements.get(rollout.id)
+        score = _cell(judgement.score) if judgement else ""
+        coherence = _cell(judgement.coherence) if judgement else ""
+        table.writerow([question, rollout.prompt, rollout.response, name, score, coherence])
     return text.getvalue()
 
 
-def _cell(score: Score | None) -> str:
-    return "" if score is None or score.value is None else repr(score.value)
+def _cell(score: Score) -> str:
+    """All digits, so that a score is read back as it was."""
+    return "" if score.value is None else repr(score.value)

@@ -1,4 +1,4 @@
-"""Gathers what `inspect` and `report` show: plain rows, without torch."""
+"""Gathers the rows of `inspect run` and `inspect judge`: what a run holds of each trait."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from traitcli.config import Config
 from traitcli.errors import RunError, suggest
 from traitcli.inspection.judge_quality import judge_quality
+from traitcli.judging import LABELLED
 from traitcli.judging.identity import choose_judges
 from traitcli.pipeline.snapshot import TraitSnapshot, read_snapshots
 from traitcli.records import Judgement, Rollout
@@ -21,50 +22,54 @@ Row = dict[str, Any]
 
 
 def run_rows(run: Run, config: Config) -> list[Row]:
-    """Trait by trait, what a run has done so far; scores are those of each trait's latest judge."""
+    """One row for each trait of a run, with the scores of the trait's latest judge."""
     return snapshot_rows(read_snapshots(run, config), config)
 
 
 def snapshot_rows(snapshots: Sequence[TraitSnapshot], config: Config) -> list[Row]:
-    """As `run_rows`, of traits that are read already."""
+    """The same as `run_rows`, for traits that were read before."""
     return [run_row(config, trait, next(iter(trait.judges), "")) for trait in snapshots]
 
 
 def judged_rows(
     run: Run, config: Config, traits: Sequence[str] = (), judge: str | None = None
 ) -> list[Row]:
-    """`run_rows` of the named traits, of all by default, with `judge_quality`: None where nothing is judged.
+    """The rows of `run_rows`, each with `judge_quality`, or None if nothing is judged.
 
-    `judge` picks the judge whose scores are shown. Raises RunError for a trait or a judge that the run
-    does not hold, and for a part of a name that several judges share.
+    Args:
+        run: The run to read.
+        config: Finds the definitions, and sets the filter.
+        traits: Traits by name (default: all of the run).
+        judge: The judge's id, or a part of it (default: each trait's latest judge).
+
+    Raises RunError for a trait or judge that the run does not have, and for a part of an id that
+    several judges share.
     """
-    held = read_snapshots(run, config, _named(run, traits))
-    chosen = choose_judges({trait.name: trait.judges for trait in held}, judge, run.name)
-    return [
-        {
-            **run_row(config, trait, chosen[trait.name]),
-            "judge_quality": _quality(trait, chosen),
-        }
-        for trait in held
-    ]
+    snapshots = read_snapshots(run, config, _check_names(run, traits))
+    judges = {trait.name: trait.judges for trait in snapshots}
+    chosen = choose_judges(judges, judge, run.name)
+    rows = []
+    for trait in snapshots:
+        row = run_row(config, trait, chosen[trait.name])
+        rows.append(row | {"judge_quality": _quality(trait, chosen[trait.name])})
+    return rows
 
 
-def _named(run: Run, traits: Sequence[str]) -> list[str]:
-    """The traits asked for, each once; raises RunError for one that the run does not hold."""
-    there = run.trait_names()
+def _check_names(run: Run, traits: Sequence[str]) -> list[str]:
+    """The requested traits without repetitions, or else all; raises RunError for an unknown one."""
+    known = run.trait_names()
     for name in traits:
-        if name not in there:
+        if name not in known:
             raise RunError(
                 f"no trait {name} in the run {run.name}",
-                cause=f"it holds {', '.join(there) or 'none'}",
-                fix=suggest(name, there) or "name one of them, or none for all",
+                cause=f"it has {', '.join(known) or 'none'}",
+                fix=suggest(name, known) or "name one of them, or leave the name out for all",
             )
-    return list(dict.fromkeys(traits)) or there
+    return list(dict.fromkeys(traits)) or known
 
 
-def _quality(trait: TraitSnapshot, chosen: Mapping[str, str]) -> Row | None:
-    """`judge_quality` of the chosen judge, with what judging the trait has taken, by whatever judge."""
-    judge = chosen[trait.name]
+def _quality(trait: TraitSnapshot, judge: str) -> Row | None:
+    """The judge's quality, and what all judges of the trait together cost."""
     if not judge:
         return None
     quality = judge_quality(trait.rollouts, trait.judgements, judge, trait.question)
@@ -72,24 +77,25 @@ def _quality(trait: TraitSnapshot, chosen: Mapping[str, str]) -> Row | None:
 
 
 def run_row(config: Config, trait: TraitSnapshot, judge: str) -> Row:
-    """What a run has done of a trait, and what a judge's scores of it are worth."""
-    from traitcli.judging import LABELLED
-
+    """A trait's progress, and what the filter keeps of it by one judge's scores."""
     own = trait.judged_by(judge)
     selection = trait.select(judge, config.filter)
+    # Without any label or score the filter keeps all, which would look like a result.
+    is_selected = bool(own) or selection.labelled
+    has_value = [judgement.score.value is not None for judgement in own.values()]
     return {
         "trait": trait.name,
         "rollouts_done": len(trait.rollouts),
         "rollouts_total": trait.planned,
         "empty": selection.counts["empty"],
         "judge": LABELLED if selection.labelled else judge,
-        "judged": sum(j.score.value is not None for j in own.values()),
-        "missing": sum(j.score.value is None for j in own.values()),
+        "judged": has_value.count(True),
+        "missing": has_value.count(False),
         "judge_auroc": selection.judge_auroc,
         "positive_score": selection.counts["positive_score"],
         "negative_score": selection.counts["negative_score"],
-        "kept_positive": _count(selection.kept, "positive") if own or selection.labelled else None,
-        "kept_negative": _count(selection.kept, "negative") if own or selection.labelled else None,
+        "kept_positive": _count(selection.kept, "positive") if is_selected else None,
+        "kept_negative": _count(selection.kept, "negative") if is_selected else None,
         "vector": str(trait.last_vector or ""),
         "note": _note(trait, own, selection),
     }
@@ -100,12 +106,10 @@ def _note(trait: TraitSnapshot, own: Mapping[str, Judgement], selection: Selecti
         return selection.filter
     if own:
         return "" if selection.trusted else selection.filter
-    return (
-        f"no scores by this judge; there are some by {', '.join(trait.judges)}"
-        if trait.judges
-        else ""
-    )
+    if trait.judges:
+        return f"this judge has no scores; {', '.join(trait.judges)} has"
+    return ""
 
 
 def _count(rollouts: Sequence[Rollout], polarity: str) -> int:
-    return sum(r.polarity == polarity for r in rollouts)
+    return sum(rollout.polarity == polarity for rollout in rollouts)
