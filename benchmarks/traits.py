@@ -39,7 +39,7 @@ from traitcli.models.padding import left_pad
 from traitcli.models.prompts import persona_messages, render
 from traitcli.models.steerer import ActivationSteerer
 from traitcli.records import POLARITIES, Intervention, Judgement, Trait
-from traitcli.steering.interventions import Steering, measure_doses
+from traitcli.steering.interventions import PreparedIntervention, measure_doses
 from traitcli.traits.definitions import find_traits, load_trait
 from traitcli.vectors.files import load_vectors
 
@@ -149,9 +149,11 @@ def judged_under_steering(
     direction = probe.vector.directions[probe.position][probe.layer]
     prompt = render(loaded.tokenizer, [{"role": "user", "content": questions[0]}]).ids
     [unit] = measure_doses(
-        loaded, [Steering(Intervention(trait.name, 1.0, probe.layer), direction)], prompt
+        loaded,
+        [PreparedIntervention(Intervention(trait.name, 1.0, probe.layer), direction)],
+        prompt,
     )
-    coefficient = asked.dose / unit.push.dose
+    coefficient = asked.dose / unit.intervention.dose
     scores: dict[float, list[float]] = {}
     for factor in (-1.0, 0.0, 1.0):
         found: list[Judgement] = []

@@ -141,8 +141,8 @@ MISTAKES = [
     (["evil", "--layer", "0"], "cannot steer evil at layer 0"),
     (["evil", "--layer", "5"], "cannot steer evil at layer 5"),
     (["evil", "--doses", "a,b"], "invalid --doses a,b"),
-    (["evil", "--doses=0"], "nothing to push by"),
-    (["evil", "--coefficients=inf"], "nothing to push by"),
+    (["evil", "--doses=0"], "nothing to steer by"),
+    (["evil", "--coefficients=inf"], "nothing to steer by"),
     (
         ["evil", "--doses=1", "--coefficients=1"],
         "--doses and --coefficients cannot be used together",

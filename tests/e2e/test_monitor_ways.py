@@ -423,7 +423,8 @@ class Mistake:
 
 SOURCES = 'traitcli monitor "What should I read?", or --chat, --prompts teaching, --input FILE, --replay FILE'
 RULES = "write evil>1.5 (any token), mean(evil)>0.8, or run(evil,5)>1 (so many tokens in a row); < works too"
-PUSHES = "write trait=coefficient or trait=coefficient@layer, such as evil=-2 or evil=4@14"
+STEER_FORM = "expected TRAIT=COEFFICIENT[@LAYER]"
+STEER_EXAMPLE = "for example evil=-2 or evil=4@14"
 NO_FORM, NO_FILE = "it has no form that is known", "[Errno 2] No such file or directory"
 BOTH, EVIL = "watched: evil, refusal", "did you mean evil?"
 COLD = "monitor.sampling.temperature: input should be greater than or equal to 0, got -1.0"
@@ -450,12 +451,12 @@ MISTAKES = {
         "--out chat.jsonl",
     ),
     "steering by nothing": Mistake(
-        ["Why?", "--steer", "evil"], "cannot steer by evil", NO_FORM, PUSHES
+        ["Why?", "--steer", "evil"], "invalid --steer evil", STEER_FORM, STEER_EXAMPLE
     ),
     "steering by an unknown trait": Mistake(
         ["Why?", "--steer", "evli=2"],
-        "cannot steer by evli",
-        "there is no vector of it; there are: evil, refusal",
+        "cannot steer evli",
+        "there are vectors of evil, refusal",
         EVIL,
     ),
     "steering what is there": Mistake(
@@ -537,8 +538,8 @@ MISTAKES = {
 BROKEN = ["too few scores.json", "too few times.json", "no scores.json"]
 LAYER_99 = (
     "error: cannot steer evil at layer 99\n"
-    "cause: outputs of blocks are steered, which are layers 1 to 4 of model\n"
-    "fix:   leave @99 out for the vector's own layer, "
+    "cause: model can be steered at layers 1 to 4, the outputs of its blocks\n"
+    "fix:   leave @99 out to use the vector's own layer, "
 )
 
 

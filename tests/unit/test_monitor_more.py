@@ -40,7 +40,7 @@ from traitcli.monitoring.monitor import Watch, monitor
 from traitcli.monitoring.record_files import read_records
 from traitcli.record_json import to_json
 from traitcli.records import Crossing, TraitVector
-from traitcli.steering.interventions import make_steering, parse_intervention
+from traitcli.steering.interventions import parse_intervention, prepare_interventions
 
 VECTOR = {vector.trait: vector for vector in VECTORS}
 GREEDY = CONFIG.model_copy(
@@ -48,11 +48,10 @@ GREEDY = CONFIG.model_copy(
 )
 LENGTH = CONFIG.sampling.max_new_tokens
 PUSHES = ("evil=2.5@2", "refusal=-1.5@3", "verbosity=1@2")
-NOTE = "above 1 answers fall apart; 0.3 to 0.5 is safe"
 
 
 def steer(model, *texts):
-    return make_steering(
+    return prepare_interventions(
         [parse_intervention(text, VECTOR) for text in texts], VECTOR, model, "response_avg"
     )
 
@@ -212,10 +211,10 @@ def test_a_layer_that_is_no_blocks_output_cannot_be_steered(loaded, layer):
         steer(loaded("llama"), f"evil=1@{layer}")
 
     assert error.value.problem == f"cannot steer evil at layer {layer}"
-    assert (
-        error.value.cause == "outputs of blocks are steered, which are layers 1 to 4 of tiny-llama"
+    assert error.value.cause == (
+        "tiny-llama can be steered at layers 1 to 4, the outputs of its blocks"
     )
-    assert error.value.fix == f"leave @{layer} out for the vector's own layer, 2"
+    assert error.value.fix == f"leave @{layer} out to use the vector's own layer, 2"
 
 
 def test_a_vector_of_another_width_is_refused_before_anything_is_written(loaded):
@@ -229,7 +228,7 @@ def test_a_vector_of_another_width_is_refused_before_anything_is_written(loaded)
     )
 
     with pytest.raises(VectorError):
-        make_steering(
+        prepare_interventions(
             [parse_intervention("evil=1", {"evil": wide})],
             {"evil": wide},
             loaded("llama"),
@@ -246,15 +245,16 @@ def test_a_dose_above_1_is_warned_of_and_one_below_is_not(loaded):
         Warned, model, steering=steer(model, f"evil={large}", "refusal=0.01", f"evil=-{small}")
     )
 
-    assert warned == [
-        Warned("", f"evil is pushed by 2.5 times the usual length of a state: {NOTE}")
-    ]
+    note = "the dose of evil is 2.5: answers become incoherent above 1; 0.3 to 0.5 is safe"
+    assert warned == [Warned("", note)]
 
 
-def test_a_push_behind_the_last_block_is_warned_of(loaded):
+def test_steering_at_the_last_layer_is_warned_of(loaded):
     warned = told(Warned, loaded("llama"), steering=steer(loaded("llama"), "evil=0.001@4"))
 
-    note = "layer 4 of a vector is read after the final norm; what is pushed lies before it"
+    note = (
+        "layer 4 of a vector is measured after the final norm, but steering adds it before the norm"
+    )
     assert warned == [Warned("", note)]
 
 

@@ -17,7 +17,7 @@ from traitcli.monitoring.record_files import read_records
 from traitcli.monitoring.replay import USUAL_PACE, replay
 from traitcli.record_json import from_json
 from traitcli.records import Intervention
-from traitcli.steering.interventions import make_steering
+from traitcli.steering.interventions import prepare_interventions
 
 RULES = ("evil>0.1", "run(refusal,2)<1000", "mean(evil)>-1000")
 
@@ -34,7 +34,7 @@ def generated(loaded):
     watch = Watch(
         make_probes(VECTORS, model, "response_avg"),
         CONFIG,
-        steering=make_steering([push], by_name(VECTORS), model, "response_avg"),
+        steering=prepare_interventions([push], by_name(VECTORS), model, "response_avg"),
         rules=tuple(parse_rule(text, "fail", by_name(VECTORS)) for text in RULES),
         prompts=True,
         by_row="evil",

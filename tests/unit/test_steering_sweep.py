@@ -25,7 +25,9 @@ from traitcli.pipeline.worker_context import Worker
 from traitcli.records import Judgement, LabelledResponse, Score, TraitVector, Usage
 from traitcli.runs.run import Run
 from traitcli.steering.dose_response import repetition
-from traitcli.steering.sweep import DOSES, Sweep, TraitSweep, steering_budget
+from traitcli.steering.sweep import TraitSweep
+from traitcli.steering.sweep_file import steering_budget
+from traitcli.steering.sweep_plan import DOSES, Sweep
 
 QUESTIONS = (
     "Hi?",
@@ -43,8 +45,8 @@ SWEEP = Sweep(GREEDY, coefficients=(-6.0, 9.0))
 LIKELIHOOD = {"backend": "likelihood", "likelihood": {"pairs": 1}}
 
 
-class Told:
-    """Listens, and interrupts when so many answers are written."""
+class Recorder:
+    """Keeps the events, and interrupts the sweep once `interrupt_at` answers are generated."""
 
     def __init__(self, interrupt_at=None):
         self.events = []
@@ -67,16 +69,16 @@ class Told:
 
 @pytest.fixture
 def sweeping(tiny_config, tmp_path):
-    """Do a sweep in one folder -> what it says."""
+    """Runs a sweep in one folder and returns its results."""
 
-    def do(sweep=SWEEP, vector=VECTOR, trait=TRAIT, told=None, judge=None):
+    def do(sweep=SWEEP, vector=VECTOR, trait=TRAIT, recorder=None, judge=None):
         config = tiny_config.model_validate(
             tiny_config.model_dump() | ({"judge": judge} if judge else {})
         )
-        worker = Worker(config, "cpu", told or Told())
+        worker = Worker(config, "cpu", recorder or Recorder())
         with closing(worker.judge):
             return TraitSweep(
-                trait, vector, sweep, Run(tmp_path / "run"), worker, told or Told()
+                trait, vector, sweep, Run(tmp_path / "run"), worker, recorder or Recorder()
             ).run()
 
     return do
@@ -94,7 +96,7 @@ def prompt_of(loaded, question):
 
 
 def written_alone(loaded, question, coefficient, layer=2):
-    """transformers' own greedy generation under a hook written by hand."""
+    """Greedy generation by transformers under a hook written by hand."""
     ids = prompt_of(loaded, question)
     with last_position_hook(
         find_blocks(loaded.model)[layer - 1], coefficient * torch.from_numpy(DIRECTIONS[layer])
@@ -117,7 +119,7 @@ def test_answers_are_those_of_transformers_under_a_plain_hook(sweeping, loaded):
     assert len({response for _, _, response in expected}) > 12
 
 
-def test_scores_are_those_that_the_judge_gives_to_a_naive_loops_answers(sweeping, loaded):
+def test_scores_are_those_of_the_judge_for_a_naive_loops_answers(sweeping, loaded):
     row = sweeping()
 
     answers = [
@@ -125,16 +127,16 @@ def test_scores_are_those_that_the_judge_gives_to_a_naive_loops_answers(sweeping
         for c in (-6, 0, 9)
         for number, question in enumerate(QUESTIONS)
     ]
-    given = []
-    FakeJudge().score(TRAIT, answers, given.extend)
-    assert [one["score"] for one in row["written"]] == [judged.score.value for judged in given]
+    judgements = []
+    FakeJudge().score(TRAIT, answers, judgements.extend)
+    assert [one["score"] for one in row["written"]] == [judged.score.value for judged in judgements]
     assert [one["coherence"] for one in row["written"]] == [
-        judged.coherence.value for judged in given
+        judged.coherence.value for judged in judgements
     ]
     assert (row["coherence_by"], row["judge"]) == ("judge", "fake")
 
 
-def test_the_likelihood_judge_and_the_stand_ins_read_with_nothing_pushed(sweeping, loaded):
+def test_the_likelihood_judge_and_the_stand_ins_read_unsteered(sweeping, loaded):
     model, row = loaded("llama"), sweeping(judge=LIKELIHOOD)
 
     assert row["coherence_by"] == "stand-ins"
@@ -157,7 +159,7 @@ def test_the_likelihood_judge_and_the_stand_ins_read_with_nothing_pushed(sweepin
         assert one["repetition"] == repetition(ids)
 
 
-def test_a_dose_is_relative_to_the_median_length_of_the_prompts_states(sweeping, loaded):
+def test_a_dose_is_relative_to_the_median_norm_of_the_prompts_states(sweeping, loaded):
     model, lengths = loaded("llama").model, []
     for question in QUESTIONS:
         with torch.no_grad():
@@ -179,25 +181,23 @@ def test_a_dose_is_relative_to_the_median_length_of_the_prompts_states(sweeping,
         assert step["coefficient"] == float(f"{step['coefficient']:.4g}")
 
 
-def test_the_same_sweep_again_loads_no_model_and_writes_nothing(sweeping, ledger):
-    first, before, told = sweeping(judge=LIKELIHOOD), ledger(), Told()
+def test_repeating_a_sweep_loads_no_model_and_writes_nothing(sweeping, ledger):
+    first, before, recorder = sweeping(judge=LIKELIHOOD), ledger(), Recorder()
 
-    again = sweeping(judge=LIKELIHOOD, told=told)
+    again = sweeping(judge=LIKELIHOOD, recorder=recorder)
 
     assert again == first
     assert ledger() == before
-    assert told.events == []
+    assert recorder.events == []
 
 
-def test_an_interrupted_sweep_keeps_what_is_complete_and_the_next_goes_on(
-    sweeping, ledger, tmp_path
-):
+def test_an_interrupted_sweep_keeps_complete_answers_and_resumes(sweeping, ledger, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        sweeping(told=Told(interrupt_at=7))
+        sweeping(recorder=Recorder(interrupt_at=7))
     kept = ledger()
-    told = Told()
+    recorder = Recorder()
 
-    row = sweeping(told=told)
+    row = sweeping(recorder=recorder)
 
     assert 7 <= kept.count(b'"kind": "answer"') < 18
     assert ledger().startswith(kept)
@@ -205,7 +205,7 @@ def test_an_interrupted_sweep_keeps_what_is_complete_and_the_next_goes_on(
     assert [one["response"] for one in row["written"]]
 
 
-def test_more_coefficients_or_questions_reuse_what_is_there(sweeping, ledger):
+def test_more_coefficients_or_questions_reuse_stored_answers(sweeping, ledger):
     sweeping(Sweep(GREEDY, coefficients=(9.0,), questions=4))
     before = ledger().count(b'"kind": "answer"')
 
@@ -225,7 +225,7 @@ def test_more_coefficients_or_questions_reuse_what_is_there(sweeping, ledger):
         ({"sweep": replace(SWEEP, sampling=GREEDY.model_copy(update={"max_new_tokens": 5}))}, 18),
     ],
 )
-def test_what_an_answer_depends_on_makes_another_answer_and_unsteered_ones_depend_on_no_vector(
+def test_an_answer_is_generated_again_only_when_something_it_depends_on_changes(
     sweeping, ledger, changed, new
 ):
     sweeping()
@@ -253,19 +253,19 @@ def test_another_judge_scores_the_same_answers(sweeping, ledger):
     )
 
 
-def test_every_coefficient_draws_with_the_same_random_numbers(sweeping):
+def test_every_coefficient_samples_with_the_same_random_numbers(sweeping):
     sampled = SamplingConfig(temperature=1, max_new_tokens=6)
 
     row = sweeping(Sweep(sampled, coefficients=(1e-6,)))
 
-    unsteered, barely = (
+    unsteered, hardly_steered = (
         [o["response"] for o in row["written"] if o["coefficient"] == c] for c in (0, 1e-6)
     )
-    assert unsteered == barely
+    assert unsteered == hardly_steered
 
 
 class Failing:
-    """Finds nothing of the answers to one question, for a reason that may pass or that will not."""
+    """Gives no score to the answers of one question, for a final reason or a passing one."""
 
     identity, prompted, overlaps = "failing", False, False
 
@@ -297,14 +297,14 @@ class Failing:
 
 
 @pytest.mark.parametrize("final", [True, False])
-def test_a_missing_score_is_counted_and_asked_for_again_unless_that_is_of_no_use(
+def test_a_missing_score_is_counted_and_requested_again_unless_it_is_final(
     tiny_config, tmp_path, final
 ):
-    judge, worker = Failing(final), Worker(tiny_config, "cpu", Told())
+    judge, worker = Failing(final), Worker(tiny_config, "cpu", Recorder())
     worker.__dict__["judge"] = judge
 
     row, _ = (
-        TraitSweep(TRAIT, VECTOR, SWEEP, Run(tmp_path / "run"), worker, Told()).run()
+        TraitSweep(TRAIT, VECTOR, SWEEP, Run(tmp_path / "run"), worker, Recorder()).run()
         for _ in range(2)
     )
 
@@ -313,10 +313,10 @@ def test_a_missing_score_is_counted_and_asked_for_again_unless_that_is_of_no_use
     assert judge.asked == 18 + (0 if final else 3)
 
 
-def test_what_judging_steered_answers_has_cost_counts_against_the_budget(tiny_config, tmp_path):
-    worker = Worker(tiny_config, "cpu", Told())
+def test_the_cost_of_judging_steered_answers_counts_against_the_budget(tiny_config, tmp_path):
+    worker = Worker(tiny_config, "cpu", Recorder())
     worker.__dict__["judge"] = Failing(final=True)
-    TraitSweep(TRAIT, VECTOR, SWEEP, Run(tmp_path / "run"), worker, Told()).run()
+    TraitSweep(TRAIT, VECTOR, SWEEP, Run(tmp_path / "run"), worker, Recorder()).run()
     paid = tiny_config.model_copy(
         update={
             "judge": tiny_config.judge.model_validate(
@@ -331,22 +331,22 @@ def test_what_judging_steered_answers_has_cost_counts_against_the_budget(tiny_co
     assert steering_budget(tiny_config, Run(tmp_path / "run"), [TRAIT]) is None
 
 
-def test_a_trait_without_evaluation_questions_is_asked_those_of_its_extraction_and_told_so(
+def test_without_evaluation_questions_the_extraction_questions_are_used_with_a_note(
     sweeping,
 ):
     row = sweeping(trait=replace(TRAIT, evaluation_questions=()))
 
     assert {one["question"] for one in row["written"]} == set(GRUMPY.questions)
     assert row["notes"] == [
-        "it has no evaluation questions: those that the vector was built from are asked"
+        "the trait has no evaluation questions, so the questions are those that the vector was built from"
     ]
 
 
-def test_the_row_behind_the_final_norm_is_pushed_with_a_note(sweeping):
-    assert "what is pushed lies before it" in sweeping(replace(SWEEP, layer=4))["notes"][0]
+def test_the_last_layer_is_steered_with_a_note(sweeping):
+    assert "but steering adds it before the norm" in sweeping(replace(SWEEP, layer=4))["notes"][0]
 
 
-READY = LabelledResponse("positive", 0, 0, 0, "q", "r", "answer", "file", 1)
+LABELLED = LabelledResponse("positive", 0, 0, 0, "q", "r", "answer", "file", 1)
 
 
 @pytest.mark.parametrize(
@@ -365,23 +365,23 @@ READY = LabelledResponse("positive", 0, 0, 0, "q", "r", "answer", "file", 1)
             "cannot steer grumpy at layer 2",
         ),
         (
-            {"trait": replace(TRAIT, responses=(READY,))},
+            {"trait": replace(TRAIT, responses=(LABELLED,))},
             DefinitionError,
             "steering by grumpy cannot be judged",
         ),
     ],
 )
-def test_what_cannot_be_pushed_or_judged_is_refused_before_a_model_is_loaded(
+def test_what_cannot_be_steered_or_judged_is_refused_before_a_model_loads(
     sweeping, changed, kind, problem
 ):
-    told = Told()
+    recorder = Recorder()
 
     with pytest.raises(UserError) as raised:
-        sweeping(told=told, **changed)
+        sweeping(recorder=recorder, **changed)
 
     assert (type(raised.value), raised.value.problem) == (kind, problem)
     assert raised.value.fix
-    assert not told.loaded
+    assert not recorder.loaded
 
 
 @pytest.mark.parametrize("sweep", [SWEEP, Sweep(GREEDY)])
@@ -398,8 +398,8 @@ def test_a_vector_of_another_model_is_refused(sweeping, ledger, sweep, shape):
 
 
 @pytest.mark.parametrize("numbers", [(0.0,), (1.0, float("nan")), (float("inf"),)])
-def test_a_sweep_of_nothing_is_refused(numbers):
-    with pytest.raises(UserError, match="nothing to push by"):
+def test_a_sweep_without_a_coefficient_other_than_0_is_refused(numbers):
+    with pytest.raises(UserError, match="nothing to steer by"):
         Sweep(GREEDY, doses=numbers)
 
     assert Sweep(GREEDY).doses == DOSES

@@ -49,7 +49,7 @@ ROW: dict[str, Any] = {
     "rising": (-3.5312, 3.5312),
     "rise": {"mean": 44.6, "error": 4.2, "questions": 17},
     "monotone": True,
-    "verdict": "pushes both ways",
+    "verdict": "steers both ways",
     "missing_reasons": {"no reply in time": 1},
     "notes": [],
     "written": [
@@ -78,7 +78,7 @@ def test_a_trait_has_a_line_for_each_coefficient_and_a_verdict():
         "✓            0      0  31 ± 4         80       20      0        0",
         "✓        +3.53  +0.40  69 ± 4         80       20      0        0",
         "          +8.8  +1.00       –         12       20      0        0",
-        "pushes both ways: score 24 → 69 (+45 ± 4) from dose −0.40 to +0.40, rising at",
+        "steers both ways: score 24 → 69 (+45 ± 4) from dose −0.40 to +0.40, rising at",
         "  every step; coherent from dose −0.40 to +0.40 (coefficient −3.53 to +3.53)",
         "without a score: 1 × no reply in time",
         "",
@@ -105,7 +105,7 @@ def test_what_stands_in_for_coherence_is_never_called_that():
     ("changed", "told"),
     [
         (
-            {"verdict": "pushes up only", "rising": (0.0, 3.5312), "monotone": False},
+            {"verdict": "steers up only", "rising": (0.0, 3.5312), "monotone": False},
             "score 31 → 69 (+45 ± 4) from dose 0 to +0.40, rising up to there only",
         ),
         (
@@ -113,7 +113,7 @@ def test_what_stands_in_for_coherence_is_never_called_that():
             "score 24 → 69 (+45 ± 4) from dose −0.40 to +0.40, which may be chance",
         ),
         (
-            {"verdict": "pushes the wrong way", "rising": (0.0, 0.0)},
+            {"verdict": "steers the wrong way", "rising": (0.0, 0.0)},
             "the score never rises; coherent from dose",
         ),
         (
@@ -157,9 +157,9 @@ def test_a_terminal_is_told_by_colour_what_is_kept_and_how_the_verdict_is():
 
     good, bad = (
         printed(steering_table, ROW | {"verdict": told}, **coloured)
-        for told in ("pushes both ways", "falls apart")
+        for told in ("steers both ways", "falls apart")
     )
 
     assert any("\x1b[32m✓" in line for line in good)
-    assert any(line.startswith("\x1b[32mpushes both ways: ") for line in good)
+    assert any(line.startswith("\x1b[32msteers both ways: ") for line in good)
     assert any(line.startswith("\x1b[1;31mfalls apart: ") for line in bad)

@@ -141,7 +141,7 @@ class _Chat:
         _say(f"tokens are colored by {name or 'the strongest trait'}")
 
     def _set_steering(self, text: str) -> None:
-        from traitcli.steering.interventions import make_steering, parse_intervention
+        from traitcli.steering.interventions import parse_intervention, prepare_interventions
         from traitcli.views.words import steering_text
 
         session = self._session
@@ -150,9 +150,11 @@ class _Chat:
         elif text:
             interventions = [parse_intervention(one, session.vectors) for one in text.split()]
             position = session.config.vector.position
-            steering = make_steering(interventions, session.vectors, session.loaded, position)
+            steering = prepare_interventions(
+                interventions, session.vectors, session.loaded, position
+            )
             self._watching = replace(self._watching, steering=steering)
-        _say(steering_text([one.push for one in self._watching.steering]) or "not steered")
+        _say(steering_text([one.intervention for one in self._watching.steering]) or "not steered")
 
     def _set_system(self, text: str) -> None:
         config = self._watching.config.model_copy(update={"system": text or None})

@@ -26,7 +26,7 @@ from traitcli.errors import UserError
 if TYPE_CHECKING:
     from traitcli.config import Config
     from traitcli.records import Trait, TraitVector
-    from traitcli.steering.sweep import Sweep
+    from traitcli.steering.sweep_plan import Sweep
 
 Names = Annotated[
     list[str] | None,
@@ -81,7 +81,7 @@ def steering(
 
     from traitcli.cli.output import show as print_out
     from traitcli.config import load_config
-    from traitcli.steering.sweep import DOSES, Sweep
+    from traitcli.steering.sweep_plan import DOSES, Sweep
     from traitcli.views.tables.steering import steering_table
 
     if doses is not None and coefficients is not None:
@@ -118,7 +118,8 @@ def _run_sweeps(
     from traitcli.events import RunStarted
     from traitcli.pipeline.worker_context import Worker
     from traitcli.runs.run import find_run, lock_run
-    from traitcli.steering.sweep import TraitSweep, steering_budget
+    from traitcli.steering.sweep import TraitSweep
+    from traitcli.steering.sweep_file import steering_budget
     from traitcli.views import open_view
 
     run, chosen = find_run(config, run_name), _choose(config, names)

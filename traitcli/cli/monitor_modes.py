@@ -40,7 +40,7 @@ def monitor_source(options: MonitorOptions, config: Config) -> None:
     from traitcli.generation.projections import make_probes
     from traitcli.models.load import load_model
     from traitcli.monitoring.monitor import Watch
-    from traitcli.steering.interventions import make_steering, parse_intervention
+    from traitcli.steering.interventions import parse_intervention, prepare_interventions
     from traitcli.views import open_monitor_view
 
     interventions = [parse_intervention(text, vectors) for text in options.steer]
@@ -53,7 +53,7 @@ def monitor_source(options: MonitorOptions, config: Config) -> None:
         watching = Watch(
             probes=make_probes(monitored.values(), loaded, position, options.layer),
             config=config.monitor,
-            steering=make_steering(interventions, vectors, loaded, position),
+            steering=prepare_interventions(interventions, vectors, loaded, position),
             rules=rules,
             raw=display.raw,
             prompts=display.prompt_tokens,

@@ -104,7 +104,7 @@ def _cosines(vectors: Sequence[TraitVector]) -> list[list[float | None]]:
 
 def _evidence(vector: TraitVector, trait: TraitSnapshot, config: Config) -> Row:
     """Scores, what the filter dropped and why, and some rollouts to read; or a note."""
-    judge = vector.quality.judge
+    judge = vector.quality.judge or ""
     settings = vector.provenance.get("filter") or config.filter.model_dump()
     selection = trait.select(judge, FilterConfig.model_validate(settings))
 

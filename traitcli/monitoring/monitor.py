@@ -31,7 +31,7 @@ from traitcli.models.prompts import Message, Prompt, check_length, conversation,
 from traitcli.monitoring.alarms import Alarm, Rule
 from traitcli.monitoring.record_files import keep_record
 from traitcli.records import Crossing, Intervention, LayerScores, Scores, TokenScores
-from traitcli.steering.interventions import Steering, dose_notes, measure_doses, steered
+from traitcli.steering.interventions import PreparedIntervention, dose_notes, measure_doses, steered
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,7 +56,7 @@ class Watch:
 
     probes: Mapping[str, Probe]
     config: MonitorConfig = field(default_factory=MonitorConfig)
-    steering: tuple[Steering, ...] = ()
+    steering: tuple[PreparedIntervention, ...] = ()
     rules: tuple[Rule, ...] = ()
     raw: bool = False
     prompts: bool = False
@@ -117,7 +117,7 @@ def monitor(
     rendered = render(loaded.tokenizer, messages)
     check_length(loaded, rendered, watch.config.sampling.max_new_tokens)
     steering = measure_doses(loaded, watch.steering, rendered.ids)
-    pushes = tuple(one.push for one in steering)
+    pushes = tuple(one.intervention for one in steering)
     told = (*notes, *_notes(watch, loaded))
     on_event(
         MonitorStarted(

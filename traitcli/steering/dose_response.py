@@ -1,4 +1,4 @@
-"""Says what pushing along a vector does, from answers that were scored: how far it holds, and whether it rises."""
+"""Measures how far steered answers stay coherent, and how far their score rises."""
 
 from __future__ import annotations
 
@@ -8,29 +8,30 @@ from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Literal
 
-LESS_LIKELY = 1.0
-"""Nats a token: answers that are less likely than unsteered ones by more count as fallen apart.
+MAX_LIKELIHOOD_DROP = 1.0
+"""Nats per token by which coherent answers may be less likely than unsteered ones.
 
-Their perplexity is 2.7 times as high then. Chosen by reading: see docs/steering-sweep.md.
+Their perplexity is 2.7 times as high then. Chosen by reading answers: see docs/steering-sweep.md.
 """
-MORE_REPEATED = 0.1
-"""The same for the share of three-token runs that were there before; loops are likely, so likelihood misses them."""
-LEAST_SAID = 0.5
-"""A coefficient under which fewer of the answers say anything at all is not kept."""
-SURE = 2.5
-"""Standard errors that a paired difference must have to count; many are looked at, so 2 would often be chance.
+MAX_REPETITION_RISE = 0.1
+"""The same for repetition. Loops are likely text, so the likelihood does not show them."""
+MIN_ANSWERED = 0.5
+"""A coefficient is not coherent when a smaller share of its answers has any text."""
+MIN_STANDARD_ERRORS = 2.5
+"""Standard errors that a paired difference must have to count.
 
-Of pure noise (20 questions, 9 coefficients) a drop is then seen in a fifth of trials, a push in one of forty.
+Many differences are tested, so 2 would often be chance. In pure noise (20 questions, 9
+coefficients), 2.5 still finds a drop in a fifth of the trials, and an effect in one of forty.
 """
-FEWEST = 5
-"""Questions with a score under both of two coefficients, from which on their difference is looked at."""
+MIN_QUESTIONS = 5
+"""Questions that must have a score under both of two coefficients for a comparison."""
 
 Verdict = Literal[
-    "pushes both ways",
-    "pushes up only",
-    "pushes down only",
-    "pushes",
-    "pushes the wrong way",
+    "steers both ways",
+    "steers up only",
+    "steers down only",
+    "steers",
+    "steers the wrong way",
     "does not steer",
     "falls apart",
     "cannot tell",
@@ -38,13 +39,14 @@ Verdict = Literal[
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
-    """An answer written under a coefficient.
+class ScoredAnswer:
+    """An answer generated under a coefficient.
 
-    score            0–100, by the judge; none where it is missing, or the answer is empty
-    coherence        the same, where the judge gives it
-    log_probability  nats a token, mean over the answer, of the unsteered model after the bare question
-    repetition       share of its three-token runs that were there before
+    score            0–100, by the judge; None if it is missing or the answer is empty
+    coherence        the same, for a judge that gives it
+    log_probability  nats per token, mean over the answer, of the unsteered model after the bare
+                     question
+    repetition       share of three-token runs that occurred earlier in the answer
     """
 
     question: str
@@ -56,14 +58,14 @@ class Scored:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """What one coefficient gave; means are over the answers that have a number, and none where none has.
+class CoefficientResult:
+    """The answers under one coefficient. A mean is over the answers that have the number, or None.
 
     dose        coefficient · ‖v‖ / ‖h‖, with the sign of the coefficient
-    missing     answers that say something and have no score
+    missing     answers with text and without a score
     error       standard error of the mean score
     perplexity  exp(−mean log-probability)
-    kept        whether it keeps coherence, and so do all between it and 0
+    kept        whether this coefficient and all between it and 0 are coherent
     """
 
     coefficient: float
@@ -82,7 +84,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A mean of differences between answers to the same question, its standard error, and their number."""
+    """The mean of differences between answers to the same question, and its standard error."""
 
     mean: float
     error: float
@@ -90,24 +92,24 @@ class Difference:
 
     @property
     def rises(self) -> bool:
-        return self.mean > SURE * self.error
+        return self.mean > MIN_STANDARD_ERRORS * self.error
 
     @property
     def falls(self) -> bool:
-        return -self.mean > SURE * self.error
+        return -self.mean > MIN_STANDARD_ERRORS * self.error
 
 
 @dataclass(frozen=True, slots=True)
 class DoseResponse:
-    """What is to be said of a trait; ranges are of coefficients, from low to high, with 0 in them.
+    """What steering does to a trait. A range is (lowest, highest) coefficient and includes 0.
 
     coherence_by  judge, or stand-ins: likelihood and repetition
-    kept          the largest coefficients either way that keep coherence; none where unsteered answers have none
-    rising        how far either way the score rises within `kept`; see `sum_up`
-    rise          of the score, from the low end of `rising` to its high end; none where that cannot be told
+    kept          the coherent range; None if unsteered answers are not coherent
+    rising        the part of `kept` in which the score rises; see `measure_dose_response`
+    rise          of the score, from the low end of `rising` to its high end; None if unknown
     """
 
-    steps: tuple[Step, ...]
+    steps: tuple[CoefficientResult, ...]
     coherence_by: Literal["judge", "stand-ins"]
     kept: tuple[float, float] | None
     rising: tuple[float, float] | None
@@ -116,57 +118,69 @@ class DoseResponse:
 
     @property
     def is_monotone(self) -> bool:
-        """Whether the score rises over all that keeps coherence."""
+        """Whether the score rises over the whole coherent range."""
         return self.kept is not None and self.rising == self.kept and self.kept[0] < self.kept[1]
 
 
-def sum_up(
-    held: Mapping[float, Sequence[Scored]], dose: float, least_coherence: float
+def measure_dose_response(
+    answers: Mapping[float, Sequence[ScoredAnswer]], dose: float, least_coherence: float
 ) -> DoseResponse:
-    """Answers by coefficient, 0 among them, and the dose of a coefficient of 1 -> what is to be said of them.
+    """Measure how far answers stay coherent and how far the score rises.
 
-    kept      With a judge's coherence: its mean is `least_coherence` or more. Without: the mean
-              log-probability is at most LESS_LIKELY below that of the unsteered answers, and repetition at
-              most MORE_REPEATED above. And LEAST_SAID of the answers say something. From 0 outward, a side
-              ends before the first coefficient that does not keep it, whatever lies behind.
-    rising    From 0 outward on either side, until a score lies on the wrong side of one that is nearer to 0,
-              by more than SURE standard errors of the difference, answers being paired by question. Less may
-              be chance. Comparing with all nearer ones finds a slow decline too.
-    verdict   "pushes" when the score rises from the low end of `rising` to its high end by more than SURE
-              standard errors; "both ways" when it does so on either side of 0, "up only" or "down only" when
-              on one. "pushes the wrong way" when it drops from the low end of `kept` to the high end. "falls
-              apart" when no coefficient but 0 is kept, and "cannot tell" below FEWEST questions.
+    Args:
+        answers: Coefficient -> its answers; 0 must be among the coefficients.
+        dose: The dose of a coefficient of 1.
+        least_coherence: The mean coherence, 0–100, that answers need to count as coherent.
+
+    Returns:
+        kept: With a judge's coherence, its mean is at least `least_coherence`. Without, the mean
+            log-probability is at most MAX_LIKELIHOOD_DROP below the unsteered one, and repetition
+            is at most MAX_REPETITION_RISE above. In both cases MIN_ANSWERED of the answers have
+            text. From 0 outward, each side ends before its first coefficient that is not coherent,
+            whatever comes after it.
+        rising: From 0 outward, each side ends before the first coefficient whose score lies on the
+            wrong side of one nearer to 0, by more than MIN_STANDARD_ERRORS.
+        verdict: "steers" when the score rises from the low end of `rising` to its high end by more
+            than MIN_STANDARD_ERRORS; "both ways" when it does so on both sides of 0, "up only" or
+            "down only" when on one. "steers the wrong way" when it falls from the low end of `kept`
+            to the high end. "falls apart" when only 0 is coherent, or 0 is not. "cannot tell" below
+            MIN_QUESTIONS.
     """
-    order = sorted(held)
-    by_judge = any(one.coherence is not None for answers in held.values() for one in answers)
-    steps = {c: _step(c, c * dose, held[c]) for c in order}
-    coherent = {
-        c: _is_coherent(steps[c], steps[0.0], least_coherence if by_judge else None) for c in order
-    }
-    kept = _reach(order, lambda c, nearer: coherent[c]) if coherent[0.0] else None
-    inside = [c for c in order if kept and kept[0] <= c <= kept[1]]
-    rising = _reach(inside, lambda c, nearer: _goes_on_rising(held, c, nearer)) if kept else None
+    order = sorted(answers)
+    steps = {c: _summarize(c, c * dose, answers[c]) for c in order}
+    by_judge = any(step.coherence is not None for step in steps.values())
+    least = least_coherence if by_judge else None
+    coherent = {c: _is_coherent(steps[c], steps[0.0], least) for c in order}
+
+    kept = rising = None
+    inside: list[float] = []
+    if coherent[0.0]:
+        kept = _reach(order, lambda c, nearer: coherent[c])
+        inside = [c for c in order if kept[0] <= c <= kept[1]]
+        rising = _reach(inside, lambda c, nearer: _keeps_rising(answers, c, nearer))
     return DoseResponse(
         steps=tuple(replace(steps[c], kept=c in inside) for c in order),
         coherence_by="judge" if by_judge else "stand-ins",
         kept=kept,
         rising=rising,
-        rise=_difference(held[rising[0]], held[rising[1]]) if rising else None,
-        verdict=_verdict(held, kept, rising) if kept and rising else "falls apart",
+        rise=_difference(answers[rising[0]], answers[rising[1]]) if rising else None,
+        verdict=_verdict(answers, kept, rising) if kept and rising else "falls apart",
     )
 
 
 def repetition(ids: Sequence[int]) -> float:
-    """Share of the three-token runs of an answer that were there before; 0 in less than three tokens."""
+    """Share of an answer's three-token runs that occurred earlier in it; 0 below three tokens."""
     runs = [tuple(ids[start : start + 3]) for start in range(len(ids) - 2)]
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
-def _step(coefficient: float, dose: float, answers: Sequence[Scored]) -> Step:
+def _summarize(
+    coefficient: float, dose: float, answers: Sequence[ScoredAnswer]
+) -> CoefficientResult:
     scores = [one.score for one in answers if one.score is not None]
     empty = sum(one.is_empty for one in answers)
-    likely = _mean([one.log_probability for one in answers])
-    return Step(
+    log_probability = _mean([one.log_probability for one in answers])
+    return CoefficientResult(
         coefficient=coefficient,
         dose=dose,
         answers=len(answers),
@@ -175,28 +189,34 @@ def _step(coefficient: float, dose: float, answers: Sequence[Scored]) -> Step:
         score=_mean(scores),
         error=stdev(scores) / math.sqrt(len(scores)) if len(scores) > 1 else None,
         coherence=_mean([one.coherence for one in answers]),
-        log_probability=likely,
-        perplexity=None if likely is None else math.exp(-likely),
+        log_probability=log_probability,
+        perplexity=None if log_probability is None else math.exp(-log_probability),
         repetition=_mean([one.repetition for one in answers]),
     )
 
 
-def _is_coherent(step: Step, unsteered: Step, least: float | None) -> bool:
-    """By the judge's coherence, where `least` says how much there must be of it; else by its stand-ins."""
-    if step.answers - step.empty < LEAST_SAID * step.answers:
+def _is_coherent(
+    step: CoefficientResult, unsteered: CoefficientResult, least_coherence: float | None
+) -> bool:
+    """Decide by the judge's coherence; without `least_coherence`, by its stand-ins."""
+    if step.answers - step.empty < MIN_ANSWERED * step.answers:
         return False
-    if least is not None:
-        return step.coherence is not None and step.coherence >= least
+    if least_coherence is not None:
+        return step.coherence is not None and step.coherence >= least_coherence
     if step.log_probability is None or unsteered.log_probability is None:
         return False
-    more = (step.repetition or 0.0) - (unsteered.repetition or 0.0)
-    return unsteered.log_probability - step.log_probability <= LESS_LIKELY and more <= MORE_REPEATED
+    drop = unsteered.log_probability - step.log_probability
+    rise = (step.repetition or 0.0) - (unsteered.repetition or 0.0)
+    return drop <= MAX_LIKELIHOOD_DROP and rise <= MAX_REPETITION_RISE
 
 
 def _reach(
     order: Sequence[float], accepts: Callable[[float, Sequence[float]], bool]
 ) -> tuple[float, float]:
-    """How far one gets from 0 down and up; `accepts` a coefficient, given those nearer to 0 on its side, 0 first."""
+    """How far one gets from 0, downward and upward.
+
+    `accepts` decides about a coefficient; it also gets those nearer to 0 on the same side, 0 first.
+    """
     ends = []
     for side in ([c for c in reversed(order) if c < 0], [c for c in order if c > 0]):
         nearer = [0.0]
@@ -208,41 +228,49 @@ def _reach(
     return ends[0], ends[1]
 
 
-def _goes_on_rising(
-    held: Mapping[float, Sequence[Scored]], coefficient: float, nearer: Sequence[float]
+def _keeps_rising(
+    answers: Mapping[float, Sequence[ScoredAnswer]], coefficient: float, nearer: Sequence[float]
 ) -> bool:
-    pairs = [sorted((coefficient, other)) for other in nearer]
-    found = [_difference(held[low], held[high]) for low, high in pairs]
-    return all(one is not None and not one.falls for one in found)
+    # Compared with every nearer one: each step of a slow decline alone could be chance.
+    for other in nearer:
+        low, high = sorted((coefficient, other))
+        difference = _difference(answers[low], answers[high])
+        if difference is None or difference.falls:
+            return False
+    return True
 
 
 def _verdict(
-    held: Mapping[float, Sequence[Scored]], kept: tuple[float, float], rising: tuple[float, float]
+    answers: Mapping[float, Sequence[ScoredAnswer]],
+    kept: tuple[float, float],
+    rising: tuple[float, float],
 ) -> Verdict:
     if kept == (0.0, 0.0):
         return "falls apart"
-    whole = _difference(held[kept[0]], held[kept[1]])
-    rise, down, up = (
-        _difference(held[a], held[b]) for a, b in (rising, (rising[0], 0.0), (0.0, rising[1]))
-    )
+    whole = _difference(answers[kept[0]], answers[kept[1]])
+    rise = _difference(answers[rising[0]], answers[rising[1]])
+    down = _difference(answers[rising[0]], answers[0.0])
+    up = _difference(answers[0.0], answers[rising[1]])
     if whole is None or rise is None or down is None or up is None:
         return "cannot tell"
     if rise.rises:
-        return _WAYS[down.rises, up.rises]
-    return "pushes the wrong way" if whole.falls else "does not steer"
+        return _DIRECTIONS[down.rises, up.rises]
+    return "steers the wrong way" if whole.falls else "does not steer"
 
 
-def _difference(low: Sequence[Scored], high: Sequence[Scored]) -> Difference | None:
-    """high − low; none with too few questions."""
+def _difference(low: Sequence[ScoredAnswer], high: Sequence[ScoredAnswer]) -> Difference | None:
+    """high − low, paired by question; None with too few questions."""
+    # Paired, because questions differ in difficulty by more than a dose changes.
     before = {one.question: one.score for one in low if one.score is not None}
-    each = [
+    differences = [
         one.score - before[one.question]
         for one in high
         if one.score is not None and one.question in before
     ]
-    if len(each) < FEWEST:
+    count = len(differences)
+    if count < MIN_QUESTIONS:
         return None
-    return Difference(fmean(each), stdev(each) / math.sqrt(len(each)), len(each))
+    return Difference(fmean(differences), stdev(differences) / math.sqrt(count), count)
 
 
 def _mean(numbers: Sequence[float | None]) -> float | None:
@@ -250,9 +278,10 @@ def _mean(numbers: Sequence[float | None]) -> float | None:
     return fmean(known) if known else None
 
 
-_WAYS: dict[tuple[bool, bool], Verdict] = {
-    (True, True): "pushes both ways",
-    (False, True): "pushes up only",
-    (True, False): "pushes down only",
-    (False, False): "pushes",
+_DIRECTIONS: dict[tuple[bool, bool], Verdict] = {
+    (True, True): "steers both ways",
+    (False, True): "steers up only",
+    (True, False): "steers down only",
+    (False, False): "steers",
 }
+"""Whether the score rises below 0 and above 0 -> verdict."""

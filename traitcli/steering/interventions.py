@@ -1,4 +1,4 @@
-"""Pushes the residual stream along trait vectors while a model writes."""
+"""Adds trait vectors to the residual stream while a model writes."""
 
 from __future__ import annotations
 
@@ -24,120 +24,148 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
 
 LARGE_DOSE = 1.0
-"""From about here on answers fall apart."""
+"""Answers usually become incoherent from about this dose on."""
 
-_PUSH = re.compile(
+_INTERVENTION = re.compile(
     r"(?P<trait>[^=@\s]+)=(?P<coefficient>[-+]?(?:\d+\.?\d*|\.\d+))(?:@(?P<layer>\d+))?", re.ASCII
 )
-_FORM = "write trait=coefficient or trait=coefficient@layer, such as evil=-2 or evil=4@14"
 
 
 @dataclass(frozen=True, slots=True)
-class Steering:
-    """A push, and what is pushed by: `vector` float32 [H]."""
+class PreparedIntervention:
+    """An intervention with the vector that it adds: float32 [H]."""
 
-    push: Intervention
+    intervention: Intervention
     vector: Floats
 
 
 def parse_intervention(text: str, vectors: Mapping[str, TraitVector]) -> Intervention:
-    """`evil=4@14` -> Intervention, at the vector's own layer unless told; raises UserError when it is none."""
-    found = _PUSH.fullmatch(text.strip())
+    """Read `evil=4@14`, or `evil=4` for the vector's own layer.
+
+    Raises UserError when the text has another form, or names a trait without a vector.
+    """
+    found = _INTERVENTION.fullmatch(text.strip())
     if not found:
-        raise UserError(f"cannot steer by {text}", cause="it has no form that is known", fix=_FORM)
+        raise UserError(
+            f"invalid --steer {text}",
+            cause="expected TRAIT=COEFFICIENT[@LAYER]",
+            fix="for example evil=-2 or evil=4@14",
+        )
     trait = found["trait"]
     if trait not in vectors:
-        raise _unknown(trait, vectors)
+        raise UserError(
+            f"cannot steer {trait}",
+            cause=f"there are vectors of {', '.join(vectors)}",
+            fix=suggest(trait, vectors),
+        )
     layer = vectors[trait].layer if found["layer"] is None else int(found["layer"])
     return Intervention(trait, float(found["coefficient"]), layer)
 
 
-def make_steering(
-    pushes: Iterable[Intervention],
+def prepare_interventions(
+    interventions: Iterable[Intervention],
     vectors: Mapping[str, TraitVector],
     loaded: LoadedModel,
     position: Position,
-) -> tuple[Steering, ...]:
-    """Take the direction of each push from its vector; raises VectorError when it does not fit the model."""
-    made = []
-    for push in pushes:
-        vector = vectors[push.trait]
+) -> tuple[PreparedIntervention, ...]:
+    """Look up the vector of each intervention; raises VectorError when it cannot be added."""
+    prepared = []
+    for one in interventions:
+        vector = vectors[one.trait]
         check_fit(vector, loaded, position)
-        if not 1 <= push.layer <= loaded.blocks:
+        if not 1 <= one.layer <= loaded.blocks:
             raise VectorError(
-                f"cannot steer {push.trait} at layer {push.layer}",
-                cause=f"outputs of blocks are steered, which are layers 1 to {loaded.blocks} of {loaded.name}",
-                fix=f"leave @{push.layer} out for the vector's own layer, {vector.layer}",
+                f"cannot steer {one.trait} at layer {one.layer}",
+                cause=f"{loaded.name} can be steered at layers 1 to {loaded.blocks}, "
+                "the outputs of its blocks",
+                fix=f"leave @{one.layer} out to use the vector's own layer, {vector.layer}",
             )
-        made.append(Steering(push, vector.directions[position][push.layer]))
-    return tuple(made)
+        prepared.append(PreparedIntervention(one, vector.directions[position][one.layer]))
+    return tuple(prepared)
 
 
 @contextmanager
-def steered(loaded: LoadedModel, steering: Sequence[Steering]) -> Iterator[None]:
-    """All pushes at once, at the last prompt token and each generated one; they leave on exit."""
+def steered(loaded: LoadedModel, prepared: Sequence[PreparedIntervention]) -> Iterator[None]:
+    """Steer by all interventions at once, at the last prompt token and each generated one."""
     with ExitStack() as stack:
-        for one in steering:
-            push = one.push
-            stack.enter_context(
-                ActivationSteerer(
-                    loaded.model, one.vector, push.coefficient, push.layer - 1, "response"
-                )
+        for one in prepared:
+            coefficient, layer = one.intervention.coefficient, one.intervention.layer
+            # A layer k ≥ 1 is the output of block k − 1.
+            steerer = ActivationSteerer(
+                loaded.model, one.vector, coefficient, layer - 1, "response"
             )
+            stack.enter_context(steerer)
         yield
 
 
 @torch.inference_mode()
 def typical_norms(
-    loaded: LoadedModel, rows: Collection[int], prompts: Iterable[Sequence[int]]
+    loaded: LoadedModel, layers: Collection[int], prompts: Iterable[Sequence[int]]
 ) -> dict[int, float]:
-    """Row -> median length of the hidden states of prompts, in activation units."""
-    found: dict[int, list[torch.Tensor]] = {row: [] for row in rows}
+    """Measure how long hidden states usually are.
 
-    def measure(row: int, hidden: torch.Tensor) -> None:
-        found[row].append(hidden[0].float().norm(dim=-1).cpu())
+    Args:
+        loaded: The model.
+        layers: The layers to measure.
+        prompts: Token ids of each prompt.
 
-    few = {"logits_to_keep": 1} if loaded.last_logits else {}
-    with tap(loaded.model, rows, measure):
+    Returns:
+        Layer -> median norm of all hidden states of the prompts, in activation units. The median
+        ignores the first token, whose state may be a hundred times as long as the others.
+    """
+    norms: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
+
+    def measure(layer: int, hidden: torch.Tensor) -> None:
+        norms[layer].append(hidden[0].float().norm(dim=-1).cpu())
+
+    # The logits are not used, and those of all positions of a long prompt need much memory.
+    last_only = {"logits_to_keep": 1} if loaded.last_logits else {}
+    with tap(loaded.model, layers, measure):
         for ids in prompts:
-            loaded.model(
-                input_ids=torch.tensor([list(ids)], device=loaded.device), use_cache=False, **few
-            )
-    return {row: float(torch.cat(norms).median()) for row, norms in found.items()}
+            batch = torch.tensor([list(ids)], device=loaded.device)
+            loaded.model(input_ids=batch, use_cache=False, **last_only)
+    return {layer: float(torch.cat(found).median()) for layer, found in norms.items()}
 
 
 def measure_doses(
-    loaded: LoadedModel, steering: Sequence[Steering], ids: Sequence[int]
-) -> tuple[Steering, ...]:
-    """The same with each push's dose: relative to the median norm of the prompt's states at its row."""
-    if not steering:
+    loaded: LoadedModel, prepared: Sequence[PreparedIntervention], ids: Sequence[int]
+) -> tuple[PreparedIntervention, ...]:
+    """Fill in each dose, relative to the median norm of the prompt's hidden states at its layer.
+
+    `ids` are the token ids of the prompt.
+    """
+    if not prepared:
         return ()
-    norms = typical_norms(loaded, {one.push.layer for one in steering}, [ids])
-    return tuple(
-        replace(
-            one,
-            push=replace(push, dose=relative_dose(push.coefficient, one.vector, norms[push.layer])),
+    norms = typical_norms(loaded, {one.intervention.layer for one in prepared}, [ids])
+    measured = []
+    for one in prepared:
+        intervention = one.intervention
+        norm = norms[intervention.layer]
+        dose = relative_dose(intervention.coefficient, one.vector, norm)
+        measured.append(replace(one, intervention=replace(intervention, dose=dose)))
+    return tuple(measured)
+
+
+def dose_notes(prepared: Sequence[PreparedIntervention], loaded: LoadedModel) -> Iterator[str]:
+    """Warn of large doses, and of the layer after the final norm."""
+    for one in prepared:
+        trait, layer, dose = (
+            one.intervention.trait,
+            one.intervention.layer,
+            one.intervention.dose,
         )
-        for one in steering
-        for push in [one.push]
-    )
-
-
-def dose_notes(steering: Sequence[Steering], loaded: LoadedModel) -> Iterator[str]:
-    """What to warn of: large doses, and the row after the final norm."""
-    for push in (one.push for one in steering):
-        if push.dose > LARGE_DOSE:
+        if dose > LARGE_DOSE:
             yield (
-                f"{push.trait} is pushed by {push.dose:.1f} times the usual length of a state: "
-                "above 1 answers fall apart; 0.3 to 0.5 is safe"
+                f"the dose of {trait} is {dose:.1f}: answers become incoherent above 1; "
+                "0.3 to 0.5 is safe"
             )
-        if push.layer == loaded.blocks:
-            yield f"layer {push.layer} of a vector is read after the final norm; what is pushed lies before it"
+        if layer == loaded.blocks:
+            yield final_norm_note(layer)
 
 
-def _unknown(trait: str, vectors: Collection[str]) -> UserError:
-    return UserError(
-        f"cannot steer by {trait}",
-        cause=f"there is no vector of it; there are: {', '.join(vectors)}",
-        fix=suggest(trait, vectors) or "choose one of them",
+def final_norm_note(layer: int) -> str:
+    """The warning for steering at the last layer."""
+    return (
+        f"layer {layer} of a vector is measured after the final norm, "
+        "but steering adds it before the norm"
     )

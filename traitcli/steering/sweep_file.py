@@ -1,4 +1,4 @@
-"""Keeps what a sweep of coefficients has made of a trait, so that nothing is written, judged or read twice."""
+"""Stores the results of a sweep, so that nothing is generated, judged or measured twice."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from traitcli.config import Config
 from traitcli.files import append_lines, read_lines
-from traitcli.records import Judgement, Score, Usage
+from traitcli.judging import Budget
+from traitcli.pipeline.ledgers import RunLedgers
+from traitcli.records import Judgement, Score, Trait, Usage
+from traitcli.runs.run import Run
 
 
 @dataclass(frozen=True, slots=True)
 class SteeredAnswer:
-    """An answer to a bare question; `key` changes with all that it depends on, and with nothing else.
+    """An answer to a bare question under a coefficient, which was applied at `layer`.
 
-    coefficient  how many times the vector was added at `layer`
+    `key` identifies everything that the answer depends on; see `sweep_plan`.
     """
 
     key: str
@@ -30,7 +34,7 @@ class SteeredAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How the unsteered model reads an answer: see `dose_response.Scored`."""
+    """How the unsteered model reads an answer; see `dose_response.ScoredAnswer`."""
 
     key: str
     log_probability: float
@@ -38,7 +42,7 @@ class Reading:
 
 
 class SteeringFile:
-    """`steering.jsonl` of a trait in a run: appended to by one process; of lines that say the same, the last counts."""
+    """`steering.jsonl` of a trait in a run. One process appends; the last line of a key counts."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -47,13 +51,13 @@ class SteeringFile:
         self._readings: dict[str, Reading] = {}
         self._judgements: dict[tuple[str, str], Judgement] = {}
         self.usage = Usage()
-        """What all judging here has taken, judgements that were asked for again included."""
+        """The cost of all judging in this file, judgements that were replaced later included."""
         for line in read_lines(path):
-            self._take(line)
+            self._index(line)
 
-    def norm(self, scale: str) -> float | None:
-        """How long a hidden state is, where that was measured."""
-        return self._norms.get(scale)
+    def norm(self, key: str) -> float | None:
+        """The typical norm of a hidden state, if it was measured."""
+        return self._norms.get(key)
 
     def answer(self, key: str) -> SteeredAnswer | None:
         return self._answers.get(key)
@@ -64,8 +68,8 @@ class SteeringFile:
     def reading(self, key: str) -> Reading | None:
         return self._readings.get(key)
 
-    def add_norm(self, scale: str, norm: float) -> None:
-        self._add("norm", [{"scale": scale, "norm": norm}])
+    def add_norm(self, key: str, norm: float) -> None:
+        self._add("norm", [{"scale": key, "norm": norm}])
 
     def add_answers(self, answers: Sequence[SteeredAnswer]) -> None:
         self._add("answer", map(asdict, answers))
@@ -77,23 +81,47 @@ class SteeringFile:
         self._add("reading", map(asdict, readings))
 
     def _add(self, kind: str, records: Iterable[dict[str, Any]]) -> None:
-        """They are on disk before they are held."""
         lines = [{"kind": kind} | record for record in records]
+        # First the disk, then memory: nobody relies on a result that a full disk lost.
         if lines:
             append_lines(self._path, lines)
         for line in lines:
-            self._take(line)
+            self._index(line)
 
-    def _take(self, line: dict[str, Any]) -> None:
-        match {key: value for key, value in line.items() if key != "kind"}:
-            case {"scale": scale, "norm": norm}:
-                self._norms[scale] = norm
-            case {"response": _} as told:
-                self._answers[told["key"]] = SteeredAnswer(**told)
-            case {"judge": judge} as told:
-                scores = Score(**told["score"]), Score(**told["coherence"])
-                made = Judgement(told["rollout"], judge, *scores, Usage(**told["usage"]))
-                self._judgements[made.rollout, judge] = made
-                self.usage += made.usage
-            case told:
-                self._readings[told["key"]] = Reading(**told)
+    def _index(self, line: dict[str, Any]) -> None:
+        fields = {key: value for key, value in line.items() if key != "kind"}
+        match line["kind"]:
+            case "norm":
+                self._norms[fields["scale"]] = fields["norm"]
+            case "answer":
+                self._answers[fields["key"]] = SteeredAnswer(**fields)
+            case "reading":
+                self._readings[fields["key"]] = Reading(**fields)
+            case "judgement":
+                judgement = _read_judgement(fields)
+                self._judgements[judgement.rollout, judgement.judge] = judgement
+                self.usage += judgement.usage
+
+
+def steering_path(run: Run, trait: str) -> Path:
+    """Where a run stores the sweeps of a trait."""
+    return run.trait(trait).folder / "steering.jsonl"
+
+
+def steering_budget(config: Config, run: Run, traits: Sequence[Trait]) -> Budget | None:
+    """The budget for judging, less what the run and its sweeps of these traits have cost."""
+    limit = config.judge.openai.max_cost
+    if limit is None or config.judge.backend != "openai":
+        return None
+    usages = [SteeringFile(steering_path(run, trait.name)).usage for trait in traits]
+    return Budget(limit, RunLedgers(run).spent() + sum(usage.usd or 0.0 for usage in usages))
+
+
+def _read_judgement(fields: dict[str, Any]) -> Judgement:
+    return Judgement(
+        fields["rollout"],
+        fields["judge"],
+        Score(**fields["score"]),
+        Score(**fields["coherence"]),
+        Usage(**fields["usage"]),
+    )

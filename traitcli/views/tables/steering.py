@@ -24,11 +24,11 @@ from traitcli.views.tables.base import (
 )
 
 _STYLES = {
-    "pushes both ways": VERDICTS["good"],
-    "pushes up only": VERDICTS["good"],
-    "pushes down only": VERDICTS["good"],
-    "pushes": VERDICTS["good"],
-    "pushes the wrong way": VERDICTS["unusable"],
+    "steers both ways": VERDICTS["good"],
+    "steers up only": VERDICTS["good"],
+    "steers down only": VERDICTS["good"],
+    "steers": VERDICTS["good"],
+    "steers the wrong way": VERDICTS["unusable"],
     "falls apart": VERDICTS["unusable"],
 }
 """Any other verdict is shown as doubtful."""
