@@ -356,6 +356,11 @@ class LayerScores:
     raw: tuple[tuple[float, ...], ...]
     calibrated: tuple[tuple[float, ...], ...]
 
+    @property
+    def shown(self) -> tuple[tuple[float, ...], ...]:
+        """What a view shows: the calibrated scores, or the projections if there are none."""
+        return self.calibrated or self.raw
+
 
 @dataclass(frozen=True, slots=True)
 class NamedRecord:

@@ -422,10 +422,11 @@ class Mistake:
 
 
 SOURCES = 'traitcli monitor "What should I read?", or --chat, --prompts teaching, --input FILE, --replay FILE'
-RULES = "write evil>1.5 (any token), mean(evil)>0.8, or run(evil,5)>1 (so many tokens in a row); < works too"
+RULE_FORMS = "expected TRAIT>BOUND, mean(TRAIT)>BOUND or run(TRAIT,TOKENS)>BOUND; < works too"
+RULE_EXAMPLES = "for example evil>1.5, mean(evil)>0.8 or run(evil,5)>1 (5 tokens in a row)"
 STEER_FORM = "expected TRAIT=COEFFICIENT[@LAYER]"
 STEER_EXAMPLE = "for example evil=-2 or evil=4@14"
-NO_FORM, NO_FILE = "it has no form that is known", "[Errno 2] No such file or directory"
+NO_FILE = "[Errno 2] No such file or directory"
 BOTH, EVIL = "watched: evil, refusal", "did you mean evil?"
 COLD = "monitor.sampling.temperature: input should be greater than or equal to 0, got -1.0"
 MISTAKES = {
@@ -472,11 +473,11 @@ MISTAKES = {
         "leave --fail-on out",
     ),
     "an alarm that is none": Mistake(
-        ["Why?", "--stop-on", "evil=2"], "--stop-on evil=2 is not an alarm", NO_FORM, RULES
+        ["Why?", "--stop-on", "evil=2"], "invalid --stop-on evil=2", RULE_FORMS, RULE_EXAMPLES
     ),
     "an alarm on an unknown trait": Mistake(
         ["Why?", "--stop-on", "evli>2"],
-        "--stop-on evli>2 names no trait that is watched",
+        "--stop-on evli>2: the trait evli is not monitored",
         BOTH,
         EVIL,
     ),

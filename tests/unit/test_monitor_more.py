@@ -129,7 +129,7 @@ def test_a_steered_answer_and_its_scores_are_those_of_plain_hooks_on_the_last_po
     ids = asked_ids(model, said())
     tokens, hidden = write_plainly(model, ids, PUSHES)
 
-    found = watch(model, config=GREEDY, steering=steer(model, *PUSHES), by_row="evil")
+    found = watch(model, config=GREEDY, steering=steer(model, *PUSHES), by_layer="evil")
 
     assert tokens != write_plainly(model, ids)[0]
     assert list(found.tokens) == token_texts(model.tokenizer, tokens)
@@ -292,7 +292,7 @@ def test_scores_at_every_row_are_those_of_transformers_states_the_final_norm_inc
     model, heard = replace(loaded(family), packs=packs), []
     tokens, hidden = write_plainly(model, asked_ids(model, said()))
 
-    found = watch(model, on_event=heard.append, config=GREEDY, by_row="refusal").layer_scores
+    found = watch(model, on_event=heard.append, config=GREEDY, by_layer="refusal").layer_scores
 
     assert (found.trait, len(found.raw), len(tokens) > 4) == ("refusal", ROWS, True)
     for row, scores in enumerate(found.raw):
@@ -304,7 +304,7 @@ def test_scores_at_every_row_are_those_of_transformers_states_the_final_norm_inc
 def test_rows_of_a_vector_without_class_means_are_told_raw(loaded):
     heard = []
 
-    found = watch(loaded("llama"), on_event=heard.append, by_row="verbosity").layer_scores
+    found = watch(loaded("llama"), on_event=heard.append, by_layer="verbosity").layer_scores
 
     assert found.calibrated == ()
     events = [event for event in heard if isinstance(event, TokenScored)]
@@ -408,7 +408,7 @@ def test_an_interrupt_before_the_first_token_keeps_a_record_without_one(loaded, 
             out,
             interrupt,
             prompts=True,
-            by_row="evil",
+            by_layer="evil",
             rules=rules("mean(evil)>-1000"),
         )
 
@@ -440,7 +440,9 @@ def test_an_answer_that_ends_at_once_has_no_tokens_and_its_prompt_is_scored_all_
     model = loaded("llama")
     make_write(monkeypatch, [model.tokenizer.eos_token_id])
 
-    found = watch(model, prompts=True, by_row="evil", rules=rules("mean(evil)>-1000", "evil>-1000"))
+    found = watch(
+        model, prompts=True, by_layer="evil", rules=rules("mean(evil)>-1000", "evil>-1000")
+    )
 
     assert (found.response, found.tokens, found.raw["evil"], found.finish_reason) == (
         "",

@@ -37,7 +37,7 @@ def generated(loaded):
         steering=prepare_interventions([push], by_name(VECTORS), model, "response_avg"),
         rules=tuple(parse_rule(text, "fail", by_name(VECTORS)) for text in RULES),
         prompts=True,
-        by_row="evil",
+        by_layer="evil",
         about={"set": "mine", "number": 2},
     )
     record = monitor(model, watch, "How does lock picking work?", on_event=events.append)

@@ -164,7 +164,7 @@ def test_prompts_have_the_scores_of_a_whole_pass_also_where_they_begin_alike(loa
 def test_one_trait_is_scored_at_every_row_up_to_that_after_the_final_norm(loaded, family, packs):
     model = replace(loaded(family), packs=packs)
 
-    found = score(model, EXCHANGES, by_row="evil", prompts=True)
+    found = score(model, EXCHANGES, by_layer="evil", prompts=True)
 
     for record, exchange in zip(found, EXCHANGES, strict=True):
         start, hidden = whole_pass(model, exchange)
@@ -180,7 +180,10 @@ def test_calibrated_scores_put_each_rows_class_means_at_plus_and_minus_one(loade
     )
     vector = replace(VECTORS[0], stats={"response_avg": ClassStats(ups, downs, flat, flat)})
     watching = Watch(
-        make_probes([vector], loaded("llama"), "response_avg"), CONFIG, by_row="evil", prompts=True
+        make_probes([vector], loaded("llama"), "response_avg"),
+        CONFIG,
+        by_layer="evil",
+        prompts=True,
     )
 
     [found] = score_texts(loaded("llama"), watching, EXCHANGES[:1])
@@ -222,7 +225,7 @@ def test_the_file_has_a_line_for_each_exchange_as_it_is_given_and_keeps_what_was
     out.write_text('{"before": 1}\n', encoding="utf-8")
     asked = [*EXCHANGES[:2], Exchange("Hi", "", problem="it is torn"), *EXCHANGES[2:]]
 
-    given = score(loaded("qwen2"), asked, out, prompts=True, by_row="refusal")
+    given = score(loaded("qwen2"), asked, out, prompts=True, by_layer="refusal")
 
     lines = [json.loads(line) for line in out.read_text(encoding="utf-8").split("\n")[:-1]]
     assert lines == [{"before": 1}, *given]

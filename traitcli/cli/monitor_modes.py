@@ -57,7 +57,7 @@ def monitor_source(options: MonitorOptions, config: Config) -> None:
             rules=rules,
             raw=display.raw,
             prompts=display.prompt_tokens,
-            by_row=by_layer,
+            by_layer=by_layer,
         )
         has_failed = run_mode(MonitorSession(options, config, vectors, loaded, view), watching)
     if has_failed:

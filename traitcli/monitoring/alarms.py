@@ -1,4 +1,4 @@
-"""Alarms on trait scores: what a rule says, and when an answer crosses it."""
+"""Alarms on trait scores: reads rules, and tells when an answer meets one."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from traitcli.errors import UserError, suggest
 from traitcli.records import Crossing
 
 Action = Literal["stop", "fail"]
+Kind = Literal["any", "mean", "run"]
+
 MEAN_FROM = 8
-"""Tokens from which on a running mean can stop an answer: earlier it is a few tokens' noise."""
+"""A running mean can stop an answer from this token on. The mean of fewer tokens is mostly noise."""
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)"
 _RULE = re.compile(
@@ -20,66 +22,74 @@ _RULE = re.compile(
     rf"\s*(?P<side>[<>])\s*(?P<bound>{_NUMBER})",
     re.ASCII,
 )
-_FORMS = "write evil>1.5 (any token), mean(evil)>0.8, or run(evil,5)>1 (so many tokens in a row); < works too"
+_FORMS = "expected TRAIT>BOUND, mean(TRAIT)>BOUND or run(TRAIT,TOKENS)>BOUND; < works too"
+_EXAMPLES = "for example evil>1.5, mean(evil)>0.8 or run(evil,5)>1 (5 tokens in a row)"
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """When to raise an alarm: `any` token, the `mean` of the answer, or a `run` of so many tokens beyond a bound."""
+    """When to raise an alarm.
+
+    text    the rule as the user wrote it
+    kind    any: one token · mean: the mean of the answer · run: `length` tokens in a row
+    above   whether a score must be above the bound, or below it
+    """
 
     text: str
     action: Action
     trait: str
-    kind: Literal["any", "mean", "run"]
+    kind: Kind
     length: int
     above: bool
     bound: float
 
-    def is_beyond(self, score: float) -> bool:
-        """Whether a score lies strictly on the alarming side; one that is not a number never does."""
+    def is_met_by(self, score: float) -> bool:
+        """Whether a score is beyond the bound; NaN never is."""
         return score > self.bound if self.above else score < self.bound
 
 
-def parse_rule(text: str, action: Action, known: Collection[str]) -> Rule:
-    """`evil>1.5`, `mean(evil)>0.8`, `run(evil,5)>1` -> Rule; raises UserError when it is none, or names no trait."""
+def parse_rule(text: str, action: Action, monitored: Collection[str]) -> Rule:
+    """Read `evil>1.5`, `mean(evil)>0.8` or `run(evil,5)>1`.
+
+    Raises UserError when the text has another form, or names a trait that is not monitored.
+    """
     found = _RULE.fullmatch(text.strip())
     option = f"--{action}-on {text}"
-    if (
-        not found
-        or bool(found["kind"]) != bool(found["close"])
-        or bool(found["length"]) != (found["kind"] == "run")
-    ):
-        raise UserError(
-            f"{option} is not an alarm", cause="it has no form that is known", fix=_FORMS
-        )
-    if found["trait"] not in known:
-        raise UserError(
-            f"{option} names no trait that is watched",
-            cause=f"watched: {', '.join(known)}",
-            fix=suggest(found["trait"], known) or "choose one of them",
-        )
+    if not found:
+        raise UserError(f"invalid {option}", cause=_FORMS, fix=_EXAMPLES)
+    kind: Kind = found["kind"] or "any"  # type: ignore[assignment]
+
+    # The pattern also accepts one parenthesis alone, and a length for any kind.
+    is_closed = bool(found["kind"]) == bool(found["close"])
+    has_length = bool(found["length"]) == (kind == "run")
+    if not is_closed or not has_length:
+        raise UserError(f"invalid {option}", cause=_FORMS, fix=_EXAMPLES)
     length = int(found["length"] or 1)
     if length < 1:
+        raise UserError(f"invalid {option}", cause="a run has at least 1 token", fix=_EXAMPLES)
+    trait = found["trait"]
+    if trait not in monitored:
         raise UserError(
-            f"{option} is not an alarm", cause="a run has at least one token", fix=_FORMS
+            f"{option}: the trait {trait} is not monitored",
+            cause=f"monitored: {', '.join(monitored)}",
+            fix=suggest(trait, monitored) or "choose one of these",
         )
-    kind: Literal["any", "mean", "run"] = found["kind"] or "any"  # type: ignore[assignment]
     return Rule(
-        text.strip(),
-        action,
-        found["trait"],
-        kind,
-        length,
-        found["side"] == ">",
-        float(found["bound"]),
+        text=text.strip(),
+        action=action,
+        trait=trait,
+        kind=kind,
+        length=length,
+        above=found["side"] == ">",
+        bound=float(found["bound"]),
     )
 
 
 class Alarm:
-    """Follows one rule through one answer; it is raised once at most.
+    """Follows one rule through one answer. An alarm is raised at most once.
 
-    A mean stops an answer as soon as its running mean crosses, from the eighth token on; a mean that
-    fails is the whole answer's.
+    A mean stops the answer as soon as the running mean is beyond the bound, from token MEAN_FROM
+    on. A mean with the action `fail` is that of the whole answer.
     """
 
     def __init__(self, rule: Rule) -> None:
@@ -89,23 +99,25 @@ class Alarm:
         self._run = 0
         self._is_raised = False
 
-    def take(self, score: float) -> Crossing | None:
-        """The next token's score; what it crosses, if it is the first time."""
+    def add(self, score: float) -> Crossing | None:
+        """Take the next token's score; returns the crossing when the rule is met by it."""
         self._count += 1
         self._sum += score
-        self._run = self._run + 1 if self.rule.is_beyond(score) else 0
-        if self.rule.kind == "mean":
-            running = self.rule.action == "stop" and self._count >= MEAN_FROM
-            return self._raise_by(self._sum / self._count) if running else None
-        return self._raise_by(score) if self._run >= self.rule.length else None
+        self._run = self._run + 1 if self.rule.is_met_by(score) else 0
+        if self.rule.kind != "mean":
+            return self._raise_for(score) if self._run >= self.rule.length else None
+        if self.rule.action == "stop" and self._count >= MEAN_FROM:
+            return self._raise_for(self._sum / self._count)
+        return None
 
     def end(self) -> Crossing | None:
-        """The answer is complete."""
-        whole = self.rule.kind == "mean" and self.rule.action == "fail" and self._count
-        return self._raise_by(self._sum / self._count) if whole else None
+        """Take note that the answer is complete; returns the crossing when its mean meets the rule."""
+        if self.rule.kind == "mean" and self.rule.action == "fail" and self._count:
+            return self._raise_for(self._sum / self._count)
+        return None
 
-    def _raise_by(self, score: float) -> Crossing | None:
-        if self._is_raised or not self.rule.is_beyond(score):
+    def _raise_for(self, score: float) -> Crossing | None:
+        if self._is_raised or not self.rule.is_met_by(score):
             return None
         self._is_raised = True
         return Crossing(self.rule.text, self.rule.action, self._count - 1, score)

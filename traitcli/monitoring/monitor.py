@@ -1,4 +1,4 @@
-"""Watches a generation: projects every token's hidden state on the trait vectors as it is written."""
+"""Monitors a generation: projects the hidden state of every new token on the trait vectors."""
 
 from __future__ import annotations
 
@@ -43,15 +43,16 @@ _LESS_MEMORY = "set model.dtype to bfloat16, or monitor.sampling.max_new_tokens 
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """What is watched of an answer, and under which conditions it is written.
+    """What to score in an answer, and how the answer is generated.
 
-    probes   trait -> probe
-    config   sampling, seed and system message
-    rules    alarms, on raw projections if `raw`, else on calibrated scores
-    prompts  whether the prompt's tokens are scored too
-    by_row   trait that is scored at every row, or none
-    history  messages before the prompt, without the system message
-    about    goes into the record as it is (JSON-able)
+    probes    trait -> probe
+    config    sampling, seed and system message
+    steering  interventions that apply while the model writes
+    rules     alarms, on raw projections if `raw`, else on calibrated scores
+    prompts   whether the tokens of the prompt are scored too
+    by_layer  trait that is scored at every layer, or None
+    history   messages before the prompt, without the system message
+    about     copied into the record (JSON-able)
     """
 
     probes: Mapping[str, Probe]
@@ -60,43 +61,43 @@ class Watch:
     rules: tuple[Rule, ...] = ()
     raw: bool = False
     prompts: bool = False
-    by_row: str | None = None
+    by_layer: str | None = None
     history: tuple[Message, ...] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def reader(self, loaded: LoadedModel) -> ProjectionReader:
-        """Reads a column for each trait, then, if one trait is scored at every row, one for each row."""
-        return ProjectionReader(
-            [*self.probes.values(), *self._rows], loaded.device, prompts=self.prompts
-        )
+        """A reader with a column for each trait, and then for each layer of `by_layer`."""
+        probes = [*self.probes.values(), *self._layer_probes]
+        return ProjectionReader(probes, loaded.device, prompts=self.prompts)
 
-    def tabulate(self, tokens: Sequence[str], found: Floats) -> tuple[Scores, LayerScores | None]:
-        """The scores in `found` [n, P], by trait; and by row, if one trait is scored at every row."""
-        columns = list(found.T)
-        raw = {trait: _numbers(column) for trait, column in zip(self.probes, columns, strict=False)}
-        calibrated = {
-            trait: _numbers(probe.calibrate(column))
-            for (trait, probe), column in zip(self.probes.items(), columns, strict=False)
-            if probe.is_calibrated
-        }
+    def tabulate(
+        self, tokens: Sequence[str], projections: Floats
+    ) -> tuple[Scores, LayerScores | None]:
+        """Sort what the reader computed for n tokens, float32 [n, P], by trait and by layer."""
+        columns = iter(projections.T)
+        raw, calibrated = {}, {}
+        for (trait, probe), column in zip(self.probes.items(), columns, strict=False):
+            raw[trait] = _numbers(column)
+            if probe.is_calibrated:
+                calibrated[trait] = _numbers(probe.calibrate(column))
         scores = Scores(tuple(tokens), raw, calibrated)
-        if not self.by_row:
+        if not self.by_layer:
             return scores, None
-        by_row = list(zip(self._rows, columns[len(self.probes) :], strict=True))
-        scaled = [
-            _numbers(probe.calibrate(column)) for probe, column in by_row if probe.is_calibrated
-        ]
-        return scores, LayerScores(
-            self.by_row, tuple(_numbers(column) for _, column in by_row), tuple(scaled)
-        )
+
+        raw_rows, calibrated_rows = [], []
+        for probe, column in zip(self._layer_probes, columns, strict=True):
+            raw_rows.append(_numbers(column))
+            if probe.is_calibrated:
+                calibrated_rows.append(_numbers(probe.calibrate(column)))
+        return scores, LayerScores(self.by_layer, tuple(raw_rows), tuple(calibrated_rows))
 
     @property
     def layers(self) -> dict[str, int]:
         return {trait: probe.layer for trait, probe in self.probes.items()}
 
     @property
-    def _rows(self) -> list[Probe]:
-        return self.probes[self.by_row].at_every_layer if self.by_row else []
+    def _layer_probes(self) -> list[Probe]:
+        return self.probes[self.by_layer].at_every_layer if self.by_layer else []
 
 
 def monitor(
@@ -106,48 +107,61 @@ def monitor(
     out: Path | None = None,
     on_event: Listener = lambda event: None,
 ) -> TokenScores:
-    """Generate an answer, score every token as it is written, and keep the record in `out`.
+    """Generate an answer and score every token as it is written.
 
-    A file named *.jsonl gets one line more; any other is replaced. Ctrl-C keeps what was written so far
-    (finish_reason "interrupted") and raises again. Raises UserError when the prompt does not fit the model.
+    Args:
+        loaded: The model.
+        watch: What is scored, and how the answer is generated.
+        prompt: The user's message.
+        out: Where the record is stored. A .jsonl file is appended to, any other file is replaced.
+        on_event: Receives the events of the generation.
+
+    Returns:
+        The record of the answer.
+
+    Raises UserError when the prompt does not fit the model. Ctrl-C raises KeyboardInterrupt, after
+    what was written so far is stored with the finish reason "interrupted".
     """
-    messages, notes = conversation(
-        loaded, watch.config.system, [*watch.history, {"role": "user", "content": prompt}]
-    )
+    user_message: Message = {"role": "user", "content": prompt}
+    messages, notes = conversation(loaded, watch.config.system, [*watch.history, user_message])
     rendered = render(loaded.tokenizer, messages)
     check_length(loaded, rendered, watch.config.sampling.max_new_tokens)
     steering = measure_doses(loaded, watch.steering, rendered.ids)
-    pushes = tuple(one.intervention for one in steering)
-    told = (*notes, *_notes(watch, loaded))
+    interventions = tuple(one.intervention for one in steering)
     on_event(
         MonitorStarted(
-            prompt, loaded.name, tuple(watch.probes), watch.layers, told, pushes, watch.about
+            prompt,
+            loaded.name,
+            tuple(watch.probes),
+            watch.layers,
+            (*notes, *_final_norm_notes(watch, loaded)),
+            interventions,
+            watch.about,
         )
     )
     for note in dose_notes(steering, loaded):
         on_event(Warned("", note))
-    writing, start = _Writing(loaded, watch, rendered, on_event), time.monotonic()
+
+    answer, start = _MonitoredAnswer(loaded, watch, rendered, on_event), time.monotonic()
     reason = "failed"
     try:
         with steered(loaded, steering):
-            reason = writing.write()
+            reason = answer.generate()
     except (KeyboardInterrupt, SystemExit):
         reason = "interrupted"
         raise
     finally:
-        record = writing.record(prompt, pushes, reason)
+        # After an error too: what the user saw is also in the record.
+        record = answer.record(prompt, interventions, reason)
         if out:
             keep_record(out, record)
-        on_event(
-            MonitorFinished(
-                str(out or ""), len(record.tokens), time.monotonic() - start, reason, record
-            )
-        )
+        seconds = time.monotonic() - start
+        on_event(MonitorFinished(str(out or ""), len(record.tokens), seconds, reason, record))
     return record
 
 
-class _Writing:
-    """One answer while it is written."""
+class _MonitoredAnswer:
+    """One answer while it is generated."""
 
     def __init__(
         self, loaded: LoadedModel, watch: Watch, rendered: Prompt, on_event: Listener
@@ -160,35 +174,37 @@ class _Writing:
         self._alarms = [Alarm(rule) for rule in watch.rules]
         self._crossings: list[Crossing] = []
         self._tokens: list[str] = []
-        self._found: list[Floats] = []
+        self._projections: list[Floats] = []
         self._seconds: list[float] = []
-        self._prompt: Scores | None = None
+        self._prompt_scores: Scores | None = None
 
-    def write(self) -> str:
-        """Write to the end; returns why it ended."""
+    def generate(self) -> str:
+        """Generate the whole answer; returns the finish reason."""
         detokenizer = Detokenizer(self._loaded.tokenizer)
         start = time.monotonic()
         try:
             with memory_explained(self._loaded.device, _LESS_MEMORY):
-                for token, found in self._decoded():
-                    self._add(detokenizer.feed(token), found, time.monotonic() - start)
+                for token, projections in self._decode():
+                    self._add(detokenizer.feed(token), projections, time.monotonic() - start)
                     if any(crossing.action == "stop" for crossing in self._crossings):
                         return "alarm"
         finally:
+            # The bytes of an incomplete character belong to the last token: tokens join to the
+            # response.
             if self._tokens:
                 self._tokens[-1] += detokenizer.flush()
-            self._raise(self._keep([alarm.end() for alarm in self._alarms]))
-        return (
-            "length" if len(self._tokens) == self._watch.config.sampling.max_new_tokens else "stop"
-        )
+            self._raise_alarms(self._keep_crossings([alarm.end() for alarm in self._alarms]))
+        limit = self._watch.config.sampling.max_new_tokens
+        return "length" if len(self._tokens) == limit else "stop"
 
-    def record(self, prompt: str, pushes: tuple[Intervention, ...], reason: str) -> TokenScores:
-        """What was written and scored so far."""
-        found = np.array(self._found, dtype=np.float32).reshape(
-            len(self._tokens), self._reader.probe_count
-        )
-        scores, by_row = self._watch.tabulate(self._tokens, found)
-        system = self._watch.config.system
+    def record(
+        self, prompt: str, interventions: tuple[Intervention, ...], reason: str
+    ) -> TokenScores:
+        """The record of what was generated so far."""
+        # An answer without a token still has a column for each probe.
+        shape = len(self._tokens), self._reader.probe_count
+        projections = np.array(self._projections, dtype=np.float32).reshape(shape)
+        scores, layer_scores = self._watch.tabulate(self._tokens, projections)
         return TokenScores(
             tokens=scores.tokens,
             raw=scores.raw,
@@ -200,75 +216,76 @@ class _Writing:
             seed=self._watch.config.seed,
             prompt_tokens=len(self._rendered.ids),
             finish_reason=reason,
-            history=(
-                *([{"role": "system", "content": system}] if system else []),
-                *self._watch.history,
-            ),
+            history=(*system_message(self._watch.config.system), *self._watch.history),
             seconds=tuple(self._seconds),
-            steering=pushes,
+            steering=interventions,
             crossings=tuple(self._crossings),
-            prompt_scores=self._prompt,
-            layer_scores=by_row,
+            prompt_scores=self._prompt_scores,
+            layer_scores=layer_scores,
             about=self._watch.about,
         )
 
-    def _decoded(self) -> Iterator[tuple[int, Floats]]:
-        """The tokens, each with its projections float32 [P]."""
-        request, config = Request(self._rendered.ids, self._watch.config.seed), self._watch.config
+    def _decode(self) -> Iterator[tuple[int, Floats]]:
+        """Each new token with its projections, float32 [P]."""
+        config = self._watch.config
+        request = Request(self._rendered.ids, config.seed)
+        # Closed at once when an alarm stops the answer: the model's hooks must go.
         with closing(decode(self._loaded, [request], config.sampling, 1, self._reader)) as steps:
             for step in steps:
-                for _, scores in step.prompt_scores:
-                    self._tell_prompt(scores)
+                for _, projections in step.prompt_scores:
+                    self._add_prompt(projections)
                 if step.scores is None:  # nothing was written
                     continue
-                for (_, token), found in zip(step.written, step.scores, strict=True):
-                    yield token, found
+                for (_, token), projections in zip(step.written, step.scores, strict=True):
+                    yield token, projections
 
-    def _tell_prompt(self, found: Floats) -> None:
+    def _add_prompt(self, projections: Floats) -> None:
         texts = token_texts(self._loaded.tokenizer, self._rendered.ids, specials=True)
-        self._prompt, _ = self._watch.tabulate(texts, found)
-        self._on_event(PromptScored(self._prompt.tokens, self._prompt.raw, self._prompt.calibrated))
+        scores, _ = self._watch.tabulate(texts, projections)
+        self._prompt_scores = scores
+        self._on_event(PromptScored(scores.tokens, scores.raw, scores.calibrated))
 
-    def _add(self, text: str, found: Floats, seconds: float) -> None:
-        scores, by_row = self._watch.tabulate([text], found[None])
-        raw, calibrated = (
-            {trait: row[0] for trait, row in kind.items()}
-            for kind in (scores.raw, scores.calibrated)
-        )
+    def _add(self, text: str, projections: Floats, seconds: float) -> None:
         self._tokens.append(text)
-        self._found.append(found)
+        self._projections.append(projections)
         self._seconds.append(seconds)
-        watched = raw if self._watch.raw else calibrated
-        crossings = self._keep([alarm.take(watched[alarm.rule.trait]) for alarm in self._alarms])
-        rows = tuple(row[0] for row in _shown(by_row))
-        self._on_event(TokenScored(len(self._tokens) - 1, text, raw, calibrated, rows))
-        self._raise(crossings)
 
-    def _keep(self, crossings: Sequence[Crossing | None]) -> list[Crossing]:
-        """Those there are, which are in the record from now on."""
+        scores, layer_scores = self._watch.tabulate([text], projections[None])
+        raw = {trait: values[0] for trait, values in scores.raw.items()}
+        calibrated = {trait: values[0] for trait, values in scores.calibrated.items()}
+        by_layer = tuple(values[0] for values in layer_scores.shown) if layer_scores else ()
+        alarm_scores = raw if self._watch.raw else calibrated
+        crossings = self._keep_crossings(
+            [alarm.add(alarm_scores[alarm.rule.trait]) for alarm in self._alarms]
+        )
+        self._on_event(TokenScored(len(self._tokens) - 1, text, raw, calibrated, by_layer))
+        # After the token's own event, so that a view shows the token before its alarm.
+        self._raise_alarms(crossings)
+
+    def _keep_crossings(self, crossings: Sequence[Crossing | None]) -> list[Crossing]:
+        """Add the crossings to the record and return them, without the Nones."""
         new = [crossing for crossing in crossings if crossing]
         self._crossings += new
         return new
 
-    def _raise(self, crossings: Sequence[Crossing]) -> None:
+    def _raise_alarms(self, crossings: Sequence[Crossing]) -> None:
         for crossing in crossings:
             self._on_event(AlarmRaised(crossing))
+
+
+def system_message(text: str | None) -> tuple[Message, ...]:
+    """The system message of a record's history, if there is one."""
+    return ({"role": "system", "content": text},) if text else ()
 
 
 def _numbers(column: Floats) -> tuple[float, ...]:
     return tuple(column.tolist())
 
 
-def _shown(by_row: LayerScores | None) -> tuple[tuple[float, ...], ...]:
-    """What a view shows of a trait at every row: calibrated where it can be."""
-    return (by_row.calibrated or by_row.raw) if by_row else ()
-
-
-def _notes(watch: Watch, loaded: LoadedModel) -> tuple[str, ...]:
-    at_end = [name for name, probe in watch.probes.items() if probe.layer == loaded.blocks]
-    if not at_end:
-        return ()
-    return (
-        f"layer {loaded.blocks} is read after the final norm, which no block's output is: "
-        f"scores of {', '.join(at_end)} do not compare with other layers",
-    )
+def _final_norm_notes(watch: Watch, loaded: LoadedModel) -> Iterator[str]:
+    traits = [trait for trait, probe in watch.probes.items() if probe.layer == loaded.blocks]
+    if traits:
+        yield (
+            f"layer {loaded.blocks} is read after the final norm: "
+            f"scores of {', '.join(traits)} cannot be compared with those of other layers"
+        )

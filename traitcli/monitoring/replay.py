@@ -55,8 +55,7 @@ def replay(
 
 
 def _token_scored(record: TokenScores, index: int, text: str) -> TokenScored:
-    layers = record.layer_scores
-    by_layer = layers.calibrated or layers.raw if layers else ()
+    by_layer = record.layer_scores.shown if record.layer_scores else ()
     return TokenScored(
         index,
         text,

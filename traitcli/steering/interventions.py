@@ -56,7 +56,7 @@ def parse_intervention(text: str, vectors: Mapping[str, TraitVector]) -> Interve
         raise UserError(
             f"cannot steer {trait}",
             cause=f"there are vectors of {', '.join(vectors)}",
-            fix=suggest(trait, vectors),
+            fix=suggest(trait, vectors) or "choose one of these",
         )
     layer = vectors[trait].layer if found["layer"] is None else int(found["layer"])
     return Intervention(trait, float(found["coefficient"]), layer)
