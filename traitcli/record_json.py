@@ -175,7 +175,7 @@ def _read_row(row: Any, count: int) -> tuple[float, ...]:
 
 
 def _read_seconds(data: Mapping[str, Any], count: int) -> tuple[float, ...]:
-    """The time of each token; () in records of existing text, and in those of the first versions."""
+    """The time of each token; () for existing text, and in records of the first versions."""
     return _read_row(data["seconds"], count) if data.get("seconds") else ()
 
 

@@ -37,7 +37,7 @@ ALWAYS, NEVER = "evil>-1000", "evil>1000"
 TOO_LONG = (
     "the prompt is too long: 615 prompt tokens and 12 new ones exceed the 512 tokens of model"
 )
-NO_JSON = "line 3: it is not JSON: Expecting value: line 1 column 1 (char 0)"
+NO_JSON = "line 3: not JSON: Expecting value: line 1 column 1 (char 0)"
 NOWHERE = ("--set", "paths.vectors=nowhere")
 STOPPED = ("--layer", "auto", "--stop-on", "run(evil,3)>-1000", "--fail-on", NEVER)
 WAYS: dict[str, list[str]] = {
@@ -513,14 +513,14 @@ MISTAKES = {
     ),
     "no record": Mistake(
         ["--replay", "no record.json"],
-        "no record.json is no monitoring record",
-        "it lacks tokens or trait_scores",
+        "no record.json is not a monitoring record",
+        "prompt, tokens or trait_scores are missing",
         "name a file that traitcli monitor wrote",
     ),
     "an unknown set": Mistake(
         ["--prompts", "teachng"],
         "no prompt set teachng",
-        "neither a file nor a set that ships",
+        "there is no such file, and no shipped set has this name",
         "did you mean teaching? sets: fluctuations, teaching",
     ),
     "a folder without vectors": Mistake(
@@ -576,4 +576,4 @@ def test_a_broken_record_is_refused_as_such(refused, name):
     answer = refused[name]
 
     assert (answer.code, answer.out) == (2, "")
-    assert answer.err.startswith(f"error: {name} is no monitoring record\n")
+    assert answer.err.startswith(f"error: {name} is not a monitoring record\n")

@@ -1,4 +1,4 @@
-"""Prompt sets: those that ship, those of the user's own, and what is recorded when one is watched."""
+"""Prompt sets: those that ship, those of the user's own, and what is recorded when one is monitored."""
 
 from __future__ import annotations
 
@@ -17,20 +17,14 @@ from traitcli.errors import ConfigError, UserError
 from traitcli.events import MonitorStarted, TokenScored, Warned
 from traitcli.generation.projections import make_probes
 from traitcli.monitoring.monitor import Watch, monitor
-from traitcli.monitoring.prompt_sets import (
-    PromptSet,
-    SetPrompt,
-    Shown,
-    load_prompt_set,
-    sum_up,
-    watch_set,
-)
+from traitcli.monitoring.monitor_set import TraitSummary, monitor_set, summarize_set
+from traitcli.monitoring.prompt_sets import PromptSet, SetPrompt, load_prompt_set
 from traitcli.monitoring.record_files import read_records
 from traitcli.record_json import FailedRecord, to_json
 from traitcli.traits.definitions import find_traits, load_trait
 
 TRAITS = {name: load_trait(path) for name, path in find_traits(Path("nowhere")).items()}
-FORM = "it is a list of texts, or has prompts: [{prompt: …, trait: …, shows: positive}, …]"
+FORM = "write a list of texts, or prompts: [{prompt: …, trait: …, shows: positive}, …]"
 NO_SIDE = "input should be 'positive', 'negative' or 'both', got 'up'"
 NO_SECTION = "expected a section of settings, got 'Why'"
 ALIKE = 0.75
@@ -45,7 +39,7 @@ each_set = pytest.mark.parametrize("name", ["teaching", "fluctuations"])
 
 
 def alike(one, other):
-    """difflib's ratio where it can reach the limit, else 0: most pairs are told apart by their letters alone."""
+    """difflib's ratio, or 0 where the letters alone show that it is below the limit."""
     matcher = SequenceMatcher(None, one.lower(), other.lower())
     near = matcher.real_quick_ratio() >= ALIKE and matcher.quick_ratio() >= ALIKE
     return matcher.ratio() if near else 0.0
@@ -64,25 +58,25 @@ def load(tmp_path):
 
 
 @pytest.fixture
-def watched(loaded, tmp_path):
-    """Watches prompts on the tiny Llama; gives the records as yielded, the file's lines and the events."""
+def monitored(loaded, tmp_path):
+    """Monitors prompts on the tiny Llama -> the yielded records, the lines of the file, the events."""
 
-    def watched(*prompts, config=CONFIG, name="mine"):
-        model, out, heard = loaded("llama"), tmp_path / f"{name}.jsonl", []
+    def monitored(*prompts, config=CONFIG, name="mine"):
+        model, out, events = loaded("llama"), tmp_path / f"{name}.jsonl", []
         watch = Watch(make_probes(VECTORS, model, "response_avg"), config)
         asked = PromptSet(name=name, prompts=prompts)
-        given = list(watch_set(model, watch, asked, out, heard.append))
+        records = list(monitor_set(model, watch, asked, out, events.append))
         return (
-            given,
+            records,
             [json.loads(line) for line in out.read_text(encoding="utf-8").split("\n")[:-1]],
-            heard,
+            events,
         )
 
-    return watched
+    return monitored
 
 
 def lasting(records):
-    """Without what differs from one run to the next, or by the place in a set."""
+    """Without what differs between runs, or with the position in a set."""
     return [
         {key: value for key, value in record.items() if key not in VOLATILE} for record in records
     ]
@@ -92,11 +86,11 @@ def lasting(records):
     ("name", "wanted"),
     [("teaching", {"positive": 4, "negative": 4}), ("fluctuations", {"both": 3})],
 )
-def test_a_set_that_ships_has_enough_prompts_for_every_built_in_trait(name, wanted):
-    shown = load_prompt_set(name)
+def test_a_shipped_set_has_enough_prompts_for_every_built_in_trait(name, wanted):
+    found = load_prompt_set(name)
 
-    counts = Counter((one.trait, one.shows) for one in shown.prompts)
-    assert (len(TRAITS), shown.name) == (8, name)
+    counts = Counter((one.trait, one.shows) for one in found.prompts)
+    assert (len(TRAITS), found.name) == (8, name)
     assert {trait for trait, _ in counts} == set(TRAITS)
     assert {shows for _, shows in counts} == set(wanted)
     for trait in TRAITS:
@@ -104,14 +98,14 @@ def test_a_set_that_ships_has_enough_prompts_for_every_built_in_trait(name, want
 
 
 @each_set
-def test_no_prompt_that_ships_is_nearly_a_question_of_its_trait(name):
+def test_no_shipped_prompt_resembles_a_question_of_its_trait(name):
     for one in load_prompt_set(name).prompts:
         trait = TRAITS[one.trait]
         for question in (*trait.questions, *trait.evaluation_questions):
             assert alike(one.prompt, question) < ALIKE, (one.prompt, question)
 
 
-def test_no_prompt_that_ships_comes_twice():
+def test_no_two_shipped_prompts_resemble_each_other():
     prompts = [
         one.prompt for name in ("teaching", "fluctuations") for one in load_prompt_set(name).prompts
     ]
@@ -119,7 +113,7 @@ def test_no_prompt_that_ships_comes_twice():
     assert [pair for pair in combinations(prompts, 2) if alike(*pair) > 0.9] == []
 
 
-def test_prompts_that_are_nearly_the_same_are_found_alike():
+def test_prompts_that_are_nearly_equal_resemble_each_other():
     assert alike("How do I pick a lock?", "How do I pick the lock?") > 0.9
 
 
@@ -129,7 +123,7 @@ def test_a_list_of_texts_is_a_set_named_by_its_file(load):
     )
 
 
-def test_a_list_may_mix_texts_and_prompts_with_more_to_say(load):
+def test_a_list_may_mix_texts_and_prompts_with_more_keys(load):
     found = load("- Why?\n- {prompt: Say how., trait: evil, shows: both, system: Be brief.}\n")
 
     assert found.prompts == (
@@ -149,10 +143,10 @@ def test_a_set_may_name_itself(load):
 @pytest.mark.parametrize(
     ("text", "cause"),
     [
-        ("", "it is neither a list nor a mapping"),
-        ("Why?", "it is neither a list nor a mapping"),
-        ("[]", "it holds no prompt"),
-        ("prompts: []", "it holds no prompt"),
+        ("", "expected a list or a mapping"),
+        ("Why?", "expected a list or a mapping"),
+        ("[]", "it has no prompts"),
+        ("prompts: []", "it has no prompts"),
         ("name: ours", "prompts: required but missing"),
         (
             "prompts: {prompt: Say why.}",
@@ -178,17 +172,17 @@ def test_a_set_may_name_itself(load):
         ),
     ],
 )
-def test_every_fault_of_a_set_is_told_with_its_place_and_nothing_else(load, tmp_path, text, cause):
+def test_an_invalid_set_is_refused_with_the_key_of_each_fault(load, tmp_path, text, cause):
     with pytest.raises(ConfigError) as error:
         load(text)
 
     assert (
         str(error.value)
-        == f"error: {tmp_path / 'mine.yaml'} is no prompt set\ncause: {cause}\nfix:   {FORM}"
+        == f"error: {tmp_path / 'mine.yaml'} is not a valid prompt set\ncause: {cause}\nfix:   {FORM}"
     )
 
 
-def test_a_file_that_is_no_yaml_is_told_with_the_line(load, tmp_path):
+def test_a_file_that_is_not_yaml_is_refused_with_the_line(load, tmp_path):
     with pytest.raises(ConfigError) as error:
         load("- Why?\n- [\n")
 
@@ -197,11 +191,11 @@ def test_a_file_that_is_no_yaml_is_told_with_the_line(load, tmp_path):
 
 
 @pytest.mark.parametrize("source", ["teachin", "sets/teachin.yaml"])
-def test_a_set_that_is_not_there_is_refused_with_a_suggestion(source):
+def test_an_unknown_set_is_refused_with_a_suggestion(source):
     with pytest.raises(UserError) as error:
         load_prompt_set(source)
 
-    cause = "neither a file nor a set that ships"
+    cause = "there is no such file, and no shipped set has this name"
     fix = "did you mean teaching? sets: fluctuations, teaching"
     assert str(error.value) == f"error: no prompt set {source}\ncause: {cause}\nfix:   {fix}"
 
@@ -209,7 +203,7 @@ def test_a_set_that_is_not_there_is_refused_with_a_suggestion(source):
 @pytest.mark.parametrize(
     "source", ["xyz", "How do I open a bank account? " * 20], ids=["short", "long"]
 )
-def test_a_name_that_is_near_to_none_is_refused_with_those_there_are(source):
+def test_an_unknown_set_without_a_similar_name_is_refused_with_a_list(source):
     with pytest.raises(UserError) as error:
         load_prompt_set(source)
 
@@ -217,7 +211,7 @@ def test_a_name_that_is_near_to_none_is_refused_with_those_there_are(source):
     assert error.value.fix == "sets: fluctuations, teaching"
 
 
-def test_a_set_in_the_working_folder_goes_before_one_that_ships(tmp_path, monkeypatch):
+def test_a_set_in_the_working_folder_replaces_a_shipped_one(tmp_path, monkeypatch):
     own = tmp_path / "configs" / "prompts" / "teaching.yaml"
     own.parent.mkdir(parents=True)
     own.write_text("- Why?\n", encoding="utf-8")
@@ -228,75 +222,75 @@ def test_a_set_in_the_working_folder_goes_before_one_that_ships(tmp_path, monkey
     )
 
 
-def test_each_prompt_has_the_record_of_its_own_monitoring_and_says_where_it_comes_from(
-    loaded, watched
-):
-    given, lines, _ = watched(*PROMPTS)
+def test_each_prompt_has_the_record_that_it_has_alone_and_its_origin(loaded, monitored):
+    records, lines, _ = monitored(*PROMPTS)
 
     model = loaded("llama")
     alone = [
         monitor(model, Watch(make_probes(VECTORS, model, "response_avg"), CONFIG), one.prompt)
         for one in PROMPTS
     ]
-    assert lasting(given) == lasting(map(to_json, alone))
-    assert [record["about"] for record in given] == [
+    assert lasting(records) == lasting(map(to_json, alone))
+    assert [record["about"] for record in records] == [
         {"set": "mine", "number": 1, "of": 3, "trait": "evil", "shows": "positive"},
         {"set": "mine", "number": 2, "of": 3, "trait": "evil", "shows": "negative"},
         {"set": "mine", "number": 3, "of": 3, "trait": "", "shows": None},
     ]
-    assert lines == given
+    assert lines == records
 
 
-def test_a_prompt_that_is_too_long_is_recorded_as_failed_and_shifts_nothing(watched):
-    without, _, _ = watched(*PROMPTS, name="without")
+def test_a_prompt_that_is_too_long_is_recorded_as_failed(monitored):
+    without, _, _ = monitored(*PROMPTS, name="without")
     long = SetPrompt(prompt="lock " * 600, trait="evil", shows="positive")
 
-    given, lines, _ = watched(PROMPTS[0], long, *PROMPTS[1:])
+    records, lines, _ = monitored(PROMPTS[0], long, *PROMPTS[1:])
 
     about = {"set": "mine", "number": 2, "of": 4, "trait": "evil", "shows": "positive"}
-    assert given[1] == {"prompt": long.prompt, "error": given[1]["error"], "about": about}
-    assert given[1]["error"].startswith("the prompt is too long: ")
-    assert given[1]["error"].endswith(
+    assert records[1] == {"prompt": long.prompt, "error": records[1]["error"], "about": about}
+    assert records[1]["error"].startswith("the prompt is too long: ")
+    assert records[1]["error"].endswith(
         " prompt tokens and 16 new ones exceed the 512 tokens of tiny-llama"
     )
-    assert lasting([given[0], *given[2:]]) == lasting(without)
-    assert [record["about"]["number"] for record in given] == [1, 2, 3, 4]
-    assert lines == given
+    assert lasting([records[0], *records[2:]]) == lasting(without)
+    assert [record["about"]["number"] for record in records] == [1, 2, 3, 4]
+    assert lines == records
 
 
-def test_a_prompt_that_fails_is_warned_of_with_its_number_before_the_next_is_asked(watched):
-    _, _, heard = watched(PROMPTS[0], SetPrompt(prompt="lock " * 600), PROMPTS[2])
+def test_a_prompt_that_fails_is_warned_of_before_the_next_begins(monitored):
+    _, _, events = monitored(PROMPTS[0], SetPrompt(prompt="lock " * 600), PROMPTS[2])
 
-    told = [event for event in heard if isinstance(event, MonitorStarted | Warned)]
-    assert [type(event) for event in told] == [MonitorStarted, Warned, MonitorStarted]
-    assert told[1].message.startswith("prompt 2 failed: the prompt is too long: ")
-    assert [event.about["number"] for event in (told[0], told[2])] == [1, 3]
+    found = [event for event in events if isinstance(event, MonitorStarted | Warned)]
+    assert [type(event) for event in found] == [MonitorStarted, Warned, MonitorStarted]
+    assert found[1].message.startswith("prompt 2 failed: the prompt is too long: ")
+    assert [event.about["number"] for event in (found[0], found[2])] == [1, 3]
 
 
-def test_a_record_is_a_line_before_it_is_given(loaded, tmp_path):
+def test_a_record_is_stored_before_it_is_yielded(loaded, tmp_path):
     model, out = loaded("llama"), tmp_path / "mine.jsonl"
     watch = Watch(make_probes(VECTORS, model, "response_avg"), CONFIG)
 
-    left = watch_set(model, watch, PromptSet(name="mine", prompts=PROMPTS), out, lambda event: None)
+    records = monitor_set(
+        model, watch, PromptSet(name="mine", prompts=PROMPTS), out, lambda event: None
+    )
 
-    assert [len(out.read_text(encoding="utf-8").splitlines()) for _ in left] == [1, 2, 3]
+    assert [len(out.read_text(encoding="utf-8").splitlines()) for _ in records] == [1, 2, 3]
 
 
-def test_an_answer_of_a_set_that_is_interrupted_is_kept_behind_those_before_it(loaded, tmp_path):
-    model, out, told = loaded("llama"), tmp_path / "set.jsonl", []
+def test_an_interrupted_answer_of_a_set_is_stored_after_the_others(loaded, tmp_path):
+    model, out, events = loaded("llama"), tmp_path / "set.jsonl", []
 
     def interrupt(event):
-        told.append(event)
+        events.append(event)
         if (
             isinstance(event, TokenScored)
-            and sum(isinstance(one, MonitorStarted) for one in told) == 2
+            and sum(isinstance(one, MonitorStarted) for one in events) == 2
         ):
             raise KeyboardInterrupt
 
     asked = PromptSet(name="two", prompts=(SetPrompt(prompt="Why?"), SetPrompt(prompt="How?")))
     with pytest.raises(KeyboardInterrupt):
         list(
-            watch_set(
+            monitor_set(
                 model,
                 Watch(make_probes(VECTORS, model, "response_avg"), CONFIG),
                 asked,
@@ -310,16 +304,18 @@ def test_an_answer_of_a_set_that_is_interrupted_is_kept_behind_those_before_it(l
     assert (second.finish_reason, len(second.tokens)) == ("interrupted", 1)
 
 
-def test_a_prompts_own_system_message_goes_before_the_one_that_is_set_and_is_no_others(watched):
+def test_a_prompts_own_system_message_replaces_the_configured_one(monitored):
     own = SetPrompt(prompt="Why?", system="Be brief.")
 
-    given, _, _ = watched(own, PROMPTS[2], config=CONFIG.model_copy(update={"system": "Be kind."}))
+    records, _, _ = monitored(
+        own, PROMPTS[2], config=CONFIG.model_copy(update={"system": "Be kind."})
+    )
 
-    assert [record["history"] for record in given] == [
+    assert [record["history"] for record in records] == [
         [{"role": "system", "content": "Be brief."}],
         [{"role": "system", "content": "Be kind."}],
     ]
-    assert given[0]["tokens"] != given[1]["tokens"]
+    assert records[0]["tokens"] != records[1]["tokens"]
 
 
 def scored(trait, shows, **calibrated):
@@ -327,13 +323,13 @@ def scored(trait, shows, **calibrated):
 
 
 def naive_swing(scores):
-    """Of the means of five in a row, or of all where they are fewer: the largest less the least."""
+    """Largest minus smallest mean of five scores in a row, or of all if there are fewer."""
     width = min(5, len(scores))
     means = [fmean(scores[i : i + width]) for i in range(len(scores) - width + 1)]
     return max(means) - min(means)
 
 
-def test_the_sums_are_means_over_answers_of_their_mean_scores_and_swings():
+def test_a_summary_has_means_over_answers_of_mean_scores_and_swings():
     drawn = random.Random(5)
     up, more, down, wave, other, short = (
         [drawn.gauss(0, 1) for _ in range(n)] for n in (9, 30, 4, 40, 7, 3)
@@ -349,11 +345,11 @@ def test_the_sums_are_means_over_answers_of_their_mean_scores_and_swings():
         to_json(FailedRecord("Why?", "too long", {"trait": "evil", "shows": "positive"})),
     ]
 
-    found = sum_up(records)
+    found = summarize_set(records)
 
     swing = fmean([naive_swing(wave), naive_swing(short)])
     assert found == [
-        Shown(
+        TraitSummary(
             "evil",
             positive=pytest.approx(fmean([fmean(up), fmean(more)])),
             negative=pytest.approx(fmean(down)),
@@ -361,17 +357,17 @@ def test_the_sums_are_means_over_answers_of_their_mean_scores_and_swings():
             answers=5,
             failed=1,
         ),
-        Shown("refusal", None, None, pytest.approx(naive_swing(other)), answers=1, failed=0),
+        TraitSummary("refusal", None, None, pytest.approx(naive_swing(other)), answers=1, failed=0),
     ]
 
 
-def test_a_swing_is_that_of_five_tokens_in_a_row_and_not_of_one():
-    [found] = sum_up([scored("evil", "both", evil=[0.0] * 5 + [5.0] + [0.0] * 5)])
+def test_a_swing_is_measured_on_means_of_five_tokens():
+    [found] = summarize_set([scored("evil", "both", evil=[0.0] * 5 + [5.0] + [0.0] * 5)])
 
     assert found.swing == pytest.approx(1.0)
 
 
-def test_answers_without_scores_of_their_trait_count_for_nothing():
+def test_answers_without_scores_of_their_trait_do_not_count():
     records = [scored("evil", "positive", refusal=[1.0]), scored("evil", "negative", evil=[])]
 
-    assert sum_up(records) == [Shown("evil", None, None, None, answers=0, failed=0)]
+    assert summarize_set(records) == [TraitSummary("evil", None, None, None, answers=0, failed=0)]

@@ -1,4 +1,4 @@
-"""Texts that are there already, against one whole pass of transformers' own over each."""
+"""Scores of existing texts, against one pass of transformers over each whole text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 import torch
 
 import traitcli.generation.decode as decode_module
-import traitcli.monitoring.score_texts as score_module
 from tests.conftest import FAMILIES
 from tests.unit.test_monitor import CONFIG, VECTORS
 from traitcli.events import TextsRead
@@ -19,7 +18,8 @@ from traitcli.generation.projections import make_probes
 from traitcli.models.prompts import encode_response
 from traitcli.monitoring.alarms import parse_rule
 from traitcli.monitoring.monitor import Watch, monitor
-from traitcli.monitoring.score_texts import ScoreExtremes, score_texts
+from traitcli.monitoring.score_extremes import ScoreExtremes
+from traitcli.monitoring.score_texts import ReadingLimits, score_texts
 from traitcli.monitoring.transcripts import Exchange, read_exchanges
 from traitcli.record_json import to_json
 from traitcli.records import ClassStats
@@ -37,17 +37,19 @@ EXCHANGES = [
     Exchange("Why?", "Because.", (*TALK, *TALK)),
 ]
 CLOSE = {"rel": 1e-4, "abs": 1e-4}
+LIMITS = ReadingLimits()
 
 each_family = pytest.mark.parametrize("family", FAMILIES)
-each_way = pytest.mark.parametrize("packs", [True, False], ids=["packed", "padded"])
+each_engine = pytest.mark.parametrize("packs", [True, False], ids=["packed", "padded"])
 
 
 def watch_of(model, config=CONFIG, **options):
     return Watch(make_probes(VECTORS, model, "response_avg"), config, **options)
 
 
-def score(model, exchanges, out=None, on_event=lambda event: None, **options):
-    return list(score_texts(model, watch_of(model, **options), exchanges, out, on_event))
+def score(model, exchanges, out=None, on_event=lambda event: None, limits=LIMITS, **options):
+    watch = watch_of(model, **options)
+    return list(score_texts(model, watch, exchanges, out, on_event, limits))
 
 
 def timeless(records):
@@ -55,13 +57,13 @@ def timeless(records):
 
 
 def raw_scores(record):
-    """Those of all traits, of the response and then of the prompt."""
-    told = record["trait_scores"], record["prompt_scores"]["trait_scores"]
-    return [value for scores in told for values in scores.values() for value in values]
+    """Scores of all traits, of the response and then of the prompt."""
+    tables = record["trait_scores"], record["prompt_scores"]["trait_scores"]
+    return [value for scores in tables for values in scores.values() for value in values]
 
 
 def asked_ids(model, messages):
-    """Token ids of a prompt, by transformers alone; BOS stands in the template where there is one."""
+    """Token ids of a prompt, by transformers alone. The template has the BOS, if there is one."""
     text = model.tokenizer.apply_chat_template(
         list(messages), tokenize=False, add_generation_prompt=True
     )
@@ -69,67 +71,67 @@ def asked_ids(model, messages):
 
 
 def whole_pass(model, exchange):
-    """How many tokens the prompt has, and row -> float32 [T, H] of prompt and response."""
+    """Number of prompt tokens, and for each layer float32 [T, H] of prompt and response."""
     ids = asked_ids(model, [*exchange.history, {"role": "user", "content": exchange.prompt}])
     ids_in_all = [*ids, *encode_response(model.tokenizer, exchange.response)]
     with torch.no_grad():
         hidden = model.model(torch.tensor([ids_in_all]), output_hidden_states=True).hidden_states
-    return len(ids), [row[0] for row in hidden]
+    return len(ids), [states[0] for states in hidden]
 
 
-def along(hidden, vector, row):
+def along(hidden, vector, layer):
     """The published formula, (h · v) / ‖v‖ of every token."""
-    direction = torch.from_numpy(vector.directions["response_avg"][row])
-    return (hidden[row] @ direction / direction.norm()).tolist()
+    direction = torch.from_numpy(vector.directions["response_avg"][layer])
+    return (hidden[layer] @ direction / direction.norm()).tolist()
 
 
 def make_write(monkeypatch, ids):
-    """Let the model draw these tokens, whatever it finds likely."""
-    left = iter(ids)
+    """Make the model sample these tokens, whatever their probabilities are."""
+    remaining = iter(ids)
     monkeypatch.setattr(
-        decode_module, "pick", lambda logits, draws, sampling: torch.tensor([next(left)])
+        decode_module, "pick", lambda logits, draws, sampling: torch.tensor([next(remaining)])
     )
 
 
 @each_family
-def test_a_text_has_the_scores_that_it_had_when_it_was_written(loaded, family, monkeypatch):
+def test_a_text_has_the_scores_that_it_had_when_it_was_generated(loaded, family, monkeypatch):
     model = loaded(family)
     ids = encode_response(model.tokenizer, WORLD)
     config = CONFIG.model_copy(
         update={"sampling": CONFIG.sampling.model_copy(update={"max_new_tokens": len(ids)})}
     )
     make_write(monkeypatch, ids)
-    watched = to_json(monitor(model, watch_of(model, config), ASKED))
+    generated = to_json(monitor(model, watch_of(model, config), ASKED))
 
-    [found] = score(model, [Exchange(watched["prompt"], watched["response"])])
+    [found] = score(model, [Exchange(generated["prompt"], generated["response"])])
 
     assert len(ids) > 12
-    assert found["tokens"] == watched["tokens"]
+    assert found["tokens"] == generated["tokens"]
     for kind in ("trait_scores", "calibrated_scores"):
-        assert list(found[kind]) == list(watched[kind])
-        for trait, scores in watched[kind].items():
+        assert list(found[kind]) == list(generated[kind])
+        for trait, scores in generated[kind].items():
             assert found[kind][trait] == pytest.approx(scores, **CLOSE)
 
 
 @each_family
-def test_what_the_model_drew_itself_has_the_scores_of_its_text(loaded, family):
+def test_a_sampled_answer_has_the_scores_of_its_text(loaded, family):
     model = loaded(family)
-    watched = to_json(monitor(model, watch_of(model), ASKED))
-    exchange = Exchange(watched["prompt"], watched["response"])
+    generated = to_json(monitor(model, watch_of(model), ASKED))
+    exchange = Exchange(generated["prompt"], generated["response"])
 
     [found] = score(model, [exchange])
 
     start, hidden = whole_pass(model, exchange)
     assert len(found["tokens"]) >= 12
-    assert found["prompt_tokens"] == watched["prompt_tokens"] == start
+    assert found["prompt_tokens"] == generated["prompt_tokens"] == start
     for vector in VECTORS:
         expected = along(hidden, vector, vector.layer)[start:]
         assert found["trait_scores"][vector.trait] == pytest.approx(expected, **CLOSE)
 
 
-@each_way
+@each_engine
 @each_family
-def test_many_texts_have_the_scores_of_a_whole_pass_over_each_in_their_order(loaded, family, packs):
+def test_many_texts_have_the_scores_of_a_pass_over_each_in_order(loaded, family, packs):
     model = replace(loaded(family), packs=packs)
 
     found = score(model, EXCHANGES)
@@ -142,9 +144,9 @@ def test_many_texts_have_the_scores_of_a_whole_pass_over_each_in_their_order(loa
             assert record["trait_scores"][vector.trait] == pytest.approx(expected, **CLOSE)
 
 
-@each_way
+@each_engine
 @each_family
-def test_prompts_have_the_scores_of_a_whole_pass_also_where_they_begin_alike(loaded, family, packs):
+def test_prompts_have_the_scores_of_a_whole_pass_also_with_a_shared_prefix(loaded, family, packs):
     model = replace(loaded(family), packs=packs)
 
     found = score(model, EXCHANGES, prompts=True)
@@ -159,22 +161,22 @@ def test_prompts_have_the_scores_of_a_whole_pass_also_where_they_begin_alike(loa
             )
 
 
-@each_way
+@each_engine
 @each_family
-def test_one_trait_is_scored_at_every_row_up_to_that_after_the_final_norm(loaded, family, packs):
+def test_one_trait_is_scored_at_every_layer_including_the_last(loaded, family, packs):
     model = replace(loaded(family), packs=packs)
 
     found = score(model, EXCHANGES, by_layer="evil", prompts=True)
 
     for record, exchange in zip(found, EXCHANGES, strict=True):
         start, hidden = whole_pass(model, exchange)
-        told = record["layer_scores"]
-        assert (told["trait"], len(told["trait_scores"])) == ("evil", len(hidden))
-        for row, scores in enumerate(told["trait_scores"]):
-            assert scores == pytest.approx(along(hidden, VECTORS[0], row)[start:], **CLOSE)
+        by_layer = record["layer_scores"]
+        assert (by_layer["trait"], len(by_layer["trait_scores"])) == ("evil", len(hidden))
+        for layer, scores in enumerate(by_layer["trait_scores"]):
+            assert scores == pytest.approx(along(hidden, VECTORS[0], layer)[start:], **CLOSE)
 
 
-def test_calibrated_scores_put_each_rows_class_means_at_plus_and_minus_one(loaded):
+def test_calibrated_scores_put_the_class_means_of_each_layer_at_plus_and_minus_1(loaded):
     ups, downs, flat = (
         np.array(means, np.float32) for means in ([1, 5, 3, 9, 2], [-1, 2, -4, 3, 8], [1] * 5)
     )
@@ -188,62 +190,57 @@ def test_calibrated_scores_put_each_rows_class_means_at_plus_and_minus_one(loade
 
     [found] = score_texts(loaded("llama"), watching, EXCHANGES[:1])
 
-    rows, prompt = found["layer_scores"], found["prompt_scores"]
+    by_layer, prompt = found["layer_scores"], found["prompt_scores"]
     own = [
-        (vector.layer, told["trait_scores"]["evil"], told["calibrated_scores"]["evil"])
-        for told in (found, prompt)
+        (vector.layer, table["trait_scores"]["evil"], table["calibrated_scores"]["evil"])
+        for table in (found, prompt)
     ]
-    for row, raws, scores in [
+    for layer, raws, scores in [
         *own,
-        *zip(range(5), rows["trait_scores"], rows["calibrated_scores"], strict=True),
+        *zip(range(5), by_layer["trait_scores"], by_layer["calibrated_scores"], strict=True),
     ]:
-        middle, half = (ups[row] + downs[row]) / 2, (ups[row] - downs[row]) / 2
+        middle, half = (ups[layer] + downs[layer]) / 2, (ups[layer] - downs[layer]) / 2
         assert scores == pytest.approx([(raw - middle) / half for raw in raws], abs=1e-4)
 
 
-@pytest.mark.parametrize(("limit", "most"), [("_CHUNK", 3), ("_MOST", 2)])
-@each_way
-def test_texts_read_a_few_at_a_time_have_the_scores_they_have_together(
-    loaded, packs, limit, most, monkeypatch
-):
+@pytest.mark.parametrize("limits", [ReadingLimits(chunk=3), ReadingLimits(batch=2)])
+@each_engine
+def test_texts_read_a_few_at_a_time_have_the_same_scores(loaded, packs, limits):
     model = replace(loaded("llama"), packs=packs)
     together = score(model, EXCHANGES, prompts=True)
-    monkeypatch.setattr(score_module, limit, most)
 
-    found = score(model, EXCHANGES, prompts=True)
+    found = score(model, EXCHANGES, prompts=True, limits=limits)
 
     assert [record["tokens"] for record in found] == [record["tokens"] for record in together]
     for one, other in zip(found, together, strict=True):
         assert raw_scores(one) == pytest.approx(raw_scores(other), **CLOSE)
 
 
-def test_the_file_has_a_line_for_each_exchange_as_it_is_given_and_keeps_what_was_there(
-    loaded, tmp_path
-):
+def test_each_exchange_is_a_line_that_is_appended_to_the_file(loaded, tmp_path):
     out = tmp_path / "deep" / "scores.jsonl"
     out.parent.mkdir()
     out.write_text('{"before": 1}\n', encoding="utf-8")
-    asked = [*EXCHANGES[:2], Exchange("Hi", "", problem="it is torn"), *EXCHANGES[2:]]
+    asked = [*EXCHANGES[:2], Exchange("Hi", "", problem="not JSON"), *EXCHANGES[2:]]
 
-    given = score(loaded("qwen2"), asked, out, prompts=True, by_layer="refusal")
+    records = score(loaded("qwen2"), asked, out, prompts=True, by_layer="refusal")
 
     lines = [json.loads(line) for line in out.read_text(encoding="utf-8").split("\n")[:-1]]
-    assert lines == [{"before": 1}, *given]
-    assert [record["prompt"] for record in given] == [exchange.prompt for exchange in asked]
+    assert lines == [{"before": 1}, *records]
+    assert [record["prompt"] for record in records] == [exchange.prompt for exchange in asked]
 
 
-def test_records_are_on_disk_before_they_are_given(loaded, tmp_path, monkeypatch):
-    monkeypatch.setattr(score_module, "_CHUNK", 2)
+def test_records_are_on_disk_before_they_are_yielded(loaded, tmp_path):
     out = tmp_path / "scores.jsonl"
+    watch, limits = watch_of(loaded("llama")), ReadingLimits(chunk=2)
 
-    left = score_texts(loaded("llama"), watch_of(loaded("llama")), EXCHANGES, out)
+    records = score_texts(loaded("llama"), watch, EXCHANGES, out, limits=limits)
 
-    on_disk = [len(out.read_text(encoding="utf-8").splitlines()) for _ in left]
+    on_disk = [len(out.read_text(encoding="utf-8").splitlines()) for _ in records]
     assert on_disk == [2, 2, 4, 4, 6, 6, 7]
 
 
-@each_way
-def test_what_cannot_be_read_keeps_its_place_says_why_and_changes_nothing_else(loaded, packs):
+@each_engine
+def test_an_unreadable_exchange_has_an_error_and_does_not_affect_the_others(loaded, packs):
     model = replace(loaded("gemma2"), packs=packs)
     refused = (
         {"role": "system", "content": "Be brief."},
@@ -251,13 +248,13 @@ def test_what_cannot_be_read_keeps_its_place_says_why_and_changes_nothing_else(l
     )
     long = "lock " * model.context
     faulty = {
-        0: Exchange("", "", about={"line": 1}, problem="it is no JSON object"),
+        0: Exchange("", "", about={"line": 1}, problem="not a JSON object"),
         2: Exchange("Hi", ""),
         3: Exchange("Hi", long),
         6: Exchange("Hi", "Ho", refused, about={"line": 7, "turn": 2}),
     }
     good = iter(EXCHANGES)
-    asked = [faulty.get(place) or next(good) for place in range(len(EXCHANGES) + len(faulty))]
+    asked = [faulty.get(index) or next(good) for index in range(len(EXCHANGES) + len(faulty))]
 
     found = score(model, asked, prompts=True)
 
@@ -266,8 +263,8 @@ def test_what_cannot_be_read_keeps_its_place_says_why_and_changes_nothing_else(l
         len(asked_ids(model, [{"role": "user", "content": "Hi"}])),
         len(encode_response(model.tokenizer, long)),
     )
-    assert [found[place] for place in faulty] == [
-        {"prompt": "", "error": "it is no JSON object", "about": {"line": 1}},
+    assert [found[index] for index in faulty] == [
+        {"prompt": "", "error": "not a JSON object", "about": {"line": 1}},
         {"prompt": "Hi", "error": "the response is empty", "about": {}},
         {
             "prompt": "Hi",
@@ -280,11 +277,11 @@ def test_what_cannot_be_read_keeps_its_place_says_why_and_changes_nothing_else(l
             "about": {"line": 7, "turn": 2},
         },
     ]
-    others = [record for place, record in enumerate(found) if place not in faulty]
+    others = [record for index, record in enumerate(found) if index not in faulty]
     assert timeless(others) == timeless(score(model, EXCHANGES, prompts=True))
 
 
-def test_texts_of_which_none_can_be_read_are_told_all_the_same(loaded):
+def test_texts_that_are_all_unreadable_have_records(loaded):
     found = score(loaded("llama"), [Exchange("Hi", ""), Exchange("Ho", "")])
 
     assert [(record["prompt"], record["error"]) for record in found] == [
@@ -293,7 +290,7 @@ def test_texts_of_which_none_can_be_read_are_told_all_the_same(loaded):
     ]
 
 
-def test_half_a_surrogate_in_one_text_stops_no_other(loaded, tmp_path):
+def test_half_a_surrogate_in_one_text_does_not_stop_the_others(loaded, tmp_path):
     path, out = tmp_path / "said.jsonl", tmp_path / "scores.jsonl"
     path.write_text(
         '{"prompt": "Hi", "response": "cut \\ud83d"}\n{"prompt": "Hi", "response": "Ho"}\n', "utf-8"
@@ -306,7 +303,7 @@ def test_half_a_surrogate_in_one_text_stops_no_other(loaded, tmp_path):
 
 
 @pytest.mark.parametrize("raw", [False, True], ids=["calibrated", "raw"])
-def test_an_alarm_is_raised_where_the_scores_of_a_text_cross_it(loaded, raw):
+def test_an_alarm_is_raised_at_the_token_that_meets_its_rule(loaded, raw):
     [plain] = score(loaded("llama"), EXCHANGES[3:4])
     scores = plain["trait_scores" if raw else "calibrated_scores"]["evil"]
     text = f"evil>{fmean(sorted(scores)[-2:]):.3f}"
@@ -315,14 +312,14 @@ def test_an_alarm_is_raised_where_the_scores_of_a_text_cross_it(loaded, raw):
         loaded("llama"), EXCHANGES[3:4], rules=(parse_rule(text, "fail", ["evil"]),), raw=raw
     )
 
-    place = scores.index(max(scores))
+    index = scores.index(max(scores))
     assert found["alarms"] == [
-        {"rule": text, "action": "fail", "token": place, "score": max(scores)}
+        {"rule": text, "action": "fail", "token": index, "score": max(scores)}
     ]
     assert found["finish_reason"] == "provided"
 
 
-def test_the_mean_that_an_alarm_tells_of_is_the_whole_texts(loaded):
+def test_the_mean_of_an_alarm_is_that_of_the_whole_text(loaded):
     rule = parse_rule("mean(evil)>-1000", "fail", ["evil"])
 
     [found] = score(loaded("llama"), EXCHANGES[3:4], rules=(rule,))
@@ -332,7 +329,7 @@ def test_the_mean_that_an_alarm_tells_of_is_the_whole_texts(loaded):
     assert alarm["score"] == pytest.approx(fmean(found["calibrated_scores"]["evil"]), abs=2e-5)
 
 
-def test_alarms_of_one_text_do_not_go_over_to_the_next(loaded):
+def test_alarms_of_one_text_do_not_carry_over_to_the_next(loaded):
     rule = parse_rule("run(evil,2)>-1000", "fail", ["evil"])
 
     found = score(
@@ -344,7 +341,7 @@ def test_alarms_of_one_text_do_not_go_over_to_the_next(loaded):
 
 
 @pytest.mark.parametrize(
-    ("own", "set_one", "taken"),
+    ("own", "configured", "used"),
     [
         ("Be brief.", "Be kind.", "Be brief."),
         (None, "Be kind.", "Be kind."),
@@ -352,17 +349,19 @@ def test_alarms_of_one_text_do_not_go_over_to_the_next(loaded):
     ],
 )
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
-def test_a_text_is_read_behind_its_own_system_message_or_else_the_one_that_is_set(
-    loaded, family, own, set_one, taken
+def test_a_text_has_its_own_system_message_or_else_the_configured_one(
+    loaded, family, own, configured, used
 ):
     model = loaded(family)
     before = (*([{"role": "system", "content": own}] if own else []), *TALK)
 
     [found] = score(
-        model, [Exchange("Hi", "Ho", before)], config=CONFIG.model_copy(update={"system": set_one})
+        model,
+        [Exchange("Hi", "Ho", before)],
+        config=CONFIG.model_copy(update={"system": configured}),
     )
 
-    expected = [{"role": "system", "content": taken}, *TALK]
+    expected = [{"role": "system", "content": used}, *TALK]
     assert found["history"] == expected
     start, hidden = whole_pass(model, Exchange("Hi", "Ho", tuple(expected)))
     assert found["trait_scores"]["evil"] == pytest.approx(
@@ -370,7 +369,7 @@ def test_a_text_is_read_behind_its_own_system_message_or_else_the_one_that_is_se
     )
 
 
-def test_a_system_message_goes_before_the_first_message_of_a_model_without_a_place_for_it(loaded):
+def test_without_a_system_role_the_system_message_joins_the_first_message(loaded):
     model = loaded("gemma2")
 
     [found] = score(
@@ -384,7 +383,7 @@ def test_a_system_message_goes_before_the_first_message_of_a_model_without_a_pla
     )
 
 
-def test_an_answer_to_what_a_tool_said_is_read_right_behind_it(loaded, tmp_path):
+def test_an_answer_to_a_tool_is_read_right_after_the_tools_message(loaded, tmp_path):
     model, path = loaded("llama"), tmp_path / "said.jsonl"
     before = [
         {"role": "user", "content": "Hi"},
@@ -399,6 +398,7 @@ def test_an_answer_to_what_a_tool_said_is_read_right_behind_it(loaded, tmp_path)
     [found] = score(model, read_exchanges(path))
 
     assert found["prompt_tokens"] == len(asked_ids(model, before))
+    assert found["history"] == before
 
 
 @pytest.mark.parametrize(
@@ -412,7 +412,7 @@ def test_the_tokens_of_a_text_join_to_it(loaded, family, text):
 
 
 @each_family
-def test_what_looks_like_a_special_token_in_a_response_is_text(loaded, family):
+def test_a_special_token_in_a_response_is_plain_text(loaded, family):
     model = loaded(family)
 
     [found] = score(model, [Exchange("Hi", "no<|end|>no<|assistant|>")])
@@ -422,7 +422,7 @@ def test_what_looks_like_a_special_token_in_a_response_is_text(loaded, family):
 
 
 @each_family
-def test_the_tokens_of_a_prompt_show_its_template_too(loaded, family):
+def test_the_tokens_of_a_prompt_include_its_template(loaded, family):
     model = loaded(family)
 
     [found] = score(model, EXCHANGES[:1], prompts=True)
@@ -432,17 +432,17 @@ def test_the_tokens_of_a_prompt_show_its_template_too(loaded, family):
     assert "".join(found["prompt_scores"]["tokens"]) == text
 
 
-def test_events_tell_how_many_texts_and_tokens_have_been_read(loaded):
-    heard = []
+def test_events_count_the_texts_and_tokens_that_were_read(loaded):
+    events = []
 
-    found = score(loaded("llama"), [*EXCHANGES, Exchange("Hi", "")], on_event=heard.append)
+    found = score(loaded("llama"), [*EXCHANGES, Exchange("Hi", "")], on_event=events.append)
 
     tokens = sum(record["prompt_tokens"] + len(record["tokens"]) for record in found[:-1])
-    assert (heard[0], heard[-1]) == (TextsRead(0, 8, 0), TextsRead(8, 8, tokens))
-    assert [event.done for event in heard] == list(range(9))
+    assert (events[0], events[-1]) == (TextsRead(0, 8, 0), TextsRead(8, 8, tokens))
+    assert [event.done for event in events] == list(range(9))
 
 
-def test_extremes_are_the_texts_with_the_lowest_and_the_highest_mean_of_each_trait(loaded):
+def test_extremes_are_the_texts_with_the_lowest_and_the_highest_mean(loaded):
     asked = [
         replace(exchange, about={"line": line}) for line, exchange in enumerate(EXCHANGES, start=1)
     ]
@@ -453,7 +453,7 @@ def test_extremes_are_the_texts_with_the_lowest_and_the_highest_mean_of_each_tra
 
     extremes = ScoreExtremes()
     for record in found:
-        extremes.take(record)
+        extremes.add(record)
 
     kinds = {
         "evil": "calibrated_scores",

@@ -1,4 +1,4 @@
-"""What was said already: every form that is read, and what becomes of lines that have none."""
+"""Transcripts: every form that is read, and the problems of entries in another form."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ USER, ANSWER = said("user", "Why?"), said("assistant", "Because.")
 
 @pytest.fixture
 def read(tmp_path):
-    """Writes lines, each a text or a value for JSON, and reads their exchanges."""
+    """Writes lines, each a text or a JSON value, and reads their exchanges."""
 
     def read(*lines, name="said.jsonl", **options):
         path = tmp_path / name
@@ -45,14 +45,14 @@ def problems(exchanges):
 
 
 def json_fault(text):
-    """What is said of a text that is no JSON."""
+    """The problem of a text that is not JSON."""
     with pytest.raises(json.JSONDecodeError) as error:
         json.loads(text)
-    return f"it is not JSON: {error.value}"
+    return f"not JSON: {error.value}"
 
 
 @pytest.mark.parametrize("name", ["said.jsonl", "said.ndjson"])
-def test_each_line_is_a_prompt_and_its_response_whatever_else_it_says(read, name):
+def test_each_line_is_a_prompt_and_its_response_whatever_other_keys_it_has(read, name):
     found = read(GOOD, {"id": 3, "response": "So.", "prompt": "How?", "about": {}}, name=name)
 
     assert found == [
@@ -61,7 +61,7 @@ def test_each_line_is_a_prompt_and_its_response_whatever_else_it_says(read, name
     ]
 
 
-def test_each_answer_in_a_chat_stands_behind_all_that_was_said_before_it(read):
+def test_each_answer_in_a_chat_has_all_earlier_messages_as_history(read):
     second, again = said("user", "And how?"), said("assistant", "So.")
 
     found = read({"messages": [said("system", "Be brief."), USER, ANSWER, second, again]})
@@ -73,19 +73,19 @@ def test_each_answer_in_a_chat_stands_behind_all_that_was_said_before_it(read):
     ]
 
 
-def test_a_message_of_the_users_that_nobody_answered_makes_no_exchange(read):
+def test_an_unanswered_user_message_is_not_an_exchange(read):
     [found] = read({"messages": [USER, ANSWER, said("user", "And how?")]})
 
     assert found == Exchange("Why?", "Because.", (), at(1, 1))
 
 
-def test_what_a_developer_says_is_a_system_message(read):
+def test_a_developer_message_is_a_system_message(read):
     [found] = read({"messages": [said("developer", "Be brief."), USER, ANSWER]})
 
     assert found.history == (said("system", "Be brief."),)
 
 
-def test_the_text_parts_of_a_message_are_put_together_and_others_left_out(read):
+def test_the_text_parts_of_a_message_are_joined_and_others_left_out(read):
     parts = [
         {"type": "text", "text": "Wh"},
         {"type": "image_url", "image_url": {"url": "x"}},
@@ -104,7 +104,7 @@ def test_the_text_parts_of_a_message_are_put_together_and_others_left_out(read):
     assert (found.prompt, found.response) == ("Why?", "Because.")
 
 
-def test_an_answer_that_only_calls_a_tool_is_no_answer_and_stays_in_the_history(read):
+def test_a_message_that_only_calls_a_tool_is_history_but_not_an_answer(read):
     call = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
     result = {"role": "tool", "tool_call_id": "1", "content": "42"}
 
@@ -124,7 +124,7 @@ def test_an_answer_to_nothing_has_an_empty_prompt(read):
     ]
 
 
-def test_the_second_of_two_answers_in_a_row_stands_behind_the_first(read):
+def test_the_second_of_two_answers_in_a_row_follows_the_first(read):
     found = read({"messages": [USER, ANSWER, said("assistant", "That is all.")]})
 
     assert found[1] == Exchange("", "That is all.", (USER, ANSWER), at(1, 2))
@@ -143,7 +143,7 @@ def test_a_prompt_may_be_a_list_of_messages(read):
     )
 
 
-def test_a_record_of_ours_is_read_with_what_was_said_before(read):
+def test_a_monitoring_record_is_read_with_its_history(read):
     record = GOOD | {"tokens": ["Because", "."], "trait_scores": {"evil": [1, 2]}}
 
     [found] = read(record | {"history": [said("system", "Be brief."), USER, ANSWER]})
@@ -151,10 +151,10 @@ def test_a_record_of_ours_is_read_with_what_was_said_before(read):
     assert found == Exchange("Why?", "Because.", (said("system", "Be brief."), USER, ANSWER), at(1))
 
 
-def test_a_failed_record_of_ours_keeps_its_place(read):
+def test_a_failed_monitoring_record_is_an_exchange_with_a_problem(read):
     found = read({"prompt": "Why?", "error": "too long", "about": {}}, GOOD)
 
-    assert problems(found) == ["it has neither messages nor response", ""]
+    assert problems(found) == ["response missing, and there are no messages", ""]
 
 
 def test_a_json_list_has_an_exchange_for_each_of_its_items(read):
@@ -181,7 +181,7 @@ def test_any_other_file_is_one_answer_to_the_prompt(read, name, prompt):
     assert found == Exchange(prompt, 'Trees are\n\n{"prompt": "tall"}\n', about={"file": name})
 
 
-def test_blank_lines_are_passed_over_and_counted(read):
+def test_blank_lines_are_skipped_but_counted(read):
     found = read("", GOOD, "  \t", "", GOOD, "")
 
     assert [one.about["line"] for one in found] == [2, 5]
@@ -204,7 +204,7 @@ def test_a_last_line_without_an_end_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["said.jsonl", "said.json"])
-def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path, name):
+def test_a_byte_order_mark_is_not_part_of_the_text(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode())
 
@@ -214,7 +214,7 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path, name):
 
 
 @pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85"])
-def test_a_line_separator_within_a_text_splits_no_line(read, mark):
+def test_a_line_separator_within_a_text_does_not_split_the_line(read, mark):
     found = read({"prompt": "Why?", "response": f"Be{mark}cause."}, GOOD)
 
     assert [one.response for one in found] == [f"Be{mark}cause.", "Because."]
@@ -225,35 +225,44 @@ def test_a_line_separator_within_a_text_splits_no_line(read, mark):
     [
         ('{"prompt": "Why?"', json_fault('{"prompt": "Why?"')),
         ("Because.", json_fault("Because.")),
-        (["Why?", "Because."], "it is no JSON object"),
-        ("null", "it is no JSON object"),
-        ({}, "it has neither messages nor prompt and response"),
-        ({"prompt": "Why?"}, "it has neither messages nor response"),
-        ({"response": "Because."}, "it has neither messages nor prompt"),
-        ({"prompt": 3, "response": "Because."}, "a text is no text"),
-        ({"prompt": "Why?", "response": {"text": "Because."}}, "a text is no text"),
-        ({"prompt": "Why?", "response": ["Because."]}, "a text is no text"),
-        ({"messages": "Why?"}, "its messages are no list"),
-        ({"messages": {"role": "user"}}, "its messages are no list"),
+        (["Why?", "Because."], "not a JSON object"),
+        ("null", "not a JSON object"),
+        ({}, "prompt and response missing, and there are no messages"),
+        ({"prompt": "Why?"}, "response missing, and there are no messages"),
+        ({"response": "Because."}, "prompt missing, and there are no messages"),
+        ({"prompt": 3, "response": "Because."}, "content must be a string or a list of text parts"),
+        (
+            {"prompt": "Why?", "response": {"text": "Because."}},
+            "content must be a string or a list of text parts",
+        ),
+        (
+            {"prompt": "Why?", "response": ["Because."]},
+            "content must be a string or a list of text parts",
+        ),
+        ({"messages": "Why?"}, "messages must be a list"),
+        ({"messages": {"role": "user"}}, "messages must be a list"),
         ({"messages": ["Why?"]}, "a message has no role"),
         ({"messages": [{"content": "Why?"}, ANSWER]}, "a message has no role"),
         ({"messages": [{"role": 1, "content": "Why?"}, ANSWER]}, "a message has no role"),
-        ({"messages": [said("user", 3), ANSWER]}, "a text is no text"),
-        ({"messages": []}, "no message of the assistant's in it"),
-        ({"messages": [USER]}, "no message of the assistant's in it"),
-        ({"messages": [USER, said("assistant", "")]}, "no message of the assistant's in it"),
+        (
+            {"messages": [said("user", 3), ANSWER]},
+            "content must be a string or a list of text parts",
+        ),
+        ({"messages": []}, "no assistant message with text"),
+        ({"messages": [USER]}, "no assistant message with text"),
+        ({"messages": [USER, said("assistant", "")]}, "no assistant message with text"),
         (
             {"prompt": [], "response": "Because."},
-            "its prompt does not end with a message of the user's",
+            "the prompt does not end with a user message",
         ),
         (
             {"prompt": [USER, ANSWER], "response": "So."},
-            "its prompt does not end with a message of the user's",
+            "the prompt does not end with a user message",
         ),
-        (GOOD | {"history": "none"}, "its messages are no list"),
+        (GOOD | {"history": "none"}, "messages must be a list"),
     ],
 )
-def test_a_line_that_is_not_understood_keeps_its_place_and_says_why(read, line, problem):
+def test_a_line_of_another_form_is_an_exchange_with_a_problem(read, line, problem):
     found = read(GOOD, line, GOOD)
 
     assert found[1] == Exchange("", "", about=at(2), problem=problem)
@@ -261,22 +270,22 @@ def test_a_line_that_is_not_understood_keeps_its_place_and_says_why(read, line, 
     assert problems(found)[::2] == ["", ""]
 
 
-def test_a_line_that_is_nested_too_deeply_keeps_its_place(read):
+def test_a_line_that_is_nested_too_deeply_has_a_problem(read):
     found = read(GOOD, "[" * 100_000, GOOD)
 
     assert [bool(problem) for problem in problems(found)] == [False, True, False]
 
 
-def test_a_chat_in_which_one_message_is_not_understood_is_one_problem_at_its_place(read):
+def test_a_chat_with_one_unreadable_message_is_one_problem(read):
     found = read({"messages": [USER, ANSWER, said("user", 3), ANSWER]}, GOOD)
 
     assert [(one.problem, one.about["line"]) for one in found if one.problem] == [
-        ("a text is no text", 1)
+        ("content must be a string or a list of text parts", 1)
     ]
     assert found[-1] == Exchange("Why?", "Because.", about=at(2))
 
 
-def test_an_empty_answer_keeps_its_place(read):
+def test_an_empty_answer_is_an_exchange(read):
     found = read(GOOD | {"response": ""}, GOOD | {"response": None}, GOOD)
 
     assert [one.response for one in found] == ["", "", "Because."]
@@ -290,7 +299,7 @@ def test_an_empty_answer_keeps_its_place(read):
         ("said.txt", "", "it is empty"),
         ("said.json", "[]", "it is empty"),
         ("said.json", "", json_fault("")),
-        ("said.jsonl", "3\n{}\n", "it is no JSON object"),
+        ("said.jsonl", "3\n{}\n", "not a JSON object"),
         ("said.jsonl", '{"prompt": "Why?", "response": ""}\n', "it is empty"),
     ],
 )
@@ -301,12 +310,10 @@ def test_a_file_with_nothing_to_read_is_refused(tmp_path, name, text, cause):
     with pytest.raises(UserError) as error:
         read_exchanges(path)
 
-    assert (
-        str(error.value) == f"error: {path} holds nothing to read\ncause: {cause}\nfix:   {FORMS}"
-    )
+    assert str(error.value) == f"error: nothing to read in {path}\ncause: {cause}\nfix:   {FORMS}"
 
 
-def test_a_file_that_is_not_there_is_refused(tmp_path):
+def test_a_missing_file_is_refused(tmp_path):
     path = tmp_path / "said.jsonl"
 
     with pytest.raises(UserError) as error:

@@ -99,29 +99,30 @@ def _monitor_prompt(session: MonitorSession, watching: Watch) -> bool:
 
 
 def _monitor_set(session: MonitorSession, watching: Watch, prompt_set: PromptSet) -> bool:
-    from traitcli.monitoring.prompt_sets import sum_up, watch_set
+    from traitcli.monitoring.monitor_set import monitor_set, summarize_set
     from traitcli.views.tables.runs import set_table
 
     path = session.record_path(prompt_set.name, ".jsonl")
     records, has_failed = [], False
-    for record in watch_set(session.loaded, watching, prompt_set, path, session.view.show):
+    for record in monitor_set(session.loaded, watching, prompt_set, path, session.view.show):
         has_failed |= session.print_record(record)
         records.append(record)
 
-    rows = [asdict(row) for row in sum_up(records)]
+    rows = [asdict(row) for row in summarize_set(records)]
     set_table(session.console(beside_tokens=True), rows, str(path))
     return has_failed
 
 
 def _score_texts(session: MonitorSession, watching: Watch, exchanges: Sequence[Exchange]) -> bool:
-    from traitcli.monitoring.score_texts import ScoreExtremes, score_texts
+    from traitcli.monitoring.score_extremes import ScoreExtremes
+    from traitcli.monitoring.score_texts import score_texts
     from traitcli.views.tables.runs import texts_table
 
     path = session.record_path(str(exchanges[0].about["file"]), ".jsonl")
     extremes, failed = ScoreExtremes(), 0
     for record in score_texts(session.loaded, watching, exchanges, path, session.view.show):
         failed += session.print_record(record)
-        extremes.take(record)
+        extremes.add(record)
 
     session.view.close()
     console = session.console(beside_tokens=False)

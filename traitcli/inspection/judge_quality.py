@@ -1,4 +1,4 @@
-"""Measures how far a judge's scores of one trait can be trusted, and finds rollouts worth reading."""
+"""Measures how far a judge's scores of one trait can be trusted."""
 
 from __future__ import annotations
 

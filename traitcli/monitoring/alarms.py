@@ -14,7 +14,7 @@ Action = Literal["stop", "fail"]
 Kind = Literal["any", "mean", "run"]
 
 MEAN_FROM = 8
-"""A running mean can stop an answer from this token on. The mean of fewer tokens is mostly noise."""
+"""A running mean can stop an answer from this token on. That of fewer tokens is mostly noise."""
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)"
 _RULE = re.compile(
@@ -111,7 +111,7 @@ class Alarm:
         return None
 
     def end(self) -> Crossing | None:
-        """Take note that the answer is complete; returns the crossing when its mean meets the rule."""
+        """Finish the answer; returns the crossing when its mean meets the rule."""
         if self.rule.kind == "mean" and self.rule.action == "fail" and self._count:
             return self._raise_for(self._sum / self._count)
         return None

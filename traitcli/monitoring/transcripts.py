@@ -1,4 +1,4 @@
-"""Reads what was said already: prompts and responses, chats, plain text."""
+"""Reads existing prompts and responses from JSON lines, JSON, chats and plain text."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from traitcli.files import parse_json
 from traitcli.models.prompts import Message
 
 _FORMS = 'a line is {"prompt": …, "response": …} or {"messages": [{"role": …, "content": …}, …]}'
-_SYSTEM = {"system", "developer"}
+_SYSTEM_ROLES = {"system", "developer"}
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """An answer that is there already, what was asked, and what was said before.
+    """An existing response, with its prompt and what was said before.
 
-    prompt   the user's last message; empty where the answer follows another one, such as a tool's
-    about    the file it comes from, its line or number there, and its turn in a chat
-    problem  why it cannot be read; empty where it can
+    prompt   the user's last message; empty if the response follows another one, such as a tool's
+    about    the file, the number of the line or item, and the turn of a chat
+    problem  why the exchange cannot be read; empty if it can
     """
 
     prompt: str
@@ -32,10 +32,13 @@ class Exchange:
 
 
 def read_exchanges(path: Path, prompt: str = "") -> list[Exchange]:
-    """All answers of a file: JSON lines, a JSON list or object, else plain text, which is one answer to `prompt`.
+    """Read all responses of a file.
 
-    Each turn of a chat's assistant is an answer. What cannot be read keeps its place, with the problem told.
-    Raises UserError when nothing can be read.
+    A .jsonl file has JSON lines, and a .json file one object or a list. Any other file is one
+    response to `prompt`. In a chat, each message of the assistant is a response. An entry that
+    cannot be read becomes an exchange with a problem, so that one bad line does not stop the rest.
+
+    Raises UserError when there is no response at all.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -43,105 +46,110 @@ def read_exchanges(path: Path, prompt: str = "") -> list[Exchange]:
         raise UserError(
             f"cannot read {path}", cause=str(error), fix="name a text file in UTF-8"
         ) from None
+
+    found: list[Exchange] = []
     if path.suffix not in {".jsonl", ".json", ".ndjson"}:
-        found = [Exchange(prompt, text, about={"file": path.name})]
+        found.append(Exchange(prompt, text, about={"file": path.name}))
     else:
-        entries = _lines(text) if path.suffix != ".json" else _items(text)
-        found = [
-            one
-            for number, entry in entries
-            for one in _exchanges(entry, {"file": path.name, "line": number})
-        ]
+        entries = _parse_items(text) if path.suffix == ".json" else _parse_lines(text)
+        for number, entry in entries:
+            found += _read_entry(entry, {"file": path.name, "line": number})
+
     if not any(one.response and not one.problem for one in found):
-        cause = found[0].problem or "it is empty" if found else "it is empty"
-        raise UserError(f"{path} holds nothing to read", cause=cause, fix=_FORMS)
+        problem = found[0].problem if found else ""
+        raise UserError(f"nothing to read in {path}", cause=problem or "it is empty", fix=_FORMS)
     return found
 
 
-def _lines(text: str) -> Iterator[tuple[int, Any]]:
+def _parse_lines(text: str) -> Iterator[tuple[int, Any]]:
+    """The number and the value of each line; the error in place of a value that is not JSON."""
+    # Not splitlines: it also splits at U+2028, which may stand in a response.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            yield number, _parsed(line)
+            yield number, _parse(line)
 
 
-def _items(text: str) -> Iterable[tuple[int, Any]]:
-    whole = _parsed(text)
-    return enumerate(whole if isinstance(whole, list) else [whole], start=1)
+def _parse_items(text: str) -> Iterable[tuple[int, Any]]:
+    data = _parse(text)
+    return enumerate(data if isinstance(data, list) else [data], start=1)
 
 
-def _parsed(text: str) -> Any:
+def _parse(text: str) -> Any:
     try:
         return parse_json(text)
     except ValueError as error:
         return error
 
 
-def _exchanges(entry: Any, about: Mapping[str, Any]) -> Iterator[Exchange]:
+def _read_entry(entry: Any, about: Mapping[str, Any]) -> Iterator[Exchange]:
     try:
-        yield from _understood(entry, about)
-    except _NotUnderstoodError as error:
+        yield from _parse_entry(entry, about)
+    except _UnreadableError as error:
         yield Exchange("", "", about=about, problem=str(error))
 
 
-def _understood(entry: Any, about: Mapping[str, Any]) -> Iterator[Exchange]:
+def _parse_entry(entry: Any, about: Mapping[str, Any]) -> Iterator[Exchange]:
+    """The exchanges of a line or item; raises _UnreadableError when it has another form."""
     if isinstance(entry, Exception):
-        raise _NotUnderstoodError(f"it is not JSON: {entry}")
+        raise _UnreadableError(f"not JSON: {entry}")
     if not isinstance(entry, dict):
-        raise _NotUnderstoodError("it is no JSON object")
+        raise _UnreadableError("not a JSON object")
     if "messages" in entry:
-        yield from _turns([_message(one) for one in _list(entry["messages"])], about)
+        yield from _turns(_messages(entry["messages"]), about)
         return
+
     missing = [key for key in ("prompt", "response") if key not in entry]
     if missing:
-        raise _NotUnderstoodError(f"it has neither messages nor {' and '.join(missing)}")
-    before = [_message(one) for one in _list(entry.get("history", []))]
-    if isinstance(entry["prompt"], list):  # a chat, as some data sets have it
-        before += [_message(one) for one in entry["prompt"]]
-        if not before or before[-1]["role"] != "user":
-            raise _NotUnderstoodError("its prompt does not end with a message of the user's")
-        *before, last = before
-        prompt = last["content"]
-    else:
-        prompt = _text(entry["prompt"])
-    yield Exchange(prompt, _text(entry["response"]), tuple(before), about)
+        raise _UnreadableError(f"{' and '.join(missing)} missing, and there are no messages")
+    history = _messages(entry.get("history", []))
+    prompt = entry["prompt"]
+    if isinstance(prompt, list):  # some data sets have a chat as the prompt
+        history += _messages(prompt)
+        if not history or history[-1]["role"] != "user":
+            raise _UnreadableError("the prompt does not end with a user message")
+        prompt = history.pop()["content"]
+    yield Exchange(_text(prompt), _text(entry["response"]), tuple(history), about)
 
 
 def _turns(messages: list[Message], about: Mapping[str, Any]) -> Iterator[Exchange]:
-    """Each answer of the assistant's behind all that was said before it."""
+    """Each message of the assistant, after everything that was said before it."""
     turn = 0
-    for place, message in enumerate(messages):
+    for index, message in enumerate(messages):
+        # A message that only calls a tool has no text.
         if message["role"] != "assistant" or not message["content"]:
             continue
         turn += 1
-        before, prompt = messages[:place], ""
-        if before and before[-1]["role"] == "user":
-            prompt = before.pop()["content"]
-        yield Exchange(prompt, message["content"], tuple(before), {**about, "turn": turn})
+        history, prompt = messages[:index], ""
+        if history and history[-1]["role"] == "user":
+            prompt = history.pop()["content"]
+        yield Exchange(prompt, message["content"], tuple(history), {**about, "turn": turn})
     if not turn:
-        raise _NotUnderstoodError("no message of the assistant's in it")
+        raise _UnreadableError("no assistant message with text")
 
 
-def _message(told: Any) -> Message:
-    if not isinstance(told, dict) or not isinstance(told.get("role"), str):
-        raise _NotUnderstoodError("a message has no role")
-    role = "system" if told["role"] in _SYSTEM else told["role"]
-    return {"role": role, "content": _text(told.get("content"))}
+def _messages(data: Any) -> list[Message]:
+    if not isinstance(data, list):
+        raise _UnreadableError("messages must be a list")
+    return [_message(one) for one in data]
+
+
+def _message(data: Any) -> Message:
+    if not isinstance(data, dict) or not isinstance(data.get("role"), str):
+        raise _UnreadableError("a message has no role")
+    # Chat templates know `system` only; OpenAI calls it `developer` for its newer models.
+    role = "system" if data["role"] in _SYSTEM_ROLES else data["role"]
+    return {"role": role, "content": _text(data.get("content"))}
 
 
 def _text(content: Any) -> str:
-    """A text, or the texts among the parts of a message; nothing where a tool was called instead."""
+    """The text of a message: a string, or the text parts of a list; "" for a tool call."""
     if isinstance(content, list) and all(isinstance(part, dict) for part in content):
         content = "".join(str(part.get("text") or "") for part in content)
-    if content is None or isinstance(content, str):
-        return (content or "").encode("utf-8", "replace").decode()  # half an emoji is no text
-    raise _NotUnderstoodError("a text is no text")
+    if content is not None and not isinstance(content, str):
+        raise _UnreadableError("content must be a string or a list of text parts")
+    # Half an emoji, which JSON can hold, cannot be written to a file.
+    return (content or "").encode("utf-8", "replace").decode()
 
 
-def _list(told: Any) -> list[Any]:
-    if not isinstance(told, list):
-        raise _NotUnderstoodError("its messages are no list")
-    return told
-
-
-class _NotUnderstoodError(Exception):
-    """An entry has no form that is known."""
+class _UnreadableError(Exception):
+    """An entry has an unknown form."""
