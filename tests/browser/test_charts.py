@@ -64,7 +64,7 @@ def trailing_means(scores: list[float], size: int) -> list[float]:
 # Curves
 
 
-def test_the_chart_draws_every_trait_in_its_color_the_chosen_one_at_full_strength(
+def test_the_chart_draws_each_trait_in_its_color_and_the_chosen_one_strongest(
     reports: Reports,
 ) -> None:
     page = reports.open([LONG])
@@ -346,7 +346,7 @@ def test_a_zoomed_part_stays_when_the_pointer_leaves_the_chart(reports: Reports)
     assert settled(page) == zoomed
 
 
-def test_the_cursor_of_the_chart_is_back_at_the_token_once_the_pointer_has_left_it(
+def test_the_cursor_returns_to_the_token_when_the_pointer_leaves(
     reports: Reports,
 ) -> None:
     page = reports.open([LONG])

@@ -52,7 +52,7 @@ def test_an_answer_that_is_written_from_right_to_left_is_read_so(reports: Report
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"),
+    ("seconds", "shown"),
     [
         (9.94, "9.9 s"),
         (9.97, "10 s"),
@@ -61,10 +61,10 @@ def test_an_answer_that_is_written_from_right_to_left_is_read_so(reports: Report
         (7199.8, "2 h 0 min"),
     ],
 )
-def test_a_time_is_rounded_into_the_next_unit(reports: Reports, seconds: float, told: str) -> None:
+def test_a_time_is_rounded_into_the_next_unit(reports: Reports, seconds: float, shown: str) -> None:
     page = reports.open(runs=[{**RUN, "commands": [{**COMMAND, "seconds": seconds}]}])
 
-    assert cells(of_run(page, "commands"))[0][3] == told
+    assert cells(of_run(page, "commands"))[0][3] == shown
 
 
 def test_everything_that_takes_the_focus_has_a_name(reports: Reports) -> None:

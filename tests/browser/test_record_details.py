@@ -73,7 +73,7 @@ def test_the_tokens_of_the_prompt_are_colored_where_they_have_scores(reports: Re
     assert backgrounds(tokens) == terminal([0.0, 0.5, -0.5])
 
 
-def test_the_heat_map_has_a_row_for_each_layer_in_the_colors_of_the_terminal(
+def test_the_heat_map_has_a_row_per_layer_in_the_terminal_colors(
     reports: Reports,
 ) -> None:
     page = reports.open([FULL])
@@ -179,10 +179,10 @@ def test_the_table_has_the_numbers_that_the_report_gives_as_data(reports: Report
 
     shown = cells(part(page, "summary"))
 
-    for (trait, _, *numbers, at), (name, told) in zip(
+    for (trait, _, *numbers, at), (name, summary) in zip(
         shown, summarize(record).items(), strict=True
     ):
-        raw = told["raw"]
+        raw = summary["raw"]
         assert (trait, at) == (name, f"t{raw['at']}")
         found = [float(number.replace("−", "-")) for number in numbers]
         assert found == pytest.approx([raw["mean"], raw["min"], raw["max"]], abs=0.0051)

@@ -326,7 +326,7 @@ def test_a_trait_has_the_same_color_all_over_the_page(reports: Reports) -> None:
 # Numbers
 
 
-def test_the_numbers_of_a_trait_stand_in_a_table_and_lead_to_its_highest_token(
+def test_the_summary_table_links_to_the_highest_token(
     reports: Reports,
 ) -> None:
     page = reports.open([BANK])

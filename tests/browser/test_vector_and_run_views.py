@@ -133,7 +133,7 @@ def test_pointing_at_a_row_reads_it_out(
     )
 
 
-def test_a_chart_over_the_layers_tells_its_best_rows_to_who_cannot_see_it(reports: Reports) -> None:
+def test_a_layer_chart_has_a_text_alternative_with_its_best_layers(reports: Reports) -> None:
     page = reports.open(sets=[SET])
 
     assert [of_set(page, name).get_attribute("aria-label") for name in ("auroc", "magnitude")] == [
@@ -143,7 +143,7 @@ def test_a_chart_over_the_layers_tells_its_best_rows_to_who_cannot_see_it(report
 
 
 @pytest.mark.parametrize("layer", [1, 2, 3])
-def test_a_dot_marks_the_layer_that_is_read_and_the_last_row(reports: Reports, layer: int) -> None:
+def test_a_dot_marks_the_chosen_layer_and_the_last_one(reports: Reports, layer: int) -> None:
     page = reports.open(sets=[set_of(vector("refusal", layer=layer))])
     canvas, color = (
         of_set(page, "magnitude").locator("canvas"),
@@ -161,7 +161,7 @@ def test_a_dot_marks_the_layer_that_is_read_and_the_last_row(reports: Reports, l
     assert [height >= 5 for height in heights] == [False, layer == 1, layer == 2, True]
 
 
-def test_a_chart_over_the_layers_is_zoomed_by_dragging_and_restored_by_a_double_click(
+def test_dragging_zooms_a_layer_chart_and_a_double_click_restores_it(
     reports: Reports,
 ) -> None:
     page = reports.open(sets=[SET])
@@ -219,7 +219,7 @@ def test_a_single_vector_is_not_compared_with_any(reports: Reports) -> None:
     assert not of_set(page, "similarity").is_visible()
 
 
-def test_a_histogram_has_bars_in_proportion_to_the_answers(reports: Reports) -> None:
+def test_a_histogram_has_bars_in_proportion_to_the_responses(reports: Reports) -> None:
     page = reports.open(sets=[SET])
     figure = of_set(page, "histograms").locator("figure").first
 
@@ -230,11 +230,13 @@ def test_a_histogram_has_bars_in_proportion_to_the_answers(reports: Reports) -> 
         for side in ("positive", "negative")
     }
 
-    told = vector("refusal")["histogram"]
+    histogram = vector("refusal")["histogram"]
     tallest = max(bars["positive"])
     assert tallest > 20
     for side, heights in bars.items():
-        assert heights == pytest.approx([count / 24 * tallest for count in told[side]], abs=0.01)
+        assert heights == pytest.approx(
+            [count / 24 * tallest for count in histogram[side]], abs=0.01
+        )
     assert text(figure.locator("small")) == "96/100 + 88/100 kept"
     label = "Scores of refusal in bins of ten. positive: 0 from 0, 0 from 10, 1 from 20, "
     assert (figure.locator("svg").get_attribute("aria-label") or "").startswith(label)
@@ -332,11 +334,11 @@ def facts(page: Page) -> dict[str, str]:
 def test_a_run_tells_what_it_ran_on_and_what_it_took(reports: Reports) -> None:
     page = reports.open(runs=[RUN])
 
-    told = facts(page)
-    devices = told.pop("Devices")
+    found = facts(page)
+    devices = found.pop("Devices")
     assert text(of_run(page, "name")) == "Run demo"
     assert {"cuda:0", "NVIDIA H100"} <= set(devices.replace(" · ", ", ").split(", "))
-    assert told == {
+    assert found == {
         "Model": "tiny · example/tiny",
         "Revision": "abc123",
         "Machine": "Linux x86_64, 16 cores",

@@ -1,4 +1,4 @@
-"""A command in a terminal of its own: what is on its screen, and what is typed."""
+"""Runs a command in its own pseudo-terminal, types to it and reads its screen."""
 
 from __future__ import annotations
 
@@ -20,47 +20,48 @@ import pyte
 import pytest
 from pyte.screens import Char, StaticDefaultDict
 
-PATIENCE = 120
-"""Seconds after which nothing is waited for any longer."""
+TIMEOUT_S = 120
+"""Seconds to wait for anything."""
 CTRL_C, CTRL_D, CTRL_U, UP = "\x03", "\x04", "\x15", "\x1b[A"
 PROMPT = "❯"
-"""Begins the line on which a chat asks for the next message."""
+"""Starts the line on which a chat asks for the next message."""
 _IN_TERMINAL = 'exec "$@" <"$0" >"$0" 2>&1'
-"""The first terminal that a new session opens is the one that its Ctrl-C comes from."""
+"""Opens the terminal by name: only the first terminal that a session opens can send it Ctrl-C."""
 
 Row = StaticDefaultDict
 """Column -> character."""
 
-
 _BETWEEN_FRAMES = 0.02
-"""Seconds without output that no frame has in its middle."""
+"""A pause in the output this long, in seconds, is between two frames."""
 
 
 class Terminal:
-    """A command in a terminal; of the environment, an empty variable is none."""
+    """A command in a terminal. An empty environment variable is removed."""
 
     def __init__(
-        self, desk: Any, *arguments: str, size: tuple[int, int] = (100, 40), **env: str
+        self, workspace: Any, *arguments: str, size: tuple[int, int] = (100, 40), **env: str
     ) -> None:
         self._controller, self._terminal = pty.openpty()
-        self.screen = Reflowing(*size, history=10_000)
+        self.screen = ReflowingScreen(*size, history=10_000)
         self.sent = b""
         self._stream = pyte.ByteStream(self.screen)
-        self._tell_size()
+        self._send_size()
         variables = (
-            desk._env | {"TERM": "xterm-256color", "COLUMNS": "", "LINES": "", "NO_COLOR": ""} | env
+            workspace._env
+            | {"TERM": "xterm-256color", "COLUMNS": "", "LINES": "", "NO_COLOR": ""}
+            | env
         )
         command = [sys.executable, "-m", "traitcli", *arguments, "--config", "tiny.yaml"]
         self.process = subprocess.Popen(
             ["sh", "-c", _IN_TERMINAL, os.ttyname(self._terminal), *command],
-            cwd=desk.folder,
+            cwd=workspace.folder,
             env={name: value for name, value in variables.items() if value},
             start_new_session=True,
         )
 
     @property
     def written(self) -> list[str]:
-        """All lines, with those that have left the screen at the top."""
+        """All lines, also those that have scrolled off the screen."""
         return "\n".join(map(self.screen.text, self.screen.rows)).rstrip().split("\n")
 
     @property
@@ -77,8 +78,8 @@ class Terminal:
         ]
         return any(int(code or 0) >= 30 for code in codes)
 
-    def look(self, seconds: float = 0.05) -> str:
-        """What is on the screen, after as many seconds."""
+    def read_screen(self, seconds: float = 0.05) -> str:
+        """The text on the screen, after reading output for some seconds."""
         until = time.monotonic() + seconds
         while select.select([self._controller], [], [], max(until - time.monotonic(), 0))[0]:
             received = os.read(self._controller, 65536)
@@ -87,18 +88,20 @@ class Terminal:
         return "\n".join(line.rstrip() for line in self.screen.display)
 
     def wait_until(self, reached: Callable[[str], bool]) -> str:
-        """The screen as soon as something is on it; the command must be at work still."""
-        deadline = time.monotonic() + PATIENCE
-        while not reached(screen := self.look()):
-            assert self.process.poll() is None, f"the command ended too early:\n{self.look()}"
-            assert time.monotonic() < deadline, f"it did not happen in time:\n{screen}"
+        """The screen as soon as `reached` accepts it; fails if the command ends before."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while not reached(screen := self.read_screen()):
+            assert self.process.poll() is None, (
+                f"the command ended too early:\n{self.read_screen()}"
+            )
+            assert time.monotonic() < deadline, f"the screen did not change in time:\n{screen}"
         return screen
 
     def type(self, text: str) -> None:
         os.write(self._controller, text.encode())
 
     def ask(self, line: str) -> list[str]:
-        """Type a line; gives what stands below it when the next one is asked for."""
+        """Type a line and return the lines printed before the next prompt."""
         prompts = self._prompts()
         self.type(f"{line}\r")
         self.wait_for_prompt(prompts + 1)
@@ -107,13 +110,13 @@ class Terminal:
         return [line for line in lines[start + 1 :] if line]
 
     def wait_for_prompt(self, number: int) -> None:
-        """Return when so many lines were asked for, and nothing is typed on the last."""
+        """Wait for the prompt with this number, with nothing typed at it."""
         self.wait_until(
             lambda screen: self._prompts() >= number and screen.rstrip().endswith(f"\n{PROMPT}")
         )
 
-    def break_off(self, line: str) -> None:
-        """Type a line, and Ctrl-C as soon as a part of the answer was drawn a few times."""
+    def interrupt(self, line: str) -> None:
+        """Type a line, and Ctrl-C after a few frames of the response."""
         prompts = self._prompts()
         self.type(f"{line}\r")
         self.wait_for_frames()
@@ -121,7 +124,7 @@ class Terminal:
         self.wait_for_prompt(prompts + 1)
 
     def wait_for_frames(self) -> None:
-        """Return when the panel below an answer was drawn a few times more."""
+        """Wait for a few more frames of the panel."""
         drawn = self.sent.count(b"mean")
         self.wait_until(lambda screen: self.sent.count(b"mean") >= drawn + 4)
 
@@ -132,26 +135,26 @@ class Terminal:
         the command could draw many frames at the old width, which no real terminal allows.
         """
         while select.select([self._controller], [], [], _BETWEEN_FRAMES)[0]:
-            self.look(0)
+            self.read_screen(0)
         self.process.send_signal(signal.SIGSTOP)
-        self.look(0)
+        self.read_screen(0)
         self.screen.resize(lines, columns)
-        self._tell_size()
+        self._send_size()
         self.process.send_signal(signal.SIGCONT)
 
     def end(self) -> int:
-        """The exit code, when the command has ended by itself."""
-        deadline = time.monotonic() + PATIENCE
+        """Wait until the command ends by itself, and return its exit code."""
+        deadline = time.monotonic() + TIMEOUT_S
         while self.process.poll() is None:
             if time.monotonic() > deadline:
                 self.process.kill()
-                pytest.fail(f"the command did not end:\n{self.look()}")
-            self.look()
-        self.look(0)
+                pytest.fail(f"the command did not end:\n{self.read_screen()}")
+            self.read_screen()
+        self.read_screen(0)
         return self.process.returncode
 
     def close(self) -> None:
-        """End the command if it is at work still."""
+        """Kill the command if it still runs, and close the terminal."""
         self.process.kill()
         self.process.wait()
         os.close(self._controller)
@@ -160,24 +163,24 @@ class Terminal:
     def _prompts(self) -> int:
         return sum(line.startswith(PROMPT) for line in self.written)
 
-    def _tell_size(self) -> None:
+    def _send_size(self) -> None:
         size = struct.pack("HHHH", self.screen.lines, self.screen.columns, 0, 0)
         fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, size)
 
 
-class Reflowing(pyte.HistoryScreen):
-    """A screen with scrollback that, resized, wraps its lines anew, as most terminals do."""
+class ReflowingScreen(pyte.HistoryScreen):
+    """A screen with scrollback that wraps its lines again when resized, as most terminals do."""
 
     @property
     def rows(self) -> list[Row]:
-        """From the oldest in the scrollback to the last on the screen."""
+        """All rows, from the oldest in the scrollback to the last on the screen."""
         return [*self.history.top, *(self.buffer[y] for y in range(self.lines))]
 
     def text(self, row: Row) -> str:
         return "".join(char.data for char in _cells(row)).rstrip()
 
     def erase_in_line(self, how: int = 0, private: bool = False) -> None:
-        """Leave cells that hold nothing, rather than spaces: these would be wrapped."""
+        """Erase to empty cells. Spaces would be wrapped when the screen is resized."""
         if how == 2:
             self.buffer[self.cursor.y] = Row(self.default_char)
             return
@@ -221,7 +224,7 @@ class Reflowing(pyte.HistoryScreen):
 
 
 class _Continued(Row):
-    """A row that goes on with the line above."""
+    """A row that continues the line above."""
 
 
 def _cells(row: Row) -> list[Char]:

@@ -1,4 +1,4 @@
-"""What a person sees of monitor in a terminal: answers, chats, Ctrl-C, a window that is resized."""
+"""The monitor in a real terminal: answers, chats, Ctrl-C and a resized window."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ BY_LAYER = ("--per-layer", "--trait", "evil")
 
 
 class Seen(NamedTuple):
-    """A command that has ended, what its terminal holds, and the record it left or played."""
+    """A finished command, its terminal, and the record that it wrote or replayed."""
 
     code: int
     terminal: Terminal
     record: dict[str, Any]
 
 
-def squeezed(lines: list[str]) -> str:
-    """All text without white space, so that it does not matter where lines were broken."""
+def without_spaces(lines: list[str]) -> str:
+    """All text without white space, so that line breaks do not matter."""
     return "".join("".join(lines).split())
 
 
 def shown(record: dict[str, Any]) -> str:
-    """The response as it should stand there; half a character at the end is in the record alone."""
-    return squeezed([printable(record["response"])]).rstrip("\ufffd")
+    """The response as the terminal shows it: without an incomplete last character."""
+    return without_spaces([printable(record["response"])]).rstrip("\ufffd")
 
 
 def answer(lines: list[str]) -> str:
-    """What stands between the first empty line and the first panel, squeezed."""
+    """The text between the first empty line and the first panel, without spaces."""
     end = next(index for index, line in enumerate(lines) if line.startswith("  trait "))
-    return squeezed(lines[lines.index("") : end])
+    return without_spaces(lines[lines.index("") : end])
 
 
 def panel(lines: list[str]) -> dict[str, tuple[float, str, float, float]]:
-    """Trait -> now, bar, mean and max, as the last panel has them."""
+    """Trait -> (now, bar, mean, max) of the last panel."""
     row = re.compile(r"[▸ ] (\w+) +([+−][\d.]+)  (.{21})  .*?  +([+−][\d.]+)  +([+−][\d.]+) ")
     found = [match.groups() for match in map(row.match, lines) if match]
     return {
@@ -60,7 +60,7 @@ def number(figure: str) -> float:
 
 
 def heat_map(lines: list[str]) -> list[str]:
-    """The title and the lines below it, up to the next empty one."""
+    """The title and the lines below it, up to the next empty line."""
     start = next(index for index, line in enumerate(lines) if line.startswith("  evil at "))
     return lines[start : start + lines[start:].index("")]
 
@@ -79,7 +79,7 @@ def room(open_desk: Callable[..., Any], finished: tuple[Any, Any]) -> Any:
 
 @pytest.fixture(scope="module")
 def endless_room(open_desk: Callable[..., Any], room: Any, model_folders: dict[str, Path]) -> Any:
-    """The same with a model that never ends its answer."""
+    """The same, with a model whose answers never end."""
     desk = open_desk()
     (desk.folder / "model").unlink()
     shutil.copytree(model_folders["llama"], desk.folder / "model")
@@ -90,7 +90,7 @@ def endless_room(open_desk: Callable[..., Any], room: Any, model_folders: dict[s
 
 @pytest.fixture(scope="module")
 def opened() -> Iterator[list[Terminal]]:
-    """Terminals to be closed at the end."""
+    """Terminals to close after the tests."""
     terminals: list[Terminal] = []
     yield terminals
     for terminal in terminals:
@@ -119,7 +119,7 @@ def terminals(room: Any, endless_room: Any, opened: list[Terminal]) -> dict[str,
 
 @pytest.fixture(scope="module")
 def long_record(room: Any) -> dict[str, Any]:
-    """Four hundred words, with a pause behind each of three, as `long.json`."""
+    """`long.json`: four hundred words, with a pause after three of them."""
     words, pace, now = [f" word{index}" for index in range(400)], [], 0.0
     for index in range(len(words)):
         now += {150: 0.2, 151: 2.0, 250: 0.2, 251: 2.0, 330: 0.2, 331: 2.0}.get(index, 0.002)
@@ -139,9 +139,7 @@ def long_record(room: Any) -> dict[str, Any]:
     return record
 
 
-def test_a_window_resized_between_two_frames_holds_each_word_once_and_one_panel(
-    room, long_record, opened
-):
+def test_a_resized_window_shows_each_word_once_and_one_panel(room, long_record, opened):
     """It comes before models are loaded: this screen must not be a pause behind."""
     opened.append(Terminal(room, "monitor", "--replay", "long.json", size=(100, 24)))
 
@@ -150,7 +148,7 @@ def test_a_window_resized_between_two_frames_holds_each_word_once_and_one_panel(
         opened[-1].resize(*size)
 
     assert opened[-1].end() == 0
-    assert answer(opened[-1].written) == squeezed(long_record["tokens"])
+    assert answer(opened[-1].written) == without_spaces(long_record["tokens"])
     assert sum(line.startswith("  trait ") for line in opened[-1].written) == 1
 
 
@@ -192,7 +190,7 @@ def test_ctrl_c_gives_the_terminal_back(stopped):
 
 
 def test_no_word_is_lost_when_the_window_is_resized_while_the_model_writes(stopped):
-    there = iter(squeezed(stopped.terminal.written))
+    there = iter(without_spaces(stopped.terminal.written))
 
     missing = [char for char in shown(stopped.record) if char not in there]
 
@@ -217,7 +215,7 @@ def test_a_live_answer_stands_between_what_it_is_and_where_its_record_is(answere
     assert lines[-1] == "record: answered.json"
 
 
-def test_the_panel_shows_the_last_score_the_mean_and_the_highest_of_each_trait(answered):
+def test_the_panel_shows_last_mean_and_highest_score_of_each_trait(answered):
     scores = answered.record["calibrated_scores"]
 
     found = panel(answered.terminal.written)
@@ -291,7 +289,7 @@ def test_a_replay_looks_like_the_answer_itself(by_layer, replayed):
         "−1 and +1 are the means of a trait's negative and positive examples.",
     )
     assert again.code == 0
-    assert shown(by_layer.record) in squeezed(again.terminal.written)
+    assert shown(by_layer.record) in without_spaces(again.terminal.written)
     assert (panel(lines), heat_map(lines)) == (panel(live), heat_map(live))
     assert lines[:3] == live[1:4]
     assert lines[-3:-1] == [explained, "Colored by evil."]
@@ -320,12 +318,12 @@ def test_a_terminal_that_moves_no_cursor_gets_plain_lines(replayed):
 class Chatted(NamedTuple):
     """A chat in a terminal: the reply to each line, and the records.
 
-    `told` maps each typed line to the lines printed after it.
+    `replies` maps each typed line to the lines printed after it.
     """
 
     code: int
     terminal: Terminal
-    told: dict[str, list[str]]
+    replies: dict[str, list[str]]
     again: list[str]
     records: list[dict[str, Any]]
 
@@ -333,7 +331,7 @@ class Chatted(NamedTuple):
 @pytest.fixture(scope="module")
 def chatted(terminals: dict[str, Terminal], room: Any) -> Chatted:
     """Three messages with other settings each, then the last line brought back, and /quit."""
-    terminal, told = terminals["chatted"], {}
+    terminal, replies = terminals["chatted"], {}
     terminal.wait_for_prompt(1)
     lines = [
         "Why not?",
@@ -346,13 +344,13 @@ def chatted(terminals: dict[str, Terminal], room: Any) -> Chatted:
         "Who?",
     ]
     for line in [*lines, "/nonsense", "/save chat.json"]:
-        told[line] = terminal.ask(line)
+        replies[line] = terminal.ask(line)
     terminal.type(UP)
     terminal.wait_until(lambda screen: not screen.rstrip().endswith("\n❯"))
     again = terminal.written
     terminal.type(f"{CTRL_U}/quit\r")
     code = terminal.end()
-    return Chatted(code, terminal, told, again, records(room.folder / "chatted.jsonl"))
+    return Chatted(code, terminal, replies, again, records(room.folder / "chatted.jsonl"))
 
 
 def test_quit_ends_a_chat_with_0_and_tells_where_its_record_is(chatted):
@@ -361,21 +359,21 @@ def test_quit_ends_a_chat_with_0_and_tells_where_its_record_is(chatted):
     assert chatted.terminal.shows_cursor
 
 
-def test_an_answer_appears_below_its_message_and_above_its_panel(chatted):
+def test_a_response_appears_below_its_message_and_above_its_panel(chatted):
     for line, record in zip(("Why not?", "How?", "Who?"), chatted.records, strict=True):
-        told = chatted.told[line]
+        replies = chatted.replies[line]
 
-        assert shown(record) in squeezed(told)
-        assert list(panel(told)) == ["evil", "refusal"]
-        assert not any(fact.startswith("record:") for fact in told)
+        assert shown(record) in without_spaces(replies)
+        assert list(panel(replies)) == ["evil", "refusal"]
+        assert not any(fact.startswith("record:") for fact in replies)
 
 
-def test_what_is_set_is_told(chatted):
+def test_each_setting_is_confirmed(chatted):
     layer = chatted.records[0]["layers"]["evil"]
 
-    told = {line: told for line, told in chatted.told.items() if line.startswith("/")}
+    replies = {line: reply for line, reply in chatted.replies.items() if line.startswith("/")}
 
-    assert told == {
+    assert replies == {
         "/trait evil": ["tokens are colored by evil"],
         "/steer evil=1": [f"steered by evil +1 at layer {layer}"],
         "/steer": [f"steered by evil +1 at layer {layer}"],
@@ -387,8 +385,8 @@ def test_what_is_set_is_told(chatted):
 
 
 def test_a_chosen_trait_colors_the_next_response(chatted):
-    assert "Colored by evil." in chatted.told["How?"]
-    assert any(line.startswith("▸ evil ") for line in chatted.told["How?"])
+    assert "Colored by evil." in chatted.replies["How?"]
+    assert any(line.startswith("▸ evil ") for line in chatted.replies["How?"])
 
 
 def test_each_turn_of_a_chat_is_a_record_with_all_that_was_said_before(chatted):
@@ -430,7 +428,7 @@ def test_steering_holds_from_where_it_is_set_to_where_it_is_put_off(chatted):
     assert push["dose"] > 0
     assert any(
         line.startswith(f"  steered by evil +1 at layer {push['layer']} (dose ")
-        for line in chatted.told["How?"]
+        for line in chatted.replies["How?"]
     )
 
 
@@ -455,9 +453,9 @@ def broken_off(terminals: dict[str, Terminal], endless_room: Any) -> Chatted:
     """Two answers ended by Ctrl-C, then half a line, and Ctrl-C again."""
     terminal = terminals["broken off"]
     terminal.wait_for_prompt(1)
-    terminal.break_off("Why?")
+    terminal.interrupt("Why?")
     again = terminal.written
-    terminal.break_off("How?")
+    terminal.interrupt("How?")
     terminal.type("half a line")
     terminal.wait_until(lambda screen: screen.rstrip().endswith("❯ half a line"))
     terminal.type(CTRL_C)
@@ -485,7 +483,7 @@ def test_ctrl_c_ends_an_answer_and_not_the_chat(broken_off):
         )
 
 
-def test_what_was_written_before_ctrl_c_stands_there_once(broken_off):
+def test_text_before_ctrl_c_is_on_screen_once(broken_off):
     assert answer(broken_off.again) == shown(broken_off.records[0])
 
 

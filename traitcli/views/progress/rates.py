@@ -2,7 +2,7 @@
 
 Rich draws the bars, but the estimates of `rich.progress` do not fit a run. They need two updates
 within 30 seconds. One batch on a CPU can take longer than that, and then a time never appears. They
-also stand still between updates, and the plain view needs the same numbers without any bar.
+also do not count down between updates, and the plain view needs the same numbers without any bar.
 """
 
 from __future__ import annotations

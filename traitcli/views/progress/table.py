@@ -67,7 +67,7 @@ def progress_table(columns: Sequence[Column], rows: Sequence[Row], width: int) -
 
 def progress_bar(done: int, total: int, *, active: bool = True) -> ProgressBar:
     """A bar for the BAR column; a finished stage is green."""
-    # Rich draws an empty bar for a stage of no items, but such a stage is complete.
+    # Rich would draw an empty bar for a stage without items, but that stage is complete.
     return ProgressBar(
         total=max(total, 1),
         completed=done if total else 1,

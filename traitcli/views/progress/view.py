@@ -112,8 +112,8 @@ class ProgressView:
 
     def _fail(self, event: TraitFailed) -> None:
         self._state.add_failure(event)
-        told = {"trait": event.trait, "stage": event.stage, "problem": event.problem}
-        self._failures.append({**told, "cause": event.cause, "fix": event.fix})
+        failure = {"trait": event.trait, "stage": event.stage, "problem": event.problem}
+        self._failures.append({**failure, "cause": event.cause, "fix": event.fix})
         self._say("✗ ", words.failure_text(event), BAD)
 
     def _end(self, event: RunFinished) -> None:

@@ -321,17 +321,17 @@ function drawHistogram({ positive, negative }, label) {
 }
 
 /** One trait at every layer and token, one pixel each; layer 0 is at the bottom. */
-function drawHeatMap(canvas, rows, count, palette) {
+function drawHeatMap(canvas, layers, count, palette) {
   canvas.width = Math.max(1, count);
-  canvas.height = Math.max(1, rows.length);
+  canvas.height = Math.max(1, layers.length);
   const context = canvas.getContext("2d");
   context.clearRect(0, 0, canvas.width, canvas.height);
-  rows.forEach((row, k) =>
-    row.forEach((score, i) => {
+  layers.forEach((scores, layer) =>
+    scores.forEach((score, i) => {
       const background = backgroundOf(score, palette);
       if (background === "") return;
       context.fillStyle = background;
-      context.fillRect(i, rows.length - 1 - k, 1, 1);
+      context.fillRect(i, layers.length - 1 - layer, 1, 1);
     }),
   );
 }

@@ -109,14 +109,14 @@ def draw_lines(
     marker = "o" if count == 1 else None
     for trait, line in shown.items():
         width, alpha, zorder = (1.7, 1.0, 3) if trait == leader else (thin, pale, 2)
-        look: dict[str, Any] = {
+        line_style: dict[str, Any] = {
             "linewidth": width,
             "alpha": alpha,
             "zorder": zorder,
             "marker": marker,
         }
         positions = range(1, len(line) + 1)
-        axes.plot(positions, line, label=short(trait), **look, **styles.of(trait))
+        axes.plot(positions, line, label=short(trait), **line_style, **styles.of(trait))
 
     # Raw projections have another unit, so these traits appear in the legend only.
     for trait in others:
@@ -184,9 +184,9 @@ def _plot_layers(axes: Axes, values: Sequence[float], trait: str, styles: TraitS
 
     Layer L is after the final norm and on another scale, so a line to it would mislead.
     """
-    look, last = styles.of(trait), len(values) - 1
-    axes.plot(range(last), values[:-1], linewidth=1.1, label=short(trait), **look)
-    axes.plot(last, values[-1], **_DIAMOND, **look)
+    line_style, last = styles.of(trait), len(values) - 1
+    axes.plot(range(last), values[:-1], linewidth=1.1, label=short(trait), **line_style)
+    axes.plot(last, values[-1], **_DIAMOND, **line_style)
 
 
 def _explain_last_layer(axes: Axes) -> None:

@@ -272,14 +272,14 @@ class Pane {
     const { heatMap } = this.record;
     this.part("heat-map").hidden = heatMap === null;
     if (heatMap === null) return;
-    const limit = Math.max(...heatMap.rows.map(usualMaximum), 1e-9);
+    const limit = Math.max(...heatMap.layers.map(usualMaximum), 1e-9);
     const scale = heatMap.calibrated ? 1 : this.page.palette.limit / limit;
-    const rows = heatMap.rows.map((row) => row.map((value) => value * scale));
-    drawHeatMap(this.part("cells"), rows, this.record.tokens.length, this.page.palette);
+    const layers = heatMap.layers.map((scores) => scores.map((value) => value * scale));
+    drawHeatMap(this.part("cells"), layers, this.record.tokens.length, this.page.palette);
     this.part("heat-map-title").textContent = `${heatMap.trait} at every layer`;
     this.part("cells").setAttribute(
       "aria-label",
-      `Scores of ${heatMap.trait} at ${countOf(rows.length, "layer")} over the tokens, ` +
+      `Scores of ${heatMap.trait} at ${countOf(layers.length, "layer")} over the tokens, ` +
         "layer 0 at the bottom",
     );
   }

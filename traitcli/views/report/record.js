@@ -24,9 +24,9 @@ function unpack(packed, raw) {
 }
 
 /** A Float64Array of `count` values, NaN where there is no number. */
-function numbersOf(row, count) {
+function numbersOf(scores, count) {
   const values = new Float64Array(count).fill(NaN);
-  row.slice(0, count).forEach((value, i) => {
+  scores.slice(0, count).forEach((value, i) => {
     if (typeof value === "number") values[i] = value;
   });
   return values;
@@ -36,9 +36,10 @@ function numbersOf(row, count) {
 function readScores(table, count, notes, raw) {
   const scores = new Map();
   for (const [trait, packed] of Object.entries(table)) {
-    const row = unpack(packed, raw?.get(trait));
-    if (row.length !== count) notes.push(`${trait} has ${row.length} scores for ${count} tokens.`);
-    scores.set(trait, numbersOf(row, count));
+    const values = unpack(packed, raw?.get(trait));
+    if (values.length !== count)
+      notes.push(`${trait} has ${values.length} scores for ${count} tokens.`);
+    scores.set(trait, numbersOf(values, count));
   }
   return scores;
 }
@@ -49,6 +50,7 @@ function checkRecord(value) {
   if (!Array.isArray(value.tokens) || !value.tokens.every((token) => typeof token === "string")) {
     throw new Error("“tokens” is not a list of strings");
   }
+  // The first records called them projections.
   if (!("trait_scores" in value || "projections" in value))
     throw new Error("“trait_scores” is missing");
   const table = value.trait_scores ?? value.projections ?? null;
@@ -68,14 +70,14 @@ function readTokens(value, notes) {
 function readLayerScores(value, count) {
   const trait = objectOf(value).trait;
   if (typeof trait !== "string") return null;
-  const raw = listOf(value.trait_scores).map((row) => numbersOf(unpack(row), count));
-  const calibrated = listOf(value.calibrated_scores).map((row, k) =>
-    numbersOf(unpack(row, raw[k]), count),
+  const raw = listOf(value.trait_scores).map((packed) => numbersOf(unpack(packed), count));
+  const calibrated = listOf(value.calibrated_scores).map((packed, layer) =>
+    numbersOf(unpack(packed, raw[layer]), count),
   );
   return {
     trait,
     calibrated: calibrated.length > 0,
-    rows: calibrated.length > 0 ? calibrated : raw,
+    layers: calibrated.length > 0 ? calibrated : raw,
   };
 }
 

@@ -112,9 +112,9 @@ function showScores() {
       ? "−1 is the mean of the negative class, +1 the mean of the positive class."
       : "Raw projections (h · v) / ‖v‖ in activation units: compare tokens, not traits. " +
         "Colors show calibrated scores where they exist.";
-  const rows = panes.flatMap((pane) => [...pane.record.scores[pane.unitFor(kind)].values()]);
-  const limit = Math.max(kind === "calibrated" ? 1 : 1e-9, ...rows.map(usualMaximum));
-  const sums = panes.length > 1 ? rows.map(summarize).filter(Boolean) : [];
+  const scores = panes.flatMap((pane) => [...pane.record.scores[pane.unitFor(kind)].values()]);
+  const limit = Math.max(kind === "calibrated" ? 1 : 1e-9, ...scores.map(usualMaximum));
+  const sums = panes.length > 1 ? scores.map(summarize).filter(Boolean) : [];
   const ends = sums.flatMap(({ low, high }) => [low, high]);
   panes.forEach((pane) =>
     pane.showScores({ trait: state.trait, unit: kind, window: state.window, limit, ends }),
@@ -126,8 +126,8 @@ function showScores() {
 function showLegend() {
   const { limit } = data.palette;
   const calibrated = panes.find((pane) => pane.record.scores.calibrated.has(state.trait));
-  const rows = panes.map((pane) => pane.record.scores.raw.get(state.trait) ?? NO_SCORES);
-  const end = calibrated ? limit : Math.max(...rows.map(usualMaximum));
+  const scores = panes.map((pane) => pane.record.scores.raw.get(state.trait) ?? NO_SCORES);
+  const end = calibrated ? limit : Math.max(...scores.map(usualMaximum));
   part("legend-low").textContent = formatScore(-end);
   part("legend-high").textContent = formatScore(end);
   part("legend").setAttribute(

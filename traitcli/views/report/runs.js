@@ -87,10 +87,10 @@ function timeBar(trait, most) {
   const bar = element("span", "times");
   for (const stage of STAGES) {
     const seconds = trait.seconds[stage] ?? 0;
-    const piece = element("i", stage);
-    piece.style.setProperty("--share", seconds / most);
-    piece.title = `${STAGE_NAMES.get(stage)} ${duration(seconds)}`;
-    bar.append(piece);
+    const segment = element("i", stage);
+    segment.style.setProperty("--share", seconds / most);
+    segment.title = `${STAGE_NAMES.get(stage)} ${duration(seconds)}`;
+    bar.append(segment);
   }
   return bar;
 }
