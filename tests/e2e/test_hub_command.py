@@ -93,7 +93,7 @@ def test_only_the_traits_of_the_command_are_pushed_and_only_once(hub, env, copie
 @pytest.mark.parametrize(
     ("arguments", "more", "told"),
     [
-        (["--push", "vectors"], {}, "error: 'vectors' names no repository on the hub\n"),
+        (["--push", "vectors"], {}, "error: 'vectors' does not name a repository on the hub\n"),
         (["--private"], {}, "error: --private has no effect without --push\n"),
         (
             ["--push", REPO],
@@ -128,8 +128,8 @@ def test_nothing_is_pushed_when_a_trait_fails(hub, env, copied):
 @pytest.mark.parametrize(
     ("answer", "code", "told"),
     [
-        (Answer(401), 2, "error: the hub wants a valid token\n"),
-        (Answer(500), 1, "error: the hub fails\n"),
+        (Answer(401), 2, "error: the hub requires a valid token\n"),
+        (Answer(500), 1, "error: the hub failed\n"),
     ],
 )
 def test_a_push_that_the_hub_refuses_ends_without_a_traceback(hub, env, copied, answer, code, told):

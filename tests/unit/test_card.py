@@ -1,4 +1,4 @@
-"""The vector card: what the hub reads of it, what people read, and that nothing in a header is more than text."""
+"""The vector card: what the hub reads, what people read, and that headers are only text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from markdown_it import MarkdownIt
 
 from traitcli.vector_quality import VectorQuality
 from traitcli.vectors.files import VectorHeader
-from traitcli.vectors.hub.card import MARKER, Kept, make_card, read_card
+from traitcli.vectors.hub.card import MARKER, OwnersPart, make_card, read_card
 
 SETTINGS = {
     "model.id": "org/tiny",
@@ -85,7 +85,7 @@ def strip_tags(html):
 
 
 def test_the_hub_is_told_what_this_is_and_for_which_model():
-    card = make_card([make_header()], "org/vectors", Kept())
+    card = make_card([make_header()], "org/vectors", OwnersPart())
 
     assert front_of(card) == {
         "library_name": "traitcli",
@@ -95,7 +95,7 @@ def test_the_hub_is_told_what_this_is_and_for_which_model():
 
 
 def test_a_trait_has_a_line_of_figures_and_one_of_how_it_was_made():
-    _, figures, made, _ = tables_of(make_card([make_header()], "org/vectors", Kept()))
+    _, figures, made, _ = tables_of(make_card([make_header()], "org/vectors", OwnersPart()))
 
     assert figures[1] == ["evil", "good", "3", "0.91", "2.3", "+61", "90 + 85"]
     assert made[1] == [
@@ -110,7 +110,7 @@ def test_a_trait_has_a_line_of_figures_and_one_of_how_it_was_made():
 
 
 def test_model_revision_and_shape_are_told():
-    about, *_ = tables_of(make_card([make_header()], "org/vectors", Kept()))
+    about, *_ = tables_of(make_card([make_header()], "org/vectors", OwnersPart()))
 
     assert about[1:] == [
         ["model", "org/tiny"],
@@ -123,7 +123,7 @@ def test_intervals_are_shown_where_they_were_measured():
     measured = {"auroc_low": 0.7, "auroc_high": 0.96, "d_low": 1.0, "d_high": 3.1}
     headers = [make_header("evil", measured), make_header("refusal")]
 
-    _, figures, _, _ = tables_of(make_card(headers, "org/vectors", Kept()))
+    _, figures, _, _ = tables_of(make_card(headers, "org/vectors", OwnersPart()))
 
     assert [row[3:5] for row in figures[1:]] == [
         ["0.91 [0.70, 0.96]", "2.3 [1.0, 3.1]"],
@@ -136,7 +136,7 @@ def test_what_was_not_measured_is_a_dash():
         quality=dict.fromkeys(("auroc", "d", "contrast", "positive_kept", "judge_auroc"))
     )
 
-    _, figures, made, _ = tables_of(make_card([header], "org/vectors", Kept()))
+    _, figures, made, _ = tables_of(make_card([header], "org/vectors", OwnersPart()))
 
     assert figures[1][3:] == ["–", "–", "–", "– + 85"]
     assert made[1][4] == "–"
@@ -145,7 +145,9 @@ def test_what_was_not_measured_is_a_dash():
 def test_a_weak_vector_is_named_weak_with_its_reason_and_under_limits():
     weak = {"verdict": "weak", "verdict_reason": "contrast 12 is below 40"}
 
-    card = make_card([make_header("evil", weak), make_header("refusal")], "org/vectors", Kept())
+    card = make_card(
+        [make_header("evil", weak), make_header("refusal")], "org/vectors", OwnersPart()
+    )
 
     assert "- **evil** is weak: contrast 12 is below 40\n" in card
     assert "- Do not rely on these without tests of your own: evil (weak).\n" in card
@@ -153,7 +155,7 @@ def test_a_weak_vector_is_named_weak_with_its_reason_and_under_limits():
 
 
 def test_a_card_of_good_vectors_warns_of_none_by_name():
-    assert "Do not rely" not in make_card([make_header()], "org/vectors", Kept())
+    assert "Do not rely" not in make_card([make_header()], "org/vectors", OwnersPart())
 
 
 def test_settings_stand_once_for_traits_that_share_them():
@@ -164,7 +166,7 @@ def test_settings_stand_once_for_traits_that_share_them():
         make_header("verbosity", provenance=other),
     ]
 
-    card = make_card(headers, "org/vectors", Kept())
+    card = make_card(headers, "org/vectors", OwnersPart())
 
     assert "Settings of evil, refusal:\n" in card
     assert "Settings of verbosity:\n" in card
@@ -172,21 +174,21 @@ def test_settings_stand_once_for_traits_that_share_them():
     assert ["version of traitcli", "0.1.0"] in tables_of(card)[3]
 
 
-def test_code_names_the_repository_a_good_trait_and_its_row():
+def test_code_names_the_repository_a_good_trait_and_its_layer():
     headers = [make_header("evil", {"verdict": "weak"}), make_header("refusal", layer=2)]
 
-    card = make_card(headers, "my_org/vectors", Kept())
+    card = make_card(headers, "my_org/vectors", OwnersPart())
 
     assert "traitcli inspect vectors --pull my_org/vectors@REVISION -c CONFIG.yaml\n" in card
     assert 'hf_hub_download("my_org/vectors", "refusal.safetensors", revision="REVISION")\n' in card
-    assert "direction = rows[2]\n" in card
+    assert "direction = vector[2]\n" in card
     assert "to the output of block 1.\n" in card
 
 
 def test_the_same_vectors_give_the_same_card_in_any_order():
     headers = [make_header("evil"), make_header("refusal")]
 
-    assert make_card(headers, "o/v", Kept()) == make_card(headers[::-1], "o/v", Kept())
+    assert make_card(headers, "o/v", OwnersPart()) == make_card(headers[::-1], "o/v", OwnersPart())
 
 
 def make_saying(text):
@@ -197,7 +199,9 @@ def make_saying(text):
         "versions": {text: text},
     }
     return make_card(
-        [make_header(quality=quality, model=text, method=text, provenance=origin)], "o/v", Kept()
+        [make_header(quality=quality, model=text, method=text, provenance=origin)],
+        "o/v",
+        OwnersPart(),
     )
 
 
@@ -231,13 +235,13 @@ def test_an_address_is_not_made_a_link(address):
 def test_a_hostile_text_is_still_readable():
     header = make_header(quality={"judge": "a |\n b <c>\t[d](e)"})
 
-    _, _, made, _ = tables_of(make_card([header], "o/v", Kept()))
+    _, _, made, _ = tables_of(make_card([header], "o/v", OwnersPart()))
 
     assert made[1][3] == "a | b &lt;c&gt; [d](e)"
 
 
 def test_a_long_text_is_cut():
-    card = make_card([make_header(quality={"judge": "x" * 10_000})], "o/v", Kept())
+    card = make_card([make_header(quality={"judge": "x" * 10_000})], "o/v", OwnersPart())
 
     assert max(map(len, re.findall("x+", card))) == 300
 
@@ -245,7 +249,7 @@ def test_a_long_text_is_cut():
 def test_where_a_local_model_lies_is_not_told(tmp_path):
     origin = {"run_settings": SETTINGS | {"model.id": f"{tmp_path}/my-model"}, "versions": {}}
 
-    card = make_card([make_header(provenance=origin)], "o/v", Kept())
+    card = make_card([make_header(provenance=origin)], "o/v", OwnersPart())
 
     assert str(tmp_path) not in card
     assert ["model.id", "my-model"] in tables_of(card)[3]
@@ -256,19 +260,19 @@ def test_a_folder_that_looks_like_a_name_on_the_hub_is_not_called_one(tmp_path, 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "org" / "tiny").mkdir(parents=True)
 
-    assert "base_model" not in front_of(make_card([make_header()], "o/v", Kept()))
+    assert "base_model" not in front_of(make_card([make_header()], "o/v", OwnersPart()))
 
 
 def test_the_embedded_model_is_called_by_its_name_on_the_hub():
     origin = {"run_settings": {"model.id": "embedded"}, "versions": {}}
 
-    card = make_card([make_header(provenance=origin)], "o/v", Kept())
+    card = make_card([make_header(provenance=origin)], "o/v", OwnersPart())
 
     assert front_of(card)["base_model"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 def test_what_the_owner_has_added_is_kept():
-    card = make_card([make_header()], "o/v", Kept())
+    card = make_card([make_header()], "o/v", OwnersPart())
     edited = card.replace("library_name", "license: mit\nlanguage: [en]\nlibrary_name").replace(
         "- traitcli", "- mine\n- traitcli"
     )
@@ -286,7 +290,7 @@ def test_what_the_owner_has_added_is_kept():
 
 
 def test_a_card_that_is_read_and_made_again_is_the_same():
-    card = make_card([make_header()], "o/v", Kept({"license": "mit"}, "notes"))
+    card = make_card([make_header()], "o/v", OwnersPart({"license": "mit"}, "notes"))
 
     assert make_card([make_header()], "o/v", read_card(card)) == card
 
@@ -294,11 +298,11 @@ def test_a_card_that_is_read_and_made_again_is_the_same():
 @pytest.mark.parametrize(
     ("readme", "kept"),
     [
-        ("", Kept()),
-        ("---\nlicense: mit\n---\n", Kept({"license": "mit"})),
-        ("---\r\nlicense: mit\r\n---\r\n\r\n", Kept({"license": "mit"})),
-        ("---\n- a list\n---\n", Kept()),
-        ("---\n{\n---\n", Kept()),
+        ("", OwnersPart()),
+        ("---\nlicense: mit\n---\n", OwnersPart({"license": "mit"})),
+        ("---\r\nlicense: mit\r\n---\r\n\r\n", OwnersPart({"license": "mit"})),
+        ("---\n- a list\n---\n", OwnersPart()),
+        ("---\n{\n---\n", OwnersPart()),
         ("# My model\n", None),
         ("---\nlicense: mit\n---\n# My model\n", None),
     ],

@@ -267,8 +267,7 @@ def test_layers_that_do_not_fit_the_model_are_refused(tmp_path):
 
     assert fault_in(all_rows, layer_count=6).cause == "it has 5 layers, not 6"
     assert (
-        fault_in(by_layer, layer_count=8).cause
-        == "it provides layer 8, a model of 8 layers has layers 0 to 7"
+        fault_in(by_layer, layer_count=8).cause == "it provides layer 8, but layers go from 0 to 7"
     )
 
 

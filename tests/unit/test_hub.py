@@ -1,4 +1,4 @@
-"""Pushing to the hub and pulling from it: what arrives is what was sent, and nothing else is ever put."""
+"""Pushing to the hub and pulling from it: what arrives is what was sent, and nothing else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from traitcli.errors import TraitError, VectorError
 from traitcli.records import ClassStats, TraitVector
 from traitcli.vector_quality import VectorQuality
 from traitcli.vectors.files import read_vector, write_vector
-from traitcli.vectors.hub import client as reach
 from traitcli.vectors.hub.pull import Pulled, Source, pull_vectors
 from traitcli.vectors.hub.push import push_vectors
 
@@ -41,7 +40,7 @@ def hub(tmp_path, monkeypatch):
 
 
 def point_to(url, cache, monkeypatch):
-    """What the environment says when a command starts; huggingface_hub reads it when it is imported."""
+    """The environment of a command, which huggingface_hub reads when it is imported."""
     from huggingface_hub import close_session, constants
 
     close_session()
@@ -105,8 +104,8 @@ def bytes_of(tmp_path, vector):
     return write_vector(tmp_path / "made", vector).read_bytes()
 
 
-def pull(config, source=REPO, *names):
-    return pull_vectors(config, Source.parse(source), names)
+def pull(config, source=REPO, *names, **options):
+    return pull_vectors(config, Source.parse(source), names, **options)
 
 
 def fault_in(kind, call, *arguments, **more):
@@ -242,7 +241,7 @@ def test_a_repository_holds_vectors_of_one_model(hub, mine):
 
     assert (error.problem, error.cause) == (
         f"{REPO} holds vectors of another model",
-        "they are of 'large', and yours of 'tiny'",
+        "they are for 'large', and yours are for 'tiny'",
     )
 
 
@@ -268,7 +267,7 @@ def test_a_push_that_somebody_else_was_faster_than_is_refused(hub, mine):
     error = fault_in(TraitError, push_vectors, mine(make_vector()), REPO)
 
     assert (error.problem, error.fix) == (
-        f"{REPO} has changed meanwhile",
+        f"{REPO} changed during the push",
         "run the same command again",
     )
 
@@ -288,7 +287,7 @@ def test_what_cannot_be_pushed_is_told_before_the_hub_is_asked(hub, mine, tmp_pa
     ]
 
     assert problems == [
-        "there is nothing to push",
+        "nothing to push",
         f"{renamed} cannot be pushed",
         f"{broken} is not a trait vector",
         f"{unreal} is not a trait vector",
@@ -303,7 +302,7 @@ def test_vectors_of_two_models_are_not_pushed_together(hub, mine):
     error = fault_in(VectorError, push_vectors, vectors, REPO)
 
     assert (error.problem, error.cause) == (
-        "these are vectors of several models",
+        "cannot push vectors of several models",
         "'large', 'tiny'",
     )
 
@@ -325,7 +324,7 @@ def test_vectors_of_two_models_are_not_pushed_together(hub, mine):
 def test_a_name_that_is_none_is_refused(hub, mine, name):
     error = fault_in(VectorError, push_vectors, mine(make_vector()), name)
 
-    assert error.problem == f"{name!a} names no repository on the hub"
+    assert error.problem == f"{name!a} does not name a repository on the hub"
     assert hub.requests == []
 
 
@@ -396,7 +395,9 @@ def test_a_vector_that_is_not_there_is_told_with_those_that_are(hub, mine, their
     error = fault_in(VectorError, pull, theirs, REPO, "refusel")
 
     assert str(error) == (
-        f"error: no vector of refusel in {REPO}\ncause: it holds evil, refusal\nfix:   did you mean refusal?"
+        f"error: no vector of refusel in {REPO}\n"
+        "cause: it holds evil, refusal\n"
+        "fix:   did you mean refusal?"
     )
 
 
@@ -407,7 +408,7 @@ def test_a_vector_of_ones_own_is_never_replaced(hub, mine, theirs, folder):
 
     error = fault_in(VectorError, pull, theirs)
 
-    assert error.problem == f"{own} would be lost"
+    assert error.problem == f"a pull would replace {own}"
     assert files_in(folder) == before
 
 
@@ -433,7 +434,10 @@ def test_a_pulled_vector_that_was_built_anew_since_is_ones_own(hub, mine, theirs
     write_vector(folder, make_vector(seed=9))
     (folder / "pulled.json").write_text(record)
 
-    assert fault_in(VectorError, pull, theirs).problem == f"{folder}/evil.safetensors would be lost"
+    assert (
+        fault_in(VectorError, pull, theirs).problem
+        == f"a pull would replace {folder}/evil.safetensors"
+    )
 
 
 @pytest.mark.parametrize(
@@ -512,10 +516,10 @@ def test_one_file_that_is_no_vector_keeps_all_out(hub, theirs, tmp_path, folder,
     [
         (
             make_vector(model="../up"),
-            "is of another model",
-            "it is of '../up', and the config's model is tiny",
+            "is for another model",
+            "it is for '../up', and the config's model is tiny",
         ),
-        (make_vector("kind"), "is not what its name says", "it says that it is of 'kind'"),
+        (make_vector("kind"), "does not match its file name", "its trait is 'kind'"),
     ],
 )
 def test_a_vector_of_another_model_or_trait_is_refused(
@@ -538,7 +542,7 @@ def test_content_that_the_commit_does_not_name_is_refused_and_not_kept(
 
     error = fault_in(VectorError, pull, theirs)
 
-    assert error.problem == f"evil.safetensors in {REPO} did not arrive as it should"
+    assert error.problem == f"evil.safetensors in {REPO} arrived damaged"
     assert files_in(folder) == {}
     hub.served.clear()
     assert pull(theirs).paths[0].read_bytes() == right
@@ -572,7 +576,7 @@ def test_a_commit_that_is_none_is_not_believed(hub, theirs, told):
 def test_a_source_that_is_none_is_refused(source):
     error = fault_in(VectorError, Source.parse, source)
 
-    assert error.problem == f"{source!a} names no repository on the hub"
+    assert error.problem == f"{source!a} does not name a repository on the hub"
 
 
 # without a connection
@@ -624,14 +628,14 @@ def test_a_hub_that_is_not_there_is_told_without_its_password(
 
 
 @pytest.mark.parametrize("call", ["push", "pull"])
-def test_a_hub_that_falls_silent_is_given_up(hub, mine, theirs, monkeypatch, call):
-    monkeypatch.setattr(reach, "_SILENCE", 0.1)
+def test_a_hub_that_falls_silent_is_given_up(hub, mine, theirs, call):
     over = threading.Event()
     hub.watch = lambda asked: over.wait(5) and None
 
     error = fault_in(
         TraitError,
         *((push_vectors, mine(make_vector()), REPO) if call == "push" else (pull, theirs)),
+        silence=0.1,
     )
 
     over.set()
@@ -651,20 +655,20 @@ def refusing(status, code="", message="said so"):
 
 
 REFUSED = [
-    (refusing(401), VectorError, "the hub wants a valid token", "said so"),
-    (refusing(403), VectorError, f"the token may not do this with {REPO}", "said so"),
+    (refusing(401), VectorError, "the hub requires a valid token", "said so"),
+    (refusing(403), VectorError, f"your token has no permission for this on {REPO}", "said so"),
     (refusing(403, "GatedRepo"), VectorError, f"{REPO} is gated", "said so"),
     (refusing(404, "RevisionNotFound"), VectorError, f"no revision main of {REPO}", "said so"),
     (
         refusing(404, "RepoNotFound"),
         VectorError,
         f"no repository {REPO} on the hub",
-        "there is none of that name, or it is private and the token, if any, may not see it",
+        "it does not exist, or it is private and your token cannot read it",
     ),
     (refusing(418), TraitError, f"the hub refuses {REPO}", "said so"),
     (refusing(429), TraitError, f"the hub refuses {REPO}", "said so"),
-    (refusing(500), TraitError, "the hub fails", "said so"),
-    (Answer(503), TraitError, "the hub fails", "status 503"),
+    (refusing(500), TraitError, "the hub failed", "said so"),
+    (Answer(503), TraitError, "the hub failed", "status 503"),
     (Answer(200, {}, b"<html>"), TraitError, f"the exchange with {REPO} failed", None),
 ]
 
@@ -682,21 +686,26 @@ def test_what_the_hub_refuses_is_told_in_normalize(hub, theirs, answer, kind, pr
 @pytest.mark.parametrize(
     ("where", "answer", "kind", "problem"),
     [
-        ("POST /api/repos/create", refusing(401), VectorError, "the hub wants a valid token"),
+        ("POST /api/repos/create", refusing(401), VectorError, "the hub requires a valid token"),
         (
             "POST /api/repos/create",
             refusing(403),
             VectorError,
-            f"the token may not do this with {REPO}",
+            f"your token has no permission for this on {REPO}",
         ),
         (
             "POST .*/preupload/",
             refusing(403),
             VectorError,
-            f"the token may not do this with {REPO}",
+            f"your token has no permission for this on {REPO}",
         ),
-        ("PUT /lfs/", refusing(403), VectorError, f"the token may not do this with {REPO}"),
-        ("POST .*/commit/", refusing(500), TraitError, "the hub fails"),
+        (
+            "PUT /lfs/",
+            refusing(403),
+            VectorError,
+            f"your token has no permission for this on {REPO}",
+        ),
+        ("POST .*/commit/", refusing(500), TraitError, "the hub failed"),
         (
             "POST .*/commit/",
             Answer(200, {}, b"<html>"),

@@ -1,4 +1,4 @@
-"""Gathers what `inspect vectors` shows: of trait vectors whatever their file, and how alike they are."""
+"""Collects what `inspect vectors` shows about trait vectors, and how alike they are."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ from traitcli.vectors.verdict import nearest_trait, with_near_duplicates, with_v
 
 Row = dict[str, Any]
 
+_SUFFIXES = {".safetensors", ".pt", ".pth", ".bin", ".gguf", ".npz", ".pkl"}
+
 
 def vector_rows(config: Config, names: Sequence[str] = ()) -> list[Row]:
-    """One row for each vector: traits of the config's model by name, all by default, and files by path.
+    """One row for each vector. A name is a trait of the config's model, or the path of a file.
 
-    Raises VectorError for a trait without a vector and for a file that is none.
+    Without names: all traits of the model. Raises VectorError for a trait without a vector, and
+    for a file that is not a vector.
     """
     files = [Path(name) for name in names if _is_file(name)]
     traits = [name for name in names if not _is_file(name)]
@@ -30,7 +33,7 @@ def vector_rows(config: Config, names: Sequence[str] = ()) -> list[Row]:
 
 
 def built_rows(snapshots: Sequence[TraitSnapshot]) -> list[Row]:
-    """Rows of the vectors that a run built last."""
+    """Rows of the current vectors of a run."""
     paths = [snapshot.last_vector for snapshot in snapshots]
     return _rows([path for path in paths if path and path.is_file()])
 
@@ -41,16 +44,8 @@ def _rows(paths: Sequence[Path]) -> list[Row]:
 
 
 def _is_file(name: str) -> bool:
-    """Whether a name is meant as a path: a trait's name holds no slash and ends in no format's suffix."""
-    return "/" in name or Path(name).suffix in {
-        ".safetensors",
-        ".pt",
-        ".pth",
-        ".bin",
-        ".gguf",
-        ".npz",
-        ".pkl",
-    }
+    """Whether a name means a path. The name of a trait has no slash and no suffix of a format."""
+    return "/" in name or Path(name).suffix in _SUFFIXES
 
 
 def _row(path: Path, vector: TraitVector, all_vectors: Mapping[Path, TraitVector]) -> Row:
@@ -81,23 +76,24 @@ def _row(path: Path, vector: TraitVector, all_vectors: Mapping[Path, TraitVector
 
 
 def _cosines(vector: TraitVector, others: Sequence[TraitVector]) -> dict[str, float]:
-    """Trait -> cosine at the vector's layer, for the others of its model and position."""
-    position = read_position(vector)
+    """Trait -> cosine at the vector's layer, for other vectors of the same model and position."""
+    position, shape = read_position(vector), _shape(vector)
     found = {}
     for other in others:
-        alike = (other.model, other.layer_count, other.hidden_size) == (
-            vector.model,
-            vector.layer_count,
-            vector.hidden_size,
-        )
-        if alike and other.trait != vector.trait and position in other.directions:
-            directions = (one.directions[position][vector.layer] for one in (vector, other))
-            found[other.trait] = round(float(cosine(*directions)), 4)
+        is_comparable = _shape(other) == shape and position in other.directions
+        if is_comparable and other.trait != vector.trait:
+            one = vector.directions[position][vector.layer]
+            two = other.directions[position][vector.layer]
+            found[other.trait] = round(float(cosine(one, two)), 4)
     return found
 
 
+def _shape(vector: TraitVector) -> tuple[str, int, int]:
+    return vector.model, vector.layer_count, vector.hidden_size
+
+
 def read_position(vector: TraitVector) -> Position:
-    """The position that its quality is told of; of a foreign file the first one it holds."""
+    """The position that `quality` was measured at; otherwise the first one that the file holds."""
     measured = vector.quality.position
     return next(
         (position for position in vector.directions if position == measured),

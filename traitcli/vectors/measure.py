@@ -57,7 +57,7 @@ class Evidence:
 
 
 def measure_vector(evidence: Evidence, layer: int | Literal["auto"]) -> VectorQuality:
-    """Measure norms, stability, separation and controls; docs/vector-quality.md describes every number.
+    """Measure norms, stability, separation and controls; see docs/vector-quality.md.
 
     `auto` chooses the layer on the rollouts that the vector is built from, so the evaluation
     rollouts stay unseen.

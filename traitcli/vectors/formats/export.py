@@ -1,4 +1,4 @@
-"""Writes vectors in the formats that other tools read; see docs/interop.md."""
+"""Writes vectors in formats that other tools read; docs/interop.md describes them."""
 
 from __future__ import annotations
 
@@ -17,27 +17,29 @@ Form = Literal["gguf", "pt", "safetensors"]
 def export_vector(
     vector: TraitVector, position: Position, form: Form, folder: Path, model_hint: str = ""
 ) -> list[Path]:
-    """Write a vector for other tools, each file at once; returns the files.
+    """Write a vector in one format, and return the files.
 
-    gguf         `<trait>_<position>.gguf`, a control vector for llama.cpp and repeng: direction.{k−1} is row k,
-                 2 ≤ k < L; rows 0 and 1 have no place there, and row L is not what the last block gives
-    pt           `<trait>_<position>_diff.pt` for every position, a bare float32 [L+1, H] as in persona-vectors
-    safetensors  `<trait>.safetensors`, all that traitcli knows of the vector
+    gguf         `<trait>_<position>.gguf`, a control vector for llama.cpp and repeng. Layer k
+                 becomes direction.{k−1}, for 2 ≤ k < L: the format has no place for layers 0
+                 and 1, and layer L is not the output of the last block
+    pt           `<trait>_<position>_diff.pt`, a bare float32 [L+1, H] per position
+    safetensors  `<trait>.safetensors`, everything that traitcli knows about the vector
 
-    `model_hint` is for gguf: the model's architecture, as llama.cpp calls it; by default what is known of the model.
-    Raises VectorError when the vector has nothing to write, StorageError when it cannot be written.
+    `model_hint` is for gguf: the model's architecture, as llama.cpp calls it (default: the hint of
+    an imported vector, else the model's name).
+
+    Raises VectorError when no layer can be written, and StorageError when a file cannot be written.
     """
     if form == "safetensors":
         return [write_safetensors(folder, vector)]
     if form == "pt":
         return write_pt(folder, vector)
-    directions = {
-        block: row for block, row in to_layer_directions(vector, position).items() if block >= 1
-    }
+    by_block = to_layer_directions(vector, position)
+    directions = {block: direction for block, direction in by_block.items() if block >= 1}
     if not directions:
         raise VectorError(
             f"the vector of {vector.trait} cannot be a control vector",
-            cause="llama.cpp adds nothing to block 0, and no other has a direction",
+            cause="llama.cpp adds nothing to block 0, and no other block has a direction",
             fix="export it as pt or safetensors",
         )
     about = {
@@ -54,5 +56,5 @@ def export_vector(
 
 
 def _hint(vector: TraitVector) -> str:
-    """What a control vector file came with, else the model's name."""
+    """The hint that a control vector file came with, else the model's name."""
     return str(vector.provenance.get("model_hint") or vector.model)

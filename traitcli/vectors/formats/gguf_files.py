@@ -1,9 +1,12 @@
-"""Reads and writes control vectors of llama.cpp: GGUF files of one direction for each block.
+"""Reads and writes control vectors of llama.cpp: GGUF files with one direction per block.
 
-`general.architecture` is `controlvector`; the F32 tensor `direction.{i}` is added to the output of block i, counted
-from 0, and i is at least 1: row i+1. `controlvector.model_hint` and `controlvector.layer_count` (how many directions)
-are written by all and read by none. Sources: `common_control_vector_load_one` and `llama_adapter_cvec` of llama.cpp,
-`ControlVector.export_gguf` of repeng. Files are parsed here: the reader of the `gguf` package trusts every count.
+`general.architecture` is `controlvector`. The F32 tensor `direction.{i}` is added to the output of
+block i, counted from 0, with i at least 1: it is layer i+1. `controlvector.model_hint` and
+`controlvector.layer_count` (the number of directions) are written by every tool and read by none.
+
+Sources: `common_control_vector_load_one` and `llama_adapter_cvec` of llama.cpp, and
+`ControlVector.export_gguf` of repeng. The files are parsed here, because the reader of the `gguf`
+package trusts every count in a file.
 """
 
 from __future__ import annotations
@@ -35,25 +38,25 @@ _ARCHITECTURE = "controlvector"
 _VERSIONS = (2, 3)
 _F32 = 0
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-"""Bytes of the types of metadata that have a fixed size."""
+"""Metadata type -> bytes, for types of a fixed size."""
 _UINT32, _STRING, _ARRAY = 4, 8, 9
-_MOST = {
+_LIMITS = {
     "fields": 1024,
     "tensors": MAX_LAYERS,
     "bytes of a text": 2**16,
     "entries of a list": 2**16,
 }
-"""More than any control vector has."""
+"""More than any control vector has; a count above its limit is refused."""
 _DIRECTION = re.compile(r"direction\.(\d{1,4})")
-_MAKE = (
-    "take a control vector for llama.cpp, as repeng or traitcli build-vector --export gguf write it"
+_USE_OTHER = (
+    "use a control vector for llama.cpp, from repeng or from traitcli build-vector --export gguf"
 )
 
 
 def write_control_vector(
     path: Path, directions: Mapping[int, Floats], model_hint: str, about: Mapping[str, Any]
 ) -> None:
-    """Write block -> float32 [H], blocks from 1; `about` comes back with the file, under the key `traitcli`."""
+    """Write block -> float32 [H], for blocks from 1; `about` is stored under the key `traitcli`."""
     from gguf import GGUFWriter
 
     with TemporaryDirectory() as scratch:
@@ -71,26 +74,26 @@ def write_control_vector(
 
 
 def read_control_vector(path: Path, origin: Origin) -> tuple[dict[int, Floats], int | None, Origin]:
-    """Row -> float32 [H], L+1 where traitcli wrote the file, and what the file says of itself.
+    """Layer -> float32 [H]; L+1 if traitcli wrote the file; what the file says about itself.
 
-    Raises VectorError for what is no control vector. No count of the file is believed before it is checked.
+    Raises VectorError for a file that is not a control vector.
     """
     with path.open("rb") as file:
         try:
             cursor = _Cursor(file, path.stat().st_size, origin)
             fields, tensors = _read_header(cursor, origin)
-            rows = {block + 1: cursor.floats(*place) for block, place in tensors.items()}
+            layers = {block + 1: cursor.floats(*extent) for block, extent in tensors.items()}
         except (struct.error, UnicodeDecodeError, EOFError) as error:
             origin.refuse(f"the GGUF file is damaged: {error}", "copy it again")
     hint = str(fields.get(f"{_ARCHITECTURE}.model_hint", ""))
-    return rows, *_told(
+    return layers, *_read_about(
         fields, replace(origin, more={**origin.more, **({"model_hint": hint} if hint else {})})
     )
 
 
 @dataclass(slots=True)
 class _Cursor:
-    """Reads a file from the front, and never more than is left of it."""
+    """Reads a file from the front; raises EOFError before a count leads beyond its end."""
 
     file: BinaryIO
     size: int
@@ -103,18 +106,19 @@ class _Cursor:
 
     def skip(self, count: int) -> None:
         if count > self.size - self.file.tell():
-            raise EOFError("it ends too early")
+            raise EOFError("the file ends too early")
         self.file.seek(count, io.SEEK_CUR)
 
     def number(self, form: str) -> int:
         return int(struct.unpack(f"<{form}", self.take(struct.calcsize(f"<{form}")))[0])
 
     def count(self, what: str) -> int:
-        """A 64-bit number of things, which must be sensible."""
+        """A 64-bit count, refused above its limit: it decides how much memory is read into."""
         found = self.number("Q")
-        if found > _MOST[what]:
+        if found > _LIMITS[what]:
             self.origin.refuse(
-                f"it claims {found:,} {what}, a control vector has at most {_MOST[what]:,}", _MAKE
+                f"it claims {found:,} {what}; a control vector has at most {_LIMITS[what]:,}",
+                _USE_OTHER,
             )
         return found
 
@@ -122,7 +126,7 @@ class _Cursor:
         return self.take(self.count("bytes of a text")).decode()
 
     def value(self, kind: int) -> str | int | None:
-        """A field's value, if it is a text or a 32-bit number; others are passed over."""
+        """A field's value if it is a text or a 32-bit number; other types are skipped."""
         if kind == _STRING:
             return self.text()
         if kind == _UINT32:
@@ -130,13 +134,13 @@ class _Cursor:
         if kind == _ARRAY:
             inner, count = self.number("I"), self.count("entries of a list")
             if inner == _ARRAY:
-                self.origin.refuse("it holds lists of lists", _MAKE)
+                self.origin.refuse("it holds lists of lists", _USE_OTHER)
             for _ in range(count):
                 self.value(inner)
         elif kind in _SIZES:
             self.skip(_SIZES[kind])
         else:
-            self.origin.refuse(f"it holds a field of the unknown type {kind}", _MAKE)
+            self.origin.refuse(f"it holds a field of the unknown type {kind}", _USE_OTHER)
         return None
 
     def floats(self, offset: int, width: int) -> Floats:
@@ -148,9 +152,11 @@ class _Cursor:
 def _read_header(
     cursor: _Cursor, origin: Origin
 ) -> tuple[dict[str, str | int | None], dict[int, tuple[int, int]]]:
-    """Field -> value, and block -> (where its floats begin, how many)."""
+    """Field -> value, and block -> (offset of its floats, their number)."""
     if cursor.take(4) != MAGIC or cursor.number("I") not in _VERSIONS:
-        origin.refuse(f"it is no GGUF file of version {' or '.join(map(str, _VERSIONS))}", _MAKE)
+        origin.refuse(
+            f"it is not a GGUF file of version {' or '.join(map(str, _VERSIONS))}", _USE_OTHER
+        )
     tensors, count = cursor.count("tensors"), cursor.count("fields")
     fields: dict[str, str | int | None] = {}
     for _ in range(count):
@@ -158,21 +164,25 @@ def _read_header(
         fields[name] = cursor.value(cursor.number("I"))
         if name == "general.architecture" and fields[name] != _ARCHITECTURE:
             origin.refuse(
-                f"its architecture is {str(fields[name])[:80]!r}, not {_ARCHITECTURE!r}", _MAKE
+                f"its architecture is {str(fields[name])[:80]!r}, not {_ARCHITECTURE!r}", _USE_OTHER
             )
     if "general.architecture" not in fields:
-        origin.refuse("it does not say that it is a control vector", _MAKE)
+        origin.refuse(
+            "it has no general.architecture, so it may not be a control vector", _USE_OTHER
+        )
     found: dict[int, tuple[int, int]] = {}
     for _ in range(tensors):
         block, offset, width = _tensor(cursor, origin)
         if block in found:
-            origin.refuse(f"it holds direction.{block} twice", _MAKE)
+            origin.refuse(f"it holds direction.{block} twice", _USE_OTHER)
         found[block] = (offset, width)
     if sum(width for _, width in found.values()) > MAX_NUMBERS:
-        origin.refuse(f"it holds more than {MAX_NUMBERS:,} numbers", _MAKE)
+        origin.refuse(f"it holds more than {MAX_NUMBERS:,} numbers", _USE_OTHER)
     step = fields.get("general.alignment", 32)
     if not isinstance(step, int) or not 0 < step <= 2**16:
-        origin.refuse(f"its alignment is {step}", _MAKE)
+        origin.refuse(f"its alignment is {step}", _USE_OTHER)
+
+    # tensors begin at the next multiple of the alignment; their offsets count from there
     start = -(-cursor.file.tell() // step) * step
     return fields, {block: (start + offset, width) for block, (offset, width) in found.items()}
 
@@ -183,20 +193,20 @@ def _tensor(cursor: _Cursor, origin: Origin) -> tuple[int, int, int]:
     match = _DIRECTION.fullmatch(name)
     if match is None:
         origin.refuse(
-            f"it holds a tensor {name[:80]!r}, a control vector holds direction.1, direction.2, …",
-            _MAKE,
+            f"it holds a tensor {name[:80]!r}; a control vector holds direction.1, direction.2, …",
+            _USE_OTHER,
         )
     dimensions = cursor.number("I")
     if dimensions != 1:
-        origin.refuse(f"{name} has {dimensions} dimensions, a direction has one", _MAKE)
+        origin.refuse(f"{name} has {dimensions} dimensions; a direction has one", _USE_OTHER)
     width, kind, offset = cursor.number("Q"), cursor.number("I"), cursor.number("Q")
     if kind != _F32:
-        origin.refuse(f"{name} is of GGML type {kind}, a direction is F32 (0)", _MAKE)
+        origin.refuse(f"{name} is of GGML type {kind}; a direction is F32 (0)", _USE_OTHER)
     return int(match[1]), offset, width
 
 
-def _told(fields: Mapping[str, Any], origin: Origin) -> tuple[int | None, Origin]:
-    """L+1, and the origin with what traitcli has written of the vector, as far as that makes sense."""
+def _read_about(fields: Mapping[str, Any], origin: Origin) -> tuple[int | None, Origin]:
+    """L+1, and the origin with what traitcli wrote about the vector, as far as it is valid."""
     try:
         about = parse_json(str(fields.get("traitcli", "null")))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Converts between trait vectors and directions keyed by block, which is how other tools store them."""
+"""Converts between trait vectors and directions by block, which other tools store."""
 
 from __future__ import annotations
 
@@ -47,10 +47,11 @@ class Origin:
 def to_layer_directions(vector: TraitVector, position: Position) -> dict[int, Floats]:
     """Block -> float32 [H], blocks counted from 0: layer k+1 becomes block k.
 
-    `repeng.ControlVector(model_type, directions)` takes the result as it is, and `steering_vectors.SteeringVector`
-    once the arrays are tensors; a plain hook adds each array to the output of its block. Three kinds of layers are
-    left out: layer 0, which no block computes; layer L, which is after the final norm and so is not the output of the
-    last block; and layers that are all zero.
+    `repeng.ControlVector(model_type, directions)` takes the result as it is, and
+    `steering_vectors.SteeringVector` once the arrays are tensors; a plain hook adds each array to
+    the output of its block. Three kinds of layers are left out: layer 0, which no block computes;
+    layer L, which is after the final norm and so is not the output of the last block; and layers
+    that are all zero.
 
     Raises VectorError when the vector does not have the position, or when no layer is left.
     """
@@ -82,10 +83,12 @@ def from_layer_directions(
     position: Position = "response_avg",
     model: str = "unknown",
 ) -> TraitVector:
-    """A vector from block -> [H], blocks counted from 0: block k becomes layer k+1; other layers are zero.
+    """A vector from block -> [H], blocks counted from 0; block k becomes layer k+1.
 
-    `layer_count` is L+1 of the model; without it the highest block counts as the model's last. The output of a last
-    block is before the final norm, unlike layer L of a vector that traitcli built.
+    Other layers are zero.
+    `layer_count` is L+1 of the model; without it the highest block counts as the model's last. The
+    output of a last block is before the final norm, unlike layer L of a vector that traitcli
+    built.
 
     Raises VectorError when the directions are not finite or have different sizes.
     """
@@ -115,8 +118,8 @@ def assemble(
     outside = [layer for layer in by_layer if not 0 <= layer < count]
     if outside:
         origin.refuse(
-            f"it provides layer {outside[0]}, a model of {count} layers has layers 0 to {count - 1}",
-            "count blocks from 0: block k becomes layer k+1; a negative number could mean any block",
+            f"it provides layer {outside[0]}, but layers go from 0 to {count - 1}",
+            "count blocks from 0: block k becomes layer k+1; negative numbers are ambiguous",
         )
 
     directions = np.zeros((count, width), np.float32)
@@ -146,7 +149,7 @@ def check_size(layer_count: int, width: int, origin: Origin) -> None:
 
 
 def middle_of(provided: Sequence[int], layer_count: int) -> int:
-    """The middle one of the provided layers between 25 % and 75 % of depth; of all, if none lies there."""
+    """The middle one of the provided layers within 25–75 % of depth; without any there, of all."""
     middle = middle_layers(layer_count)
     inside = [layer for layer in provided if layer in middle] or list(provided)
     return inside[len(inside) // 2]

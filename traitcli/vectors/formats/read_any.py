@@ -26,7 +26,7 @@ _NUMBERED = re.compile(
     r"(?:(?P<kind>layers?|blocks?|direction|layer_activations|rows?|hidden_states)[._-]?)?(?P<k>\d{1,4})"
 )
 _OUR_NUMBERS = ("row", "rows", "hidden_states")
-"""Names whose number is a layer as traitcli counts; with other names the number is a block, from 0."""
+"""Names whose number is one of our layers; with other names it is a block, counted from 0."""
 _BY_BLOCK = (
     "name a direction [H] by its block, counted from 0, as in {15: tensor}, "
     "or save all layers as one [L+1, H]"
@@ -37,9 +37,10 @@ _ZIP = b"PK"
 def read_any(path: Path, layer_count: int | None = None) -> TraitVector:
     """A vector from a file of traitcli, persona-vectors, steering-vectors, repeng or llama.cpp.
 
-    The first bytes decide the format, not the name. A vector of another tool has no class means. Block k becomes
-    layer k+1; layers that the file does not hold are zero, and `quality.layers_provided` lists the others.
-    `layer_count` is L+1 of the model, for files that do not say how many blocks it has.
+    The first bytes decide the format, not the name. A vector of another tool has no class means.
+    Block k becomes layer k+1; layers that the file does not hold are zero, and
+    `quality.layers_provided` lists the others. `layer_count` is L+1 of the model, for files that
+    do not say how many blocks it has.
 
     Raises VectorError when the file has none of these formats, is damaged, or does not make sense.
     """
@@ -53,6 +54,7 @@ def read_any(path: Path, layer_count: int | None = None) -> TraitVector:
     # eight bytes of length precede the JSON header of a safetensors file
     is_safetensors = start[8:9] == b"{" or path.suffix == ".safetensors"
     if is_safetensors and not start.startswith(_ZIP):
+        # numpy first: importing torch to read our own files would take seconds
         with open_safetensors(path, start) as file:
             if "traitcli" in (file.metadata() or {}):
                 return read_opened(path, file)

@@ -1,7 +1,8 @@
-"""Reads tensors that torch.save wrote, from files that nobody vouches for.
+"""Reads tensors that torch.save wrote, from files of unknown origin.
 
-Nothing in such a file is run. Before torch sees it, the archive must hold plain records only, and the pickle in it
-must name nothing but tensors: that bounds the memory, which `weights_only` alone does not.
+Nothing in such a file is run. Before torch sees it, two checks bound the memory, which
+`weights_only` alone does not: the archive holds uncompressed records only, and its pickle names
+only tensors.
 """
 
 from __future__ import annotations
@@ -30,17 +31,19 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
 
 MAX_PICKLE = 2**20
-"""Bytes of the part that says what the tensors are."""
+"""Bytes of the pickle, which describes the tensors."""
 _PLAIN = re.compile(
     r"torch \w+Storage|collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)"
 )
 _NAMING = {"STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"}
-"""Opcodes that name an object in ways in which torch.save does not."""
-_SAVE_PLAIN = "in the program that made it: torch.save({block: tensor, ...}, 'NAME.pt'), blocks counted from 0"
-_WAYS_OUT = {
-    "steering_vectors": "in the program that made it: torch.save(vector.layer_activations, 'NAME.pt')",
-    "repeng": "in the program that made it: vector.export_gguf('NAME.gguf')",
+"""Opcodes that name an object in ways that torch.save does not use."""
+_IN_PROGRAM = "in the program that made it: "
+_SAVE_PLAIN = f"{_IN_PROGRAM}torch.save({{block: tensor, ...}}, 'NAME.pt'), blocks counted from 0"
+_SAVE_OBJECT = {
+    "steering_vectors": f"{_IN_PROGRAM}torch.save(vector.layer_activations, 'NAME.pt')",
+    "repeng": f"{_IN_PROGRAM}vector.export_gguf('NAME.gguf')",
 }
+"""Package of a pickled object -> how to save its tensors instead."""
 _FAULTS = (
     ArithmeticError,
     AssertionError,
@@ -56,19 +59,19 @@ _FAULTS = (
     struct.error,
     zipfile.BadZipFile,
 )
-"""What zipfile, pickletools and torch raise on garbage."""
+"""What zipfile, pickletools and torch raise for damaged files."""
 
 
 def read_torch(path: Path, origin: Origin) -> Any:
-    """A tensor as float32, or a mapping that holds some; the rest as it is. Raises VectorError."""
+    """A tensor as float32, or a mapping that holds tensors; raises VectorError."""
     import torch
 
     with TemporaryDirectory() as scratch:
         try:
-            # Two readers can see two archives in one file, so torch gets one that was written here.
+            # one file can look like two archives to two readers: torch reads a copy written here
             copy = Path(scratch) / "checked.pt"
             _copy_checked(path, copy, origin)
-            # mmap: a tensor that claims more than there is fails, instead of being allocated
+            # mmap: a tensor that claims more bytes than the file has fails before it is allocated
             loaded = torch.load(str(copy), map_location="cpu", weights_only=True, mmap=True)
             _check_tensors(loaded, origin)
             return _as_arrays(loaded)
@@ -76,12 +79,12 @@ def read_torch(path: Path, origin: Origin) -> Any:
             cause = f"{type(error).__name__}: {error}".splitlines()[0][:200]
             origin.refuse(
                 f"torch cannot read it: {cause}",
-                "copy it again; it is damaged, or no file of torch.save",
+                "copy it again; it is damaged, or torch.save did not write it",
             )
 
 
 def as_floats(tensor: Tensor) -> Floats:
-    """A copy of a tensor of floats, as float32."""
+    """A float32 copy of a tensor of floats."""
     import torch
 
     floats: Floats = tensor.detach().to(torch.float32).numpy().copy()
@@ -89,49 +92,48 @@ def as_floats(tensor: Tensor) -> Floats:
 
 
 def check_tensors(shapes: Mapping[str, tuple[tuple[int, ...], bool]], origin: Origin) -> None:
-    """Refuse name -> (shape, whether floats) that no vector has, before memory is taken for them."""
+    """Refuse name -> (shape, is float) that no vector has, before memory is allocated."""
     if len(shapes) > MAX_LAYERS:
-        origin.refuse(f"it holds {len(shapes):,} tensors, a vector has at most {MAX_LAYERS:,} rows")
+        origin.refuse(f"it holds {len(shapes):,} tensors; the limit is {MAX_LAYERS:,} layers")
     for name, (shape, is_float) in shapes.items():
         what = f"tensor {name[:80]!r}" if name else "its tensor"
         if not is_float:
             origin.refuse(f"{what} does not hold floats", _SAVE_PLAIN)
         if len(shape) not in (1, 2):
-            origin.refuse(
-                f"{what} is {list(shape)}", "take one [L+1, H], or one [H] for each layer"
-            )
-    if (
-        numbers := sum(int(np.prod(shape, dtype=object)) for shape, _ in shapes.values())
-    ) > MAX_NUMBERS:
-        origin.refuse(f"it holds {numbers:,} numbers, a vector has at most {MAX_NUMBERS:,}")
+            origin.refuse(f"{what} is {list(shape)}", "use one [L+1, H], or one [H] for each layer")
+    # dtype=object: Python integers, because a hostile shape overflows int64
+    numbers = sum(int(np.prod(shape, dtype=object)) for shape, _ in shapes.values())
+    if numbers > MAX_NUMBERS:
+        origin.refuse(f"it holds {numbers:,} numbers; the limit is {MAX_NUMBERS:,}")
 
 
-class _Frugal(io.FileIO):
-    """A file that gives at most a mebibyte at a time: zipfile reads a directory as long as the file says."""
+class _BoundedFile(io.FileIO):
+    """A file with a limit on each read: zipfile reads a directory as long as the file claims."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         size = -1 if size is None else size
-        at = self.tell()
-        left = self.seek(0, io.SEEK_END) - at
-        self.seek(at)
-        if min(size if size >= 0 else left, left) > MAX_PICKLE:
+        start = self.tell()
+        left = self.seek(0, io.SEEK_END) - start
+        self.seek(start)
+        wanted = min(size, left) if size >= 0 else left
+        if wanted > MAX_PICKLE:
             raise zipfile.BadZipFile("its directory is too large")
         return super().read(size)
 
 
 def _copy_checked(path: Path, copy: Path, origin: Origin) -> None:
-    """Write the archive anew from its records, which must be named once and together be no larger than the file."""
+    """Write a copy of the archive from its records, once their names and sizes are checked."""
     with path.open("rb") as file:
         start = file.read(2)
     if start != b"PK" and not start.startswith(b"\x80"):
-        origin.refuse("it is empty, or of no format that is read")
+        origin.refuse("it is empty, or has an unknown format")
     if start != b"PK":
         origin.refuse(
-            "it is a bare pickle, or was written by torch before 1.6: such a file can take any memory",
-            "load it where you trust it, and torch.save the plain tensor with a present torch",
+            "it is a bare pickle, or older than torch 1.6: loading such a file can take any memory",
+            "if you trust it, load it, and torch.save the plain tensor with a current torch",
         )
     with (
-        _Frugal(path) as raw,
+        _BoundedFile(path) as raw,
         zipfile.ZipFile(raw) as archive,
         zipfile.ZipFile(copy, "w") as checked,
     ):
@@ -140,13 +142,13 @@ def _copy_checked(path: Path, copy: Path, origin: Origin) -> None:
             origin.refuse("it holds two records of one name", _SAVE_PLAIN)
         if sum(record.file_size for record in records) > path.stat().st_size:
             origin.refuse(
-                "its records are larger than the file: they are compressed, or not all there",
+                "its records are larger than the file: they are compressed, or some are missing",
                 _SAVE_PLAIN,
             )
         pickles = [record for record in records if record.filename.endswith("data.pkl")]
         if len(pickles) != 1 or pickles[0].file_size > MAX_PICKLE:
             origin.refuse(
-                "it is no archive of torch.save, or says too much of its tensors", _SAVE_PLAIN
+                "it is not an archive of torch.save, or its pickle is too large", _SAVE_PLAIN
             )
         _check_pickle(archive.read(pickles[0]), origin)
         for record in records:
@@ -155,15 +157,16 @@ def _copy_checked(path: Path, copy: Path, origin: Origin) -> None:
 
 
 def _check_pickle(data: bytes, origin: Origin) -> None:
-    """Refuse a pickle that names anything but tensors; it is looked at, and not loaded."""
+    """Refuse a pickle that names anything but tensors. It is disassembled, not loaded."""
     for opcode, argument, _ in pickletools.genops(data):
         if opcode.name == "GLOBAL" and _PLAIN.fullmatch(str(argument)):
             continue
         if opcode.name == "GLOBAL" or opcode.name in _NAMING:
             name = str(argument or "").replace(" ", ".")[:80]
+            shown = f", {name!r}" if name else ""
             origin.refuse(
-                f"it holds a Python object{f', {name!r},' if name else ''} and loading one can run code",
-                _WAYS_OUT.get(name.partition(".")[0], _SAVE_PLAIN),
+                f"it holds a Python object{shown}, and loading one can run code",
+                _SAVE_OBJECT.get(name.partition(".")[0], _SAVE_PLAIN),
             )
 
 

@@ -1,4 +1,4 @@
-"""Writes the vector card: the README.md of a repository of trait vectors, for people and for the hub."""
+"""Writes the vector card: the README.md of a repository of trait vectors."""
 
 from __future__ import annotations
 
@@ -18,49 +18,61 @@ from traitcli.records import POSITIONS
 from traitcli.vectors.files import VectorHeader
 
 TAGS = ("traitcli", "trait-vector", "steering-vector")
-MARKER = "<!-- Written by traitcli. What stands below this line is kept when vectors are pushed again. -->"
+# Cards on the hub hold this text, so it must not change: a push would take them for foreign ones.
+MARKER = (
+    "<!-- Written by traitcli. What stands below this line is kept "
+    "when vectors are pushed again. -->"
+)
 
 _NONE = "–"
-_LONGEST = 300
+_MAX_TEXT = 300
 """Characters of a text from a header that are shown."""
 _EMBEDDED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _MARKDOWN = re.compile(r"([\\`*_\[\]|~$:@^=]|(?<=www)\.)", re.IGNORECASE)
-_FRONT = re.compile(r"---\n(.*?)^---[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """What a card's owner has added, which a new card keeps.
+class OwnersPart:
+    """What the owner of a card has added, which a new card keeps.
 
-    front  front matter: the licence, more tags, …
-    notes  Markdown below the marker
+    front_matter  YAML fields for the hub: the license, more tags, …
+    notes         Markdown below the marker
     """
 
-    front: Mapping[str, Any] = field(default_factory=dict)
+    front_matter: Mapping[str, Any] = field(default_factory=dict)
     notes: str = ""
 
 
-def read_card(text: str) -> Kept | None:
-    """What to keep of a README.md; none if somebody else wrote it. One without a body is nobody's."""
+def read_card(text: str) -> OwnersPart | None:
+    """What to keep of a README.md; None if traitcli did not write it.
+
+    A README without a body is accepted: the hub creates one that holds the license alone.
+    """
+    from huggingface_hub import RepoCard
+    from huggingface_hub.repocard import REGEX_YAML_BLOCK
+
     text = text.replace("\r\n", "\n")
-    found = _FRONT.match(text)
-    body = text[found.end() :] if found else text
+    block = REGEX_YAML_BLOCK.match(text)
+    body = text[block.end() :] if block else text
     above, marker, notes = body.partition(MARKER)
     if above.strip() and not marker:
         return None
-    try:
-        front = yaml.safe_load(found.group(1)) if found else None
-    except yaml.YAMLError:
-        front = None
-    return Kept(front if isinstance(front, dict) else {}, notes.strip())
+    front_matter: dict[str, Any] = {}
+    if block:
+        # front matter that is no YAML mapping of names is dropped: the hub cannot read it either
+        try:
+            front_matter = RepoCard(text).data.to_dict()  # type: ignore[no-untyped-call]
+        except (yaml.YAMLError, ValueError, TypeError):
+            front_matter = {}
+    return OwnersPart(front_matter, notes.strip())
 
 
-def make_card(headers: Sequence[VectorHeader], repo: str, kept: Kept) -> str:
-    """The card of a repository that holds these vectors, all of one model; the same input gives the same text.
+def make_card(headers: Sequence[VectorHeader], repo: str, owners: OwnersPart) -> str:
+    """The card of a repository that holds these vectors, all of one model.
 
-    `headers` are those of `read_header`; their traits and `repo` are names that have been checked.
-    Whatever else a header says is shown as plain text, whatever it holds.
+    The same input gives the same text. The traits and `repo` are names that have been checked; any
+    other text of a header is shown as plain text, whatever it holds.
     """
     ranked = sorted(headers, key=lambda header: header.trait)
     settings = _mapping(ranked[0].provenance.get("run_settings"))
@@ -77,7 +89,7 @@ def make_card(headers: Sequence[VectorHeader], repo: str, kept: Kept) -> str:
     page = environment.from_string(
         files(__package__).joinpath("card.md.j2").read_text(encoding="utf-8")
     ).render(
-        front=_front_matter(model, kept.front),
+        front=_front_matter(model, owners.front_matter),
         model=ranked[0].model,
         model_id=model or ranked[0].model,
         revision=settings.get("model.revision") or "not pinned when the vectors were made",
@@ -90,23 +102,24 @@ def make_card(headers: Sequence[VectorHeader], repo: str, kept: Kept) -> str:
         repo=repo,
         example=_example(example),
         marker=MARKER,
-        notes=kept.notes,
+        notes=owners.notes,
     )
     return f"{page.rstrip()}\n"
 
 
 def _front_matter(model: str | None, kept: Mapping[str, Any]) -> str:
-    """The YAML that the hub reads; the licence is the owner's to choose, so it is only kept."""
-    more = kept.get("tags")
-    tags = [*TAGS, *(tag for tag in (more if isinstance(more, list) else []) if tag not in TAGS)]
-    front = {"library_name": "traitcli", "tags": tags} | ({"base_model": model} if model else {})
-    return yaml.safe_dump(
-        front | {key: value for key, value in kept.items() if key not in front}, sort_keys=False
-    )
+    """The YAML that the hub reads. It sets no license: that is the owner's choice."""
+    from huggingface_hub import CardData
+
+    own_tags = kept.get("tags")
+    own_tags = own_tags if isinstance(own_tags, list) else []
+    tags = [*TAGS, *(tag for tag in own_tags if tag not in TAGS)]
+    ours = {"library_name": "traitcli", "tags": tags} | ({"base_model": model} if model else {})
+    return CardData(**(ours | {key: kept[key] for key in kept if key not in ours})).to_yaml()
 
 
 def _model_id(settings: Mapping[str, Any]) -> str | None:
-    """The model's name on the hub, if it came from there."""
+    """The model's name on the hub, if the model came from there."""
     name = settings.get("model.id")
     if name == EMBEDDED:
         return _EMBEDDED_HUB_ID
@@ -115,7 +128,7 @@ def _model_id(settings: Mapping[str, Any]) -> str | None:
 
 
 def _row(header: VectorHeader) -> dict[str, str]:
-    """A vector's line in both tables, all of it text."""
+    """A vector's row in both tables, all of it text."""
     quality = header.quality
     kept = (quality.positive_kept, quality.negative_kept)
     return {
@@ -137,7 +150,7 @@ def _row(header: VectorHeader) -> dict[str, str]:
 
 
 def _example(header: VectorHeader) -> dict[str, Any]:
-    """What the card's code names: goes into code blocks, so nothing in it may be other than it should."""
+    """Names for the code blocks, which are not escaped: every value is checked."""
     position = header.quality.position
     return {
         "trait": header.trait,
@@ -160,14 +173,13 @@ def _origins(headers: Sequence[VectorHeader]) -> list[dict[str, Any]]:
         origin = header.provenance
         settings = dict(_mapping(origin.get("run_settings")))
         if settings.get("model.id") not in (None, EMBEDDED) and not _model_id(settings):
-            settings["model.id"] = Path(
-                str(settings["model.id"])
-            ).name  # where it lay is nobody's business
+            # a local path would reveal folder names
+            settings["model.id"] = Path(str(settings["model.id"])).name
         versions = {
             f"version of {name}": value for name, value in _mapping(origin.get("versions")).items()
         }
-        told = [(str(key), _told(value)) for key, value in (settings | versions).items()]
-        group = groups.setdefault(json.dumps(told), {"traits": [], "settings": told})
+        rows = [(str(key), _setting(value)) for key, value in (settings | versions).items()]
+        group = groups.setdefault(json.dumps(rows), {"traits": [], "settings": rows})
         group["traits"].append(header.trait)
     return [
         group | {"traits": ", ".join(group["traits"])}
@@ -176,7 +188,7 @@ def _origins(headers: Sequence[VectorHeader]) -> list[dict[str, Any]]:
     ]
 
 
-def _told(value: Any) -> str:
+def _setting(value: Any) -> str:
     return "not set" if value is None else str(value)
 
 
@@ -197,14 +209,14 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _inert(value: Any) -> Any:
-    """One line in which no sign means anything to Markdown; the template's autoescape does the same for HTML.
+    """One line without Markdown; the template's autoescape does the same for HTML.
 
-    What hides or reorders text becomes a replacement character.
+    Characters that hide or reorder text become replacement characters.
     """
     if hasattr(value, "__html__"):  # marked safe in the template
         return value
     text = " ".join(str(value).split())
-    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    text = text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}…"
     return _MARKDOWN.sub(
         r"\\\1", "".join(sign if sign.isprintable() else "\ufffd" for sign in text)
     )

@@ -1,7 +1,7 @@
-"""Reaches the Hugging Face Hub: the names of repositories, the connection, listings, and errors in plain words.
+"""Connects to the Hugging Face Hub: names of repositories, listings, and errors in plain words.
 
-The token (HF_TOKEN, or `hf auth login`), the endpoint (HF_ENDPOINT), HF_HUB_OFFLINE, the cache and all retries are
-huggingface_hub's: nothing here reads a token.
+huggingface_hub itself handles the token (HF_TOKEN, or `hf auth login`), the endpoint (HF_ENDPOINT),
+HF_HUB_OFFLINE, the cache and retries. Nothing here reads a token.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
@@ -22,13 +23,13 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoFile
 
 SUFFIX = ".safetensors"
-LARGEST, LARGEST_PULL = 2**28, 2**31
-"""Bytes of one file and of all: the vector of a model with 126 blocks of width 16,384 takes 25 MB."""
+MAX_FILE, MAX_PULL = 2**28, 2**31
+"""Bytes of one file, and of all: the vector of 126 blocks of width 16,384 takes 25 MB."""
+SILENCE = 120.0
+"""Seconds without a byte after which a request fails; huggingface_hub itself waits forever."""
 
-_MOST = 2_000
-"""Entries of a repository that are looked at."""
-_SILENCE = 120.0
-"""Seconds without a byte after which the hub counts as gone; huggingface_hub itself would wait for ever."""
+_MAX_ENTRIES = 2_000
+"""Files of a repository beyond which a listing is cut."""
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -37,9 +38,9 @@ _LOG_IN = "log in with: hf auth login, or set HF_TOKEN"
 
 
 def is_repo(name: str) -> bool:
-    """Whether this is ORG/NAME as the hub allows it."""
+    """Whether this is ORG/NAME as the hub allows it. huggingface_hub also allows a bare NAME."""
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported, if not in so many words
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # not in __all__
 
     try:
         validate_repo_id(name)
@@ -49,45 +50,55 @@ def is_repo(name: str) -> bool:
 
 
 def is_vector_name(name: str) -> bool:
-    """Whether a file of a repository is looked at: in no folder, and with a name that is plain on any system."""
+    """Whether a file is in no folder, and has a name that is safe to write on any system."""
     return name.endswith(SUFFIX) and _PLAIN.fullmatch(name) is not None
 
 
-def connect() -> HfApi:
-    """The hub's client, which gives up on a hub that has gone silent."""
+def connect(silence: float = SILENCE) -> HfApi:
+    """The hub's client; a request fails after `silence` seconds without a byte."""
     from huggingface_hub import HfApi, get_session
 
+    # the session is global, and an earlier call may have set another limit
     hooks = get_session().event_hooks["request"]
-    if _give_up_on_silence not in hooks:
-        hooks.append(_give_up_on_silence)
+    hooks[:] = [hook for hook in hooks if not isinstance(hook, _TimeLimit)]
+    hooks.append(_TimeLimit(silence))
     return HfApi(library_name="traitcli")
 
 
-def _give_up_on_silence(request: Request) -> None:
-    """Set a time limit where huggingface_hub sets none; it does so request by request, so the client's would not do."""
-    limits = request.extensions.get("timeout", {})
-    request.extensions["timeout"] = {
-        kind: limits.get(kind) or _SILENCE for kind in ("connect", "read", "write", "pool")
-    }
+@dataclass(frozen=True, slots=True)
+class _TimeLimit:
+    """A request hook that sets a timeout on requests without one.
+
+    A default timeout of the client would do nothing: huggingface_hub passes timeout=None to each
+    request, which overrides it.
+    """
+
+    seconds: float
+
+    def __call__(self, request: Request) -> None:
+        limits = request.extensions.get("timeout", {})
+        request.extensions["timeout"] = {
+            kind: limits.get(kind) or self.seconds for kind in ("connect", "read", "write", "pool")
+        }
 
 
-def commit_of(told: str | None, repo: str) -> str:
-    """A commit hash that may be printed and kept, from a server that may say anything."""
-    if told is None or not _COMMIT.fullmatch(told):
+def check_commit(commit: str | None, repo: str) -> str:
+    """The commit if it is a hash; raises VectorError otherwise: a server may answer anything."""
+    if commit is None or not _COMMIT.fullmatch(commit):
         fix = "check HF_ENDPOINT and the name of the repository"
         raise VectorError(f"no commit of {repo}", cause="the hub names none", fix=fix)
-    return told
+    return commit
 
 
 def list_files(api: HfApi, repo: str, commit: str) -> list[RepoFile]:
-    """The files of a commit that are in no folder; without a connection, what the cache knows of that commit."""
+    """The files of a commit that are in no folder; without a connection, those in the cache."""
     from httpx2 import TransportError
     from huggingface_hub import get_cached_repo_tree
     from huggingface_hub.errors import CachedRepoTreeNotFoundError, OfflineModeIsEnabled
     from huggingface_hub.hf_api import RepoFile
 
     try:
-        entries = list(islice(api.list_repo_tree(repo, revision=commit), _MOST))
+        entries = list(islice(api.list_repo_tree(repo, revision=commit), _MAX_ENTRIES))
     except (TransportError, OfflineModeIsEnabled) as unreachable:
         try:
             return get_cached_repo_tree(repo, revision=commit)
@@ -97,22 +108,16 @@ def list_files(api: HfApi, repo: str, commit: str) -> list[RepoFile]:
 
 
 def check_sizes(entries: Sequence[RepoFile], repo: str) -> None:
-    """Raise VectorError for more than trait vectors can have, before any of it is fetched."""
+    """Raise VectorError, before anything is fetched, for more bytes than vectors have."""
     fix = "name the traits that you want, or ask who pushed it"
     for entry in entries:
-        if entry.size > LARGEST:
-            cause = f"it has {entry.size:,} bytes, and at most {LARGEST:,} are fetched"
+        if entry.size > MAX_FILE:
+            cause = f"it has {entry.size:,} bytes; the limit is {MAX_FILE:,}"
             raise VectorError(f"{entry.path} in {repo} is too large", cause=cause, fix=fix)
-    if (total := sum(entry.size for entry in entries)) > LARGEST_PULL:
-        cause = f"they have {total:,} bytes, and at most {LARGEST_PULL:,} are fetched"
+    total = sum(entry.size for entry in entries)
+    if total > MAX_PULL:
+        cause = f"they have {total:,} bytes; the limit is {MAX_PULL:,}"
         raise VectorError(f"the vectors in {repo} are too large", cause=cause, fix=fix)
-
-
-def is_offline() -> bool:
-    """Whether HF_HUB_OFFLINE is set."""
-    from huggingface_hub import is_offline_mode
-
-    return is_offline_mode()
 
 
 def shown_endpoint(endpoint: str) -> str:
@@ -123,49 +128,49 @@ def shown_endpoint(endpoint: str) -> str:
 
 @contextmanager
 def explained(repo: str, revision: str | None = None) -> Iterator[None]:
-    """Turn what huggingface_hub raises into errors with a cause and a fix: VectorError for what the user can mend."""
+    """Turn what huggingface_hub raises into errors with a cause and a fix.
+
+    VectorError is for what the user can correct, TraitError for failures of the hub.
+    """
     from httpx2 import TransportError
     from huggingface_hub.errors import LocalEntryNotFoundError, RevisionResolutionError
 
     try:
         yield
     except (TransportError, RevisionResolutionError, OSError, RuntimeError, ValueError) as error:
+        # the cause says more: the cache has nothing *because* the hub refused
         wraps = isinstance(error, RevisionResolutionError | LocalEntryNotFoundError | RuntimeError)
-        inner = (
-            error.__cause__ if wraps else None
-        )  # it tells more: the cache has nothing *because* the hub refuses
-        raise _in_words(inner or error, repo, revision or "main") from None
+        inner = error.__cause__ if wraps else None
+        raise _explain(inner or error, repo, revision or "main") from None
 
 
-def _in_words(error: BaseException, repo: str, revision: str) -> TraitError:
+def _explain(error: BaseException, repo: str, revision: str) -> TraitError:
     from httpx2 import TimeoutException, TransportError
+    from huggingface_hub import is_offline_mode
     from huggingface_hub.constants import ENDPOINT
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     if isinstance(error, HfHubHTTPError):
         return _refused(error, repo, revision)
-    if isinstance(error, OfflineModeIsEnabled | LocalEntryNotFoundError) and is_offline():
+    if isinstance(error, OfflineModeIsEnabled | LocalEntryNotFoundError) and is_offline_mode():
         return VectorError(
             f"{revision} of {repo} is not in the local cache",
             cause="HF_HUB_OFFLINE is set, so nothing is fetched",
             fix="unset HF_HUB_OFFLINE, or name a revision that was pulled before",
         )
-    fix = "check the connection and HF_ENDPOINT, and run the same command again"
+    problem = f"the exchange with {repo} failed"
     if isinstance(error, TransportError):
-        silent = isinstance(error, TimeoutException)
-        problem = (
-            f"{shown_endpoint(ENDPOINT)} {'does not answer' if silent else 'cannot be reached'}"
-        )
-        return TraitError(problem, cause=plain_line(str(error)) or type(error).__name__, fix=fix)
+        state = "does not answer" if isinstance(error, TimeoutException) else "cannot be reached"
+        problem = f"{shown_endpoint(ENDPOINT)} {state}"
     return TraitError(
-        f"the exchange with {repo} failed",
+        problem,
         cause=plain_line(str(error)) or type(error).__name__,
-        fix=fix,
+        fix="check the connection and HF_ENDPOINT, and run the same command again",
     )
 
 
 def _refused(error: HfHubHTTPError, repo: str, revision: str) -> TraitError:
-    """An answer of the hub that is an error."""
+    """An error that the hub itself answered with."""
     from huggingface_hub.errors import (
         GatedRepoError,
         RepositoryNotFoundError,
@@ -173,42 +178,43 @@ def _refused(error: HfHubHTTPError, repo: str, revision: str) -> TraitError:
     )
 
     status = error.response.status_code
-    said = plain_line(error.server_message or "") or f"status {status}"
-    unseen = "there is none of that name, or it is private and the token, if any, may not see it"
-    mendable = {
-        GatedRepoError: (f"{repo} is gated", said, f"ask for access on its page, then {_LOG_IN}"),
+    answer = plain_line(error.server_message or "") or f"status {status}"
+    # problem, cause and fix of what the user can correct
+    correctable = {
+        GatedRepoError: (
+            f"{repo} is gated",
+            answer,
+            f"ask for access on its page, then {_LOG_IN}",
+        ),
         RevisionNotFoundError: (
             f"no revision {revision} of {repo}",
-            said,
+            answer,
             "name a branch, a tag or a whole commit",
         ),
         RepositoryNotFoundError: (
             f"no repository {repo} on the hub",
-            unseen,
+            "it does not exist, or it is private and your token cannot read it",
             f"check the name, or {_LOG_IN}",
         ),
-        401: ("the hub wants a valid token", said, _LOG_IN),
+        401: ("the hub requires a valid token", answer, _LOG_IN),
         403: (
-            f"the token may not do this with {repo}",
-            said,
-            "take a token that may: for a push, one that may write",
+            f"your token has no permission for this on {repo}",
+            answer,
+            "use a token with that permission; a push needs write access",
         ),
     }
-    if told := mendable.get(type(error)) or mendable.get(status):
-        problem, cause, fix = told
+    if found := correctable.get(type(error)) or correctable.get(status):
+        problem, cause, fix = found
         return VectorError(problem, cause=cause, fix=fix)
     if status in {409, 412}:
         return TraitError(
-            f"{repo} has changed meanwhile", cause=said, fix="run the same command again"
+            f"{repo} changed during the push", cause=answer, fix="run the same command again"
         )
-    return TraitError(
-        f"the hub refuses {repo}" if status < 500 else "the hub fails",
-        cause=said,
-        fix="try again later",
-    )
+    problem = f"the hub refuses {repo}" if status < 500 else "the hub failed"
+    return TraitError(problem, cause=answer, fix="try again later")
 
 
 def plain_line(text: str) -> str:
-    """What a server says: one line of printable text, without anything that looks like a token."""
-    line = " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
-    return _TOKEN.sub("hf_…", line)[:200]
+    """One line of printable text, without anything that looks like a token."""
+    printable = "".join(sign if sign.isprintable() else " " for sign in text)
+    return _TOKEN.sub("hf_…", " ".join(printable.split()))[:200]

@@ -1,4 +1,7 @@
-"""Pulls trait vectors from a repository on the Hugging Face Hub into the user's own, checked before they are put."""
+"""Pulls trait vectors from a repository on the Hugging Face Hub into the user's vectors folder.
+
+Every file is checked before any is written.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,10 @@ from traitcli.errors import VectorError, suggest
 from traitcli.files import parse_json, write_atomic
 from traitcli.vectors.files import read_vector, vector_folder
 from traitcli.vectors.hub.client import (
+    SILENCE,
     SUFFIX,
+    check_commit,
     check_sizes,
-    commit_of,
     connect,
     explained,
     is_repo,
@@ -30,64 +34,70 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoFile
 
 ORIGINS = "pulled.json"
-"""Beside pulled vectors: trait -> its repository and commit, and the SHA-256 of the file that was pulled."""
+"""File next to pulled vectors: trait -> repository, commit, and SHA-256 of the pulled file."""
 
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A repository and one of its revisions, as `ORG/NAME[@REVISION]` names them; none: its main branch."""
+    """A repository and a revision of it, as in `ORG/NAME[@REVISION]`; None is the main branch."""
 
     repo: str
     revision: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> Source:
-        """Raises VectorError when this names no repository."""
+        """Raises VectorError when the text does not name a repository."""
         repo, at, revision = text.partition("@")
-        names_one = not at or (_REVISION.fullmatch(revision) and ".." not in revision)
-        if not is_repo(repo) or not names_one:
+        is_revision = not at or (_REVISION.fullmatch(revision) and ".." not in revision)
+        if not is_repo(repo) or not is_revision:
             raise VectorError(
-                f"{text!a} names no repository on the hub",
-                cause="that is ORG/NAME or ORG/NAME@REVISION, a revision being a commit, a tag or a branch",
-                fix="correct the name, e.g. my-org/gemma-2-2b-it-vectors",
+                f"{text!a} does not name a repository on the hub",
+                cause="expected ORG/NAME or ORG/NAME@REVISION; "
+                "a revision is a commit, a tag or a branch",
+                fix="correct the name, for example my-org/gemma-2-2b-it-vectors",
             )
         return cls(repo, revision or None)
 
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    """The files that a pull has put, and the commit that they come from."""
+    """The files that a pull wrote, and the commit they come from."""
 
     repo: str
     commit: str
     paths: tuple[Path, ...]
 
 
-def pull_vectors(config: Config, source: Source, names: Sequence[str] = ()) -> Pulled:
-    """Fetch a repository's vectors of the config's model into `paths.vectors`; all of them, or those named.
+def pull_vectors(
+    config: Config, source: Source, names: Sequence[str] = (), *, silence: float = SILENCE
+) -> Pulled:
+    """Fetch a repository's vectors of the config's model into `paths.vectors`: all, or those named.
 
-    Each is read and checked before any is put, and a vector of the user's own is never replaced; one that was pulled
-    before is. Without a connection, what the cache holds of the revision is taken. Raises VectorError and TraitError.
+    A vector that was pulled before is replaced; the user's own never is. Without a connection, the
+    cached files of the revision are used. A request fails after `silence` seconds without a byte.
+
+    Raises VectorError for what the user can correct, and TraitError when the hub fails.
     """
-    api, repo = connect(), source.repo
+    api, repo = connect(silence), source.repo
     with explained(repo, source.revision):
-        commit = commit_of(api.resolve_revision(repo, revision=source.revision).resolved, repo)
-        entries = _chosen(list_files(api, repo, commit), names, repo)
-        wanted = [entry.path for entry in entries]
-        held = Path(api.snapshot_download(repo, revision=commit, allow_patterns=wanted))
-        fetched = {
-            name: _arrived(held / name, entry, repo)
-            for name, entry in zip(wanted, entries, strict=True)
+        resolved = api.resolve_revision(repo, revision=source.revision).resolved
+        # everything below names the commit: a branch may move during the pull
+        commit = check_commit(resolved, repo)
+        entries = _choose(list_files(api, repo, commit), names, repo)
+        paths = [entry.path for entry in entries]
+        snapshot = Path(api.snapshot_download(repo, revision=commit, allow_patterns=paths))
+        contents = {
+            entry.path: _read_whole(snapshot / entry.path, entry, repo) for entry in entries
         }
-    for name in wanted:
-        _check_vector(held / name, config, repo)
-    return Pulled(repo, commit, _put(fetched, vector_folder(config), repo, commit))
+    for path in paths:
+        _check_vector(snapshot / path, config, repo)
+    return Pulled(repo, commit, _write(contents, vector_folder(config), repo, commit))
 
 
-def _chosen(listed: Iterable[RepoFile], names: Sequence[str], repo: str) -> list[RepoFile]:
-    """The files to fetch; raises VectorError when one that is asked for is not there, or too large for a vector."""
+def _choose(listed: Iterable[RepoFile], names: Sequence[str], repo: str) -> list[RepoFile]:
+    """The files to fetch; raises VectorError when a named one is missing, or one is too large."""
     found = {
         entry.path.removesuffix(SUFFIX): entry for entry in listed if is_vector_name(entry.path)
     }
@@ -96,10 +106,10 @@ def _chosen(listed: Iterable[RepoFile], names: Sequence[str], repo: str) -> list
         raise VectorError(
             f"no vector of {', '.join(missing)} in {repo}",
             cause=cause,
-            fix=suggest(missing[0], found) or "choose one of them",
+            fix=suggest(missing[0], found),
         )
     if not found:
-        cause = f"it has no {SUFFIX} file, outside of folders"
+        cause = f"it has no {SUFFIX} file at its top level"
         raise VectorError(
             f"no vectors in {repo}", cause=cause, fix="check the name and the revision"
         )
@@ -108,81 +118,92 @@ def _chosen(listed: Iterable[RepoFile], names: Sequence[str], repo: str) -> list
     return chosen
 
 
-def _arrived(path: Path, entry: RepoFile, repo: str) -> bytes:
-    """A file's content; raises VectorError when it is not what the commit names, and lets the cache forget it."""
+def _read_whole(path: Path, entry: RepoFile, repo: str) -> bytes:
+    """The content of a fetched file; one that is not what the commit names is refused.
+
+    huggingface_hub compares sizes only. A damaged file also leaves the cache, so that the next pull
+    fetches it again.
+    """
     content = path.read_bytes() if path.is_file() else b""
-    # the hub keeps vectors as large files, whose SHA-256 a listing tells; the cache's listing tells only their size
+    # a listing from the hub has the SHA-256 of large files, one from the cache only sizes
     is_whole = _sha256(content) == entry.lfs.sha256 if entry.lfs else len(content) == entry.size
     if not is_whole:
         path.resolve().unlink(missing_ok=True)
         path.unlink(missing_ok=True)
         raise VectorError(
-            f"{entry.path} in {repo} did not arrive as it should",
-            cause="it is not the file that the commit names",
+            f"{entry.path} in {repo} arrived damaged",
+            cause="its content is not that of the commit",
             fix="run the same command again",
         )
     return content
 
 
 def _check_vector(path: Path, config: Config, repo: str) -> None:
-    """Raise VectorError when a fetched file is no vector, or not of its trait and the config's model."""
-    where = f"{path.name} in {repo}"
+    """Raise VectorError unless a file is a vector of its name's trait and the config's model."""
+    shown = f"{path.name} in {repo}"
     try:
         vector = read_vector(path)
     except VectorError as error:
         raise VectorError(
-            f"{where} is not a trait vector", cause=plain_line(error.cause), fix="ask who pushed it"
+            f"{shown} is not a trait vector", cause=plain_line(error.cause), fix="ask who pushed it"
         ) from None
     if vector.model != config.model.name:
         raise VectorError(
-            f"{where} is of another model",
-            cause=f"it is of {vector.model!a}, and the config's model is {config.model.name}",
+            f"{shown} is for another model",
+            cause=f"it is for {vector.model!a}, and the config's model is {config.model.name}",
             fix="name a config of that model with -c",
         )
     if vector.trait != path.stem:
-        cause = f"it says that it is of {vector.trait!a}"
+        cause = f"its trait is {vector.trait!a}"
         raise VectorError(
-            f"{where} is not what its name says", cause=cause, fix="ask who pushed it"
+            f"{shown} does not match its file name", cause=cause, fix="ask who pushed it"
         )
 
 
-def _put(fetched: dict[str, bytes], folder: Path, repo: str, commit: str) -> tuple[Path, ...]:
-    """Write checked files to the user's vectors, and note where they come from.
+def _write(contents: dict[str, bytes], folder: Path, repo: str, commit: str) -> tuple[Path, ...]:
+    """Write checked files to the vectors folder, and note their origins.
 
-    Raises VectorError, before anything is written, when that would replace a vector that was not pulled.
+    Raises VectorError, before anything is written, when one would replace the user's own vector.
     """
-    known = _origins(folder)
-    if own := [
-        folder / name for name, content in fetched.items() if _is_own(folder / name, content, known)
-    ]:
+    origins = _read_origins(folder)
+    own = [
+        folder / name
+        for name, content in contents.items()
+        if _is_own(folder / name, content, origins)
+    ]
+    if own:
         raise VectorError(
-            f"{', '.join(map(str, own))} would be lost",
-            cause=f"{repo} holds another vector of that name, and this one was not pulled",
-            fix="move yours away, set paths.vectors to another folder, or name the traits that you want",
+            f"a pull would replace {', '.join(map(str, own))}",
+            cause=f"{repo} holds another vector of that name, and yours was not pulled",
+            fix="move yours, set paths.vectors to another folder, or name only the traits you want",
         )
-    for name, content in fetched.items():
+    for name, content in contents.items():
         write_atomic(folder / name, content)
-        known[Path(name).stem] = {"repo": repo, "commit": commit, "sha256": _sha256(content)}
-    write_atomic(folder / ORIGINS, json.dumps(known, indent=1, sort_keys=True) + "\n")
-    return tuple(folder / name for name in fetched)
+        origins[Path(name).stem] = {"repo": repo, "commit": commit, "sha256": _sha256(content)}
+    write_atomic(folder / ORIGINS, json.dumps(origins, indent=1, sort_keys=True) + "\n")
+    return tuple(folder / name for name in contents)
 
 
-def _is_own(path: Path, content: bytes, known: dict[str, dict[str, str]]) -> bool:
-    """Whether there is a vector of that name which is neither the same nor the one that was pulled."""
-    there = path.read_bytes() if path.is_file() else content
-    return there != content and known.get(path.stem, {}).get("sha256") != _sha256(there)
+def _is_own(path: Path, content: bytes, origins: dict[str, dict[str, str]]) -> bool:
+    """Whether a file exists that neither has this content nor is as it was pulled."""
+    if not path.is_file():
+        return False
+    existing = path.read_bytes()
+    if existing == content:
+        return False
+    return origins.get(path.stem, {}).get("sha256") != _sha256(existing)
 
 
-def _origins(folder: Path) -> dict[str, dict[str, str]]:
-    """What was pulled before; if that cannot be read, every vector counts as the user's own."""
+def _read_origins(folder: Path) -> dict[str, dict[str, str]]:
+    """What was pulled before; without a readable record every vector is the user's own."""
     try:
-        known = parse_json((folder / ORIGINS).read_text(encoding="utf-8"))
+        origins = parse_json((folder / ORIGINS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    is_whole = isinstance(known, dict) and all(
-        isinstance(origin, dict) for origin in known.values()
+    is_valid = isinstance(origins, dict) and all(
+        isinstance(origin, dict) for origin in origins.values()
     )
-    return known if is_whole else {}
+    return origins if is_valid else {}
 
 
 def _sha256(content: bytes) -> str:

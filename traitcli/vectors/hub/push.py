@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 from traitcli.errors import VectorError
 from traitcli.records import POSITIONS
 from traitcli.vectors.files import VectorHeader, read_header, read_vector
-from traitcli.vectors.hub.card import Kept, make_card, read_card
+from traitcli.vectors.hub.card import OwnersPart, make_card, read_card
 from traitcli.vectors.hub.client import (
-    LARGEST,
+    MAX_FILE,
+    SILENCE,
+    check_commit,
     check_sizes,
-    commit_of,
     connect,
     explained,
-    is_offline,
     is_repo,
     is_vector_name,
     list_files,
@@ -34,7 +34,7 @@ _README = "README.md"
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """Where vectors are now: the page of the commit that holds them; `changed` if the push made that commit."""
+    """Where vectors are on the hub: the page of a commit. `changed`: this push made the commit."""
 
     repo: str
     commit: str
@@ -43,94 +43,102 @@ class Pushed:
 
 
 def check_push(repo: str) -> None:
-    """Raise VectorError when nothing can be pushed there, as far as that can be told without asking the hub."""
+    """Raise VectorError when a push must fail, as far as that is known without asking the hub."""
+    from huggingface_hub import is_offline_mode
+
     if not is_repo(repo):
         raise VectorError(
-            f"{repo!a} names no repository on the hub",
-            cause="that is ORG/NAME, of letters, digits, '-', '_' and '.'",
-            fix="correct the name, e.g. my-org/gemma-2-2b-it-vectors",
+            f"{repo!a} does not name a repository on the hub",
+            cause="expected ORG/NAME, of letters, digits, '-', '_' and '.'",
+            fix="correct the name, for example my-org/gemma-2-2b-it-vectors",
         )
-    if is_offline():
+    if is_offline_mode():
         cause, fix = "HF_HUB_OFFLINE is set", "unset it and run the same command again"
         raise VectorError(f"cannot push to {repo}", cause=cause, fix=fix)
 
 
-def push_vectors(paths: Sequence[Path], repo: str, *, private: bool = False) -> Pushed:
-    """Put one model's vectors and a new vector card into a repository, in one commit; it is created if missing.
+def push_vectors(
+    paths: Sequence[Path], repo: str, *, private: bool = False, silence: float = SILENCE
+) -> Pushed:
+    """Put one model's vectors and a new vector card into a repository, in one commit.
 
-    A `_diff.pt` file beside a vector goes along. Vectors that the repository holds already stay, and are in the card.
-    Where nothing has changed there is no new commit. Raises VectorError for what the user can mend, a repository
-    that holds something else among it, and TraitError when the hub fails.
+    The repository is created if it does not exist. `_diff.pt` files next to a vector are pushed
+    too. Other vectors in the repository stay, and are listed in the card. If nothing has changed
+    there is no new commit. A request fails after `silence` seconds without a byte.
+
+    Raises VectorError for what the user can correct, such as a repository with other content, and
+    TraitError when the hub fails.
     """
     from huggingface_hub import CommitOperationAdd
 
     check_push(repo)
-    headers = _headers_of(paths)
+    headers = _read_headers(paths)
     model = next(iter(headers.values())).model
-    api = connect()
+    api = connect(silence)
     with explained(repo):
-        api.create_repo(
-            repo, private=private or None, exist_ok=True
-        )  # None: as the organisation has it
-        there = api.model_info(repo)
-        head = commit_of(there.sha, repo)
+        # None: the default of the organization
+        api.create_repo(repo, private=private or None, exist_ok=True)
+        info = api.model_info(repo)
+        head = check_commit(info.sha, repo)
         listed = list_files(api, repo, head)
-    _check_privacy(there, private, repo)
-    kept = _kept(api, repo, head, listed)
-    others = _others(
-        api, repo, head, [entry for entry in listed if Path(entry.path).stem not in headers]
-    )
+    _check_privacy(info, private, repo)
+
+    readme = _fetch_card(api, repo, head, listed)
+    unpushed = [entry for entry in listed if Path(entry.path).stem not in headers]
+    others = _fetch_headers(api, repo, head, unpushed)
     _check_model(others, model, repo)
-    card = make_card([*headers.values(), *others], repo, kept)
-    operations = [
-        CommitOperationAdd(file.name, file) for path in paths for file in _with_tensors(path)
-    ]
+
+    card = make_card([*headers.values(), *others], repo, readme)
+    files = [file for path in paths for file in _with_tensors(path)]
+    operations = [CommitOperationAdd(file.name, file) for file in files]
     operations.append(CommitOperationAdd(_README, card.encode()))
     message = f"Vectors of {model!a}: {', '.join(headers)}"[:200]
     with explained(repo):
+        # parent_commit: fails if someone else has pushed since the card was read
         made = api.create_commit(repo, operations, commit_message=message, parent_commit=head)
-    commit = commit_of(made.oid, repo)
-    return Pushed(
-        repo, commit, f"{shown_endpoint(api.endpoint)}/{repo}/tree/{commit}", commit != head
-    )
+    commit = check_commit(made.oid, repo)
+    url = f"{shown_endpoint(api.endpoint)}/{repo}/tree/{commit}"
+    return Pushed(repo, commit, url, commit != head)
 
 
-def _headers_of(paths: Sequence[Path]) -> dict[str, VectorHeader]:
+def _read_headers(paths: Sequence[Path]) -> dict[str, VectorHeader]:
     """Trait -> header of the vectors to push: whole, of one model, and named after their traits."""
     headers: dict[str, VectorHeader] = {}
     for path in paths:
-        header = VectorHeader.of(read_vector(path))  # the tensors must be whole too
+        header = VectorHeader.of(read_vector(path))  # a damaged tensor must not be pushed
         if header.trait != path.stem or not is_vector_name(path.name):
             raise VectorError(
                 f"{path} cannot be pushed",
                 cause=f"it is a vector of {header.trait!a}, and a file is named after its trait",
-                fix="give it its name back, or build it anew",
+                fix="rename the file, or rebuild it",
             )
         headers[path.stem] = header
     if not headers:
         raise VectorError(
-            "there is nothing to push", cause="no vector was named", fix="name at least one trait"
+            "nothing to push", cause="no vector was named", fix="name at least one trait"
         )
-    if len(models := sorted({header.model for header in headers.values()})) > 1:
-        fix = "push each model's to a repository of its own"
+    models = sorted({header.model for header in headers.values()})
+    if len(models) > 1:
         raise VectorError(
-            "these are vectors of several models", cause=", ".join(map(ascii, models)), fix=fix
+            "cannot push vectors of several models",
+            cause=", ".join(map(ascii, models)),
+            fix="push each model's vectors to its own repository",
         )
     return headers
 
 
 def _with_tensors(path: Path) -> list[Path]:
-    """A vector, and the bare tensors beside it."""
-    tensors = (path.with_name(f"{path.stem}_{position}_diff.pt") for position in POSITIONS)
+    """A vector file, and the bare tensors next to it."""
+    tensors = [path.with_name(f"{path.stem}_{position}_diff.pt") for position in POSITIONS]
     return [path, *(tensor for tensor in tensors if tensor.is_file())]
 
 
-def _check_privacy(there: ModelInfo, private: bool, repo: str) -> None:
-    """Raise VectorError for a repository that is public, though it should not be."""
-    if private and not there.private:
+def _check_privacy(info: ModelInfo, private: bool, repo: str) -> None:
+    """Raise VectorError for a repository that is public and should not be."""
+    if private and not info.private:
         raise VectorError(
             f"{repo} is public",
-            cause="it was there already, and --private is for a repository that is created",
+            cause="it already existed, and --private applies to a new repository only",
             fix="make it private on the hub, push to another, or leave --private out",
         )
 
@@ -140,37 +148,42 @@ def _check_model(others: Iterable[VectorHeader], model: str, repo: str) -> None:
     if foreign := sorted({header.model for header in others} - {model}):
         raise VectorError(
             f"{repo} holds vectors of another model",
-            cause=f"they are of {foreign[0]!a}, and yours of {model!a}",
-            fix="push to a repository of its own: one for each model",
+            cause=f"they are for {foreign[0]!a}, and yours are for {model!a}",
+            fix="push to another repository: one for each model",
         )
 
 
-def _kept(api: HfApi, repo: str, head: str, listed: Iterable[RepoFile]) -> Kept:
-    """What its owner has added to the card that is there; raises VectorError for a README that is no card."""
-    there = [entry for entry in listed if entry.path == _README]
-    if not there:
-        return Kept()
-    check_sizes(there, repo)
+def _fetch_card(api: HfApi, repo: str, head: str, listed: Iterable[RepoFile]) -> OwnersPart:
+    """What the owner added to the existing card; raises VectorError for another README."""
+    readme = [entry for entry in listed if entry.path == _README]
+    if not readme:
+        return OwnersPart()
+    check_sizes(readme, repo)
     with explained(repo):
         path = Path(api.hf_hub_download(repo, _README, revision=head))
     kept = read_card(path.read_text(encoding="utf-8", errors="replace"))
     if kept is None:
         raise VectorError(
             f"{repo} is not a repository of vectors",
-            cause="traitcli has not written its README.md, and a push would replace it",
-            fix="push to a repository of its own, or empty that README.md first",
+            cause="its README.md was not written by traitcli, and a push would replace it",
+            fix="push to another repository, or empty that README.md first",
         )
     return kept
 
 
-def _others(api: HfApi, repo: str, head: str, entries: Iterable[RepoFile]) -> list[VectorHeader]:
-    """Headers of the vectors that are there and not pushed now, for the card; what is none is left alone."""
+def _fetch_headers(
+    api: HfApi, repo: str, head: str, entries: Iterable[RepoFile]
+) -> list[VectorHeader]:
+    """Headers of the vectors in a repository, for the card; other files are skipped."""
+    names = [
+        entry.path for entry in entries if is_vector_name(entry.path) and entry.size <= MAX_FILE
+    ]
+    if not names:
+        return []
+    with explained(repo):
+        snapshot = Path(api.snapshot_download(repo, revision=head, allow_patterns=names))
     headers = []
-    for entry in entries:
-        if not is_vector_name(entry.path) or entry.size > LARGEST:
-            continue
-        with explained(repo):
-            path = Path(api.hf_hub_download(repo, entry.path, revision=head))
+    for path in (snapshot / name for name in names):
         with suppress(VectorError):
             header = read_header(path)
             headers += [header] if header.trait == path.stem else []
