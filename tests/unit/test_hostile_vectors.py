@@ -395,4 +395,4 @@ def test_a_file_that_claims_a_huge_header_is_not_read(tmp_path):
     struct.pack_into("<Q", content, 0, HUGE)
     path.write_bytes(content)
 
-    assert refused(path).cause == f"no safetensors file: its header would have {HUGE:,} bytes"
+    assert refused(path).cause == f"not a safetensors file: its header would have {HUGE:,} bytes"

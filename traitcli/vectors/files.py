@@ -153,14 +153,15 @@ def read_opened(path: Path, file: Any) -> TraitVector:
         raise VectorError(
             f"{path} holds no direction", cause=f"none of {', '.join(POSITIONS)}", fix=_REBUILD
         )
-    with_stats = [p for p in positions if any(f"{p}.{name}" in shapes for name in _STATS)]
+    stats_of = {p: [f"{p}.{name}" for name in _STATS] for p in positions}
+    with_stats = [p for p, names in stats_of.items() if not shapes.keys().isdisjoint(names)]
     if fault := _find_fault(shapes, positions, with_stats, header.layer):
         raise _not_a_vector(path, fault)
 
     directions = {p: file.get_tensor(p) for p in positions}
     stats = {}
     for p in with_stats:
-        stats[p] = ClassStats(*(file.get_tensor(f"{p}.{name}") for name in _STATS))
+        stats[p] = ClassStats(*map(file.get_tensor, stats_of[p]))
     _check_finite(path, directions, stats)
     return TraitVector(
         trait=header.trait,

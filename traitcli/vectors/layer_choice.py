@@ -34,7 +34,8 @@ def choose_layer_by_scores(held_out: HeldOutScores | None, layer_count: int) -> 
     if held_out is None:
         return default_layer(layer_count)
     measured = [measure_auroc(held_out, layer) for layer in range(layer_count)]
-    return choose_layer([one.value for one in measured], [one.error for one in measured])
+    aurocs = [one.value for one in measured]
+    return choose_layer(aurocs, [one.error for one in measured])
 
 
 def default_layer(layer_count: int) -> int:

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 _NAMED = re.compile(rf"(?P<trait>.+)_(?P<position>{'|'.join(POSITIONS)})(_diff)?")
 """`evil_response_avg_diff`, as persona-vectors and traitcli name a file of one position."""
 _NUMBERED = re.compile(
-    r"(?:(?P<kind>layers?|blocks?|direction|layer_activations|rows?|hidden_states)[._-]?)?(?P<k>\d{1,4})"
+    r"(?:(?P<kind>layers?|blocks?|direction|layer_activations|rows?|hidden_states)[._-]?)?"
+    r"(?P<k>\d{1,4})"
 )
+"""`layers.15`, `direction.15`, `hidden_states.16`, `15`."""
 _OUR_NUMBERS = ("row", "rows", "hidden_states")
 """Names whose number is one of our layers; with other names it is a block, counted from 0."""
 _BY_BLOCK = (
@@ -85,7 +87,8 @@ def _read_safetensors(path: Path, origin: Origin) -> dict[str, Floats]:
 
     try:
         with safe_open(path, framework="pt") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 -- not a mapping
+            names = list(file.keys())
+            slices = {name: file.get_slice(name) for name in names}
             shapes = {k: (tuple(s.get_shape()), "F" in s.get_dtype()) for k, s in slices.items()}
             check_tensors(shapes, origin)
             return {name: as_floats(file.get_tensor(name)) for name in slices}

@@ -40,7 +40,7 @@ _LOG_IN = "log in with: hf auth login, or set HF_TOKEN"
 def is_repo(name: str) -> bool:
     """Whether this is ORG/NAME as the hub allows it. huggingface_hub also allows a bare NAME."""
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # not in __all__
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
         validate_repo_id(name)
