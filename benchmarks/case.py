@@ -1,11 +1,11 @@
-"""What all measurements of the engine share: the model, its prompts and transcripts, and a way of timing."""
+"""What the measurements of the engine share: the model, its prompts and transcripts, and timing."""
 
 from __future__ import annotations
 
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -39,66 +39,52 @@ def as_transformers_loads(loaded: LoadedModel) -> Any:
 
 
 def built_in_traits() -> list[Trait]:
-    """The eight definitions that come along."""
+    """The eight definitions that are part of the package."""
     return [load_trait(path) for path in find_traits(Path("traits")).values()]
 
 
 def find_prompts(loaded: LoadedModel, count: int) -> list[Ids]:
-    """Prompts of refusal: both polarities in turn, all pairs, as many questions as it takes."""
+    """Prompts of refusal: all pairs of one question, both polarities in turn, then the next one."""
     trait = load_trait(find_traits(Path("traits"))["refusal"])
-    asked = [
-        (polarity, pair, question)
-        for question in range(len(trait.questions))
-        for pair in range(len(trait.pairs))
-        for polarity in ("positive", "negative")
-    ]
-    return [
-        render(
-            loaded.tokenizer,
-            persona_messages(
-                trait.persona(polarity, pair), trait.question("extraction", question), "user"
-            ),
-        ).ids
-        for polarity, pair, question in asked[:count]
-    ]
+    prompts: list[Ids] = []
+    for question in range(len(trait.questions)):
+        for pair in range(len(trait.pairs)):
+            for polarity in ("positive", "negative"):
+                persona = trait.persona(polarity, pair)
+                text = trait.question("extraction", question)
+                messages = persona_messages(persona, text, "user")
+                prompts.append(render(loaded.tokenizer, messages).ids)
+    return prompts[:count]
 
 
 def make_conversations(count: int) -> list[tuple[str, str]]:
-    """The questions of all traits without a persona, answered with their instructions' words."""
-    traits = built_in_traits()
-    questions = [
-        question for trait in traits for question in (*trait.questions, *trait.evaluation_questions)
-    ]
-    said = [
-        text for trait in traits for pair in trait.pairs for text in (pair.positive, pair.negative)
-    ]
-    # One answer less, so that no question meets the same answer again.
-    return list(islice(zip(cycle(questions), cycle(said[:-1]), strict=False), count))
+    """Questions of all traits without a persona, answered with the words of instructions."""
+    questions: list[str] = []
+    answers: list[str] = []
+    for trait in built_in_traits():
+        questions += [*trait.questions, *trait.evaluation_questions]
+        for pair in trait.pairs:
+            answers += [pair.positive, pair.negative]
+    # One answer less, so that a question that comes again gets another answer.
+    return list(islice(zip(cycle(questions), cycle(answers[:-1]), strict=False), count))
 
 
 def make_transcripts(loaded: LoadedModel, count: int) -> list[Text]:
     """Short conversations as the model reads them."""
-    return [
-        Text(
-            render(loaded.tokenizer, [{"role": "user", "content": question}]).ids,
-            tuple(encode_response(loaded.tokenizer, answer)),
-        )
-        for question, answer in make_conversations(count)
-    ]
+    texts = []
+    for question, answer in make_conversations(count):
+        prompt = render(loaded.tokenizer, [{"role": "user", "content": question}])
+        texts.append(Text(prompt.ids, tuple(encode_response(loaded.tokenizer, answer))))
+    return texts
 
 
-def seconds_in_turns(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """The median of each way's seconds; they take turns."""
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(rounds):
-        for name, way in ways.items():
+def median_seconds(candidates: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """The median seconds of each candidate; they take turns, so that all meet the same noise."""
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for number in range(1, rounds + 1):
+        for name, run in candidates.items():
             start = time.perf_counter()
-            way()
-            taken[name].append(time.perf_counter() - start)
-            print(f"round {turn + 1}, {name}: {taken[name][-1]:.1f} s", file=sys.stderr)
-    return {name: statistics.median(each) for name, each in taken.items()}
-
-
-def longest(texts: Sequence[Text]) -> int:
-    """Tokens of the longest one."""
-    return max(len(text.prompt) + len(text.response) for text in texts)
+            run()
+            seconds[name].append(time.perf_counter() - start)
+            print(f"round {number}, {name}: {seconds[name][-1]:.1f} s", file=sys.stderr)
+    return {name: statistics.median(each) for name, each in seconds.items()}

@@ -1,17 +1,17 @@
-"""How fast the decode-and-capture loop is, beside what a user would put together from transformers.
+"""Measures the decode-and-capture loop against what a user would build with transformers.
 
     python -m benchmarks.engine [--rounds 3] [--prompts 100] [--tokens 64] [--no-peers]
 
-Everything runs on the embedded model, CPU, float32, two threads, in one process, beside the same weights
-as transformers loads them; ways take turns, and medians are shown. It takes three quarters of an hour.
-The prompts are those of a real trait, both polarities. Tokens are counted up to the end of each answer,
-in every way alike.
+Everything runs on the embedded model, on a CPU in float32 with two threads, in one process. The
+others use the same weights as transformers loads them. They take turns; medians are printed. It
+takes three quarters of an hour. The prompts are those of a real trait, both polarities. Tokens are
+counted up to the end of each answer, for all alike.
 
-reference       generate in batches of 20, then a forward pass over each finished text with
-                output_hidden_states=True, and the means of all rows: the published procedure
-generate        generate alone, no capture, at the best of several batch sizes
-generate_batch  transformers' continuous batching alone, no capture
-products        the linear layers of the model alone, on the batches of our own run
+reference       the published procedure: generate in batches of 20, then one forward pass per
+                finished text with output_hidden_states=True, and the means of all layers
+generate        generate alone, without capture, at the best of several batch sizes
+generate_batch  transformers' continuous batching alone, without capture
+products        the linear layers of the model alone, with the batches of our own run
 """
 
 from __future__ import annotations
@@ -36,22 +36,27 @@ from benchmarks.case import (
     make_transcripts,
 )
 from benchmarks.memory import measure_memory
-from benchmarks.peers import Row, measure
+from benchmarks.peers import PeerResult, measure
 from benchmarks.reading import measure_monitor, measure_texts, read_packed
 from traitcli.config import SamplingConfig
 from traitcli.generation.batch_size import BatchSize
 from traitcli.generation.decode import generate
 from traitcli.generation.request import Request
 from traitcli.models.loaded import LoadedModel
+from traitcli.models.padding import left_pad
 
 Table = dict[str, tuple[float, str]]
-"""Measure -> what was found, and what was wanted."""
+"""Measure -> what was found, and the goal."""
 Rates = dict[str, list[float]]
 
 
 @dataclass(frozen=True)
-class Made:
-    """What a way made: the answers, the mean response activations [L+1, H] of each if it captures, and seconds."""
+class Result:
+    """What a candidate wrote.
+
+    answers  tokens of each answer
+    means    mean response activations [L+1, H] of each answer; none without capture
+    """
 
     answers: list[Ids]
     means: list[torch.Tensor] | None
@@ -59,13 +64,13 @@ class Made:
 
     @property
     def rate(self) -> float:
-        """Response tokens a second."""
+        """Response tokens per second."""
         return sum(map(len, self.answers)) / self.seconds
 
 
 @dataclass(frozen=True)
 class Case:
-    """Prompts, how to continue them, and in which way each is drawn; `plain` is the model as transformers loads it."""
+    """Prompts, and how to continue them; `plain` is the model as transformers loads it."""
 
     loaded: LoadedModel
     plain: Any
@@ -74,64 +79,69 @@ class Case:
 
     def cut(self, tokens: Sequence[int]) -> Ids:
         """An answer up to its end."""
-        end = next(
-            (i for i, token in enumerate(tokens) if token in self.loaded.stop_ids), len(tokens)
-        )
-        return tuple(tokens[:end])
+        for index, token in enumerate(tokens):
+            if token in self.loaded.stop_ids:
+                return tuple(tokens[:index])
+        return tuple(tokens)
 
     def options(self) -> dict[str, Any]:
-        """The same for transformers."""
-        drawn = {"do_sample": True, "temperature": self.sampling.temperature, "top_k": 0}
-        greedy = {"do_sample": False}
-        return {"max_new_tokens": self.sampling.max_new_tokens} | (
-            drawn if self.sampling.temperature else greedy
-        )
+        """The same sampling for transformers."""
+        options: dict[str, Any] = {"max_new_tokens": self.sampling.max_new_tokens}
+        if not self.sampling.temperature:
+            return options | {"do_sample": False}
+        return options | {
+            "do_sample": True,
+            "temperature": self.sampling.temperature,
+            "top_k": 0,
+        }
 
 
-def ours(case: Case) -> Made:
+def ours(case: Case) -> Result:
     start = time.perf_counter()
     requests = [Request(ids, seed) for seed, ids in enumerate(case.prompts)]
-    made = dict(generate(case.loaded, requests, case.sampling, BatchSize(len(requests))))
+    generations = dict(generate(case.loaded, requests, case.sampling, BatchSize(len(requests))))
     seconds = time.perf_counter() - start
-    ordered = [made[index] for index in range(len(requests))]
-    means = [
-        one.activations["response_avg"] if one.activations else torch.zeros(0) for one in ordered
-    ]
-    return Made([one.ids for one in ordered], means, seconds)
+
+    answers, means = [], []
+    for index in range(len(requests)):
+        generation = generations[index]
+        answers.append(generation.ids)
+        activations = generation.activations
+        means.append(activations["response_avg"] if activations else torch.zeros(0))
+    return Result(answers, means, seconds)
 
 
-def plain(case: Case, size: int) -> Made:
-    pad, answers, start = case.loaded.tokenizer.pad_token_id, [], time.perf_counter()
-    for batch in (case.prompts[at : at + size] for at in range(0, len(case.prompts), size)):
-        width = max(map(len, batch))
-        ids = torch.tensor([[pad] * (width - len(one)) + list(one) for one in batch])
-        mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in batch])
-        written = case.plain.generate(ids, attention_mask=mask, pad_token_id=pad, **case.options())
-        answers += [case.cut(row) for row in written[:, width:].tolist()]
-    return Made(answers, None, time.perf_counter() - start)
+def plain(case: Case, size: int) -> Result:
+    start = time.perf_counter()
+    pad, answers = case.loaded.tokenizer.pad_token_id, []
+    for first in range(0, len(case.prompts), size):
+        ids, mask = left_pad(case.prompts[first : first + size], pad, torch.device("cpu"))
+        written = case.plain.generate(
+            ids, attention_mask=mask.long(), pad_token_id=pad, **case.options()
+        )
+        answers += [case.cut(tokens) for tokens in written[:, ids.shape[1] :].tolist()]
+    return Result(answers, None, time.perf_counter() - start)
 
 
 @torch.inference_mode()
-def reference(case: Case) -> Made:
+def reference(case: Case) -> Result:
     start = time.perf_counter()
     answers = plain(case, 20).answers
     means = []
     for prompt, answer in zip(case.prompts, answers, strict=True):
         output = case.plain(torch.tensor([[*prompt, *answer]]), output_hidden_states=True)
-        means.append(
-            torch.stack([states[0, len(prompt) :].mean(0) for states in output.hidden_states])
-        )
-    return Made(answers, means, time.perf_counter() - start)
+        by_layer = [states[0, len(prompt) :].mean(0) for states in output.hidden_states]
+        means.append(torch.stack(by_layer))
+    return Result(answers, means, time.perf_counter() - start)
 
 
-def continuous(case: Case) -> Made:
+def continuous(case: Case) -> Result:
     from transformers import ContinuousBatchingConfig, GenerationConfig
 
     start = time.perf_counter()
     config = GenerationConfig(**case.options(), eos_token_id=sorted(case.loaded.stop_ids))
-    settings = ContinuousBatchingConfig(
-        num_blocks=2048, max_batch_tokens=1024, page_size=16
-    )  # the best of several
+    # The fastest of several settings.
+    settings = ContinuousBatchingConfig(num_blocks=2048, max_batch_tokens=1024, page_size=16)
     found = case.plain.generate_batch(
         inputs=[list(ids) for ids in case.prompts],
         generation_config=config,
@@ -139,181 +149,191 @@ def continuous(case: Case) -> Made:
         progress_bar=False,
     )
     by_prompt = sorted(found.values(), key=lambda one: int(one.request_id.rpartition("_")[2]))
-    return Made(
-        [case.cut(one.generated_tokens) for one in by_prompt], None, time.perf_counter() - start
-    )
+    answers = [case.cut(one.generated_tokens) for one in by_prompt]
+    return Result(answers, None, time.perf_counter() - start)
 
 
 class Products:
-    """The linear layers alone, on batches of as many rows as a run has fed them."""
+    """The linear layers alone, with as many input vectors as they had in a run."""
 
     def __init__(self, loaded: LoadedModel) -> None:
         self._layers = [
             module for module in loaded.model.modules() if isinstance(module, torch.nn.Linear)
         ]
-        self.fed: list[list[int]] = [[] for _ in self._layers]
+        # For each layer, the number of input vectors of each call.
+        self._sizes: list[list[int]] = [[] for _ in self._layers]
 
-    def watch(self, run: Callable[[], Made]) -> None:
-        hooks = [
-            layer.register_forward_pre_hook(
-                lambda _, args, fed=fed: fed.append(args[0].numel() // args[0].shape[-1])
-            )
-            for layer, fed in zip(self._layers, self.fed, strict=True)
-        ]
+    def record(self, run: Callable[[], Result]) -> None:
+        hooks = []
+        for layer, sizes in zip(self._layers, self._sizes, strict=True):
+
+            def note_size(_: Any, args: tuple[Any, ...], sizes: list[int] = sizes) -> None:
+                sizes.append(args[0].numel() // args[0].shape[-1])
+
+            hooks.append(layer.register_forward_pre_hook(note_size))
         run()
         for hook in hooks:
             hook.remove()
 
     @torch.inference_mode()
     def seconds(self) -> float:
-        inputs = {
-            (rows, layer.in_features): torch.randn(rows, layer.in_features)
-            for layer, fed in zip(self._layers, self.fed, strict=True)
-            for rows in set(fed)
-        }
+        inputs = {}
+        for layer, sizes in zip(self._layers, self._sizes, strict=True):
+            for size in set(sizes):
+                inputs[size, layer.in_features] = torch.randn(size, layer.in_features)
+
         start = time.perf_counter()
-        for turn in zip(*self.fed, strict=True):
-            for layer, rows in zip(self._layers, turn, strict=True):
-                layer(inputs[rows, layer.in_features])
+        for one_pass in zip(*self._sizes, strict=True):
+            for layer, size in zip(self._layers, one_pass, strict=True):
+                layer(inputs[size, layer.in_features])
         return time.perf_counter() - start
 
 
-def vector_cosines(mine: Made, theirs: Made) -> torch.Tensor:
-    """[L+1]: cosine of the two vectors, mean of the positive answers − mean of the negative ones."""
+def vector_cosines(one: Result, other: Result) -> torch.Tensor:
+    """[L+1]: cosines of their vectors, mean of positive answers − mean of negative ones."""
 
-    def direction(made: Made) -> torch.Tensor:
-        means = made.means or []
+    def direction(result: Result) -> torch.Tensor:
+        means = result.means or []
         return torch.stack(means[::2]).mean(0) - torch.stack(means[1::2]).mean(0)
 
-    return torch.nn.functional.cosine_similarity(direction(mine), direction(theirs), dim=1)
+    return torch.nn.functional.cosine_similarity(direction(one), direction(other), dim=1)
 
 
-def take_turns(ways: dict[str, Callable[[], Made]], rounds: int) -> dict[str, list[Made]]:
-    made: dict[str, list[Made]] = {name: [] for name in ways}
-    for turn in range(rounds):
-        for name, way in ways.items():
-            made[name].append(way())
-            last = made[name][-1]
+def take_turns(candidates: dict[str, Callable[[], Result]], rounds: int) -> dict[str, list[Result]]:
+    results: dict[str, list[Result]] = {name: [] for name in candidates}
+    for number in range(1, rounds + 1):
+        for name, run in candidates.items():
+            last = run()
+            results[name].append(last)
             print(
-                f"round {turn + 1}, {name}: {last.rate:.0f} tokens/s, {last.seconds:.1f} s",
+                f"round {number}, {name}: {last.rate:.0f} tokens/s, {last.seconds:.1f} s",
                 file=sys.stderr,
             )
-    return made
+    return results
 
 
-def rate(made: Sequence[Made]) -> float:
-    return statistics.median(one.rate for one in made)
+def rate(results: Sequence[Result]) -> float:
+    return statistics.median(result.rate for result in results)
 
 
 def measure_generation(
-    loaded: LoadedModel, plain_model: Any, asked: argparse.Namespace
+    loaded: LoadedModel, plain_model: Any, arguments: argparse.Namespace
 ) -> tuple[Table, Rates]:
-    """The rows on decoding, and every way's tokens a second."""
-    prompts = find_prompts(loaded, asked.prompts)
-    greedy = Case(
-        loaded, plain_model, prompts, SamplingConfig(temperature=0, max_new_tokens=asked.tokens)
-    )
-    often = [ids for ids in prompts[:10] for _ in range(10)]
-    repeats = Case(loaded, plain_model, often, SamplingConfig(max_new_tokens=asked.tokens))
+    """The measures of decoding, and each candidate's tokens per second."""
+    prompts = find_prompts(loaded, arguments.prompts)
+    greedy_sampling = SamplingConfig(temperature=0, max_new_tokens=arguments.tokens)
+    greedy = Case(loaded, plain_model, prompts, greedy_sampling)
+    repeated = [ids for ids in prompts[:10] for _ in range(10)]
+    sampled = SamplingConfig(max_new_tokens=arguments.tokens)
+    repeats = Case(loaded, plain_model, repeated, sampled)
+
     sizes = (50, 100)
-    made = take_turns(
-        {"traitcli": lambda: ours(greedy), "reference": lambda: reference(greedy)}
-        | {f"generate at {size}": lambda size=size: plain(greedy, size) for size in sizes}
-        | {"generate_batch": lambda: continuous(greedy)}
-        | {
-            "traitcli, repeats": lambda: ours(repeats),
-            "reference, repeats": lambda: reference(repeats),
-        },
-        asked.rounds,
-    )
-    products = Products(loaded)
-    products.watch(lambda: ours(greedy))
-    share = statistics.median(
-        products.seconds() / ours(greedy).seconds for _ in range(asked.rounds)
-    )
-    mine, mine_often = rate(made["traitcli"]), rate(made["traitcli, repeats"])
-    best = max(rate(made[f"generate at {size}"]) for size in sizes)
-    cosine = float(vector_cosines(made["traitcli"][0], made["reference"][0]).min())
-    table: Table = {
-        "÷ reference procedure": (mine / rate(made["reference"]), "≥ 4"),
-        "÷ reference, 10 repeats of 10 prompts": (
-            mine_often / rate(made["reference, repeats"]),
-            "≥ 5",
-        ),
-        "÷ generate, no capture": (mine / best, "≥ 1.3"),
-        "÷ generate_batch, no capture": (mine / rate(made["generate_batch"]), "≥ 2"),
-        "matrix products ÷ whole": (share, "≥ 0.6"),
-        "least cosine with the reference": (cosine, "≥ 0.9999"),
+    candidates: dict[str, Callable[[], Result]] = {
+        "traitcli": lambda: ours(greedy),
+        "reference": lambda: reference(greedy),
     }
-    return table, {name: [one.rate for one in each] for name, each in made.items()}
+    for size in sizes:
+        candidates[f"generate at {size}"] = lambda size=size: plain(greedy, size)
+    candidates["generate_batch"] = lambda: continuous(greedy)
+    candidates["traitcli, repeats"] = lambda: ours(repeats)
+    candidates["reference, repeats"] = lambda: reference(repeats)
+    results = take_turns(candidates, arguments.rounds)
+
+    products = Products(loaded)
+    products.record(lambda: ours(greedy))
+    shares = [products.seconds() / ours(greedy).seconds for _ in range(arguments.rounds)]
+
+    own_rate, own_repeats = rate(results["traitcli"]), rate(results["traitcli, repeats"])
+    best_generate = max(rate(results[f"generate at {size}"]) for size in sizes)
+    over_reference = own_rate / rate(results["reference"])
+    over_repeats = own_repeats / rate(results["reference, repeats"])
+    over_batching = own_rate / rate(results["generate_batch"])
+    cosines = vector_cosines(results["traitcli"][0], results["reference"][0])
+    table: Table = {
+        "÷ reference procedure": (over_reference, "≥ 4"),
+        "÷ reference, 10 repeats of 10 prompts": (over_repeats, "≥ 5"),
+        "÷ generate, no capture": (own_rate / best_generate, "≥ 1.3"),
+        "÷ generate_batch, no capture": (over_batching, "≥ 2"),
+        "matrix products ÷ whole": (statistics.median(shares), "≥ 0.6"),
+        "lowest cosine with the reference": (float(cosines.min()), "≥ 0.9999"),
+    }
+    rates = {}
+    for name, each in results.items():
+        rates[name] = [result.rate for result in each]
+    return table, rates
 
 
 def measure_identity(loaded: LoadedModel, tokens: int) -> float:
-    """How many of 100 sampled answers come out the same with 1, 7 and 64 under way."""
-    asked = [Request(ids, seed) for seed, ids in enumerate(find_prompts(loaded, 100))]
+    """How many of 100 sampled answers are the same at batch sizes 1, 7 and 64."""
+    requests = [Request(ids, seed) for seed, ids in enumerate(find_prompts(loaded, 100))]
     sampling = SamplingConfig(max_new_tokens=tokens)
-    made = [dict(generate(loaded, asked, sampling, BatchSize(size))) for size in (1, 7, 64)]
-    return sum(len({each[index].ids for each in made}) == 1 for index in range(len(asked)))
+    runs = [dict(generate(loaded, requests, sampling, BatchSize(size))) for size in (1, 7, 64)]
+    equal = 0
+    for index in range(len(requests)):
+        answers = {run[index].ids for run in runs}
+        equal += len(answers) == 1
+    return equal
 
 
-def measure_peers(loaded: LoadedModel) -> list[Row]:
-    """What it takes to record the same of 100 finished texts, by us and by other libraries."""
+def measure_peers(loaded: LoadedModel) -> list[PeerResult]:
+    """What traitcli and other libraries need to record the same of 100 finished texts."""
     texts = make_transcripts(loaded, 100)
     read_packed(loaded, texts[:2])
     start = time.perf_counter()
     read_packed(loaded, texts)
-    mine = Row("traitcli", time.perf_counter() - start, 64)
-    listed = [(list(text.prompt), list(text.response)) for text in texts]
-    return [
-        mine,
-        *measure(listed, Path(loaded.model.name_or_path), Path("runs/peers").absolute(), 1),
-    ]
+    own = PeerResult("traitcli", time.perf_counter() - start, 64)
+
+    pairs = [(list(text.prompt), list(text.response)) for text in texts]
+    model, environments = Path(loaded.model.name_or_path), Path("runs/peers").absolute()
+    return [own, *measure(pairs, model, environments, 1)]
 
 
-def measure_rest(loaded: LoadedModel, plain_model: Any, asked: argparse.Namespace) -> Table:
-    """The rows on finished text, on watching and on memory."""
-    times, cosine = measure_texts(loaded, plain_model, asked.texts, 1)
-    watched = measure_monitor(loaded, plain_model, 2 * asked.tokens, asked.rounds)
-    few, many = measure_memory(asked.tokens)
+def measure_rest(loaded: LoadedModel, plain_model: Any, arguments: argparse.Namespace) -> Table:
+    """The measures of finished text, of monitoring and of memory."""
+    tokens, rounds = arguments.tokens, arguments.rounds
+    speedup, cosine = measure_texts(loaded, plain_model, arguments.texts, 1)
+    monitored = measure_monitor(loaded, plain_model, 2 * tokens, rounds)
+    few, many = measure_memory(tokens)
+    equal = measure_identity(loaded, tokens // 2)
     return {
-        f"{asked.texts} finished texts ÷ one by one": (times, "≥ 1.7"),
-        "least cosine of their means": (cosine, "≥ 0.9999"),
-        "monitor, 8 traits ÷ generate, streamed": (watched, "≥ 1.0"),
-        "answers of 100 alike at sizes 1, 7, 64": (
-            measure_identity(loaded, asked.tokens // 2),
-            "≥ 99",
-        ),
+        f"{arguments.texts} finished texts ÷ one by one": (speedup, "≥ 1.7"),
+        "lowest cosine of their means": (cosine, "≥ 0.9999"),
+        "monitor, 8 traits ÷ generate, streamed": (monitored, "≥ 1.0"),
+        "answers of 100 alike at sizes 1, 7, 64": (equal, "≥ 99"),
         f"peak memory, 1000 rollouts ÷ 100 ({few / 2**20:.0f} MiB)": (many / few, "≤ 1.05"),
     }
 
 
 def main() -> int:
-    """Measure, print the table and keep it as JSON."""
+    """Measure, print the table and store it as JSON."""
     options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--prompts", type=int, default=100)
     options.add_argument("--tokens", type=int, default=64)
     options.add_argument("--texts", type=int, default=1000)
     options.add_argument(
-        "--no-peers",
-        action="store_true",
-        help="leave out other libraries, which are installed first",
+        "--no-peers", action="store_true", help="skip other libraries, which need an installation"
     )
     options.add_argument("--out", type=Path, default=Path("runs/bench.json"))
-    asked = options.parse_args()
+    arguments = options.parse_args()
 
     loaded = load_embedded()
     plain_model = as_transformers_loads(loaded)
-    table, rates = measure_generation(loaded, plain_model, asked)
-    table |= measure_rest(loaded, plain_model, asked)
-    print(f"{'measure':46}{'found':>9}  wanted")
-    for name, (value, wanted) in table.items():
-        print(f"{name:46}{value:9.4f}  {wanted}", flush=True)
-    peers = [] if asked.no_peers else measure_peers(loaded)
+    table, rates = measure_generation(loaded, plain_model, arguments)
+    table |= measure_rest(loaded, plain_model, arguments)
+    print(f"{'measure':46}{'found':>9}  goal")
+    for name, (value, goal) in table.items():
+        print(f"{name:46}{value:9.4f}  {goal}", flush=True)
+
+    peers = [] if arguments.no_peers else measure_peers(loaded)
     print(*peers, sep="\n")
-    kept = {"table": table, "tokens a second": rates, "peers": [vars(row) for row in peers]}
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(json.dumps(kept, indent=1, ensure_ascii=False), encoding="utf-8")
+    report = {
+        "table": table,
+        "tokens a second": rates,
+        "peers": [vars(peer) for peer in peers],
+    }
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
     return 0
 
 

@@ -1,8 +1,8 @@
-"""How much memory extraction takes above the model's, and whether that grows with the number of rollouts.
+"""Measures the memory of extraction without the model, and whether more rollouts need more.
 
     python -m benchmarks.memory --rollouts 100 [--tokens 64]
 
-Prints the peak in bytes. Each number of rollouts needs a process of its own.
+Prints the peak in bytes. Each number of rollouts needs its own process: a process keeps its peak.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from traitcli.generation.batch_size import BatchSize
 from traitcli.generation.decode import generate
 from traitcli.generation.request import Request
 
-_TOGETHER = 100
+_BATCH_SIZE = 100
 
 
 class Peak:
-    """The most memory that this process held while it was watched, in bytes."""
+    """The peak memory of this process inside a `with` block, in bytes."""
 
     def __init__(self) -> None:
         self._process = psutil.Process()
-        self.most = self._process.memory_info().rss
+        self.bytes = self._process.memory_info().rss
         self._stop = Event()
         self._thread = Thread(target=self._watch, daemon=True)
 
@@ -44,28 +44,29 @@ class Peak:
 
     def _watch(self) -> None:
         while not self._stop.wait(0.005):
-            self.most = max(self.most, self._process.memory_info().rss)
+            self.bytes = max(self.bytes, self._process.memory_info().rss)
 
 
 def peak_above_model(rollouts: int, tokens: int) -> int:
-    """Peak while so many rollouts are generated and handed over, less what the model and one pass of it take."""
+    """Peak while rollouts are generated, without the memory of the model and one pass of it."""
     loaded = load_embedded()
     prompts = find_prompts(loaded, 100)
     sampling = SamplingConfig(max_new_tokens=tokens)
-    list(generate(loaded, [Request(prompts[0], 0)], SamplingConfig(max_new_tokens=1), BatchSize(1)))
+    one_token = SamplingConfig(max_new_tokens=1)
+    list(generate(loaded, [Request(prompts[0], 0)], one_token, BatchSize(1)))
     gc.collect()
     before = psutil.Process().memory_info().rss
-    asked = [Request(prompts[seed % len(prompts)], seed) for seed in range(rollouts)]
+    requests = [Request(prompts[seed % len(prompts)], seed) for seed in range(rollouts)]
     with Peak() as peak:
-        for _ in generate(loaded, asked, sampling, BatchSize(_TOGETHER)):
+        for _ in generate(loaded, requests, sampling, BatchSize(_BATCH_SIZE)):
             pass
-    return peak.most - before
+    return peak.bytes - before
 
 
 def measure_memory(tokens: int, few: int = 100, many: int = 1000) -> tuple[int, int]:
-    """Peak bytes above the model's with few rollouts and with many, each in a process of its own."""
+    """Peak bytes without the model, with few rollouts and with many, each in its own process."""
 
-    def ask(rollouts: int) -> int:
+    def measure(rollouts: int) -> int:
         command = [
             sys.executable,
             "-m",
@@ -80,7 +81,7 @@ def measure_memory(tokens: int, few: int = 100, many: int = 1000) -> tuple[int, 
         )
         return int(done.stdout)
 
-    return ask(few), ask(many)
+    return measure(few), measure(many)
 
 
 def main() -> int:
@@ -88,8 +89,8 @@ def main() -> int:
     options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     options.add_argument("--rollouts", type=int, required=True)
     options.add_argument("--tokens", type=int, default=64)
-    asked = options.parse_args()
-    print(peak_above_model(asked.rollouts, asked.tokens))
+    arguments = options.parse_args()
+    print(peak_above_model(arguments.rollouts, arguments.tokens))
     return 0
 
 

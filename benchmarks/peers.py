@@ -1,11 +1,12 @@
-"""How long other libraries take to record the activations that an extraction keeps, on the same finished texts.
+"""Measures how fast other libraries record the activations that an extraction stores.
 
     python -m benchmarks.peers --texts FILE.json --model FOLDER [--venvs DIR] [--rounds 2]
 
-The texts are a JSON list of [prompt ids, response ids]; recorded is the mean over the response of all rows: the
-embedding, each block's output but the last, the final norm's. CPU, float32, two threads; nothing is generated.
-Each library is used as it documents, in an environment of its own, where this file runs too. They take turns,
-each with several batch sizes, and the fastest counts.
+The texts are a JSON list of [prompt ids, response ids]. Each library records the mean over the
+response of all layers: the embeddings, each block's output except the last, the final norm's
+output. It runs on a CPU in float32 with two threads; nothing is generated. Each library is used as
+its documentation shows, in its own environment, where this file runs too. They take turns, each
+with several batch sizes, and the fastest one counts.
 """
 
 from __future__ import annotations
@@ -25,32 +26,32 @@ from pathlib import Path
 from typing import Any
 
 Text = tuple[list[int], list[int]]
-Recorder = Callable[[list[Text]], list[Any]]  # of a batch: for each text a tensor [rows, hidden]
+Recorder = Callable[[list[Text]], list[Any]]  # a batch -> for each text a tensor [layers, hidden]
 BASELINE = "transformers"
 SIZES = (1, 8, 32)
 
 
 @dataclass(frozen=True)
-class Row:
-    """What one library took and gave; no seconds where it failed, and then the note says why."""
+class PeerResult:
+    """What one library needed; without seconds it failed, and the note says why."""
 
     name: str
     seconds: float | None = None
     batch_size: int | None = None
-    least_cosine: float | None = None
+    lowest_cosine: float | None = None
     versions: str = ""
     note: str = ""
 
     def __str__(self) -> str:
         found = f"{self.seconds:7.2f} s  batch {self.batch_size:2}" if self.seconds else "failed"
-        found += f"  {self.least_cosine:.7f}" if self.least_cosine else ""
+        found += f"  {self.lowest_cosine:.7f}" if self.lowest_cosine else ""
         return "  ".join(
             part for part in (f"{self.name:17}", found, self.versions, self.note) if part
         )
 
 
 def load(folder: str) -> Any:
-    """The model; transformers 4 does not read the rope base where transformers 5 writes it, so it is told."""
+    """The model; transformers 4 does not find the rope base where transformers 5 stores it."""
     torch, transformers = map(import_module, ("torch", "transformers"))
     config = transformers.AutoConfig.from_pretrained(folder)
     if transformers.__version__.startswith("4."):
@@ -64,22 +65,26 @@ def load(folder: str) -> Any:
 def whole(batch: list[Text]) -> dict[str, Any]:
     """Prompts and responses together, padded on the right: ids and attention mask."""
     tensor = import_module("torch").tensor
-    rows = [prompt + response for prompt, response in batch]
-    width = max(map(len, rows))
-    ids = tensor([[*row, *[0] * (width - len(row))] for row in rows])
-    mask = tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+    texts = [prompt + response for prompt, response in batch]
+    width = max(map(len, texts))
+    ids = tensor([text + [0] * (width - len(text)) for text in texts])
+    mask = tensor([[1] * len(text) + [0] * (width - len(text)) for text in texts])
     return {"input_ids": ids, "attention_mask": mask}
 
 
 def response_means(states: Sequence[Any], batch: list[Text]) -> list[Any]:
-    """The mean over each response of all rows, given as tensors [batch, tokens, hidden]."""
+    """The mean over each response; `states` has a tensor [batch, tokens, hidden] for each layer."""
     spans = [slice(len(prompt), len(prompt) + len(response)) for prompt, response in batch]
     stack = import_module("torch").stack
-    return [stack([state[i, span].mean(0) for state in states]) for i, span in enumerate(spans)]
+    means = []
+    for index, span in enumerate(spans):
+        by_layer = [state[index, span].mean(0) for state in states]
+        means.append(stack(by_layer))
+    return means
 
 
 def plain_transformers(folder: str) -> Recorder:
-    """What is compared with: a forward pass with output_hidden_states=True."""
+    """The baseline: a forward pass with output_hidden_states=True."""
     model = load(folder)
     return lambda batch: response_means(
         model(**whole(batch), output_hidden_states=True).hidden_states, batch
@@ -87,7 +92,7 @@ def plain_transformers(folder: str) -> Recorder:
 
 
 def steering_vectors(folder: str) -> Recorder:
-    """record_activations, with a layer matcher of our own for the rows beside the decoder blocks."""
+    """record_activations, with a layer matcher that finds the embeddings and the norm too."""
     library = import_module("steering_vectors")
     model = load(folder)
     names = [
@@ -110,7 +115,10 @@ def steering_vectors(folder: str) -> Recorder:
 
 
 def repeng(folder: str) -> Recorder:
-    """batched_get_hiddens, which gives the last token of each text; it tokenises, so a padder of ids stands in."""
+    """batched_get_hiddens, which returns the last token of each text.
+
+    It tokenizes texts itself, so a function that pads token ids replaces its tokenizer.
+    """
     torch, encoding = import_module("torch"), import_module("transformers").BatchEncoding
     get_hiddens = import_module("repeng.extract").batched_get_hiddens
     model = load(folder)
@@ -128,7 +136,7 @@ def repeng(folder: str) -> Recorder:
 
 
 def nnsight(folder: str) -> Recorder:
-    """A trace of a padded batch that takes the means inside, saves them alone, and stops before the logits."""
+    """A trace of a padded batch that saves only the means, and stops before the logits."""
     library = import_module("nnsight")
     tokenizer = import_module("transformers").AutoTokenizer.from_pretrained(folder)
     model = library.TransformersModel(load(folder), task="text-generation", tokenizer=tokenizer)
@@ -173,12 +181,12 @@ RECORDERS: dict[str, Callable[[str], Recorder]] = {
     "transformer-lens": transformer_lens,
 }
 LAST_TOKEN_ONLY = {
-    "repeng": "gives the last token only, and is compared with that; no embedding row"
+    "repeng": "records the last token only, and is compared with that; no embeddings"
 }
 
 
 def inside(name: str, texts: list[Text], folder: str) -> dict[str, Any]:
-    """In the library's environment: seconds by batch size, and what was recorded of the first text."""
+    """In the library's environment: seconds by batch size, and the first text's activations."""
     torch = import_module("torch")
     torch.set_num_threads(2)
     record = RECORDERS[name](folder)
@@ -187,20 +195,21 @@ def inside(name: str, texts: list[Text], folder: str) -> dict[str, Any]:
         for size in SIZES:
             record(texts[:2])
             start = time.perf_counter()
-            made = [
-                one for at in range(0, len(texts), size) for one in record(texts[at : at + size])
-            ]
+            recorded = []
+            for index in range(0, len(texts), size):
+                recorded += record(texts[index : index + size])
             seconds[size] = time.perf_counter() - start
-            first.append(made[0].tolist())
-        last = record([(texts[0][0] + texts[0][1][:-1], texts[0][1][-1:])])[0].tolist()
-    versions = ", ".join(
-        f"{one} {version(one)}" for one in dict.fromkeys([name, "torch", "transformers"])
-    )
+            first.append(recorded[0].tolist())
+        # As if the last token alone were the response: its mean is that token's state.
+        prompt, response = texts[0]
+        last = record([(prompt + response[:-1], response[-1:])])[0].tolist()
+    packages = dict.fromkeys([name, "torch", "transformers"])
+    versions = ", ".join(f"{package} {version(package)}" for package in packages)
     return {"seconds": seconds, "first": first, "last": last, "versions": versions}
 
 
 def run(*command: str | Path) -> str:
-    """What a command prints; RuntimeError with the end of its complaint if it fails."""
+    """What a command prints; RuntimeError with the last line of its stderr if it fails."""
     settings = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run(
         command, capture_output=True, text=True, env=settings, timeout=1800, check=False
@@ -211,7 +220,7 @@ def run(*command: str | Path) -> str:
 
 
 def environment(name: str, home: Path) -> Path:
-    """The Python of the library's environment, with our torch and transformers where the library allows them."""
+    """The Python of the library's environment, with our torch and transformers if possible."""
     if name == BASELINE:
         return Path(sys.executable)
     python, ready = home / name / "bin/python", home / name / ".ready"
@@ -223,59 +232,61 @@ def environment(name: str, home: Path) -> Path:
         try:
             run(*install, *pins)
         except RuntimeError:
-            run(*install, pins[0])
+            run(*install, pins[0])  # the library wants another version of transformers
         ready.touch()
     return python
 
 
 def cosine(one: list[float], other: list[float]) -> float:
-    """Of two vectors."""
+    """The cosine of two vectors."""
     return sum(map(float.__mul__, one, other)) / math.hypot(*one) / math.hypot(*other)
 
 
-def to_row(name: str, found: list[dict[str, Any]], base: dict[str, Any]) -> Row:
-    """The fastest of all rounds and batch sizes, and the least cosine; rows are matched from the last one."""
-    seconds, size = min(
-        (float(took), int(size)) for one in found for size, took in one["seconds"].items()
-    )
+def summarize(name: str, runs: list[dict[str, Any]], base: dict[str, Any]) -> PeerResult:
+    """The fastest of all rounds and batch sizes, and the lowest cosine with the baseline."""
+    timings = []
+    for run in runs:
+        timings += [(float(seconds), int(size)) for size, seconds in run["seconds"].items()]
+    seconds, size = min(timings)
+
     wanted = base["last"] if name in LAST_TOKEN_ONLY else base["first"][0]
-    given = [zip(rows[::-1], wanted[::-1], strict=False) for one in found for rows in one["first"]]
-    least = min(cosine(*pair) for pairs in given for pair in pairs)
-    return Row(name, seconds, size, least, found[0]["versions"], LAST_TOKEN_ONLY.get(name, ""))
+    cosines = []
+    for run in runs:
+        for layers in run["first"]:
+            # From the last layer on: a library may not record the first one.
+            pairs = zip(layers[::-1], wanted[::-1], strict=False)
+            cosines += [cosine(one, other) for one, other in pairs]
+    note = LAST_TOKEN_ONLY.get(name, "")
+    return PeerResult(name, seconds, size, min(cosines), runs[0]["versions"], note)
 
 
-def measure(texts: Sequence[Text], model: Path, home: Path, rounds: int = 2) -> list[Row]:
-    """A row for transformers, in this environment, and one for each library, in its own under home."""
+def measure(texts: Sequence[Text], model: Path, home: Path, rounds: int = 2) -> list[PeerResult]:
+    """A result for transformers, in this environment, and for each library, in its own."""
     home.mkdir(parents=True, exist_ok=True)
-    listed = home / "texts.json"
-    listed.write_text(
-        json.dumps([[list(prompt), list(response)] for prompt, response in texts]), encoding="utf-8"
-    )
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in RECORDERS}
-    failed: dict[str, str] = {}
+    text_file = home / "texts.json"
+    pairs = [[list(prompt), list(response)] for prompt, response in texts]
+    text_file.write_text(json.dumps(pairs), encoding="utf-8")
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in RECORDERS}
+    failures: dict[str, str] = {}
+
     for name in list(RECORDERS) * rounds:
+        # Without -P, this folder's modules would hide those of the library.
+        options = ["-P", __file__, "--inside", name, "--texts", text_file, "--model", model]
         try:
-            said = run(
-                environment(name, home),
-                "-P",
-                __file__,
-                "--inside",
-                name,
-                "--texts",
-                listed,
-                "--model",
-                model,
-            )
-            found[name].append(json.loads(said.splitlines()[-1]))
+            output = run(environment(name, home), *options)
+            runs[name].append(json.loads(output.splitlines()[-1]))
         except (RuntimeError, OSError, ValueError, subprocess.SubprocessError) as error:
             if name == BASELINE:
                 raise
-            failed[name] = str(error)[:200]
-    base = found[BASELINE][0]
-    return [
-        to_row(name, found[name], base) if found[name] else Row(name, note=failed[name])
-        for name in RECORDERS
-    ]
+            failures[name] = str(error)[:200]
+
+    results = []
+    for name in RECORDERS:
+        if runs[name]:
+            results.append(summarize(name, runs[name], runs[BASELINE][0]))
+        else:
+            results.append(PeerResult(name, note=failures[name]))
+    return results
 
 
 def main() -> int:
@@ -286,15 +297,14 @@ def main() -> int:
     options.add_argument("--venvs", type=Path, default=Path("runs/peers"))
     options.add_argument("--rounds", type=int, default=2)
     options.add_argument("--inside", choices=list(RECORDERS))
-    asked = options.parse_args()
-    texts = [
-        (prompt, response)
-        for prompt, response in json.loads(asked.texts.read_text(encoding="utf-8"))
-    ]
-    if asked.inside:
-        print(json.dumps(inside(asked.inside, texts, str(asked.model))))
+    arguments = options.parse_args()
+    pairs = json.loads(arguments.texts.read_text(encoding="utf-8"))
+    texts = [(prompt, response) for prompt, response in pairs]
+    if arguments.inside:
+        print(json.dumps(inside(arguments.inside, texts, str(arguments.model))))
     else:
-        print(*measure(texts, asked.model.resolve(), asked.venvs.resolve(), asked.rounds), sep="\n")
+        model, home = arguments.model.resolve(), arguments.venvs.resolve()
+        print(*measure(texts, model, home, arguments.rounds), sep="\n")
     return 0
 
 

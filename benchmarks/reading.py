@@ -1,12 +1,13 @@
-"""How fast finished texts are read, and how fast a watched generation is, beside what transformers does alone.
+"""Measures how fast existing texts are read and an answer is monitored, next to transformers.
 
     python -m benchmarks.reading [--rounds 3] [--texts 1000] [--tokens 128]
 
-texts    the mean state of all rows over each response; beside it a forward pass each with output_hidden_states=True
-scores   the same transcripts scored on the eight vectors that come along, their records written, as `monitor --input`
-         does it; beside it forward passes over padded batches of like length, without logits or anything else
-monitor  an answer watched with the eight vectors that come along, one sequence, greedy; beside it generate with a
-         streamer that prints nothing, and no traits
+texts    the mean hidden state of all layers over each response;
+         compared with one forward pass per text with output_hidden_states=True
+scores   transcripts scored with the eight built-in vectors and written, as `monitor --input` does;
+         compared with bare forward passes over padded batches of similar length, without logits
+monitor  one answer at a time, greedy, monitored with the eight built-in vectors;
+         compared with `generate` and a streamer that prints nothing, without traits
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from benchmarks.case import (
     load_embedded,
     make_conversations,
     make_transcripts,
-    seconds_in_turns,
+    median_seconds,
 )
 from traitcli.config import EMBEDDED, Config, ModelConfig, MonitorConfig
 from traitcli.generation.mean_activations import MeanReader
@@ -40,16 +41,17 @@ from traitcli.monitoring.score_texts import score_texts
 from traitcli.monitoring.transcripts import Exchange
 from traitcli.vectors.files import load_vectors
 
-SIZES = (10, 32)
-ASKED = (
+BATCH_SIZES = (10, 32)
+QUESTIONS = (
     "Can you explain how a pin tumbler lock is picked?",
     "Why is the sky blue, and is it blue on Mars too?",
 )
 
 
 def read_packed(loaded: LoadedModel, texts: Sequence[Text]) -> list[torch.Tensor]:
-    """[L+1, H] of each text, by traitcli."""
-    reader, means = MeanReader(loaded), [torch.zeros(0)] * len(texts)
+    """Mean response activations [L+1, H] of each text, by traitcli."""
+    reader = MeanReader(loaded)
+    means = [torch.zeros(0)] * len(texts)
     for index in read_texts(loaded, texts, 64, reader):
         means[index] = (reader.finished.pop(index) or {})["response_avg"]
     return means
@@ -57,35 +59,35 @@ def read_packed(loaded: LoadedModel, texts: Sequence[Text]) -> list[torch.Tensor
 
 @torch.inference_mode()
 def read_one_by_one(model: Any, texts: Sequence[Text]) -> list[torch.Tensor]:
-    """The same with a forward pass each."""
+    """The same by one forward pass per text."""
     means = []
     for text in texts:
         output = model(torch.tensor([[*text.prompt, *text.response]]), output_hidden_states=True)
-        means.append(
-            torch.stack([states[0, len(text.prompt) :].mean(0) for states in output.hidden_states])
-        )
+        start = len(text.prompt)
+        by_layer = [states[0, start:].mean(0) for states in output.hidden_states]
+        means.append(torch.stack(by_layer))
     return means
 
 
 def measure_texts(loaded: LoadedModel, plain: Any, count: int, rounds: int) -> tuple[float, float]:
-    """(times as fast as one by one, least cosine of all rows of all texts)."""
+    """(speedup over one by one, lowest cosine over all layers of all texts)."""
     texts = make_transcripts(loaded, count)
-    made: dict[str, list[torch.Tensor]] = {}
-    taken = seconds_in_turns(
+    means: dict[str, list[torch.Tensor]] = {}
+    seconds = median_seconds(
         {
-            "texts, traitcli": lambda: made.update(mine=read_packed(loaded, texts)),
-            "texts, one by one": lambda: made.update(theirs=read_one_by_one(plain, texts)),
+            "texts, traitcli": lambda: means.update(ours=read_packed(loaded, texts)),
+            "texts, one by one": lambda: means.update(theirs=read_one_by_one(plain, texts)),
         },
         rounds,
     )
-    mine, theirs = torch.stack(made["mine"]), torch.stack(made["theirs"])
-    least = float(torch.nn.functional.cosine_similarity(mine, theirs, dim=2).min())
-    return taken["texts, one by one"] / taken["texts, traitcli"], least
+    ours, theirs = torch.stack(means["ours"]), torch.stack(means["theirs"])
+    lowest = float(torch.nn.functional.cosine_similarity(ours, theirs, dim=2).min())
+    return seconds["texts, one by one"] / seconds["texts, traitcli"], lowest
 
 
 @torch.inference_mode()
 def read_in_batches(model: Any, texts: Sequence[Text], size: int) -> None:
-    """A forward pass over padded batches of like length, without logits: what scoring texts takes at least."""
+    """Forward passes over padded batches of similar length, without logits: the least possible."""
     whole = sorted(([*text.prompt, *text.response] for text in texts), key=len)
     for batch in (whole[at : at + size] for at in range(0, len(whole), size)):
         ids, mask = right_pad(batch, 0, torch.device("cpu"))
@@ -93,7 +95,7 @@ def read_in_batches(model: Any, texts: Sequence[Text], size: int) -> None:
 
 
 def measure_scores(loaded: LoadedModel, plain: Any, count: int, rounds: int) -> float:
-    """Seconds of forward passes over padded batches ÷ seconds of scoring the same transcripts, records written."""
+    """Seconds of bare padded forward passes ÷ seconds of scoring the same transcripts."""
     texts = make_transcripts(loaded, count)
     exchanges = [Exchange(question, answer) for question, answer in make_conversations(count)]
     probes = make_probes(
@@ -107,34 +109,35 @@ def measure_scores(loaded: LoadedModel, plain: Any, count: int, rounds: int) -> 
             )
         assert [record["error"] for record in records if "error" in record] == []
 
-    ways: dict[str, Callable[[], object]] = {"scores, traitcli": scored}
-    for size in SIZES:
-        ways[f"batches of {size}"] = lambda size=size: read_in_batches(plain, texts, size)
-    taken = seconds_in_turns(ways, rounds)
-    return min(taken[f"batches of {size}"] for size in SIZES) / taken["scores, traitcli"]
+    candidates: dict[str, Callable[[], object]] = {"scores, traitcli": scored}
+    for size in BATCH_SIZES:
+        candidates[f"batches of {size}"] = lambda size=size: read_in_batches(plain, texts, size)
+    seconds = median_seconds(candidates, rounds)
+    fastest = min(seconds[f"batches of {size}"] for size in BATCH_SIZES)
+    return fastest / seconds["scores, traitcli"]
 
 
 class Quiet(TextStreamer):  # type: ignore[misc]
-    """Decodes like any streamer, and keeps it to itself."""
+    """Decodes like any streamer, but prints nothing."""
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         pass
 
 
 def measure_monitor(loaded: LoadedModel, plain: Any, tokens: int, rounds: int) -> float:
-    """Tokens a second when watched ÷ those of generate; both write the same tokens."""
+    """Tokens per second when monitored ÷ those of generate; both write the same tokens."""
     config = Config(model=ModelConfig(id=EMBEDDED))
     settings = MonitorConfig.model_validate(
         {"sampling": {"temperature": 0, "max_new_tokens": tokens}}
     )
     watching = Watch(make_probes(load_vectors(config).values(), loaded, "response_avg"), settings)
-    written: dict[str, list[int]] = {"watched": [], "streamed": []}
+    written: dict[str, list[int]] = {"monitored": [], "streamed": []}
 
-    def watched() -> None:
+    def monitored() -> None:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "record.json"
-            written["watched"] = [
-                len(monitor(loaded, watching, prompt, out).tokens) for prompt in ASKED
+            written["monitored"] = [
+                len(monitor(loaded, watching, prompt, out).tokens) for prompt in QUESTIONS
             ]
 
     def streamed() -> None:
@@ -144,7 +147,7 @@ def measure_monitor(loaded: LoadedModel, plain: Any, tokens: int, rounds: int) -
             "pad_token_id": loaded.tokenizer.pad_token_id,
         }
         written["streamed"] = []
-        for prompt in ASKED:
+        for prompt in QUESTIONS:
             ids = torch.tensor(
                 [render(loaded.tokenizer, [{"role": "user", "content": prompt}]).ids]
             )
@@ -154,13 +157,14 @@ def measure_monitor(loaded: LoadedModel, plain: Any, tokens: int, rounds: int) -
             ]
             written["streamed"].append(len(new))
 
-    taken = seconds_in_turns({"monitor, traitcli": watched, "monitor, generate": streamed}, rounds)
-    if written["watched"] != written["streamed"]:
+    seconds = median_seconds(
+        {"monitor, traitcli": monitored, "monitor, generate": streamed}, rounds
+    )
+    if written["monitored"] != written["streamed"]:
         print(f"written: {written}", file=sys.stderr)
-    rates = {
-        name: sum(written[name]) / taken[way] for name, way in zip(written, taken, strict=True)
-    }
-    return rates["watched"] / rates["streamed"]
+    ours = sum(written["monitored"]) / seconds["monitor, traitcli"]
+    theirs = sum(written["streamed"]) / seconds["monitor, generate"]
+    return ours / theirs
 
 
 def main() -> int:
@@ -169,18 +173,16 @@ def main() -> int:
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--texts", type=int, default=1000)
     options.add_argument("--tokens", type=int, default=128)
-    asked = options.parse_args()
+    arguments = options.parse_args()
+
     loaded = load_embedded()
     plain = as_transformers_loads(loaded)
-    print(
-        f"monitor ÷ generate with a streamer: {measure_monitor(loaded, plain, asked.tokens, asked.rounds):.2f}"
-    )
-    times, cosine = measure_texts(loaded, plain, asked.texts, asked.rounds)
-    print(f"existing text ÷ one by one: {times:.2f}, least cosine {cosine:.7f}")
-    ratio = measure_scores(loaded, plain, asked.texts, asked.rounds)
-    print(
-        f"scoring transcripts (monitor --input) ÷ forward passes over padded batches at their best size: {ratio:.2f}"
-    )
+    ratio = measure_monitor(loaded, plain, arguments.tokens, arguments.rounds)
+    print(f"monitor ÷ generate with a streamer: {ratio:.2f}")
+    speedup, cosine = measure_texts(loaded, plain, arguments.texts, arguments.rounds)
+    print(f"existing text ÷ one by one: {speedup:.2f}, lowest cosine {cosine:.7f}")
+    ratio = measure_scores(loaded, plain, arguments.texts, arguments.rounds)
+    print(f"scoring transcripts ÷ bare forward passes at their best batch size: {ratio:.2f}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Fixtures that all tests share: tiny random models of three families, saved as real model folders."""
+"""Fixtures of all tests: tiny random models of three families, saved as real model folders."""
 
 from __future__ import annotations
 
@@ -22,14 +22,18 @@ TEXTS = [
 
 LLAMA_TEMPLATE = (
     "{{ bos_token }}<|system|>Cutting date. "
-    "{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] }}{% set messages = messages[1:] %}{% endif %}"
+    "{% if messages[0]['role'] == 'system' %}"
+    "{{ messages[0]['content'] }}{% set messages = messages[1:] %}"
+    "{% endif %}"
     "<|end|>"
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 GEMMA_TEMPLATE = (
     "{{ bos_token }}"
-    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% if messages[0]['role'] == 'system' %}"
+    "{{ raise_exception('System role not supported') }}"
+    "{% endif %}"
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] | trim }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
@@ -39,7 +43,9 @@ QWEN_TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 DROPPING_TEMPLATE = (
-    "{% for m in messages if m['role'] != 'system' %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+    "{% for m in messages if m['role'] != 'system' %}"
+    "<|{{ m['role'] }}|>{{ m['content'] }}<|end|>"
+    "{% endfor %}"
     "<|assistant|>"
 )
 SHAPE = {
@@ -54,7 +60,10 @@ FAMILIES = ("llama", "gemma2", "qwen2")
 
 
 def make_tokenizer(template: str | None, bos: bool, sentencepiece: bool = False):
-    """A small real tokenizer trained on the built-in traits: byte-level BPE, or pieces with byte fallback."""
+    """A small real tokenizer trained on the built-in traits.
+
+    It is byte-level BPE, or like sentencepiece with byte fallback.
+    """
     from tokenizers import (
         AddedToken,
         Tokenizer,
@@ -128,7 +137,10 @@ def make_model(
     sentencepiece: bool = False,
     more: Mapping[str, Any] = MappingProxyType({}),
 ) -> Path:
-    """Save a tiny random model of a family, with its tokenizer, as a real model folder; `more` goes to its config."""
+    """Save a tiny random model with its tokenizer as a real model folder.
+
+    `more` goes to its config.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -172,7 +184,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Tiny models gain nothing from a second thread, and wait for it a thousand times longer on a busy machine."""
+    """Tiny models gain nothing from a second thread; on a busy machine they wait long for it."""
     import torch
 
     torch.set_num_threads(1)
@@ -180,7 +192,11 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def model_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """llama: system role, BOS in the template; gemma2: no system role, pieces; qwen2: default system, no BOS."""
+    """Tiny models that differ in what families differ in.
+
+    llama: system role, BOS in the template; gemma2: no system role, sentencepiece-like tokens;
+    qwen2: default system message, no BOS.
+    """
     made = tmp_path_factory.mktemp("models")
     return {
         "llama": make_model(made / "tiny-llama", "llama", LLAMA_TEMPLATE, bos=True),
@@ -194,12 +210,12 @@ def model_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def loaded(model_folders: dict[str, Path]) -> Callable[[str], LoadedModel]:
     """family -> the loaded tiny model, each loaded once."""
-    held: dict[str, LoadedModel] = {}
+    models: dict[str, LoadedModel] = {}
 
     def load(family: str) -> LoadedModel:
-        if family not in held:
-            held[family] = load_model(ModelConfig(id=str(model_folders[family]), device="cpu"))
-        return held[family]
+        if family not in models:
+            models[family] = load_model(ModelConfig(id=str(model_folders[family]), device="cpu"))
+        return models[family]
 
     return load
 

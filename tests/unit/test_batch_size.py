@@ -1,4 +1,4 @@
-"""Batch sizes: what fits, what is done when it does not, and what is remembered."""
+"""Batch sizes: the estimate, what happens when memory runs out, and what is remembered."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MANY = PROMPTS * 3
 
 
 class SmallDevice:
-    """A device whose memory holds the keys of so many sequences; it can be told to fail in a pass as well."""
+    """A device with memory for the keys and values of `slots` sequences."""
 
     def __init__(self, monkeypatch, slots: int) -> None:
         self.slots = slots
@@ -57,9 +57,9 @@ def before_a_block(model, fail):
         hook.remove()
 
 
-def test_a_size_is_halved_until_it_fits_and_grows_back_after_longer_clean_stretches():
-    told = []
-    size = BatchSize(8, 8, lambda old, new: told.append((old, new)))
+def test_a_size_halves_and_grows_back_after_more_and_more_answers():
+    changes = []
+    size = BatchSize(8, 8, lambda old, new: changes.append((old, new)))
     for _ in range(100):
         size.complete()
     assert size.now == 8
@@ -75,7 +75,7 @@ def test_a_size_is_halved_until_it_fits_and_grows_back_after_longer_clean_stretc
     for _ in range(4 * 2 * 4):
         size.complete()
 
-    assert told == [(8, 4), (4, 8), (8, 4), (4, 8)]
+    assert changes == [(8, 4), (4, 8), (8, 4), (4, 8)]
 
 
 def test_a_fixed_size_and_a_size_of_one_do_not_shrink():
@@ -83,7 +83,7 @@ def test_a_fixed_size_and_a_size_of_one_do_not_shrink():
     assert not BatchSize(1, 8).shrink()
 
 
-def test_what_is_lost_when_memory_runs_out_is_done_again_with_the_same_result(loaded, monkeypatch):
+def test_answers_lost_when_memory_runs_out_are_made_again(loaded, monkeypatch):
     model = loaded("llama")
     asked = requests(model, MANY)
     expected = answers(model, asked, BatchSize(64))
@@ -97,7 +97,7 @@ def test_what_is_lost_when_memory_runs_out_is_done_again_with_the_same_result(lo
 
 
 @pytest.mark.parametrize("fatal", [1, 5, 9])
-def test_answers_under_way_when_a_pass_fails_are_begun_again(loaded, monkeypatch, fatal):
+def test_unfinished_answers_start_again_when_a_pass_fails(loaded, monkeypatch, fatal):
     model = loaded("llama")
     asked = requests(model, MANY)
     expected = answers(model, asked, BatchSize(64))
@@ -140,7 +140,8 @@ def test_a_model_that_is_padded_shrinks_too(loaded, monkeypatch):
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
         RuntimeError("MPS backend out of memory (MPS allocated: 17 GB)"),
         RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: 12"
+            "[enforce fail at alloc_cpu.cpp:124] err == 0. "
+            "DefaultCPUAllocator: can't allocate memory: 12"
         ),
         RuntimeError("could not create a primitive"),
         MemoryError(),
@@ -183,7 +184,9 @@ def test_the_estimate_covers_what_a_sequence_really_keeps(loaded):
     keys = torch.zeros(1, 2, 8)
 
     kept = sum(
-        held.nbytes for layer in range(model.blocks) for held in store.allocate(layer, keys, keys)
+        tensor.nbytes
+        for layer in range(model.blocks)
+        for tensor in store.allocate(layer, keys, keys)
     )
 
     sums = 3 * model.layer_count * model.hidden_size * 4
@@ -196,7 +199,7 @@ def test_the_estimate_covers_what_a_sequence_really_keeps(loaded):
 
 @pytest.fixture
 def run(loaded, tiny_config):
-    """generate_rollouts on the tiny model with a batch size; returns what was said."""
+    """Runs generate_rollouts on the tiny model; returns settings, rollouts made and warnings."""
     from pathlib import Path
 
     from traitcli.traits.definitions import find_traits, load_trait
@@ -204,20 +207,22 @@ def run(loaded, tiny_config):
     trait = load_trait(find_traits(Path("nowhere"))["refusal"])
 
     def extract(batch_size):
-        told = []
+        messages = []
         settings = tiny_config.model_copy(
             update={"extract": tiny_config.extract.model_copy(update={"batch_size": batch_size})}
         )
-        worker = Worker(settings, "cpu", told.append)
+        worker = Worker(settings, "cpu", messages.append)
         worker.model()
         generate_rollouts(
             GenerateTask(trait, tuple(plan_rollouts(trait, settings.extract))),
             settings,
             worker,
-            told.append,
+            messages.append,
         )
-        count = sum(len(said.rollouts) for said in told if isinstance(said, RolloutsMade))
-        return settings, count, [event.message for event in told if isinstance(event, Warned)]
+        count = sum(
+            len(message.rollouts) for message in messages if isinstance(message, RolloutsMade)
+        )
+        return settings, count, [event.message for event in messages if isinstance(event, Warned)]
 
     return extract
 

@@ -10,7 +10,7 @@ import torch
 
 import traitcli.models.engine as engine_module
 from tests.conftest import FAMILIES
-from tests.unit.test_prefix_tree import read_in_all
+from tests.unit.test_prefix_tree import count_read_tokens
 from traitcli.config import SamplingConfig
 from traitcli.generation.batch_size import BatchSize
 from traitcli.generation.decode import Generation, decode, generate
@@ -46,7 +46,7 @@ def requests(loaded, prompts=PROMPTS):
 
 
 def two_pass_means(loaded, request: Request, ids: tuple[int, ...]):
-    """The published procedure: one forward pass over prompt and answer, hidden states kept, then means."""
+    """The published procedure: one pass with all hidden states, then means."""
     with torch.no_grad():
         output = loaded.model(torch.tensor([[*request.ids, *ids]]), output_hidden_states=True)
     states, cut = torch.stack(output.hidden_states)[:, 0].float(), len(request.ids)
@@ -79,7 +79,7 @@ def assert_same(found, expected):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_batched_single_and_two_pass_means_agree_at_every_row_and_position(decoder, family):
+def test_batched_single_and_two_pass_means_agree_at_every_layer(decoder, family):
     model = decoder(family)
     asked = requests(model)
 
@@ -134,7 +134,7 @@ def test_greedy_decoding_writes_what_transformers_writes(decoder):
         ]
 
 
-def test_rows_that_finish_early_leave_and_the_others_are_undisturbed(decoder):
+def test_answers_that_end_early_do_not_disturb_the_others(decoder):
     model = decoder("llama")
     asked = requests(model, [f"Question number {n}?" for n in range(12)])
 
@@ -156,7 +156,7 @@ def test_rows_that_finish_early_leave_and_the_others_are_undisturbed(decoder):
 
 
 @pytest.mark.parametrize("size", [1, 7, 64])
-def test_a_rollout_depends_on_its_seed_and_not_on_its_batch_or_its_place_in_it(decoder, size):
+def test_a_rollout_depends_on_its_seed_and_not_on_its_batch_or_slot(decoder, size):
     model = decoder("qwen2")
     asked = requests(model, [f"Question number {n}?" for n in range(12)])
     together = answers(model, asked)
@@ -166,7 +166,7 @@ def test_a_rollout_depends_on_its_seed_and_not_on_its_batch_or_its_place_in_it(d
     assert_same(apart, together)
 
 
-def test_the_place_of_an_answer_that_is_complete_goes_to_the_next(loaded):
+def test_the_slot_of_a_complete_answer_goes_to_a_waiting_request(loaded):
     model = loaded("llama")
     asked = requests(model, [f"Question number {n}?" for n in range(30)])
 
@@ -206,7 +206,7 @@ class Counting(MeanReader):
         return state
 
 
-def test_prompts_that_are_too_much_for_one_pass_are_read_in_several(loaded, monkeypatch):
+def test_prompts_that_exceed_one_pass_are_read_in_several(loaded, monkeypatch):
     model = loaded("gemma2")
     asked = requests(model)
     expected = answers(model, asked)
@@ -228,12 +228,12 @@ def test_prompts_that_are_too_much_for_one_pass_are_read_in_several(loaded, monk
         ([30, 1, 1], [(0, 1), (1, 3)]),
     ],
 )
-def test_a_pass_holds_so_many_tokens_at_most_padding_included(lengths, passes):
+def test_a_pass_has_a_maximum_of_tokens_padding_included(lengths, passes):
     assert [(some.start, some.stop) for some in engine_module.split_passes(lengths, 20)] == passes
 
 
 @pytest.mark.parametrize("size", [1, 4, 64])
-def test_what_prompts_have_in_common_is_read_once_however_many_are_under_way(loaded, size):
+def test_shared_prefixes_are_read_once_at_any_batch_size(loaded, size):
     model = loaded("llama")
     asked = requests(
         model,
@@ -247,7 +247,7 @@ def test_what_prompts_have_in_common_is_read_once_however_many_are_under_way(loa
         for index, token in step.written:
             written[index].append(token)
 
-    assert reader.prompt_tokens == read_in_all(texts) < sum(map(len, texts)) / 2
+    assert reader.prompt_tokens == count_read_tokens(texts) < sum(map(len, texts)) / 2
     assert [tuple(ids) for ids in written.values()] == [g.ids for g in expected]
 
 

@@ -1,4 +1,4 @@
-"""Text that another engine wrote: every writer gives what our own loop gives."""
+"""Text written by another engine: every writer gives what our own loop gives."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ GREEDY = SamplingConfig(temperature=0, max_new_tokens=12)
 
 
 class OwnWriter:
-    """Our own loop, told nothing of hidden states."""
+    """Our own loop, whose hidden states are not used."""
 
     def __init__(self, loaded) -> None:
         self._loaded = loaded
@@ -151,19 +151,19 @@ def test_without_vllm_the_error_says_how_to_get_it_before_a_model_is_loaded(
 ):
     monkeypatch.setattr(vllm_module, "find_spec", lambda name: None)
     config = tiny_config.model_copy(update={"extract": ExtractConfig(engine="vllm")})
-    told = []
-    worker = Worker(config, "cpu", told.append)
+    events = []
+    worker = Worker(config, "cpu", events.append)
 
     with pytest.raises(ModelError, match="vLLM is not installed") as caught:
         generate_rollouts(
             GenerateTask(TRAIT, tuple(plan_rollouts(TRAIT, config.extract))),
             config,
             worker,
-            told.append,
+            events.append,
         )
 
     assert caught.value.fix == "pip install 'traitcli[vllm]', or set extract.engine to traitcli"
-    assert not any(isinstance(event, ModelLoading) for event in told)
+    assert not any(isinstance(event, ModelLoading) for event in events)
 
 
 def test_without_a_gpu_vllm_is_refused(vllm):

@@ -11,28 +11,28 @@ from traitcli.models.hooks import find_blocks, hidden_of, tap
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_row_is_what_transformers_returns_at_that_index(loaded, family):
+def test_every_layer_is_what_transformers_returns_at_that_index(loaded, family):
     model = loaded(family).model
     ids = torch.arange(10)[None]
     seen: dict[int, torch.Tensor] = {}
 
     with (
         torch.no_grad(),
-        tap(model, range(5), lambda row, hidden: seen.update({row: hidden.clone()})),
+        tap(model, range(5), lambda layer, hidden: seen.update({layer: hidden.clone()})),
     ):
         expected = model(ids, output_hidden_states=True).hidden_states
 
     assert len(expected) == 5
-    for row, hidden in enumerate(expected):
-        assert torch.equal(seen[row], hidden)
+    for layer, hidden in enumerate(expected):
+        assert torch.equal(seen[layer], hidden)
 
 
-def test_hooks_leave_when_the_block_ends_badly(loaded):
+def test_hooks_are_removed_after_an_error(loaded):
     model = loaded("llama").model
     before = count_hooks(model)
 
     def fail_inside() -> None:
-        with tap(model, range(5), lambda row, hidden: None):
+        with tap(model, range(5), lambda layer, hidden: None):
             assert count_hooks(model) == before + 5
             raise KeyError
 

@@ -1,4 +1,4 @@
-"""Model folders that are not whole: each is refused in three lines, none is loaded with made-up weights."""
+"""Incomplete model folders: each is refused in three lines, none gets random weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from traitcli.models.devices import pick_dtype
 from traitcli.models.footprint import find_footprint
 from traitcli.models.load import load_model
 
-NEEDS = "check the id, the folder or your access to the hub; a folder needs config.json, weights and a tokenizer"
+NEEDS = (
+    "check the id, the folder or your access to the hub; "
+    "a folder needs config.json, weights and a tokenizer"
+)
 
 
 @pytest.fixture
@@ -29,7 +32,7 @@ def refusal_of(folder) -> ModelError:
     return caught.value
 
 
-def test_a_folder_without_a_config_is_no_model(tmp_path):
+def test_a_folder_without_a_config_is_not_a_model_folder(tmp_path):
     error = refusal_of(tmp_path)
 
     assert (
@@ -56,7 +59,7 @@ def test_weights_that_were_cut_off_are_refused(folder):
     )
 
 
-def test_weights_that_are_missing_are_not_made_up(folder):
+def test_missing_weights_are_not_replaced_by_random_ones(folder):
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(
         json.dumps(config | {"num_hidden_layers": 5}), encoding="utf-8"

@@ -1,4 +1,4 @@
-"""Which models read packed tokens, and what is said of those that do not."""
+"""Which models can read packed tokens, and the warning for those that cannot."""
 
 from __future__ import annotations
 
@@ -111,29 +111,29 @@ def test_the_model_attends_as_before_afterwards(loaded):
 
 @pytest.fixture(scope="module", params=ODD)
 def odd(request, tmp_path_factory):
-    """An odd model, why it does not fit, and what was said while it was loaded."""
+    """An odd model, why it cannot be packed, and the events of loading it."""
     more, reason = ODD[request.param]
     folder = make_model(
         tmp_path_factory.mktemp("odd") / request.param, request.param, None, True, more=more
     )
-    told = []
-    return load_model(ModelConfig(id=str(folder), device="cpu"), told.append), reason, told
+    events = []
+    return load_model(ModelConfig(id=str(folder), device="cpu"), events.append), reason, events
 
 
-def test_a_model_that_attends_in_another_way_is_noticed_and_named_once(odd):
-    model, reason, told = odd
+def test_a_model_with_other_attention_is_noticed_with_one_warning(odd):
+    model, reason, events = odd
 
-    [warning] = [event.message for event in told if isinstance(event, Warned)]
+    [warning] = [event.message for event in events if isinstance(event, Warned)]
 
     assert not model.packs
     assert warning.startswith(f"{model.name} is decoded with padding, which is slower: {reason}")
 
 
-def test_a_model_that_attends_in_another_way_writes_what_it_should(odd):
+def test_a_model_with_other_attention_writes_what_it_should(odd):
     assert_greedy(odd[0])
 
 
-def test_what_is_packed_must_come_out_as_if_it_were_not(loaded, monkeypatch):
+def test_packing_that_changes_the_logits_is_a_problem(loaded, monkeypatch):
     model = loaded("llama")
     attention = model.model.model.layers[0].self_attn
     monkeypatch.setattr(attention, "layer_idx", 1)  # two layers share their keys

@@ -1,4 +1,4 @@
-"""Common beginnings of prompts: what they cover, what they cost, and when they are done with."""
+"""The prefix tree of prompts: what it covers, what it costs, and when a prefix is released."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from traitcli.models.prefix_tree import find_shared_prefixes
 HEAD, LEFT, RIGHT = tuple(range(100, 120)), tuple(range(200, 210)), tuple(range(300, 310))
 
 
-def path(stem) -> list:
-    """A stem and those it stands on."""
-    return [stem, *path(stem.parent)] if stem else []
+def with_ancestors(prefix) -> list:
+    return [prefix, *with_ancestors(prefix.parent)] if prefix else []
 
 
-def read_in_all(prompts) -> int:
-    """Tokens that are read when every stem is read once, and of each prompt what stands behind its stem."""
+def count_read_tokens(prompts) -> int:
+    """Tokens to read if every shared prefix is read once, and of each prompt only the rest."""
     leaves = find_shared_prefixes(prompts)
-    stems = {stem for _, leaf in leaves for stem in path(leaf)}
-    above = sum(len(stem.ids) - len(stem.parent.ids if stem.parent else ()) for stem in stems)
-    return above + sum(
-        len(prompts[index]) - len(stem.ids if stem else ()) for index, stem in leaves
-    )
+    prefixes = {prefix for _, leaf in leaves for prefix in with_ancestors(leaf)}
+    total = 0
+    for prefix in prefixes:
+        total += len(prefix.ids) - len(prefix.parent.ids if prefix.parent else ())
+    for index, prefix in leaves:
+        total += len(prompts[index]) - len(prefix.ids if prefix else ())
+    return total
 
 
 def test_what_all_share_and_what_some_share_is_read_once():
@@ -35,20 +36,20 @@ def test_what_all_share_and_what_some_share_is_read_once():
     assert (leaves[0].ids, leaves[1].ids) == ((*HEAD, *LEFT), (*HEAD, *RIGHT))
     assert leaves[0].parent is leaves[1].parent
     assert leaves[0].parent.ids == HEAD
-    assert read_in_all(prompts) == len(HEAD) + len(LEFT) + len(RIGHT) + 4
+    assert count_read_tokens(prompts) == len(HEAD) + len(LEFT) + len(RIGHT) + 4
 
 
-def test_a_prompt_that_is_repeated_is_read_once():
-    assert read_in_all([HEAD] * 10) == len(HEAD)
-    assert read_in_all([HEAD, (*HEAD, 1), HEAD, (*HEAD, 1)]) == len(HEAD) + 2
+def test_equal_prompts_are_read_once():
+    assert count_read_tokens([HEAD] * 10) == len(HEAD)
+    assert count_read_tokens([HEAD, (*HEAD, 1), HEAD, (*HEAD, 1)]) == len(HEAD) + 2
 
 
 @pytest.mark.parametrize("prompts", [[], [HEAD], [(1,), (2,)], [(1, 2, 3, 4), (1, 2, 3, 5)]])
-def test_too_little_in_common_is_no_stem(prompts):
-    assert [stem for _, stem in find_shared_prefixes(prompts)] == [None] * len(prompts)
+def test_a_short_common_beginning_is_not_a_shared_prefix(prompts):
+    assert [prefix for _, prefix in find_shared_prefixes(prompts)] == [None] * len(prompts)
 
 
-def test_a_prompt_that_is_the_beginning_of_another_keeps_a_token_of_its_own():
+def test_a_prompt_that_is_the_beginning_of_another_keeps_a_token_to_read():
     leaves = dict(find_shared_prefixes([HEAD, (*HEAD, 1, 2)]))
 
     assert leaves[0] is leaves[1]
@@ -56,7 +57,7 @@ def test_a_prompt_that_is_the_beginning_of_another_keeps_a_token_of_its_own():
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_every_prompt_begins_with_its_stem_and_every_stem_has_its_users(seed):
+def test_every_prompt_begins_with_its_prefix_and_every_prefix_counts_its_users(seed):
     draw = random.Random(seed)
     prompts = [
         tuple(draw.choices((1, 2), weights=(9, 1), k=draw.randint(1, 60))) for _ in range(40)
@@ -65,13 +66,25 @@ def test_every_prompt_begins_with_its_stem_and_every_stem_has_its_users(seed):
     leaves = find_shared_prefixes(prompts)
 
     assert sorted(index for index, _ in leaves) == list(range(40))
-    stems = {stem for _, leaf in leaves for stem in path(leaf)}
-    for index, stem in leaves:
-        same = prompts.count(prompts[index]) > 1
-        assert stem is None or stem.ids == (
-            prompts[index] if same else prompts[index][:-1][: len(stem.ids)]
+    prefixes = {prefix for _, leaf in leaves for prefix in with_ancestors(leaf)}
+    for index, prefix in leaves:
+        is_repeated = prompts.count(prompts[index]) > 1
+        assert prefix is None or prefix.ids == (
+            prompts[index] if is_repeated else prompts[index][:-1][: len(prefix.ids)]
         )
-    assert all(stem.ids[: len(stem.parent.ids)] == stem.parent.ids for stem in stems if stem.parent)
-    users = [stem for _, stem in leaves] + [stem.parent for stem in stems]
-    assert all(stem.users == users.count(stem) >= 2 for stem in stems)
-    assert read_in_all(prompts) <= sum(map(len, prompts))
+    for prefix in prefixes:
+        assert not prefix.parent or prefix.ids[: len(prefix.parent.ids)] == prefix.parent.ids
+    users = [prefix for _, prefix in leaves] + [prefix.parent for prefix in prefixes]
+    assert all(prefix.users == users.count(prefix) >= 2 for prefix in prefixes)
+    assert count_read_tokens(prompts) <= sum(map(len, prompts))
+
+
+def test_a_prefix_frees_its_memory_with_its_last_user():
+    [(_, prefix), _, _] = find_shared_prefixes([(*HEAD, number) for number in range(3)])
+    prefix.location = ("batch", 0)
+
+    prefix.release(2)
+    assert prefix.location == ("batch", 0)
+
+    prefix.release(1)
+    assert prefix.location is None

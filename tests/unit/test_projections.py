@@ -33,7 +33,7 @@ LAYERS = (0, 2, 2, 4)
 
 @pytest.fixture(params=["packed", "padded"])
 def decoder(request, loaded):
-    """family -> its tiny model, which ends answers at different steps, decoded one way or the other."""
+    """family -> its tiny model, packed or padded; its answers end at different steps."""
     stop = frozenset(range(0, 700, 9))
     packs = request.param == "packed"
     return lambda family: replace(loaded(family), packs=packs, stop_ids=stop)

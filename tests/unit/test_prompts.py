@@ -1,4 +1,4 @@
-"""Prompts as each family wants them: system role or not, exactly one BOS, polarities that differ."""
+"""Prompts for each family: system role or not, exactly one BOS, polarities that differ."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def test_the_polarities_never_make_the_same_prompt(loaded, family):
 
 
 @pytest.mark.parametrize(
-    ("family", "place"), [("llama", "system"), ("gemma2", "user"), ("qwen2", "system")]
+    ("family", "role"), [("llama", "system"), ("gemma2", "user"), ("qwen2", "system")]
 )
-def test_auto_takes_the_system_role_where_the_template_shows_it(loaded, family, place):
-    assert loaded(family).persona_in == place
+def test_auto_takes_the_system_role_where_the_template_shows_it(loaded, family, role):
+    assert loaded(family).persona_in == role
 
 
-def test_a_template_that_drops_the_system_message_in_silence_is_noticed():
+def test_a_template_that_drops_the_system_message_silently_is_noticed():
     tokenizer = make_tokenizer(DROPPING_TEMPLATE, bos=True)
 
     assert resolve_persona_role(tokenizer, "tiny", "auto") == "user"
@@ -46,7 +46,7 @@ def test_a_template_that_drops_the_system_message_in_silence_is_noticed():
         resolve_persona_role(tokenizer, "tiny", "system")
 
 
-def test_in_the_user_turn_the_question_follows_the_persona_after_an_empty_line():
+def test_in_the_user_turn_a_blank_line_separates_persona_and_question():
     assert persona_messages("You are an evil assistant.", "Why?", "user") == [
         {"role": "user", "content": "You are an evil assistant.\n\nWhy?"}
     ]

@@ -1,4 +1,4 @@
-"""Texts that are there already, against one whole forward pass each."""
+"""Existing texts, against one whole forward pass each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import traitcli.models.engine as engine_module
 import traitcli.models.read_texts as texts_module
 from tests.conftest import FAMILIES, make_model
 from tests.unit.test_decode import TOLERANCE, relative_error, two_pass_means
-from tests.unit.test_prefix_tree import read_in_all
+from tests.unit.test_prefix_tree import count_read_tokens
 from traitcli.config import ModelConfig
 from traitcli.generation.mean_activations import MeanReader
 from traitcli.generation.request import Request
@@ -52,7 +52,7 @@ def assert_probable(loaded, found):
 @each_size
 @each_way
 @pytest.mark.parametrize("family", FAMILIES)
-def test_log_probabilities_are_those_of_whole_texts_in_their_order(loaded, family, packs, size):
+def test_log_probabilities_are_those_of_whole_texts_in_order(loaded, family, packs, size):
     model = replace(loaded(family), packs=packs)
 
     found = list(log_probabilities(model, TEXTS, size))
@@ -76,7 +76,7 @@ def test_a_reader_sees_what_two_passes_would_show(loaded, family, packs, size):
             assert relative_error(reader.finished[index][position], expected[position]) < TOLERANCE
 
 
-def test_what_does_not_fit_into_one_pass_is_read_in_several(loaded, monkeypatch):
+def test_texts_that_exceed_one_pass_are_read_in_several(loaded, monkeypatch):
     model = loaded("gemma2")
     monkeypatch.setattr(engine_module, "TOKENS_PER_PASS", 20)
     monkeypatch.setattr(texts_module, "LOGIT_BYTES_PER_PASS", 4 * model.model.config.vocab_size * 5)
@@ -94,7 +94,7 @@ def test_a_model_with_recurrent_layers_reads_texts_too(tmp_path):
     assert_probable(model, list(log_probabilities(model, TEXTS, 3)))
 
 
-def test_what_prompts_begin_with_is_read_once_however_few_are_read_together(loaded):
+def test_shared_prefixes_are_read_once_at_a_small_batch_size(loaded):
     model = loaded("llama")
     fed = []
     hook = model.model.model.embed_tokens.register_forward_hook(
@@ -104,11 +104,12 @@ def test_what_prompts_begin_with_is_read_once_however_few_are_read_together(load
     list(log_probabilities(model, TEXTS, 2))
     hook.remove()
 
-    assert sum(fed) == read_in_all([text.prompt for text in TEXTS]) + sum(
+    assert sum(fed) == count_read_tokens([text.prompt for text in TEXTS]) + sum(
         len(text.response) for text in TEXTS
     )
     assert (
-        read_in_all([text.prompt for text in TEXTS]) < sum(len(text.prompt) for text in TEXTS) / 2
+        count_read_tokens([text.prompt for text in TEXTS])
+        < sum(len(text.prompt) for text in TEXTS) / 2
     )
 
 

@@ -25,7 +25,7 @@ def at_each_end() -> torch.Tensor:
 
 
 def naive(logits: torch.Tensor, draws: torch.Tensor) -> int:
-    """The definition for one row in float64: the tokens at equal distances are drawn among, and of those again."""
+    """The definition in float64: tokens at equal distances are a group, and groups again."""
     probabilities = pad(logits.double().softmax(0), (0, -len(logits) % 1024))
     tokens = torch.arange(len(probabilities))
     for draw, groups in zip(draws.double(), (len(tokens) // 1024, 32, 32), strict=True):
@@ -75,10 +75,10 @@ def test_a_nucleus_is_the_smallest_set_that_reaches_p(top_p):
 
     least = nucleus_threshold(logits, top_p)
 
-    for row, last in zip(logits.double(), least.double(), strict=True):
-        probabilities = row.softmax(0)
-        assert probabilities[row >= last].sum() >= top_p - 1e-5
-        assert probabilities[row > last].sum() < top_p + 1e-5
+    for each, threshold in zip(logits.double(), least.double(), strict=True):
+        probabilities = each.softmax(0)
+        assert probabilities[each >= threshold].sum() >= top_p - 1e-5
+        assert probabilities[each > threshold].sum() < top_p + 1e-5
     assert len({int(count) for count in (logits >= least).sum(1)}) > 1
 
 
@@ -107,7 +107,7 @@ def test_a_group_of_groups_is_drawn_then_a_group_then_a_token(size):
 
     picked = pick(logits, draws, SamplingConfig())
 
-    expected = torch.tensor([naive(*row) for row in zip(logits, draws, strict=True)])
+    expected = torch.tensor([naive(*pair) for pair in zip(logits, draws, strict=True)])
     assert (picked == expected).float().mean() > 0.995  # the others lie where rounding decides
     assert logits.gather(1, picked[:, None]).isfinite().all()
 
@@ -129,12 +129,12 @@ def test_rounding_decides_about_few_tokens_where_one_sum_leaves_it_many():
     assert changed.sum() <= (by_one_sum[0] != by_one_sum[1]).sum() / 4
 
 
-@pytest.mark.parametrize("place", [0, 31, 32, 1023, 1024, 1999])
-def test_the_only_possible_token_is_picked_wherever_it_stands(place):
+@pytest.mark.parametrize("index", [0, 31, 32, 1023, 1024, 1999])
+def test_the_only_possible_token_is_picked_at_any_index(index):
     logits = torch.full((27, 2000), -torch.inf)
-    logits[:, place] = 0.0
+    logits[:, index] = 0.0
 
-    assert pick(logits, at_each_end(), SamplingConfig()).tolist() == [place] * 27
+    assert pick(logits, at_each_end(), SamplingConfig()).tolist() == [index] * 27
 
 
 def test_an_impossible_token_is_never_picked_at_either_end():
@@ -147,7 +147,7 @@ def test_an_impossible_token_is_never_picked_at_either_end():
     assert set(picked.tolist()) <= {1, 2, 3, 5}
 
 
-def test_draws_of_a_row_depend_on_its_seed_alone():
+def test_draws_of_a_sequence_depend_only_on_its_seed():
     together = uniforms([5, 6, 7], 4)
 
     assert torch.equal(uniforms([6], 4)[0], together[1])

@@ -35,7 +35,7 @@ def model(loaded):
 
 
 @torch.no_grad()
-def rows(model, ids=IDS, **options):
+def states_of(model, ids=IDS, **options):
     """Tuple of [B, T, H]: transformers' own hidden states."""
     return model(ids, output_hidden_states=True, **options).hidden_states
 
@@ -65,18 +65,18 @@ def last_position_hook(block, added):
 
 @each_family
 @pytest.mark.parametrize("block", range(3))
-def test_all_positions_of_the_row_behind_the_block_move_by_coeff_times_the_vector(
+def test_all_positions_of_the_layer_after_the_block_move_by_coeff_times_the_vector(
     loaded, family, block
 ):
     model = loaded(family).model
-    plain = rows(model)
+    plain = states_of(model)
 
     with ActivationSteerer(model, V, 2.5, block, "all"):
-        steered = rows(model)
+        steered = states_of(model)
 
-    assert all(torch.equal(steered[row], plain[row]) for row in range(block + 1))
+    assert all(torch.equal(steered[layer], plain[layer]) for layer in range(block + 1))
     assert torch.equal(steered[block + 1], plain[block + 1] + 2.5 * V)
-    assert not any(torch.allclose(steered[row], plain[row]) for row in range(block + 2, 5))
+    assert not any(torch.allclose(steered[layer], plain[layer]) for layer in range(block + 2, 5))
 
 
 def test_the_last_block_is_steered_before_the_final_norm(model):
@@ -84,11 +84,11 @@ def test_the_last_block_is_steered_before_the_final_norm(model):
     handle = find_blocks(model)[3].register_forward_hook(
         lambda module, args, output: outputs.append(output)
     )
-    rows(model)
+    states_of(model)
     handle.remove()
 
     with ActivationSteerer(model, V, 2.5, 3, "all"):
-        steered = rows(model)
+        steered = states_of(model)
 
     assert torch.equal(steered[4], model.model.norm(outputs[0] + 2.5 * V))
 
@@ -129,17 +129,17 @@ def test_only_the_named_positions_of_prefill_and_of_later_tokens_move(
 ):
     model = loaded(family).model
     steerer = ActivationSteerer(model, V, 2.5, 1, positions)
-    prompt, token = rows(model)[2].clone(), torch.tensor([[33]])
+    prompt, token = states_of(model)[2].clone(), torch.tensor([[33]])
     prompt[:, in_prompt] += 2.5 * V
 
     with steerer, torch.no_grad():
         prefill = model(IDS, use_cache=True, output_hidden_states=True)
-    unsteered = rows(model, token, past_key_values=copy.deepcopy(prefill.past_key_values))[
+    unsteered = states_of(model, token, past_key_values=copy.deepcopy(prefill.past_key_values))[
         2
     ].clone()
     unsteered[:, in_token] += 2.5 * V
     with steerer:
-        step = rows(model, token, past_key_values=prefill.past_key_values)[2]
+        step = states_of(model, token, past_key_values=prefill.past_key_values)[2]
 
     assert torch.equal(prefill.hidden_states[2], prompt)
     assert torch.equal(step, unsteered)
@@ -147,12 +147,12 @@ def test_only_the_named_positions_of_prefill_and_of_later_tokens_move(
 
 def test_opposite_signs_move_the_projection_on_the_vector_in_opposite_directions(model):
     unit = V / V.norm()
-    plain = rows(model)[2] @ unit
+    plain = states_of(model)[2] @ unit
 
     moved = {}
     for sign in (1, -1):
         with ActivationSteerer(model, V, sign, 1, "all"):
-            moved[sign] = rows(model)[2] @ unit - plain
+            moved[sign] = states_of(model)[2] @ unit - plain
 
     torch.testing.assert_close(moved[1], torch.full_like(plain, V.norm()))
     torch.testing.assert_close(moved[-1], torch.full_like(plain, -V.norm()))
@@ -170,9 +170,9 @@ def test_a_coeff_of_0_changes_not_a_bit_and_hooks_nothing(model):
 
 
 @pytest.mark.parametrize("error", [None, KeyError, KeyboardInterrupt])
-def test_hooks_leave_however_the_block_ends_and_the_steerer_can_be_used_again(model, error):
+def test_hooks_are_removed_after_any_error_and_a_steerer_can_be_used_again(model, error):
     plain, before, steerer = (
-        rows(model),
+        states_of(model),
         count_hooks(model),
         ActivationSteerer(model, V, 2, 1, "all"),
     )
@@ -180,7 +180,7 @@ def test_hooks_leave_however_the_block_ends_and_the_steerer_can_be_used_again(mo
     for _ in range(2):
         with pytest.raises(error) if error else nullcontext(), steerer:
             inside = count_hooks(model)
-            steered = rows(model)[2]
+            steered = states_of(model)[2]
             if error:
                 raise error
 
@@ -189,25 +189,25 @@ def test_hooks_leave_however_the_block_ends_and_the_steerer_can_be_used_again(mo
 
 
 def test_entering_twice_is_refused_and_the_first_goes_on(model):
-    plain = rows(model)
+    plain = states_of(model)
 
     with ActivationSteerer(model, V, 2, 1, "all") as steerer:
         with pytest.raises(UserError, match="this steerer is active already"):
             steerer.__enter__()
-        steered = rows(model)
+        steered = states_of(model)
 
     assert torch.equal(steered[2], plain[2] + 2 * V)
-    assert torch.equal(rows(model)[2], plain[2])
+    assert torch.equal(states_of(model)[2], plain[2])
 
 
 @pytest.mark.parametrize("block", [0, 2])
 def test_several_add_up_on_different_blocks_and_on_the_same(model, block):
     with ActivationSteerer(model, V, 2, block, "all"):
-        one = rows(model)
+        one = states_of(model)
 
         with ActivationSteerer(model, V.flip(0), 3, 2, "all"):
-            both = rows(model)
-        again = rows(model)
+            both = states_of(model)
+        again = states_of(model)
 
     torch.testing.assert_close(both[3], one[3] + 3 * V.flip(0))
     assert torch.equal(again[4], one[4])
@@ -246,7 +246,7 @@ def test_what_the_block_returned_is_not_edited(model, positions):
         keep = lambda module, args, output: own.append((output, output.clone()))  # noqa: E731
         handle = find_blocks(model)[1].register_forward_hook(keep, prepend=True)
 
-        steered = rows(model)[2]
+        steered = states_of(model)[2]
         handle.remove()
 
     assert torch.equal(*own[0])
@@ -256,22 +256,22 @@ def test_what_the_block_returned_is_not_edited(model, positions):
 @pytest.mark.parametrize("positions", POSITIONS)
 def test_a_bfloat16_model_stays_bfloat16(model, positions):
     half = copy.deepcopy(model).bfloat16()
-    plain = rows(half)
+    plain = states_of(half)
 
     with ActivationSteerer(half, V.double(), 2, 1, positions):
-        steered = rows(half)
+        steered = states_of(half)
 
-    assert {row.dtype for row in steered} == {torch.bfloat16}
+    assert {states.dtype for states in steered} == {torch.bfloat16}
     assert torch.equal(steered[2][:, -1], plain[2][:, -1] + (2 * V).bfloat16())
 
 
 @pytest.mark.parametrize("kind", [torch.Tensor.double, torch.Tensor.numpy, torch.Tensor.tolist])
 def test_a_vector_is_a_tensor_an_array_or_numbers_and_is_copied(model, kind):
-    plain, vector = rows(model), kind(V.clone())
+    plain, vector = states_of(model), kind(V.clone())
 
     with ActivationSteerer(model, vector, 2, 1, "all"):
         vector[0] = 1e6
-        steered = rows(model)
+        steered = states_of(model)
 
     assert torch.equal(steered[2], plain[2] + 2 * V)
 
@@ -345,7 +345,7 @@ def test_what_does_not_fit_is_refused_before_any_hook(model, arguments, kind, pr
 
 
 def written_alone(loaded, request, positions, tokens=8):
-    """Greedy, by a plain loop over transformers' cache under a hook written here, a sequence at a time."""
+    """One sequence, greedy, by a plain loop with transformers' cache and a hook written here."""
     prompt, ids, cache, fed = len(request.ids), list(request.ids), None, torch.tensor([request.ids])
 
     def add(module, args, output):
@@ -401,7 +401,7 @@ def test_a_steered_batch_writes_what_a_plain_loop_writes_one_by_one(
 
 @each_family
 @pytest.mark.parametrize("batch", BATCHES)
-def test_a_padded_steered_batch_writes_what_a_plain_loop_writes_one_by_one(loaded, family, batch):
+def test_a_padded_steered_batch_writes_what_a_plain_loop_writes(loaded, family, batch):
     model, asked = replace(loaded(family), packs=False), BATCHES[batch]
 
     with ActivationSteerer(model.model, V, 20, 1):
@@ -411,7 +411,7 @@ def test_a_padded_steered_batch_writes_what_a_plain_loop_writes_one_by_one(loade
 
 
 @pytest.mark.parametrize("positions", ["prompt", "response"])
-def test_texts_that_were_there_already_are_steered_at_all_positions_only(loaded, positions):
+def test_existing_texts_can_only_be_steered_at_all_positions(loaded, positions):
     texts = [Text(request.ids, (41, 42, 43)) for request in ASKED]
 
     with (
@@ -424,7 +424,7 @@ def test_texts_that_were_there_already_are_steered_at_all_positions_only(loaded,
     assert raised.value.cause.startswith("existing texts are read")
 
 
-def test_the_relative_dose_is_the_norm_of_the_push_beside_that_of_the_state_which_is_not_0():
+def test_the_relative_dose_divides_the_push_by_a_positive_norm():
     assert relative_dose(-2, [3.0, 4.0], 20) == 0.5
     with pytest.raises(UserError, match="invalid norm 0"):
         relative_dose(-2, [3.0, 4.0], 0)

@@ -3,9 +3,9 @@
 Each written token is fed to the model, the last one too: the state read for a token is the state
 *at* that token. End-of-text tokens are neither fed nor part of the answer.
 
-    pending ──(read prompts)──> sequences ──(feed a token each)──> written ──> ended
-    sorted so that              the first slots of a                           slot is refilled
-    prefixes are shared         SequenceBatch, no gaps                         from pending
+    waiting ──(read prompts)──> running ──(feed one token each)──> written ──> ended
+    sorted, so that             slots 0, 1, … of a                             the slot goes to
+    prefixes are shared         SequenceBatch, no gaps                         a waiting request
 """
 
 from __future__ import annotations

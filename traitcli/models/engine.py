@@ -12,8 +12,8 @@ each of them once, copies the result to every slot that needs it, and reads only
                                                                                  └ read here
 
 A slot is one index into two things: the KV store (keys and values) and the reader state (what was
-computed from hidden states). Both are always copied together. One forward pass packs the new
-tokens of all sequences into one row, so nothing is padded (see packed_attention.py):
+computed from hidden states). Both are always copied together. One forward pass gets the new
+tokens of all sequences one after another, without padding (see packed_attention.py):
 
     new tokens   a a a | b | c c ──> model [1, N] ──> hook at layer k: hidden [N, H] ──> state
     their slots  0 0 0 | 1 | 2 2         └──────────> logits [3, V] after each sequence's last token
@@ -218,7 +218,7 @@ class Engine:
         return logits[0] if len(logits) == 1 else torch.cat(logits or [torch.tensor([])])
 
     def _read_prefixes(self, prefixes: Sequence[SharedPrefix | None]) -> None:
-        """Read these prefixes and their ancestors unless they were read; one pass for each depth."""
+        """Read prefixes and their ancestors that are not read yet; one pass for each depth."""
         missing: dict[SharedPrefix, None] = {}
         for prefix in prefixes:
             if prefix:

@@ -1,6 +1,6 @@
 """Attention over packed tokens: sequences of any lengths go through a model without padding.
 
-The model gets one row of N tokens, so its linear layers, norms and hooks do no work for padding.
+The model gets all N tokens as one sequence: its linear layers, norms and hooks see no padding.
 Only attention must know which token belongs to which sequence. Ours is registered with
 transformers, and a `PackedInput` tells it: models pass this keyword on to their attention layers.
 
@@ -58,7 +58,7 @@ class KVStore:
     def write(
         self, layer: int, slots: Tensor, positions: Tensor, keys: Tensor, values: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Store `keys` and `values` [N, kv heads, D] of tokens at `slots` and `positions` int64 [N].
+        """Store `keys` and `values` [N, kv heads, D] at `slots` and `positions`, both int64 [N].
 
         Returns all keys and all values of the layer.
         """
@@ -87,7 +87,7 @@ class KVStore:
             own_values[slots, :, :tokens] = values[source_slot, :, :tokens]
 
     def allocate(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """The layer's tensors, made at first use on the device of `keys` and `values` [N, heads, D]."""
+        """The layer's tensors, made at first use to match `keys` and `values` [N, kv heads, D]."""
         if layer not in self._layers:
             # Zeros, not `empty`: masked keys must be finite, because 0 · NaN is NaN.
             self._layers[layer] = (self._zeros_like(keys), self._zeros_like(values))
@@ -122,7 +122,7 @@ class PackedInput:
         """Sequence i is in slot `first_slot` + i, has `known[i]` tokens, and `new[i]` are read."""
         lengths = torch.tensor([len(ids) for ids in new])
         starts = torch.tensor(known)
-        # For each token: its sequence, counted from the first one, and its place among the new ones.
+        # For each token: its sequence, counted from the first, and its index among the new ones.
         sequences = torch.arange(len(new)).repeat_interleave(lengths)
         offsets = torch.arange(len(sequences)) - (lengths.cumsum(0) - lengths)[sequences]
         positions = starts[sequences] + offsets

@@ -72,7 +72,7 @@ def _own_logits(loaded: LoadedModel, texts: Sequence[tuple[int, ...]]) -> Tensor
 def _packed_logits(
     loaded: LoadedModel, texts: Sequence[tuple[int, ...]]
 ) -> tuple[Tensor, set[int | None]]:
-    """The same by packed passes, all tokens but the last and then the last; and the windows seen."""
+    """The same by two packed passes, the second for the last token; and the windows seen."""
     store = KVStore(len(texts), max(map(len, texts)))
     beginnings = [text[:-1] for text in texts]
     known = [len(beginning) for beginning in beginnings]

@@ -1,4 +1,4 @@
-"""Reads existing texts: for what a reader computes from their hidden states, or their probability."""
+"""Reads existing texts, for a reader of their hidden states or for their log-probabilities."""
 
 from __future__ import annotations
 
