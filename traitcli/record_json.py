@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from types import UnionType
 from typing import Any, TypeVar
@@ -36,25 +36,22 @@ def to_json(record: TokenScores | FailedRecord, decimals: int | None = DECIMALS)
     if isinstance(record, FailedRecord):
         return {"prompt": record.prompt, "error": record.error, "about": dict(record.about)}
 
+    # Others parse this: no key changes its name or meaning, and new keys are optional.
     data = {
         "prompt": record.prompt,
         "response": record.response,
         **_scores_to_json(record, decimals),
         "layers": dict(record.layers),
         **_origin_to_json(record),
-        "seconds": [_number_to_json(value, 3) for value in record.seconds],
-        "history": [dict(message) for message in record.history],
-        "steering": [asdict(push) | {"dose": round(push.dose, 4)} for push in record.steering],
-        "alarms": [asdict(one) | {"score": round(one.score, 5)} for one in record.crossings],
+        "seconds": _row_to_json(record.seconds, 3),
+        "history": list(map(dict, record.history)),
+        "steering": list(map(_intervention_to_json, record.steering)),
+        "alarms": list(map(_crossing_to_json, record.crossings)),
     }
     if record.prompt_scores:
         data["prompt_scores"] = _scores_to_json(record.prompt_scores, decimals)
     if record.layer_scores:
-        data["layer_scores"] = {
-            "trait": record.layer_scores.trait,
-            "trait_scores": _rows_to_json(record.layer_scores.raw, decimals),
-            "calibrated_scores": _rows_to_json(record.layer_scores.calibrated, decimals),
-        }
+        data["layer_scores"] = _layers_to_json(record.layer_scores, decimals)
     if record.about:
         data["about"] = dict(record.about)
     return data
@@ -69,6 +66,7 @@ def from_json(data: Any) -> TokenScores | FailedRecord:
 
     Raises ValueError, which names the fault, when `data` is not a record.
     """
+    # A failure has no scores, so it is told apart before anything is required.
     if isinstance(data, dict) and "error" in data:
         return FailedRecord(_text(data, "prompt"), str(data["error"]), _mapping(data.get("about")))
     if not isinstance(data, dict) or "prompt" not in data:
@@ -121,22 +119,37 @@ def _scores_to_json(scores: Scores, decimals: int | None) -> dict[str, Any]:
     }
 
 
+def _layers_to_json(scores: LayerScores, decimals: int | None) -> dict[str, Any]:
+    return {
+        "trait": scores.trait,
+        "trait_scores": [_row_to_json(row, decimals) for row in scores.raw],
+        "calibrated_scores": [_row_to_json(row, decimals) for row in scores.calibrated],
+    }
+
+
 def _table_to_json(
     table: Mapping[str, Sequence[float]], decimals: int | None
 ) -> dict[str, list[float | None]]:
-    return dict(zip(table, _rows_to_json(table.values(), decimals), strict=True))
+    return {trait: _row_to_json(row, decimals) for trait, row in table.items()}
 
 
-def _rows_to_json(
-    rows: Iterable[Sequence[float]], decimals: int | None
-) -> list[list[float | None]]:
-    return [[_number_to_json(value, decimals) for value in row] for row in rows]
+def _row_to_json(row: Sequence[float], decimals: int | None) -> list[float | None]:
+    return [_number_to_json(value, decimals) for value in row]
 
 
 def _number_to_json(value: float, decimals: int | None) -> float | None:
+    # json.dumps would write NaN, which browsers and other languages refuse to parse.
     if not math.isfinite(value):
         return None
     return value if decimals is None else round(value, decimals)
+
+
+def _intervention_to_json(intervention: Intervention) -> dict[str, Any]:
+    return asdict(intervention) | {"dose": round(intervention.dose, 4)}
+
+
+def _crossing_to_json(crossing: Crossing) -> dict[str, Any]:
+    return asdict(crossing) | {"score": round(crossing.score, DECIMALS)}
 
 
 # Reading
@@ -151,6 +164,7 @@ def _read_scores(data: Mapping[str, Any]) -> Scores:
     tokens = data["tokens"]
     if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
         raise ValueError("its tokens are not a list of strings")
+    # The first versions had none, and a vector without class means has none.
     calibrated = data.get("calibrated_scores") or {}
     return Scores(
         tuple(tokens), _read_table(raw, len(tokens)), _read_table(calibrated, len(tokens))
@@ -169,6 +183,7 @@ def _read_row(row: Any, count: int) -> tuple[float, ...]:
         raise ValueError(_NOT_NUMBERS)
     if not all(value is None or isinstance(value, int | float) for value in row):
         raise ValueError(_NOT_NUMBERS)
+    # A view reads the scores by the index of the token.
     if len(row) != count:
         raise ValueError("it does not have one score for each token")
     return tuple(math.nan if value is None else value for value in row)
@@ -180,6 +195,7 @@ def _read_seconds(data: Mapping[str, Any], count: int) -> tuple[float, ...]:
 
 
 def _read_optional_scores(data: Any) -> Scores | None:
+    # Not an error: most records have no scores of their prompt, and the answer can be shown.
     try:
         return _read_scores(_mapping(data))
     except ValueError:
@@ -192,13 +208,11 @@ def _read_layer_scores(data: Any, count: int) -> LayerScores | None:
     if not isinstance(raw, list) or not isinstance(calibrated, list):
         return None
     try:
-        return LayerScores(
-            trait=_text(data, "trait"),
-            raw=tuple(_read_row(row, count) for row in raw),
-            calibrated=tuple(_read_row(row, count) for row in calibrated),
-        )
+        raw_rows = tuple(_read_row(row, count) for row in raw)
+        calibrated_rows = tuple(_read_row(row, count) for row in calibrated)
     except ValueError:
         return None
+    return LayerScores(_text(data, "trait"), raw_rows, calibrated_rows)
 
 
 def _finish_reason(data: Mapping[str, Any]) -> str:
@@ -212,6 +226,7 @@ def _entries(
     """The entries that have a value of the right type for each required field."""
     for entry in entries if isinstance(entries, list) else ():
         found = _mapping(entry)
+        # Keys that a later version may add are left out.
         known = {key: found[key] for key, of in types.items() if isinstance(found.get(key), of)}
         try:
             yield kind(**known)

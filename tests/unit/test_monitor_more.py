@@ -1,4 +1,4 @@
-"""Monitoring under steering, alarms and interrupts, and behind a history, against transformers' own passes."""
+"""Monitoring with steering, alarms, interrupts and history, against passes of transformers."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tests.unit.test_score_texts import (
     TALK,
     along,
     asked_ids,
+    each_engine,
     each_family,
-    each_way,
     make_write,
 )
 from tests.unit.test_steerer import last_position_hook
@@ -120,7 +120,7 @@ def write_plainly(model, ids, pushes=()):
     return tokens, [torch.stack(row) for row in zip(*states, strict=True)]
 
 
-@each_way
+@each_engine
 @each_family
 def test_a_steered_answer_and_its_scores_are_those_of_plain_hooks_on_the_last_position(
     loaded, family, packs
@@ -141,7 +141,7 @@ def test_a_steered_answer_and_its_scores_are_those_of_plain_hooks_on_the_last_po
         assert scores == pytest.approx(along(hidden, VECTOR["evil"], row), **CLOSE)
 
 
-@each_way
+@each_engine
 @each_family
 def test_of_a_steered_prompt_only_the_last_token_is_scored_as_it_was_pushed(loaded, family, packs):
     model = replace(loaded(family), packs=packs)
@@ -258,7 +258,7 @@ def test_steering_at_the_last_layer_is_warned_of(loaded):
     assert warned == [Warned("", note)]
 
 
-@each_way
+@each_engine
 @each_family
 def test_a_prompts_scores_are_told_before_the_answer_and_are_those_of_transformers_states(
     loaded, family, packs
@@ -284,7 +284,7 @@ def test_a_prompts_scores_are_told_before_the_answer_and_are_those_of_transforme
             )
 
 
-@each_way
+@each_engine
 @each_family
 def test_scores_at_every_row_are_those_of_transformers_states_the_final_norm_included(
     loaded, family, packs
@@ -311,7 +311,7 @@ def test_rows_of_a_vector_without_class_means_are_told_raw(loaded):
     assert [event.by_layer for event in events] == list(zip(*found.raw, strict=True))
 
 
-@each_way
+@each_engine
 @pytest.mark.parametrize(
     ("rule", "count"), [("run(evil,5)>-1000", 5), ("evil>-1000", 1), ("mean(evil)>-1000", 8)]
 )
@@ -332,7 +332,7 @@ def test_a_stop_rule_ends_the_answer_at_the_token_that_crosses_it(loaded, rule, 
 
 
 @pytest.mark.parametrize("steering", [(), ("evil=2",)], ids=["plain", "steered"])
-@each_way
+@each_engine
 @each_family
 def test_a_model_works_as_before_when_an_alarm_has_stopped_it(loaded, family, packs, steering):
     model = replace(loaded(family), packs=packs)
@@ -375,7 +375,7 @@ def test_rules_are_on_projections_where_raw_ones_are_asked_for(loaded):
     [(KeyboardInterrupt, ()), (SystemExit, ("evil=2",))],
     ids=["Ctrl-C", "ended while it was steered"],
 )
-@each_way
+@each_engine
 @each_family
 def test_a_model_works_as_before_when_an_answer_was_interrupted(
     loaded, tmp_path, family, packs, steering, error

@@ -57,6 +57,7 @@ def parse_rule(text: str, action: Action, monitored: Collection[str]) -> Rule:
     option = f"--{action}-on {text}"
     if not found:
         raise UserError(f"invalid {option}", cause=_FORMS, fix=_EXAMPLES)
+    # The pattern lets only these three words pass.
     kind: Kind = found["kind"] or "any"  # type: ignore[assignment]
 
     # The pattern also accepts one parenthesis alone, and a length for any kind.
@@ -68,6 +69,7 @@ def parse_rule(text: str, action: Action, monitored: Collection[str]) -> Rule:
     if length < 1:
         raise UserError(f"invalid {option}", cause="a run has at least 1 token", fix=_EXAMPLES)
     trait = found["trait"]
+    # Checked now and not at the first token, which comes after the model was loaded.
     if trait not in monitored:
         raise UserError(
             f"{option}: the trait {trait} is not monitored",
@@ -103,6 +105,7 @@ class Alarm:
         """Take the next token's score; returns the crossing when the rule is met by it."""
         self._count += 1
         self._sum += score
+        # A rule for any token is a run of length 1.
         self._run = self._run + 1 if self.rule.is_met_by(score) else 0
         if self.rule.kind != "mean":
             return self._raise_for(score) if self._run >= self.rule.length else None
@@ -117,6 +120,7 @@ class Alarm:
         return None
 
     def _raise_for(self, score: float) -> Crossing | None:
+        # Once an answer: a view would repeat the warning for every further token.
         if self._is_raised or not self.rule.is_met_by(score):
             return None
         self._is_raised = True

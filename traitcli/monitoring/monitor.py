@@ -74,6 +74,7 @@ class Watch:
         self, tokens: Sequence[str], projections: Floats
     ) -> tuple[Scores, LayerScores | None]:
         """Sort what the reader computed for n tokens, float32 [n, P], by trait and by layer."""
+        # One iterator for both: the columns of the layers follow those of the traits.
         columns = iter(projections.T)
         raw, calibrated = {}, {}
         for (trait, probe), column in zip(self.probes.items(), columns, strict=False):
@@ -126,6 +127,7 @@ def monitor(
     messages, notes = conversation(loaded, watch.config.system, [*watch.history, user_message])
     rendered = render(loaded.tokenizer, messages)
     check_length(loaded, rendered, watch.config.sampling.max_new_tokens)
+    # One more pass over the prompt; it must run before the steering hooks are set.
     steering = measure_doses(loaded, watch.steering, rendered.ids)
     interventions = tuple(one.intervention for one in steering)
     on_event(
@@ -180,10 +182,12 @@ class _MonitoredAnswer:
 
     def generate(self) -> str:
         """Generate the whole answer; returns the finish reason."""
+        # Tokens are parts of words and of characters: each is decoded with those before it.
         detokenizer = Detokenizer(self._loaded.tokenizer)
         start = time.monotonic()
         try:
             with memory_explained(self._loaded.device, _LESS_MEMORY):
+                # A token arrives one step late: its state exists once it is the model's input.
                 for token, projections in self._decode():
                     self._add(detokenizer.feed(token), projections, time.monotonic() - start)
                     if any(crossing.action == "stop" for crossing in self._crossings):

@@ -40,10 +40,12 @@ def monitor_set(
             "trait": one.trait,
             "shows": one.shows,
         }
+        # A system message belongs to its prompt alone; the next prompt has the config's again.
         config = watch.config
         if one.system:
             config = config.model_copy(update={"system": one.system})
         try:
+            # Not stored by `monitor`: the line must be written in any case, also after an error.
             own_watch = replace(watch, config=config, about=about)
             record = to_json(monitor(loaded, own_watch, one.prompt, None, listener))
         except (TraitError, TemplateError) as error:
@@ -52,6 +54,7 @@ def monitor_set(
                 problem = f"{error.problem}: {error.cause}"
             on_event(Warned("", f"prompt {number} failed: {problem}"))
             record = to_json(FailedRecord(one.prompt, problem, about))
+        # Before the next prompt: a kill then loses one answer at most.
         append_records(out, [record])
         yield record
 
@@ -104,6 +107,7 @@ def _summarize(trait: str, records: Sequence[Mapping[str, Any]]) -> TraitSummary
     positive, negative, swings = [], [], []
     answers = 0
     for record in records:
+        # Raw projections of different traits have different scales and cannot be compared.
         scores = record.get("calibrated_scores", {}).get(trait)
         if not scores:
             continue

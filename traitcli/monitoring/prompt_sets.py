@@ -51,6 +51,7 @@ def load_prompt_set(source: str) -> PromptSet:
     path = _find(source)
     data = read_yaml(path)
     if isinstance(data, list):
+        # Entries that are not strings go on unchanged: validation names their faults.
         data = {"prompts": [{"prompt": one} if isinstance(one, str) else one for one in data]}
     if not isinstance(data, dict):
         raise _invalid(path, "expected a list or a mapping")
@@ -68,6 +69,7 @@ def _invalid(path: Path, cause: str) -> ConfigError:
 
 
 def _find(source: str) -> Path:
+    # A user's own set may replace a shipped one of the same name.
     paths = [
         Path(source),
         Path("configs/prompts") / f"{source}.yaml",

@@ -73,6 +73,7 @@ def read_records(path: Path) -> list[TokenScores | FailedRecord]:
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read the record {path}", cause=str(error), fix=_FIX) from None
 
+    # One record, a list of them, or a chat.
     if isinstance(data, dict):
         data = data.get("turns", [data])  # save_chat writes `turns`
     entries = data if isinstance(data, list) else [data]

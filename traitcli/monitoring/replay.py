@@ -50,16 +50,14 @@ def replay(
             if crossing.token == index:
                 on_event(AlarmRaised(crossing))
 
+    # A usual pace is not the speed of the model, and no view should report it.
     seconds = before if record.seconds else 0.0
     on_event(MonitorFinished("", len(record.tokens), seconds, record.finish_reason))
 
 
 def _token_scored(record: TokenScores, index: int, text: str) -> TokenScored:
-    by_layer = record.layer_scores.shown if record.layer_scores else ()
-    return TokenScored(
-        index,
-        text,
-        {trait: scores[index] for trait, scores in record.raw.items()},
-        {trait: scores[index] for trait, scores in record.calibrated.items()},
-        tuple(scores[index] for scores in by_layer),
-    )
+    raw = {trait: scores[index] for trait, scores in record.raw.items()}
+    calibrated = {trait: scores[index] for trait, scores in record.calibrated.items()}
+    layer_rows = record.layer_scores.shown if record.layer_scores else ()
+    by_layer = tuple(scores[index] for scores in layer_rows)
+    return TokenScored(index, text, raw, calibrated, by_layer)

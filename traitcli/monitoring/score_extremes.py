@@ -18,12 +18,14 @@ class ScoreExtremes:
     def add(self, record: Mapping[str, Any]) -> None:
         """Add the JSON record of one text, or of one that failed."""
         about = record.get("about", {})
+        # The keys that `read_exchanges` writes; texts that come from Python may have none.
         location = " ".join(f"{key} {about[key]}" for key in ("line", "turn") if key in about)
         if "error" in record:
             error = record["error"]
             self.failures.append(f"{location}: {error}" if location else error)
             return
         for trait, raw in record["trait_scores"].items():
+            # A vector without class means has no calibrated scores; its own texts still compare.
             scores = record["calibrated_scores"].get(trait, raw)
             self._means.setdefault(trait, []).append((fmean(scores), location))
 

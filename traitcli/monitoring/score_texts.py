@@ -74,9 +74,10 @@ def score_texts(
     done = tokens = 0
     total = len(exchanges)
     on_event(TextsRead(0, total, 0))
+    # In chunks: a kill loses one of them at most, and a long file does not fill the memory.
     for start in range(0, total, limits.chunk):
         chunk = exchanges[start : start + limits.chunk]
-        # The model reads texts in the order of their lengths; records keep that of the exchanges.
+        # Texts are read in another order, each next to those with a similar prompt.
         records: list[dict[str, Any]] = [{} for _ in chunk]
         for index, record, token_count in _score(loaded, watch, chunk, limits.batch):
             records[index] = record
@@ -104,11 +105,13 @@ def _score(
         return
 
     reader = watch.reader(loaded)
+    # The longest text decides how many fit: memory is taken for its length.
     longest = max(len(text.prompt) + len(text.response) for text in texts)
     size = min(batch, estimate_size(loaded, longest))
     with memory_explained(loaded.device, _LESS_MEMORY):
         for number in read_texts(loaded, texts, size, reader):
             index, text = indices[number], texts[number]
+            # Popped, so that the projections of a chunk are not all in memory at the end.
             projections = reader.finished.pop(number)
             record = _record(loaded, watch, exchanges[index], text, projections)
             yield index, to_json(record), len(text.prompt) + len(text.response)
@@ -122,9 +125,11 @@ def _prepare(loaded: LoadedModel, watch: Watch, exchange: Exchange) -> Text:
     # A response may follow that of a tool. Then there is no prompt, unless nothing else is there.
     if exchange.prompt or not messages:
         messages.append({"role": "user", "content": exchange.prompt})
+    # One text that the model cannot read must not stop thousands of others.
     try:
         chat, _ = conversation(loaded, system, messages)
         rendered = render(loaded.tokenizer, chat)
+        # Special tokens in the text stay text: a response must not end its own turn.
         response = tuple(encode_response(loaded.tokenizer, exchange.response))
         check_length(loaded, rendered, len(response))
     except TemplateError as error:
@@ -162,6 +167,7 @@ def _record(
     scores, layer_scores = watch.tabulate(tokens, projections.response)
     prompt_scores = None
     if watch.prompts:
+        # With special tokens: a user wants to see the template that the model read.
         prompt_tokens = token_texts(loaded.tokenizer, text.prompt, specials=True)
         prompt_scores, _ = watch.tabulate(prompt_tokens, projections.prompt)
 

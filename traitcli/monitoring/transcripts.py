@@ -41,6 +41,7 @@ def read_exchanges(path: Path, prompt: str = "") -> list[Exchange]:
     Raises UserError when there is no response at all.
     """
     try:
+        # Windows editors begin a file with a byte order mark.
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
