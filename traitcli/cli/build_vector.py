@@ -38,6 +38,7 @@ def build_vector(
     from traitcli.cli.run_stages import Work, do_work
     from traitcli.scheduling.placement import DeviceRequest
 
+    # Checked first: a push that cannot work must not cost the time of the build.
     check_options(push_to, private)
     check_folder(forms or (), out)
     changes = list(overrides or ())

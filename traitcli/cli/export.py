@@ -76,6 +76,7 @@ def export(
     if not forms:
         return {}
 
+    # Always the config's position: most formats of other tools hold one direction per layer.
     folder, position = vector_folder(work.config), work.config.vector.position
     wanted = [form for form in get_args(Form) if form in forms]
     written: list[Path] = []

@@ -25,7 +25,6 @@ from traitcli.cli.options import (
     TrustRemoteCode,
     judge_overrides,
 )
-from traitcli.events import STAGES
 
 
 class Until(StrEnum):
@@ -60,6 +59,7 @@ def extract(
     The same command resumes a stopped run. A finished run is left as it is.
     """
     from traitcli.cli.run_stages import Work, do_work, show_plan
+    from traitcli.events import STAGES
     from traitcli.scheduling.placement import DeviceRequest
 
     stages = STAGES[: STAGES.index(until.value) + 1]

@@ -59,6 +59,7 @@ def push(
     from traitcli.vectors.hub.push import push_vectors
 
     if failed:
+        # The repository would hold the new vectors next to an old one of the failed trait.
         names = ", ".join(sorted(failed))
         typer.echo(f"nothing is pushed to {repo}: there is no vector of {names}", err=True)
         return {"pushed": None}
@@ -88,6 +89,7 @@ def pull(settings: Config, source: str, names: Sequence[str] = ()) -> list[Path]
     exact = f"{pulled.repo}@{pulled.commit}"
     for path in pulled.paths:
         typer.echo(f"{path} is from {exact}", err=True)
+    # A branch or a tag can be moved to other vectors; a commit cannot.
     if asked.revision != pulled.commit:
         typer.echo(f"warning: {source} may change later; pin it with --pull {exact}", err=True)
     return list(pulled.paths)

@@ -122,6 +122,7 @@ def _run_sweeps(
     from traitcli.steering.sweep_file import steering_budget
     from traitcli.views import open_view
 
+    # Everything that can be wrong with names, vectors and budget is found before the model loads.
     run, chosen = find_run(config, run_name), _choose(config, names)
     budget = steering_budget(config, run, [trait for trait, _ in chosen])
     with lock_run(run), open_view() as view:
@@ -131,6 +132,7 @@ def _run_sweeps(
                 TraitSweep(trait, vector, sweep, run, worker, view.show) for trait, vector in chosen
             ]
             todo = sum(one.todo for one in sweeps)
+            # A finished sweep is only read; then there is no run to announce.
             if todo:
                 traits = tuple(one.trait.name for one in sweeps)
                 view.show(

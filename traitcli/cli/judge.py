@@ -47,6 +47,7 @@ def judge(
 
     changes = judge_overrides(overrides, max_cost, no_cache)
     work = Work.prepare(config, changes, traits or (), run, ("judgements",))
+    # A local judge runs on devices as extract does; an endpoint needs none of these.
     request = DeviceRequest(gpus, devices, gpus_per_worker, scheduler.value, ray_address)
     if dry_run:
         show_plan(work, request, as_json, trust_remote_code)

@@ -137,6 +137,7 @@ Seed = Annotated[
 
 def as_text(typed: str) -> str:
     """What the user typed, with question marks for bytes that are not text."""
+    # Python keeps such bytes as surrogates, which no tokenizer and no UTF-8 file accepts.
     return typed.encode("utf-8", "replace").decode()
 
 

@@ -131,6 +131,7 @@ class MonitorOptions:
 
     def _check_effect(self, option: str) -> None:
         """Raise UserError for an option that would have no effect on this source."""
+        # An option without effect is a mistake: the user believes that it does something.
         without_effect: dict[str, object] = {}
         if option in {"--input", "--replay"}:
             without_effect |= {"--steer": self.steer, "--stop-on": self.stop_on}
@@ -175,6 +176,7 @@ class MonitorSession:
         """
         from rich.console import Console
 
+        # A program that reads token lines must not meet a table among them.
         in_pipe = beside_tokens and not sys.stdout.isatty()
         return Console(stderr=self.options.display.as_json or in_pipe)
 

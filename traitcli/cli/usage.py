@@ -24,6 +24,7 @@ def usage_error(error: TyperException, arguments: Sequence[str]) -> UserError:
     if hasattr(error, "possibilities"):
         return _unknown_option(error, context, see_help)
 
+    # Typer words both in one sentence: "Invalid value for '--seed': Input should be …".
     problem, *rest = re.split(r"[:.] ", error.format_message().rstrip("."), maxsplit=1)
     detail = _lower_first("".join(rest).removeprefix("Value error, "))
     if invalid := re.fullmatch("Invalid value for '(.+)'", problem):

@@ -58,6 +58,7 @@ class _Plain:
         """Do nothing: each line is written at once."""
 
     def _note(self, line: str) -> None:
+        # A log in ASCII must not end the command at its first "×".
         encoding = self._notes.encoding or "utf-8"
         text = line.encode(encoding, "backslashreplace").decode(encoding)
         print(text, file=self._notes, flush=True)
@@ -218,11 +219,13 @@ class PlainMonitorView(_Plain):
                 pass
 
     def _write(self, event: TokenScored) -> None:
+        # JSON in ASCII: a token may hold a tab, a newline or a terminal's escape sequence.
         fields = [str(event.index), json.dumps(event.text)]
         for trait, raw in event.raw.items():
             if trait in event.calibrated and not self._raw:
                 fields.append(f"{_name(trait)}={event.calibrated[trait]:.4f}")
                 continue
+            # Named raw, so that no program takes it for a calibrated score.
             fields.append(f"raw:{_name(trait)}={raw:.4f}")
             if trait not in self._noted_raw and not self._raw:
                 self._noted_raw.add(trait)

@@ -41,6 +41,7 @@ def count_text(count: int, noun: str) -> str:
 def run_text(event: RunStarted) -> str:
     """`run smollm2: 8 traits on cuda:0, cuda:1, in runs/smollm2`."""
     names = [one_line(device) for device in event.devices]
+    # A cluster can have hundreds of devices, and this is one line.
     if len(names) > _MAX_DEVICES:
         names = [*names[:2], f"… {names[-1]} ({len(names)} workers)"]
     traits = count_text(len(event.traits), "trait")
@@ -111,6 +112,7 @@ def usage_text(used: Usage) -> str:
 
 def layers_text(layers: Mapping[str, int]) -> str:
     """`layer 22`, or `layer 22 (verbosity 20)` if some traits differ from most."""
+    # A record may lack layers: only its tokens and raw scores are required.
     if not layers:
         return "layer unknown"
     usual = mode(layers.values())

@@ -132,6 +132,7 @@ def _difference(row: Row) -> Text:
     if row["positive"] is None or row["negative"] is None:
         return Text(NONE)
     difference = row["positive"] - row["negative"]
+    # At or below 0 the vector points the wrong way, whatever its held-out AUROC.
     return Text(format_score(difference), VERDICTS["unusable"] if difference <= 0 else PLAIN)
 
 
@@ -254,8 +255,11 @@ def _total(rows: Sequence[Row]) -> dict[str, Any]:
         "response_tokens_max",
         "disk_mb",
     )
-    total: dict[str, Any] = {key: sum(row[key] for row in rows) for key in keys}
+    total: dict[str, Any] = {"trait": "all"}
+    for key in keys:
+        total[key] = sum(row[key] for row in rows)
     for key in ("seconds", "cost_usd"):
         known = [row[key] for row in rows if row[key] is not None]
+        # A sum of the known parts would read as the cost of all.
         total[key] = sum(known) if len(known) == len(rows) else None
-    return {"trait": "all", **total}
+    return total

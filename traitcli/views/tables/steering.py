@@ -80,6 +80,7 @@ def _rise_text(row: Row) -> str:
     if row["rise"] is None:
         return "too few questions have a score at both ends"
     low, high = (steps[end] for end in row["rising"])
+    # No range of doses over which the score rises: either none keeps answers intact, or none helps.
     if low is high:
         is_broken = row["kept"] == row["rising"]
         return "answers break at every strength" if is_broken else "the score never rises"

@@ -133,6 +133,7 @@ def _reasons(row: Row) -> list[str]:
 
 def _label(reason: str) -> str:
     """`low contrast` of the doubt `low contrast: 17 is below 40; …`."""
+    # Files of earlier versions may hold reasons without a label; those are shown in full.
     label, _, _ = reason.partition(":")
     return one_line(label)
 
@@ -224,6 +225,7 @@ def _print_settings(console: Console, rows: Sequence[Row], keys: Iterable[str]) 
     """How the vectors were made: one line for a value that all share, else a line for each."""
     for key in keys:
         label = key.replace("_", " ")
+        # Files of other tools lack these keys.
         texts = {row["trait"]: one_line(str(row[key])) for row in rows if row.get(key)}
         if len(set(texts.values())) == 1:
             labelled_line(console, f"{label}: ", next(iter(texts.values())), QUIET)
@@ -270,6 +272,7 @@ def methods_table(console: Console, rows: Sequence[Row]) -> None:
         "standard error · split-half: cosine between the vectors of two halves of the rollouts · "
         "cos: cosine with the mean difference at that layer",
     )
+    # The mean difference is not listed: the others are compared with it.
     for method in dict.fromkeys(row["method"] for row in rows):
         compared = [row for row in rows if row["method"] == method and row["ahead"] is not None]
         clear = [row["ahead"] for row in compared if abs(row["ahead"]) > 2 * row["ahead_error"]]
