@@ -40,6 +40,7 @@ bench: $(READY)
 
 bench-judge: $(READY)
 	$(BIN)/python -m benchmarks.judge
+	$(BIN)/python -m benchmarks.concurrency --seeds 1
 	$(BIN)/python -m benchmarks.overlap
 
 bench-traits: $(READY)

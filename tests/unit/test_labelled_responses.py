@@ -516,19 +516,19 @@ def test_the_provided_judge_returns_the_scores_of_each_response(read):
 
     ProvidedJudge().score(trait, answers, judged.extend)
 
-    missing = Score(None, "none in pairs", "given", final=True)
+    missing = Score(None, "none in pairs", "provided", final=True)
     assert judged == [
         Judgement(
             "joy-pos-p0-q0-r0",
             judge_id(ProvidedJudge(), trait),
-            Score(80, "", "given", True),
+            Score(80, "", "provided", True),
             missing,
         ),
         Judgement(
             "joy-neg-p0-q0-r0",
             judge_id(ProvidedJudge(), trait),
             missing,
-            Score(70, "", "given", True),
+            Score(70, "", "provided", True),
         ),
     ]
 

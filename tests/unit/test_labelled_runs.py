@@ -219,7 +219,7 @@ def test_a_csv_is_filtered_by_its_own_scores(harness, mean_state):
         "",
     )
     assert row["judge"].startswith("given:joy_pos.csv+joy_neg.csv~")
-    assert row["judge_quality"]["methods"] == {"given": 24}
+    assert row["judge_quality"]["methods"] == {"provided": 24}
     stages = [event.stage for event in harness.events if isinstance(event, StageStarted)]
     assert sorted(stages) == sorted(STAGES)
 

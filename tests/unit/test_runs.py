@@ -114,6 +114,15 @@ def test_the_former_finish_reason_of_labelled_responses_is_read(files):
     assert files.rollouts() == [rollout]
 
 
+@pytest.mark.parametrize(("former", "now"), [("walk", "digit tree"), ("given", "provided")])
+def test_the_former_method_of_a_score_is_read(files, former, now):
+    stored = replace(judged(0), score=Score(80.0, "", former))
+
+    files.add_judgements([stored])
+
+    assert files.all_judgements() == [replace(stored, score=Score(80.0, "", now))]
+
+
 def test_a_trait_without_files_holds_nothing(files):
     assert (files.rollouts(), files.all_judgements(), files.vectors()) == ([], [], [])
 

@@ -42,4 +42,4 @@ def _judge(judge: str, rollout: str, response: LabelledResponse) -> Judgement:
 
 def _score(value: float | None, response: LabelledResponse) -> Score:
     reason = "" if value is not None else f"none in {response.file}"
-    return Score(value, reason, method="given", final=True)
+    return Score(value, reason, method="provided", final=True)

@@ -26,6 +26,7 @@ _SPEED_ONLY = {"model.device", "model.device_map", "extract.batch_size"}
 _RESERVED_NAMES = {"..", "monitor"}
 """No run names: the parent folder, and the folder of monitoring records."""
 _FORMER_FINISH_REASONS = {"given": "provided"}
+_FORMER_METHODS = {"given": "provided", "walk": "digit tree"}
 """Former name -> name; `rollouts.jsonl` of older versions has the former one."""
 
 
@@ -274,10 +275,15 @@ def _read_judgement(line: Mapping[str, Any]) -> Judgement:
     return Judgement(
         line["rollout"],
         line["judge"],
-        Score(**line["score"]),
-        Score(**line["coherence"]),
+        _read_score(line["score"]),
+        _read_score(line["coherence"]),
         Usage(**line.get("usage", {})),
     )
+
+
+def _read_score(line: Mapping[str, Any]) -> Score:
+    method = line.get("method", "")
+    return Score(**{**line, "method": _FORMER_METHODS.get(method, method)})
 
 
 def _default_config(config: Config) -> Config:

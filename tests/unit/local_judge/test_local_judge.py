@@ -126,7 +126,7 @@ def test_coherence_is_a_score_of_its_own(loaded):
     found = judged(model, coherence=True, scale="0_10")
 
     assert {j.score.method for j in found.values()} == {"probabilities"}
-    assert {j.coherence.method for j in found.values()} == {"walk"}
+    assert {j.coherence.method for j in found.values()} == {"digit tree"}
     assert all(j.judge.startswith("local:tiny:0_10+coherence#") for j in found.values())
 
 

@@ -33,7 +33,7 @@ def test_a_score_is_the_expected_number_over_all_ways_to_write_it(loaded, family
     for answer in ANSWERS[2], ANSWERS[4]:  # the shortest and the longest
         naive = Naive(model, asked_about(answer))
         p = [naive.number(n) for n in range(101)]
-        assert found[answer.rollout].score.method == "walk"
+        assert found[answer.rollout].score.method == "digit tree"
         assert found[answer.rollout].score.value == pytest.approx(
             sum(n * p[n] for n in range(101)) / sum(p), abs=0.05
         )

@@ -65,7 +65,7 @@ class LocalJudge:
     """Reads an exact score from the judge model's probabilities, without generating.
 
     On 0–100 the score is the expected value over all numbers, from the digit tree (see
-    `digit_tree`). `Score.method` is "walk" for 0_100 and "probabilities" for the other scales.
+    `digit_tree`). `Score.method` is "digit tree" for 0_100 and "probabilities" for the other scales.
     """
 
     prompted = True
@@ -242,7 +242,7 @@ def _score(scale: Scale, probabilities: Mapping[str, float]) -> Score:
     reading = read_probabilities(scale, probabilities)
     if reading.value is None:
         return Score(None, reading.reason)
-    method = "walk" if scale == "0_100" else "probabilities"
+    method = "digit tree" if scale == "0_100" else "probabilities"
     return Score(to_percent(scale, reading.value), method=method)
 
 
