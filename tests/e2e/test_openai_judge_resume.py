@@ -72,7 +72,7 @@ def expected_scores(desk: Any) -> dict[str, float]:
 
 
 class Killed:
-    """`judge` again and again, killed at moments that nobody chose, until it is left alone.
+    """`judge` again and again, killed at arbitrary times, and at last not killed.
 
     asked  the requests of each command, the last one's included
     known  what was written down before each: prompts of stored judgements, keys of cached replies
@@ -102,7 +102,7 @@ class Killed:
         self.asked.append(server.bodies[begun:])
 
     def asked_twice(self) -> list[str]:
-        """Prompts that were asked although their judgement or their reply had been written down."""
+        """Prompts that were asked although their judgement or reply was stored."""
         return [
             prompt
             for asked, (judged, replies) in zip(self.asked, self.known, strict=True)

@@ -212,9 +212,9 @@ def test_a_larger_budget_asks_only_for_the_missing_scores(frugal):
 
 
 def test_the_usage_of_all_requests_is_stored(frugal):
-    told = sum(line["usage"]["usd"] for line in frugal.desk.lines("evil", "judgements"))
+    stored = sum(line["usage"]["usd"] for line in frugal.desk.lines("evil", "judgements"))
 
-    assert told == pytest.approx(cost_of(frugal.paid + frugal.rest))
+    assert stored == pytest.approx(cost_of(frugal.paid + frugal.rest))
 
 
 def test_a_dry_run_shows_what_is_missing_and_its_cost(frugal):

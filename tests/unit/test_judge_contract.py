@@ -61,56 +61,56 @@ EMPTY = {"r3", "r7"}
 
 
 @dataclass(frozen=True)
-class Given:
-    """What backends need to work with."""
+class Resources:
+    """What the backends need: a model and an endpoint."""
 
     loaded: Callable[[str], Any]
     endpoint: Endpoint
 
 
-def like_the_text(given: Given) -> Callable[[dict[str, Any]], Any]:
+def like_the_text(resources: Resources) -> Callable[[dict[str, Any]], Any]:
     """An endpoint whose scores are a hash of the prompt."""
 
     def script(body: dict[str, Any]) -> Any:
         digest = hashlib.sha256(body["messages"][0]["content"].encode()).digest()
-        return given.endpoint.chat(
+        return resources.endpoint.chat(
             str(digest[0] % 101), {str(digest[0] % 101): 0.75, str(digest[1] % 101): 0.25}
         )
 
     return script
 
 
-def open_fake(given: Given) -> Judge:
+def open_fake(resources: Resources) -> Judge:
     return FakeJudge()
 
 
-def open_likelihood(given: Given) -> Judge:
-    return LikelihoodJudge(LikelihoodConfig(batch_size=4), OneModel(given.loaded("llama")))
+def open_likelihood(resources: Resources) -> Judge:
+    return LikelihoodJudge(LikelihoodConfig(batch_size=4), OneModel(resources.loaded("llama")))
 
 
-def open_openai(given: Given) -> Judge:
-    given.endpoint.script = like_the_text(given)
-    return OpenAIJudge(OpenAIConfig(base_url=given.endpoint.url, cache=False))
+def open_openai(resources: Resources) -> Judge:
+    resources.endpoint.script = like_the_text(resources)
+    return OpenAIJudge(OpenAIConfig(base_url=resources.endpoint.url, cache=False))
 
 
-def open_local(given: Given) -> Judge:
-    return judge_of(leaning(given.loaded("llama"), digits=9.0), coherence=True, batch_size=2)
+def open_local(resources: Resources) -> Judge:
+    return judge_of(leaning(resources.loaded("llama"), digits=9.0), coherence=True, batch_size=2)
 
 
-def open_local_beside(given: Given) -> Judge:
-    """With a device of its own, as far as it knows."""
+def open_local_on_own_device(resources: Resources) -> Judge:
+    """Its config names another device than the run's."""
     model = ModelConfig(id="models/tiny", device="cuda:1")
     return judge_of(
-        leaning(given.loaded("llama"), digits=9.0), model=model, coherence=False, batch_size=1
+        leaning(resources.loaded("llama"), digits=9.0), model=model, coherence=False, batch_size=1
     )
 
 
-BACKENDS: dict[str, Callable[[Given], Judge]] = {
+BACKENDS: dict[str, Callable[[Resources], Judge]] = {
     "fake": open_fake,
     "likelihood": open_likelihood,
     "openai": open_openai,
     "local": open_local,
-    "local on a device of its own": open_local_beside,
+    "local on a device of its own": open_local_on_own_device,
 }
 OVERLAPPING = {"openai", "local on a device of its own"}
 
@@ -123,7 +123,7 @@ def backend(request) -> str:
 @pytest.fixture
 def judge(backend, loaded, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Judge]:
     with serving(monkeypatch, tmp_path / "cache") as endpoint:
-        judge = BACKENDS[backend](Given(loaded, endpoint))
+        judge = BACKENDS[backend](Resources(loaded, endpoint))
         yield judge
         judge.close()
 
@@ -266,7 +266,7 @@ def test_an_identity_is_one_line_without_a_secret(judge):
 
 def test_identities_of_different_judges_differ(loaded, monkeypatch, tmp_path):
     with serving(monkeypatch, tmp_path) as endpoint:
-        names = [BACKENDS[backend](Given(loaded, endpoint)).identity for backend in BACKENDS]
+        names = [BACKENDS[backend](Resources(loaded, endpoint)).identity for backend in BACKENDS]
 
     assert len(set(names)) == len(names)
 

@@ -164,11 +164,11 @@ def test_no_answer_can_break_out_of_a_built_in_judge_prompt(name: str):
 def trait_questions(response: str) -> list[tuple[str, str]]:
     """What is asked about a response: on what, and the answer shown."""
     trait = Trait("evil", "", Contrast("", ""), Contrast("", ""), (), (), (), TAGS)
-    sheet = Questionnaire(trait, "me", "0_100", coherence=True)
+    questionnaire = Questionnaire(trait, "me", "0_100", coherence=True)
     answer = Answer("r", "positive", 0, "Why?", response)
-    asked = sheet.questions(answer)
+    asked = questionnaire.questions(answer)
     if not asked:
-        assert sheet.blank(answer).is_settled
+        assert questionnaire.empty_judgement(answer).is_settled
     return [(question.about, question.answer) for question in asked]
 
 
@@ -189,7 +189,7 @@ def test_an_answer_without_text_is_not_asked_about(response: str):
 def test_the_scores_of_an_answer_without_text_are_missing_for_good():
     trait = Trait("evil", "", Contrast("", ""), Contrast("", ""), (), (), (), TAGS)
 
-    judgement = Questionnaire(trait, "me", "0_100", coherence=True).blank(
+    judgement = Questionnaire(trait, "me", "0_100", coherence=True).empty_judgement(
         Answer("r", "positive", 0, "Why?", "")
     )
 

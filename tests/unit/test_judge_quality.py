@@ -319,9 +319,9 @@ def test_the_judge_that_judged_last_is_the_latest():
 
 
 def test_the_latest_judge_of_each_trait_is_shown_by_default():
-    held = {"evil": ["fake", "likelihood:m"], "refusal": ["likelihood:m"], "mine": []}
+    judges_by_trait = {"evil": ["fake", "likelihood:m"], "refusal": ["likelihood:m"], "mine": []}
 
-    assert choose_judges(held, None, "tiny") == {
+    assert choose_judges(judges_by_trait, None, "tiny") == {
         "evil": "fake",
         "refusal": "likelihood:m",
         "mine": "",
@@ -330,13 +330,13 @@ def test_the_latest_judge_of_each_trait_is_shown_by_default():
 
 @pytest.mark.parametrize("asked", [PROMPTED, "gpt-4.1", "openai", "+coherence"])
 def test_a_part_of_its_name_picks_a_judge_whose_prompt_differs_by_trait(asked):
-    held = {
+    judges_by_trait = {
         "evil": ["fake", f"{PROMPTED}~111111"],
         "refusal": [f"{PROMPTED}~222222"],
         "mine": ["fake"],
     }
 
-    assert choose_judges(held, asked, "tiny") == {
+    assert choose_judges(judges_by_trait, asked, "tiny") == {
         "evil": f"{PROMPTED}~111111",
         "refusal": f"{PROMPTED}~222222",
         "mine": "",
@@ -348,14 +348,16 @@ def test_a_name_in_full_is_that_judge_though_it_is_part_of_another():
 
 
 def test_of_two_judge_prompts_the_latest_is_shown_unless_the_other_is_named():
-    held = {"evil": [f"{PROMPTED}~222222", f"{PROMPTED}~111111"]}
+    judges_by_trait = {"evil": [f"{PROMPTED}~222222", f"{PROMPTED}~111111"]}
 
-    assert choose_judges(held, "openai", "tiny") == {"evil": f"{PROMPTED}~222222"}
-    assert choose_judges(held, f"{PROMPTED}~111111", "tiny") == {"evil": f"{PROMPTED}~111111"}
+    assert choose_judges(judges_by_trait, "openai", "tiny") == {"evil": f"{PROMPTED}~222222"}
+    assert choose_judges(judges_by_trait, f"{PROMPTED}~111111", "tiny") == {
+        "evil": f"{PROMPTED}~111111"
+    }
 
 
 @pytest.mark.parametrize(
-    ("asked", "told"),
+    ("asked", "message"),
     [
         (
             "openai",
@@ -371,13 +373,16 @@ def test_of_two_judge_prompts_the_latest_is_shown_unless_the_other_is_named():
         ),
     ],
 )
-def test_a_name_that_means_no_judge_or_several_is_a_mistake(asked, told):
-    held = {"evil": [f"{PROMPTED}~111111", OTHER], "refusal": [f"{PROMPTED}~222222", "fake"]}
+def test_a_name_that_matches_no_judge_or_several_is_an_error(asked, message):
+    judges_by_trait = {
+        "evil": [f"{PROMPTED}~111111", OTHER],
+        "refusal": [f"{PROMPTED}~222222", "fake"],
+    }
 
     with pytest.raises(RunError) as error:
-        choose_judges(held, asked, "tiny")
+        choose_judges(judges_by_trait, asked, "tiny")
 
-    assert str(error.value) == told
+    assert str(error.value) == message
 
 
 def test_no_judge_can_be_picked_before_anything_is_judged():

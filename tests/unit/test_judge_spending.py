@@ -26,7 +26,7 @@ ROUND = {"price_in": 1000.0, "price_out": 10_000.0}
 """A thousandth of a dollar for a prompt token, a hundredth for a completion token."""
 USED = (40, 1)
 PAID = 0.05
-"""What a request that took so many tokens costs at these prices."""
+"""The cost of a request at these prices."""
 
 
 @pytest.fixture

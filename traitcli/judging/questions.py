@@ -51,7 +51,7 @@ class Questionnaire:
         self._usage: dict[str, Usage] = {}
 
     def questions(self, answer: Answer) -> Sequence[Question]:
-        """Return what to ask about an answer; nothing if it has no text (see `blank`)."""
+        """Return what to ask about an answer; nothing if it has no text (see `empty_judgement`)."""
         text = prompts.clean_answer(answer.response)
         if not text:
             return ()
@@ -63,7 +63,7 @@ class Questionnaire:
         coherence = Question(rollout, "coherence", "0_100", prompts.COHERENCE, question, text)
         return trait, coherence
 
-    def blank(self, answer: Answer) -> Judgement:
+    def empty_judgement(self, answer: Answer) -> Judgement:
         """Return the judgement of an answer without text."""
         coherence = EMPTY if self._coherence else _NOT_ASKED
         return Judgement(answer.rollout, self._judge, EMPTY, coherence)

@@ -198,17 +198,17 @@ def test_without_the_cache_every_question_is_asked_and_nothing_is_written(
 
 
 def test_a_reply_is_on_disk_before_its_judgement_counts(endpoint, open_harness):
-    held: list[int] = []
+    stored: list[int] = []
 
     def count(_: object) -> None:
         with sqlite3.connect(default_cache_path()) as there:
-            held.append(there.execute("SELECT count(*) FROM replies").fetchone()[0])
+            stored.append(there.execute("SELECT count(*) FROM replies").fetchone()[0])
         there.close()
 
     open_harness(cache=True, max_concurrency=1).score(["a", "b", "c"], count)
 
-    assert all(kept >= number for number, kept in enumerate(held, start=1))
-    assert held[-1] == 3
+    assert all(count >= number for number, count in enumerate(stored, start=1))
+    assert stored[-1] == 3
 
 
 def test_the_file_is_in_wal_mode_so_that_readers_do_not_wait_for_writers(endpoint, open_harness):

@@ -65,7 +65,8 @@ class LocalJudge:
     """Reads an exact score from the judge model's probabilities, without generating.
 
     On 0–100 the score is the expected value over all numbers, from the digit tree (see
-    `digit_tree`). `Score.method` is "digit tree" for 0_100 and "probabilities" for the other scales.
+    `digit_tree`). `Score.method` is "digit tree" for 0_100 and "probabilities" for the other
+    scales.
     """
 
     prompted = True
@@ -102,9 +103,11 @@ class LocalJudge:
         size = self._config.batch_size * (1 if self.overlaps else _SORTED_BATCHES)
         while group := list(islice(remaining, size)):
             questions = [(answer, questionnaire.questions(answer)) for answer in group]
-            blank = [questionnaire.blank(answer) for answer, asked in questions if not asked]
-            if blank:
-                on_judged(blank)
+            empty = [
+                questionnaire.empty_judgement(answer) for answer, asked in questions if not asked
+            ]
+            if empty:
+                on_judged(empty)
 
             # All questions about the trait, then all about coherence: each kind shares a template.
             asked_by_answer = [asked for _, asked in questions if asked]

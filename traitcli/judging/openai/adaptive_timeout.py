@@ -67,7 +67,7 @@ class AdaptiveTimeout:
             return
         slow = sorted(self._latencies)[int(len(self._latencies) * _SLOW_QUANTILE)]
         self._seconds = max(_SHORTEST, _FACTOR * slow)
-        # Requests that hang already are given up sooner as well.
+        # This ends requests that already hang sooner, too.
         for wait in self._waits:
             self._reschedule(wait)
 

@@ -85,8 +85,7 @@ def default_cache_path() -> Path:
 
 
 def cache_key(url: str, body: Mapping[str, Any], sample: int) -> str:
-    """Return the key of a request: a digest of the endpoint, the request body and the sample
-    number.
+    """Return the key of a request: a digest of the endpoint, the body and the sample number.
 
     The API key is not part of it, so a new API key finds the old replies.
     """

@@ -49,7 +49,7 @@ class EndpointCapabilities:
     thinks: bool = False
 
     def query_mode(self, scale: Scale) -> QueryMode:
-        """Return the best way to get a score on this scale."""
+        """Return the best mode to get a score on this scale."""
         if scale == "binary_text" or self.thinks or not self.logprobs:
             return QueryMode("text", scale)
         # The first token of a number written digit by digit is not the number. A question that is

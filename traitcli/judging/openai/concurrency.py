@@ -93,6 +93,7 @@ class AdaptiveConcurrency:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._closed_until = 0.0
         self._is_starting = True
+        self._has_replied = False
         # The shortest mean time of a reply, by the number of bits in the round's size.
         self._reply_time: dict[int, float] = {}
         self._last_reply_time = 0.0
@@ -105,7 +106,7 @@ class AdaptiveConcurrency:
 
     @asynccontextmanager
     async def permit(self, tokens: int) -> AsyncIterator[Permit]:
-        """Wait until a request of so many tokens may be sent."""
+        """Wait until a request with this many tokens may be sent."""
         await self._acquire()
         permit = Permit()
         try:
@@ -120,7 +121,7 @@ class AdaptiveConcurrency:
 
     def replied(self, seconds: float) -> None:
         """Report a request that got its reply."""
-        if not self._reply_time:
+        if not self._has_replied:
             self._limit_by_first_reply(seconds)
         self._round.seconds.append(seconds)
         # One more for each reply doubles the limit in a round. Errors hold it where it is.
@@ -150,11 +151,11 @@ class AdaptiveConcurrency:
         self._end_round()
 
     def _limit_by_first_reply(self, seconds: float) -> None:
-        """Lower the limit to what an endpoint that serves one request at a time can reply to in
-        time.
+        """Lower the limit to what an endpoint could answer one by one within the timeout.
 
-        Such an endpoint would let the last requests of the first round time out.
+        An endpoint that works on one request at a time would let the last of sixteen time out.
         """
+        self._has_replied = True
         in_time = self._timeout / 4 / max(seconds, 0.001)
         self._limit = min(self._limit, max(1.0, in_time))
         self._reply_time[1] = seconds
@@ -211,7 +212,7 @@ class AdaptiveConcurrency:
         try:
             await turn
         except asyncio.CancelledError:
-            # The permit was given in the same moment as the cancellation.
+            # The task was cancelled after it got its permit and before it could run.
             if turn.done() and not turn.cancelled():
                 self._release()
             raise

@@ -51,8 +51,8 @@ class EventLoopThread:
             self._tasks.discard(task)
 
     async def _cancel_all(self) -> None:
-        # The portal's own way to cancel interrupts every further await as well. A single
-        # cancellation lets a coroutine wait for the tasks that it has started.
+        # A cancelled anyio scope interrupts every later await as well. A single cancellation lets a
+        # coroutine wait for the tasks that it has started.
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

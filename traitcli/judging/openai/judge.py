@@ -137,7 +137,7 @@ class OpenAIJudge:
                         break
                     questions = questionnaire.questions(answer)
                     if not questions:
-                        hand_over(questionnaire.blank(answer))
+                        hand_over(questionnaire.empty_judgement(answer))
                     for question in questions:
                         open_questions += 1
                         tasks.create_task(settle(question))
@@ -158,7 +158,8 @@ class OpenAIJudge:
     async def _ask(self, client: Client, question: Question) -> tuple[Score, Usage]:
         """Ask a question; the first one of all is asked alone.
 
-        Its replies show what the endpoint supports, so all others are asked the right way at once.
+        Its replies show what the endpoint supports, so all others are asked in the best mode at
+        once.
         """
         answered = self._first_answered
         if answered is None:

@@ -1,4 +1,4 @@
-"""Ask one question until it has a score, and learn on the way what the endpoint supports."""
+"""Ask one question until it has a score, and learn meanwhile what the endpoint supports."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class QuestionAsker:
         return self._read_text(question, mode, reply)
 
     def _query_mode(self, question: Question) -> QueryMode:
-        """Return the best way to ask a question."""
+        """Return the best mode to ask a question in."""
         mode = self._capabilities.query_mode(question.scale)
         if question.can_ask_on(mode.scale):
             return mode

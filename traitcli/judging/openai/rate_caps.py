@@ -26,7 +26,7 @@ class RateCaps:
         self._next_by_tokens = 0.0
 
     async def wait(self, tokens: int) -> None:
-        """Wait until both caps allow a request of so many tokens."""
+        """Wait until both caps allow a request with this many tokens."""
         now = self._clock()
         # Time without requests is not made up for: a burst would break the cap.
         by_requests, by_tokens = max(now, self._next_by_requests), max(now, self._next_by_tokens)
