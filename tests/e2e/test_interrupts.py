@@ -95,7 +95,7 @@ def test_a_full_disk_ends_the_command_with_an_error_and_corrupts_no_file(open_de
 
     assert ended.code == 1
     assert "error: cannot write " in ended.err
-    assert "fix:   free space or choose another folder; what was finished is kept" in ended.err
+    assert "fix:   free disk space or choose another folder; finished work is kept" in ended.err
     assert "Traceback" not in ended.err
     for trait in ("evil", "refusal"):
         whole = desk.ledger(trait)

@@ -79,7 +79,7 @@ def done(open_desk: Callable[..., Any]) -> Done:
     return Done(open_desk())
 
 
-def test_labelled_responses_are_read_and_made_a_vector_of_in_one_command(done):
+def test_labelled_responses_become_a_vector_in_one_command(done):
     ended = done.ended["extract kind joy --json"]
 
     assert ended.code == 0
@@ -102,7 +102,7 @@ def test_the_same_command_again_finds_nothing_left_to_do(done):
     assert len(done.desk.lines("kind")) == ALL
 
 
-def test_judging_labelled_responses_tells_that_there_is_nothing_to_judge(done):
+def test_judging_labelled_responses_warns_that_there_is_nothing_to_judge(done):
     ended = done.ended["judge kind"]
 
     assert ended.code == 0
@@ -138,12 +138,13 @@ def test_a_plan_counts_what_is_read_and_no_judge_calls(done):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         (
             "both",
             "error: traits/both.yaml is not a valid trait\n"
-            "cause: responses: given beside questions; a trait has ready responses or is asked for, not both\n"
+            "cause: responses: cannot be combined with questions: "
+            "a trait's rollouts are either read or generated\n"
             "fix:   see docs/traits.md for the format\n",
         ),
         (
@@ -160,25 +161,25 @@ def test_a_plan_counts_what_is_read_and_no_judge_calls(done):
         ),
     ],
 )
-def test_mistakes_are_told_before_anything_is_loaded(done, name, told):
+def test_mistakes_are_reported_before_anything_is_loaded(done, name, message):
     ended = done.ended[f"extract {name} --run other"]
 
-    assert (ended.code, ended.err) == (2, told)
+    assert (ended.code, ended.err) == (2, message)
 
 
-def test_a_response_that_is_too_long_fails_its_trait_with_its_line_before_anything_is_read(done):
+def test_a_too_long_response_fails_its_trait_and_names_its_line(done):
     ended = done.ended["extract long --run other"]
 
-    told = [line.partition("] ")[2] for line in ended.err.splitlines()]
-    place = told.index("long failed at rollouts: long: some labelled responses do not fit model")
+    lines = [line.partition("] ")[2] for line in ended.err.splitlines()]
+    index = lines.index("long failed at rollouts: long: some labelled responses do not fit model")
     assert ended.code == 1
-    assert told[place + 1].startswith("  cause: long.jsonl line 2: ")
-    assert told[place + 1].endswith(" tokens; the model reads at most 512")
-    assert told[place + 2] == "  fix: shorten or remove them"
+    assert lines[index + 1].startswith("  cause: long.jsonl line 2: ")
+    assert lines[index + 1].endswith(" tokens; the model reads at most 512")
+    assert lines[index + 2] == "  fix: shorten or remove them"
     assert done.desk.ledger("long", run="other") == b""
 
 
-def test_a_killed_run_goes_on_where_it_was_on_two_devices(done, open_desk):
+def test_a_killed_run_resumes_on_two_devices(done, open_desk):
     desk = furnish(open_desk(extract={"batch_size": 1}))
     going = desk.start("extract", "kind")
     going.wait_until(lambda: desk.ledger("kind").count(b"\n") >= 16)

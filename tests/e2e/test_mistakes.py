@@ -263,7 +263,7 @@ def test_where_traits_fail_the_exit_code_is_1_and_each_says_why(copied):
     at = told.index("evil failed at vectors: too few rollouts of evil pass the filter")
     assert told[at + 1 : at + 3] == [
         "  cause: 0 positive and 0 negative of 10 a side (paired, threshold 100, coherence 50); each side needs 2",
-        "  fix: lower --threshold, set filter.pairing to independent, or generate more (extract.repeats)",
+        "  fix: lower --threshold, set filter.pairing to independent, or raise extract.repeats",
     ]
     assert told[-1].endswith(": 0 vectors built, 2 traits failed, in runs/tiny")
 
