@@ -178,8 +178,8 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Speeds measured in tests stay out of the user's cache; converted models may stay there."""
     from traitcli.pipeline import speed_cache
 
-    place = tmp_path_factory.mktemp("cache") / "speed.json"
-    speed_cache._path = lambda: place
+    path = tmp_path_factory.mktemp("cache") / "speed.json"
+    speed_cache.cache_file = lambda: path
 
 
 @pytest.fixture(scope="session", autouse=True)

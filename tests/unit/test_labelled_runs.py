@@ -412,16 +412,16 @@ def test_exported_generated_rollouts_are_imported_with_the_same_texts(harness):
 
     failures = import_again(harness, "again", trait)
 
-    held = {
+    exported = {
         (r.polarity, r.prompt, r.response): r
         for r in harness.run.trait("evil").rollouts()
         if r.split == "extraction"
     }
     read = harness.run.trait("again").rollouts()
     assert failures == []
-    assert {(r.polarity, r.prompt, r.response) for r in read} == set(held)
+    assert {(r.polarity, r.prompt, r.response) for r in read} == set(exported)
     assert all(
-        r.prompt_tokens == held[r.polarity, r.prompt, r.response].prompt_tokens for r in read
+        r.prompt_tokens == exported[r.polarity, r.prompt, r.response].prompt_tokens for r in read
     )
     assert {j.score.value for j in TraitSnapshot.read(harness.run, "again").judgements} == {
         j.score.value for j in TraitSnapshot.read(harness.run, "evil").judgements

@@ -172,11 +172,11 @@ def test_activations_come_back_in_the_order_asked_for_across_batches(files, posi
     files.add_rollouts(rollouts[:3], {r.id: made[r.id] for r in rollouts[:3]})
     files.add_rollouts(rollouts[3:], {r.id: made[r.id] for r in rollouts[3:]})
 
-    held = files.activations([rollouts[i].id for i in (3, 0, 2)], position)
+    found = files.activations([rollouts[i].id for i in (3, 0, 2)], position)
 
-    assert held.dtype == np.float32
+    assert found.dtype == np.float32
     np.testing.assert_array_equal(
-        held, np.stack([made[rollouts[i].id][position] for i in (3, 0, 2)])
+        found, np.stack([made[rollouts[i].id][position] for i in (3, 0, 2)])
     )
 
 
@@ -187,9 +187,9 @@ def test_the_newer_of_two_activations_of_a_rollout_counts(files):
         os.utime(path, (0, 0))
     files.add_rollouts([second], {second.id: make_activations(9)})
 
-    held = files.activations([first.id, second.id], "response_avg")
+    found = files.activations([first.id, second.id], "response_avg")
 
-    assert held[:, 0, 0].tolist() == [1, 9]
+    assert found[:, 0, 0].tolist() == [1, 9]
 
 
 def test_the_same_batch_done_again_replaces_its_file(files):

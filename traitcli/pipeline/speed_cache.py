@@ -45,16 +45,16 @@ def _remember(key: str, name: str, value: float) -> None:
     stored = _read()
     stored.setdefault(key, {})[name] = value
     with suppress(StorageError):  # without a cache the next run only estimates again
-        write_atomic(_path(), json.dumps(stored, indent=1))
+        write_atomic(cache_file(), json.dumps(stored, indent=1))
 
 
-def _path() -> Path:
+def cache_file() -> Path:
     return user_cache_path("traitcli") / "speed.json"
 
 
 def _read() -> dict[str, dict[str, float]]:
     try:
-        stored = json.loads(_path().read_text(encoding="utf-8"))
+        stored = json.loads(cache_file().read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return stored if isinstance(stored, dict) else {}
