@@ -39,6 +39,7 @@ def built_rows(snapshots: Sequence[TraitSnapshot]) -> list[Row]:
 
 
 def _rows(paths: Sequence[Path]) -> list[Row]:
+    # a path that is named twice is one vector: it must not be its own near-duplicate
     vectors = {path: read_any(path) for path in dict.fromkeys(paths)}
     return [_row(path, vector, vectors) for path, vector in vectors.items()]
 

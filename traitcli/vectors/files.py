@@ -65,6 +65,7 @@ def find_vectors(config: Config, names: Sequence[str] = ()) -> dict[str, Path]:
 
     Raises VectorError when there are none, or none of a given name.
     """
+    # later entries replace earlier ones, so your own vectors win
     found: dict[str, Path] = {}
     for folder in (find_shipped("vectors") / config.model.name, vector_folder(config)):
         found |= {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
@@ -88,6 +89,7 @@ def load_vectors(source: Config | Path | str, names: Sequence[str] = ()) -> dict
 
 def write_vector(folder: Path, vector: TraitVector) -> Path:
     """Write `<trait>.safetensors` and the `.pt` files of `write_pt`; returns the first."""
+    # the safetensors file last: build-vector takes its presence to mean that everything is written
     write_pt(folder, vector)
     return write_safetensors(folder, vector)
 
@@ -256,6 +258,7 @@ def _find_fault(
     layer: int,
 ) -> str:
     """What is wrong with the types and shapes of tensors; empty when they make a vector."""
+    # every other tensor must match the first position, so one size check covers all of them
     first = shapes[positions[0]][1]
     if len(first) != 2 or not 2 <= first[0] <= MAX_LAYERS or not 1 <= first[1] <= MAX_HIDDEN:
         return f"{positions[0]} is {list(first)}, not [L+1, H]"
@@ -280,6 +283,7 @@ def _check_finite(
     tensors = dict(directions) | {
         f"{p}.{name}": getattr(one, name) for p, one in stats.items() for name in _STATS
     }
+    # one NaN in a direction makes every score NaN, far from its cause
     for name, tensor in tensors.items():
         if not np.isfinite(tensor).all():
             raise _not_a_vector(path, f"{name} holds NaN or infinity")

@@ -24,6 +24,7 @@ def choose_layer(auroc: Sequence[float], error: Sequence[float]) -> int:
     inside = middle_layers(len(auroc))
     if not inside:
         return default_layer(len(auroc))
+    # layers within one error are equals; a trait that is present early can be steered early
     best = max(inside, key=lambda layer: auroc[layer])
     enough = auroc[best] - error[best]
     return next(layer for layer in inside if auroc[layer] >= enough)

@@ -59,6 +59,7 @@ def write_control_vector(
     """Write block -> float32 [H], for blocks from 1; `about` is stored under the key `traitcli`."""
     from gguf import GGUFWriter
 
+    # GGUFWriter writes to a path only, and a half-written file must never have the final name
     with TemporaryDirectory() as scratch:
         writer = GGUFWriter(Path(scratch) / "vector.gguf", _ARCHITECTURE)
         writer.add_string(f"{_ARCHITECTURE}.model_hint", model_hint)
@@ -133,7 +134,7 @@ class _Cursor:
             return self.number("I")
         if kind == _ARRAY:
             inner, count = self.number("I"), self.count("entries of a list")
-            if inner == _ARRAY:
+            if inner == _ARRAY:  # a file could nest lists until the stack overflows
                 self.origin.refuse("it holds lists of lists", _USE_OTHER)
             for _ in range(count):
                 self.value(inner)
@@ -162,6 +163,7 @@ def _read_header(
     for _ in range(count):
         name = cursor.text()
         fields[name] = cursor.value(cursor.number("I"))
+        # checked at once: a whole model has far larger fields than a control vector
         if name == "general.architecture" and fields[name] != _ARCHITECTURE:
             origin.refuse(
                 f"its architecture is {str(fields[name])[:80]!r}, not {_ARCHITECTURE!r}", _USE_OTHER
@@ -216,8 +218,9 @@ def _read_about(fields: Mapping[str, Any], origin: Origin) -> tuple[int | None, 
     texts = {
         key: about[key] for key in ("trait", "model", "method") if isinstance(about.get(key), str)
     }
+    # values of a wrong type are ignored: the directions are readable without them
     position: Position = next((p for p in POSITIONS if p == about.get("position")), origin.position)
-    # files of earlier versions call the number of layers rows
+    # files of earlier versions call the number of layers "rows"
     stored = {"layer_count": about.get("rows"), **about}
     layer_count, layer = (
         stored.get(key) if type(stored.get(key)) is int else None

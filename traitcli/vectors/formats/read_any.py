@@ -65,7 +65,7 @@ def read_any(path: Path, layer_count: int | None = None) -> TraitVector:
 
     from traitcli.vectors.formats.torch_files import read_torch
 
-    return _interpret(read_torch(path, origin), layer_count, origin)
+    return _interpret(read_torch(path, start, origin), layer_count, origin)
 
 
 def _origin(path: Path) -> Origin:
@@ -110,6 +110,7 @@ def _interpret(content: Any, layer_count: int | None, origin: Origin) -> TraitVe
                 "train it on decoder_block: traitcli reads the outputs of whole blocks",
             )
         content = content["layer_activations"]
+    # one [L+1, H] under any name is a matrix of all layers; one [H] is a direction of one block
     if isinstance(content, Mapping) and len(content) == 1:
         only = next(iter(content.values()))
         content = only if isinstance(only, np.ndarray) and only.ndim == 2 else content

@@ -62,14 +62,18 @@ _FAULTS = (
 """What zipfile, pickletools and torch raise for damaged files."""
 
 
-def read_torch(path: Path, origin: Origin) -> Any:
-    """A tensor as float32, or a mapping that holds tensors; raises VectorError."""
+def read_torch(path: Path, start: bytes, origin: Origin) -> Any:
+    """A tensor as float32, or a mapping that holds tensors, given the file's first bytes.
+
+    Raises VectorError.
+    """
     import torch
 
     with TemporaryDirectory() as scratch:
         try:
             # one file can look like two archives to two readers: torch reads a copy written here
             copy = Path(scratch) / "checked.pt"
+            _check_start(start, origin)
             _copy_checked(path, copy, origin)
             # mmap: a tensor that claims more bytes than the file has fails before it is allocated
             loaded = torch.load(str(copy), map_location="cpu", weights_only=True, mmap=True)
@@ -121,25 +125,29 @@ class _BoundedFile(io.FileIO):
         return super().read(size)
 
 
-def _copy_checked(path: Path, copy: Path, origin: Origin) -> None:
-    """Write a copy of the archive from its records, once their names and sizes are checked."""
-    with path.open("rb") as file:
-        start = file.read(2)
-    if start != b"PK" and not start.startswith(b"\x80"):
-        origin.refuse("it is empty, or has an unknown format")
-    if start != b"PK":
+def _check_start(start: bytes, origin: Origin) -> None:
+    """Refuse a file that is not a zip archive."""
+    if start.startswith(b"\x80"):
         origin.refuse(
             "it is a bare pickle, or older than torch 1.6: loading such a file can take any memory",
             "if you trust it, load it, and torch.save the plain tensor with a current torch",
         )
+    if not start.startswith(b"PK"):
+        origin.refuse("it is empty, or has an unknown format")
+
+
+def _copy_checked(path: Path, copy: Path, origin: Origin) -> None:
+    """Write a copy of the archive from its records, once their names and sizes are checked."""
     with (
         _BoundedFile(path) as raw,
         zipfile.ZipFile(raw) as archive,
         zipfile.ZipFile(copy, "w") as checked,
     ):
         records = archive.infolist()
+        # with two records of one name, torch could read another one than the one checked here
         if len({record.filename for record in records}) < len(records):
             origin.refuse("it holds two records of one name", _SAVE_PLAIN)
+        # torch.save stores records uncompressed; a compressed one can expand a thousandfold
         if sum(record.file_size for record in records) > path.stat().st_size:
             origin.refuse(
                 "its records are larger than the file: they are compressed, or some are missing",
@@ -185,6 +193,7 @@ def _tensors_in(loaded: Any, name: str = "", depth: int = 0) -> Iterator[tuple[s
 
     if isinstance(loaded, torch.Tensor):
         yield name, loaded
+    # two levels hold every known format: {block: tensor} inside {"layer_activations": …}
     elif isinstance(loaded, Mapping) and depth < 2:
         for key, value in loaded.items():
             yield from _tensors_in(value, f"{name}.{key}" if name else str(key), depth + 1)

@@ -78,7 +78,9 @@ def make_card(headers: Sequence[VectorHeader], repo: str, owners: OwnersPart) ->
     settings = _mapping(ranked[0].provenance.get("run_settings"))
     model = _model_id(settings)
     rows = [_row(header) for header in ranked]
+    # the commands of the card should work for whoever copies them
     example = next((header for header in ranked if header.quality.verdict == "good"), ranked[0])
+    # autoescape and finalize: headers come from files of anyone, and a card is rendered as HTML
     environment = Environment(
         autoescape=True,
         undefined=StrictUndefined,
@@ -123,6 +125,7 @@ def _model_id(settings: Mapping[str, Any]) -> str | None:
     name = settings.get("model.id")
     if name == EMBEDDED:
         return _EMBEDDED_HUB_ID
+    # a folder org/name wins over the hub's model of that name when a config is loaded
     from_hub = isinstance(name, str) and _HUB_ID.fullmatch(name) and not Path(name).exists()
     return str(name) if from_hub else None
 
@@ -178,6 +181,7 @@ def _origins(headers: Sequence[VectorHeader]) -> list[dict[str, Any]]:
         versions = {
             f"version of {name}": value for name, value in _mapping(origin.get("versions")).items()
         }
+        # the JSON of the settings is the key of a group: dicts cannot be keys
         rows = [(str(key), _setting(value)) for key, value in (settings | versions).items()]
         group = groups.setdefault(json.dumps(rows), {"traits": [], "settings": rows})
         group["traits"].append(header.trait)

@@ -100,6 +100,7 @@ def list_files(api: HfApi, repo: str, commit: str) -> list[RepoFile]:
     try:
         entries = list(islice(api.list_repo_tree(repo, revision=commit), _MAX_ENTRIES))
     except (TransportError, OfflineModeIsEnabled) as unreachable:
+        # a commit never changes, so its cached listing is as good as a new one
         try:
             return get_cached_repo_tree(repo, revision=commit)
         except CachedRepoTreeNotFoundError:
@@ -177,6 +178,7 @@ def _refused(error: HfHubHTTPError, repo: str, revision: str) -> TraitError:
         RevisionNotFoundError,
     )
 
+    # the classes first: the hub answers 401 and 404 for private, gated and missing repositories
     status = error.response.status_code
     answer = plain_line(error.server_message or "") or f"status {status}"
     # problem, cause and fix of what the user can correct

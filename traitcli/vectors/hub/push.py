@@ -85,6 +85,7 @@ def push_vectors(
 
     readme = _fetch_card(api, repo, head, listed)
     unpushed = [entry for entry in listed if Path(entry.path).stem not in headers]
+    # the card lists every vector of the repository, also those of an earlier push
     others = _fetch_headers(api, repo, head, unpushed)
     _check_model(others, model, repo)
 
