@@ -43,6 +43,7 @@ class BatchSize:
 
     def shrink(self) -> bool:
         """Halve the size because memory ran out; returns whether that was possible."""
+        # A size that the user chose is never changed.
         if self._maximum is None or self.now == 1:
             return False
         self._grow_after *= 2

@@ -96,6 +96,7 @@ def _generate(
 
     requests = list(pending.values())
     for step in decode(loaded, requests, sampling, initial_size, reader, release_unstarted):
+        # After a change of size, released requests are not given back: the next loop gets them.
         if size.now == initial_size:
             for request in step.released:
                 yield indices[request], None
@@ -263,6 +264,7 @@ class _DecodeLoop:
         ended += [(request, "length") for request in full]
         if requests:
             draws = torch.stack([request.draws[request.written] for request in requests])
+            # One `tolist` for all tokens: each one waits until a GPU is done.
             tokens = pick(logits, draws.to(logits.device), self._sampling).tolist()
             for request, token in zip(requests, tokens, strict=True):
                 request.token = token
@@ -278,6 +280,7 @@ class _DecodeLoop:
         slot, last_slot = self._running.index(request), len(self._running) - 1
         self._batch.state.finish(slot, request.index)
 
+        # `Engine.read` takes neighboring slots only; one copy costs less than computing for a gap.
         if slot != last_slot:
             last, store = self._running[last_slot], self._batch.store
             store.copy_prefix(store, last_slot, slice(slot, slot + 1), last.length)

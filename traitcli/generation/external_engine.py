@@ -38,6 +38,7 @@ def write_then_read(
     """Yield what `generate` yields, index and generation, for a writer's text."""
     start, end = 0, len(requests)
     while start < end:
+        # The last ones are released, as in the decode loop: nobody has started them.
         kept = end - release(end - start)
         for index in range(kept, end):
             yield index, None
@@ -59,6 +60,7 @@ def _read_answers(
     """Index and generation of each request, the empty answers first."""
     texts, indices = [], []
     for index, (ids, reason) in enumerate(answers):
+        # An empty answer has no token whose state could be read.
         if ids:
             texts.append(Text(requests[index].ids, ids))
             indices.append(index)

@@ -83,6 +83,7 @@ class ActivationSums(ReaderState):
 
         means[_PROMPT_SUM] /= prompt_tokens
         means[_RESPONSE_SUM] /= response_tokens
+        # On the CPU, so that complete answers take no memory of the device.
         means = means.cpu()
         self._reader.finished[request] = {
             "response_avg": means[_RESPONSE_SUM],

@@ -85,6 +85,7 @@ def _batch(
             if not len(going):
                 yield Step(ended=ended, prompt_scores=prompt_scores)
                 return
+            # Sequences that have ended leave the cache, so no pass computes them any more.
             if len(going) < len(slots):
                 slots, tokens, mask = slots[going], tokens[going], mask[going]
                 cache.reorder_cache(going)

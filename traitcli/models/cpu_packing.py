@@ -53,6 +53,7 @@ def pack_weights(model: Any, is_faster: Callable[[torch.nn.Linear], bool] | None
     try:
         if not (is_faster or _is_faster_packed)(largest):
             return False
+        # In the instance, not a new class: hooks and type checks of other libraries still work.
         for layer in layers:
             layer.__dict__["forward"] = packed_forward(layer)
     # The operators are not public: a torch may lack them, or fail on this CPU.

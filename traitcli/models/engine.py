@@ -183,6 +183,7 @@ class Engine:
         if prefix and prefix.ids == ids:
             prefix.release(len(slots))
             if prefix.users and prefix.logits is None:
+                # Cloned, because a view would keep the logits of all prompts in memory.
                 kept = self._copy_to_own_batch(source.batch, source.slot, len(ids))
                 prefix.location, prefix.logits = (kept, 0), source.logits.clone()
 

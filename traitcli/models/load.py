@@ -40,6 +40,7 @@ def load_model(
     from traitcli.models.cpu_packing import pack_weights
     from traitcli.models.packing_check import find_packing_problem
 
+    # Messages and progress bars of transformers would break the live view.
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     start = time.monotonic()

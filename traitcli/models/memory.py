@@ -40,6 +40,7 @@ def used_bytes(devices: Iterable[torch.device]) -> int:
 
     gpus = {device for device in devices if device.type == "cuda"}
     if gpus:
+        # Reserved, not only allocated: no other process can use it either.
         return sum(torch.cuda.memory_reserved(device) for device in gpus)
     import psutil
 

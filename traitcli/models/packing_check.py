@@ -52,6 +52,7 @@ def find_packing_problem(loaded: LoadedModel) -> str:
     # The texts are too short to show a window that is not passed on.
     if "sliding_attention" in kinds and windows <= {None}:
         return "its attention does not pass on its sliding window"
+    # The two attentions round differently. Another kind of attention differs far more.
     difference = float((found.float() - expected).norm() / expected.norm())
     if not difference < (1e-3 if found.dtype == torch.float32 else 0.05):
         return f"packed tokens change its logits by {difference:.1g}"

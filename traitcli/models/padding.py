@@ -22,6 +22,7 @@ def left_pad(
     sequences: Sequence[Sequence[int]], pad: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """int64 [B, T] token ids ending in the same column, and their bool [B, T] mask."""
+    # On the left: the logits after every prompt are then in the last column.
     width = max(map(len, sequences))
     ids, mask = [], []
     for sequence in sequences:

@@ -74,6 +74,7 @@ def _read_packed(
     loaded: LoadedModel, texts: Sequence[Text], size: int, reader: Reader, scored: bool
 ) -> Iterator[tuple[int, Tensor]]:
     engine = Engine(loaded, reader)
+    # One batch for all texts: each next part of them reuses its slots.
     batch = engine.open(size, max(len(text.prompt) + len(text.response) for text in texts))
     max_tokens = _tokens_per_pass(loaded, scored)
 
