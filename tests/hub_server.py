@@ -1,7 +1,8 @@
-"""A stand-in for the Hugging Face Hub on this machine: what huggingface_hub asks for a push and a pull, and no more.
+"""A local server in place of the Hugging Face Hub: the requests of a push and a pull, and no more.
 
-It keeps commits with hashes, wants the token where the hub does, and can be told to misbehave. Large files go through
-the LFS endpoints; xet, whose servers cannot be had here, must be off in the client (HF_HUB_DISABLE_XET).
+It stores commits with hashes, requires the token where the hub does, and can be set to fail. Large
+files go through the LFS endpoints. The client must not use xet (HF_HUB_DISABLE_XET), whose servers
+are not available here.
 """
 
 from __future__ import annotations
@@ -45,10 +46,10 @@ class Repo:
     def add(self, files: Mapping[str, bytes], message: str = "by hand") -> str:
         """A commit on top of main; returns its hash."""
         content = self.files | dict(files)
-        told = json.dumps(
+        content_id = json.dumps(
             [list(self.commits), {path: lfs_hash(data) for path, data in content.items()}]
         )
-        commit = hashlib.sha1(told.encode()).hexdigest()
+        commit = hashlib.sha1(content_id.encode()).hexdigest()
         self.commits[commit] = content
         self.messages.append(message)
         return commit
@@ -69,7 +70,7 @@ class Repo:
 
 @dataclass(frozen=True)
 class Answer:
-    """What is said instead of the right answer."""
+    """What the server sends instead of the right answer."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -77,13 +78,13 @@ class Answer:
 
 
 class Hub(ThreadingHTTPServer):
-    """The stand-in, and what tests may do to it.
+    """The server, and what tests may set on it.
 
     repos     name -> repository
     requests  (method, path, Authorization) of every request
-    faults    regular expression of `METHOD path` -> the answer instead
+    faults    regular expression of `METHOD path` -> the answer to give instead
     served    path -> content that is sent instead of the right one
-    sizes     path -> the size that listings tell
+    sizes     path -> the size that listings report
     watch     is called with `METHOD path` of every request, before it is answered
     """
 
@@ -147,15 +148,15 @@ class Handler(BaseHTTPRequestHandler):
                 name = found.groupdict().get("repo")
                 repo = self.server.repos.get(name or "")
                 if method == "POST" and not known:
-                    return told(401, {"error": "Invalid username or password."})
+                    return json_answer(401, {"error": "Invalid username or password."})
                 if name and (repo is None or (repo.private and not known)):
-                    return told(
+                    return json_answer(
                         404 if known else 401,
                         {"error": "Repository not found"},
                         code="RepoNotFound",
                     )
                 return answer(self.server, repo, found.groupdict(), body)
-        return told(404, {"error": f"the stand-in knows no {self.command} {path}"})
+        return json_answer(404, {"error": f"the test server has no {self.command} {path}"})
 
     def _chunks(self) -> bytes:
         parts = []
@@ -177,7 +178,7 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-def told(status: int, content: Any, code: str | None = None) -> Answer:
+def json_answer(status: int, content: Any, code: str | None = None) -> Answer:
     headers = {"Content-Type": "application/json"} | ({"X-Error-Code": code} if code else {})
     return Answer(status, headers, json.dumps(content).encode())
 
@@ -186,7 +187,7 @@ def create(hub: Hub, _: Repo | None, __: Mapping[str, str], body: bytes) -> Answ
     asked = json.loads(body)
     name = f"{asked['organization']}/{asked['name']}"
     if name in hub.repos:
-        return told(
+        return json_answer(
             409, {"error": "You already created this model repo", "url": f"{hub.url}/{name}"}
         )
     hub.add_repo(
@@ -194,14 +195,16 @@ def create(hub: Hub, _: Repo | None, __: Mapping[str, str], body: bytes) -> Answ
         {".gitattributes": b"*.safetensors filter=lfs\n"},
         asked.get("visibility") == "private",
     )
-    return told(200, {"url": f"{hub.url}/{name}"})
+    return json_answer(200, {"url": f"{hub.url}/{name}"})
 
 
 def info(hub: Hub, repo: Repo, asked: Mapping[str, str], _: bytes) -> Answer:
     commit = repo.resolve(asked.get("revision") or "main")
     if commit is None:
-        return told(404, {"error": f"Invalid rev id: {asked['revision']}"}, code="RevisionNotFound")
-    return told(
+        return json_answer(
+            404, {"error": f"Invalid rev id: {asked['revision']}"}, code="RevisionNotFound"
+        )
+    return json_answer(
         200,
         {"id": asked["repo"], "sha": commit, "private": repo.private, "tags": [], "siblings": []},
     )
@@ -210,11 +213,13 @@ def info(hub: Hub, repo: Repo, asked: Mapping[str, str], _: bytes) -> Answer:
 def tree(hub: Hub, repo: Repo, asked: Mapping[str, str], _: bytes) -> Answer:
     commit = repo.resolve(asked["revision"])
     if commit is None:
-        return told(404, {"error": f"Invalid rev id: {asked['revision']}"}, code="RevisionNotFound")
+        return json_answer(
+            404, {"error": f"Invalid rev id: {asked['revision']}"}, code="RevisionNotFound"
+        )
     files = repo.commits[commit]
     folders = sorted({path.partition("/")[0] for path in files if re.match("[a-z][^/]*/", path)})
     listed = [{"type": "directory", "path": folder, "oid": "0" * 40} for folder in folders]
-    return told(
+    return json_answer(
         200, listed + [entry(path, content, hub.sizes.get(path)) for path, content in files.items()]
     )
 
@@ -229,22 +234,22 @@ def entry(path: str, content: bytes, size: int | None) -> dict[str, Any]:
 
 def validate_yaml(_: Hub, __: Repo | None, ___: Mapping[str, str], body: bytes) -> Answer:
     front = json.loads(body)["content"].split("---\n")[1]
-    return told(
+    return json_answer(
         200 if isinstance(yaml.safe_load(front), dict) else 400, {"errors": [], "warnings": []}
     )
 
 
 def preupload(hub: Hub, repo: Repo, asked: Mapping[str, str], body: bytes) -> Answer:
-    """How each file is to be sent, and the hash of the one that is there."""
+    """How each file must be sent, and the hash of the stored one."""
     answers = []
     for file in json.loads(body)["files"]:
         path = file["path"]
         is_large = path.endswith(LARGE)
-        there = repo.files.get(path)
-        oid = None if there is None else (lfs_hash if is_large else git_hash)(there)
+        stored = repo.files.get(path)
+        oid = None if stored is None else (lfs_hash if is_large else git_hash)(stored)
         mode = "lfs" if is_large else "regular"
         answers.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": oid})
-    return told(200, {"files": answers})
+    return json_answer(200, {"files": answers})
 
 
 def lfs_batch(hub: Hub, _: Repo, __: Mapping[str, str], body: bytes) -> Answer:
@@ -252,21 +257,23 @@ def lfs_batch(hub: Hub, _: Repo, __: Mapping[str, str], body: bytes) -> Answer:
     for asked in json.loads(body)["objects"]:
         upload = {"actions": {"upload": {"href": f"{hub.url}/lfs/{asked['oid']}"}}}
         objects.append(asked | ({} if asked["oid"] in hub.large else upload))
-    return told(200, {"transfer": "basic", "objects": objects})
+    return json_answer(200, {"transfer": "basic", "objects": objects})
 
 
 def lfs_put(hub: Hub, _: Repo | None, asked: Mapping[str, str], body: bytes) -> Answer:
     if lfs_hash(body) != asked["oid"]:
-        return told(422, {"error": "the content has another hash"})
+        return json_answer(422, {"error": "the content has another hash"})
     hub.large[asked["oid"]] = body
-    return told(200, {})
+    return json_answer(200, {})
 
 
 def commit(hub: Hub, repo: Repo, asked: Mapping[str, str], body: bytes) -> Answer:
     """NDJSON: a header, then files with their content, or the hashes of large ones."""
     header, *operations = [json.loads(line) for line in body.splitlines()]
     if header["value"].get("parentCommit", repo.head) != repo.head:
-        return told(412, {"error": "A commit has happened since. Please refresh and try again."})
+        return json_answer(
+            412, {"error": "A commit has happened since. Please refresh and try again."}
+        )
     files = {}
     for operation in operations:
         value = operation["value"]
@@ -275,7 +282,7 @@ def commit(hub: Hub, repo: Repo, asked: Mapping[str, str], body: bytes) -> Answe
             hub.large[value["oid"]] if is_large else base64.b64decode(value["content"])
         )
     made = repo.add(files, header["value"]["summary"])
-    return told(
+    return json_answer(
         200,
         {
             "success": True,
@@ -286,11 +293,11 @@ def commit(hub: Hub, repo: Repo, asked: Mapping[str, str], body: bytes) -> Answe
 
 
 def resolve(hub: Hub, repo: Repo, asked: Mapping[str, str], _: bytes) -> Answer:
-    """A file of a revision, with the headers that the cache goes by."""
+    """A file of a revision, with the headers that the cache relies on."""
     commit = repo.resolve(asked["revision"])
     content = repo.commits[commit].get(asked["path"]) if commit else None
     if commit is None or content is None:
-        return told(
+        return json_answer(
             404, {"error": "not found"}, code="EntryNotFound" if commit else "RevisionNotFound"
         )
     etag = (lfs_hash if asked["path"].endswith(LARGE) else git_hash)(content)
@@ -316,7 +323,7 @@ ROUTES: list[tuple[str, str, Callable[..., Answer]]] = [
 
 @contextmanager
 def open_hub() -> Iterator[Hub]:
-    """A hub at work, with nothing in it."""
+    """A running hub without repositories."""
     with Hub() as hub:
         threading.Thread(target=hub.serve_forever, args=(0.01,), daemon=True).start()
         yield hub

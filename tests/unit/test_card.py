@@ -84,7 +84,7 @@ def strip_tags(html):
     return re.sub(r"</?(strong|em)>", "", html)
 
 
-def test_the_hub_is_told_what_this_is_and_for_which_model():
+def test_the_front_matter_names_the_library_and_the_model():
     card = make_card([make_header()], "org/vectors", OwnersPart())
 
     assert front_of(card) == {
@@ -109,7 +109,7 @@ def test_a_trait_has_a_line_of_figures_and_one_of_how_it_was_made():
     ]
 
 
-def test_model_revision_and_shape_are_told():
+def test_model_revision_and_shape_are_shown():
     about, *_ = tables_of(make_card([make_header()], "org/vectors", OwnersPart()))
 
     assert about[1:] == [
@@ -246,7 +246,7 @@ def test_a_long_text_is_cut():
     assert max(map(len, re.findall("x+", card))) == 300
 
 
-def test_where_a_local_model_lies_is_not_told(tmp_path):
+def test_the_folder_of_a_local_model_is_not_shown(tmp_path):
     origin = {"run_settings": SETTINGS | {"model.id": f"{tmp_path}/my-model"}, "versions": {}}
 
     card = make_card([make_header(provenance=origin)], "o/v", OwnersPart())

@@ -1,4 +1,4 @@
-"""Vectors of other tools: their directions reach the right layers, and ours reach the right blocks."""
+"""Vectors of other tools: theirs reach the right layers, and ours reach the right blocks."""
 
 from __future__ import annotations
 

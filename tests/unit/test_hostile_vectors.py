@@ -1,4 +1,4 @@
-"""Files that pretend to be vectors: each is refused in plain words, soon, in little memory; nothing in it runs."""
+"""Files that pretend to be vectors: refused soon, in little memory, and nothing in them runs."""
 
 from __future__ import annotations
 

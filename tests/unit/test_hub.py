@@ -272,7 +272,7 @@ def test_a_push_that_somebody_else_was_faster_than_is_refused(hub, mine):
     )
 
 
-def test_what_cannot_be_pushed_is_told_before_the_hub_is_asked(hub, mine, tmp_path):
+def test_a_push_that_must_fail_is_refused_before_the_hub_is_asked(hub, mine, tmp_path):
     [evil] = mine(make_vector("evil"))
     renamed = evil.rename(evil.with_name("kind.safetensors"))
     broken = tmp_path / "evil.safetensors"
@@ -321,7 +321,7 @@ def test_vectors_of_two_models_are_not_pushed_together(hub, mine):
         "a/b@c",
     ],
 )
-def test_a_name_that_is_none_is_refused(hub, mine, name):
+def test_a_name_that_is_not_a_repository_is_refused(hub, mine, name):
     error = fault_in(VectorError, push_vectors, mine(make_vector()), name)
 
     assert error.problem == f"{name!a} does not name a repository on the hub"
@@ -370,7 +370,7 @@ def test_a_push_in_the_midst_of_a_pull_mixes_nothing(hub, mine, theirs, tmp_path
     assert (pulled.commit, pulled.paths[0].read_bytes()) == (old.commit, content)
 
 
-def test_where_vectors_come_from_is_kept_beside_them(hub, mine, theirs, folder):
+def test_the_origin_of_pulled_vectors_is_stored_next_to_them(hub, mine, theirs, folder):
     [evil] = mine(make_vector())
     pushed = push_vectors([evil], REPO)
 
@@ -389,7 +389,7 @@ def test_only_named_vectors_are_fetched(hub, mine, theirs, folder):
     assert hub.asked("resolve/.*evil") == []
 
 
-def test_a_vector_that_is_not_there_is_told_with_those_that_are(hub, mine, theirs):
+def test_a_missing_vector_is_reported_with_those_that_exist(hub, mine, theirs):
     push_vectors(mine(make_vector("evil"), make_vector("refusal")), REPO)
 
     error = fault_in(VectorError, pull, theirs, REPO, "refusel")
@@ -401,7 +401,7 @@ def test_a_vector_that_is_not_there_is_told_with_those_that_are(hub, mine, their
     )
 
 
-def test_a_vector_of_ones_own_is_never_replaced(hub, mine, theirs, folder):
+def test_your_own_vector_is_never_replaced(hub, mine, theirs, folder):
     push_vectors(mine(make_vector("evil"), make_vector("refusal")), REPO)
     own = write_vector(folder, make_vector("refusal", seed=9))
     before = files_in(folder)
@@ -412,14 +412,14 @@ def test_a_vector_of_ones_own_is_never_replaced(hub, mine, theirs, folder):
     assert files_in(folder) == before
 
 
-def test_a_vector_that_is_there_already_is_no_obstacle(hub, mine, theirs, folder):
+def test_an_identical_vector_does_not_stop_a_pull(hub, mine, theirs, folder):
     push_vectors(mine(make_vector()), REPO)
     write_vector(folder, make_vector())
 
     assert pull(theirs).paths == (folder / "evil.safetensors",)
 
 
-def test_a_pulled_vector_gives_way_to_a_newer_one(hub, mine, theirs):
+def test_a_pulled_vector_is_replaced_by_a_newer_one(hub, mine, theirs):
     push_vectors(mine(make_vector(seed=1)), REPO)
     pull(theirs)
     [newer] = mine(make_vector(seed=2))
@@ -429,7 +429,9 @@ def test_a_pulled_vector_gives_way_to_a_newer_one(hub, mine, theirs):
 
 
 @pytest.mark.parametrize("record", ['{"evil": {"sha256": "0"}}', "[]", '{"evil": 1}', "garbage"])
-def test_a_pulled_vector_that_was_built_anew_since_is_ones_own(hub, mine, theirs, folder, record):
+def test_a_pulled_vector_that_was_rebuilt_since_is_never_replaced(
+    hub, mine, theirs, folder, record
+):
     push_vectors(mine(make_vector(seed=1)), REPO)
     write_vector(folder, make_vector(seed=9))
     (folder / "pulled.json").write_text(record)
@@ -470,7 +472,7 @@ def test_only_files_with_plain_names_are_looked_at(hub, theirs, tmp_path, folder
     assert hub.asked("resolve/.*evil") == []
 
 
-def test_a_repository_without_vectors_is_told(hub, theirs):
+def test_a_repository_without_vectors_is_refused(hub, theirs):
     hub.add_repo(REPO, {"model.bin": b"weights"})
 
     assert fault_in(VectorError, pull, theirs).problem == f"no vectors in {REPO}"
@@ -500,7 +502,7 @@ def test_many_large_files_are_refused_before_they_are_fetched(hub, theirs):
 @pytest.mark.parametrize(
     "content", [b"", b"garbage", b"\xff" * 4000, save({"weight": np.zeros(3, np.float32)})]
 )
-def test_one_file_that_is_no_vector_keeps_all_out(hub, theirs, tmp_path, folder, content):
+def test_one_file_that_is_not_a_vector_stops_the_whole_pull(hub, theirs, tmp_path, folder, content):
     hub.add_repo(
         REPO, {"evil.safetensors": bytes_of(tmp_path, make_vector()), "kind.safetensors": content}
     )
@@ -533,9 +535,7 @@ def test_a_vector_of_another_model_or_trait_is_refused(
     assert files_in(folder) == {}
 
 
-def test_content_that_the_commit_does_not_name_is_refused_and_not_kept(
-    hub, theirs, tmp_path, folder
-):
+def test_content_of_another_hash_is_refused_and_leaves_the_cache(hub, theirs, tmp_path, folder):
     right, wrong = (bytes_of(tmp_path, make_vector(seed=seed)) for seed in (1, 2))
     hub.add_repo(REPO, {"evil.safetensors": right})
     hub.served["evil.safetensors"] = wrong
@@ -560,7 +560,7 @@ def test_a_file_that_ends_early_is_refused(hub, theirs, tmp_path, folder):
 
 
 @pytest.mark.parametrize("told", ["", "main", "../../../x", COMMIT[:-1], f"{COMMIT}\x1b[31m"])
-def test_a_commit_that_is_none_is_not_believed(hub, theirs, told):
+def test_a_commit_that_is_not_a_hash_is_refused(hub, theirs, told):
     body = json.dumps({"id": REPO, "sha": told, "tags": [], "siblings": []}).encode()
     hub.faults["GET /api/models/[^/]+/[^/]+$"] = Answer(
         200, {"Content-Type": "application/json"}, body
@@ -573,7 +573,7 @@ def test_a_commit_that_is_none_is_not_believed(hub, theirs, told):
     "source",
     ["name", "org/name@", "org/name@..", "org/name@a/../b", "org/name@-x", "org/name@a@b", "@"],
 )
-def test_a_source_that_is_none_is_refused(source):
+def test_a_source_that_is_not_a_repository_is_refused(source):
     error = fault_in(VectorError, Source.parse, source)
 
     assert error.problem == f"{source!a} does not name a repository on the hub"
@@ -600,7 +600,7 @@ def test_offline_what_was_pulled_before_is_pulled_from_the_cache(
 
 
 @pytest.mark.parametrize("revision", ["main", "v2", COMMIT])
-def test_offline_what_is_not_in_the_cache_is_told(hub, theirs, offline, revision):
+def test_offline_a_revision_that_is_not_cached_is_refused(hub, theirs, offline, revision):
     offline()
 
     error = fault_in(VectorError, pull, theirs, f"{REPO}@{revision}")
@@ -613,9 +613,7 @@ def test_offline_what_is_not_in_the_cache_is_told(hub, theirs, offline, revision
 
 
 @pytest.mark.parametrize("password", ["", "me:secret@"])
-def test_a_hub_that_is_not_there_is_told_without_its_password(
-    theirs, tmp_path, monkeypatch, password
-):
+def test_an_unreachable_hub_is_named_without_its_password(theirs, tmp_path, monkeypatch, password):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -628,7 +626,7 @@ def test_a_hub_that_is_not_there_is_told_without_its_password(
 
 
 @pytest.mark.parametrize("call", ["push", "pull"])
-def test_a_hub_that_falls_silent_is_given_up(hub, mine, theirs, call):
+def test_a_silent_hub_is_given_up_after_the_time_limit(hub, mine, theirs, call):
     over = threading.Event()
     hub.watch = lambda asked: over.wait(5) and None
 
@@ -674,7 +672,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("answer", "kind", "problem", "cause"), REFUSED)
-def test_what_the_hub_refuses_is_told_in_normalize(hub, theirs, answer, kind, problem, cause):
+def test_an_error_of_the_hub_is_explained(hub, theirs, answer, kind, problem, cause):
     hub.faults["GET /api/models/"] = answer
 
     error = fault_in(kind, pull, theirs)
@@ -714,9 +712,7 @@ def test_what_the_hub_refuses_is_told_in_normalize(hub, theirs, answer, kind, pr
         ),
     ],
 )
-def test_a_push_that_is_refused_on_its_way_is_told_and_makes_no_commit(
-    hub, mine, where, answer, kind, problem
-):
+def test_a_push_that_the_hub_refuses_makes_no_commit(hub, mine, where, answer, kind, problem):
     hub.faults[where] = answer
 
     error = fault_in(kind, push_vectors, mine(make_vector()), REPO)

@@ -1,4 +1,4 @@
-"""An exported control vector does in llama.cpp what steering does here; runs where llama-cpp-python is installed."""
+"""An exported control vector acts in llama.cpp like steering here; needs llama-cpp-python."""
 
 from __future__ import annotations
 
@@ -27,19 +27,21 @@ import ctypes, json, sys
 import llama_cpp, numpy as np
 folder, runs = sys.argv[1], json.loads(sys.argv[2])
 added, ids = np.load(f"{folder}/added.npy"), json.load(open(f"{folder}/ids.json"))
-exact = {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32, "n_threads": 1, "n_threads_batch": 1}
+exact = {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32}
+exact |= {"n_threads": 1, "n_threads_batch": 1}
 llama = llama_cpp.Llama(f"{folder}/model.gguf", n_ctx=64, logits_all=True, verbose=False, **exact)
 found = []
 for run in runs:
     if run:
         data = added.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-        assert llama_cpp.llama_set_adapter_cvec(llama.ctx, data, added.size, added.shape[1], *run) == 0
+        width = added.shape[1]
+        assert llama_cpp.llama_set_adapter_cvec(llama.ctx, data, added.size, width, *run) == 0
     llama.reset()
     llama.eval(ids)
     found.append(llama.scores[: len(ids)].copy())
 np.save(f"{folder}/logits.npy", np.stack(found))
 """
-"""Logits without a control vector, then with one over each range of blocks; in a process of its own, for it is C++."""
+"""Logits without a control vector, then with one per range of blocks; a crash ends a subprocess."""
 
 
 def save_model(path, model):
@@ -62,7 +64,7 @@ def save_model(path, model):
     writer.add_tokenizer_model("no_vocab")
 
     def halves_interleaved(weight, heads):
-        """llama.cpp turns neighbouring numbers of a head, transformers numbers half a head apart."""
+        """llama.cpp rotates neighboring numbers of a head, transformers those half a head apart."""
         return weight.reshape(heads, 2, -1, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
 
     names = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
@@ -96,7 +98,7 @@ def save_model(path, model):
 
 
 def load_control_vector(path, blocks, hidden):
-    """What llama.cpp's `common_control_vector_load` makes of a file: blocks from 1, one after another."""
+    """A file as `common_control_vector_load` of llama.cpp reads it: blocks from 1, in order."""
     data = np.zeros((blocks - 1, hidden), np.float32)
     for tensor in GGUFReader(path).tensors:
         kind, _, block = tensor.name.partition(".")
@@ -138,19 +140,19 @@ def test_llama_cpp_and_transformers_agree_on_the_model(both):
     np.testing.assert_allclose(theirs[None], logits(model), atol=1e-3)
 
 
-@pytest.mark.parametrize("row", [2, 3])
-def test_a_direction_does_in_llama_cpp_what_steering_does_at_its_row_and_at_no_other(both, row):
+@pytest.mark.parametrize("layer", [2, 3])
+def test_a_direction_acts_in_llama_cpp_like_steering_at_its_layer_only(both, layer):
     theirs, model, matrix = both
-    plain, effect = logits(model), theirs[row - 1, row - 1] - theirs[None]
+    plain, effect = logits(model), theirs[layer - 1, layer - 1] - theirs[None]
 
     def ours(block):
-        with ActivationSteerer(model, matrix[row], layer_idx=block, positions="all"):
+        with ActivationSteerer(model, matrix[layer], layer_idx=block, positions="all"):
             return logits(model) - plain
 
-    assert np.corrcoef(ours(row - 1).ravel(), effect.ravel())[0, 1] > 0.9999
-    assert np.abs(ours(row - 1) - effect).max() < 1e-3 * np.abs(effect).max()
+    assert np.corrcoef(ours(layer - 1).ravel(), effect.ravel())[0, 1] > 0.9999
+    assert np.abs(ours(layer - 1) - effect).max() < 1e-3 * np.abs(effect).max()
     assert (
-        max(np.corrcoef(ours(block).ravel(), effect.ravel())[0, 1] for block in (row - 2, row))
+        max(np.corrcoef(ours(block).ravel(), effect.ravel())[0, 1] for block in (layer - 2, layer))
         < 0.9
     )
 

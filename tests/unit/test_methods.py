@@ -248,7 +248,7 @@ def test_whitened_difference_is_what_solving_the_full_covariance_gives():
         np.testing.assert_allclose(unit(direction[layer]), unit(solved), atol=1e-5)
 
 
-def test_whitened_difference_finds_the_axis_that_noise_hides_from_the_mean_difference():
+def test_whitened_difference_finds_an_axis_that_noise_hides():
     """One dimension differs by little and surely; the others differ by chance, and by more."""
     positive, negative = draw(200, 1) * 30, draw(200, 2) * 30
     for side, level in ((positive, 1.0), (negative, -1.0)):

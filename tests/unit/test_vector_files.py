@@ -28,7 +28,7 @@ from traitcli.vectors.files import (
     write_vector,
 )
 
-ROWS, HIDDEN = 5, 8
+LAYERS, HIDDEN = 5, 8
 STATS = ("positive_mean", "negative_mean", "positive_spread", "negative_spread")
 
 
@@ -38,10 +38,10 @@ QUALITY = VectorQuality(auroc=0.9, auroc_by_layer=(0.5, 0.9), verdict="good")
 def make_vector(trait="evil", positions=POSITIONS, with_stats=True):
     rng = np.random.default_rng(len(trait))
     directions = {
-        position: rng.normal(size=(ROWS, HIDDEN)).astype(np.float32) for position in positions
+        position: rng.normal(size=(LAYERS, HIDDEN)).astype(np.float32) for position in positions
     }
     stats = {
-        p: ClassStats(*rng.normal(size=(4, ROWS)).astype(np.float32))
+        p: ClassStats(*rng.normal(size=(4, LAYERS)).astype(np.float32))
         for p in positions
         if with_stats
     }
@@ -128,7 +128,7 @@ def test_the_stored_header_names_the_layer_after_the_final_norm(tmp_path):
     assert (stored["format"], stored["layer"], stored["final_norm_layer"]) == (1, 3, 4)
 
 
-def test_a_vector_stands_in_one_safetensors_and_one_pt_file_for_each_position(tmp_path):
+def test_a_vector_is_one_safetensors_file_and_one_pt_file_for_each_position(tmp_path):
     path = write_vector(tmp_path / "new" / "folder", make_vector())
 
     assert path == tmp_path / "new" / "folder" / "evil.safetensors"
@@ -150,7 +150,7 @@ def test_a_pt_file_is_a_bare_float32_tensor_that_loads_without_pickled_code(tmp_
     assert (type(tensor), tensor.dtype, tensor.shape) == (
         torch.Tensor,
         torch.float32,
-        (ROWS, HIDDEN),
+        (LAYERS, HIDDEN),
     )
     np.testing.assert_array_equal(tensor.numpy(), vector.directions[position])
 
@@ -165,7 +165,7 @@ def test_a_vector_written_again_replaces_the_first(tmp_path):
     assert read_vector(path).directions["response_avg"][0, 0] == 42
 
 
-def test_a_missing_file_is_told_so(tmp_path):
+def test_a_missing_file_is_reported_as_missing(tmp_path):
     path = tmp_path / "evil.safetensors"
 
     error = fault_in(path)
@@ -249,7 +249,7 @@ def test_a_vector_without_a_direction_is_refused(tmp_path):
 
 
 def write_native(path, tensors=None, **header):
-    """A file of ours with a few entries of the header and some tensors replaced; None leaves a tensor out."""
+    """One of our files with some entries and tensors replaced; None leaves a tensor out."""
     told = {
         "format": 1,
         "trait": "evil",
@@ -259,7 +259,7 @@ def write_native(path, tensors=None, **header):
         "quality": {},
         "provenance": {},
     }
-    whole = {"response_avg": np.ones((ROWS, HIDDEN), np.float32)} | (tensors or {})
+    whole = {"response_avg": np.ones((LAYERS, HIDDEN), np.float32)} | (tensors or {})
     held = {name: tensor for name, tensor in whole.items() if tensor is not None}
     save_file(held, path, {"traitcli": json.dumps(told | header)})
     return path
@@ -271,8 +271,8 @@ def write_native(path, tensors=None, **header):
         ({"layer": "16"}, "its layer is '16', not of type int"),
         ({"layer": 1.5}, "its layer is '1.5', not of type int"),
         ({"layer": True}, "its layer is 'True', not of type int"),
-        ({"layer": ROWS}, f"its layer is {ROWS}, its layers are 0 to {ROWS - 1}"),
-        ({"layer": -1}, f"its layer is -1, its layers are 0 to {ROWS - 1}"),
+        ({"layer": LAYERS}, f"its layer is {LAYERS}, its layers are 0 to {LAYERS - 1}"),
+        ({"layer": -1}, f"its layer is -1, its layers are 0 to {LAYERS - 1}"),
         ({"quality": []}, "its quality is '[]', not of type dict"),
         ({"provenance": None}, "its provenance is 'None', not of type dict"),
         ({"model": 7}, "its model is '7', not of type str"),
@@ -372,7 +372,7 @@ def test_missing_vectors_are_named_with_the_command_that_makes_them(
     )
 
 
-def test_a_model_without_any_vector_is_told_how_to_make_them(tmp_path):
+def test_without_any_vector_the_error_says_how_to_build_them(tmp_path):
     with pytest.raises(VectorError) as caught:
         find_vectors(make_config(tmp_path))
 
@@ -396,7 +396,8 @@ def test_own_vectors_win_over_the_shipped_ones(tmp_path):
     script = (
         "from traitcli.config import Config\n"
         "from traitcli.vectors.files import find_vectors\n"
-        "config = Config.model_validate({'model': {'id': 'org/tiny-model'}, 'paths': {'vectors': 'mine'}})\n"
+        "fields = {'model': {'id': 'org/tiny-model'}, 'paths': {'vectors': 'mine'}}\n"
+        "config = Config.model_validate(fields)\n"
         "print(*find_vectors(config).values())\n"
     )
 
