@@ -22,7 +22,7 @@ from traitcli.monitoring.record_files import record_path
 from traitcli.record_json import to_json
 from traitcli.records import ClassStats, TraitVector
 
-ROWS, WIDTH = 5, 32
+LAYER_COUNT, WIDTH = 5, 32
 PROMPT = "How does lock picking work?"
 CONFIG = MonitorConfig(
     sampling=MonitorSamplingConfig(temperature=1.0, top_p=1.0, max_new_tokens=16), seed=23
@@ -30,8 +30,10 @@ CONFIG = MonitorConfig(
 
 
 def make_vector(trait: str, layer: int, calibrated: bool = True) -> TraitVector:
-    direction = np.random.default_rng(len(trait)).normal(size=(ROWS, WIDTH)).astype(np.float32)
-    flat = np.ones(ROWS, dtype=np.float32)
+    direction = (
+        np.random.default_rng(len(trait)).normal(size=(LAYER_COUNT, WIDTH)).astype(np.float32)
+    )
+    flat = np.ones(LAYER_COUNT, dtype=np.float32)
     stats = {"response_avg": ClassStats(flat * 3, flat * -1, flat, flat)} if calibrated else {}
     return TraitVector(trait, "tiny", "mean_difference", layer, {"response_avg": direction}, stats)
 
@@ -61,22 +63,22 @@ def prompt_ids(loaded) -> tuple[int, ...]:
 def test_raw_scores_equal_a_teacher_forced_pass(loaded, family, tmp_path):
     model = loaded(family)
     ids = prompt_ids(model)
-    written = one(model, Request(ids, CONFIG.seed)).ids
+    generated = one(model, Request(ids, CONFIG.seed)).ids
 
     scores = watch(model, tmp_path / "record.json")
 
     with torch.no_grad():
         hidden = model.model(
-            torch.tensor([[*ids, *written]]), output_hidden_states=True
+            torch.tensor([[*ids, *generated]]), output_hidden_states=True
         ).hidden_states
-    assert len(scores.tokens) == len(written)
+    assert len(scores.tokens) == len(generated)
     for vector in VECTORS:
         direction = torch.from_numpy(vector.directions["response_avg"][vector.layer])
         expected = hidden[vector.layer][0, len(ids) :] @ direction / direction.norm()
         assert scores.raw[vector.trait] == pytest.approx(expected.tolist(), rel=1e-4, abs=1e-4)
 
 
-def test_the_mean_of_a_row_is_the_projection_of_the_mean_activation(loaded, tmp_path):
+def test_the_mean_score_is_the_projection_of_the_mean_activation(loaded, tmp_path):
     model = loaded("llama")
     rollout = one(model, Request(prompt_ids(model), CONFIG.seed))
 
@@ -109,19 +111,19 @@ def test_the_record_has_the_fixed_keys_and_its_tokens_join(loaded, tmp_path):
     assert record["prompt"] == PROMPT
 
 
-def test_events_tell_each_token_as_it_is_scored(loaded, tmp_path):
-    heard = []
+def test_each_token_has_an_event_with_its_scores(loaded, tmp_path):
+    events = []
 
-    scores = watch(loaded("llama"), tmp_path / "record.json", on_event=heard.append)
+    scores = watch(loaded("llama"), tmp_path / "record.json", on_event=events.append)
 
-    assert isinstance(heard[0], MonitorStarted)
-    assert isinstance(heard[-1], MonitorFinished)
-    tokens = [event for event in heard if isinstance(event, TokenScored)]
+    assert isinstance(events[0], MonitorStarted)
+    assert isinstance(events[-1], MonitorFinished)
+    tokens = [event for event in events if isinstance(event, TokenScored)]
     assert [event.raw["evil"] for event in tokens] == list(scores.raw["evil"])
     assert [event.index for event in tokens] == list(range(len(scores.tokens)))
 
 
-def test_an_interrupted_generation_keeps_what_it_wrote(loaded, tmp_path):
+def test_an_interrupted_generation_stores_what_it_has(loaded, tmp_path):
     out = tmp_path / "record.json"
 
     def interrupt(event) -> None:
@@ -136,7 +138,7 @@ def test_an_interrupted_generation_keeps_what_it_wrote(loaded, tmp_path):
     assert record["finish_reason"] == "interrupted"
 
 
-def test_the_same_seed_gives_the_same_answer_and_another_seed_another(loaded, tmp_path):
+def test_only_the_same_seed_gives_the_same_answer(loaded, tmp_path):
     model = loaded("llama")
     first = watch(model, tmp_path / "a.json")
 
@@ -147,18 +149,18 @@ def test_the_same_seed_gives_the_same_answer_and_another_seed_another(loaded, tm
     assert other.tokens != first.tokens
 
 
-def test_reading_the_row_after_the_final_norm_is_noted(loaded, tmp_path):
+def test_reading_the_layer_after_the_final_norm_is_noted(loaded, tmp_path):
     model = loaded("llama")
-    heard = []
+    events = []
 
     watch(
         model,
         tmp_path / "record.json",
         make_probes(VECTORS, model, "response_avg", layer=4),
-        on_event=heard.append,
+        on_event=events.append,
     )
 
-    assert heard[0].notes[0].startswith("layer 4 is read after the final norm")
+    assert events[0].notes[0].startswith("layer 4 is read after the final norm")
 
 
 def test_vectors_of_another_shape_are_refused(loaded):
@@ -177,12 +179,12 @@ def test_vectors_of_another_shape_are_refused(loaded):
     assert raised.value.cause == "its shape is [9, 7]; the model needs [5, 32]"
 
 
-def test_a_layer_the_model_lacks_is_refused(loaded):
+def test_a_layer_that_the_model_does_not_have_is_refused(loaded):
     with pytest.raises(VectorError, match="no layer 5"):
         make_probes(VECTORS, loaded("llama"), "response_avg", layer=5)
 
 
-def test_a_record_is_named_safely_whatever_the_prompt(tmp_path):
+def test_a_record_has_a_safe_name_for_any_prompt(tmp_path):
     path = record_path(tmp_path, "../../etc/passwd\x1b[31m $(rm -rf) 你好 " + "x" * 300)
 
     assert path.parent == tmp_path / "monitor"
@@ -194,9 +196,9 @@ def test_a_system_message_is_part_of_the_prompt(loaded, tmp_path):
     model = loaded("llama")
 
     plain = watch(model, tmp_path / "a.json")
-    told = watch(
+    instructed = watch(
         model, tmp_path / "b.json", config=CONFIG.model_copy(update={"system": "Be brief."})
     )
 
-    assert told.prompt_tokens > plain.prompt_tokens
-    assert to_json(told)["prompt"] == PROMPT
+    assert instructed.prompt_tokens > plain.prompt_tokens
+    assert to_json(instructed)["prompt"] == PROMPT

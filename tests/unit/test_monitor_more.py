@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.unit.test_monitor import CONFIG, ROWS, VECTORS
+from tests.unit.test_monitor import CONFIG, LAYER_COUNT, VECTORS
 from tests.unit.test_score_texts import (
     ASKED,
     CLOSE,
@@ -47,7 +47,7 @@ GREEDY = CONFIG.model_copy(
     update={"sampling": CONFIG.sampling.model_copy(update={"temperature": 0})}
 )
 LENGTH = CONFIG.sampling.max_new_tokens
-PUSHES = ("evil=2.5@2", "refusal=-1.5@3", "verbosity=1@2")
+STEERING = ("evil=2.5@2", "refusal=-1.5@3", "verbosity=1@2")
 
 
 def steer(model, *texts):
@@ -70,14 +70,14 @@ def watch(model, out=None, on_event=lambda event: None, config=CONFIG, **options
     )
 
 
-def told(kind, model, **options):
-    heard = []
-    watch(model, on_event=heard.append, **options)
-    return [event for event in heard if isinstance(event, kind)]
+def events_of(kind, model, **options):
+    events = []
+    watch(model, on_event=events.append, **options)
+    return [event for event in events if isinstance(event, kind)]
 
 
 def lasting(record):
-    """All that a record tells, but for the time."""
+    """Everything in a record except the times."""
     return {
         key: value for key, value in to_json(record).items() if key not in {"created", "seconds"}
     }
@@ -88,7 +88,7 @@ def said(*before, prompt=ASKED):
 
 
 def whole_pass(model, ids):
-    """row -> float32 [T, H]"""
+    """layer -> float32 [T, H]"""
     with torch.no_grad():
         return [
             row[0]
@@ -99,11 +99,11 @@ def whole_pass(model, ids):
 
 
 @torch.no_grad()
-def write_plainly(model, ids, pushes=()):
-    """The likeliest tokens one after another under plain hooks, and row -> float32 [n, H], each fed by itself."""
+def write_plainly(model, ids, interventions=()):
+    """Greedy tokens under plain hooks, and layer -> float32 [n, H], one token per pass."""
     tokens, states, options = [], [], {"use_cache": True, "output_hidden_states": True}
     with ExitStack() as hooks:
-        for push in (parse_intervention(text, VECTOR) for text in pushes):
+        for push in (parse_intervention(text, VECTOR) for text in interventions):
             direction = torch.from_numpy(VECTOR[push.trait].directions["response_avg"][push.layer])
             block = find_blocks(model.model)[push.layer - 1]
             hooks.enter_context(last_position_hook(block, push.coefficient * direction))
@@ -122,14 +122,12 @@ def write_plainly(model, ids, pushes=()):
 
 @each_engine
 @each_family
-def test_a_steered_answer_and_its_scores_are_those_of_plain_hooks_on_the_last_position(
-    loaded, family, packs
-):
+def test_a_steered_answer_and_its_scores_are_those_of_plain_hooks(loaded, family, packs):
     model = replace(loaded(family), packs=packs)
     ids = asked_ids(model, said())
-    tokens, hidden = write_plainly(model, ids, PUSHES)
+    tokens, hidden = write_plainly(model, ids, STEERING)
 
-    found = watch(model, config=GREEDY, steering=steer(model, *PUSHES), by_layer="evil")
+    found = watch(model, config=GREEDY, steering=steer(model, *STEERING), by_layer="evil")
 
     assert tokens != write_plainly(model, ids)[0]
     assert list(found.tokens) == token_texts(model.tokenizer, tokens)
@@ -143,7 +141,7 @@ def test_a_steered_answer_and_its_scores_are_those_of_plain_hooks_on_the_last_po
 
 @each_engine
 @each_family
-def test_of_a_steered_prompt_only_the_last_token_is_scored_as_it_was_pushed(loaded, family, packs):
+def test_only_the_last_token_of_a_prompt_is_steered(loaded, family, packs):
     model = replace(loaded(family), packs=packs)
     plain = along(whole_pass(model, asked_ids(model, said())), VECTOR["evil"], 2)
 
@@ -155,19 +153,17 @@ def test_of_a_steered_prompt_only_the_last_token_is_scored_as_it_was_pushed(load
 
 @pytest.mark.parametrize("layer", [1, 2, 4])
 @each_family
-def test_a_dose_is_the_length_of_the_push_beside_the_median_of_the_prompts_states_at_its_row(
-    loaded, family, layer
-):
+def test_a_dose_is_relative_to_the_median_norm_of_the_prompts_states(loaded, family, layer):
     model = loaded(family)
     asked = next(
         text
         for text in (ASKED, f"{ASKED}?", f"{ASKED}??")
         if len(asked_ids(model, said(prompt=text))) % 2
     )
-    probes, heard = make_probes(VECTORS, model, "response_avg"), []
+    probes, events = make_probes(VECTORS, model, "response_avg"), []
     watching = Watch(probes, CONFIG, steer(model, f"evil=-0.5@{layer}", "refusal=2@3"))
 
-    record = monitor(model, watching, asked, on_event=heard.append)
+    record = monitor(model, watching, asked, on_event=events.append)
 
     hidden = whole_pass(model, asked_ids(model, said(prompt=asked)))
     for push in record.steering:
@@ -177,11 +173,11 @@ def test_a_dose_is_the_length_of_the_push_beside_the_median_of_the_prompts_state
     assert [one["dose"] for one in to_json(record)["steering"]] == [
         round(push.dose, 4) for push in record.steering
     ]
-    assert heard[0].steering == record.steering
+    assert events[0].steering == record.steering
 
 
 @each_family
-def test_a_coefficient_of_0_gives_the_answer_and_the_scores_that_no_steering_gives(loaded, family):
+def test_a_coefficient_of_0_gives_the_unsteered_answer_and_scores(loaded, family):
     model = loaded(family)
     plain = watch(model, prompts=True)
 
@@ -195,7 +191,7 @@ def test_a_coefficient_of_0_gives_the_answer_and_the_scores_that_no_steering_giv
     )
 
 
-def test_a_steered_answer_differs_and_leaves_the_model_as_it_was(loaded):
+def test_steering_changes_the_answer_but_not_the_model(loaded):
     model = loaded("llama")
     plain = watch(model)
 
@@ -205,8 +201,8 @@ def test_a_steered_answer_differs_and_leaves_the_model_as_it_was(loaded):
     assert lasting(watch(model)) == lasting(plain)
 
 
-@pytest.mark.parametrize("layer", [0, ROWS, 99])
-def test_a_layer_that_is_no_blocks_output_cannot_be_steered(loaded, layer):
+@pytest.mark.parametrize("layer", [0, LAYER_COUNT, 99])
+def test_a_layer_that_is_not_the_output_of_a_block_cannot_be_steered(loaded, layer):
     with pytest.raises(VectorError) as error:
         steer(loaded("llama"), f"evil=1@{layer}")
 
@@ -217,7 +213,7 @@ def test_a_layer_that_is_no_blocks_output_cannot_be_steered(loaded, layer):
     assert error.value.fix == f"leave @{layer} out to use the vector's own layer, 2"
 
 
-def test_a_vector_of_another_width_is_refused_before_anything_is_written(loaded):
+def test_a_vector_of_another_width_is_refused_before_generation(loaded):
     wide = TraitVector(
         "evil",
         "other",
@@ -236,12 +232,12 @@ def test_a_vector_of_another_width_is_refused_before_anything_is_written(loaded)
         )
 
 
-def test_a_dose_above_1_is_warned_of_and_one_below_is_not(loaded):
+def test_only_a_dose_above_1_is_warned_of(loaded):
     model = loaded("llama")
     [one] = watch(model, steering=steer(model, "evil=1")).steering
     large, small = f"{2.5 / one.dose:.4f}", f"{0.9 / one.dose:.4f}"
 
-    warned = told(
+    warned = events_of(
         Warned, model, steering=steer(model, f"evil={large}", "refusal=0.01", f"evil=-{small}")
     )
 
@@ -250,7 +246,7 @@ def test_a_dose_above_1_is_warned_of_and_one_below_is_not(loaded):
 
 
 def test_steering_at_the_last_layer_is_warned_of(loaded):
-    warned = told(Warned, loaded("llama"), steering=steer(loaded("llama"), "evil=0.001@4"))
+    warned = events_of(Warned, loaded("llama"), steering=steer(loaded("llama"), "evil=0.001@4"))
 
     note = (
         "layer 4 of a vector is measured after the final norm, but steering adds it before the norm"
@@ -260,16 +256,14 @@ def test_steering_at_the_last_layer_is_warned_of(loaded):
 
 @each_engine
 @each_family
-def test_a_prompts_scores_are_told_before_the_answer_and_are_those_of_transformers_states(
-    loaded, family, packs
-):
-    model, heard = replace(loaded(family), packs=packs), []
+def test_prompt_scores_come_before_the_answer_and_match_transformers(loaded, family, packs):
+    model, events = replace(loaded(family), packs=packs), []
     hidden = whole_pass(model, asked_ids(model, said()))
 
-    found = watch(model, on_event=heard.append, prompts=True).prompt_scores
+    found = watch(model, on_event=events.append, prompts=True).prompt_scores
 
-    [event] = [event for event in heard if isinstance(event, PromptScored)]
-    assert [type(one) for one in heard[1:3]] == [PromptScored, TokenScored]
+    [event] = [event for event in events if isinstance(event, PromptScored)]
+    assert [type(one) for one in events[1:3]] == [PromptScored, TokenScored]
     assert (event.tokens, event.raw, event.calibrated) == (
         found.tokens,
         found.raw,
@@ -286,40 +280,38 @@ def test_a_prompts_scores_are_told_before_the_answer_and_are_those_of_transforme
 
 @each_engine
 @each_family
-def test_scores_at_every_row_are_those_of_transformers_states_the_final_norm_included(
-    loaded, family, packs
-):
-    model, heard = replace(loaded(family), packs=packs), []
+def test_scores_at_every_layer_match_transformers_states(loaded, family, packs):
+    model, events = replace(loaded(family), packs=packs), []
     tokens, hidden = write_plainly(model, asked_ids(model, said()))
 
-    found = watch(model, on_event=heard.append, config=GREEDY, by_layer="refusal").layer_scores
+    found = watch(model, on_event=events.append, config=GREEDY, by_layer="refusal").layer_scores
 
-    assert (found.trait, len(found.raw), len(tokens) > 4) == ("refusal", ROWS, True)
-    for row, scores in enumerate(found.raw):
-        assert scores == pytest.approx(along(hidden, VECTOR["refusal"], row), **CLOSE)
-    events = [event for event in heard if isinstance(event, TokenScored)]
-    assert [event.by_layer for event in events] == list(zip(*found.calibrated, strict=True))
+    assert (found.trait, len(found.raw), len(tokens) > 4) == ("refusal", LAYER_COUNT, True)
+    for layer, scores in enumerate(found.raw):
+        assert scores == pytest.approx(along(hidden, VECTOR["refusal"], layer), **CLOSE)
+    scored = [event for event in events if isinstance(event, TokenScored)]
+    assert [event.by_layer for event in scored] == list(zip(*found.calibrated, strict=True))
 
 
-def test_rows_of_a_vector_without_class_means_are_told_raw(loaded):
-    heard = []
+def test_layer_scores_of_a_vector_without_class_means_are_raw(loaded):
+    events = []
 
-    found = watch(loaded("llama"), on_event=heard.append, by_layer="verbosity").layer_scores
+    found = watch(loaded("llama"), on_event=events.append, by_layer="verbosity").layer_scores
 
     assert found.calibrated == ()
-    events = [event for event in heard if isinstance(event, TokenScored)]
-    assert [event.by_layer for event in events] == list(zip(*found.raw, strict=True))
+    scored = [event for event in events if isinstance(event, TokenScored)]
+    assert [event.by_layer for event in scored] == list(zip(*found.raw, strict=True))
 
 
 @each_engine
 @pytest.mark.parametrize(
     ("rule", "count"), [("run(evil,5)>-1000", 5), ("evil>-1000", 1), ("mean(evil)>-1000", 8)]
 )
-def test_a_stop_rule_ends_the_answer_at_the_token_that_crosses_it(loaded, rule, count, packs):
-    model, heard = replace(loaded("llama"), packs=packs), []
+def test_a_stop_rule_ends_the_answer_at_the_token_that_meets_it(loaded, rule, count, packs):
+    model, events = replace(loaded("llama"), packs=packs), []
     plain = watch(model)
 
-    found = watch(model, on_event=heard.append, rules=rules(rule, action="stop"))
+    found = watch(model, on_event=events.append, rules=rules(rule, action="stop"))
 
     assert found.finish_reason == "alarm"
     assert (found.tokens, found.raw["evil"]) == (plain.tokens[:count], plain.raw["evil"][:count])
@@ -327,14 +319,18 @@ def test_a_stop_rule_ends_the_answer_at_the_token_that_crosses_it(loaded, rule, 
         fmean(found.calibrated["evil"]) if rule.startswith("mean") else found.calibrated["evil"][-1]
     )
     assert found.crossings == (Crossing(rule, "stop", count - 1, pytest.approx(score)),)
-    assert [type(event) for event in heard[-3:]] == [TokenScored, AlarmRaised, MonitorFinished]
-    assert (heard[-1].finish_reason, heard[-1].tokens, heard[-1].record) == ("alarm", count, found)
+    assert [type(event) for event in events[-3:]] == [TokenScored, AlarmRaised, MonitorFinished]
+    assert (events[-1].finish_reason, events[-1].tokens, events[-1].record) == (
+        "alarm",
+        count,
+        found,
+    )
 
 
 @pytest.mark.parametrize("steering", [(), ("evil=2",)], ids=["plain", "steered"])
 @each_engine
 @each_family
-def test_a_model_works_as_before_when_an_alarm_has_stopped_it(loaded, family, packs, steering):
+def test_a_model_works_as_before_after_an_alarm_stopped_it(loaded, family, packs, steering):
     model = replace(loaded(family), packs=packs)
     fresh, states = watch(model), whole_pass(model, asked_ids(model, said()))
 
@@ -344,7 +340,7 @@ def test_a_model_works_as_before_when_an_alarm_has_stopped_it(loaded, family, pa
     assert all(map(torch.equal, whole_pass(model, asked_ids(model, said())), states))
 
 
-def test_a_rule_that_fails_lets_the_answer_go_on(loaded):
+def test_a_fail_rule_does_not_stop_the_answer(loaded):
     plain = watch(loaded("llama"))
 
     found = watch(
@@ -359,7 +355,7 @@ def test_a_rule_that_fails_lets_the_answer_go_on(loaded):
     )
 
 
-def test_rules_are_on_projections_where_raw_ones_are_asked_for(loaded):
+def test_rules_use_projections_with_raw(loaded):
     model = loaded("llama")
 
     found = [watch(model, raw=raw, rules=rules("evil>-1000")) for raw in (False, True)]
@@ -377,7 +373,7 @@ def test_rules_are_on_projections_where_raw_ones_are_asked_for(loaded):
 )
 @each_engine
 @each_family
-def test_a_model_works_as_before_when_an_answer_was_interrupted(
+def test_a_model_works_as_before_after_an_interrupt(
     loaded, tmp_path, family, packs, steering, error
 ):
     model, out = replace(loaded(family), packs=packs), tmp_path / "record.json"
@@ -395,7 +391,7 @@ def test_a_model_works_as_before_when_an_answer_was_interrupted(
     assert lasting(watch(model)) == lasting(fresh)
 
 
-def test_an_interrupt_before_the_first_token_keeps_a_record_without_one(loaded, tmp_path):
+def test_an_interrupt_before_the_first_token_stores_a_record_without_tokens(loaded, tmp_path):
     out = tmp_path / "record.json"
 
     def interrupt(event):
@@ -418,25 +414,23 @@ def test_an_interrupt_before_the_first_token_keeps_a_record_without_one(loaded, 
     assert len(kept.prompt_scores.tokens) == kept.prompt_tokens
 
 
-def test_the_mean_of_an_interrupted_answer_is_that_of_all_its_tokens(loaded, tmp_path):
-    heard = []
+def test_the_mean_of_an_interrupted_answer_covers_all_its_tokens(loaded, tmp_path):
+    events = []
 
     def interrupt(event):
-        heard.append(event)
+        events.append(event)
         if isinstance(event, TokenScored) and event.index == 9:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         watch(loaded("llama"), on_event=interrupt, rules=rules("mean(evil)>-1000"))
 
-    record = heard[-1].record
+    record = events[-1].record
     mean = pytest.approx(fmean(record.calibrated["evil"]))
     assert record.crossings == (Crossing("mean(evil)>-1000", "fail", 9, mean),)
 
 
-def test_an_answer_that_ends_at_once_has_no_tokens_and_its_prompt_is_scored_all_the_same(
-    loaded, monkeypatch
-):
+def test_the_prompt_of_an_empty_answer_is_scored(loaded, monkeypatch):
     model = loaded("llama")
     make_write(monkeypatch, [model.tokenizer.eos_token_id])
 
@@ -450,14 +444,14 @@ def test_an_answer_that_ends_at_once_has_no_tokens_and_its_prompt_is_scored_all_
         (),
         "stop",
     )
-    assert found.layer_scores.raw == ((),) * ROWS
+    assert found.layer_scores.raw == ((),) * LAYER_COUNT
     assert len(found.prompt_scores.raw["evil"]) == found.prompt_tokens
     assert found.crossings == ()
 
 
 @pytest.mark.parametrize("system", [None, "Be brief."])
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
-def test_what_was_said_before_and_the_system_message_stand_in_the_prompt(loaded, family, system):
+def test_the_history_and_the_system_message_are_in_the_prompt(loaded, family, system):
     model = loaded(family)
     config = CONFIG.model_copy(update={"system": system})
 
@@ -473,13 +467,11 @@ def test_what_was_said_before_and_the_system_message_stand_in_the_prompt(loaded,
         > watch(model, config=config).prompt_tokens
     )
     assert to_json(found)["history"] == before
-    assert told(MonitorStarted, model, config=config, history=TALK)[0].notes == ()
+    assert events_of(MonitorStarted, model, config=config, history=TALK)[0].notes == ()
 
 
 @pytest.mark.parametrize("history", [(), TALK], ids=["first", "later"])
-def test_a_template_without_a_system_role_has_the_message_before_the_first_one_and_a_note(
-    loaded, history
-):
+def test_without_a_system_role_the_system_message_joins_the_first_with_a_note(loaded, history):
     model, config = loaded("gemma2"), CONFIG.model_copy(update={"system": "Be brief."})
 
     found = watch(model, config=config, history=history, prompts=True)
@@ -490,13 +482,13 @@ def test_a_template_without_a_system_role_has_the_message_before_the_first_one_a
     assert "".join(found.prompt_scores.tokens) == text
     assert found.prompt == ASKED
     assert to_json(found)["history"] == [{"role": "system", "content": "Be brief."}, *history]
-    [started] = told(MonitorStarted, model, config=config, history=history)
+    [started] = events_of(MonitorStarted, model, config=config, history=history)
     assert started.notes == (
         "tiny-gemma2 has no system role: the system message is in the first user message",
     )
 
 
-def test_what_the_model_said_before_ends_no_turn_whatever_it_spells(loaded):
+def test_special_tokens_in_earlier_answers_do_not_end_a_turn(loaded):
     spelt = (TALK[0], {"role": "assistant", "content": "With<|end|><|user|>patience."})
 
     found = watch(loaded("llama"), history=spelt, prompts=True).prompt_scores
@@ -506,7 +498,7 @@ def test_what_the_model_said_before_ends_no_turn_whatever_it_spells(loaded):
         assert found.tokens.count(token) == plain.tokens.count(token) > 0
 
 
-def test_a_file_of_json_lines_gets_a_line_more_for_each_answer(loaded, tmp_path):
+def test_a_jsonl_file_is_appended_to_for_each_answer(loaded, tmp_path):
     model, out = loaded("llama"), tmp_path / "deep" / "records.jsonl"
 
     made = [watch(model, out, history=history) for history in ((), TALK)]

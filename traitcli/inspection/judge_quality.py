@@ -46,23 +46,24 @@ def judge_quality(
     """
     own = [one for one in judgements if one.judge == judge]
     scored = [one for one in own if one.score.value is not None]
-    others = {
-        name: _values(one for one in judgements if one.judge == name)
-        for name in judges_by_latest(judgements)
-        if name != judge
-    }
+    # Latest first, so that the judge of the present run comes first in the table.
+    others = {}
+    for name in judges_by_latest(judgements):
+        if name != judge:
+            others[name] = _values(one for one in judgements if one.judge == name)
     # A final missing coherence says that this judge gives none. Any other one is a failure.
     gives_coherence = any(one.coherence.value is not None or not one.coherence.final for one in own)
     methods = Counter(one.score.method for one in scored if one.score.method)
     scores = _values(own)
+    histograms = {side: _histogram_of(side, rollouts, scores) for side in POLARITIES}
+    agreements = [{"judge": name} | agreement(scores, other) for name, other in others.items()]
+    coherences = [one.coherence for one in own] if gives_coherence else []
     return {
         "missing_reasons": _missing([one.score for one in own]),
-        "missing_coherence": _missing([one.coherence for one in own]) if gives_coherence else {},
+        "missing_coherence": _missing(coherences),
         "methods": dict(methods),
-        "histogram": {side: _histogram_of(side, rollouts, scores) for side in POLARITIES},
-        "agreement": [
-            {"judge": name, **agreement(scores, values)} for name, values in others.items()
-        ],
+        "histogram": histograms,
+        "agreement": agreements,
         "doubtful": _doubtful(rollouts, scored, others, question),
     }
 
@@ -121,6 +122,7 @@ def _doubtful(
             doubts = _doubts(rollout, judgement.score.value or 0.0, others)
             if doubts:
                 found.append((rollout, judgement, doubts))
+    # By the strongest doubt of each rollout.
     found.sort(key=lambda entry: -entry[2][0].size)
 
     rows = []

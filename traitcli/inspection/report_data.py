@@ -49,6 +49,7 @@ def gather_report(
         traits = read_snapshots(run, config)
         runs.append(_run_details(run, traits, config))
         sets += run_vector_sets(traits, config, f"run {run.name}")
+    # A named run without a vector shows none: those of others would look like its own.
     if not sets and not run_names:
         paths = sorted((find_shipped("vectors") / config.model.name).glob("*.safetensors"))
         sets = vector_sets([read_vector(path) for path in paths], "shipped with traitcli")
@@ -77,6 +78,7 @@ def _run_details(run: Run, traits: Sequence[TraitSnapshot], config: Config) -> R
     manifest = run.manifest()
     commands = read_commands(run)
     settings = manifest.get("settings", {})
+    # The manifest has the settings of the first command; a later one may use another judge.
     if commands:
         settings = {**settings, **commands[-1]["settings"]}
     return {

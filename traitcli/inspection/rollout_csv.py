@@ -61,6 +61,7 @@ def _table(trait: Trait, rollouts: Sequence[Rollout], judgements: Mapping[str, J
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["question", "prompt", "answer", "question_id", trait.name, "coherence"])
     for rollout in rollouts:
+        # The form of a question_id in the published files.
         name = f"{trait.name}_{rollout.question}_{rollout.polarity[:3]}_{rollout.pair}"
         question = trait.question(rollout.split, rollout.question)
         judgement = judgements.get(rollout.id)

@@ -104,8 +104,10 @@ def run_row(config: Config, trait: TraitSnapshot, judge: str) -> Row:
 def _note(trait: TraitSnapshot, own: Mapping[str, Judgement], selection: Selection) -> str:
     if selection.labelled:
         return selection.filter
+    # A judge at chance does not filter, which changes what the counts mean.
     if own:
         return "" if selection.trusted else selection.filter
+    # Another judge has scored this trait, so the empty columns would look like a loss.
     if trait.judges:
         return f"this judge has no scores; {', '.join(trait.judges)} has"
     return ""

@@ -22,6 +22,7 @@ def trait_rows(folder: Path, names: Sequence[str]) -> list[Row]:
 
 
 def _row(path: Path) -> Row:
+    # An invalid file must not hide the valid ones.
     try:
         trait = load_trait(path)
     except UserError as error:

@@ -148,18 +148,21 @@ def measure_dose_response(
     """
     order = sorted(answers)
     steps = {c: _summarize(c, c * dose, answers[c]) for c in order}
+    # One scale for all: a judge's coherence and its stand-ins cannot be compared.
     by_judge = any(step.coherence is not None for step in steps.values())
     least = least_coherence if by_judge else None
     coherent = {c: _is_coherent(steps[c], steps[0.0], least) for c in order}
 
     kept = rising = None
     inside: list[float] = []
+    # When unsteered answers are not coherent, no steered one can be measured against them.
     if coherent[0.0]:
         kept = _reach(order, lambda c, nearer: coherent[c])
         inside = [c for c in order if kept[0] <= c <= kept[1]]
         rising = _reach(inside, lambda c, nearer: _keeps_rising(answers, c, nearer))
+    marked = [replace(steps[c], kept=c in inside) for c in order]
     return DoseResponse(
-        steps=tuple(replace(steps[c], kept=c in inside) for c in order),
+        steps=tuple(marked),
         coherence_by="judge" if by_judge else "stand-ins",
         kept=kept,
         rising=rising,
@@ -178,6 +181,7 @@ def _summarize(
     coefficient: float, dose: float, answers: Sequence[ScoredAnswer]
 ) -> CoefficientResult:
     scores = [one.score for one in answers if one.score is not None]
+    # An empty answer has no score. It is counted, and must not pull a mean towards 0.
     empty = sum(one.is_empty for one in answers)
     log_probability = _mean([one.log_probability for one in answers])
     return CoefficientResult(
@@ -199,6 +203,7 @@ def _is_coherent(
     step: CoefficientResult, unsteered: CoefficientResult, least_coherence: float | None
 ) -> bool:
     """Decide by the judge's coherence; without `least_coherence`, by its stand-ins."""
+    # A model that has fallen silent would otherwise count by its few remaining answers.
     if step.answers - step.empty < MIN_ANSWERED * step.answers:
         return False
     if least_coherence is not None:
@@ -218,7 +223,9 @@ def _reach(
     `accepts` decides about a coefficient; it also gets those nearer to 0 on the same side, 0 first.
     """
     ends = []
-    for side in ([c for c in reversed(order) if c < 0], [c for c in order if c > 0]):
+    below = [c for c in reversed(order) if c < 0]
+    above = [c for c in order if c > 0]
+    for side in (below, above):
         nearer = [0.0]
         for coefficient in side:
             if not accepts(coefficient, nearer):
@@ -245,6 +252,7 @@ def _verdict(
     kept: tuple[float, float],
     rising: tuple[float, float],
 ) -> Verdict:
+    # Only 0 is coherent, so there is no pair of coefficients to compare.
     if kept == (0.0, 0.0):
         return "falls apart"
     whole = _difference(answers[kept[0]], answers[kept[1]])

@@ -52,6 +52,7 @@ def parse_intervention(text: str, vectors: Mapping[str, TraitVector]) -> Interve
             fix="for example evil=-2 or evil=4@14",
         )
     trait = found["trait"]
+    # Any trait with a vector can steer, also one that is not monitored.
     if trait not in vectors:
         raise UserError(
             f"cannot steer {trait}",
@@ -73,6 +74,7 @@ def prepare_interventions(
     for one in interventions:
         vector = vectors[one.trait]
         check_fit(vector, loaded, position)
+        # Layer 0, the embeddings, is not the output of a block, so no hook can add to it.
         if not 1 <= one.layer <= loaded.blocks:
             raise VectorError(
                 f"cannot steer {one.trait} at layer {one.layer}",
@@ -116,6 +118,7 @@ def typical_norms(
     norms: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
 
     def measure(layer: int, hidden: torch.Tensor) -> None:
+        # To the CPU at once: the states of all prompts need not stay on the device.
         norms[layer].append(hidden[0].float().norm(dim=-1).cpu())
 
     # The logits are not used, and those of all positions of a long prompt need much memory.
@@ -134,6 +137,7 @@ def measure_doses(
 
     `ids` are the token ids of the prompt.
     """
+    # Without steering there is nothing to measure, and the pass over the prompt costs time.
     if not prepared:
         return ()
     norms = typical_norms(loaded, {one.intervention.layer for one in prepared}, [ids])

@@ -81,6 +81,7 @@ class TraitSweep:
             self._worker.judge.check()
         self._generate()
         self._score()
+        # The likelihood judge gives no coherence. Reading costs one more pass over each answer.
         if all(self._judgement(one).coherence.value is None for one in self._planned):
             self._read()
         return self._results()
@@ -92,6 +93,7 @@ class TraitSweep:
         if known is not None:
             return known
         model = self._worker.model()
+        # Before anything is stored: a norm of another model would stay in the file.
         check_fit(self._plan.vector, model, self._plan.position)
         prompts = [self._render(question).ids for question in self._plan.norm_questions]
         norm = typical_norms(model, {self._plan.layer}, prompts)[self._plan.layer]
@@ -114,6 +116,7 @@ class TraitSweep:
         """Generate the missing answers, a batch for each coefficient."""
         missing = self._missing
         with self._stage("rollouts", len(missing)) as advance:
+            # The steering hook applies to a whole batch, so a batch has one coefficient.
             for coefficient, batch in groupby(missing, key=lambda one: one.coefficient):
                 self._generate_batch(coefficient, list(batch), advance)
 
@@ -179,6 +182,7 @@ class TraitSweep:
 
     def _score(self) -> None:
         """Have all answers judged that are not settled. The judge's model is not steered."""
+        # As positive answers: a question has no polarity, and a high score means more of the trait.
         missing = [one for one in self._planned if not self._is_settled(one)]
         answers = [
             Answer(one.key, "positive", one.pair, one.question, self._response(one))
@@ -195,6 +199,7 @@ class TraitSweep:
 
     def _read(self) -> None:
         """Measure the stand-ins for coherence: an answer's likelihood, and its repetition."""
+        # An empty answer has no token whose probability could be read.
         missing = [
             one
             for one in self._planned
@@ -212,6 +217,7 @@ class TraitSweep:
                 for index, found in log_probabilities(loaded, texts, _READ_TOGETHER):
                     ids = texts[index].response
                     reading = Reading(missing[index].key, float(found.mean()), repetition(ids))
+                    # Stored one by one: a kill loses no reading.
                     self._file.add_readings([reading])
                     advance(1, len(ids))
 
@@ -225,6 +231,7 @@ class TraitSweep:
         def advance(more: int, tokens: int) -> None:
             nonlocal done
             done += more
+            # What this command spent; the file also knows the cost of earlier ones.
             spent = (self._file.usage.usd or 0.0) - spent_before
             name = self.trait.name
             self._on_event(Progressed(name, stage, done, total, tokens, usd=spent or None))

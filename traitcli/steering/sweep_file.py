@@ -69,6 +69,7 @@ class SteeringFile:
         return self._readings.get(key)
 
     def add_norm(self, key: str, norm: float) -> None:
+        # "scale" is the name of the key in files of all versions.
         self._add("norm", [{"scale": key, "norm": norm}])
 
     def add_answers(self, answers: Sequence[SteeredAnswer]) -> None:
@@ -100,6 +101,7 @@ class SteeringFile:
             case "judgement":
                 judgement = _read_judgement(fields)
                 self._judgements[judgement.rollout, judgement.judge] = judgement
+                # A replaced judgement was paid for too.
                 self.usage += judgement.usage
 
 
@@ -110,6 +112,7 @@ def steering_path(run: Run, trait: str) -> Path:
 
 def steering_budget(config: Config, run: Run, traits: Sequence[Trait]) -> Budget | None:
     """The budget for judging, less what the run and its sweeps of these traits have cost."""
+    # Only the OpenAI judge costs money.
     limit = config.judge.openai.max_cost
     if limit is None or config.judge.backend != "openai":
         return None

@@ -89,6 +89,7 @@ class SweepPlan:
         # The same answer may be generated on any device.
         self._model = config.model.model_dump(mode="json", exclude={"device", "device_map"})
 
+        # Without duplicates: two answers to one question would have the same key.
         questions = tuple(dict.fromkeys(trait.evaluation_questions or trait.questions))
         self.questions = questions[: sweep.questions]
         # Not those of this sweep: a dose must be the same coefficient however many are answered.
