@@ -17,6 +17,7 @@ from traitcli.models.steerer import ActivationSteerer
 from traitcli.records import POSITIONS, ClassStats, TraitVector
 from traitcli.vectors.files import write_vector
 from traitcli.vectors.formats.export import export_vector
+from traitcli.vectors.formats.gguf_files import write_control_vector
 from traitcli.vectors.formats.layers import from_layer_directions, middle_of, to_layer_directions
 from traitcli.vectors.formats.read_any import read_any
 
@@ -339,9 +340,14 @@ def test_a_control_vector_comes_back_with_what_was_known_of_it(tmp_path):
     assert (read.quality.layers_provided, read.provenance["model_hint"]) == ((2, 3), "tiny")
 
 
-def test_the_model_hint_of_a_control_vector_is_kept(
-    tmp_path,
-):
+@pytest.mark.parametrize("key", ["layer_count", "rows"])
+def test_the_layer_count_of_a_control_vector_is_read_under_its_old_key_too(tmp_path, key):
+    write_control_vector(path := tmp_path / "evil.gguf", {1: np.ones(8)}, "llama", {key: 5})
+
+    assert read_any(path).layer_count == 5
+
+
+def test_the_model_hint_of_a_control_vector_is_kept(tmp_path):
     first = read_any(
         save_gguf(
             tmp_path / "evil.gguf",
