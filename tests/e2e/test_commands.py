@@ -273,7 +273,7 @@ def test_a_trait_that_the_judge_asked_for_has_not_scored_says_so(copied):
         (OPENAI, 20, True),
         ("", 0, False),
     ]
-    assert "refusal: no scores by this judge; there are some by fake" in table.out.splitlines()
+    assert "refusal: this judge has no scores; scored by fake" in table.out.splitlines()
 
 
 def test_a_doubtful_rollout_is_shown_with_its_question_until_the_definition_changes(copied):

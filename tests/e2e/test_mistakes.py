@@ -52,7 +52,7 @@ MISTAKES = {
     "an unknown trait of a run": Mistake(
         ["inspect", "run", "evli"],
         "no trait evli in the run tiny",
-        "it holds evil, refusal",
+        "it has evil, refusal",
         "did you mean evil?",
     ),
     "a judge that a run has no scores of": Mistake(

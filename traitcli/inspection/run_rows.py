@@ -109,7 +109,7 @@ def _note(trait: TraitSnapshot, own: Mapping[str, Judgement], selection: Selecti
         return "" if selection.trusted else selection.filter
     # Another judge has scored this trait, so the empty columns would look like a loss.
     if trait.judges:
-        return f"this judge has no scores; {', '.join(trait.judges)} has"
+        return f"this judge has no scores; scored by {', '.join(trait.judges)}"
     return ""
 
 
