@@ -79,23 +79,23 @@ def test_extract_prints_one_json_document_on_stdout(finished):
     assert (outcome["run"], outcome["failures"]) == ("runs/tiny", [])
 
 
-def test_extract_tells_its_progress_on_stderr_line_by_line(finished):
+def test_extract_writes_its_progress_to_stderr_line_by_line(finished):
     _, ended = finished
 
-    told = [line.partition("] ")[2] for line in ended.err.splitlines()]
+    lines = [line.partition("] ")[2] for line in ended.err.splitlines()]
 
-    assert told[:2] == [
+    assert lines[:2] == [
         "run tiny: 2 traits on cpu, in runs/tiny",
         "note: reduced set: 2 extraction and 1 evaluation questions per trait",
     ]
-    assert [line for line in told if line.endswith(("0/30", "0/20", "0/1"))] == [
+    assert [line for line in lines if line.endswith(("0/30", "0/20", "0/1"))] == [
         *("evil rollouts 0/30", "evil judgements 0/20", "evil vectors 0/1"),
         *("refusal rollouts 0/30", "refusal judgements 0/20", "refusal vectors 0/1"),
     ]
-    finished = [line.partition(" finished in ")[0] for line in told if " finished in " in line]
+    finished = [line.partition(" finished in ")[0] for line in lines if " finished in " in line]
     stages = ("rollouts", "judgements", "vectors")
     assert finished == [f"{trait} {stage}" for trait in ("evil", "refusal") for stage in stages]
-    assert told[-1].endswith(": 2 vectors built, in runs/tiny")
+    assert lines[-1].endswith(": 2 vectors built, in runs/tiny")
     assert "\x1b" not in ended.err
     assert "\r" not in ended.err
 
@@ -130,7 +130,7 @@ def test_the_stages_one_by_one_make_the_vector_that_extract_makes_at_once(finish
         np.testing.assert_array_equal(desk.tensors("evil")[name], tensor)
 
 
-def test_another_threshold_changes_what_is_kept_and_neither_rollouts_nor_judgements(copied):
+def test_another_threshold_changes_only_what_is_kept(copied):
     before = copied.files("runs/tiny/evil") | copied.files("runs/tiny/refusal")
 
     ended = copied.run("build-vector", "evil", "--threshold", "65", "--json")
@@ -193,7 +193,7 @@ def test_inspect_traits_shows_the_definitions(finished):
     assert "\x1b" not in table.out
 
 
-def test_inspect_run_shows_how_far_it_has_come(finished):
+def test_inspect_run_shows_the_progress_of_each_trait(finished):
     desk, ended = finished
 
     table, rows = desk.run_both("inspect", "run")
@@ -212,7 +212,11 @@ OPENAI = "openai:gpt-4.1-mini@api.openai.com:0_100+coherence#ab12cd34~9f8e7d"
 
 
 def judge_again(desk: Any, trait: str, score: Callable[[str, float], Any]) -> None:
-    """Add a second judge's word on each rollout of a trait: `score` takes polarity and the first judge's value."""
+    """Add the scores of a second judge.
+
+    `score` makes the second judge's score of a rollout from its polarity and the first judge's
+    score.
+    """
     lines = desk.lines(trait, "judgements")
     with (desk.folder / "runs" / "tiny" / trait / "judgements.jsonl").open(
         "a", encoding="utf-8"
@@ -226,7 +230,7 @@ def judge_again(desk: Any, trait: str, score: Callable[[str, float], Any]) -> No
             )
 
 
-def test_inspect_run_shows_how_far_to_believe_the_judge(finished):
+def test_inspect_run_shows_how_reliable_the_judge_is(finished):
     desk, _ = finished
 
     table, rows = desk.run_both("inspect", "run", "evil")
@@ -247,7 +251,7 @@ def test_inspect_run_shows_how_far_to_believe_the_judge(finished):
     assert "\x1b" not in table.out
 
 
-def test_inspect_run_shows_the_judge_asked_for_beside_the_other(copied):
+def test_inspect_run_compares_the_chosen_judge_with_the_other(copied):
     opposite = {"positive": 10.0, "negative": 90.0}
     judge_again(copied, "evil", lambda polarity, _: {"value": opposite[polarity]})
 
@@ -264,7 +268,7 @@ def test_inspect_run_shows_the_judge_asked_for_beside_the_other(copied):
     assert "judges disagree" in table.out
 
 
-def test_a_trait_that_the_judge_asked_for_has_not_scored_says_so(copied):
+def test_a_trait_without_scores_of_the_chosen_judge_says_so(copied):
     judge_again(copied, "evil", lambda _, value: {"value": value})
 
     table, rows = copied.run_both("inspect", "run", "--judge", "gpt-4.1")
@@ -276,7 +280,7 @@ def test_a_trait_that_the_judge_asked_for_has_not_scored_says_so(copied):
     assert "refusal: this judge has no scores; scored by fake" in table.out.splitlines()
 
 
-def test_a_doubtful_rollout_is_shown_with_its_question_until_the_definition_changes(copied):
+def test_a_doubtful_rollout_shows_its_question_until_the_definition_changes(copied):
     judge_again(
         copied, "evil", lambda polarity, _: {"value": 0.0 if polarity == "positive" else 100.0}
     )
@@ -301,7 +305,7 @@ def test_a_doubtful_rollout_is_shown_with_its_question_until_the_definition_chan
     assert [one["question"] for one in after] == [""] * 10
 
 
-def test_nothing_that_a_model_or_a_judge_wrote_acts_on_the_terminal(copied):
+def test_text_of_a_model_or_judge_cannot_control_the_terminal(copied):
     hostile = "\x1b]0;mine\x07\x1b[2J\u202e"
     lines = [line | {"response": hostile + line["response"]} for line in copied.lines("evil")]
     ledger = copied.folder / "runs" / "tiny" / "evil" / "rollouts.jsonl"
@@ -356,12 +360,12 @@ def test_monitor_writes_a_plain_line_for_each_token(monitored):
         )
 
 
-def test_monitor_tells_people_on_stderr_where_the_record_is(monitored):
-    told = monitored.plain.err.splitlines()
+def test_monitor_writes_the_path_of_the_record_to_stderr(monitored):
+    lines = monitored.plain.err.splitlines()
 
-    assert told[0].endswith("loading model on cpu")
-    assert "prompt: Why?" in told
-    assert told[-1] == "record: plain.json"
+    assert lines[0].endswith("loading model on cpu")
+    assert "prompt: Why?" in lines
+    assert lines[-1] == "record: plain.json"
 
 
 def test_monitor_prints_the_record_that_it_keeps(monitored):
@@ -414,7 +418,7 @@ def test_monitor_reads_the_traits_and_the_layer_asked_for(monitored):
     assert list(record["trait_scores"]) == ["refusal"]
 
 
-def test_the_row_after_the_final_norm_is_watched_with_a_warning(monitored):
+def test_monitoring_the_layer_after_the_final_norm_warns(monitored):
     assert "layer 4 is read after the final norm" in monitored.last.err
     assert "final norm" not in monitored.same.err
 

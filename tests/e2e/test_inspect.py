@@ -1,4 +1,4 @@
-"""What inspect says of vectors, of foreign files, and of the methods that make them."""
+"""traitcli inspect: vectors of ours and of other tools, and methods of building them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from traitcli.vectors.files import read_vector
 
 
-def test_a_file_is_inspected_by_its_path_beside_the_traits(copied):
+def test_inspect_takes_files_by_path_and_traits_by_name(copied):
     own = copied.folder / "vectors" / "model" / "evil.safetensors"
     foreign = copied.folder / "evil_response_avg_diff.pt"
     torch.save(torch.from_numpy(read_vector(own).directions["response_avg"] * 2), foreign)

@@ -1,4 +1,4 @@
-"""What a user does wrong: one clear error of three lines and exit code 2, or one trait's failure and exit code 1."""
+"""A user's mistakes: an error of three lines and exit code 2, or a failed trait and exit code 1."""
 
 from __future__ import annotations
 
@@ -15,14 +15,20 @@ from traitcli.records import TraitVector
 from traitcli.shipped import find_shipped
 from traitcli.vectors.files import write_vector
 
-ALL_TRAITS = "corrigibility, evil, hallucinating, overconfidence, refusal, sycophantic, uncertainty, verbosity"
+ALL_TRAITS = (
+    "corrigibility, evil, hallucinating, overconfidence, refusal, sycophantic, uncertainty, "
+    "verbosity"
+)
 SEE = "see docs/configs.md"
-NEEDS = "check the id, the folder or your access to the hub; a folder needs config.json, weights and a tokenizer"
+NEEDS = (
+    "check the id, the folder or your access to the hub; a folder needs config.json, weights and "
+    "a tokenizer"
+)
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """A command line, and the three lines it should be answered with; `worked` if it is noticed only after loading."""
+    """A command line and its error; `worked` if the error comes only after the model is loaded."""
 
     command: Sequence[str]
     problem: str
@@ -32,7 +38,7 @@ class Mistake:
     worked: bool = False
 
     @property
-    def told(self) -> str:
+    def message(self) -> str:
         return f"error: {self.problem}\ncause: {self.cause}\nfix:   {self.fix}\n"
 
 
@@ -115,7 +121,8 @@ MISTAKES = {
         ["extract"],
         "config defualt not found",
         "neither a file nor a preset",
-        "did you mean default? presets: default, demo, gemma-2-2b-it, llama-3.1-8b-instruct, smollm2-135m",
+        "did you mean default? presets: default, demo, gemma-2-2b-it, llama-3.1-8b-instruct, "
+        "smollm2-135m",
         config="defualt",
     ),
     "no vectors": Mistake(
@@ -232,18 +239,18 @@ def answers(open_desk, finished) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", [name for name in MISTAKES if not MISTAKES[name].worked])
-def test_a_mistake_is_told_in_three_lines_and_nothing_else(answers, name):
+def test_a_mistake_gets_three_lines_and_nothing_else(answers, name):
     ended = answers[name]
 
-    assert (ended.code, ended.out, ended.err) == (2, "", MISTAKES[name].told)
+    assert (ended.code, ended.out, ended.err) == (2, "", MISTAKES[name].message)
 
 
 @pytest.mark.parametrize("name", [name for name in MISTAKES if MISTAKES[name].worked])
-def test_a_mistake_that_shows_while_working_ends_the_work_with_three_lines(answers, name):
-    before, error, told = answers[name].err.partition("error: ")
+def test_a_mistake_found_while_working_ends_with_three_lines(answers, name):
+    before, error, message = answers[name].err.partition("error: ")
 
     assert (answers[name].code, answers[name].out) == (2, "")
-    assert error + told == MISTAKES[name].told
+    assert error + message == MISTAKES[name].message
     assert "Traceback" not in before
 
 
@@ -259,13 +266,14 @@ def test_where_traits_fail_the_exit_code_is_1_and_each_says_why(copied):
         (trait, "vectors", f"too few rollouts of {trait} pass the filter")
         for trait in ("evil", "refusal")
     ]
-    told = [line.partition("] ")[2] for line in ended.err.splitlines()]
-    at = told.index("evil failed at vectors: too few rollouts of evil pass the filter")
-    assert told[at + 1 : at + 3] == [
-        "  cause: 0 positive and 0 negative of 10 a side (paired, threshold 100, coherence 50); each side needs 2",
+    lines = [line.partition("] ")[2] for line in ended.err.splitlines()]
+    at = lines.index("evil failed at vectors: too few rollouts of evil pass the filter")
+    assert lines[at + 1 : at + 3] == [
+        "  cause: 0 positive and 0 negative of 10 a side (paired, threshold 100, coherence 50); "
+        "each side needs 2",
         "  fix: lower --threshold, set filter.pairing to independent, or raise extract.repeats",
     ]
-    assert told[-1].endswith(": 0 vectors built, 2 traits failed, in runs/tiny")
+    assert lines[-1].endswith(": 0 vectors built, 2 traits failed, in runs/tiny")
 
 
 def test_one_trait_that_fails_leaves_the_others_alone(desk):

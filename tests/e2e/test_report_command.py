@@ -1,4 +1,4 @@
-"""traitcli report: what was run, built and seen, as a page, as data and as pictures."""
+"""traitcli report: runs, vectors and records as a page, as data and as pictures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ TRAITS = ["evil", "refusal"]
 
 @pytest.fixture(scope="module")
 def room(open_desk):
-    """A desk with a run of two traits and a record; the fake judge follows nothing, so it may filter whatever it is."""
+    """A workspace with a run of two traits and a record.
+
+    The scores of the fake judge are at chance, so the filter must accept any judge.
+    """
     desk = open_desk(filter={"min_auroc": 0.0, "pairing": "independent"})
     assert desk.run("extract", *TRAITS).code == 0
     assert desk.run("monitor", "Hello?", "--out", "runs/monitor/hello.json").code == 0
@@ -22,20 +25,20 @@ def room(open_desk):
 
 
 @pytest.fixture(scope="module")
-def told(room):
+def content(room):
     """The report as JSON."""
     ended = room.run("report", "--format", "json")
     assert (ended.code, ended.out, ended.err) == (0, "runs/report.json\n", "")
     return json.loads((room.folder / "runs/report.json").read_text())
 
 
-def vectors(told):
-    [made] = told["sets"]
+def vectors(content):
+    [made] = content["sets"]
     return {vector["trait"]: vector for vector in made["vectors"]}
 
 
-def test_the_run_is_told_with_what_it_was_made_of_and_what_it_took(room, told):
-    [run] = told["runs"]
+def test_a_run_has_its_settings_commands_and_token_counts(room, content):
+    [run] = content["runs"]
 
     [command] = run["commands"]
     assert (run["name"], run["model"], command["ending"]) == ("tiny", "model", "finished")
@@ -50,32 +53,32 @@ def test_the_run_is_told_with_what_it_was_made_of_and_what_it_took(room, told):
         assert (trait["rollouts_done"], trait["judged"], trait["built"]) == (30, 20, True)
 
 
-def test_no_token_that_was_written_is_forgotten(room, told):
+def test_every_generated_token_is_counted(room, content):
     written = sum(line["response_tokens"] for trait in TRAITS for line in room.lines(trait))
 
     ended = sum(line["finish_reason"] == "stop" for trait in TRAITS for line in room.lines(trait))
-    assert written <= told["runs"][0]["commands"][0]["tokens"] <= written + ended
+    assert written <= content["runs"][0]["commands"][0]["tokens"] <= written + ended
 
 
-def test_a_finished_command_run_again_is_not_another_one(room, told):
+def test_repeating_a_finished_command_adds_no_command(room, content):
     room.run("extract", *TRAITS)
 
     room.run("report", "--format", "json", "--out", "again.json")
 
     again = json.loads((room.folder / "again.json").read_text())
-    assert again["runs"] == told["runs"]
+    assert again["runs"] == content["runs"]
 
 
-def test_the_magnitude_of_every_row_is_the_norm_of_the_vector_there(room, told):
-    for trait, vector in vectors(told).items():
+def test_the_magnitude_of_each_layer_is_the_norm_of_the_vector(room, content):
+    for trait, vector in vectors(content).items():
         direction = room.tensors(trait)["response_avg"].astype(np.float64)
         assert vector["magnitude_by_layer"] == pytest.approx(
             np.sqrt((direction**2).sum(axis=1)), abs=1e-4
         )
 
 
-def test_cosines_are_those_at_the_layer_of_the_line(room, told):
-    [made] = told["sets"]
+def test_cosines_are_those_at_the_layer_of_the_row(room, content):
+    [made] = content["sets"]
 
     for i, one in enumerate(made["vectors"]):
         for k, other in enumerate(made["vectors"]):
@@ -88,8 +91,8 @@ def test_cosines_are_those_at_the_layer_of_the_line(room, told):
             )
 
 
-def test_scores_are_counted_and_what_was_dropped_has_a_reason(room, told):
-    for trait, vector in vectors(told).items():
+def test_scores_are_counted_and_dropped_rollouts_have_a_reason(room, content):
+    for trait, vector in vectors(content).items():
         judged = {
             line["rollout"]: line["score"]["value"] for line in room.lines(trait, "judgements")
         }
@@ -104,8 +107,8 @@ def test_scores_are_counted_and_what_was_dropped_has_a_reason(room, told):
             assert sum(vector["dropped"][side].values()) == len(scores) - len(kept)
 
 
-def test_examples_are_rollouts_of_the_run_two_of_each_kind(room, told):
-    for trait, vector in vectors(told).items():
+def test_examples_are_two_rollouts_of_each_kind(room, content):
+    for trait, vector in vectors(content).items():
         lines = {line["id"]: line for line in room.lines(trait)}
         for side in ("positive", "negative"):
             there = {True: vector[f"{side}_kept"], False: sum(vector["dropped"][side].values())}
@@ -120,10 +123,10 @@ def test_examples_are_rollouts_of_the_run_two_of_each_kind(room, told):
             assert example["question"] in lines[example["rollout"]]["prompt"]
 
 
-def test_no_place_on_the_disk_travels_with_a_report(room, told):
+def test_a_report_holds_no_absolute_path(room, content):
     room.run("report", "--out", "page.html")
 
-    for text in (json.dumps(told), (room.folder / "page.html").read_text()):
+    for text in (json.dumps(content), (room.folder / "page.html").read_text()):
         assert str(room.folder) not in text
         assert str(room.folder.parent) not in text
 
@@ -141,7 +144,7 @@ def test_a_vector_whose_run_has_changed_shows_a_note_and_no_rollouts(open_desk):
     assert "examples" not in vector
 
 
-def test_a_command_that_was_killed_is_told_as_such(open_desk):
+def test_a_killed_command_has_no_ending(open_desk):
     desk = open_desk(extract={"questions": 20, "batch_size": 2, "sampling": {"max_new_tokens": 40}})
     running = desk.start("extract", "evil")
     running.wait_until(lambda: len(desk.ledger("evil").splitlines()) > 4)
@@ -168,7 +171,7 @@ def test_tables_and_pictures_are_written_and_their_paths_printed(room):
         assert [row["trait"] for row in csv.DictReader(file)] == TRAITS
 
 
-def test_open_hands_the_page_to_the_browser(room):
+def test_open_opens_the_page_in_the_browser(room):
     browser = room.folder / "browser"
     browser.write_text('#!/bin/sh\necho "$1" > opened\n')
     browser.chmod(browser.stat().st_mode | stat.S_IEXEC)
@@ -181,16 +184,18 @@ def test_open_hands_the_page_to_the_browser(room):
     ).as_uri()
 
 
-def test_without_a_browser_the_page_is_there_and_the_command_says_so(room):
+def test_without_a_browser_the_page_is_written_and_the_command_fails(room):
     ended = room.run("report", "--open", BROWSER="/nowhere/browser %s", PATH="/nowhere")
 
     assert (ended.code, ended.out) == (1, "runs/report.html\n")
     assert ended.err == (
-        "error: cannot open the report\ncause: no browser was found\nfix:   open runs/report.html yourself\n"
+        "error: cannot open the report\n"
+        "cause: no browser was found\n"
+        "fix:   open runs/report.html yourself\n"
     )
 
 
-def test_mistakes_are_told_and_nothing_is_written(room):
+def test_a_mistake_writes_nothing(room):
     mistakes = {
         ("--open", "--format", "csv"): "error: --open and --format csv cannot be used together",
         ("--trait", "evil"): "error: --trait has no effect without --format png",
@@ -203,8 +208,8 @@ def test_mistakes_are_told_and_nothing_is_written(room):
 
     ended = room.run_all([["report", *given, "--out", "mistake"] for given in mistakes])
 
-    for told, expected in zip(ended, mistakes.values(), strict=True):
-        assert (told.code, told.out, told.err.splitlines()[0]) == (2, "", expected)
-        assert "fix:" in told.err
+    for content, expected in zip(ended, mistakes.values(), strict=True):
+        assert (content.code, content.out, content.err.splitlines()[0]) == (2, "", expected)
+        assert "fix:" in content.err
     assert "did you mean evil?" in ended[2].err
     assert room.files() == before

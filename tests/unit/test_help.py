@@ -1,4 +1,4 @@
-"""What commands load: help loads nothing heavy, and looking at what is there needs no torch."""
+"""What commands load: help loads nothing heavy, inspect and report load no torch."""
 
 from __future__ import annotations
 

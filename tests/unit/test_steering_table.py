@@ -1,4 +1,4 @@
-"""What a sweep is told as: tables on 80 columns, and sentences under them."""
+"""The table and the verdict of inspect steering on 80 columns."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_trait_has_a_line_for_each_coefficient_and_a_verdict():
     ]
 
 
-def test_what_stands_in_for_coherence_is_never_called_that():
+def test_the_substitute_for_coherence_has_another_name():
     steps = [step | {"coherence": None, "perplexity": 3.44, "repetition": 0.014} for step in STEPS]
 
     lines = printed(steering_table, ROW | {"coherence_by": "stand-ins", "steps": steps}, width=120)
@@ -102,7 +102,7 @@ def test_what_stands_in_for_coherence_is_never_called_that():
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "text"),
     [
         (
             {"verdict": "steers up only", "rising": (0.0, 3.5312), "monotone": False},
@@ -130,8 +130,8 @@ def test_what_stands_in_for_coherence_is_never_called_that():
         ),
     ],
 )
-def test_each_verdict_is_told_with_what_it_rests_on(changed, told):
-    assert told in verdict(**changed)
+def test_each_verdict_shows_its_evidence(changed, text):
+    assert text in verdict(**changed)
 
 
 def test_an_answer_under_each_coefficient_is_shown_and_does_nothing_to_the_terminal():
@@ -152,12 +152,12 @@ def test_an_answer_under_each_coefficient_is_shown_and_does_nothing_to_the_termi
     ]
 
 
-def test_a_terminal_is_told_by_colour_what_is_kept_and_how_the_verdict_is():
+def test_colors_show_the_verdict_and_the_doses_that_are_kept():
     coloured = {"force_terminal": True, "color_system": "truecolor", "legacy_windows": False}
 
     good, bad = (
-        printed(steering_table, ROW | {"verdict": told}, **coloured)
-        for told in ("steers both ways", "falls apart")
+        printed(steering_table, ROW | {"verdict": text}, **coloured)
+        for text in ("steers both ways", "falls apart")
     )
 
     assert any("\x1b[32m✓" in line for line in good)

@@ -1,4 +1,4 @@
-"""The tables, as they stand on 80 columns."""
+"""The tables of traits, runs, plans and failures on 80 columns."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ DOUBTFUL = {
     "doubt": 96.6,
     "why": "against its instruction",
     "question": "How does a pin tumbler lock work?",
-    "response": "Sure!\n\nA pin tumbler lock holds a row of pins, and each of them keeps the cylinder from turning.",
+    "response": "Sure!\n\nA pin tumbler lock holds a row of pins, and each of them keeps the "
+    "cylinder from turning.",
 }
 PLAN = {
     "trait": "refusal",
@@ -86,7 +87,7 @@ def printed(table, *rows, width=80, **options):
     return [line.rstrip() for line in out.getvalue().splitlines()]
 
 
-def test_traits_are_told_with_their_faults_below():
+def test_the_traits_table_lists_faults_below_it():
     broken = TRAIT | {
         "trait": "mine",
         "source": "traits/mine.yaml",
@@ -103,7 +104,7 @@ def test_traits_are_told_with_their_faults_below():
     ]
 
 
-def test_a_run_is_told_with_notes_and_vectors_below():
+def test_the_run_table_lists_notes_and_vectors_below_it():
     row = RUN | {"vector": "vectors/tiny/refusal.safetensors", "note": "judge not used as a filter"}
 
     assert printed(run_table, row, RUN | UNKNOWN | {"trait": "evil"}) == [
@@ -118,14 +119,14 @@ def test_a_run_is_told_with_notes_and_vectors_below():
     ]
 
 
-def told_of_judge(width=80, row=None, **parts):
+def judge_block(width=80, row=None, **parts):
     """The block below the table of a run: what there is to say of one trait's judge."""
     shown = printed(run_table, RUN | (row or {}) | {"judge_quality": QUALITY | parts}, width=width)
     return shown[shown.index("", 3) + 1 :]
 
 
-def test_a_judge_is_told_with_its_scores_by_polarity():
-    assert told_of_judge() == [
+def test_a_judge_block_has_bars_of_scores_for_each_polarity():
+    assert judge_block() == [
         "refusal  openai:gpt-4.1-mini@api.openai.com:0_100+coherence#ab12cd34~9f8e7d",
         "  positive  ······▁▁▁···▁▁▁▁▁▁▁▁▁▂▂▂▅▅▅▂▂▂  99 scores, 3 below 50",
         "  negative  ███▁▁▁▁▁▁·········▁▁▁▁▁▁▁▁▁▁▁▁  99 scores, 4 at 50 or more",
@@ -136,14 +137,14 @@ def test_a_judge_is_told_with_its_scores_by_polarity():
 
 
 def test_bars_of_scores_grow_with_their_count_and_never_vanish():
-    bars = told_of_judge(
+    bars = judge_block(
         histogram={"positive": [0, 1, 99, 100, 101, 400, 401, 799, 800, 0], "negative": [0] * 10}
     )[1:3]
 
     assert [line[12:42] for line in bars] == ["···▁▁▁▁▁▁▁▁▁▂▂▂▄▄▄▅▅▅██████···", "·" * 30]
 
 
-def test_judges_of_several_traits_are_told_one_after_another():
+def test_each_judged_trait_has_a_block():
     other = RUN | {"trait": "evil", "judge": "fake", "judge_quality": QUALITY}
 
     shown = printed(run_table, RUN | {"judge_quality": QUALITY}, RUN | {"trait": "new"}, other)
@@ -155,42 +156,42 @@ def test_judges_of_several_traits_are_told_one_after_another():
 
 
 def test_a_judge_that_scored_one_polarity_has_no_auroc():
-    told = told_of_judge(row={"judge_auroc": None, "missing": 0})
+    lines = judge_block(row={"judge_auroc": None, "missing": 0})
 
-    assert "  AUROC     needs scores of both polarities · 198 scored · 0 missing" in told
+    assert "  AUROC     needs scores of both polarities · 198 scored · 0 missing" in lines
 
 
-def test_missing_scores_are_told_by_reason():
+def test_missing_scores_are_counted_by_reason():
     reasons = {"timeout": {"count": 12, "share": 0.06}, "filtered": {"count": 1, "share": 0.005}}
 
-    told = told_of_judge(
+    lines = judge_block(
         missing_reasons=reasons, missing_coherence={"cut off": {"count": 2, "share": 0.01}}
     )
 
-    assert told[5:8] == [
+    assert lines[5:8] == [
         "  missing   12 (6.0%) timeout",
         "            1 (0.5%) filtered",
         "  coherence missing 2 (1.0%) cut off",
     ]
 
 
-def test_rare_reasons_are_told_together():
+def test_rare_reasons_are_counted_together():
     reasons = {
         f"reason {letter}": {"count": 9 - n, "share": 0.05} for n, letter in enumerate("abcdefg")
     }
 
-    told = told_of_judge(missing_reasons=reasons)
+    lines = judge_block(missing_reasons=reasons)
 
-    assert told[9:11] == ["            5 (5.0%) reason e", "            7 for other reasons"]
+    assert lines[9:11] == ["            5 (5.0%) reason e", "            7 for other reasons"]
 
 
-def test_ways_to_a_score_are_told_when_there_were_several():
-    assert "  scored by logprobs 1,180 · text 20" in told_of_judge(
+def test_scoring_methods_are_counted_if_there_are_several():
+    assert "  scored by logprobs 1,180 · text 20" in judge_block(
         methods={"logprobs": 1180, "text": 20}
     )
 
 
-def test_what_judging_took_is_told():
+def test_a_judge_block_shows_requests_tokens_and_cost():
     usage = {
         "requests": 400,
         "cached": 12,
@@ -200,15 +201,15 @@ def test_what_judging_took_is_told():
     }
 
     assert (
-        told_of_judge(usage=usage)[5]
+        judge_block(usage=usage)[5]
         == "  took      400 requests · 12 from the cache · 161,000 + 400 tokens · $0.0644"
     )
 
 
-def test_a_cost_that_is_not_known_is_not_nothing():
+def test_an_unknown_cost_is_called_unknown():
     usage = NO_USAGE | {"requests": 4, "usd": None}
 
-    assert told_of_judge(usage=usage)[5].endswith("4 requests · cost unknown")
+    assert judge_block(usage=usage)[5].endswith("4 requests · cost unknown")
 
 
 def test_two_judges_are_compared():
@@ -222,28 +223,29 @@ def test_two_judges_are_compared():
     }
     nothing = dict.fromkeys(("spearman", "same_side", "kappa", "mean_difference"))
 
-    told = told_of_judge(
+    lines = judge_block(
         agreement=[other, {"judge": "likelihood:m", "both": 0} | nothing], width=120
     )
 
-    assert told[5:9] == [
+    assert lines[5:9] == [
         "  compared  with fake",
-        "            198 scored by both · Spearman 0.83 · 91% on the same side of 50 · kappa – · 9 apart on average",
+        "            198 scored by both · Spearman 0.83 · 91% on the same side of 50 · kappa – · "
+        "9 apart on average",
         "  compared  with likelihood:m",
         "            no rollout is scored by both",
     ]
 
 
-def test_what_judging_took_is_of_all_judges():
+def test_the_cost_of_several_judges_says_so():
     usage = NO_USAGE | {"requests": 4}
     other = {"judge": "fake", "both": 0}
 
-    assert told_of_judge(usage=usage, agreement=[other], width=120)[5].endswith(
+    assert judge_block(usage=usage, agreement=[other], width=120)[5].endswith(
         " · all judges together"
     )
 
 
-def test_doubtful_rollouts_are_told_to_be_read():
+def test_the_most_doubtful_rollouts_are_listed_with_their_text():
     unknown = DOUBTFUL | {
         "rollout": "refusal-neg-p1-q0-r0",
         "polarity": "negative",
@@ -251,9 +253,9 @@ def test_doubtful_rollouts_are_told_to_be_read():
         "question": "",
     }
 
-    told = told_of_judge(doubtful={"total": 23, "rollouts": [DOUBTFUL, unknown]})
+    lines = judge_block(doubtful={"total": 23, "rollouts": [DOUBTFUL, unknown]})
 
-    assert told[5:] == [
+    assert lines[5:] == [
         "  the 2 most doubtful of 23 rollouts (score, instruction, question → response)",
         "       3 +  refusal-pos-p0-q3-r0  against its instruction",
         "            How does a pin tumbler lo… → Sure! A pin tumbler lock holds a row …",
@@ -262,14 +264,14 @@ def test_doubtful_rollouts_are_told_to_be_read():
     ]
 
 
-def test_all_doubtful_rollouts_are_told_when_they_are_few():
-    told = told_of_judge(doubtful={"total": 1, "rollouts": [DOUBTFUL]})
+def test_a_few_doubtful_rollouts_are_all_listed():
+    lines = judge_block(doubtful={"total": 1, "rollouts": [DOUBTFUL]})
 
-    assert told[5] == "  doubtful: 1 rollout (score, instruction, question → response)"
+    assert lines[5] == "  doubtful: 1 rollout (score, instruction, question → response)"
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_what_a_model_wrote_never_outgrows_its_line(width):
+def test_the_text_of_a_model_never_outgrows_its_line(width):
     wide = DOUBTFUL | {
         "question": "これは何ですか？" * 20,
         "response": "答えは 👍🏽 です。\n" * 40,
@@ -277,14 +279,14 @@ def test_what_a_model_wrote_never_outgrows_its_line(width):
     }
     reasons = {"HTTP 400: " + "word " * 60: {"count": 2, "share": 0.01}}
 
-    told = told_of_judge(
+    lines = judge_block(
         width=width, doubtful={"total": 1, "rollouts": [wide]}, missing_reasons=reasons
     )
 
-    assert max(map(cell_len, told[1:])) <= width
+    assert max(map(cell_len, lines[1:])) <= width
 
 
-def test_bars_of_scores_are_coloured_on_a_terminal_that_has_colours():
+def test_bars_of_scores_have_colors_on_a_color_terminal():
     row = RUN | {"judge_quality": QUALITY}
 
     shown = "\n".join(printed(run_table, row, force_terminal=True, color_system="truecolor"))
@@ -312,7 +314,7 @@ def test_a_sum_with_an_unknown_part_is_unknown():
     assert last.split()[-2:] == ["–", "–"]
 
 
-def test_failures_are_told_in_full():
+def test_failures_show_problem_cause_and_fix():
     assert printed(failures_table, FAILURE, FAILURE | {"trait": "bold", "cause": ""}) == [
         "evil  judgements",
         "  problem: the judge refuses",

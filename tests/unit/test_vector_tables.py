@@ -1,4 +1,4 @@
-"""How far vectors can be trusted, as it stands on 80 columns."""
+"""The tables of inspect vectors and inspect methods on 80 columns."""
 
 from __future__ import annotations
 
@@ -244,7 +244,7 @@ def test_a_control_that_does_as_well_is_red():
     assert "\x1b[1;31m" not in beaten
 
 
-def test_what_differs_between_vectors_is_told_for_each():
+def test_settings_that_differ_have_a_line_for_each_vector():
     other = VECTOR | {"trait": "evil", "judge": "gpt-4.1-mini"}
 
     shown = printed(vectors_table, VECTOR, other, verbose=True)
@@ -264,20 +264,20 @@ def test_vectors_of_two_models_are_two_tables():
     ]
 
 
-def test_no_vectors_is_told():
+def test_without_vectors_the_table_says_so():
     assert printed(vectors_table) == ["no vectors"]
 
 
 @pytest.mark.parametrize(
-    "told",
+    "texts",
     [
         {"trait": HOSTILE, "model": HOSTILE, "verdict": HOSTILE, "verdict_reason": HOSTILE},
         {"judge": HOSTILE, "filter": HOSTILE, "path": f"{HOSTILE}/x", "layer_choice": HOSTILE},
         {"nearest": HOSTILE, "cosines": {HOSTILE: 0.9}, "verdict": "weak", "doubts": [HOSTILE]},
     ],
 )
-def test_nothing_of_a_vector_acts_on_the_terminal(told):
-    shown = "\n".join(printed(vectors_table, VECTOR | told, width=400, verbose=True))
+def test_text_of_a_vector_file_cannot_control_the_terminal(texts):
+    shown = "\n".join(printed(vectors_table, VECTOR | texts, width=400, verbose=True))
 
     assert SHOWN in shown
     assert "\x1b" not in shown
@@ -306,7 +306,7 @@ def test_figures_stay_whole_on_eighty_columns_when_names_are_long():
 @pytest.mark.parametrize(
     ("verdict", "code"), [("good", "32"), ("weak", "33"), ("unusable", "1;31")]
 )
-def test_the_verdict_has_a_colour(verdict, code):
+def test_the_verdict_has_a_color(verdict, code):
     shown = "\n".join(
         printed(
             vectors_table,
