@@ -19,7 +19,7 @@ MANY = {"extract": {"batch_size": 2, "sampling": {"max_new_tokens": 24}}, "judge
 
 
 def add_vector(desk, trait):
-    """A vector as from elsewhere: no run made it."""
+    """A vector that no run has built."""
     directions = np.random.default_rng(5).normal(size=(5, 32)).astype(np.float32)
     vector = TraitVector(trait, "model", "mean_difference", 2, {"response_avg": directions}, {})
     write_vector(desk.folder / "vectors" / "model", vector)
@@ -27,7 +27,7 @@ def add_vector(desk, trait):
 
 @pytest.fixture(scope="module")
 def swept(open_desk):
-    """A folder with two vectors and no run, and the command in it twice: for people, then for programs."""
+    """A folder with two vectors and no run, where the command ran twice: for people, with --json."""
     desk = open_desk(extract=SAMPLING)
     for trait in ("evil", "refusal"):
         add_vector(desk, trait)
@@ -67,7 +67,7 @@ def test_progress_goes_to_stderr_line_by_line(swept):
     assert not {"\x1b", "\r"} & set(shown.err)
 
 
-def test_the_json_of_the_same_command_again_has_everything_and_makes_nothing(swept):
+def test_the_same_command_with_json_has_all_results_and_does_nothing(swept):
     desk, _, counted, after = swept
 
     rows = counted.json
@@ -93,7 +93,7 @@ def test_the_json_of_the_same_command_again_has_everything_and_makes_nothing(swe
         }
 
 
-def test_a_run_that_is_made_later_in_the_same_folder_is_not_disturbed(swept, open_desk):
+def test_a_later_run_in_the_same_folder_is_not_disturbed(swept, open_desk):
     desk = open_desk(extract=SAMPLING | {"questions": 1, "evaluation_questions": 1})
     shutil.copytree(swept[0].folder / "runs", desk.folder / "runs")
     before = desk.ledger("evil", "steering")
@@ -104,7 +104,7 @@ def test_a_run_that_is_made_later_in_the_same_folder_is_not_disturbed(swept, ope
     assert desk.ledger("evil", "steering") == before
 
 
-def test_a_sweep_that_is_killed_and_interrupted_goes_on_and_makes_nothing_twice(open_desk):
+def test_a_killed_sweep_resumes_and_repeats_nothing(open_desk):
     desk = open_desk(**MANY)
     add_vector(desk, "evil")
     command = ("inspect", "steering", "evil", "--doses=-0.5,0.5", "--questions", "12", "--json")
@@ -151,7 +151,7 @@ MISTAKES = [
 ]
 
 
-def test_mistakes_are_told_in_three_lines_with_exit_code_2(swept):
+def test_mistakes_have_three_lines_and_exit_code_2(swept):
     desk, *_ = swept
     before = desk.files("runs")
 
@@ -171,7 +171,7 @@ def test_mistakes_are_told_in_three_lines_with_exit_code_2(swept):
     assert desk.files("runs").keys() == before.keys()
 
 
-def test_a_judge_without_a_key_is_noticed_before_anything_is_written(open_desk):
+def test_a_judge_without_a_key_is_refused_before_any_answer(open_desk):
     desk = open_desk(judge={"backend": "openai"})
     add_vector(desk, "evil")
 
@@ -181,7 +181,7 @@ def test_a_judge_without_a_key_is_noticed_before_anything_is_written(open_desk):
     assert desk.ledger("evil", "steering") == b""
 
 
-def test_another_command_at_work_on_the_run_is_named(swept):
+def test_another_command_that_uses_the_run_is_named(swept):
     desk, *_ = swept
     lock = desk.folder / "runs" / "tiny" / "lock"
     lock.write_text("1\nelsewhere\n")
@@ -192,7 +192,7 @@ def test_another_command_at_work_on_the_run_is_named(swept):
     assert (ended.code, "another command is working on run tiny" in ended.err) == (2, True)
 
 
-def test_an_endpoint_judges_coherence_too_and_its_key_goes_nowhere_else(open_desk, server):
+def test_an_endpoint_judges_coherence_and_its_key_is_not_stored(open_desk, server):
     server.reset()
     desk = open_desk(extract=SAMPLING, **settings(server))
     add_vector(desk, "evil")

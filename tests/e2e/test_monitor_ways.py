@@ -1,4 +1,4 @@
-"""Monitor without a terminal: chats from a pipe, sets of prompts, texts, alarms, vectors, and what it refuses."""
+"""Monitor without a terminal: piped chats, prompt sets, texts, alarms, vectors and mistakes."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ TALK = [
     {"role": "assistant", "content": "No."},
 ]
 ANSWER = {"prompt": "Why?", "response": "Because of you."}
-ALWAYS, NEVER = "evil>-1000", "evil>1000"
+ALMODES, NEVER = "evil>-1000", "evil>1000"
 TOO_LONG = (
     "the prompt is too long: 615 prompt tokens and 12 new ones exceed the 512 tokens of model"
 )
 NO_JSON = "line 3: not JSON: Expecting value: line 1 column 1 (char 0)"
 NOWHERE = ("--set", "paths.vectors=nowhere")
 STOPPED = ("--layer", "auto", "--stop-on", "run(evil,3)>-1000", "--fail-on", NEVER)
-WAYS: dict[str, list[str]] = {
+MODES: dict[str, list[str]] = {
     "set": ["--prompts", "few.yaml", "--out", "set.jsonl", "--fail-on", "mean(evil)>1000"],
     "texts": [
         "--input",
@@ -75,7 +75,7 @@ WAYS: dict[str, list[str]] = {
         "How?",
         "--raw",
         "--fail-on",
-        ALWAYS,
+        ALMODES,
         *NOWHERE,
         "--vectors",
         "elsewhere",
@@ -83,12 +83,15 @@ WAYS: dict[str, list[str]] = {
         "answers.jsonl",
     ],
 }
-SAID = b"Wh\xff?\n/steer evil=0.5\n/nonsense\n\n/system Be \xff.\nHow?\n/save saved.json\n/quit\nnever\n"
+SAID = (
+    b"Wh\xff?\n/steer evil=0.5\n/nonsense\n\n/system Be \xff.\nHow?\n"
+    b"/save saved.json\n/quit\nnever\n"
+)
 
 
 @pytest.fixture(scope="module")
 def room(open_desk: Callable[..., Any], finished: tuple[Any, Ended]) -> Any:
-    """A folder with the tiny model, its vectors in three places, and things to ask and to read."""
+    """A folder with the tiny model, its vectors in three folders, prompts and texts."""
     desk = open_desk()
     for place in ("vectors", "elsewhere"):
         shutil.copytree(finished[0].folder / "vectors", desk.folder / place)
@@ -112,10 +115,10 @@ def room(open_desk: Callable[..., Any], finished: tuple[Any, Ended]) -> Any:
 
 @pytest.fixture(scope="module")
 def ended(room: Any) -> dict[str, Ended]:
-    """How each way to watch has ended, two at a time."""
+    """How each mode of monitor ended; two run at a time."""
     with ThreadPoolExecutor(2) as pool:
         running = {
-            name: pool.submit(room.run, "monitor", *arguments) for name, arguments in WAYS.items()
+            name: pool.submit(room.run, "monitor", *arguments) for name, arguments in MODES.items()
         }
         chat = ("--chat", "--max-new-tokens", "4", "--out", "chat.jsonl")
         running["chat"] = pool.submit(
@@ -161,7 +164,7 @@ def test_each_line_from_a_pipe_is_a_turn_until_quit(ended, room):
     ]
 
 
-def test_a_chat_from_a_pipe_has_token_lines_on_stdout_and_all_else_on_stderr(ended, room):
+def test_a_piped_chat_has_token_lines_on_stdout_and_the_rest_on_stderr(ended, room):
     first, second = records(room.folder / "chat.jsonl")
 
     ever_same = ("model: ", "4 tokens in ")
@@ -182,7 +185,7 @@ def test_a_chat_from_a_pipe_has_token_lines_on_stdout_and_all_else_on_stderr(end
     ]
 
 
-def test_a_prompt_of_a_set_that_fails_is_recorded_and_the_next_one_is_asked(ended, room):
+def test_a_failed_prompt_of_a_set_is_recorded_and_the_next_one_follows(ended, room):
     kept = records(room.folder / "set.jsonl")
 
     assert ended["set"].code == 0
@@ -193,7 +196,7 @@ def test_a_prompt_of_a_set_that_fails_is_recorded_and_the_next_one_is_asked(ende
     assert f"warning: prompt 2 failed: {TOO_LONG}" in ended["set"].err.splitlines()
 
 
-def test_the_table_of_a_set_tells_what_each_trait_showed(ended, room):
+def test_the_table_of_a_set_shows_each_trait(ended, room):
     rises, _, falls, both = records(room.folder / "set.jsonl")
 
     scores = both["calibrated_scores"]["refusal"]
@@ -223,7 +226,7 @@ def test_the_table_of_a_set_tells_what_each_trait_showed(ended, room):
     )  # the lines of tokens, for programs
 
 
-def test_texts_are_scored_in_order_and_one_that_cannot_be_read_keeps_its_place(ended):
+def test_texts_are_scored_in_order_with_errors_for_unreadable_ones(ended):
     kept = ended["texts"].json_lines
 
     assert [record.get("response") for record in kept] == [
@@ -242,7 +245,7 @@ def test_texts_are_scored_in_order_and_one_that_cannot_be_read_keeps_its_place(e
     ]
 
 
-def test_texts_as_json_are_the_records_on_stdout_and_the_table_on_stderr(ended, room):
+def test_texts_with_json_print_records_on_stdout_and_the_table_on_stderr(ended, room):
     [path] = (room.folder / "runs" / "monitor").glob("*-said-jsonl.jsonl")
 
     table = ended["texts"].err.splitlines()
@@ -252,7 +255,7 @@ def test_texts_as_json_are_the_records_on_stdout_and_the_table_on_stderr(ended, 
 
 
 @pytest.mark.parametrize("trait", ["evil", "refusal"])
-def test_the_table_of_texts_tells_the_mean_and_where_the_extremes_are(ended, trait):
+def test_the_table_of_texts_shows_means_and_extremes(ended, trait):
     where = ["line 1", "line 2 turn 1", "line 2 turn 2"]
     means = [mean_of(record, trait) for record in ended["texts"].json_lines[:3]]
 
@@ -261,10 +264,8 @@ def test_the_table_of_texts_tells_the_mean_and_where_the_extremes_are(ended, tra
     (low, lowest), (high, highest) = (
         chosen(zip(means, where, strict=True)) for chosen in (min, max)
     )
-    assert (
-        row
-        == f"{trait} 3 {figure(fmean(means))} {figure(low)} {lowest} {figure(high)} {highest}".split()
-    )
+    mean = figure(fmean(means))
+    assert row == f"{trait} 3 {mean} {figure(low)} {lowest} {figure(high)} {highest}".split()
 
 
 def test_a_plain_text_is_the_answer_to_the_prompt_with_its_table_on_stdout(ended, room):
@@ -287,7 +288,7 @@ def test_a_plain_text_is_the_answer_to_the_prompt_with_its_table_on_stdout(ended
     assert ended["plain"].out.splitlines()[-1] == f"records: {path.relative_to(room.folder)}"
 
 
-def test_an_alarm_that_is_crossed_makes_the_exit_code_3_and_is_recorded(ended):
+def test_a_fail_rule_that_is_met_exits_with_3_and_is_recorded(ended):
     read = ended["texts"].json_lines[:3]
 
     assert ended["texts"].code == 3
@@ -308,11 +309,11 @@ def test_an_alarm_that_is_crossed_makes_the_exit_code_3_and_is_recorded(ended):
 
 
 @pytest.mark.parametrize("name", ["set", "steered"])
-def test_an_alarm_that_is_not_crossed_leaves_the_exit_code_0(ended, name):
+def test_a_fail_rule_that_is_not_met_exits_with_0(ended, name):
     assert ended[name].code == 0
 
 
-def test_stop_on_ends_the_answer_at_the_token_that_crosses(ended):
+def test_stop_on_ends_the_answer_at_the_token_that_meets_it(ended):
     *tokens, record = ended["steered"].json_lines
 
     [alarm] = record["alarms"]
@@ -366,7 +367,7 @@ def test_layer_auto_reads_each_vector_at_its_own_layer(ended, finished):
     assert ended["steered"].json_lines[-1]["layers"] == chosen
 
 
-def test_raw_shows_projections_and_bounds_are_of_these(ended, room):
+def test_with_raw_scores_and_bounds_are_projections(ended, room):
     [record] = [
         record for record in records(room.folder / "answers.jsonl") if record["prompt"] == "How?"
     ]
@@ -380,11 +381,11 @@ def test_raw_shows_projections_and_bounds_are_of_these(ended, room):
         assert [float(one) for one in figures] == pytest.approx(raw[trait], abs=1e-4)
     assert ended["raw"].code == 3
     assert record["alarms"] == [
-        {"rule": ALWAYS, "action": "fail", "token": 0, "score": raw["evil"][0]}
+        {"rule": ALMODES, "action": "fail", "token": 0, "score": raw["evil"][0]}
     ]
 
 
-def test_vectors_are_read_from_a_folder_or_from_the_models_folder_in_it(ended):
+def test_vectors_are_read_from_a_folder_or_its_folder_of_the_model(ended):
     assert row_of(ended["plain"].out, "refusal")[:2] == [
         "refusal",
         "1",
@@ -398,7 +399,7 @@ def test_a_second_answer_is_a_second_line_of_the_same_file(ended, room):
     assert sorted(record["prompt"] for record in kept) == ["How?", "Why?"]
 
 
-def test_report_takes_the_records_of_a_set_but_for_those_that_failed(ended, room):
+def test_report_has_the_records_of_a_set_without_failures(ended, room):
     told = room.run("report", "set.jsonl", "--out", "page.html")
 
     held = held_by(room.folder / "page.html")
@@ -408,7 +409,7 @@ def test_report_takes_the_records_of_a_set_but_for_those_that_failed(ended, room
 
 @dataclass(frozen=True)
 class Mistake:
-    """The arguments of monitor, and what they should be answered with at once."""
+    """The arguments of monitor, and the error that they give at once."""
 
     arguments: Sequence[str]
     problem: str
@@ -421,7 +422,10 @@ class Mistake:
         return "".join(f"{label}{text}\n" for label, text in lines.items() if text)
 
 
-SOURCES = 'traitcli monitor "What should I read?", or --chat, --prompts teaching, --input FILE, --replay FILE'
+SOURCES = (
+    'traitcli monitor "What should I read?", or --chat, --prompts teaching, --input FILE, '
+    "--replay FILE"
+)
 RULE_FORMS = "expected TRAIT>BOUND, mean(TRAIT)>BOUND or run(TRAIT,TOKENS)>BOUND; < works too"
 RULE_EXAMPLES = "for example evil>1.5, mean(evil)>0.8 or run(evil,5)>1 (5 tokens in a row)"
 STEER_FORM = "expected TRAIT=COEFFICIENT[@LAYER]"
@@ -546,7 +550,7 @@ LAYER_99 = (
 
 @pytest.fixture(scope="module")
 def refused(room: Any) -> dict[str, Ended]:
-    """What mistakes and broken records were answered with."""
+    """How mistakes and broken records ended."""
     asked = {name: mistake.arguments for name, mistake in MISTAKES.items()}
     asked |= {name: ["--replay", name] for name in BROKEN} | {
         "layer 99": ["Why?", "--steer", "evil=2@99"]
@@ -558,13 +562,13 @@ def refused(room: Any) -> dict[str, Ended]:
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_told_before_any_work_and_nothing_else_is(refused, name):
+def test_a_mistake_is_refused_before_any_work(refused, name):
     answer = refused[name]
 
     assert (answer.code, answer.out, answer.err) == (2, "", MISTAKES[name].told)
 
 
-def test_steering_at_a_layer_that_the_model_has_not_is_refused(refused):
+def test_steering_at_a_layer_that_the_model_does_not_have_is_refused(refused):
     answer = refused["layer 99"]
 
     assert (answer.code, answer.out) == (2, "")
@@ -572,7 +576,7 @@ def test_steering_at_a_layer_that_the_model_has_not_is_refused(refused):
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_record_is_refused_as_such(refused, name):
+def test_a_broken_record_is_refused(refused, name):
     answer = refused[name]
 
     assert (answer.code, answer.out) == (2, "")

@@ -242,7 +242,7 @@ def test_every_other_judge_is_compared_with_the_one_shown():
     assert {one["judge"]: one["both"] for one in quality["agreement"]} == {"other0": 1, "other1": 0}
 
 
-def test_doubtful_is_what_lies_on_the_wrong_side_the_worst_first():
+def test_scores_on_the_wrong_side_are_doubtful_the_worst_first():
     scores = random_scores(60, seed=2)
     doubts = {name: 100 - score if name[0] == "+" else score for name, score in scores.items()}
 
@@ -254,7 +254,7 @@ def test_doubtful_is_what_lies_on_the_wrong_side_the_worst_first():
     assert [one["doubt"] for one in listed["rollouts"]] == [doubts[name] for name in worst[:10]]
 
 
-def test_a_score_on_the_fence_is_doubtful_and_one_beside_it_is_not():
+def test_a_score_of_50_is_doubtful_on_either_side():
     assert [name for name, _ in doubtful({"+0": 50.0, "+1": 50.1, "-2": 50.0, "-3": 49.9})] == [
         "+0",
         "-2",
@@ -267,11 +267,11 @@ def test_a_disagreement_of_judges_is_a_doubt():
     assert doubtful(scores, other) == [("+0", "judges disagree 88 ↔ 12")]
 
 
-def test_the_judge_that_differs_most_is_told():
+def test_the_reason_names_the_judge_that_differs_most():
     assert doubtful({"+0": 88.0}, {"+0": 30.0}, {"+0": 20.0}) == [("+0", "judges disagree 88 ↔ 20")]
 
 
-def test_all_that_speaks_against_a_score_is_told_the_stronger_first():
+def test_all_reasons_for_doubt_are_listed_the_strongest_first():
     scores, other = {"+0": 40.0, "-1": 70.0}, {"+0": 100.0, "-1": 0.0}
 
     assert doubtful(scores, other) == [
@@ -280,7 +280,7 @@ def test_all_that_speaks_against_a_score_is_told_the_stronger_first():
     ]
 
 
-def test_a_doubtful_rollout_comes_with_all_there_is_to_read():
+def test_a_doubtful_rollout_comes_with_its_question_and_scores():
     quality = quality_of({"+7": 8.0}, {"+7": 90.0}, coherence=Score(77.0))
 
     assert quality["doubtful"]["rollouts"] == [
@@ -302,7 +302,7 @@ def test_a_missing_score_is_not_doubtful():
     assert doubtful({"+0": "timeout"}, {"+0": 5.0}) == []
 
 
-def test_all_of_it_is_json():
+def test_the_quality_is_json():
     quality = quality_of({"+0": 8.0, "-1": "timeout"}, {"+0": 90.0})
 
     assert json.loads(json.dumps(quality)) == quality
@@ -343,11 +343,11 @@ def test_a_part_of_its_name_picks_a_judge_whose_prompt_differs_by_trait(asked):
     }
 
 
-def test_a_name_in_full_is_that_judge_though_it_is_part_of_another():
+def test_a_full_name_picks_that_judge_also_if_it_is_part_of_another():
     assert choose_judges({"evil": ["fake:2", "fake"]}, "fake", "tiny") == {"evil": "fake"}
 
 
-def test_of_two_judge_prompts_the_latest_is_shown_unless_the_other_is_named():
+def test_the_latest_of_two_judge_prompts_is_shown_by_default():
     judges_by_trait = {"evil": [f"{PROMPTED}~222222", f"{PROMPTED}~111111"]}
 
     assert choose_judges(judges_by_trait, "openai", "tiny") == {"evil": f"{PROMPTED}~222222"}

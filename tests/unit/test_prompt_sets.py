@@ -1,4 +1,4 @@
-"""Prompt sets: those that ship, those of the user's own, and what is recorded when one is monitored."""
+"""Prompt sets: shipped ones, a user's own, and the records of monitoring one."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def load(tmp_path):
 
 @pytest.fixture
 def monitored(loaded, tmp_path):
-    """Monitors prompts on the tiny Llama -> the yielded records, the lines of the file, the events."""
+    """Monitors prompts on the tiny Llama -> yielded records, lines of the file, events."""
 
     def monitored(*prompts, config=CONFIG, name="mine"):
         model, out, events = loaded("llama"), tmp_path / f"{name}.jsonl", []
@@ -176,10 +176,8 @@ def test_an_invalid_set_is_refused_with_the_key_of_each_fault(load, tmp_path, te
     with pytest.raises(ConfigError) as error:
         load(text)
 
-    assert (
-        str(error.value)
-        == f"error: {tmp_path / 'mine.yaml'} is not a valid prompt set\ncause: {cause}\nfix:   {FORM}"
-    )
+    problem = f"error: {tmp_path / 'mine.yaml'} is not a valid prompt set"
+    assert str(error.value) == f"{problem}\ncause: {cause}\nfix:   {FORM}"
 
 
 def test_a_file_that_is_not_yaml_is_refused_with_the_line(load, tmp_path):

@@ -259,16 +259,15 @@ def test_an_unreadable_exchange_has_an_error_and_does_not_affect_the_others(load
     found = score(model, asked, prompts=True)
 
     limit = f"the {model.context} tokens of {model.name}"
-    tokens = (
-        len(asked_ids(model, [{"role": "user", "content": "Hi"}])),
-        len(encode_response(model.tokenizer, long)),
-    )
+    prompt_count = len(asked_ids(model, [{"role": "user", "content": "Hi"}]))
+    response_count = len(encode_response(model.tokenizer, long))
+    counts = f"{prompt_count} prompt tokens and {response_count} new ones"
     assert [found[index] for index in faulty] == [
         {"prompt": "", "error": "not a JSON object", "about": {"line": 1}},
         {"prompt": "Hi", "error": "the response is empty", "about": {}},
         {
             "prompt": "Hi",
-            "error": f"the prompt is too long: {tokens[0]} prompt tokens and {tokens[1]} new ones exceed {limit}",
+            "error": f"the prompt is too long: {counts} exceed {limit}",
             "about": {},
         },
         {

@@ -1,4 +1,4 @@
-"""Sweeps of coefficients against naive loops: what is written, judged and read, and what is not done twice."""
+"""Sweeps of coefficients against naive loops, and what they do not do twice."""
 
 from __future__ import annotations
 
@@ -301,7 +301,7 @@ def test_a_missing_score_is_counted_and_requested_again_unless_it_is_final(
     tiny_config, tmp_path, final
 ):
     judge, worker = Failing(final), Worker(tiny_config, "cpu", Recorder())
-    worker.__dict__["judge"] = judge
+    worker.judge = judge
 
     row, _ = (
         TraitSweep(TRAIT, VECTOR, SWEEP, Run(tmp_path / "run"), worker, Recorder()).run()
@@ -315,7 +315,7 @@ def test_a_missing_score_is_counted_and_requested_again_unless_it_is_final(
 
 def test_the_cost_of_judging_steered_answers_counts_against_the_budget(tiny_config, tmp_path):
     worker = Worker(tiny_config, "cpu", Recorder())
-    worker.__dict__["judge"] = Failing(final=True)
+    worker.judge = Failing(final=True)
     TraitSweep(TRAIT, VECTOR, SWEEP, Run(tmp_path / "run"), worker, Recorder()).run()
     paid = tiny_config.model_copy(
         update={
@@ -338,7 +338,8 @@ def test_without_evaluation_questions_the_extraction_questions_are_used_with_a_n
 
     assert {one["question"] for one in row["written"]} == set(GRUMPY.questions)
     assert row["notes"] == [
-        "the trait has no evaluation questions, so the questions are those that the vector was built from"
+        "the trait has no evaluation questions, so the questions are those "
+        "that the vector was built from"
     ]
 
 
