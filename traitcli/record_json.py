@@ -120,11 +120,9 @@ def _scores_to_json(scores: Scores, decimals: int | None) -> dict[str, Any]:
 
 
 def _layers_to_json(scores: LayerScores, decimals: int | None) -> dict[str, Any]:
-    return {
-        "trait": scores.trait,
-        "trait_scores": [_row_to_json(row, decimals) for row in scores.raw],
-        "calibrated_scores": [_row_to_json(row, decimals) for row in scores.calibrated],
-    }
+    raw = [_row_to_json(row, decimals) for row in scores.raw]
+    calibrated = [_row_to_json(row, decimals) for row in scores.calibrated]
+    return {"trait": scores.trait, "trait_scores": raw, "calibrated_scores": calibrated}
 
 
 def _table_to_json(

@@ -431,7 +431,7 @@ RULE_EXAMPLES = "for example evil>1.5, mean(evil)>0.8 or run(evil,5)>1 (5 tokens
 STEER_FORM = "expected TRAIT=COEFFICIENT[@LAYER]"
 STEER_EXAMPLE = "for example evil=-2 or evil=4@14"
 NO_FILE = "[Errno 2] No such file or directory"
-BOTH, EVIL = "watched: evil, refusal", "did you mean evil?"
+BOTH, EVIL = "monitored: evil, refusal", "did you mean evil?"
 COLD = "monitor.sampling.temperature: input should be greater than or equal to 0, got -1.0"
 MISTAKES = {
     "nothing to watch": Mistake(
@@ -485,7 +485,7 @@ MISTAKES = {
         BOTH,
         EVIL,
     ),
-    "a trait that is not watched": Mistake(
+    "a trait that is not monitored": Mistake(
         ["Why?", "--trait", "verbosity"],
         "the trait verbosity is not monitored",
         "monitored: evil, refusal",

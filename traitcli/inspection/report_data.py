@@ -81,12 +81,13 @@ def _run_details(run: Run, traits: Sequence[TraitSnapshot], config: Config) -> R
     # The manifest has the settings of the first command; a later one may use another judge.
     if commands:
         settings = {**settings, **commands[-1]["settings"]}
+    usage = sum((trait.usage for trait in traits), Usage())
     return {
         "name": run.name,
         "model": manifest.get("model", ""),
         "settings": _without_unused_judges(settings),
         "traits": [_trait_details(trait, config, commands) for trait in traits],
-        "usage": asdict(sum((trait.usage for trait in traits), Usage())),
+        "usage": asdict(usage),
         "commands": commands,
     }
 
@@ -108,11 +109,13 @@ def _trait_details(trait: TraitSnapshot, config: Config, commands: Sequence[Row]
 
     latest = trait.judged_by(row["judge"]).values()
     missing = [one.score.reason for one in latest if one.score.value is None]
+    prompt_tokens = sum(rollout.prompt_tokens for rollout in trait.rollouts)
+    response_tokens = sum(rollout.response_tokens for rollout in trait.rollouts)
     return {
         **row,
         "built": has_vector,
-        "prompt_tokens": sum(rollout.prompt_tokens for rollout in trait.rollouts),
-        "response_tokens": sum(rollout.response_tokens for rollout in trait.rollouts),
+        "prompt_tokens": prompt_tokens,
+        "response_tokens": response_tokens,
         "missing_reasons": merge_reasons(missing),
         "usage": asdict(trait.usage),
         "seconds": _stage_seconds(trait.name, commands),

@@ -183,6 +183,8 @@ def _summarize(
     scores = [one.score for one in answers if one.score is not None]
     # An empty answer has no score. It is counted, and must not pull a mean towards 0.
     empty = sum(one.is_empty for one in answers)
+    coherences = [one.coherence for one in answers]
+    repetitions = [one.repetition for one in answers]
     log_probability = _mean([one.log_probability for one in answers])
     return CoefficientResult(
         coefficient=coefficient,
@@ -192,10 +194,10 @@ def _summarize(
         missing=len(answers) - empty - len(scores),
         score=_mean(scores),
         error=stdev(scores) / math.sqrt(len(scores)) if len(scores) > 1 else None,
-        coherence=_mean([one.coherence for one in answers]),
+        coherence=_mean(coherences),
         log_probability=log_probability,
         perplexity=None if log_probability is None else math.exp(-log_probability),
-        repetition=_mean([one.repetition for one in answers]),
+        repetition=_mean(repetitions),
     )
 
 
