@@ -28,7 +28,7 @@ FEW = {
 def seconds_to_end(terminal):
     start = time.monotonic()
     while terminal.process.poll() is None and time.monotonic() - start < 30:
-        terminal.look(0.05)
+        terminal.read_screen(0.05)
     return time.monotonic() - start
 
 
@@ -38,7 +38,7 @@ def test_ctrl_c_in_a_terminal_stops_all_workers_and_keeps_rollouts(open_desk):
     terminal.wait_until(
         lambda screen: screen.count(" rollouts ") >= 2 and any(map(desk.ledger, TRAITS))
     )
-    shown = terminal.look()
+    shown = terminal.read_screen()
     started = [terminal.process, *workers_of(terminal)]
     before = sum(len(desk.lines(trait)) for trait in TRAITS)
 
@@ -48,7 +48,7 @@ def test_ctrl_c_in_a_terminal_stops_all_workers_and_keeps_rollouts(open_desk):
     assert terminal.process.returncode == 130
     assert "doing" in shown
     assert "memory" in shown
-    assert "Traceback" not in terminal.look()
+    assert "Traceback" not in terminal.read_screen()
     assert len(started) == 3
     assert not any(psutil.pid_exists(process.pid) for process in started[1:])
     assert sum(len(desk.lines(trait)) for trait in TRAITS) >= before
@@ -68,14 +68,14 @@ def test_suspended_workers_are_killed_in_time_and_at_once_by_a_second_ctrl_c(
 
     terminal.type(CTRL_C)
     if times == 2:
-        terminal.look(0.5)
+        terminal.read_screen(0.5)
         assert all(worker.is_running() for worker in workers)
         terminal.type(CTRL_C)
     start = time.monotonic()
     while (
         any(psutil.pid_exists(worker.pid) for worker in workers) and time.monotonic() - start < 30
     ):
-        terminal.look(0.02)
+        terminal.read_screen(0.02)
     ended_after = time.monotonic() - start
 
     assert len(workers) == 2

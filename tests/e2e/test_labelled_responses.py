@@ -157,7 +157,8 @@ def test_a_plan_counts_what_is_read_and_no_judge_calls(done):
             "traits/data/kind.jsonl",
             "error: traits/data/kind.jsonl is not a valid trait\n"
             "cause: it is not a mapping\n"
-            "fix:   if it holds labelled responses, name it in a definition: responses: kind.jsonl\n",
+            "fix:   if it holds labelled responses, "
+            "name it in a definition: responses: kind.jsonl\n",
         ),
     ],
 )
