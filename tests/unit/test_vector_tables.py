@@ -183,7 +183,7 @@ def test_verbose_shows_all_measurements_with_what_the_columns_mean():
         "evil         –      –  21.2 0.31           –      –        –",
         "kept: rollouts that pass the filter, positive + negative · judge: AUROC of its",
         "scores · norm: mean over layers, and relative to the activations · split-half:",
-        "cosine between the vectors of two halves of the rollouts · pairs: cosine",
+        "cosine between the vectors of two halves of the questions · pairs: cosine",
         "between the differences of single pairs · massive: share of the squared norm in",
         "dimensions that are always large",
         "judge: likelihood",
@@ -338,6 +338,7 @@ def test_methods_are_compared_trait_by_trait_and_summed_up():
         "layer: the layer that the method chooses · AUROC, d: separation of held-out",
         "pairs and questions, with a 95 % interval · gain: AUROC minus that of the mean",
         "difference, ± one standard error · split-half: cosine between the vectors of",
-        "two halves of the rollouts · cos: cosine with the mean difference at that layer",
+        "two halves of the questions · cos: cosine with the mean difference at that",
+        "layer",
         "logistic: better by two standard errors for 1 of 2 traits, worse for 0",
     ]

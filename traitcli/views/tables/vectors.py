@@ -83,7 +83,7 @@ def _print_details(console: Console, rows: Sequence[Row]) -> None:
         console,
         "kept: rollouts that pass the filter, positive + negative · judge: AUROC of its scores · "
         "norm: mean over layers, and relative to the activations · split-half: cosine between the "
-        "vectors of two halves of the rollouts · pairs: cosine between the differences of single "
+        "vectors of two halves of the questions · pairs: cosine between the differences of single "
         "pairs · massive: share of the squared norm in dimensions that are always large",
     )
     _print_settings(console, rows, ("judge", "filter", "coherence", "layer_choice"))
@@ -269,7 +269,7 @@ def methods_table(console: Console, rows: Sequence[Row]) -> None:
         console,
         "layer: the layer that the method chooses · AUROC, d: separation of held-out pairs and "
         "questions, with a 95 % interval · gain: AUROC minus that of the mean difference, ± one "
-        "standard error · split-half: cosine between the vectors of two halves of the rollouts · "
+        "standard error · split-half: cosine between the vectors of two halves of the questions · "
         "cos: cosine with the mean difference at that layer",
     )
     # The mean difference is not listed: the others are compared with it.
