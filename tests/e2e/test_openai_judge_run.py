@@ -190,7 +190,7 @@ def test_judging_stops_before_it_exceeds_the_maximum_cost(frugal):
 
     assert (ended.code, ended.out) == (1, "")
     assert 0.5 * frugal.limit < cost_of(frugal.paid) <= frugal.limit
-    assert ended.err.count("error:") == 1
+    assert ended.err.count("\nerror: ") == 1
     assert "error: the budget for judging is spent\n" in ended.err
     assert f" of ${frugal.limit:.4f}; the next request could pass it\n" in ended.err
     assert ended.err.endswith(
