@@ -46,10 +46,10 @@ def choose_judges(
             available = {_without_digest(judge) for judge in everyone}
             raise _not_found(asked, run, sorted(names or available), is_ambiguous=bool(names))
 
-    return {
-        trait: next((judge for judge in judges if judge in chosen), "")
-        for trait, judges in judges_by_trait.items()
-    }
+    shown = {}
+    for trait, judges in judges_by_trait.items():
+        shown[trait] = next((judge for judge in judges if judge in chosen), "")
+    return shown
 
 
 def _without_digest(judge: str) -> str:

@@ -39,8 +39,8 @@ NextTokens = Callable[[Sequence[Path]], Sequence[Sequence[float]]]
 """Paths of one length -> probability of each of `AnswerTokens.ids` as next token: [paths, K]."""
 
 _ANSWERS: Mapping[Scale, Sequence[str]] = {
-    "0_100": [str(number) for number in range(101)],
-    "0_10": [str(number) for number in range(10)],
+    "0_100": list(map(str, range(101))),
+    "0_10": list(map(str, range(10))),
     "binary": ["YES", "NO"],
 }
 # Models asked for 0 to 9 may still write 10 for the highest value. Without this it would count as
