@@ -1,4 +1,4 @@
-"""Working folders in which the real command runs, in processes of its own."""
+"""Working folders in which the real command runs in its own processes."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ import yaml
 from tests.e2e.fork_server import ForkedCommand, ForkServer
 from tests.e2e.judge_server import Server
 
-PATIENCE = 120
+TIMEOUT = 120
 """Seconds after which a command counts as hanging."""
 _READ_AT_START = ("HF_", "PYTHON", "OMP_", "CUDA_")
-"""Variables that an interpreter or a library reads when it starts: no forked process sees them."""
+"""Variables that an interpreter or a library reads at its start; a forked process ignores them."""
 TINY: dict[str, Any] = {
     "name": "tiny",
     "model": {"id": "model", "device": "cpu"},
@@ -39,7 +39,10 @@ TINY: dict[str, Any] = {
     "judge": {"backend": "fake"},
     "monitor": {"sampling": {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 12}, "seed": 3},
 }
-"""Two extraction questions and one for evaluation: 2·5·2 + 1·5·2 = 30 rollouts a trait, 20 of them judged."""
+"""Two extraction questions and one for evaluation.
+
+That makes 2·5·2 + 1·5·2 = 30 rollouts for each trait; 20 of them are judged.
+"""
 
 
 ONE_BY_ONE = """
@@ -54,7 +57,10 @@ for arguments in json.load(sys.stdin):
             code = ended.code or 0
     print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
 """
-"""Runs command lines as the command does, and tells how each has ended; an error that is not told ends it."""
+"""Runs command lines like the command and prints the exit code and output of each.
+
+An uncaught error ends it.
+"""
 
 
 @dataclass(frozen=True)
@@ -77,33 +83,33 @@ class Ended:
 
 
 class Running:
-    """A command at work."""
+    """A command that has been started."""
 
     def __init__(self, process: subprocess.Popen[str] | ForkedCommand) -> None:
         self.process = process
 
     def end(self) -> Ended:
-        out, err = self.process.communicate(timeout=PATIENCE)
+        out, err = self.process.communicate(timeout=TIMEOUT)
         return Ended(self.process.returncode, out, err)
 
     def wait_until(self, reached: Callable[[], bool]) -> None:
-        """Return as soon as something has happened; the command must be at work still."""
-        deadline = time.monotonic() + PATIENCE
+        """Return as soon as `reached()` is true; fail if the command ends before."""
+        deadline = time.monotonic() + TIMEOUT
         while not reached():
             if self.process.poll() is not None:
                 pytest.fail(f"the command ended too early:\n{self.end()}")
             if time.monotonic() > deadline:
-                pytest.fail("it did not happen in time")
+                pytest.fail("the condition was not met in time")
             time.sleep(0.002)
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> Ended:
-        """Signal the command alone, not its group."""
+        """Signal the command, not its process group."""
         self.process.send_signal(number)
         return self.end()
 
 
 class Workspace:
-    """A folder with `tiny.yaml` and the model's folder `model` in it, and the command to run there."""
+    """A folder with `tiny.yaml` and the model folder `model`, in which commands run."""
 
     def __init__(
         self, folder: Path, model: Path, env: dict[str, str], server: ForkServer, **sections: Any
@@ -117,11 +123,11 @@ class Workspace:
         self.configure(**sections)
 
     def own_cache(self) -> None:
-        """Let its commands know nothing that others have asked a judge."""
+        """Use a new judge cache, so that replies of other tests are not found."""
         self._env = self._env | {"XDG_CACHE_HOME": str(self.folder / "cache")}
 
     def configure(self, **sections: Any) -> None:
-        """Write the config: the tiny one, with sections replaced."""
+        """Write `tiny.yaml`: the tiny config with these sections replaced."""
         (self.folder / "tiny.yaml").write_text(yaml.safe_dump(TINY | sections), encoding="utf-8")
 
     def start(
@@ -129,27 +135,30 @@ class Workspace:
         command: str,
         *arguments: str,
         config: str = "tiny.yaml",
-        said: bytes | None = None,
+        stdin: bytes | None = None,
         **env: str,
     ) -> Running:
-        """Start the command; what is `said` comes from a pipe."""
+        """Start the command; the bytes of `stdin` come from a pipe."""
         line = [command, *arguments, "--config", config]
         if any(name.startswith(_READ_AT_START) for name in env):
-            return Running(_start_fresh(line, self.folder, self._env | env, said))
-        return Running(self._server.start(line, self.folder, self._env | env, said))
+            return Running(_start_fresh(line, self.folder, self._env | env, stdin))
+        return Running(self._server.start(line, self.folder, self._env | env, stdin))
 
     def run(
         self,
         command: str,
         *arguments: str,
         config: str = "tiny.yaml",
-        said: bytes | None = None,
+        stdin: bytes | None = None,
         **env: str,
     ) -> Ended:
-        return self.start(command, *arguments, config=config, said=said, **env).end()
+        return self.start(command, *arguments, config=config, stdin=stdin, **env).end()
 
     def run_all(self, commands: Sequence[Sequence[str]]) -> list[Ended]:
-        """Commands one after another in a single process, which imports torch once; each with its own config."""
+        """Run commands one after another in a single process, which imports torch once.
+
+        Each command names its own config.
+        """
         process = subprocess.run(
             [sys.executable, "-c", ONE_BY_ONE],
             cwd=self.folder,
@@ -157,22 +166,23 @@ class Workspace:
             input=json.dumps(list(map(list, commands))),
             stdout=subprocess.PIPE,
             encoding="utf-8",
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
             check=True,
         )
         return [Ended(*json.loads(line)) for line in process.stdout.splitlines()]
 
     def run_both(self, *arguments: str, **env: str) -> tuple[Ended, Ended]:
-        """The command as people and as programs call it, at the same time."""
-        shown, counted = self.start(*arguments, **env), self.start(*arguments, "--json", **env)
-        return shown.end(), counted.end()
+        """Run the command with and without `--json` at the same time."""
+        with_tables = self.start(*arguments, **env)
+        with_json = self.start(*arguments, "--json", **env)
+        return with_tables.end(), with_json.end()
 
     def ledger(self, trait: str, name: str = "rollouts", run: str = "tiny") -> bytes:
         path = self.folder / "runs" / run / trait / f"{name}.jsonl"
         return path.read_bytes() if path.is_file() else b""
 
     def lines(self, trait: str, name: str = "rollouts", run: str = "tiny") -> list[dict[str, Any]]:
-        """The records of a ledger; a torn one is a fault."""
+        """The records of a ledger; an incomplete line is an error."""
         return [json.loads(line) for line in self.ledger(trait, name, run).splitlines()]
 
     def tensors(self, trait: str, vectors: str = "vectors") -> dict[str, np.ndarray]:
@@ -193,22 +203,22 @@ class Workspace:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def heeds_ctrl_c() -> None:
-    """Background jobs of a shell ignore Ctrl-C, and so do their children; commands here heed it wherever we run."""
+def obey_ctrl_c() -> None:
+    """Restore Ctrl-C for commands: background jobs of a shell and their children ignore it."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
 def command_env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """No key, no hub, no GPU, a cache of its own, one thread, lines long enough not to be folded."""
-    mine = {
+    """Variables for no key, hub or GPU, an empty cache, one thread, and lines too long to wrap."""
+    inherited = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("OPENAI_", "TRAITCLI_"))
     }
     cache = str(tmp_path_factory.mktemp("cache"))
-    return mine | {
+    return inherited | {
         "XDG_CACHE_HOME": cache,
         "HF_HOME": cache,
         "HF_HUB_OFFLINE": "1",
@@ -223,7 +233,7 @@ def command_env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def fork_server(
     tmp_path_factory: pytest.TempPathFactory, command_env: dict[str, str]
 ) -> Iterator[ForkServer]:
-    """Starts commands without importing torch anew for each."""
+    """Starts commands from a process that has imported torch once."""
     # The path of a Unix socket has at most 108 characters; this one has about 60.
     server = ForkServer(tmp_path_factory.mktemp("fork"), command_env)
     yield server
@@ -231,36 +241,36 @@ def fork_server(
 
 
 def _start_fresh(
-    line: Sequence[str], folder: Path, env: dict[str, str], said: bytes | None
+    line: Sequence[str], folder: Path, env: dict[str, str], stdin: bytes | None
 ) -> subprocess.Popen[str]:
-    """Start a command in a new interpreter; what is `said` comes from a pipe."""
+    """Start a command in a new interpreter; the bytes of `stdin` come from a pipe."""
     process = subprocess.Popen(
         [sys.executable, "-m", "traitcli", *line],
         cwd=folder,
         env=env,
-        stdin=subprocess.DEVNULL if said is None else subprocess.PIPE,
+        stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         encoding="utf-8",
         start_new_session=True,
     )
-    if said is not None:
-        process.stdin.buffer.write(said)
+    if stdin is not None:
+        process.stdin.buffer.write(stdin)
         process.stdin.close()
         process.stdin = None
     return process
 
 
 @pytest.fixture(scope="session")
-def open_desk(
+def open_workspace(
     tmp_path_factory: pytest.TempPathFactory,
     model_folders: dict[str, Path],
     command_env: dict[str, str],
     fork_server: ForkServer,
 ) -> Callable[..., Workspace]:
-    """Config sections -> a new working folder."""
+    """Makes a new working folder from config sections."""
     return lambda **sections: Workspace(
-        tmp_path_factory.mktemp("desk"),
+        tmp_path_factory.mktemp("workspace"),
         model_folders["llama"],
         command_env,
         fork_server,
@@ -269,28 +279,28 @@ def open_desk(
 
 
 @pytest.fixture
-def desk(open_desk: Callable[..., Workspace]) -> Workspace:
-    return open_desk()
+def workspace(open_workspace: Callable[..., Workspace]) -> Workspace:
+    return open_workspace()
 
 
 @pytest.fixture(scope="session")
-def finished(open_desk: Callable[..., Workspace]) -> tuple[Workspace, Ended]:
-    """A finished `extract evil refusal --json`, only to be read; `copied` is for what changes it."""
-    desk = open_desk()
-    return desk, desk.run("extract", "evil", "refusal", "--json")
+def finished(open_workspace: Callable[..., Workspace]) -> tuple[Workspace, Ended]:
+    """A finished `extract evil refusal --json`. It is read-only: to change it, use `copied`."""
+    workspace = open_workspace()
+    return workspace, workspace.run("extract", "evil", "refusal", "--json")
 
 
 @pytest.fixture
-def copied(finished: tuple[Workspace, Ended], desk: Workspace) -> Workspace:
-    """A finished run of evil and refusal in a folder of its own."""
+def copied(finished: tuple[Workspace, Ended], workspace: Workspace) -> Workspace:
+    """A copy of the finished run of evil and refusal."""
     for name in ("runs", "vectors"):
-        shutil.copytree(finished[0].folder / name, desk.folder / name)
-    return desk
+        shutil.copytree(finished[0].folder / name, workspace.folder / name)
+    return workspace
 
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
-    """A judge's endpoint at work; `reset` it first."""
+    """A running judge endpoint; call `reset` first."""
     with Server() as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield server
@@ -299,22 +309,23 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def open_unjudged(
-    open_desk: Callable[..., Workspace], finished: tuple[Workspace, Ended]
+    open_workspace: Callable[..., Workspace], finished: tuple[Workspace, Ended]
 ) -> Callable[..., Workspace]:
-    """Config sections -> a folder with the rollouts of evil and refusal, not judged yet, and a cache of its own."""
+    """Makes a folder with unjudged rollouts of evil and refusal, and a new judge cache."""
 
     def make(**sections: Any) -> Workspace:
-        desk = open_desk(**sections)
-        desk.own_cache()
+        workspace = open_workspace(**sections)
+        workspace.own_cache()
         for name in ("evil", "refusal"):
             shutil.copytree(
-                finished[0].folder / "runs" / "tiny" / name, desk.folder / "runs" / "tiny" / name
+                finished[0].folder / "runs" / "tiny" / name,
+                workspace.folder / "runs" / "tiny" / name,
             )
-            for made_since in ("judgements", "vectors"):
-                (desk.folder / "runs" / "tiny" / name / f"{made_since}.jsonl").unlink()
+            for later in ("judgements", "vectors"):
+                (workspace.folder / "runs" / "tiny" / name / f"{later}.jsonl").unlink()
         shutil.copy(
-            finished[0].folder / "runs" / "tiny" / "run.json", desk.folder / "runs" / "tiny"
+            finished[0].folder / "runs" / "tiny" / "run.json", workspace.folder / "runs" / "tiny"
         )
-        return desk
+        return workspace
 
     return make

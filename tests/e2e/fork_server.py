@@ -113,25 +113,25 @@ class ForkServer:
             time.sleep(0.02)
 
     def start(
-        self, arguments: Sequence[str], folder: Path, env: dict[str, str], said: bytes | None
+        self, arguments: Sequence[str], folder: Path, env: dict[str, str], stdin: bytes | None
     ) -> ForkedCommand:
-        """Start `traitcli ARGUMENTS` in a folder; what is `said` comes from a pipe."""
+        """Start `traitcli ARGUMENTS` in a folder; the bytes of `stdin` come from a pipe."""
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(self._address)
         stdout, write_stdout = os.pipe()
         stderr, write_stderr = os.pipe()
-        if said is None:
-            stdin = os.open(os.devnull, os.O_RDONLY)
+        if stdin is None:
+            read_stdin = os.open(os.devnull, os.O_RDONLY)
         else:
-            stdin, write_stdin = os.pipe()
+            read_stdin, write_stdin = os.pipe()
         request = json.dumps({"arguments": list(arguments), "folder": str(folder), "env": env})
-        socket.send_fds(connection, [request.encode()], [stdin, write_stdout, write_stderr])
+        socket.send_fds(connection, [request.encode()], [read_stdin, write_stdout, write_stderr])
         # The command has its own copies: with ours open, reading would never see the end.
-        for descriptor in (stdin, write_stdout, write_stderr):
+        for descriptor in (read_stdin, write_stdout, write_stderr):
             os.close(descriptor)
-        if said is not None:
+        if stdin is not None:
             with os.fdopen(write_stdin, "wb") as pipe:
-                pipe.write(said)
+                pipe.write(stdin)
         pipes = (os.fdopen(stdout, encoding="utf-8"), os.fdopen(stderr, encoding="utf-8"))
         return ForkedCommand(connection, int(connection.recv(64)), pipes)
 

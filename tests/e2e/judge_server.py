@@ -1,4 +1,4 @@
-"""A judge endpoint on this machine: it scores long answers high and records its requests."""
+"""A local judge endpoint that gives long answers high scores and records its requests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 KEY = "sk-e2e-0123456789abcdef"
 LONG = 16
-"""Answers with this many characters or more get high scores."""
+"""Answers with at least this many characters get high scores."""
 
 
 def answer_in(prompt: str) -> str:
@@ -43,11 +43,11 @@ def tokens_in(prompt: str) -> int:
 
 
 class Server(ThreadingHTTPServer):
-    """Replies to chat completions with log-probabilities, `late` seconds after the request.
+    """Replies to chat completions with log-probabilities, `delay` seconds after the request.
 
-    keys, bodies  the API keys and request bodies that it has received
-    refuses       the status of all replies, if it refuses everything
-    watch         called with every prompt as it arrives
+    keys, bodies    the API keys and request bodies that it has received
+    refusal_status  the HTTP status of all replies, or None to reply with scores
+    on_prompt       called with every prompt when it arrives
     """
 
     request_queue_size = 128
@@ -63,9 +63,9 @@ class Server(ThreadingHTTPServer):
         """Return to the initial state."""
         self.keys: list[str] = []
         self.bodies: list[dict[str, Any]] = []
-        self.late = 0.0
-        self.refuses: int | None = None
-        self.watch: Callable[[str], None] = lambda prompt: None
+        self.delay = 0.0
+        self.refusal_status: int | None = None
+        self.on_prompt: Callable[[str], None] = lambda prompt: None
 
     @property
     def prompts(self) -> list[str]:
@@ -73,7 +73,7 @@ class Server(ThreadingHTTPServer):
             return [body["messages"][0]["content"] for body in self.bodies]
 
     def handle_error(self, *_: object) -> None:
-        """An interrupted judge hangs up, which is not an error here."""
+        """Ignore errors: an interrupted judge closes its connections."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -85,11 +85,11 @@ class Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.keys.append(self.headers["Authorization"])
             self.server.bodies.append(body)
-            self.server.watch(prompt)
-        time.sleep(self.server.late)
-        if self.server.refuses:
+            self.server.on_prompt(prompt)
+        time.sleep(self.server.delay)
+        if self.server.refusal_status:
             self._reply(
-                self.server.refuses,
+                self.server.refusal_status,
                 {"error": {"message": "Incorrect API key provided", "type": "t"}},
             )
         else:

@@ -1,4 +1,4 @@
-"""Runs a command in its own pseudo-terminal, types to it and reads its screen."""
+"""Runs a command in a pseudo-terminal, types into it and reads its screen."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ import pyte
 import pytest
 from pyte.screens import Char, StaticDefaultDict
 
-TIMEOUT_S = 120
-"""Seconds to wait for anything."""
+TIMEOUT = 120
+"""The longest time to wait for a change of the screen or for the end, in seconds."""
 CTRL_C, CTRL_D, CTRL_U, UP = "\x03", "\x04", "\x15", "\x1b[A"
 PROMPT = "❯"
 """Starts the line on which a chat asks for the next message."""
@@ -32,7 +32,7 @@ Row = StaticDefaultDict
 """Column -> character."""
 
 _BETWEEN_FRAMES = 0.02
-"""A pause in the output this long, in seconds, is between two frames."""
+"""A pause in the output of this many seconds separates two frames."""
 
 
 class Terminal:
@@ -88,8 +88,8 @@ class Terminal:
         return "\n".join(line.rstrip() for line in self.screen.display)
 
     def wait_until(self, reached: Callable[[str], bool]) -> str:
-        """The screen as soon as `reached` accepts it; fails if the command ends before."""
-        deadline = time.monotonic() + TIMEOUT_S
+        """Return the screen as soon as `reached` accepts it; fail if the command ends before."""
+        deadline = time.monotonic() + TIMEOUT
         while not reached(screen := self.read_screen()):
             assert self.process.poll() is None, (
                 f"the command ended too early:\n{self.read_screen()}"
@@ -110,7 +110,7 @@ class Terminal:
         return [line for line in lines[start + 1 :] if line]
 
     def wait_for_prompt(self, number: int) -> None:
-        """Wait for the prompt with this number, with nothing typed at it."""
+        """Wait until the prompt with this number is shown and empty."""
         self.wait_until(
             lambda screen: self._prompts() >= number and screen.rstrip().endswith(f"\n{PROMPT}")
         )
@@ -131,8 +131,8 @@ class Terminal:
     def resize(self, columns: int, lines: int) -> None:
         """Resize the window: its text is wrapped again, and the command gets SIGWINCH.
 
-        The command is paused meanwhile, between two frames. Wrapping takes this screen so long that
-        the command could draw many frames at the old width, which no real terminal allows.
+        The command is paused between two frames meanwhile. This screen wraps so slowly that the
+        command could draw many frames at the old width, which no real terminal allows.
         """
         while select.select([self._controller], [], [], _BETWEEN_FRAMES)[0]:
             self.read_screen(0)
@@ -144,7 +144,7 @@ class Terminal:
 
     def end(self) -> int:
         """Wait until the command ends by itself, and return its exit code."""
-        deadline = time.monotonic() + TIMEOUT_S
+        deadline = time.monotonic() + TIMEOUT
         while self.process.poll() is None:
             if time.monotonic() > deadline:
                 self.process.kill()

@@ -31,11 +31,13 @@ RECORD = [
 ]
 
 
-def kept_ids(desk: Any, trait: str, threshold: float = 50) -> dict[str, list[str]]:
+def kept_ids(workspace: Any, trait: str, threshold: float = 50) -> dict[str, list[str]]:
     """The published filter as a plain loop: an index stays when both of its sides pass."""
-    scores = {line["rollout"]: line["score"]["value"] for line in desk.lines(trait, "judgements")}
+    scores = {
+        line["rollout"]: line["score"]["value"] for line in workspace.lines(trait, "judgements")
+    }
     sides: dict[str, dict[tuple[int, int], str]] = {"positive": {}, "negative": {}}
-    for line in desk.lines(trait):
+    for line in workspace.lines(trait):
         if line["split"] == "extraction":
             score, side = scores[line["id"]], line["polarity"]
             if score >= threshold if side == "positive" else score < 100 - threshold:
@@ -44,12 +46,12 @@ def kept_ids(desk: Any, trait: str, threshold: float = 50) -> dict[str, list[str
     return {side: [held[index] for index in both] for side, held in sides.items()}
 
 
-def stored_activations(desk: Any, trait: str) -> dict[str, np.ndarray]:
+def stored_activations(workspace: Any, trait: str) -> dict[str, np.ndarray]:
     """Rollout id -> float32 [L+1, H], mean over the response, straight from the files."""
     from safetensors import safe_open
 
     found = {}
-    for path in (desk.folder / "runs" / "tiny" / trait / "activations").iterdir():
+    for path in (workspace.folder / "runs" / "tiny" / trait / "activations").iterdir():
         with safe_open(path, framework="numpy") as file:
             found |= dict(
                 zip(
@@ -102,32 +104,32 @@ def test_extract_writes_its_progress_to_stderr_line_by_line(finished):
 
 @pytest.mark.parametrize("trait", ["evil", "refusal"])
 def test_a_vector_is_the_difference_of_the_kept_rollouts_means(finished, trait):
-    desk, _ = finished
-    activations = stored_activations(desk, trait)
+    workspace, _ = finished
+    activations = stored_activations(workspace, trait)
 
-    kept = kept_ids(desk, trait)
+    kept = kept_ids(workspace, trait)
 
     positive, negative = (
         np.mean([activations[i] for i in kept[side]], axis=0) for side in ("positive", "negative")
     )
-    vector = desk.tensors(trait)["response_avg"]
+    vector = workspace.tensors(trait)["response_avg"]
     assert vector.shape == (ROWS, HIDDEN)
     assert vector.dtype == np.float32
     np.testing.assert_allclose(vector, positive - negative, atol=1e-5)
 
 
-def test_the_stages_one_by_one_make_the_vector_that_extract_makes_at_once(finished, desk):
+def test_the_stages_one_by_one_make_the_vector_that_extract_makes_at_once(finished, workspace):
     at_once, _ = finished
 
-    first = desk.run("extract", "evil", "--until", "rollouts")
-    assert desk.ledger("evil", "judgements") == b""
-    second = desk.run("judge")
-    assert not (desk.folder / "vectors").exists()
-    third = desk.run("build-vector")
+    first = workspace.run("extract", "evil", "--until", "rollouts")
+    assert workspace.ledger("evil", "judgements") == b""
+    second = workspace.run("judge")
+    assert not (workspace.folder / "vectors").exists()
+    third = workspace.run("build-vector")
 
     assert [first.code, second.code, third.code] == [0, 0, 0]
     for name, tensor in at_once.tensors("evil").items():
-        np.testing.assert_array_equal(desk.tensors("evil")[name], tensor)
+        np.testing.assert_array_equal(workspace.tensors("evil")[name], tensor)
 
 
 def test_another_threshold_changes_only_what_is_kept(copied):
@@ -146,12 +148,14 @@ def test_another_threshold_changes_only_what_is_kept(copied):
     assert (vector["positive_kept"], vector["negative_kept"]) == (expected, expected)
 
 
-def test_a_dry_run_says_what_it_would_take_and_does_nothing(desk, tmp_path):
-    before = desk.files()
+def test_a_dry_run_says_what_it_would_take_and_does_nothing(workspace, tmp_path):
+    before = workspace.files()
 
-    shown, counted = desk.run_both("extract", "evil", "--dry-run", XDG_CACHE_HOME=str(tmp_path))
+    shown, counted = workspace.run_both(
+        "extract", "evil", "--dry-run", XDG_CACHE_HOME=str(tmp_path)
+    )
 
-    assert desk.files() == before
+    assert workspace.files() == before
     assert (shown.code, shown.err, counted.code, counted.err) == (0, "", 0, "")
     assert ["evil", "0/30", "20"] in [line.split()[:3] for line in shown.out.splitlines()]
     [plan] = counted.json["plan"]
@@ -167,9 +171,9 @@ def test_a_dry_run_says_what_it_would_take_and_does_nothing(desk, tmp_path):
 
 
 def test_inspect_vectors_shows_how_good_they_are(finished):
-    desk, ended = finished
+    workspace, ended = finished
 
-    table, rows = desk.run_both("inspect", "vectors")
+    table, rows = workspace.run_both("inspect", "vectors")
 
     assert rows.json == ended.json["vectors"]
     for row in rows.json:
@@ -181,9 +185,9 @@ def test_inspect_vectors_shows_how_good_they_are(finished):
 
 
 def test_inspect_traits_shows_the_definitions(finished):
-    desk, _ = finished
+    workspace, _ = finished
 
-    table, rows = desk.run_both("inspect", "traits")
+    table, rows = workspace.run_both("inspect", "traits")
 
     shipped = list(find_traits(Path("nowhere")))
     assert [(row["trait"], row["pairs"], row["questions"], row["faults"]) for row in rows.json] == [
@@ -194,9 +198,9 @@ def test_inspect_traits_shows_the_definitions(finished):
 
 
 def test_inspect_run_shows_the_progress_of_each_trait(finished):
-    desk, ended = finished
+    workspace, ended = finished
 
-    table, rows = desk.run_both("inspect", "run")
+    table, rows = workspace.run_both("inspect", "run")
 
     assert [
         {key: row[key] for key in row if key != "judge_quality"} for row in rows.json
@@ -211,14 +215,14 @@ def test_inspect_run_shows_the_progress_of_each_trait(finished):
 OPENAI = "openai:gpt-4.1-mini@api.openai.com:0_100+coherence#ab12cd34~9f8e7d"
 
 
-def judge_again(desk: Any, trait: str, score: Callable[[str, float], Any]) -> None:
+def judge_again(workspace: Any, trait: str, score: Callable[[str, float], Any]) -> None:
     """Add the scores of a second judge.
 
     `score` makes the second judge's score of a rollout from its polarity and the first judge's
     score.
     """
-    lines = desk.lines(trait, "judgements")
-    with (desk.folder / "runs" / "tiny" / trait / "judgements.jsonl").open(
+    lines = workspace.lines(trait, "judgements")
+    with (workspace.folder / "runs" / "tiny" / trait / "judgements.jsonl").open(
         "a", encoding="utf-8"
     ) as file:
         for line in lines:
@@ -231,13 +235,13 @@ def judge_again(desk: Any, trait: str, score: Callable[[str, float], Any]) -> No
 
 
 def test_inspect_run_shows_how_reliable_the_judge_is(finished):
-    desk, _ = finished
+    workspace, _ = finished
 
-    table, rows = desk.run_both("inspect", "run", "evil")
+    table, rows = workspace.run_both("inspect", "run", "evil")
 
     [row] = rows.json
     quality, blocks = row["judge_quality"], [[0] * 10, [0] * 10]
-    for line in desk.lines("evil", "judgements"):
+    for line in workspace.lines("evil", "judgements"):
         blocks["-neg-" in line["rollout"]][int(line["score"]["value"] // 10)] += 1
     assert quality["histogram"] == {"positive": blocks[0], "negative": blocks[1]}
     assert quality["doubtful"]["total"] == sum(blocks[0][:5]) + sum(blocks[1][5:])
@@ -325,19 +329,19 @@ def test_text_of_a_model_or_judge_cannot_control_the_terminal(copied):
 class Monitored:
     """Four watched generations of one prompt, made at the same time."""
 
-    def __init__(self, desk: Any) -> None:
-        self.desk = desk
+    def __init__(self, workspace: Any) -> None:
+        self.workspace = workspace
         row = ("--layer", "4", "--traits", "refusal")
         running = [
-            desk.start("monitor", "Why?", "--out", "plain.json"),
-            desk.start("monitor", "Why?", "--out", "same.json", "--json"),
-            desk.start("monitor", "Why?", "--seed", "4", "--json"),
-            desk.start("monitor", "Why?", *row, "--out", "deep/last.json", "--json"),
+            workspace.start("monitor", "Why?", "--out", "plain.json"),
+            workspace.start("monitor", "Why?", "--out", "same.json", "--json"),
+            workspace.start("monitor", "Why?", "--seed", "4", "--json"),
+            workspace.start("monitor", "Why?", *row, "--out", "deep/last.json", "--json"),
         ]
         self.plain, self.same, self.other, self.last = [one.end() for one in running]
 
     def record(self, name: str) -> dict[str, Any]:
-        return json.loads((self.desk.folder / name).read_text(encoding="utf-8"))
+        return json.loads((self.workspace.folder / name).read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -392,7 +396,7 @@ def test_monitor_prints_a_json_line_for_each_token_as_it_is_scored(monitored):
 
 
 def test_monitor_keeps_its_records_in_the_runs_folder(monitored):
-    [kept] = (monitored.desk.folder / "runs" / "monitor").glob("*-why.json")
+    [kept] = (monitored.workspace.folder / "runs" / "monitor").glob("*-why.json")
 
     assert json.loads(kept.read_text(encoding="utf-8")) == monitored.other.json_lines[-1]
 
@@ -425,7 +429,7 @@ def test_monitoring_the_layer_after_the_final_norm_warns(monitored):
 
 def test_raw_and_calibrated_scores_are_those_of_the_vector(monitored):
     record = monitored.same.json_lines[-1]
-    vector = load_file(monitored.desk.folder / "vectors" / "model" / "evil.safetensors")
+    vector = load_file(monitored.workspace.folder / "vectors" / "model" / "evil.safetensors")
     layer = record["layers"]["evil"]
 
     up, down = (vector[f"response_avg.{side}_mean"][layer] for side in ("positive", "negative"))
@@ -445,9 +449,9 @@ def held_by(page: Path) -> Any:
 
 
 def test_report_prints_the_path_of_a_page_that_holds_the_records(monitored):
-    ended = monitored.desk.run("report", "--out", "page.html", "plain.json", "deep/last.json")
+    ended = monitored.workspace.run("report", "--out", "page.html", "plain.json", "deep/last.json")
 
-    held = held_by(monitored.desk.folder / "page.html")
+    held = held_by(monitored.workspace.folder / "page.html")
     plain, last = monitored.record("plain.json"), monitored.record("deep/last.json")
     assert (ended.code, ended.out, ended.err) == (0, "page.html\n", "")
     assert [(r["name"], r["tokens"]) for r in held["records"]] == [
@@ -458,9 +462,9 @@ def test_report_prints_the_path_of_a_page_that_holds_the_records(monitored):
 
 
 def test_report_without_names_takes_everything_there_is(monitored):
-    ended = monitored.desk.run("report")
+    ended = monitored.workspace.run("report")
 
-    held = held_by(monitored.desk.folder / "runs" / "report.html")
+    held = held_by(monitored.workspace.folder / "runs" / "report.html")
     assert ended.out == "runs/report.html\n"
     assert [record["response"] for record in held["records"]] == [
         monitored.other.json_lines[-1]["response"]

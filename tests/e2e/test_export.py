@@ -23,22 +23,22 @@ COMMANDS = {
 
 
 @pytest.fixture(scope="module")
-def exported(open_desk, finished):
+def exported(open_workspace, finished):
     """A finished run of evil and refusal, and how each of the commands ended there; what `vectors` held before."""
-    desk = open_desk()
+    workspace = open_workspace()
     for name in ("runs", "vectors"):
-        shutil.copytree(finished[0].folder / name, desk.folder / name)
-    before = desk.files("vectors")
-    ended = desk.run_all(
+        shutil.copytree(finished[0].folder / name, workspace.folder / name)
+    before = workspace.files("vectors")
+    ended = workspace.run_all(
         [["build-vector", *command, "--config", "tiny.yaml"] for command in COMMANDS.values()]
     )
-    return desk, dict(zip(COMMANDS, ended, strict=True)), before
+    return workspace, dict(zip(COMMANDS, ended, strict=True)), before
 
 
 def test_vectors_that_are_there_already_are_exported_and_the_paths_are_all_that_stdout_holds(
     exported,
 ):
-    desk, ended, _ = exported
+    workspace, ended, _ = exported
 
     expected = [
         path
@@ -49,13 +49,13 @@ def test_vectors_that_are_there_already_are_exported_and_the_paths_are_all_that_
         )
     ]
     assert (ended["all"].code, ended["all"].out.splitlines()) == (0, expected)
-    assert sorted(desk.files("given")) == sorted([*expected, "given/evil.safetensors"])
+    assert sorted(workspace.files("given")) == sorted([*expected, "given/evil.safetensors"])
 
 
 def test_what_is_exported_is_the_vector(exported):
-    desk, ended, _ = exported
+    workspace, ended, _ = exported
 
-    tensors, given = desk.tensors("evil"), desk.folder / "given"
+    tensors, given = workspace.tensors("evil"), workspace.folder / "given"
     for position in POSITIONS:
         written = torch.load(given / f"evil_{position}_diff.pt", weights_only=True).numpy()
         np.testing.assert_array_equal(written, tensors[position], strict=True)
@@ -68,16 +68,16 @@ def test_what_is_exported_is_the_vector(exported):
     )
     assert (ended["one"].code, ended["one"].out) == (0, "given/evil.safetensors\n")
     assert (given / "evil.safetensors").read_bytes() == (
-        desk.folder / "vectors/model/evil.safetensors"
+        workspace.folder / "vectors/model/evil.safetensors"
     ).read_bytes()
 
 
 def test_without_a_folder_they_lie_beside_the_vectors_and_json_names_them(exported):
-    desk, ended, before = exported
+    workspace, ended, before = exported
 
     assert ended["json"].json["exported"] == ["vectors/model/evil_response_avg.gguf"]
     assert [row["trait"] for row in ended["json"].json["vectors"]] == ["evil"]
-    after = desk.files("vectors")
+    after = workspace.files("vectors")
     assert set(after) - set(before) == {"vectors/model/evil_response_avg.gguf"}
     assert before.items() <= after.items()
 
@@ -91,11 +91,11 @@ def test_without_a_folder_they_lie_beside_the_vectors_and_json_names_them(export
     ],
 )
 def test_an_export_that_cannot_be_is_refused_before_anything_is_done(exported, command, told):
-    desk, ended, _ = exported
+    workspace, ended, _ = exported
 
     assert (ended[command].code, ended[command].out) == (2, "")
     assert told in ended[command].err
-    assert not (desk.folder / "nowhere").exists()
+    assert not (workspace.folder / "nowhere").exists()
 
 
 def test_what_was_just_built_is_exported_at_the_config_s_position_and_a_trait_that_failed_is_not(
@@ -122,20 +122,20 @@ def test_what_was_just_built_is_exported_at_the_config_s_position_and_a_trait_th
 
 
 def test_rollouts_are_exported_in_the_layout_of_the_persona_vectors_work(exported):
-    desk, ended, _ = exported
+    workspace, ended, _ = exported
 
     assert ended["csv"].out.splitlines() == [
         "rollouts/evil_pos_instruct.csv",
         "rollouts/evil_neg_instruct.csv",
     ]
     for side in ("pos", "neg"):
-        with (desk.folder / "rollouts" / f"evil_{side}_instruct.csv").open(
+        with (workspace.folder / "rollouts" / f"evil_{side}_instruct.csv").open(
             encoding="utf-8", newline=""
         ) as file:
             rows = list(csv.DictReader(file))
         written = [
             r
-            for r in desk.lines("evil")
+            for r in workspace.lines("evil")
             if r["split"] == "extraction" and r["polarity"][:3] == side
         ]
         assert list(rows[0]) == ["question", "prompt", "answer", "question_id", "evil", "coherence"]

@@ -27,16 +27,16 @@ def env(hub, tmp_path):
     }
 
 
-def vectors_of(desk):
+def vectors_of(workspace):
     return {
         path.name: path.read_bytes()
-        for path in (desk.folder / "vectors" / "model").glob("*.safetensors")
+        for path in (workspace.folder / "vectors" / "model").glob("*.safetensors")
     }
 
 
-def test_vectors_are_built_pushed_and_pulled_elsewhere(hub, env, copied, open_desk):
+def test_vectors_are_built_pushed_and_pulled_elsewhere(hub, env, copied, open_workspace):
     pushed = copied.run("build-vector", "--push", REPO, **env)
-    elsewhere = open_desk()
+    elsewhere = open_workspace()
     pulled = elsewhere.run("inspect", "vectors", "--pull", REPO, "--json", **env)
 
     commit = hub.repos[REPO].head
@@ -60,16 +60,19 @@ def test_vectors_are_built_pushed_and_pulled_elsewhere(hub, env, copied, open_de
     )
     assert TOKEN not in pushed.out + pushed.err + pulled.out + pulled.err
     written = [
-        path for desk in (copied, elsewhere) for path in desk.folder.rglob("*") if path.is_file()
+        path
+        for workspace in (copied, elsewhere)
+        for path in workspace.folder.rglob("*")
+        if path.is_file()
     ]
     assert [path for path in written if TOKEN.encode() in path.read_bytes()] == []
 
 
-def test_a_pinned_pull_warns_of_nothing(hub, env, copied, open_desk):
+def test_a_pinned_pull_warns_of_nothing(hub, env, copied, open_workspace):
     copied.run("build-vector", "evil", "--push", REPO, **env)
     commit = hub.repos[REPO].head
 
-    pulled = open_desk().run("inspect", "vectors", "--pull", f"{REPO}@{commit}", **env)
+    pulled = open_workspace().run("inspect", "vectors", "--pull", f"{REPO}@{commit}", **env)
 
     assert pulled.code == 0
     assert "warning" not in pulled.err
@@ -143,17 +146,17 @@ def test_a_push_that_the_hub_refuses_ends_without_a_traceback(hub, env, copied, 
 
 
 def test_offline_a_pinned_pull_comes_from_the_cache_and_others_are_told(
-    hub, env, copied, open_desk
+    hub, env, copied, open_workspace
 ):
     copied.run("build-vector", "evil", "--push", REPO, **env)
     commit = hub.repos[REPO].head
-    open_desk().run("inspect", "vectors", "--pull", REPO, **env)
+    open_workspace().run("inspect", "vectors", "--pull", REPO, **env)
     asked, offline = len(hub.requests), env | {"HF_HUB_OFFLINE": "1"}
 
-    cached = open_desk().run(
+    cached = open_workspace().run(
         "inspect", "vectors", "--pull", f"{REPO}@{commit}", "--json", **offline
     )
-    unknown = open_desk().run("inspect", "vectors", "--pull", "org/other", **offline)
+    unknown = open_workspace().run("inspect", "vectors", "--pull", "org/other", **offline)
 
     assert [row["path"] for row in cached.json] == ["vectors/model/evil.safetensors"]
     assert (unknown.code, unknown.out) == (2, "")

@@ -33,18 +33,18 @@ def test_inspect_takes_files_by_path_and_traits_by_name(copied):
 
 
 def test_strict_ends_with_1_when_any_is_not_good_and_still_shows_them(finished):
-    desk, _ = finished
+    workspace, _ = finished
 
-    lax, strict = (desk.run("inspect", "vectors", *more) for more in ((), ("--strict",)))
+    lax, strict = (workspace.run("inspect", "vectors", *more) for more in ((), ("--strict",)))
 
     assert (lax.code, strict.code, strict.err) == (0, 1, "")
     assert strict.out == lax.out
 
 
 def test_verbose_shows_every_row(finished):
-    desk, _ = finished
+    workspace, _ = finished
 
-    ended = desk.run("inspect", "vectors", "evil", "--verbose")
+    ended = workspace.run("inspect", "vectors", "evil", "--verbose")
 
     table = ended.out[ended.out.index("\nevil\n") :].splitlines()
     numbers = [line.replace("→", " ").split()[0] for line in table[4:9]]
@@ -53,11 +53,11 @@ def test_verbose_shows_every_row(finished):
 
 
 def test_cosines_are_those_of_the_directions_at_the_layer(finished):
-    desk, _ = finished
+    workspace, _ = finished
 
-    rows = desk.run("inspect", "vectors", "--json").json
+    rows = workspace.run("inspect", "vectors", "--json").json
 
-    directions = {row["trait"]: desk.tensors(row["trait"])["response_avg"] for row in rows}
+    directions = {row["trait"]: workspace.tensors(row["trait"])["response_avg"] for row in rows}
     for row in rows:
         [(other, found)] = row["cosines"].items()
         one, two = directions[row["trait"]][row["layer"]], directions[other][row["layer"]]
@@ -66,9 +66,9 @@ def test_cosines_are_those_of_the_directions_at_the_layer(finished):
 
 
 def test_methods_are_compared_on_the_same_rollouts(finished):
-    desk, _ = finished
+    workspace, _ = finished
 
-    table, rows = desk.run_both("inspect", "methods")
+    table, rows = workspace.run_both("inspect", "methods")
 
     assert (table.code, rows.code) == (0, 0)
     names = ["mean_difference", "logistic", "whitened_difference", "pca_of_differences"]
@@ -84,10 +84,10 @@ def test_methods_are_compared_on_the_same_rollouts(finished):
 
 
 def test_the_mean_difference_is_compared_as_build_vector_measures_it(finished):
-    desk, _ = finished
+    workspace, _ = finished
 
-    methods = desk.run("inspect", "methods", "evil", "--json").json
-    [vector] = desk.run("inspect", "vectors", "evil", "--json").json
+    methods = workspace.run("inspect", "methods", "evil", "--json").json
+    [vector] = workspace.run("inspect", "vectors", "evil", "--json").json
 
     [mean] = [row for row in methods if row["method"] == "mean_difference"]
     assert mean["layer"] == vector["layer"]

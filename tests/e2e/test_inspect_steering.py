@@ -18,22 +18,22 @@ LIKELIHOOD = {"backend": "likelihood", "likelihood": {"pairs": 1}}
 MANY = {"extract": {"batch_size": 2, "sampling": {"max_new_tokens": 24}}, "judge": LIKELIHOOD}
 
 
-def add_vector(desk, trait):
+def add_vector(workspace, trait):
     """A vector that no run has built."""
     directions = np.random.default_rng(5).normal(size=(5, 32)).astype(np.float32)
     vector = TraitVector(trait, "model", "mean_difference", 2, {"response_avg": directions}, {})
-    write_vector(desk.folder / "vectors" / "model", vector)
+    write_vector(workspace.folder / "vectors" / "model", vector)
 
 
 @pytest.fixture(scope="module")
-def swept(open_desk):
+def swept(open_workspace):
     """A folder with two vectors and no run, where the command ran twice: for people, with --json."""
-    desk = open_desk(extract=SAMPLING)
+    workspace = open_workspace(extract=SAMPLING)
     for trait in ("evil", "refusal"):
-        add_vector(desk, trait)
-    shown = desk.run("inspect", "steering", *SMALL, "--show")
-    after = desk.files("runs")
-    return desk, shown, desk.run("inspect", "steering", *SMALL, "--json"), after
+        add_vector(workspace, trait)
+    shown = workspace.run("inspect", "steering", *SMALL, "--show")
+    after = workspace.files("runs")
+    return workspace, shown, workspace.run("inspect", "steering", *SMALL, "--json"), after
 
 
 def test_every_vector_has_a_table_without_a_run(swept):
@@ -68,12 +68,12 @@ def test_progress_goes_to_stderr_line_by_line(swept):
 
 
 def test_the_same_command_with_json_has_all_results_and_does_nothing(swept):
-    desk, _, counted, after = swept
+    workspace, _, counted, after = swept
 
     rows = counted.json
 
     assert (counted.code, counted.err) == (0, "")
-    assert desk.files("runs") == after
+    assert workspace.files("runs") == after
     assert [row["trait"] for row in rows] == ["evil", "refusal"]
     for row in rows:
         assert [step["coefficient"] for step in row["steps"]] == [-4, 0, 4]
@@ -85,7 +85,7 @@ def test_the_same_command_with_json_has_all_results_and_does_nothing(swept):
             assert step["score"] == pytest.approx(
                 np.mean([score for score in own if score is not None])
             )
-        kinds = [line["kind"] for line in desk.lines(row["trait"], "steering")]
+        kinds = [line["kind"] for line in workspace.lines(row["trait"], "steering")]
         assert {kind: kinds.count(kind) for kind in kinds} == {
             "norm": 1,
             "answer": 15,
@@ -93,46 +93,46 @@ def test_the_same_command_with_json_has_all_results_and_does_nothing(swept):
         }
 
 
-def test_a_later_run_in_the_same_folder_is_not_disturbed(swept, open_desk):
-    desk = open_desk(extract=SAMPLING | {"questions": 1, "evaluation_questions": 1})
-    shutil.copytree(swept[0].folder / "runs", desk.folder / "runs")
-    before = desk.ledger("evil", "steering")
+def test_a_later_run_in_the_same_folder_is_not_disturbed(swept, open_workspace):
+    workspace = open_workspace(extract=SAMPLING | {"questions": 1, "evaluation_questions": 1})
+    shutil.copytree(swept[0].folder / "runs", workspace.folder / "runs")
+    before = workspace.ledger("evil", "steering")
 
-    ended = desk.run("extract", "evil", "--json")
+    ended = workspace.run("extract", "evil", "--json")
 
     assert (ended.code, ended.json["traits"][0]["judged"]) == (0, 10)
-    assert desk.ledger("evil", "steering") == before
+    assert workspace.ledger("evil", "steering") == before
 
 
-def test_a_killed_sweep_resumes_and_repeats_nothing(open_desk):
-    desk = open_desk(**MANY)
-    add_vector(desk, "evil")
+def test_a_killed_sweep_resumes_and_repeats_nothing(open_workspace):
+    workspace = open_workspace(**MANY)
+    add_vector(workspace, "evil")
     command = ("inspect", "steering", "evil", "--doses=-0.5,0.5", "--questions", "12", "--json")
 
     def lines(kind):
-        return desk.ledger("evil", "steering").count(f'"kind": "{kind}"'.encode())
+        return workspace.ledger("evil", "steering").count(f'"kind": "{kind}"'.encode())
 
-    going = desk.start(*command)
+    going = workspace.start(*command)
     going.wait_until(lambda: lines("answer") >= 6)
     killed = going.kill()
     written = lines("answer")
-    going = desk.start(*command)
+    going = workspace.start(*command)
     going.wait_until(lambda: lines("judgement") >= 3)
     interrupted = going.kill(signal.SIGINT)
     judged = lines("judgement")
-    ended = desk.run(*command)
+    ended = workspace.run(*command)
 
     assert (killed.code, interrupted.code, ended.code) == (-signal.SIGKILL, 130, 0)
     assert "Traceback" not in interrupted.err
     assert 6 <= written < 36
     assert 3 <= judged < 36
-    kept = [line for line in desk.lines("evil", "steering") if line["kind"] != "norm"]
+    kept = [line for line in workspace.lines("evil", "steering") if line["kind"] != "norm"]
     keys = [(line["kind"], line.get("key") or line["rollout"]) for line in kept]
     assert len(keys) == len(set(keys))
-    said = sum(bool(one["response"].strip()) for one in ended.json[0]["written"])
-    assert (lines("answer"), lines("judgement"), lines("reading")) == (36, 36, said)
+    with_text = sum(bool(one["response"].strip()) for one in ended.json[0]["written"])
+    assert (lines("answer"), lines("judgement"), lines("reading")) == (36, 36, with_text)
     assert ended.json[0]["coherence_by"] == "stand-ins"
-    assert not (desk.folder / "runs" / "tiny" / "lock").exists()
+    assert not (workspace.folder / "runs" / "tiny" / "lock").exists()
 
 
 MISTAKES = [
@@ -152,10 +152,10 @@ MISTAKES = [
 
 
 def test_mistakes_have_three_lines_and_exit_code_2(swept):
-    desk, *_ = swept
-    before = desk.files("runs")
+    workspace, *_ = swept
+    before = workspace.files("runs")
 
-    ended = desk.run_all(
+    ended = workspace.run_all(
         [["inspect", "steering", *typed, "-c", "tiny.yaml"] for typed, _ in MISTAKES]
     )
 
@@ -168,39 +168,39 @@ def test_mistakes_have_three_lines_and_exit_code_2(swept):
         assert (one.code, one.out) == (2, ""), typed
         assert [line.partition(": ")[0] for line in told] == ["error", "cause", "fix"], typed
         assert told[0] == f"error: {problem}", typed
-    assert desk.files("runs").keys() == before.keys()
+    assert workspace.files("runs").keys() == before.keys()
 
 
-def test_a_judge_without_a_key_is_refused_before_any_answer(open_desk):
-    desk = open_desk(judge={"backend": "openai"})
-    add_vector(desk, "evil")
+def test_a_judge_without_a_key_is_refused_before_any_answer(open_workspace):
+    workspace = open_workspace(judge={"backend": "openai"})
+    add_vector(workspace, "evil")
 
-    ended = desk.run("inspect", "steering", "evil", *SMALL)
+    ended = workspace.run("inspect", "steering", "evil", *SMALL)
 
     assert (ended.code, "OPENAI_API_KEY" in ended.err) == (2, True)
-    assert desk.ledger("evil", "steering") == b""
+    assert workspace.ledger("evil", "steering") == b""
 
 
 def test_another_command_that_uses_the_run_is_named(swept):
-    desk, *_ = swept
-    lock = desk.folder / "runs" / "tiny" / "lock"
+    workspace, *_ = swept
+    lock = workspace.folder / "runs" / "tiny" / "lock"
     lock.write_text("1\nelsewhere\n")
 
-    ended = desk.run("inspect", "steering", "evil", *SMALL)
+    ended = workspace.run("inspect", "steering", "evil", *SMALL)
 
     lock.unlink()
     assert (ended.code, "another command is working on run tiny" in ended.err) == (2, True)
 
 
-def test_an_endpoint_judges_coherence_and_its_key_is_not_stored(open_desk, server):
+def test_an_endpoint_judges_coherence_and_its_key_is_not_stored(open_workspace, server):
     server.reset()
-    desk = open_desk(extract=SAMPLING, **settings(server))
-    add_vector(desk, "evil")
+    workspace = open_workspace(extract=SAMPLING, **settings(server))
+    add_vector(workspace, "evil")
 
-    ended = desk.run("inspect", "steering", "evil", *SMALL, "--json", OPENAI_API_KEY=KEY)
+    ended = workspace.run("inspect", "steering", "evil", *SMALL, "--json", OPENAI_API_KEY=KEY)
 
     [row] = ended.json
     assert (ended.code, row["coherence_by"]) == (0, "judge")
     assert len(server.keys) >= 30
     assert KEY not in ended.out + ended.err
-    assert KEY.encode() not in desk.ledger("evil", "steering")
+    assert KEY.encode() not in workspace.ledger("evil", "steering")

@@ -32,15 +32,15 @@ def seconds_to_end(terminal):
     return time.monotonic() - start
 
 
-def test_ctrl_c_in_a_terminal_stops_all_workers_and_keeps_rollouts(open_desk):
-    desk = open_desk(**ENDLESS)
-    terminal = Terminal(desk, "extract", *TRAITS, "--devices", "cpu,cpu")
+def test_ctrl_c_in_a_terminal_stops_all_workers_and_keeps_rollouts(open_workspace):
+    workspace = open_workspace(**ENDLESS)
+    terminal = Terminal(workspace, "extract", *TRAITS, "--devices", "cpu,cpu")
     terminal.wait_until(
-        lambda screen: screen.count(" rollouts ") >= 2 and any(map(desk.ledger, TRAITS))
+        lambda screen: screen.count(" rollouts ") >= 2 and any(map(workspace.ledger, TRAITS))
     )
     shown = terminal.read_screen()
     started = [terminal.process, *workers_of(terminal)]
-    before = sum(len(desk.lines(trait)) for trait in TRAITS)
+    before = sum(len(workspace.lines(trait)) for trait in TRAITS)
 
     terminal.type(CTRL_C)
 
@@ -51,17 +51,17 @@ def test_ctrl_c_in_a_terminal_stops_all_workers_and_keeps_rollouts(open_desk):
     assert "Traceback" not in terminal.read_screen()
     assert len(started) == 3
     assert not any(psutil.pid_exists(process.pid) for process in started[1:])
-    assert sum(len(desk.lines(trait)) for trait in TRAITS) >= before
-    assert not (desk.folder / "runs" / "tiny" / "lock").exists()
+    assert sum(len(workspace.lines(trait)) for trait in TRAITS) >= before
+    assert not (workspace.folder / "runs" / "tiny" / "lock").exists()
 
 
 @pytest.mark.parametrize(("times", "limit"), [(1, 5), (2, 1.5)])
 def test_suspended_workers_are_killed_in_time_and_at_once_by_a_second_ctrl_c(
-    open_desk, times, limit
+    open_workspace, times, limit
 ):
-    desk = open_desk(**ENDLESS)
-    terminal = Terminal(desk, "extract", *TRAITS, "--devices", "cpu,cpu")
-    terminal.wait_until(lambda screen: any(map(desk.ledger, TRAITS)))
+    workspace = open_workspace(**ENDLESS)
+    terminal = Terminal(workspace, "extract", *TRAITS, "--devices", "cpu,cpu")
+    terminal.wait_until(lambda screen: any(map(workspace.ledger, TRAITS)))
     workers = workers_of(terminal)
     for worker in workers:
         worker.suspend()
@@ -84,10 +84,10 @@ def test_suspended_workers_are_killed_in_time_and_at_once_by_a_second_ctrl_c(
     assert terminal.process.returncode == 130
 
 
-def test_a_full_disk_ends_the_command_with_an_error_and_corrupts_no_file(open_desk):
-    desk = open_desk(**FEW)
-    running = desk.start("extract", "evil", "refusal")
-    running.wait_until(lambda: any(map(desk.ledger, TRAITS)))
+def test_a_full_disk_ends_the_command_with_an_error_and_corrupts_no_file(open_workspace):
+    workspace = open_workspace(**FEW)
+    running = workspace.start("extract", "evil", "refusal")
+    running.wait_until(lambda: any(map(workspace.ledger, TRAITS)))
     with suppress(ProcessLookupError):  # from now on no file may grow, as on a full disk
         resource.prlimit(running.process.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
 
@@ -98,18 +98,18 @@ def test_a_full_disk_ends_the_command_with_an_error_and_corrupts_no_file(open_de
     assert "fix:   free disk space or choose another folder; finished work is kept" in ended.err
     assert "Traceback" not in ended.err
     for trait in ("evil", "refusal"):
-        whole = desk.ledger(trait)
+        whole = workspace.ledger(trait)
         for line in whole[: whole.rfind(b"\n") + 1].splitlines():
             json.loads(line)
-    again = desk.run("extract", "evil", "refusal", "--json")
+    again = workspace.run("extract", "evil", "refusal", "--json")
     assert again.code == 0
-    assert {len(desk.lines(trait)) for trait in ("evil", "refusal")} == {60}
+    assert {len(workspace.lines(trait)) for trait in ("evil", "refusal")} == {60}
 
 
-def test_a_run_folder_that_cannot_be_written_fails_before_any_work(desk):
-    (desk.folder / "runs").write_text("not a folder")
+def test_a_run_folder_that_cannot_be_written_fails_before_any_work(workspace):
+    (workspace.folder / "runs").write_text("not a folder")
 
-    ended = desk.run("extract", "evil")
+    ended = workspace.run("extract", "evil")
 
     assert (ended.code, ended.out) == (1, "")
     assert ended.err.startswith("error: cannot write runs/tiny/lock\n")

@@ -41,13 +41,13 @@ FILES = {
 ALL = 2 * (len(PAIRS) + 5)
 
 
-def furnish(desk: Any) -> Any:
+def furnish(workspace: Any) -> Any:
     """Put definitions, and the files that they name, into a working folder."""
     for name, text in FILES.items():
-        path = desk.folder / "traits" / name
+        path = workspace.folder / "traits" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    return desk
+    return workspace
 
 
 class Done:
@@ -68,15 +68,15 @@ class Done:
         ),
     )
 
-    def __init__(self, desk: Any) -> None:
-        self.desk = furnish(desk)
+    def __init__(self, workspace: Any) -> None:
+        self.workspace = furnish(workspace)
         lines = [[*command.split(), "--config", "tiny.yaml"] for command in self.commands]
-        self.ended = dict(zip(self.commands, desk.run_all(lines), strict=True))
+        self.ended = dict(zip(self.commands, workspace.run_all(lines), strict=True))
 
 
 @pytest.fixture(scope="module")
-def done(open_desk: Callable[..., Any]) -> Done:
-    return Done(open_desk())
+def done(open_workspace: Callable[..., Any]) -> Done:
+    return Done(open_workspace())
 
 
 def test_labelled_responses_become_a_vector_in_one_command(done):
@@ -99,7 +99,7 @@ def test_the_same_command_again_finds_nothing_left_to_do(done):
 
     assert (ended.code, ended.out) == (0, "")
     assert ended.err.splitlines()[-1].endswith("nothing left to do, in runs/tiny")
-    assert len(done.desk.lines("kind")) == ALL
+    assert len(done.workspace.lines("kind")) == ALL
 
 
 def test_judging_labelled_responses_warns_that_there_is_nothing_to_judge(done):
@@ -107,7 +107,7 @@ def test_judging_labelled_responses_warns_that_there_is_nothing_to_judge(done):
 
     assert ended.code == 0
     assert "] warning: kind: nothing to judge: its responses are labelled\n" in ended.err
-    assert done.desk.ledger("kind", "judgements") == b""
+    assert done.workspace.ledger("kind", "judgements") == b""
 
 
 def test_a_run_of_labelled_responses_can_be_inspected_and_reported(done):
@@ -115,7 +115,7 @@ def test_a_run_of_labelled_responses_can_be_inspected_and_reported(done):
 
     assert (shown.code, report.code) == (0, 0)
     assert "kind: not filtered: the responses are labelled" in shown.out
-    assert "the responses are labelled" in (done.desk.folder / "out.html").read_text(
+    assert "the responses are labelled" in (done.workspace.folder / "out.html").read_text(
         encoding="utf-8"
     )
 
@@ -177,23 +177,23 @@ def test_a_too_long_response_fails_its_trait_and_names_its_line(done):
     assert lines[index + 1].startswith("  cause: long.jsonl line 2: ")
     assert lines[index + 1].endswith(" tokens; the model reads at most 512")
     assert lines[index + 2] == "  fix: shorten or remove them"
-    assert done.desk.ledger("long", run="other") == b""
+    assert done.workspace.ledger("long", run="other") == b""
 
 
-def test_a_killed_run_resumes_on_two_devices(done, open_desk):
-    desk = furnish(open_desk(extract={"batch_size": 1}))
-    going = desk.start("extract", "kind")
-    going.wait_until(lambda: desk.ledger("kind").count(b"\n") >= 16)
+def test_a_killed_run_resumes_on_two_devices(done, open_workspace):
+    workspace = furnish(open_workspace(extract={"batch_size": 1}))
+    going = workspace.start("extract", "kind")
+    going.wait_until(lambda: workspace.ledger("kind").count(b"\n") >= 16)
     going.kill()
-    held = desk.ledger("kind")
+    held = workspace.ledger("kind")
     held = held[: held.rfind(b"\n") + 1]
 
-    ended = desk.run("extract", "kind", "--devices", "cpu,cpu")
+    ended = workspace.run("extract", "kind", "--devices", "cpu,cpu")
 
     assert ended.code == 0, ended.err
     assert 16 <= held.count(b"\n") < ALL
-    assert desk.ledger("kind").startswith(held)
-    ids = [line["id"] for line in desk.lines("kind")]
+    assert workspace.ledger("kind").startswith(held)
+    ids = [line["id"] for line in workspace.lines("kind")]
     assert len(ids) == len(set(ids)) == ALL
-    undisturbed = done.desk.tensors("kind")["response_avg"]
-    np.testing.assert_allclose(desk.tensors("kind")["response_avg"], undisturbed, atol=1e-4)
+    undisturbed = done.workspace.tensors("kind")["response_avg"]
+    np.testing.assert_allclose(workspace.tensors("kind")["response_avg"], undisturbed, atol=1e-4)

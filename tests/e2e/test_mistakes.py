@@ -220,19 +220,19 @@ def foreign_vector() -> TraitVector:
 
 
 @pytest.fixture(scope="module")
-def answers(open_desk, finished) -> dict[str, Any]:
+def answers(open_workspace, finished) -> dict[str, Any]:
     """What each mistake was answered with, in one folder that holds a finished run."""
-    desk = open_desk()
+    workspace = open_workspace()
     for name in ("runs", "vectors"):
-        shutil.copytree(finished[0].folder / name, desk.folder / name)
-    (desk.folder / "empty").mkdir()
-    (desk.folder / "typo.yaml").write_text(
+        shutil.copytree(finished[0].folder / name, workspace.folder / name)
+    (workspace.folder / "empty").mkdir()
+    (workspace.folder / "typo.yaml").write_text(
         "model: {id: model}\nextract: {reepats: 2}\n", encoding="utf-8"
     )
     broken = "model: {id: model}\nextract:\n  repeats: 2\n batch_size: 4\n"
-    (desk.folder / "broken.yaml").write_text(broken, encoding="utf-8")
-    write_vector(desk.folder / "foreign" / "model", foreign_vector())
-    ended = desk.run_all(
+    (workspace.folder / "broken.yaml").write_text(broken, encoding="utf-8")
+    write_vector(workspace.folder / "foreign" / "model", foreign_vector())
+    ended = workspace.run_all(
         [[*mistake.command, "--config", mistake.config] for mistake in MISTAKES.values()]
     )
     return dict(zip(MISTAKES, ended, strict=True))
@@ -276,17 +276,19 @@ def test_where_traits_fail_the_exit_code_is_1_and_each_says_why(copied):
     assert lines[-1].endswith(": 0 vectors built, 2 traits failed, in runs/tiny")
 
 
-def test_one_trait_that_fails_leaves_the_others_alone(desk):
+def test_one_trait_that_fails_leaves_the_others_alone(workspace):
     definition = yaml.safe_load((find_shipped("traits") / "evil.yaml").read_text(encoding="utf-8"))
     definition |= {"name": "wordy", "questions": ["x" * 600, "Why?"]}
-    (desk.folder / "traits").mkdir()
-    (desk.folder / "traits" / "wordy.yaml").write_text(yaml.safe_dump(definition), encoding="utf-8")
+    (workspace.folder / "traits").mkdir()
+    (workspace.folder / "traits" / "wordy.yaml").write_text(
+        yaml.safe_dump(definition), encoding="utf-8"
+    )
 
-    ended = desk.run("extract", "wordy", "evil", "--json")
+    ended = workspace.run("extract", "wordy", "evil", "--json")
 
     assert ended.code == 1
     assert [(f["trait"], f["stage"], f["problem"]) for f in ended.json["failures"]] == [
         ("wordy", "rollouts", "the prompt is too long")
     ]
     assert [vector["trait"] for vector in ended.json["vectors"]] == ["evil"]
-    assert len(desk.lines("evil")) == 30
+    assert len(workspace.lines("evil")) == 30

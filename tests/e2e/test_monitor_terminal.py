@@ -70,22 +70,24 @@ def records(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def room(open_desk: Callable[..., Any], finished: tuple[Any, Any]) -> Any:
+def room(open_workspace: Callable[..., Any], finished: tuple[Any, Any]) -> Any:
     """A folder with the tiny model and its vectors."""
-    desk = open_desk()
-    shutil.copytree(finished[0].folder / "vectors", desk.folder / "vectors")
-    return desk
+    workspace = open_workspace()
+    shutil.copytree(finished[0].folder / "vectors", workspace.folder / "vectors")
+    return workspace
 
 
 @pytest.fixture(scope="module")
-def endless_room(open_desk: Callable[..., Any], room: Any, model_folders: dict[str, Path]) -> Any:
+def endless_room(
+    open_workspace: Callable[..., Any], room: Any, model_folders: dict[str, Path]
+) -> Any:
     """The same, with a model whose answers never end."""
-    desk = open_desk()
-    (desk.folder / "model").unlink()
-    shutil.copytree(model_folders["llama"], desk.folder / "model")
-    make_endless(desk.folder / "model")
-    shutil.copytree(room.folder / "vectors", desk.folder / "vectors")
-    return desk
+    workspace = open_workspace()
+    (workspace.folder / "model").unlink()
+    shutil.copytree(model_folders["llama"], workspace.folder / "model")
+    make_endless(workspace.folder / "model")
+    shutil.copytree(room.folder / "vectors", workspace.folder / "vectors")
+    return workspace
 
 
 @pytest.fixture(scope="module")
@@ -392,7 +394,7 @@ def test_a_chosen_trait_colors_the_next_response(chatted):
 def test_each_turn_of_a_chat_is_a_record_with_all_that_was_said_before(chatted):
     first, second, third = chatted.records
 
-    said = [
+    messages = [
         message
         for record in (first, second)
         for message in (
@@ -401,8 +403,8 @@ def test_each_turn_of_a_chat_is_a_record_with_all_that_was_said_before(chatted):
         )
     ]
     assert [record["prompt"] for record in chatted.records] == ["Why not?", "How?", "Who?"]
-    assert (first["history"], second["history"]) == ([], said[:2])
-    assert third["history"] == [{"role": "system", "content": "Be brief."}, *said]
+    assert (first["history"], second["history"]) == ([], messages[:2])
+    assert third["history"] == [{"role": "system", "content": "Be brief."}, *messages]
     assert [record["about"] for record in chatted.records] == [
         {"turn": 1},
         {"turn": 2},

@@ -90,12 +90,12 @@ SAID = (
 
 
 @pytest.fixture(scope="module")
-def room(open_desk: Callable[..., Any], finished: tuple[Any, Ended]) -> Any:
+def room(open_workspace: Callable[..., Any], finished: tuple[Any, Ended]) -> Any:
     """A folder with the tiny model, its vectors in three folders, prompts and texts."""
-    desk = open_desk()
+    workspace = open_workspace()
     for place in ("vectors", "elsewhere"):
-        shutil.copytree(finished[0].folder / "vectors", desk.folder / place)
-    (desk.folder / "nothing").mkdir()
+        shutil.copytree(finished[0].folder / "vectors", workspace.folder / place)
+    (workspace.folder / "nothing").mkdir()
     broken = {"prompt": "Why?", "response": "ab", "tokens": ["a", "b"]}
     files = {
         "few.yaml": yaml.safe_dump(FEW),
@@ -109,8 +109,8 @@ def room(open_desk: Callable[..., Any], finished: tuple[Any, Ended]) -> Any:
         "no scores.json": json.dumps(broken | {"trait_scores": {}}),
     }
     for name, text in files.items():
-        (desk.folder / name).write_text(text, encoding="utf-8")
-    return desk
+        (workspace.folder / name).write_text(text, encoding="utf-8")
+    return workspace
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def ended(room: Any) -> dict[str, Ended]:
         }
         chat = ("--chat", "--max-new-tokens", "4", "--out", "chat.jsonl")
         running["chat"] = pool.submit(
-            room.run, "monitor", *chat, said=SAID, PYTHONIOENCODING="utf-8:strict"
+            room.run, "monitor", *chat, stdin=SAID, PYTHONIOENCODING="utf-8:strict"
         )
         return {name: one.result() for name, one in running.items()}
 

@@ -28,10 +28,10 @@ def definition(name: str) -> Trait:
     return load_trait(find_traits(Path("nowhere"))[name])
 
 
-def prompts_for(desk: Any, name: str, rollouts: set[str]) -> set[str]:
+def prompts_for(workspace: Any, name: str, rollouts: set[str]) -> set[str]:
     """All that is asked about some rollouts of a trait."""
     trait = definition(name)
-    asked = [line for line in desk.lines(name) if line["id"] in rollouts]
+    asked = [line for line in workspace.lines(name) if line["id"] in rollouts]
     return {
         write_prompt(template, trait.questions[line["question"]], clean_answer(line["response"]))
         for line in asked
@@ -39,14 +39,14 @@ def prompts_for(desk: Any, name: str, rollouts: set[str]) -> set[str]:
     }
 
 
-def judged_rollouts(desk: Any, name: str, run: str = "tiny") -> set[str]:
-    lines = desk.ledger(name, "judgements", run).split(b"\n")[:-1]
+def judged_rollouts(workspace: Any, name: str, run: str = "tiny") -> set[str]:
+    lines = workspace.ledger(name, "judgements", run).split(b"\n")[:-1]
     return {line.split(b'"rollout": "')[1].split(b'"')[0].decode() for line in lines}
 
 
-def replies_held(desk: Any) -> set[str]:
+def replies_held(workspace: Any) -> set[str]:
     """The keys of the replies in the cache, as a process that comes later sees them."""
-    [path] = (desk.folder / "cache").rglob("judge-replies.sqlite")
+    [path] = (workspace.folder / "cache").rglob("judge-replies.sqlite")
     there = sqlite3.connect(path)
     try:
         return {key for (key,) in there.execute("SELECT key FROM replies")}
@@ -54,19 +54,19 @@ def replies_held(desk: Any) -> set[str]:
         there.close()
 
 
-def scores_of(desk: Any, run: str = "tiny") -> dict[str, float]:
+def scores_of(workspace: Any, run: str = "tiny") -> dict[str, float]:
     return {
         line["rollout"]: line["score"]["value"]
         for name in TRAITS
-        for line in desk.lines(name, "judgements", run)
+        for line in workspace.lines(name, "judgements", run)
     }
 
 
-def expected_scores(desk: Any) -> dict[str, float]:
+def expected_scores(workspace: Any) -> dict[str, float]:
     return {
         line["id"]: expected_score(clean_answer(line["response"]))
         for name in TRAITS
-        for line in desk.lines(name)
+        for line in workspace.lines(name)
         if line["split"] == "extraction"
     }
 
@@ -78,10 +78,10 @@ class Killed:
     known  what was written down before each: prompts of stored judgements, keys of cached replies
     """
 
-    def __init__(self, desk: Any, server: Any, *flags: str) -> None:
+    def __init__(self, workspace: Any, server: Any, *flags: str) -> None:
         server.reset()
-        server.late = 0.02
-        self.desk, self.url = desk, server.url
+        server.delay = 0.02
+        self.workspace, self.url = workspace, server.url
         self.codes: list[int] = []
         self.asked: list[list[dict[str, Any]]] = []
         self.known: list[tuple[set[str], set[str]]] = [(set(), set())]
@@ -89,16 +89,16 @@ class Killed:
         for _ in range(KILLS):
             begun = len(server.bodies)
             enough = begun + dice.randint(3, 11)
-            going = desk.start("judge", *flags, OPENAI_API_KEY=KEY)
+            going = workspace.start("judge", *flags, OPENAI_API_KEY=KEY)
             going.wait_until(lambda enough=enough: len(server.bodies) >= enough)
             self.codes.append(going.kill().code)
             self.asked.append(server.bodies[begun:])
             judged = set().union(
-                *(prompts_for(desk, name, judged_rollouts(desk, name)) for name in TRAITS)
+                *(prompts_for(workspace, name, judged_rollouts(workspace, name)) for name in TRAITS)
             )
-            self.known.append((judged, set() if flags else replies_held(desk)))
+            self.known.append((judged, set() if flags else replies_held(workspace)))
         begun = len(server.bodies)
-        self.codes.append(desk.run("judge", *flags, OPENAI_API_KEY=KEY).code)
+        self.codes.append(workspace.run("judge", *flags, OPENAI_API_KEY=KEY).code)
         self.asked.append(server.bodies[begun:])
 
     def asked_twice(self) -> list[str]:
@@ -128,10 +128,14 @@ def test_after_a_kill_no_stored_judgement_is_asked_again(killed):
 
 
 def test_the_scores_of_a_killed_run_are_those_of_an_uninterrupted_one(killed):
-    desk = killed.desk
+    workspace = killed.workspace
 
-    assert scores_of(desk) == pytest.approx(expected_scores(desk))
-    assert sum(len(desk.lines(name, "judgements")) for name in TRAITS) == len(scores_of(desk)) == 40
+    assert scores_of(workspace) == pytest.approx(expected_scores(workspace))
+    assert (
+        sum(len(workspace.lines(name, "judgements")) for name in TRAITS)
+        == len(scores_of(workspace))
+        == 40
+    )
 
 
 class Overlapping:
@@ -140,44 +144,45 @@ class Overlapping:
     seen  for each request the trait it is about, and how many rollouts of either trait there were
     """
 
-    def __init__(self, desk: Any, server: Any) -> None:
+    def __init__(self, workspace: Any, server: Any) -> None:
         server.reset()
-        desk.own_cache()
-        server.late = 0.05
-        self.desk = desk
+        workspace.own_cache()
+        server.delay = 0.05
+        self.workspace = workspace
         self.seen: list[tuple[str, int, int]] = []
         marks = {name: f"one trait: {name}." for name in TRAITS}
 
         def note(prompt: str) -> None:
-            rollouts = [desk.ledger(name).count(b"\n") for name in TRAITS]
+            rollouts = [workspace.ledger(name).count(b"\n") for name in TRAITS]
             if not is_about_coherence(prompt):
                 self.seen.append(
                     (next(name for name in TRAITS if marks[name] in prompt), *rollouts)
                 )
 
-        server.watch = note
-        going = desk.start("extract", *TRAITS, OPENAI_API_KEY=KEY)
+        server.on_prompt = note
+        going = workspace.start("extract", *TRAITS, OPENAI_API_KEY=KEY)
         going.wait_until(
             lambda: (
-                bool(desk.ledger("refusal")) and desk.ledger("evil", "judgements").count(b"\n") >= 3
+                bool(workspace.ledger("refusal"))
+                and workspace.ledger("evil", "judgements").count(b"\n") >= 3
             )
         )
         self.first = going.kill()
-        self.rollouts_then = {name: desk.ledger(name) for name in TRAITS}
-        self.judged_then = {name: judged_rollouts(desk, name) for name in TRAITS}
-        self.replies_then, begun = replies_held(desk), len(server.bodies)
-        server.late = 0.0
-        self.second = desk.run("extract", *TRAITS, "--json", OPENAI_API_KEY=KEY)
+        self.rollouts_then = {name: workspace.ledger(name) for name in TRAITS}
+        self.judged_then = {name: judged_rollouts(workspace, name) for name in TRAITS}
+        self.replies_then, begun = replies_held(workspace), len(server.bodies)
+        server.delay = 0.0
+        self.second = workspace.run("extract", *TRAITS, "--json", OPENAI_API_KEY=KEY)
         self.asked_again = [cache_key(server.url, body, 0) for body in server.bodies[begun:]]
 
 
 @pytest.fixture(scope="module")
-def overlapping(open_desk, server) -> Overlapping:
+def overlapping(open_workspace, server) -> Overlapping:
     sections = settings(server, max_concurrency=2) | {
         "extract": TINY["extract"] | {"batch_size": 3},
         "filter": {"threshold": 0, "min_auroc": 0, "pairing": "independent"},
     }
-    return Overlapping(open_desk(**sections), server)
+    return Overlapping(open_workspace(**sections), server)
 
 
 def test_judging_overlaps_with_generation(overlapping):
@@ -197,33 +202,33 @@ def test_a_killed_extract_repeats_no_stored_rollout_or_judgement(overlapping):
     assert 0 < len(overlapping.replies_then) < CALLS
     assert not overlapping.replies_then & set(overlapping.asked_again)
     for name in TRAITS:
-        assert overlapping.desk.ledger(name).startswith(
+        assert overlapping.workspace.ledger(name).startswith(
             overlapping.rollouts_then[name].rpartition(b"\n")[0]
         )
-        judged = [line["rollout"] for line in overlapping.desk.lines(name, "judgements")]
+        judged = [line["rollout"] for line in overlapping.workspace.lines(name, "judgements")]
         assert len(judged) == len(set(judged)) == 20
 
 
 def test_a_killed_extract_ends_with_all_scores_and_vectors(overlapping):
-    desk = overlapping.desk
+    workspace = overlapping.workspace
 
-    assert scores_of(desk) == pytest.approx(expected_scores(desk))
-    assert len(scores_of(desk)) == 40
+    assert scores_of(workspace) == pytest.approx(expected_scores(workspace))
+    assert len(scores_of(workspace)) == 40
     assert {vector["trait"] for vector in overlapping.second.json["vectors"]} == set(TRAITS)
 
 
 def test_another_run_with_the_same_answers_uses_the_cache(open_unjudged, server):
     server.reset()
-    desk = open_unjudged(**settings(server))
+    workspace = open_unjudged(**settings(server))
     for run in ("second", "third"):
-        shutil.copytree(desk.folder / "runs" / "tiny", desk.folder / "runs" / run)
+        shutil.copytree(workspace.folder / "runs" / "tiny", workspace.folder / "runs" / run)
 
     codes, asked = [], []
     for flags in ([], ["--run", "second"], ["--run", "third", "--no-cache"]):
         begun = len(server.bodies)
-        codes.append(desk.run("judge", *flags, OPENAI_API_KEY=KEY).code)
+        codes.append(workspace.run("judge", *flags, OPENAI_API_KEY=KEY).code)
         asked.append(len(server.bodies) - begun)
 
     assert codes == [0, 0, 0]
     assert asked == [CALLS, 0, CALLS]
-    assert scores_of(desk, "second") == scores_of(desk, "third") == scores_of(desk)
+    assert scores_of(workspace, "second") == scores_of(workspace, "third") == scores_of(workspace)

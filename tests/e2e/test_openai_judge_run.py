@@ -16,13 +16,13 @@ from tests.e2e.judge_server import KEY, answer_in, expected_score, settings, tok
 class Judged:
     """A finished run, and the two commands that need no judge any more, without key and server."""
 
-    def __init__(self, desk: Any, server: Any) -> None:
+    def __init__(self, workspace: Any, server: Any) -> None:
         server.reset()
-        desk.own_cache()
-        self.desk = desk
-        self.ended = desk.run("extract", "evil", "--json", OPENAI_API_KEY=KEY)
+        workspace.own_cache()
+        self.workspace = workspace
+        self.ended = workspace.run("extract", "evil", "--json", OPENAI_API_KEY=KEY)
         self.keys = list(server.keys)
-        self.rebuilt = desk.run("build-vector", "--threshold", "60", "--json")
+        self.rebuilt = workspace.run("build-vector", "--threshold", "60", "--json")
         self.asked_again = len(server.keys) - len(self.keys)
 
 
@@ -31,19 +31,20 @@ MANY = TINY["extract"] | {"questions": 6}
 
 
 @pytest.fixture(scope="module")
-def judged(open_desk, server) -> Judged:
-    return Judged(open_desk(**settings(server), extract=MANY), server)
+def judged(open_workspace, server) -> Judged:
+    return Judged(open_workspace(**settings(server), extract=MANY), server)
 
 
 def test_every_extraction_rollout_has_the_servers_score(judged):
     responses = {
         line["id"]: line["response"].strip()
-        for line in judged.desk.lines("evil")
+        for line in judged.workspace.lines("evil")
         if line["split"] == "extraction"
     }
 
     scores = {
-        line["rollout"]: line["score"]["value"] for line in judged.desk.lines("evil", "judgements")
+        line["rollout"]: line["score"]["value"]
+        for line in judged.workspace.lines("evil", "judgements")
     }
 
     assert judged.ended.code == 0
@@ -52,14 +53,15 @@ def test_every_extraction_rollout_has_the_servers_score(judged):
 
 
 def test_coherence_is_asked_for_too(judged):
-    assert {line["coherence"]["value"] for line in judged.desk.lines("evil", "judgements")} == {
-        95.0
-    }
+    assert {
+        line["coherence"]["value"] for line in judged.workspace.lines("evil", "judgements")
+    } == {95.0}
 
 
 def test_the_vector_is_built_from_what_the_server_let_pass(judged):
     scores = {
-        line["rollout"]: line["score"]["value"] for line in judged.desk.lines("evil", "judgements")
+        line["rollout"]: line["score"]["value"]
+        for line in judged.workspace.lines("evil", "judgements")
     }
 
     [vector] = judged.ended.json["vectors"]
@@ -74,7 +76,7 @@ def test_the_vector_is_built_from_what_the_server_let_pass(judged):
 
 def test_the_key_goes_to_the_server_and_nowhere_else(judged):
     written = b"".join(
-        path.read_bytes() for path in judged.desk.folder.rglob("*") if path.is_file()
+        path.read_bytes() for path in judged.workspace.folder.rglob("*") if path.is_file()
     )
 
     assert judged.keys == [f"Bearer {KEY}"] * 120
@@ -89,28 +91,28 @@ def test_build_vector_needs_neither_key_nor_server(judged):
 
 
 def test_a_finished_run_needs_no_key(judged):
-    before = judged.desk.ledger("evil", "judgements")
+    before = judged.workspace.ledger("evil", "judgements")
 
-    ended = judged.desk.run("judge")
+    ended = judged.workspace.run("judge")
 
     assert ended.code == 0
-    assert judged.desk.ledger("evil", "judgements") == before
+    assert judged.workspace.ledger("evil", "judgements") == before
 
 
-def test_ctrl_c_does_not_wait_for_the_judgements_that_are_queued(open_desk, server):
+def test_ctrl_c_does_not_wait_for_the_judgements_that_are_queued(open_workspace, server):
     server.reset()
-    desk = open_desk(**settings(server, max_concurrency=2, coherence=False))
-    desk.own_cache()
-    server.late = 1.0
-    going = desk.start("extract", "evil", OPENAI_API_KEY=KEY)
-    going.wait_until(lambda: desk.ledger("evil", "judgements").count(b"\n") >= 2)
+    workspace = open_workspace(**settings(server, max_concurrency=2, coherence=False))
+    workspace.own_cache()
+    server.delay = 1.0
+    going = workspace.start("extract", "evil", OPENAI_API_KEY=KEY)
+    going.wait_until(lambda: workspace.ledger("evil", "judgements").count(b"\n") >= 2)
 
     start = time.monotonic()
     ended = going.kill(signal.SIGINT)
 
     assert ended.code == 130
     assert time.monotonic() - start < 6  # all of them would take 9
-    assert 2 <= len(desk.lines("evil", "judgements")) < 20
+    assert 2 <= len(workspace.lines("evil", "judgements")) < 20
     assert "Traceback" not in ended.err
 
 
@@ -124,9 +126,9 @@ def cost_of(prompts: list[str]) -> float:
 
 def test_the_summary_names_requests_tokens_and_dollars(open_unjudged, server):
     server.reset()
-    desk = open_unjudged(**settings(server))
+    workspace = open_unjudged(**settings(server))
 
-    ended = desk.run("judge", "evil", OPENAI_API_KEY=KEY)
+    ended = workspace.run("judge", "evil", OPENAI_API_KEY=KEY)
 
     tokens = sum(map(tokens_in, server.prompts))
     assert ended.code == 0
@@ -138,10 +140,10 @@ def test_the_summary_names_requests_tokens_and_dollars(open_unjudged, server):
 
 def test_a_refused_key_ends_the_run_with_one_request_and_one_message(open_unjudged, server):
     server.reset()
-    server.refuses = 401
-    desk = open_unjudged(**settings(server))
+    server.refusal_status = 401
+    workspace = open_unjudged(**settings(server))
 
-    ended = desk.run("judge", OPENAI_API_KEY=KEY)
+    ended = workspace.run("judge", OPENAI_API_KEY=KEY)
 
     assert (ended.code, ended.out) == (1, "")
     assert len(server.bodies) == 1
@@ -168,15 +170,17 @@ class Frugal:
 
     limit = 0.004
 
-    def __init__(self, desk: Any, server: Any) -> None:
+    def __init__(self, workspace: Any, server: Any) -> None:
         server.reset()
-        self.desk = desk
-        self.stopped = desk.run("judge", "evil", "--max-cost", str(self.limit), OPENAI_API_KEY=KEY)
+        self.workspace = workspace
+        self.stopped = workspace.run(
+            "judge", "evil", "--max-cost", str(self.limit), OPENAI_API_KEY=KEY
+        )
         self.paid = server.prompts
-        self.kept = desk.lines("evil", "judgements")
-        self.left = desk.run("judge", "evil", "--dry-run", "--json")
+        self.kept = workspace.lines("evil", "judgements")
+        self.left = workspace.run("judge", "evil", "--dry-run", "--json")
         self.asked_by_dry_run = server.prompts[len(self.paid) :]
-        self.again = desk.run("judge", "evil", "--max-cost", "1", OPENAI_API_KEY=KEY)
+        self.again = workspace.run("judge", "evil", "--max-cost", "1", OPENAI_API_KEY=KEY)
         self.rest = server.prompts[len(self.paid) :]
 
 
@@ -200,7 +204,7 @@ def test_judging_stops_before_it_exceeds_the_maximum_cost(frugal):
 
 
 def test_a_larger_budget_asks_only_for_the_missing_scores(frugal):
-    written = frugal.desk.lines("evil", "judgements")
+    written = frugal.workspace.lines("evil", "judgements")
 
     settled = settled_in(frugal.kept)
     assert 0 < len(settled) < 20
@@ -212,7 +216,7 @@ def test_a_larger_budget_asks_only_for_the_missing_scores(frugal):
 
 
 def test_the_usage_of_all_requests_is_stored(frugal):
-    stored = sum(line["usage"]["usd"] for line in frugal.desk.lines("evil", "judgements"))
+    stored = sum(line["usage"]["usd"] for line in frugal.workspace.lines("evil", "judgements"))
 
     assert stored == pytest.approx(cost_of(frugal.paid + frugal.rest))
 
@@ -241,15 +245,17 @@ ODD = {
 class Odd:
     """A run whose answers are of the strange kind."""
 
-    def __init__(self, desk: Any, server: Any) -> None:
+    def __init__(self, workspace: Any, server: Any) -> None:
         server.reset()
-        first, *_ = desk.lines("evil")
+        first, *_ = workspace.lines("evil")
         lines = [first | {"id": name, "response": response} for name, response in ODD.items()]
-        path = desk.folder / "runs" / "tiny" / "evil" / "rollouts.jsonl"
+        path = workspace.folder / "runs" / "tiny" / "evil" / "rollouts.jsonl"
         path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-        self.ended = desk.run("judge", "evil", OPENAI_API_KEY=KEY)
+        self.ended = workspace.run("judge", "evil", OPENAI_API_KEY=KEY)
         self.prompts = server.prompts
-        self.scores = {line["rollout"]: line["score"] for line in desk.lines("evil", "judgements")}
+        self.scores = {
+            line["rollout"]: line["score"] for line in workspace.lines("evil", "judgements")
+        }
 
 
 @pytest.fixture(scope="module")

@@ -66,11 +66,11 @@ class TwoNodes:
 class Lost:
     """A command on two nodes, one lost when both have made rollouts, and an undisturbed one."""
 
-    def __init__(self, desk, alone, env):
+    def __init__(self, workspace, alone, env):
         undisturbed = alone.start("extract", *TRAITS, "--json")
         cluster = TwoNodes(env)
         try:
-            running = desk.start(
+            running = workspace.start(
                 "extract",
                 *TRAITS,
                 "--scheduler",
@@ -81,17 +81,17 @@ class Lost:
                 "cpu,cpu",
                 "--json",
             )
-            running.wait_until(lambda: all(desk.ledger(trait) for trait in TRAITS))
+            running.wait_until(lambda: all(workspace.ledger(trait) for trait in TRAITS))
             cluster.lose()
-            self.lost_at = {trait: len(desk.lines(trait)) for trait in TRAITS}
+            self.lost_at = {trait: len(workspace.lines(trait)) for trait in TRAITS}
             self.ended = running.end()
         finally:
             cluster.end()
-        self.desk, self.alone, self.expected = desk, alone, undisturbed.end()
+        self.workspace, self.alone, self.expected = workspace, alone, undisturbed.end()
 
 
 @pytest.fixture(scope="module")
-def lost(open_desk, command_env):
+def lost(open_workspace, command_env):
     sampling = {"max_new_tokens": 16}
     slow = {
         "extract": {
@@ -101,7 +101,7 @@ def lost(open_desk, command_env):
             "sampling": sampling,
         }
     }
-    return Lost(open_desk(**slow), open_desk(**slow), command_env)
+    return Lost(open_workspace(**slow), open_workspace(**slow), command_env)
 
 
 def test_a_run_continues_and_loses_nothing_when_a_node_is_lost(lost):
@@ -113,10 +113,12 @@ def test_a_run_continues_and_loses_nothing_when_a_node_is_lost(lost):
 
 def test_two_nodes_make_what_one_process_makes(lost):
     for trait in TRAITS:
-        made, expected = (by_id(desk.lines(trait)) for desk in (lost.desk, lost.alone))
+        made, expected = (
+            by_id(workspace.lines(trait)) for workspace in (lost.workspace, lost.alone)
+        )
         assert [line["id"] for line in made] == [line["id"] for line in expected]
         assert made == expected
-        tensors = lost.desk.tensors(trait)
+        tensors = lost.workspace.tensors(trait)
         for name, tensor in lost.alone.tensors(trait).items():
             np.testing.assert_allclose(tensors[name], tensor, atol=1e-5, err_msg=name)
 
@@ -124,7 +126,7 @@ def test_two_nodes_make_what_one_process_makes(lost):
 def test_logs_of_actors_are_in_the_run_folder(lost):
     logs = [
         path.read_text()
-        for path in sorted((lost.desk.folder / "runs" / "tiny" / "logs").glob("worker-*.log"))
+        for path in sorted((lost.workspace.folder / "runs" / "tiny" / "logs").glob("worker-*.log"))
     ]
 
     assert len(logs) == 2
@@ -132,8 +134,8 @@ def test_logs_of_actors_are_in_the_run_folder(lost):
     assert sum("is lost: its worker died" in log for log in logs) == 1
 
 
-def test_without_a_cluster_the_error_says_how_to_start_one(desk):
-    ended = desk.run("extract", "evil", "--scheduler", "ray", "--ray-address", "127.0.0.1:1")
+def test_without_a_cluster_the_error_says_how_to_start_one(workspace):
+    ended = workspace.run("extract", "evil", "--scheduler", "ray", "--ray-address", "127.0.0.1:1")
 
     assert ended.code == 2
     assert "error: no Ray cluster at 127.0.0.1:1\n" in ended.err

@@ -13,15 +13,15 @@ TRAITS = ["evil", "refusal"]
 
 
 @pytest.fixture(scope="module")
-def room(open_desk):
+def room(open_workspace):
     """A workspace with a run of two traits and a record.
 
     The scores of the fake judge are at chance, so the filter must accept any judge.
     """
-    desk = open_desk(filter={"min_auroc": 0.0, "pairing": "independent"})
-    assert desk.run("extract", *TRAITS).code == 0
-    assert desk.run("monitor", "Hello?", "--out", "runs/monitor/hello.json").code == 0
-    return desk
+    workspace = open_workspace(filter={"min_auroc": 0.0, "pairing": "independent"})
+    assert workspace.run("extract", *TRAITS).code == 0
+    assert workspace.run("monitor", "Hello?", "--out", "runs/monitor/hello.json").code == 0
+    return workspace
 
 
 @pytest.fixture(scope="module")
@@ -131,28 +131,30 @@ def test_a_report_holds_no_absolute_path(room, content):
         assert str(room.folder.parent) not in text
 
 
-def test_a_vector_whose_run_has_changed_shows_a_note_and_no_rollouts(open_desk):
-    desk = open_desk(filter={"min_auroc": 0.0, "pairing": "independent"})
-    desk.run("extract", "evil")
-    ledger = desk.folder / "runs/tiny/evil/judgements.jsonl"
+def test_a_vector_whose_run_has_changed_shows_a_note_and_no_rollouts(open_workspace):
+    workspace = open_workspace(filter={"min_auroc": 0.0, "pairing": "independent"})
+    workspace.run("extract", "evil")
+    ledger = workspace.folder / "runs/tiny/evil/judgements.jsonl"
     ledger.write_text("".join(ledger.read_text().splitlines(keepends=True)[:5]))
 
-    desk.run("report", "--format", "json")
+    workspace.run("report", "--format", "json")
 
-    [vector] = json.loads((desk.folder / "runs/report.json").read_text())["sets"][0]["vectors"]
+    [vector] = json.loads((workspace.folder / "runs/report.json").read_text())["sets"][0]["vectors"]
     assert vector["note"].startswith("The run has changed since this vector was built")
     assert "examples" not in vector
 
 
-def test_a_killed_command_has_no_ending(open_desk):
-    desk = open_desk(extract={"questions": 20, "batch_size": 2, "sampling": {"max_new_tokens": 40}})
-    running = desk.start("extract", "evil")
-    running.wait_until(lambda: len(desk.ledger("evil").splitlines()) > 4)
+def test_a_killed_command_has_no_ending(open_workspace):
+    workspace = open_workspace(
+        extract={"questions": 20, "batch_size": 2, "sampling": {"max_new_tokens": 40}}
+    )
+    running = workspace.start("extract", "evil")
+    running.wait_until(lambda: len(workspace.ledger("evil").splitlines()) > 4)
     running.kill()
 
-    desk.run("report", "--format", "json")
+    workspace.run("report", "--format", "json")
 
-    [run] = json.loads((desk.folder / "runs/report.json").read_text())["runs"]
+    [run] = json.loads((workspace.folder / "runs/report.json").read_text())["runs"]
     assert [command["ending"] for command in run["commands"]] == [None]
     assert run["traits"][0]["rollouts_done"] > 4
 

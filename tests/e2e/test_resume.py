@@ -37,24 +37,24 @@ def whole_lines(ledger: bytes) -> bytes:
 class KilledTwice:
     """A command killed while generating, killed while judging, then completed; and a reference."""
 
-    def __init__(self, desk: Any, elsewhere: Any) -> None:
-        self.desk, self.elsewhere = desk, elsewhere
+    def __init__(self, workspace: Any, elsewhere: Any) -> None:
+        self.workspace, self.elsewhere = workspace, elsewhere
         reference = elsewhere.start("extract", "evil")
-        going = desk.start("extract", "evil")
-        going.wait_until(lambda: desk.ledger("evil").count(b"\n") >= 20)
+        going = workspace.start("extract", "evil")
+        going.wait_until(lambda: workspace.ledger("evil").count(b"\n") >= 20)
         self.first = going.kill()
-        self.rollouts_then = whole_lines(desk.ledger("evil"))
-        going = desk.start("extract", "evil")
-        going.wait_until(lambda: desk.ledger("evil", "judgements").count(b"\n") >= 30)
+        self.rollouts_then = whole_lines(workspace.ledger("evil"))
+        going = workspace.start("extract", "evil")
+        going.wait_until(lambda: workspace.ledger("evil", "judgements").count(b"\n") >= 30)
         self.second = going.kill()
-        self.judgements_then = whole_lines(desk.ledger("evil", "judgements"))
-        self.third = desk.run("extract", "evil")
+        self.judgements_then = whole_lines(workspace.ledger("evil", "judgements"))
+        self.third = workspace.run("extract", "evil")
         self.reference = reference.end()
 
 
 @pytest.fixture(scope="module")
-def killed(open_desk) -> KilledTwice:
-    return KilledTwice(open_desk(**LARGER), open_desk(**LARGER))
+def killed(open_workspace) -> KilledTwice:
+    return KilledTwice(open_workspace(**LARGER), open_workspace(**LARGER))
 
 
 def test_a_killed_command_is_killed_in_the_middle_and_then_completes(killed):
@@ -65,16 +65,16 @@ def test_a_killed_command_is_killed_in_the_middle_and_then_completes(killed):
 
 
 def test_after_a_kill_no_finished_rollout_is_made_again(killed):
-    ids = [line["id"] for line in killed.desk.lines("evil")]
+    ids = [line["id"] for line in killed.workspace.lines("evil")]
 
     assert len(ids) == len(set(ids)) == ROLLOUTS
-    assert killed.desk.ledger("evil").startswith(killed.rollouts_then)
+    assert killed.workspace.ledger("evil").startswith(killed.rollouts_then)
 
 
 def test_the_rollouts_of_a_killed_run_are_those_of_an_uninterrupted_one(killed):
     found, expected = (
-        {line["id"]: line for line in desk.lines("evil")}
-        for desk in (killed.desk, killed.elsewhere)
+        {line["id"]: line for line in workspace.lines("evil")}
+        for workspace in (killed.workspace, killed.elsewhere)
     )
 
     assert found.keys() == expected.keys()
@@ -83,10 +83,10 @@ def test_the_rollouts_of_a_killed_run_are_those_of_an_uninterrupted_one(killed):
 
 
 def test_after_a_kill_no_judgement_is_made_again(killed):
-    judged = [line["rollout"] for line in killed.desk.lines("evil", "judgements")]
+    judged = [line["rollout"] for line in killed.workspace.lines("evil", "judgements")]
 
     assert len(judged) == len(set(judged)) == JUDGED
-    assert killed.desk.ledger("evil", "judgements").startswith(killed.judgements_then)
+    assert killed.workspace.ledger("evil", "judgements").startswith(killed.judgements_then)
 
 
 def test_a_resumed_command_says_what_was_done_before(killed):
@@ -101,7 +101,7 @@ def test_a_resumed_command_says_what_was_done_before(killed):
 def test_the_vector_of_a_killed_run_is_that_of_an_uninterrupted_one(killed):
     expected = killed.elsewhere.tensors("evil")
 
-    found = killed.desk.tensors("evil")
+    found = killed.workspace.tensors("evil")
 
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
@@ -172,12 +172,12 @@ def test_a_torn_last_line_is_made_again_and_every_other_line_stays(copied):
 class Interrupted:
     """An extract and a monitor, both stopped by Ctrl-C in the middle."""
 
-    def __init__(self, desk: Any, watching: Any) -> None:
-        self.desk, self.watching = desk, watching
-        extracting = desk.start("extract", "evil")
+    def __init__(self, workspace: Any, watching: Any) -> None:
+        self.workspace, self.watching = workspace, watching
+        extracting = workspace.start("extract", "evil")
         greedy = ["--set", "monitor.sampling.temperature=0", "--max-new-tokens", "16000"]
         monitoring = watching.start("monitor", "Why?", *greedy, "--out", "record.json")
-        extracting.wait_until(lambda: desk.ledger("evil").count(b"\n") >= 20)
+        extracting.wait_until(lambda: workspace.ledger("evil").count(b"\n") >= 20)
         self.extract = extracting.kill(signal.SIGINT)
         self.seen = [monitoring.process.stdout.readline() for _ in range(2)]
         self.monitor = monitoring.kill(signal.SIGINT)
@@ -195,26 +195,26 @@ def make_endless(model: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def interrupted(open_desk, finished, model_folders) -> Interrupted:
-    watching = open_desk()
+def interrupted(open_workspace, finished, model_folders) -> Interrupted:
+    watching = open_workspace()
     (watching.folder / "model").unlink()
     shutil.copytree(model_folders["llama"], watching.folder / "model")
     make_endless(watching.folder / "model")
     shutil.copytree(finished[0].folder / "vectors", watching.folder / "vectors")
-    return Interrupted(open_desk(**LARGER), watching)
+    return Interrupted(open_workspace(**LARGER), watching)
 
 
 def test_ctrl_c_keeps_the_activations_of_every_stored_rollout(interrupted):
-    desk = interrupted.desk
+    workspace = interrupted.workspace
 
     kept = set()
-    for path in (desk.folder / "runs" / "tiny" / "evil" / "activations").glob("*.safetensors"):
+    for path in (workspace.folder / "runs" / "tiny" / "evil" / "activations").glob("*.safetensors"):
         with safe_open(path, framework="numpy") as file:
             kept.update(json.loads(file.metadata()["ids"]))
     assert interrupted.extract.code == 130
     assert "Traceback" not in interrupted.extract.err
-    assert 20 <= len(desk.lines("evil")) < ROLLOUTS
-    assert {line["id"] for line in desk.lines("evil") if line["response_tokens"]} <= kept
+    assert 20 <= len(workspace.lines("evil")) < ROLLOUTS
+    assert {line["id"] for line in workspace.lines("evil") if line["response_tokens"]} <= kept
 
 
 def test_ctrl_c_in_monitor_keeps_the_record_so_far(interrupted):
@@ -228,23 +228,23 @@ def test_ctrl_c_in_monitor_keeps_the_record_so_far(interrupted):
     assert interrupted.monitor.err.splitlines()[-1] == "record: record.json"
 
 
-def test_the_second_of_two_commands_on_a_run_is_refused(open_desk):
-    desk = open_desk(**LARGER)
-    first = desk.start("extract", "evil")
-    first.wait_until(lambda: desk.ledger("evil") != b"")
+def test_the_second_of_two_commands_on_a_run_is_refused(open_workspace):
+    workspace = open_workspace(**LARGER)
+    first = workspace.start("extract", "evil")
+    first.wait_until(lambda: workspace.ledger("evil") != b"")
 
-    second = desk.run("judge")
+    second = workspace.run("judge")
 
     assert (second.code, second.out) == (2, "")
     assert second.err.startswith("error: another command is working on run tiny\n")
     assert f"cause: process {first.process.pid} on " in second.err
-    lock = desk.folder / "runs" / "tiny" / "lock"
+    lock = workspace.folder / "runs" / "tiny" / "lock"
     assert lock.exists()
     ended = first.kill(signal.SIGTERM)
     assert (ended.code, lock.exists()) == (143, False)
-    killed = desk.start("extract", "evil")
+    killed = workspace.start("extract", "evil")
     # Not only the file: it names its process a moment after it exists.
     killed.wait_until(lambda: lock.exists() and lock.read_text())
     killed.kill()
-    assert desk.run("extract", "evil", "--until", "rollouts").code == 0
-    assert not (desk.folder / "runs" / "tiny" / "lock").exists()
+    assert workspace.run("extract", "evil", "--until", "rollouts").code == 0
+    assert not (workspace.folder / "runs" / "tiny" / "lock").exists()

@@ -31,9 +31,9 @@ def by_id(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(lines, key=lambda line: line["id"])
 
 
-def test_a_run_whose_workers_crash_on_every_device_fails_each_trait(open_desk):
-    desk = open_desk()
-    running = desk.start("extract", *TRAITS[:2], *TWO)
+def test_a_run_whose_workers_crash_on_every_device_fails_each_trait(open_workspace):
+    workspace = open_workspace()
+    running = workspace.start("extract", *TRAITS[:2], *TWO)
     while running.process.poll() is None:
         for worker in workers_of(running):
             with suppress(psutil.Error):
@@ -54,10 +54,10 @@ class Harassed:
 
     times = 20
 
-    def __init__(self, desk: Any, alone: Any) -> None:
-        self.desk, self.alone = desk, alone
+    def __init__(self, workspace: Any, alone: Any) -> None:
+        self.workspace, self.alone = workspace, alone
         undisturbed = alone.start("extract", *TRAITS[:2], "--json")
-        running = desk.start("extract", *TRAITS[:2], *TWO, "--json")
+        running = workspace.start("extract", *TRAITS[:2], *TWO, "--json")
         self.kills = 0
         draw = random.Random(0)
         while self.kills < self.times and running.process.poll() is None:
@@ -81,16 +81,17 @@ class Harassed:
 
     def _batches(self) -> int:
         return (
-            sum(self.desk.ledger(trait).count(b"\n") for trait in TRAITS[:2])
+            sum(self.workspace.ledger(trait).count(b"\n") for trait in TRAITS[:2])
             // LARGER["extract"]["batch_size"]
         )
 
 
 @pytest.fixture(scope="module")
-def harassed(open_desk) -> Harassed:
+def harassed(open_workspace) -> Harassed:
     sections = LARGER | {"judge": {"backend": "likelihood"}}
     return Harassed(
-        open_desk(**sections, workers={"max_crashes": Harassed.times + 1}), open_desk(**sections)
+        open_workspace(**sections, workers={"max_crashes": Harassed.times + 1}),
+        open_workspace(**sections),
     )
 
 
@@ -103,18 +104,20 @@ def test_workers_that_are_killed_many_times_lose_nothing(harassed):
 
 def test_killed_workers_make_what_an_undisturbed_worker_makes(harassed):
     for trait in TRAITS[:2]:
-        made, expected = (by_id(desk.lines(trait)) for desk in (harassed.desk, harassed.alone))
+        made, expected = (
+            by_id(workspace.lines(trait)) for workspace in (harassed.workspace, harassed.alone)
+        )
         assert [line["id"] for line in made] == [
             line["id"] for line in expected
         ]  # no rollout twice
         assert made == expected
-        tensors = harassed.desk.tensors(trait)
+        tensors = harassed.workspace.tensors(trait)
         for name, tensor in harassed.alone.tensors(trait).items():
             np.testing.assert_allclose(tensors[name], tensor, atol=1e-5, err_msg=name)
 
 
 def test_each_worker_has_a_log_in_the_run_folder(harassed):
-    logs = sorted((harassed.desk.folder / "runs" / "tiny" / "logs").glob("*.log"))
+    logs = sorted((harassed.workspace.folder / "runs" / "tiny" / "logs").glob("*.log"))
 
     texts = [log.read_text(encoding="utf-8") for log in logs]
 
@@ -124,10 +127,10 @@ def test_each_worker_has_a_log_in_the_run_folder(harassed):
     assert sum(log.count("is lost: its worker died (exit code -9)") for log in texts) >= 15
 
 
-def test_a_worker_that_hangs_is_replaced(open_desk):
-    desk = open_desk(workers={"heartbeat_timeout": 6.0}, **LARGER)
-    running = desk.start("extract", *TRAITS[:2], *TWO, "--json")
-    running.wait_until(lambda: all(desk.ledger(trait) for trait in TRAITS[:2]))
+def test_a_worker_that_hangs_is_replaced(open_workspace):
+    workspace = open_workspace(workers={"heartbeat_timeout": 6.0}, **LARGER)
+    running = workspace.start("extract", *TRAITS[:2], *TWO, "--json")
+    running.wait_until(lambda: all(workspace.ledger(trait) for trait in TRAITS[:2]))
     hanging = workers_of(running)[0]
     hanging.suspend()
 
@@ -139,10 +142,12 @@ def test_a_worker_that_hangs_is_replaced(open_desk):
     assert not hanging.is_running()
 
 
-def test_workers_end_when_their_parent_is_killed(open_desk):
-    desk = open_desk(**LARGER)
-    doomed = desk.start("extract", *TRAITS, *TWO, "--json")
-    doomed.wait_until(lambda: all(desk.ledger(trait) for trait in TRAITS[:2]))  # both are at work
+def test_workers_end_when_their_parent_is_killed(open_workspace):
+    workspace = open_workspace(**LARGER)
+    doomed = workspace.start("extract", *TRAITS, *TWO, "--json")
+    doomed.wait_until(
+        lambda: all(workspace.ledger(trait) for trait in TRAITS[:2])
+    )  # both are at work
     orphans = workers_of(doomed)
     assert len(orphans) == 2
 
