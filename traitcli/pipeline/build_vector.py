@@ -65,6 +65,7 @@ def build_trait(
         "filter": config.filter.model_dump(),
     }
     path = write_vector(vector_folder(config), _with_provenance(vector, origin))
+    # After the file, so that the ledger never names a vector that was not written.
     own.add_vector(path, inputs)
     on_event(VectorBuilt(trait.name, str(path), vector.quality))
     return path
@@ -108,6 +109,7 @@ def _compute(
     unseen = unseen_rollouts(trait, snapshot.rollouts, selection)
     evidence = Evidence(
         build,
+        # The same rollouts in the same order need not be read from disk twice.
         matched=build if kept is pairs else labelled(files, pairs, position),
         test=labelled(files, unseen, position) if unseen else None,
         method=method,
@@ -170,5 +172,6 @@ def _built_from(path: Path) -> str | None:
 
 
 def _with_provenance(vector: TraitVector, origin: Mapping[str, Any]) -> TraitVector:
+    # Through JSON, so that the vector has here what a reader of its file gets.
     provenance = json.loads(json.dumps({**origin, "versions": versions()}, default=str))
     return replace(vector, provenance=provenance)

@@ -58,6 +58,7 @@ def plan_trait(trait: Trait, config: Config, ledgers: RunLedgers, judge: str) ->
     calls = len(judged - settled) * _calls_per_rollout(trait, config)
 
     new_tokens = 0 if trait.responses else config.extract.sampling.max_new_tokens
+    # Stored answers tell how long answers are; before there are any, the limit stands in.
     lengths = [rollout.response_tokens for rollout in snapshot.rollouts]
     tokens_per_call = len(trait.judge_prompt) / _CHARACTERS_PER_TOKEN + _JUDGE_OVERHEAD_TOKENS
     tokens_per_call += sum(lengths) / len(lengths) if lengths else new_tokens

@@ -60,6 +60,7 @@ def generate_rollouts(
         check_vllm(pick_device(worker.device))
     loaded = worker.model()
     planned = _prepare(task, config, loaded)
+    # Only now: a worker that dies while it loads the model says nothing about these rollouts.
     send(TaskStarted())
     requests = [Request(p.prompt.ids, p.seed) for p in planned]
     size = _choose_size(loaded, requests, config, task.trait.name, send)
@@ -119,6 +120,7 @@ def _generate(
     Yields the index of a request and its generation, or None if the request was released.
     """
     loaded, chosen, sampling = worker.model(), config.extract.batch_size, config.extract.sampling
+    # No smaller batch is left to suggest.
     if chosen in ("auto", 1):
         fix = (
             "set model.dtype to bfloat16, lower extract.sampling.max_new_tokens, or use a larger "
@@ -173,6 +175,7 @@ def _rollout(planned: Planned, generation: Generation, loaded: LoadedModel) -> R
         **asdict(planned.key),
         seed=planned.seed,
         prompt=planned.prompt.text,
+        # Joined from the texts of single tokens, as the monitor shows them.
         response="".join(token_texts(loaded.tokenizer, generation.ids)),
         prompt_tokens=len(planned.prompt.ids),
         response_tokens=len(generation.ids),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from traitcli.config import FilterConfig
-from traitcli.records import POLARITIES, Judgement, Polarity, Rollout
+from traitcli.records import Judgement, Polarity, Rollout
 from traitcli.vectors.separation import auroc
 
 
@@ -44,6 +44,7 @@ def select_rollouts(
     Labelled responses without scores are all kept. Empty answers are never kept.
     `judgements` are one judge's, by rollout id.
     """
+    # An empty answer has no hidden states to build a vector from.
     answered = [r for r in rollouts if r.response_tokens]
     values: dict[str, float] = {}
     for rollout in answered:
@@ -62,7 +63,7 @@ def select_rollouts(
         kept, rule = answered, "not filtered: the responses are labelled"
     elif trusted:
         passing = [r for r in scored if _passes(r, judgements[r.id], config, has_coherence)]
-        kept = _paired(passing) if config.pairing == "paired" else passing
+        kept = paired(passing) if config.pairing == "paired" else passing
         rule = f"{config.pairing}, threshold {config.threshold:g}"
         rule += f", coherence {config.coherence:g}" if has_coherence else ", no coherence scores"
     else:
@@ -89,6 +90,7 @@ def _passes(
         return False
     if rollout.polarity == "positive":
         return score >= config.threshold
+    # Strict here and not above: with threshold 50, a score of 50 is on the positive side only.
     return score < 100 - config.threshold
 
 
@@ -110,8 +112,10 @@ def _dropped(
             reasons[rollout.id] = "empty answer"
         elif judgement is None or judgement.score.value is None:
             reasons[rollout.id] = "no score"
+        # It passes by itself, so only `paired` can have dropped it.
         elif _passes(rollout, judgement, config, has_coherence):
             reasons[rollout.id] = "its counterpart is not kept"
+        # It passes by its trait score, so its coherence is too low or missing.
         elif _passes(rollout, judgement, config, has_coherence=False):
             reasons[rollout.id] = "not coherent"
         else:
@@ -119,13 +123,17 @@ def _dropped(
     return reasons
 
 
-def _paired(passing: Sequence[Rollout]) -> list[Rollout]:
-    """Keep an index (pair, question, repeat) only if both its sides pass."""
-    sides: dict[str, set[tuple[int, int, int]]] = {side: set() for side in POLARITIES}
-    for r in passing:
-        sides[r.polarity].add((r.pair, r.question, r.repeat))
-    both = sides["positive"] & sides["negative"]
-    return [r for r in passing if (r.pair, r.question, r.repeat) in both]
+def paired(rollouts: Sequence[Rollout]) -> list[Rollout]:
+    """The rollouts whose counterpart on the other side is among them, in the same order."""
+    positive = {index_of(r) for r in rollouts if r.polarity == "positive"}
+    negative = {index_of(r) for r in rollouts if r.polarity == "negative"}
+    both = positive & negative
+    return [r for r in rollouts if index_of(r) in both]
+
+
+def index_of(rollout: Rollout) -> tuple[int, int, int]:
+    """(pair, question, repeat): what a rollout has in common with its counterpart."""
+    return rollout.pair, rollout.question, rollout.repeat
 
 
 def _judge_auroc(scored: Sequence[Rollout], values: Mapping[str, float]) -> float | None:

@@ -52,6 +52,7 @@ def send_in_batches(
                 continue
             waiting.append(one)
             # A batch smaller than 16 ends about together: send it and do not wait for the next.
+            # Asked each time, because the batch size changes when memory runs out.
             if len(waiting) >= min(max_batch(), _MAX_BATCH):
                 flush()
     except (KeyboardInterrupt, SystemExit, StoppedError):

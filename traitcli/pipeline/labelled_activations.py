@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from traitcli.pipeline.filtering import Selection
+from traitcli.pipeline.filtering import Selection, index_of, paired
 from traitcli.records import Position, Rollout, Trait
 from traitcli.runs.run import TraitFiles
 from traitcli.vectors.held_out import LabelledActivations
@@ -16,6 +16,7 @@ def labelled(
     files: TraitFiles, rollouts: Sequence[Rollout], position: Position
 ) -> LabelledActivations:
     """Activations of rollouts at a position, with their labels, in the order of the rollouts."""
+    # The order of `activations` is that of the ids, and all labels below follow it.
     activations = files.activations([r.id for r in rollouts], position)
     positive = np.array([r.polarity == "positive" for r in rollouts], dtype=bool)
     pair = np.array([r.pair for r in rollouts], dtype=np.int64)
@@ -26,16 +27,12 @@ def labelled(
 
 def ordered(rollouts: Iterable[Rollout]) -> list[Rollout]:
     """Sorted by pair, question and repeat, so that both sides are in the same order."""
-    return sorted(rollouts, key=_index)
+    return sorted(rollouts, key=index_of)
 
 
 def matched(rollouts: Iterable[Rollout]) -> list[Rollout]:
     """The rollouts whose counterpart on the other side is among them, sorted."""
-    in_order = ordered(rollouts)
-    positive = {_index(r) for r in in_order if r.polarity == "positive"}
-    negative = {_index(r) for r in in_order if r.polarity == "negative"}
-    both = positive & negative
-    return [r for r in in_order if _index(r) in both]
+    return paired(ordered(rollouts))
 
 
 def unseen_rollouts(
@@ -48,7 +45,3 @@ def unseen_rollouts(
     """
     unseen = [r for r in rollouts if r.split == "evaluation" and r.response_tokens]
     return unseen or (ordered(selection.kept) if trait.responses else [])
-
-
-def _index(rollout: Rollout) -> tuple[int, int, int]:
-    return rollout.pair, rollout.question, rollout.repeat

@@ -63,6 +63,7 @@ class RunLedgers:
     def __init__(self, run: Run, traits: Iterable[Trait] = ()) -> None:
         """`traits` are the definitions that the command works with."""
         self.run = run
+        # Other traits of the run have ledgers but no definition here: the command does not need it.
         self._definitions = {trait.name: trait for trait in traits}
         self._traits: dict[str, TraitLedgers] = {}
 

@@ -148,10 +148,12 @@ class LogWritten:
     text: str
 
 
+# Not a TraitError: a stop is no failure, and nothing that handles failures may catch it.
 class StoppedError(Exception):
     """A worker was asked to stop; what was complete has been delivered."""
 
 
+# Events too: only the process of the scheduler has a view that can show them.
 Message = (
     WorkerReady
     | TaskStarted

@@ -11,10 +11,13 @@ from traitcli.records import POLARITIES, RolloutKey, Split, Trait
 def plan_rollouts(trait: Trait, config: ExtractConfig) -> list[RolloutKey]:
     """Every rollout of a trait, in a fixed order: extraction questions, then evaluation ones.
 
-    Ready responses are read, all of them: what the settings limit is how much is generated.
+    Labelled responses are all read: the settings limit only how much is generated.
     """
     if trait.responses:
         return list(trait.by_rollout())
+
+    # Repeats are innermost: equal prompts are neighbors, so they are likely in one task, where the
+    # engine reads them once.
     return [
         RolloutKey(trait.name, split, polarity, pair, question, repeat)
         for split, questions, repeats in _asked(trait, config)
@@ -26,7 +29,11 @@ def plan_rollouts(trait: Trait, config: ExtractConfig) -> list[RolloutKey]:
 
 
 def _asked(trait: Trait, config: ExtractConfig) -> Sequence[tuple[Split, int, int]]:
-    """Evaluation questions are asked once: repeats serve the means, not the check."""
+    """(split, number of questions, answers of each persona to a question).
+
+    Evaluation questions are asked once: repeats make the means steadier, and no mean is built
+    from them.
+    """
     extraction = min(config.questions or len(trait.questions), len(trait.questions))
     held_out = len(trait.evaluation_questions)
     if config.evaluation_questions is not None:

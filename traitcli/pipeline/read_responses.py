@@ -68,6 +68,7 @@ def _read(
     start, end = 0, len(planned)
     fix = "lower extract.batch_size, or remove the longest texts; finished rollouts are kept"
     while start < end:
+        # Released from the end, because reading goes on at the start.
         kept = end - release(end - start)
         for released in planned[kept:end]:
             yield RolloutsReleased((released.rollout.id,))
@@ -76,11 +77,13 @@ def _read(
         some = planned[start : min(start + _TEXTS_BETWEEN_RELEASES, end)]
         empty = [one for one in some if not one.text.response]
         full = [one for one in some if one.text.response]
+        # Stored all the same: a response without a rollout would be read again by the next command.
         for one in empty:
             yield FinishedRollout(one.rollout, None)
         reader = MeanReader(loaded)
         with memory_explained(loaded.device, fix):
             for index in read_texts(loaded, [one.text for one in full], batch_size, reader):
+                # Popped, or the states of all texts so far would stay in memory.
                 states = reader.finished.pop(index) or {}
                 activations = {position: mean.numpy() for position, mean in states.items()}
                 yield FinishedRollout(full[index].rollout, activations)
@@ -164,6 +167,7 @@ def _cut(tokenizer: Any, response: LabelledResponse) -> tuple[str, str, Text]:
     same = (own == other for own, other in zip(before, whole.ids, strict=False))
     cut = sum(takewhile(bool, same))
     special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+    # An unknown token stands for text that the vocabulary lacks, not for chat template.
     special.discard(tokenizer.unk_token_id)
     after_special = [index + 1 for index, token in enumerate(whole.ids) if token in special]
     start = max([cut, *after_special])

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from traitcli.pipeline.filtering import Selection
 
 
+# Without slots, because `cached_property` needs a `__dict__`.
 @dataclass(frozen=True)
 class TraitSnapshot:
     """What a run holds of one trait. Read it once and pass it on: a ledger may be large.
@@ -94,6 +95,7 @@ class TraitSnapshot:
         asked = self.definition.questions if self.definition else ()
         if rollout.split != "extraction" or rollout.question >= len(asked):
             return ""
+        # If the definition was edited after the rollout, its index may name another question.
         text = asked[rollout.question]
         return text if text in rollout.prompt else ""
 
@@ -103,6 +105,7 @@ class TraitSnapshot:
         if self.definition is None:
             return None
         settings = self.run.manifest().get("settings", {})
+        # The settings that the run was made with: the present ones may ask for another number.
         keys = ("repeats", "questions", "evaluation_questions")
         asked = {key: settings[f"extract.{key}"] for key in keys}
         return len(plan_rollouts(self.definition, ExtractConfig.model_validate(asked)))

@@ -62,9 +62,11 @@ def _read() -> dict[str, dict[str, float]]:
 
 def _key(config: Config) -> str:
     length = config.extract.sampling.max_new_tokens
+    # The answer length is part of the key, because seconds for each rollout grow with it.
     return f"{config.model.name}@{config.model.device}/{config.judge.backend}/{length} tokens"
 
 
 def _batch_key(config: Config) -> str:
     length = config.extract.sampling.max_new_tokens
+    # Unlike speed, the size depends on memory: on the dtype, and not on the judge.
     return f"{config.model.name}@{config.model.device}/{config.model.dtype}/{length} tokens"

@@ -63,6 +63,7 @@ class TraitPipeline:
         self._on_event = on_event
         self._ledgers = job.ledgers.trait(job.trait.name)
         self._keys = plan_rollouts(job.trait, job.config.extract)
+        # A run may store more than the present settings ask for; only what they ask for counts.
         planned = {key.id for key in self._keys}
         self._done = {rollout.id for rollout in self._ledgers.rollouts} & planned
 
@@ -103,6 +104,7 @@ class TraitPipeline:
             queue = _RolloutQueue()
             ended = self._threads.submit(self._judge_in_background, self._judging, queue)
             self._background = _BackgroundJudging(self._judging, queue, ended)
+            # Rollouts of an interrupted run may be stored without their scores.
             self._background.add(list(self._ledgers.rollouts))
         return self.advance()
 
@@ -225,6 +227,7 @@ class TraitPipeline:
         seconds = time.monotonic() - self._started_at.pop(stage)
         self._on_event(StageFinished(self.name, stage, seconds))
 
+        # The time of workers alone: the stage also takes the time until a device is free.
         seconds, count = self._times.get(stage, (0.0, 0))
         if count and not self._is_labelled:  # reading responses is faster than generating them
             remember_speed(self._job.config, stage, seconds / count)

@@ -26,14 +26,17 @@ def choose_placement(request: DeviceRequest, model: ModelConfig) -> Placement:
     notes: list[str] = []
     if request.devices is not None:
         devices = [pick_device(name) for name in _split_names(request.devices)]
+    # No option names a device, so the config decides.
     elif request.gpus is None and request.gpus_per_worker == 1:
         return Placement((model.device,))
     else:
         found = _count_gpus()
+        # --gpus-per-worker alone means all GPUs.
         wanted = request.gpus if request.gpus is not None else found or 1
         devices, notes = pick_gpus(wanted, found)
 
     each = request.gpus_per_worker
+    # A machine without a GPU has one CPU worker, whatever --gpus-per-worker asks for.
     workers = devices if devices == ["cpu"] else group_devices(devices, each)
     renamed = visible_gpu_notes(devices, os.environ.get("CUDA_VISIBLE_DEVICES"))
     return Placement(tuple(workers), (*notes, *renamed), gpus_per_worker=each)
@@ -86,6 +89,7 @@ def pick_gpus(wanted: int, found: int) -> tuple[list[str], list[str]]:
         )
     if found == 0:
         return ["cpu"], [f"no GPU found: --gpus {wanted} uses the CPU"]
+    # Fewer GPUs than asked for is an error, no GPU is a note: one config serves both machines.
     if wanted > found:
         raise UserError(
             f"--gpus {wanted}, but only {found} GPUs are visible",
@@ -120,6 +124,7 @@ def visible_gpu_notes(devices: Sequence[str], visible: str | None) -> list[str]:
 
 def threads_per_worker(devices: Sequence[str], cores: int) -> int | None:
     """CPU workers divide the cores; None if each can keep torch's default."""
+    # By default each process uses all cores, so several would compete for them.
     workers = sum(device.startswith("cpu") for device in devices)
     return max(1, cores // workers) if workers > 1 else None
 
@@ -175,6 +180,7 @@ def _split_names(devices: str) -> list[str]:
 
 
 def _count_gpus() -> int:
+    # Imported here: torch takes two seconds to import.
     import torch
 
     return torch.cuda.device_count()

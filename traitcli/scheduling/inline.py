@@ -35,12 +35,14 @@ class InlinePool:
 
     def poll(self, receive: Receive, timeout: float) -> None:
         if not self._messages:
+            # The worker has nothing to do, but judging in the background may still run.
             time.sleep(timeout)
             return
 
         def send(message: Message) -> None:
             receive(0, message)
 
+        # A ReleaseRequest has no effect: its task has ended before the request is read.
         match self._messages.pop(0):
             case None:
                 send(WorkerReady())

@@ -39,6 +39,7 @@ def measure_fit(config: Config, placement: Placement, trust_remote_code: bool = 
 
     on_ray = placement.scheduler == "ray"
     if on_ray:
+        # Ray has not chosen machines yet. Each actor checks its own memory when it starts.
         kind = "cuda" if placement.gpus_per_worker else "cpu"
         workers = [[kind] for _ in placement.devices]
     else:

@@ -82,6 +82,7 @@ class WorkerState:
         self.task, self.unfinished = task, set(task.ids)
         self.total = self.unstarted = len(task.ids)
         self.task_started = self.has_progress = self.release_requested = False
+        # The timeout begins with the task: an idle worker sends no heartbeats.
         self.task_started_at = self.last_message_at = now
 
     @property
@@ -94,6 +95,7 @@ class WorkerState:
 
     @property
     def can_release(self) -> bool:
+        # Scoring is not stolen: a judge reads the answers to one question together.
         enough = self.unstarted >= _WORTH_STEALING
         return isinstance(self.task, GenerateTask) and enough and not self.release_requested
 

@@ -63,11 +63,13 @@ def join_cluster(address: str) -> Cluster:
             fix="pip install 'traitcli[ray]'",
         ) from None
     _check_address(address)
+    # By default Ray reports usage statistics over the network.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Workers without a GPU keep CUDA_VISIBLE_DEVICES; Ray warns unless this says so.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     try:
+        # Workers send their logs as messages. Printed by Ray, they would break the live view.
         ray.init(address=address, log_to_driver=False, logging_level="error", **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise _no_cluster(address, error) from None
@@ -124,6 +126,7 @@ class RayPool:
     def start(self, worker: int) -> None:
         import ray
 
+        # The number may have belonged to an actor on another machine.
         self.devices[worker] = self._names[worker]
         options = {
             "num_cpus": self._cpus,
@@ -222,6 +225,7 @@ class Actor:
             finally:
                 sent.put(None)
 
+        # A thread, because the worker sends from deep inside its loop, where it cannot yield.
         threading.Thread(target=work, daemon=True).start()
         while (message := sent.get()) is not None:
             yield message

@@ -100,12 +100,14 @@ class WorkerLoop:
         make = read_labelled_responses if task.trait.responses else generate_rollouts
         settings = self._worker.settings
         make(task, settings, self._worker, self._forward, self._count_tokens, self._release)
+        # The tokens since the last heartbeat would be missing from the speed that is shown.
         if self._tokens:
             self._send_heartbeat()
 
     def _score(self, task: ScoreTask) -> None:
         def deliver(judgements: Sequence[Judgement]) -> None:
             self._send(RolloutsJudged(tuple(judgements)))
+            # After the judgements are sent: a StopRequest raises here, and they are kept.
             self._count_tokens(0)
 
         self._send(TaskStarted())
