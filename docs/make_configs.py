@@ -2,7 +2,7 @@
 
     python docs/make_configs.py
 
-What stands between the two marks is replaced; tests/unit/test_docs.py fails when it is stale.
+Replaces the text between the two marks; tests/unit/test_docs.py fails when it is stale.
 """
 
 from __future__ import annotations
@@ -69,10 +69,11 @@ def titles(model: Any = Config, section: str = "") -> dict[str, str]:
 
 def table() -> str:
     """All settings as text, section by section: key, type, default, meaning."""
-    told, keys = titles(), list(settings())
+    section_titles, keys = titles(), list(settings())
     lines: list[str] = []
     for section in dict.fromkeys(key.section for key in keys):
-        lines += ["", f"{section or 'at the top'}: {told[section][:1].lower()}{told[section][1:]}"]
+        title = section_titles[section]
+        lines += ["", f"{section or 'at the top'}: {title[:1].lower()}{title[1:]}"]
         lines += _rows([key for key in keys if key.section == section])
     return "\n".join(["```text", *lines[1:], "```"])
 

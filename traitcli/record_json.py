@@ -66,7 +66,7 @@ def from_json(data: Any) -> TokenScores | FailedRecord:
 
     Raises ValueError, which names the fault, when `data` is not a record.
     """
-    # A failure has no scores, so it is told apart before anything is required.
+    # A failure has no scores, so it is recognized before anything is required.
     if isinstance(data, dict) and "error" in data:
         return FailedRecord(_text(data, "prompt"), str(data["error"]), _mapping(data.get("about")))
     if not isinstance(data, dict) or "prompt" not in data:
@@ -87,7 +87,7 @@ def from_json(data: Any) -> TokenScores | FailedRecord:
         finish_reason=_finish_reason(data),
         history=tuple(_messages(data.get("history"))),
         seconds=_read_seconds(data, count),
-        steering=tuple(_entries(Intervention, _PUSH_TYPES, data.get("steering"))),
+        steering=tuple(_entries(Intervention, _INTERVENTION_TYPES, data.get("steering"))),
         crossings=tuple(_entries(Crossing, _CROSSING_TYPES, data.get("alarms"))),
         prompt_scores=_read_optional_scores(data.get("prompt_scores")),
         layer_scores=_read_layer_scores(data.get("layer_scores"), count),
@@ -100,7 +100,7 @@ def from_json(data: Any) -> TokenScores | FailedRecord:
 
 
 def _origin_to_json(record: TokenScores) -> dict[str, Any]:
-    """What produced the record; keys that an older record does not tell stay absent."""
+    """What produced the record; keys that an older record does not have stay absent."""
     origin = {
         "model": record.model,
         "seed": record.seed,
@@ -259,7 +259,7 @@ _NO_SCORES = "prompt, tokens or trait_scores are missing"
 _NOT_NUMBERS = "its scores are not a list of numbers for each trait"
 _RENAMED_REASONS = {"given": "provided"}
 """Old finish reason -> the present one."""
-_PUSH_TYPES: Mapping[str, type | UnionType] = {
+_INTERVENTION_TYPES: Mapping[str, type | UnionType] = {
     "trait": str,
     "coefficient": int | float,
     "layer": int,

@@ -323,10 +323,10 @@ class TokenScores(Scores):
     seconds        n times since the first token was requested; none for existing text
     prompt_scores  scores of the prompt's tokens, if requested
     layer_scores   scores of one trait at every layer, if requested
-    seed           None in an old record that does not tell; so is `prompt_tokens`
+    seed           None in an old record that does not say; so is `prompt_tokens`
     about          origin (JSON-able): a prompt set and what the prompt should show, or a file
                    and its line
-    created        when the answer was complete, in ISO 8601; "" if an old record does not tell
+    created        when the answer was complete, in ISO 8601; "" if an old record does not say
     """
 
     prompt: str

@@ -28,6 +28,12 @@ _OLD_KEYS = {
     "words_do_as_well": "embedding_layer_does_as_well",
 }
 """Old key -> field: the vectors that ship with traitcli have the old keys."""
+_OLD_CHOICES = {
+    "the earliest row in": "the earliest layer in",
+    "told by the file": "set by the file",
+    "the middle row that is given": "the middle one of the layers provided",
+}
+"""Old words of `layer_choice` -> the present ones, for the same files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,13 +117,20 @@ class VectorQuality:
 
     @classmethod
     def parse(cls, stored: Mapping[str, Any]) -> Self:
-        """Make a record of what a file stores, under present or old keys.
+        """Make a record of what a file stores, under present or old keys and words.
 
         Views format every field without checking its type, so a value of the wrong type raises
         ValueError here, with a one-line message. Unknown keys are ignored: a later version may
         measure more.
         """
         present = {_OLD_KEYS.get(key, key): value for key, value in stored.items()}
+
+        # views print this sentence as it is, and an index of hidden states was called a row
+        choice = present.get("layer_choice")
+        if isinstance(choice, str):
+            for old, new in _OLD_CHOICES.items():
+                choice = choice.replace(old, new)
+            present["layer_choice"] = choice
         try:
             return TypeAdapter(cls).validate_python(present)
         except ValidationError as error:

@@ -57,11 +57,16 @@ _INT = "tag:yaml.org,2002:int"
 _DATE = "tag:yaml.org,2002:timestamp"
 
 
+def _is_kept(resolver: tuple[str, Any]) -> bool:
+    """Whether a (tag, pattern) of PyYAML is used; integers get another pattern, dates none."""
+    return resolver[0] not in {_INT, _DATE}
+
+
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader with YAML 1.2 integers, no dates, and an error for duplicate keys."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own name and type
-        first: [(tag, pattern) for tag, pattern in resolvers if tag not in {_INT, _DATE}]
+        first: list(filter(_is_kept, resolvers))
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 

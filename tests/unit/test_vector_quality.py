@@ -27,6 +27,12 @@ OLD_KEYS = {
 }
 
 
+OLD_CHOICE = (
+    "auto: the earliest row in 25–75 % of depth within one standard error of the best "
+    "left-out-pair AUROC, on extraction rollouts"
+)
+
+
 def as_stored(path):
     with safe_open(path, framework="numpy") as file:
         return parse_json(file.metadata()["traitcli"])["quality"]
@@ -36,10 +42,11 @@ def as_stored(path):
 def test_every_number_of_a_shipped_vector_is_read(path):
     stored = as_stored(path)
     assert stored.keys() >= OLD_KEYS.keys()
+    assert stored["layer_choice"] == OLD_CHOICE
 
     read = asdict(read_vector(path).quality)
 
-    for key, value in stored.items():
+    for key, value in (stored | {"layer_choice": OLD_CHOICE.replace("row", "layer")}).items():
         found = read[OLD_KEYS.get(key, key)]
         assert (list(found) if isinstance(found, tuple) else found) == value
     assert all(value is not None for key, value in read.items() if key != "layers_provided")
@@ -51,6 +58,19 @@ def test_the_vectors_that_ship_are_tested():
 
 def test_the_provided_layers_of_an_old_export_are_read():
     assert VectorQuality.parse({"rows_given": [2, 3]}).layers_provided == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("stored", "shown"),
+    [
+        (OLD_CHOICE, OLD_CHOICE.replace("earliest row", "earliest layer")),
+        ("told by the file", "set by the file"),
+        ("the middle row that is given", "the middle one of the layers provided"),
+        ("set", "set"),
+    ],
+)
+def test_an_old_reason_for_the_layer_is_read_in_present_words(stored, shown):
+    assert VectorQuality.parse({"layer_choice": stored}).layer_choice == shown
 
 
 def test_a_record_is_read_again_as_it_was_written():

@@ -144,7 +144,8 @@ def as_text(typed: str) -> str:
 def judge_overrides(
     overrides: list[str] | None, max_cost: float | None, no_cache: bool
 ) -> list[str]:
-    """The overrides, with those that the judge's own options stand for."""
+    """The --set overrides, followed by those for --max-cost and --no-cache."""
+    # Last, so that an option wins over a --set of the same key.
     changes = [*(overrides or ())]
     if max_cost is not None:
         changes.append(f"judge.openai.max_cost={max_cost}")

@@ -28,7 +28,8 @@ def gather_report(
 ) -> Report:
     """Gather the named runs and record files.
 
-    Without names, gathers everything there is, and what ships with traitcli where there is nothing.
+    Without names, gathers all records and runs; if there are no records or no vectors, the shipped
+    ones.
 
     Args:
         names: Runs by name, records by file (.json or .jsonl).

@@ -98,7 +98,7 @@ def read_text(scale: Scale, text: str) -> Reading:
     """Return the value that a reply states.
 
     The value must be everything that the reply's first line says: 'The answer shows 3 signs of …'
-    has no score. On binary_text, `<answer>YES</answer>` may stand anywhere.
+    has no score. On binary_text, `<answer>YES</answer>` may be anywhere.
     """
     if scale == "binary_text":
         words = {word.upper() for word in _TAGGED.findall(text)}

@@ -44,7 +44,7 @@ class SharedPrefix:
         return [*ancestors, self]
 
     def release(self, users: int) -> None:
-        """Count so many users as read; the last one frees the memory."""
+        """Count this many users as read; the last one frees the memory."""
         self.users -= users
         if not self.users:
             self.location = self.logits = None

@@ -71,7 +71,7 @@ class Reader(Protocol):
     def layers(self) -> Iterable[int]: ...
 
     def open(self, slots: int) -> ReaderState:
-        """An empty state for a batch of so many sequences."""
+        """An empty state for a batch of `slots` sequences."""
         ...
 
 

@@ -107,7 +107,7 @@ def _read_named(path: Path) -> list[NamedRecord]:
 
 def _parse_lines(text: str) -> list[Any]:
     """Parse each line; a last line that a kill tore is left out."""
-    # Not splitlines: it also splits at U+2028, which may stand in an answer.
+    # Not splitlines: it also splits at U+2028, which may occur in an answer.
     *lines, last = text.split("\n")
     if _is_json(last):
         lines.append(last)

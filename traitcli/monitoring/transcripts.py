@@ -64,7 +64,7 @@ def read_exchanges(path: Path, prompt: str = "") -> list[Exchange]:
 
 def _parse_lines(text: str) -> Iterator[tuple[int, Any]]:
     """The number and the value of each line; the error in place of a value that is not JSON."""
-    # Not splitlines: it also splits at U+2028, which may stand in a response.
+    # Not splitlines: it also splits at U+2028, which may occur in a response.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield number, _parse(line)

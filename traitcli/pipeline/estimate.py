@@ -53,7 +53,7 @@ def plan_trait(trait: Trait, config: Config, ledgers: RunLedgers, judge: str) ->
 
     judged = {key.id for key in keys if key.split == "extraction"}
     if trait.responses and not trait.is_scored:
-        judged = set()  # labels take the place of scores
+        judged = set()  # the labels replace scores
     settled = {made.rollout for made in snapshot.judged_by(judge).values() if made.is_settled}
     calls = len(judged - settled) * _calls_per_rollout(trait, config)
 

@@ -91,7 +91,7 @@ class TraitPipeline:
 
     @property
     def _is_judged(self) -> bool:
-        """Labelled responses without scores need no judge: the label takes the place of a score."""
+        """Labelled responses without scores need no judge: the label replaces the score."""
         return self._trait.is_scored or not self._is_labelled
 
     def start(self) -> list[Task]:

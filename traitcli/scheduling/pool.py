@@ -19,7 +19,7 @@ Receive = Callable[[int, Message], None]
 class WorkerPool(Protocol):
     """Workers by number, on whatever they run: this process, local processes or a Ray cluster.
 
-    A worker number stands for a device. A worker that ended can be started again.
+    Each worker number belongs to one device. A worker that ended can be started again.
     """
 
     @property

@@ -117,7 +117,7 @@ def _parse_pair(path: Path, line: int, entry: Any) -> _Pair:
         raise FaultError(f"not JSON: {getattr(entry, 'msg', None) or entry}")
     if not isinstance(entry, Mapping):
         raise FaultError("not an object with positive and negative")
-    keys = next((keys for keys in _KEYS if any(key in entry for key in keys)), None)
+    keys = next((keys for keys in _KEYS if not entry.keys().isdisjoint(keys)), None)
     if keys is None:
         known = " or ".join(" and ".join(keys) for keys in _KEYS)
         raise FaultError(f"expected the keys {known}")

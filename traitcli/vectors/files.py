@@ -155,7 +155,11 @@ def read_opened(path: Path, file: Any) -> TraitVector:
         raise VectorError(
             f"{path} holds no direction", cause=f"none of {', '.join(POSITIONS)}", fix=_REBUILD
         )
-    stats_of = {p: [f"{p}.{name}" for name in _STATS] for p in positions}
+
+    # a vector of another tool has no class means; one with only some of them is refused below
+    stats_of = {}
+    for p in positions:
+        stats_of[p] = [f"{p}.{name}" for name in _STATS]
     with_stats = [p for p, names in stats_of.items() if not shapes.keys().isdisjoint(names)]
     if fault := _find_fault(shapes, positions, with_stats, header.layer):
         raise _not_a_vector(path, fault)

@@ -163,14 +163,15 @@ def _score_folds(
     folds = []
     for pair, made in made_without.items():
         fold = test.select(test.pair == pair)
+        # without one polarity the fold has no AUROC; the other folds still count
         if fold.has_both_polarities():
-            scores = score(made, fold)
-            folds.append(HeldOutScores(scores, fold.positive, fold.pair, fold.question))
+            of_fold = score(made, fold)
+            folds.append(HeldOutScores(of_fold, fold.positive, fold.pair, fold.question))
     if not folds:
         return None
-    return HeldOutScores(
-        np.concatenate([fold.scores for fold in folds]),
-        np.concatenate([fold.positive for fold in folds]),
-        np.concatenate([fold.pair for fold in folds]),
-        np.concatenate([fold.question for fold in folds]),
-    )
+
+    scores = np.concatenate([fold.scores for fold in folds])
+    positive = np.concatenate([fold.positive for fold in folds])
+    pairs = np.concatenate([fold.pair for fold in folds])
+    questions = np.concatenate([fold.question for fold in folds])
+    return HeldOutScores(scores, positive, pairs, questions)

@@ -106,8 +106,10 @@ def _with_norms(quality: VectorQuality, evidence: Evidence, layer: int) -> Vecto
     norms = np.linalg.norm(evidence.direction, axis=1)
     positive = evidence.build.positive
     sides = (evidence.build.activations[positive], evidence.build.activations[~positive])
+
     # both polarities count alike, however many rollouts of each were kept
-    activation_norms = np.mean([np.linalg.norm(side, axis=2).mean(0) for side in sides], axis=0)
+    norms_by_side = [np.linalg.norm(side, axis=2).mean(0) for side in sides]
+    activation_norms = np.mean(norms_by_side, axis=0)
     relative = norms.mean() / activation_norms.mean() if activation_norms.any() else 0.0
     share, count = massive_share(evidence.direction, evidence.build.activations)
     return replace(
@@ -141,6 +143,9 @@ def _with_separation(quality: VectorQuality, held_out: HeldOutScores, layer: int
     layers = range(held_out.scores.shape[1])
     aurocs = [measure_auroc(held_out, each) for each in layers]
     ds = [measure_d(held_out, each) for each in layers]
+    auroc_values = [one.value for one in aurocs]
+    auroc_errors = [one.error for one in aurocs]
+    d_values = [one.value for one in ds]
     auroc_low, auroc_high = auroc_interval(aurocs[layer], held_out)
     d_low, d_high = ds[layer].interval()
     return replace(
@@ -149,12 +154,12 @@ def _with_separation(quality: VectorQuality, held_out: HeldOutScores, layer: int
         auroc_low=_round(auroc_low),
         auroc_high=_round(auroc_high),
         auroc_by_pair=_round_all(aurocs[layer].by_pair),
-        auroc_by_layer=_round_all([one.value for one in aurocs]),
-        auroc_error_by_layer=_round_all([one.error for one in aurocs]),
+        auroc_by_layer=_round_all(auroc_values),
+        auroc_error_by_layer=_round_all(auroc_errors),
         d=_round(ds[layer].value, 3),
         d_low=_round(d_low, 3),
         d_high=_round(d_high, 3),
-        d_by_layer=_round_all([one.value for one in ds], 3),
+        d_by_layer=_round_all(d_values, 3),
         evaluation_rollouts=len(held_out.positive),
         evaluation_questions=len(np.unique(held_out.question)),
     )

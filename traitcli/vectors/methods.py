@@ -106,7 +106,7 @@ def pca_of_differences(positive: Floats, negative: Floats) -> Floats:
 
 
 _LEAST_SHRINKAGE = 1e-6
-"""Keeps Σ invertible when there are so many rollouts that the estimate shrinks nothing."""
+"""Keeps Σ invertible when many rollouts make the estimated shrinkage zero."""
 
 METHODS: dict[str, Method] = {
     "mean_difference": mean_difference,

@@ -223,8 +223,8 @@ def _hanley_mcneil(value: float, count: float) -> float:
 def _independent_rollouts(measured: Measured, held_out: HeldOutScores) -> float:
     """How many independent rollouts of each polarity would have the measured error.
 
-    At least 2, and at most the number there are. When every pair is in order the error is 0 and
-    tells nothing; then as many as there are questions.
+    At least 2, and at most the number there are. When every pair is in order, the error is 0
+    and says nothing; then the number of questions is returned.
     """
     from scipy.optimize import brentq
 

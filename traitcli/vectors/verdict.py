@@ -1,4 +1,4 @@
-"""Says in words how far a vector can be trusted, given what was measured on it."""
+"""States how far a vector can be trusted, given what was measured on it."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def make_card(headers: Sequence[VectorHeader], repo: str, owners: OwnersPart) ->
     settings = _mapping(ranked[0].provenance.get("run_settings"))
     model = _model_id(settings)
     rows = [_row(header) for header in ranked]
-    # the commands of the card should work for whoever copies them
+    # readers copy the commands of the card, so these should show a vector that works
     example = next((header for header in ranked if header.quality.verdict == "good"), ranked[0])
     # autoescape and finalize: headers come from files of anyone, and a card is rendered as HTML
     environment = Environment(

@@ -140,7 +140,7 @@ def bar(score: float | None, palette: Palette, width: int) -> Text:
     full, rest = divmod(round(min(size, LIMIT) / LIMIT * half * 2), 2)
     beyond = size > LIMIT
 
-    # The dot lies at half of LIMIT, which is the class mean.
+    # The dot is at half of LIMIT, which is the class mean.
     empty = [" "] * half
     empty[half // 2 - 1] = "·"
     filled = "━" * (full - beyond) + ("▸" if beyond else "╸" * rest)
