@@ -81,7 +81,7 @@ def test_the_chart_draws_each_trait_in_its_color_and_the_chosen_one_strongest(
     assert second[1] > 300
 
 
-def test_lines_stand_at_zero_and_at_the_means_of_the_classes(reports: Reports) -> None:
+def test_the_chart_has_lines_at_zero_and_at_the_class_means(reports: Reports) -> None:
     scores = [-1.0, 0.0, 1.0, 2.0]
     page = reports.open(
         [
@@ -164,7 +164,7 @@ def test_clicking_the_chart_goes_to_the_token_there(reports: Reports) -> None:
     assert page.locator("#slider").input_value() == "30"
 
 
-def test_pointing_at_the_chart_looks_at_a_token_and_leaving_goes_back(reports: Reports) -> None:
+def test_pointing_at_the_chart_shows_a_token_and_moving_away_returns(reports: Reports) -> None:
     page = reports.open([LONG])
     slide(page, 4)
 
@@ -256,7 +256,7 @@ def test_the_buttons_zoom_no_nearer_than_some_tokens(reports: Reports) -> None:
     assert cursor(page) == pytest.approx(0.75, abs=0.01)
 
 
-def test_a_zoomed_chart_follows_when_the_slider_leaves_its_part(reports: Reports) -> None:
+def test_a_zoomed_chart_follows_the_slider_out_of_its_range(reports: Reports) -> None:
     page = reports.open([LONG])
     slide(page, 20)
     part(page, "nearer").click()
@@ -272,7 +272,7 @@ def test_a_zoomed_chart_follows_when_the_slider_leaves_its_part(reports: Reports
     assert cursor(page) - first == pytest.approx(5 / 10, abs=0.01)
 
 
-def test_a_zoom_outlives_another_trait_and_ends_with_another_record(reports: Reports) -> None:
+def test_a_zoom_is_kept_for_another_trait_and_reset_for_another_record(reports: Reports) -> None:
     page = reports.open([LONG, FULL])
     slide(page, 20)
     part(page, "nearer").click()
@@ -287,7 +287,7 @@ def test_a_zoom_outlives_another_trait_and_ends_with_another_record(reports: Rep
     assert cursor(page) == pytest.approx(1 / 5, abs=0.01)
 
 
-def test_the_chart_fills_its_place_when_the_window_changes(reports: Reports) -> None:
+def test_the_chart_fills_its_area_when_the_window_changes(reports: Reports) -> None:
     page = reports.open([LONG])
     slide(page, 20)
 
@@ -323,7 +323,7 @@ def test_a_gap_in_the_scores_stays_a_gap(reports: Reports) -> None:
     assert count_of(chart(page), color) == pytest.approx(lines * 2 / 5, rel=0.05)
 
 
-def test_another_light_draws_the_chart_in_its_colors(reports: Reports) -> None:
+def test_another_color_scheme_redraws_the_chart_in_its_colors(reports: Reports) -> None:
     page = reports.open([BANK])
     swatch = part(page, "names").locator(".swatch").first
     light = color_of(swatch)
@@ -336,7 +336,7 @@ def test_another_light_draws_the_chart_in_its_colors(reports: Reports) -> None:
     assert (count_of(chart(page), dark) > 100, count_of(chart(page), light)) == (True, 0)
 
 
-def test_a_zoomed_part_stays_when_the_pointer_leaves_the_chart(reports: Reports) -> None:
+def test_the_zoom_is_kept_when_the_pointer_moves_off_the_chart(reports: Reports) -> None:
     page = reports.open([LONG])
     drag(page, share_of(20), share_of(30))
     zoomed = settled(page)
@@ -346,7 +346,7 @@ def test_a_zoomed_part_stays_when_the_pointer_leaves_the_chart(reports: Reports)
     assert settled(page) == zoomed
 
 
-def test_the_cursor_returns_to_the_token_when_the_pointer_leaves(
+def test_the_cursor_returns_to_the_token_when_the_pointer_moves_off(
     reports: Reports,
 ) -> None:
     page = reports.open([LONG])
@@ -359,7 +359,7 @@ def test_the_cursor_returns_to_the_token_when_the_pointer_leaves(
     assert cursor(page) == pytest.approx(share_of(20), abs=0.01)
 
 
-def test_the_cursor_stands_at_the_token_pointed_at(reports: Reports) -> None:
+def test_the_cursor_is_at_the_token_under_the_pointer(reports: Reports) -> None:
     page = reports.open([BANK])
 
     page.mouse.move(*point_at(page, 0.26))

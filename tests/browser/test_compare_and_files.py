@@ -52,7 +52,7 @@ def panes(page: Page) -> list[str]:
 # Choosing
 
 
-def test_the_records_stand_in_a_drop_down(reports: Reports) -> None:
+def test_the_records_are_listed_in_a_drop_down(reports: Reports) -> None:
     page = reports.open([FULL, OLD, {**OLD, "prompt": "word " * 100}])
 
     assert page.locator("#first option").all_inner_texts() == [
@@ -94,7 +94,7 @@ def test_a_trait_stays_chosen_in_another_record_that_has_it(reports: Reports) ->
     assert page.locator("#trait").input_value() == "refusal"
 
 
-def test_the_buttons_beside_the_drop_down_go_round_all_records(reports: Reports) -> None:
+def test_the_next_and_previous_buttons_cycle_through_all_records(reports: Reports) -> None:
     page = reports.open([BANK, OLD, LONGER])
     seen = []
 
@@ -114,7 +114,7 @@ def test_a_single_record_leaves_nothing_to_choose(reports: Reports) -> None:
     ] * 3
 
 
-def test_records_of_one_name_can_be_told_apart(reports: Reports) -> None:
+def test_records_with_the_same_name_are_numbered(reports: Reports) -> None:
     page = reports.open([{**OLD, "name": "same"}, {**OLD, "name": "same"}])
 
     assert page.locator("#first option").all_inner_texts() == [
@@ -126,7 +126,7 @@ def test_records_of_one_name_can_be_told_apart(reports: Reports) -> None:
 # Comparing
 
 
-def test_two_records_stand_side_by_side_with_their_own_texts(reports: Reports) -> None:
+def test_two_records_are_side_by_side_with_their_own_texts(reports: Reports) -> None:
     page = compare(reports)
 
     left, right = (box(page.locator(f'.pane[data-pane="{k}"]')) for k in (1, 2))
@@ -181,7 +181,7 @@ def test_bars_and_charts_of_both_have_one_scale(reports: Reports) -> None:
     assert dot(page, 1) == dot(page, 2)
 
 
-def test_a_choice_of_a_trait_and_of_scores_is_for_both(reports: Reports) -> None:
+def test_the_chosen_trait_and_scores_apply_to_both_records(reports: Reports) -> None:
     page = compare(reports)
 
     page.locator("#trait").select_option("joy")
@@ -193,7 +193,7 @@ def test_a_choice_of_a_trait_and_of_scores_is_for_both(reports: Reports) -> None
     assert [values(page, k) for k in (1, 2)] == [["+1.00", "+9.00"], ["0.00", "0.00"]]
 
 
-def test_a_trait_that_one_of_them_lacks_is_told_in_words(reports: Reports) -> None:
+def test_a_trait_missing_from_one_record_has_a_message(reports: Reports) -> None:
     page = compare(reports)
 
     traits = page.locator("#trait option").all_inner_texts()
@@ -205,7 +205,7 @@ def test_a_trait_that_one_of_them_lacks_is_told_in_words(reports: Reports) -> No
     assert text(part(page, "now-value", 1)) == "joy –"
 
 
-def test_hovering_in_either_moves_both(reports: Reports) -> None:
+def test_hovering_over_one_record_moves_both(reports: Reports) -> None:
     page = compare(reports)
 
     part(page, "tokens", 2).locator(".token").nth(3).hover()
@@ -213,7 +213,7 @@ def test_hovering_in_either_moves_both(reports: Reports) -> None:
     assert [text(part(page, "position", k)) for k in (1, 2)] == ["Token 4 of 6", "Token 4 of 8"]
 
 
-def test_going_back_to_one_record_takes_the_other_away(reports: Reports) -> None:
+def test_returning_to_one_record_removes_the_other(reports: Reports) -> None:
     page = compare(reports)
     both = panes(page)
 
@@ -270,7 +270,7 @@ def test_several_files_are_opened_at_once(reports: Reports) -> None:
 
 
 @pytest.mark.parametrize("name", ["records.jsonl", "records.txt"])
-def test_a_file_with_a_record_a_line_is_opened_without_its_failures(
+def test_a_jsonl_file_of_records_is_opened_without_its_failures(
     reports: Reports, name: str
 ) -> None:
     page = reports.open([])
@@ -304,7 +304,7 @@ def test_a_saved_chat_is_opened_turn_by_turn(reports: Reports) -> None:
     )
 
 
-def test_a_file_from_disk_shows_the_scores_that_stand_in_it(reports: Reports) -> None:
+def test_a_file_from_disk_shows_its_own_scores(reports: Reports) -> None:
     page = reports.open([])
 
     page.locator("#open").set_input_files([reports.save("full.json", json.dumps(FULL))])
@@ -383,7 +383,7 @@ def test_the_same_file_can_be_opened_again(reports: Reports) -> None:
         ),
     ],
 )
-def test_a_file_that_is_no_record_is_refused_in_words(
+def test_a_file_without_the_form_of_a_record_is_refused_with_a_reason(
     reports: Reports, written: str, reason: str
 ) -> None:
     page = reports.open([BANK])
@@ -393,7 +393,7 @@ def test_a_file_that_is_no_record_is_refused_in_words(
     expect(page.locator("#status")).to_have_text(reason)
 
 
-def test_a_refused_file_leaves_what_is_shown(reports: Reports) -> None:
+def test_a_refused_file_does_not_change_the_page(reports: Reports) -> None:
     page = reports.open([BANK, OLD])
     page.locator("#second").select_option("1")
 
@@ -405,7 +405,7 @@ def test_a_refused_file_leaves_what_is_shown(reports: Reports) -> None:
 
 
 @pytest.mark.parametrize("written", ["[]", '{"messages": [], "turns": []}'])
-def test_a_file_without_records_is_refused_in_words(reports: Reports, written: str) -> None:
+def test_a_file_without_records_is_refused_with_a_reason(reports: Reports, written: str) -> None:
     page = reports.open([BANK])
 
     page.locator("#open").set_input_files([reports.save("file.json", written)])
@@ -413,7 +413,7 @@ def test_a_file_without_records_is_refused_in_words(reports: Reports, written: s
     expect(page.locator("#status")).to_have_text("file.json: contains no records.")
 
 
-def test_a_refused_file_leaves_the_token(reports: Reports) -> None:
+def test_a_refused_file_keeps_the_selected_token(reports: Reports) -> None:
     page = reports.open([BANK])
     slide(page, 3)
 

@@ -36,7 +36,9 @@ def test_a_long_name_of_a_trait_stays_within_the_page(reports: Reports, letters:
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_a_token_that_turns_the_direction_leaves_those_behind_it(reports: Reports) -> None:
+def test_a_token_that_changes_the_text_direction_does_not_affect_later_tokens(
+    reports: Reports,
+) -> None:
     tokens = ["one\u202e", " two", " three"]
     page = reports.open([{"tokens": tokens, "trait_scores": {"evil": [1.0, 2.0, 3.0]}}])
 
@@ -44,7 +46,7 @@ def test_a_token_that_turns_the_direction_leaves_those_behind_it(reports: Report
     assert places == sorted(places)
 
 
-def test_an_answer_that_is_written_from_right_to_left_is_read_so(reports: Reports) -> None:
+def test_a_right_to_left_answer_is_shown_from_right_to_left(reports: Reports) -> None:
     page = reports.open([{"tokens": ["שלום", " עולם"], "trait_scores": {"evil": [1.0, 2.0]}}])
 
     first, second = (box(token)["x"] for token in part(page, "tokens").locator(".token").all())

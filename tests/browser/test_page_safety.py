@@ -78,7 +78,7 @@ def elements(page: Page) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("hostile", [MARKUP, BACKWARDS])
-def test_hostile_text_in_every_place_is_shown_and_does_nothing(
+def test_hostile_text_in_every_field_is_shown_and_does_nothing(
     reports: Reports, hostile: str
 ) -> None:
     whole = [[FULL], [SET, OTHER_SET], [RUN]]
@@ -140,7 +140,7 @@ def test_hostile_text_from_a_file_is_shown_and_does_nothing(reports: Reports) ->
 
 
 @pytest.mark.parametrize("source", ["report", "file"])
-def test_a_trait_may_be_called_like_anything_that_javascript_knows(
+def test_a_trait_may_have_the_name_of_any_javascript_property(
     reports: Reports, source: str
 ) -> None:
     scores = json.loads(
@@ -166,7 +166,7 @@ def test_a_trait_may_be_called_like_anything_that_javascript_knows(
     assert text(part(page, "facts")) == "1 of response · toString"
 
 
-def test_a_vector_and_a_run_may_be_called_so_too(reports: Reports) -> None:
+def test_a_vector_and_a_run_may_have_the_name_of_a_javascript_property(reports: Reports) -> None:
     dropped = {"positive": json.loads('{"__proto__": 3}')}
     trait = {
         **RUN["traits"][0],
@@ -206,7 +206,7 @@ def test_a_token_of_a_hundred_thousand_letters_stays_within_the_page(reports: Re
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_a_report_from_another_file_cannot_run_what_it_was_not_made_with(reports: Reports) -> None:
+def test_a_report_does_not_run_added_scripts(reports: Reports) -> None:
     page = reports.open([BANK])
 
     page.evaluate("""() => {
@@ -291,7 +291,7 @@ def test_every_control_has_a_name(reports: Reports) -> None:
     assert [role for role, name in named if not name.strip()] == []
 
 
-def test_controls_that_look_alike_have_names_of_their_own_in_two_panes(reports: Reports) -> None:
+def test_equal_controls_of_two_panes_have_different_names(reports: Reports) -> None:
     page = full_page(reports)
 
     assert page.get_by_role("slider", name="Token").count() == 1
@@ -344,7 +344,7 @@ def test_every_token_can_be_read_on_every_ground(reports: Reports, scheme: Any) 
 # Paper
 
 
-def test_paper_gets_all_details_and_light_colors(reports: Reports) -> None:
+def test_a_printed_page_has_all_details_and_light_colors(reports: Reports) -> None:
     reports.tab.emulate_media(color_scheme="light")
     page = reports.open([FULL], [SET], [RUN])
     light = color_of(page.locator(".names .swatch").first)
@@ -375,7 +375,7 @@ def test_paper_gets_all_details_and_light_colors(reports: Reports) -> None:
     assert shown() == before
 
 
-def test_paper_has_nothing_to_press_and_all_of_the_text(reports: Reports) -> None:
+def test_a_printed_page_has_no_controls_and_the_whole_text(reports: Reports) -> None:
     long = {"tokens": [f" word{i}" for i in range(1500)], "trait_scores": {"evil": [1.0] * 1500}}
     page = reports.open([long], [SET], [RUN])
 

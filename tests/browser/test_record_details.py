@@ -27,7 +27,7 @@ from traitcli.views.report.figures import summarize
 pytestmark = pytest.mark.browser
 
 
-def test_a_record_tells_how_it_came_about(reports: Reports) -> None:
+def test_a_record_shows_how_it_was_made(reports: Reports) -> None:
     page = reports.open([FULL])
 
     page.locator(".pane summary").click()
@@ -50,7 +50,7 @@ def test_a_record_tells_how_it_came_about(reports: Reports) -> None:
     assert text(part(page, "earlier-count")) == "2 earlier messages"
 
 
-def test_an_alarm_leads_to_its_token(reports: Reports) -> None:
+def test_an_alarm_links_to_its_token(reports: Reports) -> None:
     page = reports.open([FULL])
 
     part(page, "alarms").get_by_role("button", name="Sorry").click()
@@ -103,7 +103,7 @@ def test_the_heat_map_marks_the_token_and_a_click_goes_to_another(reports: Repor
     assert (mark["x"] - size["x"]) / size["width"] == pytest.approx(3.5 / 6, abs=0.01)
 
 
-def test_what_a_record_does_not_have_takes_no_place(reports: Reports) -> None:
+def test_missing_parts_of_a_record_take_no_space(reports: Reports) -> None:
     page = reports.open([BANK])
 
     assert not part(page, "earlier").is_visible()
@@ -132,7 +132,7 @@ def opened_from_file(reports: Reports, record: object) -> Page:
         (["a"], {}, "This record has no trait scores."),
     ],
 )
-def test_a_record_with_nothing_to_show_says_so(
+def test_a_record_with_nothing_to_show_has_a_message(
     reports: Reports, tokens: list[str], scores: object, said: str
 ) -> None:
     record = {"prompt": "p", "response": "".join(tokens), "tokens": tokens, "trait_scores": scores}
@@ -157,7 +157,7 @@ def test_scores_that_do_not_fit_the_tokens_are_pointed_out(reports: Reports) -> 
     assert values(page) == ["–"]
 
 
-def test_a_line_break_is_colored_and_is_no_text_of_its_own(reports: Reports) -> None:
+def test_a_line_break_is_colored_without_adding_text(reports: Reports) -> None:
     page = reports.open([BANK])
 
     slide(page, 3)
@@ -167,7 +167,7 @@ def test_a_line_break_is_colored_and_is_no_text_of_its_own(reports: Reports) -> 
     assert content(part(page, "tokens")) == "".join(TOKENS)
 
 
-def test_the_table_has_the_numbers_that_the_report_gives_as_data(reports: Reports) -> None:
+def test_the_table_has_the_numbers_of_the_json_report(reports: Reports) -> None:
     noise = random.Random(5)
     row = [noise.gauss(0, 2) for _ in range(60)]
     scores = {

@@ -92,7 +92,7 @@ def test_the_arrow_keys_step_once_when_the_slider_has_the_focus(reports: Reports
     assert text(part(page, "position")) == "Token 2 of 6"
 
 
-def test_the_arrow_keys_choose_in_a_drop_down_and_leave_the_token(reports: Reports) -> None:
+def test_the_arrow_keys_choose_in_a_drop_down_without_changing_the_token(reports: Reports) -> None:
     page = reports.open([BANK])
     slide(page, 2)
 
@@ -102,7 +102,7 @@ def test_the_arrow_keys_choose_in_a_drop_down_and_leave_the_token(reports: Repor
     assert text(part(page, "position")) == "Token 3 of 6"
 
 
-def test_hovering_looks_at_a_token_and_leaving_goes_back_to_the_pinned_one(
+def test_hovering_shows_a_token_and_moving_away_returns_to_the_pinned_one(
     reports: Reports,
 ) -> None:
     page = reports.open([BANK])
@@ -116,7 +116,7 @@ def test_hovering_looks_at_a_token_and_leaving_goes_back_to_the_pinned_one(
     assert text(part(page, "position")) == "Token 2 of 6"
 
 
-def test_clicking_a_token_stays_there(reports: Reports) -> None:
+def test_clicking_a_token_pins_it(reports: Reports) -> None:
     page = reports.open([BANK])
 
     part(page, "tokens").locator(".token").nth(4).click()
@@ -208,7 +208,7 @@ def test_a_token_has_the_color_that_the_terminal_gives_its_score(reports: Report
     assert shown.count(CLEAR) == 3
 
 
-def test_the_legend_tells_where_the_colors_end(reports: Reports) -> None:
+def test_the_legend_shows_the_ends_of_the_color_scale(reports: Reports) -> None:
     page = reports.open([BANK])
 
     legend = page.locator("#legend")
@@ -292,14 +292,14 @@ def test_an_older_record_shows_its_projections(reports: Reports) -> None:
     assert page.locator("#raw").get_attribute("aria-pressed") == "true"
 
 
-def test_a_trait_without_calibrated_scores_says_so(reports: Reports) -> None:
+def test_a_trait_without_calibrated_scores_has_a_message(reports: Reports) -> None:
     page = reports.open([{**BANK, "calibrated_scores": {"evil": [0.0] * 6}}])
 
     assert values(page) == ["–", "0.00"]
     assert text(part(page, "notes")) == "refusal has no calibrated scores in this record."
 
 
-def test_a_score_that_is_none_is_a_dash_and_uncolored(reports: Reports) -> None:
+def test_a_missing_score_is_a_dash_without_color(reports: Reports) -> None:
     page = reports.open([{"tokens": ["a", "b"], "trait_scores": {"evil": [None, 1.0]}}])
 
     assert values(page) == ["–"]

@@ -40,7 +40,7 @@ def point_at_layer(page: Page, name: str, row: float, rows: int = 4) -> None:
 # Trait vectors
 
 
-def test_a_vector_is_shown_with_what_tells_how_good_it_is(reports: Reports) -> None:
+def test_a_vector_is_shown_with_its_quality(reports: Reports) -> None:
     page = reports.open(sets=[SET])
 
     rows = [[cell.split("\n") for cell in row] for row in cells(of_set(page, "table"))]
@@ -68,7 +68,7 @@ def test_a_vector_is_shown_with_what_tells_how_good_it_is(reports: Reports) -> N
     ]
 
 
-def test_what_all_vectors_share_is_said_once(reports: Reports) -> None:
+def test_shared_settings_of_all_vectors_are_shown_once(reports: Reports) -> None:
     page = reports.open(sets=[SET])
 
     assert text(of_set(page, "intro")) == (
@@ -77,7 +77,7 @@ def test_what_all_vectors_share_is_said_once(reports: Reports) -> None:
     )
 
 
-def test_a_vector_that_tells_nothing_of_itself_is_shown_with_dashes(reports: Reports) -> None:
+def test_a_vector_without_metadata_is_shown_with_dashes(reports: Reports) -> None:
     page = reports.open(sets=[OTHER_SET])
 
     assert cells(of_set(page, "table")) == [["joy", "–", "–", "–", "not measured", "–", "–", "–"]]
@@ -117,7 +117,7 @@ def test_a_chart_over_the_layers_draws_each_trait_in_its_color(reports: Reports,
         ),
     ],
 )
-def test_pointing_at_a_row_reads_it_out(
+def test_pointing_at_a_layer_shows_its_values(
     reports: Reports, row: float, magnitude: str, auroc: str
 ) -> None:
     page = reports.open(sets=[SET])
@@ -183,7 +183,7 @@ def test_dragging_zooms_a_layer_chart_and_a_double_click_restores_it(
     assert pixels(canvas) == whole
 
 
-def test_contrasts_stand_where_the_mean_scores_are(reports: Reports) -> None:
+def test_the_dots_of_a_contrast_are_at_the_mean_scores(reports: Reports) -> None:
     page = reports.open(sets=[SET])
 
     places = []
@@ -196,7 +196,7 @@ def test_contrasts_stand_where_the_mean_scores_are(reports: Reports) -> None:
     assert of_set(page, "contrasts").locator(".value").all_inner_texts() == ["+71", "+40"]
 
 
-def test_cosines_stand_in_a_table_colored_by_their_size(reports: Reports) -> None:
+def test_the_table_of_cosines_is_colored_by_their_size(reports: Reports) -> None:
     page = reports.open(sets=[SET])
 
     rows = cells(of_set(page, "cosines"))
@@ -272,7 +272,7 @@ def test_rollouts_are_shown_with_whether_they_were_kept(reports: Reports) -> Non
     ]
 
 
-def test_a_rollout_without_a_score_says_why(reports: Reports) -> None:
+def test_a_rollout_without_a_score_shows_the_reason(reports: Reports) -> None:
     unscored = example(
         "positive", False, score=None, reason="empty answer", coherence=None, why="no score"
     )
@@ -283,7 +283,7 @@ def test_a_rollout_without_a_score_says_why(reports: Reports) -> None:
     assert text(page.locator(".example p").last) == "no score: empty answer · evil-pos-p0-q1-r0"
 
 
-def test_a_vector_whose_run_has_changed_says_so(reports: Reports) -> None:
+def test_a_vector_with_a_changed_run_has_a_note(reports: Reports) -> None:
     note = "The run has changed since this vector was built, so its rollouts are not shown."
     changed = {
         key: value
@@ -331,7 +331,7 @@ def facts(page: Page) -> dict[str, str]:
     return dict(zip(names, texts, strict=True))
 
 
-def test_a_run_tells_what_it_ran_on_and_what_it_took(reports: Reports) -> None:
+def test_a_run_shows_its_devices_and_its_cost(reports: Reports) -> None:
     page = reports.open(runs=[RUN])
 
     found = facts(page)
@@ -349,7 +349,7 @@ def test_a_run_tells_what_it_ran_on_and_what_it_took(reports: Reports) -> None:
     }
 
 
-def test_a_run_tells_of_each_trait_how_much_and_how_long(reports: Reports) -> None:
+def test_a_run_shows_counts_and_time_for_each_trait(reports: Reports) -> None:
     page = reports.open(runs=[RUN])
 
     (row,) = cells(of_run(page, "traits"))
@@ -381,7 +381,7 @@ def test_the_time_of_each_stage_is_drawn_in_proportion(reports: Reports) -> None
     assert pieces[0].get_attribute("title") == "generating 1 min 40 s"
 
 
-def test_the_commands_of_a_run_stand_with_how_they_ended(reports: Reports) -> None:
+def test_the_commands_of_a_run_are_listed_with_how_they_ended(reports: Reports) -> None:
     page = reports.open(runs=[RUN])
 
     rows = [[cell.split("\n") for cell in row] for row in cells(of_run(page, "commands"))]
@@ -400,7 +400,7 @@ def test_the_commands_of_a_run_stand_with_how_they_ended(reports: Reports) -> No
     ]
 
 
-def test_failures_and_warnings_are_told_with_how_often(reports: Reports) -> None:
+def test_failures_and_warnings_are_shown_with_their_counts(reports: Reports) -> None:
     page = reports.open(runs=[RUN])
 
     assert of_run(page, "failures").locator("li").all_inner_texts() == [
@@ -411,7 +411,7 @@ def test_failures_and_warnings_are_told_with_how_often(reports: Reports) -> None
     assert not of_run(page, "none-failed").is_visible()
 
 
-def test_a_run_without_failures_says_so(reports: Reports) -> None:
+def test_a_run_without_failures_has_a_message(reports: Reports) -> None:
     page = reports.open(
         runs=[
             {**RUN, "traits": [{**RUN["traits"][0], "missing_reasons": {}}], "commands": [COMMAND]}
@@ -438,7 +438,7 @@ def test_the_configuration_of_a_run_can_be_read(reports: Reports) -> None:
     ]
 
 
-def test_a_run_from_before_commands_were_noted_says_so(reports: Reports) -> None:
+def test_a_run_without_a_command_log_has_a_message(reports: Reports) -> None:
     page = reports.open(runs=[{**RUN, "commands": []}])
 
     assert of_run(page, "no-log").is_visible()
@@ -447,7 +447,7 @@ def test_a_run_from_before_commands_were_noted_says_so(reports: Reports) -> None
     assert "Time" not in facts(page)
 
 
-def test_a_judge_whose_price_is_not_known_is_said_to_have_none(reports: Reports) -> None:
+def test_a_judge_with_an_unknown_price_has_no_cost(reports: Reports) -> None:
     usage = {"requests": 3, "cached": 0, "prompt_tokens": 10, "completion_tokens": 3, "usd": None}
     page = reports.open(runs=[{**RUN, "usage": usage}])
 

@@ -118,7 +118,7 @@ def test_a_vector_is_the_difference_of_the_kept_rollouts_means(finished, trait):
     np.testing.assert_allclose(vector, positive - negative, atol=1e-5)
 
 
-def test_the_stages_one_by_one_make_the_vector_that_extract_makes_at_once(finished, workspace):
+def test_the_separate_stages_build_the_same_vector_as_extract(finished, workspace):
     at_once, _ = finished
 
     first = workspace.run("extract", "evil", "--until", "rollouts")
@@ -148,7 +148,7 @@ def test_another_threshold_changes_only_what_is_kept(copied):
     assert (vector["positive_kept"], vector["negative_kept"]) == (expected, expected)
 
 
-def test_a_dry_run_says_what_it_would_take_and_does_nothing(workspace, tmp_path):
+def test_a_dry_run_prints_its_estimate_and_does_nothing(workspace, tmp_path):
     before = workspace.files()
 
     shown, counted = workspace.run_both(
@@ -170,7 +170,7 @@ def test_a_dry_run_says_what_it_would_take_and_does_nothing(workspace, tmp_path)
     assert plan["seconds"] is plan["cost_usd"] is None
 
 
-def test_inspect_vectors_shows_how_good_they_are(finished):
+def test_inspect_vectors_shows_their_quality(finished):
     workspace, ended = finished
 
     table, rows = workspace.run_both("inspect", "vectors")
@@ -272,7 +272,7 @@ def test_inspect_run_compares_the_chosen_judge_with_the_other(copied):
     assert "judges disagree" in table.out
 
 
-def test_a_trait_without_scores_of_the_chosen_judge_says_so(copied):
+def test_a_trait_without_scores_of_the_selected_judge_has_a_note(copied):
     judge_again(copied, "evil", lambda _, value: {"value": value})
 
     table, rows = copied.run_both("inspect", "run", "--judge", "gpt-4.1")
@@ -372,7 +372,7 @@ def test_monitor_writes_the_path_of_the_record_to_stderr(monitored):
     assert lines[-1] == "record: plain.json"
 
 
-def test_monitor_prints_the_record_that_it_keeps(monitored):
+def test_monitor_prints_the_record_that_it_stores(monitored):
     record = monitored.same.json_lines[-1]
 
     assert record == monitored.record("same.json")
@@ -448,7 +448,7 @@ def held_by(page: Path) -> Any:
     return json.loads(rest.partition("</script>")[0])
 
 
-def test_report_prints_the_path_of_a_page_that_holds_the_records(monitored):
+def test_report_prints_the_path_of_a_page_with_the_records(monitored):
     ended = monitored.workspace.run("report", "--out", "page.html", "plain.json", "deep/last.json")
 
     held = held_by(monitored.workspace.folder / "page.html")
@@ -461,7 +461,7 @@ def test_report_prints_the_path_of_a_page_that_holds_the_records(monitored):
     assert list(held["records"][1]["trait_scores"]) == list(last["trait_scores"]) == ["refusal"]
 
 
-def test_report_without_names_takes_everything_there_is(monitored):
+def test_report_without_names_includes_every_record_run_and_vector(monitored):
     ended = monitored.workspace.run("report")
 
     held = held_by(monitored.workspace.folder / "runs" / "report.html")

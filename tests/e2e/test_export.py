@@ -35,7 +35,7 @@ def exported(open_workspace, finished):
     return workspace, dict(zip(COMMANDS, ended, strict=True)), before
 
 
-def test_vectors_that_are_there_already_are_exported_and_the_paths_are_all_that_stdout_holds(
+def test_existing_vectors_are_exported_and_stdout_contains_only_their_paths(
     exported,
 ):
     workspace, ended, _ = exported
@@ -52,7 +52,7 @@ def test_vectors_that_are_there_already_are_exported_and_the_paths_are_all_that_
     assert sorted(workspace.files("given")) == sorted([*expected, "given/evil.safetensors"])
 
 
-def test_what_is_exported_is_the_vector(exported):
+def test_the_exported_files_contain_the_vector(exported):
     workspace, ended, _ = exported
 
     tensors, given = workspace.tensors("evil"), workspace.folder / "given"
@@ -72,7 +72,7 @@ def test_what_is_exported_is_the_vector(exported):
     ).read_bytes()
 
 
-def test_without_a_folder_they_lie_beside_the_vectors_and_json_names_them(exported):
+def test_without_out_exports_are_next_to_the_vectors_and_json_lists_them(exported):
     workspace, ended, before = exported
 
     assert ended["json"].json["exported"] == ["vectors/model/evil_response_avg.gguf"]
@@ -90,7 +90,7 @@ def test_without_a_folder_they_lie_beside_the_vectors_and_json_names_them(export
         ("no such format", "npz"),
     ],
 )
-def test_an_export_that_cannot_be_is_refused_before_anything_is_done(exported, command, told):
+def test_an_impossible_export_is_refused_before_any_work(exported, command, told):
     workspace, ended, _ = exported
 
     assert (ended[command].code, ended[command].out) == (2, "")
@@ -98,7 +98,7 @@ def test_an_export_that_cannot_be_is_refused_before_anything_is_done(exported, c
     assert not (workspace.folder / "nowhere").exists()
 
 
-def test_what_was_just_built_is_exported_at_the_config_s_position_and_a_trait_that_failed_is_not(
+def test_new_vectors_are_exported_at_the_configured_position_except_failed_traits(
     copied,
 ):
     old = copied.tensors("evil")["prompt_avg"]

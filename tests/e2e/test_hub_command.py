@@ -105,7 +105,7 @@ def test_only_the_traits_of_the_command_are_pushed_and_only_once(hub, env, copie
         ),
     ],
 )
-def test_a_push_that_cannot_work_is_told_before_anything_is_built(
+def test_an_impossible_push_is_refused_before_anything_is_built(
     hub, env, copied, arguments, more, told
 ):
     before = copied.files()
@@ -145,7 +145,7 @@ def test_a_push_that_the_hub_refuses_ends_without_a_traceback(hub, env, copied, 
     assert "Traceback" not in ended.err
 
 
-def test_offline_a_pinned_pull_comes_from_the_cache_and_others_are_told(
+def test_offline_a_pinned_pull_uses_the_cache_and_other_pulls_fail(
     hub, env, copied, open_workspace
 ):
     copied.run("build-vector", "evil", "--push", REPO, **env)

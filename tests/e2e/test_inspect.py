@@ -41,7 +41,7 @@ def test_strict_ends_with_1_when_any_is_not_good_and_still_shows_them(finished):
     assert strict.out == lax.out
 
 
-def test_verbose_shows_every_row(finished):
+def test_verbose_shows_every_layer(finished):
     workspace, _ = finished
 
     ended = workspace.run("inspect", "vectors", "evil", "--verbose")
@@ -83,7 +83,7 @@ def test_methods_are_compared_on_the_same_rollouts(finished):
     assert shown.count(["pca", "of", "differences"]) == 2
 
 
-def test_the_mean_difference_is_compared_as_build_vector_measures_it(finished):
+def test_the_mean_difference_has_the_figures_of_build_vector(finished):
     workspace, _ = finished
 
     methods = workspace.run("inspect", "methods", "evil", "--json").json

@@ -56,7 +56,7 @@ def test_ctrl_c_in_a_terminal_stops_all_workers_and_keeps_rollouts(open_workspac
 
 
 @pytest.mark.parametrize(("times", "limit"), [(1, 5), (2, 1.5)])
-def test_suspended_workers_are_killed_in_time_and_at_once_by_a_second_ctrl_c(
+def test_suspended_workers_are_killed_in_time_or_at_once_by_a_second_ctrl_c(
     open_workspace, times, limit
 ):
     workspace = open_workspace(**ENDLESS)

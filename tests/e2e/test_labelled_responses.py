@@ -94,7 +94,7 @@ def test_labelled_responses_become_a_vector_in_one_command(done):
     assert "joy judgements 0/12" in ended.err
 
 
-def test_the_same_command_again_finds_nothing_left_to_do(done):
+def test_repeating_the_command_finds_nothing_left_to_do(done):
     ended = done.ended["extract kind joy"]
 
     assert (ended.code, ended.out) == (0, "")
@@ -102,7 +102,7 @@ def test_the_same_command_again_finds_nothing_left_to_do(done):
     assert len(done.workspace.lines("kind")) == ALL
 
 
-def test_judging_labelled_responses_warns_that_there_is_nothing_to_judge(done):
+def test_judging_labelled_responses_warns_that_they_need_no_judge(done):
     ended = done.ended["judge kind"]
 
     assert ended.code == 0
@@ -130,7 +130,7 @@ def test_definitions_of_labelled_responses_can_be_inspected(done):
     ]
 
 
-def test_a_plan_counts_what_is_read_and_no_judge_calls(done):
+def test_a_plan_counts_responses_to_read_and_no_judge_calls(done):
     [plan] = done.ended["extract kind --run new --dry-run --json"].json["plan"]
 
     assert (plan["rollouts"], plan["judge_calls"], plan["response_tokens_max"]) == (ALL, 0, 0)

@@ -258,7 +258,7 @@ def test_a_missing_key_is_noticed_before_anything_is_generated(answers):
     assert "loading" not in answers["a judge without a key"].err
 
 
-def test_where_traits_fail_the_exit_code_is_1_and_each_says_why(copied):
+def test_failed_traits_give_exit_code_1_and_an_error_each(copied):
     ended = copied.run("build-vector", "--threshold", "100", "--json")
 
     assert ended.code == 1
@@ -276,7 +276,7 @@ def test_where_traits_fail_the_exit_code_is_1_and_each_says_why(copied):
     assert lines[-1].endswith(": 0 vectors built, 2 traits failed, in runs/tiny")
 
 
-def test_one_trait_that_fails_leaves_the_others_alone(workspace):
+def test_a_failed_trait_does_not_affect_the_others(workspace):
     definition = yaml.safe_load((find_shipped("traits") / "evil.yaml").read_text(encoding="utf-8"))
     definition |= {"name": "wordy", "questions": ["x" * 600, "Why?"]}
     (workspace.folder / "traits").mkdir()

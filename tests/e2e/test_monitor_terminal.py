@@ -186,7 +186,7 @@ def test_ctrl_c_ends_an_answer_and_keeps_its_text_and_scores(stopped):
     assert stopped.terminal.written[-1] == "record: stopped.json"
 
 
-def test_ctrl_c_gives_the_terminal_back(stopped):
+def test_ctrl_c_restores_the_terminal(stopped):
     assert stopped.terminal.shows_cursor
     assert b"Traceback" not in stopped.terminal.sent
 
@@ -206,7 +206,7 @@ def answered(terminals: dict[str, Terminal], room: Any) -> Seen:
     return seen(terminals["answered"], room.folder / "answered.json")
 
 
-def test_a_live_answer_stands_between_what_it_is_and_where_its_record_is(answered):
+def test_a_live_answer_is_between_its_heading_and_the_path_of_its_record(answered):
     lines = answered.terminal.written
 
     assert answered.code == 0
@@ -247,7 +247,7 @@ def by_layer(terminals: dict[str, Terminal], room: Any) -> Seen:
     return Seen(code, terminal, record)
 
 
-def test_ctrl_d_leaves_a_chat_with_0_and_tells_where_its_record_is(by_layer):
+def test_ctrl_d_ends_a_chat_with_0_and_prints_the_path_of_its_record(by_layer):
     assert by_layer.code == 0
     assert by_layer.terminal.written[-2:] == ["❯", "record: layers.jsonl"]
     assert by_layer.terminal.shows_cursor
@@ -355,7 +355,7 @@ def chatted(terminals: dict[str, Terminal], room: Any) -> Chatted:
     return Chatted(code, terminal, replies, again, records(room.folder / "chatted.jsonl"))
 
 
-def test_quit_ends_a_chat_with_0_and_tells_where_its_record_is(chatted):
+def test_quit_ends_a_chat_with_0_and_prints_the_path_of_its_record(chatted):
     assert chatted.code == 0
     assert chatted.terminal.written[-2:] == ["❯ /quit", "record: chatted.jsonl"]
     assert chatted.terminal.shows_cursor
@@ -391,7 +391,7 @@ def test_a_chosen_trait_colors_the_next_response(chatted):
     assert any(line.startswith("▸ evil ") for line in chatted.replies["How?"])
 
 
-def test_each_turn_of_a_chat_is_a_record_with_all_that_was_said_before(chatted):
+def test_each_turn_of_a_chat_is_a_record_with_all_earlier_messages(chatted):
     first, second, third = chatted.records
 
     messages = [
@@ -416,7 +416,7 @@ def test_each_turn_of_a_chat_is_a_record_with_all_that_was_said_before(chatted):
         }
 
 
-def test_steering_holds_from_where_it_is_set_to_where_it_is_put_off(chatted):
+def test_steering_applies_from_the_steer_command_until_it_is_turned_off(chatted):
     first, second, third = chatted.records
 
     [push] = second["steering"]
@@ -434,7 +434,7 @@ def test_steering_holds_from_where_it_is_set_to_where_it_is_put_off(chatted):
     )
 
 
-def test_a_saved_chat_holds_the_messages_and_the_records_of_all_turns(chatted, room):
+def test_a_saved_chat_contains_the_messages_and_records_of_all_turns(chatted, room):
     saved = json.loads((room.folder / "chat.json").read_text(encoding="utf-8"))
 
     last = chatted.records[-1]
@@ -489,7 +489,7 @@ def test_text_before_ctrl_c_is_on_screen_once(broken_off):
     assert answer(broken_off.again) == shown(broken_off.records[0])
 
 
-def test_ctrl_c_at_the_input_line_leaves_a_chat_with_130(broken_off):
+def test_ctrl_c_at_the_input_line_ends_a_chat_with_130(broken_off):
     assert broken_off.code == 130
     assert b"Traceback" not in broken_off.terminal.sent
     assert broken_off.terminal.shows_cursor

@@ -282,7 +282,7 @@ def test_answers_reach_the_judge_whole_and_escaped(odd):
     assert ODD["ending"].replace("</answer>", "‹/answer›").replace("<answer>", "‹answer›") in shown
 
 
-def test_thoughts_are_not_judged_and_a_warning_says_so(odd):
+def test_thoughts_are_not_judged_and_a_warning_is_shown(odd):
     assert "Good day." in {answer_in(prompt) for prompt in odd.prompts}
     assert not any("<think>" in prompt or "nobody will know" in prompt for prompt in odd.prompts)
     assert odd.scores["endless"]["reason"] == "empty answer"

@@ -111,7 +111,7 @@ def test_a_run_continues_and_loses_nothing_when_a_node_is_lost(lost):
     assert sum(lost.lost_at.values()) < 2 * 90
 
 
-def test_two_nodes_make_what_one_process_makes(lost):
+def test_two_nodes_give_the_same_rollouts_as_one_process(lost):
     for trait in TRAITS:
         made, expected = (
             by_id(workspace.lines(trait)) for workspace in (lost.workspace, lost.alone)
@@ -134,7 +134,7 @@ def test_logs_of_actors_are_in_the_run_folder(lost):
     assert sum("is lost: its worker died" in log for log in logs) == 1
 
 
-def test_without_a_cluster_the_error_says_how_to_start_one(workspace):
+def test_without_a_cluster_the_error_explains_how_to_start_one(workspace):
     ended = workspace.run("extract", "evil", "--scheduler", "ray", "--ray-address", "127.0.0.1:1")
 
     assert ended.code == 2

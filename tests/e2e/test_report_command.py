@@ -60,7 +60,7 @@ def test_every_generated_token_is_counted(room, content):
     assert written <= content["runs"][0]["commands"][0]["tokens"] <= written + ended
 
 
-def test_repeating_a_finished_command_adds_no_command(room, content):
+def test_repeating_a_finished_command_is_not_logged(room, content):
     room.run("extract", *TRAITS)
 
     room.run("report", "--format", "json", "--out", "again.json")
@@ -77,7 +77,7 @@ def test_the_magnitude_of_each_layer_is_the_norm_of_the_vector(room, content):
         )
 
 
-def test_cosines_are_those_at_the_layer_of_the_row(room, content):
+def test_cosines_are_computed_at_the_layer_of_the_vector(room, content):
     [made] = content["sets"]
 
     for i, one in enumerate(made["vectors"]):
@@ -123,7 +123,7 @@ def test_examples_are_two_rollouts_of_each_kind(room, content):
             assert example["question"] in lines[example["rollout"]]["prompt"]
 
 
-def test_a_report_holds_no_absolute_path(room, content):
+def test_a_report_contains_no_absolute_path(room, content):
     room.run("report", "--out", "page.html")
 
     for text in (json.dumps(content), (room.folder / "page.html").read_text()):
@@ -131,7 +131,7 @@ def test_a_report_holds_no_absolute_path(room, content):
         assert str(room.folder.parent) not in text
 
 
-def test_a_vector_whose_run_has_changed_shows_a_note_and_no_rollouts(open_workspace):
+def test_a_vector_with_a_changed_run_shows_a_note_instead_of_rollouts(open_workspace):
     workspace = open_workspace(filter={"min_auroc": 0.0, "pairing": "independent"})
     workspace.run("extract", "evil")
     ledger = workspace.folder / "runs/tiny/evil/judgements.jsonl"

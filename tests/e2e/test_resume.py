@@ -89,7 +89,7 @@ def test_after_a_kill_no_judgement_is_made_again(killed):
     assert killed.workspace.ledger("evil", "judgements").startswith(killed.judgements_then)
 
 
-def test_a_resumed_command_says_what_was_done_before(killed):
+def test_a_resumed_command_prints_what_is_already_done(killed):
     done = killed.judgements_then.count(b"\n")
 
     lines = [line.partition("] ")[2] for line in killed.third.err.splitlines()]

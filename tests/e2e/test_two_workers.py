@@ -102,7 +102,7 @@ def test_workers_that_are_killed_many_times_lose_nothing(harassed):
     assert harassed.ended.err.count("its worker died (exit code -9); another worker continues") >= 1
 
 
-def test_killed_workers_make_what_an_undisturbed_worker_makes(harassed):
+def test_killed_workers_give_the_same_rollouts_as_an_undisturbed_worker(harassed):
     for trait in TRAITS[:2]:
         made, expected = (
             by_id(workspace.lines(trait)) for workspace in (harassed.workspace, harassed.alone)

@@ -132,7 +132,7 @@ def test_vectors_of_the_embedded_model_come_with_the_wheel(installed):
     ]
 
 
-def test_the_report_brings_its_style_its_scripts_and_the_licence_of_its_charts(installed):
+def test_the_wheel_contains_the_style_scripts_and_chart_license_of_the_report(installed):
     page = installed.folder / installed.run("report", "--out", "page.html").strip()
 
     text = page.read_text(encoding="utf-8")
@@ -145,7 +145,7 @@ def test_the_report_brings_its_style_its_scripts_and_the_licence_of_its_charts(i
     assert len(licences) == 2
 
 
-def test_the_vector_card_brings_its_template(installed):
+def test_the_wheel_contains_the_template_of_the_vector_card(installed):
     own = Path("traitcli/vectors/hub/card.md.j2")
 
     assert (installed.target / own).read_bytes() == (CHECKOUT / own).read_bytes()

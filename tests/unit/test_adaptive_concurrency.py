@@ -253,7 +253,7 @@ def test_caps_are_kept_by_spacing_requests_evenly(
     assert play(scene) == pytest.approx([apart * number for number in range(8)])
 
 
-def test_time_without_requests_is_not_made_up_for():
+def test_idle_time_does_not_allow_a_burst_of_requests():
     async def scene() -> list[float]:
         endpoint = Endpoint(make_concurrency(requests_per_minute=60), always(seconds=0.01))
         await endpoint.ask()

@@ -39,7 +39,7 @@ def test_without_enough_replies_the_configured_timeout_counts():
     ("seconds", "waited"),
     [(0.5, [2, 4, 8, 16, 32]), (5.0, [20, 40, 60, 60, 60]), (0.01, [0.5, 1, 2, 4, 8])],
 )
-def test_it_is_four_times_a_slow_reply_and_doubles_after_each_timeout(
+def test_the_timeout_is_four_times_a_slow_reply_and_doubles_after_each_timeout(
     seconds: float, waited: list[float]
 ):
     async def scene() -> list[float]:
@@ -50,7 +50,7 @@ def test_it_is_four_times_a_slow_reply_and_doubles_after_each_timeout(
     assert play(scene) == pytest.approx(waited)
 
 
-def test_a_request_that_hangs_already_is_given_up_once_replies_are_known_to_be_fast():
+def test_a_hanging_request_times_out_once_replies_are_known_to_be_fast():
     async def scene() -> float:
         timeout = AdaptiveTimeout(60.0)
         replies = [reply(timeout, 0.5, count=1) for _ in range(64)]

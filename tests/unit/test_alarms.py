@@ -170,7 +170,7 @@ def test_separate_tokens_beyond_the_bound_are_not_a_run():
     assert raised("run(evil,2)>1", [2.0, 0.0] * 20) == {}
 
 
-def test_a_run_is_raised_once_whatever_follows():
+def test_a_run_alarm_is_raised_only_once():
     assert list(raised("run(evil,2)>1", [2.0] * 6 + [0.0] + [2.0] * 6)) == [1]
 
 

@@ -147,14 +147,14 @@ def test_a_model_that_is_padded_shrinks_too(loaded, monkeypatch):
         MemoryError(),
     ],
 )
-def test_every_device_says_it_in_its_own_words(error):
+def test_the_out_of_memory_error_of_every_device_is_recognized(error):
     assert ran_out_of_memory(error)
 
     with pytest.raises(TraitError, match="out of memory on cpu"), memory_explained("cpu", "less"):
         raise error
 
 
-def test_other_errors_are_not_taken_for_a_lack_of_memory(loaded, monkeypatch):
+def test_other_errors_are_not_recognized_as_out_of_memory(loaded, monkeypatch):
     model = loaded("llama")
 
     def fail(module, args):
@@ -227,7 +227,7 @@ def run(loaded, tiny_config):
     return extract
 
 
-def test_auto_goes_on_with_fewer_says_so_and_remembers(run, monkeypatch):
+def test_auto_continues_with_a_smaller_batch_warns_and_stores_the_size(run, monkeypatch):
     SmallDevice(monkeypatch, slots=8)
 
     settings, count, warnings = run("auto")
@@ -249,7 +249,7 @@ def test_out_of_memory_at_the_smallest_size_names_what_to_change(run, monkeypatc
     assert "model.dtype to bfloat16" in caught.value.fix
 
 
-def test_a_size_that_was_chosen_is_kept_and_the_error_names_it(run, monkeypatch):
+def test_a_configured_batch_size_is_kept_and_the_error_names_it(run, monkeypatch):
     SmallDevice(monkeypatch, slots=4)
 
     with pytest.raises(TraitError, match="out of memory on cpu") as caught:

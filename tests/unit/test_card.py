@@ -94,7 +94,7 @@ def test_the_front_matter_names_the_library_and_the_model():
     }
 
 
-def test_a_trait_has_a_line_of_figures_and_one_of_how_it_was_made():
+def test_a_trait_has_a_line_of_figures_and_a_line_of_settings():
     _, figures, made, _ = tables_of(make_card([make_header()], "org/vectors", OwnersPart()))
 
     assert figures[1] == ["evil", "good", "3", "0.91", "2.3", "+61", "90 + 85"]
@@ -131,7 +131,7 @@ def test_intervals_are_shown_where_they_were_measured():
     ]
 
 
-def test_what_was_not_measured_is_a_dash():
+def test_unmeasured_values_are_dashes():
     header = make_header(
         quality=dict.fromkeys(("auroc", "d", "contrast", "positive_kept", "judge_auroc"))
     )
@@ -154,11 +154,11 @@ def test_a_weak_vector_is_named_weak_with_its_reason_and_under_limits():
     assert "| evil | **weak** |" in card
 
 
-def test_a_card_of_good_vectors_warns_of_none_by_name():
+def test_a_card_of_good_vectors_has_no_warnings_by_name():
     assert "Do not rely" not in make_card([make_header()], "org/vectors", OwnersPart())
 
 
-def test_settings_stand_once_for_traits_that_share_them():
+def test_shared_settings_of_traits_are_listed_once():
     other = {"run_settings": SETTINGS | {"extract.seed": 1}, "versions": {}}
     headers = [
         make_header("evil"),
@@ -212,7 +212,7 @@ def tags_of(card):
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_whatever_a_header_says_is_shown_as_plain_text_on_one_line(text):
+def test_any_header_value_is_shown_as_plain_text_on_one_line(text):
     plain = make_saying("word")
 
     card = make_saying(text)
@@ -256,7 +256,7 @@ def test_the_folder_of_a_local_model_is_not_shown(tmp_path):
     assert "base_model" not in front_of(card)
 
 
-def test_a_folder_that_looks_like_a_name_on_the_hub_is_not_called_one(tmp_path, monkeypatch):
+def test_a_local_folder_shaped_like_a_hub_name_is_not_treated_as_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "org" / "tiny").mkdir(parents=True)
 
@@ -271,7 +271,7 @@ def test_the_embedded_model_is_called_by_its_name_on_the_hub():
     assert front_of(card)["base_model"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
-def test_what_the_owner_has_added_is_kept():
+def test_files_added_by_the_owner_are_kept():
     card = make_card([make_header()], "o/v", OwnersPart())
     edited = card.replace("library_name", "license: mit\nlanguage: [en]\nlibrary_name").replace(
         "- traitcli", "- mine\n- traitcli"
@@ -289,7 +289,7 @@ def test_what_the_owner_has_added_is_kept():
     assert again.endswith(f"{MARKER}\n\nMy *own* notes.\n")
 
 
-def test_a_card_that_is_read_and_made_again_is_the_same():
+def test_a_card_read_and_rendered_again_is_the_same():
     card = make_card([make_header()], "o/v", OwnersPart({"license": "mit"}, "notes"))
 
     assert make_card([make_header()], "o/v", read_card(card)) == card
@@ -307,5 +307,5 @@ def test_a_card_that_is_read_and_made_again_is_the_same():
         ("---\nlicense: mit\n---\n# My model\n", None),
     ],
 )
-def test_a_readme_with_a_text_of_its_own_is_somebody_elses(readme, kept):
+def test_a_readme_with_its_own_text_is_recognized(readme, kept):
     assert read_card(readme) == kept

@@ -29,7 +29,7 @@ def test_indentation_and_tabs_survive():
     assert plain(wrap("a:\n\treturn\n  b\n\nc", 20)) == ["a:", "    return", "  b", "", "c"]
 
 
-def test_text_added_in_parts_wraps_like_the_whole():
+def test_text_added_in_parts_wraps_like_the_whole_text():
     text = "If you are short of money, I could help: 日本語の翻訳 or  teaching.\n\n\tcode()\n" * 3
     for width in (10, 17, 33):
         wrapper = LineWrapper(width)

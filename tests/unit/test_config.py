@@ -151,7 +151,7 @@ def test_the_file_names_the_run(written):
     assert load_config(written(MODEL)).name == "my"
 
 
-def test_what_is_not_set_is_the_published_procedure(written):
+def test_the_defaults_are_the_published_procedure(written):
     config = load_config(written(MODEL))
 
     assert (
@@ -258,7 +258,7 @@ def test_an_override_wins_over_the_file(written, override, section, key, value):
     assert getattr(getattr(config, section), key) == value
 
 
-def test_an_override_leaves_its_neighbours_as_they_are(written):
+def test_an_override_does_not_change_other_keys(written):
     path = written(MODEL + "extract: {repeats: 2, questions: 3}\n")
 
     config = load_config(path, ["extract.repeats=7"])
@@ -339,7 +339,7 @@ def test_a_model_id_gives_a_folder_name(model, name):
 @pytest.mark.parametrize(
     "model", ["../../x", "a/b/../..", "C:\\x\\..", " / / ", "~/.ssh", "x" * 50 + "/..gguf"]
 )
-def test_no_model_id_gives_a_name_that_leaves_the_folder(model):
+def test_no_model_id_makes_a_name_outside_the_folder(model):
     assert re.fullmatch(r"[a-z0-9_][a-z0-9._-]*", ModelConfig(id=model).name)
 
 
@@ -351,7 +351,7 @@ def test_flatten_names_every_leaf_by_its_path():
     }
 
 
-def test_a_key_given_twice_is_refused_with_its_line(tmp_path):
+def test_a_repeated_key_is_refused_with_its_line(tmp_path):
     path = tmp_path / "twice.yaml"
     path.write_text(
         "model:\n  id: embedded\nextract:\n  repeats: 1\nextract:\n  seed: 3\n", encoding="utf-8"

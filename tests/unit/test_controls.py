@@ -35,7 +35,7 @@ def test_shuffled_labels_never_do_as_well_as_a_planted_direction():
     assert 0.5 < null.percentile_95 < 0.65
 
 
-def test_p_is_uniform_where_there_is_nothing_to_find():
+def test_p_is_uniform_without_a_planted_direction():
     """In noise, p falls below one half about half of the time, and rarely below 5 %."""
     values = []
     for seed in range(60):
@@ -47,7 +47,7 @@ def test_p_is_uniform_where_there_is_nothing_to_find():
     assert np.mean(np.array(values) <= 0.05) < 0.15
 
 
-def test_shuffling_keeps_as_many_of_each_side_in_every_pair_and_question():
+def test_shuffling_keeps_the_count_of_each_polarity_in_every_pair_and_question():
     """The level depends on the question: labels shuffled freely would be separated too."""
     rollouts = draw(1, questions=2, layers=1)
     rollouts.activations[rollouts.question == 1, 0, 0] += 1000.0

@@ -37,7 +37,7 @@ def test_packing_does_not_change_products(model, shape):
         torch.testing.assert_close(model(rows), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_many_rows_use_the_unpacked_weights_of_a_block(model):
+def test_large_inputs_use_the_unpacked_weights_of_a_block(model):
     rows = torch.randn(65, 96)
     expected = model[0](rows)
 

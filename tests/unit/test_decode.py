@@ -119,7 +119,7 @@ def test_means_agree_beyond_a_sliding_window(decoder):
         assert relative_error(one.activations["response_avg"], naive["response_avg"]) < TOLERANCE
 
 
-def test_greedy_decoding_writes_what_transformers_writes(decoder):
+def test_greedy_decoding_gives_the_tokens_of_transformers(decoder):
     model = decoder("llama")
     asked = requests(model)
 
@@ -261,7 +261,7 @@ def test_an_empty_answer_has_no_activations_and_no_nan(decoder):
     assert written == [Generation((), "stop", None), Generation((), "stop", None)]
 
 
-def test_the_finish_reason_says_whether_the_limit_ended_it(decoder):
+def test_the_finish_reason_shows_whether_the_token_limit_was_reached(decoder):
     model = decoder("llama")
     asked = requests(model, [f"Question number {n}?" for n in range(12)])
 

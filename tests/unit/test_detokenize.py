@@ -32,7 +32,7 @@ def test_a_character_of_several_tokens_comes_whole_with_the_last_of_them(loaded,
     assert "�" not in "".join(texts)
 
 
-def test_half_a_character_at_the_end_is_shown_as_such(loaded):
+def test_an_incomplete_character_at_the_end_is_shown_as_incomplete(loaded):
     tokenizer = loaded("llama").tokenizer
     ids = tokenizer("a🦜", add_special_tokens=False)["input_ids"][:-1]
 
@@ -51,7 +51,7 @@ def test_special_tokens_have_no_text(loaded):
     assert "".join(texts) == "yes no"
 
 
-def test_decoding_looks_at_a_short_tail_only(loaded):
+def test_decoding_reads_only_the_last_few_tokens(loaded):
     tokenizer = loaded("llama").tokenizer
     ids = tokenizer("word " * 200, add_special_tokens=False)["input_ids"]
     counting = _Counting(tokenizer)

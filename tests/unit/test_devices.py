@@ -29,7 +29,7 @@ def test_the_first_gpus_are_taken(wanted, found, devices):
     assert pick_gpus(wanted, found) == (devices, [])
 
 
-def test_without_any_gpu_the_cpu_is_used_and_a_note_says_so():
+def test_without_any_gpu_the_cpu_is_used_with_a_note():
     assert pick_gpus(8, 0) == (["cpu"], ["no GPU found: --gpus 8 uses the CPU"])
 
 
@@ -136,7 +136,7 @@ def test_a_worker_may_have_several_devices(count, each, workers):
     assert group_devices([f"cuda:{index}" for index in range(count)], each) == workers
 
 
-def test_devices_that_do_not_come_out_even_are_refused():
+def test_devices_that_cannot_be_divided_evenly_are_refused():
     with pytest.raises(UserError) as caught:
         group_devices(["cuda:0", "cuda:1", "cuda:2"], 2)
 
@@ -158,7 +158,7 @@ def test_devices_that_do_not_come_out_even_are_refused():
         (["cpu", "cpu"], "3,5", []),
     ],
 )
-def test_a_note_says_which_gpus_are_used_if_they_are_renumbered(devices, visible, notes):
+def test_renumbered_gpus_have_a_note_with_their_numbers(devices, visible, notes):
     assert visible_gpu_notes(devices, visible) == notes
 
 
@@ -186,7 +186,7 @@ def test_a_cluster_has_a_worker_for_each_gpu_or_for_each_machine(
     assert placement.scheduler == "ray"
 
 
-def test_a_note_says_that_a_cluster_has_no_gpu():
+def test_a_cluster_without_gpus_has_a_note():
     assert place_on_cluster(DeviceRequest(gpus=4), (1, 1), 0).notes == (
         "no GPU in the cluster: one worker on the CPU of each of its 2 machines",
     )

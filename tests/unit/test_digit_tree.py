@@ -97,7 +97,7 @@ def test_a_token_that_is_not_a_number_of_the_scale_counts_for_nothing(text):
     assert Toy({(): {text: 0.9}}).expand() == {}
 
 
-def test_a_digit_that_leads_off_the_scale_is_not_dropped():
+def test_a_digit_that_continues_beyond_the_scale_is_not_dropped():
     found = Toy({(): {"10": 1.0, "8": 0.0}, ("10",): {"5": 0.6, "0": 0.3}}).expand()
 
     assert positive(found) == {"10": 0.1, "100": 0.3}
@@ -251,7 +251,7 @@ def test_words_count_in_any_case_and_over_several_tokens():
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
-def test_a_token_text_is_what_it_writes_in_the_middle_of_a_text(loaded, family):
+def test_the_text_of_a_token_is_its_text_in_the_middle_of_a_sentence(loaded, family):
     tokenizer = loaded(family).tokenizer
 
     texts = token_texts(tokenizer)

@@ -55,7 +55,7 @@ def planted(means, **options):
 RISING = {-2.0: 20, -1.0: 30, 0.0: 40, 1.0: 55, 2.0: 70}
 
 
-def test_a_score_that_rises_all_the_way_is_monotone_and_steers_both_ways():
+def test_a_score_that_always_rises_is_monotone_and_steers_in_both_directions():
     found = measure_dose_response(planted(RISING), 0.25, 50)
 
     assert (found.kept, found.rising, found.is_monotone) == ((-2.0, 2.0), (-2.0, 2.0), True)
@@ -79,7 +79,7 @@ def test_means_standard_errors_and_the_rise_follow_their_formulas():
     assert found.rise.error == pytest.approx(stdev(pairs) / 12**0.5)
 
 
-def test_differences_are_paired_by_question_so_that_hard_questions_hide_no_rise():
+def test_differences_are_paired_by_question_so_hard_questions_do_not_hide_a_rise():
     answers_by_coefficient = {
         c: [
             ScoredAnswer(q, False, 8.0 * number + c + 0.1 * NOISE[number - c], 90)
@@ -106,7 +106,7 @@ def test_differences_are_paired_by_question_so_that_hard_questions_hide_no_rise(
         ({-1.0: 70, 0.0: 40, 1.0: 10}, "steers the wrong way"),
     ],
 )
-def test_the_verdict_says_which_way_a_vector_steers(means, verdict):
+def test_the_verdict_names_the_direction_in_which_a_vector_steers(means, verdict):
     assert measure_dose_response(planted(means), 0.25, 50).verdict == verdict
 
 
@@ -192,7 +192,7 @@ def test_a_rise_among_incoherent_answers_does_not_count():
         (unjudged(70, empty=7), False),
     ],
 )
-def test_without_coherence_likelihood_and_repetition_stand_in_for_it(answers, is_kept):
+def test_without_coherence_likelihood_and_repetition_replace_it(answers, is_kept):
     found = measure_dose_response({0.0: unjudged(40), 1.0: answers}, 0.25, 50)
 
     assert found.coherence_by == "stand-ins"
@@ -210,7 +210,7 @@ def test_empty_answers_and_missing_scores_are_counted_and_are_not_zero():
     assert (step.answers, step.empty, step.missing, step.score) == (10, 3, 2, 60)
 
 
-def test_below_five_questions_with_a_score_nothing_can_be_told():
+def test_fewer_than_five_scored_questions_give_no_verdict():
     enough, few = (
         {c: judged(mean)[:n] for c, mean in RISING.items()}
         for n in (MIN_QUESTIONS, MIN_QUESTIONS - 1)

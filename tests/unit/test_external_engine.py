@@ -87,7 +87,7 @@ def on_gpu(loaded):
 
 
 @pytest.mark.parametrize("kind", ["own", "vllm"])
-def test_two_passes_give_what_one_gives(loaded, kind, vllm, monkeypatch):
+def test_two_passes_give_the_same_result_as_one(loaded, kind, vllm, monkeypatch):
     monkeypatch.setattr(two_pass_module, "ANSWERS_PER_ROUND", 3)
     model = replace(loaded("llama"), stop_ids=frozenset(range(0, 700, 20)))
     writer = OwnWriter(model) if kind == "own" else VllmWriter(on_gpu(model))
@@ -146,7 +146,7 @@ def test_vllm_gets_the_same_weights_device_seeds_and_stops(loaded, vllm):
     assert vllm.params[0].ignore_eos  # all that stops is in the list
 
 
-def test_without_vllm_the_error_says_how_to_get_it_before_a_model_is_loaded(
+def test_without_vllm_the_error_explains_the_install_before_a_model_is_loaded(
     tiny_config, monkeypatch
 ):
     monkeypatch.setattr(vllm_module, "find_spec", lambda name: None)
@@ -178,7 +178,7 @@ def test_without_a_gpu_vllm_is_refused(vllm):
 @pytest.mark.skipif(
     not torch.cuda.is_available(), reason="vLLM needs a CUDA device, and there is none"
 )
-def test_vllm_itself_writes_what_our_loop_writes():
+def test_vllm_gives_the_tokens_of_our_own_loop():
     model = load_model(ModelConfig(id=EMBEDDED, device="cuda", dtype="float32"))
     asked = requests(model)
     expected = dict(generate(model, asked, GREEDY, BatchSize(64)))

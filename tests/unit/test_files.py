@@ -61,7 +61,7 @@ def test_writing_makes_the_folders_it_needs(tmp_path):
     assert path.read_bytes() == "é\n".encode()
 
 
-def test_writing_replaces_the_old_content_and_leaves_nothing_else(tmp_path):
+def test_writing_replaces_the_old_content_and_leaves_no_other_file(tmp_path):
     path = tmp_path / "a.txt"
     write_atomic(path, "a long old content")
 
@@ -164,7 +164,7 @@ def test_an_append_that_fails_in_the_middle_loses_none_of_the_lines_before(tmp_p
     assert list(read_lines(path)) == [{"n": 1}]
 
 
-def test_a_missing_file_holds_no_lines(tmp_path):
+def test_a_missing_file_is_read_as_no_lines(tmp_path):
     assert list(read_lines(tmp_path / "none.jsonl")) == []
 
 
@@ -225,13 +225,13 @@ def test_a_lock_of_another_host_is_not_taken_over(tmp_path):
     assert (tmp_path / "lock").is_file()
 
 
-def test_nothing_is_left_of_a_lock(tmp_path):
+def test_a_released_lock_leaves_no_file(tmp_path):
     with lock(tmp_path / "run" / "lock"):
         assert [path.name for path in (tmp_path / "run").iterdir()] == ["lock"]
     assert list((tmp_path / "run").iterdir()) == []
 
 
-def test_a_lock_that_cannot_be_written_says_so(tmp_path):
+def test_a_lock_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
 
     with pytest.raises(TraitError, match="cannot write"), lock(tmp_path / "file" / "lock"):

@@ -93,13 +93,13 @@ def test_a_negative_rollout_passes_below_100_minus_the_threshold(threshold, scor
 @pytest.mark.parametrize(
     ("coherence", "passes"), [(50.0, True), (49.9, False), (0.0, False), (None, True)]
 )
-def test_both_sides_need_the_coherence_where_the_judge_gives_one(coherence, passes):
+def test_both_polarities_need_coherence_if_the_judge_scores_it(coherence, passes):
     selection = select({"+000": 90.0, "-000": 10.0}, INDEPENDENT, coherence)
 
     assert kept(selection) == (["+000", "-000"] if passes else [])
 
 
-def test_a_rollout_without_coherence_does_not_pass_where_the_judge_gives_others_one():
+def test_a_rollout_without_coherence_fails_if_other_rollouts_have_coherence():
     rollouts = [make_rollout("+"), make_rollout("+", question=1), make_rollout("-")]
     judgements = {
         r.id: judge(r, score) for r, score in zip(rollouts, (90.0, 90.0, 10.0), strict=True)
@@ -199,7 +199,7 @@ def test_a_score_of_zero_is_a_score():
     assert selection.counts["missing"] == 0
 
 
-def test_counts_say_what_was_scored():
+def test_the_counts_show_what_was_scored():
     selection = select(
         {"+000": 90.0, "+010": 60.0, "+020": 75.0, "-000": 10.0, "-010": None}, PAIRED
     )
@@ -215,7 +215,7 @@ def test_counts_say_what_was_scored():
     }
 
 
-def test_a_judge_at_chance_filters_nothing_and_the_rule_says_so():
+def test_a_judge_at_chance_filters_nothing_and_the_rule_explains_it():
     scores = {"+000": 90.0, "+010": 10.0, "-000": 90.0, "-010": 10.0}
 
     selection = select(scores, FilterConfig())

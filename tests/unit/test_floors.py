@@ -95,7 +95,7 @@ def reachable(graph: dict[str, set[str]], start: str) -> set[str]:
     return found
 
 
-def test_imports_are_seen_wherever_they_stand():
+def test_imports_are_found_anywhere_in_a_file():
     tree = ast.parse(
         "import traitcli\n"
         "import json, traitcli.runs.run\n"
@@ -159,12 +159,12 @@ def test_a_circle_between_files_is_found():
 
 
 @each_module
-def test_a_file_opens_with_what_it_is_for(module):
+def test_a_file_begins_with_its_purpose(module):
     assert ast.get_docstring(TREES[module])
 
 
 @each_module
-def test_a_module_takes_no_name_of_the_standard_library_and_says_what_it_does(module):
+def test_a_module_name_is_not_from_the_standard_library_and_not_vague(module):
     names = {part for part in module.split("/") if not part.startswith("__")}
 
     assert not names & (sys.stdlib_module_names | {"utils", "helpers", "common", "manager"})

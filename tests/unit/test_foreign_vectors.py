@@ -73,7 +73,7 @@ def test_our_own_file_comes_back_with_its_class_means(tmp_path):
 
 
 @pytest.mark.parametrize("position", POSITIONS)
-def test_a_file_of_persona_vectors_tells_trait_and_position_by_its_name(tmp_path, position):
+def test_the_name_of_a_persona_vectors_file_gives_trait_and_position(tmp_path, position):
     matrix = make_matrix()
     torch.save(torch.from_numpy(matrix), path := tmp_path / f"very_evil_{position}_diff.pt")
 
@@ -141,7 +141,7 @@ def test_a_number_counts_blocks_from_0_and_block_k_is_layer_k_plus_1(tmp_path, n
     assert read.quality.layers_provided == (2, 4)
 
 
-def test_a_number_after_row_or_hidden_states_is_a_layer(tmp_path):
+def test_a_number_after_row_or_hidden_states_is_read_as_a_layer(tmp_path):
     matrix = make_matrix(2)
     save_file(
         {"row_3": matrix[0], "hidden_states.4": matrix[1]}, path := tmp_path / "evil.safetensors"
@@ -163,7 +163,7 @@ def test_tensors_by_layer_in_safetensors_are_read(tmp_path):
     np.testing.assert_array_equal(read_any(path).directions["response_avg"][1:], matrix)
 
 
-def test_a_steering_vector_that_was_made_a_dict_is_read_if_it_is_of_whole_blocks(tmp_path):
+def test_a_steering_vector_saved_as_a_dict_is_read_if_it_is_of_whole_blocks(tmp_path):
     layers = {2: torch.ones(HIDDEN)}
     torch.save(
         {"layer_activations": layers, "layer_type": "decoder_block"}, good := tmp_path / "good.pt"
@@ -249,11 +249,11 @@ def test_content_that_is_not_a_vector_is_refused_with_what_is_missing(
         ({}, "no direction"),
     ],
 )
-def test_a_gguf_file_that_llama_cpp_would_not_take_is_refused(tmp_path, tensors, cause):
+def test_a_gguf_file_that_llama_cpp_cannot_load_is_refused(tmp_path, tensors, cause):
     assert cause in fault_in(save_gguf(tmp_path / "evil.gguf", tensors)).cause
 
 
-def test_a_model_is_no_control_vector(tmp_path):
+def test_a_gguf_model_is_refused_as_a_control_vector(tmp_path):
     writer = GGUFWriter(path := tmp_path / "model.gguf", "llama")
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -296,7 +296,7 @@ def test_pt_is_every_position_as_in_persona_vectors(tmp_path):
         np.testing.assert_array_equal(tensor.numpy(), vector.directions[position], strict=True)
 
 
-def test_a_control_vector_holds_layers_2_to_l_minus_1(
+def test_a_control_vector_contains_layers_2_to_l_minus_1(
     tmp_path,
 ):
     vector = make_vector()
@@ -322,7 +322,7 @@ def test_a_control_vector_holds_layers_2_to_l_minus_1(
     assert reader.get_field("general.architecture").contents() == "controlvector"
 
 
-def test_a_control_vector_comes_back_with_what_was_known_of_it(tmp_path):
+def test_a_control_vector_is_read_back_with_its_metadata(tmp_path):
     vector = make_vector()
     (path,) = export_vector(vector, "prompt_last", "gguf", tmp_path)
 
@@ -393,7 +393,7 @@ def test_directions_by_block_come_back_without_the_first_and_the_last_layer():
     assert again.quality.layers_provided == (1, 2, 3)
 
 
-def test_a_position_that_a_vector_does_not_have_is_told():
+def test_an_unknown_position_of_a_vector_is_an_error():
     vector = make_vector(directions={"prompt_avg": make_matrix()}, stats={})
 
     with pytest.raises(VectorError) as caught:
@@ -489,7 +489,7 @@ def test_a_pickled_object_is_refused_with_the_way_to_convert_it(tmp_path, names,
     assert error.fix == f"in the program that made it: {fix}"
 
 
-def test_steering_vectors_adds_our_directions_where_we_do(loaded, tmp_path):
+def test_steering_vectors_adds_our_directions_at_the_same_layers(loaded, tmp_path):
     steering_vectors = pytest.importorskip(
         "steering_vectors", reason="steering-vectors wants transformers < 5"
     )
@@ -510,7 +510,9 @@ def test_steering_vectors_adds_our_directions_where_we_do(loaded, tmp_path):
     )
 
 
-def test_repeng_reads_our_control_vector_and_adds_it_where_we_do(loaded, tmp_path, monkeypatch):
+def test_repeng_reads_our_control_vector_and_adds_it_at_the_same_layers(
+    loaded, tmp_path, monkeypatch
+):
     monkeypatch.setattr(
         np, "float_", np.float64, raising=False
     )  # repeng 0.4 names it, numpy 2 has dropped it

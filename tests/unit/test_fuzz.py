@@ -142,7 +142,7 @@ def test_any_bytes_are_a_config_or_are_refused(tmp_path, content):
 
 
 @pytest.mark.parametrize("content", YAMLS)
-def test_yaml_that_was_made_to_harm_is_refused(tmp_path, content):
+def test_malicious_yaml_is_refused(tmp_path, content):
     path = tmp_path / "harm.yaml"
     path.write_text(content, encoding="utf-8")
 
@@ -306,7 +306,7 @@ def test_vector_files_that_are_damaged_are_read_or_refused(tmp_path, name):
     rest=st.binary(max_size=200),
 )
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".gguf", ".bin"])
-def test_bytes_that_are_no_vector_are_refused(tmp_path, suffix, start, rest):
+def test_bytes_without_a_vector_are_refused(tmp_path, suffix, start, rest):
     path = tmp_path / f"fuzz{suffix}"
     path.write_bytes(start + rest)
 

@@ -197,7 +197,7 @@ def test_an_option_reads_the_same_in_every_command():
     assert different == {"--out"}
 
 
-def test_an_option_says_what_it_does_in_sentences_and_then_its_default():
+def test_the_help_of_an_option_has_a_description_and_then_its_default():
     for command, options in all_options().items():
         for name, option in options.items():
             where = f"{command} {name}"

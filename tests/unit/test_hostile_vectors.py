@@ -238,7 +238,7 @@ def refused(path):
 
 
 @pytest.mark.parametrize("content", FILES)
-def test_a_file_that_is_no_vector_is_refused_whatever_its_name(tmp_path, content):
+def test_a_file_without_a_vector_is_refused_under_any_name(tmp_path, content):
     (path := tmp_path / "evil").write_bytes(FILES[content]())
 
     for name in NAMES:
@@ -247,7 +247,7 @@ def test_a_file_that_is_no_vector_is_refused_whatever_its_name(tmp_path, content
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_what_is_no_file_is_refused(tmp_path, place):
+def test_a_folder_or_a_device_is_refused_as_a_file(tmp_path, place):
     for name in NAMES:
         PLACES[place](path := tmp_path / name)
 
@@ -268,7 +268,7 @@ def test_a_file_that_is_too_large_is_refused_unread(tmp_path, name):
 
 
 @pytest.mark.parametrize("form", ["gguf", "pt", "safetensors"])
-def test_a_file_that_was_cut_is_refused_wherever_it_was(tmp_path, form):
+def test_a_truncated_file_is_refused_at_any_length(tmp_path, form):
     matrix = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
     stats = {"response_avg": ClassStats(*np.ones((4, 5), np.float32))}
     vector = TraitVector("evil", "m", "m", 2, {"response_avg": matrix}, stats)

@@ -123,7 +123,7 @@ def files_in(folder):
 # push
 
 
-def test_what_is_pushed_is_pulled_bit_by_bit(hub, mine, theirs, folder):
+def test_a_pull_returns_exactly_what_was_pushed(hub, mine, theirs, folder):
     evil, refusal = mine(make_vector("evil"), make_vector("refusal", seed=1))
 
     pushed = push_vectors([evil, refusal], REPO)
@@ -159,7 +159,7 @@ def test_a_push_makes_one_commit_of_vectors_tensors_and_card(hub, mine):
     ]
 
 
-def test_the_card_of_a_repository_tells_its_vectors(hub, mine):
+def test_the_card_of_a_repository_describes_its_vectors(hub, mine):
     push_vectors(
         mine(make_vector("evil"), make_vector("refusal", verdict="weak", verdict_reason="few")),
         REPO,
@@ -182,7 +182,7 @@ def test_the_same_push_again_makes_no_commit(hub, mine):
     assert len(hub.repos[REPO].commits) == 2
 
 
-def test_vectors_that_are_there_stay_and_are_in_the_card(hub, mine):
+def test_existing_vectors_are_kept_and_are_in_the_card(hub, mine):
     evil, refusal = mine(make_vector("evil"), make_vector("refusal"))
     push_vectors([evil], REPO)
 
@@ -196,7 +196,7 @@ def test_vectors_that_are_there_stay_and_are_in_the_card(hub, mine):
     ]
 
 
-def test_a_file_that_is_no_vector_of_its_name_is_left_alone(hub, mine, tmp_path):
+def test_a_push_keeps_other_files_and_leaves_them_out_of_the_card(hub, mine, tmp_path):
     strange = {
         "other.safetensors": b"garbage",
         "one.safetensors": bytes_of(tmp_path, make_vector("two")),
@@ -210,7 +210,7 @@ def test_a_file_that_is_no_vector_of_its_name_is_left_alone(hub, mine, tmp_path)
     assert re.findall(r"^\| (\w+) \| good", files["README.md"].decode(), re.MULTILINE) == ["evil"]
 
 
-def test_the_licence_and_notes_of_the_owner_outlive_a_push(hub, mine):
+def test_a_push_keeps_the_license_and_notes_of_the_owner(hub, mine):
     push_vectors(mine(make_vector()), REPO)
     card = (
         hub.repos[REPO].files["README.md"].replace(b"library_name", b"license: mit\nlibrary_name")
@@ -225,7 +225,7 @@ def test_the_licence_and_notes_of_the_owner_outlive_a_push(hub, mine):
     assert card.endswith("\n\nNotes.\n")
 
 
-def test_a_repository_of_something_else_is_not_pushed_to(hub, mine):
+def test_a_repository_without_vectors_is_not_pushed_to(hub, mine):
     hub.add_repo(REPO, {"README.md": b"# My model\n", "model.safetensors": b"weights"})
 
     error = fault_in(VectorError, push_vectors, mine(make_vector()), REPO)
@@ -234,7 +234,7 @@ def test_a_repository_of_something_else_is_not_pushed_to(hub, mine):
     assert len(hub.repos[REPO].commits) == 1
 
 
-def test_a_repository_holds_vectors_of_one_model(hub, mine):
+def test_a_repository_contains_vectors_of_one_model_only(hub, mine):
     push_vectors(mine(make_vector("refusal", model="large")), REPO)
 
     error = fault_in(VectorError, push_vectors, mine(make_vector("evil")), REPO)
@@ -246,13 +246,13 @@ def test_a_repository_holds_vectors_of_one_model(hub, mine):
 
 
 @pytest.mark.parametrize("private", [True, False])
-def test_a_repository_is_created_as_it_is_asked_for(hub, mine, private):
+def test_a_repository_is_created_with_the_requested_visibility(hub, mine, private):
     push_vectors(mine(make_vector()), REPO, private=private)
 
     assert hub.repos[REPO].private is private
 
 
-def test_nothing_meant_to_be_private_goes_to_a_public_repository(hub, mine):
+def test_a_private_push_to_a_public_repository_is_refused(hub, mine):
     hub.add_repo(REPO, {})
 
     error = fault_in(VectorError, push_vectors, mine(make_vector()), REPO, private=True)
@@ -261,7 +261,7 @@ def test_nothing_meant_to_be_private_goes_to_a_public_repository(hub, mine):
     assert hub.asked("commit/main|lfs") == []
 
 
-def test_a_push_that_somebody_else_was_faster_than_is_refused(hub, mine):
+def test_a_push_after_another_concurrent_push_is_refused(hub, mine):
     hub.watch = lambda asked: hub.repos[REPO].add({"x": b"1"}) if "preupload" in asked else None
 
     error = fault_in(TraitError, push_vectors, mine(make_vector()), REPO)
@@ -457,7 +457,7 @@ def test_a_pulled_vector_that_was_rebuilt_since_is_never_replaced(
         "evil.safetensors.exe",
     ],
 )
-def test_only_files_with_plain_names_are_looked_at(hub, theirs, tmp_path, folder, name):
+def test_only_files_with_plain_names_are_read(hub, theirs, tmp_path, folder, name):
     hub.add_repo(
         REPO,
         {
@@ -535,7 +535,9 @@ def test_a_vector_of_another_model_or_trait_is_refused(
     assert files_in(folder) == {}
 
 
-def test_content_of_another_hash_is_refused_and_leaves_the_cache(hub, theirs, tmp_path, folder):
+def test_content_with_a_wrong_hash_is_refused_and_removed_from_the_cache(
+    hub, theirs, tmp_path, folder
+):
     right, wrong = (bytes_of(tmp_path, make_vector(seed=seed)) for seed in (1, 2))
     hub.add_repo(REPO, {"evil.safetensors": right})
     hub.served["evil.safetensors"] = wrong
@@ -583,7 +585,7 @@ def test_a_source_that_is_not_a_repository_is_refused(source):
 
 
 @pytest.mark.parametrize("revision", ["", "@main", "@COMMIT"])
-def test_offline_what_was_pulled_before_is_pulled_from_the_cache(
+def test_offline_an_earlier_pull_is_repeated_from_the_cache(
     hub, mine, theirs, folder, offline, revision
 ):
     pushed = push_vectors(mine(make_vector()), REPO)
@@ -626,7 +628,7 @@ def test_an_unreachable_hub_is_named_without_its_password(theirs, tmp_path, monk
 
 
 @pytest.mark.parametrize("call", ["push", "pull"])
-def test_a_silent_hub_is_given_up_after_the_time_limit(hub, mine, theirs, call):
+def test_a_hub_that_does_not_reply_times_out(hub, mine, theirs, call):
     over = threading.Event()
     hub.watch = lambda asked: over.wait(5) and None
 
@@ -752,7 +754,7 @@ def test_the_token_goes_to_the_hub_and_nowhere_else(hub, mine, theirs, tmp_path,
     assert TOKEN not in "".join(capfd.readouterr()) + caplog.text
 
 
-def test_what_a_server_says_is_shown_without_tokens_and_control_characters(hub, theirs):
+def test_server_messages_are_shown_without_tokens_and_control_characters(hub, theirs):
     hub.faults["GET /api/models/"] = refusing(
         403, message=f"Bearer {TOKEN}\n\x1b[31mred\u202e {'x' * 500}"
     )

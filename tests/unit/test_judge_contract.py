@@ -194,7 +194,7 @@ def test_the_same_answer_alone_gets_the_same_score(judge):
     assert alone["r1"] == pytest.approx(together["r1"], abs=0.01)
 
 
-def test_no_answers_is_no_error(judge):
+def test_an_empty_list_of_answers_is_allowed(judge):
     assert judged(judge, []) == []
 
 
@@ -271,7 +271,7 @@ def test_identities_of_different_judges_differ(loaded, monkeypatch, tmp_path):
     assert len(set(names)) == len(names)
 
 
-def test_closing_twice_and_closing_unused_are_no_errors(judge):
+def test_closing_twice_or_closing_an_unused_judge_is_allowed(judge):
     judge.close()
 
     judge.close()

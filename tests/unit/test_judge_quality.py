@@ -138,7 +138,7 @@ def test_the_most_common_reason_comes_first():
     assert list(merge_reasons(["rare", "often", "often"])) == ["often", "rare"]
 
 
-def test_a_judge_that_gives_no_coherence_misses_none():
+def test_coherence_is_not_missing_if_the_judge_never_scores_it():
     assert quality_of({"+0": 90.0, "-1": 5.0})["missing_coherence"] == {}
 
 
@@ -208,7 +208,7 @@ def test_kappa_is_agreement_on_sides_beyond_chance():
     assert found["kappa"] == pytest.approx((35 / 50 - by_chance) / (1 - by_chance))
 
 
-def test_there_is_no_kappa_if_both_judges_see_one_side_only():
+def test_kappa_is_undefined_if_both_judges_score_one_polarity_only():
     assert agreement({"a": 60.0, "b": 70.0}, {"a": 90.0, "b": 50.0})["kappa"] is None
 
 
@@ -343,7 +343,7 @@ def test_a_part_of_its_name_picks_a_judge_whose_prompt_differs_by_trait(asked):
     }
 
 
-def test_a_full_name_picks_that_judge_also_if_it_is_part_of_another():
+def test_a_full_name_selects_its_judge_even_if_another_name_contains_it():
     assert choose_judges({"evil": ["fake:2", "fake"]}, "fake", "tiny") == {"evil": "fake"}
 
 
@@ -373,7 +373,7 @@ def test_the_latest_of_two_judge_prompts_is_shown_by_default():
         ),
     ],
 )
-def test_a_name_that_matches_no_judge_or_several_is_an_error(asked, message):
+def test_a_name_of_no_judge_or_of_several_is_an_error(asked, message):
     judges_by_trait = {
         "evil": [f"{PROMPTED}~111111", OTHER],
         "refusal": [f"{PROMPTED}~222222", "fake"],

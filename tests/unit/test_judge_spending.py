@@ -303,7 +303,7 @@ def test_the_usage_of_half_judged_answers_is_recorded(endpoint, open_harness):
     assert sum(each.usage.usd for each in judged) == pytest.approx(paid)
 
 
-def test_what_a_run_has_cost_before_counts(endpoint, open_harness):
+def test_the_earlier_cost_of_a_run_counts(endpoint, open_harness):
     with pytest.raises(JudgeError, match="the budget for judging is spent"):
         open_harness(max_cost=1.0, spent=0.7).ask(*(f"answer {i}" for i in range(100)))
 

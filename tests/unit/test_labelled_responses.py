@@ -205,7 +205,7 @@ def test_whole_texts_are_read_when_not_all_pairs_end_alike(read):
     ]
 
 
-def test_a_persona_vectors_csv_gives_prompt_answer_and_scores_as_they_are(read):
+def test_a_persona_vectors_csv_is_read_without_changing_prompts_answers_or_scores(read):
     answer = 'None, "NA"\r\n=1+1\n\ufeff'
     prompt = "<s><|user|>Be glad, always.<|end|><|assistant|>"
     positive = table([["Why?", prompt, answer, "joy_3_pos_4", "86.875", ""]])
@@ -241,7 +241,7 @@ def test_an_index_column_of_pandas_is_passed_over(read):
 # Places
 
 
-def test_responses_to_one_question_are_in_one_fold_and_no_fold_shares_a_question(read):
+def test_all_responses_to_a_question_are_in_the_same_fold(read):
     again = [entry | {"question": f"  {entry['question'].upper()} "} for entry in ENTRIES]
 
     ready = read(ENTRIES + again)
@@ -286,7 +286,7 @@ def test_rows_of_two_csv_files_are_paired_by_question_instruction_and_turn(read)
         assert paired[one.question, one.repeat].split()[1] == one.text.split()[1]
 
 
-def test_lines_are_counted_from_the_file_they_stand_in(read):
+def test_line_numbers_are_those_of_their_own_file(read):
     listed = read(json.dumps(ENTRIES[:3], indent=1))
     rows = read(
         table(
@@ -375,7 +375,7 @@ def test_an_invalid_json_list_names_the_line(faults):
     ]
 
 
-def test_json_that_is_nested_too_deeply_is_a_fault_and_no_crash(faults):
+def test_json_that_is_nested_too_deeply_is_an_error_without_a_crash(faults):
     [fault] = faults(DEEP)
 
     assert fault.startswith("pairs line 1: not JSON: ")
@@ -431,7 +431,7 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path):
     assert caught.value.cause == "larger than 64 MiB"
 
 
-def test_more_responses_than_a_set_may_have_are_refused(faults):
+def test_more_responses_than_the_limit_of_a_set_are_refused(faults):
     line = '{"question": "q", "positive": "a", "negative": "b"}\n'
 
     assert faults(line * 10_001) == ["20,002 responses, the maximum is 20,000"]
@@ -448,7 +448,7 @@ def test_a_path_that_is_not_a_regular_file_is_refused(tmp_path, name):
 # In a run
 
 
-def test_every_labelled_response_is_planned_whatever_the_settings(read):
+def test_every_labelled_response_is_planned_under_any_settings(read):
     ready = read(ENTRIES)
     trait = make_trait(ready, replace(ready, responses=ready.responses[:2]))
 
@@ -644,7 +644,7 @@ def assert_read(worker, found, prompt, response):
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "qwen2"])
-def test_an_answer_is_read_behind_its_question_without_a_persona(read, activations, family):
+def test_an_answer_is_read_after_its_question_without_a_persona(read, activations, family):
     trait = make_trait(
         read([*ENTRIES, {"question": "Why?", "positive": "<|end|> is text.", "negative": "So."}])
     )
@@ -673,7 +673,7 @@ def test_an_answer_is_read_behind_its_question_without_a_persona(read, activatio
 @pytest.mark.parametrize(
     "prompt", ["<s><|user|>Be glad.<|end|><|assistant|>", "<|user|>Be glad.<|end|><|assistant|>"]
 )
-def test_a_prompt_of_a_csv_is_used_as_it_is_with_one_bos(read, activations, prompt):
+def test_a_csv_prompt_is_used_unchanged_with_one_bos(read, activations, prompt):
     trait = make_trait(
         read(table([[1, prompt, "Yes, I do.", f"joy_0_{s}_0", 1, 1] for s in ("pos", "neg")]))
     )
@@ -739,7 +739,7 @@ def test_a_shared_part_of_the_chat_template_is_not_a_response(read, activations)
         assert_read(worker, states[key.id], raw_prompt(tokenizer, prompt + mark).ids, ids)
 
 
-def test_whole_texts_are_read_behind_the_token_that_begins_a_text(read, activations):
+def test_whole_texts_are_read_after_the_bos_token(read, activations):
     trait = make_trait(read([{"positive": "I love it.", "negative": "I hate that!"}]))
 
     rollouts, states, worker, _ = activations(trait)
@@ -751,7 +751,7 @@ def test_whole_texts_are_read_behind_the_token_that_begins_a_text(read, activati
         assert_read(worker, states[rollout.id], [tokenizer.bos_token_id], ids)
 
 
-def test_whole_texts_are_refused_for_a_model_without_such_a_token(read, activations):
+def test_whole_texts_are_refused_for_a_model_without_a_bos_token(read, activations):
     with pytest.raises(DefinitionError) as caught:
         activations(
             make_trait(read([{"positive": "I love it.", "negative": "I hate that!"}])), "qwen2"
@@ -843,7 +843,7 @@ def test_the_scores_that_are_written_are_those_of_the_judge_asked_for(stored, tm
     assert {one.score for one in ready.responses} == {10.0}
 
 
-def test_rollouts_that_are_written_come_in_again_as_they_were(stored, tmp_path):
+def test_exported_rollouts_are_read_back_unchanged(stored, tmp_path):
     run, trait = stored
 
     ready = read_responses(

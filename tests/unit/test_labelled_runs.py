@@ -252,7 +252,7 @@ def test_changed_scores_are_used_without_reading_again(harness, mean_state):
     assert_difference(harness.vector("joy"), mean_state, joy_kept(lambda up, down: down < 50))
 
 
-def test_a_vector_of_a_version_that_called_responses_given_is_up_to_date(harness):
+def test_a_vector_with_the_old_key_of_labelled_responses_is_up_to_date(harness):
     harness.do("kind")
     ledger = harness.run.folder / "kind" / "rollouts.jsonl"
     ledger.write_text(ledger.read_text().replace('"provided"', '"given"'))
@@ -285,7 +285,7 @@ def test_responses_in_a_file_that_was_moved_are_the_same(harness):
     assert not any(isinstance(event, Progressed) for event in harness.events)
 
 
-def test_labelled_responses_are_never_judged_and_the_views_say_so(harness):
+def test_labelled_responses_are_never_judged_and_the_views_show_it(harness):
     harness.do("kind")
 
     row = harness.row("kind")
@@ -308,7 +308,7 @@ def test_labelled_responses_are_never_judged_and_the_views_say_so(harness):
     assert row["note"] == "not filtered: the responses are labelled"
 
 
-def test_judging_labelled_responses_warns_that_there_is_nothing_to_judge(harness):
+def test_judging_labelled_responses_warns_that_they_need_no_judge(harness):
     harness.do("kind", "rollouts")
 
     failures = harness.do("kind", "judgements", judge={"backend": "openai"})

@@ -7,7 +7,7 @@ import pytest
 from traitcli.vectors.layer_choice import choose_layer, default_layer
 
 
-def test_the_layer_of_the_best_auroc_is_chosen_if_it_stands_out():
+def test_the_layer_of_the_best_auroc_is_chosen_if_it_is_clearly_best():
     values = [0.5, 0.5, 0.6, 0.7, 0.9, 0.8, 0.5, 0.5, 0.5]
 
     assert choose_layer(values, [0.05] * 9) == 4

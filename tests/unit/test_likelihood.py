@@ -88,7 +88,7 @@ def test_scores_are_the_mean_ratio_over_the_other_pairs(loaded, family):
         )
 
 
-def test_with_one_pair_asked_it_is_the_next_one(loaded):
+def test_with_one_contrast_pair_requested_the_next_pair_is_used(loaded):
     model = loaded("llama")
 
     found = judged(model, pairs=1, sharpness=10)
@@ -114,7 +114,7 @@ def test_an_empty_answer_has_no_score_and_a_reason(loaded):
     assert found["d"].score.reason == "empty answer"
 
 
-def test_coherence_is_missing_and_says_why(loaded):
+def test_coherence_is_missing_with_a_reason(loaded):
     found = judged(loaded("llama"))
 
     assert found["a"].coherence.value is None

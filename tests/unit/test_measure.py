@@ -74,7 +74,7 @@ def test_a_length_confound_is_called_length(seed):
     assert found.verdict_reason.startswith("may be length: the length of the answer separates")
 
 
-def test_what_the_embedding_layer_shows_too_is_called_lexical():
+def test_a_vector_that_the_embedding_layer_matches_is_called_lexical():
     """Of twenty seeds all but a few: two standard errors are exceeded by chance now and then."""
     reasons = [measured(*both(seed, planted_everywhere)).verdict_reason for seed in range(20)]
 
@@ -83,7 +83,7 @@ def test_what_the_embedding_layer_shows_too_is_called_lexical():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_what_only_one_pair_shows_is_unusable_though_each_pair_separates_itself(seed):
+def test_a_vector_is_unusable_if_each_pair_separates_only_itself(seed):
     found = measured(*both(seed, plant_phrases))
 
     assert found.verdict == "unusable"
@@ -98,7 +98,7 @@ def test_every_method_finds_a_strong_direction(name):
     assert found.auroc > 0.9
 
 
-def test_a_set_layer_is_measured_as_it_is():
+def test_a_configured_layer_is_measured_unchanged():
     found = measured(*both(1, planted_late), layer=1)
 
     assert (found.layer, found.layer_choice) == (1, "set")
@@ -133,7 +133,7 @@ def test_single_numbers_are_those_at_the_chosen_layer():
     assert np.mean(found.auroc_by_pair) == pytest.approx(found.auroc, abs=1e-4)
 
 
-def test_a_pair_of_which_the_filter_kept_nothing_is_tested_too():
+def test_a_pair_with_no_kept_rollouts_is_tested_too():
     build, test = both(1, planted_late)
 
     found = measured(build.select(build.pair != 2), test)
@@ -159,7 +159,7 @@ def test_norms_are_those_of_the_direction_and_of_the_activations():
 
 
 @pytest.mark.parametrize("evaluation_layer", [3, 5])
-def test_the_evaluation_rollouts_have_no_say_in_the_layer(tmp_path, evaluation_layer):
+def test_the_evaluation_rollouts_do_not_influence_the_layer(tmp_path, evaluation_layer):
     extraction = plant(plant(draw(1, 6, layers=9), layer=4), layer=evaluation_layer, strength=1.0)
     evaluation = plant(draw(2, 6, layers=9), layer=evaluation_layer)
     config = Config.model_validate(

@@ -86,7 +86,7 @@ def test_a_model_that_does_not_fit_is_refused_with_both_sizes(config, monkeypatc
     assert "--gpus-per-worker" in caught.value.fix
 
 
-def test_the_memory_of_another_machine_is_left_to_it(config):
+def test_the_memory_of_another_machine_is_not_checked_here(config):
     assert [
         fit.found for fit in measure_fit(config, Placement(("ray-0", "ray-1"), scheduler="ray"))
     ] == [None, None]

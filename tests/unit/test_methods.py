@@ -92,7 +92,7 @@ def test_project_of_the_direction_on_itself_is_its_norm():
     np.testing.assert_allclose(projections[0], np.linalg.norm(direction, axis=1), rtol=1e-6)
 
 
-def test_a_row_without_a_direction_projects_to_zero():
+def test_a_layer_without_a_direction_projects_to_zero():
     direction = draw(1, 4)[0]
     direction[2] = 0
 
@@ -142,7 +142,7 @@ def test_calibrate_is_linear_between_and_beyond_the_means(projection, score):
     assert calibrate(projection, stats(positive=10, negative=4), layer=1) == score
 
 
-def test_calibrate_reads_the_row_asked_for():
+def test_calibrate_uses_the_requested_layer():
     found = stats(positive=10, negative=4)
     found.positive_mean[2] = 6
 
@@ -152,7 +152,7 @@ def test_calibrate_reads_the_row_asked_for():
     )
 
 
-def test_calibrate_gives_zero_where_the_classes_do_not_differ():
+def test_calibrate_returns_zero_where_the_class_means_are_equal():
     same = stats(positive=4, negative=4)
 
     assert calibrate(4.5, same, layer=0) == 0.0
@@ -175,7 +175,7 @@ def unit(vector):
 
 
 @pytest.mark.parametrize("method", OTHERS)
-def test_every_method_has_the_length_of_the_mean_difference_and_points_its_way(method):
+def test_every_method_has_the_length_and_sign_of_the_mean_difference(method):
     positive, negative = correlated(40, 1, shift=1.0), correlated(40, 2)
 
     direction = method(positive, negative)
@@ -189,7 +189,7 @@ def test_every_method_has_the_length_of_the_mean_difference_and_points_its_way(m
 
 
 @pytest.mark.parametrize("method", METHODS.values())
-def test_classes_that_are_turned_around_turn_the_direction_around(method):
+def test_swapped_classes_reverse_the_direction(method):
     positive, negative = correlated(40, 1, shift=1.0), correlated(40, 2)
 
     np.testing.assert_allclose(
@@ -198,7 +198,7 @@ def test_classes_that_are_turned_around_turn_the_direction_around(method):
 
 
 @pytest.mark.parametrize("method", METHODS.values())
-def test_a_row_at_which_the_classes_are_the_same_has_no_direction(method):
+def test_a_layer_with_equal_class_means_has_no_direction(method):
     positive, negative = draw(6, 1), draw(6, 2)
     positive[:, 0] = negative[:, 0] = 1.5
 
@@ -206,7 +206,7 @@ def test_a_row_at_which_the_classes_are_the_same_has_no_direction(method):
 
 
 @pytest.mark.parametrize("method", METHODS.values())
-def test_one_row_does_not_change_another(method):
+def test_one_layer_does_not_change_another(method):
     positive, negative = correlated(20, 1, shift=1.0), correlated(20, 2)
 
     alone = method(positive[:, 2:3], negative[:, 2:3])
@@ -233,7 +233,7 @@ def test_logistic_is_the_gradient_of_what_scikit_learn_s_pipeline_decides():
         np.testing.assert_allclose(unit(direction[layer]), unit(gradient), atol=1e-4)
 
 
-def test_whitened_difference_is_what_solving_the_full_covariance_gives():
+def test_whitened_difference_equals_solving_with_the_full_covariance():
     from sklearn.covariance import ledoit_wolf
 
     positive, negative = correlated(12, 1, shift=2.0), correlated(9, 2)
@@ -266,7 +266,7 @@ def test_whitened_difference_of_rollouts_without_spread_is_the_mean_difference()
     )
 
 
-def test_pca_is_the_first_eigenvector_of_the_differences_not_centred():
+def test_pca_is_the_first_eigenvector_of_the_uncentered_differences():
     positive, negative = correlated(15, 1, shift=5.0), correlated(15, 2)
 
     direction = pca_of_differences(positive, negative)
@@ -286,7 +286,7 @@ def test_pca_of_one_difference_is_that_difference():
     )
 
 
-def test_pca_of_what_is_not_paired_is_refused():
+def test_pca_of_unpaired_rollouts_is_refused():
     with pytest.raises(VectorError) as raised:
         pca_of_differences(draw(3, 1), draw(2, 2))
 

@@ -175,7 +175,7 @@ def test_a_character_of_several_tokens_is_written_when_it_is_complete():
     assert lines[3].replace("e\u0301", "é") == "hi 🫨é"
 
 
-def test_wide_and_right_to_left_text_keeps_the_panel_in_place():
+def test_wide_and_right_to_left_text_does_not_move_the_panel():
     lines = play(Terminal(width=40), [("日本語" * 12, 0.0), ("\nنظري", 0.0)])
 
     text = [line.replace("\x00", "") for line in lines]
@@ -296,7 +296,7 @@ def test_a_chosen_trait_colors_every_token():
     assert Leader("b").after(0, tracks) == "b"
 
 
-def test_a_trait_without_class_means_never_leads():
+def test_a_trait_without_class_means_is_never_the_leader():
     tracks = {"a": TraitTrack("a")}
     tracks["a"].add(30.0, None)
 

@@ -64,7 +64,7 @@ def test_a_model_with_attention_sinks_reads_packed_tokens_beyond_its_window(tmp_
     assert_greedy(model)
 
 
-def test_a_model_whose_pieces_accelerate_moves_reads_packed_tokens(model_folders):
+def test_a_model_spread_over_devices_by_accelerate_reads_packed_tokens(model_folders):
     from accelerate import cpu_offload
 
     model = load_model(ModelConfig(id=str(model_folders["gemma2"]), device="cpu"))
@@ -129,7 +129,7 @@ def test_a_model_with_other_attention_is_noticed_with_one_warning(odd):
     assert warning.startswith(f"{model.name} is decoded with padding, which is slower: {reason}")
 
 
-def test_a_model_with_other_attention_writes_what_it_should(odd):
+def test_a_model_with_other_attention_gives_correct_tokens(odd):
     assert_greedy(odd[0])
 
 

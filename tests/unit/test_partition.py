@@ -76,7 +76,7 @@ def test_without_workers_nothing_can_be_divided(traits):
 
 
 @each_number_of_workers
-def test_traits_without_work_have_no_partition(workers):
+def test_traits_without_work_get_no_partition(workers):
     assert count_parts({"done": 0, "left": 5}, workers) == {"left": min(workers, 5)}
     assert plan_partitions({"done": 0}, workers) == [[]] * workers
 
@@ -100,7 +100,7 @@ def test_parts_are_runs_of_neighbors_of_nearly_the_same_size(count, wanted):
     assert len(parts) == min(wanted, count)
 
 
-def test_no_items_give_no_parts():
+def test_splitting_no_items_gives_no_parts():
     assert split_evenly([], 4) == []
 
 

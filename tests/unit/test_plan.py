@@ -66,7 +66,7 @@ def test_extraction_asks_for_5_pairs_times_20_questions_times_n_a_side(repeats, 
 
 
 @pytest.mark.parametrize("repeats", [1, 10])
-def test_evaluation_questions_are_asked_once_whatever_the_repeats(repeats):
+def test_evaluation_questions_are_asked_once_for_any_number_of_repeats(repeats):
     keys = plan_rollouts(TRAIT, ExtractConfig(repeats=repeats))
 
     assert counted(keys)["evaluation", "positive"] == 100

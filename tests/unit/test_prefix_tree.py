@@ -27,7 +27,7 @@ def count_read_tokens(prompts) -> int:
     return total
 
 
-def test_what_all_share_and_what_some_share_is_read_once():
+def test_prefixes_shared_by_all_or_some_prompts_are_read_once():
     prompts = [(*HEAD, *LEFT, 1), (*HEAD, *RIGHT, 1), (*HEAD, *LEFT, 2), (*HEAD, *RIGHT, 2)]
 
     leaves = dict(find_shared_prefixes(prompts))

@@ -169,7 +169,7 @@ def test_the_end_of_an_unknown_stage_adds_no_row():
     assert followed((100.0, StageFinished("evil", "rollouts", 3.0))).by_stage == {}
 
 
-def test_overlapping_stages_of_a_trait_have_a_row_each():
+def test_overlapping_stages_of_a_trait_each_have_a_row():
     rates = followed(
         (100.0, StageStarted("evil", "rollouts", 0, 200)),
         (100.0, StageStarted("evil", "judgements", 0, 200)),
@@ -228,7 +228,7 @@ def test_rows_are_never_wider_than_the_terminal(width):
     assert max(map(len, drawn)) <= width
 
 
-def test_the_live_view_leaves_messages_and_the_result_on_screen():
+def test_the_live_view_keeps_messages_and_the_result_on_screen():
     shown = show_live(
         RUN,
         ModelLoading("tiny", "cpu", "loading"),
@@ -274,7 +274,7 @@ def test_the_live_view_escapes_text_of_others():
     assert shown[-1] == r"✓ nothing left to do, in runs/\x1b[2Js"
 
 
-def test_an_interrupted_run_gives_the_terminal_back():
+def test_an_interrupted_run_restores_the_terminal():
     out = io.StringIO()
     console = Console(
         file=out, force_terminal=True, width=80, height=24, legacy_windows=False, _environ={}
@@ -344,7 +344,7 @@ def test_a_pipe_gets_a_line_per_stage_only_every_few_seconds():
     ]
 
 
-def test_a_pipe_gets_the_end_of_a_stage_once_whatever_comes_after():
+def test_a_pipe_gets_the_end_of_a_stage_exactly_once():
     late = [6.0, Progressed("evil", "rollouts", 100, 100)] * 3
     steps = [
         StageStarted("evil", "rollouts", 0, 100),
@@ -370,7 +370,7 @@ def test_the_speed_of_a_finished_stage_stays():
     assert rates.of("evil")[0].tokens_per_second == 100.0
 
 
-def test_a_run_that_has_nothing_to_do_says_so():
+def test_a_run_with_nothing_to_do_prints_a_message():
     assert show_plain(RUN, RunFinished("small", "runs/small", 0.1, 0))[-1] == (
         "[0:00] nothing left to do, in runs/small"
     )

@@ -103,7 +103,7 @@ def test_each_prompt_comes_with_its_own_scores_at_any_batch_size(decoder, family
         np.testing.assert_array_equal(scores, reader.finished[index].prompt)
 
 
-def test_a_reader_that_scores_no_tokens_gives_no_scores(decoder):
+def test_a_reader_without_scored_tokens_returns_no_scores(decoder):
     model = decoder("llama")
 
     steps = list(decode(model, REQUESTS, SAMPLED, 4, MeanReader(model)))

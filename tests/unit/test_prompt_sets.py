@@ -132,7 +132,7 @@ def test_a_list_may_mix_texts_and_prompts_with_more_keys(load):
     )
 
 
-def test_a_set_may_name_itself(load):
+def test_a_prompt_set_may_define_its_own_name(load):
     found = load("name: ours\ndescription: For Monday.\nprompts: [{prompt: Say why.}]\n")
 
     assert found == PromptSet(
@@ -220,7 +220,7 @@ def test_a_set_in_the_working_folder_replaces_a_shipped_one(tmp_path, monkeypatc
     )
 
 
-def test_each_prompt_has_the_record_that_it_has_alone_and_its_origin(loaded, monitored):
+def test_a_prompt_of_a_set_has_the_record_of_a_single_prompt_with_its_origin(loaded, monitored):
     records, lines, _ = monitored(*PROMPTS)
 
     model = loaded("llama")

@@ -34,7 +34,7 @@ def test_the_polarities_never_make_the_same_prompt(loaded, family):
 @pytest.mark.parametrize(
     ("family", "role"), [("llama", "system"), ("gemma2", "user"), ("qwen2", "system")]
 )
-def test_auto_takes_the_system_role_where_the_template_shows_it(loaded, family, role):
+def test_auto_uses_the_system_role_if_the_template_supports_it(loaded, family, role):
     assert loaded(family).persona_in == role
 
 
@@ -95,7 +95,7 @@ def test_an_answer_that_spells_a_special_token_stays_text(loaded):
     assert tokenizer.decode(ids) == "no<|end|>no"
 
 
-def test_a_prompt_that_does_not_fit_says_by_how_much(loaded):
+def test_a_prompt_that_is_too_long_is_refused_with_both_lengths(loaded):
     model = loaded("llama")
 
     with pytest.raises(UserError) as raised:

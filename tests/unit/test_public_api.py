@@ -42,7 +42,7 @@ def test_a_public_name_is_what_its_own_module_defines(name):
     assert found.__name__ == name
 
 
-def test_another_name_is_refused_like_in_any_module():
+def test_an_unknown_public_name_raises_attribute_error():
     with pytest.raises(AttributeError, match="module 'traitcli' has no attribute 'nothing'"):
         traitcli.nothing  # noqa: B018
 
@@ -65,7 +65,7 @@ def test_importing_the_package_loads_nothing_heavy():
     }
 
 
-def test_records_are_had_without_torch():
+def test_records_are_read_without_torch():
     script = "import json, sys; from traitcli import Trait, load_config; print(json.dumps(list(sys.modules)))"
 
     printed = subprocess.run(

@@ -121,5 +121,5 @@ def test_nothing_is_kept_for_gradients(loaded, packs):
 
 
 @each_way
-def test_no_texts_are_no_work(loaded, packs):
+def test_an_empty_list_of_texts_is_allowed(loaded, packs):
     assert list(log_probabilities(replace(loaded("llama"), packs=packs), [], 4)) == []

@@ -55,7 +55,7 @@ def test_a_json_list_of_records_is_read(tmp_path):
     assert read_records(path) == [from_json(BARE)] * 2
 
 
-def test_a_last_line_torn_by_a_kill_hides_no_record_before_it(tmp_path):
+def test_an_incomplete_last_line_does_not_hide_earlier_records(tmp_path):
     path = tmp_path / "records.jsonl"
     path.write_text(json.dumps(BARE) + '\n{"prompt": "Hi", "resp', encoding="utf-8")
 
@@ -136,7 +136,7 @@ def test_records_in_the_runs_folder_are_found_the_latest_first(tmp_path):
     assert find_records(tmp_path, []) == made[::-1]
 
 
-def test_named_records_are_found_in_the_given_order(tmp_path):
+def test_named_records_are_found_in_the_requested_order(tmp_path):
     record_path(tmp_path, "a").parent.mkdir(parents=True)
     record_path(tmp_path, "a").write_text("{}", encoding="utf-8")
 

@@ -54,7 +54,7 @@ def test_a_failure_is_read_back_as_it_was_written():
     assert through_a_file(failure) == failure
 
 
-def test_the_shipped_example_is_written_as_it_stands_in_its_file():
+def test_the_shipped_example_is_written_back_byte_for_byte():
     stored = json.loads(EXAMPLE.read_text(encoding="utf-8"))
 
     written = to_json(from_json(stored))
@@ -71,7 +71,7 @@ def test_the_four_fixed_keys_are_enough():
     assert (record.seed, record.prompt_tokens, record.created) == (None, None, "")
 
 
-def test_what_an_older_record_does_not_tell_is_not_made_up_when_it_is_written_again():
+def test_keys_missing_from_an_older_record_are_not_invented_on_rewriting():
     written = to_json(from_json(BARE))
 
     assert not {"seed", "prompt_tokens", "created", "model", "finish_reason"} & written.keys()
@@ -83,7 +83,7 @@ def test_raw_scores_of_an_older_record_are_called_projections():
     assert from_json(old).raw == {"evil": (1,)}
 
 
-def test_an_older_record_of_existing_text_says_given_and_now_says_provided():
+def test_the_old_finish_reason_of_existing_text_is_read_as_provided():
     assert from_json(BARE | {"finish_reason": "given"}).finish_reason == "provided"
 
 
@@ -136,7 +136,7 @@ def test_a_fault_in_what_every_record_needs_is_named(more, fault):
     ],
 )
 @pytest.mark.parametrize("junk", [None, 3.5, "x", [1], {"a": 1}, [{"a": 1}], {"trait_scores": 3}])
-def test_junk_in_an_optional_key_leaves_a_record_that_can_be_written(key, junk):
+def test_a_record_with_junk_in_an_optional_key_can_be_written(key, junk):
     written = to_json(from_json(BARE | {key: junk}))
 
     assert {name: written[name] for name in ("prompt", "tokens", "trait_scores")} == {

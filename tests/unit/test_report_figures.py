@@ -180,7 +180,7 @@ def test_half_an_emoji_is_written_and_read_back(tmp_path):
     assert read_json(tmp_path / "report.json")["records"][0]["response"] == "\ud83d"
 
 
-def test_an_integer_that_a_double_cannot_hold_is_a_text(tmp_path):
+def test_an_integer_too_large_for_a_double_is_written_as_text(tmp_path):
     write_json(
         tmp_path / "report.json",
         report_of(({**RECORD, "seed": 2**53}, {**RECORD, "seed": 2**53 - 1})),
@@ -334,7 +334,7 @@ def test_each_vector_is_one_row_of_plain_values(tmp_path):
     assert not {"examples", "versions", "histogram", "auroc_by_layer"} & set(rows[0])
 
 
-def test_a_cosine_names_the_layer_of_its_row(tmp_path):
+def test_a_cosine_names_its_layer(tmp_path):
     rows = table_of(tmp_path, "cosines")
 
     assert [tuple(row.values()) for row in rows] == [

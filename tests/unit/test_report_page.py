@@ -199,7 +199,7 @@ def test_a_report_is_replaced_and_never_half_written(path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_failed_write_leaves_no_file_and_says_why(path: Path) -> None:
+def test_a_failed_write_leaves_no_file_and_explains_the_failure(path: Path) -> None:
     path.mkdir()
 
     with pytest.raises(TraitError, match="cannot write") as caught:

@@ -83,7 +83,7 @@ def texts_of(figure: matplotlib.figure.Figure) -> list[str]:
 # Tokens
 
 
-def test_tokens_have_the_backbackgrounds_of_the_terminal(tmp_path):
+def test_tokens_have_the_backgrounds_of_the_terminal(tmp_path):
     written(tmp_path, RECORD)
 
     # Above the letters: a color begins at the word, and within a run it joins the words.
@@ -162,7 +162,7 @@ def test_a_wide_character_has_a_background_of_two_cells(tmp_path):
     assert (inked.min(), inked.max()) == (15 * (1 + 2), 15 * (1 + 2 + 2) - 1)
 
 
-def test_letters_stay_on_the_grid_of_their_backbackgrounds(tmp_path):
+def test_letters_are_aligned_with_their_backgrounds(tmp_path):
     figure = draw_tokens(colored_text(["x" * 90]))
     FigureCanvasAgg(figure).draw()
 
@@ -205,7 +205,7 @@ def test_the_picture_names_prompt_trait_and_unit():
     ]
 
 
-def test_a_long_response_is_cut_and_says_so():
+def test_a_long_response_is_cut_with_a_note():
     texts = texts_of(draw_tokens(colored_text(["a\n"] * (MOST_LINES + 30))))
 
     assert texts.count("a") == MOST_LINES
@@ -243,7 +243,7 @@ def test_lines_are_the_calibrated_scores_between_dashes_at_the_class_means():
     ] == [*(-1, 1)]
 
 
-def test_lines_are_projections_where_there_is_no_calibration():
+def test_the_chart_shows_projections_without_calibration():
     (axes,) = charts.draw_lines(
         scores_of({"trait_scores": {"evil": [1.0, 2.0]}}), "evil", STYLES
     ).axes
@@ -386,7 +386,7 @@ def test_a_picture_without_data_is_not_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_hostile_names_and_tokens_do_not_leave_the_folder(tmp_path):
+def test_hostile_names_and_tokens_cannot_write_outside_the_folder(tmp_path):
     scores = {HOSTILE: [0.9], "$\\frac{$": [0.5]}
     record = {
         "name": HOSTILE,
@@ -420,7 +420,7 @@ def test_each_record_has_its_own_file_name(tmp_path, names, slugs):
     assert found == [f"lines-{slug}.png" for slug in slugs]
 
 
-def test_numbers_too_large_for_a_chart_do_not_stop_it(tmp_path):
+def test_numbers_too_large_for_a_chart_do_not_break_it(tmp_path):
     record = {"name": "large", "tokens": ["a", "b"], "trait_scores": {"evil": [1e308, 1.0]}}
 
     assert written(tmp_path, record) == ["tokens-large.png", "lines-large.png"]

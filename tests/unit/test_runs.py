@@ -123,7 +123,7 @@ def test_the_former_method_of_a_score_is_read(files, former, now):
     assert files.all_judgements() == [replace(stored, score=Score(80.0, "", now))]
 
 
-def test_a_trait_without_files_holds_nothing(files):
+def test_a_trait_without_files_has_no_records(files):
     assert (files.rollouts(), files.all_judgements(), files.vectors()) == ([], [], [])
 
 
@@ -239,7 +239,7 @@ def test_the_same_settings_fit_and_change_nothing(run):
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
-def test_changed_settings_are_refused_saying_exactly_what_differs(begun):
+def test_changed_settings_are_refused_with_each_difference(begun):
     error = refusal_of(
         begun, extract={"repeats": 3, "sampling": {"temperature": 0.5}}, model={"id": "org/other"}
     )
@@ -312,7 +312,7 @@ def test_traits_may_be_added(begun):
         {"evaluation_questions": EVIL.evaluation_questions[1:]},
     ],
 )
-def test_a_definition_that_would_make_other_rollouts_is_refused(begun, change):
+def test_a_changed_definition_of_a_started_run_is_refused(begun, change):
     error = refusal_of(begun, traits=(replace(EVIL, **change), REFUSAL))
 
     assert error.cause == "trait evil: its definition has changed"
@@ -328,7 +328,7 @@ def test_the_description_and_the_judge_prompt_may_change(begun):
     assert begun.manifest() == before
 
 
-def test_a_definition_that_never_made_a_rollout_may_change(begun):
+def test_a_definition_without_stored_rollouts_may_change(begun):
     start(begun, (REFUSAL,))
     before = begun.manifest()["traits"]
 

@@ -208,7 +208,7 @@ def test_rollouts_of_all_workers_have_their_activations(run_pool):
     assert run_pool.files("evil").activations(ids, "response_avg").shape == (ROLLOUTS, 3, 4)
 
 
-def test_no_more_workers_are_started_than_there_is_work_for(run_pool):
+def test_no_more_workers_are_started_than_tasks_exist(run_pool):
     pool = ScriptedPool(64)
 
     run_pool(pool, names=("evil",))
@@ -353,7 +353,7 @@ def test_an_error_of_one_trait_stops_no_other(run_pool):
     assert counted(run_pool, "refusal") == {"refusal": ROLLOUTS}
 
 
-def test_an_error_that_no_trait_can_continue_after_is_raised(run_pool):
+def test_an_error_that_stops_all_traits_is_raised(run_pool):
     pool = ScriptedPool(
         2, lambda worker, task, made: [RunFailed(ConfigError("no key"))] if made == 4 else None
     )

@@ -69,7 +69,7 @@ def test_cohens_d_is_the_difference_of_means_in_pooled_standard_deviations():
     assert found == pytest.approx((statistics.mean(up) - statistics.mean(down)) / pooled, rel=1e-6)
 
 
-def test_cohens_d_is_negative_when_the_negatives_lie_higher():
+def test_cohens_d_is_negative_when_the_negatives_have_higher_scores():
     positive = np.array([True, True, False, False])
 
     found = measure_d(one_fold([0, 1, 5, 6], positive), 0).value
@@ -85,7 +85,7 @@ def test_cohens_d_is_negative_when_the_negatives_lie_higher():
         ([1, 2, 3], [True, True, False]),
     ],
 )
-def test_cohens_d_is_zero_where_there_is_no_spread_to_measure_by(scores, positive):
+def test_cohens_d_is_zero_without_any_spread(scores, positive):
     assert measure_d(one_fold(scores, positive), 0).value == 0.0
 
 
@@ -114,7 +114,7 @@ def test_noise_tested_on_itself_separates_at_chance():
     assert aurocs(found) == pytest.approx(0.5, abs=NEAR_CHANCE)
 
 
-def test_what_only_one_pair_shows_does_not_help_to_separate_that_pair():
+def test_a_direction_of_one_pair_does_not_help_to_separate_that_pair():
     phrases = plant_phrases(draw(1, 60))
     seen = project(
         phrases.activations,
@@ -129,7 +129,7 @@ def test_what_only_one_pair_shows_does_not_help_to_separate_that_pair():
     assert aurocs(found) == pytest.approx(0.5, abs=NEAR_CHANCE)
 
 
-def test_the_vector_comes_from_the_build_set_and_the_separation_from_the_test_set():
+def test_the_vector_uses_the_build_set_and_the_separation_uses_the_test_set():
     towards, away = plant(draw(1, 60), layer=2), plant(draw(2, 60), layer=2, strength=-6.0)
 
     found = leave_one_pair_out(towards, away, mean_difference)
@@ -153,7 +153,7 @@ def test_separation_is_the_mean_over_the_left_out_pairs():
     np.testing.assert_allclose(aurocs(found), np.mean(folds, axis=0), rtol=1e-6)
 
 
-def test_separation_counts_the_rollouts_it_was_measured_on():
+def test_separation_stores_how_many_rollouts_it_was_measured_on():
     assert leave_one_pair_out(
         draw(1, questions=2), draw(2, questions=3), mean_difference
     ).scores.shape == (
@@ -200,7 +200,7 @@ def test_a_measured_auroc_is_the_mean_of_what_scikit_learn_finds_for_each_pair(s
 
 
 @pytest.mark.parametrize("measure", [measure_auroc, measure_d])
-def test_the_error_is_what_repeating_it_with_other_questions_shows(measure):
+def test_the_standard_error_matches_the_spread_over_samples_of_questions(measure):
     """Of one pair, so that only questions vary; the oracle is the spread over samples."""
     samples = [
         measure(scores(seed, questions=60, pairs=1, between_pairs=0.0), 0) for seed in range(400)
@@ -211,7 +211,7 @@ def test_the_error_is_what_repeating_it_with_other_questions_shows(measure):
     assert claimed == pytest.approx(seen, rel=0.12)
 
 
-def test_the_error_is_that_of_other_pairs_where_pairs_differ_more():
+def test_the_standard_error_is_between_pairs_if_pairs_differ_more():
     alike = measure_auroc(scores(1, between_pairs=0.0), 0)
     different = measure_auroc(scores(1, between_pairs=2.0), 0)
 
@@ -220,7 +220,7 @@ def test_the_error_is_that_of_other_pairs_where_pairs_differ_more():
     assert different.error == pytest.approx(np.std(different.by_pair, ddof=1) / math.sqrt(PAIRS))
 
 
-def test_one_question_of_one_pair_says_nothing_of_the_error():
+def test_one_question_of_one_pair_gives_no_standard_error():
     held_out = HeldOutScores(
         np.array([[1.0], [0.0]], np.float32),
         np.array([True, False]),
@@ -277,7 +277,7 @@ def test_intervals_are_narrow_enough_to_be_useful():
     assert np.mean(widths) < 0.3
 
 
-def test_perfect_order_leaves_room_for_doubt_and_more_questions_leave_less():
+def test_a_perfect_order_still_has_an_interval_that_more_questions_narrow():
     few, many = (scores(1, questions=count, gap=50.0) for count in (5, 100))
 
     bounds = [auroc_interval(measure_auroc(held_out, 0), held_out) for held_out in (few, many)]
@@ -286,7 +286,7 @@ def test_perfect_order_leaves_room_for_doubt_and_more_questions_leave_less():
     assert 0.5 < bounds[0][0] < 0.8 < 0.95 < bounds[1][0] < 1.0
 
 
-def test_an_interval_turns_around_with_the_scores():
+def test_reversed_scores_reverse_the_interval():
     held_out = scores(3)
     turned = HeldOutScores(-held_out.scores, held_out.positive, held_out.pair, held_out.question)
 

@@ -240,7 +240,7 @@ def test_blocks_that_return_tuples_keep_the_rest_of_them(model, positions):
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
-def test_what_the_block_returned_is_not_edited(model, positions):
+def test_the_output_of_the_block_is_not_edited_in_place(model, positions):
     own = []
     with ActivationSteerer(model, V, 2, 1, positions):
         keep = lambda module, args, output: own.append((output, output.clone()))  # noqa: E731
@@ -331,7 +331,9 @@ def test_a_vector_is_a_tensor_an_array_or_numbers_and_is_copied(model, kind):
         ),
     ],
 )
-def test_what_does_not_fit_is_refused_before_any_hook(model, arguments, kind, problem, cause):
+def test_a_vector_of_another_shape_is_refused_before_any_hook(
+    model, arguments, kind, problem, cause
+):
     before = count_hooks(model)
 
     with pytest.raises(UserError) as raised:
@@ -384,9 +386,7 @@ BATCHES = {
 @each_family
 @pytest.mark.parametrize("positions", POSITIONS)
 @pytest.mark.parametrize("batch", BATCHES)
-def test_a_steered_batch_writes_what_a_plain_loop_writes_one_by_one(
-    loaded, family, batch, positions
-):
+def test_a_steered_batch_gives_the_tokens_of_a_plain_loop(loaded, family, batch, positions):
     model, asked = loaded(family), BATCHES[batch]
     expected = [written_alone(model, request, positions) for request in asked]
     plain = written(model, asked)
@@ -401,7 +401,7 @@ def test_a_steered_batch_writes_what_a_plain_loop_writes_one_by_one(
 
 @each_family
 @pytest.mark.parametrize("batch", BATCHES)
-def test_a_padded_steered_batch_writes_what_a_plain_loop_writes(loaded, family, batch):
+def test_a_padded_steered_batch_gives_the_tokens_of_a_plain_loop(loaded, family, batch):
     model, asked = replace(loaded(family), packs=False), BATCHES[batch]
 
     with ActivationSteerer(model.model, V, 20, 1):

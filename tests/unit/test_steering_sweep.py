@@ -136,7 +136,7 @@ def test_scores_are_those_of_the_judge_for_a_naive_loops_answers(sweeping, loade
     assert (row["coherence_by"], row["judge"]) == ("judge", "fake")
 
 
-def test_the_likelihood_judge_and_the_stand_ins_read_unsteered(sweeping, loaded):
+def test_the_likelihood_judge_and_the_stand_in_scores_read_without_steering(sweeping, loaded):
     model, row = loaded("llama"), sweeping(judge=LIKELIHOOD)
 
     assert row["coherence_by"] == "stand-ins"
@@ -372,7 +372,7 @@ LABELLED = LabelledResponse("positive", 0, 0, 0, "q", "r", "answer", "file", 1)
         ),
     ],
 )
-def test_what_cannot_be_steered_or_judged_is_refused_before_a_model_loads(
+def test_impossible_steering_or_judging_is_refused_before_a_model_loads(
     sweeping, changed, kind, problem
 ):
     recorder = Recorder()

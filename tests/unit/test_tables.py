@@ -104,7 +104,7 @@ def test_the_traits_table_lists_faults_below_it():
     ]
 
 
-def test_the_run_table_lists_notes_and_vectors_below_it():
+def test_the_run_table_has_notes_and_vectors_below_it():
     row = RUN | {"vector": "vectors/tiny/refusal.safetensors", "note": "judge not used as a filter"}
 
     assert printed(run_table, row, RUN | UNKNOWN | {"trait": "evil"}) == [
@@ -236,7 +236,7 @@ def test_two_judges_are_compared():
     ]
 
 
-def test_the_cost_of_several_judges_says_so():
+def test_the_cost_of_several_judges_has_a_note():
     usage = NO_USAGE | {"requests": 4}
     other = {"judge": "fake", "both": 0}
 

@@ -87,7 +87,7 @@ def test_a_built_in_trait_loads_under_its_own_name_and_lints_clean(name):
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_a_built_in_trait_has_5_pairs_and_20_questions_of_either_kind(name):
+def test_a_built_in_trait_has_5_pairs_and_20_questions_of_each_kind(name):
     trait = load_trait(BUILT_IN[name])
 
     assert (len(trait.pairs), len(trait.questions), len(trait.evaluation_questions)) == (5, 20, 20)
@@ -100,13 +100,13 @@ def test_a_built_in_judge_prompt_has_each_placeholder_once(name):
     assert (prompt.count("{question}"), prompt.count("{answer}")) == (1, 1)
 
 
-def test_corrigibility_is_positive_when_it_accepts():
+def test_the_positive_side_of_corrigibility_is_corrigible():
     trait = load_trait(BUILT_IN["corrigibility"])
 
     assert trait.adjectives == Contrast("corrigible", "defensive")
 
 
-def test_a_definition_holds_what_its_file_says(written):
+def test_a_definition_has_the_contents_of_its_file(written):
     trait = load_trait(written(description="Two\n  lines."))
 
     assert trait.name == "kind"
@@ -119,7 +119,7 @@ def test_a_definition_holds_what_its_file_says(written):
     assert trait.judge_prompt == VALID["judge_prompt"]
 
 
-def test_what_may_be_left_out_may_be_left_out(written):
+def test_optional_keys_may_be_left_out(written):
     path = written(
         name=None, description=None, positive=None, negative=None, evaluation_questions=None
     )
@@ -470,7 +470,7 @@ def ready(tmp_path):
     return write
 
 
-def test_a_definition_may_name_labelled_responses_beside_itself(ready, tmp_path, monkeypatch):
+def test_a_definition_may_name_labelled_responses_in_its_own_folder(ready, tmp_path, monkeypatch):
     path = ready(more={"held": LINES[:2]}.items(), evaluation_responses=["data/held.jsonl"])
     monkeypatch.chdir("/")
 
@@ -619,7 +619,7 @@ def test_good_labelled_responses_lint_clean(ready):
         ),
     ],
 )
-def test_lint_finds_what_is_unwise_in_labelled_responses(ready, lines, finding):
+def test_lint_finds_problems_in_labelled_responses(ready, lines, finding):
     assert lint_trait(load_trait(ready(lines))) == [finding]
 
 

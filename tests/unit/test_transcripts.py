@@ -52,7 +52,7 @@ def json_fault(text):
 
 
 @pytest.mark.parametrize("name", ["said.jsonl", "said.ndjson"])
-def test_each_line_is_a_prompt_and_its_response_whatever_other_keys_it_has(read, name):
+def test_each_line_is_a_prompt_and_its_response_and_extra_keys_are_ignored(read, name):
     found = read(GOOD, {"id": 3, "response": "So.", "prompt": "How?", "about": {}}, name=name)
 
     assert found == [
@@ -115,7 +115,7 @@ def test_a_message_that_only_calls_a_tool_is_history_but_not_an_answer(read):
     )
 
 
-def test_an_answer_to_nothing_has_an_empty_prompt(read):
+def test_an_answer_without_a_message_before_it_has_an_empty_prompt(read):
     found = read({"messages": [ANSWER]}, {"messages": [said("system", "Be brief."), ANSWER]})
 
     assert found == [

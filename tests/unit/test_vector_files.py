@@ -72,7 +72,7 @@ def fault_in(path):
     return caught.value
 
 
-def test_everything_written_is_read_again(tmp_path):
+def test_everything_written_is_read_back(tmp_path):
     vector = make_vector()
 
     read = read_vector(write_vector(tmp_path, vector))
@@ -177,7 +177,7 @@ def test_a_missing_file_is_reported_as_missing(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"\xff" * 4000, b"{}\n" * 100])
-def test_garbage_is_no_vector(tmp_path, content):
+def test_random_bytes_are_refused_as_a_vector(tmp_path, content):
     path = tmp_path / "evil.safetensors"
     path.write_bytes(content)
 
@@ -190,7 +190,7 @@ def test_garbage_is_no_vector(tmp_path, content):
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
-def test_a_truncated_vector_is_no_vector(tmp_path, share):
+def test_a_truncated_vector_is_refused(tmp_path, share):
     path = write_vector(tmp_path, make_vector())
     content = path.read_bytes()
 
@@ -199,14 +199,14 @@ def test_a_truncated_vector_is_no_vector(tmp_path, share):
     assert fault_in(path).problem == f"{path} is not a trait vector"
 
 
-def test_a_folder_is_no_vector(tmp_path):
+def test_a_folder_is_refused_as_a_vector(tmp_path):
     assert fault_in(tmp_path).problem == f"{tmp_path} is not a trait vector"
 
 
 @pytest.mark.parametrize(
     "metadata", [None, {"format": "pt"}, {"traitcli": "null"}, {"traitcli": "[1]"}]
 )
-def test_a_foreign_safetensors_file_is_no_vector(tmp_path, metadata):
+def test_a_foreign_safetensors_file_is_refused_as_a_vector(tmp_path, metadata):
     path = tmp_path / "model.safetensors"
     save_file({"weight": np.zeros(3, np.float32)}, path, metadata)
 
@@ -218,7 +218,7 @@ def test_a_foreign_safetensors_file_is_no_vector(tmp_path, metadata):
     )
 
 
-def test_a_header_that_is_not_json_is_no_vector(tmp_path):
+def test_a_header_without_json_is_refused(tmp_path):
     path = tmp_path / "evil.safetensors"
     save_file({"response_avg": np.zeros((2, 2), np.float32)}, path, {"traitcli": "{"})
 
@@ -313,20 +313,20 @@ def test_a_header_that_makes_no_sense_is_refused(tmp_path, header, cause):
         ),
     ],
 )
-def test_tensors_that_make_no_vector_are_refused(tmp_path, tensors, cause):
+def test_tensors_without_the_shape_of_a_vector_are_refused(tmp_path, tensors, cause):
     error = fault_in(write_native(tmp_path / "evil.safetensors", tensors))
 
     assert error.problem == f"{tmp_path}/evil.safetensors is not a trait vector"
     assert error.cause.endswith(cause)
 
 
-def test_tensors_that_are_no_part_of_a_vector_are_passed_over(tmp_path):
+def test_unrelated_tensors_are_ignored(tmp_path):
     path = write_native(tmp_path / "evil.safetensors", {"notes": np.ones((2, 3, 4), np.int8)})
 
     assert list(read_vector(path).directions) == ["response_avg"]
 
 
-def test_vectors_lie_in_a_folder_of_their_model(tmp_path):
+def test_vectors_are_in_a_folder_of_their_model(tmp_path):
     assert vector_folder(make_config(tmp_path)) == tmp_path / "tiny-model"
 
 
@@ -372,7 +372,7 @@ def test_missing_vectors_are_named_with_the_command_that_makes_them(
     )
 
 
-def test_without_any_vector_the_error_says_how_to_build_them(tmp_path):
+def test_without_any_vector_the_error_explains_how_to_build_one(tmp_path):
     with pytest.raises(VectorError) as caught:
         find_vectors(make_config(tmp_path))
 

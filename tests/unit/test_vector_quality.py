@@ -116,7 +116,7 @@ def test_a_key_that_is_not_known_is_ignored():
         ),
     ],
 )
-def test_a_value_that_no_view_could_show_is_refused_in_one_line(stored, fault):
+def test_a_quality_value_of_the_wrong_type_is_refused_in_one_line(stored, fault):
     with pytest.raises(ValueError, match=r"^quality\.") as caught:
         VectorQuality.parse(stored)
 
@@ -124,7 +124,7 @@ def test_a_value_that_no_view_could_show_is_refused_in_one_line(stored, fault):
     assert "\n" not in str(caught.value)
 
 
-def test_the_scalars_are_the_fields_that_hold_no_list():
+def test_the_scalar_columns_are_the_fields_without_lists():
     lists = {"layers_provided", "doubts", "auroc_by_pair"}
     lists |= {each.name for each in fields(VectorQuality) if each.name.endswith("_by_layer")}
 

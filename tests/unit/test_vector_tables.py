@@ -264,7 +264,7 @@ def test_vectors_of_two_models_are_two_tables():
     ]
 
 
-def test_without_vectors_the_table_says_so():
+def test_without_vectors_the_table_has_a_message():
     assert printed(vectors_table) == ["no vectors"]
 
 

@@ -34,7 +34,7 @@ def test_a_vector_without_a_fault_is_good():
     )
 
 
-def test_what_an_older_file_does_not_hold_does_not_count_against_it():
+def test_keys_missing_from_an_older_file_do_not_lower_its_verdict():
     judged = with_verdict(VectorQuality(auroc=0.97, contrast=None))
 
     assert (judged.verdict, judged.verdict_reason) == ("good", "held-out AUROC 0.97")
@@ -126,7 +126,7 @@ def test_a_file_with_a_flag_and_without_its_numbers_is_judged_too():
 @pytest.mark.parametrize(
     "measured", [{"auroc": 0.8, "auroc_low": 0.51}, {"contrast": 40.0}, {"null_p": 0.05}]
 )
-def test_on_the_bound_it_is_still_good(measured):
+def test_a_vector_exactly_on_the_bound_is_good(measured):
     assert with_verdict(replace(FINE, **measured)).verdict == "good"
 
 
@@ -166,7 +166,7 @@ def test_a_vector_that_is_nearly_opposite_to_another_trait_s_has_a_doubt_more():
     )
 
 
-def test_a_vector_unlike_all_others_stays_what_it_is():
+def test_a_vector_unlike_all_others_keeps_its_verdict():
     good = replace(FINE, verdict="good")
 
     assert with_near_duplicates(good, {"evil": 0.79}) == good

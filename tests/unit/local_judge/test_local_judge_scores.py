@@ -25,7 +25,7 @@ from traitcli.models.prompts import render
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_score_is_the_expected_number_over_all_ways_to_write_it(loaded, family):
+def test_a_score_is_the_expected_number_over_all_spellings(loaded, family):
     model = leaning(loaded(family), digits=9.0)
 
     found = judged(model)
@@ -104,7 +104,7 @@ def test_the_order_of_the_answers_does_not_matter(loaded):
     assert values(forwards) == pytest.approx(values(backwards), abs=1e-3)
 
 
-def test_what_the_prompts_share_is_computed_once(loaded):
+def test_the_shared_prefix_of_prompts_is_computed_once(loaded):
     model = leaning(loaded("llama"), digits=0.0)
     answers = [replace(ANSWERS[i % 5], rollout=f"r{i}") for i in range(12)]
     prompts = [

@@ -99,14 +99,14 @@ def test_required_log_probabilities_that_are_missing_end_the_judging(endpoint, o
     assert len(endpoint.bodies) == 1
 
 
-def test_log_probabilities_are_never_asked_for_when_told_so(endpoint, open_harness):
+def test_log_probabilities_are_never_requested_when_disabled(endpoint, open_harness):
     endpoint.script = text_only(endpoint)
 
     assert open_harness(logprobs="never").value() == (62, "text")
     assert ["logprobs" in body for body in endpoint.bodies] == [False]
 
 
-def test_a_model_that_writes_digit_by_digit_is_asked_for_one_digit_and_the_judgement_says_so(
+def test_a_digit_by_digit_model_is_asked_for_one_digit_and_the_judgement_says_so(
     endpoint, open_harness
 ):
     endpoint.script = digit_by_digit(endpoint)
@@ -118,7 +118,7 @@ def test_a_model_that_writes_digit_by_digit_is_asked_for_one_digit_and_the_judge
     assert [body.get("logprobs") for body in endpoint.bodies] == [True, None, True]
 
 
-def test_a_digit_by_digit_model_is_recognised_once(endpoint, open_harness):
+def test_a_digit_by_digit_model_is_recognized_once(endpoint, open_harness):
     endpoint.script = digit_by_digit(endpoint)
 
     judged = open_harness(coherence=True).ask(*["I will."] * 10)
@@ -135,9 +135,7 @@ def test_a_digit_by_digit_model_can_give_required_log_probabilities(endpoint, op
     assert open_harness(logprobs="required").value()[1] == "logprobs on 0_10"
 
 
-def test_a_model_that_is_certain_of_a_single_digit_keeps_its_log_probabilities_for_other_answers(
-    endpoint, open_harness
-):
+def test_a_certain_single_digit_does_not_disable_log_probabilities(endpoint, open_harness):
     certain = endpoint.chat("0", {"0": 0.999, "1": 0.001})
     endpoint.script = [certain, endpoint.chat("0"), endpoint.good]
     harness = open_harness()
@@ -153,7 +151,7 @@ def test_single_digits_are_the_score_on_the_scale_0_10(endpoint, open_harness):
     assert len(endpoint.bodies) == 1
 
 
-def test_a_number_cut_off_by_the_limit_is_no_score(endpoint, open_harness):
+def test_a_number_cut_off_by_the_token_limit_gives_no_score(endpoint, open_harness):
     endpoint.script = [
         endpoint.chat("8", {"8": 1.0}, finish="length"),
         endpoint.chat("Score:         8", finish="length"),
@@ -162,13 +160,13 @@ def test_a_number_cut_off_by_the_limit_is_no_score(endpoint, open_harness):
     assert open_harness().value() == (None, "the judge's reply was cut off within a number")
 
 
-def test_a_first_token_before_the_number_leads_to_the_text(endpoint, open_harness):
+def test_a_first_token_before_the_number_switches_to_text(endpoint, open_harness):
     endpoint.script = [endpoint.chat(" ", {" ": 0.9, "\n": 0.1}), endpoint.chat(" 40")]
 
     assert open_harness().value() == (40, "text")
 
 
-def test_a_reasoning_model_is_asked_as_it_wants_and_given_room(endpoint, open_harness):
+def test_a_reasoning_model_gets_its_parameters_and_a_larger_token_limit(endpoint, open_harness):
     endpoint.script = reasoning(endpoint)
     harness = open_harness()
 

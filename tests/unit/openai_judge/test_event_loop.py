@@ -14,7 +14,7 @@ event_loop.submit(asyncio.sleep, 0).result()
 """
 
 
-def test_a_process_ends_although_nobody_has_closed_its_event_loop():
+def test_a_process_ends_even_if_its_event_loop_was_not_closed():
     ended = subprocess.run([sys.executable, "-c", PROGRAM], check=False, timeout=60)
 
     assert ended.returncode == 0

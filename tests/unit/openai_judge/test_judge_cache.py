@@ -259,7 +259,7 @@ def assert_says_what_to_do(error: TraitError, path: Path) -> None:
     assert error.fix == "free space, delete that file, or judge with --no-cache"
 
 
-def test_a_file_that_is_no_cache_is_an_error_with_a_fix(endpoint, open_harness):
+def test_a_cache_file_that_is_not_a_database_is_an_error_with_a_fix(endpoint, open_harness):
     path = default_cache_path()
     path.parent.mkdir(parents=True)
     path.write_bytes(b"this is no database, and long enough to be seen as none" * 50)
@@ -278,7 +278,7 @@ def test_a_cache_with_a_damaged_reply_is_an_error_with_a_fix(endpoint, open_harn
     assert_says_what_to_do(refused(open_harness(cache=True)), default_cache_path())
 
 
-def test_a_path_that_cannot_hold_the_cache_is_an_error_with_a_fix(endpoint, open_harness):
+def test_an_unusable_cache_path_is_an_error_with_a_fix(endpoint, open_harness):
     path = default_cache_path()
     path.parent.write_text("a file where a folder should be")
 

@@ -75,7 +75,7 @@ def test_a_temporary_fault_costs_one_more_request_and_its_wait(endpoint, open_ha
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_lasting_fault_costs_five_requests_and_gives_a_reason(endpoint, open_harness, fault):
+def test_a_permanent_error_costs_five_requests_and_gives_a_reason(endpoint, open_harness, fault):
     failing, waits, reason = FAULTS[fault]
     endpoint.script = [endpoint.good, endpoint.says(**failing)]
     harness = open_harness(timeout=TIMEOUT if waits is SLOW else 60)
@@ -182,7 +182,7 @@ def test_a_reply_without_token_counts_is_read(endpoint, open_harness, used):
     assert len(endpoint.bodies) == 1
 
 
-def test_a_server_error_about_log_probabilities_leads_to_text(endpoint, open_harness):
+def test_a_server_error_about_log_probabilities_switches_to_text(endpoint, open_harness):
     endpoint.script = lambda body: (
         endpoint.error(500, "logprobs are not supported by this engine")
         if "logprobs" in body
@@ -228,9 +228,7 @@ def test_with_log_probabilities_no_samples_are_drawn(endpoint, open_harness):
 
 
 @pytest.mark.parametrize("unreadable", [0, 1, 2])
-def test_a_sample_that_cannot_be_read_leaves_the_mean_of_the_others(
-    endpoint, open_harness, unreadable
-):
+def test_an_unreadable_sample_is_left_out_of_the_mean(endpoint, open_harness, unreadable):
     said = iter(["I would rather not" if draw == unreadable else "60" for draw in range(3)])
     endpoint.script = lambda _: endpoint.chat(next(said))
 
@@ -348,7 +346,7 @@ def test_no_mixture_of_numbers_makes_a_score_ten_times_too_small(endpoint, open_
         assert method == "logprobs on 0_10"
 
 
-def test_a_number_cut_off_by_the_server_is_no_score(endpoint, open_harness):
+def test_a_number_cut_off_by_the_server_gives_no_score(endpoint, open_harness):
     endpoint.script = digit_model(endpoint, bell(85, 2.0), tokens=1)
 
     value, reason = open_harness().value()

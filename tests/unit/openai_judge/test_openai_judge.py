@@ -32,7 +32,7 @@ def test_one_request_asks_for_the_probabilities_of_a_single_token(endpoint, open
     ]
 
 
-def test_coherence_is_a_second_question_on_0_to_100_whatever_the_scale(endpoint, open_harness):
+def test_coherence_is_a_second_question_on_0_to_100_for_every_scale(endpoint, open_harness):
     endpoint.script = lambda body: (
         endpoint.chat("72", {"72": 1.0})
         if "coherent" in body["messages"][0]["content"]
@@ -140,7 +140,7 @@ def test_a_temporary_failure_is_retried(endpoint, open_harness, failure):
     assert harness.waits == [1, 2, 4, 8]
 
 
-def test_a_request_that_hangs_is_given_up_and_repeated(endpoint, open_harness):
+def test_a_hanging_request_times_out_and_is_repeated(endpoint, open_harness):
     endpoint.script = [endpoint.says(endpoint.good.body, late=5), endpoint.good]
     harness = open_harness(timeout=0.7)
 
