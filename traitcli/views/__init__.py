@@ -61,5 +61,6 @@ def open_monitor_view(
 
 def can_redraw(stream: TextIO) -> bool:
     """Whether a stream is a terminal that can move its cursor and show Unicode."""
+    # Editors such as Emacs run commands in a terminal that calls itself dumb.
     moves = os.environ.get("TERM", "").lower() not in {"dumb", "unknown"}
     return stream.isatty() and moves and stream.encoding.lower().startswith("utf")

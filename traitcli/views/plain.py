@@ -121,6 +121,7 @@ class PlainView(_Plain):
 
         key = (event.trait, event.stage)
         last = self._shown_at.get(key)
+        # The start and the end of a stage are always shown. A line for every step would fill a log.
         if isinstance(event, Progressed) and last is not None and now - last < self._every:
             return
         self._shown_at[key] = now
@@ -230,11 +231,13 @@ class PlainMonitorView(_Plain):
             if trait not in self._noted_raw and not self._raw:
                 self._noted_raw.add(trait)
                 self._note(f"warning: {words.warning_text(words.raw_note(trait))}")
+        # Flushed at once: a program that reads along must not wait for a full buffer.
         print("\t".join(fields), file=self._data, flush=True)
 
     def _show_reading(self, event: TextsRead) -> None:
         """Write a line every few seconds, and one at the end."""
         now = self._clock()
+        # The first event comes before any text is read, so that its time counts.
         if not event.done:
             self._reading_since = self._shown_at = now
         elif event.done == event.total or now - self._shown_at >= _EVERY:
@@ -249,11 +252,13 @@ class JsonMonitorView(PlainMonitorView):
         kinds = {"trait_scores": event.raw, "calibrated_scores": event.calibrated}
         line: dict[str, Any] = {"index": event.index, "token": event.text}
         for kind, scores in kinds.items():
+            # As many decimals as a record has.
             line[kind] = {trait: round(score, 5) for trait, score in scores.items()}
         print(json.dumps(line), file=self._data, flush=True)
 
 
 def _name(trait: str) -> str:
+    # A tab or a line break in a name would end its field.
     return trait if trait.isascii() and trait.isprintable() else json.dumps(trait)
 
 

@@ -86,6 +86,7 @@ def built_text(event: VectorBuilt) -> str:
 
 def finished_text(event: RunFinished, vectors: int, *, worked: bool) -> str:
     """`finished in 12:03: 8 vectors, 1 trait failed, in runs/smollm2`."""
+    # "0 vectors built" would look like a failure when everything was on disk already.
     if not worked and not event.failures:
         return f"nothing left to do, in {one_line(event.directory)}"
     parts = [f"finished in {clock_time(event.seconds)}: {count_text(vectors, 'vector')} built"]
@@ -136,6 +137,7 @@ def steering_text(steering: Sequence[Intervention]) -> str:
     texts = []
     for one in steering:
         coefficient = f"{one.coefficient:+g}".replace("-", "−")
+        # A dose of zero is one that is not measured yet.
         dose = f" (dose {one.dose:.2f})" if one.dose else ""
         texts.append(f"{one_line(one.trait)} {coefficient} at layer {one.layer}{dose}")
     return f"steered by {', '.join(texts)}" if texts else ""
@@ -172,6 +174,7 @@ def color_changes_text(turns: Sequence[tuple[int, str]], verb: str = "Colored") 
         return ""
     (_, first), *later = turns
     changes = [f"then {one_line(trait)} from token {index}" for index, trait in later]
+    # Without --color-by, the leading trait of a long answer may change often.
     if len(changes) > _MAX_CHANGES:
         changes[_MAX_CHANGES:] = [f"and {len(changes) - _MAX_CHANGES} more changes"]
     return f"{verb} by {', '.join([one_line(first), *changes])}."

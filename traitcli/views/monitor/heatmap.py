@@ -57,6 +57,7 @@ class HeatMap:
         title = Text(f"  {self._trait} at {which}", QUIET)
         if self._layer is not None:
             title.append(f", monitored at {self._layer}", QUIET)
+        # Layer 0 is at the bottom, as on the y axis of a chart.
         return [title, *(self._band(band, step, columns, palette) for band in reversed(bands))]
 
     def _band(

@@ -80,6 +80,7 @@ class TraitTrack:
         self.recent.append(score)
 
         is_largest = self.scores.add(score)
+        # If both are the same object, the token is counted already.
         if self.shown is not self.scores:
             is_largest = self.shown.add(raw)
         if is_largest:
@@ -107,9 +108,11 @@ def fit_columns(names: Sequence[str], width: int) -> Columns:
     name = max(5, min(longest, _WIDEST_NAME, width - _SCORE - 4))
     free = width - 2 - name - 2 - _SCORE
 
+    # Each column is preceded by two cells of space.
     mean = _SCORE if free >= 2 + _SCORE else 0
     free -= 2 + mean if mean else 0
 
+    # Odd widths, so that zero has a cell of its own in the middle.
     bar = 21 if free >= 54 else 13 if free >= 15 else 0
     free -= 2 + bar if bar else 0
 
@@ -137,6 +140,7 @@ def bar(score: float | None, palette: Palette, width: int) -> Text:
     """
     half = width // 2
     size = 0.0 if score is None or math.isnan(score) else abs(score)
+    # Counted in half cells: `╸` fills the left half of its cell.
     full, rest = divmod(round(min(size, LIMIT) / LIMIT * half * 2), 2)
     beyond = size > LIMIT
 
@@ -162,6 +166,7 @@ def sparkline(scores: Sequence[float], palette: Palette, width: int, *, calibrat
     Calibrated scores are drawn from −2 to +2, raw projections from their own minimum to maximum.
     """
     shown = list(scores)[-width:] if width else []
+    # On one scale traits can be compared. Raw projections of different vectors have none.
     low, high = -LIMIT, LIMIT
     if not calibrated:
         finite = [score for score in shown if math.isfinite(score)]

@@ -117,6 +117,7 @@ def _name_width(traits: Sequence[str]) -> int:
 
 def _columns(name: int) -> list[Column]:
     return [
+        # Fixed widths: columns that follow the numbers would jump at every redraw.
         Column(_TRAIT, _MARK + name, right=False),
         Column("stage", len("judgements"), right=False),
         BAR,

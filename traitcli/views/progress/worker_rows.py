@@ -82,10 +82,12 @@ def draw_workers(
     """
     rows = list(workers.by_worker.values())
     judge = judge_text(rates)
+    # The header of the table takes a line, and so does the judge.
     room = max(1, room - 1 - bool(judge))
     shown = rows
     if len(rows) > room:
         busy = [row for row in rows if row.is_at_work]
+        # The last line counts the workers that are not shown.
         shown = (busy or rows)[: max(1, room - 1)]
 
     table = progress_table(_columns(rows), [_cells(row, now) for row in shown], width)

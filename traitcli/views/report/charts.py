@@ -121,6 +121,7 @@ def draw_lines(
     # Raw projections have another unit, so these traits appear in the legend only.
     for trait in others:
         axes.plot([], [], linestyle="none", label=f"{short(trait)} (not calibrated)")
+    # With a small margin the first and the last token do not touch the frame.
     axes.set_xlim(1 - 0.01 * count, count + 0.01 * count)
     axes.set(xlabel="token", ylabel=_CALIBRATED if unit == "calibrated" else _RAW)
     _legend(figure)
@@ -153,6 +154,7 @@ def draw_separation(vectors: Sequence[Row], styles: TraitStyles) -> Figure | Non
 
     figure, axes = _open(2.6, len(shown) + 3)
     axes.axhline(0.5, color=_QUIET, linewidth=0.8, linestyle=(0, (4, 3)), label="chance")
+    # The axis of all reports begins here, unless a vector separates even worse.
     lowest = 0.4
     for vector, values in shown:
         _plot_layers(axes, values, vector["trait"], styles)
@@ -302,6 +304,7 @@ def _draw_histograms(axes: Axes, vector: Row) -> None:
     axes.axhline(0, color=_DIM, linewidth=0.6)
     axes.set(
         xlim=(0, 100),
+        # The notes about kept rollouts need room above and below the bars.
         ylim=(-1.45 * tallest, 1.45 * tallest),
         xticks=(0, 50, 100),
         title=short(vector["trait"], 17),

@@ -116,6 +116,7 @@ def _without_folders(key: str, value: Any) -> Any:
 
 def _is_absolute(text: str) -> bool:
     return (
+        # `~` is the home folder of the person who made the record.
         text.startswith("~")
         or PurePosixPath(text).is_absolute()
         or PureWindowsPath(text).is_absolute()
@@ -123,5 +124,10 @@ def _is_absolute(text: str) -> bool:
 
 
 def _number(value: Any) -> float | None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if is_number and math.isfinite(value) else None
+    return value if is_number(value) and math.isfinite(value) else None
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of JSON is a number."""
+    # A bool is an int in Python, but not in JSON.
+    return isinstance(value, int | float) and not isinstance(value, bool)

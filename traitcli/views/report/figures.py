@@ -100,6 +100,7 @@ def _cell(column: str, value: Any) -> Any:
     if isinstance(value, str):
         # A lone surrogate, half of an emoji, cannot be encoded as UTF-8.
         text = value.encode("utf-8", "backslashreplace").decode()
+        # After an apostrophe, a spreadsheet takes the rest of the cell as text.
         return f"'{text}" if text.startswith(_FORMULA) else text
     return value
 
@@ -159,6 +160,7 @@ def _vector_layers(data: Row) -> Iterator[Row]:
         magnitudes = vector.get("magnitude_by_layer") or ()
         aurocs = vector.get("auroc_by_layer") or ()
         last = vector.get("layer_count", len(magnitudes)) - 1
+        # A vector file of another tool has magnitudes and no AUROC.
         for layer, (magnitude, auroc) in enumerate(zip_longest(magnitudes, aurocs)):
             yield {
                 "set": vector["set"],

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from traitcli.views.report.contents import is_number
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -112,11 +114,7 @@ def _decimals(numbers: Floats) -> int:
 def _numbers(values: Any) -> Floats | None:
     """float64 [n], NaN for None; None if `values` is not a list of numbers."""
     if not isinstance(values, list | tuple) or not all(
-        value is None or _is_number(value) for value in values
+        value is None or is_number(value) for value in values
     ):
         return None
     return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

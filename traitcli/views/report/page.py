@@ -31,6 +31,7 @@ def write_page(path: Path, report: Report) -> None:
     """
     style = "\n".join(_asset(name) for name in ("uplot/uplot.min.css", "report.css"))
     script = "\n".join(_asset(name) for name in SCRIPTS)
+    # uPlot's license must be part of every copy of it.
     library = f"/*!\n{_asset('uplot/LICENSE').strip()}\n*/\n{_asset('uplot/uplot.min.js')}"
     shown = contents(report)
     data = {
@@ -40,6 +41,7 @@ def write_page(path: Path, report: Report) -> None:
         "palette": {"below": BELOW, "above": ABOVE, "faint": FAINT, "limit": LIMIT},
     }
 
+    # StrictUndefined: a wrong name in the template fails instead of writing nothing.
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(
         _asset("report.html.j2")
     )
@@ -65,6 +67,7 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_rounded(item) for item in value]
     if isinstance(value, float):
+        # No chart shows more digits, and they would make the file larger.
         return float(f"{value:.6g}")
     return value
 

@@ -104,6 +104,7 @@ def _tokens(record: Row, scores: Scores, trait: str) -> Figure | None:
         if not sizes:
             return None
         unit = "projection, in activation units; this vector has no calibration"
+        # If nearly all projections are zero, any limit will do, but zero cannot be one.
         limit = sizes[math.ceil(_USUAL * len(sizes)) - 1] or LIMIT
 
     layer = (record.get("layers") or {}).get(trait)
@@ -159,5 +160,6 @@ def _render(draw: Callable[[], Figure | None]) -> bytes | None:
         file = io.BytesIO()
         # "tight" crops the margins of charts. The grid of a text must not move by a pixel.
         box = "tight" if figure.get_layout_engine() else None
+        # Without matplotlib's version in its metadata, the same report gives the same file.
         figure.savefig(file, dpi=DPI, bbox_inches=box, pad_inches=0.05, metadata={"Software": None})
         return file.getvalue()

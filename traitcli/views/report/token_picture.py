@@ -64,6 +64,7 @@ class ColoredText:
 def draw_tokens(text: ColoredText) -> Figure:
     """Draw the prompt, the colored response, and the color scale below."""
     prompt, lines = _prompt(text.prompt), _response(text)
+    # The rest is for margins and for the color scale with its labels.
     height = len(prompt) + len(lines) + 4.8
     width = COLUMNS + 2
 
@@ -96,6 +97,7 @@ def _response(text: ColoredText) -> list[Text]:
     """The colored lines of the response, wrapped as in the terminal."""
     styler, wrapper = TokenStyler(Palette("full")), LineWrapper(COLUMNS)
     for token, score in zip(text.tokens, text.scores, strict=True):
+        # The styler knows calibrated scores only, so projections are scaled to their range.
         shade = None if score is None else score / text.limit * LIMIT
         for part, style in styler.style(token, shade):
             wrapper.add(part, style)

@@ -53,6 +53,7 @@ def sides(positive: str, negative: str, form: str = "{:.0f}", between: str = "+"
 
 
 def verdict_cell(row: Row) -> Text:
+    # A file may hold a verdict that this version does not know.
     return Text(one_line(row["verdict"]), VERDICTS.get(row["verdict"], PLAIN))
 
 
@@ -78,12 +79,14 @@ def print_table(
     )
     cells = []
     for title, cell in columns:
+        # Text is folded and not cut, so that a long name can still be copied.
         is_text = title in _TEXT_COLUMNS
         table.add_column(
             title, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text
         )
         cells.append(cell)
     for row in rows:
+        # The end of a section draws the line above the total.
         is_last = total is not None and row is rows[-1]
         table.add_row(*[cell(row) for cell in cells], end_section=is_last)
     if total is not None:

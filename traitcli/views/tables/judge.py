@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from rich.cells import cell_len
-from rich.style import Style
 from rich.text import Text
 
 from traitcli.records import Usage
 from traitcli.views.cells import fit, wrap_labelled
 from traitcli.views.palette import Palette
 from traitcli.views.printable import one_line
-from traitcli.views.words import usage_text
+from traitcli.views.tables.base import NAME, NONE, QUIET, Row
+from traitcli.views.words import count_text, usage_text
 
-Row = Mapping[str, Any]
-
-_QUIET = Style(dim=True)
-_NAME = Style(bold=True)
 _INDENT = "  "
 _LABEL_WIDTH = 12
 _LEVELS = "▁▂▃▄▅▆▇█"
@@ -33,7 +28,7 @@ def judge_lines(row: Row, width: int, palette: Palette) -> list[Text]:
     The second line may be wider than `width`: the judge's name stays in one piece, to be copied.
     """
     quality = row["judge_quality"]
-    heading = Text.assemble((one_line(row["trait"]), _NAME), "  ", (one_line(row["judge"]), _QUIET))
+    heading = Text.assemble((one_line(row["trait"]), NAME), "  ", (one_line(row["judge"]), QUIET))
     coherence = [f"missing {text}" for text in _missing(quality["missing_coherence"])]
     facts = [
         ("AUROC", _separation(row)),
@@ -103,7 +98,7 @@ def _agreement(other: Row) -> list[str]:
 
 def _agreement_text(other: Row) -> str:
     def known(key: str) -> str:
-        return "–" if other[key] is None else f"{other[key]:.2f}"
+        return NONE if other[key] is None else f"{other[key]:.2f}"
 
     return " · ".join(
         [
@@ -120,6 +115,7 @@ def _histogram(counts: Mapping[str, Sequence[int]], palette: Palette) -> Iterato
     """A line of bars for each polarity, on one scale, and an axis; a dot means no score."""
     most = max((count for side in counts.values() for count in side), default=0)
     for polarity, side in counts.items():
+        # The color that a score at the class mean has in the monitor.
         style = palette.foreground(1.0 if polarity == "positive" else -1.0)
         line = Text(_label(polarity))
         for count in side:
@@ -128,11 +124,11 @@ def _histogram(counts: Mapping[str, Sequence[int]], palette: Palette) -> Iterato
                 level = max(-(-count * len(_LEVELS) // most) - 1, 0)
                 line.append(_LEVELS[level] * _BAR_WIDTH, style)
             else:
-                line.append("·" * _BAR_WIDTH, _QUIET)
+                line.append("·" * _BAR_WIDTH, QUIET)
         line.append(f"  {_summary(polarity, side)}")
         yield line
     half = len(next(iter(counts.values()))) * _BAR_WIDTH // 2
-    yield Text(" " * _LABEL_WIDTH + "0".ljust(half) + "50".ljust(half) + "100", _QUIET)
+    yield Text(" " * _LABEL_WIDTH + "0".ljust(half) + "50".ljust(half) + "100", QUIET)
 
 
 def _summary(polarity: str, side: Sequence[int]) -> str:
@@ -147,14 +143,14 @@ def _doubtful(doubtful: Row, width: int) -> Iterator[Text]:
     """Two lines for each doubtful rollout: why it is doubtful, and its question and response."""
     shown, total = doubtful["rollouts"], doubtful["total"]
     if not shown:
-        yield Text(f"{_INDENT}no doubtful scores: each is on its instruction's side of 50", _QUIET)
+        yield Text(f"{_INDENT}no doubtful scores: each is on its instruction's side of 50", QUIET)
         return
 
     if len(shown) < total:
         title = f"the {len(shown)} most doubtful of {total:,} rollouts"
     else:
-        title = f"doubtful: {total} rollout{'' if total == 1 else 's'}"
-    yield Text(f"{_INDENT}{title} (score, instruction, question → response)", _QUIET)
+        title = f"doubtful: {count_text(total, 'rollout')}"
+    yield Text(f"{_INDENT}{title} (score, instruction, question → response)", QUIET)
     for rollout in shown:
         label = f"{_INDENT}{rollout['score']:>6.0f} {_SIGNS[rollout['polarity']]}  "
         text = f"{one_line(rollout['rollout'])}  {one_line(rollout['why'])}"
@@ -166,6 +162,7 @@ def _excerpt(rollout: Row, indent: int, width: int) -> Text:
     room = max(width - indent, 10)
     question = ""
     if rollout["question"]:
+        # The larger part of the line is for the answer: that is what was scored.
         question = fit(one_line(rollout["question"]), room * 2 // 5).rstrip() + " → "
     answer = fit(one_line(rollout["response"]), room - cell_len(question)).rstrip()
-    return Text.assemble(" " * indent, (question, _QUIET), answer, no_wrap=True)
+    return Text.assemble(" " * indent, (question, QUIET), answer, no_wrap=True)

@@ -12,7 +12,6 @@ from traitcli.views.formatting import clock_time, format_score
 from traitcli.views.palette import palette_for
 from traitcli.views.printable import one_line, printable
 from traitcli.views.tables.base import (
-    NAME,
     NAMED,
     NONE,
     PLAIN,
@@ -30,6 +29,7 @@ from traitcli.views.tables.base import (
     text_cell,
 )
 from traitcli.views.tables.judge import judge_lines
+from traitcli.views.words import count_text
 
 
 def traits_table(console: Console, rows: Sequence[Row]) -> None:
@@ -62,12 +62,14 @@ def run_table(console: Console, rows: Sequence[Row]) -> None:
     palette = palette_for(console.color_system, no_color=console.no_color)
     for row in rows:
         if row["judge_quality"]:
+            # One column stays free: some terminals wrap a line that fills the last one.
             for line in judge_lines(row, console.width - 1, palette):
                 console.print(line, soft_wrap=True, highlight=False)
 
 
 def plan_table(console: Console, rows: Sequence[Row]) -> None:
     """What a run would do: one line for each trait, and one for all."""
+    # The total of a single trait would repeat its line.
     print_table(console, _PLAN_COLUMNS, rows, total=_total(rows) if len(rows) > 1 else None)
     caption(
         console,
@@ -116,6 +118,7 @@ def set_table(console: Console, rows: Sequence[Row], path: str) -> None:
 def texts_table(console: Console, rows: Sequence[Row], failures: Sequence[str], path: str) -> None:
     """Mean scores over texts, and the texts with the lowest and the highest score of each trait."""
     print_table(console, _TEXTS_COLUMNS, rows)
+    # Many unreadable files must not push the table off the screen.
     for failure in failures[:_FAILURES_SHOWN]:
         labelled_line(console, "not read: ", printable(failure), label_style=VERDICTS["weak"])
     if len(failures) > _FAILURES_SHOWN:
@@ -147,6 +150,7 @@ def _done(done: str, total: str) -> Cell:
 
 
 def _gibibytes(key: str) -> Cell:
+    # The keys of the JSON output end with `_mb`, but their unit is 2^20 bytes.
     return lambda row: Text(NONE if row[key] is None else f"{row[key] / 2**10:,.1f} GiB")
 
 
@@ -171,11 +175,13 @@ def _short(count: float) -> str:
     """`9,999`, `12.3k`, `4.1M`."""
     if count < 10_000:
         return f"{count:,.0f}"
+    # From 999,950 on, it would round to 1000.0k.
     return f"{count / 1e3:.1f}k" if count < 999_950 else f"{count / 1e6:.1f}M"
 
 
 def _disk(row: Row) -> Text:
     megabytes = row["disk_mb"]
+    # From 999.5 on, it would round to 1000 MB.
     return Text(f"{megabytes:.0f} MB" if megabytes < 999.5 else f"{megabytes / 1e3:.1f} GB")
 
 
@@ -185,11 +191,9 @@ def _cost(row: Row) -> Text:
 
 def _faults(row: Row) -> Text:
     count = len(row["faults"])
-    return (
-        Text(f"{count} fault{'' if count == 1 else 's'}", VERDICTS["unusable"])
-        if count
-        else Text("none", QUIET)
-    )
+    if not count:
+        return Text("none", QUIET)
+    return Text(count_text(count, "fault"), VERDICTS["unusable"])
 
 
 _TRAIT_COLUMNS: tuple[tuple[str, Cell], ...] = (
@@ -228,7 +232,7 @@ _WORKER_COLUMNS: tuple[tuple[str, Cell], ...] = (
     ("rollouts to make", _partitions),
 )
 _SET_COLUMNS: tuple[tuple[str, Cell], ...] = (
-    ("trait", text_cell("trait", NAME)),
+    NAMED,
     ("answers", _count("answers")),
     ("failed", _count("failed")),
     ("should rise", _score("positive")),
@@ -237,7 +241,7 @@ _SET_COLUMNS: tuple[tuple[str, Cell], ...] = (
     ("swing", number("swing")),
 )
 _TEXTS_COLUMNS: tuple[tuple[str, Cell], ...] = (
-    ("trait", text_cell("trait", NAME)),
+    NAMED,
     ("texts", _count("texts")),
     ("mean", _score("mean")),
     ("lowest", _extreme("low")),

@@ -49,6 +49,7 @@ def steering_table(console: Console, rows: Sequence[Row], *, show: bool = False)
 
     for judge in dict.fromkeys(row["judge"] for row in rows):
         caption(console, f"judge: {one_line(judge)}")
+    # A dict keeps the order and drops repeats: rows of one kind share a caption.
     captions = {_SCORE_CAPTION: None}
     for row in rows:
         text = _COHERENCE_CAPTIONS[row["coherence_by"]].format(least=row["least_coherence"])
@@ -86,6 +87,7 @@ def _rise_text(row: Row) -> str:
         return "answers break at every strength" if is_broken else "the score never rises"
 
     trend = "rising at every step" if row["monotone"] else "rising up to there only"
+    # The verdicts without a style are the doubtful ones.
     if row["verdict"] not in _STYLES:
         trend = "which may be chance"
     rise = f"{row['rise']['mean']:+.0f} ± {row['rise']['error']:.0f}".replace("-", "−")
@@ -111,6 +113,7 @@ def _span(low: Row, high: Row, key: str) -> str:
 
 
 def _signed(step: Row, key: str) -> str:
+    # Unsteered: `+0.00` would look like a dose that is rounded.
     if not step["coefficient"]:
         return "0"
     return (f"{step[key]:+.2f}" if key == "dose" else f"{step[key]:+.3g}").replace("-", "−")
@@ -118,6 +121,7 @@ def _signed(step: Row, key: str) -> str:
 
 def _print_answers(console: Console, row: Row) -> None:
     """The answer to the first question at each strength."""
+    # The same question at each strength, so that its answers can be compared.
     question = row["written"][0]["question"]
     answers = [answer for answer in row["written"] if answer["question"] == question]
     labelled_line(console, "question: ", printable(question), label_style=QUIET)

@@ -35,6 +35,7 @@ _HELPED_BY_ROLLOUTS = {"near chance", "may be chance", "low AUROC", "unstable"}
 
 def vectors_table(console: Console, rows: Sequence[Row], verbose: bool = False) -> None:
     """One line for each vector, by model, and what to do next; with `verbose`, all measurements."""
+    # Layers and norms of different models cannot be compared in one table.
     for model in dict.fromkeys(row["model"] for row in rows):
         of_model = [row for row in rows if row["model"] == model]
         shapes = dict.fromkeys(f"[{row['layer_count']}, {row['hidden_size']}]" for row in of_model)
@@ -96,6 +97,7 @@ def _print_details(console: Console, rows: Sequence[Row]) -> None:
 
 
 def _known(key: str, form: str = "{:.2f}") -> Cell:
+    """Like `number`, for measurements that vectors of other tools lack."""
     return lambda row: Text(NONE if row.get(key) is None else form.format(row[key]))
 
 
@@ -127,6 +129,7 @@ def _reason(row: Row) -> Text:
 
 def _reasons(row: Row) -> list[str]:
     """All reasons against a vector, most severe first."""
+    # The reason of the verdict may be one of the doubts; it comes first, and only once.
     reasons = dict.fromkeys([row.get("verdict_reason"), *row.get("doubts", ())])
     return [reason for reason in reasons if reason]
 
@@ -147,6 +150,7 @@ def _control(key: str, does_as_well: str) -> Cell:
 
 
 def _kept(row: Row) -> Text:
+    # Vectors of other tools come without counts.
     counts = [row.get(f"{side}_kept") for side in ("positive", "negative")]
     return Text(NONE if None in counts else "+".join(map(str, counts)))
 
@@ -155,6 +159,7 @@ def _norm(row: Row) -> Text:
     if row.get("magnitude") is None:
         return Text(NONE)
     relative = row.get("relative_magnitude")
+    # The share of the activations' norm tells how large the number beside it is.
     share = f" {relative:.2f}" if relative is not None else ""
     return Text(f"{row['magnitude']:.1f}").append(share, QUIET)
 
@@ -214,6 +219,7 @@ def _print_layers(console: Console, row: Row) -> None:
 
 
 def _value_at(values: Sequence[float] | None, layer: int) -> float | None:
+    # A file may lack a list, or hold a shorter one.
     return values[layer] if values and layer < len(values) else None
 
 
@@ -275,6 +281,7 @@ def methods_table(console: Console, rows: Sequence[Row]) -> None:
     # The mean difference is not listed: the others are compared with it.
     for method in dict.fromkeys(row["method"] for row in rows):
         compared = [row for row in rows if row["method"] == method and row["ahead"] is not None]
+        # By chance alone, about one difference in twenty is larger than two standard errors.
         clear = [row["ahead"] for row in compared if abs(row["ahead"]) > 2 * row["ahead_error"]]
         if compared:
             better = sum(value > 0 for value in clear)
