@@ -46,6 +46,7 @@ class BatchSize:
         # A size that the user chose is never changed.
         if self._maximum is None or self.now == 1:
             return False
+        # Memory that ran out once will do so again: later attempts to grow become rarer.
         self._grow_after *= 2
         self._change(self.now // 2)
         return True

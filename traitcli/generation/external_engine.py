@@ -48,6 +48,7 @@ def write_then_read(
         if not chosen:
             return
         answers = writer.write(chosen, sampling)
+        # Only after a whole round, because the other engine reports no single steps.
         on_step(sum(len(ids) for ids, _ in answers))
         for index, generation in _read_answers(loaded, chosen, answers):
             yield start + index, generation

@@ -33,6 +33,7 @@ def padded_steps(
     release: Release,
 ) -> Iterator[Step]:
     """Write answers in batches of `size` requests with prompts of similar length."""
+    # Prompts of similar length need little padding.
     order = sorted(range(len(requests)), key=lambda index: len(requests[index].ids))
     while order:
         if count := release(len(order)):

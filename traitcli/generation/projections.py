@@ -42,6 +42,7 @@ class Probe:
 
     def calibrate(self, raw: Floats) -> Floats:
         """Calibrated scores of projections; the vector must have class means."""
+        # The class means were measured at this position and layer: those of others do not fit.
         return np.asarray(calibrate(raw, self.vector.stats[self.position], self.layer))
 
     @property
@@ -166,12 +167,15 @@ class _Projections(ReaderState):
         if not self._is_scored:
             return
         units = self._reader.units[layer]
+        # In float32: next to the few very large dimensions, half precision would lose the others.
         projections = hidden.to(units.device, torch.float32) @ units
         self._pass[:, self._reader.columns[layer]] = projections.cpu().numpy()
 
     def copy_prefix(self, slot: int, source: _Projections, source_slot: int) -> None:
         self._divide_pass()
+        # Both states may have a pass that is not divided, and what is copied must be complete.
         source._divide_pass()
+        # A new list, because both sequences append to theirs; the arrays in it never change.
         self._parts[slot]["prompt"] = list(source._parts[source_slot]["prompt"])
 
     def finish(self, slot: int, request: int) -> None:

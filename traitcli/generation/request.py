@@ -20,6 +20,7 @@ class Request:
     seed: int
 
 
+# A number and not ids: the decode loop alone knows the order in which requests start.
 Release = Callable[[int], int]
 """Called at every step with the number of unstarted requests; returns how many to release."""
 
@@ -29,6 +30,7 @@ def release_none(unstarted: int) -> int:
     return 0
 
 
+# Compared by identity, because comparing arrays gives no single truth value.
 @dataclass(frozen=True, slots=True, eq=False)
 class Step:
     """One step of the decode loop.

@@ -51,11 +51,13 @@ def pick(logits: Tensor, draws: Tensor, sampling: SamplingConfig) -> Tensor:
         int64 [B].
     """
     if sampling.temperature == 0:
+        # No division by zero, and no random numbers: equal prompts give equal answers.
         return logits.argmax(-1)
 
     logits = logits.float()
     if sampling.temperature != 1:
         logits = logits / sampling.temperature
+    # Top-k comes before top-p, as in transformers, so that settings mean the same here.
     if 0 < sampling.top_k < logits.shape[-1]:
         logits = _drop_below(logits, logits.topk(sampling.top_k).values[:, -1:])
     if sampling.top_p < 1:

@@ -71,9 +71,11 @@ def packed_forward(layer: torch.nn.Linear) -> Callable[[Tensor], Tensor]:
     max_numbers = float("inf") if len(weight) >= _WIDE_OUTPUTS else _MAX_ROWS * weight.shape[1]
 
     def forward(rows: Tensor) -> Tensor:
+        # The copy was packed for few rows; with more, the default library is faster.
         if not 0 < rows.numel() <= max_numbers:
             return linear(rows, weight, bias)
         flat = rows.flatten(0, -2)
+        # Up to four rows stay as they are: padding would multiply their work.
         missing = -len(flat) % _ROW_MULTIPLE if len(flat) > _ROW_MULTIPLE else 0
         padded = pad(flat, (0, 0, 0, missing)) if missing else flat
         product: Tensor = torch.ops.mkldnn._linear_pointwise(padded, packed, bias, "none", [], "")

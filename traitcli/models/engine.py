@@ -213,6 +213,7 @@ class Engine:
         known = [len(prefix.ids) if prefix else 0 for prefix in prefixes]
         new = [ids[count:] for ids, count in zip(prompts, known, strict=True)]
         logits = []
+        # Several passes, because the memory of one grows with its tokens.
         for part in split_passes([len(ids) for ids in new], TOKENS_PER_PASS):
             slot = first_slot + part.start
             logits.append(self.read(batch, "prompt", known[part], new[part], slot))
@@ -226,6 +227,7 @@ class Engine:
                 missing |= dict.fromkeys(prefix.unread)
 
         while missing:
+            # Prefixes whose parents are read do not depend on each other: one pass reads them all.
             level = [prefix for prefix in missing if prefix.parent not in missing]
             longest = max(len(prefix.ids) for prefix in level)
             batch = self.open(len(level), longest, holds_prefixes=True)

@@ -54,6 +54,7 @@ def find_footprint(
 
     text = whole.get_text_config()
     item = pick_dtype(config.dtype, device, text.dtype).itemsize
+    # The bytes of quantized weights do not follow from their number and the dtype.
     parameters = 0
     if not getattr(whole, "quantization_config", None):
         # A model's own code may need more than shapes. Any error only means: size unknown.

@@ -151,6 +151,7 @@ def _describe(
     input_device = torch.device(device)
     if config.device_map:
         input_device = model.get_input_embeddings().weight.device
+
     return LoadedModel(
         name=config.name,
         revision=revision or str(getattr(model.config, "_commit_hash", None) or ""),
@@ -159,6 +160,7 @@ def _describe(
         device=input_device,
         blocks=text.num_hidden_layers,
         hidden_size=text.hidden_size,
+        # If the config has no limit, no prompt is refused as too long.
         context=int(getattr(text, "max_position_embeddings", 0) or 2**31),
         persona_in=resolve_persona_role(tokenizer, config.name, config.persona_in),
         stop_ids=_stop_ids(model, tokenizer),

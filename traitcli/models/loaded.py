@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     import torch
 
 
+# Compared by identity: comparing weights would take long and mean nothing.
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedModel:
     """A model ready to read and write with.
@@ -39,6 +40,7 @@ class LoadedModel:
     @property
     def is_spread(self) -> bool:
         """Whether accelerate has put its blocks on several devices."""
+        # transformers notes here which device each part is on; on a single device it may not.
         device_map = getattr(self.model, "hf_device_map", None) or {}
         return len(set(device_map.values())) > 1
 

@@ -25,6 +25,7 @@ def free_bytes(device: torch.device) -> int:
 
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
+        # torch keeps freed memory for itself, and CUDA counts that as used.
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(free + unused)
     if device.type == "mps":
@@ -51,6 +52,7 @@ def ran_out_of_memory(error: BaseException) -> bool:
     """Whether an error of torch, or of oneDNN inside it, means that memory ran out."""
     from accelerate.utils.memory import should_reduce_batch_size
 
+    # accelerate knows torch's messages, but not those of oneDNN.
     if isinstance(error, RuntimeError):
         return should_reduce_batch_size(error) or str(error).startswith(_ONEDNN_ERRORS)
     return isinstance(error, MemoryError)

@@ -73,6 +73,7 @@ def conversation(
         return result, ()
     if shows_system(loaded.tokenizer):
         return [{"role": "system", "content": system}, *result], ()
+    # As `persona_messages` does it, so that a system message works like a persona.
     result[0]["content"] = f"{system}\n\n{result[0]['content']}"
     note = f"{loaded.name} has no system role: the system message is in the first user message"
     return result, (note,)
@@ -84,6 +85,7 @@ def render(tokenizer: Any, messages: list[Message], *, thinking: bool = True) ->
     Without `thinking`, the template is asked for an answer at once. Templates of reasoning models
     understand this, others ignore it.
     """
+    # A base model has no template: it continues a plain text.
     if not tokenizer.chat_template:
         return raw_prompt(
             tokenizer, "\n\n".join(message["content"] for message in messages) + "\n\n"
@@ -102,6 +104,7 @@ def raw_prompt(tokenizer: Any, text: str) -> Prompt:
 
 def encode_response(tokenizer: Any, text: str) -> list[int]:
     """Token ids of an answer; text that looks like a special token stays text."""
+    # Without its own BOS, because the prompt before it has one already.
     encoded = tokenizer(text, add_special_tokens=False, split_special_tokens=True)
     return list(encoded["input_ids"])
 
@@ -161,6 +164,7 @@ def _with_one_bos(tokenizer: Any, text: str) -> list[int]:
     """
     bos = tokenizer.bos_token_id
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    # What this tokenizer adds to a text by itself: some have a BOS token and do not use it.
     default: list[int] = tokenizer("a")["input_ids"]
     if bos is None:
         return ids

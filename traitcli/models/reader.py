@@ -55,6 +55,7 @@ class ReaderState(Protocol):
         """Move a sequence to a free slot, and free its own."""
         ...
 
+    # Most readers score no tokens, so these two have a default.
     def token_scores(self) -> Floats | None:
         """Scores float32 [N, P] of the last pass's tokens; none if the reader scores no tokens."""
         return None
@@ -75,6 +76,7 @@ class Reader(Protocol):
         ...
 
 
+# One object for both roles: without layers there is nothing to keep for a batch.
 class NullReader(ReaderState):
     """A reader of no layers, for passes of which only the logits matter; it is its own state."""
 

@@ -70,6 +70,7 @@ class ActivationSteerer:
                 cause=f"positions are {known}",
                 fix="choose one of them",
             )
+
         blocks = find_blocks(model)
         if layer_idx not in range(len(blocks)):
             last = len(blocks) - 1
@@ -78,6 +79,7 @@ class ActivationSteerer:
                 cause=f"the model has blocks 0 to {last}, which output layers 1 to {last + 1}",
                 fix="choose one of them: layer K is layer_idx K−1",
             )
+
         self._block = blocks[layer_idx]
         self._positions = positions
         self._added = _scale(model, vector, coeff)
@@ -121,6 +123,7 @@ class ActivationSteerer:
 
     def _add_to(self, hidden: Tensor, columns: slice | Tensor) -> Tensor:
         """A steered copy: others may still hold the tensor that the block returned."""
+        # With a device map, only the first pass shows which device the block is on.
         self._added = self._added.to(hidden.device)
         steered = hidden.clone()
         steered[:, columns] += self._added.to(hidden.dtype)
@@ -165,6 +168,7 @@ def _scale(model: Any, vector: Vector, coeff: float) -> Tensor:
         )
 
     scaled = coeff * direction
+    # In the dtype it will be added in: float16 ends at 65,504.
     if not scaled.to(model.dtype).isfinite().all():
         raise UserError(
             f"coeff {coeff:g} is too large",
@@ -180,6 +184,7 @@ def _to_float32(vector: Vector) -> Tensor:
         if isinstance(vector, torch.Tensor):
             tensor = vector.detach()
         else:
+            # Through float64: a list may hold integers, and NumPy has types that torch lacks.
             tensor = torch.from_numpy(np.array(vector, np.float64))
     except (TypeError, ValueError) as error:
         raise VectorError(

@@ -45,6 +45,7 @@ def build_trait(
             cause=f"{snapshot.files.folder}/rollouts.jsonl has no extraction rollouts",
             fix=f"traitcli extract {trait.name}",
         )
+
     path = vector_folder(config) / f"{trait.name}.safetensors"
     inputs = _digest_inputs(snapshot, config, judge)
     done = _built_from(path) == inputs
@@ -56,6 +57,7 @@ def build_trait(
     if not selection.trusted:
         on_event(Warned(trait.name, selection.filter))
     vector = _compute(trait, config, snapshot, selection, judge)
+
     origin = {
         "inputs": inputs,
         "judge": judge,
@@ -115,6 +117,7 @@ def _compute(
         method=method,
         direction=directions[position],
     )
+
     layer = config.vector.layer
     if layer != "auto":
         _check_layer(layer, build.activations.shape[1])
@@ -130,6 +133,7 @@ def _compute(
         judge_trusted=selection.trusted,
         **selection.counts,
     )
+
     quality = with_verdict(quality)
     return TraitVector(
         trait.name,

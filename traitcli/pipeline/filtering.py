@@ -52,6 +52,7 @@ def select_rollouts(
         if judgement is not None and judgement.score.value is not None:
             values[rollout.id] = float(judgement.score.value)
     scored = [r for r in answered if r.id in values]
+
     judge_auroc = _judge_auroc(scored, values)
     # A judge without coherence scores filters by the trait score alone.
     has_coherence = any(judgements[r.id].coherence.value is not None for r in scored)
@@ -59,6 +60,7 @@ def select_rollouts(
     all_provided = all(r.finish_reason == "provided" for r in rollouts)
     labelled = not judgements and bool(rollouts) and all_provided
     trusted = labelled or (judge_auroc is not None and judge_auroc >= config.min_auroc)
+
     if labelled:
         kept, rule = answered, "not filtered: the responses are labelled"
     elif trusted:
@@ -69,6 +71,7 @@ def select_rollouts(
     else:
         # Scores near chance would drop rollouts at random, and leave fewer of them.
         kept, rule = answered, _distrust_text(judge_auroc, config)
+
     return Selection(
         kept=tuple(kept),
         dropped=_dropped(rollouts, kept, judgements, config, has_coherence),
@@ -108,6 +111,7 @@ def _dropped(
         judgement = judgements.get(rollout.id)
         if rollout.id in kept_ids:
             continue
+
         if not rollout.response_tokens:
             reasons[rollout.id] = "empty answer"
         elif judgement is None or judgement.score.value is None:

@@ -76,6 +76,7 @@ class JudgingStage:
         # On disk before they count: a paid judgement is never asked for twice.
         self.ledgers.add_judgements(new)
         self._settled.update(judgement.rollout for judgement in new)
+
         self._stored += len(new)
         self._missing += sum(judgement.score.value is None for judgement in new)
         self._usage = sum((judgement.usage for judgement in new), self._usage)
@@ -91,8 +92,10 @@ class JudgingStage:
                 usd=self._usage.usd if self._usage.requests else None,
             )
         )
+
+        # Here and not earlier: the judgement that came is stored.
         if self._stopped:
-            raise CancelledError  # here and not earlier: the judgement that came is stored
+            raise CancelledError
 
     def close(self) -> None:
         """Warn about missing scores, with the reasons, and about text the judge did not see."""

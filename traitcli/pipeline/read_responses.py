@@ -80,6 +80,7 @@ def _read(
         # Stored all the same: a response without a rollout would be read again by the next command.
         for one in empty:
             yield FinishedRollout(one.rollout, None)
+
         reader = MeanReader(loaded)
         with memory_explained(loaded.device, fix):
             for index in read_texts(loaded, [one.text for one in full], batch_size, reader):
@@ -108,6 +109,7 @@ def _prepare(task: GenerateTask, loaded: LoadedModel) -> list[_Planned]:
         if fault := _fault(loaded, one.text, response):
             faults.append(f"{response.file} line {response.line}: {fault}")
         planned.append(one)
+
     if faults:
         listed, more = faults[:_LISTED_FAULTS], len(faults) - _LISTED_FAULTS
         if more > 0:
@@ -143,6 +145,7 @@ def _plan(tokenizer: Any, key: RolloutKey, response: LabelledResponse) -> _Plann
             render(tokenizer, asked) if response.form == "answer" else raw_prompt(tokenizer, before)
         )
         before, text = prompt.text, Text(prompt.ids, tuple(encode_response(tokenizer, after)))
+
     rollout = Rollout(
         id=key.id,
         **asdict(key),
@@ -166,10 +169,12 @@ def _cut(tokenizer: Any, response: LabelledResponse) -> tuple[str, str, Text]:
     before = raw_prompt(tokenizer, response.before).ids if response.before else ()
     same = (own == other for own, other in zip(before, whole.ids, strict=False))
     cut = sum(takewhile(bool, same))
+
     special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
     # An unknown token stands for text that the vocabulary lacks, not for chat template.
     special.discard(tokenizer.unk_token_id)
     after_special = [index + 1 for index, token in enumerate(whole.ids) if token in special]
+
     start = max([cut, *after_special])
     text = Text(whole.ids[:start], whole.ids[start:])
     if start == cut:

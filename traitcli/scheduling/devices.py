@@ -87,6 +87,7 @@ def pick_gpus(wanted: int, found: int) -> tuple[list[str], list[str]]:
             cause=f"it is {wanted}",
             fix="pass the number of GPUs to use, or leave the option out",
         )
+
     if found == 0:
         return ["cpu"], [f"no GPU found: --gpus {wanted} uses the CPU"]
     # Fewer GPUs than asked for is an error, no GPU is a note: one config serves both machines.
@@ -132,18 +133,21 @@ def threads_per_worker(devices: Sequence[str], cores: int) -> int | None:
 def _check_request(request: DeviceRequest, model: ModelConfig) -> None:
     if model.device_map:
         _check_device_map(request)
+
     if request.gpus is not None and request.devices is not None:
         raise UserError(
             "--gpus and --devices exclude each other",
             cause="both choose the devices",
             fix="use one of them",
         )
+
     if request.gpus_per_worker < 1:
         raise UserError(
             "--gpus-per-worker must be at least 1",
             cause=f"it is {request.gpus_per_worker}",
             fix="pass the number of GPUs that one worker uses, or leave the option out",
         )
+
     if request.gpus_per_worker > 1 and request.devices is not None and "cpu" in request.devices:
         raise UserError(
             "--gpus-per-worker cannot be used with CPUs",

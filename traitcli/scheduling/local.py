@@ -83,6 +83,7 @@ class LocalPool:
         if not pipes:
             time.sleep(timeout)
             return
+
         for pipe in wait(list(pipes), timeout):
             worker = pipes[pipe]
             if worker not in self._running or self._running[worker][1] is not pipe:

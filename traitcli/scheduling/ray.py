@@ -62,17 +62,20 @@ def join_cluster(address: str) -> Cluster:
             cause="--scheduler ray uses it",
             fix="pip install 'traitcli[ray]'",
         ) from None
+
     _check_address(address)
     # By default Ray reports usage statistics over the network.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Workers without a GPU keep CUDA_VISIBLE_DEVICES; Ray warns unless this says so.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
     options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     try:
         # Workers send their logs as messages. Printed by Ray, they would break the live view.
         ray.init(address=address, log_to_driver=False, logging_level="error", **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise _no_cluster(address, error) from None
+
     cpus = tuple(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
     return Cluster(cpus, int(ray.cluster_resources().get("GPU", 0)))
 

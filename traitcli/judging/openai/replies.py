@@ -46,11 +46,14 @@ def read_reply(body: bytes) -> Reply:
         raise UnreadableReplyError(
             f"the reply is not a chat completion: {path} {fault['msg']}"
         ) from None
+
     if not completion.choices:
         raise UnreadableReplyError("the reply has no choices")
     choice = completion.choices[0]
+
     positions = choice.logprobs.content if choice.logprobs else None
     first = positions[0].top_logprobs if positions else None
+
     usage = completion.usage or _Usage()
     return Reply(
         text=choice.message.content or choice.message.refusal or "",

@@ -160,6 +160,7 @@ def _stage_rows(state: RunState, now: float) -> tuple[list[Row], list[Row]]:
         # These have a row above, or a line with their outcome.
         if active or trait in state.failures or trait in state.vectors:
             continue
+
         if rates:
             quiet_rows.append(_stage_row("✓ ", trait, rates[-1], now))
         else:

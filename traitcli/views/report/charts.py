@@ -216,6 +216,7 @@ def draw_contrast(vectors: Sequence[Row]) -> Figure | None:
         axes.plot(low, y, "o", color=BLUE, markersize=6, zorder=3)
         axes.plot(high, y, "o", color=ORANGE, markersize=6, zorder=3)
         axes.text(1.02, y, format_signed(high - low, 1), size=7.5, **right_of_axes)
+
     axes.text(1.02, -0.85, "difference", size=7, color=_QUIET, **right_of_axes)
 
     axes.set_yticks(range(len(shown)), [short(vector["trait"]) for vector in shown])
@@ -244,6 +245,7 @@ def draw_cosines(
     for row, line in enumerate(cosines):
         for column, value in enumerate(line):
             axes.text(column, row, format_signed(value), ha="center", va="center", size=points)
+
     names = [short(vector["trait"]) for vector in vectors]
     layers = [
         f"{name} · {vector.get('layer', '–')}" for name, vector in zip(names, vectors, strict=True)
@@ -269,6 +271,7 @@ def draw_scores(vectors: Sequence[Row]) -> Figure | None:
         figsize=(max(_WIDTH * columns / 4, 2.4), min(0.7 + 1.25 * lines, _MOST_INCHES)),
         layout="constrained",
     )
+
     grid = figure.subplots(lines, columns, sharex=True, squeeze=False)
     for number, axes in enumerate(grid.flat):
         if number < len(shown):

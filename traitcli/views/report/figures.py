@@ -255,6 +255,7 @@ def _failures(data: Row) -> Iterator[Row]:
         for trait in run.get("traits") or ():
             for reason, count in (trait.get("missing_reasons") or {}).items():
                 counts[trait.get("trait"), "judgements", f"score missing: {reason}"] += count
+
         for (name, stage, problem), count in counts.items():
             yield {
                 "run": run.get("name"),

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from traitcli.views.cells import wrap_labelled
+from traitcli.views.formatting import QUIET
 from traitcli.views.printable import one_line
 
 Row = Mapping[str, Any]
@@ -22,8 +23,6 @@ Cell = Callable[[Row], Text]
 NONE = "–"
 
 PLAIN = Style()
-
-QUIET = Style(dim=True)
 
 NAME = Style(bold=True)
 
@@ -77,6 +76,7 @@ def print_table(
         header_style=QUIET,
         border_style=QUIET,
     )
+
     cells = []
     for title, cell in columns:
         # Text is folded and not cut, so that a long name can still be copied.
@@ -85,6 +85,7 @@ def print_table(
             title, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text
         )
         cells.append(cell)
+
     for row in rows:
         # The end of a section draws the line above the total.
         is_last = total is not None and row is rows[-1]

@@ -9,9 +9,10 @@ from rich.text import Text
 
 from traitcli.records import Usage
 from traitcli.views.cells import fit, wrap_labelled
+from traitcli.views.formatting import QUIET
 from traitcli.views.palette import Palette
 from traitcli.views.printable import one_line
-from traitcli.views.tables.base import NAME, NONE, QUIET, Row
+from traitcli.views.tables.base import NAME, NONE, Row
 from traitcli.views.words import count_text, usage_text
 
 _INDENT = "  "
@@ -127,6 +128,7 @@ def _histogram(counts: Mapping[str, Sequence[int]], palette: Palette) -> Iterato
                 line.append("·" * _BAR_WIDTH, QUIET)
         line.append(f"  {_summary(polarity, side)}")
         yield line
+
     half = len(next(iter(counts.values()))) * _BAR_WIDTH // 2
     yield Text(" " * _LABEL_WIDTH + "0".ljust(half) + "50".ljust(half) + "100", QUIET)
 

@@ -8,14 +8,13 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from traitcli.views.formatting import clock_time, format_score
+from traitcli.views.formatting import QUIET, clock_time, format_score
 from traitcli.views.palette import palette_for
 from traitcli.views.printable import one_line, printable
 from traitcli.views.tables.base import (
     NAMED,
     NONE,
     PLAIN,
-    QUIET,
     VERDICTS,
     Cell,
     Row,
@@ -59,6 +58,7 @@ def run_table(console: Console, rows: Sequence[Row]) -> None:
             labelled_line(console, f"{one_line(row['trait'])}: ", printable(row["note"]), QUIET)
         if row["vector"]:
             path_line(console, one_line(row["trait"]), row["vector"])
+
     palette = palette_for(console.color_system, no_color=console.no_color)
     for row in rows:
         if row["judge_quality"]:
@@ -259,9 +259,11 @@ def _total(rows: Sequence[Row]) -> dict[str, Any]:
         "response_tokens_max",
         "disk_mb",
     )
+
     total: dict[str, Any] = {"trait": "all"}
     for key in keys:
         total[key] = sum(row[key] for row in rows)
+
     for key in ("seconds", "cost_usd"):
         known = [row[key] for row in rows if row[key] is not None]
         # A sum of the known parts would read as the cost of all.

@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
+from traitcli.views.formatting import QUIET
 from traitcli.views.printable import one_line, printable
 from traitcli.views.tables.base import (
     NONE,
     PLAIN,
-    QUIET,
     VERDICTS,
     Cell,
     Row,

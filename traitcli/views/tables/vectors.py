@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
+from traitcli.views.formatting import QUIET
 from traitcli.views.printable import one_line, printable
 from traitcli.views.tables.base import (
     NAMED,
     NONE,
     PLAIN,
-    QUIET,
     VERDICTS,
     Cell,
     Row,
@@ -87,6 +87,7 @@ def _print_details(console: Console, rows: Sequence[Row]) -> None:
         "vectors of two halves of the questions · pairs: cosine between the differences of single "
         "pairs · massive: share of the squared norm in dimensions that are always large",
     )
+
     _print_settings(console, rows, ("judge", "filter", "coherence", "layer_choice"))
     _print_nearest(console, rows)
     _print_doubts(console, rows)
