@@ -31,6 +31,7 @@ from traitcli.runs.run import Run
 
 _PACKAGES = ("traitcli", "torch", "transformers", "numpy", "scikit-learn", "openai", "vllm", "ray")
 _LOGGED = ModelLoaded | StageStarted | StageFinished | TraitFailed | Warned
+# Stored names: they stay when a class is renamed.
 _NAMES: dict[type, str] = {
     ModelLoaded: "loaded",
     StageStarted: "began",
@@ -70,6 +71,7 @@ class CommandLog:
                 self._done_before[event.trait, event.stage] = event.done
             case Progressed():
                 self._tokens += event.tokens
+                # Items of earlier commands are no effect: a rerun of a finished one writes no line.
                 before = self._done_before.get((event.trait, event.stage), 0)
                 self._has_effect |= event.tokens > 0 or event.done > before
             case VectorBuilt() | TraitFailed() | ModelLoaded():
@@ -127,6 +129,7 @@ def read_commands(run: Run) -> list[dict[str, Any]]:
         event = line.pop("event", "")
         if event == "started":
             commands.append(_new_command(line))
+            # A killed command has stages without an end, which are not those of this one.
             stage_starts = {}
             continue
         if not commands:
@@ -160,6 +163,7 @@ def _new_command(line: dict[str, Any]) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """The versions of Python and of the installed packages that results depend on."""
+    # From package metadata: importing torch or vllm for a number would take seconds.
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -175,6 +179,7 @@ def _machine() -> dict[str, str]:
 
 def _settings(config: Config) -> dict[str, Any]:
     """All settings except paths, which say nothing outside this machine, and without logins."""
+    # Reports show this file and are sent to others.
     settings = flatten(config.model_dump(mode="json", exclude={"paths"}))
     for key, value in settings.items():
         if isinstance(value, str):

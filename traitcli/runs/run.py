@@ -87,6 +87,7 @@ class TraitFiles:
                 continue
             with safe_open(path, framework="numpy") as file:
                 block = file.get_tensor(position)
+            # The files know the model's shape; this module does not.
             if result is None:
                 result = np.zeros((len(ids), *block.shape[1:]), dtype=np.float32)
             result[[wanted[stored[index]] for index in sources]] = block[sources]
@@ -106,6 +107,7 @@ class TraitFiles:
         import numpy as np
         from safetensors.numpy import save
 
+        # One file for a batch: a file for each rollout would be thousands of small ones.
         ids = list(activations)
         tensors = {}
         for position in POSITIONS:
@@ -163,6 +165,7 @@ class Run:
 def find_run(config: Config, name: str | None) -> Run:
     """The run that a command works on; it need not exist. Raises RunError for an invalid name."""
     chosen = name or config.name
+    # A name with a slash would put the run outside of the runs folder.
     is_file_name = bool(chosen) and chosen.isprintable() and Path(chosen).name == chosen
     if not is_file_name or chosen in _RESERVED_NAMES:
         reserved = ", ".join(sorted(_RESERVED_NAMES))
@@ -177,6 +180,7 @@ def find_run(config: Config, name: str | None) -> Run:
 def start_run(run: Run, config: Config, traits: Sequence[Trait]) -> None:
     """Create or extend the run's manifest; raises RunError like `check_run`, before it writes."""
     manifest = check_run(run, config, traits)
+    # A finished command that runs again must change no file.
     if manifest != run.manifest():
         text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
         write_atomic(run.folder / "run.json", text)
@@ -207,6 +211,7 @@ def check_run(run: Run, config: Config, traits: Sequence[Trait]) -> dict[str, An
     for trait in traits:
         digest = digest_of(_shape(trait))
         changed = manifest["traits"].get(trait.name, digest) != digest
+        # Without rollouts nothing was made from the old definition.
         if changed and run.trait(trait.name).has_rollouts:
             differing.append(f"trait {trait.name}: its definition has changed")
         manifest["traits"][trait.name] = digest
@@ -267,6 +272,7 @@ def _shape(trait: Trait) -> list[Any]:
 
 
 def _read_rollout(line: Mapping[str, Any]) -> Rollout:
+    # The file stays as it is: it is append-only, so old names are translated when it is read.
     reason = line["finish_reason"]
     return Rollout(**{**line, "finish_reason": _FORMER_FINISH_REASONS.get(reason, reason)})
 

@@ -13,6 +13,7 @@ from traitcli.files import parse_json
 from traitcli.records import POLARITIES, LabelledResponse
 from traitcli.traits.drafts import Draft, FaultError, Faults, check_text, normalize_question
 
+# Our keys, and those of Contrastive Activation Addition (CAA).
 _KEYS = (("positive", "negative"), ("answer_matching_behavior", "answer_not_matching_behavior"))
 
 
@@ -40,6 +41,8 @@ def read_pairs(texts: Mapping[Path, str], faults: Faults) -> Iterator[Draft]:
     for pair in pairs:
         asked = bool(pair.question.strip())
         endings.append(None if asked else shared_ending(pair.positive, pair.negative))
+
+    # All or none: a direction from some whole texts and some responses would mix two measures.
     can_split = "" not in endings
     for slot, (pair, ending) in enumerate(zip(pairs, endings, strict=True)):
         if ending is None:
@@ -80,6 +83,7 @@ def _parse_pairs(path: Path, text: str, faults: Faults) -> Iterator[_Pair]:
 
 def _json_lines(text: str) -> Iterator[tuple[int, Any]]:
     """Number and value of each line that is not blank, or the error in it."""
+    # Not splitlines: it also splits at U+2028, which may occur in a text.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
@@ -142,6 +146,8 @@ def shared_ending(one: str, other: str) -> str:
         if a != b:
             break
         length += 1
+
+    # From the longest on: an ending that begins inside a word is shortened to the next boundary.
     for start in range(length, 0, -1):
         ending = one[-start:]
         before = {text[-start - 1 : -start] for text in (one, other)}

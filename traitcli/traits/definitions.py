@@ -80,9 +80,12 @@ def load_trait(path: Path) -> Trait:
         'Decline the request. ...'
     """
     data = _read(path)
+    # No definition of ours has these two keys
     if "instruction" in data and "eval_prompt" in data:
         data = _from_persona_vectors(path.stem, data)
     faults = _faults(data)
+
+    # Commands find a trait by its file, and runs and vectors are stored under its name
     name = data.get("name")
     if isinstance(name, str) and name != path.stem:
         faults.append(f"name: {name} differs from the file name {path.name}; they must agree")
@@ -101,6 +104,7 @@ def normalize(text: str) -> str:
 
 def _read(path: Path) -> Mapping[str, Any]:
     """The mapping in a definition file; raises DefinitionError if there is none."""
+    # Not parsed, because it cannot be a definition: the error says where to name it.
     if path.suffix in _DATA_FILES:
         data = None
     elif path.suffix == ".json":
@@ -133,6 +137,7 @@ def _labelled_trait(path: Path, data: Mapping[str, Any]) -> Trait:
     """A trait whose rollouts are labelled responses, in files relative to the definition."""
     sets = {}
     for key in _LABELLED:
+        # Relative to the definition, so that both can be moved together.
         files = [path.parent / name for name in _as_list(data.get(key))]
         sets[key] = read_responses(files) if files else LabelledSet()
     return Trait(
@@ -199,6 +204,7 @@ def _faults(data: Mapping[str, Any]) -> list[str]:
     """Everything wrong with the keys and values of a definition, one line each."""
     faults = []
     known = _DESCRIBING | _GENERATING | _LABELLED
+    # YAML keys may be numbers or null, which neither sort nor have a near spelling.
     for key in sorted(set(map(str, data)) - known):
         hint = suggest(key, known)
         faults.append(f"{key}: unknown key; {hint}" if hint else f"{key}: unknown key")
@@ -206,6 +212,7 @@ def _faults(data: Mapping[str, Any]) -> list[str]:
     is_labelled = bool(_LABELLED & set(data))
     generating = ("adjectives", "pairs", "questions", "judge_prompt")
     required = ("responses",) if is_labelled else generating
+    # An empty value is as useless as none, and YAML reads "questions:" as null.
     faults += [f"{key}: required but missing" for key in required if not data.get(key)]
     if is_labelled:
         faults += _labelled_faults(data)
@@ -248,6 +255,7 @@ def _absent(placeholder: str) -> str:
 
 def _fix(faults: Sequence[str]) -> str:
     """The edit that corrects the only fault, if it is a missing placeholder."""
+    # With several faults no single edit helps, so the documentation is named instead.
     for placeholder, shown in _PLACEHOLDERS.items():
         if faults == [_absent(placeholder)]:
             return f"add {placeholder} where {shown} belongs"

@@ -63,6 +63,7 @@ def check_text(value: Any, name: str) -> str:
         raise FaultError(f"{name}: expected a string")
     if len(value) > MAX_CHARACTERS:
         raise FaultError(f"{name}: {len(value):,} characters, the maximum is {MAX_CHARACTERS:,}")
+    # JSON can escape half of a character; a tokenizer and a UTF-8 file refuse it much later.
     try:
         value.encode()
     except UnicodeEncodeError:

@@ -50,6 +50,8 @@ def read_responses(paths: Sequence[Path]) -> LabelledSet:
         cause = "some are CSV and some are JSON"
         raise DefinitionError(f"{names} cannot be combined", cause=cause, fix=SEE)
     faults = Faults()
+
+    # All faults are collected before the first is raised, so that one edit can correct them.
     read = read_tables if are_tables == {True} else read_pairs
     drafts = list(read(texts, faults))
     faults.check(names)
@@ -64,6 +66,7 @@ def _read(path: Path) -> str:
         raise DefinitionError(f"cannot read {path}", cause="not a regular file")
     try:
         with path.open("rb") as file:
+            # One byte more shows that the file is too large, without reading all of it.
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise DefinitionError(f"cannot read {path}", cause=error.strerror or str(error)) from None

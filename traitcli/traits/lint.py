@@ -36,6 +36,8 @@ def _lint_generated(trait: Trait) -> list[str]:
         if number < expected:
             faults.append(f"{key}: {number}, expected at least {expected}")
     faults += _repeated_questions(trait)
+
+    # Pairs are the folds of the held-out check: a repeated one would be tested on itself.
     positive = {normalize(pair.positive) for pair in trait.pairs}
     negative = {normalize(pair.negative) for pair in trait.pairs}
     if positive & negative:
@@ -107,6 +109,7 @@ def _lint_endings(pairs: Iterable[Sequence[LabelledResponse]]) -> list[str]:
 
 def _lint_lengths(trait: Trait) -> list[str]:
     """Responses of one polarity that are much longer than those of the other."""
+    # Characters and not tokens: to check a definition needs no model.
     lengths: dict[str, list[int]] = {"positive": [], "negative": []}
     for response in trait.responses:
         lengths[response.polarity].append(len(response.text))

@@ -36,6 +36,7 @@ class _Table:
 
     def drafts(self, path: Path, text: str) -> Iterator[Draft]:
         """One response for each row of a file."""
+        # newline="": a line break in a cell stays as it is. strict: a misplaced quote is a fault.
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
         header: list[str] | None = None
         line = 1
@@ -81,6 +82,7 @@ class _Table:
         self._uses[parts.group()] += 1
         response = LabelledResponse(
             polarity=POLARITIES[side == "neg"],
+            # Numbered when all files are read: pairs and questions may continue in another file.
             pair=0,
             question=0,
             repeat=0,
@@ -92,6 +94,8 @@ class _Table:
             score=_score(row, trait),
             coherence=_score(row, "coherence"),
         )
+
+        # An empty question is known by its number; "\0" keeps it apart from the texts of others.
         group = normalize_question(texts["question"]) or f"\0{question}"
         slot = (question, pair, self._uses[parts.group()])
         return Draft(response, texts["question"], group, slot)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 SHUFFLES = 100
 """Trials with shuffled labels; the smallest possible p is 1 / (SHUFFLES + 1)."""
 HALVINGS = 20
+"""Random halvings of the questions; one alone gives a cosine that depends on the draw."""
 MASSIVE = 20.0
 """A dimension is massive when its mean size is this many times that of the median dimension.
 
@@ -53,7 +54,10 @@ def shuffled_null(
     these rollouts give when labels mean nothing. None when no pair can be left out. Source: Ojala
     and Garriga (2010), test 1.
     """
+    # a fixed seed, so that the same rollouts always get the same verdict
     rng = np.random.default_rng(0)
+
+    # one layer alone: every trial builds directions again, and other layers are not tested
     build, test = build.at_layer(layer), test.at_layer(layer)
     values = []
     for _ in range(SHUFFLES):
@@ -65,6 +69,7 @@ def shuffled_null(
     if not values:
         return None
     reached = sum(value >= auroc for value in values)
+    # the true labels are one of the possible shuffles, so p is never 0
     p = (reached + 1) / (len(values) + 1)
     return Null(float(np.mean(values)), float(np.quantile(values, 0.95)), p)
 
@@ -80,6 +85,7 @@ def split_half_cosine(build: LabelledActivations, method: Method) -> Floats | No
     cosines = []
     for _ in range(HALVINGS):
         first_half = rng.permutation(questions)[: len(questions) // 2]
+        # by question, not by rollout: answers to one question are alike in both halves
         in_first = np.isin(build.question, first_half)
         first, second = build.select(in_first), build.select(~in_first)
         if first.has_both_polarities() and second.has_both_polarities():
@@ -114,6 +120,7 @@ def massive_share(direction: Floats, activations: Floats) -> tuple[Floats, NDArr
 
     `direction` is float32 [L+1, H]; `activations`, float32 [n, L+1, H], decide which are massive.
     """
+    # activations decide, not the direction: a trait may be in few dimensions that are not massive
     sizes = np.abs(activations).mean(0)
     massive = sizes > MASSIVE * np.median(sizes, axis=1, keepdims=True)
     squares = direction.astype(np.float64) ** 2
@@ -135,6 +142,7 @@ def _shuffle_labels(rollouts: LabelledActivations, rng: np.random.Generator) -> 
     Shuffled freely, a trait whose level depends on the question would separate shuffled labels too.
     """
     labels = rollouts.positive.copy()
+    # the last key is the main one: both orders list the cells alike, the second at random inside
     by_cell = np.lexsort((rollouts.question, rollouts.pair))
     shuffled_by_cell = np.lexsort((rng.random(len(labels)), rollouts.question, rollouts.pair))
     labels[by_cell] = rollouts.positive[shuffled_by_cell]

@@ -99,6 +99,7 @@ def write_pt(folder: Path, vector: TraitVector) -> list[Path]:
 
     persona-vectors has this layout.
     """
+    # here and not above: torch takes two seconds to import, and reading vectors does not need it
     import torch
 
     paths = []
@@ -122,6 +123,7 @@ def write_safetensors(folder: Path, vector: TraitVector) -> Path:
     header = {
         "format": _FORMAT,
         **asdict(VectorHeader.of(vector)),
+        # for other readers: layer L is after the final norm, so no hook on a block sees it
         "final_norm_layer": vector.layer_count - 1,
     }
     path = folder / f"{vector.trait}.safetensors"
@@ -216,6 +218,7 @@ def check_file(path: Path) -> None:
         ) from None
     except (OSError, ValueError) as error:
         raise _cannot_read(path, error) from None
+    # reading a pipe would block, and a device has no end
     if not stat.S_ISREG(status.st_mode):
         raise _not_a_vector(path, "not a regular file")
     if status.st_size > MAX_BYTES:
@@ -251,6 +254,7 @@ def _parse_header(path: Path, metadata: Mapping[str, str]) -> VectorHeader:
         quality = VectorQuality.parse(header["quality"])
     except ValueError as error:
         raise _not_a_vector(path, str(error)) from None
+    # a later version may write more keys
     known = {key: header[key] for key in _HEADER_TYPES}
     return VectorHeader(**known | {"quality": quality})
 
@@ -268,6 +272,7 @@ def _find_fault(
         return f"{positions[0]} is {list(first)}, not [L+1, H]"
     if first[0] * first[1] > MAX_NUMBERS:
         return f"{positions[0]} holds more than {MAX_NUMBERS:,} numbers"
+
     wanted: dict[str, tuple[int, ...]] = dict.fromkeys(map(str, positions), first)
     wanted |= {f"{position}.{name}": first[:1] for position in with_stats for name in _STATS}
     for name, shape in wanted.items():
@@ -275,6 +280,7 @@ def _find_fault(
             return f"it lacks {name}"
         if shapes[name] != ("F32", shape):
             return f"{name} is {shapes[name][0]} {list(shapes[name][1])}, not F32 {list(shape)}"
+    # a layer out of range would fail much later, when a model is monitored
     last = first[0] - 1
     return "" if 0 <= layer <= last else f"its layer is {layer}, its layers are 0 to {last}"
 

@@ -105,6 +105,7 @@ def leave_one_pair_out(
     Every layer is projected. Returns None when no pair can be left out: that needs both polarities
     among its test rollouts, and among the other pairs' build rollouts.
     """
+    # the pairs of the test, not of the build: a pair without test rollouts has nothing to score
     return project_left_out(left_out_directions(build, test.pair, method), test)
 
 
@@ -144,6 +145,7 @@ def score_by_length(build: LabelledActivations, test: LabelledActivations) -> He
     for pair in np.unique(test.pair):
         others = build.select(build.pair != pair)
         if others.has_both_polarities():
+            # not the sign of the fold itself: it would favor length even where length means nothing
             positive = others.length[others.positive].mean()
             negative = others.length[~others.positive].mean()
             signs[int(pair)] = 1 if positive >= negative else -1

@@ -34,6 +34,7 @@ def choose_layer_by_scores(held_out: HeldOutScores | None, layer_count: int) -> 
     """What `vector.layer: auto` chooses, given the scores of left-out extraction rollouts."""
     if held_out is None:
         return default_layer(layer_count)
+    # all layers, although only a middle one can win: choose_layer takes a value for each
     measured = [measure_auroc(held_out, layer) for layer in range(layer_count)]
     aurocs = [one.value for one in measured]
     return choose_layer(aurocs, [one.error for one in measured])
@@ -41,4 +42,5 @@ def choose_layer_by_scores(held_out: HeldOutScores | None, layer_count: int) -> 
 
 def default_layer(layer_count: int) -> int:
     """The layer in the middle, for vectors whose separation cannot be measured."""
+    # with a single block the middle would be layer 0, which no block computes
     return (layer_count - 1) // 2 or 1

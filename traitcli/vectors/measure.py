@@ -89,6 +89,7 @@ def measure_vector(evidence: Evidence, layer: int | Literal["auto"]) -> VectorQu
         return quality
     quality = _with_separation(quality, held_out, chosen)
     quality = _with_controls(quality, build, test, held_out, chosen)
+    # not the rounded quality.auroc: rounded up, a shuffle that ties with it would not count
     found = measure_auroc(held_out, chosen).value
     null = shuffled_null(build, test, evidence.method, chosen, found)
     if null is None:
@@ -126,6 +127,7 @@ def _with_norms(quality: VectorQuality, evidence: Evidence, layer: int) -> Vecto
 
 def _with_stability(quality: VectorQuality, evidence: Evidence, layer: int) -> VectorQuality:
     """Add how well parts of the build rollouts agree on the direction."""
+    # at one layer: halvings build forty directions, and other layers would not be shown
     matched = evidence.matched.at_layer(layer)
     halves = split_half_cosine(evidence.build.at_layer(layer), evidence.method)
     differences = difference_cosine(
@@ -180,6 +182,7 @@ def _with_controls(
         embedding_layer_auroc=_round(lexical.value),
         embedding_layer_does_as_well=_does_as_well(lexical, found, held_out),
     )
+    # length is not a direction, so it has no layer and a single column of scores
     by_length = score_by_length(build, test)
     if by_length is None:
         return quality
@@ -194,6 +197,7 @@ def _with_controls(
 def _does_as_well(control: Measured, found: Measured, held_out: HeldOutScores) -> bool:
     """Whether the vector leads a control by at most two standard errors of the difference."""
     lead = found.minus(control, held_out)
+    # two errors, where the choice of a layer takes one: to be better than a control is a claim
     return lead.value <= 2 * lead.error
 
 

@@ -46,9 +46,11 @@ def logistic(positive: Floats, negative: Floats) -> Floats:
 
     def probe(layer: int) -> Floats:
         activations = np.concatenate([positive[:, layer], negative[:, layer]]).astype(np.float64)
+        # the penalty is on all weights alike, so it would suppress unscaled small dimensions
         scaler = StandardScaler()
         scaled = scaler.fit_transform(activations)
         model = LogisticRegression(max_iter=2000).fit(scaled, labels)
+        # w · (h / s) = (w / s) · h, so this probe applies to unscaled activations
         weights: Floats = model.coef_[0] / scaler.scale_
         return weights
 
@@ -68,6 +70,7 @@ def whitened_difference(positive: Floats, negative: Floats) -> Floats:
         within = np.concatenate([up - up.mean(0), down - down.mean(0)])
         count, width = within.shape
         spread = (within**2).sum() / (count * width)
+        # equal activations within each class: Σ is zero and has no inverse
         if spread == 0:
             return difference
 
@@ -99,6 +102,7 @@ def pca_of_differences(positive: Floats, negative: Floats) -> Floats:
     def first_axis(layer: int) -> Floats:
         # not centered: that would remove what all differences have in common, which is the trait
         differences = positive[:, layer].astype(np.float64) - negative[:, layer]
+        # full_matrices would compute all H axes, an [H, H] matrix, and only the first is used
         axis: Floats = np.linalg.svd(differences, full_matrices=False)[2][0]
         return axis
 
@@ -125,6 +129,7 @@ def _layer_by_layer(compute: Callable[[int], Floats], positive: Floats, negative
     directions = np.zeros_like(differences)
     for layer, difference in enumerate(differences):
         length = np.linalg.norm(difference)
+        # for example layer 0 of prompt_last: every prompt ends with the same token
         if length == 0:
             continue
         direction = compute(layer)

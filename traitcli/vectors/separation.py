@@ -116,6 +116,7 @@ def auroc_interval(measured: Measured, held_out: HeldOutScores) -> tuple[float, 
 
     just_below, just_above = max(value - _EDGE, _EDGE), min(value + _EDGE, 1 - _EDGE)
     low, high = 0.0, 1.0
+    # without a change of sign there is no root, and the bound is 0 or 1
     if excess(_EDGE) > 0 > excess(just_below):
         low = float(brentq(excess, _EDGE, just_below))
     if excess(1 - _EDGE) > 0 > excess(just_above):
@@ -145,6 +146,7 @@ def _fold_d(positive: Doubles, negative: Doubles) -> tuple[float, Doubles, Doubl
     centered_negative = negative - negative.mean()
     squares = float((centered_positive**2).sum()) + float((centered_negative**2).sum())
     spread = math.sqrt(squares / (total - 2)) if total > 2 else 0.0
+    # one pair that cannot be measured must not make the mean over all pairs infinite
     if spread == 0 or min(len(positive), len(negative)) < 2:
         return 0.0, np.zeros(len(positive)), np.zeros(len(negative))
 
@@ -173,6 +175,7 @@ def _over_pairs(held_out: HeldOutScores, column: int, statistic: FoldStatistic) 
             held_out.scores[positive, column].astype(np.float64),
             held_out.scores[negative, column].astype(np.float64),
         )
+    # the value is a mean over F pairs, so a rollout moves it by 1/F of what it moves its pair
     return _with_error(by_pair, influence / len(folds), held_out)
 
 
@@ -184,6 +187,7 @@ def _with_error(by_pair: Doubles, influence: Doubles, held_out: HeldOutScores) -
 
     candidates = []  # variance, degrees of freedom
     if questions > 1:
+        # the factor corrects for few questions, as n − 1 does in a variance
         variance = float((by_question**2).sum()) * questions / (questions - 1)
         candidates.append((variance, questions - 1))
     if pairs > 1:
@@ -228,6 +232,7 @@ def _independent_rollouts(measured: Measured, held_out: HeldOutScores) -> float:
     """
     from scipy.optimize import brentq
 
+    # the rarer polarity limits: the formula assumes as many negatives as positives
     positives = int(held_out.positive.sum())
     most = max(2.0, float(min(positives, len(held_out.positive) - positives)))
     variance = measured.error**2

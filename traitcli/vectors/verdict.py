@@ -58,12 +58,14 @@ def with_near_duplicates(quality: VectorQuality, cosines: Mapping[str, float]) -
     doubts = (*quality.doubts, doubt)
     if quality.verdict == "good":
         return replace(quality, verdict="weak", verdict_reason=doubt, doubts=doubts)
+    # a weak or unusable vector keeps its reason, which is more severe
     return replace(quality, doubts=doubts)
 
 
 def _unusable(quality: VectorQuality) -> Iterator[str]:
     if quality.auroc is not None and quality.auroc < WEAK:
         yield f"near chance: held-out AUROC {_auroc_text(quality)} on unseen questions and pairs"
+    # elif: a vector near chance is near shuffled labels too, and one reason is enough
     elif quality.null_p is not None and quality.null_p > CHANCE:
         yield (
             f"may be chance: vectors of shuffled labels separate as well in {quality.null_p:.0%} "
@@ -74,6 +76,7 @@ def _unusable(quality: VectorQuality) -> Iterator[str]:
 def _weak(quality: VectorQuality) -> Iterator[str]:
     yield from _weak_separation(quality)
     yield from _weak_controls(quality)
+    # None means that it was not measured
     if quality.judge_trusted is False:
         yield "not filtered: the judge cannot tell the polarities apart"
     contrast = quality.contrast

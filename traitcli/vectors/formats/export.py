@@ -42,6 +42,7 @@ def export_vector(
             cause="llama.cpp adds nothing to block 0, and no other block has a direction",
             fix="export it as pt or safetensors",
         )
+    # traitcli reads this back from the file; other tools ignore it
     about = {
         "trait": vector.trait,
         "model": vector.model,

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 MAGIC = b"GGUF"
 _ARCHITECTURE = "controlvector"
+# Version 1 counts with 32 bits, and llama.cpp refuses it too.
 _VERSIONS = (2, 3)
 _F32 = 0
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
@@ -86,10 +87,11 @@ def read_control_vector(path: Path, origin: Origin) -> tuple[dict[int, Floats], 
             layers = {block + 1: cursor.floats(*extent) for block, extent in tensors.items()}
         except (struct.error, UnicodeDecodeError, EOFError) as error:
             origin.refuse(f"the GGUF file is damaged: {error}", "copy it again")
-    hint = str(fields.get(f"{_ARCHITECTURE}.model_hint", ""))
-    return layers, *_read_about(
-        fields, replace(origin, more={**origin.more, **({"model_hint": hint} if hint else {})})
-    )
+
+    # kept, because an export of this vector should write the same hint again
+    if hint := str(fields.get(f"{_ARCHITECTURE}.model_hint", "")):
+        origin = replace(origin, more={**origin.more, "model_hint": hint})
+    return layers, *_read_about(fields, origin)
 
 
 @dataclass(slots=True)
@@ -101,6 +103,7 @@ class _Cursor:
     origin: Origin
 
     def take(self, count: int) -> bytes:
+        # skip first: it refuses a count beyond the end, before memory is allocated for it
         self.skip(count)
         self.file.seek(-count, io.SEEK_CUR)
         return self.file.read(count)
@@ -172,6 +175,7 @@ def _read_header(
         origin.refuse(
             "it has no general.architecture, so it may not be a control vector", _USE_OTHER
         )
+
     found: dict[int, tuple[int, int]] = {}
     for _ in range(tensors):
         block, offset, width = _tensor(cursor, origin)
@@ -180,6 +184,7 @@ def _read_header(
         found[block] = (offset, width)
     if sum(width for _, width in found.values()) > MAX_NUMBERS:
         origin.refuse(f"it holds more than {MAX_NUMBERS:,} numbers", _USE_OTHER)
+
     step = fields.get("general.alignment", 32)
     if not isinstance(step, int) or not 0 < step <= 2**16:
         origin.refuse(f"its alignment is {step}", _USE_OTHER)
@@ -201,6 +206,7 @@ def _tensor(cursor: _Cursor, origin: Origin) -> tuple[int, int, int]:
     dimensions = cursor.number("I")
     if dimensions != 1:
         origin.refuse(f"{name} has {dimensions} dimensions; a direction has one", _USE_OTHER)
+    # not limited here: _Cursor.floats refuses a width or an offset that leads beyond the end
     width, kind, offset = cursor.number("Q"), cursor.number("I"), cursor.number("Q")
     if kind != _F32:
         origin.refuse(f"{name} is of GGML type {kind}; a direction is F32 (0)", _USE_OTHER)
@@ -222,8 +228,9 @@ def _read_about(fields: Mapping[str, Any], origin: Origin) -> tuple[int | None, 
     position: Position = next((p for p in POSITIONS if p == about.get("position")), origin.position)
     # files of earlier versions call the number of layers "rows"
     stored = {"layer_count": about.get("rows"), **about}
-    layer_count, layer = (
-        stored.get(key) if type(stored.get(key)) is int else None
-        for key in ("layer_count", "layer")
-    )
-    return layer_count, replace(origin, **texts, position=position, layer=layer)
+    numbers: dict[str, int | None] = {}
+    for key in ("layer_count", "layer"):
+        # not isinstance: true and false are instances of int
+        numbers[key] = stored[key] if type(stored.get(key)) is int else None
+    origin = replace(origin, **texts, position=position, layer=numbers["layer"])
+    return numbers["layer_count"], origin

@@ -113,6 +113,7 @@ def assemble(
             f"its directions are {shown}", "all must be [H], where H is the model's hidden size"
         )
 
+    # at least two layers: a vector has the embeddings and the output of a block
     width, count = next(iter(shapes))[0], layer_count or max(max(by_layer) + 1, 2)
     check_size(count, width, origin)
     outside = [layer for layer in by_layer if not 0 <= layer < count]
@@ -128,6 +129,8 @@ def assemble(
             directions[layer] = direction
     if not np.isfinite(directions).all():
         origin.refuse("it holds NaN, infinity or numbers that float32 cannot hold", "rebuild it")
+
+    # a file may hold zeros for layers that it does not steer
     provided = np.flatnonzero(directions.any(1)).tolist()
     if not provided:
         origin.refuse("all its directions are zero", "rebuild it")
@@ -170,6 +173,7 @@ def _vector(directions: Floats, provided: list[int], origin: Origin) -> TraitVec
         layer=layer,
         layer_choice=choice,
         position=origin.position,
+        # the zeros of absent layers would make the vector look weaker than it is
         magnitude=round(float(norms[provided].mean()), 3),
         magnitude_by_layer=tuple(norms.tolist()),
     )
@@ -179,6 +183,7 @@ def _vector(directions: Floats, provided: list[int], origin: Origin) -> TraitVec
         method=origin.method,
         layer=layer,
         directions={origin.position: directions},
+        # class means need rollouts, and another tool's file has none
         stats={},
         quality=quality,
         provenance={"format": origin.form, **origin.more},

@@ -51,6 +51,7 @@ def read_any(path: Path, layer_count: int | None = None) -> TraitVector:
     if start.startswith(MAGIC):
         gguf = replace(origin, form="gguf control vector")
         by_layer, stored_count, gguf = read_control_vector(path, gguf)
+        # the caller's count wins: it is that of the model
         return assemble(by_layer, layer_count or stored_count, gguf)
 
     # eight bytes of length precede the JSON header of a safetensors file
@@ -89,6 +90,7 @@ def _read_safetensors(path: Path, origin: Origin) -> dict[str, Floats]:
         with safe_open(path, framework="pt") as file:
             names = list(file.keys())
             slices = {name: file.get_slice(name) for name in names}
+            # the types of floats have an F in their names: F32, BF16, F8_E4M3
             shapes = {k: (tuple(s.get_shape()), "F" in s.get_dtype()) for k, s in slices.items()}
             check_tensors(shapes, origin)
             return {name: as_floats(file.get_tensor(name)) for name in slices}
@@ -110,10 +112,12 @@ def _interpret(content: Any, layer_count: int | None, origin: Origin) -> TraitVe
                 "train it on decoder_block: traitcli reads the outputs of whole blocks",
             )
         content = content["layer_activations"]
+
     # one [L+1, H] under any name is a matrix of all layers; one [H] is a direction of one block
     if isinstance(content, Mapping) and len(content) == 1:
         only = next(iter(content.values()))
         content = only if isinstance(only, np.ndarray) and only.ndim == 2 else content
+
     if isinstance(content, np.ndarray):
         return _from_matrix(content, layer_count, origin)
     by_layer = _by_layer(content, origin)
@@ -146,8 +150,11 @@ def _by_layer(content: Mapping[Any, Any], origin: Origin) -> dict[int, Floats]:
         match = _NUMBERED.fullmatch(str(name))
         if match is None:
             origin.refuse(f"the name {shown} does not say which layer it is", _BY_BLOCK)
+        # block k computes layer k+1
         is_block = match["kind"] not in _OUR_NUMBERS
-        layer = int(match["k"]) + is_block
+        layer = int(match["k"]) + 1 if is_block else int(match["k"])
+
+        # "15" and "layers.15" are different names, and the same layer
         if layer in found:
             origin.refuse(f"two tensors belong to layer {layer}", _BY_BLOCK)
         found[layer] = tensor

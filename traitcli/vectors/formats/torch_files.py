@@ -147,18 +147,22 @@ def _copy_checked(path: Path, copy: Path, origin: Origin) -> None:
         # with two records of one name, torch could read another one than the one checked here
         if len({record.filename for record in records}) < len(records):
             origin.refuse("it holds two records of one name", _SAVE_PLAIN)
+
         # torch.save stores records uncompressed; a compressed one can expand a thousandfold
         if sum(record.file_size for record in records) > path.stat().st_size:
             origin.refuse(
                 "its records are larger than the file: they are compressed, or some are missing",
                 _SAVE_PLAIN,
             )
+
         pickles = [record for record in records if record.filename.endswith("data.pkl")]
         if len(pickles) != 1 or pickles[0].file_size > MAX_PICKLE:
             origin.refuse(
                 "it is not an archive of torch.save, or its pickle is too large", _SAVE_PLAIN
             )
         _check_pickle(archive.read(pickles[0]), origin)
+
+        # in small blocks: a record of weights may be as large as the file
         for record in records:
             with archive.open(record) as source, checked.open(record.filename, "w") as target:
                 shutil.copyfileobj(source, target)
@@ -206,4 +210,5 @@ def _as_arrays(loaded: Any, depth: int = 0) -> Any:
         return as_floats(loaded)
     if isinstance(loaded, Mapping) and depth < 2:
         return {key: _as_arrays(value, depth + 1) for key, value in loaded.items()}
+    # anything else stays as it is: read_any names the entry when it refuses it
     return loaded

@@ -74,12 +74,15 @@ def make_card(headers: Sequence[VectorHeader], repo: str, owners: OwnersPart) ->
     The same input gives the same text. The traits and `repo` are names that have been checked; any
     other text of a header is shown as plain text, whatever it holds.
     """
+    # in order of the traits: a push of unchanged vectors must give an unchanged card
     ranked = sorted(headers, key=lambda header: header.trait)
     settings = _mapping(ranked[0].provenance.get("run_settings"))
     model = _model_id(settings)
     rows = [_row(header) for header in ranked]
+
     # readers copy the commands of the card, so these should show a vector that works
     example = next((header for header in ranked if header.quality.verdict == "good"), ranked[0])
+
     # autoescape and finalize: headers come from files of anyone, and a card is rendered as HTML
     environment = Environment(
         autoescape=True,
@@ -113,6 +116,7 @@ def _front_matter(model: str | None, kept: Mapping[str, Any]) -> str:
     """The YAML that the hub reads. It sets no license: that is the owner's choice."""
     from huggingface_hub import CardData
 
+    # the owner edits this part by hand, so it may hold anything
     own_tags = kept.get("tags")
     own_tags = own_tags if isinstance(own_tags, list) else []
     tags = [*TAGS, *(tag for tag in own_tags if tag not in TAGS)]
@@ -219,6 +223,8 @@ def _inert(value: Any) -> Any:
     """
     if hasattr(value, "__html__"):  # marked safe in the template
         return value
+
+    # one line: a line break could begin a heading, a list or a code block
     text = " ".join(str(value).split())
     text = text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}…"
     return _MARKDOWN.sub(

@@ -91,6 +91,8 @@ def pull_vectors(
         contents = {
             entry.path: _read_whole(snapshot / entry.path, entry, repo) for entry in entries
         }
+
+    # all are checked before the first is written, so that a bad file never leaves half a pull
     for path in paths:
         _check_vector(snapshot / path, config, repo)
     return Pulled(repo, commit, _write(contents, vector_folder(config), repo, commit))
@@ -128,6 +130,7 @@ def _read_whole(path: Path, entry: RepoFile, repo: str) -> bytes:
     # a listing from the hub has the SHA-256 of large files, one from the cache only sizes
     is_whole = _sha256(content) == entry.lfs.sha256 if entry.lfs else len(content) == entry.size
     if not is_whole:
+        # the path is a link to the cached content, and both must go
         path.resolve().unlink(missing_ok=True)
         path.unlink(missing_ok=True)
         raise VectorError(
@@ -180,6 +183,8 @@ def _write(contents: dict[str, bytes], folder: Path, repo: str, commit: str) -> 
     for name, content in contents.items():
         write_atomic(folder / name, content)
         origins[Path(name).stem] = {"repo": repo, "commit": commit, "sha256": _sha256(content)}
+
+    # last: without it a vector counts as the user's own, which no pull replaces
     write_atomic(folder / ORIGINS, json.dumps(origins, indent=1, sort_keys=True) + "\n")
     return tuple(folder / name for name in contents)
 
