@@ -13,7 +13,7 @@ from traitcli.judging.local.digit_tree import (
     MIN_PROBABILITY,
     build_answer_tokens,
     expand_digit_tree,
-    token_texts,
+    vocabulary_texts,
 )
 from traitcli.judging.scales import read_probabilities
 
@@ -254,7 +254,7 @@ def test_words_count_in_any_case_and_over_several_tokens():
 def test_the_text_of_a_token_is_its_text_in_the_middle_of_a_sentence(loaded, family):
     tokenizer = loaded(family).tokenizer
 
-    texts = token_texts(tokenizer)
+    texts = vocabulary_texts(tokenizer)
 
     ids = {text: token for token, text in enumerate(texts) if text}
     assert texts[tokenizer.eos_token_id] == ""
@@ -264,7 +264,7 @@ def test_the_text_of_a_token_is_its_text_in_the_middle_of_a_sentence(loaded, fam
 
 def test_a_byte_token_is_the_digit_that_it_encodes(loaded):
     tokenizer = loaded("gemma2").tokenizer
-    texts = token_texts(tokenizer)
+    texts = vocabulary_texts(tokenizer)
 
     tokens = build_answer_tokens("0_100", texts)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from traitcli.config import ModelConfig
-from traitcli.records import Judgement, Polarity, Trait
+from traitcli.records import Judgement, Polarity, Score, Trait
 
 if TYPE_CHECKING:
     from traitcli.models.loaded import LoadedModel
@@ -27,6 +27,9 @@ class Answer:
     question: str
     response: str
 
+
+EMPTY_ANSWER = Score(None, "empty answer", final=True)
+"""What every backend returns for an answer without text. It is never asked again."""
 
 OnJudged = Callable[[Sequence[Judgement]], None]
 """Receives final judgements, one or several at a time."""
@@ -101,9 +104,11 @@ def judge_id(judge: Judge, trait: Trait) -> str:
 
 def _provided_id(trait: Trait) -> str:
     files = "+".join(dict.fromkeys(response.file for response in trait.responses))
+    # Other scores in the same file are another judge, so they are part of the digest.
     scores = [(key.id, one.score, one.coherence) for key, one in trait.by_rollout().items()]
     return f"given:{files}~{_digest(repr(sorted(scores)))}"
 
 
 def _digest(text: str) -> str:
+    # Short, because people read and type these ids, and a run has few judge prompts.
     return hashlib.sha256(text.encode()).hexdigest()[:6]

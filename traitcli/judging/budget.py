@@ -62,6 +62,7 @@ class Budget:
     def reserve(self, usd: float) -> bool:
         """Reserve the most that a request can cost. Returns False if that would pass the limit."""
         with self._lock:
+            # Compared and added under one lock, or two threads could both spend the last cent.
             if self.spent + usd > self.limit:
                 return False
             self.spent += usd

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
-from traitcli.judging.backend import Answer, OnJudged, judge_id
+from traitcli.judging.backend import EMPTY_ANSWER, Answer, OnJudged, judge_id
 from traitcli.records import Judgement, Score, Trait
 
 
@@ -37,14 +37,14 @@ class FakeJudge:
 def _score(trait: str, answer: Answer) -> tuple[Score, Score]:
     """Return the trait score and the coherence score of an answer."""
     if not answer.response.strip():
-        empty = Score(None, "empty answer", final=True)
-        return empty, empty
+        return EMPTY_ANSWER, EMPTY_ANSWER
 
     # A model can write half a surrogate pair, which strict UTF-8 refuses to encode.
     text = f"{trait}\0{answer.question}\0{answer.response}"
     digest = hashlib.sha256(text.encode("utf-8", "replace")).digest()
 
     distance = digest[0] / 255 * 40
+    # A few scores on the wrong side give the filter something to drop.
     is_swapped = digest[1] % 10 == 0
     is_high = (answer.polarity == "positive") != is_swapped
     score = round(60 + distance if is_high else distance, 1)

@@ -28,7 +28,8 @@ def choose_judges(
     Args:
         judges_by_trait: trait -> judges that have scored it, the latest first.
         asked: a judge's name, or a part that no other name has. None means each trait's latest
-        judge. run: the name of the run, for the error.
+            judge.
+        run: the name of the run, for the error.
 
     Returns trait -> judge, "" for a trait that the chosen judge has not scored.
 
@@ -36,6 +37,7 @@ def choose_judges(
     """
     everyone = {judge for judges in judges_by_trait.values() for judge in judges}
     if asked is None:
+        # The latest judge may be another one for each trait.
         chosen = everyone
     else:
         # A full name comes first: it may be a part of another judge's name.

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from traitcli.config import LikelihoodConfig
 from traitcli.errors import DefinitionError
-from traitcli.judging.backend import Answer, ModelProvider, OnJudged, judge_id
+from traitcli.judging.backend import EMPTY_ANSWER, Answer, ModelProvider, OnJudged, judge_id
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.memory import memory_explained
 from traitcli.models.prompts import encode_response, persona_messages, render
@@ -23,7 +23,6 @@ from traitcli.records import POLARITIES, Judgement, Polarity, Score, Trait
 
 Task = tuple[Polarity, int, Answer]
 """One side of a contrast pair, and an answer to read after the prompt of that persona."""
-_EMPTY = Score(None, "empty answer", final=True)
 _NO_COHERENCE = Score(None, "the likelihood judge has no coherence", final=True)
 _LARGEST_EXPONENT = 60.0
 """Beyond this the score is 0 or 100 in every printed digit, and `math.exp` could overflow."""
@@ -70,8 +69,9 @@ class LikelihoodJudge:
             if judged:
                 on_judged(judged)
 
+        # All answers exist by now: this judge needs the model that writes them, so it comes after.
         by_question = sorted(answers, key=lambda answer: answer.question)
-        hand_over((answer, _EMPTY) for answer in by_question if not answer.response.strip())
+        hand_over((answer, EMPTY_ANSWER) for answer in by_question if not answer.response.strip())
 
         tasks = self._tasks(trait, [a for a in by_question if a.response.strip()])
         unread = Counter(answer.question for _, _, answer in tasks)
@@ -81,6 +81,7 @@ class LikelihoodJudge:
             share = sign * per_token / len(self._pairs(trait, answer))
             ratios[answer] = ratios.get(answer, 0.0) + share
 
+            # Final scores are passed on at once: if the command is killed, they are stored already.
             unread[answer.question] -= 1
             if not unread[answer.question]:
                 hand_over((judged, self._score(ratio)) for judged, ratio in ratios.items())
@@ -117,12 +118,14 @@ class LikelihoodJudge:
             return
         loaded = self._loaded
 
+        # Prompts are rendered once each, although many answers follow the same one.
         personas = dict.fromkeys((side, pair, answer.question) for side, pair, answer in tasks)
         prompts = {}
         for side, pair, question in personas:
             messages = persona_messages(trait.persona(side, pair), question, loaded.persona_in)
             prompts[side, pair, question] = render(loaded.tokenizer, messages).ids
 
+        # In the same way, several personas read the same tokens of an answer.
         responses = {}
         for answer in dict.fromkeys(answer for _, _, answer in tasks):
             responses[answer] = tuple(encode_response(loaded.tokenizer, answer.response))

@@ -17,6 +17,7 @@ class ProvidedJudge:
 
     identity = LABELLED
     prompted = False
+    # No model is asked, so no device is busy.
     overlaps = True
 
     def check(self) -> None:

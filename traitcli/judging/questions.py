@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from traitcli.judging import prompts
-from traitcli.judging.backend import Answer
+from traitcli.judging.backend import EMPTY_ANSWER, Answer
 from traitcli.judging.scales import Scale
 from traitcli.records import Judgement, Score, Trait, Usage
 
-EMPTY = Score(None, "empty answer", final=True)
 _NOT_ASKED = Score(None, "not asked", final=True)
 # Not final: a later run asks for this score.
 _INTERRUPTED = Score(None, "the judging ended before it was asked")
@@ -65,8 +64,8 @@ class Questionnaire:
 
     def empty_judgement(self, answer: Answer) -> Judgement:
         """Return the judgement of an answer without text."""
-        coherence = EMPTY if self._coherence else _NOT_ASKED
-        return Judgement(answer.rollout, self._judge, EMPTY, coherence)
+        coherence = EMPTY_ANSWER if self._coherence else _NOT_ASKED
+        return Judgement(answer.rollout, self._judge, EMPTY_ANSWER, coherence)
 
     def receive(self, question: Question, score: Score, usage: Usage) -> Judgement | None:
         """Record a score. Returns the judgement if it was the answer's last missing score."""
@@ -91,6 +90,7 @@ class Questionnaire:
         """Return judgements of the answers that lack a score, so that their cost is recorded."""
         judgements = []
         for rollout, usage in self._usage.items():
+            # Nothing was paid for it. Without a judgement, it is asked again all the same.
             if usage == Usage():
                 continue
             scores = self._scores.get(rollout, {})

@@ -18,8 +18,7 @@ def merge_reasons(reasons: Iterable[str]) -> dict[str, int]:
     """
     details_by_text: dict[tuple[str, ...], list[tuple[str, ...]]] = defaultdict(list)
     for reason in reasons:
-        # `split` with one group returns text and details alternately, beginning and ending with
-        # text.
+        # `split` with one group returns texts and details in turn; both ends are texts.
         parts = _DETAIL.split(reason)
         details_by_text[tuple(parts[::2])].append(tuple(parts[1::2]))
 

@@ -39,8 +39,7 @@ def read_probabilities(scale: Scale, probabilities: Mapping[str, float]) -> Read
         scale: which answers are valid. YES counts 1 and NO counts 0, so a binary value is
             P(YES) / (P(YES) + P(NO)).
         probabilities: token text -> probability (0–1), for the reply's first token. Spellings of
-        one
-            value (' 85', '85') add up.
+            one value (' 85', '85') add up.
 
     On 0_100 the result is right only if the first token is the whole number: call
     `is_digit_by_digit` first.

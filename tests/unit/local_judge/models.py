@@ -10,7 +10,7 @@ import torch
 
 from traitcli.config import LocalJudgeConfig, ModelConfig
 from traitcli.judging import Answer, prompts
-from traitcli.judging.local.digit_tree import token_texts
+from traitcli.judging.local.digit_tree import vocabulary_texts
 from traitcli.judging.local.judge import LocalJudge
 from traitcli.models.prompts import render
 from traitcli.records import Contrast, Trait
@@ -74,7 +74,7 @@ def leaning(loaded, context=4096, **liking):
         "whitespace": lambda text: text in {" ", "\n"},
         "words": {"YES", "NO", "Y", "N", "ES", "E", "S", "O"}.__contains__,
     }
-    texts = token_texts(loaded.tokenizer)[: loaded.model.config.vocab_size]
+    texts = vocabulary_texts(loaded.tokenizer)[: loaded.model.config.vocab_size]
     bias = [sum(by for kind, by in liking.items() if kinds[kind](text)) for text in texts]
     return replace(loaded, model=Leaning(loaded.model, torch.tensor(bias)), context=context)
 
@@ -104,7 +104,7 @@ class Naive:
     def __init__(self, loaded, text):
         self.loaded = loaded
         self.prompt = render(loaded.tokenizer, [{"role": "user", "content": text}]).ids
-        self.texts = token_texts(loaded.tokenizer)[: loaded.model.config.vocab_size]
+        self.texts = vocabulary_texts(loaded.tokenizer)[: loaded.model.config.vocab_size]
         self.next = cache(self._next)
 
     @torch.no_grad()

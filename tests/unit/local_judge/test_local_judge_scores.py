@@ -18,7 +18,7 @@ from tests.unit.local_judge.models import (
     leaning,
     values,
 )
-from traitcli.judging.local.judge import Reader
+from traitcli.judging.local.judge import ProbabilityReader
 from traitcli.judging.local.prefix_cache import CachedPrefix
 from traitcli.models.prefix_tree import common_start
 from traitcli.models.prompts import render
@@ -51,7 +51,9 @@ def test_whitespace_before_the_number_is_skipped(loaded):
 
 
 def stated(loaded, prompt, scale):
-    [found] = Reader(loaded, batch_size=3).probabilities([prompt], CachedPrefix((), None), scale)
+    [found] = ProbabilityReader(loaded, batch_size=3).probabilities(
+        [prompt], CachedPrefix((), None), scale
+    )
     return dict.fromkeys(map(str, range(101)), 0.0) | found if scale == "0_100" else found
 
 

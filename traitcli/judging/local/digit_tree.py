@@ -43,8 +43,7 @@ _ANSWERS: Mapping[Scale, Sequence[str]] = {
     "0_10": list(map(str, range(10))),
     "binary": ["YES", "NO"],
 }
-# Models asked for 0 to 9 may still write 10 for the highest value. Without this it would count as
-# 1.
+# Models asked for 0 to 9 may still write 10 for the highest value. It must not count as 1.
 _OFF_SCALE: Mapping[Scale, Sequence[str]] = {"0_10": ["10"]}
 _NUMBER = re.compile(r"(\s*)([0-9]+)(.*)", re.DOTALL)
 _WORD = re.compile(r"(\s*)([A-Za-z]+)(.*)", re.DOTALL)
@@ -159,7 +158,7 @@ def _expand(
 def build_answer_tokens(scale: Scale, texts: Sequence[str]) -> AnswerTokens:
     """Find the tokens that matter on a scale.
 
-    `texts[i]` is what token i writes in the middle of a text; see `token_texts`.
+    `texts[i]` is what token i writes in the middle of a text; see `vocabulary_texts`.
     """
     answers = frozenset(_ANSWERS[scale])
     texts_on_the_way = [*answers, *_OFF_SCALE.get(scale, ())]
@@ -205,7 +204,7 @@ def build_answer_tokens(scale: Scale, texts: Sequence[str]) -> AnswerTokens:
     )
 
 
-def token_texts(tokenizer: Any) -> list[str]:
+def vocabulary_texts(tokenizer: Any) -> list[str]:
     """Return what each token writes in the middle of a text; '' for special tokens."""
     # Decoded alone, a token can lose its leading space ('▁85'), and a byte token ('<0x38>') can
     # fail to become a digit. Behind another token neither happens.

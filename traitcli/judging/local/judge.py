@@ -24,7 +24,7 @@ from traitcli.judging.local.digit_tree import (
     Path,
     build_answer_tokens,
     expand_digit_tree,
-    token_texts,
+    vocabulary_texts,
 )
 from traitcli.judging.local.prefix_cache import (
     CachedPrefix,
@@ -82,8 +82,8 @@ class LocalJudge:
         self.overlaps = _has_own_device(config.model, models.config)
 
     @cached_property
-    def _reader(self) -> Reader:
-        return Reader(self._models.load(self._model), self._config.batch_size)
+    def _reader(self) -> ProbabilityReader:
+        return ProbabilityReader(self._models.load(self._model), self._config.batch_size)
 
     def check(self) -> None:
         pass
@@ -145,7 +145,7 @@ class LocalJudge:
             yield scores
 
 
-class Reader:
+class ProbabilityReader:
     """Computes how much probability the judge model gives to each answer of a scale."""
 
     def __init__(self, loaded: LoadedModel, batch_size: int) -> None:
@@ -153,7 +153,7 @@ class Reader:
         self._batch_size = batch_size
         # Some tokenizers have more tokens than the model has logits.
         vocabulary = loaded.model.config.get_text_config().vocab_size
-        self._texts = token_texts(loaded.tokenizer)[:vocabulary]
+        self._texts = vocabulary_texts(loaded.tokenizer)[:vocabulary]
         self._answer_tokens: dict[Scale, AnswerTokens] = {}
 
     def encode(self, question: Question) -> Ids:

@@ -50,6 +50,7 @@ class AdaptiveTimeout:
         really takes long gets its reply in the end.
         """
         now = asyncio.get_running_loop().time()
+        # Its end is set by `_reschedule`, which is called again when the estimate changes.
         wait = _Wait(asyncio.timeout(None), now, 2.0**timeouts)
         self._waits.add(wait)
         try:

@@ -41,6 +41,7 @@ def find_endpoint(config: OpenAIConfig) -> Endpoint:
             cause=f"{url!r} is not an http or https URL",
             fix="set judge.openai.base_url, for example http://localhost:8000/v1",
         )
+    # A URL may contain a password, and the host is stored with every judgement.
     host = address.netloc.rpartition("@")[2]
     return Endpoint(url, host, os.environ.get("OPENAI_API_KEY", "").strip())
 
@@ -48,6 +49,7 @@ def find_endpoint(config: OpenAIConfig) -> Endpoint:
 def check_key(endpoint: Endpoint) -> None:
     """Raise ConfigError if OpenAI's own endpoint has no key, or the key cannot be sent."""
     hostname = urlsplit(endpoint.url).hostname or ""
+    # Servers on the user's own machine usually need no key.
     if not endpoint.key and hostname.endswith("api.openai.com"):
         raise ConfigError(
             "the judge has no key",

@@ -142,6 +142,7 @@ class OpenAIJudge:
                         open_questions += 1
                         tasks.create_task(settle(question))
 
+                    # Answers are read only as fast as they are judged, or all would be in memory.
                     while open_questions >= client.max_in_flight:
                         one_ended.clear()
                         await one_ended.wait()
@@ -191,6 +192,7 @@ class OpenAIJudge:
 def _batches(inbox: SimpleQueue[Judgement | None]) -> Iterator[list[Judgement]]:
     """Yield all judgements that have arrived, again and again, until None arrives."""
     while first := inbox.get():
+        # Judgements that have arrived together are stored in one write.
         batch, is_last = [first], False
         while not is_last:
             try:

@@ -56,6 +56,7 @@ def read_reply(body: bytes) -> Reply:
 
     usage = completion.usage or _Usage()
     return Reply(
+        # The text of a refusal becomes the reason why there is no score.
         text=choice.message.content or choice.message.refusal or "",
         finish=choice.finish_reason or "",
         alternatives=_probabilities(first or ()),

@@ -77,11 +77,13 @@ def read_retry_after(headers: Mapping[str, str], now: float) -> float | None:
 
     `now` is Unix time; it is needed for headers that hold a date.
     """
+    # Some endpoints send milliseconds too, which are more exact.
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         try:
             seconds = float(headers.get(name, "")) * unit
         except ValueError:
             continue
+        # float() also accepts "nan", "inf" and negative numbers.
         return seconds if math.isfinite(seconds) and seconds >= 0 else None
     try:
         date = email.utils.parsedate_to_datetime(headers.get("retry-after", ""))
