@@ -63,13 +63,13 @@ def of_run(page: Page, name: str) -> Locator:
     return page.locator(f'.run [data-part="{name}"]')
 
 
-def text(place: Locator) -> str:
-    return place.inner_text().strip()
+def text(element: Locator) -> str:
+    return element.inner_text().strip()
 
 
-def content(place: Locator) -> str:
+def content(element: Locator) -> str:
     """The text as it is in the document, with its white space."""
-    found: str = place.evaluate("e => e.textContent")
+    found: str = element.evaluate("e => e.textContent")
     return found
 
 
@@ -96,9 +96,9 @@ def slide(page: Page, index: int) -> None:
 # Colors
 
 
-def backgrounds(place: Locator) -> list[Color]:
+def backgrounds(element: Locator) -> list[Color]:
     """The background of each element as the browser has computed it."""
-    computed = place.evaluate_all("all => all.map(e => getComputedStyle(e).backgroundColor)")
+    computed = element.evaluate_all("all => all.map(e => getComputedStyle(e).backgroundColor)")
     return [parse_color(value) for value in computed]
 
 
@@ -117,8 +117,8 @@ def terminal(scores: list[float]) -> list[Color]:
     ]
 
 
-def color_of(place: Locator) -> Color:
-    return parse_color(place.evaluate("e => getComputedStyle(e).color"))
+def color_of(element: Locator) -> Color:
+    return parse_color(element.evaluate("e => getComputedStyle(e).color"))
 
 
 # Pixels
@@ -153,19 +153,19 @@ def chart(page: Page, pane: int = 1) -> Locator:
 
 def profile(canvas: Locator) -> list[float]:
     """The share of dark pixels in each pixel row of the chart, from top to bottom."""
-    place = canvas.evaluate("""canvas => {
+    plot_area = canvas.evaluate("""canvas => {
         const over = canvas.parentElement.querySelector(".u-over");
         return [over.offsetLeft, over.offsetTop, over.clientWidth, over.clientHeight];
     }""")
-    shares: list[float] = canvas.evaluate(_PROFILE, place)
+    shares: list[float] = canvas.evaluate(_PROFILE, plot_area)
     return shares
 
 
 # Places
 
 
-def box(place: Locator) -> dict[str, float]:
-    found: Any = place.bounding_box()
+def box(element: Locator) -> dict[str, float]:
+    found: Any = element.bounding_box()
     assert found is not None
     return {**found}
 

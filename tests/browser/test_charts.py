@@ -187,9 +187,9 @@ def test_dragging_over_the_chart_shows_that_part_alone(reports: Reports) -> None
     drag(page, share_of(10), share_of(20))
 
     assert settled(page) != whole
-    for index, place in [(11, 0.1), (15, 0.5), (19, 0.9)]:
+    for index, fraction in [(11, 0.1), (15, 0.5), (19, 0.9)]:
         slide(page, index)
-        assert cursor(page) == pytest.approx(place, abs=0.01)
+        assert cursor(page) == pytest.approx(fraction, abs=0.01)
 
 
 def test_dragging_does_not_choose_a_token(reports: Reports) -> None:
@@ -295,11 +295,11 @@ def test_the_chart_fills_its_area_when_the_window_changes(reports: Reports) -> N
     expect(chart(page)).not_to_have_attribute("width", "615")
     settle(page)
 
-    size, place = box(chart(page)), box(part(page, "lines"))
+    size, area = box(chart(page)), box(part(page, "lines"))
     middle = cursor(page)
     page.set_viewport_size({"width": 1280, "height": 900})
     assert [size[key] for key in ("width", "height")] == pytest.approx(
-        [place["width"], place["height"]], abs=1
+        [area["width"], area["height"]], abs=1
     )
     assert middle == pytest.approx(0.5, abs=0.01)
 

@@ -42,8 +42,8 @@ def test_a_token_that_changes_the_text_direction_does_not_affect_later_tokens(
     tokens = ["one\u202e", " two", " three"]
     page = reports.open([{"tokens": tokens, "trait_scores": {"evil": [1.0, 2.0, 3.0]}}])
 
-    places = [box(token)["x"] for token in part(page, "tokens").locator(".token").all()]
-    assert places == sorted(places)
+    positions = [box(token)["x"] for token in part(page, "tokens").locator(".token").all()]
+    assert positions == sorted(positions)
 
 
 def test_a_right_to_left_answer_is_shown_from_right_to_left(reports: Reports) -> None:

@@ -88,7 +88,7 @@ def test_hostile_text_in_every_field_is_shown_and_does_nothing(
     page = reports.open(*poisoned(whole, hostile))
 
     assert elements(page) == wanted
-    for place in (
+    for selector in (
         "#trait option",
         ".bars .name",
         ".names .name",
@@ -96,15 +96,15 @@ def test_hostile_text_in_every_field_is_shown_and_does_nothing(
         ".pane .token",
         ".history dd",
     ):
-        assert content(page.locator(place).first).strip() == hostile.strip()
-    for place in (
+        assert content(page.locator(selector).first).strip() == hostile.strip()
+    for selector in (
         ".vectors th[scope=row]",
         ".example .asked",
         ".example .answered",
         ".name-of",
         ".settings dd",
     ):
-        assert content(page.locator(place).first).removesuffix(" …").strip() == hostile.strip()
+        assert content(page.locator(selector).first).removesuffix(" …").strip() == hostile.strip()
     assert hostile.strip() in content(of_set(page, "intro"))
     assert hostile.strip() in content(of_run(page, "name"))
     assert hostile.strip() in content(of_run(page, "failures").locator("li").first)
@@ -382,6 +382,7 @@ def test_a_printed_page_has_no_controls_and_the_whole_text(reports: Reports) -> 
     page.emulate_media(media="print")
 
     assert not any(
-        page.locator(place).is_visible() for place in ("#slider", "#play", "header nav", ".open")
+        page.locator(selector).is_visible()
+        for selector in ("#slider", "#play", "header nav", ".open")
     )
     assert part(page, "tokens").evaluate("e => e.scrollHeight <= e.clientHeight + 1")

@@ -220,23 +220,23 @@ def test_the_legend_shows_the_ends_of_the_color_scale(reports: Reports) -> None:
     assert [f"rgb{color}" in gradient for color in terminal([-2.0, -1.0, 1.0, 2.0])] == [True] * 4
 
 
-@pytest.mark.parametrize("way", ["drop-down", "bars", "names"])
-def test_choosing_a_trait_changes_colors_chart_and_value(reports: Reports, way: str) -> None:
+@pytest.mark.parametrize("control", ["drop-down", "bars", "names"])
+def test_choosing_a_trait_changes_colors_chart_and_value(reports: Reports, control: str) -> None:
     page = reports.open([BANK])
     before, picture = backgrounds(part(page, "tokens").locator(".token")), pixels(chart(page))
 
-    if way == "drop-down":
+    if control == "drop-down":
         page.locator("#trait").select_option(label="evil")
     else:
-        part(page, way).get_by_role("button", name="evil").click()
+        part(page, control).get_by_role("button", name="evil").click()
 
     assert before == terminal(REFUSAL)
     assert backgrounds(part(page, "tokens").locator(".token")) == terminal(EVIL)
     assert pixels(chart(page)) != picture
     assert text(part(page, "now-value")) == "evil +0.50"
     assert page.locator("#trait option:checked").inner_text() == "evil"
-    for place in ("bars", "names"):
-        pressed = part(page, place).locator("button[aria-pressed=true]")
+    for view in ("bars", "names"):
+        pressed = part(page, view).locator("button[aria-pressed=true]")
         assert pressed.all_inner_texts() == ["evil"]
 
 
@@ -314,8 +314,8 @@ def test_a_trait_has_the_same_color_all_over_the_page(reports: Reports) -> None:
     script = """all => Object.fromEntries(
         all.map(e => [e.parentElement.textContent, getComputedStyle(e).color]))"""
     found = [
-        page.locator(f"{place} .swatch").evaluate_all(script)
-        for place in (".bars", ".names", ".vectors")
+        page.locator(f"{view} .swatch").evaluate_all(script)
+        for view in (".bars", ".names", ".vectors")
     ]
     found.append(of_set(page, "contrasts").locator(".swatch").evaluate_all(script))
 

@@ -186,13 +186,18 @@ def test_dragging_zooms_a_layer_chart_and_a_double_click_restores_it(
 def test_the_dots_of_a_contrast_are_at_the_mean_scores(reports: Reports) -> None:
     page = reports.open(sets=[SET])
 
-    places = []
+    positions = []
     for item in of_set(page, "contrasts").locator("li").all():
         track = box(item.locator(".scale"))
         dots = [box(item.locator(f".{side}")) for side in ("negative", "positive")]
-        places.append([(dot["x"] + dot["width"] / 2 - track["x"]) / track["width"] for dot in dots])
+        positions.append(
+            [(dot["x"] + dot["width"] / 2 - track["x"]) / track["width"] for dot in dots]
+        )
 
-    assert places == [pytest.approx([0.13, 0.84], abs=0.005), pytest.approx([0.2, 0.6], abs=0.005)]
+    assert positions == [
+        pytest.approx([0.13, 0.84], abs=0.005),
+        pytest.approx([0.2, 0.6], abs=0.005),
+    ]
     assert of_set(page, "contrasts").locator(".value").all_inner_texts() == ["+71", "+40"]
 
 
@@ -374,11 +379,11 @@ def test_the_time_of_each_stage_is_drawn_in_proportion(reports: Reports) -> None
         runs=[{**RUN, "traits": [evil, {**evil, "trait": "joy", "seconds": {"rollouts": 31.1}}]}]
     )
 
-    pieces = page.locator(".times i").all()
-    shares = [box(piece)["width"] / box(page.locator(".times").first)["width"] for piece in pieces]
+    parts = page.locator(".times i").all()
+    shares = [box(part)["width"] / box(page.locator(".times").first)["width"] for part in parts]
 
     assert shares == pytest.approx([100 / 155.5, 50 / 155.5, 5.5 / 155.5, 0.2, 0, 0], abs=0.005)
-    assert pieces[0].get_attribute("title") == "generating 1 min 40 s"
+    assert parts[0].get_attribute("title") == "generating 1 min 40 s"
 
 
 def test_the_commands_of_a_run_are_listed_with_how_they_ended(reports: Reports) -> None:

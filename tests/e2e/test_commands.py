@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from traitcli.traits.definitions import find_traits, load_trait
 
-ROWS, HIDDEN = 5, 32
+LAYERS, HIDDEN = 5, 32
 """The tiny model has four blocks."""
 RECORD = [
     *(
@@ -43,7 +43,7 @@ def kept_ids(workspace: Any, trait: str, threshold: float = 50) -> dict[str, lis
             if score >= threshold if side == "positive" else score < 100 - threshold:
                 sides[side][line["pair"], line["question"]] = line["id"]
     both = [index for index in sides["positive"] if index in sides["negative"]]
-    return {side: [held[index] for index in both] for side, held in sides.items()}
+    return {side: [ids[index] for index in both] for side, ids in sides.items()}
 
 
 def stored_activations(workspace: Any, trait: str) -> dict[str, np.ndarray]:
@@ -75,8 +75,8 @@ def test_extract_prints_one_json_document_on_stdout(finished):
     assert [
         (row["trait"], row["layer_count"], row["hidden_size"]) for row in outcome["vectors"]
     ] == [
-        ("evil", ROWS, HIDDEN),
-        ("refusal", ROWS, HIDDEN),
+        ("evil", LAYERS, HIDDEN),
+        ("refusal", LAYERS, HIDDEN),
     ]
     assert (outcome["run"], outcome["failures"]) == ("runs/tiny", [])
 
@@ -113,7 +113,7 @@ def test_a_vector_is_the_difference_of_the_kept_rollouts_means(finished, trait):
         np.mean([activations[i] for i in kept[side]], axis=0) for side in ("positive", "negative")
     )
     vector = workspace.tensors(trait)["response_avg"]
-    assert vector.shape == (ROWS, HIDDEN)
+    assert vector.shape == (LAYERS, HIDDEN)
     assert vector.dtype == np.float32
     np.testing.assert_allclose(vector, positive - negative, atol=1e-5)
 
@@ -227,9 +227,9 @@ def judge_again(workspace: Any, trait: str, score: Callable[[str, float], Any]) 
     ) as file:
         for line in lines:
             polarity = "positive" if "-pos-" in line["rollout"] else "negative"
-            given = score(polarity, line["score"]["value"])
+            second = score(polarity, line["score"]["value"])
             file.write(
-                json.dumps(line | {"judge": OPENAI, "score": given, "usage": {"requests": 2}})
+                json.dumps(line | {"judge": OPENAI, "score": second, "usage": {"requests": 2}})
                 + "\n"
             )
 
@@ -314,11 +314,11 @@ def test_text_of_a_model_or_judge_cannot_control_the_terminal(copied):
     lines = [line | {"response": hostile + line["response"]} for line in copied.lines("evil")]
     ledger = copied.folder / "runs" / "tiny" / "evil" / "rollouts.jsonl"
     ledger.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    given = {
+    scores = {
         "positive": {"value": 0.0},
         "negative": {"value": None, "reason": f"off-scale: {hostile}"},
     }
-    judge_again(copied, "evil", lambda polarity, _: given[polarity])
+    judge_again(copied, "evil", lambda polarity, _: scores[polarity])
 
     shown = copied.run("inspect", "run", "evil").out
 
@@ -331,12 +331,12 @@ class Monitored:
 
     def __init__(self, workspace: Any) -> None:
         self.workspace = workspace
-        row = ("--layer", "4", "--traits", "refusal")
+        options = ("--layer", "4", "--traits", "refusal")
         running = [
             workspace.start("monitor", "Why?", "--out", "plain.json"),
             workspace.start("monitor", "Why?", "--out", "same.json", "--json"),
             workspace.start("monitor", "Why?", "--seed", "4", "--json"),
-            workspace.start("monitor", "Why?", *row, "--out", "deep/last.json", "--json"),
+            workspace.start("monitor", "Why?", *options, "--out", "deep/last.json", "--json"),
         ]
         self.plain, self.same, self.other, self.last = [one.end() for one in running]
 
@@ -440,7 +440,7 @@ def test_raw_and_calibrated_scores_are_those_of_the_vector(monitored):
     )
 
 
-def held_by(page: Path) -> Any:
+def page_data(page: Path) -> Any:
     """What a report shows, as its own script reads it."""
     _, _, rest = page.read_text(encoding="utf-8").partition(
         '<script id="data" type="application/json">'
@@ -451,25 +451,25 @@ def held_by(page: Path) -> Any:
 def test_report_prints_the_path_of_a_page_with_the_records(monitored):
     ended = monitored.workspace.run("report", "--out", "page.html", "plain.json", "deep/last.json")
 
-    held = held_by(monitored.workspace.folder / "page.html")
+    data = page_data(monitored.workspace.folder / "page.html")
     plain, last = monitored.record("plain.json"), monitored.record("deep/last.json")
     assert (ended.code, ended.out, ended.err) == (0, "page.html\n", "")
-    assert [(r["name"], r["tokens"]) for r in held["records"]] == [
+    assert [(r["name"], r["tokens"]) for r in data["records"]] == [
         ("plain", plain["tokens"]),
         ("last", last["tokens"]),
     ]
-    assert list(held["records"][1]["trait_scores"]) == list(last["trait_scores"]) == ["refusal"]
+    assert list(data["records"][1]["trait_scores"]) == list(last["trait_scores"]) == ["refusal"]
 
 
 def test_report_without_names_includes_every_record_run_and_vector(monitored):
     ended = monitored.workspace.run("report")
 
-    held = held_by(monitored.workspace.folder / "runs" / "report.html")
+    data = page_data(monitored.workspace.folder / "runs" / "report.html")
     assert ended.out == "runs/report.html\n"
-    assert [record["response"] for record in held["records"]] == [
+    assert [record["response"] for record in data["records"]] == [
         monitored.other.json_lines[-1]["response"]
     ]
-    assert [vector["trait"] for made in held["sets"] for vector in made["vectors"]] == [
+    assert [vector["trait"] for made in data["sets"] for vector in made["vectors"]] == [
         "evil",
         "refusal",
     ]

@@ -12,8 +12,8 @@ from gguf import GGUFReader
 
 POSITIONS = ("response_avg", "prompt_avg", "prompt_last")
 COMMANDS = {
-    "all": ["--export", "gguf", "--export", "pt", "--out", "given"],
-    "one": ["evil", "--export", "safetensors", "--out", "given"],
+    "all": ["--export", "gguf", "--export", "pt", "--out", "exported"],
+    "one": ["evil", "--export", "safetensors", "--out", "exported"],
     "json": ["evil", "--export", "gguf", "--json"],
     "csv": ["evil", "--export", "csv", "--out", "rollouts"],
     "no export": ["evil", "--out", "nowhere"],
@@ -44,30 +44,31 @@ def test_existing_vectors_are_exported_and_stdout_contains_only_their_paths(
         path
         for trait in ("evil", "refusal")
         for path in (
-            f"given/{trait}_response_avg.gguf",
-            *(f"given/{trait}_{name}_diff.pt" for name in POSITIONS),
+            f"exported/{trait}_response_avg.gguf",
+            *(f"exported/{trait}_{name}_diff.pt" for name in POSITIONS),
         )
     ]
     assert (ended["all"].code, ended["all"].out.splitlines()) == (0, expected)
-    assert sorted(workspace.files("given")) == sorted([*expected, "given/evil.safetensors"])
+    assert sorted(workspace.files("exported")) == sorted([*expected, "exported/evil.safetensors"])
 
 
 def test_the_exported_files_contain_the_vector(exported):
     workspace, ended, _ = exported
 
-    tensors, given = workspace.tensors("evil"), workspace.folder / "given"
+    tensors, export_folder = workspace.tensors("evil"), workspace.folder / "exported"
     for position in POSITIONS:
-        written = torch.load(given / f"evil_{position}_diff.pt", weights_only=True).numpy()
+        written = torch.load(export_folder / f"evil_{position}_diff.pt", weights_only=True).numpy()
         np.testing.assert_array_equal(written, tensors[position], strict=True)
     directions = {
-        t.name: np.array(t.data) for t in GGUFReader(given / "evil_response_avg.gguf").tensors
+        t.name: np.array(t.data)
+        for t in GGUFReader(export_folder / "evil_response_avg.gguf").tensors
     }
     assert list(directions) == ["direction.1", "direction.2"]
     np.testing.assert_array_equal(
         directions["direction.1"], tensors["response_avg"][2], strict=True
     )
-    assert (ended["one"].code, ended["one"].out) == (0, "given/evil.safetensors\n")
-    assert (given / "evil.safetensors").read_bytes() == (
+    assert (ended["one"].code, ended["one"].out) == (0, "exported/evil.safetensors\n")
+    assert (export_folder / "evil.safetensors").read_bytes() == (
         workspace.folder / "vectors/model/evil.safetensors"
     ).read_bytes()
 
@@ -83,18 +84,18 @@ def test_without_out_exports_are_next_to_the_vectors_and_json_lists_them(exporte
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "message"),
     [
         ("no export", "error: --out has no effect without --export"),
         ("no folder", "error: cannot write to tiny.yaml"),
         ("no such format", "npz"),
     ],
 )
-def test_an_impossible_export_is_refused_before_any_work(exported, command, told):
+def test_an_impossible_export_is_refused_before_any_work(exported, command, message):
     workspace, ended, _ = exported
 
     assert (ended[command].code, ended[command].out) == (2, "")
-    assert told in ended[command].err
+    assert message in ended[command].err
     assert not (workspace.folder / "nowhere").exists()
 
 

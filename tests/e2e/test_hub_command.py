@@ -94,7 +94,7 @@ def test_only_the_traits_of_the_command_are_pushed_and_only_once(hub, env, copie
 
 
 @pytest.mark.parametrize(
-    ("arguments", "more", "told"),
+    ("arguments", "more", "message"),
     [
         (["--push", "vectors"], {}, "error: 'vectors' does not name a repository on the hub\n"),
         (["--private"], {}, "error: --private has no effect without --push\n"),
@@ -106,14 +106,14 @@ def test_only_the_traits_of_the_command_are_pushed_and_only_once(hub, env, copie
     ],
 )
 def test_an_impossible_push_is_refused_before_anything_is_built(
-    hub, env, copied, arguments, more, told
+    hub, env, copied, arguments, more, message
 ):
     before = copied.files()
 
     ended = copied.run("build-vector", "--threshold", "60", *arguments, **env | more)
 
     assert (ended.code, ended.out) == (2, "")
-    assert ended.err.startswith(told)
+    assert ended.err.startswith(message)
     assert copied.files() == before
     assert hub.requests == []
 
@@ -129,19 +129,21 @@ def test_nothing_is_pushed_when_a_trait_fails(hub, env, copied):
 
 
 @pytest.mark.parametrize(
-    ("answer", "code", "told"),
+    ("answer", "code", "message"),
     [
         (Answer(401), 2, "error: the hub requires a valid token\n"),
         (Answer(500), 1, "error: the hub failed\n"),
     ],
 )
-def test_a_push_that_the_hub_refuses_ends_without_a_traceback(hub, env, copied, answer, code, told):
+def test_a_push_that_the_hub_refuses_ends_without_a_traceback(
+    hub, env, copied, answer, code, message
+):
     hub.faults["POST /api/repos/create"] = answer
 
     ended = copied.run("build-vector", "evil", "--push", REPO, **env)
 
     assert (ended.code, ended.out) == (code, "")
-    assert f"pushing to {REPO} …\n{told}cause: status " in ended.err
+    assert f"pushing to {REPO} …\n{message}cause: status " in ended.err
     assert "Traceback" not in ended.err
 
 

@@ -55,10 +55,10 @@ def test_every_vector_has_a_table_without_a_run(swept):
 def test_progress_goes_to_stderr_line_by_line(swept):
     _, shown, _, _ = swept
 
-    told = [line.partition("] ")[2] for line in shown.err.splitlines()]
+    stderr_lines = [line.partition("] ")[2] for line in shown.err.splitlines()]
 
-    assert told[0] == "run tiny: 2 traits, in runs/tiny"
-    assert [line for line in told if line.endswith("0/15")] == [
+    assert stderr_lines[0] == "run tiny: 2 traits, in runs/tiny"
+    assert [line for line in stderr_lines if line.endswith("0/15")] == [
         f"{trait} {stage} 0/15"
         for trait in ("evil", "refusal")
         for stage in ("rollouts", "judgements")
@@ -160,14 +160,16 @@ def test_mistakes_have_three_lines_and_exit_code_2(swept):
     )
 
     for (typed, problem), one in zip(MISTAKES, ended, strict=True):
-        told = [
+        stderr_lines = [
             line
             for line in one.err.splitlines()
             if line.startswith(("error: ", "cause: ", "fix: "))
         ]
         assert (one.code, one.out) == (2, ""), typed
-        assert [line.partition(": ")[0] for line in told] == ["error", "cause", "fix"], typed
-        assert told[0] == f"error: {problem}", typed
+        assert [line.partition(": ")[0] for line in stderr_lines] == ["error", "cause", "fix"], (
+            typed
+        )
+        assert stderr_lines[0] == f"error: {problem}", typed
     assert workspace.files("runs").keys() == before.keys()
 
 

@@ -24,13 +24,13 @@ ROWS = [
     for side, score in (("pos", 80), ("neg", 10))
 ]
 FILES = {
-    "kind.yaml": "responses: data/kind.jsonl\nevaluation_responses: data/held.jsonl\n",
+    "kind.yaml": "responses: data/kind.jsonl\nevaluation_responses: data/held_out.jsonl\n",
     "joy.yaml": "responses: data/joy.csv\n",
     "both.yaml": "responses: data/kind.jsonl\nquestions:\n  - Why?\n",
     "faulty.yaml": "responses: data/faulty.jsonl\n",
     "long.yaml": "responses: data/long.jsonl\n",
     "data/kind.jsonl": "".join(json.dumps(pair) + "\n" for pair in PAIRS),
-    "data/held.jsonl": "".join(
+    "data/held_out.jsonl": "".join(
         json.dumps(pair | {"question": "Well?"}) + "\n" for pair in PAIRS[:5]
     ),
     "data/joy.csv": HEADER + "".join(ROWS),
@@ -185,14 +185,14 @@ def test_a_killed_run_resumes_on_two_devices(done, open_workspace):
     going = workspace.start("extract", "kind")
     going.wait_until(lambda: workspace.ledger("kind").count(b"\n") >= 16)
     going.kill()
-    held = workspace.ledger("kind")
-    held = held[: held.rfind(b"\n") + 1]
+    stored = workspace.ledger("kind")
+    stored = stored[: stored.rfind(b"\n") + 1]
 
     ended = workspace.run("extract", "kind", "--devices", "cpu,cpu")
 
     assert ended.code == 0, ended.err
-    assert 16 <= held.count(b"\n") < ALL
-    assert workspace.ledger("kind").startswith(held)
+    assert 16 <= stored.count(b"\n") < ALL
+    assert workspace.ledger("kind").startswith(stored)
     ids = [line["id"] for line in workspace.lines("kind")]
     assert len(ids) == len(set(ids)) == ALL
     undisturbed = done.workspace.tensors("kind")["response_avg"]

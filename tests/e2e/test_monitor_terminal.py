@@ -16,7 +16,7 @@ from tests.e2e.terminal import CTRL_C, CTRL_D, CTRL_U, UP, Terminal
 from tests.e2e.test_resume import make_endless
 from traitcli.views.printable import printable
 
-ROWS = 5
+LAYERS = 5
 ENDLESS = ("--max-new-tokens", "8000", "--set", "monitor.sampling.temperature=0")
 BY_LAYER = ("--per-layer", "--trait", "evil")
 
@@ -305,7 +305,7 @@ def test_without_colors_tokens_have_marks_and_each_layer_has_a_line(replayed):
 
     assert not again.terminal.is_colored
     assert "  ⟨…⟩⁺ and ⟨…⟩⁻ hold tokens that reach +1 or −1." in again.terminal.written
-    assert [band[:4].strip() for band in bands] == [str(row) for row in reversed(range(ROWS))]
+    assert [band[:4].strip() for band in bands] == [str(row) for row in reversed(range(LAYERS))]
 
 
 def test_a_terminal_that_moves_no_cursor_gets_plain_lines(replayed):

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.e2e.conftest import Ended
-from tests.e2e.test_commands import RECORD, held_by
+from tests.e2e.test_commands import RECORD, page_data
 
 FEW = {
     "prompts": [
@@ -93,8 +93,8 @@ SAID = (
 def room(open_workspace: Callable[..., Any], finished: tuple[Any, Ended]) -> Any:
     """A folder with the tiny model, its vectors in three folders, prompts and texts."""
     workspace = open_workspace()
-    for place in ("vectors", "elsewhere"):
-        shutil.copytree(finished[0].folder / "vectors", workspace.folder / place)
+    for folder_name in ("vectors", "elsewhere"):
+        shutil.copytree(finished[0].folder / "vectors", workspace.folder / folder_name)
     (workspace.folder / "nothing").mkdir()
     broken = {"prompt": "Why?", "response": "ab", "tokens": ["a", "b"]}
     files = {
@@ -168,12 +168,14 @@ def test_a_piped_chat_has_token_lines_on_stdout_and_the_rest_on_stderr(ended, ro
     first, second = records(room.folder / "chat.jsonl")
 
     ever_same = ("model: ", "4 tokens in ")
-    told = [line for line in ended["chat"].err.splitlines() if not line.startswith(ever_same)]
+    error_lines = [
+        line for line in ended["chat"].err.splitlines() if not line.startswith(ever_same)
+    ]
 
     layer = first["layers"]["evil"]
     dose = f"{second['steering'][0]['dose']:.2f}"
     assert [int(line.split("\t")[0]) for line in ended["chat"].out.splitlines()] == [0, 1, 2, 3] * 2
-    assert told[1:] == [
+    assert error_lines[1:] == [
         "Type a message, or /help. /quit leaves.",
         "prompt: Wh??",
         f"steered by evil +0.5 at layer {layer}",
@@ -320,8 +322,10 @@ def test_stop_on_ends_the_answer_at_the_token_that_meets_it(ended):
     assert record["finish_reason"] == "alarm"
     assert len(record["tokens"]) == len(tokens) == 3
     assert (alarm["rule"], alarm["action"], alarm["token"]) == ("run(evil,3)>-1000", "stop", 2)
-    told = f"alarm run(evil,3)>-1000: {figure(alarm['score'])} at token 2; the answer ends here"
-    assert told in ended["steered"].err.splitlines()
+    alarm_line = (
+        f"alarm run(evil,3)>-1000: {figure(alarm['score'])} at token 2; the answer ends here"
+    )
+    assert alarm_line in ended["steered"].err.splitlines()
 
 
 def test_json_is_a_line_for_each_token_and_then_the_record(ended, room):
@@ -375,8 +379,8 @@ def test_with_raw_scores_and_bounds_are_projections(ended, room):
 
     shown = [line.split("\t")[2:] for line in ended["raw"].out.splitlines()]
 
-    for place, trait in enumerate(raw):
-        named, figures = zip(*(fields[place].split("=") for fields in shown), strict=True)
+    for index, trait in enumerate(raw):
+        named, figures = zip(*(fields[index].split("=") for fields in shown), strict=True)
         assert set(named) == {f"raw:{trait}"}
         assert [float(one) for one in figures] == pytest.approx(raw[trait], abs=1e-4)
     assert ended["raw"].code == 3
@@ -400,11 +404,11 @@ def test_a_second_answer_is_a_second_line_of_the_same_file(ended, room):
 
 
 def test_report_has_the_records_of_a_set_without_failures(ended, room):
-    told = room.run("report", "set.jsonl", "--out", "page.html")
+    reported = room.run("report", "set.jsonl", "--out", "page.html")
 
-    held = held_by(room.folder / "page.html")
-    assert (told.code, told.out, told.err) == (0, "page.html\n", "")
-    assert [record["name"] for record in held["records"]] == ["set 1", "set 3", "set 4"]
+    data = page_data(room.folder / "page.html")
+    assert (reported.code, reported.out, reported.err) == (0, "page.html\n", "")
+    assert [record["name"] for record in data["records"]] == ["set 1", "set 3", "set 4"]
 
 
 @dataclass(frozen=True)
@@ -417,7 +421,7 @@ class Mistake:
     fix: str = ""
 
     @property
-    def told(self) -> str:
+    def stderr(self) -> str:
         lines = {"error: ": self.problem, "cause: ": self.cause, "fix:   ": self.fix}
         return "".join(f"{label}{text}\n" for label, text in lines.items() if text)
 
@@ -565,7 +569,7 @@ def refused(room: Any) -> dict[str, Ended]:
 def test_a_mistake_is_refused_before_any_work(refused, name):
     answer = refused[name]
 
-    assert (answer.code, answer.out, answer.err) == (2, "", MISTAKES[name].told)
+    assert (answer.code, answer.out, answer.err) == (2, "", MISTAKES[name].stderr)
 
 
 def test_steering_at_a_layer_that_the_model_does_not_have_is_refused(refused):

@@ -44,7 +44,7 @@ def judged_rollouts(workspace: Any, name: str, run: str = "tiny") -> set[str]:
     return {line.split(b'"rollout": "')[1].split(b'"')[0].decode() for line in lines}
 
 
-def replies_held(workspace: Any) -> set[str]:
+def cached_replies(workspace: Any) -> set[str]:
     """The keys of the replies in the cache, as a process that comes later sees them."""
     [path] = (workspace.folder / "cache").rglob("judge-replies.sqlite")
     there = sqlite3.connect(path)
@@ -96,7 +96,7 @@ class Killed:
             judged = set().union(
                 *(prompts_for(workspace, name, judged_rollouts(workspace, name)) for name in TRAITS)
             )
-            self.known.append((judged, set() if flags else replies_held(workspace)))
+            self.known.append((judged, set() if flags else cached_replies(workspace)))
         begun = len(server.bodies)
         self.codes.append(workspace.run("judge", *flags, OPENAI_API_KEY=KEY).code)
         self.asked.append(server.bodies[begun:])
@@ -170,7 +170,7 @@ class Overlapping:
         self.first = going.kill()
         self.rollouts_then = {name: workspace.ledger(name) for name in TRAITS}
         self.judged_then = {name: judged_rollouts(workspace, name) for name in TRAITS}
-        self.replies_then, begun = replies_held(workspace), len(server.bodies)
+        self.replies_then, begun = cached_replies(workspace), len(server.bodies)
         server.delay = 0.0
         self.second = workspace.run("extract", *TRAITS, "--json", OPENAI_API_KEY=KEY)
         self.asked_again = [cache_key(server.url, body, 0) for body in server.bodies[begun:]]
@@ -192,9 +192,11 @@ def test_judging_overlaps_with_generation(overlapping):
 
 
 def test_the_next_trait_is_generated_while_the_first_is_still_judged(overlapping):
-    beside = [refusal for trait, _, refusal in overlapping.seen if trait == "evil" and refusal]
+    during_generation = [
+        refusal for trait, _, refusal in overlapping.seen if trait == "evil" and refusal
+    ]
 
-    assert beside
+    assert during_generation
 
 
 def test_a_killed_extract_repeats_no_stored_rollout_or_judgement(overlapping):

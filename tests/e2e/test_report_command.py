@@ -208,7 +208,7 @@ def test_a_mistake_writes_nothing(room):
     }
     before = room.files()
 
-    ended = room.run_all([["report", *given, "--out", "mistake"] for given in mistakes])
+    ended = room.run_all([["report", *arguments, "--out", "mistake"] for arguments in mistakes])
 
     for content, expected in zip(ended, mistakes.values(), strict=True):
         assert (content.code, content.out, content.err.splitlines()[0]) == (2, "", expected)

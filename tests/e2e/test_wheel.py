@@ -56,8 +56,12 @@ def run_quietly(command: Sequence[str], folder: Path) -> None:
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     """Built from a copy of the sources, so that nothing is left in the checkout."""
-    place = tmp_path_factory.mktemp("wheel")
-    sources, target, empty = place / "sources", place / "target", place / "empty"
+    build_folder = tmp_path_factory.mktemp("wheel")
+    sources, target, empty = (
+        build_folder / "sources",
+        build_folder / "target",
+        build_folder / "empty",
+    )
     empty.mkdir()
     for name in FOLDERS:
         shutil.copytree(
@@ -66,9 +70,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     for name in FILES:
         shutil.copy(CHECKOUT / name, sources / name)
     run_quietly(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(place)], sources
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(build_folder)],
+        sources,
     )
-    [wheel] = place.glob("*.whl")
+    [wheel] = build_folder.glob("*.whl")
     pip = [
         sys.executable,
         "-m",
@@ -80,7 +85,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
         str(target),
         str(wheel),
     ]
-    run_quietly(pip, place)
+    run_quietly(pip, build_folder)
     shutil.rmtree(sources)
     return Installed(target, empty)
 

@@ -42,7 +42,7 @@ class OwnWriter:
         return [(made[index].ids, made[index].finish_reason) for index in range(len(asked))]
 
 
-def stand_in(loaded) -> ModuleType:
+def make_stand_in(loaded) -> ModuleType:
     """A module with the part of vLLM's interface that is used, on a model that is not vLLM's."""
 
     class LLM:
@@ -75,7 +75,7 @@ def stand_in(loaded) -> ModuleType:
 @pytest.fixture
 def vllm(loaded, monkeypatch):
     """The stand-in, installed beside a GPU that is not there."""
-    module = stand_in(loaded("llama"))
+    module = make_stand_in(loaded("llama"))
     monkeypatch.setitem(sys.modules, "vllm", module)
     monkeypatch.setattr(vllm_module, "find_spec", lambda name: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (40 * 2**30, 80 * 2**30))

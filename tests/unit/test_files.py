@@ -35,7 +35,7 @@ with lock(Path(sys.argv[1])) as holder:
 """
 
 
-def hold_elsewhere(path):
+def lock_in_another_process(path):
     """Another process that holds a lock."""
     other = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True
@@ -84,9 +84,9 @@ def test_a_failed_write_keeps_the_old_content_and_no_scratch_file(tmp_path):
     path = tmp_path / "a.txt"
     write_atomic(path, "old")
 
-    said = on_a_full_disk(path, "write_atomic", "'new' * 100")
+    printed = on_a_full_disk(path, "write_atomic", "'new' * 100")
 
-    assert said == f"cannot write {path}|File too large\n"
+    assert printed == f"cannot write {path}|File too large\n"
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"a.txt": "old"}
 
 
@@ -158,9 +158,9 @@ def test_an_append_that_fails_in_the_middle_loses_none_of_the_lines_before(tmp_p
     path = tmp_path / "lines.jsonl"
     append_lines(path, [{"n": 1}])
 
-    said = on_a_full_disk(path, "append_lines", "[{'text': 'x' * 100}]")
+    printed = on_a_full_disk(path, "append_lines", "[{'text': 'x' * 100}]")
 
-    assert said == f"cannot write {path}|File too large\n"
+    assert printed == f"cannot write {path}|File too large\n"
     assert list(read_lines(path)) == [{"n": 1}]
 
 
@@ -198,7 +198,7 @@ def test_the_lines_before_a_damaged_one_are_read(tmp_path):
 
 
 def test_a_taken_lock_names_its_process_and_host(tmp_path):
-    other = hold_elsewhere(tmp_path / "lock")
+    other = lock_in_another_process(tmp_path / "lock")
     try:
         with lock(tmp_path / "lock") as holder:
             assert holder == f"process {other.pid} on {socket.gethostname()}"
@@ -208,7 +208,7 @@ def test_a_taken_lock_names_its_process_and_host(tmp_path):
 
 
 def test_a_lock_that_a_killed_process_left_behind_is_taken_over(tmp_path):
-    other = hold_elsewhere(tmp_path / "lock")
+    other = lock_in_another_process(tmp_path / "lock")
     other.kill()
     other.communicate()
     assert (tmp_path / "lock").is_file()

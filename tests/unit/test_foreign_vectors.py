@@ -32,8 +32,8 @@ def make_matrix(layer_count=LAYERS, hidden=HIDDEN, seed=0):
 def make_vector(**changes):
     directions = {position: make_matrix(seed=seed) for seed, position in enumerate(POSITIONS)}
     stats = {position: ClassStats(*make_matrix(4, LAYERS)) for position in POSITIONS}
-    told = {"trait": "evil", "model": "tiny", "method": "mean_difference", "layer": 3}
-    return TraitVector(**{**told, "directions": directions, "stats": stats, **changes})
+    defaults = {"trait": "evil", "model": "tiny", "method": "mean_difference", "layer": 3}
+    return TraitVector(**{**defaults, "directions": directions, "stats": stats, **changes})
 
 
 def save_gguf(path, tensors, **fields):
@@ -263,10 +263,10 @@ def test_a_gguf_model_is_refused_as_a_control_vector(tmp_path):
 
 
 def test_layers_that_do_not_fit_the_model_are_refused(tmp_path):
-    torch.save(torch.from_numpy(make_matrix()), all_rows := tmp_path / "evil.pt")
+    torch.save(torch.from_numpy(make_matrix()), all_layers := tmp_path / "evil.pt")
     torch.save({7: torch.ones(8)}, by_layer := tmp_path / "grumpy.pt")
 
-    assert fault_in(all_rows, layer_count=6).cause == "it has 5 layers, not 6"
+    assert fault_in(all_layers, layer_count=6).cause == "it has 5 layers, not 6"
     assert (
         fault_in(by_layer, layer_count=8).cause == "it provides layer 8, but layers go from 0 to 7"
     )
@@ -304,14 +304,14 @@ def test_a_control_vector_contains_layers_2_to_l_minus_1(
     (path,) = export_vector(vector, "prompt_last", "gguf", tmp_path, model_hint="llama")
 
     reader = GGUFReader(path)
-    held = {tensor.name: np.array(tensor.data) for tensor in reader.tensors}
+    by_name = {tensor.name: np.array(tensor.data) for tensor in reader.tensors}
     assert path.name == "evil_prompt_last.gguf"
-    assert list(held) == ["direction.1", "direction.2"]
+    assert list(by_name) == ["direction.1", "direction.2"]
     np.testing.assert_array_equal(
-        held["direction.1"], vector.directions["prompt_last"][2], strict=True
+        by_name["direction.1"], vector.directions["prompt_last"][2], strict=True
     )
     np.testing.assert_array_equal(
-        held["direction.2"], vector.directions["prompt_last"][3], strict=True
+        by_name["direction.2"], vector.directions["prompt_last"][3], strict=True
     )
     fields = {
         name: reader.get_field(name).contents()

@@ -83,8 +83,8 @@ def damaged(whole: bytes) -> st.SearchStrategy[bytes]:
     """A valid file with a part overwritten, cut or put in."""
 
     def damage(drawn: tuple[int, int, bytes]) -> bytes:
-        place, cut, put = drawn
-        return whole[:place] + put + whole[place + cut :]
+        offset, cut, put = drawn
+        return whole[:offset] + put + whole[offset + cut :]
 
     near_the_start = st.integers(0, min(len(whole), 400)) | st.integers(0, len(whole))
     return st.tuples(near_the_start, st.integers(0, 64), st.binary(max_size=24)).map(damage)
@@ -211,7 +211,7 @@ TABLE = """question,prompt,answer,question_id,evil,coherence
 Why?,<u>Why?<a>,So.,evil_0_pos_0,90.5,80
 Why?,<u>Why?<a>,No.,evil_0_neg_0,1,90
 """
-READY = {
+LABELLED = {
     "lines.jsonl": (
         json.dumps(PAIR) + "\n" + json.dumps(PAIR | {"question": "When?"}) + "\n"
     ).encode(),
@@ -222,18 +222,18 @@ READY = {
 }
 
 
-@pytest.mark.parametrize("name", READY)
+@pytest.mark.parametrize("name", LABELLED)
 def test_labelled_responses_that_are_damaged_are_read_or_refused(tmp_path, name):
     definition = tmp_path / "mine.yaml"
     definition.write_text(f"name: mine\nresponses: {name}\n", encoding="utf-8")
 
     @fuzz
-    @given(content=damaged(READY[name]))
+    @given(content=damaged(LABELLED[name]))
     def check(content):
         (tmp_path / name).write_bytes(content)
         read_or_refuse(lambda: load_trait(definition))
 
-    (tmp_path / name).write_bytes(READY[name])
+    (tmp_path / name).write_bytes(LABELLED[name])
     assert isinstance(read_or_refuse(lambda: load_trait(definition)), TraitError) == (
         name in ("deep.json", "wide.csv")
     )

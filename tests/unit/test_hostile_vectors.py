@@ -59,8 +59,8 @@ def direction(name="direction.1", dimensions=1, width=8, offset=0):
 
 
 def safetensors(header, data=b""):
-    told = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return struct.pack("<Q", len(told)) + told + data
+    encoded = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(encoded)) + encoded + data
 
 
 def archive(data, compression=zipfile.ZIP_STORED, **records):
@@ -98,8 +98,8 @@ def native(**changes):
         "quality": {},
         "provenance": {},
     }
-    told = json.dumps(header | changes)
-    return save({"response_avg": np.ones((3, 4), np.float32)}, {"traitcli": told})
+    encoded = json.dumps(header | changes)
+    return save({"response_avg": np.ones((3, 4), np.float32)}, {"traitcli": encoded})
 
 
 def swollen():
@@ -216,7 +216,7 @@ FILES = {
     "torch: an array": lambda: saved({1: np.ones(4)}),
     "torch: not in a dict but in two": lambda: saved({"a": {"b": {"c": torch.ones(4)}}}),
 }
-PLACES = {
+NON_FILES = {
     "no file": lambda path: None,
     "a folder": lambda path: path.mkdir(),
     "a link to itself": lambda path: path.symlink_to(path),
@@ -246,10 +246,10 @@ def test_a_file_without_a_vector_is_refused_under_any_name(tmp_path, content):
         refused(path)
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_a_folder_or_a_device_is_refused_as_a_file(tmp_path, place):
+@pytest.mark.parametrize("kind", NON_FILES)
+def test_a_folder_or_a_device_is_refused_as_a_file(tmp_path, kind):
     for name in NAMES:
-        PLACES[place](path := tmp_path / name)
+        NON_FILES[kind](path := tmp_path / name)
 
         refused(path)
 
@@ -288,8 +288,8 @@ def test_a_file_with_a_byte_changed_is_refused_or_makes_a_vector(tmp_path, form)
     content, path, draw = whole.read_bytes(), tmp_path / f"changed.{form}", np.random.default_rng(1)
 
     outcomes = set()
-    for place in draw.integers(len(content), size=200):
-        path.write_bytes(content[:place] + draw.bytes(1) + content[place + 1 :])
+    for position in draw.integers(len(content), size=200):
+        path.write_bytes(content[:position] + draw.bytes(1) + content[position + 1 :])
         try:
             outcomes.add(bool(np.isfinite(next(iter(read_any(path).directions.values()))).all()))
         except VectorError:
@@ -321,11 +321,11 @@ def test_code_in_a_pickle_is_not_run(tmp_path, kind):
 
 
 def test_only_names_of_tensors_are_let_through_to_torch():
-    told = {
+    encoded = {
         1: torch.ones(3, dtype=torch.bfloat16),
         2: torch.nn.Parameter(torch.ones(3, dtype=torch.float64)),
     }
-    with zipfile.ZipFile(io.BytesIO(saved(told))) as whole:
+    with zipfile.ZipFile(io.BytesIO(saved(encoded))) as whole:
         data = whole.read("archive/data.pkl")
 
     names = {

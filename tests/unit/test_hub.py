@@ -561,9 +561,9 @@ def test_a_file_that_ends_early_is_refused(hub, theirs, tmp_path, folder):
     assert files_in(folder) == {}
 
 
-@pytest.mark.parametrize("told", ["", "main", "../../../x", COMMIT[:-1], f"{COMMIT}\x1b[31m"])
-def test_a_commit_that_is_not_a_hash_is_refused(hub, theirs, told):
-    body = json.dumps({"id": REPO, "sha": told, "tags": [], "siblings": []}).encode()
+@pytest.mark.parametrize("sha", ["", "main", "../../../x", COMMIT[:-1], f"{COMMIT}\x1b[31m"])
+def test_a_commit_that_is_not_a_hash_is_refused(hub, theirs, sha):
+    body = json.dumps({"id": REPO, "sha": sha, "tags": [], "siblings": []}).encode()
     hub.faults["GET /api/models/[^/]+/[^/]+$"] = Answer(
         200, {"Content-Type": "application/json"}, body
     )

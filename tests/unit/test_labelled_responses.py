@@ -93,24 +93,24 @@ def rollout_rows(side, count=6, score=80.0):
     ]
 
 
-def make_trait(ready, evaluation=None):
+def make_trait(parsed, evaluation=None):
     empty = Contrast("", "")
-    held = evaluation or replace(ready, questions=(), responses=())
+    evaluation = evaluation or replace(parsed, questions=(), responses=())
     return Trait(
         "joy",
         "Joy.",
         empty,
         empty,
         (),
-        ready.questions,
-        held.questions,
+        parsed.questions,
+        evaluation.questions,
         "",
-        ready.responses,
-        held.responses,
+        parsed.responses,
+        evaluation.responses,
     )
 
 
-def told(responses):
+def summary(responses):
     return [(one.polarity, one.before, one.text, one.form) for one in responses]
 
 
@@ -118,10 +118,10 @@ def told(responses):
 
 
 def test_json_lines_give_a_question_and_a_response_for_either_side(read):
-    ready = read(ENTRIES[:1])
+    parsed = read(ENTRIES[:1])
 
-    assert ready.questions == (QUESTIONS[0],)
-    assert told(ready.responses) == [
+    assert parsed.questions == (QUESTIONS[0],)
+    assert summary(parsed.responses) == [
         ("positive", QUESTIONS[0], "I love it, 0 times.", "answer"),
         ("negative", QUESTIONS[0], "I hate it, 0 times!", "answer"),
     ]
@@ -131,7 +131,7 @@ def test_json_lines_give_a_question_and_a_response_for_either_side(read):
     "form", [json.dumps, lambda e: json.dumps(e, indent=2), lambda e: f"\n {json.dumps(e)}\n"]
 )
 def test_a_json_list_is_read_like_json_lines(read, form):
-    assert told(read(form(ENTRIES)).responses) == told(read(ENTRIES).responses)
+    assert summary(read(form(ENTRIES)).responses) == summary(read(ENTRIES).responses)
 
 
 def test_a_contrastive_activation_addition_file_loads_unmodified(read):
@@ -141,34 +141,34 @@ def test_a_contrastive_activation_addition_file_loads_unmodified(read):
         "answer_not_matching_behavior": "(A)",
     }
 
-    ready = read(json.dumps([entry], indent=4))
+    parsed = read(json.dumps([entry], indent=4))
 
-    assert told(ready.responses) == [
+    assert summary(parsed.responses) == [
         ("positive", entry["question"], "(B)", "answer"),
         ("negative", entry["question"], "(A)", "answer"),
     ]
 
 
 def test_other_columns_of_a_data_set_are_passed_over(read):
-    assert told(read([ENTRIES[0] | {"id": 7, "source": None}]).responses) == told(
+    assert summary(read([ENTRIES[0] | {"id": 7, "source": None}]).responses) == summary(
         read(ENTRIES[:1]).responses
     )
 
 
 @pytest.mark.parametrize("question", [{}, {"question": ""}, {"question": None}, {"question": " "}])
 def test_texts_without_a_question_are_cut_where_they_become_the_same(read, question):
-    ready = read(
+    parsed = read(
         [
             question
             | {"positive": "You are a happy man. I think", "negative": "You are a sad man. I think"}
         ]
     )
 
-    assert told(ready.responses) == [
+    assert summary(parsed.responses) == [
         ("positive", "You are a happy", " man. I think", "text"),
         ("negative", "You are a sad", " man. I think", "text"),
     ]
-    assert ready.questions == ("",)
+    assert parsed.questions == ("",)
 
 
 @pytest.mark.parametrize(
@@ -195,9 +195,9 @@ def test_whole_texts_are_read_when_not_all_pairs_end_alike(read):
     alike = {"positive": "I love my dog", "negative": "I hate my dog"}
     unlike = {"positive": "So good!", "negative": "So bad."}
 
-    ready = read([alike, unlike])
+    parsed = read([alike, unlike])
 
-    assert [(one.before, one.text) for one in ready.responses] == [
+    assert [(one.before, one.text) for one in parsed.responses] == [
         ("", "I love my dog"),
         ("", "I hate my dog"),
         ("", "So good!"),
@@ -211,25 +211,25 @@ def test_a_persona_vectors_csv_is_read_without_changing_prompts_answers_or_score
     positive = table([["Why?", prompt, answer, "joy_3_pos_4", "86.875", ""]])
     negative = table([["Why?", "p", "None", "joy_3_neg_4", "0.0", "nan"]])
 
-    ready = read("\ufeff" + positive, negative)
+    parsed = read("\ufeff" + positive, negative)
 
-    assert told(ready.responses) == [
+    assert summary(parsed.responses) == [
         ("positive", prompt, answer, "raw"),
         ("negative", "p", "None", "raw"),
     ]
-    assert [(one.score, one.coherence) for one in ready.responses] == [(86.875, None), (0.0, None)]
-    assert ready.questions == ("Why?",)
+    assert [(one.score, one.coherence) for one in parsed.responses] == [(86.875, None), (0.0, None)]
+    assert parsed.questions == ("Why?",)
 
 
 def test_a_csv_that_was_not_judged_has_no_scores(read):
     header = "question,prompt,answer,question_id\n"
 
-    ready = read(
+    parsed = read(
         table([["Why?", "p", "a", "joy_0_pos_0"], ["Why?", "p", "b", "joy_0_neg_0"]], header)
     )
 
-    assert [one.score for one in ready.responses] == [None, None]
-    assert not make_trait(ready).is_scored
+    assert [one.score for one in parsed.responses] == [None, None]
+    assert not make_trait(parsed).is_scored
 
 
 def test_an_index_column_of_pandas_is_passed_over(read):
@@ -244,11 +244,11 @@ def test_an_index_column_of_pandas_is_passed_over(read):
 def test_all_responses_to_a_question_are_in_the_same_fold(read):
     again = [entry | {"question": f"  {entry['question'].upper()} "} for entry in ENTRIES]
 
-    ready = read(ENTRIES + again)
+    parsed = read(ENTRIES + again)
 
-    assert ready.questions == tuple(QUESTIONS)
-    assert {(one.question, one.pair) for one in ready.responses} == {(n, n % 5) for n in range(7)}
-    assert [one.repeat for one in ready.responses] == [0] * 14 + [1] * 14
+    assert parsed.questions == tuple(QUESTIONS)
+    assert {(one.question, one.pair) for one in parsed.responses} == {(n, n % 5) for n in range(7)}
+    assert [one.repeat for one in parsed.responses] == [0] * 14 + [1] * 14
 
 
 def test_texts_with_one_ending_are_in_one_fold(read):
@@ -262,9 +262,9 @@ def test_texts_with_one_ending_are_in_one_fold(read):
 
 
 def test_two_entries_on_one_line_are_two_pairs(read):
-    ready = read(json.dumps([ENTRIES[0], ENTRIES[0]]))
+    parsed = read(json.dumps([ENTRIES[0], ENTRIES[0]]))
 
-    assert [(one.question, one.repeat, one.line) for one in ready.responses] == [(0, 0, 1)] * 2 + [
+    assert [(one.question, one.repeat, one.line) for one in parsed.responses] == [(0, 0, 1)] * 2 + [
         (0, 1, 1)
     ] * 2
 
@@ -273,16 +273,16 @@ def test_rows_of_two_csv_files_are_paired_by_question_instruction_and_turn(read)
     positive, negative = rollout_rows("pos"), rollout_rows("neg")
     twice = [*positive, *positive], [*negative, *negative[:2], *reversed(negative[2:])]
 
-    ready = read(table(twice[0]), table(twice[1]))
+    parsed = read(table(twice[0]), table(twice[1]))
 
-    keys = [(one.polarity, one.question, one.repeat) for one in ready.responses]
+    keys = [(one.polarity, one.question, one.repeat) for one in parsed.responses]
     assert len(set(keys)) == len(keys) == 24
     paired = {
         (one.question, one.repeat): one.text
-        for one in ready.responses
+        for one in parsed.responses
         if one.polarity == "positive"
     }
-    for one in ready.responses:
+    for one in parsed.responses:
         assert paired[one.question, one.repeat].split()[1] == one.text.split()[1]
 
 
@@ -449,8 +449,8 @@ def test_a_path_that_is_not_a_regular_file_is_refused(tmp_path, name):
 
 
 def test_every_labelled_response_is_planned_under_any_settings(read):
-    ready = read(ENTRIES)
-    trait = make_trait(ready, replace(ready, responses=ready.responses[:2]))
+    parsed = read(ENTRIES)
+    trait = make_trait(parsed, replace(parsed, responses=parsed.responses[:2]))
 
     keys = plan_rollouts(trait, ExtractConfig(questions=1, evaluation_questions=0, repeats=3))
 
@@ -477,9 +477,11 @@ def test_labelled_responses_take_no_judge_calls_and_write_no_tokens(read, tiny_c
 
 def test_a_changed_response_makes_another_trait_and_a_changed_score_does_not(read, tiny_config):
     def digest(**changes):
-        ready = read(table(rollout_rows("pos") + rollout_rows("neg")))
+        parsed = read(table(rollout_rows("pos") + rollout_rows("neg")))
         trait = make_trait(
-            replace(ready, responses=(replace(ready.responses[0], **changes), *ready.responses[1:]))
+            replace(
+                parsed, responses=(replace(parsed.responses[0], **changes), *parsed.responses[1:])
+            )
         )
         return check_run(Run(tiny_config.paths.runs / "new"), tiny_config, [trait])["traits"]["joy"]
 
@@ -492,10 +494,10 @@ def test_a_changed_response_makes_another_trait_and_a_changed_score_does_not(rea
 
 
 def test_provided_scores_are_named_by_their_files_and_a_digest(read):
-    ready = read(table(rollout_rows("pos")), table(rollout_rows("neg")))
-    scored = make_trait(ready)
+    parsed = read(table(rollout_rows("pos")), table(rollout_rows("neg")))
+    scored = make_trait(parsed)
     other = make_trait(
-        replace(ready, responses=(replace(ready.responses[0], score=1.0), *ready.responses[1:]))
+        replace(parsed, responses=(replace(parsed.responses[0], score=1.0), *parsed.responses[1:]))
     )
 
     names = [judge_id(FakeJudge(), trait) for trait in (scored, other)]
@@ -506,12 +508,12 @@ def test_provided_scores_are_named_by_their_files_and_a_digest(read):
 
 
 def test_the_provided_judge_returns_the_scores_of_each_response(read):
-    ready = read(
+    parsed = read(
         table(
             [["Why?", "p", "a", "joy_0_pos_0", 80, ""], ["Why?", "p", "b", "joy_0_neg_0", "", 70]]
         )
     )
-    trait, judged = make_trait(ready), []
+    trait, judged = make_trait(parsed), []
     answers = [Answer(key.id, key.polarity, key.pair, "Why?", "a") for key in trait.by_rollout()]
 
     ProvidedJudge().score(trait, answers, judged.extend)
@@ -610,18 +612,18 @@ def activations(model_folders):
                 "judge": {"backend": "fake"},
             }
         )
-        worker, told = Worker(config, "cpu", lambda event: None), []
+        worker, messages = Worker(config, "cpu", lambda event: None), []
         read_labelled_responses(
             GenerateTask(trait, tuple(trait.by_rollout())),
             config,
             worker,
-            told.append,
+            messages.append,
             release=release,
         )
-        made = [message for message in told if isinstance(message, RolloutsMade)]
+        made = [message for message in messages if isinstance(message, RolloutsMade)]
         rollouts = {rollout.id: rollout for message in made for rollout in message.rollouts}
         states = {name: found for message in made for name, found in message.activations.items()}
-        return rollouts, states, worker, told
+        return rollouts, states, worker, messages
 
     return activations
 
@@ -778,13 +780,16 @@ def test_responses_that_are_too_long_are_named_before_anything_is_read(read, act
 def test_released_responses_are_not_read(read, activations):
     trait = make_trait(read(ENTRIES))
 
-    rollouts, _, _, told = activations(trait, release=lambda unstarted: 5)
+    rollouts, _, _, messages = activations(trait, release=lambda unstarted: 5)
 
-    given_up = [
-        name for message in told if isinstance(message, RolloutsReleased) for name in message.ids
+    released = [
+        name
+        for message in messages
+        if isinstance(message, RolloutsReleased)
+        for name in message.ids
     ]
-    assert given_up == [key.id for key in trait.by_rollout()][-5:]
-    assert set(rollouts) == {key.id for key in trait.by_rollout()} - set(given_up)
+    assert released == [key.id for key in trait.by_rollout()][-5:]
+    assert set(rollouts) == {key.id for key in trait.by_rollout()} - set(released)
 
 
 def test_the_size_of_a_batch_changes_no_activation(read, activations):
@@ -808,12 +813,12 @@ def stored(read, tmp_path):
         read([entry | {"positive": text} for entry, text in zip(ENTRIES, texts, strict=True)])
     )
     files = Run(tmp_path / "run").trait("joy")
-    ready = trait.by_rollout()
-    made = zip(ready.values(), rollouts_of(trait), strict=True)
+    by_rollout = trait.by_rollout()
+    made = zip(by_rollout.values(), rollouts_of(trait), strict=True)
     files.add_rollouts([replace(r, prompt=f"<s>{r.id}:", response=one.text) for one, r in made], {})
     for judge, score in (("old", 10.0), ("new", 86.875)):
         files.add_judgements(
-            Judgement(key.id, judge, Score(score), Score(None, "not asked")) for key in ready
+            Judgement(key.id, judge, Score(score), Score(None, "not asked")) for key in by_rollout
         )
     return Run(tmp_path / "run"), trait
 
@@ -836,25 +841,27 @@ def test_rollouts_are_written_in_the_columns_of_the_persona_vectors_work(stored,
 def test_the_scores_that_are_written_are_those_of_the_judge_asked_for(stored, tmp_path):
     run, trait = stored
 
-    ready = read_responses(
+    parsed = read_responses(
         write_rollout_csv(TraitSnapshot.read(run, trait.name), trait, tmp_path / "out", "old")
     )
 
-    assert {one.score for one in ready.responses} == {10.0}
+    assert {one.score for one in parsed.responses} == {10.0}
 
 
 def test_exported_rollouts_are_read_back_unchanged(stored, tmp_path):
     run, trait = stored
 
-    ready = read_responses(
+    parsed = read_responses(
         write_rollout_csv(TraitSnapshot.read(run, trait.name), trait, tmp_path / "out")
     )
 
-    held = {(r.polarity, r.question): (r.prompt, r.response) for r in run.trait("joy").rollouts()}
-    assert len(ready.responses) == 14
-    for one in ready.responses:
-        question = QUESTIONS.index(ready.questions[one.question])
-        assert (one.before, one.text) == held[one.polarity, question]
+    exported = {
+        (r.polarity, r.question): (r.prompt, r.response) for r in run.trait("joy").rollouts()
+    }
+    assert len(parsed.responses) == 14
+    for one in parsed.responses:
+        question = QUESTIONS.index(parsed.questions[one.question])
+        assert (one.before, one.text) == exported[one.polarity, question]
 
 
 def test_a_rollout_without_its_counterpart_is_dropped(stored, tmp_path):
@@ -864,12 +871,12 @@ def test_a_rollout_without_its_counterpart_is_dropped(stored, tmp_path):
         "".join(path.read_text(encoding="utf-8").splitlines(keepends=True)[1:]), encoding="utf-8"
     )
 
-    ready = read_responses(
+    parsed = read_responses(
         write_rollout_csv(TraitSnapshot.read(run, trait.name), trait, tmp_path / "out")
     )
 
-    assert {(one.question, one.repeat) for one in ready.responses} == {(n, 0) for n in range(6)}
-    assert len(ready.responses) == 12
+    assert {(one.question, one.repeat) for one in parsed.responses} == {(n, 0) for n in range(6)}
+    assert len(parsed.responses) == 12
 
 
 def test_a_run_without_rollouts_writes_nothing(stored, tmp_path):

@@ -83,7 +83,7 @@ def lasting(record):
     }
 
 
-def said(*before, prompt=ASKED):
+def conversation(*before, prompt=ASKED):
     return [*before, {"role": "user", "content": prompt}]
 
 
@@ -124,7 +124,7 @@ def write_plainly(model, ids, interventions=()):
 @each_family
 def test_a_steered_answer_and_its_scores_are_those_of_plain_hooks(loaded, family, packs):
     model = replace(loaded(family), packs=packs)
-    ids = asked_ids(model, said())
+    ids = asked_ids(model, conversation())
     tokens, hidden = write_plainly(model, ids, STEERING)
 
     found = watch(model, config=GREEDY, steering=steer(model, *STEERING), by_layer="evil")
@@ -143,7 +143,7 @@ def test_a_steered_answer_and_its_scores_are_those_of_plain_hooks(loaded, family
 @each_family
 def test_only_the_last_token_of_a_prompt_is_steered(loaded, family, packs):
     model = replace(loaded(family), packs=packs)
-    plain = along(whole_pass(model, asked_ids(model, said())), VECTOR["evil"], 2)
+    plain = along(whole_pass(model, asked_ids(model, conversation())), VECTOR["evil"], 2)
 
     found = watch(model, steering=steer(model, "evil=3@2"), prompts=True).prompt_scores.raw["evil"]
 
@@ -158,14 +158,14 @@ def test_a_dose_is_relative_to_the_median_norm_of_the_prompts_states(loaded, fam
     asked = next(
         text
         for text in (ASKED, f"{ASKED}?", f"{ASKED}??")
-        if len(asked_ids(model, said(prompt=text))) % 2
+        if len(asked_ids(model, conversation(prompt=text))) % 2
     )
     probes, events = make_probes(VECTORS, model, "response_avg"), []
     watching = Watch(probes, CONFIG, steer(model, f"evil=-0.5@{layer}", "refusal=2@3"))
 
     record = monitor(model, watching, asked, on_event=events.append)
 
-    hidden = whole_pass(model, asked_ids(model, said(prompt=asked)))
+    hidden = whole_pass(model, asked_ids(model, conversation(prompt=asked)))
     for push in record.steering:
         length = np.linalg.norm(VECTOR[push.trait].directions["response_avg"][push.layer])
         usual = median(hidden[push.layer].norm(dim=1).tolist())
@@ -258,7 +258,7 @@ def test_steering_at_the_last_layer_is_warned_of(loaded):
 @each_family
 def test_prompt_scores_come_before_the_answer_and_match_transformers(loaded, family, packs):
     model, events = replace(loaded(family), packs=packs), []
-    hidden = whole_pass(model, asked_ids(model, said()))
+    hidden = whole_pass(model, asked_ids(model, conversation()))
 
     found = watch(model, on_event=events.append, prompts=True).prompt_scores
 
@@ -282,7 +282,7 @@ def test_prompt_scores_come_before_the_answer_and_match_transformers(loaded, fam
 @each_family
 def test_scores_at_every_layer_match_transformers_states(loaded, family, packs):
     model, events = replace(loaded(family), packs=packs), []
-    tokens, hidden = write_plainly(model, asked_ids(model, said()))
+    tokens, hidden = write_plainly(model, asked_ids(model, conversation()))
 
     found = watch(model, on_event=events.append, config=GREEDY, by_layer="refusal").layer_scores
 
@@ -332,12 +332,12 @@ def test_a_stop_rule_ends_the_answer_at_the_token_that_meets_it(loaded, rule, co
 @each_family
 def test_a_model_works_as_before_after_an_alarm_stopped_it(loaded, family, packs, steering):
     model = replace(loaded(family), packs=packs)
-    fresh, states = watch(model), whole_pass(model, asked_ids(model, said()))
+    fresh, states = watch(model), whole_pass(model, asked_ids(model, conversation()))
 
     watch(model, rules=rules("run(evil,3)>-1000", action="stop"), steering=steer(model, *steering))
 
     assert lasting(watch(model)) == lasting(fresh)
-    assert all(map(torch.equal, whole_pass(model, asked_ids(model, said())), states))
+    assert all(map(torch.equal, whole_pass(model, asked_ids(model, conversation())), states))
 
 
 def test_a_fail_rule_does_not_stop_the_answer(loaded):
@@ -458,7 +458,7 @@ def test_the_history_and_the_system_message_are_in_the_prompt(loaded, family, sy
     found = watch(model, config=config, history=TALK, prompts=True)
 
     before = [*([{"role": "system", "content": system}] if system else []), *TALK]
-    messages = said(*before)
+    messages = conversation(*before)
     text = model.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert "".join(found.prompt_scores.tokens) == text
     assert (
@@ -476,7 +476,7 @@ def test_without_a_system_role_the_system_message_joins_the_first_with_a_note(lo
 
     found = watch(model, config=config, history=history, prompts=True)
 
-    first, *rest = said(*history)
+    first, *rest = conversation(*history)
     messages = [first | {"content": f"Be brief.\n\n{first['content']}"}, *rest]
     text = model.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert "".join(found.prompt_scores.tokens) == text

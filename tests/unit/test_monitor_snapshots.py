@@ -78,8 +78,8 @@ class Frames:
 
 def scores(index):
     """Invented scores that differ by trait; the vector of the last trait has no class means."""
-    raw = {name: 4 * math.sin(0.7 * index + place) + place for place, name in enumerate(TRAITS)}
-    return raw, {name: raw[name] / 2 - place / 2 for place, name in enumerate(TRAITS[:-1])}
+    raw = {name: 4 * math.sin(0.7 * index + number) + number for number, name in enumerate(TRAITS)}
+    return raw, {name: raw[name] / 2 - number / 2 for number, name in enumerate(TRAITS[:-1])}
 
 
 def events_of_a_response(by_layer):

@@ -30,7 +30,7 @@ TEXTS = [
     Text((*PERSONA, *QUESTION), (7, 300, 8)),
 ]
 
-each_way = pytest.mark.parametrize("packs", [True, False], ids=["packed", "padded"])
+packed_and_padded = pytest.mark.parametrize("packs", [True, False], ids=["packed", "padded"])
 each_size = pytest.mark.parametrize("size", [1, 3, 64])
 
 
@@ -50,7 +50,7 @@ def assert_probable(loaded, found):
 
 
 @each_size
-@each_way
+@packed_and_padded
 @pytest.mark.parametrize("family", FAMILIES)
 def test_log_probabilities_are_those_of_whole_texts_in_order(loaded, family, packs, size):
     model = replace(loaded(family), packs=packs)
@@ -61,7 +61,7 @@ def test_log_probabilities_are_those_of_whole_texts_in_order(loaded, family, pac
 
 
 @each_size
-@each_way
+@packed_and_padded
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_reader_sees_what_two_passes_would_show(loaded, family, packs, size):
     model = replace(loaded(family), packs=packs)
@@ -113,13 +113,13 @@ def test_shared_prefixes_are_read_once_at_a_small_batch_size(loaded):
     )
 
 
-@each_way
+@packed_and_padded
 def test_nothing_is_kept_for_gradients(loaded, packs):
     model = replace(loaded("llama"), packs=packs)
 
     assert all(values.is_inference() for _, values in log_probabilities(model, TEXTS, 4))
 
 
-@each_way
+@packed_and_padded
 def test_an_empty_list_of_texts_is_allowed(loaded, packs):
     assert list(log_probabilities(replace(loaded("llama"), packs=packs), [], 4)) == []

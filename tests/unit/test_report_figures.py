@@ -224,10 +224,10 @@ def test_unlisted_keys_are_left_out(tmp_path):
 
 @pytest.mark.parametrize("key", ["file", "path", "source"])
 @pytest.mark.parametrize(
-    "place", ["/home/me/chats/talk.jsonl", r"C:\Users\me\talk.jsonl", "~/talk.jsonl"]
+    "source", ["/home/me/chats/talk.jsonl", r"C:\Users\me\talk.jsonl", "~/talk.jsonl"]
 )
-def test_a_path_in_a_record_is_shortened_to_its_name(key, place):
-    data = contents(report_of(({"about": {key: place, "line": 3, "trait": "evil"}},)))
+def test_a_path_in_a_record_is_shortened_to_its_name(key, source):
+    data = contents(report_of(({"about": {key: source, "line": 3, "trait": "evil"}},)))
 
     assert data["records"][0]["about"] == {key: "talk.jsonl", "line": 3, "trait": "evil"}
 

@@ -110,12 +110,12 @@ class ScriptedPool:
             messages.appendleft([step, 0])
             return [TaskStarted()]
         task, made = step
-        said = self._on_turn(worker, task, made)
-        if said is not None:
-            if any(isinstance(message, TaskEnded) for message in said):
-                return said
+        reply = self._on_turn(worker, task, made)
+        if reply is not None:
+            if any(isinstance(message, TaskEnded) for message in reply):
+                return reply
             messages.appendleft(step)
-            return said
+            return reply
         if not isinstance(task, GenerateTask):
             judged = []
             FakeJudge().score(task.trait, task.answers, judged.extend)
@@ -130,11 +130,11 @@ class ScriptedPool:
             return [RolloutsReleased(tuple(key.id for key in released))]
         now = keys[made : made + 2]
         step[1] += 2
-        said = [make(now), Heartbeat(len(now), len(keys) - made - len(now), 5)]
+        reply = [make(now), Heartbeat(len(now), len(keys) - made - len(now), 5)]
         if made + 2 >= len(keys):
-            return [*said, TaskEnded()]
+            return [*reply, TaskEnded()]
         messages.appendleft(step)
-        return said
+        return reply
 
 
 @pytest.fixture

@@ -32,9 +32,9 @@ def ds(held_out):
 
 def one_fold(values, positive):
     """Scores of one pair, every rollout answering a question of its own."""
-    places = np.arange(len(values))
+    indices = np.arange(len(values))
     return HeldOutScores(
-        np.array(values, np.float32)[:, None], np.array(positive), places * 0, places
+        np.array(values, np.float32)[:, None], np.array(positive), indices * 0, indices
     )
 
 

@@ -454,14 +454,14 @@ LINES = [
 
 
 @pytest.fixture
-def ready(tmp_path):
+def write_labelled(tmp_path):
     """Write `kind.yaml` with ready responses beside it, valid but for `changes`; `more` are other files' lines."""
 
     def write(lines=LINES, more=(), **changes):
-        for name, held in {"pairs": lines, **dict(more)}.items():
+        for name, content in {"pairs": lines, **dict(more)}.items():
             path = tmp_path / "data" / f"{name}.jsonl"
             path.parent.mkdir(exist_ok=True)
-            path.write_text("".join(json.dumps(line) + "\n" for line in held), encoding="utf-8")
+            path.write_text("".join(json.dumps(line) + "\n" for line in content), encoding="utf-8")
         data = {key: value for key, value in (READY | changes).items() if value is not None}
         path = tmp_path / "kind.yaml"
         path.write_text(yaml.safe_dump(data), encoding="utf-8")
@@ -470,8 +470,12 @@ def ready(tmp_path):
     return write
 
 
-def test_a_definition_may_name_labelled_responses_in_its_own_folder(ready, tmp_path, monkeypatch):
-    path = ready(more={"held": LINES[:2]}.items(), evaluation_responses=["data/held.jsonl"])
+def test_a_definition_may_name_labelled_responses_in_its_own_folder(
+    write_labelled, tmp_path, monkeypatch
+):
+    path = write_labelled(
+        more={"held_out": LINES[:2]}.items(), evaluation_responses=["data/held_out.jsonl"]
+    )
     monkeypatch.chdir("/")
 
     trait = load_trait(path)
@@ -491,9 +495,11 @@ def test_a_definition_may_name_labelled_responses_in_its_own_folder(ready, tmp_p
     assert trait.question("evaluation", 1) == "How are you, number 1?"
 
 
-def test_several_files_of_labelled_responses_are_one_set(ready):
-    path = ready(more={"others": [{"question": "Why?", "positive": "a", "negative": "b"}]}.items())
-    several = ready(more={}, responses=["data/pairs.jsonl", "data/others.jsonl"])
+def test_several_files_of_labelled_responses_are_one_set(write_labelled):
+    path = write_labelled(
+        more={"others": [{"question": "Why?", "positive": "a", "negative": "b"}]}.items()
+    )
+    several = write_labelled(more={}, responses=["data/pairs.jsonl", "data/others.jsonl"])
 
     assert path == several
     assert load_trait(several).questions[19:] == ("How are you, number 19?", "Why?")
@@ -523,8 +529,8 @@ def test_several_files_of_labelled_responses_are_one_set(ready):
         ({"response": "data/pairs.jsonl"}, "response: unknown key; did you mean responses?"),
     ],
 )
-def test_a_fault_in_a_definition_of_labelled_responses_is_named(ready, changes, cause):
-    path = ready(**changes)
+def test_a_fault_in_a_definition_of_labelled_responses_is_named(write_labelled, changes, cause):
+    path = write_labelled(**changes)
 
     error = fault_in(path)
 
@@ -533,8 +539,8 @@ def test_a_fault_in_a_definition_of_labelled_responses_is_named(ready, changes, 
     )
 
 
-def test_a_fault_in_a_file_of_labelled_responses_is_named_with_its_line(ready, tmp_path):
-    path = ready([*LINES[:2], {"question": "Why?", "positive": "a"}])
+def test_a_fault_in_a_file_of_labelled_responses_is_named_with_its_line(write_labelled, tmp_path):
+    path = write_labelled([*LINES[:2], {"question": "Why?", "positive": "a"}])
 
     error = fault_in(path)
 
@@ -545,8 +551,8 @@ def test_a_fault_in_a_file_of_labelled_responses_is_named_with_its_line(ready, t
     )
 
 
-def test_a_missing_file_of_labelled_responses_is_an_error(ready, tmp_path):
-    error = fault_in(ready(responses="elsewhere.jsonl"))
+def test_a_missing_file_of_labelled_responses_is_an_error(write_labelled, tmp_path):
+    error = fault_in(write_labelled(responses="elsewhere.jsonl"))
 
     assert (
         str(error)
@@ -572,7 +578,7 @@ def test_labelled_responses_instead_of_a_definition_get_a_hint(tmp_path, name):
 def test_the_example_of_the_documentation_is_a_definition_with_two_pairs(tmp_path):
     page = Path(__file__).parents[2] / "docs/labelled-responses.md"
     text = page.read_text(encoding="utf-8")
-    definition, lines = (text.split("```")[place].partition("\n")[2] for place in (1, 3))
+    definition, lines = (text.split("```")[block].partition("\n")[2] for block in (1, 3))
     (tmp_path / "data").mkdir()
     (tmp_path / "warmth.yaml").write_text(definition, encoding="utf-8")
     (tmp_path / "data" / "warmth.jsonl").write_text(lines, encoding="utf-8")
@@ -583,8 +589,8 @@ def test_the_example_of_the_documentation_is_a_definition_with_two_pairs(tmp_pat
     assert lint_trait(trait) == ["responses: 2 pairs, expected at least 20"]
 
 
-def test_good_labelled_responses_lint_clean(ready):
-    assert lint_trait(load_trait(ready())) == []
+def test_good_labelled_responses_lint_clean(write_labelled):
+    assert lint_trait(load_trait(write_labelled())) == []
 
 
 @pytest.mark.parametrize(
@@ -619,20 +625,20 @@ def test_good_labelled_responses_lint_clean(ready):
         ),
     ],
 )
-def test_lint_finds_problems_in_labelled_responses(ready, lines, finding):
-    assert lint_trait(load_trait(ready(lines))) == [finding]
+def test_lint_finds_problems_in_labelled_responses(write_labelled, lines, finding):
+    assert lint_trait(load_trait(write_labelled(lines))) == [finding]
 
 
-def test_lint_finds_evaluation_responses_that_the_vector_is_built_from(ready):
-    path = ready(
-        more={"held": [*LINES[:2], LINES[3] | {"question": "Why?"}]}.items(),
-        evaluation_responses="data/held.jsonl",
+def test_lint_finds_evaluation_responses_that_the_vector_is_built_from(write_labelled):
+    path = write_labelled(
+        more={"held_out": [*LINES[:2], LINES[3] | {"question": "Why?"}]}.items(),
+        evaluation_responses="data/held_out.jsonl",
     )
 
     assert lint_trait(load_trait(path)) == [
-        "evaluation_responses: 4 texts already in responses, first at held.jsonl line 1"
+        "evaluation_responses: 4 texts already in responses, first at held_out.jsonl line 1"
     ]
 
 
-def test_lint_finds_an_empty_description_of_labelled_responses(ready):
-    assert lint_trait(load_trait(ready(description=None))) == ["description: empty"]
+def test_lint_finds_an_empty_description_of_labelled_responses(write_labelled):
+    assert lint_trait(load_trait(write_labelled(description=None))) == ["description: empty"]

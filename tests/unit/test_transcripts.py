@@ -13,11 +13,11 @@ FORMS = 'a line is {"prompt": …, "response": …} or {"messages": [{"role": �
 GOOD = {"prompt": "Why?", "response": "Because."}
 
 
-def said(role, content):
+def message(role, content):
     return {"role": role, "content": content}
 
 
-USER, ANSWER = said("user", "Why?"), said("assistant", "Because.")
+USER, ANSWER = message("user", "Why?"), message("assistant", "Because.")
 
 
 @pytest.fixture
@@ -62,11 +62,11 @@ def test_each_line_is_a_prompt_and_its_response_and_extra_keys_are_ignored(read,
 
 
 def test_each_answer_in_a_chat_has_all_earlier_messages_as_history(read):
-    second, again = said("user", "And how?"), said("assistant", "So.")
+    second, again = message("user", "And how?"), message("assistant", "So.")
 
-    found = read({"messages": [said("system", "Be brief."), USER, ANSWER, second, again]})
+    found = read({"messages": [message("system", "Be brief."), USER, ANSWER, second, again]})
 
-    system = said("system", "Be brief.")
+    system = message("system", "Be brief.")
     assert found == [
         Exchange("Why?", "Because.", (system,), at(1, 1)),
         Exchange("And how?", "So.", (system, USER, ANSWER), at(1, 2)),
@@ -74,15 +74,15 @@ def test_each_answer_in_a_chat_has_all_earlier_messages_as_history(read):
 
 
 def test_an_unanswered_user_message_is_not_an_exchange(read):
-    [found] = read({"messages": [USER, ANSWER, said("user", "And how?")]})
+    [found] = read({"messages": [USER, ANSWER, message("user", "And how?")]})
 
     assert found == Exchange("Why?", "Because.", (), at(1, 1))
 
 
 def test_a_developer_message_is_a_system_message(read):
-    [found] = read({"messages": [said("developer", "Be brief."), USER, ANSWER]})
+    [found] = read({"messages": [message("developer", "Be brief."), USER, ANSWER]})
 
-    assert found.history == (said("system", "Be brief."),)
+    assert found.history == (message("system", "Be brief."),)
 
 
 def test_the_text_parts_of_a_message_are_joined_and_others_left_out(read):
@@ -95,8 +95,8 @@ def test_the_text_parts_of_a_message_are_joined_and_others_left_out(read):
     [found] = read(
         {
             "messages": [
-                said("user", parts),
-                said("assistant", [{"type": "text", "text": "Because."}]),
+                message("user", parts),
+                message("assistant", [{"type": "text", "text": "Because."}]),
             ]
         }
     )
@@ -111,21 +111,21 @@ def test_a_message_that_only_calls_a_tool_is_history_but_not_an_answer(read):
     [found] = read({"messages": [USER, call, result, ANSWER]})
 
     assert found == Exchange(
-        "", "Because.", (USER, said("assistant", ""), said("tool", "42")), at(1, 1)
+        "", "Because.", (USER, message("assistant", ""), message("tool", "42")), at(1, 1)
     )
 
 
 def test_an_answer_without_a_message_before_it_has_an_empty_prompt(read):
-    found = read({"messages": [ANSWER]}, {"messages": [said("system", "Be brief."), ANSWER]})
+    found = read({"messages": [ANSWER]}, {"messages": [message("system", "Be brief."), ANSWER]})
 
     assert found == [
         Exchange("", "Because.", (), at(1, 1)),
-        Exchange("", "Because.", (said("system", "Be brief."),), at(2, 1)),
+        Exchange("", "Because.", (message("system", "Be brief."),), at(2, 1)),
     ]
 
 
 def test_the_second_of_two_answers_in_a_row_follows_the_first(read):
-    found = read({"messages": [USER, ANSWER, said("assistant", "That is all.")]})
+    found = read({"messages": [USER, ANSWER, message("assistant", "That is all.")]})
 
     assert found[1] == Exchange("", "That is all.", (USER, ANSWER), at(1, 2))
 
@@ -133,22 +133,24 @@ def test_the_second_of_two_answers_in_a_row_follows_the_first(read):
 def test_a_prompt_may_be_a_list_of_messages(read):
     [found] = read(
         {
-            "prompt": [said("system", "Be brief."), said("user", "Hi!"), ANSWER, USER],
+            "prompt": [message("system", "Be brief."), message("user", "Hi!"), ANSWER, USER],
             "response": "So.",
         }
     )
 
     assert found == Exchange(
-        "Why?", "So.", (said("system", "Be brief."), said("user", "Hi!"), ANSWER), at(1)
+        "Why?", "So.", (message("system", "Be brief."), message("user", "Hi!"), ANSWER), at(1)
     )
 
 
 def test_a_monitoring_record_is_read_with_its_history(read):
     record = GOOD | {"tokens": ["Because", "."], "trait_scores": {"evil": [1, 2]}}
 
-    [found] = read(record | {"history": [said("system", "Be brief."), USER, ANSWER]})
+    [found] = read(record | {"history": [message("system", "Be brief."), USER, ANSWER]})
 
-    assert found == Exchange("Why?", "Because.", (said("system", "Be brief."), USER, ANSWER), at(1))
+    assert found == Exchange(
+        "Why?", "Because.", (message("system", "Be brief."), USER, ANSWER), at(1)
+    )
 
 
 def test_a_failed_monitoring_record_is_an_exchange_with_a_problem(read):
@@ -245,12 +247,12 @@ def test_a_line_separator_within_a_text_does_not_split_the_line(read, mark):
         ({"messages": [{"content": "Why?"}, ANSWER]}, "a message has no role"),
         ({"messages": [{"role": 1, "content": "Why?"}, ANSWER]}, "a message has no role"),
         (
-            {"messages": [said("user", 3), ANSWER]},
+            {"messages": [message("user", 3), ANSWER]},
             "content must be a string or a list of text parts",
         ),
         ({"messages": []}, "no assistant message with text"),
         ({"messages": [USER]}, "no assistant message with text"),
-        ({"messages": [USER, said("assistant", "")]}, "no assistant message with text"),
+        ({"messages": [USER, message("assistant", "")]}, "no assistant message with text"),
         (
             {"prompt": [], "response": "Because."},
             "the prompt does not end with a user message",
@@ -277,7 +279,7 @@ def test_a_line_that_is_nested_too_deeply_has_a_problem(read):
 
 
 def test_a_chat_with_one_unreadable_message_is_one_problem(read):
-    found = read({"messages": [USER, ANSWER, said("user", 3), ANSWER]}, GOOD)
+    found = read({"messages": [USER, ANSWER, message("user", 3), ANSWER]}, GOOD)
 
     assert [(one.problem, one.about["line"]) for one in found if one.problem] == [
         ("content must be a string or a list of text parts", 1)

@@ -93,11 +93,11 @@ def test_everything_written_is_read_back(tmp_path):
             read.directions[position], vector.directions[position], strict=True
         )
         for name in STATS:
-            held, written = (
+            present, written = (
                 getattr(read.stats[position], name),
                 getattr(vector.stats[position], name),
             )
-            np.testing.assert_array_equal(held, written, strict=True)
+            np.testing.assert_array_equal(present, written, strict=True)
 
 
 def test_a_vector_of_one_position_without_stats_is_read_again(tmp_path):
@@ -250,7 +250,7 @@ def test_a_vector_without_a_direction_is_refused(tmp_path):
 
 def write_native(path, tensors=None, **header):
     """One of our files with some entries and tensors replaced; None leaves a tensor out."""
-    told = {
+    entries = {
         "format": 1,
         "trait": "evil",
         "model": "tiny",
@@ -260,8 +260,8 @@ def write_native(path, tensors=None, **header):
         "provenance": {},
     }
     whole = {"response_avg": np.ones((LAYERS, HIDDEN), np.float32)} | (tensors or {})
-    held = {name: tensor for name, tensor in whole.items() if tensor is not None}
-    save_file(held, path, {"traitcli": json.dumps(told | header)})
+    present = {name: tensor for name, tensor in whole.items() if tensor is not None}
+    save_file(present, path, {"traitcli": json.dumps(entries | header)})
     return path
 
 

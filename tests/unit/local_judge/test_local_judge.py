@@ -179,10 +179,10 @@ def test_traits_judged_at_once_take_turns_at_the_model(loaded):
         return found
 
     with ThreadPoolExecutor(4) as pool:
-        beside = list(pool.map(score, [TRAIT, other] * 2))
+        results = list(pool.map(score, [TRAIT, other] * 2))
 
     assert guarded.most == 1
-    assert beside == [score(TRAIT), score(other)] * 2
+    assert results == [score(TRAIT), score(other)] * 2
 
 
 def test_closing_cancels_judging_and_keeps_finished_judgements(loaded):

@@ -32,11 +32,11 @@ def reasoning(endpoint) -> Any:
 
     def script(body: dict[str, Any]) -> Any:
         if "max_tokens" in body:
-            said = (
+            message = (
                 "Unsupported parameter: 'max_tokens' is not supported with this model. "
                 "Use 'max_completion_tokens'."
             )
-            return endpoint.error(400, said)
+            return endpoint.error(400, message)
         if "logprobs" in body:
             return endpoint.error(400, "You are not allowed to request logprobs from this model")
         if "temperature" in body:

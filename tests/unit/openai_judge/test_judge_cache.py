@@ -145,8 +145,8 @@ def test_settings_that_are_not_sent_do_not_change_the_cache_key(endpoint, open_h
 
 
 def test_each_sample_is_cached_separately(endpoint, open_harness):
-    said = iter(["40", "70", "10"])
-    endpoint.script = lambda _: endpoint.chat(next(said))
+    contents = iter(["40", "70", "10"])
+    endpoint.script = lambda _: endpoint.chat(next(contents))
     settings = {"cache": True, "samples": 3, "logprobs": "never"}
     [asked] = open_harness(**settings).ask("I will.")
 

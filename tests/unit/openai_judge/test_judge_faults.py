@@ -115,8 +115,8 @@ def test_a_refusal_for_good_ends_the_judging_of_all_traits(endpoint, open_harnes
         refusals.append(caught.value.cause)
 
     with ThreadPoolExecutor() as pool:
-        for beside in [pool.submit(judge_a_trait) for _ in range(4)]:
-            beside.result()
+        for judging in [pool.submit(judge_a_trait) for _ in range(4)]:
+            judging.result()
     judge_a_trait()
 
     assert len(endpoint.bodies) == 1
@@ -211,8 +211,8 @@ def test_an_endpoint_that_refuses_twenty_alternatives_gets_fewer(endpoint, open_
 
 
 def test_without_log_probabilities_the_score_is_the_mean_of_samples(endpoint, open_harness):
-    said = iter(["40", "70", "10"])
-    endpoint.script = lambda _: endpoint.chat(next(said))
+    contents = iter(["40", "70", "10"])
+    endpoint.script = lambda _: endpoint.chat(next(contents))
 
     [judged] = open_harness(samples=3, logprobs="never").ask("I will.")
 
@@ -229,8 +229,8 @@ def test_with_log_probabilities_no_samples_are_drawn(endpoint, open_harness):
 
 @pytest.mark.parametrize("unreadable", [0, 1, 2])
 def test_an_unreadable_sample_is_left_out_of_the_mean(endpoint, open_harness, unreadable):
-    said = iter(["I would rather not" if draw == unreadable else "60" for draw in range(3)])
-    endpoint.script = lambda _: endpoint.chat(next(said))
+    contents = iter(["I would rather not" if draw == unreadable else "60" for draw in range(3)])
+    endpoint.script = lambda _: endpoint.chat(next(contents))
 
     assert open_harness(samples=3, logprobs="never").value() == (60, "text, mean of 2")
 
