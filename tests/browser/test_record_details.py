@@ -22,7 +22,7 @@ from tests.browser.reading import (
     text,
     values,
 )
-from traitcli.views.report.figures import summarize
+from traitcli.views.report.data_files import summarize
 
 pytestmark = pytest.mark.browser
 

@@ -225,7 +225,8 @@ def test_a_missing_folder_is_made(path: Path) -> None:
 def test_a_report_needs_no_heavy_package() -> None:
     heavy = {"torch", "transformers", "pandas", "numpy", "openai"}
     code = (
-        f"import sys, traitcli.views.report.figures; print(*sorted({heavy!r} & set(sys.modules)))"
+        "import sys, traitcli.views.report.data_files; "
+        f"print(*sorted({heavy!r} & set(sys.modules)))"
     )
 
     loaded = subprocess.run(

@@ -91,12 +91,12 @@ def write(
             write_page(path, report)
             return [path]
         case Form.json:
-            from traitcli.views.report.figures import write_json
+            from traitcli.views.report.data_files import write_json
 
             write_json(path, report)
             return [path]
         case Form.csv:
-            from traitcli.views.report.figures import write_csv
+            from traitcli.views.report.data_files import write_csv
 
             return write_csv(path, report)
         case Form.png:

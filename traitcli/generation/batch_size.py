@@ -13,7 +13,7 @@ _MAX_SIZE = {"cpu": 128, "cuda": 512}
 _MEMORY_SHARE = {"cpu": 0.5, "cuda": 0.85}
 """Share of the free memory to use; on a CPU other programs need some."""
 _GROW_AFTER = 4
-"""A halved size doubles after this many times its size in complete answers."""
+"""A halved size doubles after this many complete answers for each of its sequences."""
 
 
 class BatchSize:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -100,6 +101,17 @@ def judge_id(judge: Judge, trait: Trait) -> str:
     if not judge.prompted:
         return judge.identity
     return f"{judge.identity}~{_digest(trait.judge_prompt)}"
+
+
+def write_identity(name: str, scale: str, coherence: bool, settings: Mapping[str, object]) -> str:
+    """Return the identity of a prompted judge.
+
+    name      the backend and its model
+    settings  all other settings that can change a score, JSON-able; a hash stands for them
+    """
+    # Judgements are stored under this text: in another form, none of them would be found.
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{name}:{scale}{'+coherence' if coherence else ''}#{digest}"
 
 
 def _provided_id(trait: Trait) -> str:

@@ -10,7 +10,7 @@ from typing import Protocol
 from traitcli.pipeline.messages import GenerateTask, Message, Task, WorkerInput
 
 _WORTH_STEALING = 2
-"""Unstarted rollouts from which on a worker is asked to release some."""
+"""A worker with fewer unstarted rollouts keeps them: half of one is none."""
 
 Receive = Callable[[int, Message], None]
 """Called with the number of a worker and a message from it."""

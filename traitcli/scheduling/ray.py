@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, redirect_stdout, suppress
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue, SimpleQueue
@@ -157,7 +157,7 @@ class RayPool:
         waiting = list(streams)
         found, _ = ray.wait(waiting, num_returns=1, timeout=timeout, fetch_local=False)
         if found:
-            # `wait` returns as many as asked for: ask again for all that have a message already.
+            # The call above returns one stream at most: ask for all that have a message already.
             found, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0, fetch_local=False)
         for stream in found:
             worker = streams[stream]
@@ -280,6 +280,5 @@ def _reserved_cpus() -> int:
 
 
 def _first_line(error: Exception) -> str:
-    with suppress(IndexError):
-        return str(error).strip().splitlines()[0].rstrip(".")
-    return type(error).__name__
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

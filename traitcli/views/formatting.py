@@ -33,4 +33,9 @@ def format_score(score: float | None) -> str:
         digits = ".0f"
     else:
         digits = ".0e"
-    return f"{score:+{digits}}".replace("-", "−")
+    return with_minus(f"{score:+{digits}}")
+
+
+def with_minus(number: str) -> str:
+    """The number with a real minus sign, which is as wide as a plus sign."""
+    return number.replace("-", "−")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, TextIO
 
 from traitcli.events import (
     AlarmRaised,
@@ -28,6 +27,7 @@ from traitcli.events import (
     WorkerSeen,
 )
 from traitcli.views import words
+from traitcli.views.closable import ClosableView
 from traitcli.views.formatting import clock_time
 from traitcli.views.printable import one_line, printable
 from traitcli.views.progress.rates import Rate, Rates
@@ -37,22 +37,11 @@ _EVERY = 5.0
 """Seconds between two progress lines of one stage."""
 
 
-class _Plain:
+class _Plain(ClosableView):
     """Writes lines for people to a stream; escapes what its encoding does not have."""
 
     def __init__(self, notes: TextIO) -> None:
         self._notes = notes
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        pass
 
     def close(self) -> None:
         """Do nothing: each line is written at once."""

@@ -20,7 +20,7 @@ from traitcli.events import (
 )
 from traitcli.records import Intervention, Usage
 from traitcli.vector_quality import VectorQuality
-from traitcli.views.formatting import clock_time
+from traitcli.views.formatting import clock_time, with_minus
 from traitcli.views.printable import one_line, printable
 
 _MAX_CHANGES = 6
@@ -136,7 +136,7 @@ def steering_text(steering: Sequence[Intervention]) -> str:
     """`steered by evil −2 at layer 22 (dose 0.31)`; empty without steering."""
     texts = []
     for one in steering:
-        coefficient = f"{one.coefficient:+g}".replace("-", "−")
+        coefficient = with_minus(f"{one.coefficient:+g}")
         # A dose of zero is one that is not measured yet.
         dose = f" (dose {one.dose:.2f})" if one.dose else ""
         texts.append(f"{one_line(one.trait)} {coefficient} at layer {one.layer}{dose}")
@@ -146,7 +146,7 @@ def steering_text(steering: Sequence[Intervention]) -> str:
 def alarm_text(event: AlarmRaised) -> str:
     """`alarm evil>1.5: +1.62 at token 12; the answer ends here`."""
     crossing = event.crossing
-    score = f"{crossing.score:+.2f}".replace("-", "−")
+    score = with_minus(f"{crossing.score:+.2f}")
     text = f"alarm {one_line(crossing.rule)}: {score} at token {crossing.token}"
     return text + ("; the answer ends here" if crossing.action == "stop" else "")
 

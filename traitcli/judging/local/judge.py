@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,7 +15,7 @@ import torch
 
 from traitcli.config import LocalJudgeConfig, ModelConfig
 from traitcli.judging import prompts
-from traitcli.judging.backend import Answer, ModelProvider, OnJudged, judge_id
+from traitcli.judging.backend import Answer, ModelProvider, OnJudged, judge_id, write_identity
 from traitcli.judging.local.digit_tree import (
     MAX_WHITESPACE,
     AnswerTokens,
@@ -289,6 +287,4 @@ def _identify(config: LocalJudgeConfig, model: ModelConfig) -> str:
         "max_chars": prompts.MAX_CHARS,
         "read_by": _METHOD_VERSION,
     }
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    coherence = "+coherence" if config.coherence else ""
-    return f"local:{model.name}:{config.scale}{coherence}#{digest}"
+    return write_identity(f"local:{model.name}", config.scale, config.coherence, settings)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from dataclasses import dataclass, field
 from urllib.parse import SplitResult, urlsplit
@@ -11,6 +9,7 @@ from urllib.parse import SplitResult, urlsplit
 from traitcli.config import OpenAIConfig
 from traitcli.errors import ConfigError
 from traitcli.judging import prompts
+from traitcli.judging.backend import write_identity
 
 OFFICIAL = "https://api.openai.com/v1"
 
@@ -75,9 +74,8 @@ def identify(config: OpenAIConfig, endpoint: Endpoint) -> str:
         "samples": config.samples,
         "max_chars": prompts.MAX_CHARS,
     }
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    coherence = "+coherence" if config.coherence else ""
-    return f"openai:{config.model}@{endpoint.host}:{config.scale}{coherence}#{digest}"
+    name = f"openai:{config.model}@{endpoint.host}"
+    return write_identity(name, config.scale, config.coherence, settings)
 
 
 def _parse(url: str) -> SplitResult | None:

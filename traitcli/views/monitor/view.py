@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from statistics import fmean
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 from rich.control import Control
@@ -29,6 +27,7 @@ from traitcli.events import (
     Warned,
 )
 from traitcli.views.cells import Lines, LineWrapper, wrap
+from traitcli.views.closable import ClosableView
 from traitcli.views.formatting import QUIET
 from traitcli.views.monitor.echo import no_echo
 from traitcli.views.monitor.heatmap import HeatMap
@@ -47,7 +46,7 @@ _MEASURE = 100
 _WARNINGS_KEPT_LIVE = 2
 
 
-class MonitorView:
+class MonitorView(ClosableView):
     """Prints each finished line once, and redraws only the last line and the panel below it.
 
     color_by  trait whose scores color the tokens; None: the leader so far (see Leader)
@@ -80,17 +79,6 @@ class MonitorView:
         self._drawn_at = -_FRAME
         self._drawn_widths: list[int] = []
         self._reading_since = 0.0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def show(self, event: Event) -> None:
         """Show one event of a monitored response; other events are ignored."""

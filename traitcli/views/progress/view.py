@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -28,6 +26,7 @@ from traitcli.events import (
 )
 from traitcli.views import words
 from traitcli.views.cells import wrap_labelled
+from traitcli.views.closable import ClosableView
 from traitcli.views.formatting import QUIET
 from traitcli.views.printable import printable
 from traitcli.views.progress.rates import Rates
@@ -40,7 +39,7 @@ from traitcli.views.tables.runs import failures_table
 _REDRAWS_PER_SECOND = 2
 
 
-class ProgressView:
+class ProgressView(ClosableView):
     """Follows a run.
 
     Events come from one thread. A second thread redraws, so that times count between events.
@@ -62,15 +61,8 @@ class ProgressView:
             vertical_overflow="crop",
         )
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Stop redrawing; the last table stays on the screen."""
         self._live.stop()
 
     def show(self, event: Event) -> None:

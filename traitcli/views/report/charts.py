@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from rich.cells import cell_len
 
 from traitcli.views.cells import fit
+from traitcli.views.formatting import with_minus
 from traitcli.views.palette import BLUE, CLASS_MEAN, ORANGE
 from traitcli.views.printable import one_line
 
@@ -329,7 +330,7 @@ def format_signed(value: float | None, digits: int = 2) -> str:
     # Zero has no sign, also when it is a rounded −0.001.
     if round(value, digits) == 0:
         return f"{0:.{digits}f}"
-    return f"{value:+.{digits}f}".replace("-", "−")
+    return with_minus(f"{value:+.{digits}f}")
 
 
 def with_gaps(values: Sequence[float | None]) -> list[float]:

@@ -15,6 +15,7 @@ from rich.style import Style
 from rich.text import Text
 
 from traitcli.views.cells import LineWrapper, char_cells, wrap
+from traitcli.views.formatting import with_minus
 from traitcli.views.monitor.token_styles import TokenStyler
 from traitcli.views.palette import CLASS_MEAN, FAINT, LIMIT, Palette, background
 from traitcli.views.printable import one_line
@@ -186,7 +187,7 @@ def _draw_scale(axes: Axes, top: float, text: ColoredText) -> None:
         axes.plot([at, at], [top + 0.5, top + 0.68], color=QUIET, linewidth=0.6)
         end = {-LIMIT: "≤ ", LIMIT: "≥ "}.get(mark, "")
         value = mark / LIMIT * text.limit
-        label = f"{end}{value:+.3g}".replace("-", "−") if mark else "0"
+        label = end + with_minus(f"{value:+.3g}") if mark else "0"
         align = {-LIMIT: "left", LIMIT: "right"}.get(mark, "center")
         font: dict[str, Any] = {"family": _FONT, "size": _POINTS - 1.5, "color": QUIET}
         axes.text(at, top + 1.45, label, ha=align, va="baseline", **font)

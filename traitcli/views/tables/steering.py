@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-from traitcli.views.formatting import QUIET
+from traitcli.views.formatting import QUIET, with_minus
 from traitcli.views.printable import one_line, printable
 from traitcli.views.tables.base import (
     NONE,
@@ -90,7 +90,7 @@ def _rise_text(row: Row) -> str:
     # The verdicts without a style are the doubtful ones.
     if row["verdict"] not in _STYLES:
         trend = "which may be chance"
-    rise = f"{row['rise']['mean']:+.0f} ± {row['rise']['error']:.0f}".replace("-", "−")
+    rise = with_minus(f"{row['rise']['mean']:+.0f} ± {row['rise']['error']:.0f}")
     scores = f"score {low['score']:.0f} → {high['score']:.0f} ({rise})"
     return f"{scores} from dose {_span(low, high, 'dose')}, {trend}"
 
@@ -116,7 +116,7 @@ def _signed(step: Row, key: str) -> str:
     # Unsteered: `+0.00` would look like a dose that is rounded.
     if not step["coefficient"]:
         return "0"
-    return (f"{step[key]:+.2f}" if key == "dose" else f"{step[key]:+.3g}").replace("-", "−")
+    return with_minus(f"{step[key]:+.2f}" if key == "dose" else f"{step[key]:+.3g}")
 
 
 def _print_answers(console: Console, row: Row) -> None:

@@ -16,7 +16,7 @@ from tests.reports import report_of
 from traitcli.errors import StorageError
 from traitcli.records import Report
 from traitcli.views.report.contents import contents
-from traitcli.views.report.figures import summarize, write_csv, write_json
+from traitcli.views.report.data_files import summarize, write_csv, write_json
 
 NAN = float("nan")
 TOKENS = ["I", " cannot", "", " None"]
@@ -424,7 +424,8 @@ def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path):
 def test_figures_import_no_heavy_package():
     heavy = {"torch", "transformers", "pandas", "numpy", "matplotlib"}
     code = (
-        f"import sys, traitcli.views.report.figures; print(*sorted({heavy!r} & set(sys.modules)))"
+        "import sys, traitcli.views.report.data_files; "
+        f"print(*sorted({heavy!r} & set(sys.modules)))"
     )
 
     loaded = subprocess.run(
