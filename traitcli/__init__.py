@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from traitcli.traits.definitions import load_trait
     from traitcli.vectors.files import find_vectors, load_vectors, read_vector
 
+# Not imported here: a script that reads a config would wait seconds for torch.
 _HOME = {
     "ActivationSteerer": "traitcli.models.steerer",
     "TokenScores": "traitcli.records",
@@ -35,6 +36,7 @@ _HOME = {
     "score_texts": "traitcli.monitoring.score_texts",
 }
 
+# Written out, because type checkers do not evaluate list(_HOME).
 __all__ = [
     "ActivationSteerer",
     "TokenScores",

@@ -26,6 +26,7 @@ def main() -> None:
     except TraitError as error:
         _fail(error)
     except TyperException as error:
+        # By name, because Typer keeps this class private.
         if type(error).__name__ == "NoArgsIsHelpError":
             typer.echo(error.format_message(), err=True)
             sys.exit(2)

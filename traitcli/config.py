@@ -32,6 +32,7 @@ Device = str
 class Section(BaseModel):
     """A part of the configuration: frozen, and unknown keys are an error."""
 
+    # use_attribute_docstrings: docs/make_configs.py writes the table of settings from them.
     # protected_namespaces: pydantic would warn about our own keys that begin with "model_".
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
@@ -64,6 +65,7 @@ class ModelConfig(Section):
             return "smollm2-135m-instruct"
         path = Path(self.id)
         stem = path.stem if path.suffix == ".gguf" else path.name
+        # Lower case, because some file systems take names of other case for the same folder.
         return re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-.") or "model"
 
 
@@ -284,6 +286,7 @@ def load_config(source: str = DEFAULT, overrides: Sequence[str] = ()) -> Config:
         )
     for override in overrides:
         _apply(data, override)
+    # After the overrides, one of which may name the run.
     data.setdefault("name", path.stem)
     try:
         return Config.model_validate(data)
@@ -302,6 +305,7 @@ def find_config(source: str) -> Path:
     """
     if Path(source).is_file():
         return Path(source)
+    # Your own preset comes before a shipped one of the same name.
     local = Path("configs") / f"{source}.yaml"
     if local.is_file():
         return local
@@ -345,6 +349,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
     *parents, last = key.split(".")
     section: Any = data
     for parent in parents:
+        # A file may leave out a section that an override sets.
         section = section.setdefault(parent, {})
         if not isinstance(section, dict):
             cause = f"{parent} is a value, not a section"
@@ -355,6 +360,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
 def _faults(error: ValidationError, kind: type[Section]) -> Iterator[str]:
     for fault in error.errors():
         path = ".".join(str(part) for part in fault["loc"] if not _is_union_tag(part))
+        # pydantic words these three for programmers; its other messages are plain.
         if fault["type"] == "extra_forbidden":
             *section, key = map(str, fault["loc"])
             yield f"{'.'.join([*section, key])}: {_unknown_key(kind, section, key)}"
@@ -390,6 +396,7 @@ def _known_keys(kind: type[Section], location: Iterable[str]) -> list[str]:
             # An index into a list: the annotation below already is that of its members.
             continue
         inner = section.model_fields[part].annotation
+        # An optional section is `Section | None`.
         members = (member for member in get_args(inner) if member is not type(None))
         section = next(members, inner)
     return list(section.model_fields)

@@ -52,6 +52,7 @@ class TraitError(Exception):
 class UserError(TraitError):
     """A user's mistake, found before any work is lost."""
 
+    # The code of shells and of Typer for a command line that is wrong.
     exit_code = 2
 
 

@@ -35,10 +35,14 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True)
 class ModelLoading:
+    """A model is being loaded.
+
+    step  converting (a GGUF file, the first time) or loading
+    """
+
     model: str
     device: str
     step: str
-    """'converting' or 'loading'."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,8 @@ class Progressed:
 
 @dataclass(frozen=True, slots=True)
 class StageFinished:
+    """A stage ends, `seconds` after it started."""
+
     trait: str
     stage: Stage
     seconds: float
@@ -227,6 +233,7 @@ class MonitorFinished:
     record: TokenScores | None = None
 
 
+# A union and not a base class, so that type checkers know each kind of event in a match.
 Event = (
     RunStarted
     | ModelLoading

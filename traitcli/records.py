@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from traitcli.vector_quality import VectorQuality
 
+# For annotations only: reading a config imports this module, and needs no numpy.
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -110,6 +111,7 @@ class Trait:
 
     def persona(self, polarity: Polarity, pair: int) -> str:
         """The persona sentence, for example "You are an evil assistant. <instruction>"."""
+        # Stored prompts have this sentence: a changed one would mix two kinds in a resumed run.
         adjective = self.adjectives.of(polarity)
         article = "an" if adjective[:1].lower() in "aeiou" else "a"
         return f"You are {article} {adjective} assistant. {self.pairs[pair].of(polarity)}"
@@ -131,6 +133,7 @@ class RolloutKey:
 
     @property
     def id(self) -> str:
+        # Stored runs have these ids: with another form, no finished rollout would be found.
         split = "" if self.split == "extraction" else "eval-"
         return (
             f"{self.trait}-{split}{self.polarity[:3]}-p{self.pair}-q{self.question}-r{self.repeat}"
@@ -148,6 +151,7 @@ class Rollout:
                      provided: a labelled response
     """
 
+    # A line of rollouts.jsonl has these names, so a new name needs a reader of the old one.
     id: str
     trait: str
     split: Split
@@ -195,6 +199,7 @@ class Usage:
     usd: float | None = 0.0
 
     def __add__(self, other: Usage) -> Usage:
+        # One unknown price makes the sum unknown: a partial sum would look like the whole.
         known = self.usd is not None and other.usd is not None
         return Usage(
             self.requests + other.requests,
@@ -220,6 +225,7 @@ class Usage:
 class Judgement:
     """A judge's scores of one rollout. `judge` identifies the judge and its settings."""
 
+    # Lines of judgements.jsonl have these names, as lines of rollouts.jsonl have Rollout's.
     rollout: str
     judge: str
     score: Score
@@ -262,8 +268,11 @@ class TraitVector:
     quality: VectorQuality = field(default_factory=VectorQuality)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
+    # All positions have one shape: the reader of vector files checks it.
+
     @property
     def layer_count(self) -> int:
+        """L+1."""
         return int(next(iter(self.directions.values())).shape[0])
 
     @property

@@ -9,6 +9,7 @@ _PACKAGE = Path(__file__).parent
 
 def find_shipped(kind: str) -> Path:
     """The folder `kind` inside the wheel, or at the top of a checkout."""
+    # First: in an installed copy the folder above is site-packages, with folders of others.
     inside = _PACKAGE / "shipped" / kind
     return inside if inside.is_dir() else _PACKAGE.parent / kind
 

@@ -19,6 +19,7 @@ _MAX_NODES = 1_000_000
 def read_yaml(path: Path) -> Any:
     """Parse a YAML file safely. Raises ConfigError, which names the line of a syntax error."""
     try:
+        # A data file named by mistake may be large, and PyYAML is slow.
         if path.stat().st_size > _MAX_BYTES:
             cause = f"it has more than {_MAX_BYTES:,} bytes"
             raise ConfigError(

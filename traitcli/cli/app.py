@@ -11,6 +11,8 @@ from traitcli.cli.judge import judge
 from traitcli.cli.monitor import monitor
 from traitcli.cli.report import report
 
+# Commands import what they need when they run: torch alone takes two seconds, and no --help
+# needs it.
 app = typer.Typer(
     help="Watch what a language model is doing while it writes.",
     no_args_is_help=True,

@@ -47,9 +47,11 @@ def build_vector(
     work = Work.prepare(config, changes, traits or (), run, ("vectors",))
 
     def export_and_push(failed: Collection[str]) -> dict[str, Any]:
+        # First: it needs no network, and a push that fails must not cost the exported files.
         outcome = export(work, forms or (), out, failed, as_json)
         if push_to is not None:
             outcome |= push(work, push_to, private, failed, as_json)
         return outcome
 
+    # The default request: activations are stored, so no device computes anything.
     do_work(work, DeviceRequest(), as_json, afterwards=export_and_push)

@@ -61,6 +61,7 @@ class _Chat:
 
     def run(self) -> bool:
         first = self._session.options.source.prompt
+        # The view has shown how the model loads; a typed line needs the terminal for itself.
         self._session.view.close()
         _say("Type a message, or /help. /quit leaves.")
         try:
@@ -72,6 +73,7 @@ class _Chat:
 
     def _talk(self, first: str | None) -> None:
         """Answer lines until /quit or the end of input; `first` is the command line's prompt."""
+        # The end of input (Ctrl-D, or the end of a pipe) leaves like /quit.
         with suppress(EOFError):
             while True:
                 line = first if first is not None else as_text(self._read())
@@ -100,6 +102,7 @@ class _Chat:
         if sys.stdin.isatty():
             _say("")
 
+        # At most one. A turn that failed has none, and the model does not see it again.
         for record in self._turns[before:]:
             self._has_failed |= self._session.print_record(record)
             messages: tuple[Message, ...] = (
@@ -125,6 +128,7 @@ class _Chat:
         if command is None:
             _say(f"unknown command /{name}; /help lists the commands")
             return
+        # A mistake in a command must not end the chat.
         try:
             command(rest.strip())
         except TraitError as error:
@@ -201,6 +205,7 @@ def _line_reader(words: Iterable[str]) -> Callable[[], str]:
             matches = [word for word in known if word.startswith(text)]
             return matches[state] if state < len(matches) else None
 
+        # By default / and - end a word, so neither /steer nor a name with - would be completed.
         readline.set_completer_delims(" ")
         readline.set_completer(complete)
         # macOS builds readline on libedit, which has another syntax for key bindings.

@@ -81,6 +81,7 @@ def export(
     wanted = [form for form in get_args(Form) if form in forms]
     written: list[Path] = []
     for trait in work.traits:
+        # An old vector of it may exist, and its export would pass for a new one.
         if trait.name in failed:
             continue
         vector = read_vector(folder / f"{trait.name}.safetensors")

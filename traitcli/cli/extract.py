@@ -64,6 +64,7 @@ def extract(
 
     stages = STAGES[: STAGES.index(until.value) + 1]
     changes = judge_overrides(overrides, max_cost, no_cache)
+    # A dry run passes the same checks, so that its plan holds for the real command.
     work = Work.prepare(config, changes, traits or (), run, stages)
     request = DeviceRequest(gpus, devices, gpus_per_worker, scheduler.value, ray_address)
     if dry_run:

@@ -83,6 +83,7 @@ def pull(settings: Config, source: str, names: Sequence[str] = ()) -> list[Path]
     from traitcli.vectors.hub.pull import Source, pull_vectors
 
     asked = Source.parse(source)
+    # Notes go to stderr, because stdout gets the table of vectors, or JSON for programs.
     typer.echo(f"pulling {source} …", err=True)
     _without_bars()
     pulled = pull_vectors(settings, asked, names)

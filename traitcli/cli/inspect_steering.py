@@ -79,6 +79,7 @@ def steering(
     """
     from functools import partial
 
+    # Under another name, because `show` is an option of this command.
     from traitcli.cli.output import show as print_out
     from traitcli.config import load_config
     from traitcli.steering.sweep_plan import DOSES, Sweep
@@ -127,6 +128,7 @@ def _run_sweeps(
     budget = steering_budget(config, run, [trait for trait, _ in chosen])
     with lock_run(run), open_view() as view:
         worker = Worker(config, config.model.device, view.show, trust, budget)
+        # An endpoint's connections are closed also when a sweep fails.
         with closing(worker.judge):
             sweeps = [
                 TraitSweep(trait, vector, sweep, run, worker, view.show) for trait, vector in chosen
@@ -151,6 +153,7 @@ def _choose(config: Config, names: Sequence[str]) -> list[tuple[Trait, TraitVect
     if not asked:
         # A trait of labelled responses has no judge prompt, so its answers cannot be scored.
         traits = [trait for trait in traits if not trait.responses]
+    # All are read before the first sweep: a missing vector must not cost hours of judging.
     vectors = load_vectors(config, [trait.name for trait in traits])
     return [(trait, vectors[trait.name]) for trait in traits]
 

@@ -53,8 +53,10 @@ def vectors(
 
     settings = load_config(config, overrides or ())
     pulled = [str(path) for path in pull(settings, pull_from, names or ())] if pull_from else None
+    # After a pull only the pulled vectors are shown, not all that the model has.
     rows = vector_rows(settings, pulled or names or [])
     show(rows, partial(vectors_table, verbose=verbose), as_json)
+    # After the table, which says what is wrong with each vector.
     if strict and any(row["verdict"] != "good" for row in rows):
         raise typer.Exit(1)
 
@@ -95,6 +97,7 @@ def run(
 
     settings = load_config(config, overrides or ())
     found = find_run(settings, run)
+    # First: the config's run may not exist, and that error would hide the real mistake.
     _refuse_run_as_trait(settings, found, names or ())
     require_run(found)
     show(judged_rows(found, settings, names or [], judge), run_table, as_json)
@@ -134,6 +137,7 @@ def methods(
     found = find_run(settings, run)
     require_run(found)
     chosen = select_traits(settings.paths.traits, names or settings.traits or found.trait_names())
+    # On stderr, because stdout gets the table, or JSON for programs.
     with Console(stderr=True).status("") as status:
         rows = compare_methods(
             found, chosen, settings, judge, lambda step: status.update(Text(f"{step} …"))

@@ -69,6 +69,7 @@ def monitor(
         out=out,
         trust=trust_remote_code,
     )
+    # Overrides and not assignments, so that the config validates these values like --set.
     changes = [
         *(overrides or ()),
         *as_override("system", system and as_text(system)),

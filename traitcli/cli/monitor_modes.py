@@ -61,6 +61,7 @@ def monitor_source(options: MonitorOptions, config: Config) -> None:
         )
         has_failed = run_mode(MonitorSession(options, config, vectors, loaded, view), watching)
     if has_failed:
+        # After the view has released the terminal.
         raise typer.Exit(ALARM_EXIT_CODE)
 
 
@@ -124,6 +125,7 @@ def _score_texts(session: MonitorSession, watching: Watch, exchanges: Sequence[E
         failed += session.print_record(record)
         extremes.add(record)
 
+    # The live view would draw over the table.
     session.view.close()
     console = session.console(beside_tokens=False)
     texts_table(console, extremes.rows(), extremes.failures, str(path))
@@ -156,6 +158,7 @@ def _replay(options: MonitorOptions, path: Path) -> None:
         for record in records:
             replay(record, view.show, options.source.speed)
             if display.as_json:
+                # Not rounded again, so that the output equals the stored record.
                 typer.echo(json.dumps(to_json(record, decimals=None), ensure_ascii=False))
 
 
@@ -221,6 +224,7 @@ def _parse_rules(
     rules += [parse_rule(text, "fail", monitored) for text in options.fail_on]
     for rule in rules:
         has_class_means = config.vector.position in monitored[rule.trait].stats
+        # Such a rule is never met, so a check with --fail-on would always pass.
         if not options.display.raw and not has_class_means:
             raise UserError(
                 f"cannot set an alarm on calibrated scores of {rule.trait}",

@@ -36,6 +36,7 @@ Speed = Annotated[
         metavar="X", help="Replay X times as fast as the original (default: 1).", show_default=False
     ),
 ]
+# An option here and an argument elsewhere: the argument of monitor is the prompt.
 Traits = Annotated[
     str | None,
     typer.Option(

@@ -61,14 +61,18 @@ def report(
     from traitcli.config import load_config
     from traitcli.inspection.report_data import gather_report
 
+    # Before gathering, which reads every record and rollout.
     check_options(form, trait, open_page)
     settings = load_config(config, overrides or ())
+    # On stderr, because stdout gets the paths of the files.
     with Console(stderr=True).status("") as status:
 
         def show_step(step: str) -> None:
+            # Text, because rich would read a run named [x] as markup.
             status.update(Text(f"{step} …"))
 
         gathered = gather_report(runs or [], settings, show_step)
+        # Only now, because the records say which traits they have.
         check_trait(trait, gathered)
         is_folder = form in {Form.csv, Form.png}
         default = settings.paths.runs / ("report" if is_folder else f"report.{form.value}")

@@ -68,11 +68,14 @@ def do_work(
     from traitcli.scheduling.devices import choose_placement
 
     placement = choose_placement(request, work.config.model)
+    # Before the lock, which creates the folder: a refused command must not leave an empty run.
     check_run(work.run, work.config, work.traits)
     with lock_run(work.run):
+        # Inside the lock, because another command may be writing the manifest.
         start_run(work.run, work.config, work.traits)
         failures = _run_stages(work, placement, trust)
 
+    # Outside of the lock: a slow upload must not keep other commands from the run.
     more = afterwards({failure.trait for failure in failures})
     if as_json:
         typer.echo(json.dumps({**_outcome(work, failures), **more}))
@@ -89,6 +92,7 @@ def _run_stages(work: Work, placement: Placement, trust: bool) -> list[TraitFail
     from traitcli.views.words import usage_text
 
     run = work.run
+    # The log gets the events that the view gets, so no stage has to know of it.
     log = CommandLog(run, work.config, work.stages)
     jobs = [Job(trait, work.config, work.ledgers, work.stages) for trait in work.traits]
     usage_before, started = work.ledgers.usage(), time.monotonic()
@@ -133,6 +137,7 @@ def show_plan(work: Work, request: DeviceRequest, as_json: bool, trust: bool = F
     from traitcli.scheduling.partition import plan_partitions
     from traitcli.views.tables.runs import plan_table, workers_table
 
+    # A plan that the real command would refuse is of no use.
     check_run(work.run, work.config, work.traits)
     placement = choose_placement(request, work.config.model)
     rows = plan_rows(work.traits, work.config, work.ledgers, trust)
@@ -160,6 +165,7 @@ def show_plan(work: Work, request: DeviceRequest, as_json: bool, trust: bool = F
     else:
         plan_table(Console(), rows)
         workers_table(Console(), workers, placement.notes)
+    # Last, because the printed plan shows how much memory each worker lacks.
     refuse_unfit(work.config, fits)
 
 

@@ -121,6 +121,7 @@ class MonitorOptions:
         option = "".join(self.source.options)
         self._check_effect(option)
 
+        # A .json file is replaced by each record, so only the last one would stay.
         writes_several = option in {"--chat", "--prompts", "--input"}
         if writes_several and self.out and self.out.suffix != ".jsonl":
             raise UserError(
@@ -190,4 +191,5 @@ class MonitorSession:
         """Print a record if --json asks for it. Returns whether a --fail-on rule is met."""
         if self.options.display.as_json:
             typer.echo(json.dumps(record, ensure_ascii=False))
+        # The record of an answer that failed has no alarms.
         return any(alarm["action"] == "fail" for alarm in record.get("alarms", ()))

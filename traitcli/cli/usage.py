@@ -29,6 +29,7 @@ def usage_error(error: TyperException, arguments: Sequence[str]) -> UserError:
     detail = _lower_first("".join(rest).removeprefix("Value error, "))
     if invalid := re.fullmatch("Invalid value for '(.+)'", problem):
         problem = f"invalid {invalid[1]} {_typed_value(invalid[1], arguments)}".rstrip()
+    # A suggestion is what to do, so it is the fix and not the cause.
     if detail.startswith("did you mean"):
         return UserError(_lower_first(problem), fix=detail)
     return UserError(_lower_first(problem), cause=detail, fix=see_help)
@@ -37,6 +38,7 @@ def usage_error(error: TyperException, arguments: Sequence[str]) -> UserError:
 def _unknown_option(error: Any, context: Any, see_help: str) -> UserError:
     """An option that the command lacks: it was renamed, is misspelled, or belongs to another."""
     option, renamed = error.option_name, RENAMED.get(error.option_name, "")
+    # A renamed option is suggested only by a command that has it under its new name.
     known = {name for parameter in context.command.params for name in parameter.opts}
     problem = f"no option {option}"
     if renamed in known:

@@ -92,6 +92,7 @@ def _try_method(
     method: Method,
     layer: int | Literal["auto"],
 ) -> _Trial:
+    # Only what building a vector needs is timed; the tests below are not part of it.
     start = time.perf_counter()
     chosen = _choose_layer(build, method) if layer == "auto" else layer
     at_layer = build.at_layer(chosen)
@@ -124,6 +125,7 @@ def _choose_layer(build: LabelledActivations, method: Method) -> int:
     held_out = project_left_out(left_out_directions(part, part.pair, method), part)
     if held_out is None:
         return choose_layer_by_scores(None, layer_count)
+    # Zeros are all ties, with an AUROC of 0.5, at layers that cannot be chosen.
     scores = np.zeros((len(held_out.positive), layer_count), np.float32)
     scores[:, inside] = held_out.scores
     return choose_layer_by_scores(replace(held_out, scores=scores), layer_count)
@@ -152,10 +154,12 @@ def _evidence(
 
 
 def _row(trait: str, name: str, trial: _Trial, baseline: _Trial) -> Row:
+    # Column 0 is the only one: a trial has its own layer alone.
     auroc, d = measure_auroc(trial.held_out, 0), measure_d(trial.held_out, 0)
     low, high = auroc_interval(auroc, trial.held_out)
     lead = auroc.minus(measure_auroc(baseline.held_out, 0), trial.held_out)
     is_baseline = name == _BASELINE
+    # At the layer of the trial: between two layers a cosine means nothing.
     mean_difference = trial.build.direction(METHODS[_BASELINE])
     return {
         "trait": trait,

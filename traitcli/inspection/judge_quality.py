@@ -147,6 +147,7 @@ def _doubts(
     rollout: Rollout, score: float, others: Mapping[str, Mapping[str, float]]
 ) -> list[_Doubt]:
     """The doubts that are worth reading, the strongest first."""
+    # A negative rollout with a high score is as doubtful as a positive one with a low score.
     against = 100 - score if rollout.polarity == "positive" else score
     doubts = [_Doubt(against, "against its instruction")]
     if theirs := _other_scores(rollout, others).values():

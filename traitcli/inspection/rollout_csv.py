@@ -50,6 +50,7 @@ def write_rollout_csv(
     paths = []
     for polarity in POLARITIES:
         side = [rollout for rollout in rollouts if rollout.polarity == polarity]
+        # The names of the published files end in pos_instruct and neg_instruct.
         path = folder / f"{trait.name}_{polarity[:3]}_instruct.csv"
         write_atomic(path, _table(trait, side, judgements))
         paths.append(path)
