@@ -349,7 +349,6 @@ def _apply(data: dict[str, Any], override: str) -> None:
     *parents, last = key.split(".")
     section: Any = data
     for parent in parents:
-        # A file may leave out a section that an override sets.
         section = section.setdefault(parent, {})
         if not isinstance(section, dict):
             cause = f"{parent} is a value, not a section"
@@ -396,7 +395,6 @@ def _known_keys(kind: type[Section], location: Iterable[str]) -> list[str]:
             # An index into a list: the annotation below already is that of its members.
             continue
         inner = section.model_fields[part].annotation
-        # An optional section is `Section | None`.
         members = (member for member in get_args(inner) if member is not type(None))
         section = next(members, inner)
     return list(section.model_fields)

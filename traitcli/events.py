@@ -15,6 +15,9 @@ STAGES: tuple[Stage, ...] = ("rollouts", "judgements", "vectors")
 """The stages of a run, in order. `readings` belong to `inspect steering` alone."""
 
 
+# Events are frozen, because several listeners get the same one.
+
+
 @dataclass(frozen=True, slots=True)
 class RunStarted:
     """A command starts.

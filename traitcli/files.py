@@ -28,6 +28,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+
         # mkstemp makes files that only their owner can read, which would lock out a shared group.
         Path(scratch).chmod(0o666 & ~_umask())
         Path(scratch).replace(path)

@@ -48,6 +48,7 @@ def to_json(record: TokenScores | FailedRecord, decimals: int | None = DECIMALS)
         "steering": list(map(_intervention_to_json, record.steering)),
         "alarms": list(map(_crossing_to_json, record.crossings)),
     }
+
     if record.prompt_scores:
         data["prompt_scores"] = _scores_to_json(record.prompt_scores, decimals)
     if record.layer_scores:

@@ -91,6 +91,7 @@ def steering(
             cause="a dose is a coefficient in other units",
             fix="keep one of them",
         )
+
     changes = judge_overrides(overrides, max_cost, no_cache)
     if max_new_tokens is not None:
         changes.append(f"extract.sampling.max_new_tokens={max_new_tokens}")
@@ -133,6 +134,7 @@ def _run_sweeps(
             sweeps = [
                 TraitSweep(trait, vector, sweep, run, worker, view.show) for trait, vector in chosen
             ]
+
             todo = sum(one.todo for one in sweeps)
             # A finished sweep is only read; then there is no run to announce.
             if todo:

@@ -69,7 +69,6 @@ def monitor(
         out=out,
         trust=trust_remote_code,
     )
-    # Overrides and not assignments, so that the config validates these values like --set.
     changes = [
         *(overrides or ()),
         *as_override("system", system and as_text(system)),
@@ -90,5 +89,6 @@ def split_names(text: str | None) -> tuple[str, ...]:
 
 def as_override(key: str, value: str | float | None) -> list[str]:
     """An override of a key in the config's monitor section; none for an option that is not set."""
-    # JSON, because YAML would read the unquoted system message "yes" as true.
+    # Not an assignment to the config, so that it validates the value like one of --set. JSON,
+    # because YAML would read the unquoted system message "yes" as true.
     return [] if value is None else [f"monitor.{key}={json.dumps(value)}"]

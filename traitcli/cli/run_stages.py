@@ -142,6 +142,7 @@ def show_plan(work: Work, request: DeviceRequest, as_json: bool, trust: bool = F
     placement = choose_placement(request, work.config.model)
     rows = plan_rows(work.traits, work.config, work.ledgers, trust)
     fits = measure_fit(work.config, placement, trust)
+
     partitions = plan_partitions(_missing(work), len(placement.devices))
     workers = [
         {
@@ -153,6 +154,7 @@ def show_plan(work: Work, request: DeviceRequest, as_json: bool, trust: bool = F
         }
         for number, (fit, own) in enumerate(zip(fits, partitions, strict=True))
     ]
+
     if as_json:
         plan = {
             "run": str(work.run.folder),

@@ -68,6 +68,7 @@ class Source:
                 cause=f"{option} has its own prompts",
                 fix="leave one of them out",
             )
+
         if not option and self.prompt is None:
             raise UserError(
                 "there is nothing to monitor",
@@ -78,6 +79,7 @@ class Source:
             raise UserError(
                 "the prompt is empty", cause="there is nothing to answer", fix=f"try {_EXAMPLE}"
             )
+
         if not self.speed > 0:
             raise UserError(
                 f"invalid --speed {self.speed:g}",

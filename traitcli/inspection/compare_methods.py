@@ -159,6 +159,7 @@ def _row(trait: str, name: str, trial: _Trial, baseline: _Trial) -> Row:
     low, high = auroc_interval(auroc, trial.held_out)
     lead = auroc.minus(measure_auroc(baseline.held_out, 0), trial.held_out)
     is_baseline = name == _BASELINE
+
     # At the layer of the trial: between two layers a cosine means nothing.
     mean_difference = trial.build.direction(METHODS[_BASELINE])
     return {

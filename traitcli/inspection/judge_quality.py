@@ -51,8 +51,10 @@ def judge_quality(
     for name in judges_by_latest(judgements):
         if name != judge:
             others[name] = _values(one for one in judgements if one.judge == name)
+
     # A final missing coherence says that this judge gives none. Any other one is a failure.
     gives_coherence = any(one.coherence.value is not None or not one.coherence.final for one in own)
+
     methods = Counter(one.score.method for one in scored if one.score.method)
     scores = _values(own)
     histograms = {side: _histogram_of(side, rollouts, scores) for side in POLARITIES}

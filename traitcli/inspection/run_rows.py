@@ -82,6 +82,7 @@ def run_row(config: Config, trait: TraitSnapshot, judge: str) -> Row:
     selection = trait.select(judge, config.filter)
     # Without any label or score the filter keeps all, which would look like a result.
     is_selected = bool(own) or selection.labelled
+
     has_value = [judgement.score.value is not None for judgement in own.values()]
     return {
         "trait": trait.name,

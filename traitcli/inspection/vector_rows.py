@@ -55,9 +55,11 @@ def _row(path: Path, vector: TraitVector, all_vectors: Mapping[Path, TraitVector
         # The verdict follows from the measurements. It is worded again here, so that a file of an
         # earlier version gets the words that the other commands use.
         quality = with_verdict(quality)
+
     others = [other for other_path, other in all_vectors.items() if other_path != path]
     cosines = _cosines(vector, others)
     known = asdict(with_near_duplicates(quality, cosines))
+
     # the tensors decide these three, whatever the file says about itself
     shape = {
         "layer": vector.layer,

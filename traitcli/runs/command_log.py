@@ -134,6 +134,7 @@ def read_commands(run: Run) -> list[dict[str, Any]]:
             continue
         if not commands:
             continue  # the first lines are gone, so nothing says which command this was
+
         last = commands[-1]
         match event:
             case "loaded":

@@ -208,6 +208,7 @@ def check_run(run: Run, config: Config, traits: Sequence[Trait]) -> dict[str, An
     for key in asked | stored:
         if stored.get(key) != asked.get(key):
             differing.append(f"{key}: {stored.get(key)!r} in the run, {asked.get(key)!r} now")
+
     for trait in traits:
         digest = digest_of(_shape(trait))
         changed = manifest["traits"].get(trait.name, digest) != digest
@@ -215,6 +216,7 @@ def check_run(run: Run, config: Config, traits: Sequence[Trait]) -> dict[str, An
         if changed and run.trait(trait.name).has_rollouts:
             differing.append(f"trait {trait.name}: its definition has changed")
         manifest["traits"][trait.name] = digest
+
     if differing:
         raise RunError(
             f"{run.folder} contains a run with other settings",

@@ -140,6 +140,7 @@ def _labelled_trait(path: Path, data: Mapping[str, Any]) -> Trait:
         # Relative to the definition, so that both can be moved together.
         files = [path.parent / name for name in _as_list(data.get(key))]
         sets[key] = read_responses(files) if files else LabelledSet()
+
     return Trait(
         name=data.get("name", path.stem),
         description=" ".join(data.get("description", "").split()),
@@ -187,6 +188,7 @@ def _from_persona_vectors(name: str, data: Mapping[str, Any]) -> dict[str, Any]:
         pairs.append(
             {"positive": item.get("pos"), "negative": item.get("neg")} if is_pair else item
         )
+
     return {
         "name": name,
         "description": f"{name}, from a persona-vectors definition",

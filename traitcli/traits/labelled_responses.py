@@ -64,12 +64,14 @@ def _read(path: Path) -> str:
     if path.exists() and not path.is_file():
         # A pipe or a device would block, or never end.
         raise DefinitionError(f"cannot read {path}", cause="not a regular file")
+
     try:
         with path.open("rb") as file:
             # One byte more shows that the file is too large, without reading all of it.
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise DefinitionError(f"cannot read {path}", cause=error.strerror or str(error)) from None
+
     if len(data) > MAX_BYTES:
         cause = f"larger than {MAX_BYTES // 2**20} MiB"
         raise DefinitionError(f"cannot read {path}", cause=cause, fix="use a part of it")
@@ -105,15 +107,18 @@ def _number(drafts: Sequence[Draft]) -> LabelledSet:
     question_texts: list[str] = []
     repeats: dict[tuple[str, Hashable], int] = {}
     next_repeat: Counter[str] = Counter()
+
     responses = []
     for draft in drafts:
         if draft.group not in questions:
             questions[draft.group] = len(questions)
             question_texts.append(draft.question)
+
         pair = (draft.group, draft.slot)
         if pair not in repeats:
             repeats[pair] = next_repeat[draft.group]
             next_repeat[draft.group] += 1
+
         question = questions[draft.group]
         # By question, so that no question is both in the fold held out and in the others.
         fold = question % FOLDS

@@ -79,10 +79,12 @@ def _lint_labelled(trait: Trait) -> list[str]:
         faults.append(
             "responses: all answer one question, so no question can be held out to test the vector"
         )
+
     equal = [pair for pair in pairs.values() if _has_equal_texts(pair)]
     first_of_equal = [pair[0] for pair in equal]
     faults += _count("responses", "pair", "with the same text on both sides", first_of_equal)
     faults += _count("responses", "text", "repeated", _repeated(trait.responses))
+
     leaked = _repeated(trait.evaluation_responses, trait.responses)
     faults += _count("evaluation_responses", "text", "already in responses", leaked)
     faults += _lint_endings(pairs.values()) + _lint_lengths(trait)

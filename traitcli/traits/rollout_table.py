@@ -64,6 +64,7 @@ class _Table:
         if len(cells) != len(header):
             raise FaultError(f"{len(cells)} cells, the header has {len(header)}")
         row = dict(zip(header, cells, strict=True))
+
         parts = _ID.fullmatch(row["question_id"].strip())
         if parts is None:
             raise FaultError(
@@ -75,9 +76,11 @@ class _Table:
             raise FaultError(
                 f"question_id: trait {trait[:40]}, earlier rows have {self._trait[:40]}"
             )
+
         texts = {name: check_text(row[name], name) for name in ("question", "prompt", "answer")}
         if not texts["prompt"].strip():
             raise FaultError("prompt: empty")
+
         # Files with several samples repeat the id: the k-th use on either side makes a pair.
         self._uses[parts.group()] += 1
         response = LabelledResponse(

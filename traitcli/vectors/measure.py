@@ -148,6 +148,7 @@ def _with_separation(quality: VectorQuality, held_out: HeldOutScores, layer: int
     auroc_values = [one.value for one in aurocs]
     auroc_errors = [one.error for one in aurocs]
     d_values = [one.value for one in ds]
+
     auroc_low, auroc_high = auroc_interval(aurocs[layer], held_out)
     d_low, d_high = ds[layer].interval()
     return replace(

@@ -79,16 +79,19 @@ def _weak(quality: VectorQuality) -> Iterator[str]:
     # None means that it was not measured
     if quality.judge_trusted is False:
         yield "not filtered: the judge cannot tell the polarities apart"
+
     contrast = quality.contrast
     if contrast is not None and contrast < GOOD_CONTRAST:
         shown = _round_below(contrast, 0, GOOD_CONTRAST)
         limit = f"is below {GOOD_CONTRAST:.0f}"
         yield f"low contrast: {shown:.0f} {limit}; the judge sees little of the trait"
+
     cosine = quality.split_half_cosine
     if cosine is not None and cosine < STEADY:
         shown = _round_below(cosine, 2, STEADY)
         limit = f"is below {STEADY:.2f}"
         yield f"unstable: split-half cosine {shown:.2f} {limit}; collect more rollouts"
+
     share = quality.massive_share
     if share is not None and share > MASSIVE_SHARE:
         dimensions = f"{quality.massive_dimensions} that are large in all activations"

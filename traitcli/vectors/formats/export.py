@@ -34,6 +34,7 @@ def export_vector(
         return [write_safetensors(folder, vector)]
     if form == "pt":
         return write_pt(folder, vector)
+
     by_block = to_layer_directions(vector, position)
     directions = {block: direction for block, direction in by_block.items() if block >= 1}
     if not directions:
@@ -42,6 +43,7 @@ def export_vector(
             cause="llama.cpp adds nothing to block 0, and no other block has a direction",
             fix="export it as pt or safetensors",
         )
+
     # traitcli reads this back from the file; other tools ignore it
     about = {
         "trait": vector.trait,

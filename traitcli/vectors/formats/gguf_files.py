@@ -161,6 +161,7 @@ def _read_header(
         origin.refuse(
             f"it is not a GGUF file of version {' or '.join(map(str, _VERSIONS))}", _USE_OTHER
         )
+
     tensors, count = cursor.count("tensors"), cursor.count("fields")
     fields: dict[str, str | int | None] = {}
     for _ in range(count):
@@ -221,11 +222,13 @@ def _read_about(fields: Mapping[str, Any], origin: Origin) -> tuple[int | None, 
         about = None
     if not isinstance(about, dict):
         return None, origin
+
     texts = {
         key: about[key] for key in ("trait", "model", "method") if isinstance(about.get(key), str)
     }
     # values of a wrong type are ignored: the directions are readable without them
     position: Position = next((p for p in POSITIONS if p == about.get("position")), origin.position)
+
     # files of earlier versions call the number of layers "rows"
     stored = {"layer_count": about.get("rows"), **about}
     numbers: dict[str, int | None] = {}

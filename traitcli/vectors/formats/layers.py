@@ -62,6 +62,7 @@ def to_layer_directions(vector: TraitVector, position: Position) -> dict[int, Fl
             cause=f"it has {', '.join(vector.directions)}",
             fix="choose one of them",
         )
+
     found = {
         layer - 1: directions[layer]
         for layer in range(1, vector.layer_count - 1)
@@ -166,6 +167,7 @@ def _vector(directions: Floats, provided: list[int], origin: Origin) -> TraitVec
         layer, choice = origin.layer, "set by the file"
     else:
         layer, choice = middle_of(provided, layer_count), "the middle one of the layers provided"
+
     quality = VectorQuality(
         layer_count=layer_count,
         hidden_size=width,
@@ -177,6 +179,7 @@ def _vector(directions: Floats, provided: list[int], origin: Origin) -> TraitVec
         magnitude=round(float(norms[provided].mean()), 3),
         magnitude_by_layer=tuple(norms.tolist()),
     )
+
     return TraitVector(
         trait=origin.trait,
         model=origin.model,

@@ -78,6 +78,7 @@ def make_card(headers: Sequence[VectorHeader], repo: str, owners: OwnersPart) ->
     ranked = sorted(headers, key=lambda header: header.trait)
     settings = _mapping(ranked[0].provenance.get("run_settings"))
     model = _model_id(settings)
+
     rows = [_row(header) for header in ranked]
 
     # readers copy the commands of the card, so these should show a vector that works
@@ -182,6 +183,7 @@ def _origins(headers: Sequence[VectorHeader]) -> list[dict[str, Any]]:
         if settings.get("model.id") not in (None, EMBEDDED) and not _model_id(settings):
             # a local path would reveal folder names
             settings["model.id"] = Path(str(settings["model.id"])).name
+
         versions = {
             f"version of {name}": value for name, value in _mapping(origin.get("versions")).items()
         }
@@ -189,6 +191,7 @@ def _origins(headers: Sequence[VectorHeader]) -> list[dict[str, Any]]:
         rows = [(str(key), _setting(value)) for key, value in (settings | versions).items()]
         group = groups.setdefault(json.dumps(rows), {"traits": [], "settings": rows})
         group["traits"].append(header.trait)
+
     return [
         group | {"traits": ", ".join(group["traits"])}
         for group in groups.values()

@@ -159,6 +159,7 @@ def _explain(error: BaseException, repo: str, revision: str) -> TraitError:
             cause="HF_HUB_OFFLINE is set, so nothing is fetched",
             fix="unset HF_HUB_OFFLINE, or name a revision that was pulled before",
         )
+
     problem = f"the exchange with {repo} failed"
     if isinstance(error, TransportError):
         state = "does not answer" if isinstance(error, TimeoutException) else "cannot be reached"
@@ -181,6 +182,7 @@ def _refused(error: HfHubHTTPError, repo: str, revision: str) -> TraitError:
     # the classes first: the hub answers 401 and 404 for private, gated and missing repositories
     status = error.response.status_code
     answer = plain_line(error.server_message or "") or f"status {status}"
+
     # problem, cause and fix of what the user can correct
     correctable = {
         GatedRepoError: (
@@ -208,6 +210,7 @@ def _refused(error: HfHubHTTPError, repo: str, revision: str) -> TraitError:
     if found := correctable.get(type(error)) or correctable.get(status):
         problem, cause, fix = found
         return VectorError(problem, cause=cause, fix=fix)
+
     if status in {409, 412}:
         return TraitError(
             f"{repo} changed during the push", cause=answer, fix="run the same command again"

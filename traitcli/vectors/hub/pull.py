@@ -115,6 +115,7 @@ def _choose(listed: Iterable[RepoFile], names: Sequence[str], repo: str) -> list
         raise VectorError(
             f"no vectors in {repo}", cause=cause, fix="check the name and the revision"
         )
+
     chosen = [found[name] for name in sorted(set(names) or found)]
     check_sizes(chosen, repo)
     return chosen
@@ -150,6 +151,7 @@ def _check_vector(path: Path, config: Config, repo: str) -> None:
         raise VectorError(
             f"{shown} is not a trait vector", cause=plain_line(error.cause), fix="ask who pushed it"
         ) from None
+
     if vector.model != config.model.name:
         raise VectorError(
             f"{shown} is for another model",

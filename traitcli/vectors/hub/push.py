@@ -114,6 +114,7 @@ def _read_headers(paths: Sequence[Path]) -> dict[str, VectorHeader]:
                 fix="rename the file, or rebuild it",
             )
         headers[path.stem] = header
+
     if not headers:
         raise VectorError(
             "nothing to push", cause="no vector was named", fix="name at least one trait"
