@@ -134,8 +134,8 @@ class PackedInput:
         self._width = int(lengths.max())
         self._span = int((starts + lengths).max())
 
-        # [R, width]: the position of each padded query, −1 for padding. Masks are made from it. It
-        # stays on the CPU: `attend` asks it questions that would each wait for a GPU.
+        # [R, width]: the position of each padded query, −1 for padding. Masks are made from it on
+        # the CPU: on a GPU, each look at its values would wait until all earlier work is done.
         self._query_positions = torch.full((len(new), self._width), -1)
         self._query_positions[sequences, offsets] = positions
         # Where each token goes among the padded queries; none if there is no padding.

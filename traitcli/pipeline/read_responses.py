@@ -140,11 +140,12 @@ def _plan(tokenizer: Any, key: RolloutKey, response: LabelledResponse) -> _Plann
     if response.form == "text":
         before, after, text = _cut(tokenizer, response)
     else:
-        asked = [{"role": "user", "content": before}]
-        prompt = (
-            render(tokenizer, asked) if response.form == "answer" else raw_prompt(tokenizer, before)
-        )
-        before, text = prompt.text, Text(prompt.ids, tuple(encode_response(tokenizer, after)))
+        if response.form == "answer":
+            prompt = render(tokenizer, [{"role": "user", "content": before}])
+        else:
+            prompt = raw_prompt(tokenizer, before)
+        before = prompt.text
+        text = Text(prompt.ids, tuple(encode_response(tokenizer, after)))
 
     rollout = Rollout(
         id=key.id,

@@ -25,7 +25,7 @@ class InlinePool:
         self.devices = (worker.device,)
         self._worker = worker
         self._messages: list[WorkerInput | None] = []
-        """Messages to the worker; None starts it."""
+        """Messages to the worker, in order; None stands for its start."""
 
     def start(self, worker: int) -> None:
         self._messages.append(None)

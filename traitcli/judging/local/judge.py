@@ -96,6 +96,7 @@ class LocalJudge:
         prefixes: Prefixes = {}
         closings = self._closings
         remaining = iter(answers)
+
         # Sorting more answers by length saves padding. Beside generation they arrive slowly, and a
         # large group would wait for its last answer.
         size = self._config.batch_size * (1 if self.overlaps else _SORTED_BATCHES)

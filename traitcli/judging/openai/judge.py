@@ -81,6 +81,7 @@ class OpenAIJudge:
             self._score, questionnaire, iter(answers), inbox.put, cancelled.set
         )
         work.add_done_callback(lambda _: inbox.put(None))
+
         try:
             for judged in _batches(inbox):
                 on_judged(judged)
@@ -173,6 +174,7 @@ class OpenAIJudge:
                 raise
             finally:
                 answered.set()
+
         # `asyncio.wait_for` of Python 3.11 can swallow a cancellation.
         with suppress(TimeoutError):
             async with asyncio.timeout(_FIRST_ALONE):
