@@ -1,4 +1,4 @@
-"""Runs the command line; the only place that prints errors and sets exit codes for them."""
+"""Runs the command line; the only module that prints errors and sets exit codes for them."""
 
 from __future__ import annotations
 

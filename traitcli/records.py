@@ -373,7 +373,7 @@ class LayerScores:
 
 @dataclass(frozen=True, slots=True)
 class NamedRecord:
-    """A monitoring record, and the name of its file, by which a report calls it."""
+    """A monitoring record, and the name of its file, which a report shows."""
 
     name: str
     scores: TokenScores

@@ -635,7 +635,7 @@ def test_a_hub_that_does_not_reply_times_out(hub, mine, theirs, call):
     error = fault_in(
         TraitError,
         *((push_vectors, mine(make_vector()), REPO) if call == "push" else (pull, theirs)),
-        silence=0.1,
+        idle_timeout=0.1,
     )
 
     over.set()

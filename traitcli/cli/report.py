@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Form(StrEnum):
-    """What a report is written as."""
+    """The format of a report."""
 
     html = "html"
     json = "json"
@@ -86,7 +86,7 @@ def report(
 def write(
     form: Form, path: Path, report: Report, trait: str | None, show_step: Callable[[str], None]
 ) -> list[Path]:
-    """Write a report in one of its forms; returns the files."""
+    """Write a report in one format; returns the files."""
     show_step("writing")
     match form:
         case Form.html:

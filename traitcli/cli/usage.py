@@ -1,4 +1,4 @@
-"""Words a command line that cannot be parsed like every other mistake: problem, cause, fix."""
+"""Turns parse errors of the command line into errors with a problem, a cause and a fix."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 _BASELINE = "mean_difference"
 _FEWEST = 4
-"""Kept rollouts below which no method is tried."""
+"""Minimum kept rollouts for a comparison."""
 
 
 def compare_methods(
@@ -108,8 +108,8 @@ def _try_method(
             fix="give the definition more pairs, or keep more rollouts (--set filter.threshold)",
         )
     halves = split_half_cosine(at_layer, method)
-    steady = None if halves is None else float(halves[0])
-    return _Trial(chosen, at_layer, direction, seconds, held_out, steady)
+    stability = None if halves is None else float(halves[0])
+    return _Trial(chosen, at_layer, direction, seconds, held_out, stability)
 
 
 def _choose_layer(build: LabelledActivations, method: Method) -> int:

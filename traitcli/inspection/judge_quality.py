@@ -14,7 +14,7 @@ from traitcli.records import POLARITIES, Judgement, Rollout, Score
 BINS = 10
 """Bins of the histogram: [0, 10), [10, 20), … and [90, 100]."""
 MIDDLE = 50.0
-"""A score from here on is on the positive side. A doubt of this size is worth reading."""
+"""Scores from 50 up are on the positive side. Doubts from 50 up are shown."""
 MAX_DOUBTFUL = 10
 """Doubtful rollouts shown."""
 

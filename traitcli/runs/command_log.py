@@ -44,7 +44,7 @@ _LOGIN = re.compile(r"(?<=://)[^/@\s]+@")
 
 
 class CommandLog:
-    """Listens to one command and appends to `commands.jsonl` what readers of the run may ask.
+    """Listens to the events of one command, and appends to `commands.jsonl` what a report shows.
 
     Lines are written as things happen, so a killed command leaves what it had done. A command that
     finds everything done leaves no line.

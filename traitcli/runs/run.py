@@ -228,7 +228,7 @@ def check_run(run: Run, config: Config, traits: Sequence[Trait]) -> dict[str, An
 
 @contextmanager
 def lock_run(run: Run) -> Iterator[None]:
-    """Be the only command that writes to a run; raises RunError with the process of the other one.
+    """Hold the run's lock; raises RunError, which names the process, if another command holds it.
 
     The lock of a dead process of this machine is taken over.
     """

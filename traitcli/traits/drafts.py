@@ -1,4 +1,4 @@
-"""Labelled responses while they are read: drafts without numbers, and faults by line."""
+"""What the readers of labelled responses share: drafts without numbers, and faults by line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from traitcli.errors import DefinitionError
 from traitcli.records import LabelledResponse
 
 MAX_CHARACTERS = 100_000
-"""Of one text."""
+"""Maximum characters of one text."""
 MAX_FAULTS = 10
 """Faults listed in an error; the others are counted."""
 SEE = "see docs/labelled-responses.md for the formats"

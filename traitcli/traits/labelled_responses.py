@@ -14,11 +14,11 @@ from traitcli.traits.drafts import SEE, Draft, Faults
 from traitcli.traits.rollout_table import read_tables
 
 MAX_BYTES = 64 * 2**20
-"""Of one file. More is a mistake, or a file of another kind."""
+"""Maximum bytes of one file. A larger one is a mistake, or a file of another kind."""
 MAX_RESPONSES = 20_000
-"""Of all files of a trait together."""
+"""Maximum responses of a trait, over all its files."""
 FOLDS = 5
-"""Questions are dealt out to as many folds as traits have pairs: each fold is held out once."""
+"""Questions are divided into five folds, as built-in traits have five pairs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ def _check_drafts(drafts: Sequence[Draft], names: str) -> None:
 
 
 def _number(drafts: Sequence[Draft]) -> LabelledSet:
-    """Number questions and pairs in order of first appearance, and deal questions into folds."""
+    """Number questions and pairs in order of first appearance, and divide questions into folds."""
     questions: dict[str, int] = {}
     question_texts: list[str] = []
     repeats: dict[tuple[str, Hashable], int] = {}

@@ -1,4 +1,4 @@
-"""Lists what a careful reader would object to in a valid trait definition."""
+"""Lists weaknesses of valid trait definitions, such as too few questions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from traitcli.traits.contrast_pairs import shared_ending
 from traitcli.traits.definitions import normalize
 
 PAIRS, QUESTIONS = 5, 20
-"""Numbers of the built-in traits. The linter asks for as many."""
+"""Numbers of pairs and questions in the built-in traits, and the minimum that is expected."""
 _MAX_LENGTH_RATIO = 1.5
 """Above this ratio of the two polarities' mean lengths, the vector may learn length."""
 

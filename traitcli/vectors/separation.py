@@ -69,8 +69,8 @@ class Measured:
 
     def interval(self) -> tuple[float, float]:
         """Symmetric, by Student's t."""
-        reach = _student(self.degrees_of_freedom) * self.error
-        return self.value - reach, self.value + reach
+        half_width = _t_quantile(self.degrees_of_freedom) * self.error
+        return self.value - half_width, self.value + half_width
 
 
 def auroc(scores: Floats, positive: NDArray[np.bool_]) -> float:
@@ -107,12 +107,12 @@ def auroc_interval(measured: Measured, held_out: HeldOutScores) -> tuple[float, 
     """
     from scipy.optimize import brentq
 
-    value, reach = measured.value, _student(measured.degrees_of_freedom)
+    value, quantile = measured.value, _t_quantile(measured.degrees_of_freedom)
     count = _independent_rollouts(measured, held_out)
 
     def excess(bound: float) -> float:
         """Positive where the bound is too far from the value to be compatible with it."""
-        return (value - bound) ** 2 - reach**2 * _hanley_mcneil(bound, count)
+        return (value - bound) ** 2 - quantile**2 * _hanley_mcneil(bound, count)
 
     just_below, just_above = max(value - _EDGE, _EDGE), min(value + _EDGE, 1 - _EDGE)
     low, high = 0.0, 1.0
@@ -209,8 +209,8 @@ def _placements(scores: Doubles, others: Doubles) -> Doubles:
     return shares
 
 
-def _student(degrees_of_freedom: int) -> float:
-    """How many standard errors an interval of the level reaches to either side."""
+def _t_quantile(degrees_of_freedom: int) -> float:
+    """Half-width of an interval of the level, in standard errors."""
     from scipy.stats import t
 
     return float(t.ppf((1 + LEVEL) / 2, degrees_of_freedom))

@@ -14,9 +14,9 @@ Verdict = Literal["good", "weak", "unusable"]
 GOOD, WEAK = 0.8, 0.65
 """Lowest held-out AUROC of a good vector, and of a weak one; below WEAK a vector is unusable."""
 GOOD_CONTRAST = 40.0
-CHANCE = 0.05
+MAX_NULL_P = 0.05
 """A vector is no better than chance when shuffled labels do as well in a larger share of trials."""
-STEADY = 0.7
+STABLE = 0.7
 """Lowest split-half cosine of a stable vector."""
 MASSIVE_SHARE = 0.5
 """Largest share of the squared norm that massive dimensions may have."""
@@ -66,7 +66,7 @@ def _unusable(quality: VectorQuality) -> Iterator[str]:
     if quality.auroc is not None and quality.auroc < WEAK:
         yield f"near chance: held-out AUROC {_auroc_text(quality)} on unseen questions and pairs"
     # elif: a vector near chance is near shuffled labels too, and one reason is enough
-    elif quality.null_p is not None and quality.null_p > CHANCE:
+    elif quality.null_p is not None and quality.null_p > MAX_NULL_P:
         yield (
             f"may be chance: vectors of shuffled labels separate as well in {quality.null_p:.0%} "
             f"of trials (AUROC {_auroc_text(quality)})"
@@ -87,9 +87,9 @@ def _weak(quality: VectorQuality) -> Iterator[str]:
         yield f"low contrast: {shown:.0f} {limit}; the judge sees little of the trait"
 
     cosine = quality.split_half_cosine
-    if cosine is not None and cosine < STEADY:
-        shown = _round_below(cosine, 2, STEADY)
-        limit = f"is below {STEADY:.2f}"
+    if cosine is not None and cosine < STABLE:
+        shown = _round_below(cosine, 2, STABLE)
+        limit = f"is below {STABLE:.2f}"
         yield f"unstable: split-half cosine {shown:.2f} {limit}; collect more rollouts"
 
     share = quality.massive_share

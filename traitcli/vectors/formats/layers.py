@@ -153,7 +153,7 @@ def check_size(layer_count: int, width: int, origin: Origin) -> None:
 
 
 def middle_of(provided: Sequence[int], layer_count: int) -> int:
-    """The middle one of the provided layers within 25–75 % of depth; without any there, of all."""
+    """The middle one of the provided layers within 25–75 % of depth; if none is there, of all."""
     middle = middle_layers(layer_count)
     inside = [layer for layer in provided if layer in middle] or list(provided)
     return inside[len(inside) // 2]

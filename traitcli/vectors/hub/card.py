@@ -88,7 +88,7 @@ def make_card(headers: Sequence[VectorHeader], repo: str, owners: OwnersPart) ->
     environment = Environment(
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=_inert,
+        finalize=_as_plain_text,
         trim_blocks=True,
         keep_trailing_newline=True,
     )
@@ -219,7 +219,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _inert(value: Any) -> Any:
+def _as_plain_text(value: Any) -> Any:
     """One line without Markdown; the template's autoescape does the same for HTML.
 
     Characters that hide or reorder text become replacement characters.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SUFFIX = ".safetensors"
 MAX_FILE, MAX_PULL = 2**28, 2**31
 """Bytes of one file, and of all: the vector of 126 blocks of width 16,384 takes 25 MB."""
-SILENCE = 120.0
+IDLE_TIMEOUT = 120.0
 """Seconds without a byte after which a request fails; huggingface_hub itself waits forever."""
 
 _MAX_ENTRIES = 2_000
@@ -54,14 +54,14 @@ def is_vector_name(name: str) -> bool:
     return name.endswith(SUFFIX) and _PLAIN.fullmatch(name) is not None
 
 
-def connect(silence: float = SILENCE) -> HfApi:
-    """The hub's client; a request fails after `silence` seconds without a byte."""
+def connect(idle_timeout: float = IDLE_TIMEOUT) -> HfApi:
+    """The hub's client; a request fails after `idle_timeout` seconds without a byte."""
     from huggingface_hub import HfApi, get_session
 
     # the session is global, and an earlier call may have set another limit
     hooks = get_session().event_hooks["request"]
     hooks[:] = [hook for hook in hooks if not isinstance(hook, _TimeLimit)]
-    hooks.append(_TimeLimit(silence))
+    hooks.append(_TimeLimit(idle_timeout))
     return HfApi(library_name="traitcli")
 
 
@@ -128,7 +128,7 @@ def shown_endpoint(endpoint: str) -> str:
 
 
 @contextmanager
-def explained(repo: str, revision: str | None = None) -> Iterator[None]:
+def explain_hub_errors(repo: str, revision: str | None = None) -> Iterator[None]:
     """Turn what huggingface_hub raises into errors with a cause and a fix.
 
     VectorError is for what the user can correct, TraitError for failures of the hub.

@@ -18,12 +18,12 @@ from traitcli.errors import VectorError, suggest
 from traitcli.files import parse_json, write_atomic
 from traitcli.vectors.files import read_vector, vector_folder
 from traitcli.vectors.hub.client import (
-    SILENCE,
+    IDLE_TIMEOUT,
     SUFFIX,
     check_commit,
     check_sizes,
     connect,
-    explained,
+    explain_hub_errors,
     is_repo,
     is_vector_name,
     list_files,
@@ -71,17 +71,18 @@ class Pulled:
 
 
 def pull_vectors(
-    config: Config, source: Source, names: Sequence[str] = (), *, silence: float = SILENCE
+    config: Config, source: Source, names: Sequence[str] = (), *, idle_timeout: float = IDLE_TIMEOUT
 ) -> Pulled:
     """Fetch a repository's vectors of the config's model into `paths.vectors`: all, or those named.
 
     A vector that was pulled before is replaced; the user's own never is. Without a connection, the
-    cached files of the revision are used. A request fails after `silence` seconds without a byte.
+    cached files of the revision are used. A request fails after `idle_timeout` seconds without a
+    byte.
 
     Raises VectorError for what the user can correct, and TraitError when the hub fails.
     """
-    api, repo = connect(silence), source.repo
-    with explained(repo, source.revision):
+    api, repo = connect(idle_timeout), source.repo
+    with explain_hub_errors(repo, source.revision):
         resolved = api.resolve_revision(repo, revision=source.revision).resolved
         # everything below names the commit: a branch may move during the pull
         commit = check_commit(resolved, repo)

@@ -13,12 +13,12 @@ from traitcli.records import POSITIONS
 from traitcli.vectors.files import VectorHeader, read_header, read_vector
 from traitcli.vectors.hub.card import OwnersPart, make_card, read_card
 from traitcli.vectors.hub.client import (
+    IDLE_TIMEOUT,
     MAX_FILE,
-    SILENCE,
     check_commit,
     check_sizes,
     connect,
-    explained,
+    explain_hub_errors,
     is_repo,
     is_vector_name,
     list_files,
@@ -58,13 +58,13 @@ def check_push(repo: str) -> None:
 
 
 def push_vectors(
-    paths: Sequence[Path], repo: str, *, private: bool = False, silence: float = SILENCE
+    paths: Sequence[Path], repo: str, *, private: bool = False, idle_timeout: float = IDLE_TIMEOUT
 ) -> Pushed:
     """Put one model's vectors and a new vector card into a repository, in one commit.
 
     The repository is created if it does not exist. `_diff.pt` files next to a vector are pushed
     too. Other vectors in the repository stay, and are listed in the card. If nothing has changed
-    there is no new commit. A request fails after `silence` seconds without a byte.
+    there is no new commit. A request fails after `idle_timeout` seconds without a byte.
 
     Raises VectorError for what the user can correct, such as a repository with other content, and
     TraitError when the hub fails.
@@ -74,8 +74,8 @@ def push_vectors(
     check_push(repo)
     headers = _read_headers(paths)
     model = next(iter(headers.values())).model
-    api = connect(silence)
-    with explained(repo):
+    api = connect(idle_timeout)
+    with explain_hub_errors(repo):
         # None: the default of the organization
         api.create_repo(repo, private=private or None, exist_ok=True)
         info = api.model_info(repo)
@@ -94,7 +94,7 @@ def push_vectors(
     operations = [CommitOperationAdd(file.name, file) for file in files]
     operations.append(CommitOperationAdd(_README, card.encode()))
     message = f"Vectors of {model!a}: {', '.join(headers)}"[:200]
-    with explained(repo):
+    with explain_hub_errors(repo):
         # parent_commit: fails if someone else has pushed since the card was read
         made = api.create_commit(repo, operations, commit_message=message, parent_commit=head)
     commit = check_commit(made.oid, repo)
@@ -161,7 +161,7 @@ def _fetch_card(api: HfApi, repo: str, head: str, listed: Iterable[RepoFile]) ->
     if not readme:
         return OwnersPart()
     check_sizes(readme, repo)
-    with explained(repo):
+    with explain_hub_errors(repo):
         path = Path(api.hf_hub_download(repo, _README, revision=head))
     kept = read_card(path.read_text(encoding="utf-8", errors="replace"))
     if kept is None:
@@ -182,7 +182,7 @@ def _fetch_headers(
     ]
     if not names:
         return []
-    with explained(repo):
+    with explain_hub_errors(repo):
         snapshot = Path(api.snapshot_download(repo, revision=head, allow_patterns=names))
     headers = []
     for path in (snapshot / name for name in names):
