@@ -52,7 +52,7 @@ class Worker:
     def load(self, config: ModelConfig) -> LoadedModel:
         """Load a model, the run's or a judge's, or return it if it is loaded."""
         if config not in self._models:
-            # Imported here: it loads torch, which takes two seconds and a dry run does not need.
+            # Imported here: it loads torch, which takes two seconds and no endpoint needs.
             from traitcli.models.load import load_model
 
             self._models[config] = load_model(config, self._on_event, self._trust)

@@ -88,9 +88,9 @@ def pick_gpus(wanted: int, found: int) -> tuple[list[str], list[str]]:
             fix="pass the number of GPUs to use, or leave the option out",
         )
 
+    # Only a note, so that a command for a GPU machine also runs on a laptop.
     if found == 0:
         return ["cpu"], [f"no GPU found: --gpus {wanted} uses the CPU"]
-    # Fewer GPUs than asked for is an error, no GPU is a note: one config serves both machines.
     if wanted > found:
         raise UserError(
             f"--gpus {wanted}, but only {found} GPUs are visible",

@@ -174,7 +174,7 @@ def color_changes_text(turns: Sequence[tuple[int, str]], verb: str = "Colored") 
         return ""
     (_, first), *later = turns
     changes = [f"then {one_line(trait)} from token {index}" for index, trait in later]
-    # Without --color-by, the leading trait of a long answer may change often.
+    # If the user chooses no trait, the one that colors a long answer may change often.
     if len(changes) > _MAX_CHANGES:
         changes[_MAX_CHANGES:] = [f"and {len(changes) - _MAX_CHANGES} more changes"]
     return f"{verb} by {', '.join([one_line(first), *changes])}."

@@ -15,9 +15,15 @@ from traitcli.vector_quality import VectorQuality
 # Keys are allowed one by one: a new key of a vector or a run must not leak into reports unseen.
 SET_KEYS = ("name", "model", "vectors", "cosines")
 VECTOR_KEYS = (
-    *("trait", "model", "method"),
+    "trait",
+    "model",
+    "method",
     *(each.name for each in fields(VectorQuality)),
-    *("histogram", "dropped", "examples", "note", "versions"),
+    "histogram",
+    "dropped",
+    "examples",
+    "note",
+    "versions",
 )
 RUN_KEYS = ("name", "model", "settings", "traits", "usage", "commands")
 
