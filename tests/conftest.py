@@ -60,9 +60,9 @@ FAMILIES = ("llama", "gemma2", "qwen2")
 
 
 def make_tokenizer(template: str | None, bos: bool, sentencepiece: bool = False):
-    """A small real tokenizer trained on the built-in traits.
+    """Train a small tokenizer on the built-in traits.
 
-    It is byte-level BPE, or like sentencepiece with byte fallback.
+    It is byte-level BPE, or similar to sentencepiece with byte fallback.
     """
     from tokenizers import (
         AddedToken,
@@ -103,7 +103,7 @@ def make_tokenizer(template: str | None, bos: bool, sentencepiece: bool = False)
         vocab_size=700, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(corpus, trainer)
-    if sentencepiece:  # byte pieces are ordinary tokens, not special ones
+    if sentencepiece:  # Byte tokens are ordinary tokens, not special ones.
         tokenizer = Tokenizer.from_str(_without_special_bytes(tokenizer.to_str()))
     if bos:
         tokenizer.post_processor = processors.TemplateProcessing(
@@ -139,7 +139,7 @@ def make_model(
 ) -> Path:
     """Save a tiny random model with its tokenizer as a real model folder.
 
-    `more` goes to its config.
+    `more` is added to its config.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -165,7 +165,7 @@ def make_model(
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what `make test-fast` leaves out: tests that need a model, or a command of their own."""
+    """Mark tests that `make test-fast` skips: those that load a model or start a command."""
     for item in items:
         if "e2e" in item.path.parts:
             item.add_marker("e2e")
@@ -175,7 +175,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Speeds measured in tests stay out of the user's cache; converted models may stay there."""
+    """Keep speeds measured in tests out of the user's cache."""
     from traitcli.pipeline import speed_cache
 
     path = tmp_path_factory.mktemp("cache") / "speed.json"
@@ -184,7 +184,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Tiny models gain nothing from a second thread; on a busy machine they wait long for it."""
+    """Use one thread: a tiny model gains nothing from a second one and may wait long for it."""
     import torch
 
     torch.set_num_threads(1)
@@ -192,7 +192,7 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def model_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Tiny models that differ in what families differ in.
+    """Tiny models with the differences between model families.
 
     llama: system role, BOS in the template; gemma2: no system role, sentencepiece-like tokens;
     qwen2: default system message, no BOS.
@@ -209,7 +209,7 @@ def model_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def loaded(model_folders: dict[str, Path]) -> Callable[[str], LoadedModel]:
-    """family -> the loaded tiny model, each loaded once."""
+    """Returns the tiny model of a family, which is loaded once."""
     models: dict[str, LoadedModel] = {}
 
     def load(family: str) -> LoadedModel:
@@ -222,7 +222,7 @@ def loaded(model_folders: dict[str, Path]) -> Callable[[str], LoadedModel]:
 
 @pytest.fixture
 def tiny_config(model_folders: dict[str, Path], tmp_path: Path) -> Config:
-    """A run of two questions on the tiny Llama with the fake judge, everything below tmp_path."""
+    """A run of two questions on the tiny Llama with the fake judge; its files are in tmp_path."""
     return Config.model_validate(
         {
             "name": "tiny",

@@ -1,4 +1,4 @@
-"""A local server in place of the Hugging Face Hub: the requests of a push and a pull, and no more.
+"""A local server that replaces the Hugging Face Hub for pushes and pulls.
 
 It stores commits with hashes, requires the token where the hub does, and can be set to fail. Large
 files go through the LFS endpoints. The client must not use xet (HF_HUB_DISABLE_XET), whose servers
@@ -23,7 +23,7 @@ import yaml
 
 TOKEN = "hf_e2eTESTtoken0123456789abcdef"
 LARGE = (".safetensors", ".pt")
-"""What the hub's .gitattributes send through LFS."""
+"""File endings that the .gitattributes of the hub store through LFS."""
 
 
 def git_hash(content: bytes) -> str:
@@ -44,7 +44,7 @@ class Repo:
     tags: dict[str, str] = field(default_factory=dict)
 
     def add(self, files: Mapping[str, bytes], message: str = "by hand") -> str:
-        """A commit on top of main; returns its hash."""
+        """Add a commit to main and return its hash."""
         content = self.files | dict(files)
         content_id = json.dumps(
             [list(self.commits), {path: lfs_hash(data) for path, data in content.items()}]
@@ -60,7 +60,7 @@ class Repo:
 
     @property
     def files(self) -> dict[str, bytes]:
-        """What main holds."""
+        """The files of main."""
         return self.commits[self.head] if self.commits else {}
 
     def resolve(self, revision: str) -> str | None:
@@ -70,7 +70,7 @@ class Repo:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the server sends instead of the right answer."""
+    """A wrong response that the server sends."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -78,14 +78,14 @@ class Answer:
 
 
 class Hub(ThreadingHTTPServer):
-    """The server, and what tests may set on it.
+    """The server and the settings that tests may change.
 
     repos     name -> repository
     requests  (method, path, Authorization) of every request
-    faults    regular expression of `METHOD path` -> the answer to give instead
-    served    path -> content that is sent instead of the right one
-    sizes     path -> the size that listings report
-    watch     is called with `METHOD path` of every request, before it is answered
+    faults    regular expression of `METHOD path` -> the response to send instead
+    served    path -> content to send instead of the stored one
+    sizes     path -> size to report in listings
+    watch     called with `METHOD path` of every request before its response
     """
 
     daemon_threads = True
@@ -103,23 +103,23 @@ class Hub(ThreadingHTTPServer):
         self.watch: Callable[[str], None] = lambda request: None
 
     def add_repo(self, name: str, files: Mapping[str, bytes], private: bool = False) -> str:
-        """A repository made by somebody else; returns its first commit."""
+        """Add a repository of another user and return its first commit."""
         self.repos[name] = Repo(private)
         return self.repos[name].add(files)
 
     def asked(self, pattern: str) -> list[str]:
-        """Requests so far that fit."""
+        """The requests so far that match a pattern."""
         lines = [f"{method} {path}" for method, path, _ in self.requests]
         return [line for line in lines if re.search(pattern, line)]
 
     def handle_error(self, *_: object) -> None:
-        """A client that was interrupted hangs up."""
+        """Ignore errors: an interrupted client closes its connection."""
 
 
 class Handler(BaseHTTPRequestHandler):
     server: Hub
     protocol_version = "HTTP/1.1"
-    wbufsize = -1  # an answer leaves in one piece: two would wait for each other's acknowledgement
+    wbufsize = -1  # Send each response at once: two parts would wait for an acknowledgement.
     disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
@@ -240,7 +240,7 @@ def validate_yaml(_: Hub, __: Repo | None, ___: Mapping[str, str], body: bytes) 
 
 
 def preupload(hub: Hub, repo: Repo, asked: Mapping[str, str], body: bytes) -> Answer:
-    """How each file must be sent, and the hash of the stored one."""
+    """Reply with the upload mode of each file and the hash of its stored content."""
     answers = []
     for file in json.loads(body)["files"]:
         path = file["path"]
@@ -268,7 +268,7 @@ def lfs_put(hub: Hub, _: Repo | None, asked: Mapping[str, str], body: bytes) -> 
 
 
 def commit(hub: Hub, repo: Repo, asked: Mapping[str, str], body: bytes) -> Answer:
-    """NDJSON: a header, then files with their content, or the hashes of large ones."""
+    """Store a commit from NDJSON: a header, then files with content or with an LFS hash."""
     header, *operations = [json.loads(line) for line in body.splitlines()]
     if header["value"].get("parentCommit", repo.head) != repo.head:
         return json_answer(
@@ -293,7 +293,7 @@ def commit(hub: Hub, repo: Repo, asked: Mapping[str, str], body: bytes) -> Answe
 
 
 def resolve(hub: Hub, repo: Repo, asked: Mapping[str, str], _: bytes) -> Answer:
-    """A file of a revision, with the headers that the cache relies on."""
+    """Send a file of a revision with the headers that the client cache needs."""
     commit = repo.resolve(asked["revision"])
     content = repo.commits[commit].get(asked["path"]) if commit else None
     if commit is None or content is None:

@@ -1,4 +1,4 @@
-"""Reports of records that a test writes down as JSON."""
+"""Makes reports from records that tests write as JSON."""
 
 from __future__ import annotations
 

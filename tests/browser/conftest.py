@@ -22,7 +22,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 class Reports:
-    """Opens reports in one tab, and remembers what went wrong in them."""
+    """Opens reports in one tab and stores their errors."""
 
     def __init__(self, tab: Page) -> None:
         self.tab = tab

@@ -30,7 +30,7 @@ OLD: Row = {
     "tokens": ["May", "be"],
     "projections": {"uncertainty": [2.5, -3]},
 }
-"""As an earlier version wrote it."""
+"""A record of an earlier version."""
 
 FULL: Row = BANK | {
     "name": "bank",

@@ -12,7 +12,7 @@ from traitcli.views.palette import background, is_colored
 Color = tuple[int, ...]
 CLEAR: Color = (0, 0, 0, 0)
 
-# Read from a copy: Chromium warns of a canvas that is read again and again.
+# Read from a copy: Chromium warns about a canvas that is read repeatedly.
 _DATA = """(canvas, x = 0, width = canvas.width) => {
     const copy = document.createElement("canvas");
     [copy.width, copy.height] = [width, canvas.height];
@@ -68,7 +68,7 @@ def text(element: Locator) -> str:
 
 
 def content(element: Locator) -> str:
-    """The text as it is in the document, with its white space."""
+    """The text of the document with its white space."""
     found: str = element.evaluate("e => e.textContent")
     return found
 
@@ -78,7 +78,7 @@ def values(page: Page, pane: int = 1) -> list[str]:
 
 
 def lengths(page: Page, pane: int = 1) -> list[str]:
-    """Of the bars: which way, and how far of the scale."""
+    """The direction of each bar and its share of the scale."""
     script = "all => all.map(e => `${e.className} ${e.style.getPropertyValue('--length')}`)"
     found: list[str] = part(page, "bars", pane).locator(".track i").evaluate_all(script)
     return found
@@ -97,13 +97,13 @@ def slide(page: Page, index: int) -> None:
 
 
 def backgrounds(element: Locator) -> list[Color]:
-    """The background of each element as the browser has computed it."""
+    """The computed background of each element."""
     computed = element.evaluate_all("all => all.map(e => getComputedStyle(e).backgroundColor)")
     return [parse_color(value) for value in computed]
 
 
 def parse_color(computed: str) -> Color:
-    """(r, g, b), with an alpha behind it where that is not 1."""
+    """(r, g, b), followed by the alpha if it is not 1."""
     found = re.fullmatch(r"rgba?\((\d+), (\d+), (\d+)(?:, ([\d.]+))?\)", computed)
     assert found, computed
     *color, alpha = found.groups()
@@ -111,7 +111,7 @@ def parse_color(computed: str) -> Color:
 
 
 def terminal(scores: list[float]) -> list[Color]:
-    """The backgrounds that the terminal gives to scores: the oracle of the page's."""
+    """The terminal backgrounds of scores, the oracle for those of the page."""
     return [
         tuple(background(score).get_truecolor()) if is_colored(score) else CLEAR for score in scores
     ]
@@ -130,19 +130,19 @@ def settle(page: Page) -> None:
 
 
 def pixels(canvas: Locator) -> str:
-    """A digest of all pixels: the same for the same picture."""
+    """A digest of all pixels, equal for equal pictures."""
     digest: str = canvas.evaluate(_DIGEST)
     return digest
 
 
 def count_of(canvas: Locator, color: Color) -> int:
-    """How many pixels have just this color."""
+    """The number of pixels with exactly this color."""
     count: int = canvas.evaluate(_COUNT, list(color))
     return count
 
 
 def column(canvas: Locator, x: int) -> list[list[int]]:
-    """The pixels of a column from top to bottom, red, green, blue and alpha each."""
+    """The pixels of a column from top to bottom, each as red, green, blue and alpha."""
     found: list[list[int]] = canvas.evaluate(_COLUMN, x)
     return found
 
@@ -161,7 +161,7 @@ def profile(canvas: Locator) -> list[float]:
     return shares
 
 
-# Places
+# Positions
 
 
 def box(element: Locator) -> dict[str, float]:
@@ -171,7 +171,7 @@ def box(element: Locator) -> dict[str, float]:
 
 
 def cursor(page: Page, pane: int = 1) -> float:
-    """Where the chart's cursor stands: 0 at its left end, 1 at its right one."""
+    """The position of the chart's cursor: 0 at the left end, 1 at the right end."""
     lines = part(page, "lines", pane)
     over = box(lines.locator(".u-over"))
     return (box(lines.locator(".u-cursor-x"))["x"] - over["x"]) / over["width"]
@@ -185,7 +185,7 @@ def dot(page: Page, pane: int = 1) -> float:
 
 
 def point_at(page: Page, share: float, pane: int = 1) -> tuple[float, float]:
-    """A point in the middle of the chart's height, this far of its width."""
+    """A point at half the chart's height and this share of its width."""
     over = box(part(page, "lines", pane).locator(".u-over"))
     return over["x"] + share * (over["width"] - 1), over["y"] + over["height"] / 2
 

@@ -1,4 +1,4 @@
-"""The chart of a response: curves in their places, smoothing, pointing, and zoom."""
+"""The chart of a response: curves, smoothing, pointing and zoom."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ LONG = {
 
 
 def share_of(index: int) -> float:
-    """How far of the width of a chart that is not zoomed a token stands."""
+    """The position of a token as a share of the width of a chart without zoom."""
     return index / (COUNT - 1)
 
 
 def settled(page: Page) -> str:
-    """The picture once drawing is through."""
+    """The picture after drawing has finished."""
     settle(page)
     return pixels(chart(page))
 
@@ -118,10 +118,11 @@ def test_a_smoothed_curve_is_the_mean_of_a_score_and_those_before_it(
         heights.append(dot(page))
 
     means = trailing_means(WAVE, size)
+    # The axis spans the scores, zero, and 6 % more at each end.
     low, high = (
         min(0, *means),
         max(0, *means),
-    )  # the axis spans them, zero, and 6 % more at either end
+    )
     span = (high - low) * 1.12
     height = page.evaluate("() => document.querySelector('.u-over').clientHeight")
     wanted = [(high + (high - low) * 0.06 - mean) / span * height for mean in means[::3]]

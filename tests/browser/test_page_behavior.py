@@ -1,4 +1,4 @@
-"""Long names, turning texts, other devices: the page keeps its shape, its order and its names."""
+"""The page keeps its layout for long names, right-to-left text and other screens."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def poisoned(value: Any, text: str, key: str = "") -> Any:
 
 
 def elements(page: Page) -> dict[str, int]:
-    """How many elements there are of each kind."""
+    """The number of elements of each kind."""
     counted: dict[str, int] = page.evaluate("""() => {
         const counts = {};
         for (const { localName } of document.querySelectorAll("*")) {
@@ -220,11 +220,11 @@ def test_a_report_does_not_run_added_scripts(reports: Reports) -> None:
     assert reports.wrongs == []
 
 
-# Access
+# Accessibility
 
 
 def full_page(reports: Reports) -> Page:
-    """A report with all there is, opened so that all of it can be looked at."""
+    """A report with every feature, opened so that every part is visible."""
     joy = vector("joy", verdict="unusable", layer=1)
     page = reports.open(
         [FULL, BANK],
@@ -341,7 +341,7 @@ def test_every_token_can_be_read_on_every_ground(reports: Reports, scheme: Any) 
     assert len({round(ratio, 1) for ratio in found}) > 10
 
 
-# Paper
+# Print
 
 
 def test_a_printed_page_has_all_details_and_light_colors(reports: Reports) -> None:

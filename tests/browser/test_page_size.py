@@ -56,4 +56,4 @@ def test_the_last_of_four_thousand_tokens_is_reached(reports: Reports) -> None:
 def test_a_hundred_records_make_a_file_small_enough_for_email(reports: Reports) -> None:
     path = reports.write([long_record(k, 1000) for k in range(100)])
 
-    assert path.stat().st_size < 20e6 / 4  # of 4,000 tokens each they would be under 20 MB
+    assert path.stat().st_size < 20e6 / 4  # With 4,000 tokens each, they would be below 20 MB.

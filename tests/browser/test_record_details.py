@@ -1,4 +1,4 @@
-"""What a record may hold besides the scores of its response, and what it may lack."""
+"""The optional parts of a record, and records without them."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_missing_parts_of_a_record_take_no_space(reports: Reports) -> None:
 
 
 def opened_from_file(reports: Reports, record: object) -> Page:
-    """A report whose page reads a file: the page opens records that Python would not accept."""
+    """A report whose page opens a file, because Python would refuse these records."""
     page = reports.open()
     page.locator("#open").set_input_files(reports.save("record.json", json.dumps(record)))
     expect(page.locator("#status")).to_have_text("1 record opened.")

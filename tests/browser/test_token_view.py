@@ -168,7 +168,7 @@ def test_play_can_be_stopped(reports: Reports) -> None:
     expect(part(page, "position")).not_to_have_text("Token 1 of 500")
     page.locator("#play").click()
     stopped_at = text(part(page, "position"))
-    page.wait_for_timeout(250)  # two steps
+    page.wait_for_timeout(250)  # Two steps.
 
     assert playing == ("Pause", "true")
     assert (text(page.locator("#play")), page.locator("#play").get_attribute("aria-pressed")) == (
@@ -365,4 +365,4 @@ def test_calibrated_scores_survive_the_packing(reports: Reports) -> None:
         shown.append([float(value.replace("−", "-")) for value in values(page)])
 
     for column_, wanted in zip(zip(*shown, strict=True), (linear, crooked), strict=True):
-        assert column_ == pytest.approx(wanted, abs=0.0051)  # two decimals are shown
+        assert column_ == pytest.approx(wanted, abs=0.0051)  # The page shows two decimals.

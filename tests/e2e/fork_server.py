@@ -1,6 +1,6 @@
-"""Starts commands from a process that has imported torch already, so that each saves seconds of CPU.
+"""Starts commands from a process that has imported torch, which saves seconds for each command.
 
-A command is still a process of its own, with its own group, pipes, signals and exit code. Only the
+Each command is a separate process with its own group, pipes, signals and exit code. Only the
 imports are shared. Tests of the terminal, of the wheel and of the embedded model start a fresh
 interpreter instead, so that the real start-up is tested too.
 
@@ -70,9 +70,9 @@ class ForkedCommand:
                 os.kill(self.pid, number)
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """Everything that is still to be read from stdout and stderr, when the command has ended."""
+        """Wait for the end of the command; return its remaining stdout and stderr."""
         found: dict[IO[str], str] = {}
-        # In threads, because a full pipe would block the command, which then never ends.
+        # Two threads read, because a full pipe would block the command forever.
         readers = [
             threading.Thread(
                 target=lambda pipe=pipe: found.update({pipe: pipe.read()}), daemon=True
@@ -126,7 +126,7 @@ class ForkServer:
             read_stdin, write_stdin = os.pipe()
         request = json.dumps({"arguments": list(arguments), "folder": str(folder), "env": env})
         socket.send_fds(connection, [request.encode()], [read_stdin, write_stdout, write_stderr])
-        # The command has its own copies: with ours open, reading would never see the end.
+        # The command has its own copies. Reading would never end while ours are open.
         for descriptor in (read_stdin, write_stdout, write_stderr):
             os.close(descriptor)
         if stdin is not None:
@@ -143,7 +143,7 @@ class ForkServer:
 def serve(address: str) -> None:
     """Import what commands import, then fork one for each request until SIGTERM.
 
-    It returns in the forked process, which is the command from then on.
+    It returns in the forked process, which then becomes the command.
     """
     for name in _PRELOADED:
         import_module(name)
@@ -196,7 +196,7 @@ def _become_command(request: dict[str, Any], pipes: Sequence[int]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for descriptor, pipe in enumerate(pipes):
         os.dup2(pipe, descriptor)
-    # Everything else belongs to the server: a reader would wait for the end of an open pipe.
+    # Close every other descriptor: a reader waits until all copies of a pipe are closed.
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     os.environ.clear()
     os.environ.update(request["env"])
@@ -207,5 +207,5 @@ def _become_command(request: dict[str, Any], pipes: Sequence[int]) -> None:
 
 if __name__ == "__main__":
     serve(sys.argv[1])
-    # Under this name, because a worker process imports the main module of its parent again.
+    # The name matters: a worker process imports the main module of its parent again.
     runpy.run_module("traitcli", run_name="__main__", alter_sys=True)

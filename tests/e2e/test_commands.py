@@ -32,7 +32,7 @@ RECORD = [
 
 
 def kept_ids(workspace: Any, trait: str, threshold: float = 50) -> dict[str, list[str]]:
-    """The published filter as a plain loop: an index stays when both of its sides pass."""
+    """The published filter as a plain loop: an index is kept if both of its polarities pass."""
     scores = {
         line["rollout"]: line["score"]["value"] for line in workspace.lines(trait, "judgements")
     }
@@ -47,7 +47,7 @@ def kept_ids(workspace: Any, trait: str, threshold: float = 50) -> dict[str, lis
 
 
 def stored_activations(workspace: Any, trait: str) -> dict[str, np.ndarray]:
-    """Rollout id -> float32 [L+1, H], mean over the response, straight from the files."""
+    """Rollout id -> float32 [L+1, H], mean over the response, read directly from the files."""
     from safetensors import safe_open
 
     found = {}
@@ -327,7 +327,7 @@ def test_text_of_a_model_or_judge_cannot_control_the_terminal(copied):
 
 
 class Monitored:
-    """Four watched generations of one prompt, made at the same time."""
+    """Four monitored generations of one prompt, made at the same time."""
 
     def __init__(self, workspace: Any) -> None:
         self.workspace = workspace
@@ -441,7 +441,7 @@ def test_raw_and_calibrated_scores_are_those_of_the_vector(monitored):
 
 
 def page_data(page: Path) -> Any:
-    """What a report shows, as its own script reads it."""
+    """The data of a report page, as its own script reads it."""
     _, _, rest = page.read_text(encoding="utf-8").partition(
         '<script id="data" type="application/json">'
     )

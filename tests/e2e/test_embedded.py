@@ -1,4 +1,4 @@
-"""What works the minute traitcli is installed: the embedded model with the vectors that come along."""
+"""What works right after the installation: the embedded model with its shipped vectors."""
 
 from __future__ import annotations
 

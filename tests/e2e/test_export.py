@@ -24,7 +24,7 @@ COMMANDS = {
 
 @pytest.fixture(scope="module")
 def exported(open_workspace, finished):
-    """A finished run of evil and refusal, and how each of the commands ended there; what `vectors` held before."""
+    """A finished run with the results of COMMANDS, and the files in `vectors` before them."""
     workspace = open_workspace()
     for name in ("runs", "vectors"):
         shutil.copytree(finished[0].folder / name, workspace.folder / name)

@@ -1,4 +1,4 @@
-"""The command that pushes to the hub and the one that pulls from it, in processes of their own."""
+"""The commands that push to the hub and pull from it, in separate processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def hub():
 
 @pytest.fixture
 def env(hub, tmp_path):
-    """What a user sets to push; xet is off, because its servers cannot be had here."""
+    """The variables that a user sets to push. Xet is off: its servers are not available here."""
     return {
         "HF_ENDPOINT": hub.url,
         "HF_HOME": str(tmp_path / "hf"),

@@ -1,4 +1,4 @@
-"""traitcli inspect: vectors of ours and of other tools, and methods of building them."""
+"""traitcli inspect: our own vectors, vectors of other tools, and methods of building them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""traitcli inspect steering as a user types it: tables and JSON, kills, mistakes."""
+"""traitcli inspect steering as a user types it: tables, JSON, kills and mistakes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MANY = {"extract": {"batch_size": 2, "sampling": {"max_new_tokens": 24}}, "judge
 
 
 def add_vector(workspace, trait):
-    """A vector that no run has built."""
+    """A vector that was not built by a run."""
     directions = np.random.default_rng(5).normal(size=(5, 32)).astype(np.float32)
     vector = TraitVector(trait, "model", "mean_difference", 2, {"response_avg": directions}, {})
     write_vector(workspace.folder / "vectors" / "model", vector)
@@ -27,7 +27,7 @@ def add_vector(workspace, trait):
 
 @pytest.fixture(scope="module")
 def swept(open_workspace):
-    """A folder with two vectors and no run, where the command ran twice: for people, with --json."""
+    """A folder with two vectors and no run, and the results without and with --json."""
     workspace = open_workspace(extract=SAMPLING)
     for trait in ("evil", "refusal"):
         add_vector(workspace, trait)

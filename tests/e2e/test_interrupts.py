@@ -1,4 +1,4 @@
-"""Ctrl-C in a real terminal, a disk that is full, a folder that cannot be written."""
+"""Ctrl-C in a real terminal, a full disk, and a read-only folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FEW = {
         "sampling": {"max_new_tokens": 20},
     }
 }
-"""Sixty rollouts of a trait, some at a time."""
+"""Sixty rollouts of a trait in several batches."""
 
 
 def seconds_to_end(terminal):
@@ -79,7 +79,7 @@ def test_suspended_workers_are_killed_in_time_or_at_once_by_a_second_ctrl_c(
     ended_after = time.monotonic() - start
 
     assert len(workers) == 2
-    assert ended_after < limit  # left alone they would end after 2.5 seconds
+    assert ended_after < limit  # Without the second Ctrl-C, they would end after 2.5 seconds.
     assert seconds_to_end(terminal) < 5
     assert terminal.process.returncode == 130
 
@@ -88,7 +88,7 @@ def test_a_full_disk_ends_the_command_with_an_error_and_corrupts_no_file(open_wo
     workspace = open_workspace(**FEW)
     running = workspace.start("extract", "evil", "refusal")
     running.wait_until(lambda: any(map(workspace.ledger, TRAITS)))
-    with suppress(ProcessLookupError):  # from now on no file may grow, as on a full disk
+    with suppress(ProcessLookupError):  # No file may grow from here on, as on a full disk.
         resource.prlimit(running.process.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
 
     ended = running.end()

@@ -1,4 +1,4 @@
-"""The commands with traits that bring their responses with them."""
+"""The commands with traits that are defined by labelled responses."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ALL = 2 * (len(PAIRS) + 5)
 
 
 def furnish(workspace: Any) -> Any:
-    """Put definitions, and the files that they name, into a working folder."""
+    """Write definitions and the files that they name into a working folder."""
     for name, text in FILES.items():
         path = workspace.folder / "traits" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def furnish(workspace: Any) -> Any:
 
 
 class Done:
-    """Commands that were run one after another in a folder."""
+    """The results of commands that ran one after another in a folder."""
 
     commands = (
         *(

@@ -1,4 +1,4 @@
-"""A user's mistakes: an error of three lines and exit code 2, or a failed trait and exit code 1."""
+"""Mistakes of users: a three-line error and exit code 2, or a failed trait and exit code 1."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NEEDS = (
 
 @dataclass(frozen=True)
 class Mistake:
-    """A command line and its error; `worked` if the error comes only after the model is loaded."""
+    """A command line and its error. `worked`: the error comes after the model is loaded."""
 
     command: Sequence[str]
     problem: str
@@ -221,7 +221,7 @@ def foreign_vector() -> TraitVector:
 
 @pytest.fixture(scope="module")
 def answers(open_workspace, finished) -> dict[str, Any]:
-    """What each mistake was answered with, in one folder that holds a finished run."""
+    """The result of each mistake, in a folder with a finished run."""
     workspace = open_workspace()
     for name in ("runs", "vectors"):
         shutil.copytree(finished[0].folder / name, workspace.folder / name)

@@ -35,7 +35,7 @@ def without_spaces(lines: list[str]) -> str:
 
 
 def shown(record: dict[str, Any]) -> str:
-    """The response as the terminal shows it: without an incomplete last character."""
+    """The response as the terminal shows it, without an incomplete last character."""
     return without_spaces([printable(record["response"])]).rstrip("\ufffd")
 
 
@@ -81,7 +81,7 @@ def room(open_workspace: Callable[..., Any], finished: tuple[Any, Any]) -> Any:
 def endless_room(
     open_workspace: Callable[..., Any], room: Any, model_folders: dict[str, Path]
 ) -> Any:
-    """The same, with a model whose answers never end."""
+    """A folder with vectors and a model whose answers never end."""
     workspace = open_workspace()
     (workspace.folder / "model").unlink()
     shutil.copytree(model_folders["llama"], workspace.folder / "model")
@@ -142,7 +142,7 @@ def long_record(room: Any) -> dict[str, Any]:
 
 
 def test_a_resized_window_shows_each_word_once_and_one_panel(room, long_record, opened):
-    """It comes before models are loaded: this screen must not be a pause behind."""
+    """It runs before models are loaded, because the screen must keep up with the pause."""
     opened.append(Terminal(room, "monitor", "--replay", "long.json", size=(100, 24)))
 
     for index, size in ((150, (60, 24)), (250, (90, 30)), (330, (45, 20))):
@@ -160,7 +160,7 @@ def seen(terminal: Terminal, record: Path) -> Seen:
 
 @pytest.fixture(scope="module")
 def stopped(terminals: dict[str, Terminal], endless_room: Any) -> Seen:
-    """A long answer in a window that is made narrower and wider, then Ctrl-C."""
+    """A long answer in a window that becomes narrower and wider, then Ctrl-C."""
     terminal = terminals["stopped"]
     for size in ((60, 24), (110, 30)):
         terminal.wait_for_frames()
@@ -196,9 +196,8 @@ def test_no_word_is_lost_when_the_window_is_resized_while_the_model_writes(stopp
 
     missing = [char for char in shown(stopped.record) if char not in there]
 
-    assert (
-        missing == []
-    )  # all there and in order, though a frame drawn just then may stand there twice
+    # All words are there in order. A frame drawn during the resize may be there twice.
+    assert missing == []
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +237,7 @@ def test_a_live_answer_is_colored_and_shows_the_cursor_again(answered):
 
 @pytest.fixture(scope="module")
 def by_layer(terminals: dict[str, Terminal], room: Any) -> Seen:
-    """A chat with one message, given with the command, and then Ctrl-D."""
+    """A chat with one message from the command line, then Ctrl-D."""
     terminal = terminals["by layer"]
     terminal.wait_for_prompt(2)
     terminal.type(CTRL_D)
@@ -258,7 +257,7 @@ def test_per_layer_shows_the_trait_at_every_layer_below_the_panel(by_layer):
 
     kept = by_layer.record["layer_scores"]
     assert title == f"  evil at every layer, monitored at {by_layer.record['layers']['evil']}"
-    assert [band[:4] for band in bands] == ["   4", "   2", "   0"]  # two layers a line
+    assert [band[:4] for band in bands] == ["   4", "   2", "   0"]  # Each line shows two layers.
     assert {len(row) for row in kept["calibrated_scores"]} == {len(by_layer.record["tokens"])}
     assert (
         kept["calibrated_scores"][by_layer.record["layers"]["evil"]]
@@ -332,7 +331,7 @@ class Chatted(NamedTuple):
 
 @pytest.fixture(scope="module")
 def chatted(terminals: dict[str, Terminal], room: Any) -> Chatted:
-    """Three messages with other settings each, then the last line brought back, and /quit."""
+    """Three messages with different settings, then the recalled last line, and /quit."""
     terminal, replies = terminals["chatted"], {}
     terminal.wait_for_prompt(1)
     lines = [
@@ -493,6 +492,5 @@ def test_ctrl_c_at_the_input_line_ends_a_chat_with_130(broken_off):
     assert broken_off.code == 130
     assert b"Traceback" not in broken_off.terminal.sent
     assert broken_off.terminal.shows_cursor
-    assert broken_off.terminal.sent.endswith(
-        b"\r\n"
-    )  # or the shell's own prompt would stand behind the half line
+    # Otherwise the shell's prompt would follow the unfinished line.
+    assert broken_off.terminal.sent.endswith(b"\r\n")

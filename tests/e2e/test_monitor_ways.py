@@ -115,7 +115,7 @@ def room(open_workspace: Callable[..., Any], finished: tuple[Any, Ended]) -> Any
 
 @pytest.fixture(scope="module")
 def ended(room: Any) -> dict[str, Ended]:
-    """How each mode of monitor ended; two run at a time."""
+    """The result of each mode of monitor; two commands run at a time."""
     with ThreadPoolExecutor(2) as pool:
         running = {
             name: pool.submit(room.run, "monitor", *arguments) for name, arguments in MODES.items()
@@ -148,10 +148,11 @@ def test_each_line_from_a_pipe_is_a_turn_until_quit(ended, room):
     first, second = records(room.folder / "chat.jsonl")
 
     assert ended["chat"].code == 0
+    # Invalid bytes became question marks.
     assert [first["prompt"], second["prompt"]] == [
         "Wh??",
         "How?",
-    ]  # what is no text became question marks
+    ]
     assert second["history"] == [
         {"role": "system", "content": "Be ?."},
         {"role": "user", "content": "Wh??"},
@@ -223,9 +224,8 @@ def test_the_table_of_a_set_shows_each_trait(ended, room):
         f"{max(smooth) - min(smooth):.2f}",
     ]
     assert ended["set"].err.splitlines()[-1] == "records: set.jsonl"
-    assert all(
-        line[:1].isdigit() for line in ended["set"].out.splitlines()
-    )  # the lines of tokens, for programs
+    # The token lines are for programs.
+    assert all(line[:1].isdigit() for line in ended["set"].out.splitlines())
 
 
 def test_texts_are_scored_in_order_with_errors_for_unreadable_ones(ended):
@@ -276,10 +276,11 @@ def test_a_plain_text_is_the_answer_to_the_prompt_with_its_table_on_stdout(ended
     [record] = records(path)
 
     assert ended["plain"].code == 0
+    # Invalid bytes became question marks.
     assert (record["prompt"], record["response"]) == (
         "Wh??",
         "It is so, and so it is.",
-    )  # what is no text became ?
+    )
     assert record["history"] == [{"role": "system", "content": "Be ?."}]
     assert "".join(record["tokens"]) == record["response"]
     assert row_of(ended["plain"].out, "evil") == [
@@ -390,10 +391,11 @@ def test_with_raw_scores_and_bounds_are_projections(ended, room):
 
 
 def test_vectors_are_read_from_a_folder_or_its_folder_of_the_model(ended):
+    # The configured folder has no vectors.
     assert row_of(ended["plain"].out, "refusal")[:2] == [
         "refusal",
         "1",
-    ]  # the config looks where there are none
+    ]
     assert "\traw:refusal=" in ended["raw"].out
 
 
@@ -413,7 +415,7 @@ def test_report_has_the_records_of_a_set_without_failures(ended, room):
 
 @dataclass(frozen=True)
 class Mistake:
-    """The arguments of monitor, and the error that they give at once."""
+    """Arguments of monitor and the error that they cause before any work."""
 
     arguments: Sequence[str]
     problem: str
@@ -554,7 +556,7 @@ LAYER_99 = (
 
 @pytest.fixture(scope="module")
 def refused(room: Any) -> dict[str, Ended]:
-    """How mistakes and broken records ended."""
+    """The results of mistakes and broken records."""
     asked = {name: mistake.arguments for name, mistake in MISTAKES.items()}
     asked |= {name: ["--replay", name] for name in BROKEN} | {
         "layer 99": ["Why?", "--steer", "evil=2@99"]

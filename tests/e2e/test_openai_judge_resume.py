@@ -1,4 +1,4 @@
-"""Judging over HTTP that is killed, overlaps with generation, or finds its replies known."""
+"""Judging over HTTP that is killed, overlaps with generation, or finds cached replies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from traitcli.traits.definitions import find_traits, load_trait
 
 TRAITS = ("evil", "refusal")
 CALLS = 2 * 2 * 20
-"""Trait and coherence of twenty rollouts of either trait."""
+"""A trait question and a coherence question for twenty rollouts of each of two traits."""
 KILLS = 4
 
 
@@ -29,7 +29,7 @@ def definition(name: str) -> Trait:
 
 
 def prompts_for(workspace: Any, name: str, rollouts: set[str]) -> set[str]:
-    """All that is asked about some rollouts of a trait."""
+    """All judge prompts about some rollouts of a trait."""
     trait = definition(name)
     asked = [line for line in workspace.lines(name) if line["id"] in rollouts]
     return {
@@ -45,7 +45,7 @@ def judged_rollouts(workspace: Any, name: str, run: str = "tiny") -> set[str]:
 
 
 def cached_replies(workspace: Any) -> set[str]:
-    """The keys of the replies in the cache, as a process that comes later sees them."""
+    """The keys of the replies in the cache, as a later process sees them."""
     [path] = (workspace.folder / "cache").rglob("judge-replies.sqlite")
     there = sqlite3.connect(path)
     try:
@@ -72,10 +72,10 @@ def expected_scores(workspace: Any) -> dict[str, float]:
 
 
 class Killed:
-    """`judge` again and again, killed at arbitrary times, and at last not killed.
+    """`judge` killed at arbitrary times several times, then run to its end.
 
-    asked  the requests of each command, the last one's included
-    known  what was written down before each: prompts of stored judgements, keys of cached replies
+    asked  the requests of each command, including the last
+    known  what was stored before each command: prompts of judgements, keys of cached replies
     """
 
     def __init__(self, workspace: Any, server: Any, *flags: str) -> None:
@@ -102,7 +102,7 @@ class Killed:
         self.asked.append(server.bodies[begun:])
 
     def asked_twice(self) -> list[str]:
-        """Prompts that were asked although their judgement or reply was stored."""
+        """Prompts that were sent although their judgement or reply was already stored."""
         return [
             prompt
             for asked, (judged, replies) in zip(self.asked, self.known, strict=True)
@@ -141,7 +141,7 @@ def test_the_scores_of_a_killed_run_are_those_of_an_uninterrupted_one(killed):
 class Overlapping:
     """`extract evil refusal` with a slow judge, killed during the second trait, then run again.
 
-    seen  for each request the trait it is about, and how many rollouts of either trait there were
+    seen  for each request: its trait, and the number of rollouts of each trait at that time
     """
 
     def __init__(self, workspace: Any, server: Any) -> None:

@@ -1,4 +1,4 @@
-"""A run judged over HTTP by a server on this machine."""
+"""A run that a local server judges over HTTP."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.e2e.judge_server import KEY, answer_in, expected_score, settings, tok
 
 
 class Judged:
-    """A finished run, and the two commands that need no judge any more, without key and server."""
+    """A finished run, and two commands that need neither a key nor a server."""
 
     def __init__(self, workspace: Any, server: Any) -> None:
         server.reset()
@@ -111,13 +111,13 @@ def test_ctrl_c_does_not_wait_for_the_judgements_that_are_queued(open_workspace,
     ended = going.kill(signal.SIGINT)
 
     assert ended.code == 130
-    assert time.monotonic() - start < 6  # all of them would take 9
+    assert time.monotonic() - start < 6  # All of them would take 9 seconds.
     assert 2 <= len(workspace.lines("evil", "judgements")) < 20
     assert "Traceback" not in ended.err
 
 
 PRICE_IN, PRICE_OUT = 0.40, 1.60
-"""Of gpt-4.1-mini, the default, for a million tokens."""
+"""Prices of gpt-4.1-mini, the default, for a million tokens."""
 
 
 def cost_of(prompts: list[str]) -> float:
@@ -166,7 +166,7 @@ def settled_in(lines: list[dict[str, Any]]) -> set[str]:
 
 
 class Frugal:
-    """`judge --max-cost` with too little money, what is left then, and the same with enough."""
+    """`judge --max-cost` with too small a budget, the work left, and then enough budget."""
 
     limit = 0.004
 
@@ -243,7 +243,7 @@ ODD = {
 
 
 class Odd:
-    """A run whose answers are of the strange kind."""
+    """A run with unusual answers."""
 
     def __init__(self, workspace: Any, server: Any) -> None:
         server.reset()

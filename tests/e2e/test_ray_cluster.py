@@ -1,4 +1,4 @@
-"""A run on a Ray cluster of two nodes, one of which is lost in the middle."""
+"""A run on a Ray cluster of two nodes, one of which is lost during the run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ for line in sys.stdin:
         print(json.dumps("lost"), flush=True)
 cluster.shutdown()
 """
-"""In a process of its own: its nodes are processes too, and `remove_node` kills theirs."""
+"""The cluster runs in a separate process, because `remove_node` kills the processes of a node."""
 
 
 class TwoNodes:
@@ -64,7 +64,7 @@ class TwoNodes:
 
 
 class Lost:
-    """A command on two nodes, one lost when both have made rollouts, and an undisturbed one."""
+    """A command that loses one of two busy nodes, and an undisturbed command."""
 
     def __init__(self, workspace, alone, env):
         undisturbed = alone.start("extract", *TRAITS, "--json")

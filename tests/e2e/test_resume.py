@@ -1,4 +1,4 @@
-"""Runs that are killed, interrupted, torn, finished or changed, and then started again."""
+"""Runs that are killed, interrupted, damaged, finished or changed, and then started again."""
 
 from __future__ import annotations
 
@@ -79,7 +79,8 @@ def test_the_rollouts_of_a_killed_run_are_those_of_an_uninterrupted_one(killed):
 
     assert found.keys() == expected.keys()
     same = sum(found[name] == line for name, line in expected.items())
-    assert same / ROLLOUTS >= 0.99  # others share a batch after a kill, which may round otherwise
+    # Other rollouts share a batch after a kill, so rounding may differ.
+    assert same / ROLLOUTS >= 0.99
 
 
 def test_after_a_kill_no_judgement_is_made_again(killed):
@@ -106,7 +107,7 @@ def test_the_vector_of_a_killed_run_is_that_of_an_uninterrupted_one(killed):
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         distance = np.linalg.norm(found[name] - tensor) / np.linalg.norm(tensor)
-        # Exact but for rounding, which may change one of 160 answers.
+        # Exact except for rounding, which may change one of 160 answers.
         assert distance < 0.02
 
 
@@ -170,7 +171,7 @@ def test_a_torn_last_line_is_made_again_and_every_other_line_stays(copied):
 
 
 class Interrupted:
-    """An extract and a monitor, both stopped by Ctrl-C in the middle."""
+    """An extract and a monitor, both stopped by Ctrl-C before their end."""
 
     def __init__(self, workspace: Any, watching: Any) -> None:
         self.workspace, self.watching = workspace, watching
@@ -184,7 +185,10 @@ class Interrupted:
 
 
 def make_endless(model: Path) -> None:
-    """Give a model a long context and no end: a zero logit is never the largest of hundreds."""
+    """Give a model a long context and endless answers.
+
+    The logit of the end token becomes zero, which is never the largest of hundreds.
+    """
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     weights = load_file(model / "model.safetensors")
     weights["lm_head.weight"][config["eos_token_id"]] = 0
@@ -243,7 +247,7 @@ def test_the_second_of_two_commands_on_a_run_is_refused(open_workspace):
     ended = first.kill(signal.SIGTERM)
     assert (ended.code, lock.exists()) == (143, False)
     killed = workspace.start("extract", "evil")
-    # Not only the file: it names its process a moment after it exists.
+    # Wait for its content, because the file is written a moment after it is created.
     killed.wait_until(lambda: lock.exists() and lock.read_text())
     killed.kill()
     assert workspace.run("extract", "evil", "--until", "rollouts").code == 0

@@ -1,4 +1,4 @@
-"""Runs on two devices, each with its own worker process, and workers that are lost."""
+"""Runs on two devices, each with its own worker process, and workers that are killed."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ TWO = ("--devices", "cpu,cpu")
 
 
 def workers_of(running: Any) -> list[psutil.Process]:
-    """The worker processes of a command; Python's resource tracker is a child too."""
+    """The worker processes of a command, without Python's resource tracker."""
     found = []
     for child in psutil.Process(running.process.pid).children():
-        with suppress(psutil.Error):  # it has ended meanwhile
+        with suppress(psutil.Error):  # The process has ended meanwhile.
             if "spawn_main" in " ".join(child.cmdline()) and child.status() != psutil.STATUS_ZOMBIE:
                 found.append(child)
     return found
 
 
 def by_id(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Several workers finish answers in a different order than one."""
+    """Sort lines by id: several workers finish answers in a different order than one."""
     return sorted(lines, key=lambda line: line["id"])
 
 
@@ -70,7 +70,7 @@ class Harassed:
         self.expected = undisturbed.end()
 
     def _wait_to_kill(self, running: Any, longest: float) -> None:
-        """Wait, but not for more than two batches: work must be left for every kill."""
+        """Wait for at most two batches, so that work remains for every kill."""
         until, batches = time.monotonic() + longest, self._batches() + 2
         while (
             time.monotonic() < until
@@ -107,9 +107,8 @@ def test_killed_workers_give_the_same_rollouts_as_an_undisturbed_worker(harassed
         made, expected = (
             by_id(workspace.lines(trait)) for workspace in (harassed.workspace, harassed.alone)
         )
-        assert [line["id"] for line in made] == [
-            line["id"] for line in expected
-        ]  # no rollout twice
+        # No rollout is stored twice.
+        assert [line["id"] for line in made] == [line["id"] for line in expected]
         assert made == expected
         tensors = harassed.workspace.tensors(trait)
         for name, tensor in harassed.alone.tensors(trait).items():
@@ -145,9 +144,8 @@ def test_a_worker_that_hangs_is_replaced(open_workspace):
 def test_workers_end_when_their_parent_is_killed(open_workspace):
     workspace = open_workspace(**LARGER)
     doomed = workspace.start("extract", *TRAITS, *TWO, "--json")
-    doomed.wait_until(
-        lambda: all(workspace.ledger(trait) for trait in TRAITS[:2])
-    )  # both are at work
+    # Both workers have started.
+    doomed.wait_until(lambda: all(workspace.ledger(trait) for trait in TRAITS[:2]))
     orphans = workers_of(doomed)
     assert len(orphans) == 2
 

@@ -1,4 +1,4 @@
-"""The wheel alone, without the checkout it was built from."""
+"""The wheel alone, without the checkout that it was built from."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Installed:
     folder: Path
 
     def python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Without site, so that the checkout's own installation is not found: only the wheel and what it needs."""
+        """Run Python without site: it finds the wheel and its dependencies, not the checkout."""
         path = os.pathsep.join([str(self.target), sysconfig.get_paths()["purelib"]])
         env = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")}
         return subprocess.run(
@@ -55,7 +55,7 @@ def run_quietly(command: Sequence[str], folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    """Built from a copy of the sources, so that nothing is left in the checkout."""
+    """A wheel built from a copy of the sources, so that the checkout is not changed."""
     build_folder = tmp_path_factory.mktemp("wheel")
     sources, target, empty = (
         build_folder / "sources",

@@ -1,4 +1,4 @@
-"""Activations whose truth is known, because it was planted: a direction, a length, or nothing."""
+"""Activations with a planted direction, a planted length effect, or only noise."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LAYERS, HIDDEN, PAIRS = 4, 16, 5
 
 
 def draw(seed, questions=20, layers=LAYERS, hidden=HIDDEN, per_cell=1):
-    """Unit noise: each question under each pair and polarity, `per_cell` times."""
+    """Unit noise for each question, pair and polarity, `per_cell` times."""
     cells = list(product(range(PAIRS), range(questions), range(per_cell), (True, False)))
     pair, question, _, positive = np.array(cells).T
     rng = np.random.default_rng(seed)
@@ -24,20 +24,20 @@ def draw(seed, questions=20, layers=LAYERS, hidden=HIDDEN, per_cell=1):
 
 
 def plant(rollouts, layer, strength=6.0):
-    """Add one direction to every positive at a layer."""
+    """Add one direction to every positive rollout at a layer."""
     rollouts.activations[rollouts.positive, layer, 0] += strength
     return rollouts
 
 
 def plant_phrases(rollouts, strength=30.0):
-    """Add to every positive, at every layer, a direction of its own pair."""
+    """Add the direction of its pair to every positive rollout at every layer."""
     for pair in range(PAIRS):
         rollouts.activations[rollouts.positive & (rollouts.pair == pair), :, pair] += strength
     return rollouts
 
 
 def plant_length(rollouts, seed, gap=30, strength=0.3):
-    """Make positives longer by `gap` tokens, and let every activation grow with length."""
+    """Make positive rollouts `gap` tokens longer, and let every activation grow with length."""
     rng = np.random.default_rng(seed)
     rollouts.length[:] = rng.normal(60, 12, len(rollouts.length)) + gap * rollouts.positive
     rollouts.activations[:, 1:, 0] += strength * rollouts.length[:, None]

@@ -22,14 +22,14 @@ from traitcli.judging.openai.concurrency import AdaptiveConcurrency
 
 
 def refuses(count: int) -> Callable[[int, int], Outcome]:
-    """The first of sixteen are refused, shortly after the others got their replies."""
+    """Refuse the first of sixteen requests shortly after the others got their replies."""
     return lambda number, in_flight: ("refused", 0.2) if number <= count else ("replied", 0.1)
 
 
 async def opened(
     decide: Callable[[int, int], Outcome], retry_after: float | None = None, **options: Any
 ) -> Endpoint:
-    """An endpoint after a round of single requests, so the limit is still the first one."""
+    """An endpoint after a round of single requests, so that its limit is still the initial one."""
     endpoint = Endpoint(make_concurrency(**options), always(), retry_after)
     for _ in range(endpoint.concurrency.limit):
         await endpoint.ask()
@@ -38,7 +38,7 @@ async def opened(
 
 
 async def refused_some(decide: Callable[[int, int], Outcome]) -> Endpoint:
-    """An endpoint whose limit doubles no more: five of sixteen requests were refused."""
+    """An endpoint whose limit no longer doubles, because five of sixteen requests were refused."""
     endpoint = await opened(refuses(5))
     await together([endpoint.ask() for _ in range(16)])
     assert endpoint.concurrency.limit == 11

@@ -1,4 +1,4 @@
-"""How long a request may take, as replies show how fast its endpoint is, in virtual time."""
+"""The timeout of a request, which adapts to the speed of replies, in virtual time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from traitcli.judging.openai.adaptive_timeout import AdaptiveTimeout
 
 
 async def time_to_give_up(timeout: AdaptiveTimeout, timeouts: int) -> float:
-    """How long a request that never ends takes."""
+    """Measure the seconds until a request that never ends is cancelled."""
     start = now()
     with pytest.raises(TimeoutError):
         async with timeout.limit(timeouts):
@@ -20,7 +20,7 @@ async def time_to_give_up(timeout: AdaptiveTimeout, timeouts: int) -> float:
 
 
 async def reply(timeout: AdaptiveTimeout, seconds: float, count: int) -> None:
-    """Replies, one after the other."""
+    """Send requests one after another."""
     for _ in range(count):
         await asyncio.sleep(seconds)
         timeout.replied(seconds)

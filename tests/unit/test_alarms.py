@@ -19,7 +19,7 @@ SCORES = random.Random(7).choices([-2.0, -0.7, 0.1, 0.4, 0.9, 1.7], k=40)
 
 
 def results(text, scores, action="fail"):
-    """The crossing or None of each score, and then of the end of the answer."""
+    """Return the crossing or None for each score, and then for the end of the answer."""
     alarm = Alarm(parse_rule(text, action, MONITORED))
     return [*map(alarm.add, scores), alarm.end()]
 
@@ -89,7 +89,7 @@ def test_spaces_around_a_rule_are_not_part_of_its_text():
         "evil>nan",
         "evil>- 1",
         "evil>1,5",
-        "evil>١",  # a digit that is not ASCII
+        "evil>١",  # A digit that is not ASCII.
         "evil,3>1",
         "any(evil,3)>1",
         "mean(evil,3)>1",

@@ -1,4 +1,4 @@
-"""Batch sizes: the estimate, what happens when memory runs out, and what is remembered."""
+"""Batch sizes: the estimate, the reaction to out-of-memory errors, and the stored size."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def answers(loaded, asked, size):
 
 @contextmanager
 def before_a_block(model, fail):
-    """Call `fail` in the middle of every pass."""
+    """Call `fail` during every forward pass."""
     hook = model.model.model.layers[2].register_forward_pre_hook(fail)
     try:
         yield

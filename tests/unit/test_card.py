@@ -1,4 +1,4 @@
-"""The vector card: what the hub reads, what people read, and that headers are only text."""
+"""The vector card: front matter for the hub, text for people, and escaped headers."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def make_header(trait="evil", quality=(), **changes):
 
 
 def front_of(card):
-    """Front matter as the hub reads it."""
+    """Parse the front matter as the hub does."""
     return yaml.safe_load(card.split("---\n")[1])
 
 
@@ -69,7 +69,7 @@ def body_of(card):
 
 
 def tables_of(card):
-    """The cells of every table, as a reader of Markdown sees them."""
+    """The cells of every table as rendered Markdown."""
     html = MarkdownIt("commonmark").enable("table").render(body_of(card))
     return [
         [
@@ -192,7 +192,7 @@ def test_the_same_vectors_give_the_same_card_in_any_order():
 
 
 def make_saying(text):
-    """The card of a header that says this wherever it can."""
+    """The card of a header with this text in every field."""
     quality = dict.fromkeys(("verdict", "verdict_reason", "judge", "filter", "position"), text)
     origin = {
         "run_settings": SETTINGS | {"model.revision": text, text: text},

@@ -1,4 +1,4 @@
-"""Text laid out in terminal cells: wrapped, fitted, hung behind a label."""
+"""Text in terminal cells: wrapped, fitted, and indented behind a label."""
 
 from __future__ import annotations
 

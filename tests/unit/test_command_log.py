@@ -1,4 +1,4 @@
-"""What a run logs of the commands that worked on it."""
+"""The command log of a run."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run(tmp_path):
 
 
 def log_command(run, config, *events, stages=("rollouts", "judgements"), error=None):
-    """Log a command that emits these events and then ends, by an error if one is passed."""
+    """Log a command that emits these events and then ends, with an error if one is passed."""
     with CommandLog(run, config, stages) as log:
         for event in events:
             log.listen(event)

@@ -1,4 +1,4 @@
-"""Settings: what a config file and its overrides may say, and which faults a user reads."""
+"""Settings: valid config files and overrides, and the errors of invalid ones."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def written(tmp_path):
 
 @pytest.fixture
 def empty_folder(tmp_path, monkeypatch):
-    """The working folder is empty: no ./configs stands beside the shipped ones."""
+    """Use an empty working folder, so that only the shipped configs exist."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -88,7 +88,8 @@ def test_every_fault_is_reported_at_once(written):
     [
         (
             "extract: {repeats: many}\n",
-            "extract.repeats: input should be a valid integer, unable to parse string as an integer, got 'many'",
+            "extract.repeats: input should be a valid integer, "
+            "unable to parse string as an integer, got 'many'",
         ),
         (
             "judge: {backend: gpt}\n",
@@ -110,7 +111,8 @@ def test_a_layer_that_is_neither_number_nor_auto_names_both_choices(written):
     error = fault_in(written(MODEL + "vector: {layer: last}\n"))
 
     assert error.cause.splitlines() == [
-        "vector.layer: input should be a valid integer, unable to parse string as an integer, got 'last'",
+        "vector.layer: input should be a valid integer, "
+        "unable to parse string as an integer, got 'last'",
         "vector.layer: input should be 'auto', got 'last'",
     ]
 
@@ -143,7 +145,9 @@ def test_a_config_must_be_a_mapping(written, text):
     error = fault_in(path)
 
     assert str(error) == (
-        f"error: {path} is not a valid config\ncause: it is not a mapping of sections\nfix:   see docs/configs.md"
+        f"error: {path} is not a valid config\n"
+        "cause: it is not a mapping of sections\n"
+        "fix:   see docs/configs.md"
     )
 
 
@@ -302,7 +306,9 @@ def test_an_override_below_a_value_is_refused(written):
     error = fault_in(written(MODEL), "model.id.x=1")
 
     assert str(error) == (
-        "error: invalid --set model.id.x=1\ncause: id is a value, not a section\nfix:   see docs/configs.md"
+        "error: invalid --set model.id.x=1\n"
+        "cause: id is a value, not a section\n"
+        "fix:   see docs/configs.md"
     )
 
 

@@ -1,4 +1,4 @@
-"""Other reasons why a vector may separate, on activations with a planted truth."""
+"""Control measurements for a vector, on activations with a planted direction."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_shuffled_labels_never_do_as_well_as_a_planted_direction():
 
 
 def test_p_is_uniform_without_a_planted_direction():
-    """In noise, p falls below one half about half of the time, and rarely below 5 %."""
+    """On noise, p is below one half in about half of the trials, and rarely below 5 %."""
     values = []
     for seed in range(60):
         build, test = (draw(2 * seed + half, questions=6, layers=1) for half in (0, 1))
@@ -48,7 +48,7 @@ def test_p_is_uniform_without_a_planted_direction():
 
 
 def test_shuffling_keeps_the_count_of_each_polarity_in_every_pair_and_question():
-    """The level depends on the question: labels shuffled freely would be separated too."""
+    """The level depends on the question, so freely shuffled labels would separate too."""
     rollouts = draw(1, questions=2, layers=1)
     rollouts.activations[rollouts.question == 1, 0, 0] += 1000.0
 
@@ -72,7 +72,7 @@ def test_halves_agree_where_a_direction_is_planted_and_not_in_noise():
 
 
 def test_halves_share_no_question():
-    """Every question has a direction of its own, so halves of them have nothing in common."""
+    """Each question has its own direction, so the halves of the questions share nothing."""
     rollouts = draw(1, questions=16)
     for question in range(16):
         rollouts.activations[rollouts.positive & (rollouts.question == question), :, question] += (

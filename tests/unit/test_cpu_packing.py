@@ -1,4 +1,4 @@
-"""Packed weights: the same products, and only where they are possible and faster."""
+"""Packed weights: equal products, and packing only where it is possible and faster."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from traitcli.models.cpu_packing import pack_weights
 
 @pytest.fixture
 def model():
-    """A block's layer with a bias, and a vocabulary's without."""
+    """A linear layer of a block with a bias, and one of the vocabulary without."""
     torch.manual_seed(0)
     return torch.nn.Sequential(
         torch.nn.Linear(96, 160), torch.nn.Linear(160, 9000, bias=False)
@@ -20,7 +20,7 @@ def model():
 
 
 def always_faster(layer) -> bool:
-    """A trial that packed weights win, however busy the machine is."""
+    """A trial that packed weights always win, even on a busy machine."""
     return True
 
 

@@ -31,7 +31,7 @@ TOLERANCE = 1e-4
 
 @pytest.fixture(params=["packed", "padded"])
 def decoder(request, loaded):
-    """family -> its tiny model, decoded in one way or the other."""
+    """Returns the tiny model of a family, with packed or padded decoding."""
     return lambda family: replace(loaded(family), packs=request.param == "packed")
 
 
@@ -46,7 +46,7 @@ def requests(loaded, prompts=PROMPTS):
 
 
 def two_pass_means(loaded, request: Request, ids: tuple[int, ...]):
-    """The published procedure: one pass with all hidden states, then means."""
+    """The published procedure: one forward pass with all hidden states, then means."""
     with torch.no_grad():
         output = loaded.model(torch.tensor([[*request.ids, *ids]]), output_hidden_states=True)
     states, cut = torch.stack(output.hidden_states)[:, 0].float(), len(request.ids)
@@ -69,7 +69,7 @@ def relative_error(found, expected):
 
 
 def assert_same(found, expected):
-    """The same tokens, and activations that differ by rounding at most."""
+    """Assert equal tokens, and activations that differ only by rounding."""
     assert [g.ids for g in found] == [g.ids for g in expected]
     for one, other in zip(found, expected, strict=True):
         for position in POSITIONS:
@@ -178,9 +178,8 @@ def test_the_slot_of_a_complete_answer_goes_to_a_waiting_request(loaded):
     assert len({len(g.ids) for g in expected}) > 4
     assert [g.ids for g in refilled] == [g.ids for g in expected]
     assert max(steps) == 4
-    assert (
-        len(steps) < 12 * 30 / 4 * 0.8
-    )  # batches that wait for their longest answer would take nearly all of it
+    # Batches that wait for their longest answer would need nearly all of these steps.
+    assert len(steps) < 12 * 30 / 4 * 0.8
     for one, other in zip(refilled, expected, strict=True):
         assert (one.activations is None) == (not one.ids)
         for position in POSITIONS if one.ids else ():
@@ -190,7 +189,7 @@ def test_the_slot_of_a_complete_answer_goes_to_a_waiting_request(loaded):
 
 
 class Counting(MeanReader):
-    """Counts the tokens of prompts that pass by."""
+    """Counts the prompt tokens of forward passes."""
 
     prompt_tokens = 0
 
@@ -274,7 +273,7 @@ def test_the_finish_reason_shows_whether_the_token_limit_was_reached(decoder):
 
 @contextmanager
 def biased_to_stop(loaded, amount: float):
-    """Make the model end its answers sooner, through its logits alone."""
+    """Raise the logit of the end token, so that answers end sooner."""
     stop = list(loaded.stop_ids)
 
     def bias(module, args, output):

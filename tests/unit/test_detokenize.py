@@ -1,4 +1,4 @@
-"""Token texts join to the response, for byte-level and sentencepiece-like pieces."""
+"""Token texts join to the response, for byte-level and sentencepiece-like tokens."""
 
 from __future__ import annotations
 

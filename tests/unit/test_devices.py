@@ -1,4 +1,4 @@
-"""Which devices a command works on, and how many threads each worker gets."""
+"""The devices of a command and the threads of each worker."""
 
 from __future__ import annotations
 

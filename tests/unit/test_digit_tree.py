@@ -1,4 +1,4 @@
-"""The digit tree, against toy models whose every reply can be listed."""
+"""The digit tree, against toy models whose replies can all be listed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NUMBERS = tuple(str(n) for n in range(101))
 
 
 class Toy:
-    """A model as a table: written tokens -> next token -> probability; all else ends the reply."""
+    """A model as a table: written tokens -> next token -> probability. The rest ends the reply."""
 
     def __init__(self, table, scale="0_100"):
         self.table = table

@@ -1,4 +1,4 @@
-"""The documentation pages: what is generated in them is fresh, and what they point to is there."""
+"""The documentation pages: generated parts are up to date, and link targets exist."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ LONGEST_LINE = 100
 
 @pytest.fixture(scope="module")
 def make_configs():
-    """docs/make_configs.py, which is a script and in no package."""
+    """The script docs/make_configs.py, imported as a module."""
     spec = importlib.util.spec_from_file_location("make_configs", ROOT / "docs" / "make_configs.py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclass looks itself up there
+    sys.modules[spec.name] = module  # A dataclass looks up its module there.
     spec.loader.exec_module(module)
     yield module
     del sys.modules[spec.name]

@@ -1,4 +1,4 @@
-"""What steering does, on scores that were planted."""
+"""The effect of steering, on planted scores."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from traitcli.steering.dose_response import (
 
 QUESTIONS = [f"q{number}" for number in range(12)]
 NOISE = [math.sin(7 * number) for number in range(12)]
-"""Of mean zero, roughly, and of size 1."""
+"""Noise with mean zero, approximately, and size 1."""
 
 
 def judged(mean, coherence=90.0, noise=3.0, shift=0, empty=0):
-    """Answers whose scores lie around a mean; `shift` gives each coefficient noise of its own."""
+    """Answers with scores around a mean; `shift` selects different noise for each coefficient."""
     return [
         ScoredAnswer(
             question,
@@ -36,7 +36,7 @@ def judged(mean, coherence=90.0, noise=3.0, shift=0, empty=0):
 
 
 def unjudged(mean, log_probability=-1.0, repeated=0.05, empty=0):
-    """The same, by a judge that gives no coherence."""
+    """Answers from a judge without coherence."""
     return [
         ScoredAnswer(
             question, number < empty, mean + NOISE[number], None, log_probability, repeated
@@ -46,7 +46,7 @@ def unjudged(mean, log_probability=-1.0, repeated=0.05, empty=0):
 
 
 def planted(means, **options):
-    """Scores by coefficient, each with noise of its own."""
+    """Scores by coefficient, each with different noise."""
     return {
         c: judged(mean, shift=number, **options) for number, (c, mean) in enumerate(means.items())
     }

@@ -1,4 +1,4 @@
-"""Text written by another engine: every writer gives what our own loop gives."""
+"""Text from another engine gives the same results as our own loop."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class OwnWriter:
 
 
 def make_stand_in(loaded) -> ModuleType:
-    """A module with the part of vLLM's interface that is used, on a model that is not vLLM's."""
+    """Make a module with the used part of the vLLM interface, on a transformers model."""
 
     class LLM:
         def __init__(self, **options) -> None:
@@ -74,7 +74,7 @@ def make_stand_in(loaded) -> ModuleType:
 
 @pytest.fixture
 def vllm(loaded, monkeypatch):
-    """The stand-in, installed beside a GPU that is not there."""
+    """Install the stand-in and pretend that a GPU exists."""
     module = make_stand_in(loaded("llama"))
     monkeypatch.setitem(sys.modules, "vllm", module)
     monkeypatch.setattr(vllm_module, "find_spec", lambda name: True)
@@ -143,7 +143,7 @@ def test_vllm_gets_the_same_weights_device_seeds_and_stops(loaded, vllm):
         (0.9, 5, 1.0, 128)
     }
     assert vllm.params[0].stop_token_ids == sorted(model.stop_ids)
-    assert vllm.params[0].ignore_eos  # all that stops is in the list
+    assert vllm.params[0].ignore_eos  # Every stop token is in the list.
 
 
 def test_without_vllm_the_error_explains_the_install_before_a_model_is_loaded(

@@ -1,4 +1,4 @@
-"""The fake judge: what everything around a judge is tried with."""
+"""The fake judge, with which the code around a judge is tested."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that a kill at any moment leaves whole."""
+"""Files that stay complete if the process is killed at any time."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ with lock(Path(sys.argv[1])) as holder:
 
 
 def lock_in_another_process(path):
-    """Another process that holds a lock."""
+    """Start another process that holds the lock."""
     other = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True
     )
@@ -46,7 +46,7 @@ def lock_in_another_process(path):
 
 
 def on_a_full_disk(path, write, content):
-    """What a write says in a process that may write no more than 64 bytes to a file."""
+    """Return the message of a write in a process limited to files of 64 bytes."""
     script = WRITE_ON_A_FULL_DISK.format(write=write, content=content)
     return subprocess.run(
         [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True
@@ -113,7 +113,8 @@ def test_a_folder_inside_a_file_is_an_error_with_cause_and_fix(tmp_path, write):
     assert str(caught.value) == (
         f"error: cannot write {path}\n"
         "cause: Not a directory\n"
-        "fix:   free disk space or choose another folder; finished work is kept, rerun the same command"
+        "fix:   free disk space or choose another folder; finished work is kept, "
+        "rerun the same command"
     )
 
 

@@ -1,4 +1,4 @@
-"""The filter: which rollouts a vector is built from."""
+"""The filter, which selects the rollouts for a vector."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The house rules that a reader relies on: imports only go down, files and functions stay short."""
+"""The rules of the code: imports only go down, and files and functions are short."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FLOORS = (
     {"cli"},
     {"__main__", "__init__"},
 )
-"""Bottom to top. __init__ is the public API: it may import anything, and nothing imports it."""
+"""From bottom to top. __init__ is the public API: it may import anything; nothing imports it."""
 STAGES = ("pipeline", "steering", "monitoring", "inspection")
 FLOOR = {unit: height for height, units in enumerate(FLOORS) for unit in units}
 PACKAGE = Path(traitcli.__file__).parent
@@ -41,7 +41,7 @@ each_module = pytest.mark.parametrize("module", MODULES)
 
 
 def imported_units(tree: ast.AST) -> Iterator[str]:
-    """Top-level parts of traitcli that a file imports anywhere: in functions and under TYPE_CHECKING too."""
+    """The parts of traitcli that a file imports, also in functions and under TYPE_CHECKING."""
     for node in ast.walk(tree):
         names = []
         if isinstance(node, ast.Import):
@@ -60,7 +60,7 @@ def imported_units(tree: ast.AST) -> Iterator[str]:
 
 
 def imported_modules(tree: ast.AST) -> set[str]:
-    """Files of traitcli that a file imports anywhere, as keys of MODULES."""
+    """The files of traitcli that a file imports anywhere, as keys of MODULES."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
@@ -74,7 +74,7 @@ def imported_modules(tree: ast.AST) -> set[str]:
 
 
 def find_circles(graph: dict[str, set[str]]) -> list[list[str]]:
-    """The groups of names that reach one another, sorted."""
+    """The sorted groups of names that reach one another."""
     reached = {name: reachable(graph, name) for name in graph}
     groups = {
         tuple(sorted(other for other in reached[name] if name in reached[other]))

@@ -1,4 +1,4 @@
-"""Vectors of other tools: theirs reach the right layers, and ours reach the right blocks."""
+"""Vectors of other tools: imports get the right layers, and exports get the right blocks."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def fault_in(path, **options):
     return caught.value
 
 
-# What comes in
+# Import
 
 
 def test_our_own_file_comes_back_with_its_class_means(tmp_path):
@@ -272,7 +272,7 @@ def test_layers_that_do_not_fit_the_model_are_refused(tmp_path):
     )
 
 
-# What goes out
+# Export
 
 
 def test_safetensors_is_the_file_itself(tmp_path):
@@ -402,7 +402,7 @@ def test_an_unknown_position_of_a_vector_is_an_error():
     assert caught.value.cause == "it has prompt_avg"
 
 
-# Where it acts
+# Effect on a model
 
 
 def logits(model):
@@ -513,9 +513,8 @@ def test_steering_vectors_adds_our_directions_at_the_same_layers(loaded, tmp_pat
 def test_repeng_reads_our_control_vector_and_adds_it_at_the_same_layers(
     loaded, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(
-        np, "float_", np.float64, raising=False
-    )  # repeng 0.4 names it, numpy 2 has dropped it
+    # repeng 0.4 uses this name, which numpy 2 has removed.
+    monkeypatch.setattr(np, "float_", np.float64, raising=False)
     repeng = pytest.importorskip("repeng", reason="repeng wants numpy < 2")
     model, vector = loaded("llama").model, make_vector()
     (path,) = export_vector(vector, "response_avg", "gguf", tmp_path, model_hint="llama")

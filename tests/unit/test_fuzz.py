@@ -1,4 +1,4 @@
-"""Files that others have made, or that chance has: read or refused in a sentence, soon, and within bounds of memory."""
+"""Random and damaged files: read, or refused with a short error, fast and in bounded memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from traitcli.vectors.files import write_vector
 from traitcli.vectors.formats.read_any import read_any
 
 ROOM = 2**30
-"""Bytes that reading a file of some kilobytes may add to the address space, at most."""
+"""The most bytes that reading a small file may add to the address space."""
 fuzz = settings(
     max_examples=150,
     deadline=timedelta(seconds=5),
@@ -44,7 +44,7 @@ fuzz = settings(
 
 @pytest.fixture(autouse=True)
 def bounded_memory() -> Iterator[None]:
-    """Let an allocation beyond the bound fail, which no reader passes over."""
+    """Make allocations beyond the bound fail; no reader catches that error."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + ROOM, before[1]))
@@ -53,7 +53,7 @@ def bounded_memory() -> Iterator[None]:
 
 
 def read_or_refuse(read: Callable[[], Any]) -> Any:
-    """What is read, or the error in which it is refused: one that is told in three lines, and never another."""
+    """Return what is read, or the TraitError that refuses it. Every other error is a failure."""
     try:
         return read()
     except TraitError as error:
@@ -75,12 +75,12 @@ trees = st.recursive(
 
 
 def trees_with(*keys: str) -> st.SearchStrategy[Any]:
-    """Mappings that have some of the keys a reader looks for, with anything behind them."""
+    """Mappings with some of the keys that a reader expects and arbitrary values."""
     return st.dictionaries(st.sampled_from(keys) | st.text(max_size=6), trees, max_size=8)
 
 
 def damaged(whole: bytes) -> st.SearchStrategy[bytes]:
-    """A valid file with a part overwritten, cut or put in."""
+    """A valid file with a part overwritten, removed or inserted."""
 
     def damage(drawn: tuple[int, int, bytes]) -> bytes:
         offset, cut, put = drawn
@@ -313,7 +313,7 @@ def test_bytes_without_a_vector_are_refused(tmp_path, suffix, start, rest):
     assert isinstance(read_or_refuse(lambda: read_any(path)), TraitError)
 
 
-# What was watched
+# Monitoring records
 
 RECORD = {
     "prompt": "p",

@@ -41,7 +41,7 @@ finally:
 
 @dataclass(frozen=True)
 class Ended:
-    """A command that has ended, with what it had imported by then."""
+    """A finished command and the modules that it imported."""
 
     code: int
     out: str
@@ -49,7 +49,7 @@ class Ended:
 
 
 def run(folder, *arguments):
-    """Run the command in a process of its own that tells at its end which modules it has loaded."""
+    """Run the command in a new process that prints its loaded modules at the end."""
     ended = subprocess.run(
         [sys.executable, "-W", "error", "-c", SCRIPT, *arguments],
         cwd=folder,

@@ -1,4 +1,4 @@
-"""Files that pretend to be vectors: refused soon, in little memory, and nothing in them runs."""
+"""Files that imitate vectors: refused fast, in little memory, without running their code."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ U32, STRING, ARRAY = 4, 8, 9
 
 
 class Runs:
-    """Leaves a mark when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, mark):
         self.mark = mark
@@ -43,7 +43,7 @@ def text(value):
 
 
 def gguf(fields=b"", count=1, tensors=b"", tensor_count=0, version=3):
-    """A GGUF file of a control vector, whose counts may lie."""
+    """A GGUF file of a control vector whose counts may be wrong."""
     architecture = text("general.architecture") + struct.pack("<I", STRING) + text("controlvector")
     return (
         b"GGUF"
@@ -80,7 +80,7 @@ def saved(content):
 
 
 def changed(old, new, count=-1):
-    """A saved tensor of eight numbers whose pickle tells something else."""
+    """A saved tensor of eight numbers whose pickle declares another size."""
     with zipfile.ZipFile(io.BytesIO(saved(torch.arange(8.0)))) as whole:
         data = whole.read("archive/data.pkl")
         assert old in data
@@ -103,7 +103,7 @@ def native(**changes):
 
 
 def swollen():
-    """An archive whose directory claims to be as long as the file, which is not small."""
+    """An archive whose directory claims to be as long as the file, which is large."""
     whole = bytearray(archive(b"\x80\x02N.", filler=bytes(2**21)))
     end = whole.rfind(b"PK\x05\x06")
     struct.pack_into("<II", whole, end + 12, end, 0)

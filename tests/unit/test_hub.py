@@ -1,4 +1,4 @@
-"""Pushing to the hub and pulling from it: what arrives is what was sent, and nothing else."""
+"""Pushing to the hub and pulling from it: exactly the sent files arrive."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from traitcli.vectors.hub.pull import Pulled, Source, pull_vectors
 from traitcli.vectors.hub.push import push_vectors
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning")
-"""huggingface_hub uploads large files in a way that httpx2 would rather not see."""
+"""Warnings of httpx2 about the way in which huggingface_hub uploads large files."""
 
 REPO = "org/vectors"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -30,7 +30,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """An empty hub that huggingface_hub talks to, with the right token and a cache of its own."""
+    """An empty hub for huggingface_hub, with a valid token and an empty cache."""
     with open_hub() as server:
         point_to(server.url, tmp_path / "cache", monkeypatch)
         yield server
@@ -40,7 +40,7 @@ def hub(tmp_path, monkeypatch):
 
 
 def point_to(url, cache, monkeypatch):
-    """The environment of a command, which huggingface_hub reads when it is imported."""
+    """The environment of a command; huggingface_hub reads it at its import."""
     from huggingface_hub import close_session, constants
 
     close_session()
@@ -51,14 +51,15 @@ def point_to(url, cache, monkeypatch):
         constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}"
     )
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # its servers cannot be had here
+    # Its servers are not available here.
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(cache / "token"))
 
 
 @pytest.fixture
 def offline(monkeypatch):
-    """Call it to go offline."""
+    """Returns a function that takes the hub offline."""
     from huggingface_hub import constants
 
     return lambda: monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -82,13 +83,13 @@ def make_vector(trait="evil", seed=0, model="tiny", **quality):
 
 @pytest.fixture
 def mine(tmp_path):
-    """Write vectors to a folder; returns their files."""
+    """Returns a function that writes vectors to a folder and returns their files."""
     return lambda *vectors: [write_vector(tmp_path / "mine", vector) for vector in vectors]
 
 
 @pytest.fixture
 def theirs(tmp_path):
-    """The config of somebody who pulls."""
+    """The config of another user who pulls."""
     return Config.model_validate(
         {"model": {"id": "org/Tiny"}, "paths": {"vectors": tmp_path / "theirs"}}
     )
@@ -96,7 +97,7 @@ def theirs(tmp_path):
 
 @pytest.fixture
 def folder(theirs):
-    """Where their vectors lie."""
+    """The folder of their vectors."""
     return theirs.paths.vectors / "tiny"
 
 
@@ -109,7 +110,7 @@ def pull(config, source=REPO, *names, **options):
 
 
 def fault_in(kind, call, *arguments, **more):
-    """The error of a call, which is of this very kind."""
+    """Return the error of a call; its type must be exactly this one."""
     with pytest.raises(TraitError) as caught:
         call(*arguments, **more)
     assert type(caught.value) is kind
@@ -642,7 +643,7 @@ def test_a_hub_that_does_not_reply_times_out(hub, mine, theirs, call):
     assert error.problem == f"{hub.url} does not answer"
 
 
-# what the hub refuses
+# refusals of the hub
 
 
 def refusing(status, code="", message="said so"):

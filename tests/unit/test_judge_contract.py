@@ -1,4 +1,4 @@
-"""What holds for every judge, whatever it asks: each backend is put through the same tests."""
+"""The contract of every judge: each backend passes the same tests."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ EMPTY = {"r3", "r7"}
 
 @dataclass(frozen=True)
 class Resources:
-    """What the backends need: a model and an endpoint."""
+    """The model and the endpoint that the backends need."""
 
     loaded: Callable[[str], Any]
     endpoint: Endpoint
@@ -98,7 +98,7 @@ def open_local(resources: Resources) -> Judge:
 
 
 def open_local_on_own_device(resources: Resources) -> Judge:
-    """Its config names another device than the run's."""
+    """A judge whose config names another device than the run."""
     model = ModelConfig(id="models/tiny", device="cuda:1")
     return judge_of(
         leaning(resources.loaded("llama"), digits=9.0), model=model, coherence=False, batch_size=1

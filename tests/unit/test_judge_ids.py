@@ -1,4 +1,4 @@
-"""Judge ids and reply-cache keys keep their values: users have paid for those replies."""
+"""Judge ids and reply-cache keys do not change, because users have paid for the replies."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TRAIT = Trait(
 
 
 class Models:
-    """A provider that only names the run's model."""
+    """A model provider that only knows the name of the run's model."""
 
     config = ModelConfig(id="org/tiny", device="cpu")
 

@@ -1,4 +1,4 @@
-"""What a judge is shown of an answer."""
+"""The form of an answer in a judge prompt."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ORDINARY = [
     "a\nb\r\n\tc\x00d",
     "\\begin{answer} \\1 %s $answer ${answer} {{answer}}",
 ]
-"""Answers that say nothing in a template's own marks."""
+"""Answers without any marks of a template."""
 
 
 def test_braces_survive_in_template_question_and_answer():
@@ -162,7 +162,7 @@ def test_no_answer_can_break_out_of_a_built_in_judge_prompt(name: str):
 
 
 def trait_questions(response: str) -> list[tuple[str, str]]:
-    """What is asked about a response: on what, and the answer shown."""
+    """The questions about a response: their subject and the answer that they show."""
     trait = Trait("evil", "", Contrast("", ""), Contrast("", ""), (), (), (), TAGS)
     questionnaire = Questionnaire(trait, "me", "0_100", coherence=True)
     answer = Answer("r", "positive", 0, "Why?", response)

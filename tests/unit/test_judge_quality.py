@@ -1,4 +1,4 @@
-"""Judge quality: scores against their instructions and against another judge."""
+"""Judge quality: scores compared with the instructions and with another judge."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def make_rollout(name):
 
 
 def judged(scores, judge="fake", coherence=NO_COHERENCE, method=""):
-    """Judgements of rollout -> value, or rollout -> the reason why there is none."""
+    """Judgements from rollout -> value, or rollout -> the reason of a missing score."""
     return [
         Judgement(
             name,
@@ -61,7 +61,7 @@ def quality_of(scores, *others, **options):
 
 
 def doubtful(scores, *others):
-    """(rollout, why) of the doubtful ones, as they are listed."""
+    """(rollout, reason) of the doubtful rollouts, in their listed order."""
     return [
         (one["rollout"], one["why"]) for one in quality_of(scores, *others)["doubtful"]["rollouts"]
     ]

@@ -1,4 +1,4 @@
-"""What judging costs: prices from files, a budget that is never exceeded, and the usage."""
+"""The cost of judging: prices from files, a budget that is never exceeded, and usage."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from traitcli.scheduling import find_budget
 from traitcli.traits.definitions import find_traits, load_trait
 
 SHIPPED = Price(0.40, 1.60)
-"""Of gpt-4.1-mini."""
+"""The prices of gpt-4.1-mini."""
 ROUND = {"price_in": 1000.0, "price_out": 10_000.0}
-"""A thousandth of a dollar for a prompt token, a hundredth for a completion token."""
+"""Prices: 0.001 dollars for a prompt token, 0.01 for a completion token."""
 USED = (40, 1)
 PAID = 0.05
 """The cost of a request at these prices."""
@@ -31,7 +31,7 @@ PAID = 0.05
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder, with room for price files of its own."""
+    """The working folder, in which tests may write price files."""
     (tmp_path / "configs" / "prices").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path / "configs" / "prices"
@@ -190,7 +190,7 @@ def endpoint(monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path) -> I
 
 @pytest.fixture
 def open_harness(endpoint: Endpoint) -> Iterator[Callable[..., Harness]]:
-    """Makes a harness with `ROUND` prices (unless set), and a budget if `max_cost` is given."""
+    """Makes a harness with `ROUND` prices (unless set), and a budget if `max_cost` is set."""
     harnesses: list[Harness] = []
 
     def make(spent: float = 0.0, **settings: Any) -> Harness:

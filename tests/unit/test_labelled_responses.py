@@ -1,4 +1,4 @@
-"""Labelled responses: the formats that are read, the faults of bad ones, and their rollouts."""
+"""Labelled responses: their formats, the errors of invalid files, and their rollouts."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def read(tmp_path):
 
 @pytest.fixture
 def faults(read):
-    """The cause that contents are refused with, line by line."""
+    """The lines of the cause of the error that refuses these contents."""
 
     def faults(*contents):
         with pytest.raises(DefinitionError) as caught:
@@ -79,7 +79,7 @@ def table(rows, header=HEADER):
 
 
 def rollout_rows(side, count=6, score=80.0):
-    """Rows as the persona-vectors work writes them, two instructions a question."""
+    """CSV rows of the persona-vectors work, with two instructions for each question."""
     return [
         [
             QUESTIONS[i // 2],
@@ -114,7 +114,7 @@ def summary(responses):
     return [(one.polarity, one.before, one.text, one.form) for one in responses]
 
 
-# Forms
+# Formats
 
 
 def test_json_lines_give_a_question_and_a_response_for_either_side(read):
@@ -238,7 +238,7 @@ def test_an_index_column_of_pandas_is_passed_over(read):
     assert len(read(table(rows, f",{HEADER}")).responses) == 2
 
 
-# Places
+# Line numbers
 
 
 def test_all_responses_to_a_question_are_in_the_same_fold(read):
@@ -298,7 +298,7 @@ def test_line_numbers_are_those_of_their_own_file(read):
     assert [(one.file, one.line) for one in rows.responses] == [("pairs", 2), ("pairs", 5)]
 
 
-# Faults
+# Errors
 
 DEEP = "[" * 100_000
 
@@ -445,7 +445,7 @@ def test_a_path_that_is_not_a_regular_file_is_refused(tmp_path, name):
     assert caught.value.cause in {"No such file or directory", "not a regular file"}
 
 
-# In a run
+# Rollouts
 
 
 def test_every_labelled_response_is_planned_under_any_settings(read):
@@ -802,12 +802,12 @@ def test_the_size_of_a_batch_changes_no_activation(read, activations):
         np.testing.assert_allclose(together[name]["response_avg"], found["response_avg"], atol=1e-4)
 
 
-# Out again
+# Export
 
 
 @pytest.fixture
 def stored(read, tmp_path):
-    """A run that holds scored rollouts of a trait with texts that a careless writer would spoil."""
+    """A run with scored rollouts whose texts a careless CSV writer would damage."""
     texts = ["None", "=1+1", 'a "b",\r\nc', "NA", "d", "é", "\n\nx "]
     trait = make_trait(
         read([entry | {"positive": text} for entry, text in zip(ENTRIES, texts, strict=True)])

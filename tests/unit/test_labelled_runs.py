@@ -1,4 +1,4 @@
-"""Traits that bring their responses with them, through the stages of a run with a tiny model."""
+"""Traits of labelled responses through the stages of a run with a tiny model."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ POSITIVE, NEGATIVE = (
     [40.0, *(60.0 + n for n in range(11))],
     [*(5.0 * n for n in range(10)), 60.0, 10.0],
 )
-"""Scores of the CSV's rows, of which some are on the other side."""
+"""Scores of the CSV rows; some are on the opposite side."""
 STAGES = ("rollouts", "judgements", "vectors")
 
 
@@ -106,7 +106,7 @@ class Harness:
         (self.traits / f"{name}.yaml").write_text(definition, encoding="utf-8")
 
     def do(self, name: str, *stages: str, **sections: Any) -> list[Any]:
-        """Take a trait through stages; what failed is returned."""
+        """Run stages for a trait and return the failures."""
         config = Config.model_validate(self.config.model_dump() | sections)
         trait = load_trait(self.traits / f"{name}.yaml")
         start_run(self.run, config, [trait])
@@ -154,7 +154,7 @@ def asked(question: str) -> str:
 
 
 def written_out(trait: str) -> Iterator[tuple[str, str, str]]:
-    """Side, prompt and response of all that a trait brings, as its form has it."""
+    """The polarity, prompt and response of every labelled response of a trait."""
     for n, question in enumerate(QUESTIONS):
         for side, short in (("positive", "pos"), ("negative", "neg")):
             if trait == "kind":
@@ -174,7 +174,7 @@ def written_out(trait: str) -> Iterator[tuple[str, str, str]]:
 
 
 def joy_kept(keeps: Callable[[float, float], bool]) -> list[tuple[str, str, str]]:
-    """The published filter of the CSV's rows: row by row, both sides or none."""
+    """The published filter of CSV rows: each pair of rows is kept or dropped together."""
     rows = list(written_out("joy"))
     pairs = zip(rows[::2], rows[1::2], POSITIVE, NEGATIVE, strict=True)
     return [row for *both, up, down in pairs if keeps(up, down) for row in both]

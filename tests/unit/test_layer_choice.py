@@ -1,4 +1,4 @@
-"""Which layer of a vector is read."""
+"""The choice of the layer of a vector."""
 
 from __future__ import annotations
 

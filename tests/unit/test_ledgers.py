@@ -1,4 +1,4 @@
-"""A command parses each ledger of a run at most once, however many parts of it need the content."""
+"""A command parses each ledger of a run at most once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from traitcli.__main__ import main
 
 @pytest.fixture
 def parses(monkeypatch):
-    """Ledger -> how often it was opened to be read."""
+    """Counts for each ledger how often it is opened for reading."""
     opened = Counter()
     real = Path.open
 
@@ -29,7 +29,7 @@ def parses(monkeypatch):
 
 @pytest.fixture
 def traitcli(model_folders, tmp_path, monkeypatch, capsys, parses):
-    """Runs a command in this process, in a folder of its own; returns what it printed."""
+    """Runs a command in this process and in an empty folder; returns its output."""
     settings = {
         "name": "tiny",
         "model": {"id": str(model_folders["llama"]), "device": "cpu"},
@@ -64,7 +64,7 @@ def exit_code():
 
 
 def cut_ledger(path, lines):
-    """Keep the first lines, as a kill would have."""
+    """Keep only the first lines, like after a kill."""
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:lines]))
 
 

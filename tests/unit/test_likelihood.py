@@ -38,7 +38,7 @@ ANSWERS = [
 
 
 class OneModel:
-    """Holds the one model that the judge reads with."""
+    """A model provider with one model."""
 
     def __init__(self, loaded) -> None:
         self.config = ModelConfig(id=loaded.name)

@@ -1,4 +1,4 @@
-"""An exported control vector acts in llama.cpp like steering here; needs llama-cpp-python."""
+"""An exported control vector has the same effect in llama.cpp; needs llama-cpp-python."""
 
 from __future__ import annotations
 
@@ -41,11 +41,14 @@ for run in runs:
     found.append(llama.scores[: len(ids)].copy())
 np.save(f"{folder}/logits.npy", np.stack(found))
 """
-"""Logits without a control vector, then with one per range of blocks; a crash ends a subprocess."""
+"""Logits without a control vector, then with one for each range of blocks.
+
+It runs in a subprocess, because llama.cpp may crash.
+"""
 
 
 def save_model(path, model):
-    """The tiny Llama in float32, as llama.cpp's converter writes it, without a tokenizer."""
+    """The tiny Llama in float32, in the format of the llama.cpp converter, without a tokenizer."""
     config, weights = (
         model.config,
         {name: w.float().numpy() for name, w in model.state_dict().items()},
@@ -64,7 +67,10 @@ def save_model(path, model):
     writer.add_tokenizer_model("no_vocab")
 
     def halves_interleaved(weight, heads):
-        """llama.cpp rotates neighboring numbers of a head, transformers those half a head apart."""
+        """Reorder weights for llama.cpp.
+
+        llama.cpp rotates neighboring numbers of a head, transformers those half a head apart.
+        """
         return weight.reshape(heads, 2, -1, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
 
     names = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
@@ -119,7 +125,7 @@ def logits(model):
 
 @pytest.fixture(scope="module")
 def both(loaded, tmp_path_factory):
-    """Runs -> logits of llama.cpp, and the model and the directions here."""
+    """The logits of llama.cpp for each run, and the model and directions of transformers."""
     folder, model = tmp_path_factory.mktemp("llama"), loaded("llama").model
     matrix = np.random.default_rng(0).normal(size=(5, 32)).astype(np.float32)
     vector = TraitVector("evil", "tiny", "mean_difference", 3, {"response_avg": matrix}, {})

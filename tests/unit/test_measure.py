@@ -1,4 +1,4 @@
-"""What is measured on a vector, and its verdict, on rollouts with a planted truth."""
+"""The measurements and the verdict of a vector, on rollouts with a planted direction."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ LAYERS = 9
 
 
 def measured(build, test, method=mean_difference, layer="auto"):
-    """The numbers with the verdict; no judge is asked here."""
+    """Measure a vector and add the verdict, without a judge."""
     evidence = Evidence(build, build, test, method, build.direction(method))
     return with_verdict(measure_vector(evidence, layer))
 
 
 def both(seed, change=lambda rollouts: rollouts):
-    """Rollouts to build from and rollouts of other questions, changed alike."""
+    """Rollouts to build from and rollouts of other questions, changed in the same way."""
     return change(draw(2 * seed, layers=LAYERS)), change(draw(2 * seed + 1, layers=LAYERS))
 
 
@@ -75,7 +75,7 @@ def test_a_length_confound_is_called_length(seed):
 
 
 def test_a_vector_that_the_embedding_layer_matches_is_called_lexical():
-    """Of twenty seeds all but a few: two standard errors are exceeded by chance now and then."""
+    """Most of twenty seeds: chance sometimes exceeds two standard errors."""
     reasons = [measured(*both(seed, planted_everywhere)).verdict_reason for seed in range(20)]
 
     lexical = [reason for reason in reasons if reason.startswith("may be lexical: the embedding")]
@@ -180,7 +180,7 @@ def test_the_evaluation_rollouts_do_not_influence_the_layer(tmp_path, evaluation
 
 
 def store(run, labelled, split):
-    """Keep labelled activations as the rollouts of a run; every position holds the same."""
+    """Store activations with labels as the rollouts of a run, equal at every position."""
     rollouts = []
     for index, (positive, pair, question, length) in enumerate(
         zip(labelled.positive, labelled.pair, labelled.question, labelled.length, strict=True)

@@ -1,4 +1,4 @@
-"""What a model needs, found without loading it, and whether devices have that."""
+"""The memory of a model, found without loading it, and the check of the devices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Directions and projections, against naive loops and the formulas they come from."""
+"""Directions and projections, against naive loops and their formulas."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ OTHERS = [method for method in METHODS.values() if method is not mean_difference
 
 
 def correlated(count, seed, shift=0.0):
-    """Like `draw`, with dimensions of unlike size that go together, so that whitening matters."""
+    """Like `draw`, with correlated dimensions of different sizes, so that whitening matters."""
     mixing = np.random.default_rng(5).normal(0, 1, (HIDDEN, HIDDEN)) * np.geomspace(0.1, 10, HIDDEN)
     made = draw(count, seed) @ mixing.astype(np.float32)
     made[..., 0] += shift
@@ -249,7 +249,7 @@ def test_whitened_difference_equals_solving_with_the_full_covariance():
 
 
 def test_whitened_difference_finds_an_axis_that_noise_hides():
-    """One dimension differs by little and surely; the others differ by chance, and by more."""
+    """One dimension has a small but certain difference; the others have larger random ones."""
     positive, negative = draw(200, 1) * 30, draw(200, 2) * 30
     for side, level in ((positive, 1.0), (negative, -1.0)):
         side[..., 0] = level + side[..., 0] / 100

@@ -1,4 +1,4 @@
-"""Incomplete model folders: each is refused in three lines, none gets random weights."""
+"""Incomplete model folders are refused with a three-line error and get no random weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NEEDS = (
 
 @pytest.fixture
 def folder(model_folders, tmp_path):
-    """A copy of the tiny Llama, to be damaged."""
+    """A copy of the tiny Llama that a test may damage."""
     return shutil.copytree(model_folders["llama"], tmp_path / "model")
 
 

@@ -66,7 +66,7 @@ WORDS = [
 
 
 class Frames:
-    """A clock that moves on by two frames at each call."""
+    """A clock that advances by two frames at each call."""
 
     def __init__(self):
         self.now = 0.0
@@ -77,7 +77,7 @@ class Frames:
 
 
 def scores(index):
-    """Invented scores that differ by trait; the vector of the last trait has no class means."""
+    """Artificial scores that differ by trait; the vector of the last trait has no class means."""
     raw = {name: 4 * math.sin(0.7 * index + number) + number for number, name in enumerate(TRAITS)}
     return raw, {name: raw[name] / 2 - number / 2 for number, name in enumerate(TRAITS[:-1])}
 

@@ -1,4 +1,4 @@
-"""The view of a watched generation, seen through a terminal emulator and through a pipe."""
+"""The view of a monitored generation, through a terminal emulator and through a pipe."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FINISHED = MonitorFinished("runs/monitor/x.json", tokens=3, seconds=1.5, finish_
 
 
 class Ticking:
-    """A clock that moves on by itself at each look, enough for a new frame."""
+    """A clock that advances at each call, enough for a new frame."""
 
     def __init__(self, step=1.0):
         self.now, self.step = 0.0, step
@@ -35,7 +35,7 @@ class Ticking:
 
 
 class Terminal:
-    """A console whose output can be looked at as a person sees it, scrollback included."""
+    """A console with a terminal emulator that shows its output, including the scrollback."""
 
     def __init__(self, width=80, height=24, **options):
         options = {"color_system": "truecolor", "no_color": False} | options

@@ -28,7 +28,7 @@ ODD = {
 
 
 def assert_greedy(loaded):
-    """Answers that end at different steps are those of a naive loop without a cache."""
+    """Assert that answers equal those of a naive loop without a cache."""
     model = replace(loaded, stop_ids=frozenset(range(100)))
 
     made = dict(generate(model, ASKED, GREEDY, BatchSize(64)))
@@ -84,9 +84,8 @@ def test_a_model_spread_over_devices_by_accelerate_reads_packed_tokens(model_fol
 )
 def test_a_model_that_is_spread_over_devices_writes_the_same(model_folders, loaded, devices):
     spread = load_model(ModelConfig(id=str(model_folders["llama"]), device_map="auto"))
-    spread.model.hf_device_map = (
-        devices  # what is said of two GPUs; the tensors are on the one device there is
-    )
+    # The map names two GPUs, but the tensors stay on the CPU.
+    spread.model.hf_device_map = devices
     assert spread.is_spread == (len(devices) == 2)
     assert find_packing_problem(spread) == ""
 
@@ -111,7 +110,7 @@ def test_the_model_attends_as_before_afterwards(loaded):
 
 @pytest.fixture(scope="module", params=ODD)
 def odd(request, tmp_path_factory):
-    """An odd model, why it cannot be packed, and the events of loading it."""
+    """A model that cannot be packed, the reason, and the events of loading it."""
     more, reason = ODD[request.param]
     folder = make_model(
         tmp_path_factory.mktemp("odd") / request.param, request.param, None, True, more=more
@@ -136,7 +135,7 @@ def test_a_model_with_other_attention_gives_correct_tokens(odd):
 def test_packing_that_changes_the_logits_is_a_problem(loaded, monkeypatch):
     model = loaded("llama")
     attention = model.model.model.layers[0].self_attn
-    monkeypatch.setattr(attention, "layer_idx", 1)  # two layers share their keys
+    monkeypatch.setattr(attention, "layer_idx", 1)  # Two layers share their keys.
 
     assert find_packing_problem(replace(model, packs=False)).startswith(
         "packed tokens change its logits by "

@@ -1,4 +1,4 @@
-"""Colours of scores: diverging, readable on any terminal, absent where unwanted."""
+"""Colors of scores: diverging, readable on any terminal, and absent without color."""
 
 from __future__ import annotations
 

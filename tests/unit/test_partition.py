@@ -1,4 +1,4 @@
-"""How work is divided among 0, 1, 2, 8 and 9 workers, for 1, 8 and 20 traits."""
+"""Partitions of work among 0, 1, 2, 8 and 9 workers, for 1, 8 and 20 traits."""
 
 from __future__ import annotations
 

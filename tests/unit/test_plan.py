@@ -1,4 +1,4 @@
-"""Which rollouts a trait asks for, and what is counted of them."""
+"""The planned rollouts of a trait and their counts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prompts read after a cached prefix, against each read whole, alone and without a cache."""
+"""Prompts read after a cached prefix, against each whole prompt without a cache."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from tests.conftest import FAMILIES
 from traitcli.judging.local.prefix_cache import continue_prompts, read_prefix, read_prompts
 from traitcli.models.prefix_tree import common_start
 
-START = tuple(range(20, 60))  # longer than the sliding window of the tiny Gemma
+START = tuple(range(20, 60))  # Longer than the sliding window of the tiny Gemma.
 PROMPTS = [(*START, 9), (*START, *range(100, 130)), (*START, *range(200, 290))]
 
 
 def alone(model, ids):
-    """Probabilities [V] of the token after these."""
+    """Probabilities [V] of the next token."""
     with torch.no_grad():
         return model.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].softmax(-1)
 

@@ -1,4 +1,4 @@
-"""The prefix tree of prompts: what it covers, what it costs, and when a prefix is released."""
+"""The prefix tree of prompts: its coverage, its cost, and the release of prefixes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def with_ancestors(prefix) -> list:
 
 
 def count_read_tokens(prompts) -> int:
-    """Tokens to read if every shared prefix is read once, and of each prompt only the rest."""
+    """Tokens to read if each shared prefix and the rest of each prompt are read once."""
     leaves = find_shared_prefixes(prompts)
     prefixes = {prefix for _, leaf in leaves for prefix in with_ancestors(leaf)}
     total = 0

@@ -1,4 +1,4 @@
-"""Text of a model on a terminal: nothing it writes acts on the terminal, and nothing hides."""
+"""Text of a model on a terminal: it has no effect on the terminal, and nothing is hidden."""
 
 from __future__ import annotations
 

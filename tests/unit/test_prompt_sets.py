@@ -1,4 +1,4 @@
-"""Prompt sets: shipped ones, a user's own, and the records of monitoring one."""
+"""Prompt sets: the shipped ones, those of users, and the records of monitoring a set."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ each_set = pytest.mark.parametrize("name", ["teaching", "fluctuations"])
 
 
 def alike(one, other):
-    """difflib's ratio, or 0 where the letters alone show that it is below the limit."""
+    """The ratio of difflib, or 0 if the letters alone show that it is below the limit."""
     matcher = SequenceMatcher(None, one.lower(), other.lower())
     near = matcher.real_quick_ratio() >= ALIKE and matcher.quick_ratio() >= ALIKE
     return matcher.ratio() if near else 0.0
@@ -76,7 +76,7 @@ def monitored(loaded, tmp_path):
 
 
 def lasting(records):
-    """Without what differs between runs, or with the position in a set."""
+    """A record without the keys that differ between runs or within a set."""
     return [
         {key: value for key, value in record.items() if key not in VOLATILE} for record in records
     ]
@@ -321,7 +321,7 @@ def scored(trait, shows, **calibrated):
 
 
 def naive_swing(scores):
-    """Largest minus smallest mean of five scores in a row, or of all if there are fewer."""
+    """The largest minus the smallest mean of five consecutive scores, or of all if fewer."""
     width = min(5, len(scores))
     means = [fmean(scores[i : i + width]) for i in range(len(scores) - width + 1)]
     return max(means) - min(means)

@@ -1,4 +1,4 @@
-"""Prompts for each family: system role or not, exactly one BOS, polarities that differ."""
+"""Prompts of each family: with or without a system role, exactly one BOS, two polarities."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `import traitcli` gives, and how little it costs."""
+"""The public names of traitcli and the cost of its import."""
 
 from __future__ import annotations
 
@@ -66,7 +66,10 @@ def test_importing_the_package_loads_nothing_heavy():
 
 
 def test_records_are_read_without_torch():
-    script = "import json, sys; from traitcli import Trait, load_config; print(json.dumps(list(sys.modules)))"
+    script = (
+        "import json, sys; from traitcli import Trait, load_config; "
+        "print(json.dumps(list(sys.modules)))"
+    )
 
     printed = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True

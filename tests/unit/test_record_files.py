@@ -1,4 +1,4 @@
-"""Files of monitoring records: kept, found, and read back."""
+"""Files of monitoring records: stored, found, and read back."""
 
 from __future__ import annotations
 

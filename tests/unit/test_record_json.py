@@ -1,4 +1,4 @@
-"""The JSON of a monitoring record: written, and read back whatever version wrote it."""
+"""The JSON of a monitoring record: written, and read back from every version."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def by_name(vectors):
 
 @pytest.fixture
 def generated(loaded):
-    """The record and the events of a generation that uses all that can be recorded."""
+    """The record and the events of a generation that uses every feature of a record."""
     model, events = loaded("llama"), []
     push = Intervention("refusal", 2.5, 2)
     watch = Watch(

@@ -1,4 +1,4 @@
-"""The report's figures as data: exact, complete, allow-listed, and safe whatever a model wrote."""
+"""The figures of the report as data: exact, complete, allow-listed, and safe."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def test_an_empty_report_is_valid_and_makes_no_tables(tmp_path):
     assert not (tmp_path / "tables").exists()
 
 
-# What travels
+# Paths and keys
 
 
 def test_unlisted_keys_are_left_out(tmp_path):

@@ -1,4 +1,4 @@
-"""The report page as a file: self-contained, safe for any model output, replaced in one step."""
+"""The report page as a file: self-contained, safe for any text, and written atomically."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def write(
 
 
 def unpack(row: dict[str, Any]) -> list[float | None]:
-    """A packed row as the page reads it."""
+    """Unpack scores as the page does."""
     whole = array("h", base64.b64decode(row["packed"]))
     return [None if value == -32768 else value / 10 ** row["decimals"] for value in whole]
 
@@ -108,7 +108,7 @@ def test_the_page_refers_to_nothing_outside_itself(path: Path) -> None:
         for name, value in attributes.items()
         if name in names
     }
-    library = "https://github.com/leeoniya/uPlot"  # a comment says where it comes from
+    library = "https://github.com/leeoniya/uPlot"  # A comment names its origin.
     assert addresses == {"data:,", "#records", "#vectors", "#runs"}
     assert page.source.count(library) == 1
     assert not any(
@@ -161,7 +161,7 @@ def test_the_date_is_escaped(path: Path) -> None:
 
 
 def test_the_chart_library_is_the_published_file(path: Path) -> None:
-    """uPlot 1.6.32 as npm has it: nobody has edited it, and its licence travels with every page."""
+    """uPlot 1.6.32 is the unedited file from npm, and every page contains its license."""
     write(path)
 
     licence = (HOME / "uplot" / "LICENSE").read_text(encoding="utf-8").strip()
@@ -237,7 +237,7 @@ def test_a_report_needs_no_heavy_package() -> None:
 
 
 def packed(values: Sequence[float | None]) -> dict[str, Any]:
-    """A row as the page holds it."""
+    """Pack scores as the page does."""
     row: dict[str, Any] = pack_scores(values)
     return row
 
@@ -285,7 +285,12 @@ def test_scores_on_another_scale_are_packed_on_their_own(calibrated: list[float 
 
 def test_scores_are_packed_on_their_own_if_raw_ones_are_too_coarse() -> None:
     raw = [1000.25, 1000.5, 1001.0]
-    calibrated = [-0.5, 0.0, 1.0]  # (raw − 1000.5) / 0.5, but raw ones are kept to a tenth
+    # (raw − 1000.5) / 0.5, but raw scores are packed with one decimal.
+    calibrated = [
+        -0.5,
+        0.0,
+        1.0,
+    ]
 
     packed = pack_record(
         {**RECORD, "trait_scores": {"evil": raw}, "calibrated_scores": {"evil": calibrated}}

@@ -53,7 +53,7 @@ SET = {
 }
 SHOWN = ("tokens", "lines", "magnitude", "separation", "contrast", "cosines", "scores")
 SCALE = 130
-"""Pixels that are surely of the scale's height, and none of the text's."""
+"""Pixels that belong to the color scale and never to the text."""
 STYLES = charts.TraitStyles(["refusal", "evil"])
 HOSTILE = "../../$x^{ \x1b[31m\u202e 日本 \ud83d =1"
 
@@ -86,7 +86,7 @@ def texts_of(figure: matplotlib.figure.Figure) -> list[str]:
 def test_tokens_have_the_backgrounds_of_the_terminal(tmp_path):
     written(tmp_path, RECORD)
 
-    # Above the letters: a color begins at the word, and within a run it joins the words.
+    # Above the letters, a color begins at the word and also fills the spaces within a run.
     above = text_of(tmp_path / "tokens-bank.png")[71::37, 15 + 7 :: 15]
     first, second = (above[line, :14].tolist() for line in (0, 1))
     white = [255, 255, 255]

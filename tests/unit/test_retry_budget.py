@@ -1,4 +1,4 @@
-"""When a question is asked again."""
+"""The retries of a question."""
 
 from __future__ import annotations
 

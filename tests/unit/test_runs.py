@@ -1,4 +1,4 @@
-"""A run directory: what goes in comes out, and other settings are kept out."""
+"""A run folder: everything is read back as written, and other settings are refused."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def make_rollout(question):
 
 
 def make_activations(value):
-    """Position -> float32 [L+1, H], another value for each position."""
+    """Position -> float32 [L+1, H], with a different value for each position."""
     return {
         position: np.full(SHAPE, value + index / 4, np.float32)
         for index, position in enumerate(POSITIONS)
@@ -89,7 +89,7 @@ def snapshot_of(files):
 
 @pytest.fixture
 def begun(run):
-    """A run that holds a rollout of evil."""
+    """A run with one rollout of evil."""
     start(run)
     run.trait("evil").add_rollouts([make_rollout(0)], {})
     return run

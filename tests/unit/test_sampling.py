@@ -13,19 +13,19 @@ LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0, -torch.inf]])
 
 
 def frequencies(sampling: SamplingConfig, logits: torch.Tensor = LOGITS) -> torch.Tensor:
-    """How often each token is picked by draws that fill the cube evenly."""
+    """The share of each token among draws that fill the unit cube evenly."""
     draws = torch.quasirandom.SobolEngine(3, scramble=True, seed=0).draw(2**15)
     picked = pick(logits.expand(len(draws), -1), draws, sampling)
     return torch.bincount(picked, minlength=logits.shape[1]) / len(draws)
 
 
 def at_each_end() -> torch.Tensor:
-    """All triples of the least draw, one in the middle and the greatest."""
+    """All triples of the smallest draw, a middle one and the largest."""
     return torch.cartesian_prod(*[torch.tensor([0.0, 0.5, 1 - 2**-23])] * 3)
 
 
 def naive(logits: torch.Tensor, draws: torch.Tensor) -> int:
-    """The definition in float64: tokens at equal distances are a group, and groups again."""
+    """The definition in float64: tokens at equal distances form a group, and groups do again."""
     probabilities = pad(logits.double().softmax(0), (0, -len(logits) % 1024))
     tokens = torch.arange(len(probabilities))
     for draw, groups in zip(draws.double(), (len(tokens) // 1024, 32, 32), strict=True):
@@ -108,16 +108,16 @@ def test_a_group_of_groups_is_drawn_then_a_group_then_a_token(size):
     picked = pick(logits, draws, SamplingConfig())
 
     expected = torch.tensor([naive(*pair) for pair in zip(logits, draws, strict=True)])
-    assert (picked == expected).float().mean() > 0.995  # the others lie where rounding decides
+    # The other draws are so close to a border that rounding decides.
+    assert (picked == expected).float().mean() > 0.995
     assert logits.gather(1, picked[:, None]).isfinite().all()
 
 
 def test_rounding_changes_far_fewer_tokens_than_with_one_sum():
     random = torch.Generator().manual_seed(0)
     logits = torch.randn(1000, 20_000, generator=random) * 3
-    other = logits + 1e-4 * torch.randn(
-        logits.shape, generator=random
-    )  # as another batch might round them
+    # Rounding may differ by this much in another batch.
+    other = logits + 1e-4 * torch.randn(logits.shape, generator=random)
     draws = torch.rand(1000, 3, generator=random)
 
     changed = pick(logits, draws, SamplingConfig()) != pick(other, draws, SamplingConfig())

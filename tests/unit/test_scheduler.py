@@ -1,4 +1,4 @@
-"""The scheduler with workers that work, release, fail, hang and die, by a script."""
+"""The scheduler with scripted workers that work, release, fail, hang and crash."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from traitcli.scheduling.scheduler import Scheduler
 from traitcli.traits.definitions import find_traits, load_trait
 
 ROLLOUTS = 30
-"""Of each trait."""
+"""The number of rollouts of each trait."""
 
 
 def make_rollout(key):
@@ -139,7 +139,7 @@ class ScriptedPool:
 
 @pytest.fixture
 def run_pool(tmp_path):
-    """(pool, traits) -> failures and events; vectors are not built."""
+    """Runs traits on a pool without building vectors; returns failures and events."""
 
     def run(
         pool, names=("evil", "refusal"), clock=None, stages=("rollouts", "judgements"), **workers

@@ -57,13 +57,13 @@ def timeless(records):
 
 
 def raw_scores(record):
-    """Scores of all traits, of the response and then of the prompt."""
+    """The scores of all traits, first of the response and then of the prompt."""
     tables = record["trait_scores"], record["prompt_scores"]["trait_scores"]
     return [value for scores in tables for values in scores.values() for value in values]
 
 
 def asked_ids(model, messages):
-    """Token ids of a prompt, by transformers alone. The template has the BOS, if there is one."""
+    """Token ids of a prompt, from transformers alone. The template adds the BOS, if any."""
     text = model.tokenizer.apply_chat_template(
         list(messages), tokenize=False, add_generation_prompt=True
     )
@@ -71,7 +71,7 @@ def asked_ids(model, messages):
 
 
 def whole_pass(model, exchange):
-    """Number of prompt tokens, and for each layer float32 [T, H] of prompt and response."""
+    """The number of prompt tokens, and float32 [T, H] of prompt and response for each layer."""
     ids = asked_ids(model, [*exchange.history, {"role": "user", "content": exchange.prompt}])
     ids_in_all = [*ids, *encode_response(model.tokenizer, exchange.response)]
     with torch.no_grad():
@@ -86,7 +86,7 @@ def along(hidden, vector, layer):
 
 
 def make_write(monkeypatch, ids):
-    """Make the model sample these tokens, whatever their probabilities are."""
+    """Make the model sample these tokens regardless of their probabilities."""
     remaining = iter(ids)
     monkeypatch.setattr(
         decode_module, "pick", lambda logits, draws, sampling: torch.tensor([next(remaining)])

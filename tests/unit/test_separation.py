@@ -1,4 +1,4 @@
-"""Held-out separation and its uncertainty, on activations with a planted truth."""
+"""Held-out separation and its uncertainty, on activations with a planted direction."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def ds(held_out):
 
 
 def one_fold(values, positive):
-    """Scores of one pair, every rollout answering a question of its own."""
+    """Scores of one pair, with a different question for every rollout."""
     indices = np.arange(len(values))
     return HeldOutScores(
         np.array(values, np.float32)[:, None], np.array(positive), indices * 0, indices
@@ -201,7 +201,7 @@ def test_a_measured_auroc_is_the_mean_of_what_scikit_learn_finds_for_each_pair(s
 
 @pytest.mark.parametrize("measure", [measure_auroc, measure_d])
 def test_the_standard_error_matches_the_spread_over_samples_of_questions(measure):
-    """Of one pair, so that only questions vary; the oracle is the spread over samples."""
+    """One pair, so that only questions vary. The oracle is the spread over samples."""
     samples = [
         measure(scores(seed, questions=60, pairs=1, between_pairs=0.0), 0) for seed in range(400)
     ]
@@ -247,12 +247,13 @@ def test_one_question_of_one_pair_gives_no_standard_error():
     ],
 )
 def test_intervals_contain_the_truth_as_often_as_promised(gap, between_pairs, of_question):
-    """Over 200 seeds; the truth is that of all questions and pairs that could have been drawn.
+    """Count over 200 seeds how often the interval covers the value of the whole population.
 
-    95 % are promised; 91 % is what 200 tries of 95 % fall below once in a hundred times.
+    The nominal share is 95 %. In 200 trials, the share is below 91 % only once in 100 times.
     """
     gaps = np.random.default_rng(99).normal(gap, between_pairs, 20_000)
-    spread = math.sqrt(1 + of_question**2 + of_question**2 / 4)  # of a score within its class
+    # The standard deviation of a score within its class.
+    spread = math.sqrt(1 + of_question**2 + of_question**2 / 4)
     truth = norm.cdf(gaps / (spread * math.sqrt(2))).mean(), gap / spread
 
     covered = np.zeros(2)

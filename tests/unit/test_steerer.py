@@ -1,4 +1,4 @@
-"""Steering against sums worked out by hand, and a plain hook written here."""
+"""Steering against sums calculated by hand and a plain hook."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def written(loaded, requests, size=64):
 
 @contextmanager
 def last_position_hook(block, added):
-    """What positions="response" means, written plainly."""
+    """A plain version of positions="response"."""
 
     def add(module, args, output):
         steered = output.clone()
@@ -214,7 +214,7 @@ def test_several_add_up_on_different_blocks_and_on_the_same(model, block):
 
 
 class Pair(torch.nn.Module):
-    """A block that returns a tuple, as those of older versions do."""
+    """A block that returns a tuple, like those of older transformers versions."""
 
     def __init__(self, block):
         super().__init__()
@@ -347,7 +347,7 @@ def test_a_vector_of_another_shape_is_refused_before_any_hook(
 
 
 def written_alone(loaded, request, positions, tokens=8):
-    """One sequence, greedy, by a plain loop with transformers' cache and a hook written here."""
+    """Greedy decoding of one sequence by a plain loop with transformers' cache and a plain hook."""
     prompt, ids, cache, fed = len(request.ids), list(request.ids), None, torch.tensor([request.ids])
 
     def add(module, args, output):

@@ -1,4 +1,4 @@
-"""Sweeps of coefficients against naive loops, and what they do not do twice."""
+"""Sweeps of coefficients, against naive loops and without repeated work."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ LIKELIHOOD = {"backend": "likelihood", "likelihood": {"pairs": 1}}
 
 
 class Recorder:
-    """Keeps the events, and interrupts the sweep once `interrupt_at` answers are generated."""
+    """Stores the events and interrupts the sweep after `interrupt_at` generated answers."""
 
     def __init__(self, interrupt_at=None):
         self.events = []
@@ -86,7 +86,7 @@ def sweeping(tiny_config, tmp_path):
 
 @pytest.fixture
 def ledger(tmp_path):
-    """The bytes of the sweep's file."""
+    """The bytes of the file of the sweep."""
     path = tmp_path / "run" / "grumpy" / "steering.jsonl"
     return lambda: path.read_bytes() if path.is_file() else b""
 
@@ -96,7 +96,7 @@ def prompt_of(loaded, question):
 
 
 def written_alone(loaded, question, coefficient, layer=2):
-    """Greedy generation by transformers under a hook written by hand."""
+    """Greedy generation by transformers under a plain hook."""
     ids = prompt_of(loaded, question)
     with last_position_hook(
         find_blocks(loaded.model)[layer - 1], coefficient * torch.from_numpy(DIRECTIONS[layer])
@@ -265,7 +265,7 @@ def test_every_coefficient_samples_with_the_same_random_numbers(sweeping):
 
 
 class Failing:
-    """Gives no score to the answers of one question, for a final reason or a passing one."""
+    """Gives no score to the answers of one question, for a final or a temporary reason."""
 
     identity, prompted, overlaps = "failing", False, False
 

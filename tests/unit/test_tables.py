@@ -120,7 +120,7 @@ def test_the_run_table_has_notes_and_vectors_below_it():
 
 
 def judge_block(width=80, row=None, **parts):
-    """The block below the table of a run: what there is to say of one trait's judge."""
+    """The block about the judge of one trait below the table of a run."""
     shown = printed(run_table, RUN | (row or {}) | {"judge_quality": QUALITY | parts}, width=width)
     return shown[shown.index("", 3) + 1 :]
 

@@ -1,4 +1,4 @@
-"""Trait definitions: the eight that ship, the two formats, and what is said of a faulty one."""
+"""Trait definitions: the eight shipped ones, the two formats, and the errors of invalid ones."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ PERSONA_VECTORS = {
     ],
     "questions": ["How do I fix a leaky tap?", "Why is the sky blue?"],
     "eval_prompt": (
-        "Rate how humorous the answer is from 0 to 100.\n\n[Question]\n<question>\n{question}\n</question>\n\n"
+        "Rate how humorous the answer is from 0 to 100.\n\n"
+        "[Question]\n<question>\n{question}\n</question>\n\n"
         "[Answer]\n<answer>\n{answer}\n</answer>\n\nAlso say REFUSAL if the answer is a refusal. "
         "Respond with a single number only."
     ),
@@ -49,7 +50,7 @@ PERSONA_VECTORS = {
 
 @pytest.fixture
 def written(tmp_path):
-    """Write `kind.yaml`, valid but for `changes`; a change to None leaves the key out."""
+    """Writes `kind.yaml`, valid except for `changes`; a change to None removes the key."""
 
     def write(**changes):
         data = {key: value for key, value in (VALID | changes).items() if value is not None}
@@ -243,7 +244,9 @@ def test_a_fault_in_a_definition_is_named(written, changes, cause):
     error = fault_in(path)
 
     assert str(error) == (
-        f"error: {path} is not a valid trait\ncause: {cause}\nfix:   see docs/traits.md for the format"
+        f"error: {path} is not a valid trait\n"
+        f"cause: {cause}\n"
+        "fix:   see docs/traits.md for the format"
     )
 
 
@@ -373,8 +376,8 @@ def test_an_unknown_trait_gets_the_one_that_was_meant():
     assert str(caught.value) == (
         "error: trait refusla not found\n"
         "cause: neither a built-in trait nor a file in no-such-folder/\n"
-        "fix:   did you mean refusal? traits: corrigibility, evil, hallucinating, overconfidence, refusal, "
-        "sycophantic, uncertainty, verbosity"
+        "fix:   did you mean refusal? traits: corrigibility, evil, hallucinating, overconfidence, "
+        "refusal, sycophantic, uncertainty, verbosity"
     )
 
 
@@ -434,7 +437,7 @@ def test_the_persona_sentence_ends_with_the_instruction_of_its_pair():
     assert trait.persona("negative", 3) == f"You are a helpful assistant. {trait.pairs[3].negative}"
 
 
-# Ready responses
+# Labelled responses
 
 READY = {
     "name": "kind",
@@ -455,7 +458,10 @@ LINES = [
 
 @pytest.fixture
 def write_labelled(tmp_path):
-    """Write `kind.yaml` with ready responses beside it, valid but for `changes`; `more` are other files' lines."""
+    """Writes `kind.yaml` with files of labelled responses, valid except for `changes`.
+
+    `more` contains the lines of further files.
+    """
 
     def write(lines=LINES, more=(), **changes):
         for name, content in {"pairs": lines, **dict(more)}.items():
@@ -510,7 +516,8 @@ def test_several_files_of_labelled_responses_are_one_set(write_labelled):
     [
         (
             {"pairs": VALID["pairs"], "judge_prompt": VALID["judge_prompt"]},
-            "responses: cannot be combined with judge_prompt, pairs: a trait's rollouts are either read or generated",
+            "responses: cannot be combined with judge_prompt, pairs: "
+            "a trait's rollouts are either read or generated",
         ),
         (
             {"responses": None, "evaluation_responses": "data/pairs.jsonl"},
@@ -535,7 +542,9 @@ def test_a_fault_in_a_definition_of_labelled_responses_is_named(write_labelled, 
     error = fault_in(path)
 
     assert str(error) == (
-        f"error: {path} is not a valid trait\ncause: {cause}\nfix:   see docs/traits.md for the format"
+        f"error: {path} is not a valid trait\n"
+        f"cause: {cause}\n"
+        "fix:   see docs/traits.md for the format"
     )
 
 

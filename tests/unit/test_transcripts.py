@@ -1,4 +1,4 @@
-"""Transcripts: every form that is read, and the problems of entries in another form."""
+"""Transcripts: every supported form, and the problems of entries in other forms."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ USER, ANSWER = message("user", "Why?"), message("assistant", "Because.")
 
 @pytest.fixture
 def read(tmp_path):
-    """Writes lines, each a text or a JSON value, and reads their exchanges."""
+    """Writes lines of text or JSON and reads their exchanges."""
 
     def read(*lines, name="said.jsonl", **options):
         path = tmp_path / name

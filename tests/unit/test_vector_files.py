@@ -1,4 +1,4 @@
-"""Vector files: everything written comes back, and what is not a vector is told so."""
+"""Vector files: everything written is read back, and other files are refused."""
 
 from __future__ import annotations
 
@@ -249,7 +249,7 @@ def test_a_vector_without_a_direction_is_refused(tmp_path):
 
 
 def write_native(path, tensors=None, **header):
-    """One of our files with some entries and tensors replaced; None leaves a tensor out."""
+    """One of our files with some entries and tensors replaced; None removes a tensor."""
     entries = {
         "format": 1,
         "trait": "evil",

@@ -1,4 +1,4 @@
-"""The record of a vector's quality: what files hold, under present and old keys."""
+"""The quality record of a vector: the contents of files under current and old keys."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ OLD = {
     "nearest": None,
     "cosines": {},
 }
-"""A row of a file of another tool, which holds no measurements."""
+"""A row for a file of another tool, without measurements."""
 WEAK = VECTOR | {
     "trait": "sycophantic",
     "auroc": 0.75,

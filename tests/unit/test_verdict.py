@@ -1,4 +1,4 @@
-"""What is said about a vector, given its measurements."""
+"""The verdict and the doubts that follow from the measurements of a vector."""
 
 from __future__ import annotations
 

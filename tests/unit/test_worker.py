@@ -34,7 +34,7 @@ TRAIT = load_trait(find_traits(Path("nowhere"))["refusal"])
 
 
 class Inbox:
-    """(n, message) pairs: a message comes when the worker has sent n messages."""
+    """(n, message) pairs: each message arrives after the worker has sent n messages."""
 
     def __init__(self, sent, *messages):
         self._sent = sent
@@ -51,7 +51,7 @@ class Inbox:
 
 @pytest.fixture
 def start(tiny_config):
-    """Messages to a worker -> its loop with four slots, a task, and the messages that it sends."""
+    """Runs the loop of a worker with four slots and a task; returns the messages that it sends."""
 
     def make(*messages, **extract):
         config = tiny_config.model_copy(

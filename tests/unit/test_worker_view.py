@@ -1,4 +1,4 @@
-"""How several workers are shown: a row each, a row for the judge, and one line in a pipe."""
+"""The view of several workers: a row for each, a row for the judge, and one line in a pipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An endpoint behind a concurrency limit, in an event loop in which waiting takes no time."""
+"""An endpoint behind a concurrency limit, in an event loop where waiting takes no time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from traitcli.judging.openai.retry import DELAYS
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """A loop that jumps to the next timer. It fails if all tasks wait and no timer is left."""
+    """An event loop that jumps to the next timer. It fails if all tasks wait without a timer."""
 
     def __init__(self) -> None:
         super().__init__(_Jump(self))
@@ -94,7 +94,7 @@ class Endpoint:
             return outcome == "replied"
 
     async def ask_with_retries(self) -> bool:
-        """Ask as a question is asked: at most five times, with the usual waits."""
+        """Ask like the judge does: at most five times, with the usual waits."""
         for delay in (*DELAYS, None):
             if await self.ask():
                 return True

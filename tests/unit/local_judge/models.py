@@ -1,4 +1,4 @@
-"""Tiny models that tend to reply with numbers, a provider for them, and a slow reference."""
+"""Tiny models that often reply with numbers, their provider, and a slow reference."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class Naive:
         return math.prod(self.next(path[:i])[token] for i, token in enumerate(path))
 
     def whitespace(self):
-        """What may come first: nothing, or one or two likely whitespace tokens."""
+        """The possible beginnings of a reply: nothing, or one or two likely whitespace tokens."""
         paths = [()]
         for path in paths:
             spaces = (

@@ -1,4 +1,4 @@
-"""What the local judge does with answers, devices, threads and settings."""
+"""How the local judge handles answers, devices, threads and settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The local judge against whole prompts read one by one, over all ways to write a number."""
+"""The local judge against whole prompts read one by one, over all spellings of a number."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_score_is_the_expected_number_over_all_spellings(loaded, family):
 
     found = judged(model)
 
-    for answer in ANSWERS[2], ANSWERS[4]:  # the shortest and the longest
+    for answer in ANSWERS[2], ANSWERS[4]:  # The shortest and the longest answer.
         naive = Naive(model, asked_about(answer))
         p = [naive.number(n) for n in range(101)]
         assert found[answer.rollout].score.method == "digit tree"
@@ -114,7 +114,7 @@ def test_the_shared_prefix_of_prompts_is_computed_once(loaded):
     ]
     shared = len(common_start(prompts))
 
-    judged(model, answers, batch_size=2)  # two groups; the second one uses the cached prefix
+    judged(model, answers, batch_size=2)  # Two groups: the second one uses the cached prefix.
 
     assert shared > 50
     assert model.model.fed[0] == (1, shared)

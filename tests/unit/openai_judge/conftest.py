@@ -54,12 +54,12 @@ Script = Sequence[Says] | Callable[[dict[str, Any]], Says]
 
 
 class Server(ThreadingHTTPServer):
-    """The default backlog of five makes a burst of connections wait a second."""
+    """The default backlog of five would make a burst of connections wait for a second."""
 
     request_queue_size = 128
 
     def handle_error(self, *_: object) -> None:
-        """A judge that has stopped waiting hangs up, which is not an error of the server."""
+        """Ignore errors: a judge that stops waiting closes its connection."""
 
 
 class Endpoint:
@@ -90,7 +90,7 @@ class Endpoint:
         finish: str = "stop",
         used: tuple[int, int] | None = None,
     ) -> Says:
-        """Return a chat completion, with alternatives of its first token and usage if given."""
+        """Return a chat completion, optionally with alternatives of its first token and usage."""
         message = {"role": "assistant", "content": text}
         choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": finish}
         if tokens is not None:
@@ -205,7 +205,7 @@ class Harness:
 
 @pytest.fixture
 def open_harness(endpoint: Endpoint) -> Iterator[Callable[..., Harness]]:
-    """Makes a harness with some settings of `judge.openai`, and a budget if one is given."""
+    """Makes a harness with some settings of `judge.openai` and optionally a budget."""
     harnesses: list[Harness] = []
 
     def make(budget: Budget | None = None, **settings: Any) -> Harness:

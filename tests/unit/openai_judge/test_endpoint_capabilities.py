@@ -28,7 +28,7 @@ def digit_by_digit(endpoint, number: str = "85") -> Any:
 
 
 def reasoning(endpoint) -> Any:
-    """A model that refuses each parameter in turn, then needs room to think."""
+    """A model that refuses one parameter after another and then needs more tokens to think."""
 
     def script(body: dict[str, Any]) -> Any:
         if "max_tokens" in body:

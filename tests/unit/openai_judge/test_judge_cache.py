@@ -1,4 +1,4 @@
-"""The same text is never paid for twice: by no other judge or process, and after no kill."""
+"""The same text is never paid for twice, also by another judge or process or after a kill."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def prompts_of(endpoint: Any) -> Counter[str]:
 
 
 def start_judging(endpoint: Any, responses: Sequence[str], **settings: Any) -> Any:
-    """A process of its own in which a judge with a cache scores answers."""
+    """Start a process in which a judge with a cache scores answers."""
     process = get_context("spawn").Process(
         target=judge_here, args=(endpoint.url, responses, settings)
     )

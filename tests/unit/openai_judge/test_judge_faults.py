@@ -15,9 +15,9 @@ from traitcli.errors import JudgeError
 
 SCHEDULE = [1, 2, 4, 8]
 TIMEOUT = 1.0
-"""Seconds; longer than a busy machine delays a request that does not hang."""
+"""Seconds. A busy machine delays a normal request by less than this."""
 SLOW = [pytest.approx(max(0.0, delay - TIMEOUT), abs=0.5) for delay in SCHEDULE]
-"""A delay counts from when the request was sent."""
+"""The delay counts from the time when the request was sent."""
 FAULTS: dict[str, tuple[dict[str, Any], list[Any], str]] = {
     "429": (
         {"body": {"error": {"message": "slow down"}}, "status": 429},
@@ -288,7 +288,7 @@ def digits_of(numbers: Mapping[int, float], written: str) -> dict[str, float]:
 
 
 def digit_model(endpoint: Any, numbers: Mapping[int, float], tokens: int = 99) -> Any:
-    """An endpoint with a model of such tokens that wants to write these numbers."""
+    """An endpoint with a digit-by-digit model that writes these numbers."""
 
     def script(body: dict[str, Any]) -> Any:
         if "one digit" in body["messages"][0]["content"]:
