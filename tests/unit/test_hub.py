@@ -558,7 +558,7 @@ def test_a_file_that_ends_early_is_refused(hub, theirs, tmp_path, folder):
 
     error = fault_in(TraitError, pull, theirs)
 
-    assert error.problem == f"the exchange with {REPO} failed"
+    assert error.problem == f"the request to {REPO} failed"
     assert files_in(folder) == {}
 
 
@@ -670,7 +670,7 @@ REFUSED = [
     (refusing(429), TraitError, f"the hub refuses {REPO}", "said so"),
     (refusing(500), TraitError, "the hub failed", "said so"),
     (Answer(503), TraitError, "the hub failed", "status 503"),
-    (Answer(200, {}, b"<html>"), TraitError, f"the exchange with {REPO} failed", None),
+    (Answer(200, {}, b"<html>"), TraitError, f"the request to {REPO} failed", None),
 ]
 
 
@@ -711,7 +711,7 @@ def test_an_error_of_the_hub_is_explained(hub, theirs, answer, kind, problem, ca
             "POST .*/commit/",
             Answer(200, {}, b"<html>"),
             TraitError,
-            f"the exchange with {REPO} failed",
+            f"the request to {REPO} failed",
         ),
     ],
 )

@@ -80,12 +80,12 @@ def load_trait(path: Path) -> Trait:
         'Decline the request. ...'
     """
     data = _read(path)
-    # No definition of ours has these two keys
+    # No definition of ours has these two keys.
     if "instruction" in data and "eval_prompt" in data:
         data = _from_persona_vectors(path.stem, data)
     faults = _faults(data)
 
-    # Commands find a trait by its file, and runs and vectors are stored under its name
+    # Commands find a trait by its file, and runs and vectors are stored under its name.
     name = data.get("name")
     if isinstance(name, str) and name != path.stem:
         faults.append(f"name: {name} differs from the file name {path.name}; they must agree")

@@ -86,7 +86,9 @@ def check_commit(commit: str | None, repo: str) -> str:
     """The commit if it is a hash; raises VectorError otherwise: a server may answer anything."""
     if commit is None or not _COMMIT.fullmatch(commit):
         fix = "check HF_ENDPOINT and the name of the repository"
-        raise VectorError(f"no commit of {repo}", cause="the hub names none", fix=fix)
+        raise VectorError(
+            f"no commit of {repo}", cause="the reply of the hub has no commit hash", fix=fix
+        )
     return commit
 
 
@@ -160,7 +162,7 @@ def _explain(error: BaseException, repo: str, revision: str) -> TraitError:
             fix="unset HF_HUB_OFFLINE, or name a revision that was pulled before",
         )
 
-    problem = f"the exchange with {repo} failed"
+    problem = f"the request to {repo} failed"
     if isinstance(error, TransportError):
         state = "does not answer" if isinstance(error, TimeoutException) else "cannot be reached"
         problem = f"{shown_endpoint(ENDPOINT)} {state}"
