@@ -23,9 +23,10 @@ from traitcli.config import Config
 from traitcli.pipeline.messages import Message, Send, WorkerGone, WorkerInput
 from traitcli.pipeline.worker_context import Worker
 from traitcli.scheduling.devices import threads_per_worker
+from traitcli.scheduling.logs import log_path
 from traitcli.scheduling.memory_check import check_fit
 from traitcli.scheduling.placement import Placement
-from traitcli.scheduling.pool import Receive, log_path
+from traitcli.scheduling.pool import Receive
 from traitcli.scheduling.worker import create_worker, run_worker, visible_devices
 
 _SECONDS_TO_END = 1.5

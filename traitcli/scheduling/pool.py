@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 from traitcli.pipeline.messages import GenerateTask, Message, Task, WorkerInput
@@ -98,7 +97,3 @@ class WorkerState:
         # Scoring is not stolen: a judge reads the answers to one question together.
         enough = self.unstarted >= _WORTH_STEALING
         return isinstance(self.task, GenerateTask) and enough and not self.release_requested
-
-
-def log_path(folder: Path, worker: int) -> Path:
-    return folder / f"worker-{worker}.log"

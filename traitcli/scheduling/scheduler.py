@@ -49,8 +49,9 @@ from traitcli.pipeline.messages import (
     WorkerReady,
 )
 from traitcli.pipeline.trait_pipeline import Job, TraitPipeline
+from traitcli.scheduling.logs import WorkerLogs
 from traitcli.scheduling.partition import count_parts, remaining_task, split_task
-from traitcli.scheduling.pool import WorkerPool, WorkerState, log_path
+from traitcli.scheduling.pool import WorkerPool, WorkerState
 
 _SECONDS_TO_STOP = 2.5
 """Time that workers get to deliver what is finished after Ctrl-C, before they are killed."""
@@ -73,9 +74,10 @@ class Scheduler:
         self._judge = judge
         self._listener = on_event
         self._event_lock = threading.RLock()
-        self._logs = logs
+        self._logs = WorkerLogs(logs)
         self._clock = clock
         self._memory_check: Callable[[], None] | None = None
+
         self._limits: WorkersConfig = jobs[0].config.workers
         self._judging_threads = ThreadPoolExecutor(len(jobs), "judge")
         self._pipelines: dict[str, TraitPipeline] = {}
@@ -102,6 +104,7 @@ class Scheduler:
             for pipeline in self._pipelines.values():
                 if pipeline.name not in self._parts:
                     self._queue_tasks(pipeline.start())
+
             while not all(pipeline.is_over for pipeline in self._pipelines.values()):
                 self._assign_work()
                 # Busy workers wake `poll`. The end of background judging does not: poll often then.
@@ -169,7 +172,7 @@ class Scheduler:
             self._memory_check = None
         worker.assign(task, self._clock())
         self._pool.send(worker.number, task)
-        self._log(worker.number, f"gets {len(task.ids)} {task.stage} of {task.trait.name}")
+        self._logs.note(worker.number, f"gets {len(task.ids)} {task.stage} of {task.trait.name}")
         self._report(worker)
 
     def _start_workers(self) -> None:
@@ -186,7 +189,7 @@ class Scheduler:
         for number in free[: max(0, needed)]:
             self._workers[number] = WorkerState(number, self._clock())
             device = self._pool.devices[number]
-            self._log(number, f"starts on {device}")
+            self._logs.note(number, f"starts on {device}")
             self._pool.start(number)
             self._emit(WorkerSeen(number, device, "starting"))
         if needed > 0 and not usable and not self._workers:
@@ -204,10 +207,11 @@ class Scheduler:
         if worker is None:
             return  # a late message of a worker that was given up
         worker.last_message_at = self._clock()
+
         match message:
             case WorkerReady(location):
                 worker.ready = True
-                self._log(number, f"is ready on {location}" if location else "is ready")
+                self._logs.note(number, f"is ready on {location}" if location else "is ready")
                 self._report(worker)
             case TaskStarted():
                 worker.task_started, worker.task_started_at = True, worker.last_message_at
@@ -223,16 +227,16 @@ class Scheduler:
             case TaskEnded(failure):
                 self._end_task(worker, failure)
             case RunFailed(error):
-                self._log(number, f"cannot continue: {error}")
+                self._logs.note(number, f"cannot continue: {error}")
                 raise error
             case WorkerGone(cause):
                 self._replace(worker, cause)
             case LogWritten(text):
-                self._write_log(number, text)
+                self._logs.write(number, text)
             case event:
                 if isinstance(event, ModelLoading):
                     self._report(worker, doing="loading")
-                self._log(number, str(event))
+                self._logs.note(number, str(event))
                 self._emit(event)
 
     def _pipeline_of(self, worker: WorkerState) -> TraitPipeline:
@@ -249,6 +253,7 @@ class Scheduler:
         else:
             pipeline.store_judgements(made.judgements)
             worker.unfinished -= {judgement.rollout for judgement in made.judgements}
+
         self._report(worker)
         for each in self._pipelines.values():
             each.check_judging()  # a judge that refuses for good ends the run now, not at the end
@@ -264,23 +269,25 @@ class Scheduler:
         worker.total -= len(ids)
         idle = sum(other.is_idle for other in self._workers.values())
         self._queue.extend(split_task(remaining_task(worker.task, set(ids)), idle))
-        self._log(worker.number, f"released {len(ids)} rollouts to other workers")
+        self._logs.note(worker.number, f"released {len(ids)} rollouts to other workers")
 
     def _end_task(self, worker: WorkerState, failure: TraitError | None) -> None:
         pipeline, task = self._pipeline_of(worker), worker.task
         assert task  # noqa: S101 - as in _pipeline_of
         worker.task, number = None, worker.number
+
         if failure:
-            self._log(number, f"cannot do {task.stage} of {pipeline.name}: {failure}")
+            self._logs.note(number, f"cannot do {task.stage} of {pipeline.name}: {failure}")
             pipeline.fail(task.stage, failure)
         elif worker.unfinished:
             missing = f"{len(worker.unfinished)} of {len(task.ids)} {task.stage} are missing"
-            self._log(number, f"ended, but {missing}")
+            self._logs.note(number, f"ended, but {missing}")
             pipeline.fail(task.stage, TraitError(f"{pipeline.name} is not finished", cause=missing))
         else:
-            self._log(number, f"has done {worker.done} {task.stage} of {pipeline.name}")
+            self._logs.note(number, f"has done {worker.done} {task.stage} of {pipeline.name}")
             seconds = worker.last_message_at - worker.task_started_at
             pipeline.record_time(task.stage, seconds, worker.done)
+
         self._report(worker)
         self._advance(pipeline)
 
@@ -312,15 +319,17 @@ class Scheduler:
         self._pool.end(number)
         del self._workers[number]
         self._crashes_by_worker[number] += 1
-        self._log(number, f"is lost: {cause}")
+        self._logs.note(number, f"is lost: {cause}")
         self._emit(WorkerSeen(number, self._pool.devices[number], "gone"))
         if worker.task is None:
             return
+
         # Only a crash without any progress counts against the rollouts: with progress the machine
         # is bad and not the job, and progress is finite, so the run still ends.
         pipeline = self._pipeline_of(worker)
         if worker.task_started and not worker.has_progress:
             self._crashes_by_rollout.update(worker.unfinished)
+
         crashes = max((self._crashes_by_rollout[name] for name in worker.unfinished), default=0)
         if crashes >= self._limits.max_crashes:
             before = f"; {crashes - 1} workers crashed before it" if crashes > 1 else ""
@@ -383,16 +392,6 @@ class Scheduler:
         doing = doing or (task.stage if worker.task_started else "loading")
         counts = worker.done, worker.total, tokens, worker.memory
         self._emit(WorkerSeen(worker.number, device, doing, task.trait.name, *counts))
-
-    def _log(self, worker: int, text: str) -> None:
-        self._write_log(worker, f"{time.strftime('%H:%M:%S')} worker {worker} {text}\n")
-
-    def _write_log(self, worker: int, text: str) -> None:
-        if self._logs:
-            with suppress(OSError):  # a full disk must not end the run because of a log
-                self._logs.mkdir(parents=True, exist_ok=True)
-                with log_path(self._logs, worker).open("a", encoding="utf-8") as file:
-                    file.write(text)
 
 
 def _not_finished(pipeline: TraitPipeline, cause: str) -> TraitError:
