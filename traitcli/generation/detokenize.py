@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 _INCOMPLETE = "\ufffd"
+"""What a tokenizer writes for a part of a character."""
 
 
 class Detokenizer:

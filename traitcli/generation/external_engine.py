@@ -15,6 +15,7 @@ from traitcli.models.read_texts import Text, read_texts
 ANSWERS_PER_ROUND = 512
 """Answers that are written before they are read. A killed run loses at most these."""
 _READ_BATCH_SIZE = 64
+"""Texts that are read together."""
 
 Answer = tuple[tuple[int, ...], FinishReason]
 

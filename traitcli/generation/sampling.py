@@ -19,6 +19,7 @@ _BELOW_ONE = 1 - 2**-23
 _DRAWS = 3
 """Random numbers that draw one token, see `_invert`."""
 _GROUP_SIZE = 32
+"""Tokens in a group. A vocabulary of 128,000 tokens then has 125 groups of groups."""
 _NUCLEUS_WIDTHS = (128, 2048)
 """Numbers of likeliest tokens among which a nucleus is looked for before all are sorted."""
 

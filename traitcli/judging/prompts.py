@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from traitcli.judging.scales import Scale
+from traitcli.models.prompts import LOOK_ALIKES
 
 MAX_CHARS = 20_000
 """Answers with more characters lose their middle."""
@@ -55,7 +56,6 @@ _INSTEAD: dict[Scale, str] = {
 
 _TAG = re.compile(r"<\s*/?\s*([A-Za-z_][\w-]*)\s*>")
 _BRACKETED = re.compile(r"\[[^\[\]\n{}]{1,60}\]")
-_LOOK_ALIKES = str.maketrans({"<": "‹", ">": "›", "[": "⟦", "]": "⟧"})
 
 
 def write_prompt(template: str, question: str, answer: str) -> str:
@@ -81,10 +81,10 @@ def _escape_delimiters(template: str, text: str) -> str:
     brackets = {mark.lower() for mark in _BRACKETED.findall(template)}
 
     def escape_tag(match: re.Match[str]) -> str:
-        return match[0].translate(_LOOK_ALIKES) if match[1].lower() in tags else match[0]
+        return match[0].translate(LOOK_ALIKES) if match[1].lower() in tags else match[0]
 
     def escape_bracket(match: re.Match[str]) -> str:
-        return match[0].translate(_LOOK_ALIKES) if match[0].lower() in brackets else match[0]
+        return match[0].translate(LOOK_ALIKES) if match[0].lower() in brackets else match[0]
 
     return _BRACKETED.sub(escape_bracket, _TAG.sub(escape_tag, text))
 

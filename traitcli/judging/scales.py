@@ -134,6 +134,7 @@ _PREAMBLE = re.compile(r"[\s▁ĠĊ]*(<.*)?", re.DOTALL)
 _TAGGED = re.compile(r"<answer>\s*(yes|no)\s*</answer>", re.IGNORECASE)
 
 _LONGEST_LINE = 80
+"""Characters."""
 _LABEL = r"\s*(?:[*_]*[A-Za-z ]{1,20}[:=]|(?i:(?:the|my) (?:answer|rating|score|number) is:?))?"
 _OPEN, _CLOSE = r"[\s*_`\"'(\[]*", r"[\s*_`\"')\].!]*"
 _LINES: dict[Scale, re.Pattern[str]] = {

@@ -30,6 +30,7 @@ _MIN_WEIGHTS = 2**20
 _MEMORY_SHARE = 0.25
 """Largest share of the free memory for the second copy."""
 _TRIALS = 5
+"""Runs of each kind in a trial."""
 _FASTER_BY = 0.9
 """Packed weights are used if they take at most this share of the time in a trial."""
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 Content = Literal["prefixes", "prompts", "responses"]
 
 _NAME = "traitcli_packed"
+"""The name under which transformers finds this attention."""
 _MATMUL_FROM = 4
 """With at least this many sequences of one new token, matrix products beat the fused CPU kernel."""
 

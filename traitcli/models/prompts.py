@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 PersonaRole = Literal["auto", "system", "user"]
 Message = dict[str, str]
 
-_LOOK_ALIKES = str.maketrans({"<": "‹", ">": "›", "[": "⟦", "]": "⟧"})
+LOOK_ALIKES = str.maketrans({"<": "‹", ">": "›", "[": "⟦", "]": "⟧"})
+"""For text that must not be read as markup: a model still sees what it says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +154,7 @@ def shows_system(tokenizer: Any) -> bool:
 
 
 def _look_alike(token: str) -> str:
-    changed = token.translate(_LOOK_ALIKES)
+    changed = token.translate(LOOK_ALIKES)
     return changed if changed != token else f"{token[0]} {token[1:]}"
 
 

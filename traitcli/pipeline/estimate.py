@@ -18,7 +18,9 @@ from traitcli.records import POSITIONS, RolloutKey, Trait
 _CHARACTERS_PER_TOKEN = 4.2
 """English text in the vocabularies of today's models, roughly."""
 _TEMPLATE_TOKENS = 30
+"""What a chat template adds to a prompt, roughly."""
 _JUDGE_OVERHEAD_TOKENS = 30
+"""A chat template and the question in a judge's prompt, roughly."""
 
 
 @dataclass(frozen=True, slots=True)

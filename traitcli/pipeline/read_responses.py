@@ -29,6 +29,7 @@ _TEXTS_BETWEEN_RELEASES = 256
 _MAX_BATCH = 64
 """Texts in one pass; more are no faster."""
 _LISTED_FAULTS = 10
+"""More faults than this are only counted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ from traitcli.scheduling.worker import create_worker, run_worker, visible_device
 _MAX_UNREAD = 64
 """Unread messages of an actor; at this number the actor waits, so that memory stays bounded."""
 _SECONDS_TO_JOIN = 5.0
+"""Time that a cluster gets to accept a connection."""
 _SECONDS_TO_END = 1.5
 """Time that actors get to end by themselves, before they are killed."""
 

@@ -18,9 +18,13 @@ from rich.style import Style
 from rich.text import Text
 
 _TAB = 4
+"""Cells between two tab stops."""
 _NARROWEST = 10
+"""Text is wrapped at this many cells at least, however narrow the terminal is."""
 _SHORT = 12
+"""Cells. The text beside a longer label is indented by two cells only."""
 _SKIN_TONES = range(0x1F3FB, 0x1F400)
+"""Emoji modifiers, which some terminals join to the emoji before them and others do not."""
 
 
 class _Cell(NamedTuple):

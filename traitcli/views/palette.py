@@ -16,6 +16,7 @@ LIMIT = 2.0
 CLASS_MEAN = 1.0
 """Calibration puts the mean of the positive class here, and that of the negative class at −1."""
 _STRONG = 1.5
+"""Scores beyond this have the last step on terminals with few colors."""
 
 Depth = Literal["full", "256", "16", "none"]
 
@@ -34,6 +35,7 @@ _STEPS_ABOVE: dict[Depth, tuple[str, str, str]] = {
     "16": ("yellow", "bright_yellow", "bright_yellow"),
 }
 _ON_COLOR = "#101418"
+"""Text on a colored background is dark, whatever the terminal's own color is."""
 BLUE, ORANGE = "#3f8ce0", "#d8741a"
 """Blue and orange with enough contrast on black and on white."""
 

@@ -24,7 +24,9 @@ from traitcli.views.formatting import clock_time, with_minus
 from traitcli.views.printable import one_line, printable
 
 _MAX_CHANGES = 6
+"""More changes of color than this are only counted."""
 _MAX_DEVICES = 8
+"""More devices than this are only counted."""
 _ENDINGS = {
     "stop": "ended by the model",
     "length": "stopped at the token limit",

@@ -18,8 +18,11 @@ _SAMPLE = 200
 _UPDATE_EVERY = 20
 """Replies between two estimates, and before the first one."""
 _SLOW_QUANTILE = 0.95
+"""Replies at this quantile of the latest ones count as slow."""
 _FACTOR = 4.0
+"""The timeout is this many times as long as a slow reply takes."""
 _SHORTEST = 0.5
+"""Seconds. A short delay of the network must not end a request."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

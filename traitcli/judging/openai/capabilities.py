@@ -18,7 +18,9 @@ text      from what the reply says
 _MAX_TOKENS: dict[Method, int] = {"logprobs": 1, "number": 8, "text": 16}
 _MAX_TOKENS_WITH_REASONS = 256
 _MAX_TOKENS_WITH_THINKING = 2048
+"""Thoughts count as tokens of the reply, and a score that is cut off costs as much."""
 _FEWER_ALTERNATIVES = 5
+"""Some endpoints accept no more than this."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,8 +30,11 @@ from dataclasses import dataclass, field
 from traitcli.judging.openai.rate_caps import RateCaps
 
 _START = 16
+"""Requests in flight at the beginning."""
 _RISE = 5 / 4
+"""Growth of the limit in a round with few refusals, after the first phase."""
 _LARGEST_FALL = 1 / 2
+"""A round of refusals only leaves this share of the limit."""
 _FULL = 1 / 8
 """A round of which more is refused means that the endpoint is full."""
 _QUEUEING = 0.8

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from traitcli.records import Usage
 
 MAX_REQUESTS = 5
+"""Requests of one question, the first one included."""
 DELAYS = (1.0, 2.0, 4.0, 8.0)
 """Seconds to wait after the first, second, third and fourth failure."""
 LONGEST_WAIT = 120.0

@@ -13,7 +13,9 @@ from traitcli.views.palette import CLASS_MEAN, Palette, is_colored
 from traitcli.views.printable import one_line
 
 _KEPT_TOKENS = 400
+"""More than terminals usually have columns for."""
 _LABEL = 4
+"""Width of the layer numbers, in cells."""
 _STRONG = Style(bold=True)
 
 

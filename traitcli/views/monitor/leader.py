@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from traitcli.views.monitor.panel import TraitTrack
 
 _MARGIN = 0.25
+"""Calibrated score by which a trait must be ahead to become the leader."""
 
 
 class Leader:

@@ -21,6 +21,7 @@ from traitcli.views.words import (
 )
 
 _PROMPT_SHOWN = 480
+"""Characters of a prompt; a longer one would push the answer off the screen."""
 _PROMPT = Style(bold=True)
 _WARNING = Style(color="yellow")
 

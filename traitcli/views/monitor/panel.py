@@ -22,9 +22,12 @@ _LEVELS = "▁▂▃▄▅▆▇"
 """No full block, so that the sparklines of two rows do not touch."""
 _MIRRORED = str.maketrans("╸▸", "╺◂")
 _KEPT_TOKENS = 64
+"""At least as many as the widest sparkline shows."""
 _SCORE = 6
+"""Width of a number, in cells; see `format_score`."""
 _WIDEST_NAME = 16
 _TOKEN = 10
+"""Width of the token with the maximum, in cells."""
 _NOT_CALIBRATED = "raw, not calibrated"
 
 

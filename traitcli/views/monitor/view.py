@@ -44,6 +44,7 @@ _FRAME = 1 / 10
 _MEASURE = 100
 """Longer lines are tiring to read, and a terminal that is made narrower wraps them again."""
 _WARNINGS_KEPT_LIVE = 2
+"""Only the last ones, so that the panel keeps its place; at the end all are printed."""
 
 
 class MonitorView(ClosableView):

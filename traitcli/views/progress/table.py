@@ -19,6 +19,7 @@ WARNING = Style(color="yellow")
 BAD = Style(color="red")
 
 _GAP = 2
+"""Cells between two columns."""
 _WIDEST_BAR = 24
 _NARROWEST_BAR = 6
 _FILLED = Style(color=BLUE)

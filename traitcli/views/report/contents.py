@@ -28,6 +28,7 @@ VECTOR_KEYS = (
 RUN_KEYS = ("name", "model", "settings", "traits", "usage", "commands")
 
 _LARGEST_EXACT_IN_JS = 2**53 - 1
+"""JavaScript's numbers are float64, so larger integers would change."""
 _PATH_KEYS = {"file", "path"}
 
 

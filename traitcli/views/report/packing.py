@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 _LARGEST = 32767
+"""The largest int16; the smallest stands for a missing score."""
 _MISSING = -32768
 _RESOLUTION = 1e-3
 """Calibrated scores need no finer steps than this."""

@@ -22,6 +22,7 @@ from traitcli.views.printable import one_line
 
 DPI = 200
 COLUMNS = 90
+"""Width of the text, in cells."""
 MOST_LINES = 120
 """A longer response is cut, and the last line says so."""
 TEXT, QUIET = "#101418", "#59626f"
@@ -34,6 +35,7 @@ _POINTS = 9
 _HEIGHT = 0.86
 """Height of a background, in lines."""
 _FONT = "DejaVu Sans Mono"
+"""matplotlib ships it, so a picture looks the same on every machine."""
 _EVEN = re.compile("[ -\u024f\u0386-\u03ce\u0400-\u045f]")
 """Characters that the font has, one cell wide each. Runs of them are drawn as one text; any other
 character is drawn alone on its cell."""

@@ -19,7 +19,9 @@ _INDENT = "  "
 _LABEL_WIDTH = 12
 _LEVELS = "▁▂▃▄▅▆▇█"
 _BAR_WIDTH = 3
+"""Cells for each bar of a histogram."""
 _MAX_REASONS = 5
+"""More reasons than this are counted together."""
 _SIGNS = {"positive": "+", "negative": "−"}
 
 

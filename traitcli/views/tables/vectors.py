@@ -284,6 +284,7 @@ def methods_table(console: Console, rows: Sequence[Row]) -> None:
         compared = [row for row in rows if row["method"] == method and row["ahead"] is not None]
         # By chance alone, about one difference in twenty is larger than two standard errors.
         clear = [row["ahead"] for row in compared if abs(row["ahead"]) > 2 * row["ahead_error"]]
+
         if compared:
             better = sum(value > 0 for value in clear)
             labelled_line(
