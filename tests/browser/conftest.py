@@ -27,9 +27,9 @@ class Reports:
     def __init__(self, tab: Page) -> None:
         self.tab = tab
         self.folder = Path()
-        self.wrongs: list[str] = []
-        tab.on("console", lambda message: self.wrongs.append(f"console: {message.text}"))
-        tab.on("pageerror", lambda error: self.wrongs.append(f"error: {error}"))
+        self.errors: list[str] = []
+        tab.on("console", lambda message: self.errors.append(f"console: {message.text}"))
+        tab.on("pageerror", lambda error: self.errors.append(f"error: {error}"))
         tab.on("dialog", self._alerted)
         tab.on("request", self._requested)
 
@@ -50,10 +50,10 @@ class Reports:
 
     def _requested(self, request: Request) -> None:
         if not request.url.startswith(("file:", "data:", "blob:")):
-            self.wrongs.append(f"request: {request.url}")
+            self.errors.append(f"request: {request.url}")
 
     def _alerted(self, dialog: Dialog) -> None:
-        self.wrongs.append(f"dialog: {dialog.message}")
+        self.errors.append(f"dialog: {dialog.message}")
         dialog.dismiss()
 
 
@@ -82,7 +82,7 @@ def opener() -> Iterator[Reports]:
 def reports(opener: Reports, tmp_path: Path) -> Iterator[Reports]:
     """Check after each test that the page logged nothing, raised nothing and requested nothing."""
     opener.folder = tmp_path
-    opener.wrongs.clear()
+    opener.errors.clear()
     opener.tab.emulate_media(media="screen", color_scheme="light")
     yield opener
-    assert opener.wrongs == []
+    assert opener.errors == []

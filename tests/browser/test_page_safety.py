@@ -216,8 +216,8 @@ def test_a_report_does_not_run_added_scripts(reports: Reports) -> None:
     }""")
 
     assert page.title() == "Trait report · today"
-    assert reports.wrongs.pop().startswith("console: ")
-    assert reports.wrongs == []
+    assert reports.errors.pop().startswith("console: ")
+    assert reports.errors == []
 
 
 # Accessibility

@@ -64,7 +64,7 @@ An uncaught error ends it.
 
 
 @dataclass(frozen=True)
-class Ended:
+class CommandResult:
     """A command that has ended."""
 
     code: int
@@ -82,15 +82,15 @@ class Ended:
         return [json.loads(line) for line in self.out.splitlines()]
 
 
-class Running:
+class RunningCommand:
     """A command that has been started."""
 
     def __init__(self, process: subprocess.Popen[str] | ForkedCommand) -> None:
         self.process = process
 
-    def end(self) -> Ended:
+    def end(self) -> CommandResult:
         out, err = self.process.communicate(timeout=TIMEOUT)
-        return Ended(self.process.returncode, out, err)
+        return CommandResult(self.process.returncode, out, err)
 
     def wait_until(self, reached: Callable[[], bool]) -> None:
         """Return as soon as `reached()` is true; fail if the command ends before."""
@@ -102,7 +102,7 @@ class Running:
                 pytest.fail("the condition was not met in time")
             time.sleep(0.002)
 
-    def kill(self, number: signal.Signals = signal.SIGKILL) -> Ended:
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> CommandResult:
         """Signal the command, not its process group."""
         self.process.send_signal(number)
         return self.end()
@@ -137,12 +137,12 @@ class Workspace:
         config: str = "tiny.yaml",
         stdin: bytes | None = None,
         **env: str,
-    ) -> Running:
+    ) -> RunningCommand:
         """Start the command; the bytes of `stdin` come from a pipe."""
         line = [command, *arguments, "--config", config]
         if any(name.startswith(_READ_AT_START) for name in env):
-            return Running(_start_fresh(line, self.folder, self._env | env, stdin))
-        return Running(self._server.start(line, self.folder, self._env | env, stdin))
+            return RunningCommand(_start_fresh(line, self.folder, self._env | env, stdin))
+        return RunningCommand(self._server.start(line, self.folder, self._env | env, stdin))
 
     def run(
         self,
@@ -151,10 +151,10 @@ class Workspace:
         config: str = "tiny.yaml",
         stdin: bytes | None = None,
         **env: str,
-    ) -> Ended:
+    ) -> CommandResult:
         return self.start(command, *arguments, config=config, stdin=stdin, **env).end()
 
-    def run_all(self, commands: Sequence[Sequence[str]]) -> list[Ended]:
+    def run_all(self, commands: Sequence[Sequence[str]]) -> list[CommandResult]:
         """Run commands one after another in a single process, which imports torch once.
 
         Each command names its own config.
@@ -169,9 +169,9 @@ class Workspace:
             timeout=TIMEOUT,
             check=True,
         )
-        return [Ended(*json.loads(line)) for line in process.stdout.splitlines()]
+        return [CommandResult(*json.loads(line)) for line in process.stdout.splitlines()]
 
-    def run_both(self, *arguments: str, **env: str) -> tuple[Ended, Ended]:
+    def run_both(self, *arguments: str, **env: str) -> tuple[CommandResult, CommandResult]:
         """Run the command with and without `--json` at the same time."""
         with_tables = self.start(*arguments, **env)
         with_json = self.start(*arguments, "--json", **env)
@@ -284,14 +284,14 @@ def workspace(open_workspace: Callable[..., Workspace]) -> Workspace:
 
 
 @pytest.fixture(scope="session")
-def finished(open_workspace: Callable[..., Workspace]) -> tuple[Workspace, Ended]:
+def finished(open_workspace: Callable[..., Workspace]) -> tuple[Workspace, CommandResult]:
     """A finished `extract evil refusal --json`. It is read-only: to change it, use `copied`."""
     workspace = open_workspace()
     return workspace, workspace.run("extract", "evil", "refusal", "--json")
 
 
 @pytest.fixture
-def copied(finished: tuple[Workspace, Ended], workspace: Workspace) -> Workspace:
+def copied(finished: tuple[Workspace, CommandResult], workspace: Workspace) -> Workspace:
     """A copy of the finished run of evil and refusal."""
     for name in ("runs", "vectors"):
         shutil.copytree(finished[0].folder / name, workspace.folder / name)
@@ -309,7 +309,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def open_unjudged(
-    open_workspace: Callable[..., Workspace], finished: tuple[Workspace, Ended]
+    open_workspace: Callable[..., Workspace], finished: tuple[Workspace, CommandResult]
 ) -> Callable[..., Workspace]:
     """Makes a folder with unjudged rollouts of evil and refusal, and a new judge cache."""
 

@@ -41,7 +41,7 @@ FILES = {
 ALL = 2 * (len(PAIRS) + 5)
 
 
-def furnish(workspace: Any) -> Any:
+def write_files(workspace: Any) -> Any:
     """Write definitions and the files that they name into a working folder."""
     for name, text in FILES.items():
         path = workspace.folder / "traits" / name
@@ -50,7 +50,7 @@ def furnish(workspace: Any) -> Any:
     return workspace
 
 
-class Done:
+class Results:
     """The results of commands that ran one after another in a folder."""
 
     commands = (
@@ -69,18 +69,18 @@ class Done:
     )
 
     def __init__(self, workspace: Any) -> None:
-        self.workspace = furnish(workspace)
+        self.workspace = write_files(workspace)
         lines = [[*command.split(), "--config", "tiny.yaml"] for command in self.commands]
         self.ended = dict(zip(self.commands, workspace.run_all(lines), strict=True))
 
 
 @pytest.fixture(scope="module")
-def done(open_workspace: Callable[..., Any]) -> Done:
-    return Done(open_workspace())
+def results(open_workspace: Callable[..., Any]) -> Results:
+    return Results(open_workspace())
 
 
-def test_labelled_responses_become_a_vector_in_one_command(done):
-    ended = done.ended["extract kind joy --json"]
+def test_labelled_responses_become_a_vector_in_one_command(results):
+    ended = results.ended["extract kind joy --json"]
 
     assert ended.code == 0
     keys = ("trait", "rollouts_done", "rollouts_total", "judged", "kept_positive", "kept_negative")
@@ -94,34 +94,34 @@ def test_labelled_responses_become_a_vector_in_one_command(done):
     assert "joy judgements 0/12" in ended.err
 
 
-def test_repeating_the_command_finds_nothing_left_to_do(done):
-    ended = done.ended["extract kind joy"]
+def test_repeating_the_command_finds_nothing_left_to_do(results):
+    ended = results.ended["extract kind joy"]
 
     assert (ended.code, ended.out) == (0, "")
     assert ended.err.splitlines()[-1].endswith("nothing left to do, in runs/tiny")
-    assert len(done.workspace.lines("kind")) == ALL
+    assert len(results.workspace.lines("kind")) == ALL
 
 
-def test_judging_labelled_responses_warns_that_they_need_no_judge(done):
-    ended = done.ended["judge kind"]
+def test_judging_labelled_responses_warns_that_they_need_no_judge(results):
+    ended = results.ended["judge kind"]
 
     assert ended.code == 0
     assert "] warning: kind: nothing to judge: its responses are labelled\n" in ended.err
-    assert done.workspace.ledger("kind", "judgements") == b""
+    assert results.workspace.ledger("kind", "judgements") == b""
 
 
-def test_a_run_of_labelled_responses_can_be_inspected_and_reported(done):
-    shown, report = done.ended["inspect run"], done.ended["report --out out.html"]
+def test_a_run_of_labelled_responses_can_be_inspected_and_reported(results):
+    shown, report = results.ended["inspect run"], results.ended["report --out out.html"]
 
     assert (shown.code, report.code) == (0, 0)
     assert "kind: not filtered: the responses are labelled" in shown.out
-    assert "the responses are labelled" in (done.workspace.folder / "out.html").read_text(
+    assert "the responses are labelled" in (results.workspace.folder / "out.html").read_text(
         encoding="utf-8"
     )
 
 
-def test_definitions_of_labelled_responses_can_be_inspected(done):
-    rows = done.ended["inspect traits kind joy --json"].json
+def test_definitions_of_labelled_responses_can_be_inspected(results):
+    rows = results.ended["inspect traits kind joy --json"].json
 
     keys = ("trait", "pairs", "questions", "evaluation_questions", "responses")
     assert [[row[key] for key in keys] for row in rows] == [
@@ -130,8 +130,8 @@ def test_definitions_of_labelled_responses_can_be_inspected(done):
     ]
 
 
-def test_a_plan_counts_responses_to_read_and_no_judge_calls(done):
-    [plan] = done.ended["extract kind --run new --dry-run --json"].json["plan"]
+def test_a_plan_counts_responses_to_read_and_no_judge_calls(results):
+    [plan] = results.ended["extract kind --run new --dry-run --json"].json["plan"]
 
     assert (plan["rollouts"], plan["judge_calls"], plan["response_tokens_max"]) == (ALL, 0, 0)
     assert plan["seconds"] is None
@@ -162,14 +162,14 @@ def test_a_plan_counts_responses_to_read_and_no_judge_calls(done):
         ),
     ],
 )
-def test_mistakes_are_reported_before_anything_is_loaded(done, name, message):
-    ended = done.ended[f"extract {name} --run other"]
+def test_mistakes_are_reported_before_anything_is_loaded(results, name, message):
+    ended = results.ended[f"extract {name} --run other"]
 
     assert (ended.code, ended.err) == (2, message)
 
 
-def test_a_too_long_response_fails_its_trait_and_names_its_line(done):
-    ended = done.ended["extract long --run other"]
+def test_a_too_long_response_fails_its_trait_and_names_its_line(results):
+    ended = results.ended["extract long --run other"]
 
     lines = [line.partition("] ")[2] for line in ended.err.splitlines()]
     index = lines.index("long failed at rollouts: long: some labelled responses do not fit model")
@@ -177,11 +177,11 @@ def test_a_too_long_response_fails_its_trait_and_names_its_line(done):
     assert lines[index + 1].startswith("  cause: long.jsonl line 2: ")
     assert lines[index + 1].endswith(" tokens; the model reads at most 512")
     assert lines[index + 2] == "  fix: shorten or remove them"
-    assert done.workspace.ledger("long", run="other") == b""
+    assert results.workspace.ledger("long", run="other") == b""
 
 
-def test_a_killed_run_resumes_on_two_devices(done, open_workspace):
-    workspace = furnish(open_workspace(extract={"batch_size": 1}))
+def test_a_killed_run_resumes_on_two_devices(results, open_workspace):
+    workspace = write_files(open_workspace(extract={"batch_size": 1}))
     going = workspace.start("extract", "kind")
     going.wait_until(lambda: workspace.ledger("kind").count(b"\n") >= 16)
     going.kill()
@@ -195,5 +195,5 @@ def test_a_killed_run_resumes_on_two_devices(done, open_workspace):
     assert workspace.ledger("kind").startswith(stored)
     ids = [line["id"] for line in workspace.lines("kind")]
     assert len(ids) == len(set(ids)) == ALL
-    undisturbed = done.workspace.tensors("kind")["response_avg"]
+    undisturbed = results.workspace.tensors("kind")["response_avg"]
     np.testing.assert_allclose(workspace.tensors("kind")["response_avg"], undisturbed, atol=1e-4)

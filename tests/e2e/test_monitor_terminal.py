@@ -21,7 +21,7 @@ ENDLESS = ("--max-new-tokens", "8000", "--set", "monitor.sampling.temperature=0"
 BY_LAYER = ("--per-layer", "--trait", "evil")
 
 
-class Seen(NamedTuple):
+class TerminalRun(NamedTuple):
     """A finished command, its terminal, and the record that it wrote or replayed."""
 
     code: int
@@ -70,7 +70,7 @@ def records(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def room(open_workspace: Callable[..., Any], finished: tuple[Any, Any]) -> Any:
+def vectors_workspace(open_workspace: Callable[..., Any], finished: tuple[Any, Any]) -> Any:
     """A folder with the tiny model and its vectors."""
     workspace = open_workspace()
     shutil.copytree(finished[0].folder / "vectors", workspace.folder / "vectors")
@@ -78,20 +78,20 @@ def room(open_workspace: Callable[..., Any], finished: tuple[Any, Any]) -> Any:
 
 
 @pytest.fixture(scope="module")
-def endless_room(
-    open_workspace: Callable[..., Any], room: Any, model_folders: dict[str, Path]
+def endless_workspace(
+    open_workspace: Callable[..., Any], vectors_workspace: Any, model_folders: dict[str, Path]
 ) -> Any:
     """A folder with vectors and a model whose answers never end."""
     workspace = open_workspace()
     (workspace.folder / "model").unlink()
     shutil.copytree(model_folders["llama"], workspace.folder / "model")
     make_endless(workspace.folder / "model")
-    shutil.copytree(room.folder / "vectors", workspace.folder / "vectors")
+    shutil.copytree(vectors_workspace.folder / "vectors", workspace.folder / "vectors")
     return workspace
 
 
 @pytest.fixture(scope="module")
-def opened() -> Iterator[list[Terminal]]:
+def open_terminal() -> Iterator[list[Terminal]]:
     """Terminals to close after the tests."""
     terminals: list[Terminal] = []
     yield terminals
@@ -100,27 +100,31 @@ def opened() -> Iterator[list[Terminal]]:
 
 
 @pytest.fixture(scope="module")
-def terminals(room: Any, endless_room: Any, opened: list[Terminal]) -> dict[str, Terminal]:
+def terminals(
+    vectors_workspace: Any, endless_workspace: Any, open_terminal: list[Terminal]
+) -> dict[str, Terminal]:
     """Five commands that load their models at once, because loading takes most of the time."""
     started = {
         "stopped": Terminal(
-            endless_room, "monitor", "Why?", *ENDLESS, "--out", "stopped.json", size=(100, 24)
+            endless_workspace, "monitor", "Why?", *ENDLESS, "--out", "stopped.json", size=(100, 24)
         ),
         "broken off": Terminal(
-            endless_room, "monitor", "--chat", *ENDLESS, "--out", "broken.jsonl"
+            endless_workspace, "monitor", "--chat", *ENDLESS, "--out", "broken.jsonl"
         ),
         "answered": Terminal(
-            room, "monitor", "Why?", "--max-new-tokens", "60", "--out", "answered.json"
+            vectors_workspace, "monitor", "Why?", "--max-new-tokens", "60", "--out", "answered.json"
         ),
-        "by layer": Terminal(room, "monitor", "How?", "--chat", *BY_LAYER, "--out", "layers.jsonl"),
-        "chatted": Terminal(room, "monitor", "--chat", "--out", "chatted.jsonl"),
+        "by layer": Terminal(
+            vectors_workspace, "monitor", "How?", "--chat", *BY_LAYER, "--out", "layers.jsonl"
+        ),
+        "chatted": Terminal(vectors_workspace, "monitor", "--chat", "--out", "chatted.jsonl"),
     }
-    opened += started.values()
+    open_terminal += started.values()
     return started
 
 
 @pytest.fixture(scope="module")
-def long_record(room: Any) -> dict[str, Any]:
+def long_record(vectors_workspace: Any) -> dict[str, Any]:
     """`long.json`: four hundred words, with a pause after three of them."""
     words, pace, now = [f" word{index}" for index in range(400)], [], 0.0
     for index in range(len(words)):
@@ -137,29 +141,33 @@ def long_record(room: Any) -> dict[str, Any]:
             "model": "model",
         },
     }
-    (room.folder / "long.json").write_text(json.dumps(record), encoding="utf-8")
+    (vectors_workspace.folder / "long.json").write_text(json.dumps(record), encoding="utf-8")
     return record
 
 
-def test_a_resized_window_shows_each_word_once_and_one_panel(room, long_record, opened):
+def test_a_resized_window_shows_each_word_once_and_one_panel(
+    vectors_workspace, long_record, open_terminal
+):
     """It runs before models are loaded, because the screen must keep up with the pause."""
-    opened.append(Terminal(room, "monitor", "--replay", "long.json", size=(100, 24)))
+    open_terminal.append(
+        Terminal(vectors_workspace, "monitor", "--replay", "long.json", size=(100, 24))
+    )
 
     for index, size in ((150, (60, 24)), (250, (90, 30)), (330, (45, 20))):
-        opened[-1].wait_until(lambda screen, word=f"word{index}": word in screen.split())
-        opened[-1].resize(*size)
+        open_terminal[-1].wait_until(lambda screen, word=f"word{index}": word in screen.split())
+        open_terminal[-1].resize(*size)
 
-    assert opened[-1].end() == 0
-    assert answer(opened[-1].written) == without_spaces(long_record["tokens"])
-    assert sum(line.startswith("  trait ") for line in opened[-1].written) == 1
+    assert open_terminal[-1].end() == 0
+    assert answer(open_terminal[-1].written) == without_spaces(long_record["tokens"])
+    assert sum(line.startswith("  trait ") for line in open_terminal[-1].written) == 1
 
 
-def seen(terminal: Terminal, record: Path) -> Seen:
-    return Seen(terminal.end(), terminal, json.loads(record.read_text(encoding="utf-8")))
+def terminal_run(terminal: Terminal, record: Path) -> TerminalRun:
+    return TerminalRun(terminal.end(), terminal, json.loads(record.read_text(encoding="utf-8")))
 
 
 @pytest.fixture(scope="module")
-def stopped(terminals: dict[str, Terminal], endless_room: Any) -> Seen:
+def stopped(terminals: dict[str, Terminal], endless_workspace: Any) -> TerminalRun:
     """A long answer in a window that becomes narrower and wider, then Ctrl-C."""
     terminal = terminals["stopped"]
     for size in ((60, 24), (110, 30)):
@@ -167,7 +175,7 @@ def stopped(terminals: dict[str, Terminal], endless_room: Any) -> Seen:
         terminal.resize(*size)
     terminal.wait_for_frames()
     terminal.type(CTRL_C)
-    return seen(terminal, endless_room.folder / "stopped.json")
+    return terminal_run(terminal, endless_workspace.folder / "stopped.json")
 
 
 def test_ctrl_c_ends_an_answer_and_keeps_its_text_and_scores(stopped):
@@ -201,8 +209,8 @@ def test_no_word_is_lost_when_the_window_is_resized_while_the_model_writes(stopp
 
 
 @pytest.fixture(scope="module")
-def answered(terminals: dict[str, Terminal], room: Any) -> Seen:
-    return seen(terminals["answered"], room.folder / "answered.json")
+def answered(terminals: dict[str, Terminal], vectors_workspace: Any) -> TerminalRun:
+    return terminal_run(terminals["answered"], vectors_workspace.folder / "answered.json")
 
 
 def test_a_live_answer_is_between_its_heading_and_the_path_of_its_record(answered):
@@ -236,14 +244,14 @@ def test_a_live_answer_is_colored_and_shows_the_cursor_again(answered):
 
 
 @pytest.fixture(scope="module")
-def by_layer(terminals: dict[str, Terminal], room: Any) -> Seen:
+def by_layer(terminals: dict[str, Terminal], vectors_workspace: Any) -> TerminalRun:
     """A chat with one message from the command line, then Ctrl-D."""
     terminal = terminals["by layer"]
     terminal.wait_for_prompt(2)
     terminal.type(CTRL_D)
     code = terminal.end()
-    [record] = records(room.folder / "layers.jsonl")
-    return Seen(code, terminal, record)
+    [record] = records(vectors_workspace.folder / "layers.jsonl")
+    return TerminalRun(code, terminal, record)
 
 
 def test_ctrl_d_ends_a_chat_with_0_and_prints_the_path_of_its_record(by_layer):
@@ -266,16 +274,25 @@ def test_per_layer_shows_the_trait_at_every_layer_below_the_panel(by_layer):
 
 
 @pytest.fixture
-def replayed(room: Any, by_layer: Seen, opened: list[Terminal]) -> Callable[..., Seen]:
+def replayed(
+    vectors_workspace: Any, by_layer: TerminalRun, open_terminal: list[Terminal]
+) -> Callable[..., TerminalRun]:
     """Environment -> a replay of the record by layer."""
 
-    def replay(**env: str) -> Seen:
-        opened.append(
+    def replay(**env: str) -> TerminalRun:
+        open_terminal.append(
             Terminal(
-                room, "monitor", "--replay", "layers.jsonl", "--speed", "1000", *BY_LAYER[1:], **env
+                vectors_workspace,
+                "monitor",
+                "--replay",
+                "layers.jsonl",
+                "--speed",
+                "1000",
+                *BY_LAYER[1:],
+                **env,
             )
         )
-        return Seen(opened[-1].end(), opened[-1], by_layer.record)
+        return TerminalRun(open_terminal[-1].end(), open_terminal[-1], by_layer.record)
 
     return replay
 
@@ -316,7 +333,7 @@ def test_a_terminal_that_moves_no_cursor_gets_plain_lines(replayed):
     assert [int(index) for index, *_ in fields] == list(range(len(again.record["tokens"])))
 
 
-class Chatted(NamedTuple):
+class ChatRun(NamedTuple):
     """A chat in a terminal: the reply to each line, and the records.
 
     `replies` maps each typed line to the lines printed after it.
@@ -330,7 +347,7 @@ class Chatted(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def chatted(terminals: dict[str, Terminal], room: Any) -> Chatted:
+def chatted(terminals: dict[str, Terminal], vectors_workspace: Any) -> ChatRun:
     """Three messages with different settings, then the recalled last line, and /quit."""
     terminal, replies = terminals["chatted"], {}
     terminal.wait_for_prompt(1)
@@ -351,7 +368,9 @@ def chatted(terminals: dict[str, Terminal], room: Any) -> Chatted:
     again = terminal.written
     terminal.type(f"{CTRL_U}/quit\r")
     code = terminal.end()
-    return Chatted(code, terminal, replies, again, records(room.folder / "chatted.jsonl"))
+    return ChatRun(
+        code, terminal, replies, again, records(vectors_workspace.folder / "chatted.jsonl")
+    )
 
 
 def test_quit_ends_a_chat_with_0_and_prints_the_path_of_its_record(chatted):
@@ -433,8 +452,8 @@ def test_steering_applies_from_the_steer_command_until_it_is_turned_off(chatted)
     )
 
 
-def test_a_saved_chat_contains_the_messages_and_records_of_all_turns(chatted, room):
-    saved = json.loads((room.folder / "chat.json").read_text(encoding="utf-8"))
+def test_a_saved_chat_contains_the_messages_and_records_of_all_turns(chatted, vectors_workspace):
+    saved = json.loads((vectors_workspace.folder / "chat.json").read_text(encoding="utf-8"))
 
     last = chatted.records[-1]
     assert saved["turns"] == chatted.records
@@ -450,7 +469,7 @@ def test_the_arrow_brings_back_the_line_before(chatted):
 
 
 @pytest.fixture(scope="module")
-def broken_off(terminals: dict[str, Terminal], endless_room: Any) -> Chatted:
+def interrupted_chat(terminals: dict[str, Terminal], endless_workspace: Any) -> ChatRun:
     """Two answers ended by Ctrl-C, then half a line, and Ctrl-C again."""
     terminal = terminals["broken off"]
     terminal.wait_for_prompt(1)
@@ -460,15 +479,15 @@ def broken_off(terminals: dict[str, Terminal], endless_room: Any) -> Chatted:
     terminal.type("half a line")
     terminal.wait_until(lambda screen: screen.rstrip().endswith("❯ half a line"))
     terminal.type(CTRL_C)
-    return Chatted(
-        terminal.end(), terminal, {}, again, records(endless_room.folder / "broken.jsonl")
+    return ChatRun(
+        terminal.end(), terminal, {}, again, records(endless_workspace.folder / "broken.jsonl")
     )
 
 
-def test_ctrl_c_ends_an_answer_and_not_the_chat(broken_off):
-    first, second = broken_off.records
+def test_ctrl_c_ends_an_answer_and_not_the_chat(interrupted_chat):
+    first, second = interrupted_chat.records
 
-    assert [record["finish_reason"] for record in broken_off.records] == [
+    assert [record["finish_reason"] for record in interrupted_chat.records] == [
         "interrupted",
         "interrupted",
     ]
@@ -476,7 +495,7 @@ def test_ctrl_c_ends_an_answer_and_not_the_chat(broken_off):
         {"role": "user", "content": "Why?"},
         {"role": "assistant", "content": first["response"]},
     ]
-    for record in broken_off.records:
+    for record in interrupted_chat.records:
         assert (
             {len(scores) for scores in record["trait_scores"].values()}
             == {len(record["tokens"])}
@@ -484,13 +503,13 @@ def test_ctrl_c_ends_an_answer_and_not_the_chat(broken_off):
         )
 
 
-def test_text_before_ctrl_c_is_on_screen_once(broken_off):
-    assert answer(broken_off.again) == shown(broken_off.records[0])
+def test_text_before_ctrl_c_is_on_screen_once(interrupted_chat):
+    assert answer(interrupted_chat.again) == shown(interrupted_chat.records[0])
 
 
-def test_ctrl_c_at_the_input_line_ends_a_chat_with_130(broken_off):
-    assert broken_off.code == 130
-    assert b"Traceback" not in broken_off.terminal.sent
-    assert broken_off.terminal.shows_cursor
+def test_ctrl_c_at_the_input_line_ends_a_chat_with_130(interrupted_chat):
+    assert interrupted_chat.code == 130
+    assert b"Traceback" not in interrupted_chat.terminal.sent
+    assert interrupted_chat.terminal.shows_cursor
     # Otherwise the shell's prompt would follow the unfinished line.
-    assert broken_off.terminal.sent.endswith(b"\r\n")
+    assert interrupted_chat.terminal.sent.endswith(b"\r\n")

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.e2e.conftest import Ended
+from tests.e2e.conftest import CommandResult
 from tests.e2e.test_commands import RECORD, page_data
 
-FEW = {
+SHORT_ANSWER = {
     "prompts": [
         {"prompt": "Why?", "trait": "evil", "shows": "positive"},
         {"prompt": "x" * 600, "trait": "evil", "shows": "positive"},
@@ -33,7 +33,7 @@ TALK = [
     {"role": "assistant", "content": "No."},
 ]
 ANSWER = {"prompt": "Why?", "response": "Because of you."}
-ALMODES, NEVER = "evil>-1000", "evil>1000"
+ALWAYS, NEVER = "evil>-1000", "evil>1000"
 TOO_LONG = (
     "the prompt is too long: 615 prompt tokens and 12 new ones exceed the 512 tokens of model"
 )
@@ -75,7 +75,7 @@ MODES: dict[str, list[str]] = {
         "How?",
         "--raw",
         "--fail-on",
-        ALMODES,
+        ALWAYS,
         *NOWHERE,
         "--vectors",
         "elsewhere",
@@ -90,7 +90,9 @@ SAID = (
 
 
 @pytest.fixture(scope="module")
-def room(open_workspace: Callable[..., Any], finished: tuple[Any, Ended]) -> Any:
+def monitor_workspace(
+    open_workspace: Callable[..., Any], finished: tuple[Any, CommandResult]
+) -> Any:
     """A folder with the tiny model, its vectors in three folders, prompts and texts."""
     workspace = open_workspace()
     for folder_name in ("vectors", "elsewhere"):
@@ -98,7 +100,7 @@ def room(open_workspace: Callable[..., Any], finished: tuple[Any, Ended]) -> Any
     (workspace.folder / "nothing").mkdir()
     broken = {"prompt": "Why?", "response": "ab", "tokens": ["a", "b"]}
     files = {
-        "few.yaml": yaml.safe_dump(FEW),
+        "few.yaml": yaml.safe_dump(SHORT_ANSWER),
         "said.txt": "It is so, and so it is.",
         "said.jsonl": "\n".join([json.dumps(ANSWER), json.dumps({"messages": TALK}), "no json"]),
         "no record.json": json.dumps({"prompt": "Why?"}),
@@ -114,15 +116,16 @@ def room(open_workspace: Callable[..., Any], finished: tuple[Any, Ended]) -> Any
 
 
 @pytest.fixture(scope="module")
-def ended(room: Any) -> dict[str, Ended]:
+def ended(monitor_workspace: Any) -> dict[str, CommandResult]:
     """The result of each mode of monitor; two commands run at a time."""
     with ThreadPoolExecutor(2) as pool:
         running = {
-            name: pool.submit(room.run, "monitor", *arguments) for name, arguments in MODES.items()
+            name: pool.submit(monitor_workspace.run, "monitor", *arguments)
+            for name, arguments in MODES.items()
         }
         chat = ("--chat", "--max-new-tokens", "4", "--out", "chat.jsonl")
         running["chat"] = pool.submit(
-            room.run, "monitor", *chat, stdin=SAID, PYTHONIOENCODING="utf-8:strict"
+            monitor_workspace.run, "monitor", *chat, stdin=SAID, PYTHONIOENCODING="utf-8:strict"
         )
         return {name: one.result() for name, one in running.items()}
 
@@ -144,8 +147,8 @@ def mean_of(record: dict[str, Any], trait: str) -> float:
     return fmean(record["calibrated_scores"][trait])
 
 
-def test_each_line_from_a_pipe_is_a_turn_until_quit(ended, room):
-    first, second = records(room.folder / "chat.jsonl")
+def test_each_line_from_a_pipe_is_a_turn_until_quit(ended, monitor_workspace):
+    first, second = records(monitor_workspace.folder / "chat.jsonl")
 
     assert ended["chat"].code == 0
     # Invalid bytes became question marks.
@@ -159,14 +162,16 @@ def test_each_line_from_a_pipe_is_a_turn_until_quit(ended, room):
         {"role": "assistant", "content": first["response"]},
     ]
     assert [push["coefficient"] for push in second["steering"]] == [0.5]
-    assert json.loads((room.folder / "saved.json").read_text(encoding="utf-8"))["turns"] == [
+    assert json.loads((monitor_workspace.folder / "saved.json").read_text(encoding="utf-8"))[
+        "turns"
+    ] == [
         first,
         second,
     ]
 
 
-def test_a_piped_chat_has_token_lines_on_stdout_and_the_rest_on_stderr(ended, room):
-    first, second = records(room.folder / "chat.jsonl")
+def test_a_piped_chat_has_token_lines_on_stdout_and_the_rest_on_stderr(ended, monitor_workspace):
+    first, second = records(monitor_workspace.folder / "chat.jsonl")
 
     ever_same = ("model: ", "4 tokens in ")
     error_lines = [
@@ -188,19 +193,21 @@ def test_a_piped_chat_has_token_lines_on_stdout_and_the_rest_on_stderr(ended, ro
     ]
 
 
-def test_a_failed_prompt_of_a_set_is_recorded_and_the_next_one_follows(ended, room):
-    kept = records(room.folder / "set.jsonl")
+def test_a_failed_prompt_of_a_set_is_recorded_and_the_next_one_follows(ended, monitor_workspace):
+    kept = records(monitor_workspace.folder / "set.jsonl")
 
     assert ended["set"].code == 0
-    assert [record["prompt"] for record in kept] == [one["prompt"] for one in FEW["prompts"]]
+    assert [record["prompt"] for record in kept] == [
+        one["prompt"] for one in SHORT_ANSWER["prompts"]
+    ]
     assert [record.get("error") for record in kept] == [None, TOO_LONG, None, None]
     assert [record["about"]["number"] for record in kept] == [1, 2, 3, 4]
     assert kept[3]["history"] == [{"role": "system", "content": "Be brief."}]
     assert f"warning: prompt 2 failed: {TOO_LONG}" in ended["set"].err.splitlines()
 
 
-def test_the_table_of_a_set_shows_each_trait(ended, room):
-    rises, _, falls, both = records(room.folder / "set.jsonl")
+def test_the_table_of_a_set_shows_each_trait(ended, monitor_workspace):
+    rises, _, falls, both = records(monitor_workspace.folder / "set.jsonl")
 
     scores = both["calibrated_scores"]["refusal"]
     smooth = [fmean(scores[start : start + 5]) for start in range(len(scores) - 4)]
@@ -247,13 +254,16 @@ def test_texts_are_scored_in_order_with_errors_for_unreadable_ones(ended):
     ]
 
 
-def test_texts_with_json_print_records_on_stdout_and_the_table_on_stderr(ended, room):
-    [path] = (room.folder / "runs" / "monitor").glob("*-said-jsonl.jsonl")
+def test_texts_with_json_print_records_on_stdout_and_the_table_on_stderr(ended, monitor_workspace):
+    [path] = (monitor_workspace.folder / "runs" / "monitor").glob("*-said-jsonl.jsonl")
 
     table = ended["texts"].err.splitlines()
 
     assert ended["texts"].json_lines == records(path)
-    assert table[-3:-1] == [f"not read: {NO_JSON}", f"records: {path.relative_to(room.folder)}"]
+    assert table[-3:-1] == [
+        f"not read: {NO_JSON}",
+        f"records: {path.relative_to(monitor_workspace.folder)}",
+    ]
 
 
 @pytest.mark.parametrize("trait", ["evil", "refusal"])
@@ -270,8 +280,10 @@ def test_the_table_of_texts_shows_means_and_extremes(ended, trait):
     assert row == f"{trait} 3 {mean} {figure(low)} {lowest} {figure(high)} {highest}".split()
 
 
-def test_a_plain_text_is_the_answer_to_the_prompt_with_its_table_on_stdout(ended, room):
-    [path] = (room.folder / "runs" / "monitor").glob("*-said-txt.jsonl")
+def test_a_plain_text_is_the_answer_to_the_prompt_with_its_table_on_stdout(
+    ended, monitor_workspace
+):
+    [path] = (monitor_workspace.folder / "runs" / "monitor").glob("*-said-txt.jsonl")
 
     [record] = records(path)
 
@@ -288,7 +300,10 @@ def test_a_plain_text_is_the_answer_to_the_prompt_with_its_table_on_stdout(ended
         "1",
         *[figure(mean_of(record, "evil"))] * 3,
     ]
-    assert ended["plain"].out.splitlines()[-1] == f"records: {path.relative_to(room.folder)}"
+    assert (
+        ended["plain"].out.splitlines()[-1]
+        == f"records: {path.relative_to(monitor_workspace.folder)}"
+    )
 
 
 def test_a_fail_rule_that_is_met_exits_with_3_and_is_recorded(ended):
@@ -329,7 +344,7 @@ def test_stop_on_ends_the_answer_at_the_token_that_meets_it(ended):
     assert alarm_line in ended["steered"].err.splitlines()
 
 
-def test_json_is_a_line_for_each_token_and_then_the_record(ended, room):
+def test_json_is_a_line_for_each_token_and_then_the_record(ended, monitor_workspace):
     *tokens, record = ended["steered"].json_lines
 
     assert [line["index"] for line in tokens] == list(range(len(record["tokens"])))
@@ -337,7 +352,7 @@ def test_json_is_a_line_for_each_token_and_then_the_record(ended, room):
         ["index", "token", "trait_scores", "calibrated_scores"]
     ] * len(tokens)
     assert list(record) == [*RECORD, "prompt_scores"]
-    assert record in records(room.folder / "answers.jsonl")
+    assert record in records(monitor_workspace.folder / "answers.jsonl")
 
 
 def test_the_prompts_tokens_are_those_of_the_chat_template(ended):
@@ -372,9 +387,11 @@ def test_layer_auto_reads_each_vector_at_its_own_layer(ended, finished):
     assert ended["steered"].json_lines[-1]["layers"] == chosen
 
 
-def test_with_raw_scores_and_bounds_are_projections(ended, room):
+def test_with_raw_scores_and_bounds_are_projections(ended, monitor_workspace):
     [record] = [
-        record for record in records(room.folder / "answers.jsonl") if record["prompt"] == "How?"
+        record
+        for record in records(monitor_workspace.folder / "answers.jsonl")
+        if record["prompt"] == "How?"
     ]
     raw = record["trait_scores"]
 
@@ -386,7 +403,7 @@ def test_with_raw_scores_and_bounds_are_projections(ended, room):
         assert [float(one) for one in figures] == pytest.approx(raw[trait], abs=1e-4)
     assert ended["raw"].code == 3
     assert record["alarms"] == [
-        {"rule": ALMODES, "action": "fail", "token": 0, "score": raw["evil"][0]}
+        {"rule": ALWAYS, "action": "fail", "token": 0, "score": raw["evil"][0]}
     ]
 
 
@@ -399,16 +416,16 @@ def test_vectors_are_read_from_a_folder_or_its_folder_of_the_model(ended):
     assert "\traw:refusal=" in ended["raw"].out
 
 
-def test_a_second_answer_is_a_second_line_of_the_same_file(ended, room):
-    kept = records(room.folder / "answers.jsonl")
+def test_a_second_answer_is_a_second_line_of_the_same_file(ended, monitor_workspace):
+    kept = records(monitor_workspace.folder / "answers.jsonl")
 
     assert sorted(record["prompt"] for record in kept) == ["How?", "Why?"]
 
 
-def test_report_has_the_records_of_a_set_without_failures(ended, room):
-    reported = room.run("report", "set.jsonl", "--out", "page.html")
+def test_report_has_the_records_of_a_set_without_failures(ended, monitor_workspace):
+    reported = monitor_workspace.run("report", "set.jsonl", "--out", "page.html")
 
-    data = page_data(room.folder / "page.html")
+    data = page_data(monitor_workspace.folder / "page.html")
     assert (reported.code, reported.out, reported.err) == (0, "page.html\n", "")
     assert [record["name"] for record in data["records"]] == ["set 1", "set 3", "set 4"]
 
@@ -555,13 +572,13 @@ LAYER_99 = (
 
 
 @pytest.fixture(scope="module")
-def refused(room: Any) -> dict[str, Ended]:
+def refused(monitor_workspace: Any) -> dict[str, CommandResult]:
     """The results of mistakes and broken records."""
     asked = {name: mistake.arguments for name, mistake in MISTAKES.items()}
     asked |= {name: ["--replay", name] for name in BROKEN} | {
         "layer 99": ["Why?", "--steer", "evil=2@99"]
     }
-    ended = room.run_all(
+    ended = monitor_workspace.run_all(
         [["monitor", *arguments, "--config", "tiny.yaml"] for arguments in asked.values()]
     )
     return dict(zip(asked, ended, strict=True))

@@ -165,7 +165,7 @@ def settled_in(lines: list[dict[str, Any]]) -> set[str]:
     }
 
 
-class Frugal:
+class LimitedBudget:
     """`judge --max-cost` with too small a budget, the work left, and then enough budget."""
 
     limit = 0.004
@@ -185,51 +185,57 @@ class Frugal:
 
 
 @pytest.fixture(scope="module")
-def frugal(open_unjudged, server) -> Frugal:
-    return Frugal(open_unjudged(**settings(server, max_concurrency=2)), server)
+def limited_budget(open_unjudged, server) -> LimitedBudget:
+    return LimitedBudget(open_unjudged(**settings(server, max_concurrency=2)), server)
 
 
-def test_judging_stops_before_it_exceeds_the_maximum_cost(frugal):
-    ended = frugal.stopped
+def test_judging_stops_before_it_exceeds_the_maximum_cost(limited_budget):
+    ended = limited_budget.stopped
 
     assert (ended.code, ended.out) == (1, "")
-    assert 0.5 * frugal.limit < cost_of(frugal.paid) <= frugal.limit
+    assert 0.5 * limited_budget.limit < cost_of(limited_budget.paid) <= limited_budget.limit
     assert ended.err.count("\nerror: ") == 1
     assert "error: the budget for judging is spent\n" in ended.err
-    assert f" of ${frugal.limit:.4f}; the next request could pass it\n" in ended.err
+    assert f" of ${limited_budget.limit:.4f}; the next request could pass it\n" in ended.err
     assert ended.err.endswith(
         "fix:   raise --max-cost and run the same command again: finished judgements are kept\n"
     )
     assert "Traceback" not in ended.err
 
 
-def test_a_larger_budget_asks_only_for_the_missing_scores(frugal):
-    written = frugal.workspace.lines("evil", "judgements")
+def test_a_larger_budget_asks_only_for_the_missing_scores(limited_budget):
+    written = limited_budget.workspace.lines("evil", "judgements")
 
-    settled = settled_in(frugal.kept)
+    settled = settled_in(limited_budget.kept)
     assert 0 < len(settled) < 20
-    assert frugal.again.code == 0
-    assert written[: len(frugal.kept)] == frugal.kept
+    assert limited_budget.again.code == 0
+    assert written[: len(limited_budget.kept)] == limited_budget.kept
     assert len(settled_in(written)) == 20
-    assert not settled & {line["rollout"] for line in written[len(frugal.kept) :]}
-    assert len(set(frugal.paid) | set(frugal.rest)) == len(frugal.paid) + len(frugal.rest) == 40
+    assert not settled & {line["rollout"] for line in written[len(limited_budget.kept) :]}
+    assert (
+        len(set(limited_budget.paid) | set(limited_budget.rest))
+        == len(limited_budget.paid) + len(limited_budget.rest)
+        == 40
+    )
 
 
-def test_the_usage_of_all_requests_is_stored(frugal):
-    stored = sum(line["usage"]["usd"] for line in frugal.workspace.lines("evil", "judgements"))
+def test_the_usage_of_all_requests_is_stored(limited_budget):
+    stored = sum(
+        line["usage"]["usd"] for line in limited_budget.workspace.lines("evil", "judgements")
+    )
 
-    assert stored == pytest.approx(cost_of(frugal.paid + frugal.rest))
-
-
-def test_a_dry_run_shows_what_is_missing_and_its_cost(frugal):
-    [row] = frugal.left.json["plan"]
-
-    assert frugal.asked_by_dry_run == []
-    assert row["judge_calls"] == 2 * (20 - len(settled_in(frugal.kept)))
-    assert cost_of(frugal.rest) / 2 < row["cost_usd"] < cost_of(frugal.rest) * 3
+    assert stored == pytest.approx(cost_of(limited_budget.paid + limited_budget.rest))
 
 
-ODD = {
+def test_a_dry_run_shows_what_is_missing_and_its_cost(limited_budget):
+    [row] = limited_budget.left.json["plan"]
+
+    assert limited_budget.asked_by_dry_run == []
+    assert row["judge_calls"] == 2 * (20 - len(settled_in(limited_budget.kept)))
+    assert cost_of(limited_budget.rest) / 2 < row["cost_usd"] < cost_of(limited_budget.rest) * 3
+
+
+UNUSUAL = {
     "none": "None",
     "na": "NA",
     "null": "null",
@@ -242,13 +248,13 @@ ODD = {
 }
 
 
-class Odd:
+class UnusualAnswers:
     """A run with unusual answers."""
 
     def __init__(self, workspace: Any, server: Any) -> None:
         server.reset()
         first, *_ = workspace.lines("evil")
-        lines = [first | {"id": name, "response": response} for name, response in ODD.items()]
+        lines = [first | {"id": name, "response": response} for name, response in UNUSUAL.items()]
         path = workspace.folder / "runs" / "tiny" / "evil" / "rollouts.jsonl"
         path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
         self.ended = workspace.run("judge", "evil", OPENAI_API_KEY=KEY)
@@ -259,34 +265,38 @@ class Odd:
 
 
 @pytest.fixture(scope="module")
-def odd(open_unjudged, server) -> Odd:
-    return Odd(open_unjudged(**settings(server, coherence=False)), server)
+def unusual_answers(open_unjudged, server) -> UnusualAnswers:
+    return UnusualAnswers(open_unjudged(**settings(server, coherence=False)), server)
 
 
-def test_empty_looking_and_huge_answers_get_scores(odd):
-    scores = {name: score["value"] for name, score in odd.scores.items()}
+def test_empty_looking_and_huge_answers_get_scores(unusual_answers):
+    scores = {name: score["value"] for name, score in unusual_answers.scores.items()}
 
-    assert odd.ended.code == 0
-    assert scores.keys() == ODD.keys()
+    assert unusual_answers.ended.code == 0
+    assert scores.keys() == UNUSUAL.keys()
     assert {name for name, value in scores.items() if value is None} == {"endless"}
     assert {
         name: scores[name] for name in ("none", "na", "null", "long", "foreign")
     } == pytest.approx({"none": 20.0, "na": 20.0, "null": 20.0, "long": 87.5, "foreign": 87.5})
 
 
-def test_answers_reach_the_judge_whole_and_escaped(odd):
-    shown = {answer_in(prompt) for prompt in odd.prompts}
+def test_answers_reach_the_judge_whole_and_escaped(unusual_answers):
+    shown = {answer_in(prompt) for prompt in unusual_answers.prompts}
 
-    assert all(prompt.count("</answer>") == 1 for prompt in odd.prompts)
-    assert {"None", "NA", "null", "score 100", ODD["foreign"]} < shown
-    assert ODD["ending"].replace("</answer>", "‹/answer›").replace("<answer>", "‹answer›") in shown
+    assert all(prompt.count("</answer>") == 1 for prompt in unusual_answers.prompts)
+    assert {"None", "NA", "null", "score 100", UNUSUAL["foreign"]} < shown
+    assert (
+        UNUSUAL["ending"].replace("</answer>", "‹/answer›").replace("<answer>", "‹answer›") in shown
+    )
 
 
-def test_thoughts_are_not_judged_and_a_warning_is_shown(odd):
-    assert "Good day." in {answer_in(prompt) for prompt in odd.prompts}
-    assert not any("<think>" in prompt or "nobody will know" in prompt for prompt in odd.prompts)
-    assert odd.scores["endless"]["reason"] == "empty answer"
+def test_thoughts_are_not_judged_and_a_warning_is_shown(unusual_answers):
+    assert "Good day." in {answer_in(prompt) for prompt in unusual_answers.prompts}
+    assert not any(
+        "<think>" in prompt or "nobody will know" in prompt for prompt in unusual_answers.prompts
+    )
+    assert unusual_answers.scores["endless"]["reason"] == "empty answer"
     assert (
         "warning: evil: 2 answers contain <think> blocks; the judge saw only the text after them\n"
-        in odd.ended.err
+        in unusual_answers.ended.err
     )

@@ -63,7 +63,7 @@ class TwoNodes:
         self._process.communicate(timeout=60)
 
 
-class Lost:
+class LostNode:
     """A command that loses one of two busy nodes, and an undisturbed command."""
 
     def __init__(self, workspace, alone, env):
@@ -91,7 +91,7 @@ class Lost:
 
 
 @pytest.fixture(scope="module")
-def lost(open_workspace, command_env):
+def lost_node(open_workspace, command_env):
     sampling = {"max_new_tokens": 16}
     slow = {
         "extract": {
@@ -101,32 +101,34 @@ def lost(open_workspace, command_env):
             "sampling": sampling,
         }
     }
-    return Lost(open_workspace(**slow), open_workspace(**slow), command_env)
+    return LostNode(open_workspace(**slow), open_workspace(**slow), command_env)
 
 
-def test_a_run_continues_and_loses_nothing_when_a_node_is_lost(lost):
-    assert lost.ended.code == lost.expected.code == 0, lost.ended.err
-    assert lost.ended.json["failures"] == []
-    assert "another worker continues" in lost.ended.err
-    assert sum(lost.lost_at.values()) < 2 * 90
+def test_a_run_continues_and_loses_nothing_when_a_node_is_lost(lost_node):
+    assert lost_node.ended.code == lost_node.expected.code == 0, lost_node.ended.err
+    assert lost_node.ended.json["failures"] == []
+    assert "another worker continues" in lost_node.ended.err
+    assert sum(lost_node.lost_at.values()) < 2 * 90
 
 
-def test_two_nodes_give_the_same_rollouts_as_one_process(lost):
+def test_two_nodes_give_the_same_rollouts_as_one_process(lost_node):
     for trait in TRAITS:
         made, expected = (
-            by_id(workspace.lines(trait)) for workspace in (lost.workspace, lost.alone)
+            by_id(workspace.lines(trait)) for workspace in (lost_node.workspace, lost_node.alone)
         )
         assert [line["id"] for line in made] == [line["id"] for line in expected]
         assert made == expected
-        tensors = lost.workspace.tensors(trait)
-        for name, tensor in lost.alone.tensors(trait).items():
+        tensors = lost_node.workspace.tensors(trait)
+        for name, tensor in lost_node.alone.tensors(trait).items():
             np.testing.assert_allclose(tensors[name], tensor, atol=1e-5, err_msg=name)
 
 
-def test_logs_of_actors_are_in_the_run_folder(lost):
+def test_logs_of_actors_are_in_the_run_folder(lost_node):
     logs = [
         path.read_text()
-        for path in sorted((lost.workspace.folder / "runs" / "tiny" / "logs").glob("worker-*.log"))
+        for path in sorted(
+            (lost_node.workspace.folder / "runs" / "tiny" / "logs").glob("worker-*.log")
+        )
     ]
 
     assert len(logs) == 2

@@ -13,7 +13,7 @@ TRAITS = ["evil", "refusal"]
 
 
 @pytest.fixture(scope="module")
-def room(open_workspace):
+def report_workspace(open_workspace):
     """A workspace with a run of two traits and a record.
 
     The scores of the fake judge are at chance, so the filter must accept any judge.
@@ -25,11 +25,11 @@ def room(open_workspace):
 
 
 @pytest.fixture(scope="module")
-def content(room):
+def content(report_workspace):
     """The report as JSON."""
-    ended = room.run("report", "--format", "json")
+    ended = report_workspace.run("report", "--format", "json")
     assert (ended.code, ended.out, ended.err) == (0, "runs/report.json\n", "")
-    return json.loads((room.folder / "runs/report.json").read_text())
+    return json.loads((report_workspace.folder / "runs/report.json").read_text())
 
 
 def vectors(content):
@@ -37,7 +37,7 @@ def vectors(content):
     return {vector["trait"]: vector for vector in made["vectors"]}
 
 
-def test_a_run_has_its_settings_commands_and_token_counts(room, content):
+def test_a_run_has_its_settings_commands_and_token_counts(report_workspace, content):
     [run] = content["runs"]
 
     [command] = run["commands"]
@@ -46,44 +46,50 @@ def test_a_run_has_its_settings_commands_and_token_counts(room, content):
     assert run["settings"]["extract.sampling.max_new_tokens"] == 8
     assert [model["device"] for model in command["models"]] == ["cpu"]
     for trait in run["traits"]:
-        lines = room.lines(trait["trait"])
+        lines = report_workspace.lines(trait["trait"])
         assert trait["response_tokens"] == sum(line["response_tokens"] for line in lines)
         assert trait["prompt_tokens"] == sum(line["prompt_tokens"] for line in lines)
         assert set(trait["seconds"]) == {"rollouts", "judgements", "vectors"}
         assert (trait["rollouts_done"], trait["judged"], trait["built"]) == (30, 20, True)
 
 
-def test_every_generated_token_is_counted(room, content):
-    written = sum(line["response_tokens"] for trait in TRAITS for line in room.lines(trait))
+def test_every_generated_token_is_counted(report_workspace, content):
+    written = sum(
+        line["response_tokens"] for trait in TRAITS for line in report_workspace.lines(trait)
+    )
 
-    ended = sum(line["finish_reason"] == "stop" for trait in TRAITS for line in room.lines(trait))
+    ended = sum(
+        line["finish_reason"] == "stop"
+        for trait in TRAITS
+        for line in report_workspace.lines(trait)
+    )
     assert written <= content["runs"][0]["commands"][0]["tokens"] <= written + ended
 
 
-def test_repeating_a_finished_command_is_not_logged(room, content):
-    room.run("extract", *TRAITS)
+def test_repeating_a_finished_command_is_not_logged(report_workspace, content):
+    report_workspace.run("extract", *TRAITS)
 
-    room.run("report", "--format", "json", "--out", "again.json")
+    report_workspace.run("report", "--format", "json", "--out", "again.json")
 
-    again = json.loads((room.folder / "again.json").read_text())
+    again = json.loads((report_workspace.folder / "again.json").read_text())
     assert again["runs"] == content["runs"]
 
 
-def test_the_magnitude_of_each_layer_is_the_norm_of_the_vector(room, content):
+def test_the_magnitude_of_each_layer_is_the_norm_of_the_vector(report_workspace, content):
     for trait, vector in vectors(content).items():
-        direction = room.tensors(trait)["response_avg"].astype(np.float64)
+        direction = report_workspace.tensors(trait)["response_avg"].astype(np.float64)
         assert vector["magnitude_by_layer"] == pytest.approx(
             np.sqrt((direction**2).sum(axis=1)), abs=1e-4
         )
 
 
-def test_cosines_are_computed_at_the_layer_of_the_vector(room, content):
+def test_cosines_are_computed_at_the_layer_of_the_vector(report_workspace, content):
     [made] = content["sets"]
 
     for i, one in enumerate(made["vectors"]):
         for k, other in enumerate(made["vectors"]):
             a, b = (
-                room.tensors(v["trait"])["response_avg"][one["layer"]].astype(float)
+                report_workspace.tensors(v["trait"])["response_avg"][one["layer"]].astype(float)
                 for v in (one, other)
             )
             assert made["cosines"][i][k] == pytest.approx(
@@ -91,12 +97,13 @@ def test_cosines_are_computed_at_the_layer_of_the_vector(room, content):
             )
 
 
-def test_scores_are_counted_and_dropped_rollouts_have_a_reason(room, content):
+def test_scores_are_counted_and_dropped_rollouts_have_a_reason(report_workspace, content):
     for trait, vector in vectors(content).items():
         judged = {
-            line["rollout"]: line["score"]["value"] for line in room.lines(trait, "judgements")
+            line["rollout"]: line["score"]["value"]
+            for line in report_workspace.lines(trait, "judgements")
         }
-        polarity = {line["id"]: line["polarity"] for line in room.lines(trait)}
+        polarity = {line["id"]: line["polarity"] for line in report_workspace.lines(trait)}
         for side, sign in (("positive", 1), ("negative", -1)):
             scores = [score for name, score in judged.items() if polarity[name] == side]
             kept = [score for score in scores if (score >= 50 if sign > 0 else score < 50)]
@@ -107,9 +114,9 @@ def test_scores_are_counted_and_dropped_rollouts_have_a_reason(room, content):
             assert sum(vector["dropped"][side].values()) == len(scores) - len(kept)
 
 
-def test_examples_are_two_rollouts_of_each_kind(room, content):
+def test_examples_are_two_rollouts_of_each_kind(report_workspace, content):
     for trait, vector in vectors(content).items():
-        lines = {line["id"]: line for line in room.lines(trait)}
+        lines = {line["id"]: line for line in report_workspace.lines(trait)}
         for side in ("positive", "negative"):
             there = {True: vector[f"{side}_kept"], False: sum(vector["dropped"][side].values())}
             for kept, count in there.items():
@@ -123,12 +130,12 @@ def test_examples_are_two_rollouts_of_each_kind(room, content):
             assert example["question"] in lines[example["rollout"]]["prompt"]
 
 
-def test_a_report_contains_no_absolute_path(room, content):
-    room.run("report", "--out", "page.html")
+def test_a_report_contains_no_absolute_path(report_workspace, content):
+    report_workspace.run("report", "--out", "page.html")
 
-    for text in (json.dumps(content), (room.folder / "page.html").read_text()):
-        assert str(room.folder) not in text
-        assert str(room.folder.parent) not in text
+    for text in (json.dumps(content), (report_workspace.folder / "page.html").read_text()):
+        assert str(report_workspace.folder) not in text
+        assert str(report_workspace.folder.parent) not in text
 
 
 def test_a_vector_with_a_changed_run_shows_a_note_instead_of_rollouts(open_workspace):
@@ -159,35 +166,35 @@ def test_a_killed_command_has_no_ending(open_workspace):
     assert run["traits"][0]["rollouts_done"] > 4
 
 
-def test_tables_and_pictures_are_written_and_their_paths_printed(room):
+def test_tables_and_pictures_are_written_and_their_paths_printed(report_workspace):
     tables, pictures = (
-        room.run("report", "--format", "csv"),
-        room.run("report", "--format", "png", "--trait", "evil"),
+        report_workspace.run("report", "--format", "csv"),
+        report_workspace.run("report", "--format", "png", "--trait", "evil"),
     )
 
-    written = [room.folder / line for line in (tables.out + pictures.out).splitlines()]
+    written = [report_workspace.folder / line for line in (tables.out + pictures.out).splitlines()]
     assert (tables.code, pictures.code, tables.err, pictures.err) == (0, 0, "", "")
     assert {path.suffix for path in written} == {".csv", ".png"}
     assert all(path.stat().st_size > 0 for path in written)
-    with (room.folder / "runs/report/runs.csv").open(newline="") as file:
+    with (report_workspace.folder / "runs/report/runs.csv").open(newline="") as file:
         assert [row["trait"] for row in csv.DictReader(file)] == TRAITS
 
 
-def test_open_opens_the_page_in_the_browser(room):
-    browser = room.folder / "browser"
+def test_open_opens_the_page_in_the_browser(report_workspace):
+    browser = report_workspace.folder / "browser"
     browser.write_text('#!/bin/sh\necho "$1" > opened\n')
     browser.chmod(browser.stat().st_mode | stat.S_IEXEC)
 
-    ended = room.run("report", "--open", BROWSER=f"{browser} %s")
+    ended = report_workspace.run("report", "--open", BROWSER=f"{browser} %s")
 
     assert (ended.code, ended.out) == (0, "runs/report.html\n")
-    assert (room.folder / "opened").read_text().strip() == (
-        room.folder / "runs/report.html"
+    assert (report_workspace.folder / "opened").read_text().strip() == (
+        report_workspace.folder / "runs/report.html"
     ).as_uri()
 
 
-def test_without_a_browser_the_page_is_written_and_the_command_fails(room):
-    ended = room.run("report", "--open", BROWSER="/nowhere/browser %s", PATH="/nowhere")
+def test_without_a_browser_the_page_is_written_and_the_command_fails(report_workspace):
+    ended = report_workspace.run("report", "--open", BROWSER="/nowhere/browser %s", PATH="/nowhere")
 
     assert (ended.code, ended.out) == (1, "runs/report.html\n")
     assert ended.err == (
@@ -197,7 +204,7 @@ def test_without_a_browser_the_page_is_written_and_the_command_fails(room):
     )
 
 
-def test_a_mistake_writes_nothing(room):
+def test_a_mistake_writes_nothing(report_workspace):
     mistakes = {
         ("--open", "--format", "csv"): "error: --open and --format csv cannot be used together",
         ("--trait", "evil"): "error: --trait has no effect without --format png",
@@ -206,12 +213,14 @@ def test_a_mistake_writes_nothing(room):
         ("no.json",): "error: cannot read the record no.json",
         ("tiny.yaml",): "error: no run tiny.yaml",
     }
-    before = room.files()
+    before = report_workspace.files()
 
-    ended = room.run_all([["report", *arguments, "--out", "mistake"] for arguments in mistakes])
+    ended = report_workspace.run_all(
+        [["report", *arguments, "--out", "mistake"] for arguments in mistakes]
+    )
 
     for content, expected in zip(ended, mistakes.values(), strict=True):
         assert (content.code, content.out, content.err.splitlines()[0]) == (2, "", expected)
         assert "fix:" in content.err
     assert "did you mean evil?" in ended[2].err
-    assert room.files() == before
+    assert report_workspace.files() == before

@@ -49,7 +49,7 @@ def test_a_run_whose_workers_crash_on_every_device_fails_each_trait(open_workspa
     assert ended.err.splitlines()[-1].endswith("0 vectors built, 2 traits failed, in runs/tiny")
 
 
-class Harassed:
+class KilledWorkers:
     """A command whose workers are killed at random moments, and an undisturbed one."""
 
     times = 20
@@ -87,36 +87,40 @@ class Harassed:
 
 
 @pytest.fixture(scope="module")
-def harassed(open_workspace) -> Harassed:
+def killed_workers(open_workspace) -> KilledWorkers:
     sections = LARGER | {"judge": {"backend": "likelihood"}}
-    return Harassed(
-        open_workspace(**sections, workers={"max_crashes": Harassed.times + 1}),
+    return KilledWorkers(
+        open_workspace(**sections, workers={"max_crashes": KilledWorkers.times + 1}),
         open_workspace(**sections),
     )
 
 
-def test_workers_that_are_killed_many_times_lose_nothing(harassed):
-    assert harassed.kills == harassed.times
-    assert harassed.ended.code == harassed.expected.code == 0
-    assert harassed.ended.json["failures"] == []
-    assert harassed.ended.err.count("its worker died (exit code -9); another worker continues") >= 1
+def test_workers_that_are_killed_many_times_lose_nothing(killed_workers):
+    assert killed_workers.kills == killed_workers.times
+    assert killed_workers.ended.code == killed_workers.expected.code == 0
+    assert killed_workers.ended.json["failures"] == []
+    assert (
+        killed_workers.ended.err.count("its worker died (exit code -9); another worker continues")
+        >= 1
+    )
 
 
-def test_killed_workers_give_the_same_rollouts_as_an_undisturbed_worker(harassed):
+def test_killed_workers_give_the_same_rollouts_as_an_undisturbed_worker(killed_workers):
     for trait in TRAITS[:2]:
         made, expected = (
-            by_id(workspace.lines(trait)) for workspace in (harassed.workspace, harassed.alone)
+            by_id(workspace.lines(trait))
+            for workspace in (killed_workers.workspace, killed_workers.alone)
         )
         # No rollout is stored twice.
         assert [line["id"] for line in made] == [line["id"] for line in expected]
         assert made == expected
-        tensors = harassed.workspace.tensors(trait)
-        for name, tensor in harassed.alone.tensors(trait).items():
+        tensors = killed_workers.workspace.tensors(trait)
+        for name, tensor in killed_workers.alone.tensors(trait).items():
             np.testing.assert_allclose(tensors[name], tensor, atol=1e-5, err_msg=name)
 
 
-def test_each_worker_has_a_log_in_the_run_folder(harassed):
-    logs = sorted((harassed.workspace.folder / "runs" / "tiny" / "logs").glob("*.log"))
+def test_each_worker_has_a_log_in_the_run_folder(killed_workers):
+    logs = sorted((killed_workers.workspace.folder / "runs" / "tiny" / "logs").glob("*.log"))
 
     texts = [log.read_text(encoding="utf-8") for log in logs]
 

@@ -31,7 +31,7 @@ from traitcli.vector_quality import VectorQuality
 from traitcli.vectors.files import write_vector
 from traitcli.vectors.formats.read_any import read_any
 
-ROOM = 2**30
+MEMORY_LIMIT = 2**30
 """The most bytes that reading a small file may add to the address space."""
 fuzz = settings(
     max_examples=150,
@@ -47,7 +47,9 @@ def bounded_memory() -> Iterator[None]:
     """Make allocations beyond the bound fail; no reader catches that error."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + ROOM, before[1]))
+    resource.setrlimit(
+        resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY_LIMIT, before[1])
+    )
     yield
     resource.setrlimit(resource.RLIMIT_AS, before)
 

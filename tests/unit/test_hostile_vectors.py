@@ -28,7 +28,7 @@ HUGE = 2**62
 U32, STRING, ARRAY = 4, 8, 9
 
 
-class Runs:
+class CreatesFile:
     """Creates a file when it is unpickled."""
 
     def __init__(self, mark):
@@ -305,17 +305,19 @@ def test_a_file_with_a_byte_changed_is_refused_or_makes_a_vector(tmp_path, form)
 def test_code_in_a_pickle_is_not_run(tmp_path, kind):
     mark, path = tmp_path / "mark", tmp_path / "evil.pt"
     if kind == "in an archive":
-        path.write_bytes(archive(pickle.dumps(Runs(mark), protocol=2)))
+        path.write_bytes(archive(pickle.dumps(CreatesFile(mark), protocol=2)))
     elif kind == "a bare pickle":
-        path.write_bytes(pickle.dumps(Runs(mark)))
+        path.write_bytes(pickle.dumps(CreatesFile(mark)))
     else:
-        torch.save({1: Runs(mark)}, path, _use_new_zipfile_serialization=kind == "saved by torch")
+        torch.save(
+            {1: CreatesFile(mark)}, path, _use_new_zipfile_serialization=kind == "saved by torch"
+        )
 
     refused(path)
 
     assert not mark.exists()
     torch.load(path, weights_only=False) if kind == "saved by torch" else pickle.loads(
-        pickle.dumps(Runs(mark))
+        pickle.dumps(CreatesFile(mark))
     )
     assert mark.exists(), "the pickle would have run nothing anyway"
 

@@ -82,13 +82,13 @@ def make_vector(trait="evil", seed=0, model="tiny", **quality):
 
 
 @pytest.fixture
-def mine(tmp_path):
+def write_vectors(tmp_path):
     """Returns a function that writes vectors to a folder and returns their files."""
     return lambda *vectors: [write_vector(tmp_path / "mine", vector) for vector in vectors]
 
 
 @pytest.fixture
-def theirs(tmp_path):
+def other_config(tmp_path):
     """The config of another user who pulls."""
     return Config.model_validate(
         {"model": {"id": "org/Tiny"}, "paths": {"vectors": tmp_path / "theirs"}}
@@ -96,9 +96,9 @@ def theirs(tmp_path):
 
 
 @pytest.fixture
-def folder(theirs):
+def folder(other_config):
     """The folder of their vectors."""
-    return theirs.paths.vectors / "tiny"
+    return other_config.paths.vectors / "tiny"
 
 
 def bytes_of(tmp_path, vector):
@@ -124,11 +124,11 @@ def files_in(folder):
 # push
 
 
-def test_a_pull_returns_exactly_what_was_pushed(hub, mine, theirs, folder):
-    evil, refusal = mine(make_vector("evil"), make_vector("refusal", seed=1))
+def test_a_pull_returns_exactly_what_was_pushed(hub, write_vectors, other_config, folder):
+    evil, refusal = write_vectors(make_vector("evil"), make_vector("refusal", seed=1))
 
     pushed = push_vectors([evil, refusal], REPO)
-    pulled = pull(theirs)
+    pulled = pull(other_config)
 
     assert pulled == Pulled(
         REPO, pushed.commit, (folder / "evil.safetensors", folder / "refusal.safetensors")
@@ -140,8 +140,8 @@ def test_a_pull_returns_exactly_what_was_pushed(hub, mine, theirs, folder):
     )
 
 
-def test_a_push_makes_one_commit_of_vectors_tensors_and_card(hub, mine):
-    pushed = push_vectors(mine(make_vector("evil"), make_vector("refusal")), REPO)
+def test_a_push_makes_one_commit_of_vectors_tensors_and_card(hub, write_vectors):
+    pushed = push_vectors(write_vectors(make_vector("evil"), make_vector("refusal")), REPO)
 
     made = hub.repos[REPO]
     assert made.messages == ["by hand", "Vectors of 'tiny': evil, refusal"]
@@ -160,9 +160,11 @@ def test_a_push_makes_one_commit_of_vectors_tensors_and_card(hub, mine):
     ]
 
 
-def test_the_card_of_a_repository_describes_its_vectors(hub, mine):
+def test_the_card_of_a_repository_describes_its_vectors(hub, write_vectors):
     push_vectors(
-        mine(make_vector("evil"), make_vector("refusal", verdict="weak", verdict_reason="few")),
+        write_vectors(
+            make_vector("evil"), make_vector("refusal", verdict="weak", verdict_reason="few")
+        ),
         REPO,
     )
 
@@ -173,8 +175,8 @@ def test_the_card_of_a_repository_describes_its_vectors(hub, mine):
     assert f"--pull {REPO}@REVISION" in card
 
 
-def test_the_same_push_again_makes_no_commit(hub, mine):
-    vectors = mine(make_vector())
+def test_the_same_push_again_makes_no_commit(hub, write_vectors):
+    vectors = write_vectors(make_vector())
     first = push_vectors(vectors, REPO)
 
     second = push_vectors(vectors, REPO)
@@ -183,8 +185,8 @@ def test_the_same_push_again_makes_no_commit(hub, mine):
     assert len(hub.repos[REPO].commits) == 2
 
 
-def test_existing_vectors_are_kept_and_are_in_the_card(hub, mine):
-    evil, refusal = mine(make_vector("evil"), make_vector("refusal"))
+def test_existing_vectors_are_kept_and_are_in_the_card(hub, write_vectors):
+    evil, refusal = write_vectors(make_vector("evil"), make_vector("refusal"))
     push_vectors([evil], REPO)
 
     push_vectors([refusal], REPO)
@@ -197,48 +199,48 @@ def test_existing_vectors_are_kept_and_are_in_the_card(hub, mine):
     ]
 
 
-def test_a_push_keeps_other_files_and_leaves_them_out_of_the_card(hub, mine, tmp_path):
+def test_a_push_keeps_other_files_and_leaves_them_out_of_the_card(hub, write_vectors, tmp_path):
     strange = {
         "other.safetensors": b"garbage",
         "one.safetensors": bytes_of(tmp_path, make_vector("two")),
     }
     hub.add_repo(REPO, strange)
 
-    push_vectors(mine(make_vector()), REPO)
+    push_vectors(write_vectors(make_vector()), REPO)
 
     files = hub.repos[REPO].files
     assert {name: files[name] for name in strange} == strange
     assert re.findall(r"^\| (\w+) \| good", files["README.md"].decode(), re.MULTILINE) == ["evil"]
 
 
-def test_a_push_keeps_the_license_and_notes_of_the_owner(hub, mine):
-    push_vectors(mine(make_vector()), REPO)
+def test_a_push_keeps_the_license_and_notes_of_the_owner(hub, write_vectors):
+    push_vectors(write_vectors(make_vector()), REPO)
     card = (
         hub.repos[REPO].files["README.md"].replace(b"library_name", b"license: mit\nlibrary_name")
         + b"\nNotes.\n"
     )
     hub.repos[REPO].add({"README.md": card})
 
-    push_vectors(mine(make_vector("refusal")), REPO)
+    push_vectors(write_vectors(make_vector("refusal")), REPO)
 
     card = hub.repos[REPO].files["README.md"].decode()
     assert yaml.safe_load(card.split("---\n")[1])["license"] == "mit"
     assert card.endswith("\n\nNotes.\n")
 
 
-def test_a_repository_without_vectors_is_not_pushed_to(hub, mine):
+def test_a_repository_without_vectors_is_not_pushed_to(hub, write_vectors):
     hub.add_repo(REPO, {"README.md": b"# My model\n", "model.safetensors": b"weights"})
 
-    error = fault_in(VectorError, push_vectors, mine(make_vector()), REPO)
+    error = fault_in(VectorError, push_vectors, write_vectors(make_vector()), REPO)
 
     assert error.problem == f"{REPO} is not a repository of vectors"
     assert len(hub.repos[REPO].commits) == 1
 
 
-def test_a_repository_contains_vectors_of_one_model_only(hub, mine):
-    push_vectors(mine(make_vector("refusal", model="large")), REPO)
+def test_a_repository_contains_vectors_of_one_model_only(hub, write_vectors):
+    push_vectors(write_vectors(make_vector("refusal", model="large")), REPO)
 
-    error = fault_in(VectorError, push_vectors, mine(make_vector("evil")), REPO)
+    error = fault_in(VectorError, push_vectors, write_vectors(make_vector("evil")), REPO)
 
     assert (error.problem, error.cause) == (
         f"{REPO} holds vectors of another model",
@@ -247,25 +249,25 @@ def test_a_repository_contains_vectors_of_one_model_only(hub, mine):
 
 
 @pytest.mark.parametrize("private", [True, False])
-def test_a_repository_is_created_with_the_requested_visibility(hub, mine, private):
-    push_vectors(mine(make_vector()), REPO, private=private)
+def test_a_repository_is_created_with_the_requested_visibility(hub, write_vectors, private):
+    push_vectors(write_vectors(make_vector()), REPO, private=private)
 
     assert hub.repos[REPO].private is private
 
 
-def test_a_private_push_to_a_public_repository_is_refused(hub, mine):
+def test_a_private_push_to_a_public_repository_is_refused(hub, write_vectors):
     hub.add_repo(REPO, {})
 
-    error = fault_in(VectorError, push_vectors, mine(make_vector()), REPO, private=True)
+    error = fault_in(VectorError, push_vectors, write_vectors(make_vector()), REPO, private=True)
 
     assert error.problem == f"{REPO} is public"
     assert hub.asked("commit/main|lfs") == []
 
 
-def test_a_push_after_another_concurrent_push_is_refused(hub, mine):
+def test_a_push_after_another_concurrent_push_is_refused(hub, write_vectors):
     hub.watch = lambda asked: hub.repos[REPO].add({"x": b"1"}) if "preupload" in asked else None
 
-    error = fault_in(TraitError, push_vectors, mine(make_vector()), REPO)
+    error = fault_in(TraitError, push_vectors, write_vectors(make_vector()), REPO)
 
     assert (error.problem, error.fix) == (
         f"{REPO} changed during the push",
@@ -273,14 +275,14 @@ def test_a_push_after_another_concurrent_push_is_refused(hub, mine):
     )
 
 
-def test_a_push_that_must_fail_is_refused_before_the_hub_is_asked(hub, mine, tmp_path):
-    [evil] = mine(make_vector("evil"))
+def test_a_push_that_must_fail_is_refused_before_the_hub_is_asked(hub, write_vectors, tmp_path):
+    [evil] = write_vectors(make_vector("evil"))
     renamed = evil.rename(evil.with_name("kind.safetensors"))
     broken = tmp_path / "evil.safetensors"
     broken.write_bytes(b"garbage")
     vector = make_vector("refusal")
     vector.directions["response_avg"][0, 0] = np.nan
-    [unreal] = mine(vector)
+    [unreal] = write_vectors(vector)
 
     problems = [
         fault_in(VectorError, push_vectors, paths, REPO).problem
@@ -297,8 +299,8 @@ def test_a_push_that_must_fail_is_refused_before_the_hub_is_asked(hub, mine, tmp
     assert hub.requests == []
 
 
-def test_vectors_of_two_models_are_not_pushed_together(hub, mine):
-    vectors = mine(make_vector("evil"), make_vector("refusal", model="large"))
+def test_vectors_of_two_models_are_not_pushed_together(hub, write_vectors):
+    vectors = write_vectors(make_vector("evil"), make_vector("refusal", model="large"))
 
     error = fault_in(VectorError, push_vectors, vectors, REPO)
 
@@ -322,17 +324,17 @@ def test_vectors_of_two_models_are_not_pushed_together(hub, mine):
         "a/b@c",
     ],
 )
-def test_a_name_that_is_not_a_repository_is_refused(hub, mine, name):
-    error = fault_in(VectorError, push_vectors, mine(make_vector()), name)
+def test_a_name_that_is_not_a_repository_is_refused(hub, write_vectors, name):
+    error = fault_in(VectorError, push_vectors, write_vectors(make_vector()), name)
 
     assert error.problem == f"{name!a} does not name a repository on the hub"
     assert hub.requests == []
 
 
-def test_offline_nothing_is_pushed(hub, mine, offline):
+def test_offline_nothing_is_pushed(hub, write_vectors, offline):
     offline()
 
-    error = fault_in(VectorError, push_vectors, mine(make_vector()), REPO)
+    error = fault_in(VectorError, push_vectors, write_vectors(make_vector()), REPO)
 
     assert (error.problem, error.cause) == (f"cannot push to {REPO}", "HF_HUB_OFFLINE is set")
     assert hub.requests == []
@@ -341,59 +343,61 @@ def test_offline_nothing_is_pushed(hub, mine, offline):
 # pull
 
 
-def test_a_pinned_revision_gives_the_old_vectors_after_a_new_push(hub, mine, theirs):
-    old = push_vectors(mine(make_vector(seed=1)), REPO)
+def test_a_pinned_revision_gives_the_old_vectors_after_a_new_push(hub, write_vectors, other_config):
+    old = push_vectors(write_vectors(make_vector(seed=1)), REPO)
     content = hub.repos[REPO].files["evil.safetensors"]
-    push_vectors(mine(make_vector(seed=2)), REPO)
+    push_vectors(write_vectors(make_vector(seed=2)), REPO)
 
-    pulled = pull(theirs, f"{REPO}@{old.commit}")
+    pulled = pull(other_config, f"{REPO}@{old.commit}")
 
     assert pulled.commit == old.commit
     assert pulled.paths[0].read_bytes() == content
 
 
-def test_a_tag_is_a_revision_too_and_is_resolved_to_its_commit(hub, mine, theirs):
-    old = push_vectors(mine(make_vector(seed=1)), REPO)
+def test_a_tag_is_a_revision_too_and_is_resolved_to_its_commit(hub, write_vectors, other_config):
+    old = push_vectors(write_vectors(make_vector(seed=1)), REPO)
     hub.repos[REPO].tags["v1"] = old.commit
-    push_vectors(mine(make_vector(seed=2)), REPO)
+    push_vectors(write_vectors(make_vector(seed=2)), REPO)
 
-    assert pull(theirs, f"{REPO}@v1").commit == old.commit
+    assert pull(other_config, f"{REPO}@v1").commit == old.commit
 
 
-def test_a_push_in_the_midst_of_a_pull_mixes_nothing(hub, mine, theirs, tmp_path):
-    old = push_vectors(mine(make_vector(seed=1)), REPO)
+def test_a_push_in_the_midst_of_a_pull_mixes_nothing(hub, write_vectors, other_config, tmp_path):
+    old = push_vectors(write_vectors(make_vector(seed=1)), REPO)
     content = hub.repos[REPO].files["evil.safetensors"]
     newer = {"evil.safetensors": bytes_of(tmp_path, make_vector(seed=2))}
     hub.watch = lambda asked: hub.repos[REPO].add(newer) if "/tree/" in asked else None
 
-    pulled = pull(theirs)
+    pulled = pull(other_config)
 
     assert (pulled.commit, pulled.paths[0].read_bytes()) == (old.commit, content)
 
 
-def test_the_origin_of_pulled_vectors_is_stored_next_to_them(hub, mine, theirs, folder):
-    [evil] = mine(make_vector())
+def test_the_origin_of_pulled_vectors_is_stored_next_to_them(
+    hub, write_vectors, other_config, folder
+):
+    [evil] = write_vectors(make_vector())
     pushed = push_vectors([evil], REPO)
 
-    pull(theirs)
+    pull(other_config)
 
     origin = {"repo": REPO, "commit": pushed.commit, "sha256": lfs_hash(evil.read_bytes())}
     assert json.loads((folder / "pulled.json").read_text()) == {"evil": origin}
 
 
-def test_only_named_vectors_are_fetched(hub, mine, theirs, folder):
-    push_vectors(mine(make_vector("evil"), make_vector("refusal")), REPO)
+def test_only_named_vectors_are_fetched(hub, write_vectors, other_config, folder):
+    push_vectors(write_vectors(make_vector("evil"), make_vector("refusal")), REPO)
 
-    pull(theirs, REPO, "refusal")
+    pull(other_config, REPO, "refusal")
 
     assert sorted(files_in(folder)) == ["pulled.json", "refusal.safetensors"]
     assert hub.asked("resolve/.*evil") == []
 
 
-def test_a_missing_vector_is_reported_with_those_that_exist(hub, mine, theirs):
-    push_vectors(mine(make_vector("evil"), make_vector("refusal")), REPO)
+def test_a_missing_vector_is_reported_with_those_that_exist(hub, write_vectors, other_config):
+    push_vectors(write_vectors(make_vector("evil"), make_vector("refusal")), REPO)
 
-    error = fault_in(VectorError, pull, theirs, REPO, "refusel")
+    error = fault_in(VectorError, pull, other_config, REPO, "refusel")
 
     assert str(error) == (
         f"error: no vector of refusel in {REPO}\n"
@@ -402,43 +406,43 @@ def test_a_missing_vector_is_reported_with_those_that_exist(hub, mine, theirs):
     )
 
 
-def test_your_own_vector_is_never_replaced(hub, mine, theirs, folder):
-    push_vectors(mine(make_vector("evil"), make_vector("refusal")), REPO)
+def test_your_own_vector_is_never_replaced(hub, write_vectors, other_config, folder):
+    push_vectors(write_vectors(make_vector("evil"), make_vector("refusal")), REPO)
     own = write_vector(folder, make_vector("refusal", seed=9))
     before = files_in(folder)
 
-    error = fault_in(VectorError, pull, theirs)
+    error = fault_in(VectorError, pull, other_config)
 
     assert error.problem == f"a pull would replace {own}"
     assert files_in(folder) == before
 
 
-def test_an_identical_vector_does_not_stop_a_pull(hub, mine, theirs, folder):
-    push_vectors(mine(make_vector()), REPO)
+def test_an_identical_vector_does_not_stop_a_pull(hub, write_vectors, other_config, folder):
+    push_vectors(write_vectors(make_vector()), REPO)
     write_vector(folder, make_vector())
 
-    assert pull(theirs).paths == (folder / "evil.safetensors",)
+    assert pull(other_config).paths == (folder / "evil.safetensors",)
 
 
-def test_a_pulled_vector_is_replaced_by_a_newer_one(hub, mine, theirs):
-    push_vectors(mine(make_vector(seed=1)), REPO)
-    pull(theirs)
-    [newer] = mine(make_vector(seed=2))
+def test_a_pulled_vector_is_replaced_by_a_newer_one(hub, write_vectors, other_config):
+    push_vectors(write_vectors(make_vector(seed=1)), REPO)
+    pull(other_config)
+    [newer] = write_vectors(make_vector(seed=2))
     push_vectors([newer], REPO)
 
-    assert pull(theirs).paths[0].read_bytes() == newer.read_bytes()
+    assert pull(other_config).paths[0].read_bytes() == newer.read_bytes()
 
 
 @pytest.mark.parametrize("record", ['{"evil": {"sha256": "0"}}', "[]", '{"evil": 1}', "garbage"])
 def test_a_pulled_vector_that_was_rebuilt_since_is_never_replaced(
-    hub, mine, theirs, folder, record
+    hub, write_vectors, other_config, folder, record
 ):
-    push_vectors(mine(make_vector(seed=1)), REPO)
+    push_vectors(write_vectors(make_vector(seed=1)), REPO)
     write_vector(folder, make_vector(seed=9))
     (folder / "pulled.json").write_text(record)
 
     assert (
-        fault_in(VectorError, pull, theirs).problem
+        fault_in(VectorError, pull, other_config).problem
         == f"a pull would replace {folder}/evil.safetensors"
     )
 
@@ -458,7 +462,7 @@ def test_a_pulled_vector_that_was_rebuilt_since_is_never_replaced(
         "evil.safetensors.exe",
     ],
 )
-def test_only_files_with_plain_names_are_read(hub, theirs, tmp_path, folder, name):
+def test_only_files_with_plain_names_are_read(hub, other_config, tmp_path, folder, name):
     hub.add_repo(
         REPO,
         {
@@ -467,34 +471,34 @@ def test_only_files_with_plain_names_are_read(hub, theirs, tmp_path, folder, nam
         },
     )
 
-    pull(theirs)
+    pull(other_config)
 
     assert sorted(files_in(folder)) == ["kind.safetensors", "pulled.json"]
     assert hub.asked("resolve/.*evil") == []
 
 
-def test_a_repository_without_vectors_is_refused(hub, theirs):
+def test_a_repository_without_vectors_is_refused(hub, other_config):
     hub.add_repo(REPO, {"model.bin": b"weights"})
 
-    assert fault_in(VectorError, pull, theirs).problem == f"no vectors in {REPO}"
+    assert fault_in(VectorError, pull, other_config).problem == f"no vectors in {REPO}"
 
 
-def test_a_huge_file_is_refused_before_it_is_fetched(hub, theirs, tmp_path, folder):
+def test_a_huge_file_is_refused_before_it_is_fetched(hub, other_config, tmp_path, folder):
     hub.add_repo(REPO, {"evil.safetensors": bytes_of(tmp_path, make_vector())})
     hub.sizes["evil.safetensors"] = 2**28 + 1
 
-    error = fault_in(VectorError, pull, theirs)
+    error = fault_in(VectorError, pull, other_config)
 
     assert error.problem == f"evil.safetensors in {REPO} is too large"
     assert hub.asked("resolve") == []
 
 
-def test_many_large_files_are_refused_before_they_are_fetched(hub, theirs):
+def test_many_large_files_are_refused_before_they_are_fetched(hub, other_config):
     names = [f"t{number}.safetensors" for number in range(9)]
     hub.add_repo(REPO, dict.fromkeys(names, b""))
     hub.sizes = dict.fromkeys(names, 2**28)
 
-    error = fault_in(VectorError, pull, theirs)
+    error = fault_in(VectorError, pull, other_config)
 
     assert error.problem == f"the vectors in {REPO} are too large"
     assert hub.asked("resolve") == []
@@ -503,12 +507,14 @@ def test_many_large_files_are_refused_before_they_are_fetched(hub, theirs):
 @pytest.mark.parametrize(
     "content", [b"", b"garbage", b"\xff" * 4000, save({"weight": np.zeros(3, np.float32)})]
 )
-def test_one_file_that_is_not_a_vector_stops_the_whole_pull(hub, theirs, tmp_path, folder, content):
+def test_one_file_that_is_not_a_vector_stops_the_whole_pull(
+    hub, other_config, tmp_path, folder, content
+):
     hub.add_repo(
         REPO, {"evil.safetensors": bytes_of(tmp_path, make_vector()), "kind.safetensors": content}
     )
 
-    error = fault_in(VectorError, pull, theirs)
+    error = fault_in(VectorError, pull, other_config)
 
     assert error.problem == f"kind.safetensors in {REPO} is not a trait vector"
     assert files_in(folder) == {}
@@ -526,50 +532,50 @@ def test_one_file_that_is_not_a_vector_stops_the_whole_pull(hub, theirs, tmp_pat
     ],
 )
 def test_a_vector_of_another_model_or_trait_is_refused(
-    hub, theirs, tmp_path, folder, vector, problem, cause
+    hub, other_config, tmp_path, folder, vector, problem, cause
 ):
     hub.add_repo(REPO, {"evil.safetensors": bytes_of(tmp_path, vector)})
 
-    error = fault_in(VectorError, pull, theirs)
+    error = fault_in(VectorError, pull, other_config)
 
     assert (error.problem, error.cause) == (f"evil.safetensors in {REPO} {problem}", cause)
     assert files_in(folder) == {}
 
 
 def test_content_with_a_wrong_hash_is_refused_and_removed_from_the_cache(
-    hub, theirs, tmp_path, folder
+    hub, other_config, tmp_path, folder
 ):
     right, wrong = (bytes_of(tmp_path, make_vector(seed=seed)) for seed in (1, 2))
     hub.add_repo(REPO, {"evil.safetensors": right})
     hub.served["evil.safetensors"] = wrong
 
-    error = fault_in(VectorError, pull, theirs)
+    error = fault_in(VectorError, pull, other_config)
 
     assert error.problem == f"evil.safetensors in {REPO} arrived damaged"
     assert files_in(folder) == {}
     hub.served.clear()
-    assert pull(theirs).paths[0].read_bytes() == right
+    assert pull(other_config).paths[0].read_bytes() == right
 
 
-def test_a_file_that_ends_early_is_refused(hub, theirs, tmp_path, folder):
+def test_a_file_that_ends_early_is_refused(hub, other_config, tmp_path, folder):
     content = bytes_of(tmp_path, make_vector())
     hub.add_repo(REPO, {"evil.safetensors": content})
     hub.served["evil.safetensors"] = content[:-100]
 
-    error = fault_in(TraitError, pull, theirs)
+    error = fault_in(TraitError, pull, other_config)
 
     assert error.problem == f"the request to {REPO} failed"
     assert files_in(folder) == {}
 
 
 @pytest.mark.parametrize("sha", ["", "main", "../../../x", COMMIT[:-1], f"{COMMIT}\x1b[31m"])
-def test_a_commit_that_is_not_a_hash_is_refused(hub, theirs, sha):
+def test_a_commit_that_is_not_a_hash_is_refused(hub, other_config, sha):
     body = json.dumps({"id": REPO, "sha": sha, "tags": [], "siblings": []}).encode()
     hub.faults["GET /api/models/[^/]+/[^/]+$"] = Answer(
         200, {"Content-Type": "application/json"}, body
     )
 
-    assert fault_in(VectorError, pull, theirs).problem == f"no commit of {REPO}"
+    assert fault_in(VectorError, pull, other_config).problem == f"no commit of {REPO}"
 
 
 @pytest.mark.parametrize(
@@ -587,26 +593,26 @@ def test_a_source_that_is_not_a_repository_is_refused(source):
 
 @pytest.mark.parametrize("revision", ["", "@main", "@COMMIT"])
 def test_offline_an_earlier_pull_is_repeated_from_the_cache(
-    hub, mine, theirs, folder, offline, revision
+    hub, write_vectors, other_config, folder, offline, revision
 ):
-    pushed = push_vectors(mine(make_vector()), REPO)
-    [first] = pull(theirs).paths
+    pushed = push_vectors(write_vectors(make_vector()), REPO)
+    [first] = pull(other_config).paths
     content = first.read_bytes()
     first.unlink()
     asked = len(hub.requests)
     offline()
 
-    pulled = pull(theirs, f"{REPO}{revision.replace('COMMIT', pushed.commit)}")
+    pulled = pull(other_config, f"{REPO}{revision.replace('COMMIT', pushed.commit)}")
 
     assert (pulled.commit, first.read_bytes()) == (pushed.commit, content)
     assert len(hub.requests) == asked
 
 
 @pytest.mark.parametrize("revision", ["main", "v2", COMMIT])
-def test_offline_a_revision_that_is_not_cached_is_refused(hub, theirs, offline, revision):
+def test_offline_a_revision_that_is_not_cached_is_refused(hub, other_config, offline, revision):
     offline()
 
-    error = fault_in(VectorError, pull, theirs, f"{REPO}@{revision}")
+    error = fault_in(VectorError, pull, other_config, f"{REPO}@{revision}")
 
     assert str(error) == (
         f"error: {revision} of {REPO} is not in the local cache\n"
@@ -616,26 +622,32 @@ def test_offline_a_revision_that_is_not_cached_is_refused(hub, theirs, offline, 
 
 
 @pytest.mark.parametrize("password", ["", "me:secret@"])
-def test_an_unreachable_hub_is_named_without_its_password(theirs, tmp_path, monkeypatch, password):
+def test_an_unreachable_hub_is_named_without_its_password(
+    other_config, tmp_path, monkeypatch, password
+):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     point_to(f"http://{password}{address}", tmp_path / "cache", monkeypatch)
 
-    error = fault_in(TraitError, pull, theirs)
+    error = fault_in(TraitError, pull, other_config)
 
     assert error.problem == f"http://{address} cannot be reached"
     assert "secret" not in str(error)
 
 
 @pytest.mark.parametrize("call", ["push", "pull"])
-def test_a_hub_that_does_not_reply_times_out(hub, mine, theirs, call):
+def test_a_hub_that_does_not_reply_times_out(hub, write_vectors, other_config, call):
     over = threading.Event()
     hub.watch = lambda asked: over.wait(5) and None
 
     error = fault_in(
         TraitError,
-        *((push_vectors, mine(make_vector()), REPO) if call == "push" else (pull, theirs)),
+        *(
+            (push_vectors, write_vectors(make_vector()), REPO)
+            if call == "push"
+            else (pull, other_config)
+        ),
         idle_timeout=0.1,
     )
 
@@ -675,10 +687,10 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("answer", "kind", "problem", "cause"), REFUSED)
-def test_an_error_of_the_hub_is_explained(hub, theirs, answer, kind, problem, cause):
+def test_an_error_of_the_hub_is_explained(hub, other_config, answer, kind, problem, cause):
     hub.faults["GET /api/models/"] = answer
 
-    error = fault_in(kind, pull, theirs)
+    error = fault_in(kind, pull, other_config)
 
     assert (error.problem, error.cause) == (problem, cause or error.cause)
     assert error.fix
@@ -715,10 +727,12 @@ def test_an_error_of_the_hub_is_explained(hub, theirs, answer, kind, problem, ca
         ),
     ],
 )
-def test_a_push_that_the_hub_refuses_makes_no_commit(hub, mine, where, answer, kind, problem):
+def test_a_push_that_the_hub_refuses_makes_no_commit(
+    hub, write_vectors, where, answer, kind, problem
+):
     hub.faults[where] = answer
 
-    error = fault_in(kind, push_vectors, mine(make_vector()), REPO)
+    error = fault_in(kind, push_vectors, write_vectors(make_vector()), REPO)
 
     assert error.problem == problem
     assert [message for repo in hub.repos.values() for message in repo.messages] in (
@@ -727,19 +741,23 @@ def test_a_push_that_the_hub_refuses_makes_no_commit(hub, mine, where, answer, k
     )
 
 
-def test_a_private_repository_is_not_seen_without_the_token(hub, mine, theirs, monkeypatch):
-    push_vectors(mine(make_vector()), REPO, private=True)
+def test_a_private_repository_is_not_seen_without_the_token(
+    hub, write_vectors, other_config, monkeypatch
+):
+    push_vectors(write_vectors(make_vector()), REPO, private=True)
     monkeypatch.setenv("HF_TOKEN", "hf_somebodyelses")
 
-    assert fault_in(VectorError, pull, theirs).problem == f"no repository {REPO} on the hub"
+    assert fault_in(VectorError, pull, other_config).problem == f"no repository {REPO} on the hub"
 
 
 # the token
 
 
-def test_the_token_goes_to_the_hub_and_nowhere_else(hub, mine, theirs, tmp_path, capfd, caplog):
-    push_vectors(mine(make_vector()), REPO, private=True)
-    pull(theirs)
+def test_the_token_goes_to_the_hub_and_nowhere_else(
+    hub, write_vectors, other_config, tmp_path, capfd, caplog
+):
+    push_vectors(write_vectors(make_vector()), REPO, private=True)
+    pull(other_config)
 
     asked = [(path, token) for _, path, token in hub.requests if REPO in path or "create" in path]
     assert {token for _, token in asked} == {f"Bearer {TOKEN}"}
@@ -755,12 +773,12 @@ def test_the_token_goes_to_the_hub_and_nowhere_else(hub, mine, theirs, tmp_path,
     assert TOKEN not in "".join(capfd.readouterr()) + caplog.text
 
 
-def test_server_messages_are_shown_without_tokens_and_control_characters(hub, theirs):
+def test_server_messages_are_shown_without_tokens_and_control_characters(hub, other_config):
     hub.faults["GET /api/models/"] = refusing(
         403, message=f"Bearer {TOKEN}\n\x1b[31mred\u202e {'x' * 500}"
     )
 
-    error = fault_in(VectorError, pull, theirs)
+    error = fault_in(VectorError, pull, other_config)
 
     assert error.cause.startswith("Bearer hf_… [31mred xxx")
     assert len(error.cause) == 200

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.local_judge.models import OneModel, judge_of, leaning
+from tests.unit.local_judge.models import SingleModelProvider, judge_of, number_model
 from tests.unit.openai_judge.conftest import Endpoint, serving
 from traitcli.config import LikelihoodConfig, ModelConfig, OpenAIConfig
 from traitcli.errors import JudgeError
@@ -85,7 +85,9 @@ def open_fake(resources: Resources) -> Judge:
 
 
 def open_likelihood(resources: Resources) -> Judge:
-    return LikelihoodJudge(LikelihoodConfig(batch_size=4), OneModel(resources.loaded("llama")))
+    return LikelihoodJudge(
+        LikelihoodConfig(batch_size=4), SingleModelProvider(resources.loaded("llama"))
+    )
 
 
 def open_openai(resources: Resources) -> Judge:
@@ -94,14 +96,19 @@ def open_openai(resources: Resources) -> Judge:
 
 
 def open_local(resources: Resources) -> Judge:
-    return judge_of(leaning(resources.loaded("llama"), digits=9.0), coherence=True, batch_size=2)
+    return judge_of(
+        number_model(resources.loaded("llama"), digits=9.0), coherence=True, batch_size=2
+    )
 
 
 def open_local_on_own_device(resources: Resources) -> Judge:
     """A judge whose config names another device than the run."""
     model = ModelConfig(id="models/tiny", device="cuda:1")
     return judge_of(
-        leaning(resources.loaded("llama"), digits=9.0), model=model, coherence=False, batch_size=1
+        number_model(resources.loaded("llama"), digits=9.0),
+        model=model,
+        coherence=False,
+        batch_size=1,
     )
 
 

@@ -37,7 +37,7 @@ ANSWERS = [
 ]
 
 
-class OneModel:
+class SingleModelProvider:
     """A model provider with one model."""
 
     def __init__(self, loaded) -> None:
@@ -50,7 +50,7 @@ class OneModel:
 
 
 def judged(loaded, **options):
-    judge = LikelihoodJudge(LikelihoodConfig(**options), OneModel(loaded))
+    judge = LikelihoodJudge(LikelihoodConfig(**options), SingleModelProvider(loaded))
     found = {}
     judge.score(
         TRAIT, ANSWERS, lambda judgements: found.update({each.rollout: each for each in judgements})
@@ -128,6 +128,6 @@ def test_a_trait_with_one_pair_is_refused(loaded):
     )
 
     with pytest.raises(DefinitionError, match="cannot judge grumpy"):
-        LikelihoodJudge(LikelihoodConfig(), OneModel(model)).score(
+        LikelihoodJudge(LikelihoodConfig(), SingleModelProvider(model)).score(
             alone, ANSWERS, lambda judgements: None
         )

@@ -16,11 +16,11 @@ from tests.unit.test_score_texts import (
     ASKED,
     CLOSE,
     TALK,
-    along,
     asked_ids,
     each_engine,
     each_family,
     make_write,
+    project,
 )
 from tests.unit.test_steerer import last_position_hook
 from traitcli.errors import VectorError
@@ -76,7 +76,7 @@ def events_of(kind, model, **options):
     return [event for event in events if isinstance(event, kind)]
 
 
-def lasting(record):
+def without_times(record):
     """Everything in a record except the times."""
     return {
         key: value for key, value in to_json(record).items() if key not in {"created", "seconds"}
@@ -133,17 +133,17 @@ def test_a_steered_answer_and_its_scores_are_those_of_plain_hooks(loaded, family
     assert list(found.tokens) == token_texts(model.tokenizer, tokens)
     for vector in VECTORS:
         assert found.raw[vector.trait] == pytest.approx(
-            along(hidden, vector, vector.layer), **CLOSE
+            project(hidden, vector, vector.layer), **CLOSE
         )
     for row, scores in enumerate(found.layer_scores.raw):
-        assert scores == pytest.approx(along(hidden, VECTOR["evil"], row), **CLOSE)
+        assert scores == pytest.approx(project(hidden, VECTOR["evil"], row), **CLOSE)
 
 
 @each_engine
 @each_family
 def test_only_the_last_token_of_a_prompt_is_steered(loaded, family, packs):
     model = replace(loaded(family), packs=packs)
-    plain = along(whole_pass(model, asked_ids(model, conversation())), VECTOR["evil"], 2)
+    plain = project(whole_pass(model, asked_ids(model, conversation())), VECTOR["evil"], 2)
 
     found = watch(model, steering=steer(model, "evil=3@2"), prompts=True).prompt_scores.raw["evil"]
 
@@ -198,7 +198,7 @@ def test_steering_changes_the_answer_but_not_the_model(loaded):
     steered = watch(model, steering=steer(model, "evil=3"))
 
     assert steered.tokens != plain.tokens
-    assert lasting(watch(model)) == lasting(plain)
+    assert without_times(watch(model)) == without_times(plain)
 
 
 @pytest.mark.parametrize("layer", [0, LAYER_COUNT, 99])
@@ -270,7 +270,7 @@ def test_prompt_scores_come_before_the_answer_and_match_transformers(loaded, fam
         found.calibrated,
     )
     for vector in VECTORS:
-        expected = along(hidden, vector, vector.layer)
+        expected = project(hidden, vector, vector.layer)
         assert found.raw[vector.trait] == pytest.approx(expected, **CLOSE)
         if vector.stats:
             assert found.calibrated[vector.trait] == pytest.approx(
@@ -288,7 +288,7 @@ def test_scores_at_every_layer_match_transformers_states(loaded, family, packs):
 
     assert (found.trait, len(found.raw), len(tokens) > 4) == ("refusal", LAYER_COUNT, True)
     for layer, scores in enumerate(found.raw):
-        assert scores == pytest.approx(along(hidden, VECTOR["refusal"], layer), **CLOSE)
+        assert scores == pytest.approx(project(hidden, VECTOR["refusal"], layer), **CLOSE)
     scored = [event for event in events if isinstance(event, TokenScored)]
     assert [event.by_layer for event in scored] == list(zip(*found.calibrated, strict=True))
 
@@ -336,7 +336,7 @@ def test_a_model_works_as_before_after_an_alarm_stopped_it(loaded, family, packs
 
     watch(model, rules=rules("run(evil,3)>-1000", action="stop"), steering=steer(model, *steering))
 
-    assert lasting(watch(model)) == lasting(fresh)
+    assert without_times(watch(model)) == without_times(fresh)
     assert all(map(torch.equal, whole_pass(model, asked_ids(model, conversation())), states))
 
 
@@ -388,7 +388,7 @@ def test_a_model_works_as_before_after_an_interrupt(
 
     [kept] = read_records(out)
     assert (kept.finish_reason, len(kept.tokens), len(kept.seconds)) == ("interrupted", 4, 4)
-    assert lasting(watch(model)) == lasting(fresh)
+    assert without_times(watch(model)) == without_times(fresh)
 
 
 def test_an_interrupt_before_the_first_token_stores_a_record_without_tokens(loaded, tmp_path):

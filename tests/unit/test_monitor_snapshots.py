@@ -65,7 +65,7 @@ WORDS = [
 ]
 
 
-class Frames:
+class FrameClock:
     """A clock that advances by two frames at each call."""
 
     def __init__(self):
@@ -126,7 +126,7 @@ def shown(width, kind):
         _environ={},
         **colors,
     )
-    with MonitorView(console, by_layer=by_layer, raw=kind == "raw", clock=Frames()) as view:
+    with MonitorView(console, by_layer=by_layer, raw=kind == "raw", clock=FrameClock()) as view:
         for event in events_of_a_response(by_layer):
             view.show(event)
     screen = pyte.Screen(width, HEIGHT)

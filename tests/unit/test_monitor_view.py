@@ -23,7 +23,7 @@ NONE = Palette("none")
 FINISHED = MonitorFinished("runs/monitor/x.json", tokens=3, seconds=1.5, finish_reason="stop")
 
 
-class Ticking:
+class AdvancingClock:
     """A clock that advances at each call, enough for a new frame."""
 
     def __init__(self, step=1.0):
@@ -77,7 +77,7 @@ def scored(index, text, raw=(), **calibrated):
 
 
 def play(terminal, tokens, clock=None):
-    with MonitorView(terminal.console, clock=clock or Ticking()) as view:
+    with MonitorView(terminal.console, clock=clock or AdvancingClock()) as view:
         view.show(started("evil"))
         for index, (text, score) in enumerate(tokens):
             view.show(scored(index, text, evil=score))
@@ -155,7 +155,7 @@ def test_hostile_tokens_are_escaped(hostile, shown):
 def test_hostile_prompts_warnings_and_names_are_escaped():
     terminal = Terminal()
 
-    with MonitorView(terminal.console, clock=Ticking()) as view:
+    with MonitorView(terminal.console, clock=AdvancingClock()) as view:
         view.show(started("ev\x1b[2Jil", prompt="hi\x1b[2J\x07"))
         view.show(Warned("ev\x1b[2Jil", "[b]bad[/b]\x1b[1A"))
         view.show(TokenScored(0, "x", {"ev\x1b[2Jil": 1.0}, {"ev\x1b[2Jil": 1.0}))
@@ -195,7 +195,7 @@ def test_an_interrupted_generation_keeps_what_was_written():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        play(terminal, words(), clock=Ticking(step=0.001))
+        play(terminal, words(), clock=AdvancingClock(step=0.001))
 
     assert terminal.lines()[3] == "I was saying"
     assert terminal.out.getvalue().endswith("\x1b[?25h")
@@ -204,7 +204,7 @@ def test_an_interrupted_generation_keeps_what_was_written():
 def test_many_tokens_at_once_cost_few_redraws():
     terminal = Terminal()
 
-    play(terminal, [("a", 0.0)] * 1000, clock=Ticking(step=0.0001))
+    play(terminal, [("a", 0.0)] * 1000, clock=AdvancingClock(step=0.0001))
 
     assert terminal.out.getvalue().count("last tokens") < 10
 
@@ -212,7 +212,7 @@ def test_many_tokens_at_once_cost_few_redraws():
 def test_a_warning_appears_below_the_panel_and_stays():
     terminal = Terminal()
 
-    with MonitorView(terminal.console, clock=Ticking()) as view:
+    with MonitorView(terminal.console, clock=AdvancingClock()) as view:
         view.show(started("evil"))
         view.show(scored(0, "so", evil=0.0))
         view.show(Warned("evil", "layer 30 is after the final norm"))
@@ -227,7 +227,7 @@ def test_a_warning_appears_below_the_panel_and_stays():
 def test_a_trait_without_class_means_is_shown_raw_with_a_note():
     terminal = Terminal()
 
-    with MonitorView(terminal.console, clock=Ticking()) as view:
+    with MonitorView(terminal.console, clock=AdvancingClock()) as view:
         view.show(started("evil", "bold"))
         view.show(scored(0, "so", raw={"bold": 12.34}, evil=1.0))
         view.show(FINISHED)
@@ -241,7 +241,7 @@ def test_a_trait_without_class_means_is_shown_raw_with_a_note():
 
 def test_a_terminal_made_narrower_loses_no_text():
     terminal = Terminal(width=60)
-    view = MonitorView(terminal.console, clock=Ticking())
+    view = MonitorView(terminal.console, clock=AdvancingClock())
     view.show(started("evil"))
     view.show(Warned("", "a warning that fits on sixty columns, but not on thirty"))
     view.show(scored(0, "word0 word1 word2 word3 word4 word5 word6 word7", evil=0.0))
@@ -265,7 +265,7 @@ def test_a_terminal_made_narrower_loses_no_text():
 def test_with_too_many_traits_the_text_and_the_leader_stay_on_screen():
     terminal = Terminal(height=10)
     traits = [f"t{i}" for i in range(9)]
-    view = MonitorView(terminal.console, "t8", clock=Ticking())
+    view = MonitorView(terminal.console, "t8", clock=AdvancingClock())
     view.show(started(*traits))
 
     view.show(scored(0, "so", **dict.fromkeys(traits, 0.5)))

@@ -75,7 +75,7 @@ def monitored(loaded, tmp_path):
     return monitored
 
 
-def lasting(records):
+def without_times(records):
     """A record without the keys that differ between runs or within a set."""
     return [
         {key: value for key, value in record.items() if key not in VOLATILE} for record in records
@@ -228,7 +228,7 @@ def test_a_prompt_of_a_set_has_the_record_of_a_single_prompt_with_its_origin(loa
         monitor(model, Watch(make_probes(VECTORS, model, "response_avg"), CONFIG), one.prompt)
         for one in PROMPTS
     ]
-    assert lasting(records) == lasting(map(to_json, alone))
+    assert without_times(records) == without_times(map(to_json, alone))
     assert [record["about"] for record in records] == [
         {"set": "mine", "number": 1, "of": 3, "trait": "evil", "shows": "positive"},
         {"set": "mine", "number": 2, "of": 3, "trait": "evil", "shows": "negative"},
@@ -249,7 +249,7 @@ def test_a_prompt_that_is_too_long_is_recorded_as_failed(monitored):
     assert records[1]["error"].endswith(
         " prompt tokens and 16 new ones exceed the 512 tokens of tiny-llama"
     )
-    assert lasting([records[0], *records[2:]]) == lasting(without)
+    assert without_times([records[0], *records[2:]]) == without_times(without)
     assert [record["about"]["number"] for record in records] == [1, 2, 3, 4]
     assert lines == records
 

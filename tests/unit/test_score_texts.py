@@ -79,7 +79,7 @@ def whole_pass(model, exchange):
     return len(ids), [states[0] for states in hidden]
 
 
-def along(hidden, vector, layer):
+def project(hidden, vector, layer):
     """The published formula, (h · v) / ‖v‖ of every token."""
     direction = torch.from_numpy(vector.directions["response_avg"][layer])
     return (hidden[layer] @ direction / direction.norm()).tolist()
@@ -125,7 +125,7 @@ def test_a_sampled_answer_has_the_scores_of_its_text(loaded, family):
     assert len(found["tokens"]) >= 12
     assert found["prompt_tokens"] == generated["prompt_tokens"] == start
     for vector in VECTORS:
-        expected = along(hidden, vector, vector.layer)[start:]
+        expected = project(hidden, vector, vector.layer)[start:]
         assert found["trait_scores"][vector.trait] == pytest.approx(expected, **CLOSE)
 
 
@@ -140,7 +140,7 @@ def test_many_texts_have_the_scores_of_a_pass_over_each_in_order(loaded, family,
     for record, exchange in zip(found, EXCHANGES, strict=True):
         start, hidden = whole_pass(model, exchange)
         for vector in VECTORS:
-            expected = along(hidden, vector, vector.layer)[start:]
+            expected = project(hidden, vector, vector.layer)[start:]
             assert record["trait_scores"][vector.trait] == pytest.approx(expected, **CLOSE)
 
 
@@ -155,7 +155,7 @@ def test_prompts_have_the_scores_of_a_whole_pass_also_with_a_shared_prefix(loade
         start, hidden = whole_pass(model, exchange)
         assert len(record["prompt_scores"]["tokens"]) == record["prompt_tokens"] == start
         for vector in VECTORS:
-            expected = along(hidden, vector, vector.layer)[:start]
+            expected = project(hidden, vector, vector.layer)[:start]
             assert record["prompt_scores"]["trait_scores"][vector.trait] == pytest.approx(
                 expected, **CLOSE
             )
@@ -173,7 +173,7 @@ def test_one_trait_is_scored_at_every_layer_including_the_last(loaded, family, p
         by_layer = record["layer_scores"]
         assert (by_layer["trait"], len(by_layer["trait_scores"])) == ("evil", len(hidden))
         for layer, scores in enumerate(by_layer["trait_scores"]):
-            assert scores == pytest.approx(along(hidden, VECTORS[0], layer)[start:], **CLOSE)
+            assert scores == pytest.approx(project(hidden, VECTORS[0], layer)[start:], **CLOSE)
 
 
 def test_calibrated_scores_put_the_class_means_of_each_layer_at_plus_and_minus_1(loaded):
@@ -364,7 +364,7 @@ def test_a_text_has_its_own_system_message_or_else_the_configured_one(
     assert found["history"] == expected
     start, hidden = whole_pass(model, Exchange("Hi", "Ho", tuple(expected)))
     assert found["trait_scores"]["evil"] == pytest.approx(
-        along(hidden, VECTORS[0], 2)[start:], **CLOSE
+        project(hidden, VECTORS[0], 2)[start:], **CLOSE
     )
 
 
@@ -378,7 +378,7 @@ def test_without_a_system_role_the_system_message_joins_the_first_message(loaded
     first = {"role": "user", "content": f"Be brief.\n\n{ASKED}"}
     start, hidden = whole_pass(model, Exchange("Hi", "Ho", (first, TALK[1])))
     assert found["trait_scores"]["evil"] == pytest.approx(
-        along(hidden, VECTORS[0], 2)[start:], **CLOSE
+        project(hidden, VECTORS[0], 2)[start:], **CLOSE
     )
 
 

@@ -40,7 +40,7 @@ TEXTS = [
 ANSWERS = [Answer(f"a{i}", "positive", 0, f"Why {i % 2}?", text) for i, text in enumerate(TEXTS)]
 
 
-class Leaning:
+class NumberModel:
     """A model that prefers some tokens; it remembers the shapes of its inputs."""
 
     def __init__(self, model, bias, weight=1):
@@ -54,7 +54,7 @@ class Leaning:
         return output
 
 
-class OneModel:
+class SingleModelProvider:
     """A model provider that returns one model for every config."""
 
     def __init__(self, loaded, device="cpu"):
@@ -67,7 +67,7 @@ class OneModel:
         return self._loaded
 
 
-def leaning(loaded, context=4096, **liking):
+def number_model(loaded, context=4096, **liking):
     """The model with higher logits for some kinds of tokens, so that numbers are likely replies."""
     kinds = {
         "digits": str.isdecimal,
@@ -76,13 +76,13 @@ def leaning(loaded, context=4096, **liking):
     }
     texts = vocabulary_texts(loaded.tokenizer)[: loaded.model.config.vocab_size]
     bias = [sum(by for kind, by in liking.items() if kinds[kind](text)) for text in texts]
-    return replace(loaded, model=Leaning(loaded.model, torch.tensor(bias)), context=context)
+    return replace(loaded, model=NumberModel(loaded.model, torch.tensor(bias)), context=context)
 
 
 def judge_of(loaded, device="cpu", **options):
     return LocalJudge(
         LocalJudgeConfig(**{"coherence": False, "batch_size": 3} | options),
-        OneModel(loaded, device),
+        SingleModelProvider(loaded, device),
     )
 
 

@@ -16,11 +16,11 @@ import torch
 from tests.unit.local_judge.models import (
     ANSWERS,
     TRAIT,
-    Leaning,
-    OneModel,
+    NumberModel,
+    SingleModelProvider,
     judge_of,
     judged,
-    leaning,
+    number_model,
 )
 from traitcli.config import LocalJudgeConfig, ModelConfig
 from traitcli.judging import Answer
@@ -32,7 +32,7 @@ from traitcli.records import Score
 
 
 def test_too_little_probability_on_numbers_gives_no_score(loaded):
-    model = leaning(loaded("llama"), digits=-50.0)
+    model = number_model(loaded("llama"), digits=-50.0)
 
     [score] = [judgement.score for judgement in judged(model, ANSWERS[:1]).values()]
 
@@ -49,7 +49,7 @@ def test_a_quarter_of_the_probability_is_enough(loaded, others, value):
     alternatives[[texts.index("0"), *(texts.index(mark) for mark in "abcd"[:others])]] = 0.0
 
     found = judged(
-        replace(model, context=4096, model=Leaning(model.model, alternatives, weight=0)),
+        replace(model, context=4096, model=NumberModel(model.model, alternatives, weight=0)),
         ANSWERS[:1],
     )
 
@@ -57,7 +57,7 @@ def test_a_quarter_of_the_probability_is_enough(loaded, others, value):
 
 
 def test_probabilities_that_are_nan_give_no_score(loaded):
-    model = leaning(loaded("llama"), digits=math.nan)
+    model = number_model(loaded("llama"), digits=math.nan)
 
     [score] = [judgement.score for judgement in judged(model, ANSWERS[:1]).values()]
 
@@ -67,7 +67,7 @@ def test_probabilities_that_are_nan_give_no_score(loaded):
 
 def test_an_answer_too_long_for_the_judge_costs_no_other_answer_its_score(loaded):
     long = Answer("long", "positive", 0, "Why?", "x" * 500)
-    model = leaning(loaded("llama"), context=400, digits=9.0)
+    model = number_model(loaded("llama"), context=400, digits=9.0)
 
     found = judged(model, [ANSWERS[0], long, ANSWERS[1]])
 
@@ -79,7 +79,7 @@ def test_an_answer_too_long_for_the_judge_costs_no_other_answer_its_score(loaded
 
 
 def test_an_answer_without_text_is_settled_without_a_question(loaded):
-    model = leaning(loaded("llama"), digits=9.0)
+    model = number_model(loaded("llama"), digits=9.0)
     empty = [
         replace(ANSWERS[0], rollout=f"e{i}", response=text)
         for i, text in enumerate(["", " \n", "<think>hm</think>"])
@@ -121,7 +121,7 @@ def test_a_reasoning_model_is_asked_for_an_answer_at_once(loaded):
 
 
 def test_coherence_is_a_score_of_its_own(loaded):
-    model = leaning(loaded("llama"), digits=9.0)
+    model = number_model(loaded("llama"), digits=9.0)
 
     found = judged(model, coherence=True, scale="0_10")
 
@@ -140,7 +140,7 @@ def test_judgements_arrive_while_answers_are_still_generated(loaded):
         yield from ANSWERS[2:]
 
     judge = judge_of(
-        leaning(loaded("llama"), digits=9.0),
+        number_model(loaded("llama"), digits=9.0),
         model=ModelConfig(id="tiny", device="cuda:1"),
         batch_size=2,
     )
@@ -164,7 +164,7 @@ class OneAtATime:
 
 
 def test_traits_judged_at_once_take_turns_at_the_model(loaded):
-    model = leaning(loaded("llama"), digits=9.0)
+    model = number_model(loaded("llama"), digits=9.0)
     guarded = OneAtATime(model.model)
     judge = judge_of(replace(model, model=guarded), model=ModelConfig(id="tiny", device="cuda:1"))
     other = replace(
@@ -186,7 +186,7 @@ def test_traits_judged_at_once_take_turns_at_the_model(loaded):
 
 
 def test_closing_cancels_judging_and_keeps_finished_judgements(loaded):
-    judge = judge_of(leaning(loaded("llama"), digits=9.0), batch_size=1)
+    judge = judge_of(number_model(loaded("llama"), digits=9.0), batch_size=1)
     kept = []
 
     def keep(some):
@@ -227,7 +227,7 @@ def test_a_run_on_auto_uses_the_device_that_auto_resolves_to(loaded):
 
 
 def test_a_judge_model_without_a_device_uses_that_of_the_run(loaded):
-    models = OneModel(leaning(loaded("llama"), digits=9.0), "cuda:3")
+    models = SingleModelProvider(number_model(loaded("llama"), digits=9.0), "cuda:3")
     config = LocalJudgeConfig(model=ModelConfig(id="judge"), coherence=False)
 
     LocalJudge(config, models).score(TRAIT, ANSWERS[:1], lambda some: None)

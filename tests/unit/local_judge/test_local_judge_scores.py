@@ -15,7 +15,7 @@ from tests.unit.local_judge.models import (
     Naive,
     asked_about,
     judged,
-    leaning,
+    number_model,
     values,
 )
 from traitcli.judging.local.judge import ProbabilityReader
@@ -26,7 +26,7 @@ from traitcli.models.prompts import render
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_score_is_the_expected_number_over_all_spellings(loaded, family):
-    model = leaning(loaded(family), digits=9.0)
+    model = number_model(loaded(family), digits=9.0)
 
     found = judged(model)
 
@@ -40,7 +40,7 @@ def test_a_score_is_the_expected_number_over_all_spellings(loaded, family):
 
 
 def test_whitespace_before_the_number_is_skipped(loaded):
-    model = leaning(loaded("llama"), digits=9.0, whitespace=14.0)
+    model = number_model(loaded("llama"), digits=9.0, whitespace=14.0)
     naive = Naive(model, asked_about(ANSWERS[0]))
 
     found = stated(model, naive.prompt, "0_100")
@@ -59,7 +59,7 @@ def stated(loaded, prompt, scale):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_on_0_10_the_first_digit_is_scaled_to_100(loaded, family):
-    model = leaning(loaded(family), digits=9.0)
+    model = number_model(loaded(family), digits=9.0)
     naive = Naive(model, asked_about(ANSWERS[0]) + ON_0_10)
     p = [naive.number(n, open_ended=(1,)) for n in range(10)]
 
@@ -72,7 +72,7 @@ def test_on_0_10_the_first_digit_is_scaled_to_100(loaded, family):
 
 
 def test_yes_and_no_are_read_in_any_case_and_over_several_tokens(loaded):
-    model = leaning(loaded("llama"), words=16.0)
+    model = number_model(loaded("llama"), words=16.0)
     naive = Naive(model, asked_about(ANSWERS[1]))
     p = {
         word: sum(naive.p(path) for case in cased(word) for path in naive.spellings(case))
@@ -91,7 +91,7 @@ def cased(word):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_batches_of_any_size_give_the_same_scores(loaded, family):
-    model = leaning(loaded(family), digits=9.0)
+    model = number_model(loaded(family), digits=9.0)
 
     one_by_one, together = judged(model, batch_size=1), judged(model, batch_size=7)
 
@@ -99,7 +99,7 @@ def test_batches_of_any_size_give_the_same_scores(loaded, family):
 
 
 def test_the_order_of_the_answers_does_not_matter(loaded):
-    model = leaning(loaded("gemma2"), digits=9.0)
+    model = number_model(loaded("gemma2"), digits=9.0)
 
     forwards, backwards = judged(model, batch_size=1), judged(model, ANSWERS[::-1], batch_size=1)
 
@@ -107,7 +107,7 @@ def test_the_order_of_the_answers_does_not_matter(loaded):
 
 
 def test_the_shared_prefix_of_prompts_is_computed_once(loaded):
-    model = leaning(loaded("llama"), digits=0.0)
+    model = number_model(loaded("llama"), digits=0.0)
     answers = [replace(ANSWERS[i % 5], rollout=f"r{i}") for i in range(12)]
     prompts = [
         render(model.tokenizer, [{"role": "user", "content": asked_about(a)}]).ids for a in answers
@@ -131,7 +131,7 @@ def sorted_widths(prompts):
 
 
 def test_a_prefix_is_shortened_if_later_prompts_share_less(loaded):
-    model = leaning(loaded("llama"), digits=9.0)
+    model = number_model(loaded("llama"), digits=9.0)
     # A group that shares all but one token.
     alike = [replace(ANSWERS[0], rollout=f"r{i}") for i in range(4)]
 
@@ -153,7 +153,7 @@ def test_a_model_with_recurrent_layers_reads_whole_prompts_and_scores_the_same(l
         "lfm2", vocab_size=700, initializer_range=0.3, layer_types=kinds, **SHAPE
     )
     recurrent = replace(loaded("llama"), model=AutoModelForCausalLM.from_config(config).eval())
-    model = leaning(recurrent, digits=9.0)
+    model = number_model(recurrent, digits=9.0)
     naive = Naive(model, asked_about(ANSWERS[2]))  # the shortest
     p = [naive.number(n) for n in range(101)]
     model.model.fed.clear()
