@@ -34,7 +34,7 @@ from traitcli.vectors.formats.read_any import read_any
 MEMORY_LIMIT = 2**30
 """The most bytes that reading a small file may add to the address space."""
 fuzz = settings(
-    max_examples=150,
+    max_examples=60,  # derandomized: 150 found nothing that 60 did not
     deadline=timedelta(seconds=5),
     derandomize=True,
     database=None,
