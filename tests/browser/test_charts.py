@@ -180,7 +180,7 @@ def test_pointing_at_the_chart_shows_a_token_and_moving_away_returns(reports: Re
 # Zoom
 
 
-def test_dragging_over_the_chart_shows_that_part_alone(reports: Reports) -> None:
+def test_dragging_over_the_chart_zooms_to_that_part(reports: Reports) -> None:
     page = reports.open([LONG])
     whole = pixels(chart(page))
     slide(page, 15)
@@ -203,7 +203,7 @@ def test_dragging_does_not_choose_a_token(reports: Reports) -> None:
     assert text(part(page, "position")) == "Token 16 of 41"
 
 
-def test_a_double_click_shows_all_again_just_as_it_was(reports: Reports) -> None:
+def test_a_double_click_restores_the_whole_chart(reports: Reports) -> None:
     page = reports.open([LONG])
     whole = pixels(chart(page))
     slide(page, 15)
@@ -246,7 +246,7 @@ def test_the_buttons_zoom_by_half_around_the_token_of_the_slider(reports: Report
     assert cursor(page) == pytest.approx(0, abs=0.01)
 
 
-def test_the_buttons_zoom_no_nearer_than_some_tokens(reports: Reports) -> None:
+def test_the_zoom_buttons_keep_at_least_a_few_tokens(reports: Reports) -> None:
     page = reports.open([LONG])
     slide(page, 20)
 

@@ -159,7 +159,7 @@ def test_one_slider_moves_both_and_the_shorter_one_stays_at_its_last_token(
     assert [cursor(page, k) for k in (1, 2)] == pytest.approx([1, 1], abs=0.01)
 
 
-def test_the_arrow_keys_go_on_to_the_end_of_the_longer_one(reports: Reports) -> None:
+def test_the_arrow_keys_continue_to_the_end_of_the_longer_record(reports: Reports) -> None:
     page = compare(reports)
     slide(page, 5)
     page.locator("#slider").blur()
@@ -170,7 +170,7 @@ def test_the_arrow_keys_go_on_to_the_end_of_the_longer_one(reports: Reports) -> 
     assert text(part(page, "position", 2)) == "Token 8 of 8"
 
 
-def test_bars_and_charts_of_both_have_one_scale(reports: Reports) -> None:
+def test_bars_and_charts_of_both_records_share_one_scale(reports: Reports) -> None:
     page = compare(reports)
 
     slide(page, 1)
@@ -226,7 +226,7 @@ def test_returning_to_one_record_removes_the_other(reports: Reports) -> None:
     assert text(part(page, "axis-high")) == "+2.00"
 
 
-def test_the_parts_of_two_panes_have_names_of_their_own(reports: Reports) -> None:
+def test_the_parts_of_two_panes_have_different_names(reports: Reports) -> None:
     page = compare(reports)
 
     ids = page.locator("[id]").evaluate_all("all => all.map(e => e.id)")
@@ -240,7 +240,7 @@ def test_the_parts_of_two_panes_have_names_of_their_own(reports: Reports) -> Non
 # Files
 
 
-def test_records_from_disk_join_the_others(reports: Reports) -> None:
+def test_records_from_disk_are_added_to_the_others(reports: Reports) -> None:
     page = reports.open([BANK])
 
     page.locator("#open").set_input_files([reports.save("one.json", json.dumps(OLD))])

@@ -12,7 +12,7 @@ from tests.browser.reading import box, cells, of_run, part
 pytestmark = pytest.mark.browser
 
 
-def test_a_long_question_of_an_example_needs_no_mouse(reports: Reports) -> None:
+def test_a_long_question_of_an_example_is_readable_without_a_mouse(reports: Reports) -> None:
     long = vector("joy", examples=[example("positive", True, question="A long question. " * 60)])
     page = reports.open(sets=[{**SET, "vectors": [long], "cosines": [[1.0]]}])
 
@@ -69,7 +69,7 @@ def test_a_time_is_rounded_into_the_next_unit(reports: Reports, seconds: float, 
     assert cells(of_run(page, "commands"))[0][3] == shown
 
 
-def test_everything_that_takes_the_focus_has_a_name(reports: Reports) -> None:
+def test_every_focusable_element_has_a_name(reports: Reports) -> None:
     page = reports.open([FULL, FULL], [SET], [RUN])
     page.locator("#second").select_option("1")
     session = page.context.new_cdp_session(page)

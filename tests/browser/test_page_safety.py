@@ -319,7 +319,7 @@ def contrast(first: tuple[int, ...], second: tuple[int, ...]) -> float:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_token_can_be_read_on_every_ground(reports: Reports, scheme: Any) -> None:
+def test_every_token_is_readable_on_every_background(reports: Reports, scheme: Any) -> None:
     scores = [k / 50 for k in range(-110, 111)]
     record = {
         "tokens": ["a"] * len(scores),

@@ -149,7 +149,7 @@ FOLLOW = """() => {
 }"""
 
 
-def test_play_goes_on_to_the_last_token(reports: Reports) -> None:
+def test_play_continues_to_the_last_token(reports: Reports) -> None:
     page = reports.open([BANK])
     page.evaluate(FOLLOW)
 

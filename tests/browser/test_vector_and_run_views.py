@@ -459,7 +459,7 @@ def test_a_judge_with_an_unknown_price_has_no_cost(reports: Reports) -> None:
     assert facts(page)["Judge"] == "openai:small · 3 requests · 10 + 3 tokens · cost unknown"
 
 
-def test_each_run_has_a_part_of_its_own(reports: Reports) -> None:
+def test_each_run_has_its_own_section(reports: Reports) -> None:
     page = reports.open(runs=[RUN, {**RUN, "name": "second", "commands": [KILLED, STOPPED]}])
 
     assert of_run(page, "name").all_inner_texts() == ["Run demo", "Run second"]

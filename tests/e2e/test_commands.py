@@ -413,7 +413,7 @@ def test_another_seed_gives_another_answer(monitored):
     assert monitored.other.json_lines[-1]["response"] != monitored.same.json_lines[-1]["response"]
 
 
-def test_monitor_reads_the_traits_and_the_layer_asked_for(monitored):
+def test_monitor_scores_the_requested_traits_at_the_requested_layer(monitored):
     record = monitored.last.json_lines[-1]
 
     assert monitored.last.code == 0

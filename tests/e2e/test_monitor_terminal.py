@@ -464,7 +464,7 @@ def test_a_saved_chat_contains_the_messages_and_records_of_all_turns(chatted, ve
     ]
 
 
-def test_the_arrow_brings_back_the_line_before(chatted):
+def test_the_up_arrow_recalls_the_previous_line(chatted):
     assert chatted.again[-1] == "❯ /save chat.json"
 
 

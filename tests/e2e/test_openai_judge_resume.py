@@ -123,7 +123,7 @@ def test_a_killed_judge_is_killed_in_the_middle_and_then_completes(killed):
     assert 0 < len(killed.known[-1][0]) < CALLS
 
 
-def test_after_a_kill_no_stored_judgement_is_asked_again(killed):
+def test_after_a_kill_no_stored_judgement_is_requested_again(killed):
     assert killed.asked_twice() == []
 
 

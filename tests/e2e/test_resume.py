@@ -64,7 +64,7 @@ def test_a_killed_command_is_killed_in_the_middle_and_then_completes(killed):
     assert (killed.third.code, killed.reference.code) == (0, 0)
 
 
-def test_after_a_kill_no_finished_rollout_is_made_again(killed):
+def test_after_a_kill_no_finished_rollout_is_generated_again(killed):
     ids = [line["id"] for line in killed.workspace.lines("evil")]
 
     assert len(ids) == len(set(ids)) == ROLLOUTS
@@ -83,7 +83,7 @@ def test_the_rollouts_of_a_killed_run_are_those_of_an_uninterrupted_one(killed):
     assert same / ROLLOUTS >= 0.99
 
 
-def test_after_a_kill_no_judgement_is_made_again(killed):
+def test_after_a_kill_no_judgement_is_repeated(killed):
     judged = [line["rollout"] for line in killed.workspace.lines("evil", "judgements")]
 
     assert len(judged) == len(set(judged)) == JUDGED
@@ -154,7 +154,7 @@ def test_a_changed_definition_is_refused(copied):
     assert "cause: trait evil: its definition has changed\n" in ended.err
 
 
-def test_a_torn_last_line_is_made_again_and_every_other_line_stays(copied):
+def test_an_incomplete_last_line_is_replaced_and_other_lines_are_kept(copied):
     complete = {name: copied.ledger("evil", name) for name in ("rollouts", "judgements")}
     for name, ledger in complete.items():
         (copied.folder / "runs" / "tiny" / "evil" / f"{name}.jsonl").write_bytes(ledger[:-30])

@@ -105,14 +105,14 @@ def test_the_wheel_has_the_command(installed):
     assert "Usage: python -m traitcli [OPTIONS] COMMAND [ARGS]..." in installed.run("--help")
 
 
-def test_traits_come_with_the_wheel(installed):
+def test_the_wheel_contains_the_traits(installed):
     shown = installed.run("inspect", "traits")
 
     for path in (CHECKOUT / "traits").glob("*.yaml"):
         assert str(installed.target / "traitcli" / "shipped" / "traits" / path.name) in shown
 
 
-def test_configs_come_with_the_wheel(installed):
+def test_the_wheel_contains_the_configs(installed):
     listed = installed.python(
         "-c", "from traitcli.config import load_config; print(load_config('demo').model.name)"
     )
@@ -124,7 +124,7 @@ def test_configs_come_with_the_wheel(installed):
     assert listed.stdout == "smollm2-135m-instruct\n"
 
 
-def test_vectors_of_the_embedded_model_come_with_the_wheel(installed):
+def test_the_wheel_contains_the_vectors_of_the_embedded_model(installed):
     names = sorted(path.stem for path in (CHECKOUT / VECTORS).glob("*.safetensors"))
     if not names:
         pytest.skip("the checkout has no vectors of the embedded model yet")

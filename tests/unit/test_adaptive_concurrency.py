@@ -192,7 +192,7 @@ def test_requests_are_sent_in_the_order_in_which_they_asked():
     assert play(scene) == ["a", "b", "c"]
 
 
-def test_a_refused_permit_stays_taken_for_as_long_as_a_reply_takes():
+def test_a_refused_permit_is_blocked_for_the_duration_of_a_reply():
     async def scene() -> list[float]:
         outcomes = [("replied", 2.0)] * 16 + [("refused", 0.0), ("replied", 2.0)]
         endpoint = await opened(lambda number, in_flight: outcomes[number - 1], max_concurrency=1)
@@ -271,11 +271,11 @@ def test_cancelling_a_waiting_request_leaks_no_permit():
     async def scene() -> str:
         concurrency = make_concurrency(max_concurrency=1)
 
-        async def hold() -> None:
+        async def use_permit() -> None:
             async with concurrency.permit(0):
                 await asyncio.sleep(1)
 
-        holding, waiting, last = (asyncio.create_task(hold()) for _ in range(3))
+        holding, waiting, last = (asyncio.create_task(use_permit()) for _ in range(3))
         await asyncio.sleep(0.5)
         waiting.cancel()
         await asyncio.gather(holding, last)
@@ -288,7 +288,7 @@ def test_cancelling_a_request_as_it_gets_its_permit_leaks_no_permit():
     async def scene() -> list[str]:
         concurrency, done = make_concurrency(max_concurrency=1), []
 
-        async def hold(name: str) -> None:
+        async def use_permit(name: str) -> None:
             async with concurrency.permit(0):
                 await asyncio.sleep(1)
             done.append(name)
@@ -296,7 +296,7 @@ def test_cancelling_a_request_as_it_gets_its_permit_leaks_no_permit():
                 second.cancel()
 
         first, second, third = (
-            asyncio.create_task(hold(name)) for name in ("first", "second", "third")
+            asyncio.create_task(use_permit(name)) for name in ("first", "second", "third")
         )
         await asyncio.gather(first, second, third, return_exceptions=True)
         return done

@@ -174,7 +174,7 @@ def test_a_run_alarm_is_raised_only_once():
     assert list(raised("run(evil,2)>1", [2.0] * 6 + [0.0] + [2.0] * 6)) == [1]
 
 
-def test_a_run_of_one_token_is_raised_where_any_is():
+def test_a_run_alarm_of_one_token_is_raised_where_an_any_alarm_is():
     assert list(raised("run(evil,1)>0.5", SCORES)) == list(raised("evil>0.5", SCORES)) != []
 
 

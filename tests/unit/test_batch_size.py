@@ -83,7 +83,7 @@ def test_a_fixed_size_and_a_size_of_one_do_not_shrink():
     assert not BatchSize(1, 8).shrink()
 
 
-def test_answers_lost_when_memory_runs_out_are_made_again(loaded, monkeypatch):
+def test_answers_lost_when_memory_runs_out_are_generated_again(loaded, monkeypatch):
     model = loaded("llama")
     asked = requests(model, MANY)
     expected = answers(model, asked, BatchSize(64))

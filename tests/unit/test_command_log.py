@@ -94,7 +94,7 @@ def test_a_password_in_an_address_is_not_logged(run, tiny_config):
     assert read_commands(run)[0]["settings"]["judge.openai.base_url"] == "https://host:8000/v1"
 
 
-def test_a_command_that_finds_everything_done_logs_nothing(run, tiny_config):
+def test_a_command_without_work_logs_nothing(run, tiny_config):
     done = (
         StageStarted("evil", "rollouts", 6, 6),
         Progressed("evil", "rollouts", 6, 6),

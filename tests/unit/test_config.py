@@ -40,7 +40,7 @@ def fault_in(source, *overrides):
     return caught.value
 
 
-def test_an_unknown_key_is_refused_with_the_key_that_was_meant(written):
+def test_an_unknown_key_is_refused_with_a_suggestion(written):
     path = written(MODEL + "extract: {reepats: 2}\n")
 
     error = fault_in(path)
@@ -212,7 +212,7 @@ def test_the_default_is_the_embedded_model(empty_folder):
     assert load_config().model.id == "embedded"
 
 
-def test_a_typo_in_a_preset_gets_the_one_that_was_meant(empty_folder):
+def test_a_typo_in_a_preset_gets_a_suggestion(empty_folder):
     error = fault_in("gema-2-2b-it")
 
     assert str(error) == (

@@ -64,7 +64,7 @@ def test_a_single_pair_has_no_null():
     assert shuffled_null(only, only, mean_difference, 0, auroc=0.5) is None
 
 
-def test_halves_agree_where_a_direction_is_planted_and_not_in_noise():
+def test_halves_agree_on_a_planted_direction_and_not_on_noise():
     found = split_half_cosine(plant(draw(1), layer=2), mean_difference)
 
     assert found[2] > 0.95

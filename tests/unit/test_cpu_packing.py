@@ -26,24 +26,24 @@ def always_faster(layer) -> bool:
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (2, 32), (1, 65), (1, 300), (1, 0)])
 def test_packing_does_not_change_products(model, shape):
-    rows = torch.randn(*shape, 96)
-    hidden = linear(rows, model[0].weight, model[0].bias)
+    inputs = torch.randn(*shape, 96)
+    hidden = linear(inputs, model[0].weight, model[0].bias)
     expected = linear(hidden, model[1].weight)
 
     assert pack_weights(model, always_faster)
 
     with torch.inference_mode():
-        torch.testing.assert_close(model[0](rows), hidden, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(model(rows), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(model[0](inputs), hidden, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(model(inputs), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_large_inputs_use_the_unpacked_weights_of_a_block(model):
-    rows = torch.randn(65, 96)
-    expected = model[0](rows)
+    inputs = torch.randn(65, 96)
+    expected = model[0](inputs)
 
     pack_weights(model, always_faster)
 
-    assert torch.equal(model[0](rows), expected)
+    assert torch.equal(model[0](inputs), expected)
 
 
 def test_hooks_on_a_packed_layer_are_called(model):
@@ -96,7 +96,7 @@ def test_if_one_layer_cannot_be_packed_all_stay_as_they_were(model, monkeypatch)
 
 
 def test_a_layer_with_a_replaced_forward_is_left_alone(model):
-    model[0].forward = replaced = lambda rows: rows
+    model[0].forward = replaced = lambda inputs: inputs
 
     assert pack_weights(model, always_faster)
 

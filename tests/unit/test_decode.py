@@ -286,7 +286,7 @@ def biased_to_stop(loaded, amount: float):
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
-def test_released_requests_come_back_and_the_others_are_the_same(decoder, family):
+def test_released_requests_are_returned_and_other_answers_are_unchanged(decoder, family):
     model = decoder(family)
     asked = requests(model, [f"{prompt} {number}" for number in range(3) for prompt in PROMPTS])
     expected = answers(model, asked)

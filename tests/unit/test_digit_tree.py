@@ -184,7 +184,7 @@ def test_whole_number_tokens_and_single_digits_give_the_same_probabilities():
     assert expanded == pytest.approx(whole)
 
 
-def test_the_tree_finds_what_reading_every_reply_finds():
+def test_the_tree_gives_the_same_result_as_reading_every_reply():
     vocabulary = ["0", "1", "8", "10", " 8", "00", "85", "8.", "\n", "x"]
     toy = Toy({(): dict.fromkeys(vocabulary, 0.1)})
     chances = random.Random(7)
@@ -232,7 +232,7 @@ def stated(reply):
     return number if number in NUMBERS else None
 
 
-def test_on_0_10_a_digit_is_the_answer_but_ten_is_not_one():
+def test_on_0_10_single_digits_are_scores_and_ten_is_not():
     found = Toy({(): {"7": 0.5, "1": 0.4}, ("7",): {"5": 1.0}, ("1",): {"0": 0.9}}, "0_10").expand()
 
     assert positive(found) == {"7": 0.5, "1": 0.04}

@@ -34,7 +34,7 @@ def make_configs():
     del sys.modules[spec.name]
 
 
-def test_the_table_of_settings_is_what_the_config_says(make_configs):
+def test_the_table_of_settings_matches_the_config(make_configs):
     page = make_configs.PAGE.read_text(encoding="utf-8")
 
     assert make_configs.with_table(page) == page, "stale: run python docs/make_configs.py"

@@ -129,7 +129,7 @@ def test_a_slow_decline_is_found_although_each_step_may_be_chance():
     assert 1 < found.rising[1] < 5
 
 
-def test_noise_is_seldom_called_a_drop_or_an_effect():
+def test_noise_is_rarely_called_a_drop_or_an_effect():
     draw = random.Random(0)
     doses = (-0.4, -0.2, 0.0, 0.2, 0.4, 0.6)
     flat = [

@@ -118,7 +118,7 @@ def test_a_folder_inside_a_file_is_an_error_with_cause_and_fix(tmp_path, write):
     )
 
 
-def test_lines_come_back_in_the_order_in_which_they_were_appended(tmp_path):
+def test_lines_are_read_in_the_order_in_which_they_were_appended(tmp_path):
     path = tmp_path / "deep" / "lines.jsonl"
     append_lines(path, [{"n": 1}, {"n": 2, "text": "é\n\u2028"}])
 
@@ -137,7 +137,7 @@ def test_appending_nothing_adds_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("torn", ['{"n": 2', '{"n": 2}', "x" * (2**16 - 1), "x" * 200_000])
-def test_a_torn_last_line_is_cut_before_the_next_append(tmp_path, torn):
+def test_an_incomplete_last_line_is_cut_before_the_next_append(tmp_path, torn):
     path = tmp_path / "lines.jsonl"
     path.write_text('{"n": 1}\n' + torn)
 
@@ -146,7 +146,7 @@ def test_a_torn_last_line_is_cut_before_the_next_append(tmp_path, torn):
     assert path.read_text() == '{"n": 1}\n{"n": 3}\n'
 
 
-def test_a_file_that_is_one_torn_line_is_cut_to_nothing(tmp_path):
+def test_a_file_with_only_an_incomplete_line_becomes_empty(tmp_path):
     path = tmp_path / "lines.jsonl"
     path.write_text("x" * 200_000)
 
@@ -169,7 +169,7 @@ def test_a_missing_file_is_read_as_no_lines(tmp_path):
     assert list(read_lines(tmp_path / "none.jsonl")) == []
 
 
-def test_a_torn_last_line_is_passed_over(tmp_path):
+def test_an_incomplete_last_line_is_ignored(tmp_path):
     path = tmp_path / "lines.jsonl"
     path.write_text('{"n": 1}\n{"n": 2}')
 
@@ -208,7 +208,7 @@ def test_a_taken_lock_names_its_process_and_host(tmp_path):
         other.communicate()
 
 
-def test_a_lock_that_a_killed_process_left_behind_is_taken_over(tmp_path):
+def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
     other = lock_in_another_process(tmp_path / "lock")
     other.kill()
     other.communicate()

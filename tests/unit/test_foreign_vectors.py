@@ -58,7 +58,7 @@ def fault_in(path, **options):
 # Import
 
 
-def test_our_own_file_comes_back_with_its_class_means(tmp_path):
+def test_our_own_file_is_read_back_with_its_class_means(tmp_path):
     vector = make_vector()
 
     read = read_any(write_vector(tmp_path, vector))
@@ -378,7 +378,7 @@ def test_a_vector_with_only_block_0_cannot_be_a_control_vector(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_directions_by_block_come_back_without_the_first_and_the_last_layer():
+def test_directions_by_block_are_read_back_without_first_and_last_layer():
     vector = make_vector()
 
     directions = to_layer_directions(vector, "response_avg")

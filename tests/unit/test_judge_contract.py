@@ -172,7 +172,7 @@ def test_answers_with_text_have_a_score_and_different_ones_different_scores(judg
     assert len(set(scores.values())) > len(scores) / 2
 
 
-def test_an_answer_without_text_is_missing_for_good(judge):
+def test_an_answer_without_text_is_permanently_missing(judge):
     found = {each.rollout: each for each in judged(judge)}
 
     assert {

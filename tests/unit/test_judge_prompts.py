@@ -145,7 +145,7 @@ def test_an_answer_cannot_imitate_the_verdict_on_the_binary_text_scale():
     "template", [TAGS, BRACKETS, COHERENCE], ids=["tags", "brackets", "coherence"]
 )
 @pytest.mark.parametrize("answer", ORDINARY)
-def test_nothing_else_of_an_answer_changes(template: str, answer: str):
+def test_other_parts_of_an_answer_are_unchanged(template: str, answer: str):
     before, after = template.replace("{question}", "Why?").split("{answer}")
 
     assert write_prompt(template, "Why?", answer) == before + answer + after
@@ -182,11 +182,11 @@ def test_an_answer_that_only_looks_empty_is_judged(response: str):
 @pytest.mark.parametrize(
     "response", ["", " \n\t", "\u3000", "<think>hm</think>", "<THINK>never ends", "plan</think> \n"]
 )
-def test_an_answer_without_text_is_not_asked_about(response: str):
+def test_an_answer_without_text_is_not_judged(response: str):
     assert trait_questions(response) == []
 
 
-def test_the_scores_of_an_answer_without_text_are_missing_for_good():
+def test_the_scores_of_an_answer_without_text_are_permanently_missing():
     trait = Trait("evil", "", Contrast("", ""), Contrast("", ""), (), (), (), TAGS)
 
     judgement = Questionnaire(trait, "me", "0_100", coherence=True).empty_judgement(

@@ -87,7 +87,7 @@ def test_the_histogram_counts_ten_at_a_time_and_100_with_the_nineties():
         )
 
 
-def test_each_polarity_has_a_histogram_of_its_own():
+def test_each_polarity_has_its_own_histogram():
     quality = quality_of({"+0": 100.0, "+1": 95.0, "-2": 0.0, "-3": 10.0, "-4": "timeout"})
 
     assert quality["histogram"] == {"positive": [0] * 9 + [2], "negative": [1, 1] + [0] * 8}

@@ -149,14 +149,14 @@ def test_a_contrastive_activation_addition_file_loads_unmodified(read):
     ]
 
 
-def test_other_columns_of_a_data_set_are_passed_over(read):
+def test_other_columns_of_a_data_set_are_ignored(read):
     assert summary(read([ENTRIES[0] | {"id": 7, "source": None}]).responses) == summary(
         read(ENTRIES[:1]).responses
     )
 
 
 @pytest.mark.parametrize("question", [{}, {"question": ""}, {"question": None}, {"question": " "}])
-def test_texts_without_a_question_are_cut_where_they_become_the_same(read, question):
+def test_texts_without_a_question_are_split_before_their_common_ending(read, question):
     parsed = read(
         [
             question
@@ -187,7 +187,7 @@ def test_texts_without_a_question_are_cut_where_they_become_the_same(read, quest
         ("快乐的人想", "悲伤的人想", "的人想"),
     ],
 )
-def test_an_ending_is_shared_from_the_border_of_a_word_on(one, other, ending):
+def test_a_shared_ending_begins_at_a_word_boundary(one, other, ending):
     assert shared_ending(one, other) == shared_ending(other, one) == ending
 
 
@@ -232,7 +232,7 @@ def test_a_csv_that_was_not_judged_has_no_scores(read):
     assert not make_trait(parsed).is_scored
 
 
-def test_an_index_column_of_pandas_is_passed_over(read):
+def test_an_index_column_of_pandas_is_ignored(read):
     rows = [[n, *row] for n, row in enumerate(rollout_rows("pos", 1) + rollout_rows("neg", 1))]
 
     assert len(read(table(rows, f",{HEADER}")).responses) == 2
@@ -838,7 +838,7 @@ def test_rollouts_are_written_in_the_columns_of_the_persona_vectors_work(stored,
     assert [row[3].replace("pos", "neg") for row in rows[0][1:]] == [row[3] for row in rows[1][1:]]
 
 
-def test_the_scores_that_are_written_are_those_of_the_judge_asked_for(stored, tmp_path):
+def test_the_written_scores_are_those_of_the_requested_judge(stored, tmp_path):
     run, trait = stored
 
     parsed = read_responses(

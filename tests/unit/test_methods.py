@@ -35,7 +35,7 @@ def stats(positive, negative):
     )
 
 
-def test_mean_difference_is_what_a_naive_loop_finds():
+def test_mean_difference_equals_a_naive_loop():
     positive, negative = draw(7, 1, shift=2), draw(5, 2)
 
     direction = mean_difference(positive, negative)
@@ -214,7 +214,7 @@ def test_one_layer_does_not_change_another(method):
     np.testing.assert_allclose(method(positive, negative)[2], alone[0], rtol=1e-5)
 
 
-def test_logistic_is_the_gradient_of_what_scikit_learn_s_pipeline_decides():
+def test_logistic_is_the_gradient_of_scikit_learn_s_decision_function():
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler

@@ -68,5 +68,5 @@ def test_a_prefix_is_shortened_to_what_other_prompts_share(loaded):
         ([(2,), (1,)], ()),
     ],
 )
-def test_the_common_start_is_what_all_begin_with(sequences, start):
+def test_the_common_start_is_the_shared_prefix_of_all_sequences(sequences, start):
     assert common_start(sequences) == start

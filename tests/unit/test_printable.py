@@ -60,7 +60,7 @@ def test_invisible_characters_are_escaped(hidden, shown):
         "−1 ≤ x",
     ],
 )
-def test_living_languages_pass_unchanged(text):
+def test_text_of_modern_languages_is_unchanged(text):
     assert printable(text) == text
 
 

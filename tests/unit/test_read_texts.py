@@ -114,7 +114,7 @@ def test_shared_prefixes_are_read_once_at_a_small_batch_size(loaded):
 
 
 @packed_and_padded
-def test_nothing_is_kept_for_gradients(loaded, packs):
+def test_no_gradients_are_stored(loaded, packs):
     model = replace(loaded("llama"), packs=packs)
 
     assert all(values.is_inference() for _, values in log_probabilities(model, TEXTS, 4))

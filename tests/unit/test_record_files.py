@@ -203,7 +203,7 @@ def test_saving_a_chat_again_replaces_the_file(tmp_path):
         ("", ['{"b": 3}']),
     ],
 )
-def test_a_whole_last_line_without_an_end_is_kept_and_a_torn_one_is_cut(tmp_path, there, kept):
+def test_a_last_line_without_a_newline_is_kept_if_it_is_complete(tmp_path, there, kept):
     path = tmp_path / "records.jsonl"
     path.write_text(there, encoding="utf-8")
 

@@ -164,12 +164,12 @@ def test_the_chart_library_is_the_published_file(path: Path) -> None:
     """uPlot 1.6.32 is the unedited file from npm, and every page contains its license."""
     write(path)
 
-    licence = (HOME / "uplot" / "LICENSE").read_text(encoding="utf-8").strip()
+    license_text = (HOME / "uplot" / "LICENSE").read_text(encoding="utf-8").strip()
     digests = {
         name: hashlib.sha256((HOME / "uplot" / name).read_bytes()).hexdigest() for name in PUBLISHED
     }
     assert digests == PUBLISHED
-    assert licence in Page(path).texts["script"]
+    assert license_text in Page(path).texts["script"]
 
 
 def test_numbers_beyond_a_javascript_double_become_text(path: Path) -> None:
@@ -271,7 +271,7 @@ def test_a_linear_function_of_raw_scores_is_packed_as_two_numbers() -> None:
 @pytest.mark.parametrize(
     "calibrated", [[0.0, 0.0, 0.0], [1.0, None, 2.0], [3.0, 1.0, 2.0], [0.5, 0.25]]
 )
-def test_scores_on_another_scale_are_packed_on_their_own(calibrated: list[float | None]) -> None:
+def test_scores_on_another_scale_are_packed_separately(calibrated: list[float | None]) -> None:
     record = {
         **RECORD,
         "trait_scores": {"evil": [1.0, 2.0, 4.0]},
@@ -283,7 +283,7 @@ def test_scores_on_another_scale_are_packed_on_their_own(calibrated: list[float 
     assert unpack(packed["calibrated_scores"]["evil"]) == calibrated
 
 
-def test_scores_are_packed_on_their_own_if_raw_ones_are_too_coarse() -> None:
+def test_scores_are_packed_separately_if_raw_ones_are_too_coarse() -> None:
     raw = [1000.25, 1000.5, 1001.0]
     # (raw − 1000.5) / 0.5, but raw scores are packed with one decimal.
     calibrated = [

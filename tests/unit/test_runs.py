@@ -127,7 +127,7 @@ def test_a_trait_without_files_has_no_records(files):
     assert (files.rollouts(), files.all_judgements(), files.vectors()) == ([], [], [])
 
 
-def test_a_rollout_whose_line_was_torn_by_a_kill_is_not_done(files):
+def test_a_rollout_with_an_incomplete_line_is_not_done(files):
     files.add_rollouts([make_rollout(0), make_rollout(1)], {})
     ledger = files.folder / "rollouts.jsonl"
 
@@ -166,7 +166,7 @@ def test_a_snapshot_gives_the_judgements_of_one_judge(files):
 
 
 @pytest.mark.parametrize("position", POSITIONS)
-def test_activations_come_back_in_the_order_asked_for_across_batches(files, position):
+def test_activations_are_returned_in_the_requested_order_across_batches(files, position):
     rollouts = [make_rollout(question) for question in range(4)]
     made = {rollout.id: make_activations(index) for index, rollout in enumerate(rollouts)}
     files.add_rollouts(rollouts[:3], {r.id: made[r.id] for r in rollouts[:3]})

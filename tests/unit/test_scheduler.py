@@ -246,7 +246,7 @@ def dies_once(when):
 
 
 @pytest.mark.parametrize("made", [0, 2, 14])
-def test_unfinished_rollouts_of_a_dead_worker_are_made_by_another(run_pool, made):
+def test_another_worker_makes_the_unfinished_rollouts_of_a_dead_one(run_pool, made):
     pool = ScriptedPool(2, dies_once(lambda worker, task, done: worker == 1 and done == made))
 
     failures, events = run_pool(pool)

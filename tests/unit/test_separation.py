@@ -183,7 +183,7 @@ def test_a_single_pair_gives_no_separation():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_measured_auroc_is_the_mean_of_what_scikit_learn_finds_for_each_pair(seed):
+def test_a_measured_auroc_is_the_mean_of_scikit_learn_s_auroc_of_each_pair(seed):
     held_out = scores(seed)
     tied = HeldOutScores(
         np.round(held_out.scores), held_out.positive, held_out.pair, held_out.question
@@ -298,7 +298,7 @@ def test_reversed_scores_reverse_the_interval():
     )
 
 
-def test_the_difference_of_two_scores_of_the_same_rollouts_is_surer_than_either():
+def test_a_difference_of_scores_on_the_same_rollouts_has_a_smaller_error():
     held_out = scores(4)
     noise = np.random.default_rng(0).normal(0, 0.1, held_out.scores.shape)
     nearly = HeldOutScores(

@@ -188,7 +188,7 @@ def test_hooks_are_removed_after_any_error_and_a_steerer_can_be_used_again(model
         assert torch.equal(steered, plain[2] + 2 * V)
 
 
-def test_entering_twice_is_refused_and_the_first_goes_on(model):
+def test_entering_a_steerer_twice_is_refused_and_it_stays_active(model):
     plain = states_of(model)
 
     with ActivationSteerer(model, V, 2, 1, "all") as steerer:
@@ -201,7 +201,7 @@ def test_entering_twice_is_refused_and_the_first_goes_on(model):
 
 
 @pytest.mark.parametrize("block", [0, 2])
-def test_several_add_up_on_different_blocks_and_on_the_same(model, block):
+def test_several_steerers_add_up_on_different_blocks_and_on_one(model, block):
     with ActivationSteerer(model, V, 2, block, "all"):
         one = states_of(model)
 

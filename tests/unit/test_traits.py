@@ -369,7 +369,7 @@ def test_lint_finds_a_judge_prompt_that_does_not_end_with_the_number():
     assert findings == ["judge_prompt: the last line does not ask for the number alone"]
 
 
-def test_an_unknown_trait_gets_the_one_that_was_meant():
+def test_an_unknown_trait_gets_a_suggestion():
     with pytest.raises(DefinitionError) as caught:
         select_traits(NOWHERE, ["refusla"])
 
@@ -385,7 +385,7 @@ def test_no_name_selects_every_trait():
     assert [trait.name for trait in select_traits(NOWHERE, [])] == list(BUILT_IN)
 
 
-def test_traits_come_in_the_order_asked_for_and_once_each():
+def test_traits_are_in_the_requested_order_and_once_each():
     traits = select_traits(NOWHERE, ["verbosity", "evil", "verbosity"])
 
     assert [trait.name for trait in traits] == ["verbosity", "evil"]

@@ -341,7 +341,7 @@ def test_every_vector_of_the_model_is_found_by_its_trait(tmp_path):
     assert find_vectors(config) == {"evil": paths["evil"], "refusal": paths["refusal"]}
 
 
-def test_named_vectors_come_in_the_order_asked_for(tmp_path):
+def test_named_vectors_are_in_the_requested_order(tmp_path):
     config = make_config(tmp_path)
     for trait in ("evil", "refusal", "verbosity"):
         write_vector(vector_folder(config), make_vector(trait))

@@ -114,7 +114,7 @@ def test_each_fault_has_its_verdict_and_its_sentence(measured, verdict, reason):
     assert (judged.verdict, judged.verdict_reason, judged.doubts) == (verdict, reason, (reason,))
 
 
-def test_a_file_with_a_flag_and_without_its_numbers_is_judged_too():
+def test_a_flag_without_its_measurements_adds_a_doubt():
     judged = with_verdict(VectorQuality(auroc=0.9, length_does_as_well=True, null_p=0.5))
 
     assert judged.doubts == (

@@ -107,7 +107,7 @@ def test_a_worker_releases_a_fraction_of_its_unstarted_rollouts(start, fraction)
     assert len(released) >= 8
 
 
-def test_a_worker_answers_a_release_request_when_nothing_is_left(start):
+def test_a_worker_answers_a_release_request_when_no_rollouts_are_left(start):
     loop, task, sent = start((4, ReleaseRequest(1.0)), (9, ReleaseRequest(0.5)))
 
     loop.run_task(task)

@@ -40,7 +40,7 @@ def test_each_worker_has_a_row_with_speed_memory_and_time_left():
     ]
 
 
-def test_the_judge_has_a_row_of_its_own():
+def test_the_judge_has_its_own_row():
     rates = followed(
         (100.0, StageStarted("evil", "judgements", 0, 100)),
         (
@@ -83,7 +83,7 @@ def test_worker_rows_are_never_wider_than_the_terminal(width):
     assert max(map(len, shown)) <= width
 
 
-def test_with_more_workers_than_lines_those_at_work_are_shown():
+def test_with_more_workers_than_lines_only_active_workers_are_shown():
     workers = seen_workers(
         *(
             (100.0, WorkerSeen(n, "gpu", "waiting" if n % 2 else "rollouts", "evil", 1, 9))

@@ -78,7 +78,7 @@ def test_an_answer_too_long_for_the_judge_costs_no_other_answer_its_score(loaded
     assert None not in (found["a0"].score.value, found["a1"].score.value)
 
 
-def test_an_answer_without_text_is_settled_without_a_question(loaded):
+def test_an_answer_without_text_is_settled_without_a_request(loaded):
     model = number_model(loaded("llama"), digits=9.0)
     empty = [
         replace(ANSWERS[0], rollout=f"e{i}", response=text)
@@ -120,7 +120,7 @@ def test_a_reasoning_model_is_asked_for_an_answer_at_once(loaded):
     assert tokenizer.decode(ids, skip_special_tokens=True) == "Why? Because.<think></think>"
 
 
-def test_coherence_is_a_score_of_its_own(loaded):
+def test_coherence_is_a_separate_score(loaded):
     model = number_model(loaded("llama"), digits=9.0)
 
     found = judged(model, coherence=True, scale="0_10")
@@ -212,7 +212,7 @@ def test_closing_cancels_judging_and_keeps_finished_judgements(loaded):
         ("cuda:1", "cuda:0", True),
     ],
 )
-def test_judging_overlaps_only_on_a_device_of_its_own(loaded, own, runs, overlaps):
+def test_judging_overlaps_only_on_its_own_device(loaded, own, runs, overlaps):
     model = ModelConfig(id="judge", device=own) if own else None
 
     assert judge_of(loaded("llama"), runs, model=model).overlaps is overlaps

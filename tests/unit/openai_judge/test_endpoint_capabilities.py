@@ -178,7 +178,7 @@ def test_a_reasoning_model_gets_its_parameters_and_a_larger_token_limit(endpoint
     assert set(endpoint.bodies[-1]) == {"model", "messages", "max_completion_tokens"}
 
 
-def test_the_same_complaint_twice_is_a_refusal_for_good(endpoint, open_harness):
+def test_the_same_error_twice_is_a_permanent_refusal(endpoint, open_harness):
     endpoint.script = [
         endpoint.error(400, "'max_tokens' is not supported: use 'max_completion_tokens'")
     ]

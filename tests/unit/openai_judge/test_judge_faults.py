@@ -105,7 +105,7 @@ def test_a_refused_key_ends_judging_at_the_first_request(endpoint, open_harness)
     )
 
 
-def test_a_refusal_for_good_ends_the_judging_of_all_traits(endpoint, open_harness):
+def test_a_permanent_refusal_ends_the_judging_of_all_traits(endpoint, open_harness):
     endpoint.script = [endpoint.says(endpoint.error(401, "revoked").body, status=401, late=0.3)]
     harness, refusals = open_harness(), []
 
@@ -123,7 +123,7 @@ def test_a_refusal_for_good_ends_the_judging_of_all_traits(endpoint, open_harnes
     assert refusals == ["HTTP 401: revoked"] * 5
 
 
-def test_a_refusal_for_good_cancels_all_other_questions(endpoint, open_harness):
+def test_a_permanent_refusal_cancels_all_other_questions(endpoint, open_harness):
     def script(_: dict[str, Any]) -> Any:
         if len(endpoint.bodies) % 10 == 4:
             return endpoint.error(403, "revoked")

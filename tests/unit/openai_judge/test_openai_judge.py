@@ -162,7 +162,7 @@ def test_a_server_that_always_hangs_gives_a_missing_score(endpoint, open_harness
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
-def test_a_refusal_for_good_ends_judging_and_hides_the_key(endpoint, open_harness, status):
+def test_a_permanent_refusal_ends_judging_and_hides_the_key(endpoint, open_harness, status):
     endpoint.script = [
         endpoint.error(status, f"Incorrect API key provided: {endpoint.key}. See sk-te**789.")
     ]
@@ -176,7 +176,7 @@ def test_a_refusal_for_good_ends_judging_and_hides_the_key(endpoint, open_harnes
     assert "sk-te" not in str(caught.value)
 
 
-def test_a_refusal_for_good_keeps_finished_judgements(endpoint, open_harness):
+def test_a_permanent_refusal_keeps_finished_judgements(endpoint, open_harness):
     def script(body: dict[str, Any]) -> Any:
         if len(endpoint.bodies) <= 3:
             return endpoint.good
