@@ -321,7 +321,7 @@ def test_without_colors_tokens_have_marks_and_each_layer_has_a_line(replayed):
 
     assert not again.terminal.is_colored
     assert "  ⟨…⟩⁺ and ⟨…⟩⁻ hold tokens that reach +1 or −1." in again.terminal.written
-    assert [band[:4].strip() for band in bands] == [str(row) for row in reversed(range(LAYERS))]
+    assert [band[:4].strip() for band in bands] == [str(layer) for layer in reversed(range(LAYERS))]
 
 
 def test_a_terminal_that_moves_no_cursor_gets_plain_lines(replayed):

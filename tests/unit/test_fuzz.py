@@ -260,7 +260,7 @@ def vector_files(folder: Path) -> dict[str, bytes]:
     )
     native = write_vector(folder, vector)
     by_layer, plain = io.BytesIO(), io.BytesIO()
-    torch.save({row - 1: torch.from_numpy(direction[row]) for row in range(1, 4)}, by_layer)
+    torch.save({layer - 1: torch.from_numpy(direction[layer]) for layer in range(1, 4)}, by_layer)
     torch.save(torch.from_numpy(direction), plain)
     writer = GGUFWriter(folder / "evil.gguf", "controlvector")
     writer.add_string("controlvector.model_hint", "llama")

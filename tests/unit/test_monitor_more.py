@@ -91,8 +91,8 @@ def whole_pass(model, ids):
     """layer -> float32 [T, H]"""
     with torch.no_grad():
         return [
-            row[0]
-            for row in model.model(
+            states[0]
+            for states in model.model(
                 torch.tensor([list(ids)]), output_hidden_states=True
             ).hidden_states
         ]
@@ -116,8 +116,8 @@ def write_plainly(model, ids, interventions=()):
                 torch.tensor([[token]]), past_key_values=passed.past_key_values, **options
             )
             tokens.append(token)
-            states.append([row[0, -1] for row in passed.hidden_states])
-    return tokens, [torch.stack(row) for row in zip(*states, strict=True)]
+            states.append([layer_states[0, -1] for layer_states in passed.hidden_states])
+    return tokens, [torch.stack(of_layer) for of_layer in zip(*states, strict=True)]
 
 
 @each_engine
@@ -135,8 +135,8 @@ def test_a_steered_answer_and_its_scores_are_those_of_plain_hooks(loaded, family
         assert found.raw[vector.trait] == pytest.approx(
             project(hidden, vector, vector.layer), **CLOSE
         )
-    for row, scores in enumerate(found.layer_scores.raw):
-        assert scores == pytest.approx(project(hidden, VECTOR["evil"], row), **CLOSE)
+    for layer, scores in enumerate(found.layer_scores.raw):
+        assert scores == pytest.approx(project(hidden, VECTOR["evil"], layer), **CLOSE)
 
 
 @each_engine

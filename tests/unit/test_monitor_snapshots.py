@@ -98,8 +98,8 @@ def events_of_a_response(by_layer):
     yield PromptScored(("<|user|>", "How", " do I"), *columns)
     for index, word in enumerate(WORDS):
         raw, calibrated = scores(index)
-        rows = tuple(2.2 * math.sin(index / 3 + row / 2) for row in range(9)) if by_layer else ()
-        yield TokenScored(index, word, raw, calibrated, rows)
+        layer_scores = tuple(2.2 * math.sin(index / 3 + layer / 2) for layer in range(9))
+        yield TokenScored(index, word, raw, calibrated, layer_scores if by_layer else ())
         if index == 5:
             yield AlarmRaised(Crossing("evil>1.5", "fail", 5, 1.62))
     yield Warned(
