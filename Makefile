@@ -29,7 +29,7 @@ test: $(READY)
 	$(BIN)/python -m pytest $(TOGETHER)
 
 test-fast: $(READY)
-	$(BIN)/python -m pytest $(TOGETHER) -q tests/unit -m "not model and not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q tests/unit -m "not model and not slow"
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -31,6 +31,8 @@ from traitcli.vector_quality import VectorQuality
 from traitcli.vectors.files import write_vector
 from traitcli.vectors.formats.read_any import read_any
 
+pytestmark = pytest.mark.slow
+
 MEMORY_LIMIT = 2**30
 """The most bytes that reading a small file may add to the address space."""
 fuzz = settings(

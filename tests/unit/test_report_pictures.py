@@ -19,6 +19,8 @@ from traitcli.views.report.contents import scores_of
 from traitcli.views.report.pictures import write_pictures
 from traitcli.views.report.token_picture import MOST_LINES, ColoredText, draw_tokens
 
+pytestmark = pytest.mark.slow
+
 TOKENS = ["I", " cannot", " help", "\n", "you"]
 RECORD = {
     "name": "bank",

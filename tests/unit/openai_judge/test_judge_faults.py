@@ -13,6 +13,8 @@ import pytest
 
 from traitcli.errors import JudgeError
 
+pytestmark = pytest.mark.slow
+
 SCHEDULE = [1, 2, 4, 8]
 TIMEOUT = 1.0
 """Seconds. A busy machine delays a normal request by less than this."""
