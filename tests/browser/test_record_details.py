@@ -123,7 +123,7 @@ def opened_from_file(reports: Reports, record: object) -> Page:
 
 
 @pytest.mark.parametrize(
-    ("tokens", "scores", "said"),
+    ("tokens", "scores", "message"),
     [
         ([], {"evil": []}, "The response is empty: the model stopped before its first token."),
         (["a"], {"evil": [None]}, "This record has no trait scores."),
@@ -133,13 +133,13 @@ def opened_from_file(reports: Reports, record: object) -> Page:
     ],
 )
 def test_a_record_with_nothing_to_show_has_a_message(
-    reports: Reports, tokens: list[str], scores: object, said: str
+    reports: Reports, tokens: list[str], scores: object, message: str
 ) -> None:
     record = {"prompt": "p", "response": "".join(tokens), "tokens": tokens, "trait_scores": scores}
 
     page = opened_from_file(reports, record)
 
-    assert page.get_by_text(said).is_visible()
+    assert page.get_by_text(message).is_visible()
     assert not part(page, "lines").is_visible()
 
 

@@ -44,7 +44,7 @@ MODES: dict[str, list[str]] = {
     "set": ["--prompts", "few.yaml", "--out", "set.jsonl", "--fail-on", "mean(evil)>1000"],
     "texts": [
         "--input",
-        "said.jsonl",
+        "text.jsonl",
         "--json",
         "--fail-on",
         "mean(evil)>-1000",
@@ -54,7 +54,7 @@ MODES: dict[str, list[str]] = {
     "plain": [
         "Wh\udcff?",
         "--input",
-        "said.txt",
+        "text.txt",
         "--system",
         "Be \udcff.",
         *NOWHERE,
@@ -83,7 +83,7 @@ MODES: dict[str, list[str]] = {
         "answers.jsonl",
     ],
 }
-SAID = (
+STDIN = (
     b"Wh\xff?\n/steer evil=0.5\n/nonsense\n\n/system Be \xff.\nHow?\n"
     b"/save saved.json\n/quit\nnever\n"
 )
@@ -101,8 +101,8 @@ def monitor_workspace(
     broken = {"prompt": "Why?", "response": "ab", "tokens": ["a", "b"]}
     files = {
         "few.yaml": yaml.safe_dump(SHORT_ANSWER),
-        "said.txt": "It is so, and so it is.",
-        "said.jsonl": "\n".join([json.dumps(ANSWER), json.dumps({"messages": TALK}), "no json"]),
+        "text.txt": "It is so, and so it is.",
+        "text.jsonl": "\n".join([json.dumps(ANSWER), json.dumps({"messages": TALK}), "no json"]),
         "no record.json": json.dumps({"prompt": "Why?"}),
         "too few scores.json": json.dumps(broken | {"trait_scores": {"evil": [1.0]}}),
         "too few times.json": json.dumps(
@@ -125,7 +125,7 @@ def ended(monitor_workspace: Any) -> dict[str, CommandResult]:
         }
         chat = ("--chat", "--max-new-tokens", "4", "--out", "chat.jsonl")
         running["chat"] = pool.submit(
-            monitor_workspace.run, "monitor", *chat, stdin=SAID, PYTHONIOENCODING="utf-8:strict"
+            monitor_workspace.run, "monitor", *chat, stdin=STDIN, PYTHONIOENCODING="utf-8:strict"
         )
         return {name: one.result() for name, one in running.items()}
 
@@ -247,15 +247,15 @@ def test_texts_are_scored_in_order_with_errors_for_unreadable_ones(ended):
     assert [record["prompt"] for record in kept] == ["Why?", "Hi", "And?", ""]
     assert [record.get("history") for record in kept] == [[], TALK[:1], TALK[:3], None]
     assert [record["about"] for record in kept] == [
-        {"file": "said.jsonl", "line": 1},
-        {"file": "said.jsonl", "line": 2, "turn": 1},
-        {"file": "said.jsonl", "line": 2, "turn": 2},
-        {"file": "said.jsonl", "line": 3},
+        {"file": "text.jsonl", "line": 1},
+        {"file": "text.jsonl", "line": 2, "turn": 1},
+        {"file": "text.jsonl", "line": 2, "turn": 2},
+        {"file": "text.jsonl", "line": 3},
     ]
 
 
 def test_texts_with_json_print_records_on_stdout_and_the_table_on_stderr(ended, monitor_workspace):
-    [path] = (monitor_workspace.folder / "runs" / "monitor").glob("*-said-jsonl.jsonl")
+    [path] = (monitor_workspace.folder / "runs" / "monitor").glob("*-text-jsonl.jsonl")
 
     table = ended["texts"].err.splitlines()
 
@@ -283,7 +283,7 @@ def test_the_table_of_texts_shows_means_and_extremes(ended, trait):
 def test_a_plain_text_is_the_answer_to_the_prompt_with_its_table_on_stdout(
     ended, monitor_workspace
 ):
-    [path] = (monitor_workspace.folder / "runs" / "monitor").glob("*-said-txt.jsonl")
+    [path] = (monitor_workspace.folder / "runs" / "monitor").glob("*-text-txt.jsonl")
 
     [record] = records(path)
 
@@ -488,7 +488,7 @@ MISTAKES = {
         EVIL,
     ),
     "steering what is there": Mistake(
-        ["--input", "said.txt", "--steer", "evil=2"],
+        ["--input", "text.txt", "--steer", "evil=2"],
         "--steer and --input cannot be used together",
         "--input scores existing text; nothing is generated",
         "leave --steer out",

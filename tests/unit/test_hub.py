@@ -658,7 +658,7 @@ def test_a_hub_that_does_not_reply_times_out(hub, write_vectors, other_config, c
 # refusals of the hub
 
 
-def refusing(status, code="", message="said so"):
+def refusing(status, code="", message="server message"):
     body = json.dumps({"error": message}).encode()
     return Answer(
         status,
@@ -668,19 +668,29 @@ def refusing(status, code="", message="said so"):
 
 
 REFUSED = [
-    (refusing(401), VectorError, "the hub requires a valid token", "said so"),
-    (refusing(403), VectorError, f"your token has no permission for this on {REPO}", "said so"),
-    (refusing(403, "GatedRepo"), VectorError, f"{REPO} is gated", "said so"),
-    (refusing(404, "RevisionNotFound"), VectorError, f"no revision main of {REPO}", "said so"),
+    (refusing(401), VectorError, "the hub requires a valid token", "server message"),
+    (
+        refusing(403),
+        VectorError,
+        f"your token has no permission for this on {REPO}",
+        "server message",
+    ),
+    (refusing(403, "GatedRepo"), VectorError, f"{REPO} is gated", "server message"),
+    (
+        refusing(404, "RevisionNotFound"),
+        VectorError,
+        f"no revision main of {REPO}",
+        "server message",
+    ),
     (
         refusing(404, "RepoNotFound"),
         VectorError,
         f"no repository {REPO} on the hub",
         "it does not exist, or it is private and your token cannot read it",
     ),
-    (refusing(418), TraitError, f"the hub refuses {REPO}", "said so"),
-    (refusing(429), TraitError, f"the hub refuses {REPO}", "said so"),
-    (refusing(500), TraitError, "the hub failed", "said so"),
+    (refusing(418), TraitError, f"the hub refuses {REPO}", "server message"),
+    (refusing(429), TraitError, f"the hub refuses {REPO}", "server message"),
+    (refusing(500), TraitError, "the hub failed", "server message"),
     (Answer(503), TraitError, "the hub failed", "status 503"),
     (Answer(200, {}, b"<html>"), TraitError, f"the request to {REPO} failed", None),
 ]

@@ -290,7 +290,7 @@ def test_texts_that_are_all_unreadable_have_records(loaded):
 
 
 def test_half_a_surrogate_in_one_text_does_not_stop_the_others(loaded, tmp_path):
-    path, out = tmp_path / "said.jsonl", tmp_path / "scores.jsonl"
+    path, out = tmp_path / "text.jsonl", tmp_path / "scores.jsonl"
     path.write_text(
         '{"prompt": "Hi", "response": "cut \\ud83d"}\n{"prompt": "Hi", "response": "Ho"}\n', "utf-8"
     )
@@ -383,7 +383,7 @@ def test_without_a_system_role_the_system_message_joins_the_first_message(loaded
 
 
 def test_an_answer_to_a_tool_is_read_right_after_the_tools_message(loaded, tmp_path):
-    model, path = loaded("llama"), tmp_path / "said.jsonl"
+    model, path = loaded("llama"), tmp_path / "text.jsonl"
     before = [
         {"role": "user", "content": "Hi"},
         {"role": "assistant", "content": ""},

@@ -24,7 +24,7 @@ USER, ANSWER = message("user", "Why?"), message("assistant", "Because.")
 def read(tmp_path):
     """Writes lines of text or JSON and reads their exchanges."""
 
-    def read(*lines, name="said.jsonl", **options):
+    def read(*lines, name="chat.jsonl", **options):
         path = tmp_path / name
         texts = [
             line if isinstance(line, str) else json.dumps(line, ensure_ascii=False)
@@ -36,7 +36,7 @@ def read(tmp_path):
     return read
 
 
-def at(line, turn=None, name="said.jsonl"):
+def at(line, turn=None, name="chat.jsonl"):
     return {"file": name, "line": line} | ({"turn": turn} if turn else {})
 
 
@@ -51,7 +51,7 @@ def json_fault(text):
     return f"not JSON: {error.value}"
 
 
-@pytest.mark.parametrize("name", ["said.jsonl", "said.ndjson"])
+@pytest.mark.parametrize("name", ["chat.jsonl", "chat.ndjson"])
 def test_each_line_is_a_prompt_and_its_response_and_extra_keys_are_ignored(read, name):
     found = read(GOOD, {"id": 3, "response": "So.", "prompt": "How?", "about": {}}, name=name)
 
@@ -160,19 +160,19 @@ def test_a_failed_monitoring_record_is_an_exchange_with_a_problem(read):
 
 
 def test_a_json_list_has_an_exchange_for_each_of_its_items(read):
-    found = read([GOOD, {"messages": [USER, ANSWER]}], name="said.json")
+    found = read([GOOD, {"messages": [USER, ANSWER]}], name="chat.json")
 
     assert found == [
-        Exchange("Why?", "Because.", about=at(1, name="said.json")),
-        Exchange("Why?", "Because.", about=at(2, 1, name="said.json")),
+        Exchange("Why?", "Because.", about=at(1, name="chat.json")),
+        Exchange("Why?", "Because.", about=at(2, 1, name="chat.json")),
     ]
 
 
 @pytest.mark.parametrize("value", [GOOD, [GOOD]], ids=["object", "list"])
 def test_a_json_file_may_be_spread_over_lines(read, value):
-    [found] = read(json.dumps(value, indent=2), name="said.json")
+    [found] = read(json.dumps(value, indent=2), name="chat.json")
 
-    assert found == Exchange("Why?", "Because.", about=at(1, name="said.json"))
+    assert found == Exchange("Why?", "Because.", about=at(1, name="chat.json"))
 
 
 @pytest.mark.parametrize("prompt", ["", "Write an essay."])
@@ -199,13 +199,13 @@ def test_lines_may_end_as_on_windows(read):
 
 
 def test_a_last_line_without_an_end_is_read(tmp_path):
-    path = tmp_path / "said.jsonl"
+    path = tmp_path / "chat.jsonl"
     path.write_text(json.dumps(GOOD), encoding="utf-8")
 
     assert problems(read_exchanges(path)) == [""]
 
 
-@pytest.mark.parametrize("name", ["said.jsonl", "said.json"])
+@pytest.mark.parametrize("name", ["chat.jsonl", "chat.json"])
 def test_a_byte_order_mark_is_not_part_of_the_text(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode())
@@ -296,13 +296,13 @@ def test_an_empty_answer_is_an_exchange(read):
 @pytest.mark.parametrize(
     ("name", "text", "cause"),
     [
-        ("said.jsonl", "", "it is empty"),
-        ("said.jsonl", "\n \n", "it is empty"),
-        ("said.txt", "", "it is empty"),
-        ("said.json", "[]", "it is empty"),
-        ("said.json", "", json_fault("")),
-        ("said.jsonl", "3\n{}\n", "not a JSON object"),
-        ("said.jsonl", '{"prompt": "Why?", "response": ""}\n', "it is empty"),
+        ("chat.jsonl", "", "it is empty"),
+        ("chat.jsonl", "\n \n", "it is empty"),
+        ("chat.txt", "", "it is empty"),
+        ("chat.json", "[]", "it is empty"),
+        ("chat.json", "", json_fault("")),
+        ("chat.jsonl", "3\n{}\n", "not a JSON object"),
+        ("chat.jsonl", '{"prompt": "Why?", "response": ""}\n', "it is empty"),
     ],
 )
 def test_a_file_with_nothing_to_read_is_refused(tmp_path, name, text, cause):
@@ -316,7 +316,7 @@ def test_a_file_with_nothing_to_read_is_refused(tmp_path, name, text, cause):
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    path = tmp_path / "said.jsonl"
+    path = tmp_path / "chat.jsonl"
 
     with pytest.raises(UserError) as error:
         read_exchanges(path)
@@ -329,7 +329,7 @@ def test_a_missing_file_is_refused(tmp_path):
 
 
 def test_a_file_in_another_encoding_is_refused(tmp_path):
-    path, data = tmp_path / "said.txt", "Was heißt das?".encode("latin-1")
+    path, data = tmp_path / "chat.txt", "Was heißt das?".encode("latin-1")
     path.write_bytes(data)
 
     with pytest.raises(UserError) as error:
