@@ -286,7 +286,9 @@ def test_a_trait_without_scores_of_the_selected_judge_has_a_note(copied):
 
 def test_a_doubtful_rollout_shows_its_question_until_the_definition_changes(copied):
     judge_again(
-        copied, "evil", lambda polarity, _: {"value": 0.0 if polarity == "positive" else 100.0}
+        copied,
+        "evil",
+        lambda polarity, _: {"value": 0.0 if polarity == "positive" else 100.0},
     )
     source = load_trait(find_traits(Path("nowhere"))["evil"])
     asked = {line["id"]: source.questions[line["question"]] for line in copied.lines("evil")}

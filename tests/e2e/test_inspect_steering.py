@@ -26,7 +26,7 @@ def add_vector(workspace, trait):
 
 
 @pytest.fixture(scope="module")
-def swept(open_workspace):
+def sweep_results(open_workspace):
     """A folder with two vectors and no run, and the results without and with --json."""
     workspace = open_workspace(extract=SAMPLING)
     for trait in ("evil", "refusal"):
@@ -36,8 +36,8 @@ def swept(open_workspace):
     return workspace, shown, workspace.run("inspect", "steering", *SMALL, "--json"), after
 
 
-def test_every_vector_has_a_table_without_a_run(swept):
-    _, shown, _, _ = swept
+def test_every_vector_has_a_table_without_a_run(sweep_results):
+    _, shown, _, _ = sweep_results
 
     lines = shown.out.splitlines()
 
@@ -52,8 +52,8 @@ def test_every_vector_has_a_table_without_a_run(swept):
     assert "\x1b" not in shown.out
 
 
-def test_progress_goes_to_stderr_line_by_line(swept):
-    _, shown, _, _ = swept
+def test_progress_goes_to_stderr_line_by_line(sweep_results):
+    _, shown, _, _ = sweep_results
 
     stderr_lines = [line.partition("] ")[2] for line in shown.err.splitlines()]
 
@@ -67,8 +67,8 @@ def test_progress_goes_to_stderr_line_by_line(swept):
     assert not {"\x1b", "\r"} & set(shown.err)
 
 
-def test_the_same_command_with_json_has_all_results_and_does_nothing(swept):
-    workspace, _, counted, after = swept
+def test_the_same_command_with_json_has_all_results_and_does_nothing(sweep_results):
+    workspace, _, counted, after = sweep_results
 
     rows = counted.json
 
@@ -93,9 +93,9 @@ def test_the_same_command_with_json_has_all_results_and_does_nothing(swept):
         }
 
 
-def test_a_later_run_in_the_same_folder_is_not_disturbed(swept, open_workspace):
+def test_a_later_run_in_the_same_folder_is_not_disturbed(sweep_results, open_workspace):
     workspace = open_workspace(extract=SAMPLING | {"questions": 1, "evaluation_questions": 1})
-    shutil.copytree(swept[0].folder / "runs", workspace.folder / "runs")
+    shutil.copytree(sweep_results[0].folder / "runs", workspace.folder / "runs")
     before = workspace.ledger("evil", "steering")
 
     ended = workspace.run("extract", "evil", "--json")
@@ -151,8 +151,8 @@ MISTAKES = [
 ]
 
 
-def test_mistakes_have_three_lines_and_exit_code_2(swept):
-    workspace, *_ = swept
+def test_mistakes_have_three_lines_and_exit_code_2(sweep_results):
+    workspace, *_ = sweep_results
     before = workspace.files("runs")
 
     ended = workspace.run_all(
@@ -183,8 +183,8 @@ def test_a_judge_without_a_key_is_refused_before_any_answer(open_workspace):
     assert workspace.ledger("evil", "steering") == b""
 
 
-def test_another_command_that_uses_the_run_is_named(swept):
-    workspace, *_ = swept
+def test_another_command_that_uses_the_run_is_named(sweep_results):
+    workspace, *_ = sweep_results
     lock = workspace.folder / "runs" / "tiny" / "lock"
     lock.write_text("1\nelsewhere\n")
 

@@ -220,7 +220,7 @@ def foreign_vector() -> TraitVector:
 
 
 @pytest.fixture(scope="module")
-def answers(open_workspace, finished) -> dict[str, Any]:
+def results(open_workspace, finished) -> dict[str, Any]:
     """The result of each mistake, in a folder with a finished run."""
     workspace = open_workspace()
     for name in ("runs", "vectors"):
@@ -239,23 +239,23 @@ def answers(open_workspace, finished) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", [name for name in MISTAKES if not MISTAKES[name].worked])
-def test_a_mistake_gets_three_lines_and_nothing_else(answers, name):
-    ended = answers[name]
+def test_a_mistake_gets_three_lines_and_nothing_else(results, name):
+    ended = results[name]
 
     assert (ended.code, ended.out, ended.err) == (2, "", MISTAKES[name].message)
 
 
 @pytest.mark.parametrize("name", [name for name in MISTAKES if MISTAKES[name].worked])
-def test_a_mistake_found_while_working_ends_with_three_lines(answers, name):
-    before, error, message = answers[name].err.partition("error: ")
+def test_a_mistake_found_while_working_ends_with_three_lines(results, name):
+    before, error, message = results[name].err.partition("error: ")
 
-    assert (answers[name].code, answers[name].out) == (2, "")
+    assert (results[name].code, results[name].out) == (2, "")
     assert error + message == MISTAKES[name].message
     assert "Traceback" not in before
 
 
-def test_a_missing_key_is_noticed_before_anything_is_generated(answers):
-    assert "loading" not in answers["a judge without a key"].err
+def test_a_missing_key_is_noticed_before_anything_is_generated(results):
+    assert "loading" not in results["a judge without a key"].err
 
 
 def test_failed_traits_give_exit_code_1_and_an_error_each(copied):

@@ -167,7 +167,7 @@ def terminal_run(terminal: Terminal, record: Path) -> TerminalRun:
 
 
 @pytest.fixture(scope="module")
-def stopped(terminals: dict[str, Terminal], endless_workspace: Any) -> TerminalRun:
+def interrupted_answer(terminals: dict[str, Terminal], endless_workspace: Any) -> TerminalRun:
     """A long answer in a window that becomes narrower and wider, then Ctrl-C."""
     terminal = terminals["stopped"]
     for size in ((60, 24), (110, 30)):
@@ -178,8 +178,8 @@ def stopped(terminals: dict[str, Terminal], endless_workspace: Any) -> TerminalR
     return terminal_run(terminal, endless_workspace.folder / "stopped.json")
 
 
-def test_ctrl_c_ends_an_answer_and_keeps_its_text_and_scores(stopped):
-    record = stopped.record
+def test_ctrl_c_ends_an_answer_and_keeps_its_text_and_scores(interrupted_answer):
+    record = interrupted_answer.record
 
     lengths = {
         len(scores)
@@ -187,47 +187,47 @@ def test_ctrl_c_ends_an_answer_and_keeps_its_text_and_scores(stopped):
         for scores in record[kind].values()
     }
 
-    assert stopped.code == 130
+    assert interrupted_answer.code == 130
     assert record["finish_reason"] == "interrupted"
     assert "".join(record["tokens"]) == record["response"] != ""
     assert lengths == {len(record["tokens"])}
-    assert stopped.terminal.written[-1] == "record: stopped.json"
+    assert interrupted_answer.terminal.written[-1] == "record: stopped.json"
 
 
-def test_ctrl_c_restores_the_terminal(stopped):
-    assert stopped.terminal.shows_cursor
-    assert b"Traceback" not in stopped.terminal.sent
+def test_ctrl_c_restores_the_terminal(interrupted_answer):
+    assert interrupted_answer.terminal.shows_cursor
+    assert b"Traceback" not in interrupted_answer.terminal.sent
 
 
-def test_no_word_is_lost_when_the_window_is_resized_while_the_model_writes(stopped):
-    there = iter(without_spaces(stopped.terminal.written))
+def test_no_word_is_lost_when_the_window_is_resized_while_the_model_writes(interrupted_answer):
+    there = iter(without_spaces(interrupted_answer.terminal.written))
 
-    missing = [char for char in shown(stopped.record) if char not in there]
+    missing = [char for char in shown(interrupted_answer.record) if char not in there]
 
     # All words are there in order. A frame drawn during the resize may be there twice.
     assert missing == []
 
 
 @pytest.fixture(scope="module")
-def answered(terminals: dict[str, Terminal], vectors_workspace: Any) -> TerminalRun:
+def finished_answer(terminals: dict[str, Terminal], vectors_workspace: Any) -> TerminalRun:
     return terminal_run(terminals["answered"], vectors_workspace.folder / "answered.json")
 
 
-def test_a_live_answer_is_between_its_heading_and_the_path_of_its_record(answered):
-    lines = answered.terminal.written
+def test_a_live_answer_is_between_its_heading_and_the_path_of_its_record(finished_answer):
+    lines = finished_answer.terminal.written
 
-    assert answered.code == 0
+    assert finished_answer.code == 0
     assert (lines[0], lines[2]) == ("❯ Why?", "")
     assert lines[1].startswith("  model · layer ")
-    assert answer(lines) == shown(answered.record)
+    assert answer(lines) == shown(finished_answer.record)
     assert lines[-2].endswith(" tokens/s, stopped at the token limit")
     assert lines[-1] == "record: answered.json"
 
 
-def test_the_panel_shows_last_mean_and_highest_score_of_each_trait(answered):
-    scores = answered.record["calibrated_scores"]
+def test_the_panel_shows_last_mean_and_highest_score_of_each_trait(finished_answer):
+    scores = finished_answer.record["calibrated_scores"]
 
-    found = panel(answered.terminal.written)
+    found = panel(finished_answer.terminal.written)
 
     assert list(found) == list(scores)
     for trait, (now, bar, mean, most) in found.items():
@@ -238,9 +238,9 @@ def test_the_panel_shows_last_mean_and_highest_score_of_each_trait(answered):
         assert ("━" in below, "━" in above) == (now <= -0.2, now >= 0.2)
 
 
-def test_a_live_answer_is_colored_and_shows_the_cursor_again(answered):
-    assert answered.terminal.is_colored
-    assert answered.terminal.shows_cursor
+def test_a_live_answer_is_colored_and_shows_the_cursor_again(finished_answer):
+    assert finished_answer.terminal.is_colored
+    assert finished_answer.terminal.shows_cursor
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ MODEL = "model: {id: org/tiny}\n"
 
 
 @pytest.fixture
-def written(tmp_path):
+def write_config(tmp_path):
     """Write a config file; returns its path as text."""
 
     def write(text):
@@ -40,8 +40,8 @@ def fault_in(source, *overrides):
     return caught.value
 
 
-def test_an_unknown_key_is_refused_with_a_suggestion(written):
-    path = written(MODEL + "extract: {reepats: 2}\n")
+def test_an_unknown_key_is_refused_with_a_suggestion(write_config):
+    path = write_config(MODEL + "extract: {reepats: 2}\n")
 
     error = fault_in(path)
 
@@ -64,12 +64,12 @@ def test_an_unknown_key_is_refused_with_a_suggestion(written):
         ("zzz: 1\n", "zzz: unknown key"),
     ],
 )
-def test_an_unknown_key_is_named_with_its_whole_path(written, text, cause):
-    assert fault_in(written(MODEL + text)).cause == cause
+def test_an_unknown_key_is_named_with_its_whole_path(write_config, text, cause):
+    assert fault_in(write_config(MODEL + text)).cause == cause
 
 
-def test_every_fault_is_reported_at_once(written):
-    path = written(
+def test_every_fault_is_reported_at_once(write_config):
+    path = write_config(
         "model: {revision: main}\nextract: {repeats: 0, reepats: 2}\nfilter: {threshold: 101}\n"
     )
 
@@ -101,14 +101,14 @@ def test_every_fault_is_reported_at_once(written):
         ("extract:\n", "extract: expected a section of settings, got None"),
     ],
 )
-def test_a_value_of_the_wrong_type_is_named(written, text, cause):
-    path = written(text if text.startswith("model") else MODEL + text)
+def test_a_value_of_the_wrong_type_is_named(write_config, text, cause):
+    path = write_config(text if text.startswith("model") else MODEL + text)
 
     assert fault_in(path).cause == cause
 
 
-def test_a_layer_that_is_neither_number_nor_auto_names_both_choices(written):
-    error = fault_in(written(MODEL + "vector: {layer: last}\n"))
+def test_a_layer_that_is_neither_number_nor_auto_names_both_choices(write_config):
+    error = fault_in(write_config(MODEL + "vector: {layer: last}\n"))
 
     assert error.cause.splitlines() == [
         "vector.layer: input should be a valid integer, "
@@ -117,8 +117,8 @@ def test_a_layer_that_is_neither_number_nor_auto_names_both_choices(written):
     ]
 
 
-def test_broken_yaml_names_its_line(written):
-    path = written(MODEL + "extract:\n  repeats: [1, 2\njudge: {}\n")
+def test_broken_yaml_names_its_line(write_config):
+    path = write_config(MODEL + "extract:\n  repeats: [1, 2\njudge: {}\n")
 
     error = fault_in(path)
 
@@ -139,8 +139,8 @@ def test_a_file_that_is_not_utf_8_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "- model\n", "just words\n", "3\n"])
-def test_a_config_must_be_a_mapping(written, text):
-    path = written(text)
+def test_a_config_must_be_a_mapping(write_config, text):
+    path = write_config(text)
 
     error = fault_in(path)
 
@@ -151,12 +151,12 @@ def test_a_config_must_be_a_mapping(written, text):
     )
 
 
-def test_the_file_names_the_run(written):
-    assert load_config(written(MODEL)).name == "my"
+def test_the_file_names_the_run(write_config):
+    assert load_config(write_config(MODEL)).name == "my"
 
 
-def test_the_defaults_are_the_published_procedure(written):
-    config = load_config(written(MODEL))
+def test_the_defaults_are_the_published_procedure(write_config):
+    config = load_config(write_config(MODEL))
 
     assert (
         config.extract.sampling.temperature,
@@ -180,21 +180,21 @@ def test_the_defaults_are_the_published_procedure(written):
     assert (config.vector.method, config.vector.position) == ("mean_difference", "response_avg")
 
 
-def test_a_loaded_config_cannot_be_edited(written):
-    config = load_config(written(MODEL))
+def test_a_loaded_config_cannot_be_edited(write_config):
+    config = load_config(write_config(MODEL))
 
     with pytest.raises(ValidationError, match="frozen"):
         config.name = "other"
 
 
-def test_the_scale_0_10_stays_a_text_where_yaml_1_1_reads_the_number_8(written):
-    config = load_config(written(MODEL + "judge: {openai: {scale: 0_10}}\n"))
+def test_the_scale_0_10_stays_a_text_where_yaml_1_1_reads_the_number_8(write_config):
+    config = load_config(write_config(MODEL + "judge: {openai: {scale: 0_10}}\n"))
 
     assert config.judge.openai.scale == "0_10"
 
 
-def test_a_name_that_looks_like_a_date_stays_a_text(written):
-    assert load_config(written(MODEL + "name: 2025-13-31\n")).name == "2025-13-31"
+def test_a_name_that_looks_like_a_date_stays_a_text(write_config):
+    assert load_config(write_config(MODEL + "name: 2025-13-31\n")).name == "2025-13-31"
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -254,37 +254,37 @@ def test_a_file_wins_over_a_preset_of_that_name(empty_folder):
         ("model.id=org/other", "model", "id", "org/other"),
     ],
 )
-def test_an_override_wins_over_the_file(written, override, section, key, value):
-    path = written(MODEL + "extract: {repeats: 2, questions: 3}\n")
+def test_an_override_wins_over_the_file(write_config, override, section, key, value):
+    path = write_config(MODEL + "extract: {repeats: 2, questions: 3}\n")
 
     config = load_config(path, [override])
 
     assert getattr(getattr(config, section), key) == value
 
 
-def test_an_override_does_not_change_other_keys(written):
-    path = written(MODEL + "extract: {repeats: 2, questions: 3}\n")
+def test_an_override_does_not_change_other_keys(write_config):
+    path = write_config(MODEL + "extract: {repeats: 2, questions: 3}\n")
 
     config = load_config(path, ["extract.repeats=7"])
 
     assert config.extract.questions == 3
 
 
-def test_the_last_override_of_a_key_counts(written):
-    config = load_config(written(MODEL), ["extract.repeats=2", "extract.repeats=3"])
+def test_the_last_override_of_a_key_counts(write_config):
+    config = load_config(write_config(MODEL), ["extract.repeats=2", "extract.repeats=3"])
 
     assert config.extract.repeats == 3
 
 
-def test_an_override_makes_the_sections_it_needs(written):
-    config = load_config(written(MODEL), ["judge.openai.scale=0_10"])
+def test_an_override_makes_the_sections_it_needs(write_config):
+    config = load_config(write_config(MODEL), ["judge.openai.scale=0_10"])
 
     assert config.judge.openai.scale == "0_10"
 
 
 @pytest.mark.parametrize("override", ["extract.repeats", "=3", ""])
-def test_an_override_without_key_or_value_is_refused(written, override):
-    error = fault_in(written(MODEL), override)
+def test_an_override_without_key_or_value_is_refused(write_config, override):
+    error = fault_in(write_config(MODEL), override)
 
     assert str(error) == (
         f"error: invalid --set {override}\n"
@@ -293,8 +293,8 @@ def test_an_override_without_key_or_value_is_refused(written, override):
     )
 
 
-def test_an_override_needs_a_yaml_value(written):
-    error = fault_in(written(MODEL), "traits=[evil")
+def test_an_override_needs_a_yaml_value(write_config):
+    error = fault_in(write_config(MODEL), "traits=[evil")
 
     assert (
         str(error)
@@ -302,8 +302,8 @@ def test_an_override_needs_a_yaml_value(written):
     )
 
 
-def test_an_override_below_a_value_is_refused(written):
-    error = fault_in(written(MODEL), "model.id.x=1")
+def test_an_override_below_a_value_is_refused(write_config):
+    error = fault_in(write_config(MODEL), "model.id.x=1")
 
     assert str(error) == (
         "error: invalid --set model.id.x=1\n"
@@ -312,8 +312,8 @@ def test_an_override_below_a_value_is_refused(written):
     )
 
 
-def test_an_override_of_an_unknown_key_is_refused_like_one_in_the_file(written):
-    error = fault_in(written(MODEL), "extract.reepats=2")
+def test_an_override_of_an_unknown_key_is_refused_like_one_in_the_file(write_config):
+    error = fault_in(write_config(MODEL), "extract.reepats=2")
 
     assert error.cause == "extract.reepats: unknown key; did you mean repeats?"
 
@@ -381,7 +381,7 @@ def test_setting_one_key_of_a_section_leaves_the_section_s_other_defaults():
     ("old", "new"),
     [("tries", "workers.max_crashes"), ("patience", "workers.heartbeat_timeout")],
 )
-def test_a_renamed_key_is_refused_with_its_new_name(written, old, new):
-    error = fault_in(written(MODEL + f"workers: {{{old}: 3}}\n"))
+def test_a_renamed_key_is_refused_with_its_new_name(write_config, old, new):
+    error = fault_in(write_config(MODEL + f"workers: {{{old}: 3}}\n"))
 
     assert error.cause == f"workers.{old}: renamed; use {new}"

@@ -13,7 +13,7 @@ from traitcli.__main__ import main
 
 
 @pytest.fixture
-def parses(monkeypatch):
+def parse_counts(monkeypatch):
     """Counts for each ledger how often it is opened for reading."""
     opened = Counter()
     real = Path.open
@@ -28,7 +28,7 @@ def parses(monkeypatch):
 
 
 @pytest.fixture
-def traitcli(model_folders, tmp_path, monkeypatch, capsys, parses):
+def traitcli(model_folders, tmp_path, monkeypatch, capsys, parse_counts):
     """Runs a command in this process and in an empty folder; returns its output."""
     settings = {
         "name": "tiny",
@@ -45,7 +45,7 @@ def traitcli(model_folders, tmp_path, monkeypatch, capsys, parses):
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
-        parses.clear()
+        parse_counts.clear()
         monkeypatch.setattr("sys.argv", ["traitcli", *arguments, "-c", "tiny.yaml"])
         code = exit_code()
         shown = capsys.readouterr()
@@ -68,15 +68,15 @@ def cut_ledger(path, lines):
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:lines]))
 
 
-def test_a_first_extraction_parses_no_ledger_at_all(traitcli, parses):
+def test_a_first_extraction_parses_no_ledger_at_all(traitcli, parse_counts):
     shown = json.loads(traitcli("extract", "evil", "--json"))
 
     assert (shown["traits"][0]["rollouts_done"], shown["traits"][0]["judged"]) == (30, 20)
     assert len(shown["vectors"]) == 1
-    assert parses == {}
+    assert parse_counts == {}
 
 
-def test_a_resumed_extraction_parses_each_ledger_once(traitcli, parses):
+def test_a_resumed_extraction_parses_each_ledger_once(traitcli, parse_counts):
     traitcli("extract", "evil", "--set", "filter.min_auroc=0")
     trait = Path("runs", "tiny", "evil")
     cut_ledger(trait / "rollouts.jsonl", 18)
@@ -85,7 +85,7 @@ def test_a_resumed_extraction_parses_each_ledger_once(traitcli, parses):
     shown = json.loads(traitcli("extract", "evil", "--json"))
 
     assert (shown["traits"][0]["rollouts_done"], shown["traits"][0]["judged"]) == (30, 20)
-    assert parses == {
+    assert parse_counts == {
         "evil/rollouts.jsonl": 1,
         "evil/judgements.jsonl": 1,
         "evil/vectors.jsonl": 1,
@@ -103,10 +103,10 @@ def test_a_resumed_extraction_parses_each_ledger_once(traitcli, parses):
         "report tiny",
     ],
 )
-def test_no_command_parses_a_ledger_twice(traitcli, parses, command):
+def test_no_command_parses_a_ledger_twice(traitcli, parse_counts, command):
     traitcli("extract", "evil")
 
     traitcli(*command.split())
 
-    assert {"evil/rollouts.jsonl", "evil/judgements.jsonl"} <= set(parses)
-    assert set(parses.values()) == {1}
+    assert {"evil/rollouts.jsonl", "evil/judgements.jsonl"} <= set(parse_counts)
+    assert set(parse_counts.values()) == {1}

@@ -18,7 +18,7 @@ from traitcli.models.packing_check import find_packing_problem
 
 ASKED = [Request(tuple(range(10, 10 + length)), length) for length in (3, 9, 14, 5, 7)]
 GREEDY = SamplingConfig(temperature=0, max_new_tokens=6)
-ODD = {
+UNPACKABLE = {
     "lfm2": ({"layer_types": ["conv", "full_attention"] * 2}, "it has layers of conv"),
     "gptj": (
         {"n_embd": 32, "n_layer": 4, "n_head": 4, "rotary_dim": 4},
@@ -108,10 +108,10 @@ def test_the_model_attends_as_before_afterwards(loaded):
     assert model.config._attn_implementation == before
 
 
-@pytest.fixture(scope="module", params=ODD)
-def odd(request, tmp_path_factory):
+@pytest.fixture(scope="module", params=UNPACKABLE)
+def unpackable_model(request, tmp_path_factory):
     """A model that cannot be packed, the reason, and the events of loading it."""
-    more, reason = ODD[request.param]
+    more, reason = UNPACKABLE[request.param]
     folder = make_model(
         tmp_path_factory.mktemp("odd") / request.param, request.param, None, True, more=more
     )
@@ -119,8 +119,8 @@ def odd(request, tmp_path_factory):
     return load_model(ModelConfig(id=str(folder), device="cpu"), events.append), reason, events
 
 
-def test_a_model_with_other_attention_is_noticed_with_one_warning(odd):
-    model, reason, events = odd
+def test_a_model_with_other_attention_is_noticed_with_one_warning(unpackable_model):
+    model, reason, events = unpackable_model
 
     [warning] = [event.message for event in events if isinstance(event, Warned)]
 
@@ -128,8 +128,8 @@ def test_a_model_with_other_attention_is_noticed_with_one_warning(odd):
     assert warning.startswith(f"{model.name} is decoded with padding, which is slower: {reason}")
 
 
-def test_a_model_with_other_attention_gives_correct_tokens(odd):
-    assert_greedy(odd[0])
+def test_a_model_with_other_attention_gives_correct_tokens(unpackable_model):
+    assert_greedy(unpackable_model[0])
 
 
 def test_packing_that_changes_the_logits_is_a_problem(loaded, monkeypatch):

@@ -88,7 +88,7 @@ def snapshot_of(files):
 
 
 @pytest.fixture
-def begun(run):
+def started_run(run):
     """A run with one rollout of evil."""
     start(run)
     run.trait("evil").add_rollouts([make_rollout(0)], {})
@@ -239,13 +239,15 @@ def test_the_same_settings_fit_and_change_nothing(run):
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
-def test_changed_settings_are_refused_with_each_difference(begun):
+def test_changed_settings_are_refused_with_each_difference(started_run):
     error = refusal_of(
-        begun, extract={"repeats": 3, "sampling": {"temperature": 0.5}}, model={"id": "org/other"}
+        started_run,
+        extract={"repeats": 3, "sampling": {"temperature": 0.5}},
+        model={"id": "org/other"},
     )
 
     assert str(error) == (
-        f"error: {begun.folder} contains a run with other settings\n"
+        f"error: {started_run.folder} contains a run with other settings\n"
         "cause: model.id: 'org/tiny' in the run, 'org/other' now\n"
         "       extract.repeats: 1 in the run, 3 now\n"
         "       extract.sampling.temperature: 1.0 in the run, 0.5 now\n"
@@ -253,12 +255,12 @@ def test_changed_settings_are_refused_with_each_difference(begun):
     )
 
 
-def test_a_refused_start_writes_nothing(begun):
-    before = (begun.folder / "run.json").read_bytes()
+def test_a_refused_start_writes_nothing(started_run):
+    before = (started_run.folder / "run.json").read_bytes()
 
-    refusal_of(begun, extract={"repeats": 3}, traits=(EVIL, REFUSAL))
+    refusal_of(started_run, extract={"repeats": 3}, traits=(EVIL, REFUSAL))
 
-    assert (begun.folder / "run.json").read_bytes() == before
+    assert (started_run.folder / "run.json").read_bytes() == before
 
 
 def test_settings_may_change_until_a_rollout_is_stored(run):
@@ -269,38 +271,38 @@ def test_settings_may_change_until_a_rollout_is_stored(run):
     assert run.manifest()["settings"]["model.id"] == "org/tiny"
 
 
-def test_a_setting_that_is_newer_than_the_run_has_its_default(begun):
-    path = begun.folder / "run.json"
+def test_a_setting_that_is_newer_than_the_run_has_its_default(started_run):
+    path = started_run.folder / "run.json"
     manifest = json.loads(path.read_text())
     del manifest["settings"]["extract.engine"]
     path.write_text(json.dumps(manifest))
 
-    start(begun)
+    start(started_run)
 
     with pytest.raises(RunError, match="'traitcli' in the run, 'vllm' now"):
-        start(begun, extract={"engine": "vllm"})
+        start(started_run, extract={"engine": "vllm"})
 
 
-def test_device_and_batch_size_may_change(begun):
-    before = begun.manifest()
+def test_device_and_batch_size_may_change(started_run):
+    before = started_run.manifest()
 
-    start(begun, model={"id": "org/tiny", "device": "cuda:1"}, extract={"batch_size": 1})
+    start(started_run, model={"id": "org/tiny", "device": "cuda:1"}, extract={"batch_size": 1})
 
-    assert begun.manifest() == before
-
-
-def test_settings_that_do_not_change_rollouts_may_change(begun):
-    before = begun.manifest()
-
-    start(begun, judge={"backend": "openai"}, filter={"threshold": 60}, vector={"layer": 3})
-
-    assert begun.manifest() == before
+    assert started_run.manifest() == before
 
 
-def test_traits_may_be_added(begun):
-    start(begun, (REFUSAL,))
+def test_settings_that_do_not_change_rollouts_may_change(started_run):
+    before = started_run.manifest()
 
-    assert begun.trait_names() == ["evil", "refusal"]
+    start(started_run, judge={"backend": "openai"}, filter={"threshold": 60}, vector={"layer": 3})
+
+    assert started_run.manifest() == before
+
+
+def test_traits_may_be_added(started_run):
+    start(started_run, (REFUSAL,))
+
+    assert started_run.trait_names() == ["evil", "refusal"]
 
 
 @pytest.mark.parametrize(
@@ -312,29 +314,30 @@ def test_traits_may_be_added(begun):
         {"evaluation_questions": EVIL.evaluation_questions[1:]},
     ],
 )
-def test_a_changed_definition_of_a_started_run_is_refused(begun, change):
-    error = refusal_of(begun, traits=(replace(EVIL, **change), REFUSAL))
+def test_a_changed_definition_of_a_started_run_is_refused(started_run, change):
+    error = refusal_of(started_run, traits=(replace(EVIL, **change), REFUSAL))
 
     assert error.cause == "trait evil: its definition has changed"
 
 
-def test_the_description_and_the_judge_prompt_may_change(begun):
-    before = begun.manifest()
+def test_the_description_and_the_judge_prompt_may_change(started_run):
+    before = started_run.manifest()
 
     start(
-        begun, (replace(EVIL, description="Wicked.", judge_prompt="{question} {answer} A number?"),)
+        started_run,
+        (replace(EVIL, description="Wicked.", judge_prompt="{question} {answer} A number?"),),
     )
 
-    assert begun.manifest() == before
+    assert started_run.manifest() == before
 
 
-def test_a_definition_without_stored_rollouts_may_change(begun):
-    start(begun, (REFUSAL,))
-    before = begun.manifest()["traits"]
+def test_a_definition_without_stored_rollouts_may_change(started_run):
+    start(started_run, (REFUSAL,))
+    before = started_run.manifest()["traits"]
 
-    start(begun, (replace(REFUSAL, pairs=REFUSAL.pairs[:3]),))
+    start(started_run, (replace(REFUSAL, pairs=REFUSAL.pairs[:3]),))
 
-    after = begun.manifest()["traits"]
+    after = started_run.manifest()["traits"]
     assert after["evil"] == before["evil"]
     assert after["refusal"] != before["refusal"]
 

@@ -68,7 +68,7 @@ class Recorder:
 
 
 @pytest.fixture
-def sweeping(tiny_config, tmp_path):
+def run_sweep(tiny_config, tmp_path):
     """Runs a sweep in one folder and returns its results."""
 
     def do(sweep=SWEEP, vector=VECTOR, trait=TRAIT, recorder=None, judge=None):
@@ -109,8 +109,8 @@ def written_alone(loaded, question, coefficient, layer=2):
     )
 
 
-def test_answers_are_those_of_transformers_under_a_plain_hook(sweeping, loaded):
-    row = sweeping()
+def test_answers_are_those_of_transformers_under_a_plain_hook(run_sweep, loaded):
+    row = run_sweep()
 
     expected = [(c, q, written_alone(loaded("llama"), q, c)) for c in (-6, 0, 9) for q in QUESTIONS]
     assert [
@@ -119,8 +119,8 @@ def test_answers_are_those_of_transformers_under_a_plain_hook(sweeping, loaded):
     assert len({response for _, _, response in expected}) > 12
 
 
-def test_scores_are_those_of_the_judge_for_a_naive_loops_answers(sweeping, loaded):
-    row = sweeping()
+def test_scores_are_those_of_the_judge_for_a_naive_loops_answers(run_sweep, loaded):
+    row = run_sweep()
 
     answers = [
         Answer(str(number), "positive", 0, question, written_alone(loaded("llama"), question, c))
@@ -136,8 +136,8 @@ def test_scores_are_those_of_the_judge_for_a_naive_loops_answers(sweeping, loade
     assert (row["coherence_by"], row["judge"]) == ("judge", "fake")
 
 
-def test_the_likelihood_judge_and_the_stand_in_scores_read_without_steering(sweeping, loaded):
-    model, row = loaded("llama"), sweeping(judge=LIKELIHOOD)
+def test_the_likelihood_judge_and_the_stand_in_scores_read_without_steering(run_sweep, loaded):
+    model, row = loaded("llama"), run_sweep(judge=LIKELIHOOD)
 
     assert row["coherence_by"] == "stand-ins"
     for number, one in enumerate(row["written"]):
@@ -159,7 +159,7 @@ def test_the_likelihood_judge_and_the_stand_in_scores_read_without_steering(swee
         assert one["repetition"] == repetition(ids)
 
 
-def test_a_dose_is_relative_to_the_median_norm_of_the_prompts_states(sweeping, loaded):
+def test_a_dose_is_relative_to_the_median_norm_of_the_prompts_states(run_sweep, loaded):
     model, lengths = loaded("llama").model, []
     for question in QUESTIONS:
         with torch.no_grad():
@@ -168,7 +168,7 @@ def test_a_dose_is_relative_to_the_median_norm_of_the_prompts_states(sweeping, l
             )
         lengths += states.hidden_states[2][0].norm(dim=-1).tolist()
 
-    row = sweeping(Sweep(GREEDY, doses=(-0.5, 0.3)))
+    row = run_sweep(Sweep(GREEDY, doses=(-0.5, 0.3)))
 
     each = float(np.linalg.norm(DIRECTIONS[2])) / row["state_norm"]
     lower, upper = sorted(lengths)[(len(lengths) - 1) // 2], median(lengths)
@@ -181,23 +181,23 @@ def test_a_dose_is_relative_to_the_median_norm_of_the_prompts_states(sweeping, l
         assert step["coefficient"] == float(f"{step['coefficient']:.4g}")
 
 
-def test_repeating_a_sweep_loads_no_model_and_writes_nothing(sweeping, ledger):
-    first, before, recorder = sweeping(judge=LIKELIHOOD), ledger(), Recorder()
+def test_repeating_a_sweep_loads_no_model_and_writes_nothing(run_sweep, ledger):
+    first, before, recorder = run_sweep(judge=LIKELIHOOD), ledger(), Recorder()
 
-    again = sweeping(judge=LIKELIHOOD, recorder=recorder)
+    again = run_sweep(judge=LIKELIHOOD, recorder=recorder)
 
     assert again == first
     assert ledger() == before
     assert recorder.events == []
 
 
-def test_an_interrupted_sweep_keeps_complete_answers_and_resumes(sweeping, ledger, tmp_path):
+def test_an_interrupted_sweep_keeps_complete_answers_and_resumes(run_sweep, ledger, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        sweeping(recorder=Recorder(interrupt_at=7))
+        run_sweep(recorder=Recorder(interrupt_at=7))
     kept = ledger()
     recorder = Recorder()
 
-    row = sweeping(recorder=recorder)
+    row = run_sweep(recorder=recorder)
 
     assert 7 <= kept.count(b'"kind": "answer"') < 18
     assert ledger().startswith(kept)
@@ -205,11 +205,11 @@ def test_an_interrupted_sweep_keeps_complete_answers_and_resumes(sweeping, ledge
     assert [one["response"] for one in row["written"]]
 
 
-def test_more_coefficients_or_questions_reuse_stored_answers(sweeping, ledger):
-    sweeping(Sweep(GREEDY, coefficients=(9.0,), questions=4))
+def test_more_coefficients_or_questions_reuse_stored_answers(run_sweep, ledger):
+    run_sweep(Sweep(GREEDY, coefficients=(9.0,), questions=4))
     before = ledger().count(b'"kind": "answer"')
 
-    row = sweeping()
+    row = run_sweep()
 
     assert before == 8
     assert ledger().count(b'"kind": "answer"') == 18
@@ -226,26 +226,26 @@ def test_more_coefficients_or_questions_reuse_stored_answers(sweeping, ledger):
     ],
 )
 def test_an_answer_is_generated_again_only_when_something_it_depends_on_changes(
-    sweeping, ledger, changed, new
+    run_sweep, ledger, changed, new
 ):
-    sweeping()
+    run_sweep()
 
-    sweeping(**changed)
+    run_sweep(**changed)
 
     assert ledger().count(b'"kind": "answer"') == 18 + new
 
 
-def test_another_judge_scores_the_same_answers(sweeping, ledger):
-    fake = sweeping()
+def test_another_judge_scores_the_same_answers(run_sweep, ledger):
+    fake = run_sweep()
 
-    likely = sweeping(judge=LIKELIHOOD)
+    likely = run_sweep(judge=LIKELIHOOD)
 
     assert [one["response"] for one in likely["written"]] == [
         one["response"] for one in fake["written"]
     ]
     assert ledger().count(b'"kind": "answer"') == 18
     assert ledger().count(b'"kind": "judgement"') == 36
-    assert [one["score"] for one in sweeping()["written"]] == [
+    assert [one["score"] for one in run_sweep()["written"]] == [
         one["score"] for one in fake["written"]
     ]
     assert {one["score"] for one in likely["written"]}.isdisjoint(
@@ -253,10 +253,10 @@ def test_another_judge_scores_the_same_answers(sweeping, ledger):
     )
 
 
-def test_every_coefficient_samples_with_the_same_random_numbers(sweeping):
+def test_every_coefficient_samples_with_the_same_random_numbers(run_sweep):
     sampled = SamplingConfig(temperature=1, max_new_tokens=6)
 
-    row = sweeping(Sweep(sampled, coefficients=(1e-6,)))
+    row = run_sweep(Sweep(sampled, coefficients=(1e-6,)))
 
     unsteered, hardly_steered = (
         [o["response"] for o in row["written"] if o["coefficient"] == c] for c in (0, 1e-6)
@@ -332,9 +332,9 @@ def test_the_cost_of_judging_steered_answers_counts_against_the_budget(tiny_conf
 
 
 def test_without_evaluation_questions_the_extraction_questions_are_used_with_a_note(
-    sweeping,
+    run_sweep,
 ):
-    row = sweeping(trait=replace(TRAIT, evaluation_questions=()))
+    row = run_sweep(trait=replace(TRAIT, evaluation_questions=()))
 
     assert {one["question"] for one in row["written"]} == set(GRUMPY.questions)
     assert row["notes"] == [
@@ -343,8 +343,8 @@ def test_without_evaluation_questions_the_extraction_questions_are_used_with_a_n
     ]
 
 
-def test_the_last_layer_is_steered_with_a_note(sweeping):
-    assert "but steering adds it before the norm" in sweeping(replace(SWEEP, layer=4))["notes"][0]
+def test_the_last_layer_is_steered_with_a_note(run_sweep):
+    assert "but steering adds it before the norm" in run_sweep(replace(SWEEP, layer=4))["notes"][0]
 
 
 LABELLED = LabelledResponse("positive", 0, 0, 0, "q", "r", "answer", "file", 1)
@@ -373,12 +373,12 @@ LABELLED = LabelledResponse("positive", 0, 0, 0, "q", "r", "answer", "file", 1)
     ],
 )
 def test_impossible_steering_or_judging_is_refused_before_a_model_loads(
-    sweeping, changed, kind, problem
+    run_sweep, changed, kind, problem
 ):
     recorder = Recorder()
 
     with pytest.raises(UserError) as raised:
-        sweeping(recorder=recorder, **changed)
+        run_sweep(recorder=recorder, **changed)
 
     assert (type(raised.value), raised.value.problem) == (kind, problem)
     assert raised.value.fix
@@ -387,13 +387,13 @@ def test_impossible_steering_or_judging_is_refused_before_a_model_loads(
 
 @pytest.mark.parametrize("sweep", [SWEEP, Sweep(GREEDY)])
 @pytest.mark.parametrize("shape", [(9, 32), (5, 16)])
-def test_a_vector_of_another_model_is_refused(sweeping, ledger, sweep, shape):
+def test_a_vector_of_another_model_is_refused(run_sweep, ledger, sweep, shape):
     vector = replace(
         VECTOR, layer=shape[0] - 2, directions={"response_avg": np.ones(shape, np.float32)}
     )
 
     with pytest.raises(VectorError, match="the vector of grumpy does not fit"):
-        sweeping(sweep, vector)
+        run_sweep(sweep, vector)
 
     assert ledger() == b""
 

@@ -49,7 +49,7 @@ PERSONA_VECTORS = {
 
 
 @pytest.fixture
-def written(tmp_path):
+def write_definition(tmp_path):
     """Writes `kind.yaml`, valid except for `changes`; a change to None removes the key."""
 
     def write(**changes):
@@ -107,8 +107,8 @@ def test_the_positive_side_of_corrigibility_is_corrigible():
     assert trait.adjectives == Contrast("corrigible", "defensive")
 
 
-def test_a_definition_has_the_contents_of_its_file(written):
-    trait = load_trait(written(description="Two\n  lines."))
+def test_a_definition_has_the_contents_of_its_file(write_definition):
+    trait = load_trait(write_definition(description="Two\n  lines."))
 
     assert trait.name == "kind"
     assert trait.description == "Two lines."
@@ -120,8 +120,8 @@ def test_a_definition_has_the_contents_of_its_file(written):
     assert trait.judge_prompt == VALID["judge_prompt"]
 
 
-def test_optional_keys_may_be_left_out(written):
-    path = written(
+def test_optional_keys_may_be_left_out(write_definition):
+    path = write_definition(
         name=None, description=None, positive=None, negative=None, evaluation_questions=None
     )
 
@@ -187,8 +187,8 @@ def test_a_judge_prompt_needs_the_answer(tmp_path, monkeypatch):
     )
 
 
-def test_a_judge_prompt_needs_the_question(written):
-    error = fault_in(written(judge_prompt="{answer} - a number?"))
+def test_a_judge_prompt_needs_the_question(write_definition):
+    error = fault_in(write_definition(judge_prompt="{answer} - a number?"))
 
     assert error.cause == "judge_prompt has no {question}: the judge would never see the question"
     assert error.fix == "add {question} where the question belongs"
@@ -238,8 +238,8 @@ def test_a_judge_prompt_needs_the_question(written):
         ),
     ],
 )
-def test_a_fault_in_a_definition_is_named(written, changes, cause):
-    path = written(**changes)
+def test_a_fault_in_a_definition_is_named(write_definition, changes, cause):
+    path = write_definition(**changes)
 
     error = fault_in(path)
 
@@ -251,14 +251,14 @@ def test_a_fault_in_a_definition_is_named(written, changes, cause):
 
 
 @pytest.mark.parametrize("name", ["../evil", "a/b", "", ".hidden", "two words"])
-def test_a_name_that_cannot_name_a_folder_is_refused(written, name):
-    causes = fault_in(written(name=name)).cause.splitlines()
+def test_a_name_that_cannot_name_a_folder_is_refused(write_definition, name):
+    causes = fault_in(write_definition(name=name)).cause.splitlines()
 
     assert causes[0] == "name: may contain only letters, digits, '_', '.' and '-' (it names files)"
 
 
-def test_every_fault_of_a_definition_is_reported_at_once(written):
-    path = written(zzz=1, pairs=None, questions=["Why?", ""], judge_prompt="a number?")
+def test_every_fault_of_a_definition_is_reported_at_once(write_definition):
+    path = write_definition(zzz=1, pairs=None, questions=["Why?", ""], judge_prompt="a number?")
 
     assert fault_in(path).cause.splitlines() == [
         "zzz: unknown key",
@@ -391,8 +391,8 @@ def test_traits_are_in_the_requested_order_and_once_each():
     assert [trait.name for trait in traits] == ["verbosity", "evil"]
 
 
-def test_a_trait_may_be_named_by_its_file(written):
-    path = written()
+def test_a_trait_may_be_named_by_its_file(write_definition):
+    path = write_definition()
 
     assert [trait.name for trait in select_traits(NOWHERE, [str(path)])] == ["kind"]
 
