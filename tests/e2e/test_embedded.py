@@ -50,7 +50,7 @@ def test_the_shipped_vectors_are_of_the_embedded_model_and_carry_their_provenanc
         assert (vector.layer_count, vector.hidden_size) == (31, 576)
         assert set(vector.directions) == {"response_avg", "prompt_avg", "prompt_last"}
         assert vector.provenance["run_settings"]["extract.sampling.max_new_tokens"] == 64
-        assert vector.quality["evaluation_rollouts"] > 150
+        assert vector.quality.evaluation_rollouts > 150
 
 
 def test_the_shipped_vectors_are_small():

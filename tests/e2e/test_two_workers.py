@@ -131,7 +131,8 @@ def test_each_worker_has_a_log_in_the_run_folder(killed_workers):
 
 
 def test_a_worker_that_hangs_is_replaced(open_workspace):
-    workspace = open_workspace(workers={"heartbeat_timeout": 6.0}, **LARGER)
+    # Longer than a busy machine takes to load the model: loading sends no heartbeats.
+    workspace = open_workspace(workers={"heartbeat_timeout": 20.0}, **LARGER)
     running = workspace.start("extract", *TRAITS[:2], *TWO, "--json")
     running.wait_until(lambda: all(workspace.ledger(trait) for trait in TRAITS[:2]))
     hanging = workers_of(running)[0]
