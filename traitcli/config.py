@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -19,6 +21,7 @@ from pydantic import (
 )
 
 from traitcli.errors import ConfigError, suggest
+from traitcli.faults import list_faults
 from traitcli.records import Position
 from traitcli.shipped import find_shipped, list_shipped
 from traitcli.yaml_files import parse_yaml, read_yaml
@@ -264,12 +267,28 @@ _RENAMED = {
 """Old key -> new key: a config that still uses the old one gets the new one as its suggestion."""
 
 
-def load_config(source: str = DEFAULT, overrides: Sequence[str] = ()) -> Config:
+@dataclass(frozen=True, slots=True)
+class Override:
+    """A `KEY=VALUE` text that changes a setting; VALUE is YAML.
+
+    option  what the user typed for it, for example "--threshold 70"; empty for --set
+    """
+
+    text: str
+    option: str = ""
+
+    @property
+    def typed(self) -> str:
+        return self.option or f"--set {self.text}"
+
+
+def load_config(source: str = DEFAULT, overrides: Sequence[str | Override] = ()) -> Config:
     """Load a config file or a preset, apply overrides, and validate the result.
 
     Args:
         source: path of a YAML file, or the name of a preset.
-        overrides: `KEY=VALUE` texts such as "extract.repeats=2"; VALUE is YAML.
+        overrides: `KEY=VALUE` texts such as "extract.repeats=2"; VALUE is YAML. An error
+            names the option of an Override.
 
     Raises:
         ConfigError: it names every fault at once.
@@ -284,18 +303,17 @@ def load_config(source: str = DEFAULT, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(
             f"{path} is not a valid config", cause="it is not a mapping of sections", fix=_SEE
         )
-    for override in overrides:
-        _apply(data, override)
     # After the overrides, one of which may name the run.
-    data.setdefault("name", path.stem)
+    typed = [one if isinstance(one, Override) else Override(one) for one in overrides]
+    changed = deepcopy(data)
+    for override in typed:
+        _apply(changed, override)
+    changed.setdefault("name", path.stem)
     try:
-        return Config.model_validate(data)
+        return Config.model_validate(changed)
     except ValidationError as error:
-        raise ConfigError(
-            f"{path} is not valid",
-            cause=format_faults(error, Config),
-            fix=f"correct the key, or {_SEE}",
-        ) from None
+        faults = dict(list_faults(error, Config, _RENAMED))
+    raise _invalid(path, faults, _faults_without_overrides(data), typed)
 
 
 def find_config(source: str) -> Path:
@@ -329,72 +347,53 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def format_faults(error: ValidationError, kind: type[Section]) -> str:
-    """Every fault that pydantic found in a section of that kind, one line each."""
-    # A union reports the same fault once for each member: dict.fromkeys keeps the first.
-    return "\n".join(dict.fromkeys(_faults(error, kind)))
+def _faults_without_overrides(data: dict[str, Any]) -> set[str]:
+    """The faults that the config file has on its own."""
+    try:
+        Config.model_validate(data)
+    except ValidationError as error:
+        return {found for _, found in list_faults(error, Config, _RENAMED)}
+    return set()
 
 
-def _apply(data: dict[str, Any], override: str) -> None:
+def _invalid(
+    path: Path, faults: Mapping[str, str], of_file: Collection[str], overrides: Sequence[Override]
+) -> ConfigError:
+    """The error for faults (path of the key -> text), which names the options that cause them."""
+    added = [key for key, fault in faults.items() if fault not in of_file]
+    culprits: dict[str, str] = {}
+    for override in overrides:
+        own = override.text.partition("=")[0]
+        if any(f"{own}.".startswith(f"{key}.") or key.startswith(f"{own}.") for key in added):
+            # Of several for one key, the last one counts.
+            culprits[own] = override.typed
+    if not culprits:
+        fix = f"correct the key, or {_SEE}"
+        return ConfigError(f"{path} is not valid", cause="\n".join(faults.values()), fix=fix)
+
+    listed = ", ".join(culprits.values())
+    is_only = len(added) == len(faults)
+    problem = f"invalid {listed}" if is_only else f"{path} and {listed} are not valid"
+    fix = f"correct the option, or {_SEE}"
+    return ConfigError(problem, cause="\n".join(faults.values()), fix=fix)
+
+
+def _apply(data: dict[str, Any], override: Override) -> None:
     """Set one KEY=VALUE override in the data of a config file."""
-    key, equals, text = override.partition("=")
+    key, equals, text = override.text.partition("=")
     if not equals or not key:
         fix = "for example --set extract.repeats=2"
-        raise ConfigError(f"invalid --set {override}", cause="expected KEY=VALUE", fix=fix)
+        raise ConfigError(f"invalid {override.typed}", cause="expected KEY=VALUE", fix=fix)
     try:
         value = parse_yaml(text)
     except yaml.YAMLError:
         cause = f"{text!r} is not YAML"
-        raise ConfigError(f"invalid --set {override}", cause=cause, fix="quote the value") from None
+        raise ConfigError(f"invalid {override.typed}", cause=cause, fix="quote the value") from None
     *parents, last = key.split(".")
     section: Any = data
     for parent in parents:
         section = section.setdefault(parent, {})
         if not isinstance(section, dict):
             cause = f"{parent} is a value, not a section"
-            raise ConfigError(f"invalid --set {override}", cause=cause, fix=_SEE)
+            raise ConfigError(f"invalid {override.typed}", cause=cause, fix=_SEE)
     section[last] = value
-
-
-def _faults(error: ValidationError, kind: type[Section]) -> Iterator[str]:
-    for fault in error.errors():
-        path = ".".join(str(part) for part in fault["loc"] if not _is_union_tag(part))
-        # pydantic words these three for programmers; its other messages are plain.
-        if fault["type"] == "extra_forbidden":
-            *section, key = map(str, fault["loc"])
-            yield f"{'.'.join([*section, key])}: {_unknown_key(kind, section, key)}"
-        elif fault["type"] == "model_type":
-            yield f"{path}: expected a section of settings, got {fault['input']!r}"
-        elif fault["type"] == "missing":
-            yield f"{path}: required but missing"
-        else:
-            message = fault["msg"][:1].lower() + fault["msg"][1:]
-            yield f"{path}: {message}, got {fault['input']!r}"
-
-
-def _unknown_key(kind: type[Section], section: Sequence[str], key: str) -> str:
-    """What is wrong with a key that the section does not have."""
-    renamed = _RENAMED.get(".".join([*section, key]))
-    if renamed and kind is Config:
-        return f"renamed; use {renamed}"
-    hint = suggest(key, _known_keys(kind, section))
-    return f"unknown key; {hint}" if hint else "unknown key"
-
-
-def _is_union_tag(part: object) -> bool:
-    """Whether pydantic put it into the location: the union member it tried, as in literal[...]."""
-    is_type_name = part in {"int", "str", "float"}
-    return isinstance(part, str) and ("[" in part or "-" in part or is_type_name)
-
-
-def _known_keys(kind: type[Section], location: Iterable[str]) -> list[str]:
-    """The keys of the section at a location below a section of that kind."""
-    section: Any = kind
-    for part in location:
-        if part.isdigit():
-            # An index into a list: the annotation below already is that of its members.
-            continue
-        inner = section.model_fields[part].annotation
-        members = (member for member in get_args(inner) if member is not type(None))
-        section = next(members, inner)
-    return list(section.model_fields)

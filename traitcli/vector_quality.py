@@ -8,6 +8,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, Strict, TypeAdapter, ValidationError
 
+from traitcli.faults import expected
+
 Number = Annotated[float, Field(strict=True, gt=-1e15, lt=1e15, allow_inf_nan=False)]
 Count = Annotated[int, Field(strict=True, gt=-(10**15), lt=10**15)]
 Flag = Annotated[bool, Strict()]
@@ -146,9 +148,7 @@ SCALARS = tuple(
 
 
 def _describe(error: ValidationError) -> str:
-    """The first fault, for example "quality.auroc is '0.9': input should be a valid number"."""
+    """The first fault, for example "quality.auroc is '0.9': expected a number"."""
     fault = error.errors(include_url=False)[0]
     path = ".".join(str(part)[:40] for part in fault["loc"])
-    # pydantic names our type; in the file it is a JSON list
-    message = fault["msg"].replace("tuple", "list")
-    return f"quality.{path} is {fault['input']!r:.80}: {message[0].lower()}{message[1:]}"
+    return f"quality.{path} is {fault['input']!r:.80}: {expected([fault])}"

@@ -88,13 +88,13 @@ MISTAKES = {
     "a word in place of a number": Mistake(
         ["inspect", "steering", "--questions", "few"],
         "invalid --questions few",
-        "input should be a valid integer, unable to parse string as an integer",
+        "expected a whole number, got 'few'",
         "see traitcli inspect steering --help",
     ),
     "an unknown format": Mistake(
         ["build-vector", "--export=npz"],
         "invalid --export npz",
-        "'npz' is not one of 'gguf', 'pt', 'safetensors', 'csv'",
+        "expected gguf, pt, safetensors or csv, got 'npz'",
         "see traitcli build-vector --help",
     ),
     "an unknown key": Mistake(
@@ -106,9 +106,9 @@ MISTAKES = {
     ),
     "a value that makes no sense": Mistake(
         ["build-vector", "--threshold", "400"],
-        "tiny.yaml is not valid",
-        "filter.threshold: input should be less than or equal to 100, got 400",
-        f"correct the key, or {SEE}",
+        "invalid --threshold 400",
+        "filter.threshold: expected a number of at most 100, got 400",
+        f"correct the option, or {SEE}",
     ),
     "broken YAML": Mistake(
         ["extract"],

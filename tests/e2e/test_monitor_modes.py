@@ -455,7 +455,7 @@ STEER_FORM = "expected TRAIT=COEFFICIENT[@LAYER]"
 STEER_EXAMPLE = "for example evil=-2 or evil=4@14"
 NO_FILE = "[Errno 2] No such file or directory"
 BOTH, EVIL = "monitored: evil, refusal", "did you mean evil?"
-COLD = "monitor.sampling.temperature: input should be greater than or equal to 0, got -1.0"
+COLD = "monitor.sampling.temperature: expected a number of at least 0, got -1.0"
 MISTAKES = {
     "nothing to watch": Mistake(
         [], "there is nothing to monitor", "no prompt and no other source is named", SOURCES
@@ -558,9 +558,9 @@ MISTAKES = {
     ),
     "a temperature below zero": Mistake(
         ["Why?", "--temperature", "-1"],
-        "tiny.yaml is not valid",
+        "invalid --temperature -1",
         COLD,
-        "correct the key, or see docs/configs.md",
+        "correct the option, or see docs/configs.md",
     ),
 }
 BROKEN = ["too few scores.json", "too few times.json", "no scores.json"]

@@ -77,9 +77,9 @@ def test_every_fault_is_reported_at_once(write_config):
 
     assert error.cause.splitlines() == [
         "model.id: required but missing",
-        "extract.repeats: input should be greater than 0, got 0",
+        "extract.repeats: expected a number above 0, got 0",
         "extract.reepats: unknown key; did you mean repeats?",
-        "filter.threshold: input should be less than or equal to 100, got 101",
+        "filter.threshold: expected a number of at most 100, got 101",
     ]
 
 
@@ -88,17 +88,16 @@ def test_every_fault_is_reported_at_once(write_config):
     [
         (
             "extract: {repeats: many}\n",
-            "extract.repeats: input should be a valid integer, "
-            "unable to parse string as an integer, got 'many'",
+            "extract.repeats: expected a whole number, got 'many'",
         ),
         (
             "judge: {backend: gpt}\n",
-            "judge.backend: input should be 'likelihood', 'openai', 'local' or 'fake', got 'gpt'",
+            "judge.backend: expected 'likelihood', 'openai', 'local' or 'fake', got 'gpt'",
         ),
-        ("model: {id: 7}\n", "model.id: input should be a valid string, got 7"),
-        ("traits: evil\n", "traits: input should be a valid tuple, got 'evil'"),
+        ("model: {id: 7}\n", "model.id: expected a string, got 7"),
+        ("traits: evil\n", "traits: expected a list, got 'evil'"),
         ("extract: 3\n", "extract: expected a section of settings, got 3"),
-        ("extract:\n", "extract: expected a section of settings, got None"),
+        ("extract:\n", "extract: expected a section of settings, got null"),
     ],
 )
 def test_a_value_of_the_wrong_type_is_named(write_config, text, cause):
@@ -111,9 +110,7 @@ def test_a_layer_that_is_neither_number_nor_auto_names_both_choices(write_config
     error = fault_in(write_config(MODEL + "vector: {layer: last}\n"))
 
     assert error.cause.splitlines() == [
-        "vector.layer: input should be a valid integer, "
-        "unable to parse string as an integer, got 'last'",
-        "vector.layer: input should be 'auto', got 'last'",
+        "vector.layer: expected a whole number or 'auto', got 'last'",
     ]
 
 
@@ -312,10 +309,56 @@ def test_an_override_below_a_value_is_refused(write_config):
     )
 
 
-def test_an_override_of_an_unknown_key_is_refused_like_one_in_the_file(write_config):
-    error = fault_in(write_config(MODEL), "extract.reepats=2")
+@pytest.mark.parametrize(
+    ("override", "cause"),
+    [
+        ("extract.reepats=2", "extract.reepats: unknown key; did you mean repeats?"),
+        ("exract.repeats=2", "exract: unknown key; did you mean extract?"),
+        ("workers.tries=3", "workers.tries: renamed; use workers.max_crashes"),
+        ("extract.repeats=abc", "extract.repeats: expected a whole number, got 'abc'"),
+        ("filter=3", "filter: expected a section of settings, got 3"),
+    ],
+)
+def test_a_fault_of_an_override_names_the_override_and_not_the_file(write_config, override, cause):
+    error = fault_in(write_config(MODEL), override)
 
-    assert error.cause == "extract.reepats: unknown key; did you mean repeats?"
+    assert str(error) == (
+        f"error: invalid --set {override}\n"
+        f"cause: {cause}\n"
+        "fix:   correct the option, or see docs/configs.md"
+    )
+
+
+def test_of_two_overrides_of_one_key_the_last_one_is_named(write_config):
+    error = fault_in(write_config(MODEL), "extract.repeats=2", "extract.repeats=0")
+
+    assert error.problem == "invalid --set extract.repeats=0"
+
+
+def test_a_fault_of_the_file_is_not_blamed_on_an_override(write_config):
+    path = write_config(MODEL + "extract: {repeats: 0}\n")
+
+    error = fault_in(path, "extract.questions=2")
+
+    assert error.problem == f"{path} is not valid"
+
+
+def test_faults_of_the_file_and_of_an_override_name_both(write_config):
+    path = write_config(MODEL + "extract: {repeats: 0}\n")
+
+    error = fault_in(path, "filter.threshold=300")
+
+    assert error.problem == f"{path} and --set filter.threshold=300 are not valid"
+    assert error.cause.splitlines() == [
+        "extract.repeats: expected a number above 0, got 0",
+        "filter.threshold: expected a number of at most 100, got 300",
+    ]
+
+
+def test_a_choice_that_is_nearly_right_gets_a_suggestion(write_config):
+    error = fault_in(write_config(MODEL + "judge: {backend: opnai}\n"))
+
+    assert error.cause.endswith("got 'opnai'; did you mean openai?")
 
 
 @pytest.mark.parametrize(

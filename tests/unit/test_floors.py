@@ -14,7 +14,7 @@ import traitcli
 FLOORS = (
     {
         *("errors", "records", "record_json", "events", "files", "shipped", "yaml_files"),
-        *("vector_quality",),
+        *("faults", "vector_quality"),
     },
     {"config"},
     {"traits", "models", "vectors", "runs"},

@@ -25,7 +25,7 @@ from traitcli.traits.definitions import find_traits, load_trait
 
 TRAITS = {name: load_trait(path) for name, path in find_traits(Path("nowhere")).items()}
 FORM = "write a list of texts, or prompts: [{prompt: …, trait: …, shows: positive}, …]"
-NO_SIDE = "input should be 'positive', 'negative' or 'both', got 'up'"
+NO_SIDE = "expected 'positive', 'negative' or 'both', got 'up'"
 NO_SECTION = "expected a section of settings, got 'Why'"
 ALIKE = 0.75
 PROMPTS = (
@@ -150,9 +150,9 @@ def test_a_prompt_set_may_define_its_own_name(load):
         ("name: ours", "prompts: required but missing"),
         (
             "prompts: {prompt: Say why.}",
-            "prompts: input should be a valid tuple, got {'prompt': 'Say why.'}",
+            "prompts: expected a list, got {'prompt': 'Say why.'}",
         ),
-        ("- Why?\n- ''", "prompts.1.prompt: string should have at least 1 character, got ''"),
+        ("- Why?\n- ''", "prompts.1.prompt: expected a string that is not empty, got ''"),
         ("- Why?\n- {prompt: Say how., shows: up}", f"prompts.1.shows: {NO_SIDE}"),
         ("- {prompt: Say why., shows: up}", f"prompts.0.shows: {NO_SIDE}"),
         ("- {prompt: Say why.}\n- {trait: evil}", "prompts.1.prompt: required but missing"),
@@ -166,9 +166,9 @@ def test_a_prompt_set_may_define_its_own_name(load):
         ),
         (
             "prompts: [{prompt: Say why., shows: up}, {prompt: Say how.}, {prompt: ''}]\nname: [a]",
-            "name: input should be a valid string, got ['a']\n"
+            "name: expected a string, got ['a']\n"
             f"       prompts.0.shows: {NO_SIDE}\n"
-            "       prompts.2.prompt: string should have at least 1 character, got ''",
+            "       prompts.2.prompt: expected a string that is not empty, got ''",
         ),
     ],
 )

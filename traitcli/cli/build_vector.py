@@ -36,14 +36,15 @@ def build_vector(
     Needs no model and no judge, so filters and methods are quick to compare.
     """
     from traitcli.cli.run_stages import Work, do_work
+    from traitcli.config import Override
     from traitcli.scheduling.placement import DeviceRequest
 
     # Checked first: a push that cannot work must not cost the time of the build.
     check_options(push_to, private)
     check_folder(forms or (), out)
-    changes = list(overrides or ())
+    changes: list[str | Override] = list(overrides or ())
     if threshold is not None:
-        changes.append(f"filter.threshold={threshold:g}")
+        changes.append(Override(f"filter.threshold={threshold:g}", f"--threshold {threshold:g}"))
     work = Work.prepare(config, changes, traits or (), run, ("vectors",))
 
     def export_and_push(failed: Collection[str]) -> dict[str, Any]:

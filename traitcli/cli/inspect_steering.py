@@ -81,7 +81,7 @@ def steering(
 
     # Under another name, because `show` is an option of this command.
     from traitcli.cli.output import show as print_out
-    from traitcli.config import load_config
+    from traitcli.config import Override, load_config
     from traitcli.steering.sweep_plan import DOSES, Sweep
     from traitcli.views.tables.steering import steering_table
 
@@ -94,7 +94,8 @@ def steering(
 
     changes = judge_overrides(overrides, max_cost, no_cache)
     if max_new_tokens is not None:
-        changes.append(f"extract.sampling.max_new_tokens={max_new_tokens}")
+        key = f"extract.sampling.max_new_tokens={max_new_tokens}"
+        changes.append(Override(key, f"--max-new-tokens {max_new_tokens}"))
     settings = load_config(config, changes)
     sweep = Sweep(
         sampling=settings.extract.sampling,

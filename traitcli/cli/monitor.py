@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 from traitcli.cli import monitor_options as option
 from traitcli.cli.options import (
@@ -17,6 +18,9 @@ from traitcli.cli.options import (
     as_text,
     parse_layer,
 )
+
+if TYPE_CHECKING:
+    from traitcli.config import Override
 
 
 def monitor(
@@ -87,8 +91,14 @@ def split_names(text: str | None) -> tuple[str, ...]:
     return tuple(name for name in names if name)
 
 
-def as_override(key: str, value: str | float | None) -> list[str]:
+def as_override(key: str, value: str | float | None) -> list[Override]:
     """An override of a key in the config's monitor section; none for an option that is not set."""
+    from traitcli.config import Override
+
+    if value is None:
+        return []
+    typed = f"{value:g}" if isinstance(value, float) else value
+    option = f"--{key.rpartition('.')[2].replace('_', '-')} {typed}"
     # Not an assignment to the config, so that it validates the value like one of --set. JSON,
     # because YAML would read the unquoted system message "yes" as true.
-    return [] if value is None else [f"monitor.{key}={json.dumps(value)}"]
+    return [Override(f"monitor.{key}={json.dumps(value)}", option)]

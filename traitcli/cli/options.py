@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from traitcli.errors import UserError
+
+if TYPE_CHECKING:
+    from traitcli.config import Override
 
 
 class SchedulerKind(StrEnum):
@@ -143,14 +146,17 @@ def as_text(typed: str) -> str:
 
 def judge_overrides(
     overrides: list[str] | None, max_cost: float | None, no_cache: bool
-) -> list[str]:
+) -> list[str | Override]:
     """The --set overrides, followed by those for --max-cost and --no-cache."""
+    # Not above, because --help must not load pydantic.
+    from traitcli.config import Override
+
     # Last, so that an option wins over a --set of the same key.
-    changes = [*(overrides or ())]
+    changes: list[str | Override] = [*(overrides or ())]
     if max_cost is not None:
-        changes.append(f"judge.openai.max_cost={max_cost}")
+        changes.append(Override(f"judge.openai.max_cost={max_cost}", f"--max-cost {max_cost:g}"))
     if no_cache:
-        changes.append("judge.openai.cache=false")
+        changes.append(Override("judge.openai.cache=false", "--no-cache"))
     return changes
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from traitcli.config import Config, load_config
+from traitcli.config import Config, Override, load_config
 from traitcli.errors import JudgeError
 from traitcli.events import Event, RunFinished, RunStarted, Stage, TraitFailed, Warned
 from traitcli.pipeline.ledgers import RunLedgers
@@ -36,7 +36,7 @@ class Work:
     def prepare(
         cls,
         config: str,
-        overrides: Sequence[str],
+        overrides: Sequence[str | Override],
         traits: Sequence[str],
         run: str | None,
         stages: tuple[Stage, ...],

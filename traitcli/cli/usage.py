@@ -8,10 +8,12 @@ from typing import Any
 
 from typer.exceptions import TyperException
 
-from traitcli.errors import UserError
+from traitcli.errors import UserError, suggest
 
 RENAMED = {"--tokens": "--max-new-tokens"}
 """Options of earlier versions, and their names now."""
+_CHOICES = re.compile(r".* is not one of (.+)", re.DOTALL)
+"""How Typer lists the values of an option."""
 
 
 def usage_error(error: TyperException, arguments: Sequence[str]) -> UserError:
@@ -19,6 +21,11 @@ def usage_error(error: TyperException, arguments: Sequence[str]) -> UserError:
 
     Typer keeps the classes of its parse errors private, so their attributes are looked up by name.
     """
+    # Not above, because pydantic takes long to load, and --help does not need it.
+    from pydantic import ValidationError
+
+    from traitcli.faults import expected
+
     context: Any = getattr(error, "ctx", None)
     see_help = f"see {context.command_path if context else 'traitcli'} --help"
     if hasattr(error, "possibilities"):
@@ -27,8 +34,16 @@ def usage_error(error: TyperException, arguments: Sequence[str]) -> UserError:
     # Typer words both in one sentence: "Invalid value for '--seed': Input should be …".
     problem, *rest = re.split(r"[:.] ", error.format_message().rstrip("."), maxsplit=1)
     detail = _lower_first("".join(rest).removeprefix("Value error, "))
+    fault = error.__cause__
     if invalid := re.fullmatch("Invalid value for '(.+)'", problem):
-        problem = f"invalid {invalid[1]} {_typed_value(invalid[1], arguments)}".rstrip()
+        value = _typed_value(invalid[1], arguments)
+        problem = f"invalid {invalid[1]} {value}".rstrip()
+        if isinstance(fault, ValidationError):
+            detail = f"{expected(fault.errors())}, got {value!r}"
+        if choices := _CHOICES.fullmatch(detail):
+            known = choices[1].split("'")[1::2]
+            detail = f"expected {', '.join(known[:-1])} or {known[-1]}, got {value!r}"
+            return UserError(problem, cause=detail, fix=suggest(value, known) or see_help)
     # A suggestion is what to do, so it is the fix and not the cause.
     if detail.startswith("did you mean"):
         return UserError(_lower_first(problem), fix=detail)

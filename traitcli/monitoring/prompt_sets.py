@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from traitcli.config import Section, format_faults
+from traitcli.config import Section
 from traitcli.errors import ConfigError, UserError, suggest
+from traitcli.faults import format_faults
 from traitcli.shipped import find_shipped, list_shipped
 from traitcli.yaml_files import read_yaml
 
