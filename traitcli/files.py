@@ -68,6 +68,21 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("nested too deep") from None
 
 
+def explain_unreadable(error: OSError | ValueError, *, is_line: bool = False) -> str:
+    """Why a file cannot be read, in words: it is missing, is not text, or is not JSON.
+
+    `is_line`: the text was one line of a file, so that its line number would always be 1.
+    """
+    for kind, words in _UNREADABLE.items():
+        if isinstance(error, kind):
+            return words
+    if isinstance(error, json.JSONDecodeError):
+        message = error.msg[:1].lower() + error.msg[1:].removesuffix(" at")
+        line = "" if is_line else f"line {error.lineno}, "
+        return f"not JSON: {message} at {line}column {error.colno}"
+    return getattr(error, "strerror", None) or str(error)
+
+
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the records of a JSON-lines file; none if it does not exist. Skips a torn last line."""
     if not path.is_file():
@@ -82,7 +97,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
             except ValueError as error:
                 raise TraitError(
                     f"{path} is damaged",
-                    cause=f"line {number}: {error}",
+                    cause=f"line {number}: {explain_unreadable(error, is_line=True)}",
                     fix="rename the run folder and start again",
                 ) from None
 
@@ -115,6 +130,12 @@ def lock(path: Path) -> Iterator[str | None]:
         lock_file.release()
 
 
+_UNREADABLE: dict[type[Exception], str] = {
+    FileNotFoundError: "the file does not exist",
+    IsADirectoryError: "it is a folder",
+    PermissionError: "you have no permission to read it",
+    UnicodeDecodeError: "it is not text in UTF-8",
+}
 _LOCK_TIMEOUT = 0.5
 """Seconds; long enough to notice that the lock's process has ended."""
 _FIX = "free disk space or choose another folder; finished work is kept, rerun the same command"

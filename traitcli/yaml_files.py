@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from traitcli.errors import ConfigError
+from traitcli.files import explain_unreadable
 
 _MAX_BYTES = 2**20
 _MAX_NODES = 1_000_000
@@ -34,10 +35,14 @@ def read_yaml(path: Path) -> Any:
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"{path} is not YAML", cause=str(error), fix="save it as UTF-8 YAML"
+            f"{path} is not YAML", cause=_explain(error), fix="save it as UTF-8 YAML"
         ) from None
     except OSError as error:
-        raise ConfigError(f"cannot read {path}", cause=error.strerror or str(error)) from None
+        raise ConfigError(f"cannot read {path}", cause=explain_unreadable(error)) from None
+
+
+def _explain(error: yaml.YAMLError | UnicodeDecodeError) -> str:
+    return explain_unreadable(error) if isinstance(error, UnicodeDecodeError) else str(error)
 
 
 def parse_yaml(text: str) -> Any:

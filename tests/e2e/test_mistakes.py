@@ -69,20 +69,26 @@ MISTAKES = {
     ),
     "a run named as a trait": Mistake(
         ["inspect", "run", "tiny", "evil", "--run", "fresh"],
-        "no trait tiny in the run fresh",
-        "tiny is a run",
-        "name the run with --run tiny",
+        "tiny is a run, not a trait",
+        "a trait is expected here",
+        "traitcli inspect run --run tiny",
+    ),
+    "a config named as a trait": Mistake(
+        ["build-vector", "demo"],
+        "demo is a config, not a trait",
+        "a trait is expected here",
+        "traitcli build-vector -c demo",
     ),
     "an option of an earlier version": Mistake(
         ["inspect", "steering", "--tokens", "40"],
         "no option --tokens",
-        "it is called --max-new-tokens now",
-        "use --max-new-tokens",
+        "it was renamed to --max-new-tokens",
+        "use --max-new-tokens 40",
     ),
     "an option of another command": Mistake(
         ["judge", "--verbose"],
         "no option --verbose",
-        "traitcli judge has no such option",
+        "it is an option of traitcli inspect vectors",
         "see traitcli judge --help",
     ),
     "a word in place of a number": Mistake(
@@ -147,7 +153,7 @@ MISTAKES = {
         ["judge", "--run", "tidy"],
         "no run tidy",
         "runs/tidy/run.json does not exist; runs: tiny",
-        "run traitcli extract first, or choose a run with --run",
+        "did you mean tiny?",
     ),
     "both ways to choose devices": Mistake(
         ["extract", "--gpus", "2", "--devices", "cpu,cpu"],

@@ -453,7 +453,6 @@ RULE_FORMS = "expected TRAIT>BOUND, mean(TRAIT)>BOUND or run(TRAIT,TOKENS)>BOUND
 RULE_EXAMPLES = "for example evil>1.5, mean(evil)>0.8 or run(evil,5)>1 (5 tokens in a row)"
 STEER_FORM = "expected TRAIT=COEFFICIENT[@LAYER]"
 STEER_EXAMPLE = "for example evil=-2 or evil=4@14"
-NO_FILE = "[Errno 2] No such file or directory"
 BOTH, EVIL = "monitored: evil, refusal", "did you mean evil?"
 COLD = "monitor.sampling.temperature: expected a number of at least 0, got -1.0"
 MISTAKES = {
@@ -535,8 +534,8 @@ MISTAKES = {
     "a missing text": Mistake(
         ["--input", "no.txt"],
         "cannot read no.txt",
-        f"{NO_FILE}: 'no.txt'",
-        "name a text file in UTF-8",
+        "the file does not exist",
+        "check the path",
     ),
     "no record": Mistake(
         ["--replay", "no record.json"],
@@ -555,6 +554,24 @@ MISTAKES = {
         "no vector of any trait",
         "looked in nothing",
         "name the folder that holds TRAIT.safetensors",
+    ),
+    "vectors that do not exist": Mistake(
+        ["Why?", "--vectors", "none.gguf"],
+        "cannot read --vectors none.gguf",
+        "no file or folder has this path",
+        "check the path",
+    ),
+    "a misspelled trait": Mistake(
+        ["Why?", "--traits", "refusal,evl"],
+        "no vector of evl for model",
+        "looked in vectors/model; found: evil, refusal",
+        EVIL,
+    ),
+    "a record below a file": Mistake(
+        ["Why?", "--out", "tiny.yaml/record.json"],
+        "cannot write to tiny.yaml/record.json",
+        "tiny.yaml is not a folder",
+        "name another file with --out",
     ),
     "a temperature below zero": Mistake(
         ["Why?", "--temperature", "-1"],

@@ -223,4 +223,13 @@ def test_a_mistake_writes_nothing(report_workspace):
         assert (content.code, content.out, content.err.splitlines()[0]) == (2, "", expected)
         assert "fix:" in content.err
     assert "did you mean evil?" in ended[2].err
+    below_a_file = report_workspace.run(
+        "report", "--out", "tiny.yaml/page.html", config="tiny.yaml"
+    )
+    assert (below_a_file.code, below_a_file.err) == (
+        2,
+        "error: cannot write to tiny.yaml/page.html\n"
+        "cause: tiny.yaml is not a folder\n"
+        "fix:   name another file with --out\n",
+    )
     assert report_workspace.files() == before

@@ -14,7 +14,7 @@ import traitcli
 FLOORS = (
     {
         *("errors", "records", "record_json", "events", "files", "shipped", "yaml_files"),
-        *("faults", "vector_quality"),
+        *("faults", "output_paths", "vector_quality"),
     },
     {"config"},
     {"traits", "models", "vectors", "runs"},

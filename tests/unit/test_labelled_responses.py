@@ -442,7 +442,7 @@ def test_a_path_that_is_not_a_regular_file_is_refused(tmp_path, name):
     with pytest.raises(DefinitionError) as caught:
         read_responses([tmp_path / name])
 
-    assert caught.value.cause in {"No such file or directory", "not a regular file"}
+    assert caught.value.cause in {"the file does not exist", "not a regular file"}
 
 
 # Rollouts

@@ -104,9 +104,9 @@ def test_an_empty_file_is_refused(tmp_path, name, text):
 @pytest.mark.parametrize(
     ("data", "cause"),
     [
-        (None, "[Errno 2] No such file or directory: "),
-        (b"{", "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
-        (b"\xff", "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"),
+        (None, "the file does not exist"),
+        (b"{", "not JSON: expecting property name enclosed in double quotes at line 1, column 2"),
+        (b"\xff", "it is not text in UTF-8"),
     ],
     ids=["missing", "not JSON", "not UTF-8"],
 )
@@ -118,10 +118,17 @@ def test_a_file_that_cannot_be_read_is_refused_with_the_cause(tmp_path, data, ca
     with pytest.raises(UserError) as error:
         read_records(path)
 
-    quoted = cause + f"'{path}'" if data is None else cause
-    assert (
-        str(error.value) == f"error: cannot read the record {path}\ncause: {quoted}\nfix:   {FIX}"
-    )
+    assert str(error.value) == f"error: cannot read the record {path}\ncause: {cause}\nfix:   {FIX}"
+
+
+def test_a_line_that_is_not_json_is_named_once(tmp_path):
+    path = tmp_path / "records.jsonl"
+    path.write_text("{}\nbad\n{}\n", encoding="utf-8")
+
+    with pytest.raises(UserError) as error:
+        read_records(path)
+
+    assert error.value.cause == "line 2: not JSON: expecting value at column 1"
 
 
 def test_records_in_the_runs_folder_are_found_the_latest_first(tmp_path):

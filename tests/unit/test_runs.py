@@ -373,6 +373,15 @@ def test_a_missing_run_is_an_error_that_lists_the_runs(tmp_path):
     )
 
 
+def test_a_misspelled_run_gets_a_suggestion(tmp_path):
+    start(Run(tmp_path / "second"))
+
+    with pytest.raises(RunError) as caught:
+        require_run(Run(tmp_path / "secnd"))
+
+    assert caught.value.fix == "did you mean second?"
+
+
 def test_a_missing_run_is_an_error_without_a_list_if_there_are_none(tmp_path):
     with pytest.raises(RunError) as caught:
         require_run(Run(tmp_path / "runs" / "third"))

@@ -295,7 +295,23 @@ def test_broken_json_names_its_line(tmp_path):
 
     error = fault_in(path)
 
-    assert (error.problem, error.cause) == (f"{path} is not JSON", "line 3: Expecting value")
+    assert error.problem == f"{path} is not JSON"
+    assert error.cause == "expecting value at line 3, column 1"
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [("evl.yaml", "did you mean evil.yaml?"), ("unknown.yaml", "check the path")],
+)
+def test_a_path_without_a_file_is_an_error_that_says_so(tmp_path, name, fix):
+    (tmp_path / "evil.yaml").touch()
+
+    with pytest.raises(DefinitionError) as caught:
+        select_traits(tmp_path / "none", [str(tmp_path / name)])
+
+    assert str(caught.value) == (
+        f"error: no trait file {tmp_path / name}\ncause: the file does not exist\nfix:   {fix}"
+    )
 
 
 def test_json_that_is_not_utf_8_is_refused(tmp_path):
@@ -309,8 +325,7 @@ def test_a_missing_json_file_is_an_error(tmp_path):
     error = fault_in(tmp_path / "kind.json")
 
     assert (
-        str(error)
-        == f"error: cannot read {tmp_path / 'kind.json'}\ncause: No such file or directory"
+        str(error) == f"error: cannot read {tmp_path / 'kind.json'}\ncause: the file does not exist"
     )
 
 
@@ -565,7 +580,7 @@ def test_a_missing_file_of_labelled_responses_is_an_error(write_labelled, tmp_pa
 
     assert (
         str(error)
-        == f"error: cannot read {tmp_path}/elsewhere.jsonl\ncause: No such file or directory"
+        == f"error: cannot read {tmp_path}/elsewhere.jsonl\ncause: the file does not exist"
     )
 
 

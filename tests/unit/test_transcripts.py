@@ -44,13 +44,6 @@ def problems(exchanges):
     return [one.problem for one in exchanges]
 
 
-def json_fault(text):
-    """The problem of a text that is not JSON."""
-    with pytest.raises(json.JSONDecodeError) as error:
-        json.loads(text)
-    return f"not JSON: {error.value}"
-
-
 @pytest.mark.parametrize("name", ["chat.jsonl", "chat.ndjson"])
 def test_each_line_is_a_prompt_and_its_response_and_extra_keys_are_ignored(read, name):
     found = read(GOOD, {"id": 3, "response": "So.", "prompt": "How?", "about": {}}, name=name)
@@ -225,8 +218,8 @@ def test_a_line_separator_within_a_text_does_not_split_the_line(read, mark):
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ('{"prompt": "Why?"', json_fault('{"prompt": "Why?"')),
-        ("Because.", json_fault("Because.")),
+        ('{"prompt": "Why?"', "not JSON: expecting ',' delimiter at column 18"),
+        ("Because.", "not JSON: expecting value at column 1"),
         (["Why?", "Because."], "not a JSON object"),
         ("null", "not a JSON object"),
         ({}, "prompt and response missing, and there are no messages"),
@@ -300,8 +293,8 @@ def test_an_empty_answer_is_an_exchange(read):
         ("chat.jsonl", "\n \n", "it is empty"),
         ("chat.txt", "", "it is empty"),
         ("chat.json", "[]", "it is empty"),
-        ("chat.json", "", json_fault("")),
-        ("chat.jsonl", "3\n{}\n", "not a JSON object"),
+        ("chat.json", "", "not JSON: expecting value at line 1, column 1"),
+        ("chat.jsonl", "3\n{}\n", "line 1: not a JSON object"),
         ("chat.jsonl", '{"prompt": "Why?", "response": ""}\n', "it is empty"),
     ],
 )
@@ -321,11 +314,8 @@ def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(UserError) as error:
         read_exchanges(path)
 
-    cause = f"[Errno 2] No such file or directory: '{path}'"
-    assert (
-        str(error.value)
-        == f"error: cannot read {path}\ncause: {cause}\nfix:   name a text file in UTF-8"
-    )
+    cause = "the file does not exist"
+    assert str(error.value) == f"error: cannot read {path}\ncause: {cause}\nfix:   check the path"
 
 
 def test_a_file_in_another_encoding_is_refused(tmp_path):
@@ -335,9 +325,8 @@ def test_a_file_in_another_encoding_is_refused(tmp_path):
     with pytest.raises(UserError) as error:
         read_exchanges(path)
 
-    with pytest.raises(UnicodeDecodeError) as fault:
-        data.decode()
-    assert (
-        str(error.value)
-        == f"error: cannot read {path}\ncause: {fault.value}\nfix:   name a text file in UTF-8"
+    assert str(error.value) == (
+        f"error: cannot read {path}\n"
+        "cause: it is not text in UTF-8\n"
+        "fix:   name a text file in UTF-8"
     )

@@ -372,6 +372,16 @@ def test_missing_vectors_are_named_with_the_command_that_makes_them(
     )
 
 
+def test_a_misspelled_trait_gets_a_suggestion_before_the_advice_to_build_it(tmp_path):
+    config = make_config(tmp_path)
+    write_vector(vector_folder(config), make_vector("evil"))
+
+    with pytest.raises(VectorError) as caught:
+        find_vectors(config, ["evl"])
+
+    assert caught.value.fix == "did you mean evil?"
+
+
 def test_without_any_vector_the_error_explains_how_to_build_one(tmp_path):
     with pytest.raises(VectorError) as caught:
         find_vectors(make_config(tmp_path))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from traitcli.errors import UserError
+from traitcli.output_paths import check_output_folder
 
 if TYPE_CHECKING:
     from traitcli.cli.run_stages import Work
@@ -45,17 +46,15 @@ Out = Annotated[
 
 
 def check_folder(forms: Sequence[str], out: Path | None) -> None:
-    """Raise UserError for --out without --export, and for an --out that is not a folder."""
+    """Raise UserError for --out without --export, and for an --out that cannot be written."""
     if out is not None and not forms:
         raise UserError(
             "--out has no effect without --export",
             cause="nothing is exported",
             fix="add --export gguf, or leave --out out",
         )
-    if out is not None and out.exists() and not out.is_dir():
-        raise UserError(
-            f"cannot write to {out}", cause="it is not a folder", fix="name a folder with --out"
-        )
+    if out is not None:
+        check_output_folder(out)
 
 
 def export(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -10,13 +10,6 @@ from traitcli.cli.hub import PullFrom, pull
 from traitcli.cli.inspect_steering import steering
 from traitcli.cli.options import ConfigFile, Json, JudgeName, Overrides, RunName, Traits
 from traitcli.cli.output import show
-from traitcli.errors import RunError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from traitcli.config import Config
-    from traitcli.runs.run import Run
 
 inspect = typer.Typer(
     help="Check the quality of vectors, trait definitions or a run.", no_args_is_help=True
@@ -90,6 +83,7 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Show the progress of a run and the reliability of its judge."""
+    from traitcli.cli.trait_names import check_trait_names
     from traitcli.config import load_config
     from traitcli.inspection.run_rows import judged_rows
     from traitcli.runs.run import find_run, require_run
@@ -98,20 +92,9 @@ def run(
     settings = load_config(config, overrides or ())
     found = find_run(settings, run)
     # First: the config's run may not exist, and that error would hide the real mistake.
-    _refuse_run_as_trait(settings, found, names or ())
+    check_trait_names(settings, found, names or (), "inspect run")
     require_run(found)
     show(judged_rows(found, settings, names or [], judge), run_table, as_json)
-
-
-def _refuse_run_as_trait(config: Config, run: Run, names: Sequence[str]) -> None:
-    """Raise RunError for `inspect run NAME [TRAIT]...`, the syntax before --run."""
-    for name in names:
-        if name not in run.trait_names() and (config.paths.runs / name / "run.json").is_file():
-            raise RunError(
-                f"no trait {name} in the run {run.name}",
-                cause=f"{name} is a run",
-                fix=f"name the run with --run {name}",
-            )
 
 
 @inspect.command()
@@ -127,6 +110,7 @@ def methods(
     from rich.console import Console
     from rich.text import Text
 
+    from traitcli.cli.trait_names import check_trait_names
     from traitcli.config import load_config
     from traitcli.inspection.compare_methods import compare_methods
     from traitcli.runs.run import find_run, require_run
@@ -135,6 +119,7 @@ def methods(
 
     settings = load_config(config, overrides or ())
     found = find_run(settings, run)
+    check_trait_names(settings, found, names or (), "inspect methods")
     require_run(found)
     chosen = select_traits(settings.paths.traits, names or settings.traits or found.trait_names())
     # On stderr, because stdout gets the table, or JSON for programs.

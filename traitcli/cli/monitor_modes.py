@@ -12,7 +12,8 @@ import typer
 
 from traitcli.cli.session import ALARM_EXIT_CODE, MonitorOptions, MonitorSession
 from traitcli.config import Config
-from traitcli.errors import UserError, suggest
+from traitcli.errors import UserError, VectorError, suggest
+from traitcli.output_paths import check_output_file, check_output_folder
 from traitcli.records import TraitVector
 
 if TYPE_CHECKING:
@@ -29,6 +30,10 @@ def monitor_source(options: MonitorOptions, config: Config) -> None:
         _replay(options, options.source.replay)
         return
 
+    if options.out is not None:
+        check_output_file(options.out)
+    else:
+        check_output_folder(config.paths.runs / "monitor", "--set paths.runs=FOLDER")
     # Loading a model takes seconds to minutes, so everything else is read and checked first.
     vectors = _load_vectors(options, config)
     monitored = {name: vectors[name] for name in options.traits} or vectors
@@ -178,6 +183,12 @@ def _load_vectors(options: MonitorOptions, config: Config) -> Mapping[str, Trait
 
     source: Config | Path = config
     if options.vectors is not None:
+        if not options.vectors.exists():
+            raise VectorError(
+                f"cannot read --vectors {options.vectors}",
+                cause="no file or folder has this path",
+                fix="check the path",
+            )
         of_model = options.vectors / config.model.name
         source = of_model if of_model.is_dir() else options.vectors
     vectors = load_vectors(source)

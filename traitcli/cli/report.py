@@ -60,10 +60,15 @@ def report(
 
     from traitcli.config import load_config
     from traitcli.inspection.report_data import gather_report
+    from traitcli.output_paths import check_output_file, check_output_folder
 
     # Before gathering, which reads every record and rollout.
     check_options(form, trait, open_page)
     settings = load_config(config, overrides or ())
+    is_folder = form in {Form.csv, Form.png}
+    default = settings.paths.runs / ("report" if is_folder else f"report.{form.value}")
+    check_path = check_output_folder if is_folder else check_output_file
+    check_path(out or default)
     # On stderr, because stdout gets the paths of the files.
     with Console(stderr=True).status("") as status:
 
@@ -74,8 +79,6 @@ def report(
         gathered = gather_report(runs or [], settings, show_step)
         # Only now, because the records say which traits they have.
         check_trait(trait, gathered)
-        is_folder = form in {Form.csv, Form.png}
-        default = settings.paths.runs / ("report" if is_folder else f"report.{form.value}")
         written = write(form, out or default, gathered, trait, show_step)
     for path in written:
         typer.echo(path)

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from traitcli.cli.trait_names import check_trait_names
 from traitcli.config import Config, Override, load_config
 from traitcli.errors import JudgeError
 from traitcli.events import Event, RunFinished, RunStarted, Stage, TraitFailed, Warned
+from traitcli.output_paths import check_output_folder
 from traitcli.pipeline.ledgers import RunLedgers
 from traitcli.records import Trait
 from traitcli.runs.run import Run, check_run, find_run, lock_run, require_run, start_run
@@ -20,6 +22,10 @@ from traitcli.traits.definitions import select_traits
 
 if TYPE_CHECKING:
     from traitcli.scheduling.placement import DeviceRequest, Placement
+
+
+_COMMANDS = {"judgements": "judge", "vectors": "build-vector"}
+"""Last stage -> the command, unless it is extract."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,8 @@ class Work:
         settings = load_config(config, overrides)
         found = find_run(settings, run)
         generates = "rollouts" in stages
+        command = "extract" if generates else _COMMANDS[stages[-1]]
+        check_trait_names(settings, found, traits, command)
         if not generates:
             require_run(found)
 
@@ -68,6 +76,7 @@ def do_work(
     from traitcli.scheduling.devices import choose_placement
 
     placement = choose_placement(request, work.config.model)
+    _check_folders(work)
     # Before the lock, which creates the folder: a refused command must not leave an empty run.
     check_run(work.run, work.config, work.traits)
     with lock_run(work.run):
@@ -82,6 +91,13 @@ def do_work(
     if failures:
         # The view has shown each failure already.
         raise typer.Exit(1)
+
+
+def _check_folders(work: Work) -> None:
+    """Raise UserError if the results cannot be written; hours of work would be lost."""
+    check_output_folder(work.config.paths.runs, "--set paths.runs=FOLDER")
+    if "vectors" in work.stages:
+        check_output_folder(work.config.paths.vectors, "--set paths.vectors=FOLDER")
 
 
 def _run_stages(work: Work, placement: Placement, trust: bool) -> list[TraitFailed]:
@@ -138,6 +154,7 @@ def show_plan(work: Work, request: DeviceRequest, as_json: bool, trust: bool = F
     from traitcli.views.tables.runs import plan_table, workers_table
 
     # A plan that the real command would refuse is of no use.
+    _check_folders(work)
     check_run(work.run, work.config, work.traits)
     placement = choose_placement(request, work.config.model)
     rows = plan_rows(work.traits, work.config, work.ledgers, trust)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from typer.exceptions import TyperException
@@ -29,7 +29,7 @@ def usage_error(error: TyperException, arguments: Sequence[str]) -> UserError:
     context: Any = getattr(error, "ctx", None)
     see_help = f"see {context.command_path if context else 'traitcli'} --help"
     if hasattr(error, "possibilities"):
-        return _unknown_option(error, context, see_help)
+        return _unknown_option(error, context, arguments, see_help)
 
     # Typer words both in one sentence: "Invalid value for '--seed': Input should be …".
     problem, *rest = re.split(r"[:.] ", error.format_message().rstrip("."), maxsplit=1)
@@ -38,29 +38,45 @@ def usage_error(error: TyperException, arguments: Sequence[str]) -> UserError:
     if invalid := re.fullmatch("Invalid value for '(.+)'", problem):
         value = _typed_value(invalid[1], arguments)
         problem = f"invalid {invalid[1]} {value}".rstrip()
-        if isinstance(fault, ValidationError):
-            detail = f"{expected(fault.errors())}, got {value!r}"
         if choices := _CHOICES.fullmatch(detail):
             known = choices[1].split("'")[1::2]
             detail = f"expected {', '.join(known[:-1])} or {known[-1]}, got {value!r}"
             return UserError(problem, cause=detail, fix=suggest(value, known) or see_help)
+        if isinstance(fault, ValidationError):
+            detail = f"{expected(fault.errors())}, got {value!r}"
     # A suggestion is what to do, so it is the fix and not the cause.
     if detail.startswith("did you mean"):
         return UserError(_lower_first(problem), fix=detail)
     return UserError(_lower_first(problem), cause=detail, fix=see_help)
 
 
-def _unknown_option(error: Any, context: Any, see_help: str) -> UserError:
+def _unknown_option(error: Any, context: Any, arguments: Sequence[str], see_help: str) -> UserError:
     """An option that the command lacks: it was renamed, is misspelled, or belongs to another."""
     option, renamed = error.option_name, RENAMED.get(error.option_name, "")
     # A renamed option is suggested only by a command that has it under its new name.
     known = {name for parameter in context.command.params for name in parameter.opts}
     problem = f"no option {option}"
     if renamed in known:
-        return UserError(problem, cause=f"it is called {renamed} now", fix=f"use {renamed}")
+        fix = f"use {renamed} {_typed_value(option, arguments)}".rstrip()
+        return UserError(problem, cause=f"it was renamed to {renamed}", fix=fix)
     if error.possibilities:
         return UserError(problem, fix=f"did you mean {error.possibilities[0]}?")
-    return UserError(problem, cause=f"{context.command_path} has no such option", fix=see_help)
+    owners = sorted(_commands_with(renamed or option, context.find_root()))
+    cause = f"it is an option of {' and '.join(owners)}" if owners else ""
+    if renamed and owners:
+        cause = f"it was renamed to {renamed}, an option of {' and '.join(owners)}"
+    return UserError(problem, cause=cause, fix=see_help)
+
+
+def _commands_with(option: str, root: Any) -> Iterator[str]:
+    """The commands that have an option, as a user types them."""
+    waiting = [(root.command_path, root.command)]
+    while waiting:
+        path, command = waiting.pop()
+        for name, one in getattr(command, "commands", {}).items():
+            waiting.append((f"{path} {name}", one))
+        if any(option in parameter.opts for parameter in command.params):
+            yield path
 
 
 def _typed_value(option: str, arguments: Sequence[str]) -> str:

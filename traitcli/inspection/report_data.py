@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from traitcli.config import Config
-from traitcli.errors import RunError
 from traitcli.inspection.run_rows import Row, run_row
 from traitcli.inspection.vector_sets import run_vector_sets, vector_sets
 from traitcli.judging.reasons import merge_reasons
@@ -18,7 +17,7 @@ from traitcli.monitoring.record_files import collect_records
 from traitcli.pipeline.snapshot import TraitSnapshot, read_snapshots
 from traitcli.records import Report, Usage
 from traitcli.runs.command_log import read_commands
-from traitcli.runs.run import Run
+from traitcli.runs.run import Run, require_run
 from traitcli.shipped import find_shipped
 from traitcli.vectors.files import read_vector
 
@@ -65,12 +64,7 @@ def _find_runs(runs: Path, names: Sequence[str]) -> list[Run]:
     else:
         found = [Run(path.parent) for path in sorted(runs.glob("*/run.json"))]
     for run in found:
-        if not run.manifest():
-            raise RunError(
-                f"no run {run.name}",
-                cause=f"there is no {run.folder}/run.json",
-                fix="traitcli inspect run lists the runs",
-            )
+        require_run(run, "name a run, or a record file (.json or .jsonl)")
     return found
 
 

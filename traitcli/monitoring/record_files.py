@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from traitcli.errors import UserError
-from traitcli.files import append_lines, parse_json, write_atomic
+from traitcli.files import append_lines, explain_unreadable, parse_json, write_atomic
 from traitcli.record_json import FailedRecord, from_json, to_json
 from traitcli.records import NamedRecord, TokenScores
 from traitcli.shipped import find_shipped
@@ -71,7 +71,9 @@ def read_records(path: Path) -> list[TokenScores | FailedRecord]:
         text = path.read_text(encoding="utf-8")
         data = _parse_lines(text) if path.suffix == ".jsonl" else parse_json(text)
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read the record {path}", cause=str(error), fix=_FIX) from None
+        raise UserError(
+            f"cannot read the record {path}", cause=explain_unreadable(error), fix=_FIX
+        ) from None
 
     # One record, a list of them, or a chat.
     if isinstance(data, dict):
@@ -111,7 +113,14 @@ def _parse_lines(text: str) -> list[Any]:
     *lines, last = text.split("\n")
     if _is_json(last):
         lines.append(last)
-    return [parse_json(line) for line in lines if line.strip()]
+    return [_parse_line(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _parse_line(number: int, line: str) -> Any:
+    try:
+        return parse_json(line)
+    except ValueError as error:
+        raise ValueError(f"line {number}: {explain_unreadable(error, is_line=True)}") from None
 
 
 def _is_json(text: str | bytes) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from traitcli.errors import UserError
-from traitcli.files import parse_json
+from traitcli.files import explain_unreadable, parse_json
 from traitcli.models.prompts import Message
 
 _FORMS = 'a line is {"prompt": …, "response": …} or {"messages": [{"role": …, "content": …}, …]}'
@@ -44,9 +44,9 @@ def read_exchanges(path: Path, prompt: str = "") -> list[Exchange]:
         # Windows editors begin a file with a byte order mark.
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"cannot read {path}", cause=str(error), fix="name a text file in UTF-8"
-        ) from None
+        is_missing = isinstance(error, FileNotFoundError)
+        fix = "check the path" if is_missing else "name a text file in UTF-8"
+        raise UserError(f"cannot read {path}", cause=explain_unreadable(error), fix=fix) from None
 
     found: list[Exchange] = []
     if path.suffix not in {".jsonl", ".json", ".ndjson"}:
@@ -57,9 +57,17 @@ def read_exchanges(path: Path, prompt: str = "") -> list[Exchange]:
             found += _read_entry(entry, {"file": path.name, "line": number})
 
     if not any(one.response and not one.problem for one in found):
-        problem = found[0].problem if found else ""
-        raise UserError(f"nothing to read in {path}", cause=problem or "it is empty", fix=_FORMS)
+        raise UserError(f"nothing to read in {path}", cause=_first_problem(found), fix=_FORMS)
     return found
+
+
+def _first_problem(found: Sequence[Exchange]) -> str:
+    """Why the first entry cannot be read, and where it is if there are several."""
+    if not found or not found[0].problem:
+        return "it is empty"
+    if len(found) == 1:
+        return found[0].problem
+    return f"line {found[0].about['line']}: {found[0].problem}"
 
 
 def _parse_lines(text: str) -> Iterator[tuple[int, Any]]:
@@ -67,7 +75,7 @@ def _parse_lines(text: str) -> Iterator[tuple[int, Any]]:
     # Not splitlines: it also splits at U+2028, which may occur in a response.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            yield number, _parse(line)
+            yield number, _parse(line, is_line=True)
 
 
 def _parse_items(text: str) -> Iterable[tuple[int, Any]]:
@@ -75,11 +83,12 @@ def _parse_items(text: str) -> Iterable[tuple[int, Any]]:
     return enumerate(data if isinstance(data, list) else [data], start=1)
 
 
-def _parse(text: str) -> Any:
+def _parse(text: str, *, is_line: bool = False) -> Any:
+    """The value of a JSON text; the error if it is not JSON."""
     try:
         return parse_json(text)
     except ValueError as error:
-        return error
+        return _UnreadableError(explain_unreadable(error, is_line=is_line))
 
 
 def _read_entry(entry: Any, about: Mapping[str, Any]) -> Iterator[Exchange]:
@@ -91,8 +100,8 @@ def _read_entry(entry: Any, about: Mapping[str, Any]) -> Iterator[Exchange]:
 
 def _parse_entry(entry: Any, about: Mapping[str, Any]) -> Iterator[Exchange]:
     """The exchanges of a line or item; raises _UnreadableError when it has another form."""
-    if isinstance(entry, Exception):
-        raise _UnreadableError(f"not JSON: {entry}")
+    if isinstance(entry, _UnreadableError):
+        raise entry
     if not isinstance(entry, dict):
         raise _UnreadableError("not a JSON object")
     if "messages" in entry:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from traitcli.config import Config, ExtractConfig, ModelConfig, flatten
-from traitcli.errors import RunError
+from traitcli.errors import RunError, suggest
 from traitcli.files import append_lines, lock, parse_json, read_lines, write_atomic
 from traitcli.records import POSITIONS, Judgement, Position, Rollout, Score, Trait, Usage
 
@@ -25,6 +25,7 @@ _SPEED_ONLY = {"model.device", "model.device_map", "extract.batch_size"}
 """Settings that change how fast rollouts are made, not which; a run may change them."""
 _RESERVED_NAMES = {"..", "monitor"}
 """No run names: the parent folder, and the folder of monitoring records."""
+_CHOOSE_RUN = "run traitcli extract first, or choose a run with --run"
 _FORMER_FINISH_REASONS = {"given": "provided"}
 _FORMER_METHODS = {"given": "provided", "walk": "digit tree"}
 """Former name -> name; `rollouts.jsonl` of older versions has the former one."""
@@ -244,14 +245,14 @@ def lock_run(run: Run) -> Iterator[None]:
         yield
 
 
-def require_run(run: Run) -> None:
-    """Raise RunError if the run does not exist."""
+def require_run(run: Run, fix: str = _CHOOSE_RUN) -> None:
+    """Raise RunError if the run does not exist; a run with a similar name is the fix."""
     if not run.manifest():
         cause = f"{run.folder}/run.json does not exist"
         existing = sorted(path.parent.name for path in run.folder.parent.glob("*/run.json"))
         if existing:
             cause += f"; runs: {', '.join(existing)}"
-        fix = "run traitcli extract first, or choose a run with --run"
+        fix = suggest(run.name, existing) or fix
         raise RunError(f"no run {run.name}", cause=cause, fix=fix)
 
 

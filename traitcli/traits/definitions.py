@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from traitcli.errors import DefinitionError, suggest
-from traitcli.files import parse_json
+from traitcli.files import explain_unreadable, parse_json
 from traitcli.records import Contrast, Trait
 from traitcli.shipped import find_shipped
 from traitcli.traits.labelled_responses import LabelledSet, read_responses
@@ -60,6 +60,8 @@ def locate_traits(folder: Path, names: Sequence[str]) -> list[Path]:
             paths.append(known[name])
         elif Path(name).is_file():
             paths.append(Path(name))
+        elif _is_path(name):
+            raise _no_file(Path(name))
         else:
             raise DefinitionError(
                 f"trait {name} not found",
@@ -68,6 +70,17 @@ def locate_traits(folder: Path, names: Sequence[str]) -> list[Path]:
             )
     # A trait named twice, or by name and by path, runs once.
     return list(dict.fromkeys(paths))
+
+
+def _is_path(name: str) -> bool:
+    return "/" in name or name.endswith((".yaml", ".yml", ".json"))
+
+
+def _no_file(path: Path) -> DefinitionError:
+    cause = "it is a folder" if path.is_dir() else "the file does not exist"
+    beside = [each.name for each in path.parent.glob("*.yaml")]
+    fix = suggest(path.name, beside) or "check the path"
+    return DefinitionError(f"no trait file {path}", cause=cause, fix=fix)
 
 
 def load_trait(path: Path) -> Trait:
@@ -166,16 +179,16 @@ def _read_json(path: Path) -> Any:
     try:
         return parse_json(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        cause = f"line {error.lineno}: {error.msg}"
+        cause = explain_unreadable(error).removeprefix("not JSON: ")
         raise DefinitionError(f"{path} is not JSON", cause=cause, fix=_SEE) from None
     except UnicodeDecodeError as error:
         raise DefinitionError(
-            f"{path} is not JSON", cause=str(error), fix="save it as UTF-8"
+            f"{path} is not JSON", cause=explain_unreadable(error), fix="save it as UTF-8"
         ) from None
     except ValueError as error:
         raise DefinitionError(f"{path} is not JSON", cause=str(error), fix=_SEE) from None
     except OSError as error:
-        raise DefinitionError(f"cannot read {path}", cause=error.strerror or str(error)) from None
+        raise DefinitionError(f"cannot read {path}", cause=explain_unreadable(error)) from None
 
 
 def _from_persona_vectors(name: str, data: Mapping[str, Any]) -> dict[str, Any]:

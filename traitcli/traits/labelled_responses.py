@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from traitcli.errors import DefinitionError
+from traitcli.files import explain_unreadable
 from traitcli.records import POLARITIES, LabelledResponse
 from traitcli.traits.contrast_pairs import read_pairs
 from traitcli.traits.drafts import SEE, Draft, Faults
@@ -70,7 +71,7 @@ def _read(path: Path) -> str:
             # One byte more shows that the file is too large, without reading all of it.
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise DefinitionError(f"cannot read {path}", cause=error.strerror or str(error)) from None
+        raise DefinitionError(f"cannot read {path}", cause=explain_unreadable(error)) from None
 
     if len(data) > MAX_BYTES:
         cause = f"larger than {MAX_BYTES // 2**20} MiB"

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from traitcli.config import Config
-from traitcli.errors import VectorError
-from traitcli.files import parse_json, write_atomic
+from traitcli.errors import VectorError, suggest
+from traitcli.files import explain_unreadable, parse_json, write_atomic
 from traitcli.records import POSITIONS, ClassStats, Position, TraitVector
 from traitcli.shipped import find_shipped
 from traitcli.vector_quality import VectorQuality
@@ -304,8 +304,8 @@ def _not_a_vector(path: Path, cause: str) -> VectorError:
 
 
 def _cannot_read(path: Path, error: OSError | ValueError) -> VectorError:
-    cause = error.strerror if isinstance(error, OSError) else None
-    return VectorError(f"cannot read {path}", cause=cause or str(error), fix="check the path")
+    cause = explain_unreadable(error)
+    return VectorError(f"cannot read {path}", cause=cause, fix="check the path")
 
 
 def _pick(
@@ -314,11 +314,13 @@ def _pick(
     """The files of the given names; without names, all files."""
     missing = [name for name in names if name not in found]
     if missing or not found:
+        # Before the advice to build one: a misspelled name is more likely than a new trait.
+        hints = (suggest(name, found) for name in missing)
         existing = f"; found: {', '.join(found)}" if found else ""
         raise VectorError(
             f"no vector of {', '.join(missing) or 'any trait'}{of_model}",
             cause=f"looked in {folder}{existing}",
-            fix=fix,
+            fix=next(filter(None, hints), fix),
         )
     return {name: found[name] for name in (names or found)}
 
