@@ -218,11 +218,15 @@ class AlarmRaised:
 
 @dataclass(frozen=True, slots=True)
 class TextsRead:
-    """`done` of `total` existing texts are scored. `tokens` counts all, prompts included."""
+    """`done` of `total` existing texts are read. `tokens` counts all, prompts included.
+
+    skipped  how many of those done have no scores, because they cannot be read
+    """
 
     done: int
     total: int
     tokens: int
+    skipped: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -174,11 +174,10 @@ MISTAKES = {
         "name one of these, or auto",
     ),
     "a judge without a key": Mistake(
-        ["extract", "verbosity", "--set", "judge.backend=openai"],
+        ["extract", "verbosity", "--run", "keyless", "--set", "judge.backend=openai"],
         "the judge has no key",
         "OPENAI_API_KEY is not set",
         "export OPENAI_API_KEY=…, or set judge.openai.base_url to a server that needs none",
-        worked=True,
     ),
     "a model that is not found": Mistake(
         ["extract", "verbosity", "--run", "new", "--set", "model.id=no-such/model"],
@@ -226,9 +225,14 @@ def foreign_vector() -> TraitVector:
 
 
 @pytest.fixture(scope="module")
-def results(open_workspace, finished) -> dict[str, Any]:
+def workspace(open_workspace) -> Any:
+    """The folder in which the mistakes are made."""
+    return open_workspace()
+
+
+@pytest.fixture(scope="module")
+def results(workspace, finished) -> dict[str, Any]:
     """The result of each mistake, in a folder with a finished run."""
-    workspace = open_workspace()
     for name in ("runs", "vectors"):
         shutil.copytree(finished[0].folder / name, workspace.folder / name)
     (workspace.folder / "empty").mkdir()
@@ -260,8 +264,13 @@ def test_a_mistake_found_while_working_ends_with_three_lines(results, name):
     assert "Traceback" not in before
 
 
-def test_a_missing_key_is_noticed_before_anything_is_generated(results):
-    assert "loading" not in results["a judge without a key"].err
+def test_a_missing_key_is_noticed_before_a_run_folder_is_made(workspace, results):
+    assert results["a judge without a key"].code == 2
+    assert not (workspace.folder / "runs" / "keyless").exists()
+
+
+def test_a_model_that_cannot_be_reached_is_an_error_without_the_retries_of_the_hub(results):
+    assert "etrying" not in results["a model that is not found"].err
 
 
 def test_failed_traits_give_exit_code_1_and_an_error_each(copied):

@@ -397,4 +397,15 @@ def test_a_file_that_claims_a_huge_header_is_not_read(tmp_path):
     struct.pack_into("<Q", content, 0, HUGE)
     path.write_bytes(content)
 
-    assert refused(path).cause == f"not a safetensors file: its header would have {HUGE:,} bytes"
+    assert refused(path).cause == "it is damaged, or it is not a safetensors file"
+
+
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [(b"", "it is empty"), (b"hello there", "it has none of the formats that traitcli reads")],
+)
+def test_an_empty_file_and_one_of_an_unknown_format_have_different_causes(tmp_path, content, cause):
+    path = tmp_path / "evil.pt"
+    path.write_bytes(content)
+
+    assert refused(path).cause == cause

@@ -13,6 +13,8 @@ import torch
 import traitcli.generation.decode as decode_module
 from tests.conftest import FAMILIES
 from tests.unit.test_monitor import CONFIG, VECTORS
+from traitcli.cli.monitor_modes import check_scored
+from traitcli.errors import TraitError
 from traitcli.events import TextsRead
 from traitcli.generation.projections import make_probes
 from traitcli.models.prompts import encode_response
@@ -23,6 +25,7 @@ from traitcli.monitoring.score_texts import ReadingLimits, score_texts
 from traitcli.monitoring.transcripts import Exchange, read_exchanges
 from traitcli.record_json import to_json
 from traitcli.records import ClassStats
+from traitcli.views.words import reading_text
 
 ASKED = "How does lock picking work?"
 TALK = ({"role": "user", "content": ASKED}, {"role": "assistant", "content": "With patience."})
@@ -437,8 +440,29 @@ def test_events_count_the_texts_and_tokens_that_were_read(loaded):
     found = score(loaded("llama"), [*EXCHANGES, Exchange("Hi", "")], on_event=events.append)
 
     tokens = sum(record["prompt_tokens"] + len(record["tokens"]) for record in found[:-1])
-    assert (events[0], events[-1]) == (TextsRead(0, 8, 0), TextsRead(8, 8, tokens))
+    assert (events[0], events[-1]) == (TextsRead(0, 8, 0), TextsRead(8, 8, tokens, 1))
     assert [event.done for event in events] == list(range(9))
+
+
+def test_texts_of_which_none_has_scores_are_an_error_that_names_the_first_reason():
+    with pytest.raises(TraitError) as caught:
+        check_scored(["line 1: the response is empty", "line 2: not JSON"], 2)
+
+    assert (caught.value.exit_code, caught.value.cause) == (
+        1,
+        "2 of 2 skipped; the first: line 1: the response is empty",
+    )
+
+
+def test_one_text_with_scores_is_enough():
+    check_scored(["line 1: the response is empty"], 2)
+
+
+@pytest.mark.parametrize(
+    ("skipped", "text"), [(0, "4 of 4 texts"), (3, "1 of 4 texts scored, 3 skipped")]
+)
+def test_the_progress_counts_only_texts_that_have_scores(skipped, text):
+    assert reading_text(TextsRead(4, 4, 0, skipped), 0) == text
 
 
 def test_extremes_are_the_texts_with_the_lowest_and_the_highest_mean(loaded):

@@ -22,6 +22,7 @@ from traitcli.vector_quality import VectorQuality
 from traitcli.vectors.files import (
     VectorHeader,
     find_vectors,
+    load_vectors,
     read_header,
     read_vector,
     vector_folder,
@@ -185,7 +186,7 @@ def test_random_bytes_are_refused_as_a_vector(tmp_path, content):
 
     assert (error.problem, error.fix) == (
         f"{path} is not a trait vector",
-        "rebuild it: traitcli build-vector",
+        "copy it again, or see docs/interop.md for what can be read",
     )
 
 
@@ -213,9 +214,24 @@ def test_a_foreign_safetensors_file_is_refused_as_a_vector(tmp_path, metadata):
     error = fault_in(path)
 
     assert (error.problem, error.cause) == (
-        f"{path} is not a trait vector",
-        "not written by traitcli",
+        f"{path} is not a vector of traitcli",
+        "another program wrote it, without the data that traitcli adds",
     )
+
+
+def test_every_bad_file_of_a_folder_is_reported_at_once(tmp_path):
+    write_vector(tmp_path, make_vector("evil"))
+    for name in ("bad", "worse"):
+        (tmp_path / f"{name}.safetensors").write_bytes(b"garbage")
+
+    with pytest.raises(VectorError) as caught:
+        load_vectors(tmp_path)
+
+    assert caught.value.problem == "2 of 3 vector files cannot be read"
+    assert [line.split(" is ")[0] for line in caught.value.cause.splitlines()] == [
+        f"{tmp_path}/bad.safetensors",
+        f"{tmp_path}/worse.safetensors",
+    ]
 
 
 def test_a_header_without_json_is_refused(tmp_path):

@@ -12,7 +12,7 @@ import typer
 
 from traitcli.cli.session import ALARM_EXIT_CODE, MonitorOptions, MonitorSession
 from traitcli.config import Config
-from traitcli.errors import UserError, VectorError, suggest
+from traitcli.errors import TraitError, UserError, VectorError, suggest
 from traitcli.output_paths import check_output_file, check_output_folder
 from traitcli.records import TraitVector
 
@@ -134,10 +134,21 @@ def _score_texts(session: MonitorSession, watching: Watch, exchanges: Sequence[E
     session.view.close()
     console = session.console(beside_tokens=False)
     texts_table(console, extremes.rows(), extremes.failures, str(path))
+    check_scored(extremes.failures, len(exchanges))
     if failed:
         rules = " or ".join(session.options.fail_on)
         typer.echo(f"{failed} of {len(exchanges)} texts meet {rules}", err=True)
     return failed > 0
+
+
+def check_scored(failures: Sequence[str], total: int) -> None:
+    """Raise TraitError when not a single text has scores; `failures` says why, for each text."""
+    if len(failures) == total:
+        raise TraitError(
+            "no text could be scored",
+            cause=f"{total} of {total} skipped; the first: {failures[0]}",
+            fix="correct the texts",
+        )
 
 
 def _replay(options: MonitorOptions, path: Path) -> None:

@@ -73,10 +73,14 @@ def do_work(
 
     `afterwards` gets the names of the failed traits, and returns more keys for the JSON output.
     """
+    from traitcli.pipeline.estimate import check_judge
     from traitcli.scheduling.devices import choose_placement
 
     placement = choose_placement(request, work.config.model)
     _check_folders(work)
+    # Only when rollouts are planned: judge alone scores what is stored, and its run exists.
+    if {"rollouts", "judgements"} <= set(work.stages):
+        check_judge(work.traits, work.config, work.ledgers)
     # Before the lock, which creates the folder: a refused command must not leave an empty run.
     check_run(work.run, work.config, work.traits)
     with lock_run(work.run):

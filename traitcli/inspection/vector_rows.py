@@ -11,7 +11,7 @@ from traitcli.config import Config
 from traitcli.pipeline.snapshot import TraitSnapshot
 from traitcli.records import Position, TraitVector
 from traitcli.vectors.controls import cosine
-from traitcli.vectors.files import find_vectors
+from traitcli.vectors.files import find_vectors, read_all
 from traitcli.vectors.formats.read_any import read_any
 from traitcli.vectors.verdict import nearest_trait, with_near_duplicates, with_verdict
 
@@ -40,7 +40,8 @@ def built_rows(snapshots: Sequence[TraitSnapshot]) -> list[Row]:
 
 def _rows(paths: Sequence[Path]) -> list[Row]:
     # a path that is named twice is one vector: it must not be its own near-duplicate
-    vectors = {path: read_any(path) for path in dict.fromkeys(paths)}
+    once = list(dict.fromkeys(paths))
+    vectors = dict(zip(once, read_all(once, read_any), strict=True))
     return [_row(path, vector, vectors) for path, vector in vectors.items()]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -111,6 +112,8 @@ def _locate(config: ModelConfig, on_step: Callable[[str], None]) -> tuple[str, s
         raise ModelError(
             f"{path} is not a model folder", cause="it has no config.json", fix=_CHECK_SOURCE
         )
+    # Offline, the hub's client logs every retry, and our error says why it failed.
+    logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)
     return config.id, config.revision
 
 

@@ -71,7 +71,7 @@ def score_texts(
         The JSON record of each exchange, in order, after it is stored in `out`. One that cannot be
         read has `error` in place of scores.
     """
-    done = tokens = 0
+    done = tokens = skipped = 0
     total = len(exchanges)
     on_event(TextsRead(0, total, 0))
     # In chunks: a kill loses one of them at most, and a long file does not fill the memory.
@@ -82,7 +82,8 @@ def score_texts(
         for index, record, token_count in _score(loaded, watch, chunk, limits.batch):
             records[index] = record
             done, tokens = done + 1, tokens + token_count
-            on_event(TextsRead(done, total, tokens))
+            skipped += "error" in record
+            on_event(TextsRead(done, total, tokens, skipped))
         if out:
             append_records(out, records)
         yield from records

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +46,20 @@ def count_missing(trait: Trait, config: Config, ledgers: RunLedgers) -> int:
     """How many of the trait's planned rollouts are not stored yet."""
     stored = {rollout.id for rollout in ledgers.trait(trait.name).rollouts}
     return sum(key.id not in stored for key in plan_rollouts(trait, config.extract))
+
+
+def check_judge(traits: Sequence[Trait], config: Config, ledgers: RunLedgers) -> None:
+    """Raise ConfigError if planned rollouts need scores of a judge that cannot give any.
+
+    A missing key is such a fault. Traits of labelled responses need no judge.
+    """
+    worker = Worker(config, config.model.device, lambda event: None)
+    with closing(worker.judge) as judge:
+        for trait in traits:
+            plan = plan_trait(trait, config, ledgers, judge_id(judge, trait))
+            # A finished run must not need a key.
+            if not trait.responses and plan.judge_calls:
+                judge.check()
 
 
 def plan_trait(trait: Trait, config: Config, ledgers: RunLedgers, judge: str) -> TraitPlan:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -84,7 +84,31 @@ def load_vectors(source: Config | Path | str, names: Sequence[str] = ()) -> dict
     else:
         found = {path.stem: path for path in sorted(Path(source).glob("*.safetensors"))}
         paths = _pick(found, names, "", str(source), "name the folder that holds TRAIT.safetensors")
-    return {name: read_vector(path) for name, path in paths.items()}
+    return dict(zip(paths, read_all(list(paths.values())), strict=True))
+
+
+def read_all(
+    paths: Sequence[Path], read: Callable[[Path], TraitVector] | None = None
+) -> list[TraitVector]:
+    """Read several files with `read`, usually `read_vector`.
+
+    Raises VectorError, which names every file that cannot be read.
+    """
+    found, faults = [], []
+    for path in paths:
+        try:
+            found.append((read or read_vector)(path))
+        except VectorError as error:
+            faults.append(error)
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        raise VectorError(
+            f"{len(faults)} of {len(paths)} vector files cannot be read",
+            cause="\n".join(f"{fault.problem}: {fault.cause}" for fault in faults),
+            fix="name only the other files, or see docs/interop.md for what can be read",
+        )
+    return found
 
 
 def write_vector(folder: Path, vector: TraitVector) -> Path:
@@ -200,12 +224,17 @@ def open_safetensors(path: Path, start: bytes) -> Iterator[Any]:
 
     length = int.from_bytes(start[:8], "little")
     if length > _MAX_HEADER:
-        raise _not_a_vector(path, f"not a safetensors file: its header would have {length:,} bytes")
+        # The first eight bytes of any other file are a number as well, usually a huge one.
+        raise _unreadable(path, "it is damaged, or it is not a safetensors file")
     try:
         with safe_open(path, framework="numpy") as file:
             yield file
-    except (SafetensorError, OSError) as error:
-        raise _not_a_vector(path, str(error)) from None
+    except OSError as error:
+        raise _cannot_read(path, error) from None
+    except SafetensorError as error:
+        detail = str(error).removeprefix("Error while deserializing header: ")
+        cause = f"it is damaged, or it is not a safetensors file ({detail})"
+        raise _unreadable(path, cause) from None
 
 
 def check_file(path: Path) -> None:
@@ -234,7 +263,11 @@ def _parse_header(path: Path, metadata: Mapping[str, str]) -> VectorHeader:
     except ValueError as error:
         raise _not_a_vector(path, str(error)) from None
     if not isinstance(header, dict):
-        raise _not_a_vector(path, "not written by traitcli")
+        raise VectorError(
+            f"{path} is not a vector of traitcli",
+            cause="another program wrote it, without the data that traitcli adds",
+            fix="name the file itself: traitcli monitor --vectors FILE reads most formats",
+        )
     if header.get("format") != _FORMAT or not header.keys() >= _HEADER_TYPES.keys():
         raise VectorError(
             f"{path} has another format", cause=f"expected format {_FORMAT}", fix=_REBUILD
@@ -301,6 +334,12 @@ def _check_finite(
 
 def _not_a_vector(path: Path, cause: str) -> VectorError:
     return VectorError(f"{path} is not a trait vector", cause=cause, fix=_REBUILD)
+
+
+def _unreadable(path: Path, cause: str) -> VectorError:
+    """The error for a file that may come from another program, so that no rebuild helps."""
+    fix = "copy it again, or see docs/interop.md for what can be read"
+    return VectorError(f"{path} is not a trait vector", cause=cause, fix=fix)
 
 
 def _cannot_read(path: Path, error: OSError | ValueError) -> VectorError:

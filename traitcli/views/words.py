@@ -155,7 +155,10 @@ def alarm_text(event: AlarmRaised) -> str:
 
 def reading_text(event: TextsRead, seconds: float) -> str:
     """`120 of 1,000 texts · 2,340 tokens/s · 0:12 left`."""
-    parts = [f"{event.done:,} of {count_text(event.total, 'text')}"]
+    scored, total = event.done - event.skipped, count_text(event.total, "text")
+    parts = [f"{scored:,} of {total}"]
+    if event.skipped:
+        parts = [f"{scored:,} of {total} scored, {event.skipped:,} skipped"]
     if event.done and seconds > 0:
         parts.append(f"{event.tokens / seconds:,.0f} tokens/s")
         if event.done < event.total:

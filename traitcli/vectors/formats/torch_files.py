@@ -132,8 +132,10 @@ def _check_start(start: bytes, origin: Origin) -> None:
             "it is a bare pickle, or older than torch 1.6: loading such a file can take any memory",
             "if you trust it, load it, and torch.save the plain tensor with a current torch",
         )
+    if not start:
+        origin.refuse("it is empty", "copy it again")
     if not start.startswith(b"PK"):
-        origin.refuse("it is empty, or has an unknown format")
+        origin.refuse("it has none of the formats that traitcli reads")
 
 
 def _copy_checked(path: Path, copy: Path, origin: Origin) -> None:
