@@ -225,24 +225,24 @@ def foreign_vector() -> TraitVector:
 
 
 @pytest.fixture(scope="module")
-def workspace(open_workspace) -> Any:
+def mistaken(open_workspace) -> Any:
     """The folder in which the mistakes are made."""
     return open_workspace()
 
 
 @pytest.fixture(scope="module")
-def results(workspace, finished) -> dict[str, Any]:
+def results(mistaken, finished) -> dict[str, Any]:
     """The result of each mistake, in a folder with a finished run."""
     for name in ("runs", "vectors"):
-        shutil.copytree(finished[0].folder / name, workspace.folder / name)
-    (workspace.folder / "empty").mkdir()
-    (workspace.folder / "typo.yaml").write_text(
+        shutil.copytree(finished[0].folder / name, mistaken.folder / name)
+    (mistaken.folder / "empty").mkdir()
+    (mistaken.folder / "typo.yaml").write_text(
         "model: {id: model}\nextract: {reepats: 2}\n", encoding="utf-8"
     )
     broken = "model: {id: model}\nextract:\n  repeats: 2\n batch_size: 4\n"
-    (workspace.folder / "broken.yaml").write_text(broken, encoding="utf-8")
-    write_vector(workspace.folder / "foreign" / "model", foreign_vector())
-    ended = workspace.run_all(
+    (mistaken.folder / "broken.yaml").write_text(broken, encoding="utf-8")
+    write_vector(mistaken.folder / "foreign" / "model", foreign_vector())
+    ended = mistaken.run_all(
         [[*mistake.command, "--config", mistake.config] for mistake in MISTAKES.values()]
     )
     return dict(zip(MISTAKES, ended, strict=True))
@@ -264,9 +264,9 @@ def test_a_mistake_found_while_working_ends_with_three_lines(results, name):
     assert "Traceback" not in before
 
 
-def test_a_missing_key_is_noticed_before_a_run_folder_is_made(workspace, results):
+def test_a_missing_key_is_noticed_before_a_run_folder_is_made(mistaken, results):
     assert results["a judge without a key"].code == 2
-    assert not (workspace.folder / "runs" / "keyless").exists()
+    assert not (mistaken.folder / "runs" / "keyless").exists()
 
 
 def test_a_model_that_cannot_be_reached_is_an_error_without_the_retries_of_the_hub(results):
