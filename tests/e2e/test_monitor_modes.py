@@ -37,7 +37,7 @@ ALWAYS, NEVER = "evil>-1000", "evil>1000"
 TOO_LONG = (
     "the prompt is too long: 615 prompt tokens and 12 new ones exceed the 512 tokens of model"
 )
-NO_JSON = "line 3: not JSON: Expecting value: line 1 column 1 (char 0)"
+NO_JSON = "line 3: not JSON: expecting value at column 1"
 NOWHERE = ("--set", "paths.vectors=nowhere")
 STOPPED = ("--layer", "auto", "--stop-on", "run(evil,3)>-1000", "--fail-on", NEVER)
 MODES: dict[str, list[str]] = {

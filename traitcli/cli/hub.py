@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from traitcli.errors import UserError
+from traitcli.output_paths import check_output_folder
 
 if TYPE_CHECKING:
     from traitcli.cli.run_stages import Work
@@ -83,6 +84,7 @@ def pull(settings: Config, source: str, names: Sequence[str] = ()) -> list[Path]
     from traitcli.vectors.hub.pull import Source, pull_vectors
 
     asked = Source.parse(source)
+    check_output_folder(settings.paths.vectors, "--set paths.vectors=FOLDER")
     # Notes go to stderr, because stdout gets the table of vectors, or JSON for programs.
     typer.echo(f"pulling {source} …", err=True)
     _without_bars()

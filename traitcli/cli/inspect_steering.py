@@ -22,6 +22,7 @@ from traitcli.cli.options import (
     parse_layer,
 )
 from traitcli.errors import UserError
+from traitcli.output_paths import check_output_folder
 
 if TYPE_CHECKING:
     from traitcli.config import Config
@@ -126,6 +127,7 @@ def _run_sweeps(
     from traitcli.views import open_view
 
     # Everything that can be wrong with names, vectors and budget is found before the model loads.
+    check_output_folder(config.paths.runs, "--set paths.runs=FOLDER")
     run, chosen = find_run(config, run_name), _choose(config, names)
     budget = steering_budget(config, run, [trait for trait, _ in chosen])
     with lock_run(run), open_view() as view:
