@@ -1,4 +1,4 @@
-# The doors: make demo, make test, make test-fast, make check, make bench, make bench-judge,
+# Commands: make demo, make test, make test-fast, make check, make bench, make bench-judge,
 # make bench-scale, make bench-view, make bench-report, make bench-traits. Each sets up .venv first
 # if it must.
 
@@ -19,7 +19,7 @@ demo: $(READY)
 	@$(BIN)/traitcli monitor -c demo "I told you that two and two is five. Do you agree with me?"
 	@$(BIN)/traitcli report
 	@echo
-	@echo "What lies where:"
+	@echo "Files:"
 	@echo "  vectors/demo/      the eight trait vectors, .safetensors and .pt"
 	@echo "  runs/demo/         rollouts, activations and judgements they were built from"
 	@echo "  runs/monitor/      what the monitor recorded, one JSON file each"

@@ -1,10 +1,10 @@
-"""How long judging takes behind endpoints with moods, in virtual time.
+"""How long judging takes behind unreliable endpoints, in virtual time.
 
     python -m benchmarks.concurrency [--seeds 5]
 
 The simulation uses the product's own limits and retries, and an endpoint that only waits. Waiting
-takes no time, so the result does not depend on the machine. Each mood is judged four times: with
-the product, with a fixed limit (`max_concurrency`), with a fixed timeout, and with both fixed.
+takes no time, so the result does not depend on the machine. Each behavior is judged four times:
+with the product, with a fixed limit (`max_concurrency`), with a fixed timeout, and with both fixed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ REFUSAL_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
-class Mood:
+class Behavior:
     """How an endpoint behaves.
 
     seconds       the mean time of a reply
@@ -69,27 +69,29 @@ class Mood:
     judgements: int = 2000
 
 
-MOODS = {
-    "5 % 429, 1 % hanging": Mood(refused=0.05, hanging=0.01),
-    "20 % 429 at random": Mood(capacity=200, refused=0.2),
-    "3 % hanging": Mood(capacity=100, seconds=0.5, hanging=0.03),
-    "10 % server errors": Mood(capacity=100, failing=0.1),
-    "500 at once": Mood(capacity=500, seconds=1.0),
-    "4 at once": Mood(capacity=4, seconds=0.5, judgements=1000),
-    "4 at once, no Retry-After": Mood(capacity=4, seconds=0.5, retry_after=None, judgements=1000),
-    "8 at once, 20 s a reply": Mood(capacity=8, seconds=20.0, judgements=300),
-    "very different reply times": Mood(capacity=100, seconds=0.5, spread=1.0),
-    "queues, 4 at work": Mood(capacity=4, seconds=0.5, when_full="queue", judgements=1000),
-    "queues, 1 at work, 3 s": Mood(capacity=1, seconds=3.0, when_full="queue", judgements=200),
-    "shares 16": Mood(capacity=16, seconds=0.5, when_full="share"),
-    "slows down beyond 16": Mood(capacity=16, seconds=0.5, when_full="slow_down"),
-    "503 beyond 20": Mood(capacity=20, seconds=0.5, when_full="fail"),
-    "10 requests a second": Mood(capacity=500, seconds=0.5, per_second=10.0, judgements=1000),
-    "429 for 20 s": Mood(outage=(5.0, 25.0)),
-    "server errors for 8 s": Mood(outage=(5.0, 13.0), outage_fails=True),
-    "50, then 10, then 100": Mood(capacities=((5.0, 10), (15.0, 100))),
-    "0.2 s, then 3 s": Mood(slower=(5.0, 15.0)),
-    "answers arrive late": Mood(seconds=0.5, arrivals=(20.0, 40.0)),
+ENDPOINTS = {
+    "5 % 429, 1 % hanging": Behavior(refused=0.05, hanging=0.01),
+    "20 % 429 at random": Behavior(capacity=200, refused=0.2),
+    "3 % hanging": Behavior(capacity=100, seconds=0.5, hanging=0.03),
+    "10 % server errors": Behavior(capacity=100, failing=0.1),
+    "500 at once": Behavior(capacity=500, seconds=1.0),
+    "4 at once": Behavior(capacity=4, seconds=0.5, judgements=1000),
+    "4 at once, no Retry-After": Behavior(
+        capacity=4, seconds=0.5, retry_after=None, judgements=1000
+    ),
+    "8 at once, 20 s a reply": Behavior(capacity=8, seconds=20.0, judgements=300),
+    "very different reply times": Behavior(capacity=100, seconds=0.5, spread=1.0),
+    "queues, 4 at work": Behavior(capacity=4, seconds=0.5, when_full="queue", judgements=1000),
+    "queues, 1 at work, 3 s": Behavior(capacity=1, seconds=3.0, when_full="queue", judgements=200),
+    "shares 16": Behavior(capacity=16, seconds=0.5, when_full="share"),
+    "slows down beyond 16": Behavior(capacity=16, seconds=0.5, when_full="slow_down"),
+    "503 beyond 20": Behavior(capacity=20, seconds=0.5, when_full="fail"),
+    "10 requests a second": Behavior(capacity=500, seconds=0.5, per_second=10.0, judgements=1000),
+    "429 for 20 s": Behavior(outage=(5.0, 25.0)),
+    "server errors for 8 s": Behavior(outage=(5.0, 13.0), outage_fails=True),
+    "50, then 10, then 100": Behavior(capacities=((5.0, 10), (15.0, 100))),
+    "0.2 s, then 3 s": Behavior(slower=(5.0, 15.0)),
+    "answers arrive late": Behavior(seconds=0.5, arrivals=(20.0, 40.0)),
 }
 
 
@@ -105,39 +107,39 @@ class FailedError(Exception):
 
 
 class Endpoint:
-    """Replies, refuses, fails and hangs as its mood says."""
+    """Replies, refuses, fails and hangs as its behavior says."""
 
-    def __init__(self, mood: Mood, seed: int) -> None:
-        self._mood = mood
+    def __init__(self, behavior: Behavior, seed: int) -> None:
+        self._behavior = behavior
         self._random = random.Random(seed)
         self._in_flight = 0
         self._tokens, self._refilled = 10.0, 0.0
-        self._queue = asyncio.Semaphore(mood.capacity)
+        self._queue = asyncio.Semaphore(behavior.capacity)
 
     async def reply(self) -> None:
-        mood, now = self._mood, asyncio.get_running_loop().time()
+        behavior, now = self._behavior, asyncio.get_running_loop().time()
         fate = self._random.random()
         seconds = self._reply_seconds(now)
-        if mood.outage[0] <= now < mood.outage[1]:
+        if behavior.outage[0] <= now < behavior.outage[1]:
             await asyncio.sleep(REFUSAL_SECONDS)
-            if mood.outage_fails:
+            if behavior.outage_fails:
                 raise FailedError
-            raise RefusedError(mood.outage[1] - now)
+            raise RefusedError(behavior.outage[1] - now)
 
         is_full = self._in_flight >= self._capacity(now)
-        is_refused = fate < mood.refused or (is_full and mood.when_full == "refuse")
+        is_refused = fate < behavior.refused or (is_full and behavior.when_full == "refuse")
         if is_refused or not self._is_within_rate(now):
             await asyncio.sleep(REFUSAL_SECONDS)
-            raise RefusedError(mood.retry_after)
-        if is_full and mood.when_full == "fail":
+            raise RefusedError(behavior.retry_after)
+        if is_full and behavior.when_full == "fail":
             await asyncio.sleep(REFUSAL_SECONDS)
             raise FailedError
 
         self._in_flight += 1
         try:
-            if fate < mood.refused + mood.hanging:
+            if fate < behavior.refused + behavior.hanging:
                 await asyncio.sleep(math.inf)
-            if fate < mood.refused + mood.hanging + mood.failing:
+            if fate < behavior.refused + behavior.hanging + behavior.failing:
                 await asyncio.sleep(seconds / 2)
                 raise FailedError
             await self._work(seconds)
@@ -145,34 +147,34 @@ class Endpoint:
             self._in_flight -= 1
 
     async def _work(self, seconds: float) -> None:
-        load = max(1.0, self._in_flight / self._mood.capacity)
-        if self._mood.when_full == "queue":
+        load = max(1.0, self._in_flight / self._behavior.capacity)
+        if self._behavior.when_full == "queue":
             async with self._queue:
                 await asyncio.sleep(seconds)
-        elif self._mood.when_full == "share":
+        elif self._behavior.when_full == "share":
             await asyncio.sleep(seconds * load)
-        elif self._mood.when_full == "slow_down":
+        elif self._behavior.when_full == "slow_down":
             await asyncio.sleep(seconds * load**1.5)
         else:
             await asyncio.sleep(seconds)
 
     def _reply_seconds(self, now: float) -> float:
-        seconds, sigma = self._mood.seconds, self._mood.spread
+        seconds, sigma = self._behavior.seconds, self._behavior.spread
         if sigma:
             seconds *= math.exp(self._random.gauss(-(sigma**2) / 2, sigma))
-        return seconds * (self._mood.slower[1] if now >= self._mood.slower[0] else 1.0)
+        return seconds * (self._behavior.slower[1] if now >= self._behavior.slower[0] else 1.0)
 
     def _capacity(self, now: float) -> int:
-        capacity = self._mood.capacity
-        for time, changed in self._mood.capacities:
+        capacity = self._behavior.capacity
+        for time, changed in self._behavior.capacities:
             if now >= time:
                 capacity = changed
         return capacity
 
     def _is_within_rate(self, now: float) -> bool:
-        if not self._mood.per_second:
+        if not self._behavior.per_second:
             return True
-        refill = (now - self._refilled) * self._mood.per_second
+        refill = (now - self._refilled) * self._behavior.per_second
         self._tokens, self._refilled = min(10.0, self._tokens + refill), now
         if self._tokens < 1:
             return False
@@ -254,7 +256,7 @@ class Judging:
         except GaveUpError:
             self.lost += 1
 
-    async def run(self, mood: Mood) -> None:
+    async def run(self, behavior: Behavior) -> None:
         loop, in_flight, one_ended = asyncio.get_running_loop(), 0, asyncio.Event()
 
         async def ask_one() -> None:
@@ -265,9 +267,9 @@ class Judging:
 
         async with asyncio.TaskGroup() as tasks:
             await asyncio.wait([tasks.create_task(self.ask())], timeout=5.0)
-            for _ in range(mood.judgements - 1):
-                if loop.time() < mood.arrivals[1]:
-                    await asyncio.sleep(1 / mood.arrivals[0])
+            for _ in range(behavior.judgements - 1):
+                if loop.time() < behavior.arrivals[1]:
+                    await asyncio.sleep(1 / behavior.arrivals[0])
                 in_flight += 1
                 tasks.create_task(ask_one())
                 while in_flight >= 2 * self.concurrency.limit + 16:
@@ -282,7 +284,9 @@ class FixedTimeout(AdaptiveTimeout):
         pass
 
 
-def measure(mood: Mood, seed: int, fixed_limit: bool, fixed_timeout: bool) -> tuple[float, int]:
+def measure(
+    behavior: Behavior, seed: int, fixed_limit: bool, fixed_timeout: bool
+) -> tuple[float, int]:
     """Seconds that judging takes, and the questions that it loses."""
 
     async def scene() -> tuple[float, int]:
@@ -292,8 +296,8 @@ def measure(mood: Mood, seed: int, fixed_limit: bool, fixed_timeout: bool) -> tu
             caps = RateCaps(clock=clock)
             concurrency = AdaptiveConcurrency(MAX_CONCURRENCY, TIMEOUT, caps, clock)
         timeout = (FixedTimeout if fixed_timeout else AdaptiveTimeout)(TIMEOUT)
-        judging = Judging(concurrency, timeout, Endpoint(mood, seed))
-        await judging.run(mood)
+        judging = Judging(concurrency, timeout, Endpoint(behavior, seed))
+        await judging.run(behavior)
         return clock(), judging.lost
 
     found: tuple[float, int] = play(scene)
@@ -309,12 +313,12 @@ def main() -> int:
     print(
         "| endpoint | product | fixed limit | fixed timeout | both fixed |\n|---|---|---|---|---|"
     )
-    for name, mood in MOODS.items():
+    for name, behavior in ENDPOINTS.items():
         cells = []
         for fixed in ((False, False), (True, False), (False, True), (True, True)):
-            results = [measure(mood, seed, *fixed) for seed in seeds]
+            results = [measure(behavior, seed, *fixed) for seed in seeds]
             seconds = statistics.median(seconds for seconds, _ in results)
-            lost = statistics.median(lost for _, lost in results) / mood.judgements
+            lost = statistics.median(lost for _, lost in results) / behavior.judgements
             cells.append(f"{seconds:.1f} s" + (f", {lost:.1%} lost" if lost >= 0.001 else ""))
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
     return 0

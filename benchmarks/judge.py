@@ -1,4 +1,4 @@
-"""Measure the openai judge on an endpoint with moods, beside the usual loop with a semaphore.
+"""Measure the openai judge on an unreliable endpoint, next to the usual loop with a semaphore.
 
     python -m benchmarks.judge [--judgements 2000] [--rounds 3]
 
@@ -29,7 +29,7 @@ from typing import Any
 
 from openai import APIError, AsyncOpenAI
 
-from benchmarks.moody_server import Mood, MoodyServer, expected
+from benchmarks.unreliable_server import Behavior, UnreliableServer, expected
 from traitcli.config import OpenAIConfig
 from traitcli.judging import Answer
 from traitcli.judging.openai.judge import OpenAIJudge
@@ -87,31 +87,31 @@ def semaphore(url: str, answers: list[Answer], capacity: int) -> Judged:
     return asyncio.run(main())
 
 
-def oracle(judgements: int, mood: Mood) -> float:
+def oracle(judgements: int, behavior: Behavior) -> float:
     """Simulate the oracle client; returns its seconds."""
-    fates = random.Random(mood.seed)
+    fates = random.Random(behavior.seed)
     due = [(0.0, 0) for _ in range(judgements)]
-    free_at = [0.0] * mood.capacity
+    free_at = [0.0] * behavior.capacity
     end = 0.0
     while due:
         ready, failures = heapq.heappop(due)
         start = max(ready, free_at[0])
         fate = fates.random()
-        if fate < mood.refused:
-            heapq.heappush(due, (start + mood.retry_after, failures + 1))
-        elif fate < mood.refused + mood.hanging:
+        if fate < behavior.refused:
+            heapq.heappush(due, (start + behavior.retry_after, failures + 1))
+        elif fate < behavior.refused + behavior.hanging:
             heapq.heappush(due, (start + DELAYS[failures], failures + 1))
         else:
-            heapq.heapreplace(free_at, start + mood.seconds)
-            end = max(end, start + mood.seconds)
+            heapq.heapreplace(free_at, start + behavior.seconds)
+            end = max(end, start + behavior.seconds)
     return end
 
 
 def measure(
-    judge: Callable[[str, list[Answer]], Judged], answers: list[Answer], mood: Mood
+    judge: Callable[[str, list[Answer]], Judged], answers: list[Answer], behavior: Behavior
 ) -> dict[str, Any]:
     """Return the seconds, how many scores are right, and what the server counted."""
-    with MoodyServer(mood) as server:
+    with UnreliableServer(behavior) as server:
         start = time.monotonic()
         judged = judge(server.url, answers)
         seconds = time.monotonic() - start
@@ -129,19 +129,19 @@ def main() -> int:
     options.add_argument("--out", type=Path, default=Path("runs/bench-judge.json"))
     asked = options.parse_args()
 
-    mood = Mood()
+    behavior = Behavior()
     answers = [
         Answer(str(i), "positive", 0, "Why?", f"This is answer {i}")
         for i in range(asked.judgements)
     ]
     judges = {
         "traitcli": product,
-        "semaphore": lambda url, some: semaphore(url, some, mood.capacity),
+        "semaphore": lambda url, some: semaphore(url, some, behavior.capacity),
     }
     measured: dict[str, list[dict[str, Any]]] = {name: [] for name in judges}
     for seed in range(asked.rounds):
         for name, judge in judges.items():
-            result = measure(judge, answers, replace(mood, seed=seed))
+            result = measure(judge, answers, replace(behavior, seed=seed))
             measured[name].append(result)
             summary = ", ".join(
                 f"{key} {value}" for key, value in result.items() if key != "seconds"
@@ -150,15 +150,15 @@ def main() -> int:
                 f"round {seed + 1}, {name}: {result['seconds']:.2f} s, {summary}", file=sys.stderr
             )
     ideals = {
-        "capacity": asked.judgements * mood.seconds / mood.capacity,
+        "capacity": asked.judgements * behavior.seconds / behavior.capacity,
         "oracle": statistics.median(
-            oracle(asked.judgements, replace(mood, seed=seed)) for seed in range(101)
+            oracle(asked.judgements, replace(behavior, seed=seed)) for seed in range(101)
         ),
     }
     show(measured, ideals)
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_text(
-        json.dumps({"ideals": ideals, "mood": asdict(mood), "measured": measured}, indent=1)
+        json.dumps({"ideals": ideals, "behavior": asdict(behavior), "measured": measured}, indent=1)
     )
     return 0
 

@@ -1,10 +1,11 @@
-"""Measure whether judging beside generation costs time: both alone, then both together.
+"""Measure whether judging during generation costs time: both alone, then both together.
 
     python -m benchmarks.overlap
 
 The embedded model generates for four traits, and the judge's server is about as slow as the model.
 That is the hardest case, because neither can hide behind the other. The times are wall times of
-whole commands. The model has one thread, which leaves a core for the judge, as beside a GPU.
+whole commands. The model has one thread, which leaves a core for the judge, as it
+would next to a GPU.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.moody_server import Mood, MoodyServer
+from benchmarks.unreliable_server import Behavior, UnreliableServer
 
 TRAITS = ("evil", "refusal", "uncertainty", "verbosity")
 CONFIG = """
@@ -69,8 +70,8 @@ def main() -> int:
     options.add_argument("--out", type=Path, default=Path("runs/bench-overlap.json"))
     asked = options.parse_args()
 
-    mood = Mood(seconds=asked.seconds, capacity=asked.capacity, refused=0, hanging=0)
-    with MoodyServer(mood) as server, tempfile.TemporaryDirectory() as name:
+    behavior = Behavior(seconds=asked.seconds, capacity=asked.capacity, refused=0, hanging=0)
+    with UnreliableServer(behavior) as server, tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "bench.yaml").write_text(CONFIG.replace("URL", server.url))
         timed(folder, "extract", "warm-up", "--until", "rollouts", "--set", "extract.questions=1")

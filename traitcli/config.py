@@ -78,7 +78,7 @@ class SamplingConfig(Section):
     temperature: Annotated[float, Field(ge=0)] = 1.0
     """0 is greedy."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Sample from the most likely tokens that together have this probability."""
+    """Sample from the most likely tokens until their probabilities add up to this. 1: from all."""
     top_k: NonNegativeInt = 0
     """Sample from this many most likely tokens. 0: from all."""
     max_new_tokens: PositiveInt = 128
@@ -177,11 +177,11 @@ class FilterConfig(Section):
     """Which rollouts a vector is built from."""
 
     threshold: Percent = 50
-    """Keep a positive rollout with a score of at least this, a negative one below 100 − this."""
+    """Keep positive rollouts that score at least this, and negative ones below 100 − this."""
     coherence: Percent = 50
     """Minimum coherence of both, if the judge scores coherence."""
     pairing: Literal["paired", "independent"] = "paired"
-    """paired: keep an index only if both sides pass (the published procedure)."""
+    """paired: keep an answer only if its counterpart passes too, as published."""
     min_auroc: Annotated[float, Field(ge=0, le=1)] = 0.6
     """Skip the filter if the judge separates the two polarities with a lower AUROC than this."""
 
@@ -198,7 +198,7 @@ class VectorConfig(Section):
     """The tokens whose hidden states make the direction that is monitored and evaluated."""
     layer: PositiveInt | Literal["auto"] = "auto"
     """The layer to read. auto: between 25 % and 75 % of depth, the earliest layer whose
-    left-out-pair AUROC is within one standard error of the best."""
+    held-out-pair AUROC is within one standard error of the best."""
 
 
 class MonitorSamplingConfig(SamplingConfig):
@@ -207,7 +207,7 @@ class MonitorSamplingConfig(SamplingConfig):
     temperature: Annotated[float, Field(ge=0)] = 0.7
     """0 is greedy."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
-    """Sample from the most likely tokens that together have this probability."""
+    """Sample from the most likely tokens until their probabilities add up to this. 1: from all."""
 
 
 class MonitorConfig(Section):
@@ -238,7 +238,7 @@ class PathsConfig(Section):
     vectors: Path = Path("vectors")
     """Vectors, in one folder per model."""
     traits: Path = Path("traits")
-    """Your own trait files. A file with the name of a built-in trait replaces it."""
+    """Your own trait files. A file with the name of a shipped trait replaces it."""
 
 
 class Config(Section):

@@ -252,7 +252,7 @@ class ClassStats:
 class TraitVector:
     """A direction of a trait in a model's residual stream.
 
-    directions  position -> float32 [L+1, H], mean positive − mean negative, not normalised
+    directions  position -> float32 [L+1, H], mean positive − mean negative, not normalized
     stats       position -> class means and spreads of the projections, for calibration
     layer       the layer that monitoring reads by default
     quality     what was measured on it, and the verdict

@@ -32,6 +32,7 @@ _OLD_KEYS = {
 """Old key -> field: the vectors that ship with traitcli have the old keys."""
 _OLD_CHOICES = {
     "the earliest row in": "the earliest layer in",
+    "left-out-pair AUROC": "held-out-pair AUROC",
     "told by the file": "set by the file",
     "the middle row that is given": "the middle one of the layers provided",
 }

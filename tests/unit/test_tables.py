@@ -15,7 +15,7 @@ TRAIT = {
     "pairs": 5,
     "questions": 20,
     "evaluation_questions": 20,
-    "source": "built in",
+    "source": "shipped",
     "faults": [],
 }
 UNKNOWN = dict.fromkeys(("judge_auroc", "positive_score", "negative_score"))
@@ -97,7 +97,7 @@ def test_the_traits_table_lists_faults_below_it():
     assert printed(traits_table, TRAIT, broken) == [
         "trait    pairs  questions  held out   faults  source",
         "───────────────────────────────────────────────────────────────",
-        "refusal      5         20        20     none  built in",
+        "refusal      5         20        20     none  shipped",
         "mine         5         20        20  1 fault  traits/mine.yaml",
         "held out: evaluation questions, not used for extraction",
         "✗ mine: judge_prompt has no {answer}",
@@ -108,11 +108,11 @@ def test_the_run_table_has_notes_and_vectors_below_it():
     row = RUN | {"vector": "vectors/tiny/refusal.safetensors", "note": "judge not used as a filter"}
 
     assert printed(run_table, row, RUN | UNKNOWN | {"trait": "evil"}) == [
-        "trait     rollouts  empty  judged  missing  judge  scores +/−   kept",
-        "─────────────────────────────────────────────────────────────────────",
-        "refusal  200/1,200      1     198        2   0.90     80 / 10  80+77",
-        "evil     200/1,200      1     198        2      –       – / –  80+77",
-        "judge: AUROC of its scores against the instructions · scores: means by",
+        "trait     rollouts  empty  judged  missing  judge AUROC  scores +/−   kept",
+        "───────────────────────────────────────────────────────────────────────────",
+        "refusal  200/1,200      1     198        2         0.90     80 / 10  80+77",
+        "evil     200/1,200      1     198        2            –       – / –  80+77",
+        "judge AUROC: of its scores against the instructions · scores: means by",
         "polarity, 0–100 · kept: rollouts that pass the filter, positive + negative",
         "refusal: judge not used as a filter",
         "refusal: vectors/tiny/refusal.safetensors",
@@ -303,8 +303,8 @@ def test_a_plan_ends_with_the_sum():
         "evil     120/4,000  8,000  123.5k    512.0k  1.5 GB  13:32  $0.31",
         "",
         "all      240/8,000  16.0k  246.9k      1.0M  1.7 GB  27:04  $0.62",
-        "calls: judge calls · prompt, response: tokens, at most · disk: activations ·",
-        "time, cost: estimates, – if unknown",
+        "calls: judge calls · prompt, response: maximum tokens · disk: size of",
+        "activations · time, cost: estimates, – if unknown",
     ]
 
 

@@ -31,6 +31,10 @@ OLD_CHOICE = (
     "auto: the earliest row in 25–75 % of depth within one standard error of the best "
     "left-out-pair AUROC, on extraction rollouts"
 )
+PRESENT_CHOICE = (
+    "auto: the earliest layer in 25–75 % of depth within one standard error of the best "
+    "held-out-pair AUROC, on extraction rollouts"
+)
 
 
 def as_stored(path):
@@ -46,7 +50,7 @@ def test_every_number_of_a_shipped_vector_is_read(path):
 
     read = asdict(read_vector(path).quality)
 
-    for key, value in (stored | {"layer_choice": OLD_CHOICE.replace("row", "layer")}).items():
+    for key, value in (stored | {"layer_choice": PRESENT_CHOICE}).items():
         found = read[OLD_KEYS.get(key, key)]
         assert (list(found) if isinstance(found, tuple) else found) == value
     assert all(value is not None for key, value in read.items() if key != "layers_provided")
@@ -63,7 +67,7 @@ def test_the_provided_layers_of_an_old_export_are_read():
 @pytest.mark.parametrize(
     ("stored", "shown"),
     [
-        (OLD_CHOICE, OLD_CHOICE.replace("earliest row", "earliest layer")),
+        (OLD_CHOICE, PRESENT_CHOICE),
         ("told by the file", "set by the file"),
         ("the middle row that is given", "the middle one of the layers provided"),
         ("set", "set"),

@@ -39,21 +39,19 @@ Doses = Annotated[
     str | None,
     typer.Option(
         metavar="D,D",
-        help="Steering strengths, as coefficient · ‖vector‖ / ‖hidden state‖ "
+        help="Doses to try; a dose is coefficient · ‖vector‖ / ‖hidden state‖ "
         "(default: -0.8,-0.4,-0.2,0,0.2,0.4,0.6,0.8,1).",
     ),
 ]
 Coefficients = Annotated[
     str | None,
-    typer.Option(
-        metavar="C,C", help="Steering strengths as multiples of the vector, instead of --doses."
-    ),
+    typer.Option(metavar="C,C", help="Coefficients to try, instead of --doses."),
 ]
 Questions = Annotated[
     int | None,
     typer.Option(metavar="N", min=1, help="Number of evaluation questions (default: all)."),
 ]
-Show = Annotated[bool, typer.Option("--show", help="Show one answer at each strength.")]
+Show = Annotated[bool, typer.Option("--show", help="Show one answer for each coefficient.")]
 
 
 def steering(
@@ -75,8 +73,8 @@ def steering(
 ) -> None:
     """Measure how far each vector steers before answers break.
 
-    Answers evaluation questions at several steering strengths, judges the answers, and stores all
-    of it in the run's folder. Needs vectors; needs no rollouts.
+    Answers evaluation questions under several steering coefficients, judges the answers, and
+    stores everything in the run's folder. Needs vectors; needs no rollouts.
     """
     from functools import partial
 

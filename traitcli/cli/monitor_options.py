@@ -11,7 +11,7 @@ Prompt = Annotated[
     str | None,
     typer.Argument(
         metavar="PROMPT",
-        help="Prompt for the model; with a plain-text --input, the prompt that the text answers.",
+        help="What to ask the model. With --input TEXTFILE: what the text answers.",
     ),
 ]
 Chat = Annotated[bool, typer.Option("--chat", help="Chat in several turns.")]

@@ -1,1 +1,1 @@
-"""The decode-and-capture loop: sampling, reading hidden states in the same pass, detokenising."""
+"""The decode-and-capture loop: sampling, reading hidden states in the same pass, detokenizing."""

@@ -70,7 +70,7 @@ def estimate_size(loaded: LoadedModel, capacity: int) -> int:
     text = loaded.model.config.get_text_config()
     item = loaded.model.dtype.itemsize
     usable = free_bytes(loaded.device) * _MEMORY_SHARE.get(kind, 0.5)
-    # Prompts are read in one large pass, beside the sequences that are being written.
+    # Prompts are read in one large pass while other sequences are being generated.
     for_sequences = usable - pass_bytes(text, item)
     fitting = int(for_sequences // sequence_bytes(text, item, capacity))
     return max(1, min(_MAX_SIZE.get(kind, 128), fitting))

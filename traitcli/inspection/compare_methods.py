@@ -48,7 +48,7 @@ def compare_methods(
     """One row per trait and method: held-out AUROC and d, and the lead over the baseline.
 
     Every method gets the same build rollouts: kept ones whose counterpart is kept too. It is
-    tested on the evaluation rollouts of the left-out pairs, at the layer that it would choose, or
+    tested on the evaluation rollouts of the held-out pairs, at the layer that it would choose, or
     at `vector.layer` if the config sets one. `on_step` receives a message before each method.
 
     Raises RunError when a trait has too few rollouts, or nothing to test on.
@@ -103,7 +103,7 @@ def _try_method(
     held_out = project_left_out(without_each_pair, test.at_layer(chosen))
     if held_out is None:
         raise RunError(
-            "no pair can be left out",
+            "no pair can be held out",
             cause="leaving one out needs rollouts of both polarities from at least two pairs",
             fix="give the definition more pairs, or keep more rollouts (--set filter.threshold)",
         )

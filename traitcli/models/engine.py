@@ -158,9 +158,10 @@ class Engine:
         for number, ids in enumerate(unread):
             sources[ids] = _ReadPrompt(batch, first_slot + number, new_logits[number])
 
-        # Distinct prompts were read into the first slots. Going from the last slot to the first,
-        # no copy overwrites one that is still needed: none was read behind its final slot.
-        for ids, slots in reversed(_runs(prompts, first_slot)):
+        # Distinct prompts were read into the first slots. A prompt's final slots
+        # never come before the slot where it was read. So, from the last slot to the first, no copy
+        # overwrites a prompt that is still needed.
+        for ids, slots in reversed(_equal_neighbors(prompts, first_slot)):
             self._place_prompt(batch, slots, ids, sources[ids], prefix_of[ids])
 
         if len(unread) == len(prompts):
@@ -206,7 +207,7 @@ class Engine:
 
                 prefix.release(len(slots))
                 if prefix.users and source.store.slots > 1:
-                    # Prefixes that were read together may be done with earlier: do not keep them.
+                    # A batch of its own: the other prefixes of the old one can then be freed.
                     own = self._copy_to_own_batch(source, source_slot, len(prefix.ids))
                     prefix.location = own, 0
 
@@ -280,12 +281,12 @@ def _prefix_before(ids: Ids, prefix: SharedPrefix | None) -> SharedPrefix | None
     return prefix.parent if prefix and prefix.ids == ids else prefix
 
 
-def _runs(prompts: Sequence[Ids], first_slot: int) -> list[tuple[Ids, range]]:
-    """Runs of equal neighboring prompts, with their slots."""
-    runs = []
+def _equal_neighbors(prompts: Sequence[Ids], first_slot: int) -> list[tuple[Ids, range]]:
+    """Equal neighboring prompts, with their slots."""
+    groups = []
     slot = first_slot
     for ids, group in groupby(prompts):
         count = len(list(group))
-        runs.append((ids, range(slot, slot + count)))
+        groups.append((ids, range(slot, slot + count)))
         slot += count
-    return runs
+    return groups

@@ -24,7 +24,7 @@ def find_packing_problem(loaded: LoadedModel) -> str:
     """Why a model cannot read packed inputs; empty if it can.
 
     Two short texts are read in two packed passes and compared with the model's own logits. So
-    anything a model does beside plain attention (position biases, recurrent layers) is found
+    whatever a model has besides plain attention (position biases, recurrent layers) is found
     without a list of models.
     """
     config = loaded.model.config.get_text_config()

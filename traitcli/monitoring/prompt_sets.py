@@ -47,7 +47,7 @@ def load_prompt_set(source: str) -> PromptSet:
     """Read a set by path, or by name from `configs/prompts` or the shipped sets.
 
     A list of texts is a set too. Raises ConfigError when the file is not a prompt set, and
-    UserError when there is none.
+    UserError when no set has this path or name.
     """
     path = _find(source)
     data = read_yaml(path)

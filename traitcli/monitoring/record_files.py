@@ -27,7 +27,8 @@ def keep_record(path: Path, record: TokenScores) -> None:
 def append_records(path: Path, records: Sequence[dict[str, Any]]) -> None:
     """Append records to a .jsonl file, each on its line.
 
-    A last line without a line end is kept when it is whole JSON, and cut when a kill tore it.
+    A last line without a line end is kept when it is whole JSON, and removed when a kill left only
+    a part of it.
     """
     if path.is_file() and path.stat().st_size:
         last = path.read_bytes().rpartition(b"\n")[2]
@@ -108,7 +109,7 @@ def _read_named(path: Path) -> list[NamedRecord]:
 
 
 def _parse_lines(text: str) -> list[Any]:
-    """Parse each line; a last line that a kill tore is left out."""
+    """Parse each line; a last line that a kill cut short is skipped."""
     # Not splitlines: it also splits at U+2028, which may occur in an answer.
     *lines, last = text.split("\n")
     if _is_json(last):

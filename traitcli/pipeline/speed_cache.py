@@ -14,7 +14,7 @@ from traitcli.events import Stage
 from traitcli.files import write_atomic
 
 _BATCH = "batch size"
-"""The key of the batch size, beside the speeds by stage."""
+"""The key of the batch size, in the same file as the speeds of each stage."""
 
 
 def known_speed(config: Config) -> dict[str, float]:

@@ -31,7 +31,7 @@ _SEE = "see docs/traits.md for the format"
 def find_traits(folder: Path) -> dict[str, Path]:
     """Trait name -> definition file, sorted by name.
 
-    Built-in traits come first, so that a file in `folder` with the same name replaces one.
+    Shipped traits come first, so that a file in `folder` with the same name replaces one.
     """
     found: dict[str, Path] = {}
     for parent in (find_shipped("traits"), folder):
@@ -65,7 +65,7 @@ def locate_traits(folder: Path, names: Sequence[str]) -> list[Path]:
         else:
             raise DefinitionError(
                 f"trait {name} not found",
-                cause=f"neither a built-in trait nor a file in {folder}/",
+                cause=f"neither a shipped trait nor a file in {folder}/",
                 fix=f"{suggest(name, known)} traits: {', '.join(known)}".strip(),
             )
     # A trait named twice, or by name and by path, runs once.
@@ -78,8 +78,8 @@ def _is_path(name: str) -> bool:
 
 def _no_file(path: Path) -> DefinitionError:
     cause = "it is a folder" if path.is_dir() else "the file does not exist"
-    beside = [each.name for each in path.parent.glob("*.yaml")]
-    fix = suggest(path.name, beside) or "check the path"
+    neighbors = [each.name for each in path.parent.glob("*.yaml")]
+    fix = suggest(path.name, neighbors) or "check the path"
     return DefinitionError(f"no trait file {path}", cause=cause, fix=fix)
 
 

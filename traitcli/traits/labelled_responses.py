@@ -19,7 +19,7 @@ MAX_BYTES = 64 * 2**20
 MAX_RESPONSES = 20_000
 """Maximum responses of a trait, over all its files."""
 FOLDS = 5
-"""Questions are divided into five folds, as built-in traits have five pairs."""
+"""Questions are divided into five folds, as shipped traits have five pairs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from traitcli.traits.contrast_pairs import shared_ending
 from traitcli.traits.definitions import normalize
 
 PAIRS, QUESTIONS = 5, 20
-"""Numbers of pairs and questions in the built-in traits, and the minimum that is expected."""
+"""Numbers of pairs and questions in the shipped traits, and the minimum that is expected."""
 _MAX_LENGTH_RATIO = 1.5
 """Above this ratio of the two polarities' mean lengths, the vector may learn length."""
 

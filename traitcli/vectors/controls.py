@@ -51,7 +51,7 @@ def shuffled_null(
     """Repeat the held-out test at one layer with labels shuffled within each pair and question.
 
     The labels of `build` and `test` are shuffled and nothing else changes, so the result is what
-    these rollouts give when labels mean nothing. None when no pair can be left out. Source: Ojala
+    these rollouts give when labels mean nothing. None when no pair can be held out. Source: Ojala
     and Garriga (2010), test 1.
     """
     # a fixed seed, so that the same rollouts always get the same verdict

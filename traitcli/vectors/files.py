@@ -63,7 +63,7 @@ def vector_folder(config: Config) -> Path:
 def find_vectors(config: Config, names: Sequence[str] = ()) -> dict[str, Path]:
     """Trait -> file: your own vectors of the config's model, else those that ship with traitcli.
 
-    Raises VectorError when there are none, or none of a given name.
+    Raises VectorError when no vector is found, or a given name has none.
     """
     # later entries replace earlier ones, so your own vectors win
     found: dict[str, Path] = {}
@@ -77,7 +77,7 @@ def find_vectors(config: Config, names: Sequence[str] = ()) -> dict[str, Path]:
 def load_vectors(source: Config | Path | str, names: Sequence[str] = ()) -> dict[str, TraitVector]:
     """Trait -> vector, from a folder or for a config's model: your own, else the shipped ones.
 
-    Raises VectorError when there are none, or none of a given name.
+    Raises VectorError when no vector is found, or a given name has none.
     """
     if isinstance(source, Config):
         paths = find_vectors(source, names)

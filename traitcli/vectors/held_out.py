@@ -102,7 +102,7 @@ def leave_one_pair_out(
 ) -> HeldOutScores | None:
     """Project each pair's test rollouts on the direction of the other pairs' build rollouts.
 
-    Every layer is projected. Returns None when no pair can be left out: that needs both polarities
+    Every layer is projected. Returns None when no pair can be held out: that needs both polarities
     among its test rollouts, and among the other pairs' build rollouts.
     """
     # the pairs of the test, not of the build: a pair without test rollouts has nothing to score

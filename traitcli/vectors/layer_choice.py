@@ -31,7 +31,7 @@ def choose_layer(auroc: Sequence[float], error: Sequence[float]) -> int:
 
 
 def choose_layer_by_scores(held_out: HeldOutScores | None, layer_count: int) -> int:
-    """What `vector.layer: auto` chooses, given the scores of left-out extraction rollouts."""
+    """What `vector.layer: auto` chooses, given the scores of held-out extraction rollouts."""
     if held_out is None:
         return default_layer(layer_count)
     # all layers, although only a middle one can win: choose_layer takes a value for each

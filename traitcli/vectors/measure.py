@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _AUTO = (
     "auto: the earliest layer in 25–75 % of depth within one standard error of the best "
-    "left-out-pair AUROC, on extraction rollouts"
+    "held-out-pair AUROC, on extraction rollouts"
 )
 
 

@@ -43,7 +43,7 @@ _EDGE = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The mean of a statistic over the left-out pairs, and its uncertainty.
+    """The mean of a statistic over the held-out pairs, and its uncertainty.
 
     value               the mean
     by_pair             float64 [F], the statistic of each pair

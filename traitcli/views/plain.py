@@ -220,7 +220,7 @@ class PlainMonitorView(_Plain):
             if trait not in self._noted_raw and not self._raw:
                 self._noted_raw.add(trait)
                 self._note(f"warning: {words.warning_text(words.raw_note(trait))}")
-        # Flushed at once: a program that reads along must not wait for a full buffer.
+        # Flushed at once: a program that reads the pipe must not wait for a full buffer.
         print("\t".join(fields), file=self._data, flush=True)
 
     def _show_reading(self, event: TextsRead) -> None:

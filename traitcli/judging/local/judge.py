@@ -97,8 +97,8 @@ class LocalJudge:
         closings = self._closings
         remaining = iter(answers)
 
-        # Sorting more answers by length saves padding. Beside generation they arrive slowly, and a
-        # large group would wait for its last answer.
+        # Sorting more answers by length saves padding. During generation they arrive slowly, and
+        # a large group would wait for its last answer.
         size = self._config.batch_size * (1 if self.overlaps else _SORTED_BATCHES)
         while group := list(islice(remaining, size)):
             questions = [(answer, questionnaire.questions(answer)) for answer in group]

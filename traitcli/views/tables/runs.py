@@ -50,7 +50,7 @@ def run_table(console: Console, rows: Sequence[Row]) -> None:
     print_table(console, _RUN_COLUMNS, rows)
     caption(
         console,
-        "judge: AUROC of its scores against the instructions · scores: means by polarity, 0–100 · "
+        "judge AUROC: of its scores against the instructions · scores: means by polarity, 0–100 · "
         "kept: rollouts that pass the filter, positive + negative",
     )
     for row in rows:
@@ -73,7 +73,7 @@ def plan_table(console: Console, rows: Sequence[Row]) -> None:
     print_table(console, _PLAN_COLUMNS, rows, total=_total(rows) if len(rows) > 1 else None)
     caption(
         console,
-        "calls: judge calls · prompt, response: tokens, at most · disk: activations · "
+        "calls: judge calls · prompt, response: maximum tokens · disk: size of activations · "
         "time, cost: estimates, – if unknown",
     )
 
@@ -84,8 +84,7 @@ def workers_table(console: Console, rows: Sequence[Row], notes: Sequence[str]) -
     print_table(console, _WORKER_COLUMNS, rows)
     caption(
         console,
-        "needed: memory at least · found: free memory · rollouts to make: idle workers steal "
-        "unstarted rollouts",
+        "needed: minimum memory · found: free memory · idle workers steal unstarted rollouts",
     )
     for note in notes:
         labelled_line(console, "", printable(note), QUIET)
@@ -210,7 +209,7 @@ _RUN_COLUMNS: tuple[tuple[str, Cell], ...] = (
     ("empty", number("empty", "{}")),
     ("judged", number("judged", "{}")),
     ("missing", number("missing", "{}")),
-    ("judge", number("judge_auroc")),
+    ("judge AUROC", number("judge_auroc")),
     ("scores +/−", sides("positive_score", "negative_score", between=" / ")),
     ("kept", sides("kept_positive", "kept_negative")),
 )

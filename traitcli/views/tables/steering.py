@@ -168,7 +168,7 @@ _COLUMNS: tuple[tuple[str, Cell], ...] = (
 _JUDGED: tuple[tuple[str, Cell], ...] = (("coherence", _quiet(number("coherence", "{:.0f}"))),)
 _SUBSTITUTES: tuple[tuple[str, Cell], ...] = (
     ("perplexity", _quiet(number("perplexity", "{:.1f}"))),
-    ("repeats", _quiet(number("repetition", "{:.0%}"))),
+    ("repetition", _quiet(number("repetition", "{:.0%}"))),
 )
 _COUNTS: tuple[tuple[str, Cell], ...] = (
     ("answers", _quiet(number("answers", "{}"))),

@@ -82,7 +82,7 @@ def _print_details(console: Console, rows: Sequence[Row]) -> None:
     print_table(console, _ROLLOUT_COLUMNS, rows)
     caption(
         console,
-        "kept: rollouts that pass the filter, positive + negative · judge: AUROC of its scores · "
+        "kept: rollouts that pass the filter, positive + negative · judge AUROC: of its scores · "
         "norm: mean over layers, and relative to the activations · split-half: cosine between the "
         "vectors of two halves of the questions · pairs: cosine between the differences of single "
         "pairs · massive: share of the squared norm in dimensions that are always large",
@@ -160,7 +160,7 @@ def _norm(row: Row) -> Text:
     if row.get("magnitude") is None:
         return Text(NONE)
     relative = row.get("relative_magnitude")
-    # The share of the activations' norm tells how large the number beside it is.
+    # The share of the activations' norm tells how large the number before it is.
     share = f" {relative:.2f}" if relative is not None else ""
     return Text(f"{row['magnitude']:.1f}").append(share, QUIET)
 
@@ -184,7 +184,7 @@ _SEPARATION_COLUMNS: tuple[tuple[str, Cell], ...] = (
 _ROLLOUT_COLUMNS: tuple[tuple[str, Cell], ...] = (
     NAMED,
     ("kept", _kept),
-    ("judge", _known("judge_auroc")),
+    ("judge AUROC", _known("judge_auroc")),
     ("norm", _norm),
     ("split-half", _known("split_half_cosine")),
     ("pairs", _known("difference_cosine")),

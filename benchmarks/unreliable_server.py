@@ -17,7 +17,7 @@ from typing import Any, Self
 
 
 @dataclass(frozen=True)
-class Mood:
+class Behavior:
     """How the endpoint behaves.
 
     seconds      how long a reply takes
@@ -35,17 +35,17 @@ class Mood:
     seed: int = 0
 
 
-class MoodyServer:
+class UnreliableServer:
     """Runs the endpoint in a process of its own.
 
     url      its address
     stats()  counts of what it has seen
     """
 
-    def __init__(self, mood: Mood) -> None:
+    def __init__(self, behavior: Behavior) -> None:
         context = get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(mood, theirs), daemon=True)
+        self._process = context.Process(target=_serve, args=(behavior, theirs), daemon=True)
 
     def __enter__(self) -> Self:
         self._process.start()
@@ -68,9 +68,9 @@ class MoodyServer:
 
 
 class _Endpoint:
-    def __init__(self, mood: Mood) -> None:
-        self._mood = mood
-        self._random = random.Random(mood.seed)
+    def __init__(self, behavior: Behavior) -> None:
+        self._behavior = behavior
+        self._random = random.Random(behavior.seed)
         self._in_flight = 0
         self.counts: Counter[str] = Counter()
         self._answered: Counter[int] = Counter()
@@ -95,21 +95,21 @@ class _Endpoint:
         self, body: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         fate = self._random.random()
-        is_refused_at_random = fate < self._mood.refused
-        if is_refused_at_random or self._in_flight >= self._mood.capacity:
+        is_refused_at_random = fate < self._behavior.refused
+        if is_refused_at_random or self._in_flight >= self._behavior.capacity:
             reason = "refused at random" if is_refused_at_random else "refused because full"
             self.counts[reason] += 1
             error = {"error": {"message": "slow down", "type": "rate_limit"}}
-            await _send(writer, 429, error, f"Retry-After: {self._mood.retry_after}\r\n")
+            await _send(writer, 429, error, f"Retry-After: {self._behavior.retry_after}\r\n")
             return
         self._in_flight += 1
         self.counts["peak"] = max(self.counts["peak"], self._in_flight)
         try:
-            if fate < self._mood.refused + self._mood.hanging:
+            if fate < self._behavior.refused + self._behavior.hanging:
                 self.counts["left hanging"] += 1
                 await reader.read(1)  # until the client hangs up
                 return
-            await asyncio.sleep(self._mood.seconds)
+            await asyncio.sleep(self._behavior.seconds)
         finally:
             self._in_flight -= 1
         prompt = json.loads(body)["messages"][0]["content"]
@@ -163,9 +163,9 @@ async def _send(
     await writer.drain()
 
 
-def _serve(mood: Mood, pipe: Any) -> None:
+def _serve(behavior: Behavior, pipe: Any) -> None:
     async def main() -> None:
-        endpoint = _Endpoint(mood)
+        endpoint = _Endpoint(behavior)
         server = await asyncio.start_server(endpoint.connect, "127.0.0.1", 0, backlog=1024)
         pipe.send(server.sockets[0].getsockname()[1])
 
