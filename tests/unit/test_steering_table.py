@@ -97,7 +97,9 @@ def test_the_substitute_for_coherence_has_another_name():
     assert (
         lines[1] == "   coefficient   dose   score  perplexity  repetition  answers  empty  missing"
     )
-    assert lines[3] == "✓        −3.53  −0.40  24 ± 4         3.4          1%       20      2        1"
+    assert (
+        lines[3] == "✓        −3.53  −0.40  24 ± 4         3.4          1%       20      2        1"
+    )
     assert "intact from dose −0.40 to +0.40" in " ".join(line.strip() for line in lines)
     assert " ".join(lines).endswith("this replaces coherence, which the judge does not give")
     assert not any("coherent" in line for line in lines)

@@ -390,7 +390,7 @@ def test_an_unknown_trait_gets_a_suggestion():
 
     assert str(caught.value) == (
         "error: trait refusla not found\n"
-        "cause: neither a built-in trait nor a file in no-such-folder/\n"
+        "cause: neither a shipped trait nor a file in no-such-folder/\n"
         "fix:   did you mean refusal? traits: corrigibility, evil, hallucinating, overconfidence, "
         "refusal, sycophantic, uncertainty, verbosity"
     )
