@@ -60,7 +60,7 @@ FAMILIES = ("llama", "gemma2", "qwen2")
 
 
 def make_tokenizer(template: str | None, bos: bool, sentencepiece: bool = False):
-    """Train a small tokenizer on the built-in traits.
+    """Train a small tokenizer on the shipped traits.
 
     It is byte-level BPE, or similar to sentencepiece with byte fallback.
     """

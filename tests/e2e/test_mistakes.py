@@ -46,13 +46,13 @@ MISTAKES = {
     "an unknown trait": Mistake(
         ["extract", "evli"],
         "trait evli not found",
-        "neither a built-in trait nor a file in traits/",
+        "neither a shipped trait nor a file in traits/",
         f"did you mean evil? traits: {ALL_TRAITS}",
     ),
     "an unknown trait to inspect": Mistake(
         ["inspect", "traits", "kind"],
         "trait kind not found",
-        "neither a built-in trait nor a file in traits/",
+        "neither a shipped trait nor a file in traits/",
         f"traits: {ALL_TRAITS}",
     ),
     "an unknown trait of a run": Mistake(
