@@ -111,6 +111,6 @@ def test_a_run_folder_that_cannot_be_written_fails_before_any_work(workspace):
 
     ended = workspace.run("extract", "evil")
 
-    assert (ended.code, ended.out) == (1, "")
-    assert ended.err.startswith("error: cannot write runs/tiny/lock\n")
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith("error: cannot write to runs")
     assert "Traceback" not in ended.err

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import re
+import signal
+import sys
 
 import pyte
 import pytest
@@ -422,3 +424,42 @@ def test_a_heat_map_skips_layers_evenly_on_a_low_screen():
         "4",
         "0",
     ]
+
+
+def show_until_interrupted(view, event, line):
+    """Show an event with a Ctrl-C at one of the lines of code that draw it."""
+
+    def tracer(frame, kind, arg):
+        nonlocal line
+        line -= 1
+        if line == 0:
+            sys.settrace(None)
+            signal.raise_signal(signal.SIGINT)
+        return tracer
+
+    sys.settrace(tracer)
+    try:
+        view.show(event)
+    finally:
+        sys.settrace(None)
+
+
+# A frame that moves a completed line up takes about 3,800 lines of code.
+@pytest.mark.parametrize("line", range(5, 3000, 97))
+def test_an_interrupted_frame_is_complete_and_on_screen_once(line):
+    terminal = Terminal(width=30)
+    view = MonitorView(terminal.console, clock=AdvancingClock())
+    words = [f"word{number} " for number in range(10)]
+    view.show(started("evil"))
+    for index, word in enumerate(words[:-1]):
+        view.show(scored(index, word, evil=0.1))
+
+    with pytest.raises(KeyboardInterrupt):
+        show_until_interrupted(view, scored(9, words[-1], evil=0.1), line)
+    view.close()
+
+    lines = terminal.lines()
+    [panel] = [number for number, line in enumerate(lines) if line.startswith("  trait ")]
+    seen = " ".join(lines[3:panel]).split()
+    # The first lines of code run before the token is taken.
+    assert seen in ("".join(words).split(), "".join(words[:-1]).split())

@@ -29,6 +29,7 @@ from traitcli.events import (
 from traitcli.views.cells import Lines, LineWrapper, wrap
 from traitcli.views.closable import ClosableView
 from traitcli.views.formatting import QUIET
+from traitcli.views.interrupts import postponed_interrupts
 from traitcli.views.monitor.echo import no_echo
 from traitcli.views.monitor.heatmap import HeatMap
 from traitcli.views.monitor.leader import Leader
@@ -81,6 +82,7 @@ class MonitorView(ClosableView):
         self._drawn_widths: list[int] = []
         self._reading_since = 0.0
 
+    @postponed_interrupts()
     def show(self, event: Event) -> None:
         """Show one event of a monitored response; other events are ignored."""
         match event:
@@ -183,6 +185,7 @@ class MonitorView(ClosableView):
         for line in closing_lines(event, changes, self._palette, self._width, first=first):
             self._console.print(line, soft_wrap=True, highlight=False)
 
+    @postponed_interrupts()
     def close(self) -> None:
         """Draw the last frame and give the terminal back; another response may follow."""
         if self._live is None:

@@ -28,6 +28,7 @@ from traitcli.views import words
 from traitcli.views.cells import wrap_labelled
 from traitcli.views.closable import ClosableView
 from traitcli.views.formatting import QUIET
+from traitcli.views.interrupts import postponed_interrupts
 from traitcli.views.printable import printable
 from traitcli.views.progress.rates import Rates
 from traitcli.views.progress.table import BAD, GOOD, WARNING
@@ -61,10 +62,12 @@ class ProgressView(ClosableView):
             vertical_overflow="crop",
         )
 
+    @postponed_interrupts()
     def close(self) -> None:
         """Stop redrawing; the last table stays on the screen."""
         self._live.stop()
 
+    @postponed_interrupts()
     def show(self, event: Event) -> None:
         """Show one event of a run; other events are ignored."""
         # Several events start the display, because a command may begin with any of them. Starting
