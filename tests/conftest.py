@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -76,11 +77,7 @@ def make_tokenizer(template: str | None, bos: bool, sentencepiece: bool = False)
     from transformers import PreTrainedTokenizerFast
 
     special = ["<s>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<pad>"]
-    corpus = TEXTS + [
-        text
-        for path in find_traits(Path("nowhere")).values()
-        for text in load_trait(path).questions
-    ]
+    corpus = [*TEXTS, *_questions()]
     if sentencepiece:
         tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
@@ -123,6 +120,12 @@ def make_tokenizer(template: str | None, bos: bool, sentencepiece: bool = False)
     return fast
 
 
+@cache
+def _questions() -> tuple[str, ...]:
+    paths = find_traits(Path("nowhere")).values()
+    return tuple(text for path in paths for text in load_trait(path).questions)
+
+
 def _without_special_bytes(text: str) -> str:
     data = json.loads(text)
     data["added_tokens"] = [t for t in data["added_tokens"] if not t["content"].startswith("<0x")]
@@ -156,9 +159,8 @@ def make_model(
         else dict(more)
     )
     torch.manual_seed(0)
-    config = AutoConfig.for_model(
-        family, vocab_size=len(tokenizer), initializer_range=0.3, **SHAPE, **special, **extra
-    )
+    settings = {**SHAPE, "vocab_size": len(tokenizer), "initializer_range": 0.3, **special}
+    config = AutoConfig.for_model(family, **{**settings, **extra})
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.conftest import make_model
 from traitcli.vectors.files import read_vector
 
 
@@ -139,3 +140,19 @@ def test_an_exported_file_is_monitored_with_the_same_raw_scores(copied):
         records[0]["trait_scores"]["evil"], abs=1e-4
     )
     assert [list(record["calibrated_scores"]) for record in records] == [["evil"], []]
+
+
+def test_inspect_model_shows_whether_it_is_read_correctly(workspace):
+    ended = workspace.run("inspect", "model", "--json")
+
+    [row] = ended.json
+    assert (ended.code, row["model"], row["reads"], row["problem"]) == (0, "model", "packed", "")
+
+
+def test_inspect_model_ends_with_1_when_scores_would_be_wrong(workspace):
+    make_model(workspace.folder / "mamba", "mamba", None, True)
+
+    ended = workspace.run("inspect", "model", "--set", "model.id=mamba")
+
+    assert ended.code == 1
+    assert "scores would be wrong: hooks: the states of layer 0" in ended.out

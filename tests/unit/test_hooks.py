@@ -65,4 +65,4 @@ def test_a_model_without_blocks_is_refused(loaded):
     finally:
         model.config.num_hidden_layers = depth
 
-    assert raised.value.cause == "no list of 17 blocks in its decoder"
+    assert raised.value.cause == "no list of 17 blocks in it"

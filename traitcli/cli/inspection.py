@@ -1,4 +1,4 @@
-"""traitcli inspect: how good vectors, trait definitions or a run are."""
+"""traitcli inspect: how good vectors, trait definitions, a run or a model are."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Annotated
 import typer
 
 from traitcli.cli.hub import PullFrom, pull
+from traitcli.cli.inspect_model import model
 from traitcli.cli.inspect_steering import steering
 from traitcli.cli.options import ConfigFile, Json, JudgeName, Overrides, RunName, Traits
 from traitcli.cli.output import show
 
 inspect = typer.Typer(
-    help="Check the quality of vectors, trait definitions or a run.", no_args_is_help=True
+    help="Check the quality of vectors, trait definitions, a run or a model.", no_args_is_help=True
 )
 
 
@@ -131,3 +132,4 @@ def methods(
 
 
 inspect.command()(steering)
+inspect.command()(model)

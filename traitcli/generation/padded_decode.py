@@ -33,6 +33,8 @@ def padded_steps(
     release: Release,
 ) -> Iterator[Step]:
     """Write answers in batches of `size` requests with prompts of similar length."""
+    if not loaded.pads:
+        size = 1
     # Prompts of similar length need little padding.
     order = sorted(range(len(requests)), key=lambda index: len(requests[index].ids))
     while order:

@@ -23,18 +23,27 @@ Sink = Callable[[int, "torch.Tensor"], None]
 def find_blocks(model: Any) -> Any:
     """The ModuleList of transformer blocks of a causal language model.
 
-    Raises ModelError if the decoder has no list of as many modules as its config has layers.
+    Raises ModelError if no module of it holds a list of as many blocks as its config has layers.
     """
+    return _find_decoder(model)[1]
+
+
+def _find_decoder(model: Any) -> tuple[Any, Any]:
+    """The module that runs the blocks and the final norm, and its list of blocks."""
     from torch import nn
 
     # Families give the list different names; its length is the one thing that they all share.
     block_count = model.config.get_text_config().num_hidden_layers
-    for module in model.get_decoder().modules():
-        if isinstance(module, nn.ModuleList) and len(module) == block_count:
-            return module
+    # In the decoder first: an image encoder may have as many blocks. But what transformers calls
+    # the decoder may be the language model head.
+    for root in (model.get_decoder(), model):
+        for owner in root.modules():
+            for child in owner.children():
+                if isinstance(child, nn.ModuleList) and len(child) == block_count:
+                    return owner, child
     raise ModelError(
         f"cannot find the blocks of {type(model).__name__}",
-        cause=f"no list of {block_count} blocks in its decoder",
+        cause=f"no list of {block_count} blocks in it",
         fix="use a decoder-only model, or open an issue that names this one",
     )
 
@@ -45,22 +54,22 @@ def tap(model: Any, layers: Iterable[int], sink: Sink) -> Iterator[None]:
 
     The hooks are removed on exit.
     """
-    blocks = find_blocks(model)
+    decoder, blocks = _find_decoder(model)
     with ExitStack() as hooks:
         for layer in layers:
-            hooks.callback(_hook(model, blocks, layer, sink).remove)
+            hooks.callback(_hook(decoder, blocks, layer, sink).remove)
         yield
 
 
 def hidden_of(output: Any) -> torch.Tensor:
-    """The hidden states in what a block returns: a bare tensor, or the first item of a tuple.
+    """The hidden states in what a block returns: a bare tensor, or the first item of several.
 
     Blocks of transformers 5 return tensors; older ones, and models' own code, return tuples.
     """
-    return output[0] if isinstance(output, tuple) else output  # type: ignore[no-any-return]
+    return output[0] if isinstance(output, tuple | list) else output  # type: ignore[no-any-return]
 
 
-def _hook(model: Any, blocks: Any, layer: int, sink: Sink) -> Any:
+def _hook(decoder: Any, blocks: Any, layer: int, sink: Sink) -> Any:
     if layer == 0:
 
         def read_input(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -71,7 +80,7 @@ def _hook(model: Any, blocks: Any, layer: int, sink: Sink) -> Any:
 
     if layer == len(blocks):
         # The last block's output lacks the final norm, so the decoder itself is hooked.
-        return model.get_decoder().register_forward_hook(
+        return decoder.register_forward_hook(
             lambda module, args, output: sink(layer, _last_state(output))
         )
     return blocks[layer - 1].register_forward_hook(

@@ -34,12 +34,35 @@ def load_model(
 ) -> LoadedModel:
     """Load the configured model for inference.
 
+    Raises ModelError if it cannot be found, is not a causal language model, does not load, or is
+    one that traitcli cannot read correctly.
+    """
+    loaded = open_model(config, on_event, trust_remote_code)
+    if loaded.self_test and loaded.self_test.problem:
+        raise ModelError(
+            f"the scores of {loaded.name} would be wrong",
+            cause=loaded.self_test.problem,
+            fix="use another model, or another version of transformers; "
+            "traitcli inspect model shows what was compared",
+        )
+    return loaded
+
+
+def open_model(
+    config: ModelConfig,
+    on_event: Listener = lambda event: None,
+    trust_remote_code: bool = False,
+    *,
+    thorough: bool = False,
+) -> LoadedModel:
+    """Load the configured model and run its self-test (`thorough` or not), whatever its result.
+
     Raises ModelError if it cannot be found, is not a causal language model, or does not load.
     """
     from transformers.utils import logging
 
     from traitcli.models.cpu_packing import pack_weights
-    from traitcli.models.packing_check import find_packing_problem
+    from traitcli.models.self_test import run_self_test
 
     # Messages and progress bars of transformers would break the live view.
     logging.set_verbosity_error()
@@ -63,10 +86,11 @@ def load_model(
 
     loaded = _describe(config, device, model, tokenizer, revision)
     with memory_explained(device, _USE_LESS_MEMORY):
-        problem = find_packing_problem(loaded)
-    if problem:
-        on_event(Warned("", f"{name} is decoded with padding, which is slower: {problem}"))
-    loaded = replace(loaded, packs=not problem)
+        test = run_self_test(loaded, thorough=thorough)
+    if test.slow_reason and not test.problem:
+        way = "in padded batches" if test.pads else "one text at a time"
+        on_event(Warned("", f"{name} is read {way}, which is slower: {test.slow_reason}"))
+    loaded = replace(loaded, packs=test.packs, pads=test.pads, self_test=test)
 
     seconds = time.monotonic() - start
     on_event(

@@ -2,11 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import torch
+
+
+@dataclass(frozen=True, slots=True)
+class PathCheck:
+    """How one way of reading compares with a plain pass.
+
+    error    largest relative error of a hidden state or of the logits; none if the way failed
+    layer    layer of that error; L + 1 stands for the logits
+    problem  why the way is not used; empty if it agrees
+    """
+
+    path: str
+    error: float | None
+    layer: int | None
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTest:
+    """What `run_self_test` found.
+
+    packs    whether packed tokens are read as in a plain pass
+    pads     whether padded batches are
+    problem  why the model is read correctly in no way; empty if it is
+    """
+
+    checks: tuple[PathCheck, ...]
+    packs: bool
+    pads: bool
+    problem: str
+
+    @property
+    def slow_reason(self) -> str:
+        """Why the fastest way, packed, is not used; empty if it is."""
+        return first_problem([c for c in self.checks if c.path.startswith("packed")])
+
+
+def first_problem(checks: Sequence[PathCheck]) -> str:
+    """The first problem of any check, with its path; empty if all agree."""
+    problems = (f"{check.path}: {check.problem}" for check in checks if check.problem)
+    return next(problems, "")
 
 
 # Compared by identity: comparing weights would take long and mean nothing.
@@ -21,7 +63,9 @@ class LoadedModel:
     persona_in   the message that the persona sentence goes into
     stop_ids     token ids that end an answer
     last_logits  whether its forward pass can skip all logits but the last
-    packs        whether it reads packed sequences; see `find_packing_problem`
+    packs        whether packed sequences give the states of a plain pass; see `run_self_test`
+    pads         whether padded batches do; if neither is true, each text is read alone
+    self_test    how every way of reading compares with a plain pass; none before the test
     """
 
     name: str
@@ -36,6 +80,8 @@ class LoadedModel:
     stop_ids: frozenset[int]
     last_logits: bool
     packs: bool = False
+    pads: bool = True
+    self_test: SelfTest | None = None
 
     @property
     def is_spread(self) -> bool:

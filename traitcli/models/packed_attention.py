@@ -51,8 +51,12 @@ class KVStore:
     """
 
     def __init__(self, slots: int, capacity: int) -> None:
-        """`capacity` is the number of tokens that fit in a slot."""
+        """`capacity` is the number of tokens that fit in a slot.
+
+        `windows` are the sliding windows that layers have attended with; none means all tokens.
+        """
         self.slots = slots
+        self.windows: set[int | None] = set()
         self._capacity = capacity
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -156,11 +160,6 @@ class PackedInput:
         """Whether one token of each sequence is read."""
         return self._width == 1
 
-    @property
-    def windows(self) -> set[int | None]:
-        """The sliding windows that layers have attended with; none means the whole sequence."""
-        return {window for window, *_ in self._masks}
-
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, rule: _AttentionRule
     ) -> Tensor:
@@ -168,6 +167,7 @@ class PackedInput:
         if self._count == self._width == 1:
             return self._attend_one_token(layer, query[0], key[0], value[0], rule)
 
+        self._store.windows.add(rule.window)
         # accelerate may have put layers on several devices.
         slots, positions = self.slots.to(key.device), self.positions.to(key.device)
         all_keys, all_values = self._store.write(layer, slots, positions, key, value)

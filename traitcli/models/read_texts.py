@@ -118,6 +118,8 @@ def _read_padded(
     longest = max(len(text.response) for text in texts)
     # `forward` computes the logits of all columns, whether or not they are needed.
     size = min(size, max(1, _tokens_per_pass(loaded, scored=True) // longest))
+    if not loaded.pads:
+        size = 1
 
     with tap_masked(loaded, reader) as begin:
         for start in range(0, len(order), size):

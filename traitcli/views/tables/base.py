@@ -58,7 +58,16 @@ def verdict_cell(row: Row) -> Text:
 
 NAMED = ("trait", text_cell("trait", NAME))
 
-_TEXT_COLUMNS = {"trait", "method", "verdict", "reason", "source", "device", "rollouts to make"}
+_TEXT_COLUMNS = {
+    "trait",
+    "path",
+    "method",
+    "verdict",
+    "reason",
+    "source",
+    "device",
+    "rollouts to make",
+}
 """Left-aligned columns that wrap on a narrow terminal; a number that wraps would read as two."""
 
 

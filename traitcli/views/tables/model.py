@@ -1,0 +1,100 @@
+"""Prints what a model is, and how every way of reading it compares with a plain pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.style import Style
+from rich.text import Text
+
+from traitcli.views.printable import one_line, printable
+from traitcli.views.tables.base import (
+    NONE,
+    VERDICTS,
+    Row,
+    caption,
+    heading,
+    labelled_line,
+    print_table,
+)
+
+_VERDICT_STYLES = {"agrees": VERDICTS["good"], "differs": VERDICTS["unusable"]}
+
+_READS = {
+    "packed": "packed: many texts in one pass, without padding",
+    "padded": "padded: many texts in one pass, with padding",
+    "alone": "alone: one text at a time, which is slow",
+}
+
+
+def model_table(console: Console, rows: Sequence[Row]) -> None:
+    """The facts about a model, one a line; below, a table of the ways of reading it."""
+    for row in rows:
+        heading(console, one_line(row["model"]))
+        for label, text in _facts(row):
+            labelled_line(console, f"{label}: ".ljust(15), printable(text))
+        console.line()
+        print_table(console, _COLUMNS, row["checks"])
+        caption(
+            console,
+            "error: largest relative difference of a hidden state from a plain forward pass · "
+            "layer: where it is",
+        )
+        for check in row["checks"]:
+            if check["problem"]:
+                labelled_line(
+                    console,
+                    f"✗ {check['path']}: ",
+                    printable(check["problem"]),
+                    label_style=_VERDICT_STYLES["differs"],
+                )
+        _print_verdict(console, row)
+
+
+def _facts(row: Row) -> list[tuple[str, str]]:
+    blocks = row["blocks"]
+    facts = [
+        ("family", f"{row['family']} ({row['class']})"),
+        ("layers", f"0–{blocks} (embeddings, {blocks} blocks; {blocks} is after the final norm)"),
+        ("hidden size", str(row["hidden_size"])),
+        ("dtype", row["dtype"]),
+        ("device", row["device"]),
+        ("context", f"{row['context']:,} tokens"),
+        (
+            "chat template",
+            "yes" if row["chat_template"] else "none: texts are continued as they are",
+        ),
+        ("persona", f"in the {row['persona_in']} message"),
+    ]
+    if row["revision"]:
+        facts.insert(0, ("revision", row["revision"]))
+    return facts
+
+
+def _print_verdict(console: Console, row: Row) -> None:
+    console.line()
+    if row["reads"]:
+        style, text = VERDICTS["good"], f"read correctly, {_READS[row['reads']]}"
+    else:
+        style, text = VERDICTS["unusable"], f"scores would be wrong: {row['problem']}"
+    labelled_line(console, "", printable(text), style)
+
+
+def _path(row: Row) -> Text:
+    return Text(row["path"])
+
+
+def _error(row: Row) -> Text:
+    return Text(NONE if row["error"] is None else f"{row['error']:.1e}")
+
+
+def _layer(row: Row) -> Text:
+    return Text(NONE if row["layer"] is None else str(row["layer"]))
+
+
+def _verdict(row: Row) -> Text:
+    return Text(row["verdict"], _VERDICT_STYLES.get(row["verdict"], Style()))
+
+
+_COLUMNS = [("path", _path), ("error", _error), ("layer", _layer), ("verdict", _verdict)]
