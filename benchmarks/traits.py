@@ -87,7 +87,7 @@ def compare_personas(
         requests = []
         for number, question in enumerate(trait.evaluation_questions[:count]):
             requests.append(_persona_request(loaded, trait, side, number, question, config))
-        reader = ProjectionReader([probe], loaded.device)
+        reader = ProjectionReader([probe], loaded)
         # The reader keeps the scores; the steps themselves are not needed.
         for _ in decode(loaded, requests, config.extract.sampling, len(requests), reader):
             pass

@@ -1,4 +1,4 @@
-"""Writes the table of settings in configs.md from the models in traitcli/config.py.
+"""Writes the table of settings in configs.md from the models in traitcli/settings.py.
 
     python docs/make_configs.py
 
@@ -123,12 +123,14 @@ def _kind(annotation: Any, limits: Any = ()) -> str:
         f"{sign} {getattr(limit, name)}"
         for limit in limits
         for name, sign in _SIGNS
-        if hasattr(limit, name)
+        # Huge limits only catch slips of the finger, and would make the column wide.
+        if abs(getattr(limit, name, _HUGE)) < _HUGE
     ]
     kind = names[annotation] + (f" {', '.join(bounds)}" if bounds else "")
     return kind.replace("integer > 0", "integer ≥ 1")
 
 
+_HUGE = 10**9
 _SIGNS = (("gt", ">"), ("ge", "≥"), ("lt", "<"), ("le", "≤"))
 
 

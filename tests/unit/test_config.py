@@ -77,7 +77,7 @@ def test_every_fault_is_reported_at_once(write_config):
 
     assert error.cause.splitlines() == [
         "model.id: required but missing",
-        "extract.repeats: expected a number above 0, got 0",
+        "extract.repeats: expected a number of at least 1, got 0",
         "extract.reepats: unknown key; did you mean repeats?",
         "filter.threshold: expected a number of at most 100, got 101",
     ]
@@ -95,6 +95,27 @@ def test_every_fault_is_reported_at_once(write_config):
             "judge.backend: expected 'likelihood', 'openai', 'local' or 'fake', got 'gpt'",
         ),
         ("model: {id: 7}\n", "model.id: expected a string, got 7"),
+        (
+            "extract: {seed: 99999999999999999999}\n",
+            "extract.seed: expected a number of at most 9.22337e+18, got 99999999999999999999",
+        ),
+        (
+            "extract: {sampling: {temperature: 1.0e-40}}\n",
+            "extract.sampling.temperature: expected 0, which is greedy, or a number from 0.001 to "
+            "100, got 1e-40",
+        ),
+        (
+            "extract: {sampling: {temperature: .nan}}\n",
+            "extract.sampling.temperature: expected a finite number, got nan",
+        ),
+        (
+            "workers: {heartbeat_timeout: .inf}\n",
+            "workers.heartbeat_timeout: expected a finite number, got inf",
+        ),
+        (
+            "extract: {repeats: 10000000000}\n",
+            "extract.repeats: expected a number of at most 1e+09, got 10000000000",
+        ),
         ("traits: evil\n", "traits: expected a list, got 'evil'"),
         ("extract: 3\n", "extract: expected a section of settings, got 3"),
         ("extract:\n", "extract: expected a section of settings, got null"),
@@ -350,7 +371,7 @@ def test_faults_of_the_file_and_of_an_override_name_both(write_config):
 
     assert error.problem == f"{path} and --set filter.threshold=300 are not valid"
     assert error.cause.splitlines() == [
-        "extract.repeats: expected a number above 0, got 0",
+        "extract.repeats: expected a number of at least 1, got 0",
         "filter.threshold: expected a number of at most 100, got 300",
     ]
 

@@ -16,6 +16,7 @@ FLOORS = (
         *("errors", "records", "record_json", "events", "files", "shipped", "yaml_files"),
         *("faults", "output_paths", "vector_quality"),
     },
+    {"settings"},
     {"config"},
     {"traits", "models", "vectors", "runs"},
     {"generation", "judging"},

@@ -18,9 +18,11 @@ import yaml
 from gguf import GGUFWriter
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.numpy import save
 
 from traitcli.config import load_config
-from traitcli.errors import TraitError
+from traitcli.errors import TraitError, VectorError
 from traitcli.monitoring.prompt_sets import load_prompt_set
 from traitcli.monitoring.record_files import read_records
 from traitcli.monitoring.transcripts import read_exchanges
@@ -247,20 +249,22 @@ def test_labelled_responses_that_are_damaged_are_read_or_refused(tmp_path, name)
 # Vectors
 
 
+SPREAD = np.ones(4, np.float32)
+DIRECTION = np.random.default_rng(0).normal(0, 1, (4, 8)).astype(np.float32)
+VECTOR = TraitVector(
+    trait="evil",
+    model="tiny",
+    method="mean_difference",
+    layer=2,
+    directions={"response_avg": DIRECTION},
+    stats={"response_avg": ClassStats(SPREAD, -SPREAD, SPREAD, SPREAD)},
+    quality=VectorQuality(auroc=0.9),
+)
+
+
 def vector_files(folder: Path) -> dict[str, bytes]:
     """A valid file of each format, small."""
-    spread = np.ones(4, np.float32)
-    direction = np.random.default_rng(0).normal(0, 1, (4, 8)).astype(np.float32)
-    vector = TraitVector(
-        trait="evil",
-        model="tiny",
-        method="mean_difference",
-        layer=2,
-        directions={"response_avg": direction},
-        stats={"response_avg": ClassStats(spread, -spread, spread, spread)},
-        quality=VectorQuality(auroc=0.9),
-    )
-    native = write_vector(folder, vector)
+    native, direction = write_vector(folder, VECTOR), DIRECTION
     by_layer, plain = io.BytesIO(), io.BytesIO()
     torch.save({layer - 1: torch.from_numpy(direction[layer]) for layer in range(1, 4)}, by_layer)
     torch.save(torch.from_numpy(direction), plain)
@@ -300,6 +304,26 @@ def test_vector_files_that_are_damaged_are_read_or_refused(tmp_path, name):
     path.write_bytes(whole)
     assert read_any(path).layer_count == 4
     check()
+
+
+@fuzz
+@given(
+    value=st.sampled_from([np.nan, np.inf, -np.inf]),
+    place=st.integers(0, 4 * 8 - 1),
+    name=st.sampled_from(["response_avg", "response_avg.positive_mean", "response_avg.spread"]),
+)
+def test_a_vector_file_with_a_number_that_is_not_finite_is_refused(tmp_path, value, place, name):
+    path = write_vector(tmp_path, VECTOR)
+    tensors, metadata = {}, {}
+    with safe_open(path, "numpy") as file:
+        metadata = file.metadata()
+        for key in file.keys():  # noqa: SIM118 -- not a mapping
+            tensors[key] = file.get_tensor(key).copy()
+    name = name if name in tensors else "response_avg"
+    tensors[name].flat[place % tensors[name].size] = value
+    path.write_bytes(save(tensors, metadata))
+
+    assert isinstance(read_or_refuse(lambda: read_any(path)), VectorError)
 
 
 @fuzz

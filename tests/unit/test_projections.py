@@ -66,7 +66,7 @@ def teacher_forced(model, probes, ids):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_step_carries_the_scores_of_its_tokens_at_any_batch_size(decoder, family, size):
     model, probes = decoder(family), make_probes()
-    reader = ProjectionReader(probes, model.device)
+    reader = ProjectionReader(probes, model)
     tokens = {index: [] for index in range(len(REQUESTS))}
     scores = {index: [] for index in range(len(REQUESTS))}
 
@@ -90,7 +90,7 @@ def test_each_step_carries_the_scores_of_its_tokens_at_any_batch_size(decoder, f
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_prompt_comes_with_its_own_scores_at_any_batch_size(decoder, family, size):
     model, probes = decoder(family), make_probes()
-    reader = ProjectionReader(probes, model.device, prompts=True)
+    reader = ProjectionReader(probes, model, prompts=True)
     found = []
 
     for step in decode(model, REQUESTS, SAMPLED, size, reader):

@@ -317,7 +317,7 @@ def test_a_header_that_makes_no_sense_is_refused(tmp_path, header, cause):
         ),
         (
             {"response_avg": np.full((5, 8), np.nan, np.float32)},
-            "response_avg holds NaN or infinity",
+            "response_avg holds NaN or infinity, first at layer 0",
         ),
         (
             {f"response_avg.{name}": np.ones(4, np.float32) for name in STATS},
@@ -325,7 +325,7 @@ def test_a_header_that_makes_no_sense_is_refused(tmp_path, header, cause):
         ),
         (
             {f"response_avg.{name}": np.full(5, np.inf, np.float32) for name in STATS},
-            "response_avg.positive_mean holds NaN or infinity",
+            "response_avg.positive_mean holds NaN or infinity, first at layer 0",
         ),
     ],
 )

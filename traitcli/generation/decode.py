@@ -22,7 +22,7 @@ from traitcli.generation.batch_size import BatchSize
 from traitcli.generation.mean_activations import Activations, MeanReader
 from traitcli.generation.padded_decode import padded_steps
 from traitcli.generation.request import FinishReason, Release, Request, Step, release_none
-from traitcli.generation.sampling import pick, uniforms
+from traitcli.generation.sampling import check_picked, pick, uniforms
 from traitcli.models.engine import Engine
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.memory import ran_out_of_memory
@@ -266,6 +266,7 @@ class _DecodeLoop:
             draws = torch.stack([request.draws[request.written] for request in requests])
             # One `tolist` for all tokens: each one waits until a GPU is done.
             tokens = pick(logits, draws.to(logits.device), self._sampling).tolist()
+            check_picked(self._loaded, tokens)
             for request, token in zip(requests, tokens, strict=True):
                 request.token = token
                 if token in self._loaded.stop_ids:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from traitcli.models.finite import check_layers
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.reader import Phase, ReaderState
 from traitcli.records import Position
@@ -28,12 +29,11 @@ class MeanReader:
     def __init__(self, loaded: LoadedModel) -> None:
         self.layers = range(loaded.layer_count)
         self.finished: dict[int, Activations | None] = {}
-        self._hidden_size = loaded.hidden_size
-        self._device = loaded.device
+        self.loaded = loaded
 
     def open(self, slots: int) -> ActivationSums:
-        shape = (3, len(self.layers), slots, self._hidden_size)
-        return ActivationSums(self, torch.zeros(shape, device=self._device))
+        shape = (3, len(self.layers), slots, self.loaded.hidden_size)
+        return ActivationSums(self, torch.zeros(shape, device=self.loaded.device))
 
 
 class ActivationSums(ReaderState):
@@ -85,6 +85,8 @@ class ActivationSums(ReaderState):
         means[_RESPONSE_SUM] /= response_tokens
         # On the CPU, so that complete answers take no memory of the device.
         means = means.cpu()
+        # One state that is not finite makes its sum so too.
+        check_layers(self._reader.loaded, enumerate(means.unbind(1)))
         self._reader.finished[request] = {
             "response_avg": means[_RESPONSE_SUM],
             "prompt_avg": means[_PROMPT_SUM],

@@ -13,7 +13,7 @@ import torch
 
 from traitcli.config import SamplingConfig
 from traitcli.generation.request import FinishReason, Release, Request, Step
-from traitcli.generation.sampling import pick, uniforms
+from traitcli.generation.sampling import check_picked, pick, uniforms
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.padding import forward, left_pad, new_cache, tap_masked
 from traitcli.models.reader import Reader
@@ -82,6 +82,7 @@ def _batch(
 
         for step in range(sampling.max_new_tokens):
             tokens = pick(logits[:, -1], draws[slots, step], sampling)
+            check_picked(loaded, tokens.tolist())
             ending = torch.isin(tokens, stop)
             ended = finish(slots[ending], "stop")
             going = (~ending).nonzero().squeeze(1)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from traitcli.errors import VectorError
+from traitcli.models.finite import check_layers
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.reader import Phase, ReaderState
 from traitcli.records import Position, TraitVector
@@ -116,8 +117,9 @@ class ProjectionReader:
     """
 
     def __init__(
-        self, probes: Sequence[Probe], device: torch.device, *, prompts: bool = False
+        self, probes: Sequence[Probe], loaded: LoadedModel, *, prompts: bool = False
     ) -> None:
+        self.loaded = loaded
         self.layers = sorted({probe.layer for probe in probes})
         self.probe_count = len(probes)
         self.prompts = prompts
@@ -128,7 +130,7 @@ class ProjectionReader:
         self.units: dict[int, Tensor] = {}
         for layer in self.layers:
             columns = [i for i, probe in enumerate(probes) if probe.layer == layer]
-            units = [probes[i].unit(device) for i in columns]
+            units = [probes[i].unit(loaded.device) for i in columns]
             self.columns[layer] = columns
             self.units[layer] = torch.stack(units, 1)
 
@@ -168,8 +170,9 @@ class _Projections(ReaderState):
             return
         units = self._reader.units[layer]
         # In float32: next to the few very large dimensions, half precision would lose the others.
-        projections = hidden.to(units.device, torch.float32) @ units
-        self._pass[:, self._reader.columns[layer]] = projections.cpu().numpy()
+        projections = (hidden.to(units.device, torch.float32) @ units).cpu()
+        check_layers(self._reader.loaded, [(layer, projections)])
+        self._pass[:, self._reader.columns[layer]] = projections.numpy()
 
     def copy_prefix(self, slot: int, source: _Projections, source_slot: int) -> None:
         self._divide_pass()

@@ -10,10 +10,14 @@ import torch
 from torch.nn.functional import pad
 
 from traitcli.config import SamplingConfig
+from traitcli.models.finite import not_finite
+from traitcli.models.loaded import LoadedModel
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+NOT_FINITE = -1
+"""In place of a token. It comes with the tokens, so that no device waits for a check of its own."""
 _BELOW_ONE = 1 - 2**-23
 """Keeps a draw strictly below the total of a float32 cumulative sum."""
 _DRAWS = 3
@@ -49,11 +53,12 @@ def pick(logits: Tensor, draws: Tensor, sampling: SamplingConfig) -> Tensor:
         sampling: temperature, top-k and top-p, applied in this order.
 
     Returns:
-        int64 [B].
+        int64 [B]; NOT_FINITE for a sequence whose logits contain NaN or infinity.
     """
     if sampling.temperature == 0:
         # No division by zero, and no random numbers: equal prompts give equal answers.
-        return logits.argmax(-1)
+        best = logits.max(-1)
+        return best.indices.masked_fill(~best.values.isfinite(), NOT_FINITE)
 
     logits = logits.float()
     if sampling.temperature != 1:
@@ -64,6 +69,12 @@ def pick(logits: Tensor, draws: Tensor, sampling: SamplingConfig) -> Tensor:
     if sampling.top_p < 1:
         logits = _drop_below(logits, nucleus_threshold(logits, sampling.top_p))
     return _invert(logits, draws)
+
+
+def check_picked(loaded: LoadedModel, tokens: Sequence[int]) -> None:
+    """Raise ModelError if `pick` found logits that are not finite."""
+    if NOT_FINITE in tokens:
+        raise not_finite(loaded, loaded.layer_count)
 
 
 def nucleus_threshold(logits: Tensor, top_p: float) -> Tensor:
@@ -116,10 +127,14 @@ def _invert(logits: Tensor, draws: Tensor) -> Tensor:
 
     rows = torch.arange(len(logits), device=logits.device)
     chosen, group_count = torch.zeros_like(rows), 1
+    # Of the first, shortest sums: one NaN or infinity among the logits makes all of them NaN.
+    is_finite = levels[-1].sum(-1).isfinite()
     for draw, level in zip(draws.T, reversed(levels), strict=True):
         members = level.view(len(rows), -1, group_count)[rows, :, chosen]
         running = members.cumsum(1)
         point = draw[:, None] * running[:, -1:]
         index = torch.searchsorted(running, point, right=True).squeeze(1)
+        # NaN is beyond every sum.
+        index = index.clamp(max=members.shape[1] - 1)
         chosen, group_count = index * group_count + chosen, level.shape[1]
-    return chosen
+    return chosen.masked_fill(~is_finite, NOT_FINITE)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from traitcli.models.engine import TOKENS_PER_PASS, Engine, split_passes
+from traitcli.models.finite import check_layers
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.padding import (
     BeginPass,
@@ -104,7 +105,7 @@ def _read_packed(
                     batch.state.finish(slot, indices[slot])
                 found = [first_logits[:0]] * len(new)
                 if scored:
-                    found = _log_probabilities(first_logits[part], rest, new)
+                    found = _log_probabilities(loaded, first_logits[part], rest, new)
                 yield from zip(indices[part], found, strict=True)
 
 
@@ -160,7 +161,7 @@ def _read_padded_batch(
     begin(state, "response", torch.arange(len(texts), device=device), mask)
     whole_mask = torch.cat([prompt_mask[rows], mask], 1)
     logits = forward(loaded, ids, whole_mask, cache, last_only=False)
-    return _log_probabilities(first_logits, logits[:, :-1][mask[:, 1:]], responses)
+    return _log_probabilities(loaded, first_logits, logits[:, :-1][mask[:, 1:]], responses)
 
 
 def _tokens_per_pass(loaded: LoadedModel, scored: bool) -> int:
@@ -179,17 +180,19 @@ def _all_but_last(sequences: Sequence[Ids]) -> Tensor:
 
 
 def _log_probabilities(
-    first_logits: Tensor, rest: Tensor, responses: Sequence[Ids]
+    loaded: LoadedModel, first_logits: Tensor, rest: Tensor, responses: Sequence[Ids]
 ) -> list[Tensor]:
-    """float32 [T] of each response.
+    """float32 [T] of each response, on the CPU; raises ModelError unless all are finite.
 
     A token's probability is in the logits before it: for the first tokens these are
     `first_logits` [R, V] after the prompts, for the others the packed `rest`.
     """
     first_tokens = [ids[0] for ids in responses]
     later_tokens = [token for ids in responses for token in ids[1:]]
-    first = _log_probability(first_logits, first_tokens)
-    later = torch.split(_log_probability(rest, later_tokens), [len(ids) - 1 for ids in responses])
+    first = _log_probability(first_logits, first_tokens).cpu()
+    rest = _log_probability(rest, later_tokens).cpu()
+    check_layers(loaded, [(loaded.layer_count, first), (loaded.layer_count, rest)])
+    later = torch.split(rest, [len(ids) - 1 for ids in responses])
     return [torch.cat([first[i : i + 1], part]) for i, part in enumerate(later)]
 
 

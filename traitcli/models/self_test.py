@@ -11,7 +11,7 @@ import torch
 
 from traitcli.errors import ModelError
 from traitcli.models.engine import Engine
-from traitcli.models.finite import not_finite
+from traitcli.models.finite import check_layers
 from traitcli.models.hooks import tap
 from traitcli.models.loaded import LoadedModel, PathCheck, SelfTest, first_problem
 from traitcli.models.memory import ran_out_of_memory
@@ -122,7 +122,8 @@ def _plain(loaded: LoadedModel, texts: Sequence[Ids]) -> tuple[States, States]:
         logits = {loaded.layer_count: on_cpu(output.logits[0, -1:])}
         expected.append({layer: on_cpu(state[0]) for layer, state in enumerate(states)} | logits)
         hooked.append(seen | logits)
-    _check_finite(loaded, expected)
+    for of_text in expected:
+        check_layers(loaded, of_text.items())
     return expected, hooked
 
 
@@ -135,12 +136,6 @@ def _check_shapes(loaded: LoadedModel, shapes: Sequence[Sequence[int]], tokens: 
         if tuple(shape) != expected:
             cause = f"layer {layer} has the shape {list(shape)}, not {list(expected)}"
             raise _refusal(loaded, cause)
-
-
-def _check_finite(loaded: LoadedModel, states: States) -> None:
-    for layer in range(loaded.layer_count + 1):
-        if not all(bool(of_text[layer].isfinite().all()) for of_text in states):
-            raise not_finite(loaded, layer)
 
 
 def _refusal(loaded: LoadedModel, cause: str) -> ModelError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -44,7 +45,9 @@ class Rule:
     bound: float
 
     def is_met_by(self, score: float) -> bool:
-        """Whether a score is beyond the bound; NaN never is."""
+        """Whether a score is beyond the bound; a score that is not finite always is."""
+        if not math.isfinite(score):
+            return True
         return score > self.bound if self.above else score < self.bound
 
 

@@ -68,7 +68,7 @@ class Watch:
     def reader(self, loaded: LoadedModel) -> ProjectionReader:
         """A reader with a column for each trait, and then for each layer of `by_layer`."""
         probes = [*self.probes.values(), *self._layer_probes]
-        return ProjectionReader(probes, loaded.device, prompts=self.prompts)
+        return ProjectionReader(probes, loaded, prompts=self.prompts)
 
     def tabulate(
         self, tokens: Sequence[str], projections: Floats

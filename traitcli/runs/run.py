@@ -102,6 +102,12 @@ class TraitFiles:
                 cause=f"{self.folder}/rollouts.jsonl lists them; no file in activations/ has them",
                 fix="restore the files, or rename the run folder and rerun extract",
             )
+        if broken := np.flatnonzero(~np.isfinite(result).all((1, 2))).tolist():
+            raise RunError(
+                f"activations in {self.folder} cannot be used",
+                cause=f"{len(broken)} of {len(ids)} are NaN or infinite: {ids[broken[0]]}",
+                fix="extract again with model.dtype float32 or bfloat16, under another --run name",
+            )
         return result
 
     def _write_activations(self, activations: Mapping[str, Mapping[Position, Any]]) -> None:

@@ -13,6 +13,7 @@ import torch
 
 from traitcli.errors import UserError, VectorError, suggest
 from traitcli.generation.projections import check_fit
+from traitcli.models.finite import check_layers
 from traitcli.models.hooks import tap
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.steerer import ActivationSteerer, relative_dose
@@ -127,7 +128,9 @@ def typical_norms(
         for ids in prompts:
             batch = torch.tensor([list(ids)], device=loaded.device)
             loaded.model(input_ids=batch, use_cache=False, **last_only)
-    return {layer: float(torch.cat(found).median()) for layer, found in norms.items()}
+    found = {layer: torch.cat(parts) for layer, parts in norms.items()}
+    check_layers(loaded, sorted(found.items()))
+    return {layer: float(lengths.median()) for layer, lengths in found.items()}
 
 
 def measure_doses(

@@ -112,7 +112,11 @@ def read_all(
 
 
 def write_vector(folder: Path, vector: TraitVector) -> Path:
-    """Write `<trait>.safetensors` and the `.pt` files of `write_pt`; returns the first."""
+    """Write `<trait>.safetensors` and the `.pt` files of `write_pt`; returns the first.
+
+    Raises VectorError if a number is NaN or infinite.
+    """
+    _check_finite(folder / f"{vector.trait}.safetensors", vector.directions, vector.stats)
     # the safetensors file last: build-vector takes its presence to mean that everything is written
     write_pt(folder, vector)
     return write_safetensors(folder, vector)
@@ -136,9 +140,14 @@ def write_pt(folder: Path, vector: TraitVector) -> list[Path]:
 
 
 def write_safetensors(folder: Path, vector: TraitVector) -> Path:
-    """Write `<trait>.safetensors`, which holds everything about a vector."""
+    """Write `<trait>.safetensors`, which holds everything about a vector.
+
+    Raises VectorError if a number is NaN or infinite.
+    """
     from safetensors.numpy import save
 
+    path = folder / f"{vector.trait}.safetensors"
+    _check_finite(path, vector.directions, vector.stats)
     tensors: dict[str, Any] = {
         str(position): direction for position, direction in vector.directions.items()
     }
@@ -150,7 +159,6 @@ def write_safetensors(folder: Path, vector: TraitVector) -> Path:
         # for other readers: layer L is after the final norm, so no hook on a block sees it
         "final_norm_layer": vector.layer_count - 1,
     }
-    path = folder / f"{vector.trait}.safetensors"
     write_atomic(path, save(tensors, metadata={"traitcli": json.dumps(header, ensure_ascii=False)}))
     return path
 
@@ -328,8 +336,10 @@ def _check_finite(
     }
     # one NaN in a direction makes every score NaN, far from its cause
     for name, tensor in tensors.items():
-        if not np.isfinite(tensor).all():
-            raise _not_a_vector(path, f"{name} holds NaN or infinity")
+        is_finite = np.isfinite(tensor)
+        if not is_finite.all():
+            layer = int(np.argwhere(~is_finite)[0][0])
+            raise _not_a_vector(path, f"{name} holds NaN or infinity, first at layer {layer}")
 
 
 def _not_a_vector(path: Path, cause: str) -> VectorError:
