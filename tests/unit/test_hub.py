@@ -10,6 +10,7 @@ import threading
 import numpy as np
 import pytest
 import yaml
+from safetensors import safe_open
 from safetensors.numpy import save
 
 from tests.hub_server import TOKEN, Answer, lfs_hash, open_hub
@@ -280,9 +281,12 @@ def test_a_push_that_must_fail_is_refused_before_the_hub_is_asked(hub, write_vec
     renamed = evil.rename(evil.with_name("kind.safetensors"))
     broken = tmp_path / "evil.safetensors"
     broken.write_bytes(b"garbage")
-    vector = make_vector("refusal")
-    vector.directions["response_avg"][0, 0] = np.nan
-    [unreal] = write_vectors(vector)
+    [unreal] = write_vectors(make_vector("refusal"))
+    with safe_open(unreal, "numpy") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        metadata = file.metadata()
+    tensors["response_avg"][0, 0] = np.nan
+    unreal.write_bytes(save(tensors, metadata))
 
     problems = [
         fault_in(VectorError, push_vectors, paths, REPO).problem

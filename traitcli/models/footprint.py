@@ -9,7 +9,8 @@ from typing import Any
 from traitcli.config import ModelConfig
 from traitcli.models.devices import pick_dtype
 from traitcli.models.engine import TOKENS_PER_PASS
-from traitcli.models.load import locate_model, not_loadable
+from traitcli.models.load_faults import library_errors
+from traitcli.models.weights import hub_options, locate
 
 _CUDA_CONTEXT_BYTES = 2**29
 """Memory that CUDA takes for itself in every process."""
@@ -46,11 +47,11 @@ def find_footprint(
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    source, revision = locate_model(config)
-    try:
-        whole = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code, **revision)
-    except (OSError, ValueError) as error:
-        raise not_loadable(config, error) from error
+    source, _ = locate(config)
+    with library_errors(config):
+        whole = AutoConfig.from_pretrained(
+            source, trust_remote_code=trust_remote_code, **hub_options(config, source)
+        )
 
     text = whole.get_text_config()
     item = pick_dtype(config.dtype, device, text.dtype).itemsize

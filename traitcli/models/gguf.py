@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import json
+import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
-from platformdirs import user_cache_path
+from traitcli.caches import writable_cache
+from traitcli.config import ModelConfig
+from traitcli.errors import ModelError, StorageError
+from traitcli.events import Listener
+from traitcli.models.load_faults import library_errors
 
-from traitcli.errors import ModelError
-
-# "dequantised-1" is in the names of folders on users' disks, hence the spelling. Increase the
+# "dequantised" is in the names of folders on users' disks, hence the spelling. Increase the
 # number when the conversion changes, or old copies stay in use.
-_CONVERSION = "dequantised-1"
+_CONVERSION = "dequantised-2"
+_MARKER = "traitcli-whole.json"
+_PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
+_SAMPLES, _SAMPLE_BYTES = 257, 2**14
 
 
 def embedded_file() -> Path:
@@ -37,29 +46,71 @@ def embedded_file() -> Path:
     return files[0]
 
 
-def dequantize(path: Path, on_step: Callable[[str], None]) -> Path:
+def check_whole(path: Path) -> None:
+    """Raise ModelError for one part of a split GGUF file; any other error is of the library."""
+    from gguf import GGUFReader
+
+    count = GGUFReader(path).get_field("split.count")
+    parts = int(count.contents()) if count else 1
+    if parts > 1 or _PART.search(path.name):
+        first = _PART.sub("-00001-of-\\2.gguf", path.name)
+        raise ModelError(
+            f"{path} is one part of a split file",
+            cause=f"split.count in its header is {parts}",
+            fix=f"merge the parts: llama-gguf-split --merge {path.with_name(first)} whole.gguf",
+        )
+
+
+def dequantize(
+    config: ModelConfig, path: Path, on_step: Callable[[str], None], on_event: Listener
+) -> Path:
     """Convert a GGUF file to a float32 model folder in the user cache, once; return the folder.
 
     transformers would convert it at every load, which takes 5 to 25 seconds for 135M parameters.
+    Raises ModelError if weights are missing, and StorageError if the disk is full.
     """
-    models = user_cache_path("traitcli") / "models"
-    folder = models / f"{path.stem.lower()}-{fingerprint(path)}-{_CONVERSION}"
-    if folder.is_dir():
+    models = writable_cache("models", on_event, "the model is converted again every time")
+    folder = models / f"{path.stem.lower()}-{_content_digest(path)}-{_CONVERSION}"
+    if _is_whole(folder):
         return folder
 
     on_step("converting (once)")
-    models.mkdir(parents=True, exist_ok=True)
     # Other processes may convert the same file: each writes its own folder, the first rename wins.
     scratch = Path(tempfile.mkdtemp(prefix=folder.name, dir=models))
     try:
-        _convert(path, scratch)
+        with library_errors(config):
+            _convert(path, scratch)
+        _mark_whole(scratch)
+        if folder.exists() and not _is_whole(folder):
+            shutil.rmtree(folder)
         scratch.rename(folder)
-    except OSError:
-        if not folder.is_dir():
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise StorageError(
+                f"cannot convert {path.name}",
+                cause=f"no space left in {models}",
+                fix="free disk space, or set XDG_CACHE_HOME to a folder on another disk",
+            ) from None
+        if not _is_whole(folder):
             raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a converted folder has all its files, with the sizes they were written with."""
+    try:
+        sizes = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _mark_whole(folder: Path) -> None:
+    """Write what `_is_whole` checks; the last file that a conversion writes."""
+    sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
+    (folder / _MARKER).write_text(json.dumps(sizes), encoding="utf-8")
 
 
 def _convert(path: Path, folder: Path) -> None:
@@ -70,7 +121,11 @@ def _convert(path: Path, folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(**source)
     # Its progress bar obeys no setting, and would break the live view.
     with redirect_stderr(StringIO()):
-        quantized = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+        quantized, report = AutoModelForCausalLM.from_pretrained(
+            **source, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    if fault := find_made_up(report):
+        raise ValueError(fault)
 
     # transformers refuses to save a model with this key, so the weights go to a clean one.
     settings = quantized.config.to_dict()
@@ -81,6 +136,39 @@ def _convert(path: Path, folder: Path) -> None:
     clean.generation_config = quantized.generation_config
     clean.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def find_made_up(report: Mapping[str, Any]) -> str:
+    """Which weights transformers has filled with random numbers; empty for none.
+
+    `report` is its `output_loading_info`.
+    """
+    if mismatched := sorted(report.get("mismatched_keys") or ()):
+        name, found, wanted = mismatched[0]
+        return (
+            f"{name} has the shape {list(found)} in the weights and {list(wanted)} in config.json; "
+            f"{len(mismatched)} differ"
+        )
+    if missing := sorted(report.get("missing_keys") or ()):
+        return f"{len(missing)} weights are missing; one is {missing[0]}"
+    if errors := report.get("error_msgs"):
+        return str(errors[0])
+    return ""
+
+
+def _content_digest(path: Path) -> str:
+    """Sixteen hex digits from a file's size and samples of its content, spread over all of it.
+
+    Fine-tunes of one model differ everywhere, so samples tell them apart; reading all of a large
+    file would take seconds at every load.
+    """
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for number in range(_SAMPLES):
+            file.seek(max(0, (size - _SAMPLE_BYTES) * number // (_SAMPLES - 1)))
+            digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()[:16]
 
 
 def fingerprint(path: Path) -> str:

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import time
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from traitcli.config import EMBEDDED, ModelConfig
+from traitcli.config import ModelConfig
 from traitcli.errors import ModelError
 from traitcli.events import Listener, ModelLoaded, ModelLoading, Warned
-from traitcli.models.devices import pick_device, pick_dtype
-from traitcli.models.gguf import dequantize, embedded_file, fingerprint
+from traitcli.models.devices import pick_device
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.memory import memory_explained
 from traitcli.models.prompts import resolve_persona_role
+from traitcli.models.weights import locate, read_weights
 
 if TYPE_CHECKING:
     import torch
 
-_CHECK_SOURCE = (
-    "check the id, the folder or your access to the hub; "
-    "a folder needs config.json, weights and a tokenizer"
-)
 _USE_LESS_MEMORY = "set model.dtype to bfloat16, or use a larger device or a smaller model"
 
 
@@ -75,9 +68,9 @@ def open_model(
         on_event(ModelLoading(name, device, step))
 
     on_step("loading")
-    source, revision = _locate(config, on_step)
     with memory_explained(device, _USE_LESS_MEMORY):
-        model, tokenizer = _read(config, source, device, trust_remote_code)
+        source, revision = locate(config, on_step, on_event)
+        model, tokenizer = read_weights(config, source, device, trust_remote_code)
     # Padding is masked everywhere, so any token will do.
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token_id = tokenizer.eos_token_id or 0
@@ -105,66 +98,6 @@ def open_model(
         )
     )
     return loaded
-
-
-def locate_model(config: ModelConfig) -> tuple[str, dict[str, str]]:
-    """Where transformers finds a model, and the `revision` argument if it needs one."""
-    source, revision = _locate(config, lambda step: None)
-    is_on_hub = not Path(source).exists()
-    return source, {"revision": revision} if revision and is_on_hub else {}
-
-
-def not_loadable(config: ModelConfig, error: Exception | str) -> ModelError:
-    """The error for a model that exists but cannot be used."""
-    first, *more = str(error).strip().splitlines() or [repr(error)]
-    # Libraries put lists below a line that ends with a colon: alone it would say nothing.
-    cause = " ".join([first, *more]) if first.rstrip().endswith(":") else first
-    return ModelError(f"cannot load the model {config.id}", cause=cause, fix=_CHECK_SOURCE)
-
-
-def _locate(config: ModelConfig, on_step: Callable[[str], None]) -> tuple[str, str | None]:
-    """Where transformers finds the weights, and the revision if it is known."""
-    path = embedded_file() if config.id == EMBEDDED else Path(config.id)
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise ModelError(
-                f"no model file {path}", cause="the file does not exist", fix="check the path"
-            )
-        revision = config.revision or f"GGUF file {fingerprint(path)}"
-        return str(dequantize(path, on_step)), revision
-    if path.is_dir() and not (path / "config.json").is_file():
-        raise ModelError(
-            f"{path} is not a model folder", cause="it has no config.json", fix=_CHECK_SOURCE
-        )
-    # Offline, the hub's client logs every retry, and our error says why it failed.
-    logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)
-    return config.id, config.revision
-
-
-def _read(config: ModelConfig, source: str, device: str, trust: bool) -> tuple[Any, Any]:
-    """The model and its tokenizer."""
-    from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    options: dict[str, Any] = {"pretrained_model_name_or_path": source, "trust_remote_code": trust}
-    if config.revision and not Path(source).exists():
-        options["revision"] = config.revision
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(**options)
-        own_dtype = AutoConfig.from_pretrained(**options).get_text_config().dtype
-        model, report = AutoModelForCausalLM.from_pretrained(
-            **options,
-            dtype=pick_dtype(config.dtype, device, own_dtype),
-            device_map=config.device_map or {"": device},
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise not_loadable(config, error) from error
-
-    # transformers fills missing weights with random numbers and only logs it.
-    if missing := sorted(report["missing_keys"]):
-        raise not_loadable(config, f"{len(missing)} weights are missing; one is {missing[0]}")
-    return model, tokenizer
 
 
 def _describe(

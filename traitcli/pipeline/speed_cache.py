@@ -6,8 +6,7 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
-from platformdirs import user_cache_path
-
+from traitcli.caches import cache_folder
 from traitcli.config import Config
 from traitcli.errors import StorageError
 from traitcli.events import Stage
@@ -50,7 +49,7 @@ def _remember(key: str, name: str, value: float) -> None:
 
 
 def cache_file() -> Path:
-    return user_cache_path("traitcli") / "speed.json"
+    return cache_folder() / "speed.json"
 
 
 def _read() -> dict[str, dict[str, float]]:

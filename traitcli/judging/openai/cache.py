@@ -10,8 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from platformdirs import user_cache_path
-
+from traitcli.caches import cache_folder
 from traitcli.errors import TraitError
 from traitcli.judging.openai.replies import Reply
 
@@ -81,7 +80,7 @@ class ReplyCache:
 
 def default_cache_path() -> Path:
     """Return the file that all commands of a user share."""
-    return user_cache_path("traitcli") / "judge-replies.sqlite"
+    return cache_folder() / "judge-replies.sqlite"
 
 
 def cache_key(url: str, body: Mapping[str, Any], sample: int) -> str:

@@ -1,0 +1,88 @@
+"""Finds and reads the weights of a model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from traitcli.config import EMBEDDED, ModelConfig
+from traitcli.errors import ModelError
+from traitcli.events import Listener
+from traitcli.models.devices import pick_dtype
+from traitcli.models.gguf import (
+    check_whole,
+    dequantize,
+    embedded_file,
+    find_made_up,
+    fingerprint,
+)
+from traitcli.models.load_faults import CHECK_SOURCE, check_files, library_errors, not_loadable
+
+
+def locate(
+    config: ModelConfig,
+    on_step: Callable[[str], None] = lambda step: None,
+    on_event: Listener = lambda event: None,
+) -> tuple[str, str | None]:
+    """Where transformers finds the weights, and the revision if it is known.
+
+    A GGUF file is converted first, once. Raises ModelError if there is nothing to read.
+    """
+    path = embedded_file() if config.id == EMBEDDED else Path(config.id)
+    if path.suffix.lower() == ".gguf":
+        if not path.is_file():
+            raise ModelError(
+                f"no model file {path}", cause="the file does not exist", fix="check the path"
+            )
+        check_files(config.id, path)
+        with library_errors(config):
+            check_whole(path)
+        folder = dequantize(config, path, on_step, on_event)
+        return str(folder), config.revision or f"GGUF file {fingerprint(path)}"
+
+    if path.is_dir():
+        check_files(config.id, path)
+        if not (path / "config.json").is_file():
+            raise ModelError(
+                f"{path} is not a model folder", cause="it has no config.json", fix=CHECK_SOURCE
+            )
+    # Offline, the hub's client logs every retry, and our error says why it failed.
+    logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)
+    return config.id, config.revision
+
+
+def hub_options(config: ModelConfig, source: str) -> dict[str, str]:
+    """The `revision` argument of transformers, if it needs one."""
+    is_on_hub = not Path(source).exists()
+    return {"revision": config.revision} if config.revision and is_on_hub else {}
+
+
+def read_weights(config: ModelConfig, source: str, device: str, trust: bool) -> tuple[Any, Any]:
+    """The model and its tokenizer.
+
+    Raises ModelError if they do not load, or if weights are missing or have another shape than
+    the config says: transformers would fill them with random numbers.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    options: dict[str, Any] = {
+        "pretrained_model_name_or_path": source,
+        "trust_remote_code": trust,
+        **hub_options(config, source),
+    }
+    with library_errors(config):
+        tokenizer = AutoTokenizer.from_pretrained(**options)
+        own_dtype = AutoConfig.from_pretrained(**options).get_text_config().dtype
+        model, report = AutoModelForCausalLM.from_pretrained(
+            **options,
+            dtype=pick_dtype(config.dtype, device, own_dtype),
+            device_map=config.device_map or {"": device},
+            output_loading_info=True,
+            # Not to ignore them: the error of transformers does not say which they are.
+            ignore_mismatched_sizes=True,
+        )
+    if fault := find_made_up(report):
+        raise not_loadable(config, fault)
+    return model, tokenizer
