@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from traitcli.cli.output import print_json
 from traitcli.cli.session import ALARM_EXIT_CODE, MonitorOptions, MonitorSession
 from traitcli.config import Config
 from traitcli.errors import TraitError, UserError, VectorError, suggest
@@ -175,7 +175,7 @@ def _replay(options: MonitorOptions, path: Path) -> None:
             replay(record, view.show, options.source.speed)
             if display.as_json:
                 # Not rounded again, so that the output equals the stored record.
-                typer.echo(json.dumps(to_json(record, decimals=None), ensure_ascii=False))
+                print_json(to_json(record, decimals=None))
 
 
 def _load_vectors(options: MonitorOptions, config: Config) -> Mapping[str, TraitVector]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,17 @@ if TYPE_CHECKING:
 Rows = Sequence[dict[str, Any]]
 
 
+def print_json(value: object) -> None:
+    """Print one line of JSON. Answers in any script stay readable where stdout is UTF-8."""
+    # Any other encoding would lose characters; escapes are valid JSON everywhere.
+    is_unicode = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
+    typer.echo(json.dumps(value, ensure_ascii=not is_unicode))
+
+
 def show(rows: Rows, table: Callable[[Console, Rows], None], as_json: bool) -> None:
     """Print rows as JSON, or with the function that prints their table."""
     if as_json:
-        # JSON is UTF-8, so answers in any script stay readable.
-        typer.echo(json.dumps(rows, ensure_ascii=False))
+        print_json(rows)
         return
     from rich.console import Console
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
+from traitcli.cli.output import print_json
 from traitcli.config import Config
 from traitcli.errors import UserError
 from traitcli.records import TraitVector
@@ -192,6 +190,6 @@ class MonitorSession:
     def print_record(self, record: Mapping[str, Any]) -> bool:
         """Print a record if --json asks for it. Returns whether a --fail-on rule is met."""
         if self.options.display.as_json:
-            typer.echo(json.dumps(record, ensure_ascii=False))
+            print_json(record)
         # The record of an answer that failed has no alarms.
         return any(alarm["action"] == "fail" for alarm in record.get("alarms", ()))
