@@ -196,6 +196,8 @@ def _become_command(request: dict[str, Any], pipes: Sequence[int]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for descriptor, pipe in enumerate(pipes):
         os.dup2(pipe, descriptor)
+    # The server's own stdout was a file: its object believes that it can seek.
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     # Close every other descriptor: a reader waits until all copies of a pipe are closed.
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     os.environ.clear()

@@ -184,7 +184,7 @@ MISTAKES = {
         "cannot load the model no-such/model",
         "We couldn't connect to 'https://huggingface.co' to load the files, "
         "and couldn't find them in the cached files.",
-        NEEDS,
+        "check the network and the id; files that were downloaded before work offline",
         worked=True,
     ),
     "a folder without a model": Mistake(
