@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic_core import PydanticUndefined
 
 from traitcli.config import Config, Section
+from traitcli.settings import TemplateOptions
 
 PAGE = Path(__file__).with_name("configs.md")
 BEGIN, END = "<!-- settings: made by make_configs.py -->", "<!-- end of settings -->"
@@ -118,6 +119,7 @@ def _kind(annotation: Any, limits: Any = ()) -> str:
         bool: "true, false",
         type(None): "null",
         tuple[str, ...]: "list of texts",
+        get_args(TemplateOptions)[0]: "mapping",
     }
     bounds = [
         f"{sign} {getattr(limit, name)}"

@@ -200,6 +200,7 @@ class TokenScored:
     calibrated  trait -> score, −1 and +1 at the class means
     by_layer    one trait's scores at every layer, if requested: calibrated, or raw if its vector
                 has no class means
+    skipped     whether it is part of the thinking that means and alarms leave out
     """
 
     index: int
@@ -207,6 +208,7 @@ class TokenScored:
     raw: Mapping[str, float]
     calibrated: Mapping[str, float]
     by_layer: tuple[float, ...] = ()
+    skipped: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,9 +53,17 @@ def to_json(record: TokenScores | FailedRecord, decimals: int | None = DECIMALS)
         data["prompt_scores"] = _scores_to_json(record.prompt_scores, decimals)
     if record.layer_scores:
         data["layer_scores"] = _layers_to_json(record.layer_scores, decimals)
+    if record.thinking:
+        data["thinking_tokens"] = record.thinking
+        data["skips_thinking"] = record.skips_thinking
     if record.about:
         data["about"] = dict(record.about)
     return data
+
+
+def counted(record: Mapping[str, Any], scores: Sequence[float]) -> Sequence[float]:
+    """The scores of a JSON record's answer that count: all, or those after its thinking part."""
+    return scores[record["thinking_tokens"] :] if record.get("skips_thinking") else scores
 
 
 def from_json(data: Any) -> TokenScores | FailedRecord:
@@ -93,6 +101,8 @@ def from_json(data: Any) -> TokenScores | FailedRecord:
         prompt_scores=_read_optional_scores(data.get("prompt_scores")),
         layer_scores=_read_layer_scores(data.get("layer_scores"), count),
         about=_mapping(data.get("about")),
+        thinking=max(0, min(count, _integer(data.get("thinking_tokens")) or 0)),
+        skips_thinking=data.get("skips_thinking") is True,
         created=_text(data, "created"),
     )
 

@@ -335,6 +335,8 @@ class TokenScores(Scores):
     seed           None in an old record that does not say; so is `prompt_tokens`
     about          origin (JSON-able): a prompt set and what the prompt should show, or a file
                    and its line
+    thinking       how many of the first tokens are the answer's thinking part
+    skips_thinking whether these are left out of means and alarms
     created        when the answer was complete, in ISO 8601; "" if an old record does not say
     """
 
@@ -352,6 +354,8 @@ class TokenScores(Scores):
     prompt_scores: Scores | None = None
     layer_scores: LayerScores | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
+    thinking: int = 0
+    skips_thinking: bool = False
     created: str = field(
         default_factory=lambda: datetime.now().astimezone().isoformat(timespec="seconds")
     )

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+)
 
 from traitcli.records import Position
 
@@ -49,6 +57,32 @@ class Section(BaseModel):
     )
 
 
+def _check_options(value: object) -> object:
+    if not isinstance(value, Mapping):
+        return value
+    for name, option in value.items():
+        if not isinstance(name, str) or not name.isidentifier():
+            raise ValueError(f"{name!r} cannot name an argument of a template")
+        if name in _OWN_ARGUMENTS:
+            raise ValueError(f"traitcli sets {name} itself")
+        if not isinstance(option, str | int | float | bool | None):
+            raise ValueError(f"{name} must be a string, a number, true, false or null")
+    # Hashable, as the rest of a frozen section: models are kept by their settings.
+    return tuple(sorted(value.items()))
+
+
+_OWN_ARGUMENTS = {
+    *("conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt"),
+    *("continue_final_message", "tokenize", "padding", "truncation", "max_length"),
+    *("return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs"),
+}
+TemplateOptions = Annotated[
+    tuple[tuple[str, str | int | float | bool | None], ...],
+    BeforeValidator(_check_options),
+    PlainSerializer(dict),
+]
+
+
 class ModelConfig(Section):
     """The model to read."""
 
@@ -67,6 +101,9 @@ class ModelConfig(Section):
     persona_in: Literal["auto", "system", "user"] = "auto"
     """The message that holds the persona sentence. auto: system if the chat template shows system
     messages, else user."""
+
+    template_options: TemplateOptions = ()
+    """Arguments of the chat template, such as {enable_thinking: false}. See chat-templates.md."""
 
     @property
     def name(self) -> str:
@@ -108,6 +145,9 @@ class ExtractConfig(Section):
     engine: Literal["traitcli", "vllm"] = "traitcli"
     """Generation backend. traitcli captures activations while generating; vllm generates first and
     re-reads the text in a second pass. See engines.md."""
+    skip_thinking: bool = False
+    """Leave the thinking part of an answer out of its mean activation. It is then read a second
+    time."""
     sampling: SamplingConfig = SamplingConfig()
 
 
@@ -225,6 +265,8 @@ class MonitorConfig(Section):
     """The same seed samples the same answer again."""
     system: str | None = None
     """A system message."""
+    skip_thinking: bool = False
+    """Leave the thinking part of an answer out of means and alarms; its tokens are still shown."""
 
 
 class WorkersConfig(Section):

@@ -6,6 +6,7 @@ import pytest
 
 from tests.conftest import DROPPING_TEMPLATE, FAMILIES, make_tokenizer
 from traitcli.errors import ModelError, UserError
+from traitcli.models.chat_format import find_chat_format
 from traitcli.models.prompts import (
     Prompt,
     check_length,
@@ -41,9 +42,10 @@ def test_auto_uses_the_system_role_if_the_template_supports_it(loaded, family, r
 def test_a_template_that_drops_the_system_message_silently_is_noticed():
     tokenizer = make_tokenizer(DROPPING_TEMPLATE, bos=True)
 
-    assert resolve_persona_role(tokenizer, "tiny", "auto") == "user"
+    chat = find_chat_format(tokenizer, "tiny", {})
+    assert resolve_persona_role(chat, "tiny", "auto") == "user"
     with pytest.raises(ModelError, match="tiny cannot show a system message"):
-        resolve_persona_role(tokenizer, "tiny", "system")
+        resolve_persona_role(chat, "tiny", "system")
 
 
 def test_in_the_user_turn_a_blank_line_separates_persona_and_question():
@@ -83,7 +85,8 @@ def test_a_model_without_a_template_gets_the_bare_texts():
     tokenizer = make_tokenizer(None, bos=True)
 
     assert render(tokenizer, persona_messages("Be.", "Why?", "user")).text == "Be.\n\nWhy?\n\n"
-    assert resolve_persona_role(tokenizer, "base", "auto") == "user"
+    chat = find_chat_format(tokenizer, "base", {})
+    assert resolve_persona_role(chat, "base", "auto") == "user"
 
 
 def test_an_answer_that_spells_a_special_token_stays_text(loaded):

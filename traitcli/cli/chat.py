@@ -9,15 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2.exceptions import TemplateError
-
 from traitcli.cli.options import as_text
 from traitcli.errors import TraitError, UserError, suggest
 from traitcli.events import Event, MonitorFinished
 
 if TYPE_CHECKING:
     from traitcli.cli.session import MonitorSession
-    from traitcli.models.prompts import Message
+    from traitcli.models.chat_format import Message
     from traitcli.monitoring.monitor import Watch
 
 _PROMPT = "❯ "
@@ -96,7 +94,7 @@ class _Chat:
             monitor(self._session.loaded, watching, line, self._path, self._take)
         except KeyboardInterrupt:
             _say("")  # the part that was written stays in the chat
-        except (TraitError, TemplateError) as error:
+        except TraitError as error:
             # A turn that fails, such as a prompt that is too long, does not end the chat.
             _say(str(error))
         if sys.stdin.isatty():

@@ -40,6 +40,7 @@ def monitor(
     steer: option.Steer = None,
     stop_on: option.StopOn = None,
     fail_on: option.FailOn = None,
+    skip_thinking: option.SkipThinking = False,
     system: option.System = None,
     max_new_tokens: MaxNewTokens = None,
     temperature: option.Temperature = None,
@@ -54,8 +55,7 @@ def monitor(
 ) -> None:
     """Show trait scores for each token while the model writes.
 
-    A RULE is evil>1.5 (any token), mean(evil)>0.8 (the whole answer), or run(evil,5)>1 (five tokens
-    in a row).
+    A RULE is evil>1.5 (any token), mean(evil)>0.8 (whole answer) or run(evil,5)>1 (5 in a row).
     """
     from traitcli.cli.monitor_modes import monitor_source
     from traitcli.cli.session import Display, MonitorOptions, Source
@@ -75,12 +75,12 @@ def monitor(
     )
     changes = [
         *(overrides or ()),
+        *as_override("skip_thinking", skip_thinking or None),
         *as_override("system", system and as_text(system)),
         *as_override("seed", seed),
         *as_override("sampling.max_new_tokens", max_new_tokens),
         *as_override("sampling.temperature", temperature),
-        *as_override("sampling.top_p", top_p),
-        *as_override("sampling.top_k", top_k),
+        *(as_override("sampling.top_p", top_p) + as_override("sampling.top_k", top_k)),
     ]
     monitor_source(options, load_config(config, changes))
 

@@ -75,6 +75,13 @@ FailOn = Annotated[
         help="Exit with code 3 when RULE is met, for example 'evil>1.5'. Can be repeated.",
     ),
 ]
+SkipThinking = Annotated[
+    bool,
+    typer.Option(
+        "--skip-thinking",
+        help="Leave the thinking part of an answer out of means and alarms; it is shown dim.",
+    ),
+]
 System = Annotated[
     str | None, typer.Option(metavar="TEXT", help="System message (default: the config's).")
 ]

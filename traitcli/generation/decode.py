@@ -40,11 +40,13 @@ class Generation:
     """The answer to one request.
 
     activations  position -> float32 [L+1, H] on the CPU; none when the answer is empty
+    thinking     how many of the first tokens are left out of `response_avg`
     """
 
     ids: tuple[int, ...]
     finish_reason: FinishReason
     activations: Activations | None
+    thinking: int = 0
 
 
 def generate(

@@ -20,6 +20,12 @@ _READ_BATCH_SIZE = 64
 Answer = tuple[tuple[int, ...], FinishReason]
 
 
+Refine = Callable[
+    [LoadedModel, Sequence[Request], Sequence[tuple[int, Generation]]],
+    Iterator[tuple[int, Generation]],
+]
+
+
 class Writer(Protocol):
     """An engine that continues prompts and gives no hidden states."""
 
@@ -33,10 +39,14 @@ def write_then_read(
     writer: Writer,
     requests: Sequence[Request],
     sampling: SamplingConfig,
-    on_step: Callable[[int], None] = lambda tokens: None,
-    release: Release = release_none,
+    callbacks: tuple[Callable[[int], None], Release] = (lambda tokens: None, release_none),
+    refine: Refine = lambda loaded, requests, made: iter(made),
 ) -> Iterator[tuple[int, Generation | None]]:
-    """Yield what `generate` yields, index and generation, for a writer's text."""
+    """Yield what `generate` yields, index and generation, for a writer's text.
+
+    `refine` gets the requests and the generations of each round, and returns these.
+    """
+    on_step, release = callbacks
     start, end = 0, len(requests)
     while start < end:
         # The last ones are released, as in the decode loop: nobody has started them.
@@ -51,7 +61,8 @@ def write_then_read(
         answers = writer.write(chosen, sampling)
         # Only after a whole round, because the other engine reports no single steps.
         on_step(sum(len(ids) for ids, _ in answers))
-        for index, generation in _read_answers(loaded, chosen, answers):
+        read = list(_read_answers(loaded, chosen, answers))
+        for index, generation in refine(loaded, chosen, read):
             yield start + index, generation
         start += len(chosen)
 

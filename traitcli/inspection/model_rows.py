@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
+from traitcli.models.chat_format import template_facts
 from traitcli.models.loaded import LoadedModel, PathCheck, SelfTest
 from traitcli.models.self_test import run_self_test
+from traitcli.models.thinking import opens_thinking
 
 Row = dict[str, Any]
 
@@ -27,11 +30,18 @@ def model_row(loaded: LoadedModel, model_id: str) -> Row:
         "device": str(loaded.device),
         "context": loaded.context,
         "persona_in": loaded.persona_in,
-        "chat_template": bool(loaded.tokenizer.chat_template),
+        "template": _template_row(loaded),
         "reads": _way(test),
         "problem": test.problem,
         "checks": [_check_row(check) for check in test.checks],
     }
+
+
+def _template_row(loaded: LoadedModel) -> Row | None:
+    """The facts about the chat template; None for a model without one."""
+    if not loaded.tokenizer.chat_template:
+        return None
+    return asdict(template_facts(loaded.tokenizer, loaded.chat, opens_thinking))
 
 
 def _way(test: SelfTest) -> str | None:

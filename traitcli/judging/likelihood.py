@@ -123,7 +123,7 @@ class LikelihoodJudge:
         prompts = {}
         for side, pair, question in personas:
             messages = persona_messages(trait.persona(side, pair), question, loaded.persona_in)
-            prompts[side, pair, question] = render(loaded.tokenizer, messages).ids
+            prompts[side, pair, question] = render(loaded.tokenizer, messages, loaded.chat).ids
 
         # In the same way, several personas read the same tokens of an answer.
         responses = {}

@@ -6,6 +6,7 @@ import re
 
 from traitcli.judging.scales import Scale
 from traitcli.models.prompts import LOOK_ALIKES
+from traitcli.models.thinking import MARKS
 
 MAX_CHARS = 20_000
 """Answers with more characters lose their middle."""
@@ -111,7 +112,11 @@ def clean_answer(response: str) -> str:
 
 
 def strip_thoughts(text: str) -> str:
-    """Remove `<think>…</think>` blocks, with or without their beginning or end."""
+    """Remove `<think>…</think>` and similar blocks, with or without their beginning or end."""
     # A response can be cut off within its thoughts, and some chat templates end with "<think>".
-    text = re.sub(r"<think>.*?(?:</think>|\Z)", "", text, flags=re.DOTALL | re.IGNORECASE)
-    return re.sub(r"\A.*</think>", "", text, flags=re.DOTALL | re.IGNORECASE)
+    flags = re.DOTALL | re.IGNORECASE
+    for marks in MARKS:
+        begin, end = map(re.escape, marks)
+        text = re.sub(rf"{begin}.*?(?:{end}|\Z)", "", text, flags=flags)
+        text = re.sub(rf"\A.*{end}", "", text, flags=flags)
+    return text

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from traitcli.config import ModelConfig
 from traitcli.errors import ModelError
 from traitcli.events import Listener, ModelLoaded, ModelLoading, Warned
+from traitcli.models.chat_format import find_chat_format
 from traitcli.models.devices import pick_device
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.memory import memory_explained
-from traitcli.models.prompts import resolve_persona_role
+from traitcli.models.prompts import chat_notes, resolve_persona_role
 from traitcli.models.weights import locate, read_weights
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ def open_model(
     loaded = _describe(config, device, model, tokenizer, revision)
     with memory_explained(device, _USE_LESS_MEMORY):
         test = run_self_test(loaded, thorough=thorough)
+    for note in chat_notes(loaded):
+        on_event(Warned("", note))
     if test.slow_reason and not test.problem:
         way = "in padded batches" if test.pads else "one text at a time"
         on_event(Warned("", f"{name} is read {way}, which is slower: {test.slow_reason}"))
@@ -107,6 +110,7 @@ def _describe(
     import torch
 
     text = model.config.get_text_config()
+    chat = find_chat_format(tokenizer, config.name, dict(config.template_options))
     # With a device map, inputs go where the embeddings are.
     input_device = torch.device(device)
     if config.device_map:
@@ -122,7 +126,8 @@ def _describe(
         hidden_size=text.hidden_size,
         # If the config has no limit, no prompt is refused as too long.
         context=int(getattr(text, "max_position_embeddings", 0) or 2**31),
-        persona_in=resolve_persona_role(tokenizer, config.name, config.persona_in),
+        persona_in=resolve_persona_role(chat, config.name, config.persona_in),
+        chat=chat,
         stop_ids=_stop_ids(model, tokenizer),
         last_logits="logits_to_keep" in inspect.signature(model.forward).parameters,
     )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
+
+from traitcli.models.chat_format import ChatFormat
 
 if TYPE_CHECKING:
     import torch
@@ -61,6 +63,7 @@ class LoadedModel:
     hidden_size  width of the residual stream, H
     context      most tokens of a prompt and its answer
     persona_in   the message that the persona sentence goes into
+    chat         how its chat template writes messages
     stop_ids     token ids that end an answer
     last_logits  whether its forward pass can skip all logits but the last
     packs        whether packed sequences give the states of a plain pass; see `run_self_test`
@@ -79,6 +82,7 @@ class LoadedModel:
     persona_in: Literal["system", "user"]
     stop_ids: frozenset[int]
     last_logits: bool
+    chat: ChatFormat = field(default_factory=ChatFormat)
     packs: bool = False
     pads: bool = True
     self_test: SelfTest | None = None

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from traitcli.errors import ModelError, UserError
+from traitcli.models.chat_format import ChatFormat, Message, unknown_options
 
 if TYPE_CHECKING:
     from traitcli.models.loaded import LoadedModel
 
 PersonaRole = Literal["auto", "system", "user"]
-Message = dict[str, str]
 
 LOOK_ALIKES = str.maketrans({"<": "‹", ">": "›", "[": "⟦", "]": "⟧"})
 """For text that must not be read as markup: a model still sees what it says."""
@@ -34,7 +34,9 @@ def persona_messages(persona: str, question: str, role: Literal["system", "user"
     return [{"role": "system", "content": persona}, {"role": "user", "content": question}]
 
 
-def resolve_persona_role(tokenizer: Any, name: str, role: PersonaRole) -> Literal["system", "user"]:
+def resolve_persona_role(
+    chat: ChatFormat, name: str, role: PersonaRole
+) -> Literal["system", "user"]:
     """Where the persona goes; 'auto' is system if the chat template shows a system message.
 
     Some templates reject a system message (Gemma), others drop it without an error. The prompts of
@@ -42,8 +44,7 @@ def resolve_persona_role(tokenizer: Any, name: str, role: PersonaRole) -> Litera
     """
     if role == "user":
         return "user"
-    is_shown = shows_system(tokenizer)
-    if role == "system" and not is_shown:
+    if role == "system" and not chat.shows_system:
         raise ModelError(
             f"{name} cannot show a system message",
             cause=(
@@ -52,7 +53,15 @@ def resolve_persona_role(tokenizer: Any, name: str, role: PersonaRole) -> Litera
             ),
             fix="set model.persona_in to user or auto",
         )
-    return "system" if is_shown else "user"
+    return "system" if chat.shows_system else "user"
+
+
+def chat_notes(loaded: LoadedModel) -> list[str]:
+    """What a user should know of the chat template before the model is used."""
+    notes = unknown_options(loaded.tokenizer, loaded.chat.options)
+    if loaded.chat.alters:
+        notes.append(f"the chat template of {loaded.name} changes some characters of the texts")
+    return notes
 
 
 def conversation(
@@ -70,21 +79,31 @@ def conversation(
             changed["content"] = without_specials(loaded.tokenizer, message["content"])
         result.append(changed)
 
+    notes: tuple[str, ...] = ()
+    answers = any(message["role"] == "assistant" for message in result)
+    if answers and loaded.tokenizer.chat_template and not loaded.chat.shows_answers:
+        notes = (f"{loaded.name} does not see its earlier answers: its chat template drops them",)
     if not system:
-        return result, ()
-    if shows_system(loaded.tokenizer):
-        return [{"role": "system", "content": system}, *result], ()
+        return result, notes
+    if loaded.chat.shows_system:
+        return [{"role": "system", "content": system}, *result], notes
     # As `persona_messages` does it, so that a system message works like a persona.
     result[0]["content"] = f"{system}\n\n{result[0]['content']}"
     note = f"{loaded.name} has no system role: the system message is in the first user message"
-    return result, (note,)
+    return result, (*notes, note)
 
 
-def render(tokenizer: Any, messages: list[Message], *, thinking: bool = True) -> Prompt:
+def render(
+    tokenizer: Any,
+    messages: list[Message],
+    chat: ChatFormat | None = None,
+    *,
+    thinking: bool = True,
+) -> Prompt:
     """Apply the chat template and tokenize; a model without a template gets the plain texts.
 
     Without `thinking`, the template is asked for an answer at once. Templates of reasoning models
-    understand this, others ignore it.
+    understand this, others ignore it. Raises ModelError with what the template raises.
     """
     # A base model has no template: it continues a plain text.
     if not tokenizer.chat_template:
@@ -92,9 +111,15 @@ def render(tokenizer: Any, messages: list[Message], *, thinking: bool = True) ->
             tokenizer, "\n\n".join(message["content"] for message in messages) + "\n\n"
         )
     options = {} if thinking else {"enable_thinking": False}
-    text: str = tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=True, **options
-    )
+    try:
+        text = (chat or ChatFormat()).apply(tokenizer, messages, **options)
+    # A template is a program: it may raise anything.
+    except Exception as error:
+        raise ModelError(
+            "the chat template refuses these messages",
+            cause=str(error) or type(error).__name__,
+            fix="change their roles or their order; many templates want user and assistant in turn",
+        ) from error
     return raw_prompt(tokenizer, text)
 
 
@@ -137,20 +162,6 @@ def check_length(loaded: LoadedModel, prompt: Prompt, new_tokens: int) -> None:
             ),
             fix=f"shorten it by {excess} tokens, or lower max_new_tokens",
         )
-
-
-def shows_system(tokenizer: Any) -> bool:
-    """Whether the chat template shows both a system message and a question."""
-    from jinja2.exceptions import TemplateError
-
-    if not tokenizer.chat_template:
-        return False
-    # The only reliable way is to try: templates are programs.
-    try:
-        text = render(tokenizer, persona_messages("PERSONA-MARK", "QUESTION-MARK", "system")).text
-    except TemplateError:
-        return False
-    return "PERSONA-MARK" in text and "QUESTION-MARK" in text
 
 
 def _look_alike(token: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +25,11 @@ from traitcli.generation.decode import decode
 from traitcli.generation.detokenize import Detokenizer, token_texts
 from traitcli.generation.projections import Probe, ProjectionReader
 from traitcli.generation.request import Request
+from traitcli.models.chat_format import Message
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.memory import memory_explained
-from traitcli.models.prompts import Message, Prompt, check_length, conversation, render
+from traitcli.models.prompts import Prompt, check_length, conversation, render
+from traitcli.models.thinking import opens_thinking, thinking_tokens
 from traitcli.monitoring.alarms import Alarm, Rule
 from traitcli.monitoring.record_files import keep_record
 from traitcli.records import Crossing, Intervention, LayerScores, Scores, TokenScores
@@ -125,7 +127,7 @@ def monitor(
     """
     user_message: Message = {"role": "user", "content": prompt}
     messages, notes = conversation(loaded, watch.config.system, [*watch.history, user_message])
-    rendered = render(loaded.tokenizer, messages)
+    rendered = render(loaded.tokenizer, messages, loaded.chat)
     check_length(loaded, rendered, watch.config.sampling.max_new_tokens)
     # One more pass over the prompt; it must run before the steering hooks are set.
     steering = measure_doses(loaded, watch.steering, rendered.ids)
@@ -173,6 +175,7 @@ class _MonitoredAnswer:
         self._rendered = rendered
         self._on_event = on_event
         self._reader = watch.reader(loaded)
+        self._opened = opens_thinking(rendered.text)
         self._alarms = [Alarm(rule) for rule in watch.rules]
         self._crossings: list[Crossing] = []
         self._tokens: list[str] = []
@@ -197,7 +200,10 @@ class _MonitoredAnswer:
             # response.
             if self._tokens:
                 self._tokens[-1] += detokenizer.flush()
-            self._raise_alarms(self._keep_crossings([alarm.end() for alarm in self._alarms]))
+            ended = [alarm.end() for alarm in self._alarms]
+            last = len(self._tokens) - 1
+            placed = [replace(one, token=last) if one else None for one in ended]
+            self._raise_alarms(self._keep_crossings(placed))
         limit = self._watch.config.sampling.max_new_tokens
         return "length" if len(self._tokens) == limit else "stop"
 
@@ -227,6 +233,8 @@ class _MonitoredAnswer:
             prompt_scores=self._prompt_scores,
             layer_scores=layer_scores,
             about=self._watch.about,
+            thinking=thinking_tokens(self._tokens, opened=self._opened),
+            skips_thinking=self._watch.config.skip_thinking,
         )
 
     def _decode(self) -> Iterator[tuple[int, Floats]]:
@@ -259,12 +267,21 @@ class _MonitoredAnswer:
         calibrated = {trait: values[0] for trait, values in scores.calibrated.items()}
         by_layer = tuple(values[0] for values in layer_scores.shown) if layer_scores else ()
         alarm_scores = raw if self._watch.raw else calibrated
-        crossings = self._keep_crossings(
-            [alarm.add(alarm_scores[alarm.rule.trait]) for alarm in self._alarms]
-        )
-        self._on_event(TokenScored(len(self._tokens) - 1, text, raw, calibrated, by_layer))
+        index = len(self._tokens) - 1
+        skipped = self._watch.config.skip_thinking and self._is_thinking()
+        crossings = []
+        if not skipped:
+            found = [alarm.add(alarm_scores[alarm.rule.trait]) for alarm in self._alarms]
+            # An alarm counts the scores that it got; a record counts all tokens.
+            placed = [replace(one, token=index) if one else None for one in found]
+            crossings = self._keep_crossings(placed)
+        self._on_event(TokenScored(index, text, raw, calibrated, by_layer, skipped))
         # After the token's own event, so that a view shows the token before its alarm.
         self._raise_alarms(crossings)
+
+    def _is_thinking(self) -> bool:
+        """Whether the last token belongs to the thinking part, as far as is known by now."""
+        return thinking_tokens(self._tokens, opened=self._opened) == len(self._tokens)
 
     def _keep_crossings(self, crossings: Sequence[Crossing | None]) -> list[Crossing]:
         """Add the crossings to the record and return them, without the Nones."""

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2.exceptions import TemplateError
 
 from traitcli.errors import TraitError
 from traitcli.events import Event, Listener, MonitorFinished, Warned
@@ -16,7 +15,7 @@ from traitcli.models.loaded import LoadedModel
 from traitcli.monitoring.monitor import Watch, monitor
 from traitcli.monitoring.prompt_sets import PromptSet
 from traitcli.monitoring.record_files import append_records
-from traitcli.record_json import FailedRecord, to_json
+from traitcli.record_json import FailedRecord, counted, to_json
 
 _WINDOW = 5
 """Tokens that are averaged before a swing is measured, so that one token does not decide it."""
@@ -48,10 +47,8 @@ def monitor_set(
             # Not stored by `monitor`: the line must be written in any case, also after an error.
             own_watch = replace(watch, config=config, about=about)
             record = to_json(monitor(loaded, own_watch, one.prompt, None, listener))
-        except (TraitError, TemplateError) as error:
-            problem = str(error)
-            if isinstance(error, TraitError):
-                problem = f"{error.problem}: {error.cause}"
+        except TraitError as error:
+            problem = f"{error.problem}: {error.cause}"
             on_event(Warned("", f"prompt {number} failed: {problem}"))
             record = to_json(FailedRecord(one.prompt, problem, about))
         # Before the next prompt: a kill then loses one answer at most.
@@ -108,7 +105,7 @@ def _summarize(trait: str, records: Sequence[Mapping[str, Any]]) -> TraitSummary
     answers = 0
     for record in records:
         # Raw projections of different traits have different scales and cannot be compared.
-        scores = record.get("calibrated_scores", {}).get(trait)
+        scores = counted(record, record.get("calibrated_scores", {}).get(trait) or ())
         if not scores:
             continue
         answers += 1

@@ -60,4 +60,5 @@ def _token_scored(record: TokenScores, index: int, text: str) -> TokenScored:
     calibrated = {trait: scores[index] for trait, scores in record.calibrated.items()}
     layer_rows = record.layer_scores.shown if record.layer_scores else ()
     by_layer = tuple(scores[index] for scores in layer_rows)
-    return TokenScored(index, text, raw, calibrated, by_layer)
+    skipped = record.skips_thinking and index < record.thinking
+    return TokenScored(index, text, raw, calibrated, by_layer, skipped)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
+from traitcli.record_json import counted
+
 
 class ScoreExtremes:
     """Collects the mean score of each trait over many texts, and where the extremes are."""
@@ -26,7 +28,10 @@ class ScoreExtremes:
             return
         for trait, raw in record["trait_scores"].items():
             # A vector without class means has no calibrated scores; its own texts still compare.
-            scores = record["calibrated_scores"].get(trait, raw)
+            scores = counted(record, record["calibrated_scores"].get(trait, raw))
+            if not scores:
+                self.failures.append(f"{location}: it is nothing but thinking".lstrip(": "))
+                break
             self._means.setdefault(trait, []).append((fmean(scores), location))
 
     def rows(self) -> list[dict[str, Any]]:

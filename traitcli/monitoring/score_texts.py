@@ -7,23 +7,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jinja2.exceptions import TemplateError
-
-from traitcli.errors import UserError
+from traitcli.errors import ModelError, UserError
 from traitcli.events import Listener, TextsRead
 from traitcli.generation.batch_size import estimate_size
 from traitcli.generation.detokenize import token_texts
 from traitcli.generation.projections import TextProjections
+from traitcli.models.chat_format import Message
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.memory import memory_explained
 from traitcli.models.prompts import (
-    Message,
     check_length,
     conversation,
     encode_response,
     render,
 )
 from traitcli.models.read_texts import Text, read_texts
+from traitcli.models.thinking import opens_thinking, thinking_tokens
 from traitcli.monitoring.alarms import Alarm
 from traitcli.monitoring.monitor import Watch, system_message
 from traitcli.monitoring.record_files import append_records
@@ -129,12 +128,12 @@ def _prepare(loaded: LoadedModel, watch: Watch, exchange: Exchange) -> Text:
     # One text that the model cannot read must not stop thousands of others.
     try:
         chat, _ = conversation(loaded, system, messages)
-        rendered = render(loaded.tokenizer, chat)
+        rendered = render(loaded.tokenizer, chat, loaded.chat)
         # Special tokens in the text stay text: a response must not end its own turn.
         response = tuple(encode_response(loaded.tokenizer, exchange.response))
         check_length(loaded, rendered, len(response))
-    except TemplateError as error:
-        problem = f"the chat template of {loaded.name} refuses it: {error}"
+    except ModelError as error:
+        problem = f"the chat template of {loaded.name} refuses it: {error.cause}"
         raise _UnreadableError(problem) from None
     except UserError as error:
         raise _UnreadableError(f"{error.problem}: {error.cause}") from None
@@ -165,6 +164,7 @@ def _record(
     projections: TextProjections,
 ) -> TokenScores:
     tokens = token_texts(loaded.tokenizer, text.response)
+    prompt_text = loaded.tokenizer.decode(text.prompt)
     scores, layer_scores = watch.tabulate(tokens, projections.response)
     prompt_scores = None
     if watch.prompts:
@@ -188,17 +188,21 @@ def _record(
         prompt_scores=prompt_scores,
         layer_scores=layer_scores,
         about=exchange.about,
+        thinking=thinking_tokens(tokens, opened=opens_thinking(prompt_text)),
+        skips_thinking=watch.config.skip_thinking,
     )
     return replace(record, crossings=_crossings(watch, record))
 
 
 def _crossings(watch: Watch, record: TokenScores) -> tuple[Crossing, ...]:
-    found: list[Crossing | None] = []
+    found: list[Crossing] = []
     for rule in watch.rules:
         alarm = Alarm(rule)
         scores = (record.raw if watch.raw else record.calibrated)[rule.trait]
-        found += [*map(alarm.add, scores), alarm.end()]
-    return tuple(crossing for crossing in found if crossing)
+        first = record.thinking if record.skips_thinking else 0
+        raised = [*map(alarm.add, scores[first:]), alarm.end()]
+        found += [replace(one, token=one.token + first) for one in raised if one]
+    return tuple(found)
 
 
 class _UnreadableError(Exception):

@@ -9,7 +9,7 @@ from typing import Any
 
 from traitcli.errors import UserError
 from traitcli.files import explain_unreadable, parse_json
-from traitcli.models.prompts import Message
+from traitcli.models.chat_format import Message
 
 _FORMS = 'a line is {"prompt": …, "response": …} or {"messages": [{"role": …, "content": …}, …]}'
 _SYSTEM_ROLES = {"system", "developer"}

@@ -12,10 +12,11 @@ from traitcli.events import Warned
 from traitcli.generation.batch_size import BatchSize, estimate_size
 from traitcli.generation.decode import Generation, generate
 from traitcli.generation.detokenize import token_texts
-from traitcli.generation.external_engine import write_then_read
+from traitcli.generation.external_engine import Writer, write_then_read
 from traitcli.generation.mean_activations import Activations
 from traitcli.generation.request import Release, Request, release_none
 from traitcli.generation.sampling import derive_seed
+from traitcli.generation.skip_thinking import OwnWriter, skip_thinking
 from traitcli.generation.vllm import check_vllm
 from traitcli.models.devices import pick_device
 from traitcli.models.loaded import LoadedModel
@@ -86,7 +87,7 @@ def _render(
     trait: Trait, polarity: Polarity, pair: int, question: str, loaded: LoadedModel
 ) -> Prompt:
     messages = persona_messages(trait.persona(polarity, pair), question, loaded.persona_in)
-    return render(loaded.tokenizer, messages)
+    return render(loaded.tokenizer, messages, loaded.chat)
 
 
 def _check_sides(task: GenerateTask, loaded: LoadedModel) -> None:
@@ -129,8 +130,12 @@ def _generate(
     else:
         fix = f"set extract.batch_size to auto, or below {chosen}; finished rollouts are kept"
     with memory_explained(loaded.device, fix):
-        if config.extract.engine == "vllm":
-            yield from write_then_read(loaded, worker.writer, requests, sampling, *callbacks)
+        writer: Writer | None = worker.writer if config.extract.engine == "vllm" else None
+        if config.extract.skip_thinking:
+            writer = writer or OwnWriter(loaded, size)
+            yield from write_then_read(loaded, writer, requests, sampling, callbacks, skip_thinking)
+        elif writer:
+            yield from write_then_read(loaded, writer, requests, sampling, callbacks)
         else:
             yield from generate(loaded, requests, sampling, size, *callbacks)
 
@@ -178,6 +183,7 @@ def _rollout(planned: Planned, generation: Generation, loaded: LoadedModel) -> R
         # Joined from the texts of single tokens, as the monitor shows them.
         response="".join(token_texts(loaded.tokenizer, generation.ids)),
         prompt_tokens=len(planned.prompt.ids),
-        response_tokens=len(generation.ids),
+        # The tokens that the mean is over: an answer that is only thinking counts as empty.
+        response_tokens=len(generation.ids) - generation.thinking,
         finish_reason=generation.finish_reason,
     )

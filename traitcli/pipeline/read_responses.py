@@ -106,7 +106,7 @@ def _prepare(task: GenerateTask, loaded: LoadedModel) -> list[_Planned]:
     planned, faults = [], []
     for key in task.keys:
         response = responses[key]
-        one = _plan(loaded.tokenizer, key, response)
+        one = _plan(loaded, key, response)
         if fault := _fault(loaded, one.text, response):
             faults.append(f"{response.file} line {response.line}: {fault}")
         planned.append(one)
@@ -135,14 +135,15 @@ def _fault(loaded: LoadedModel, text: Text, response: LabelledResponse) -> str:
     return ""
 
 
-def _plan(tokenizer: Any, key: RolloutKey, response: LabelledResponse) -> _Planned:
+def _plan(loaded: LoadedModel, key: RolloutKey, response: LabelledResponse) -> _Planned:
     """The rollout that a response becomes. Text that spells a special token stays text."""
+    tokenizer = loaded.tokenizer
     before, after = response.before, response.text
     if response.form == "text":
         before, after, text = _cut(tokenizer, response)
     else:
         if response.form == "answer":
-            prompt = render(tokenizer, [{"role": "user", "content": before}])
+            prompt = render(tokenizer, [{"role": "user", "content": before}], loaded.chat)
         else:
             prompt = raw_prompt(tokenizer, before)
         before = prompt.text

@@ -110,7 +110,8 @@ class TraitSweep:
         return [one for one in self._planned if self._file.answer(one.key) is None]
 
     def _render(self, question: str) -> Prompt:
-        return render(self._worker.model().tokenizer, [{"role": "user", "content": question}])
+        loaded = self._worker.model()
+        return render(loaded.tokenizer, [{"role": "user", "content": question}], loaded.chat)
 
     def _generate(self) -> None:
         """Generate the missing answers, a batch for each coefficient."""

@@ -162,7 +162,8 @@ class ProbabilityReader:
         """
         tokenizer = self.loaded.tokenizer
         content = without_specials(tokenizer, question.prompt(question.scale))
-        return render(tokenizer, [{"role": "user", "content": content}], thinking=False).ids
+        messages = [{"role": "user", "content": content}]
+        return render(tokenizer, messages, self.loaded.chat, thinking=False).ids
 
     def batch_size(self, width: int) -> int:
         """Return how many prompts of `width` tokens are read together."""

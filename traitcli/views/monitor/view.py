@@ -37,7 +37,7 @@ from traitcli.views.monitor.notes import closing_lines, opening_lines, warning_l
 from traitcli.views.monitor.panel import TraitTrack, panel_lines
 from traitcli.views.monitor.token_styles import TokenStyler
 from traitcli.views.palette import palette_for
-from traitcli.views.printable import one_line
+from traitcli.views.printable import one_line, printable
 from traitcli.views.words import alarm_text, loading_text, raw_note, reading_text, warning_text
 
 # Drawing happens in the thread that decodes, so each frame costs decoding time: 2 % at this rate.
@@ -149,6 +149,11 @@ class MonitorView(ClosableView):
 
     def _show_token(self, event: TokenScored) -> None:
         self._status = ""
+        if event.skipped:
+            self._text.add(printable(event.text), QUIET)
+            if self._clock() - self._drawn_at >= _FRAME:
+                self._draw()
+            return
         for name, raw in event.raw.items():
             track = self._tracks.setdefault(name, TraitTrack(name, raw=self._raw))
             score = event.calibrated.get(name)

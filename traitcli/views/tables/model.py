@@ -61,14 +61,35 @@ def _facts(row: Row) -> list[tuple[str, str]]:
         ("dtype", row["dtype"]),
         ("device", row["device"]),
         ("context", f"{row['context']:,} tokens"),
-        (
-            "chat template",
-            "yes" if row["chat_template"] else "none: texts are continued as they are",
-        ),
         ("persona", f"in the {row['persona_in']} message"),
+        *_template_facts(row["template"]),
     ]
     if row["revision"]:
         facts.insert(0, ("revision", row["revision"]))
+    return facts
+
+
+def _template_facts(template: Row | None) -> list[tuple[str, str]]:
+    if template is None:
+        return [("chat template", "none: texts are continued as they are")]
+    shown = {True: "shown", False: "not shown: a system message goes into the first user message"}
+    thinking = {
+        "always": "always: the template opens it",
+        "optional": "model.template_options={enable_thinking: false} turns it off",
+    }
+    facts = [
+        (
+            "chat template",
+            "content as a list of parts" if template["content"] == "parts" else "yes",
+        ),
+        ("system role", shown[template["system"]]),
+        ("thinking", thinking.get(template["thinking"], "no setting for it")),
+        ("it adds", template["added"] or "nothing but special tokens"),
+    ]
+    if not template["answers"]:
+        facts.append(("answers", "earlier answers of the model are dropped"))
+    if template["alters"]:
+        facts.append(("texts", "some characters are changed"))
     return facts
 
 

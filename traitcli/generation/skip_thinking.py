@@ -1,0 +1,71 @@
+"""Leaves the thinking part of an answer out of its mean activation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from traitcli.config import SamplingConfig
+from traitcli.generation.batch_size import BatchSize
+from traitcli.generation.decode import Generation, generate
+from traitcli.generation.detokenize import token_texts
+from traitcli.generation.external_engine import Answer
+from traitcli.generation.mean_activations import MeanReader
+from traitcli.generation.request import Request
+from traitcli.models.loaded import LoadedModel
+from traitcli.models.read_texts import Text, read_texts
+from traitcli.models.thinking import opens_thinking, thinking_tokens
+
+_READ_TOGETHER = 64
+
+
+@dataclass(frozen=True, slots=True)
+class OwnWriter:
+    """Our own decode loop as a writer whose answers are read afterwards."""
+
+    loaded: LoadedModel
+    size: BatchSize
+
+    def write(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Answer]:
+        answers: list[Answer] = [((), "stop")] * len(requests)
+        for index, made in generate(self.loaded, requests, sampling, self.size):
+            if made:
+                answers[index] = (made.ids, made.finish_reason)
+        return answers
+
+
+def count_thinking(loaded: LoadedModel, request: Request, ids: Sequence[int]) -> int:
+    """How many of an answer's first tokens are thinking."""
+    opened = opens_thinking(loaded.tokenizer.decode(request.ids))
+    return thinking_tokens(token_texts(loaded.tokenizer, ids), opened=opened)
+
+
+def skip_thinking(
+    loaded: LoadedModel, requests: Sequence[Request], made: Sequence[tuple[int, Generation]]
+) -> Iterator[tuple[int, Generation]]:
+    """Yield generations whose `response_avg` is the mean over the tokens after the thinking part.
+
+    An answer that is nothing else has no activations. The other answers are unchanged.
+    """
+    texts: list[Text] = []
+    waiting: list[tuple[int, Generation, int]] = []
+    for index, one in made:
+        ids = requests[index].ids
+        thinking = count_thinking(loaded, requests[index], one.ids)
+        if not thinking:
+            yield index, one
+        elif thinking == len(one.ids):
+            yield index, Generation(one.ids, one.finish_reason, None, thinking)
+        else:
+            # The thinking part is read as if it were prompt: the answer still sees it.
+            texts.append(Text((*ids, *one.ids[:thinking]), one.ids[thinking:]))
+            waiting.append((index, one, thinking))
+
+    reader = MeanReader(loaded)
+    for number in read_texts(loaded, texts, _READ_TOGETHER, reader):
+        index, one, thinking = waiting[number]
+        rest = reader.finished.pop(number)
+        activations = one.activations
+        if rest and activations:
+            activations = {**activations, "response_avg": rest["response_avg"]}
+        yield index, Generation(one.ids, one.finish_reason, activations, thinking)
