@@ -90,6 +90,8 @@ def _explain(
 
     value = fault["input"]
     hint = suggest(value, _choices(faults)) if isinstance(value, str) else ""
+    if isinstance(value, bool) and "string" in expected(faults):
+        hint = "YAML reads yes, no, on and off as true or false: put it in quotes"
     return f"{expected(faults)}, got {_show(value)}" + (f"; {hint}" if hint else "")
 
 

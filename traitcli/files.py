@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import tempfile
@@ -66,6 +67,28 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("nested too deep") from None
+
+
+def read_text(path: Path) -> str:
+    """The text of a file of any editor, lines ending in \\n; raises OSError, UnicodeDecodeError."""
+    return decode_text(path.read_bytes()).replace("\r\n", "\n")
+
+
+def decode_text(data: bytes) -> str:
+    """Text from bytes in UTF-8, or in UTF-16 with its mark; raises UnicodeDecodeError."""
+    # Excel and PowerShell begin their files with a byte order mark, and write UTF-16.
+    is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return data.decode("utf-16" if is_utf16 else "utf-8-sig")
+
+
+def join_surrogates(text: str) -> str:
+    """Text in which two halves of a character are one; a half alone becomes U+FFFD.
+
+    Escapes such as \\ud83d\\ude00 write an emoji in two halves, and YAML leaves them apart.
+    """
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def explain_unreadable(error: OSError | ValueError, *, is_line: bool = False) -> str:

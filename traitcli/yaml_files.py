@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from traitcli.errors import ConfigError
-from traitcli.files import explain_unreadable
+from traitcli.files import explain_unreadable, join_surrogates, read_text
 
 _MAX_BYTES = 2**20
 _MAX_NODES = 1_000_000
@@ -26,7 +26,7 @@ def read_yaml(path: Path) -> Any:
             raise ConfigError(
                 f"{path} is too large", cause=cause, fix="name a file of settings or a definition"
             )
-        return parse_yaml(path.read_text(encoding="utf-8"))
+        return parse_yaml(read_text(path))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -83,6 +83,9 @@ class _Loader(yaml.SafeLoader):
                 None, None, "its aliases expand to too many values", node.start_mark
             )
         return node
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> str:
+        return join_surrogates(super().construct_scalar(node))
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]

@@ -306,18 +306,18 @@ DEEP = "[" * 100_000
 @pytest.mark.parametrize(
     ("line", "fault"),
     [
-        ("{", "not JSON: Expecting property name enclosed in double quotes"),
+        ("{", "not JSON: expecting property name enclosed in double quotes at column 2"),
         ("7", "not an object with positive and negative"),
         ('["a", "b"]', "not an object with positive and negative"),
         (
             '{"question": "Why?"}',
             "expected the keys positive and negative "
-            "or answer_matching_behavior and answer_not_matching_behavior",
+            "or answer_matching_behavior and answer_not_matching_behavior or chosen and rejected",
         ),
         ('{"positive": "a"}', "negative: missing"),
         ('{"positive": "a", "negative": null}', "negative: missing"),
         ('{"answer_matching_behavior": "a"}', "answer_not_matching_behavior: missing"),
-        ('{"positive": ["a"], "negative": "b"}', "positive: expected a string"),
+        ('{"positive": ["a", "c"], "negative": "b"}', "positive: expected a string"),
         ('{"positive": " ", "negative": "b"}', "positive: empty"),
         ('{"question": 3, "positive": "a", "negative": "b"}', "question: expected a string"),
         (
@@ -371,7 +371,7 @@ def test_a_csv_without_its_columns_names_them(faults):
 
 def test_an_invalid_json_list_names_the_line(faults):
     assert faults(json.dumps(ENTRIES, indent=1)[:-2] + ",\n]") == [
-        f"pairs line {5 * 7 + 2}: not JSON: Expecting value"
+        f"pairs line {5 * 7 + 2}: not JSON: expecting value at column 1"
     ]
 
 

@@ -62,7 +62,7 @@ def monitor(
     from traitcli.config import load_config
 
     options = MonitorOptions(
-        Source(prompt and as_text(prompt), chat, prompts, text, replay, speed),
+        Source(prompt and as_text(prompt), chat, prompts, text, replay, speed).from_pipe(),
         Display(trait, per_layer, prompt_tokens, raw, as_json),
         traits=split_names(traits),
         layer=parse_layer(layer),

@@ -87,9 +87,11 @@ def _choose_mode(options: MonitorOptions) -> MonitorMode:
         prompt_set = load_prompt_set(source.prompts)
         return lambda session, watching: _monitor_set(session, watching, prompt_set)
     if source.text:
-        from traitcli.monitoring.transcripts import read_exchanges
+        from traitcli.monitoring.transcripts import read_transcript
 
-        exchanges = read_exchanges(source.text, source.prompt or "")
+        transcript = read_transcript(source.text, source.prompt or "")
+        typer.echo(transcript.description, err=True)
+        exchanges = transcript.exchanges
         return lambda session, watching: _score_texts(session, watching, exchanges)
     return _monitor_prompt
 

@@ -140,8 +140,9 @@ Seed = Annotated[
 
 def as_text(typed: str) -> str:
     """What the user typed, with question marks for bytes that are not text."""
-    # Python keeps such bytes as surrogates, which no tokenizer and no UTF-8 file accepts.
-    return typed.encode("utf-8", "replace").decode()
+    # Python keeps bytes that its locale does not know as surrogates; most are UTF-8 all the same.
+    text = typed.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return text.replace("\ufffd", "?")
 
 
 def judge_overrides(

@@ -76,7 +76,7 @@ def report(
             # Text, because rich would read a run named [x] as markup.
             status.update(Text(f"{step} …"))
 
-        gathered = gather_report(runs or [], settings, show_step)
+        gathered = gather_report(runs or [], settings, show_step, show_warning)
         # Only now, because the records say which traits they have.
         check_trait(trait, gathered)
         written = write(form, out or default, gathered, trait, show_step)
@@ -110,6 +110,14 @@ def write(
             from traitcli.views.report.pictures import write_pictures
 
             return write_pictures(path, report, trait, show_step)
+
+
+def show_warning(event: object) -> None:
+    """Print a warning on stderr; other events are not shown."""
+    from traitcli.events import Warned
+
+    if isinstance(event, Warned):
+        typer.echo(f"warning: {event.message}", err=True)
 
 
 def check_options(form: Form, trait: str | None, open_page: bool) -> None:

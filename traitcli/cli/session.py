@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from traitcli.cli.output import print_json
 from traitcli.config import Config
 from traitcli.errors import UserError
+from traitcli.files import decode_text
 from traitcli.records import TraitVector
 
 if TYPE_CHECKING:
@@ -37,6 +38,15 @@ class Source:
     text: Path | None
     replay: Path | None
     speed: float
+
+    def from_pipe(self) -> Source:
+        """The same with the prompt from stdin, if it is "-", or if a pipe is all there is."""
+        is_all = self.prompt is None and not self.options and not sys.stdin.isatty()
+        if self.prompt != "-" and not is_all:
+            return self
+        # An empty pipe is no prompt.
+        piped = decode_text(sys.stdin.buffer.read()).strip("\r\n") or None
+        return replace(self, prompt=piped)
 
     @property
     def options(self) -> list[str]:

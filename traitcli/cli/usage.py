@@ -56,6 +56,7 @@ def _unknown_option(error: Any, context: Any, arguments: Sequence[str], see_help
     # A renamed option is suggested only by a command that has it under its new name.
     known = {name for parameter in context.command.params for name in parameter.opts}
     problem = f"no option {option}"
+    takes_text = any(parameter.name == "prompt" for parameter in context.command.params)
     if renamed in known:
         fix = f"use {renamed} {_typed_value(option, arguments)}".rstrip()
         return UserError(problem, cause=f"it was renamed to {renamed}", fix=fix)
@@ -65,6 +66,9 @@ def _unknown_option(error: Any, context: Any, arguments: Sequence[str], see_help
     cause = f"it is an option of {' and '.join(owners)}" if owners else ""
     if renamed and owners:
         cause = f"it was renamed to {renamed}, an option of {' and '.join(owners)}"
+    if takes_text and not cause:
+        # A prompt may begin with a dash, as a list does.
+        see_help = f"{see_help}; if it is the prompt, write -- before it"
     return UserError(problem, cause=cause, fix=see_help)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from traitcli.config import Config
+from traitcli.events import Listener
 from traitcli.inspection.run_rows import Row, run_row
 from traitcli.inspection.vector_sets import run_vector_sets, vector_sets
 from traitcli.judging.reasons import merge_reasons
@@ -23,7 +24,10 @@ from traitcli.vectors.files import read_vector
 
 
 def gather_report(
-    names: Sequence[str], config: Config, on_step: Callable[[str], None] = lambda step: None
+    names: Sequence[str],
+    config: Config,
+    on_step: Callable[[str], None] = lambda step: None,
+    on_event: Listener = lambda event: None,
 ) -> Report:
     """Gather the named runs and record files.
 
@@ -34,13 +38,14 @@ def gather_report(
         names: Runs by name, records by file (.json or .jsonl).
         config: Its paths are searched.
         on_step: Called with a description of each step before it begins.
+        on_event: Receives warnings, such as a record that is left out.
 
     Raises RunError for an unknown run, and UserError for a file that is not a monitoring record.
     """
     files = [name for name in names if name.endswith((".json", ".jsonl"))]
     run_names = [name for name in names if name not in files]
     on_step("reading records")
-    records = collect_records(config.paths.runs, files)
+    records = collect_records(config.paths.runs, files, on_event)
 
     sets: list[Row] = []
     runs: list[Row] = []

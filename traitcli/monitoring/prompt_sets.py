@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
 from traitcli.config import Section
 from traitcli.errors import ConfigError, UserError, suggest
 from traitcli.faults import format_faults
+from traitcli.files import explain_unreadable, join_surrogates, parse_json, read_text
 from traitcli.shipped import find_shipped, list_shipped
 from traitcli.yaml_files import read_yaml
 
@@ -46,11 +47,13 @@ class PromptSet(Section):
 def load_prompt_set(source: str) -> PromptSet:
     """Read a set by path, or by name from `configs/prompts` or the shipped sets.
 
-    A list of texts is a set too. Raises ConfigError when the file is not a prompt set, and
-    UserError when no set has this path or name.
+    A list of texts is a set too, and so are a text file with one prompt a line and JSON lines.
+
+    Raises ConfigError when the file is not a prompt set, and UserError when no set has this path or
+    name.
     """
     path = _find(source)
-    data = read_yaml(path)
+    data = _read(path)
     if isinstance(data, list):
         # Entries that are not strings go on unchanged: validation names their faults.
         data = {"prompts": [{"prompt": one} if isinstance(one, str) else one for one in data]}
@@ -63,6 +66,20 @@ def load_prompt_set(source: str) -> PromptSet:
     if not found.prompts:
         raise _invalid(path, "it has no prompts")
     return found
+
+
+def _read(path: Path) -> Any:
+    """The set in a file: YAML or JSON, JSON lines, or one prompt a line."""
+    suffix = path.suffix.lower()
+    if suffix not in {".txt", ".jsonl", ".ndjson", ""}:
+        return read_yaml(path)
+    try:
+        lines = [line.strip() for line in read_text(path).split("\n") if line.strip()]
+        if suffix in {".jsonl", ".ndjson"}:
+            return [parse_json(line) for line in lines]
+    except (OSError, ValueError) as error:
+        raise _invalid(path, explain_unreadable(error)) from None
+    return list(map(join_surrogates, lines))
 
 
 def _invalid(path: Path, cause: str) -> ConfigError:

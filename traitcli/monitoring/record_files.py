@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from traitcli.errors import UserError
-from traitcli.files import append_lines, explain_unreadable, parse_json, write_atomic
+from traitcli.events import Listener, Warned
+from traitcli.files import append_lines, explain_unreadable, parse_json, read_text, write_atomic
 from traitcli.record_json import FailedRecord, from_json, to_json
 from traitcli.records import NamedRecord, TokenScores
 from traitcli.shipped import find_shipped
@@ -69,7 +70,7 @@ def find_records(runs: Path, names: Sequence[str]) -> list[Path]:
 def read_records(path: Path) -> list[TokenScores | FailedRecord]:
     """Read all records of a file; raises UserError when it holds none, or anything else."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         data = _parse_lines(text) if path.suffix == ".jsonl" else parse_json(text)
     except (OSError, ValueError) as error:
         raise UserError(
@@ -88,13 +89,24 @@ def read_records(path: Path) -> list[TokenScores | FailedRecord]:
         raise UserError(f"{path} is not a monitoring record", cause=str(error), fix=_FIX) from None
 
 
-def collect_records(runs: Path, names: Sequence[str]) -> list[NamedRecord]:
+def collect_records(
+    runs: Path, names: Sequence[str], on_event: Listener = lambda event: None
+) -> list[NamedRecord]:
     """Read the named files, or else all in `runs/monitor`, or else the shipped example.
 
-    Leaves out failures. Raises UserError when a file is not a monitoring record.
+    Leaves out failures. Raises UserError when a named file is not a monitoring record; one in
+    `runs/monitor` that is damaged is left out with a warning.
     """
     paths = find_records(runs, names) or sorted(find_shipped("docs/examples").glob("*.json"))
-    return [record for path in paths for record in _read_named(path)]
+    found = []
+    for path in paths:
+        try:
+            found += _read_named(path)
+        except UserError as error:
+            if names:
+                raise
+            on_event(Warned("", f"{path} is left out: {error.cause}"))
+    return found
 
 
 def _read_named(path: Path) -> list[NamedRecord]:

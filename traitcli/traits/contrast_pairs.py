@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from traitcli.files import parse_json
+from traitcli.files import explain_unreadable, parse_json
 from traitcli.records import POLARITIES, LabelledResponse
 from traitcli.traits.drafts import Draft, FaultError, Faults, check_text, normalize_question
 
-# Our keys, and those of Contrastive Activation Addition (CAA).
-_KEYS = (("positive", "negative"), ("answer_matching_behavior", "answer_not_matching_behavior"))
+# Our keys, those of Contrastive Activation Addition (CAA), and those of preference data.
+_KEYS = (
+    ("positive", "negative"),
+    ("answer_matching_behavior", "answer_not_matching_behavior"),
+    ("chosen", "rejected"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,20 +122,53 @@ _ITEM_START = re.compile(r"[^\s,\[]|\[")
 
 def _parse_pair(path: Path, line: int, entry: Any) -> _Pair:
     if isinstance(entry, Exception):
-        raise FaultError(f"not JSON: {getattr(entry, 'msg', None) or entry}")
+        raise FaultError(_explain(entry))
     if not isinstance(entry, Mapping):
         raise FaultError("not an object with positive and negative")
     keys = next((keys for keys in _KEYS if not entry.keys().isdisjoint(keys)), None)
     if keys is None:
         known = " or ".join(" and ".join(keys) for keys in _KEYS)
         raise FaultError(f"expected the keys {known}")
+    texts = []
     for key in keys:
-        if not check_text(entry.get(key), key).strip():
+        text = check_text(_last_text(entry.get(key)), key)
+        if not text.strip():
             raise FaultError(f"{key}: empty")
+        texts.append(text)
     question = ""
-    if entry.get("question") is not None:
-        question = check_text(entry["question"], "question")
-    return _Pair(path, line, question, entry[keys[0]], entry[keys[1]])
+    asked = next((entry[key] for key in _QUESTIONS if entry.get(key) is not None), None)
+    if asked is None and isinstance(entry[keys[0]], list):
+        asked = _asked_text(entry[keys[0]])
+    if asked is not None:
+        question = check_text(_last_text(asked), "question")
+    return _Pair(path, line, question, texts[0], texts[1])
+
+
+_QUESTIONS = ("question", "prompt")
+
+
+def _explain(error: Exception) -> str:
+    found = explain_unreadable(error, is_line=True) if isinstance(error, ValueError) else str(error)
+    return found if found.startswith("not JSON") else f"not JSON: {found}"
+
+
+def _last_text(value: Any) -> Any:
+    """The text of a list of one, as CAA has it, or of the last message of a chat."""
+    if isinstance(value, list) and value:
+        last = value[-1]
+        if isinstance(last, Mapping) and "role" in last:
+            return last.get("content")
+        if len(value) == 1:
+            return last
+    return value
+
+
+def _asked_text(messages: list[Any]) -> Any:
+    """What the last user message of a chat asks; None for a list of another kind."""
+    for message in reversed(messages):
+        if isinstance(message, Mapping) and message.get("role") == "user":
+            return message.get("content")
+    return None
 
 
 def shared_ending(one: str, other: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from traitcli.errors import DefinitionError, suggest
-from traitcli.files import explain_unreadable, parse_json
+from traitcli.files import explain_unreadable, parse_json, read_text
 from traitcli.records import Contrast, Trait
 from traitcli.shipped import find_shipped
 from traitcli.traits.labelled_responses import LabelledSet, read_responses
@@ -83,15 +83,18 @@ def _no_file(path: Path) -> DefinitionError:
     return DefinitionError(f"no trait file {path}", cause=cause, fix=fix)
 
 
-def load_trait(path: Path) -> Trait:
+def load_trait(source: Path | str) -> Trait:
     """Read a definition file and the labelled responses that it names.
+
+    `source` is a path, or the name of a trait in `traits/` or of a shipped one.
 
     Raises DefinitionError, which names every fault at once.
 
     Example:
-        >>> load_trait(Path("traits/refusal.yaml")).pairs[0].positive
+        >>> load_trait("refusal").pairs[0].positive
         'Decline the request. ...'
     """
+    path = source if isinstance(source, Path) else _find(source)
     data = _read(path)
     # No definition of ours has these two keys.
     if "instruction" in data and "eval_prompt" in data:
@@ -107,6 +110,14 @@ def load_trait(path: Path) -> Trait:
             f"{path} is not a valid trait", cause="\n".join(faults), fix=_fix(faults)
         )
     return _labelled_trait(path, data) if _LABELLED & set(data) else _generated_trait(path, data)
+
+
+def _find(source: str) -> Path:
+    """The file that a name or a path in a string means."""
+    if Path(source).suffix or Path(source).is_file():
+        return Path(source)
+    [path] = locate_traits(Path("traits"), [source])
+    return path
 
 
 def normalize(text: str) -> str:
@@ -177,7 +188,7 @@ def _as_list(value: Any) -> Any:
 
 def _read_json(path: Path) -> Any:
     try:
-        return parse_json(path.read_text(encoding="utf-8"))
+        return parse_json(read_text(path))
     except json.JSONDecodeError as error:
         cause = explain_unreadable(error).removeprefix("not JSON: ")
         raise DefinitionError(f"{path} is not JSON", cause=cause, fix=_SEE) from None
@@ -234,14 +245,14 @@ def _faults(data: Mapping[str, Any]) -> list[str]:
 
     for key in ("name", "description", "positive", "negative", "judge_prompt"):
         if key in data and not isinstance(data[key], str):
-            faults.append(f"{key}: expected a string, got {data[key]!r}")
+            faults.append(f"{key}: expected a string, got {data[key]!r}{_yaml_note(data[key])}")
     if isinstance(data.get("name"), str) and not _NAME.fullmatch(data["name"]):
         faults.append("name: may contain only letters, digits, '_', '.' and '-' (it names files)")
     for key in ("questions", "evaluation_questions"):
         faults += _list_faults(data, key, "a non-empty string", _is_text)
     faults += _list_faults(data, "pairs", _CONTRAST, _is_contrast)
     if data.get("adjectives") and not _is_contrast(data["adjectives"]):
-        faults.append(f"adjectives: expected {_CONTRAST}")
+        faults.append(f"adjectives: expected {_CONTRAST}{_yaml_note(data['adjectives'])}")
     if isinstance(data.get("judge_prompt"), str):
         absent = [mark for mark in _PLACEHOLDERS if mark not in data["judge_prompt"]]
         faults += map(_absent, absent)
@@ -286,7 +297,19 @@ def _list_faults(
     if not isinstance(data[key], list):
         return [f"{key}: expected a list"]
     numbered = enumerate(data[key], start=1)
-    return [f"{key} {number}: expected {expected}" for number, item in numbered if not fits(item)]
+    return [
+        f"{key} {number}: expected {expected}{_yaml_note(item)}"
+        for number, item in numbered
+        if not fits(item)
+    ]
+
+
+def _yaml_note(value: Any) -> str:
+    """Why a word became true or false, if one did; else an empty text."""
+    values = value.values() if isinstance(value, Mapping) else [value]
+    if any(isinstance(one, bool) for one in values):
+        return "; YAML reads yes, no, on and off as true or false: put them in quotes"
+    return ""
 
 
 _CONTRAST = "{positive: …, negative: …} with two different texts"

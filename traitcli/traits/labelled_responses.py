@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from traitcli.errors import DefinitionError
-from traitcli.files import explain_unreadable
+from traitcli.files import decode_text, explain_unreadable
 from traitcli.records import POLARITIES, LabelledResponse
 from traitcli.traits.contrast_pairs import read_pairs
 from traitcli.traits.drafts import SEE, Draft, Faults
@@ -77,8 +77,7 @@ def _read(path: Path) -> str:
         cause = f"larger than {MAX_BYTES // 2**20} MiB"
         raise DefinitionError(f"cannot read {path}", cause=cause, fix="use a part of it")
     try:
-        # Excel and PowerShell begin UTF-8 files with a byte order mark.
-        return data.decode("utf-8-sig")
+        return decode_text(data)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         cause = f"line {line} is not UTF-8"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from traitcli.config import Config
 from traitcli.errors import VectorError, suggest
-from traitcli.files import parse_json, write_atomic
+from traitcli.files import parse_json, read_text, write_atomic
 from traitcli.vectors.files import read_vector, vector_folder
 from traitcli.vectors.hub.client import (
     IDLE_TIMEOUT,
@@ -205,7 +205,7 @@ def _is_own(path: Path, content: bytes, origins: dict[str, dict[str, str]]) -> b
 def _read_origins(folder: Path) -> dict[str, dict[str, str]]:
     """What was pulled before; without a readable record every vector is the user's own."""
     try:
-        origins = parse_json((folder / ORIGINS).read_text(encoding="utf-8"))
+        origins = parse_json(read_text(folder / ORIGINS))
     except (OSError, ValueError):
         return {}
     is_valid = isinstance(origins, dict) and all(
