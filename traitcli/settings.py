@@ -175,6 +175,9 @@ class OpenAIConfig(Section):
     """Ask for a coherence score too. Doubles the calls."""
     logprobs: Literal["auto", "required", "never"] = "auto"
     """auto: use log-probabilities if the endpoint returns them, else the number in the text."""
+    thinking_room: PositiveInt | None = None
+    """Tokens that a reply may have if the judge model thinks first. null: found out, and doubled
+    up to 16384 when a reply is cut off."""
     samples: PositiveInt = 1
     """Replies to average when there are no log-probabilities. 1: one reply, at temperature 0 if the
     endpoint allows it."""

@@ -65,6 +65,10 @@ class Judge(Protocol):
         """
         ...
 
+    def take_notes(self) -> list[str]:
+        """What it has learned since the last call that a user should know."""
+        ...
+
     def close(self) -> None:
         """Cancel the work in progress and close connections.
 

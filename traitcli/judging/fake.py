@@ -23,6 +23,9 @@ class FakeJudge:
     def check(self) -> None:
         pass
 
+    def take_notes(self) -> list[str]:
+        return []
+
     def close(self) -> None:
         pass
 

@@ -46,6 +46,9 @@ class LikelihoodJudge:
     def _loaded(self) -> LoadedModel:
         return self._models.load(self._models.config)
 
+    def take_notes(self) -> list[str]:
+        return []
+
     def check(self) -> None:
         pass
 

@@ -87,6 +87,15 @@ def is_digit_by_digit(probabilities: Mapping[str, float]) -> bool:
     return lengths == {1}
 
 
+def opens_with_word(alternatives: Mapping[str, float]) -> bool:
+    """True if the first token is almost certainly the beginning of a sentence."""
+    words = sum(p for token, p in alternatives.items() if token.strip().isalpha())
+    return words >= _ALMOST_CERTAIN * sum(alternatives.values()) > 0
+
+
+_ALMOST_CERTAIN = 0.99
+
+
 def opens_with_preamble(probabilities: Mapping[str, float]) -> bool:
     """True if the first token is most likely whitespace or a tag such as '<think>'."""
     preamble = [p for token, p in probabilities.items() if _PREAMBLE.fullmatch(token)]

@@ -106,6 +106,8 @@ class JudgingStage:
             listed = ", ".join(f"{count} × {reason}" for reason, count in counts)
             message = f"{len(reasons)} of {self.total} rollouts have no score: {listed}"
             self.on_event(Warned(self.trait.name, message))
+        for note in self.judge.take_notes():
+            self.on_event(Warned(self.trait.name, note))
         if self._thinking:
             cut = "answers contain <think> blocks; the judge saw only the text after them"
             self.on_event(Warned(self.trait.name, f"{self._thinking} {cut}"))

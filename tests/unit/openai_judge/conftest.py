@@ -71,6 +71,8 @@ class Endpoint:
         self.good = self.chat("85", {" 85": 0.5, "90": 0.3})
         self.script: Script = [self.good]
         self.bodies: list[dict[str, Any]] = []
+        self.paths: list[str] = []
+        self.api_keys: list[str | None] = []
         self.keys: list[str] = []
         self.busy = self.peak = 0
         self.lock = threading.Lock()
@@ -130,6 +132,8 @@ class Endpoint:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 with endpoint.lock:
                     endpoint.keys.append(self.headers["Authorization"])
+                    endpoint.api_keys.append(self.headers["api-key"])
+                    endpoint.paths.append(self.path)
                     reply = endpoint.next(body)
                     endpoint.busy += 1
                     endpoint.peak = max(endpoint.peak, endpoint.busy)

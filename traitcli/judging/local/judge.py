@@ -83,6 +83,9 @@ class LocalJudge:
     def _reader(self) -> ProbabilityReader:
         return ProbabilityReader(self._models.load(self._model), self._config.batch_size)
 
+    def take_notes(self) -> list[str]:
+        return []
+
     def check(self) -> None:
         pass
 

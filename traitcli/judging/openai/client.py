@@ -10,14 +10,8 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-from httpx2 import ConnectError, Response, create_ssl_context
-from openai import (
-    APIConnectionError,
-    APIStatusError,
-    APITimeoutError,
-    AsyncOpenAI,
-    DefaultAsyncHttpxClient,
-)
+from httpx2 import ConnectError, Response
+from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI
 
 from traitcli.config import OpenAIConfig
 from traitcli.judging.budget import Budget, Price, find_price
@@ -25,9 +19,10 @@ from traitcli.judging.openai import failures
 from traitcli.judging.openai.adaptive_timeout import AdaptiveTimeout
 from traitcli.judging.openai.cache import ReplyCache, cache_key, default_cache_path
 from traitcli.judging.openai.concurrency import AdaptiveConcurrency, Permit
+from traitcli.judging.openai.connections import open_pool, open_ssl_context
 from traitcli.judging.openai.endpoint import Endpoint
 from traitcli.judging.openai.rate_caps import RateCaps
-from traitcli.judging.openai.replies import Reply, UnreadableReplyError, read_reply
+from traitcli.judging.openai.replies import Reply, UnreadableReplyError, find_error, read_reply
 from traitcli.judging.openai.retry import RetryBudget, read_retry_after
 from traitcli.records import Usage
 
@@ -84,7 +79,8 @@ class Client:
         """True once the endpoint has received a request."""
         self._pools: list[AsyncOpenAI] = []
         self._serial = count()
-        self._ssl = create_ssl_context()
+        self._ssl = open_ssl_context()
+        self._pools.append(open_pool(endpoint, config.timeout, self._ssl))
 
     @property
     def max_in_flight(self) -> int:
@@ -136,7 +132,9 @@ class Client:
             reply = await self._attempt(request, retries, key)
             if isinstance(reply, Reply):
                 return reply
-            await retries.wait(reply.message, reply.retry_after, reply.waited)
+            await retries.wait(
+                reply.message, reply.retry_after, reply.waited, answered=reply.answered
+            )
 
     async def _attempt(
         self, request: Request, retries: RetryBudget, key: str | None
@@ -179,7 +177,7 @@ class Client:
         except UnreadableReplyError as error:
             self.reached = True
             self._concurrency.failed()
-            return _Failure(str(error))
+            return _Failure(str(error), answered=True)
 
         self.reached = True
         seconds = time.monotonic() - start
@@ -212,6 +210,10 @@ class Client:
         """Send a request body and return the body of the reply."""
         # The SDK's typed method rebuilds every request, which takes longer than sending it.
         response = await self._next_pool().post("/chat/completions", cast_to=Response, body=body)
+        if error := find_error(response.content):
+            # As if it had come with its own status: then all errors are treated alike.
+            stands_for = Response(error.status, headers=error.headers, request=response.request)
+            raise APIStatusError(str(error.body), response=stands_for, body=error.body)
         return response.content
 
     def _next_pool(self) -> AsyncOpenAI:
@@ -219,14 +221,7 @@ class Client:
         # A pool looks at all its connections for every request, so one large pool is slow.
         pools = 1 + self._concurrency.limit // _POOL_CONNECTIONS
         while len(self._pools) < pools:
-            client = AsyncOpenAI(
-                api_key=self._endpoint.key or "not-needed",
-                base_url=self._endpoint.url,
-                max_retries=0,  # the SDK's own retries would multiply with those of RetryBudget
-                timeout=self._config.timeout,
-                http_client=DefaultAsyncHttpxClient(verify=self._ssl),
-            )
-            self._pools.append(client)
+            self._pools.append(open_pool(self._endpoint, self._config.timeout, self._ssl))
         return self._pools[next(self._serial) % pools]
 
     @asynccontextmanager
@@ -283,8 +278,10 @@ class _Failure:
 
     retry_after  seconds that the endpoint asks to wait
     waited       seconds that the request took without a reply, 0 if the endpoint answered
+    answered     whether a reply came that cannot be read
     """
 
     message: str
     retry_after: float | None = None
     waited: float = 0.0
+    answered: bool = False

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from openai import APIStatusError
 
 from traitcli.errors import JudgeError
+from traitcli.files import parse_json
 
 _TEMPORARY = frozenset({408, 409, 429})
 _ABOUT_ONE_ANSWER = re.compile(
@@ -45,15 +46,35 @@ def complaint(error: APIStatusError) -> str:
 
 def quote(error: APIStatusError, secret: str) -> str:
     """Return the endpoint's own words on one line, without the API key."""
-    message = error.body
-    if isinstance(message, Mapping):
-        message = message.get("message", message.get("detail", message))
-    text = " ".join(str(message or "").split())
+    text = " ".join(_message(error.body).split())
 
     is_html = text.startswith("<")  # the error page of a proxy says nothing of use
     if is_html or not text:
         return f"HTTP {error.status_code}"
     return f"HTTP {error.status_code}: {redact(text, secret)[:300]}"
+
+
+def _message(body: object) -> str:
+    """What an error says, wherever it says it; of several, the first."""
+    if isinstance(body, str) and body.lstrip().startswith(("{", "[")):
+        try:
+            return _message(parse_json(body))
+        except ValueError:
+            return body
+    if isinstance(body, list):
+        return _message(body[0]) if body else ""
+    if not isinstance(body, Mapping):
+        return str(body or "")
+    found = ""
+    for key in ("error", "message", "detail", "msg"):
+        if body.get(key):
+            found = _message(body[key])
+            break
+    # OpenRouter says "Provider returned error", and keeps the provider's own words here.
+    metadata = body.get("metadata")
+    if isinstance(metadata, Mapping) and metadata.get("raw"):
+        found = f"{found}: {_message(metadata['raw'])}"
+    return found or str(dict(body))
 
 
 def redact(text: str, secret: str) -> str:

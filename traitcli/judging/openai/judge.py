@@ -62,6 +62,10 @@ class OpenAIJudge:
                 "or add the model to a file in configs/prices/",
             )
 
+    def take_notes(self) -> list[str]:
+        taken, self._asker.notes = self._asker.notes, []
+        return taken
+
     def score(self, trait: Trait, answers: Iterable[Answer], on_judged: OnJudged) -> None:
         """Judge every answer; see `Judge.score`.
 

@@ -22,6 +22,7 @@ from traitcli.judging.scales import (
     Reading,
     is_digit_by_digit,
     opens_with_preamble,
+    opens_with_word,
     read_probabilities,
     read_text,
     to_percent,
@@ -52,6 +53,11 @@ class QuestionAsker:
         self._endpoint = endpoint
         self._sleep = sleep
         self._capabilities = EndpointCapabilities(logprobs=config.logprobs != "never")
+        if config.thinking_room:
+            room = config.thinking_room
+            self._capabilities = replace(self._capabilities, thinks=True, thinking_room=room)
+        self.notes: list[str] = []
+        """What was learned about the endpoint, in words."""
         self._refusal: JudgeError | None = None
         self._failures_in_a_row = 0
 
@@ -91,7 +97,7 @@ class QuestionAsker:
             raise
         except GaveUpError as end:
             self._failures_in_a_row += 1
-            self._check_endpoint_is_alive(client, str(end))
+            self._check_endpoint_is_alive(client, end)
             return Score(None, str(end)), retries.usage
 
     async def _exchange(
@@ -161,7 +167,7 @@ class QuestionAsker:
             raise self._refusal
 
         # Another question may have learned the same, or something else, in the meantime.
-        self._capabilities = self._capabilities.adapt(complaint, mode.method) or self._capabilities
+        self._learn(self._capabilities.adapt(complaint, mode.method) or self._capabilities)
         if mode.method != "logprobs":
             return mode
         next_mode = self._query_mode(question)
@@ -176,7 +182,7 @@ class QuestionAsker:
             if not reply.text and reply.finish != "length":
                 return Score(None, "the judge's reply is empty")
             self._check_logprobs_optional("the reply holds none")
-            self._capabilities = replace(self._capabilities, logprobs=False)
+            self._learn(replace(self._capabilities, logprobs=False))
             return QueryMode("text", mode.scale)
 
         reading = read_probabilities(mode.scale, reply.alternatives)
@@ -185,15 +191,61 @@ class QuestionAsker:
         if has_value and mode.scale == "0_100" and is_digit_by_digit(reply.alternatives):
             return QueryMode("number", mode.scale)
         is_too_early = not reply.text or opens_with_preamble(reply.alternatives)
-        if not has_value and is_too_early and self._config.logprobs == "auto":
-            return QueryMode("text", mode.scale)
+        if not has_value and self._config.logprobs == "auto":
+            if is_too_early:
+                return QueryMode("text", mode.scale)
+            # Not one number among them: a refusal, or thoughts without their mark. Once, a long
+            # reply tells which.
+            if self._may_be_thoughts and opens_with_word(reply.alternatives):
+                return QueryMode("text", mode.scale, roomy=True)
         return _to_score(question, mode, reading)
+
+    @property
+    def _may_be_thoughts(self) -> bool:
+        return not (self._capabilities.thinks or self._capabilities.writes_prose)
+
+    def _learn(self, capabilities: EndpointCapabilities) -> None:
+        """Keep what an endpoint has shown, and note it once."""
+        note = capabilities.describe_change(self._capabilities)
+        self._capabilities = capabilities
+        if note:
+            self.notes.append(f"the judge at {self._endpoint.host}: {note}")
+
+    def _look_for_thoughts(
+        self, mode: QueryMode, reply: Reply, text: str
+    ) -> Score | QueryMode | None:
+        """Learn whether the model thinks first. Return the mode in which to ask with more room.
+
+        `text` is the reply without its thoughts. None if it can be read as it is.
+        """
+        is_cut, thinks = reply.finish == "length", self._capabilities.thinks
+        if not text and is_cut and not thinks:
+            self._learn(replace(self._capabilities, thinks=True))
+            return QueryMode("text", mode.scale)
+        if mode.roomy:
+            # Thoughts have a mark, or take all the room there is.
+            thinks = is_cut or text != reply.text.strip()
+            found = replace(self._capabilities, thinks=thinks, writes_prose=not thinks)
+            self._learn(found)
+        if not is_cut or text[-1:].isdigit():
+            return None
+        if thinks:
+            room = self._capabilities.thinking_room
+            more = self._capabilities.with_more_room()
+            if more is None:
+                return Score(None, f"the judge was still thinking after {room} tokens")
+            self._learn(more)
+            return QueryMode("text", mode.scale)
+        has_number = read_text(mode.scale, text).value is not None
+        if has_number or not self._may_be_thoughts or mode.scale == "binary_text":
+            return None
+        return QueryMode("text", mode.scale, roomy=True)
 
     def _read_text(self, question: Question, mode: QueryMode, reply: Reply) -> Score | QueryMode:
         text = prompts.strip_thoughts(reply.text).strip()
-        if not text and reply.finish == "length" and not self._capabilities.thinks:
-            self._capabilities = replace(self._capabilities, thinks=True)
-            return QueryMode("text", mode.scale)
+        again = self._look_for_thoughts(mode, reply, text)
+        if again is not None:
+            return again
         # Cut after '8', the number may have been 85.
         if reply.finish == "length" and text[-1:].isdigit():
             return Score(None, "the judge's reply was cut off within a number")
@@ -201,7 +253,7 @@ class QuestionAsker:
         reading = read_text(mode.scale, text)
         if mode.method == "number" and reading.value is not None and reading.value >= 10:
             # The first token was one digit and the whole number has more: no doubt is left.
-            self._capabilities = replace(self._capabilities, digit_by_digit=True)
+            self._learn(replace(self._capabilities, digit_by_digit=True))
             better = self._query_mode(question)
             if better.method == "logprobs":
                 return better
@@ -216,14 +268,21 @@ class QuestionAsker:
                 fix="set judge.openai.logprobs to auto, or choose another model",
             )
 
-    def _check_endpoint_is_alive(self, client: Client, cause: str) -> None:
+    def _check_endpoint_is_alive(self, client: Client, end: GaveUpError) -> None:
         """Raise JudgeError if the endpoint was never reached, or too many questions failed."""
-        host = self._endpoint.host
+        host, cause = self._endpoint.host, str(end)
         if not client.reached:
             raise JudgeError(
                 f"cannot reach the judge at {host}",
                 cause=cause,
                 fix="start the server, or correct judge.openai.base_url",
+            )
+        if self._failures_in_a_row >= _FAILURES_UNTIL_GONE and end.answered:
+            raise JudgeError(
+                f"the judge at {host} answers, but its replies cannot be read",
+                cause=f"{_FAILURES_UNTIL_GONE} questions in a row: {cause}",
+                fix="correct judge.openai.base_url (which usually ends in /v1), or use another "
+                "endpoint: it must reply with chat completions",
             )
         if self._failures_in_a_row >= _FAILURES_UNTIL_GONE:
             raise JudgeError(

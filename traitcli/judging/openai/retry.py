@@ -19,7 +19,12 @@ Sleep = Callable[[float], Awaitable[object]]
 
 
 class GaveUpError(Exception):
-    """A question has used all its requests; the text says what went wrong."""
+    """A question has used all its requests; the text says what went wrong.
+
+    answered  the last reply came, and could not be read
+    """
+
+    answered = False
 
 
 class RetryBudget:
@@ -33,6 +38,7 @@ class RetryBudget:
         self._sleep = sleep
         self._requests = 0
         self._failures: list[str] = []
+        self._answered = False
         self.timeouts = 0
         self.usage = Usage()
 
@@ -45,7 +51,9 @@ class RetryBudget:
         """Raise GaveUpError if no request is left."""
         if self._requests == MAX_REQUESTS:
             last = f"; the last: {self._failures[-1]}" if self._failures else ""
-            raise GaveUpError(f"no usable reply in {self._requests} requests{last}")
+            end = GaveUpError(f"no usable reply in {self._requests} requests{last}")
+            end.answered = self._answered
+            raise end
 
     def count_request(self) -> None:
         """Count a request before it is sent. Raises GaveUpError if no request is left."""
@@ -54,7 +62,12 @@ class RetryBudget:
         self.usage += Usage(requests=1)
 
     async def wait(
-        self, failure: str, retry_after: float | None = None, waited: float = 0.0
+        self,
+        failure: str,
+        retry_after: float | None = None,
+        waited: float = 0.0,
+        *,
+        answered: bool = False,
     ) -> None:
         """Record a failure, then sleep until the next request is due.
 
@@ -63,10 +76,12 @@ class RetryBudget:
             retry_after: seconds that the endpoint asked to wait, instead of the usual delay.
             waited: seconds that a request without a reply already took. The delay counts from when
                 the request was sent.
+            answered: whether the endpoint replied with something that cannot be read.
 
         Raises GaveUpError after the last request.
         """
         self._failures.append(failure)
+        self._answered = answered
         self.timeouts += waited > 0
         self.check()
         delay = max(0.0, DELAYS[len(self._failures) - 1] - waited)
@@ -86,8 +101,27 @@ def read_retry_after(headers: Mapping[str, str], now: float) -> float | None:
             continue
         # float() also accepts "nan", "inf" and negative numbers.
         return seconds if math.isfinite(seconds) and seconds >= 0 else None
+    if reset := _read_reset(headers, now):
+        return reset
     try:
         date = email.utils.parsedate_to_datetime(headers.get("retry-after", ""))
     except ValueError:
         return None
     return max(0.0, date.timestamp() - now)
+
+
+def _read_reset(headers: Mapping[str, str], now: float) -> float | None:
+    """Seconds until X-RateLimit-Reset, which is a time in seconds or milliseconds, or a delay."""
+    try:
+        value = float(headers.get("x-ratelimit-reset", ""))
+    except ValueError:
+        return None
+    if not math.isfinite(value) or value < 0:
+        return None
+    if value > _MILLISECONDS:
+        value /= 1000
+    return max(0.0, value - now) if value > _SECONDS else value
+
+
+_SECONDS, _MILLISECONDS = 1e9, 1e11
+"""Larger numbers are times since 1970 in this unit."""
