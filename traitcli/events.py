@@ -54,6 +54,8 @@ class ModelLoaded:
 
     revision  a commit of the hub or a digest of the file; empty if unknown
     hardware  the GPU's name; empty if unknown
+    id        the hub's name, or the absolute path of a folder or file
+    fingerprint  of its weights
     """
 
     model: str
@@ -63,6 +65,8 @@ class ModelLoaded:
     seconds: float
     revision: str = ""
     hardware: str = ""
+    id: str = ""
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,26 @@ def append_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
         ) from None
 
 
+def list_files(folder: Path, *patterns: str) -> list[Path]:
+    """The files of a folder that match a pattern, sorted; empty if there is no such folder.
+
+    Files that an editor, an archive or the system left there are passed over.
+    """
+    found = {path for pattern in patterns for path in folder.glob(pattern)}
+    return sorted(path for path in found if not is_left_over(path.name))
+
+
+def is_left_over(name: str) -> bool:
+    """Whether a file is hidden, or a copy that an editor keeps: ._x, .#x, #x#, x~, ~$x."""
+    return name.startswith((".", "#", "~$")) or name.endswith(("~", "#", ".swp", ".bak"))
+
+
+def full_id(model_id: str) -> str:
+    """A model's id; the absolute path of a folder or file, so that equal names differ."""
+    path = Path(model_id)
+    return str(path.resolve()) if path.exists() else model_id
+
+
 def parse_json(text: str | bytes) -> Any:
     """Parse JSON text. Raises ValueError if it is invalid or nested too deep."""
     try:

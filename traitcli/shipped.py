@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from traitcli.files import list_files
+
 _PACKAGE = Path(__file__).parent
 
 
@@ -16,4 +18,4 @@ def find_shipped(kind: str) -> Path:
 
 def list_shipped(kind: str, pattern: str) -> list[Path]:
     """The files of a shipped folder, sorted; empty when the folder is not there."""
-    return sorted(find_shipped(kind).glob(pattern))
+    return list_files(find_shipped(kind), pattern)

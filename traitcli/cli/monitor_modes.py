@@ -13,6 +13,7 @@ from traitcli.cli.output import print_json
 from traitcli.cli.session import ALARM_EXIT_CODE, MonitorOptions, MonitorSession
 from traitcli.config import Config
 from traitcli.errors import TraitError, UserError, VectorError, suggest
+from traitcli.events import Warned
 from traitcli.output_paths import check_output_file, check_output_folder
 from traitcli.records import TraitVector
 
@@ -43,6 +44,7 @@ def monitor_source(options: MonitorOptions, config: Config) -> None:
     rules = _parse_rules(options, config, monitored)
 
     from traitcli.generation.projections import make_probes
+    from traitcli.models.identity import other_model_notes
     from traitcli.models.load import load_model
     from traitcli.monitoring.monitor import Watch
     from traitcli.steering.interventions import parse_intervention, prepare_interventions
@@ -55,6 +57,10 @@ def monitor_source(options: MonitorOptions, config: Config) -> None:
         display.trait, raw=display.raw, by_layer=by_layer, as_json=display.as_json
     ) as view:
         loaded = load_model(config.model, view.show, options.trust)
+        vectors = _fit_file(options, vectors, loaded.layer_count)
+        monitored = {name: vectors[name] for name in monitored}
+        for note in other_model_notes(monitored.values(), loaded):
+            view.show(Warned("", note))
         watching = Watch(
             probes=make_probes(monitored.values(), loaded, position, options.layer),
             config=config.monitor,
@@ -189,7 +195,7 @@ def _load_vectors(options: MonitorOptions, config: Config) -> Mapping[str, Trait
     from traitcli.vectors.formats.read_any import read_any
 
     if options.vectors is not None and options.vectors.is_file():
-        vector = read_any(options.vectors)
+        vector = read_any(options.vectors, layer=options.layer)
         for name in options.traits:
             _check_monitored(name, {vector.trait})
         return {vector.trait: vector}
@@ -209,6 +215,19 @@ def _load_vectors(options: MonitorOptions, config: Config) -> Mapping[str, Trait
         # Fails for the missing trait, with an error that says how to make its vector.
         load_vectors(source, options.traits)
     return vectors
+
+
+def _fit_file(
+    options: MonitorOptions, vectors: Mapping[str, TraitVector], layer_count: int
+) -> Mapping[str, TraitVector]:
+    """The same vectors; that of a file with some layers only is read with the model's number."""
+    from traitcli.vectors.formats.read_any import read_any
+
+    is_partial = any(one.quality.layers_provided is not None for one in vectors.values())
+    if options.vectors is None or not options.vectors.is_file() or not is_partial:
+        return vectors
+    vector = read_any(options.vectors, layer_count, options.layer)
+    return {vector.trait: vector}
 
 
 def _check_monitored(name: str | None, monitored: Collection[str]) -> None:

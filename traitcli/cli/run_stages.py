@@ -19,6 +19,7 @@ from traitcli.pipeline.ledgers import RunLedgers
 from traitcli.records import Trait
 from traitcli.runs.run import Run, check_run, find_run, lock_run, require_run, start_run
 from traitcli.traits.definitions import select_traits
+from traitcli.vectors.ownership import check_owner
 
 if TYPE_CHECKING:
     from traitcli.scheduling.placement import DeviceRequest, Placement
@@ -78,6 +79,8 @@ def do_work(
 
     placement = choose_placement(request, work.config.model)
     _check_folders(work)
+    if "vectors" in work.stages:
+        check_owner(work.config, [trait.name for trait in work.traits])
     # Only when rollouts are planned: judge alone scores what is stored, and its run exists.
     if {"rollouts", "judgements"} <= set(work.stages):
         check_judge(work.traits, work.config, work.ledgers)

@@ -98,6 +98,13 @@ def make_probes(
                 cause=f"{loaded.name} has layers 0 to {loaded.layer_count - 1}",
                 fix="choose one of them",
             )
+        provided = vector.quality.layers_provided
+        if provided is not None and chosen not in provided:
+            raise VectorError(
+                f"the vector of {vector.trait} has no layer {chosen}",
+                cause=f"its file has layers {', '.join(map(str, provided))}",
+                fix=f"--layer {provided[len(provided) // 2]}, or another of these",
+            )
         probes[vector.trait] = Probe(vector, position, chosen)
     return probes
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from traitcli.config import Config
 from traitcli.events import Listener
+from traitcli.files import list_files
 from traitcli.inspection.run_rows import Row, run_row
 from traitcli.inspection.vector_sets import run_vector_sets, vector_sets
 from traitcli.judging.reasons import merge_reasons
@@ -56,7 +57,7 @@ def gather_report(
         sets += run_vector_sets(traits, config, f"run {run.name}")
     # A named run without a vector shows none: those of others would look like its own.
     if not sets and not run_names:
-        paths = sorted((find_shipped("vectors") / config.model.name).glob("*.safetensors"))
+        paths = list_files(find_shipped("vectors") / config.model.name, "*.safetensors")
         sets = vector_sets([read_vector(path) for path in paths], "shipped with traitcli")
 
     now = datetime.now().astimezone().isoformat(timespec="seconds")
@@ -67,7 +68,7 @@ def _find_runs(runs: Path, names: Sequence[str]) -> list[Run]:
     if names:
         found = [Run(runs / name) for name in names]
     else:
-        found = [Run(path.parent) for path in sorted(runs.glob("*/run.json"))]
+        found = [Run(path.parent) for path in list_files(runs, "*/run.json")]
     for run in found:
         require_run(run, "name a run, or a record file (.json or .jsonl)")
     return found

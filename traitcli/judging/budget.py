@@ -10,6 +10,7 @@ from pathlib import Path
 
 from traitcli.config import OpenAIConfig
 from traitcli.errors import ConfigError
+from traitcli.files import list_files
 from traitcli.shipped import list_shipped
 from traitcli.yaml_files import read_yaml
 
@@ -39,7 +40,7 @@ def find_price(config: OpenAIConfig) -> Price | None:
     if config.price_in is not None and config.price_out is not None:
         return Price(config.price_in, config.price_out)
     name = config.model.rpartition("/")[2]
-    own_files = sorted((Path("configs") / "prices").glob("*.yaml"))
+    own_files = list_files(Path("configs") / "prices", "*.yaml")
     for path in [*own_files, *list_shipped("configs/prices", "*.yaml")]:
         prices = _read_prices(path)
         # The exact name comes first: a dated version may have a price of its own.

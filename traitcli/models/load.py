@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 from traitcli.config import ModelConfig
 from traitcli.errors import ModelError
 from traitcli.events import Listener, ModelLoaded, ModelLoading, Warned
+from traitcli.files import full_id
 from traitcli.models.chat_format import find_chat_format
 from traitcli.models.devices import pick_device
-from traitcli.models.loaded import LoadedModel
+from traitcli.models.identity import fingerprint_weights
+from traitcli.models.loaded import LoadedModel, SelfTest
 from traitcli.models.memory import memory_explained
 from traitcli.models.prompts import chat_notes, resolve_persona_role
 from traitcli.models.weights import locate, read_weights
@@ -76,31 +78,42 @@ def open_model(
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token_id = tokenizer.eos_token_id or 0
     model = model.eval().requires_grad_(False)
+    # Before its weights are packed, which keeps them in another order.
+    fingerprint = fingerprint_weights(model)
     pack_weights(model)
 
     loaded = _describe(config, device, model, tokenizer, revision)
+    loaded = replace(loaded, id=full_id(config.id), fingerprint=fingerprint)
     with memory_explained(device, _USE_LESS_MEMORY):
         test = run_self_test(loaded, thorough=thorough)
-    for note in chat_notes(loaded):
-        on_event(Warned("", note))
-    if test.slow_reason and not test.problem:
-        way = "in padded batches" if test.pads else "one text at a time"
-        on_event(Warned("", f"{name} is read {way}, which is slower: {test.slow_reason}"))
     loaded = replace(loaded, packs=test.packs, pads=test.pads, self_test=test)
+    for note in [*chat_notes(loaded), *_slow_notes(name, test)]:
+        on_event(Warned("", note))
 
-    seconds = time.monotonic() - start
-    on_event(
-        ModelLoaded(
-            name,
-            device,
-            loaded.blocks,
-            loaded.hidden_size,
-            seconds,
-            loaded.revision,
-            _gpu_name(loaded.device),
-        )
-    )
+    on_event(_loaded_event(loaded, device, time.monotonic() - start))
     return loaded
+
+
+def _loaded_event(loaded: LoadedModel, device: str, seconds: float) -> ModelLoaded:
+    return ModelLoaded(
+        loaded.name,
+        device,
+        loaded.blocks,
+        loaded.hidden_size,
+        seconds,
+        loaded.revision,
+        _gpu_name(loaded.device),
+        loaded.id,
+        loaded.fingerprint,
+    )
+
+
+def _slow_notes(name: str, test: SelfTest) -> list[str]:
+    """Why the model is not read in the fastest way."""
+    if not test.slow_reason or test.problem:
+        return []
+    way = "in padded batches" if test.pads else "one text at a time"
+    return [f"{name} is read {way}, which is slower: {test.slow_reason}"]
 
 
 def _describe(

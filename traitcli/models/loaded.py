@@ -58,6 +58,8 @@ def first_problem(checks: Sequence[PathCheck]) -> str:
 class LoadedModel:
     """A model ready to read and write with.
 
+    id           the hub's name, or the absolute path of a folder or file
+    fingerprint  of its weights; see `fingerprint_weights`
     device       where its inputs go
     blocks       number of transformer blocks, L
     hidden_size  width of the residual stream, H
@@ -86,6 +88,8 @@ class LoadedModel:
     packs: bool = False
     pads: bool = True
     self_test: SelfTest | None = None
+    id: str = ""
+    fingerprint: str = ""
 
     @property
     def is_spread(self) -> bool:

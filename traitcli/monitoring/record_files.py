@@ -11,7 +11,14 @@ from typing import Any
 
 from traitcli.errors import UserError
 from traitcli.events import Listener, Warned
-from traitcli.files import append_lines, explain_unreadable, parse_json, read_text, write_atomic
+from traitcli.files import (
+    append_lines,
+    explain_unreadable,
+    list_files,
+    parse_json,
+    read_text,
+    write_atomic,
+)
 from traitcli.record_json import FailedRecord, from_json, to_json
 from traitcli.records import NamedRecord, TokenScores
 from traitcli.shipped import find_shipped
@@ -63,7 +70,7 @@ def record_path(runs: Path, name: str, suffix: str = ".json") -> Path:
 
 def find_records(runs: Path, names: Sequence[str]) -> list[Path]:
     """The named files, or else all record files in `runs/monitor`, the latest first."""
-    kept = [path for path in (runs / "monitor").glob("*") if path.suffix in {".json", ".jsonl"}]
+    kept = list_files(runs / "monitor", "*.json", "*.jsonl")
     return [Path(name) for name in names] or sorted(kept, reverse=True)
 
 
@@ -97,7 +104,7 @@ def collect_records(
     Leaves out failures. Raises UserError when a named file is not a monitoring record; one in
     `runs/monitor` that is damaged is left out with a warning.
     """
-    paths = find_records(runs, names) or sorted(find_shipped("docs/examples").glob("*.json"))
+    paths = find_records(runs, names) or list_files(find_shipped("docs/examples"), "*.json")
     found = []
     for path in paths:
         try:

@@ -16,7 +16,7 @@ from traitcli.pipeline.labelled_activations import labelled, matched, ordered, u
 from traitcli.pipeline.ledgers import RunLedgers
 from traitcli.pipeline.snapshot import TraitSnapshot
 from traitcli.records import POSITIONS, Trait, TraitVector
-from traitcli.runs.command_log import versions
+from traitcli.runs.command_log import find_model, versions
 from traitcli.runs.run import digest_of
 from traitcli.vectors.files import read_header, vector_folder, write_vector
 from traitcli.vectors.measure import Evidence, measure_vector
@@ -58,7 +58,15 @@ def build_trait(
         on_event(Warned(trait.name, selection.filter))
     vector = _compute(trait, config, snapshot, selection, judge)
 
+    known = find_model(run, config.model.name)
     origin = {
+        "model_identity": {
+            "id": known.get("id") or config.model.id,
+            "revision": known.get("revision") or config.model.revision or "",
+            "layers": vector.layer_count,
+            "hidden_size": vector.hidden_size,
+            "fingerprint": known.get("fingerprint", ""),
+        },
         "inputs": inputs,
         "judge": judge,
         "run": run.name,

@@ -154,6 +154,19 @@ def read_commands(run: Run) -> list[dict[str, Any]]:
     return commands
 
 
+def find_model(run: Run, name: str) -> dict[str, Any]:
+    """The model of a run as it was last loaded: `id`, `revision`, `fingerprint`; empty if unknown.
+
+    `name` is the folder name of its vectors.
+    """
+    found: dict[str, Any] = {}
+    for command in read_commands(run):
+        for line in command["models"]:
+            if line.get("model") == name and line.get("fingerprint"):
+                found = {key: line.get(key, "") for key in ("id", "revision", "fingerprint")}
+    return found
+
+
 def _new_command(line: dict[str, Any]) -> dict[str, Any]:
     """A command of which only the start is known yet."""
     lists: dict[str, Any] = {"models": [], "took": [], "failures": [], "warnings": []}

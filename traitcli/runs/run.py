@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from traitcli.config import Config, ExtractConfig, ModelConfig, flatten
 from traitcli.errors import RunError, suggest
-from traitcli.files import append_lines, lock, parse_json, read_lines, write_atomic
+from traitcli.files import append_lines, list_files, lock, parse_json, read_lines, write_atomic
 from traitcli.records import POSITIONS, Judgement, Position, Rollout, Score, Trait, Usage
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class TraitFiles:
         """
         from safetensors import safe_open
 
-        paths = (self.folder / "activations").glob("*.safetensors")
+        paths = list_files(self.folder / "activations", "*.safetensors")
         for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns):
             with safe_open(path, framework="numpy") as file:
                 yield path, parse_json(file.metadata()["ids"])
@@ -255,7 +255,7 @@ def require_run(run: Run, fix: str = _CHOOSE_RUN) -> None:
     """Raise RunError if the run does not exist; a run with a similar name is the fix."""
     if not run.manifest():
         cause = f"{run.folder}/run.json does not exist"
-        existing = sorted(path.parent.name for path in run.folder.parent.glob("*/run.json"))
+        existing = [path.parent.name for path in list_files(run.folder.parent, "*/run.json")]
         if existing:
             cause += f"; runs: {', '.join(existing)}"
         fix = suggest(run.name, existing) or fix

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from traitcli.events import Listener, Progressed, Stage, StageFinished, StageStarted
+from traitcli.events import Listener, Progressed, Stage, StageFinished, StageStarted, Warned
 from traitcli.generation.batch_size import BatchSize, estimate_size
 from traitcli.generation.decode import Generation, generate
 from traitcli.generation.detokenize import token_texts
@@ -20,6 +20,7 @@ from traitcli.generation.projections import check_fit
 from traitcli.generation.request import Request
 from traitcli.judging import Answer, judge_id
 from traitcli.judging.reasons import merge_reasons
+from traitcli.models.identity import other_model_notes
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.memory import memory_explained
 from traitcli.models.prompts import Prompt, check_length, encode_response, render
@@ -116,6 +117,9 @@ class TraitSweep:
     def _generate(self) -> None:
         """Generate the missing answers, a batch for each coefficient."""
         missing = self._missing
+        if missing:
+            for note in other_model_notes([self._plan.vector], self._worker.model()):
+                self._on_event(Warned(self.trait.name, note))
         with self._stage("rollouts", len(missing)) as advance:
             # The steering hook applies to a whole batch, so a batch has one coefficient.
             for coefficient, batch in groupby(missing, key=lambda one: one.coefficient):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from traitcli.errors import DefinitionError, suggest
-from traitcli.files import explain_unreadable, parse_json, read_text
+from traitcli.files import explain_unreadable, list_files, parse_json, read_text
 from traitcli.records import Contrast, Trait
 from traitcli.shipped import find_shipped
 from traitcli.traits.labelled_responses import LabelledSet, read_responses
@@ -35,8 +35,8 @@ def find_traits(folder: Path) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for parent in (find_shipped("traits"), folder):
-        paths = [*parent.glob("*.yaml"), *parent.glob("*.yml"), *parent.glob("*.json")]
-        found |= {path.stem: path for path in sorted(paths)}
+        paths = list_files(parent, "*.yaml", "*.yml", "*.json")
+        found |= {path.stem: path for path in paths}
     return dict(sorted(found.items()))
 
 
@@ -78,7 +78,7 @@ def _is_path(name: str) -> bool:
 
 def _no_file(path: Path) -> DefinitionError:
     cause = "it is a folder" if path.is_dir() else "the file does not exist"
-    neighbors = [each.name for each in path.parent.glob("*.yaml")]
+    neighbors = [each.name for each in list_files(path.parent, "*.yaml")]
     fix = suggest(path.name, neighbors) or "check the path"
     return DefinitionError(f"no trait file {path}", cause=cause, fix=fix)
 

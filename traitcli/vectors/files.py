@@ -13,7 +13,7 @@ from typing import Any
 
 from traitcli.config import Config
 from traitcli.errors import VectorError, suggest
-from traitcli.files import explain_unreadable, parse_json, write_atomic
+from traitcli.files import explain_unreadable, list_files, parse_json, write_atomic
 from traitcli.records import POSITIONS, ClassStats, Position, TraitVector
 from traitcli.shipped import find_shipped
 from traitcli.vector_quality import VectorQuality
@@ -68,7 +68,7 @@ def find_vectors(config: Config, names: Sequence[str] = ()) -> dict[str, Path]:
     # later entries replace earlier ones, so your own vectors win
     found: dict[str, Path] = {}
     for folder in (find_shipped("vectors") / config.model.name, vector_folder(config)):
-        found |= {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+        found |= {path.stem: path for path in list_files(folder, "*.safetensors")}
     missing = [name for name in names if name not in found]
     fix = " ".join(["build with: traitcli extract", *missing])
     return _pick(found, names, f" for {config.model.name}", str(vector_folder(config)), fix)
@@ -82,7 +82,7 @@ def load_vectors(source: Config | Path | str, names: Sequence[str] = ()) -> dict
     if isinstance(source, Config):
         paths = find_vectors(source, names)
     else:
-        found = {path.stem: path for path in sorted(Path(source).glob("*.safetensors"))}
+        found = {path.stem: path for path in list_files(Path(source), "*.safetensors")}
         paths = _pick(found, names, "", str(source), "name the folder that holds TRAIT.safetensors")
     return dict(zip(paths, read_all(list(paths.values())), strict=True))
 

@@ -28,6 +28,7 @@ class Origin:
     form    the format, in a word or two
     layer   the layer to read, if the file sets it
     more    what else belongs in the provenance (JSON-able)
+    named_layer  the layer that the user names for a direction whose file does not say it
     """
 
     source: str
@@ -38,6 +39,7 @@ class Origin:
     method: str = "unknown"
     layer: int | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
+    named_layer: int | None = None
 
     def refuse(self, cause: str, fix: str = "see docs/interop.md for what can be read") -> NoReturn:
         """Raise VectorError."""

@@ -36,18 +36,19 @@ _BY_BLOCK = (
 _ZIP = b"PK"
 
 
-def read_any(path: Path, layer_count: int | None = None) -> TraitVector:
+def read_any(path: Path, layer_count: int | None = None, layer: int | None = None) -> TraitVector:
     """A vector from a file of traitcli, persona-vectors, steering-vectors, repeng or llama.cpp.
 
     The first bytes decide the format, not the name. A vector of another tool has no class means.
     Block k becomes layer k+1; layers that the file does not hold are zero, and
     `quality.layers_provided` lists the others. `layer_count` is L+1 of the model, for files that
-    do not say how many blocks it has.
+    do not say how many blocks it has. `layer` is the layer of a single direction [H] whose file
+    does not say it.
 
     Raises VectorError when the file has none of these formats, is damaged, or does not make sense.
     """
     start = read_start(path)
-    origin = _origin(path)
+    origin = replace(_origin(path), named_layer=layer)
     if start.startswith(MAGIC):
         gguf = replace(origin, form="gguf control vector")
         by_layer, stored_count, gguf = read_control_vector(path, gguf)
@@ -125,11 +126,16 @@ def _interpret(content: Any, layer_count: int | None, origin: Origin) -> TraitVe
 
 
 def _from_matrix(matrix: NDArray[Any], layer_count: int | None, origin: Origin) -> TraitVector:
-    if matrix.ndim == 1:
-        origin.refuse(
-            f"it is one direction of {len(matrix):,} numbers, and it does not say for which layer",
-            _BY_BLOCK,
-        )
+    if matrix.ndim == 1 or matrix.shape[0] == 1:
+        direction = matrix.reshape(-1)
+        if origin.named_layer is None:
+            origin.refuse(
+                f"it is one direction of {direction.size:,} numbers, and it does not say for which "
+                "layer",
+                f"name the layer when you monitor: --layer K; or {_BY_BLOCK}",
+            )
+        named = replace(origin, form=f"{origin.form}, one direction", layer=origin.named_layer)
+        return assemble({origin.named_layer: direction}, layer_count, named)
     check_size(matrix.shape[0], matrix.shape[1], origin)
     if layer_count not in (None, len(matrix)):
         origin.refuse(
