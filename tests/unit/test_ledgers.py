@@ -73,7 +73,8 @@ def test_a_first_extraction_parses_no_ledger_at_all(traitcli, parse_counts):
 
     assert (shown["traits"][0]["rollouts_done"], shown["traits"][0]["judged"]) == (30, 20)
     assert len(shown["vectors"]) == 1
-    assert parse_counts == {}
+    # A vector is built once, with the identity of the model from the short log of commands.
+    assert parse_counts == {"tiny/commands.jsonl": 1}
 
 
 def test_a_resumed_extraction_parses_each_ledger_once(traitcli, parse_counts):
@@ -89,6 +90,7 @@ def test_a_resumed_extraction_parses_each_ledger_once(traitcli, parse_counts):
         "evil/rollouts.jsonl": 1,
         "evil/judgements.jsonl": 1,
         "evil/vectors.jsonl": 1,
+        "tiny/commands.jsonl": 1,
     }
 
 
