@@ -94,9 +94,11 @@ def _choose_mode(options: MonitorOptions) -> MonitorMode:
         return lambda session, watching: _monitor_set(session, watching, prompt_set)
     if source.text:
         from traitcli.monitoring.transcripts import read_transcript
+        from traitcli.views.printable import one_line
 
         transcript = read_transcript(source.text, source.prompt or "")
-        typer.echo(transcript.description, err=True)
+        # The kinds of parts that are not read come from the file.
+        typer.echo(one_line(transcript.description), err=True)
         exchanges = transcript.exchanges
         return lambda session, watching: _score_texts(session, watching, exchanges)
     return _monitor_prompt

@@ -115,9 +115,10 @@ def write(
 def show_warning(event: object) -> None:
     """Print a warning on stderr; other events are not shown."""
     from traitcli.events import Warned
+    from traitcli.views.words import warning_text
 
     if isinstance(event, Warned):
-        typer.echo(f"warning: {event.message}", err=True)
+        typer.echo(f"warning: {warning_text(event)}", err=True)
 
 
 def check_options(form: Form, trait: str | None, open_page: bool) -> None:
