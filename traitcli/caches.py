@@ -19,6 +19,15 @@ def cache_folder() -> Path:
     return user_cache_path("traitcli")
 
 
+def disk_full(problem: str, folder: Path) -> StorageError:
+    """The error for a cache folder whose disk is full."""
+    return StorageError(
+        problem,
+        cause=f"no space left in {folder}",
+        fix="free disk space, or set XDG_CACHE_HOME to a folder on another disk",
+    )
+
+
 def writable_cache(name: str, on_event: Listener, consequence: str) -> Path:
     """A folder of this name in the cache; a temporary one, with a warning, if that is read-only.
 
@@ -31,11 +40,7 @@ def writable_cache(name: str, on_event: Listener, consequence: str) -> Path:
             return folder
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise StorageError(
-                f"cannot write {folder}",
-                cause="no space left on the disk",
-                fix="free disk space, or set XDG_CACHE_HOME to a folder on another disk",
-            ) from None
+            raise disk_full(f"cannot write {folder}", folder) from None
         reason = error.strerror or str(error)
     on_event(
         Warned("", f"cannot write the cache {folder} ({reason}): {consequence}; set XDG_CACHE_HOME")

@@ -12,6 +12,8 @@ from traitcli.errors import suggest
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
+YAML_WORDS = "YAML reads yes, no, on and off as true or false"
+
 _WANTED = {
     "int_type": "a whole number",
     "int_parsing": "a whole number",
@@ -91,7 +93,7 @@ def _explain(
     value = fault["input"]
     hint = suggest(value, _choices(faults)) if isinstance(value, str) else ""
     if isinstance(value, bool) and "string" in expected(faults):
-        hint = "YAML reads yes, no, on and off as true or false: put it in quotes"
+        hint = f"{YAML_WORDS}: put it in quotes"
     return f"{expected(faults)}, got {_show(value)}" + (f"; {hint}" if hint else "")
 
 

@@ -1,4 +1,4 @@
-"""Writes files that survive a kill at any moment: atomic replace, append-only lines, locks."""
+"""Reads users' files, and writes files that survive a kill: atomic, append-only, locked."""
 
 from __future__ import annotations
 
@@ -109,6 +109,17 @@ def join_surrogates(text: str) -> str:
     if text.isascii():
         return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def parse_lines(text: str) -> Iterator[tuple[int, Any]]:
+    """Number and value of each line of JSON that is not blank; the ValueError for other lines."""
+    # Not splitlines: it also splits at U+2028, which may occur in a text.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                yield number, parse_json(line)
+            except ValueError as error:
+                yield number, error
 
 
 def explain_unreadable(error: OSError | ValueError, *, is_line: bool = False) -> str:

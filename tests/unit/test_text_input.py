@@ -8,6 +8,7 @@ import pytest
 
 import traitcli
 from traitcli.cli.options import as_text
+from traitcli.cli.report import show_warning
 from traitcli.config import load_config
 from traitcli.errors import ConfigError, DefinitionError
 from traitcli.events import Warned
@@ -78,8 +79,16 @@ def test_json_lines_that_are_not_json_are_refused(tmp_path):
     path = tmp_path / "p.jsonl"
     path.write_text('"Why?"\n{\n', encoding="utf-8")
 
-    with pytest.raises(ConfigError, match="is not a valid prompt set"):
+    with pytest.raises(ConfigError, match="is not a valid prompt set") as error:
         load_prompt_set(str(path))
+
+    assert error.value.cause.startswith("line 2: not JSON: ")
+
+
+def test_a_warning_cannot_command_the_terminal(capsys):
+    show_warning(Warned("", "\x1b[2Jx.json is left out"))
+
+    assert capsys.readouterr().err == "warning: \\x1b[2Jx.json is left out\n"
 
 
 def test_words_that_yaml_reads_as_booleans_are_explained(tmp_path):

@@ -14,7 +14,7 @@ from traitcli.models.read_texts import Text, read_texts
 
 ANSWERS_PER_ROUND = 512
 """Answers that are written before they are read. A killed run loses at most these."""
-_READ_BATCH_SIZE = 64
+READ_BATCH_SIZE = 64
 """Texts that are read together."""
 
 Answer = tuple[tuple[int, ...], FinishReason]
@@ -81,7 +81,7 @@ def _read_answers(
             yield index, Generation((), reason, None)
 
     reader = MeanReader(loaded)
-    for read in read_texts(loaded, texts, _READ_BATCH_SIZE, reader):
+    for read in read_texts(loaded, texts, READ_BATCH_SIZE, reader):
         index = indices[read]
         ids, reason = answers[index]
         yield index, Generation(ids, reason, reader.finished.pop(read))

@@ -85,8 +85,9 @@ class ActivationSums(ReaderState):
         means[_RESPONSE_SUM] /= response_tokens
         # On the CPU, so that complete answers take no memory of the device.
         means = means.cpu()
-        # One state that is not finite makes its sum so too.
-        check_layers(self._reader.loaded, enumerate(means.unbind(1)))
+        # One state that is not finite makes its sum so too. Layers are looked at only then.
+        if not means.isfinite().all():
+            check_layers(self._reader.loaded, enumerate(means.unbind(1)))
         self._reader.finished[request] = {
             "response_avg": means[_RESPONSE_SUM],
             "prompt_avg": means[_PROMPT_SUM],

@@ -9,14 +9,12 @@ from traitcli.config import SamplingConfig
 from traitcli.generation.batch_size import BatchSize
 from traitcli.generation.decode import Generation, generate
 from traitcli.generation.detokenize import token_texts
-from traitcli.generation.external_engine import Answer
+from traitcli.generation.external_engine import READ_BATCH_SIZE, Answer
 from traitcli.generation.mean_activations import MeanReader
 from traitcli.generation.request import Request
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.read_texts import Text, read_texts
-from traitcli.models.thinking import opens_thinking, thinking_tokens
-
-_READ_TOGETHER = 64
+from traitcli.models.thinking import thinking_after
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +34,8 @@ class OwnWriter:
 
 def count_thinking(loaded: LoadedModel, request: Request, ids: Sequence[int]) -> int:
     """How many of an answer's first tokens are thinking."""
-    opened = opens_thinking(loaded.tokenizer.decode(request.ids))
-    return thinking_tokens(token_texts(loaded.tokenizer, ids), opened=opened)
+    texts = token_texts(loaded.tokenizer, ids)
+    return thinking_after(loaded.tokenizer, request.ids, texts)
 
 
 def skip_thinking(
@@ -62,7 +60,7 @@ def skip_thinking(
             waiting.append((index, one, thinking))
 
     reader = MeanReader(loaded)
-    for number in read_texts(loaded, texts, _READ_TOGETHER, reader):
+    for number in read_texts(loaded, texts, READ_BATCH_SIZE, reader):
         index, one, thinking = waiting[number]
         rest = reader.finished.pop(number)
         activations = one.activations

@@ -15,9 +15,9 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from traitcli.caches import writable_cache
+from traitcli.caches import disk_full, writable_cache
 from traitcli.config import ModelConfig
-from traitcli.errors import ModelError, StorageError
+from traitcli.errors import ModelError
 from traitcli.events import Listener
 from traitcli.models.load_faults import library_errors
 
@@ -86,11 +86,7 @@ def dequantize(
         scratch.rename(folder)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise StorageError(
-                f"cannot convert {path.name}",
-                cause=f"no space left in {models}",
-                fix="free disk space, or set XDG_CACHE_HOME to a folder on another disk",
-            ) from None
+            raise disk_full(f"cannot convert {path.name}", models) from None
         if not _is_whole(folder):
             raise
     finally:

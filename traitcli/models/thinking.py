@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Any
 
 MARKS = (
     ("<think>", "</think>"),
@@ -50,3 +51,8 @@ def thinking_tokens(tokens: Sequence[str], *, opened: bool = False) -> int:
     ends = accumulate(map(len, tokens))
     # A token that begins inside the part belongs to it.
     return sum(stop - len(token) < end for token, stop in zip(tokens, ends, strict=True))
+
+
+def thinking_after(tokenizer: Any, prompt: Sequence[int], tokens: Sequence[str]) -> int:
+    """How many of the first tokens of a response to a prompt (token ids) are thinking."""
+    return thinking_tokens(tokens, opened=opens_thinking(tokenizer.decode(prompt)))

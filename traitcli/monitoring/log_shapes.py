@@ -26,12 +26,11 @@ _ROLES = {
 }
 """Roles of other tools; all others, such as tool, stay as they are."""
 _CHATS = ("messages", "conversations", "conversation", "chat", "dialog", "dialogue", "contents")
-_PROMPTS = ("prompt", "question", "instruction", "query", "user", "input")
+PROMPTS = ("prompt", "question", "instruction", "query", "user", "input")
 RESPONSES = (
     *("response", "completion", "answer", "output", "assistant", "reply", "generated_text"),
     *("generation", "model_output"),
 )
-PROMPTS = _PROMPTS
 _SYSTEMS = ("system", "system_prompt", "system_message", "systemPrompt", "instructions")
 _NOT_READ = ("tools", "functions", "documents", "images")
 """Keys that change what a model reads, and that a text cannot show."""
@@ -144,7 +143,7 @@ class _Reader:
             request = value["request"].get("body", value["request"])
         self.left_out |= {key for key in _NOT_READ if request.get(key)}
         before = self._system(request)
-        for key in (*_CHATS, *_PROMPTS):
+        for key in (*_CHATS, *PROMPTS):
             if request.get(key):
                 before += self._questions(request[key])
                 break
@@ -186,7 +185,7 @@ class _Reader:
         return exchanges
 
     def _pair(self, value: Mapping[str, Any], system: list[Message]) -> list[Exchange]:
-        prompt, response = _first(value, _PROMPTS), _first(value, RESPONSES)
+        prompt, response = _first(value, PROMPTS), _first(value, RESPONSES)
         missing = []
         if prompt is None:
             missing.append("prompt")

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 from traitcli.config import Section
 from traitcli.errors import ConfigError, UserError, suggest
 from traitcli.faults import format_faults
-from traitcli.files import explain_unreadable, join_surrogates, parse_json, read_text
+from traitcli.files import explain_unreadable, join_surrogates, parse_lines, read_text
 from traitcli.shipped import find_shipped, list_shipped
 from traitcli.yaml_files import read_yaml
 
@@ -74,12 +74,18 @@ def _read(path: Path) -> Any:
     if suffix not in {".txt", ".jsonl", ".ndjson", ""}:
         return read_yaml(path)
     try:
-        lines = [line.strip() for line in read_text(path).split("\n") if line.strip()]
-        if suffix in {".jsonl", ".ndjson"}:
-            return [parse_json(line) for line in lines]
+        text = read_text(path)
     except (OSError, ValueError) as error:
         raise _invalid(path, explain_unreadable(error)) from None
-    return list(map(join_surrogates, lines))
+    if suffix not in {".jsonl", ".ndjson"}:
+        return [join_surrogates(line.strip()) for line in text.split("\n") if line.strip()]
+
+    prompts = []
+    for number, value in parse_lines(text):
+        if isinstance(value, ValueError):
+            raise _invalid(path, f"line {number}: {explain_unreadable(value, is_line=True)}")
+        prompts.append(value)
+    return prompts
 
 
 def _invalid(path: Path, cause: str) -> ConfigError:

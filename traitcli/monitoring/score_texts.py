@@ -22,7 +22,7 @@ from traitcli.models.prompts import (
     render,
 )
 from traitcli.models.read_texts import Text, read_texts
-from traitcli.models.thinking import opens_thinking, thinking_tokens
+from traitcli.models.thinking import thinking_after
 from traitcli.monitoring.alarms import Alarm
 from traitcli.monitoring.monitor import Watch, system_message
 from traitcli.monitoring.record_files import append_records
@@ -164,7 +164,6 @@ def _record(
     projections: TextProjections,
 ) -> TokenScores:
     tokens = token_texts(loaded.tokenizer, text.response)
-    prompt_text = loaded.tokenizer.decode(text.prompt)
     scores, layer_scores = watch.tabulate(tokens, projections.response)
     prompt_scores = None
     if watch.prompts:
@@ -188,7 +187,7 @@ def _record(
         prompt_scores=prompt_scores,
         layer_scores=layer_scores,
         about=exchange.about,
-        thinking=thinking_tokens(tokens, opened=opens_thinking(prompt_text)),
+        thinking=thinking_after(loaded.tokenizer, text.prompt, tokens),
         skips_thinking=watch.config.skip_thinking,
     )
     return replace(record, crossings=_crossings(watch, record))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from traitcli.errors import UserError
-from traitcli.files import decode_text, explain_unreadable, parse_json
+from traitcli.files import decode_text, explain_unreadable, parse_json, parse_lines
 from traitcli.monitoring.log_shapes import (
     FORMS,
     PROMPTS,
@@ -69,8 +69,8 @@ def read_transcript(path: Path, prompt: str = "") -> Transcript:
     for number, value in entries:
         about = {"file": name, "line": number}
         try:
-            if isinstance(value, ShapeError):
-                raise value
+            if isinstance(value, ValueError):
+                raise ShapeError(explain_unreadable(value, is_line=True))
             entry = read_entry(value, about)
         except ShapeError as error:
             found.append(Exchange("", "", about=about, problem=str(error)))
@@ -112,26 +112,15 @@ def _split(path: Path, text: str) -> tuple[str, Iterator[tuple[int, Any]] | None
         if value is not None:
             is_list = isinstance(value, list) and not is_chat(value)
             return "JSON", enumerate(value if is_list else [value], start=1)
-        lines = list(_parse_lines(text))
+        lines = list(parse_lines(text))
         # One line that is JSON is enough: the others are damaged.
-        if suffix in _JSON_NAMES or any(not isinstance(one, ShapeError) for _, one in lines):
+        if suffix in _JSON_NAMES or any(not isinstance(one, ValueError) for _, one in lines):
             return "JSON lines", iter(lines)
     elif suffix in _JSON_NAMES and text.strip():
-        return "JSON lines", _parse_lines(text)
+        return "JSON lines", parse_lines(text)
     if suffix in _TABLE_NAMES or _is_table(text):
         return "CSV", _rows(path, text)
     return "plain text", None
-
-
-def _parse_lines(text: str) -> Iterator[tuple[int, Any]]:
-    """The number and the value of each line; the error in place of a value that is not JSON."""
-    # Not splitlines: it also splits at U+2028, which may occur in a response.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                yield number, parse_json(line)
-            except ValueError as error:
-                yield number, ShapeError(explain_unreadable(error, is_line=True))
 
 
 def _dialect(text: str) -> str:
@@ -173,7 +162,7 @@ def _rows(path: Path, text: str) -> Iterator[tuple[int, Any]]:
                 yield line, dict(zip(columns, cells, strict=False))
             line = reader.line_num + 1
     except csv.Error as error:
-        yield line, ShapeError(f"not CSV: {error}")
+        yield line, ValueError(f"not CSV: {error}")
 
 
 def _first_problem(found: Sequence[Exchange]) -> str:

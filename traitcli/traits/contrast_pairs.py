@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from traitcli.files import explain_unreadable, parse_json
+from traitcli.files import explain_unreadable, parse_json, parse_lines
 from traitcli.records import POLARITIES, LabelledResponse
 from traitcli.traits.drafts import Draft, FaultError, Faults, check_text, normalize_question
 
@@ -77,23 +77,12 @@ def _split_texts(pair: _Pair, slot: int, ending: str | None) -> Iterator[Draft]:
 
 
 def _parse_pairs(path: Path, text: str, faults: Faults) -> Iterator[_Pair]:
-    entries = _list_items(text) if text.lstrip().startswith("[") else _json_lines(text)
+    entries = _list_items(text) if text.lstrip().startswith("[") else parse_lines(text)
     for line, entry in entries:
         try:
             yield _parse_pair(path, line, entry)
         except FaultError as fault:
             faults.add(path, line, str(fault))
-
-
-def _json_lines(text: str) -> Iterator[tuple[int, Any]]:
-    """Number and value of each line that is not blank, or the error in it."""
-    # Not splitlines: it also splits at U+2028, which may occur in a text.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                yield number, parse_json(line)
-            except ValueError as error:
-                yield number, error
 
 
 def _list_items(text: str) -> Iterator[tuple[int, Any]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from traitcli.errors import DefinitionError, suggest
+from traitcli.faults import YAML_WORDS
 from traitcli.files import explain_unreadable, list_files, parse_json, read_text
 from traitcli.records import Contrast, Trait
 from traitcli.shipped import find_shipped
@@ -308,7 +309,7 @@ def _yaml_note(value: Any) -> str:
     """Why a word became true or false, if one did; else an empty text."""
     values = value.values() if isinstance(value, Mapping) else [value]
     if any(isinstance(one, bool) for one in values):
-        return "; YAML reads yes, no, on and off as true or false: put them in quotes"
+        return f"; {YAML_WORDS}: put them in quotes"
     return ""
 
 

@@ -10,13 +10,14 @@ from rich.text import Text
 
 from traitcli.views.printable import one_line, printable
 from traitcli.views.tables.base import (
-    NONE,
     VERDICTS,
     Row,
     caption,
     heading,
     labelled_line,
+    number,
     print_table,
+    text_cell,
 )
 
 _VERDICT_STYLES = {"agrees": VERDICTS["good"], "differs": VERDICTS["unusable"]}
@@ -102,20 +103,13 @@ def _print_verdict(console: Console, row: Row) -> None:
     labelled_line(console, "", printable(text), style)
 
 
-def _path(row: Row) -> Text:
-    return Text(row["path"])
-
-
-def _error(row: Row) -> Text:
-    return Text(NONE if row["error"] is None else f"{row['error']:.1e}")
-
-
-def _layer(row: Row) -> Text:
-    return Text(NONE if row["layer"] is None else str(row["layer"]))
-
-
 def _verdict(row: Row) -> Text:
     return Text(row["verdict"], _VERDICT_STYLES.get(row["verdict"], Style()))
 
 
-_COLUMNS = [("path", _path), ("error", _error), ("layer", _layer), ("verdict", _verdict)]
+_COLUMNS = [
+    ("path", text_cell("path")),
+    ("error", number("error", "{:.1e}")),
+    ("layer", number("layer", "{:d}")),
+    ("verdict", _verdict),
+]
