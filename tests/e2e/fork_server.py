@@ -107,7 +107,7 @@ class ForkServer:
             [sys.executable, "-m", "tests.e2e.fork_server", self._address],
             env=env | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
-        # It binds its address after the imports.
+        # The address appears when the server can be reached.
         while not Path(self._address).exists():
             assert self._process.poll() is None, "the fork server has ended"
             time.sleep(0.02)
@@ -156,8 +156,10 @@ def serve(address: str) -> None:
     signal.set_wakeup_fd(wake_up_writer.fileno())
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
     listener = socket.socket(socket.AF_UNIX)
-    listener.bind(address)
+    # A bound socket refuses connections until it listens, so it gets its name last.
+    listener.bind(f"{address}.new")
     listener.listen(16)
+    Path(f"{address}.new").rename(address)
     running: dict[int, socket.socket] = {}
     while True:
         readable, _, _ = select.select([listener, wake_up], [], [])
