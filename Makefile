@@ -1,6 +1,6 @@
-# Commands: make demo, make test, make test-fast, make check, make bench, make bench-judge,
-# make bench-scale, make bench-view, make bench-report, make bench-traits. Each sets up .venv first
-# if it must.
+# Commands: make demo, make test, make test-fast, make test-families, make check, make bench,
+# make bench-judge, make bench-scale, make bench-view, make bench-report, make bench-traits. Each
+# sets up .venv first if it must.
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 export PYTHONDONTWRITEBYTECODE :=
 TOGETHER := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast check bench bench-judge bench-scale bench-view bench-report bench-traits format setup clean
+.PHONY: demo test test-fast test-families check bench bench-judge bench-scale bench-view bench-report bench-traits format setup clean
 
 demo: $(READY)
 	@$(BIN)/traitcli extract -c demo
@@ -30,6 +30,9 @@ test: $(READY)
 
 test-fast: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q tests/unit -m "not model and not slow"
+
+test-families: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q tests/unit/test_self_test.py --all-families
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -166,6 +166,12 @@ def make_model(
     return folder
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--all-families", action="store_true", help="self-test all model families, not only some"
+    )
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests that `make test-fast` skips: those that load a model or start a command."""
     for item in items:

@@ -97,3 +97,27 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "xlm": ({}, "hooks: "),
 }
 """Families that are refused, with what their configs need and how the reason begins."""
+
+EVERY_RUN = frozenset(
+    [
+        "gpt2",
+        "opt",
+        "llama",
+        "gemma3_text",
+        "deepseek_v3",
+        "qwen3_moe",
+        "gpt_oss",
+        "cohere2",
+        "phi",
+        "bloom",
+        "falcon",
+        "gptj",
+        "lfm2",
+        "granitemoehybrid",
+        "bert",
+        "mamba2",
+        "rwkv",
+        "jamba",
+    ]
+)
+"""Families that the default suite tests; `make test-families` tests them all."""

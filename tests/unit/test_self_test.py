@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.conftest import FAMILIES, make_model
-from tests.unit.families import PACKED, PADDED, REFUSED
+from tests.unit.families import EVERY_RUN, PACKED, PADDED, REFUSED
 from tests.unit.test_decode import relative_error, two_pass_means
 from traitcli.config import ModelConfig, SamplingConfig
 from traitcli.errors import ModelError
@@ -66,9 +66,16 @@ def assert_captured(loaded):
             assert relative_error(found, expected[position]) < 1e-3
 
 
-@pytest.mark.parametrize("family", PACKED)
-def test_a_family_is_read_packed_as_in_a_plain_pass(tmp_path, family):
-    loaded, events = open_family(tmp_path, family, PACKED[family])
+def pytest_generate_tests(metafunc):
+    for name, families in (("packed", PACKED), ("padded", PADDED), ("refused", REFUSED)):
+        if name in metafunc.fixturenames:
+            all_of_them = metafunc.config.getoption("--all-families")
+            metafunc.parametrize(name, [f for f in families if all_of_them or f in EVERY_RUN])
+
+
+@pytest.mark.slow
+def test_a_family_is_read_packed_as_in_a_plain_pass(tmp_path, packed):
+    loaded, events = open_family(tmp_path, packed, PACKED[packed])
 
     assert loaded.packs
     assert loaded.self_test.problem == ""
@@ -77,28 +84,28 @@ def test_a_family_is_read_packed_as_in_a_plain_pass(tmp_path, family):
     assert_captured(loaded)
 
 
-@pytest.mark.parametrize("family", PADDED)
-def test_a_family_whose_packed_states_are_wrong_is_read_padded(tmp_path, family):
-    loaded, events = open_family(tmp_path, family, PADDED[family])
+@pytest.mark.slow
+def test_a_family_whose_packed_states_are_wrong_is_read_padded(tmp_path, padded):
+    loaded, events = open_family(tmp_path, padded, PADDED[padded])
 
     assert (loaded.packs, loaded.pads) == (False, True)
     assert loaded.self_test.problem == ""
     assert not any(problem for path, problem in checks(loaded).items() if "padded" in path)
     [warning] = warnings(events)
-    assert warning.startswith(f"{family} is read in padded batches, which is slower: packed, ")
+    assert warning.startswith(f"{padded} is read in padded batches, which is slower: packed, ")
     assert_captured(loaded)
 
 
-@pytest.mark.parametrize("family", REFUSED)
-def test_a_family_whose_states_would_be_wrong_is_refused(tmp_path, family):
-    more, reason = REFUSED[family]
-    folder = make_model(tmp_path / family, family, None, True, more=more)
+@pytest.mark.slow
+def test_a_family_whose_states_would_be_wrong_is_refused(tmp_path, refused):
+    more, reason = REFUSED[refused]
+    folder = make_model(tmp_path / refused, refused, None, True, more=more)
     events = []
 
     with pytest.raises(ModelError) as error:
         load_model(ModelConfig(id=str(folder), device="cpu"), events.append)
 
-    assert error.value.problem == f"the scores of {family} would be wrong"
+    assert error.value.problem == f"the scores of {refused} would be wrong"
     assert error.value.cause.startswith(reason)
     assert warnings(events) == []
 
