@@ -57,8 +57,9 @@ def make_gguf(
         shapes[f"blk.{block}.attn_norm"] = shapes[f"blk.{block}.ffn_norm"] = (HIDDEN,)
     numbers = np.random.default_rng(seed)
     for name, shape in shapes.items():
+        tensor = numbers.normal(0, 0.3, shape).astype(np.float32)
         if keep(name):
-            writer.add_tensor(f"{name}.weight", numbers.normal(0, 0.3, shape).astype(np.float32))
+            writer.add_tensor(f"{name}.weight", tensor)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -175,7 +175,7 @@ def test_a_gguf_file_is_read_and_its_conversion_is_kept(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "missing", ["blk.1.ffn_up", "blk.1", "output_norm", "token_embd", "blk.0.attn_norm"]
+    "missing", ["blk.1.ffn_up", "output_norm", "token_embd", "blk.0.attn_norm"]
 )
 def test_a_gguf_file_without_some_tensors_is_refused_and_not_kept(tmp_path, missing):
     path = make_gguf(tmp_path / "tiny.gguf", keep=lambda name: not name.startswith(missing))
@@ -184,6 +184,37 @@ def test_a_gguf_file_without_some_tensors_is_refused_and_not_kept(tmp_path, miss
 
     assert "weights are missing; one is model." in error.cause
     assert list((tmp_path / "cache" / "traitcli" / "models").iterdir()) == []
+
+
+def test_a_gguf_file_without_a_block_is_refused(tmp_path):
+    path = make_gguf(tmp_path / "tiny.gguf", keep=lambda name: not name.startswith("blk.1"))
+
+    error = refusal_of(path)
+
+    assert error.cause == "its header counts 2 blocks, and it holds the weights of 1"
+
+
+@pytest.mark.parametrize("count", [1, 2**31])
+def test_a_gguf_file_whose_number_of_blocks_is_damaged_is_refused(tmp_path, count):
+    path = make_gguf(tmp_path / "tiny.gguf")
+    key = b"llama.block_count" + (4).to_bytes(4, "little")  # its type: uint32
+    before, after = path.read_bytes().split(key)
+    path.write_bytes(before + key + count.to_bytes(4, "little") + after[4:])
+
+    assert refusal_of(path).cause == (
+        f"its header counts {count} blocks, and it holds the weights of 2"
+    )
+
+
+def test_a_gguf_file_whose_tensors_overlap_is_refused(tmp_path):
+    path = make_gguf(tmp_path / "tiny.gguf")
+    content = bytearray(path.read_bytes())
+    name = b"output.weight"
+    at = content.index(name) + len(name) + 4 + 2 * 8 + 4  # behind its shape and type
+    content[at : at + 8] = bytes(8)
+    path.write_bytes(content)
+
+    assert refusal_of(path).cause == ("the weights of output.weight are not where its header says")
 
 
 def test_a_gguf_file_without_an_output_layer_uses_its_embeddings(tmp_path):

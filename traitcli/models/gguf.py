@@ -26,6 +26,7 @@ from traitcli.models.load_faults import library_errors
 _CONVERSION = "dequantised-2"
 _MARKER = "traitcli-whole.json"
 _PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
+_BLOCK = re.compile(r"blk\.(\d+)\.")
 _SAMPLES, _SAMPLE_BYTES = 257, 2**14
 
 
@@ -46,28 +47,14 @@ def embedded_file() -> Path:
     return files[0]
 
 
-def check_whole(path: Path) -> None:
-    """Raise ModelError for one part of a split GGUF file; any other error is of the library."""
-    from gguf import GGUFReader
-
-    count = GGUFReader(path).get_field("split.count")
-    parts = int(count.contents()) if count else 1
-    if parts > 1 or _PART.search(path.name):
-        first = _PART.sub("-00001-of-\\2.gguf", path.name)
-        raise ModelError(
-            f"{path} is one part of a split file",
-            cause=f"split.count in its header is {parts}",
-            fix=f"merge the parts: llama-gguf-split --merge {path.with_name(first)} whole.gguf",
-        )
-
-
 def dequantize(
     config: ModelConfig, path: Path, on_step: Callable[[str], None], on_event: Listener
 ) -> Path:
     """Convert a GGUF file to a float32 model folder in the user cache, once; return the folder.
 
     transformers would convert it at every load, which takes 5 to 25 seconds for 135M parameters.
-    Raises ModelError if weights are missing, and StorageError if the disk is full.
+    Raises ModelError if the file is one part of several or lacks weights, and StorageError if the
+    disk is full.
     """
     models = writable_cache("models", on_event, "the model is converted again every time")
     folder = models / f"{path.stem.lower()}-{_content_digest(path)}-{_CONVERSION}"
@@ -79,6 +66,7 @@ def dequantize(
     scratch = Path(tempfile.mkdtemp(prefix=folder.name, dir=models))
     try:
         with library_errors(config):
+            _check_header(path)
             _convert(path, scratch)
         _mark_whole(scratch)
         if folder.exists() and not _is_whole(folder):
@@ -92,6 +80,42 @@ def dequantize(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return folder
+
+
+def _check_header(path: Path) -> None:
+    """Raise an error if a GGUF file is one part of several, or its header does not fit its data.
+
+    Reading the header takes seconds, because it holds the vocabulary.
+    """
+    from gguf import GGUFReader
+
+    reader = GGUFReader(path)
+    count = reader.get_field("split.count")
+    parts = int(count.contents()) if count else 1
+    if parts > 1 or _PART.search(path.name):
+        first = _PART.sub("-00001-of-\\2.gguf", path.name)
+        raise ModelError(
+            f"{path} is one part of a split file",
+            cause=f"split.count in its header is {parts}",
+            fix=f"merge the parts: llama-gguf-split --merge {path.with_name(first)} whole.gguf",
+        )
+
+    # transformers passes over blocks beyond the count, and creates empty ones for hours up to it.
+    architecture = reader.get_field("general.architecture")
+    blocks = reader.get_field(f"{architecture.contents()}.block_count") if architecture else None
+    stored = {match[1] for tensor in reader.tensors if (match := _BLOCK.match(tensor.name))}
+    if blocks and int(blocks.contents()) != len(stored):
+        raise ValueError(
+            f"its header counts {blocks.contents()} blocks, and it holds the weights of "
+            f"{len(stored)}"
+        )
+
+    # A damaged type or position would read one tensor's numbers as another's.
+    end = reader.data_offset
+    for tensor in reader.tensors:
+        if tensor.data_offset != end:
+            raise ValueError(f"the weights of {tensor.name} are not where its header says")
+        end += -(-tensor.n_bytes // reader.alignment) * reader.alignment
 
 
 def _is_whole(folder: Path) -> bool:

@@ -12,7 +12,6 @@ from traitcli.errors import ModelError
 from traitcli.events import Listener
 from traitcli.models.devices import pick_dtype
 from traitcli.models.gguf import (
-    check_whole,
     dequantize,
     embedded_file,
     find_made_up,
@@ -37,8 +36,6 @@ def locate(
                 f"no model file {path}", cause="the file does not exist", fix="check the path"
             )
         check_files(config.id, path)
-        with library_errors(config):
-            check_whole(path)
         folder = dequantize(config, path, on_step, on_event)
         return str(folder), config.revision or f"GGUF file {fingerprint(path)}"
 
