@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -83,10 +84,18 @@ TemplateOptions = Annotated[
 ]
 
 
+def _expand_user(value: object) -> object:
+    """The shell expands ~ on the command line only."""
+    return os.path.expanduser(value) if isinstance(value, str) else value  # noqa: PTH111
+
+
+UserPath = Annotated[Path, BeforeValidator(_expand_user)]
+
+
 class ModelConfig(Section):
     """The model to read."""
 
-    id: str
+    id: Annotated[str, BeforeValidator(_expand_user)]
     """A Hugging Face id, a folder, a .gguf file, or 'embedded' for SmolLM2-135M-Instruct."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
@@ -285,11 +294,11 @@ class WorkersConfig(Section):
 class PathsConfig(Section):
     """Where files are, relative to the working folder."""
 
-    runs: Path = Path("runs")
+    runs: UserPath = Path("runs")
     """Run folders, monitoring records and the report."""
-    vectors: Path = Path("vectors")
+    vectors: UserPath = Path("vectors")
     """Vectors, in one folder per model."""
-    traits: Path = Path("traits")
+    traits: UserPath = Path("traits")
     """Your own trait files. A file with the name of a shipped trait replaces it."""
 
 
@@ -308,3 +317,15 @@ class Config(Section):
     monitor: MonitorConfig = MonitorConfig()
     workers: WorkersConfig = WorkersConfig()
     paths: PathsConfig = PathsConfig()
+
+
+def setting_keys(section: type[Section] = Config, prefix: str = "") -> Iterator[str]:
+    """Every key of the configuration, as `--set` takes it.
+
+    Example: `model.id`, `extract.sampling.temperature`.
+    """
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from setting_keys(field.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"

@@ -91,6 +91,18 @@ MISTAKES = {
         "it is an option of traitcli inspect vectors",
         "see traitcli judge --help",
     ),
+    "a setting typed as an option": Mistake(
+        ["extract", "--model", "gpt2"],
+        "no option --model",
+        "it is a setting",
+        "--set model.id=gpt2",
+    ),
+    "a setting of two sections typed as an option": Mistake(
+        ["build-vector", "--temperature=0"],
+        "no option --temperature",
+        "it is a setting",
+        "--set extract.sampling.temperature=0 or --set monitor.sampling.temperature=0",
+    ),
     "a word in place of a number": Mistake(
         ["inspect", "steering", "--questions", "few"],
         "invalid --questions few",
@@ -185,6 +197,13 @@ MISTAKES = {
         "We couldn't connect to 'https://huggingface.co' to load the files, "
         "and couldn't find them in the cached files.",
         "check the network and the id; files that were downloaded before work offline",
+        worked=True,
+    ),
+    "a model folder that does not exist": Mistake(
+        ["extract", "verbosity", "--run", "gone", "--set", "model.id=/no/such/model"],
+        "no model folder /no/such/model",
+        "the folder does not exist",
+        "check the path",
         worked=True,
     ),
     "a folder without a model": Mistake(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -449,3 +450,12 @@ def test_a_renamed_key_is_refused_with_its_new_name(write_config, old, new):
     error = fault_in(write_config(MODEL + f"workers: {{{old}: 3}}\n"))
 
     assert error.cause == f"workers.{old}: renamed; use {new}"
+
+
+def test_a_home_folder_in_a_config_is_expanded(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+
+    config = load_config("default", ("model.id=~/models/tiny", "paths.runs=~/runs"))
+
+    assert config.model.id == "/home/ada/models/tiny"
+    assert config.paths.runs == Path("/home/ada/runs")

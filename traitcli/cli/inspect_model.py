@@ -14,7 +14,7 @@ def model(
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
-    """Show what a model is, and test whether its hidden states are read correctly.
+    """Show what a model is and whether it is read correctly.
 
     Exits with code 1 if scores would be wrong.
     """

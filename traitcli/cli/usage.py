@@ -12,6 +12,8 @@ from traitcli.errors import UserError, suggest
 
 RENAMED = {"--tokens": "--max-new-tokens"}
 """Options of earlier versions, and their names now."""
+_SECTIONS = {"model": "model.id", "judge": "judge.backend", "method": "vector.method"}
+"""Sections of the configuration that people type as an option, and the key that they mean."""
 _CHOICES = re.compile(r".* is not one of (.+)", re.DOTALL)
 """How Typer lists the values of an option."""
 
@@ -60,6 +62,11 @@ def _unknown_option(error: Any, context: Any, arguments: Sequence[str], see_help
     if renamed in known:
         fix = f"use {renamed} {_typed_value(option, arguments)}".rstrip()
         return UserError(problem, cause=f"it was renamed to {renamed}", fix=fix)
+    takes_settings = any(parameter.name == "overrides" for parameter in context.command.params)
+    if takes_settings and (keys := _settings_named(option, context.info_name)):
+        value = _typed_value(option, arguments) or "VALUE"
+        fix = " or ".join(f"--set {key}={value}" for key in keys)
+        return UserError(problem, cause="it is a setting", fix=fix)
     if error.possibilities:
         return UserError(problem, fix=f"did you mean {error.possibilities[0]}?")
     owners = sorted(_commands_with(renamed or option, context.find_root()))
@@ -70,6 +77,16 @@ def _unknown_option(error: Any, context: Any, arguments: Sequence[str], see_help
         # A prompt may begin with a dash, as a list does.
         see_help = f"{see_help}; if it is the prompt, write -- before it"
     return UserError(problem, cause=cause, fix=see_help)
+
+
+def _settings_named(option: str, command: str) -> list[str]:
+    """The keys of settings with the name of an option; those of the command's section first."""
+    from traitcli.settings import setting_keys
+
+    name = option.lstrip("-").replace("-", "_")
+    name = _SECTIONS.get(name, name)
+    keys = [key for key in setting_keys() if key == name or key.endswith(f".{name}")]
+    return [key for key in keys if key.startswith(f"{command}.")] or keys
 
 
 def _commands_with(option: str, root: Any) -> Iterator[str]:

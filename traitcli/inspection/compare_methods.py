@@ -138,15 +138,18 @@ def _evidence(
     selection = snapshot.select(judge, config.filter)
     kept = matched(selection.kept)
     unseen = unseen_rollouts(trait, snapshot.rollouts, selection)
-    if len(kept) < _FEWEST or not unseen:
-        lacking = (
-            f"{len(kept)} rollouts are kept"
-            if len(kept) < _FEWEST
-            else "it has no answers to evaluation questions"
-        )
+    problem = f"cannot compare methods for {trait.name}"
+    if len(kept) < _FEWEST:
         raise RunError(
-            f"cannot compare methods for {trait.name}",
-            cause=f"{lacking} ({selection.filter})",
+            problem,
+            cause=f"{len(kept)} of {len(snapshot.extraction)} rollouts are kept "
+            f"({selection.filter})",
+            fix=f"traitcli extract {trait.name}, or name other traits",
+        )
+    if not unseen:
+        raise RunError(
+            problem,
+            cause="it has no answers to evaluation questions",
             fix="extract with evaluation questions, or name other traits",
         )
     position, files = config.vector.position, snapshot.files

@@ -45,6 +45,11 @@ def locate(
             raise ModelError(
                 f"{path} is not a model folder", cause="it has no config.json", fix=CHECK_SOURCE
             )
+    elif path.is_absolute() or config.id.startswith((".", "~")) or config.id.count("/") > 1:
+        # The hub's client would say that the id has a wrong form.
+        raise ModelError(
+            f"no model folder {path}", cause="the folder does not exist", fix="check the path"
+        )
     # Offline, the hub's client logs every retry, and our error says why it failed.
     logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)
     return config.id, config.revision
