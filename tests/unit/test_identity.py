@@ -19,7 +19,7 @@ from traitcli.records import TraitVector
 from traitcli.traits.definitions import find_traits
 from traitcli.vectors.files import load_vectors, write_vector
 from traitcli.vectors.formats.read_any import read_any
-from traitcli.vectors.ownership import check_owner
+from traitcli.vectors.ownership import check_owner, owner_notes
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +111,18 @@ def test_a_vector_of_another_model_is_not_replaced(runs, tmp_path):
     assert error.value.cause == f"it was built from {first}, not from {second}"
     assert error.value.fix.startswith(f"--set paths.vectors={tmp_path}/")
     check_owner(config_of(second, tmp_path / "other"), ["evil"])
+
+
+def test_a_vector_of_another_model_in_the_folder_of_ones_own_has_a_note(runs, tmp_path):
+    first, second = (runs / run / "checkpoint-500" for run in ("runA", "runB"))
+    path = write_vector(tmp_path / "checkpoint-500", vector_of(opened(first)))
+
+    assert owner_notes(config_of(first, tmp_path), [path]) == []
+    [note] = owner_notes(config_of(second, tmp_path), [path])
+
+    assert note == f"{path} was built from {first}, not from {second}"
+    # A file that the user names may be of any model.
+    assert owner_notes(config_of(second, tmp_path / "other"), [path]) == []
 
 
 def test_vectors_that_do_not_say_their_model_may_be_replaced(runs, tmp_path):

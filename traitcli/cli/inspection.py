@@ -40,15 +40,19 @@ def vectors(
 ) -> None:
     """Show how far each vector can be trusted, and why."""
     from functools import partial
+    from pathlib import Path
 
     from traitcli.config import load_config
     from traitcli.inspection.vector_rows import vector_rows
+    from traitcli.vectors.ownership import owner_notes
     from traitcli.views.tables.vectors import vectors_table
 
     settings = load_config(config, overrides or ())
     pulled = [str(path) for path in pull(settings, pull_from, names or ())] if pull_from else None
     # After a pull only the pulled vectors are shown, not all that the model has.
     rows = vector_rows(settings, pulled or names or [])
+    for note in owner_notes(settings, [Path(row["path"]) for row in rows]):
+        typer.echo(f"warning: {note}", err=True)
     show(rows, partial(vectors_table, verbose=verbose), as_json)
     # After the table, which says what is wrong with each vector.
     if strict and any(row["verdict"] != "good" for row in rows):

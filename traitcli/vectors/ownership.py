@@ -18,23 +18,35 @@ def check_owner(config: Config, traits: Sequence[str]) -> None:
 
     Models whose ids end alike share a folder: runA/checkpoint-500 and runB/checkpoint-500.
     """
-    own, typed = full_id(config.model.id), config.model.id
-    revision = config.model.revision or ""
     for trait in traits:
         path = vector_folder(config) / f"{trait}.safetensors"
-        built = _owner(path) if path.is_file() else None
-        if built is None or (built.revision == revision and {own, typed} & {built.id, built.typed}):
-            continue
-        shown = " at ".join(filter(None, (built.id, built.revision)))
-        wanted = " at ".join(filter(None, (own, revision)))
-        folder = config.paths.vectors / re.sub(r"[^A-Za-z0-9._-]+", "-", config.model.id).strip(
-            "-."
-        )
-        raise VectorError(
-            f"{path} belongs to another model",
-            cause=f"it was built from {shown}, not from {wanted}",
-            fix=f"--set paths.vectors={folder}",
-        )
+        if path.is_file() and (models := _other_model(config, path)):
+            folder = re.sub(r"[^A-Za-z0-9._-]+", "-", config.model.id).strip("-.")
+            raise VectorError(
+                f"{path} belongs to another model",
+                cause=f"it was built from {models[0]}, not from {models[1]}",
+                fix=f"--set paths.vectors={config.paths.vectors / folder}",
+            )
+
+
+def owner_notes(config: Config, paths: Sequence[Path]) -> list[str]:
+    """A sentence for each vector in the folder of the config's model that is of another model."""
+    notes = []
+    for path in paths:
+        if path.parent == vector_folder(config) and (models := _other_model(config, path)):
+            notes.append(f"{path} was built from {models[0]}, not from {models[1]}")
+    return notes
+
+
+def _other_model(config: Config, path: Path) -> tuple[str, str] | None:
+    """The model that a vector was built from and the config's, if they are not the same."""
+    own, typed = full_id(config.model.id), config.model.id
+    revision = config.model.revision or ""
+    built = _owner(path)
+    if built is None or (built.revision == revision and {own, typed} & {built.id, built.typed}):
+        return None
+    shown = " at ".join(filter(None, (built.id, built.revision)))
+    return shown, " at ".join(filter(None, (own, revision)))
 
 
 @dataclass(frozen=True, slots=True)
