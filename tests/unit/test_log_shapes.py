@@ -103,6 +103,16 @@ SHAPES = {
         WITH_SYSTEM,
         "OpenAI response",
     ),
+    "a refusal of OpenAI": (
+        {"messages": [USER, {"role": "assistant", "content": None, "refusal": "It was fine."}]},
+        PAIR,
+        "chat",
+    ),
+    "a refusal in a response": (
+        {"choices": [{"message": {"content": None, "refusal": "It was fine."}}]},
+        ("", "It was fine.", ()),
+        "OpenAI response",
+    ),
     "role model": ({"messages": [USER, {**ANSWER, "role": "model"}]}, PAIR, "chat"),
     "Gemini": (
         {
@@ -167,6 +177,7 @@ def test_the_content_says_what_a_file_is(tmp_path, name, ending):
     ("value", "left_out"),
     [
         ({"messages": [USER, {**ANSWER, "content": PARTS}]}, {"thinking"}),
+        ({"messages": [USER, {**ANSWER, "reasoning_content": "Hm."}]}, {"thinking"}),
         ({"tools": [{}], "messages": [USER, ANSWER]}, {"tools"}),
         ({"tools": [], "messages": [USER, ANSWER]}, set()),
         (

@@ -35,6 +35,7 @@ _SYSTEMS = ("system", "system_prompt", "system_message", "systemPrompt", "instru
 _NOT_READ = ("tools", "functions", "documents", "images")
 """Keys that change what a model reads, and that a text cannot show."""
 _THOUGHTS = {"thinking", "redacted_thinking", "reasoning"}
+_THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")
 FORMS = (
     'an entry is {"messages": [{"role": …, "content": …}, …]}, {"prompt": …, "response": …}, '
     "or one of the other shapes in docs/scoring-texts.md"
@@ -168,8 +169,8 @@ class _Reader:
             for choice in choices:
                 if isinstance(choice, Mapping):
                     message = choice.get("message")
-                    content = message.get("content") if isinstance(message, Mapping) else None
-                    texts.append(self._text(choice.get("text") if content is None else content))
+                    text = self._message_text(message) if isinstance(message, Mapping) else ""
+                    texts.append(text or self._text(choice.get("text")))
         else:
             found = []
             for item in value["output"]:
@@ -251,8 +252,13 @@ class _Reader:
             raise ShapeError("a message has no role")
         if data.get("tool_calls"):
             self.left_out.add("tool_calls")
-        content = next((data[key] for key in ("content", "value", "parts") if key in data), None)
-        return {"role": _ROLES.get(role.lower(), role), "content": self._text(content)}
+        return {"role": _ROLES.get(role.lower(), role), "content": self._message_text(data)}
+
+    def _message_text(self, message: Mapping[str, Any]) -> str:
+        if any(message.get(key) for key in _THOUGHT_KEYS):
+            self.left_out.add("thinking")
+        # OpenAI puts the text of a refusal beside an empty content.
+        return self._text(_first(message, ("content", "value", "parts", "refusal")))
 
     def _text(self, content: Any) -> str:
         """The text of a message: a string, or the text parts of a list; "" for a tool call."""
@@ -270,8 +276,9 @@ class _Reader:
         if kind in _THOUGHTS:
             self.left_out.add("thinking")
             return ""
-        if isinstance(part.get("text"), str):
-            return str(part["text"])
+        for key in ("text", "refusal"):
+            if isinstance(part.get(key), str):
+                return str(part[key])
         self.left_out.add(kind)
         return ""
 
