@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from contextlib import suppress
 
@@ -67,6 +68,35 @@ def test_weights_of_another_shape_are_named_with_both_shapes(folder):
         f"[{vocabulary + 64}, 32] in config.json; 2 differ"
     )
     assert error.fix.startswith("download or merge it again")
+
+
+def test_blocks_that_the_config_does_not_count_are_not_dropped(folder):
+    edit(folder, "config.json", num_hidden_layers=3)
+
+    error = refusal_of(folder)
+
+    assert error.cause == (
+        "the model that config.json describes has no block for "
+        "model.layers.3.input_layernorm.weight"
+    )
+    assert error.fix.startswith("download or merge it again")
+
+
+def test_blocks_that_predict_further_tokens_are_left_out(folder):
+    edit(folder, "config.json", num_hidden_layers=3, num_nextn_predict_layers=1)
+
+    assert load_model(ModelConfig(id=str(folder), device="cpu")).layer_count == 4
+
+
+def test_weights_that_are_code_are_not_run(folder):
+    (folder / "model.safetensors").unlink()
+    torch.save(print, folder / "pytorch_model.bin")
+
+    error = refusal_of(folder)
+
+    assert "Weights only load failed" in error.cause
+    assert "\x1b" not in error.cause
+    assert error.fix.startswith("use weights in safetensors")
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
@@ -182,7 +212,7 @@ def test_a_gguf_file_without_some_tensors_is_refused_and_not_kept(tmp_path, miss
 
     error = refusal_of(path)
 
-    assert "weights are missing; one is model." in error.cause
+    assert re.match(r"1 weight is missing: model\.|10 weights are missing: ", error.cause)
     assert list((tmp_path / "cache" / "traitcli" / "models").iterdir()) == []
 
 
@@ -325,4 +355,4 @@ def test_a_classifier_is_not_a_language_model(tmp_path):
     config = AutoConfig.from_pretrained(folder)
     AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
 
-    assert "weights are missing; one is lm_head.weight" in refusal_of(folder).cause
+    assert refusal_of(folder).cause == "1 weight is missing: lm_head.weight"

@@ -67,7 +67,10 @@ def test_missing_weights_are_not_replaced_by_random_ones(folder):
 
     error = refusal_of(folder)
 
-    assert error.cause == "9 weights are missing; one is model.layers.4.input_layernorm.weight"
+    assert error.cause == (
+        "9 weights are missing: model.layers.4.input_layernorm.weight, "
+        "model.layers.4.mlp.down_proj.weight, …"
+    )
 
 
 def test_a_folder_without_a_tokenizer_is_refused_with_a_whole_sentence(folder):

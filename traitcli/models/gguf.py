@@ -170,7 +170,8 @@ def find_made_up(report: Mapping[str, Any]) -> str:
             f"{len(mismatched)} differ"
         )
     if missing := sorted(report.get("missing_keys") or ()):
-        return f"{len(missing)} weights are missing; one is {missing[0]}"
+        count = "1 weight is" if len(missing) == 1 else f"{len(missing)} weights are"
+        return f"{count} missing: {', '.join(missing[:2])}{', …' if len(missing) > 2 else ''}"
     if errors := report.get("error_msgs"):
         return str(errors[0])
     return ""

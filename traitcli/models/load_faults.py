@@ -21,6 +21,7 @@ _POINTER = b"version https://git-lfs"
 _POINTER_BYTES = 1024
 """A git-lfs pointer is shorter than this; weights and tokenizers are longer."""
 _ADAPTER = "adapter_config.json"
+_STYLE = re.compile(r"\x1b\[[0-9;]*m")
 _INSTALL = re.compile(r"pip3? install (?:(?:-U|--upgrade|-q) )*[\"']?([A-Za-z0-9_.\[\]-]+)")
 _REQUIRED = re.compile(r"requires? (?:the )?[`'\"]?([A-Za-z0-9_-]+)[`'\"]? (?:library|package)")
 _FIXES = (
@@ -36,6 +37,7 @@ _FIXES = (
         "GGUF.*(architecture|supported)|architecture.*GGUF",
         "convert it with a newer transformers, or use the model's safetensors instead of its GGUF",
     ),
+    ("for this kind of AutoModel", "use a language model that reads text only"),
     (
         "model type|does not recognize this architecture|Unrecognized model",
         "upgrade transformers: pip install -U transformers; or use another model",
@@ -46,8 +48,13 @@ _FIXES = (
         "check the network and the id; files that were downloaded before work offline",
     ),
     (
-        "weights are missing|has the shape",
+        "weights? (is|are) missing|has the shape|has no block",
         "download or merge it again: config.json and the weights must belong together",
+    ),
+    ("deserializing header", "download it again: its weights are damaged or incomplete"),
+    (
+        "weights only load failed",
+        "use weights in safetensors: this file holds code, which traitcli does not run",
     ),
 )
 """A pattern of what a library says, and what to do then; the first that fits counts."""
@@ -105,7 +112,8 @@ def find_cause(error: Exception | str) -> str:
     """The library's own sentence."""
     if isinstance(error, KeyError):
         return f"{type(error).__name__}: {error}"
-    first, *more = str(error).strip().splitlines() or [repr(error)]
+    text = _STYLE.sub("", str(error))
+    first, *more = text.strip().splitlines() or [repr(error)]
     # Libraries put lists below a line that ends with a colon: alone it would say nothing.
     cause = " ".join([first, *more]) if first.rstrip().endswith(":") else first
     # A bare file name or number, as some libraries raise it, needs the kind of error beside it.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,24 @@ def read_weights(config: ModelConfig, source: str, device: str, trust: bool) -> 
             # Not to ignore them: the error of transformers does not say which they are.
             ignore_mismatched_sizes=True,
         )
-    if fault := find_made_up(report):
+    if fault := find_made_up(report) or _find_dropped(report, model):
         raise not_loadable(config, fault)
     return model, tokenizer
+
+
+def _find_dropped(report: Mapping[str, Any], model: Any) -> str:
+    """Which block or expert of the weights the model lacks; empty for none.
+
+    A count in config.json that is too small would drop them without a word.
+    """
+    settings = model.config.get_text_config()
+    # Blocks that predict several tokens at once are stored behind the others, and not used.
+    unused = getattr(settings, "num_nextn_predict_layers", None) or 0
+    allowed = range(settings.num_hidden_layers, settings.num_hidden_layers + unused)
+    own = set(model.state_dict())
+    for name in sorted(report.get("unexpected_keys") or ()):
+        for number in re.finditer(r"(?<=\.)\d+(?=\.)", name):
+            first = f"{name[: number.start()]}0{name[number.end() :]}"
+            if first in own and int(number[0]) not in allowed:
+                return f"the model that config.json describes has no block for {name}"
+    return ""
