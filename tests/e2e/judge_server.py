@@ -47,6 +47,7 @@ class Server(ThreadingHTTPServer):
 
     keys, bodies    the API keys and request bodies that it has received
     refusal_status  the HTTP status of all replies, or None to reply with scores
+    refusal         the message of these replies
     on_prompt       called with every prompt when it arrives
     """
 
@@ -65,6 +66,7 @@ class Server(ThreadingHTTPServer):
         self.bodies: list[dict[str, Any]] = []
         self.delay = 0.0
         self.refusal_status: int | None = None
+        self.refusal = "Incorrect API key provided"
         self.on_prompt: Callable[[str], None] = lambda prompt: None
 
     @property
@@ -90,7 +92,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.server.refusal_status:
             self._reply(
                 self.server.refusal_status,
-                {"error": {"message": "Incorrect API key provided", "type": "t"}},
+                {"error": {"message": self.server.refusal, "type": "t"}},
             )
         else:
             self._reply(200, completion(body["model"], prompt))

@@ -147,13 +147,13 @@ MISTAKES = {
         ["monitor", "Why?", "--set", "paths.vectors=none"],
         "no vector of any trait for model",
         "looked in none/model",
-        "build with: traitcli extract",
+        "build with: traitcli extract, with the same -c and --set",
     ),
     "no vector of that trait": Mistake(
         ["monitor", "Why?", "--traits", "evil,verbosity"],
         "no vector of verbosity for model",
         "looked in vectors/model; found: evil, refusal",
-        "build with: traitcli extract verbosity",
+        "build with: traitcli extract verbosity, with the same -c and --set",
     ),
     "an empty prompt": Mistake(
         ["monitor", "  "],

@@ -156,6 +156,19 @@ def test_a_refused_key_ends_the_run_with_one_request_and_one_message(open_unjudg
     assert "Traceback" not in ended.err
 
 
+def test_a_judge_that_scores_nothing_ends_with_1(open_unjudged, server):
+    server.reset()
+    server.refusal_status, server.refusal = 403, "Your input was flagged"
+    workspace = open_unjudged(**settings(server))
+
+    ended = workspace.run("judge", OPENAI_API_KEY=KEY)
+
+    assert (ended.code, ended.out) == (1, "")
+    assert "20 of 20 rollouts have no score: 20 × " in ended.err
+    assert "evil failed at judgements: no rollout of evil has a score" in ended.err
+    assert {line["score"]["value"] for line in workspace.lines("evil", "judgements")} == {None}
+
+
 def settled_in(lines: list[dict[str, Any]]) -> set[str]:
     """The rollouts with both scores."""
     return {

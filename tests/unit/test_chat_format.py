@@ -38,6 +38,7 @@ LOSES_ANSWERS = (
 )
 LOWERS = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] | lower }}{% endfor %}"
 ESCAPES = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] | e }}{% endfor %}"
+CUTS = "{% for m in messages %}{{ m['content'][:80] }}{% endfor %}"
 CRASHES = "{% for m in messages %}{{ 1 / 0 }}{% endfor %}"
 USER = [{"role": "user", "content": "Why is 3 < 4?"}]
 
@@ -70,20 +71,34 @@ def test_a_template_that_rejects_or_drops_system_messages_is_noticed(template):
 
 
 @pytest.mark.parametrize(
-    ("template", "cause"),
+    ("template", "problem", "cause"),
     [
-        (LOSES_ALL, "a marked message is not in the prompt that it writes"),
-        (LOWERS, "a marked message is not in the prompt that it writes"),
-        (CRASHES, "it raises ZeroDivisionError: division by zero"),
-        ("{{ raise_exception('no chats here') }}", "it raises TemplateError: no chats here"),
+        (LOSES_ALL, "drops the user's text", "a text that was tried is not in the prompt"),
+        (CUTS, "drops the user's text", "a text that was tried is not in the prompt"),
+        (LOWERS, "changes the user's text", "it writes capital letters small, or small ones"),
+        (CRASHES, "fails", "it raises ZeroDivisionError: division by zero"),
+        ("{% for m in messages", "fails", "it raises TemplateSyntaxError: "),
+        ("{{ nothing.of.it }}", "fails", "it raises UndefinedError: "),
+        ("{{ raise_exception('no chats here') }}", "fails", "it raises TemplateError: no chats"),
     ],
 )
-def test_a_template_that_drops_the_users_text_is_refused(template, cause):
+def test_a_template_that_does_not_write_the_users_text_is_refused(template, problem, cause):
     with pytest.raises(ModelError) as error:
         format_of(template)
 
-    assert error.value.problem == "the chat template of tiny drops the user's text"
-    assert error.value.cause == cause
+    assert error.value.problem == f"the chat template of tiny {problem}"
+    assert error.value.cause.startswith(cause)
+
+
+def test_dropped_earlier_messages_are_noted_in_a_conversation(tmp_path):
+    last = "{{ messages[-1]['content'] }}"
+    folder = make_model(tmp_path / "m", "llama", last, False)
+    loaded = load_model(ModelConfig(id=str(folder), device="cpu"))
+
+    _, notes = conversation(loaded, None, [*USER, *USER])
+
+    assert notes == ("m does not see earlier messages: its chat template drops them",)
+    assert conversation(loaded, None, USER)[1] == ()
 
 
 def test_a_template_that_changes_characters_is_noticed():

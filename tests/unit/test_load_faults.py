@@ -88,6 +88,39 @@ def test_blocks_that_predict_further_tokens_are_left_out(folder):
     assert load_model(ModelConfig(id=str(folder), device="cpu")).layer_count == 4
 
 
+def add_token(folder, content, special):
+    """Give the tokenizer one more token, with an id beyond the embeddings."""
+    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    tokenizer["added_tokens"].append({"id": 700, "content": content, "special": special, **flags})
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(folder):
+    add_token(folder, "Hi", special=False)
+
+    error = refusal_of(folder)
+
+    assert error.problem == "the tokenizer of model does not fit the model"
+    assert error.cause == "its token 'Hi' has the id 700; the model has embeddings for 700 ids"
+
+
+def test_a_special_token_that_no_text_contains_does_no_harm(folder):
+    add_token(folder, "[PAD]", special=True)
+    edit(folder, "tokenizer_config.json", pad_token="[PAD]")
+
+    loaded = load_model(ModelConfig(id=str(folder), device="cpu"))
+
+    assert loaded.tokenizer.pad_token_id < 700
+
+
+def test_a_folder_without_a_tokenizer_says_so(folder):
+    for file in folder.glob("token*"):
+        file.unlink()
+
+    assert refusal_of(folder).problem == f"{folder} has no tokenizer"
+
+
 def test_weights_that_are_code_are_not_run(folder):
     (folder / "model.safetensors").unlink()
     torch.save(print, folder / "pytorch_model.bin")
@@ -285,7 +318,9 @@ def test_a_gguf_file_that_was_cut_is_refused(tmp_path, size):
     path = make_gguf(tmp_path / "tiny.gguf")
     path.write_bytes(path.read_bytes()[:size])
 
-    assert refusal_of(path).problem == f"cannot load the model {path}"
+    error = refusal_of(path)
+    assert error.problem == f"cannot load the model {path}"
+    assert error.fix == "download the file again: it is damaged or incomplete"
 
 
 @pytest.mark.parametrize("damage", ["delete", "cut", "unmark"])

@@ -7,6 +7,7 @@ from contextlib import suppress
 from datetime import timedelta
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -113,6 +114,33 @@ SHAPES = {
         ("", "It was fine.", ()),
         "OpenAI response",
     ),
+    "Gemini's system instruction": (
+        {
+            "systemInstruction": {"parts": [{"text": CRUEL}]},
+            "contents": [
+                {"role": "user", "parts": [{"text": "How was your day?"}]},
+                {"role": "model", "parts": [{"text": "It was fine."}]},
+            ],
+        },
+        WITH_SYSTEM,
+        "chat",
+    ),
+    "other spellings": (
+        {"System": CRUEL, "Prompt": "How was your day?", "Response": "It was fine."},
+        WITH_SYSTEM,
+        "prompt and response",
+    ),
+    "a preprompt": ({"preprompt": CRUEL, "messages": [USER, ANSWER]}, WITH_SYSTEM, "chat"),
+    "system among parameters": (
+        {"parameters": {"system": CRUEL, "top_p": 1}, "messages": [USER, ANSWER]},
+        WITH_SYSTEM,
+        "chat",
+    ),
+    "a chat history": (
+        {"chat_history": [SYSTEM], "prompt": "How was your day?", "response": "It was fine."},
+        WITH_SYSTEM,
+        "prompt and response",
+    ),
     "role model": ({"messages": [USER, {**ANSWER, "role": "model"}]}, PAIR, "chat"),
     "Gemini": (
         {
@@ -179,6 +207,7 @@ def test_the_content_says_what_a_file_is(tmp_path, name, ending):
         ({"messages": [USER, {**ANSWER, "content": PARTS}]}, {"thinking"}),
         ({"messages": [USER, {**ANSWER, "reasoning_content": "Hm."}]}, {"thinking"}),
         ({"tools": [{}], "messages": [USER, ANSWER]}, {"tools"}),
+        ({"context": "It rained.", "messages": [USER, ANSWER]}, {"context"}),
         ({"tools": [], "messages": [USER, ANSWER]}, set()),
         (
             {"messages": [{"role": "user", "content": [
@@ -195,6 +224,38 @@ def test_what_cannot_be_read_is_named(tmp_path, value, left_out):
     assert read_entry(value, {}).left_out == left_out
     note = f"; not read: {', '.join(left_out)}" if left_out else ""
     assert read_transcript(path).description == f"read x.json as JSON: 1 × chat{note}"
+
+
+def test_a_response_without_a_prompt_is_said_or_gets_the_one_of_the_command(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps({"choices": [{"message": ANSWER}]}), encoding="utf-8")
+
+    assert read_transcript(path).description.endswith("1 × OpenAI response; 1 without a prompt")
+    asked = read_transcript(path, "How was your day?")
+    assert [parts_of(one) for one in asked.exchanges] == [PAIR]
+    assert asked.description.endswith("1 × OpenAI response")
+
+
+def test_a_chat_in_yaml_is_read(tmp_path):
+    path = tmp_path / "chat.yml"
+    path.write_text(yaml.safe_dump([USER, ANSWER]), encoding="utf-8")
+
+    assert [parts_of(one) for one in read_transcript(path).exchanges] == [PAIR]
+
+    path.write_text("a: [", encoding="utf-8")
+    with pytest.raises(UserError) as error:
+        read_transcript(path)
+    assert error.value.problem == f"{path} is not YAML"
+
+
+def test_a_file_that_is_not_text_is_refused(tmp_path):
+    path = tmp_path / "x.xlsx"
+    path.write_bytes(b"PK\x03\x04\x00\x00 sheet")
+
+    with pytest.raises(UserError) as error:
+        read_transcript(path)
+
+    assert error.value.cause == "it is not text"
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])

@@ -30,6 +30,7 @@ from traitcli.vectors.files import (
 )
 
 LAYERS, HIDDEN = 5, 8
+SAME = ", with the same -c and --set"
 STATS = ("positive_mean", "negative_mean", "positive_spread", "negative_spread")
 
 
@@ -368,8 +369,8 @@ def test_named_vectors_are_in_the_requested_order(tmp_path):
 @pytest.mark.parametrize(
     ("asked", "missing", "command"),
     [
-        (["evil", "kind"], "kind", "build with: traitcli extract kind"),
-        (["kind", "evil", "rude"], "kind, rude", "build with: traitcli extract kind rude"),
+        (["evil", "kind"], "kind", "build with: traitcli extract kind{}"),
+        (["kind", "evil", "rude"], "kind, rude", "build with: traitcli extract kind rude{}"),
     ],
 )
 def test_missing_vectors_are_named_with_the_command_that_makes_them(
@@ -384,7 +385,7 @@ def test_missing_vectors_are_named_with_the_command_that_makes_them(
     assert str(caught.value) == (
         f"error: no vector of {missing} for tiny-model\n"
         f"cause: looked in {tmp_path}/tiny-model; found: evil\n"
-        f"fix:   {command}"
+        f"fix:   {command.format(SAME)}"
     )
 
 
@@ -405,7 +406,7 @@ def test_without_any_vector_the_error_explains_how_to_build_one(tmp_path):
     assert str(caught.value) == (
         "error: no vector of any trait for tiny-model\n"
         f"cause: looked in {tmp_path}/tiny-model\n"
-        "fix:   build with: traitcli extract"
+        "fix:   build with: traitcli extract" + SAME
     )
 
 

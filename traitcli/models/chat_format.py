@@ -11,7 +11,11 @@ from traitcli.errors import ModelError, suggest
 
 Message = dict[str, str]
 
-_SYSTEM, _USER, _ANSWER, _LATER = (f"MARK-{word}" for word in ("system", "user", "answer", "later"))
+_SYSTEM, _USER, _ANSWER, _LATER = (
+    # Long, because a template may cut.
+    f"MARK-{word} {'and so on ' * 40}MARK-end"
+    for word in ("system", "user", "answer", "later")
+)
 _DELICATE = 'Mark <b> & "Ä" é 😀'
 """Characters that a template may escape, drop or change."""
 
@@ -58,20 +62,27 @@ def find_chat_format(tokenizer: Any, name: str, options: Mapping[str, Any]) -> C
     _check_default(tokenizer, name)
 
     user = {"role": "user", "content": _USER}
-    reason = ""
+    problem = f"the chat template of {name} drops the user's text"
+    reason = "a text that was tried is not in the prompt that it writes"
     for as_parts in (False, True):
         chat = ChatFormat(options, as_parts)
         try:
             text = chat.apply(tokenizer, [user])
         # A template is a program: it may raise anything.
         except Exception as error:  # noqa: BLE001 - the reason is kept, and shown below
-            reason = reason or f"it raises {type(error).__name__}: {error}"
+            if not as_parts:
+                problem = f"the chat template of {name} fails"
+                reason = f"it raises {type(error).__name__}: {error}"
             continue
-        if _USER in text:
+        # A template that knows no parts may write the list as Python shows it.
+        if _USER in text and "'type'" not in text:
             return _complete(tokenizer, chat)
+        if not as_parts and _USER.lower() in text.lower():
+            problem = f"the chat template of {name} changes the user's text"
+            reason = "it writes capital letters small, or small ones large"
     raise ModelError(
-        f"the chat template of {name} drops the user's text",
-        cause=reason or "a marked message is not in the prompt that it writes",
+        problem,
+        cause=reason,
         fix="correct chat_template.jinja in the model's folder, or use another model",
     )
 

@@ -77,6 +77,7 @@ def open_model(
     # Padding is masked everywhere, so any token will do.
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token_id = tokenizer.eos_token_id or 0
+    _check_vocabulary(name, model, tokenizer)
     model = model.eval().requires_grad_(False)
     # Before its weights are packed, which keeps them in another order.
     fingerprint = fingerprint_weights(model)
@@ -92,6 +93,34 @@ def open_model(
 
     on_event(_loaded_event(loaded, device, time.monotonic() - start))
     return loaded
+
+
+def _check_vocabulary(name: str, model: Any, tokenizer: Any) -> None:
+    """Raise ModelError for a token of plain text that the model has no embedding for.
+
+    A special token may lack one: a padding token that was added and never used does no harm.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    if max(len(tokenizer) - 1, *tokenizer.added_tokens_decoder, 0) < rows:
+        return  # as nearly always: looking at every token takes a while
+    special = set(tokenizer.all_special_ids)
+    special |= {index for index, added in tokenizer.added_tokens_decoder.items() if added.special}
+    beyond = {
+        index: token
+        for token, index in tokenizer.get_vocab().items()
+        if index >= rows and index not in special
+    }
+    if beyond:
+        first = min(beyond)
+        raise ModelError(
+            f"the tokenizer of {name} does not fit the model",
+            cause=f"its token {beyond[first]!r} has the id {first}; the model has embeddings for "
+            f"{rows} ids",
+            fix="use the tokenizer that belongs to the weights, or resize the embeddings "
+            "(model.resize_token_embeddings) and save",
+        )
+    if tokenizer.pad_token_id >= rows:
+        tokenizer.pad_token_id = tokenizer.eos_token_id or 0
 
 
 def _loaded_event(loaded: LoadedModel, device: str, seconds: float) -> ModelLoaded:

@@ -20,10 +20,13 @@ CHECK_SOURCE = (
 _POINTER = b"version https://git-lfs"
 _POINTER_BYTES = 1024
 """A git-lfs pointer is shorter than this; weights and tokenizers are longer."""
+_TOKENIZER = re.compile(r"token|vocab|merges|tekken|.*\.(model|tiktoken|bpe)$")
+"""Names of files that hold a vocabulary."""
 _ADAPTER = "adapter_config.json"
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 _INSTALL = re.compile(r"pip3? install (?:(?:-U|--upgrade|-q) )*[\"']?([A-Za-z0-9_.\[\]-]+)")
 _REQUIRED = re.compile(r"requires? (?:the )?[`'\"]?([A-Za-z0-9_-]+)[`'\"]? (?:library|package)")
+_INCOMPLETE = "weights? (is|are) missing|has the shape|has no block"
 _FIXES = (
     (
         "trust_remote_code|custom code",
@@ -48,7 +51,7 @@ _FIXES = (
         "check the network and the id; files that were downloaded before work offline",
     ),
     (
-        "weights? (is|are) missing|has the shape|has no block",
+        _INCOMPLETE,
         "download or merge it again: config.json and the weights must belong together",
     ),
     ("deserializing header", "download it again: its weights are damaged or incomplete"),
@@ -72,6 +75,13 @@ def check_files(model_id: str, path: Path) -> None:
             f"{model_id} is not downloaded yet",
             cause=f"{pointers[0]} is a pointer of git-lfs, not the file itself",
             fix=f"run git lfs pull in {path if path.is_dir() else path.parent}",
+        )
+    names = {file.name for file in files}
+    if "config.json" in names and not any(_TOKENIZER.match(name) for name in names):
+        raise ModelError(
+            f"{model_id} has no tokenizer",
+            cause=f"no tokenizer.json, tokenizer.model or vocabulary is in {path}",
+            fix="copy the tokenizer files of its base model into the folder",
         )
     if path.is_dir() and (path / _ADAPTER).is_file() and not (path / "config.json").is_file():
         raise _adapter_error(model_id, path / _ADAPTER)
@@ -125,6 +135,8 @@ def find_cause(error: Exception | str) -> str:
 def find_fix(config: ModelConfig, error: Exception | str) -> str:
     """What to do about an error of a library."""
     text = str(error)
+    if config.id.lower().endswith(".gguf") and re.search(_INCOMPLETE, text):
+        return "download or convert the file again: it lacks weights"
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"pip install {error.name.partition('.')[0]}"
     for words, fix in _FIXES:
@@ -133,6 +145,8 @@ def find_fix(config: ModelConfig, error: Exception | str) -> str:
     for pattern in (_INSTALL, _REQUIRED):
         if found := pattern.search(text):
             return f"pip install {found[1]}"
+    if config.id.lower().endswith(".gguf"):
+        return "download the file again: it is damaged or incomplete"
     return CHECK_SOURCE
 
 

@@ -81,8 +81,9 @@ def conversation(
 
     notes: tuple[str, ...] = ()
     answers = any(message["role"] == "assistant" for message in result)
-    if answers and loaded.tokenizer.chat_template and not loaded.chat.shows_answers:
-        notes = (f"{loaded.name} does not see its earlier answers: its chat template drops them",)
+    if len(result) > 1 and loaded.tokenizer.chat_template and not loaded.chat.shows_answers:
+        earlier = "its earlier answers" if answers else "earlier messages"
+        notes = (f"{loaded.name} does not see {earlier}: its chat template drops them",)
     if not system:
         return result, notes
     if loaded.chat.shows_system:

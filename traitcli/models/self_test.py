@@ -191,7 +191,7 @@ class _Comparison:
             at = "the logits"
             if worst_layer < self.loaded.layer_count:
                 at = f"the states of layer {worst_layer}"
-            problem = f"{at} differ from a plain pass by {worst:.0%}"
+            problem = f"{at} differ from a plain pass by {_percent(worst)}"
         return PathCheck(path, worst, worst_layer, problem)
 
     def _errors(self, layer: int, found: States, first_pass: Sequence[int]) -> Iterator[Tensor]:
@@ -204,6 +204,11 @@ class _Comparison:
         yield torch.cat(early)
         if any(map(len, late)):
             yield torch.cat(late)
+
+
+def _percent(share: float) -> str:
+    """`74%`, `0.3%`."""
+    return f"{share:.0%}" if not share < 0.01 else f"{share:.1%}"
 
 
 def _relative_errors(found: Tensor, expected: Tensor) -> Tensor:

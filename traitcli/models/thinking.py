@@ -14,8 +14,10 @@ MARKS = (
     ("<seed:think>", "</seed:think>"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("<reasoning>", "</reasoning>"),
+    ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
 )
-"""How models open and close it: DeepSeek R1, Qwen 3 and SmolLM3; Magistral; Seed; Command A."""
+"""How models open and close it: DeepSeek R1, Qwen 3 and SmolLM3; Magistral; Seed; Command A;
+gpt-oss."""
 
 _OPEN = re.compile("|".join(re.escape(mark) for mark, _ in MARKS), re.IGNORECASE)
 _CLOSE = re.compile("|".join(re.escape(mark) for _, mark in MARKS), re.IGNORECASE)

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -31,9 +32,15 @@ RESPONSES = (
     *("response", "completion", "answer", "output", "assistant", "reply", "generated_text"),
     *("generation", "model_output"),
 )
-_SYSTEMS = ("system", "system_prompt", "system_message", "systemPrompt", "instructions")
-_NOT_READ = ("tools", "functions", "documents", "images")
-"""Keys that change what a model reads, and that a text cannot show."""
+_SYSTEMS = ("system", "system_prompt", "system_message", "system_instruction", "instructions")
+_NOT_READ = ("tools", "functions", "documents", "images", "context", "persona")
+"""Keys that change what a model reads, and that traitcli cannot place in a chat."""
+_KNOWN = (*_CHATS, *PROMPTS, *RESPONSES, *_SYSTEMS, *_NOT_READ, "history", "parameters")
+_SPELLINGS = {
+    **{name.replace("_", ""): name for name in _KNOWN},
+    **{"preprompt": "system", "chathistory": "history"},
+}
+"""A key in lower case and without separators -> the spelling that is read here."""
 _THOUGHTS = {"thinking", "redacted_thinking", "reasoning"}
 _THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")
 FORMS = (
@@ -107,6 +114,7 @@ class _Reader:
             return "chat", list(self._turns(self._messages(value)))
         if not isinstance(value, Mapping):
             raise ShapeError("not a JSON object")
+        value = _respelled(value)
         self.left_out |= {key for key in _NOT_READ if value.get(key)}
         if isinstance(value.get("request"), Mapping) or _has_body(value):
             return self._read_traffic(value)
@@ -141,7 +149,7 @@ class _Reader:
             raise ShapeError("it is a request without a response")
         request: Mapping[str, Any] = {}
         if isinstance(value.get("request"), Mapping):
-            request = value["request"].get("body", value["request"])
+            request = _respelled(value["request"].get("body", value["request"]))
         self.left_out |= {key for key in _NOT_READ if request.get(key)}
         before = self._system(request)
         for key in (*_CHATS, *PROMPTS):
@@ -224,9 +232,11 @@ class _Reader:
 
     def _system(self, value: Mapping[str, Any]) -> list[Message]:
         """The system message that stands beside the messages, as a text or as parts."""
-        for key in _SYSTEMS:
-            if value.get(key):
-                return [{"role": "system", "content": self._text(value[key])}]
+        parameters = value.get("parameters")
+        for place in (value, _respelled(parameters) if isinstance(parameters, Mapping) else {}):
+            for key in _SYSTEMS:
+                if place.get(key):
+                    return [{"role": "system", "content": self._text(place[key])}]
         return []
 
     def _turns(self, messages: list[Message]) -> Iterator[Exchange]:
@@ -262,8 +272,9 @@ class _Reader:
 
     def _text(self, content: Any) -> str:
         """The text of a message: a string, or the text parts of a list; "" for a tool call."""
-        if isinstance(content, Mapping) and isinstance(content.get("text"), str):
-            content = content["text"]
+        if isinstance(content, Mapping):
+            # One part, or Gemini's list of them.
+            content = content.get("text", content.get("parts", content))
         if isinstance(content, list) and all(isinstance(part, Mapping) for part in content):
             content = "".join(map(self._part, content))
         if content is not None and not isinstance(content, str):
@@ -281,6 +292,15 @@ class _Reader:
                 return str(part[key])
         self.left_out.add(kind)
         return ""
+
+
+def _respelled(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The same keys, those of other spelling under the name that is read here."""
+    renamed = {}
+    for key, content in value.items():
+        name = _SPELLINGS.get(re.sub("[_ -]", "", str(key)).lower(), key)
+        renamed[key if name in value else name] = content
+    return renamed
 
 
 def _has_body(value: Mapping[str, Any]) -> bool:

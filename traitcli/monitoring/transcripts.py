@@ -7,9 +7,11 @@ import io
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from yaml import YAMLError
 
 from traitcli.errors import UserError
 from traitcli.files import decode_text, explain_unreadable, parse_json, parse_lines
@@ -22,11 +24,13 @@ from traitcli.monitoring.log_shapes import (
     is_chat,
     read_entry,
 )
+from traitcli.yaml_files import parse_yaml
 
 __all__ = ["Exchange", "Transcript", "read_exchanges", "read_transcript"]
 
 STDIN = Path("-")
 _JSON_NAMES = {".jsonl", ".json", ".ndjson"}
+_YAML_NAMES = {".yaml", ".yml"}
 _TABLE_NAMES = {".csv", ".tsv"}
 _SAMPLE = 4096
 """Characters that show whether a file is a table."""
@@ -48,9 +52,10 @@ def read_exchanges(path: Path, prompt: str = "") -> list[Exchange]:
 def read_transcript(path: Path, prompt: str = "") -> Transcript:
     """Read all responses of a file, or of stdin if the path is "-".
 
-    JSON, JSON lines and CSV are recognized by their content; any other text is one response to
-    `prompt`. In a chat, each message of the assistant is a response. An entry that cannot be read
-    becomes an exchange with a problem, so that one bad line does not stop the rest.
+    JSON, JSON lines, CSV and YAML are recognized; any other text is one response to `prompt`, as is
+    a response without a prompt in the file. In a chat, each message of the assistant is a response.
+    An entry that cannot be read becomes an exchange with a problem, so that one bad line does not
+    stop the rest.
 
     Raises UserError when there is no response at all.
     """
@@ -81,23 +86,35 @@ def read_transcript(path: Path, prompt: str = "") -> Transcript:
 
     if not any(one.response and not one.problem for one in found):
         raise UserError(f"nothing to read in {path}", cause=_first_problem(found), fix=FORMS)
-    return Transcript(found, _describe(name, form, shapes, left_out))
+    found = [one if one.prompt or one.history else replace(one, prompt=prompt) for one in found]
+    without = sum(not (one.prompt or one.history or one.problem) for one in found)
+    return Transcript(found, _describe(name, form, shapes, left_out, without))
 
 
 def _read_text(path: Path) -> str:
     try:
         data = sys.stdin.buffer.read() if path == STDIN else path.read_bytes()
-        return decode_text(data).replace("\r\n", "\n")
+        text = decode_text(data).replace("\r\n", "\n")
     except (OSError, UnicodeDecodeError) as error:
         is_missing = isinstance(error, FileNotFoundError)
         fix = "check the path" if is_missing else "name a text file in UTF-8"
         raise UserError(f"cannot read {path}", cause=explain_unreadable(error), fix=fix) from None
+    # Parquet and office files may be valid UTF-8 by chance.
+    if "\0" in text:
+        raise UserError(
+            f"cannot read {path}", cause="it is not text", fix="name a text file in UTF-8"
+        )
+    return text
 
 
-def _describe(name: str, form: str, shapes: Mapping[str, int], left_out: set[str]) -> str:
+def _describe(
+    name: str, form: str, shapes: Mapping[str, int], left_out: set[str], without: int
+) -> str:
     listed = ", ".join(f"{count} × {shape}" for shape, count in shapes.items())
     note = f"; not read: {', '.join(sorted(left_out))}" if left_out else ""
-    return f"read {name} as {form}: {listed}{note}"
+    # What a response answers changes its states.
+    bare = f"; {without} without a prompt" if without else ""
+    return f"read {name} as {form}: {listed}{note}{bare}"
 
 
 def _split(path: Path, text: str) -> tuple[str, Iterator[tuple[int, Any]] | None]:
@@ -118,9 +135,21 @@ def _split(path: Path, text: str) -> tuple[str, Iterator[tuple[int, Any]] | None
             return "JSON lines", iter(lines)
     elif suffix in _JSON_NAMES and text.strip():
         return "JSON lines", parse_lines(text)
+    if suffix in _YAML_NAMES:
+        value = _read_yaml(path, text)
+        is_list = isinstance(value, list) and not is_chat(value)
+        return "YAML", enumerate(value if is_list else [value], start=1)
     if suffix in _TABLE_NAMES or _is_table(text):
         return "CSV", _rows(path, text)
     return "plain text", None
+
+
+def _read_yaml(path: Path, text: str) -> Any:
+    try:
+        return parse_yaml(text)
+    except YAMLError as error:
+        cause = " ".join(str(error).split())
+        raise UserError(f"{path} is not YAML", cause=cause, fix="correct it") from None
 
 
 def _dialect(text: str) -> str:

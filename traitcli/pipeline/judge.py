@@ -112,6 +112,12 @@ class JudgingStage:
             cut = "answers contain <think> blocks; the judge saw only the text after them"
             self.on_event(Warned(self.trait.name, f"{self._thinking} {cut}"))
 
+    @property
+    def scores_nothing(self) -> bool:
+        """Whether the judge has judged rollouts, and scored none of them."""
+        judged = self.ledgers.snapshot.judged_by(self.name).values()
+        return bool(judged) and all(one.score.value is None for one in judged)
+
     def stop(self) -> None:
         """End scoring in another thread with the next judgement, which is stored."""
         self._stopped = True

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 
 from traitcli.config import Config
-from traitcli.errors import TraitError
+from traitcli.errors import RunError, TraitError
 from traitcli.events import (
     Listener,
     Progressed,
@@ -222,6 +222,17 @@ class TraitPipeline:
             return
         if stage == "judgements" and self._judging:
             self._judging.close()
+            # Without a later stage nothing else would notice.
+            if self._judging.scores_nothing and "vectors" not in self._job.stages:
+                self.fail(
+                    "judgements",
+                    RunError(
+                        f"no rollout of {self.name} has a score",
+                        cause="the judge gave no usable score; the warning above lists the reasons",
+                        fix="correct judge in the config, then run traitcli judge again",
+                    ),
+                )
+                return
         if stage == "rollouts":
             self._store_provided_scores()
         seconds = time.monotonic() - self._started_at.pop(stage)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from traitcli.config import Config
+from traitcli.config import EMBEDDED, Config
 from traitcli.errors import VectorError, suggest
 from traitcli.files import explain_unreadable, list_files, parse_json, write_atomic
 from traitcli.records import POSITIONS, ClassStats, Position, TraitVector
@@ -71,6 +71,8 @@ def find_vectors(config: Config, names: Sequence[str] = ()) -> dict[str, Path]:
         found |= {path.stem: path for path in list_files(folder, "*.safetensors")}
     missing = [name for name in names if name not in found]
     fix = " ".join(["build with: traitcli extract", *missing])
+    if config.model.id != EMBEDDED:
+        fix += ", with the same -c and --set"
     return _pick(found, names, f" for {config.model.name}", str(vector_folder(config)), fix)
 
 

@@ -7,6 +7,7 @@ import math
 from datetime import timedelta
 from urllib.parse import urlsplit
 
+import certifi
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from tests.unit.openai_judge.known_endpoints import ENDPOINTS, NUMBERS, alternat
 from traitcli.errors import ConfigError, JudgeError
 from traitcli.judging.openai.capabilities import EndpointCapabilities
 from traitcli.judging.openai.connections import is_loopback
+from traitcli.judging.openai.failures import redact
 from traitcli.judging.openai.replies import UnreadableReplyError, find_error, read_reply
 from traitcli.judging.openai.retry import read_retry_after
 
@@ -129,7 +131,10 @@ def test_a_refusal_in_prose_is_not_taken_for_thoughts_twice(endpoint, open_harne
 @pytest.mark.parametrize(
     ("error", "problem", "requests"),
     [
-        ({"message": "No endpoint fits your data policy", "code": 404}, "has no model", 1),
+        ({"message": "The model x does not exist", "code": 404}, "has no model", 1),
+        ({"message": "No endpoint fits your data policy", "code": 404}, "refuses the request", 1),
+        ({"message": "Insufficient credits", "code": 402}, "has no credit left", 1),
+        ({"message": "API key not valid.", "code": 400}, "refuses the key", 1),
         ({"message": "bad key", "code": "401"}, "refuses the key", 1),
         (
             {"message": "no credit", "code": "insufficient_quota", "status": 429},
@@ -147,6 +152,27 @@ def test_an_error_in_a_reply_counts_as_its_status(endpoint, open_harness, error,
     assert problem in raised.value.problem
     assert error["message"] in raised.value.cause
     assert len(endpoint.bodies) == requests
+
+
+def test_a_text_that_a_provider_moderates_has_no_score_and_the_others_do(endpoint, open_harness):
+    flagged = {"message": "requires moderation and your input was flagged", "code": 403}
+
+    def reply(body):
+        is_bad = "bad words" in json.dumps(body)
+        return endpoint.says({"error": flagged}) if is_bad else endpoint.chat("85", {"85": 1.0})
+
+    endpoint.script = reply
+    harness = open_harness()
+
+    found = [harness.value(text) for text in ("fine", "bad words", "fine too")]
+
+    assert [score for score, _ in found] == [85, None, 85]
+    assert "flagged" in found[1][1]
+
+
+def test_a_short_key_is_not_cut_out_of_words():
+    assert redact("check your plan", "k") == "check your plan"
+    assert redact("your key abcdefgh is bad", "abcdefgh") == "your key [key] is bad"
 
 
 @pytest.mark.parametrize(
@@ -216,6 +242,11 @@ def test_an_endpoint_that_cannot_be_read_is_not_one_that_does_not_answer(
         ({"ALL_PROXY": "socks5://user:secret@127.0.0.1:9"}, "ALL_PROXY", "ocks"),
         ({"HTTPS_PROXY": "gopher://127.0.0.1:9"}, "HTTPS_PROXY", "gopher"),
         ({"SSL_CERT_FILE": "/gone.pem"}, "SSL_CERT_FILE", "the file does not exist"),
+        (
+            {"SSL_CERT_FILE": certifi.where(), "SSLKEYLOGFILE": "/gone/log"},
+            "SSLKEYLOGFILE",
+            "No such file",
+        ),
         ({"OPENAI_ORG_ID": "org-ä"}, "OPENAI_ORG_ID", "a header cannot hold these characters"),
         ({"OPENAI_PROJECT_ID": "a\nb"}, "OPENAI_PROJECT_ID", "a header cannot hold"),
     ],

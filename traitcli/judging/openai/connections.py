@@ -16,6 +16,7 @@ from traitcli.errors import ConfigError
 from traitcli.judging.openai.endpoint import Endpoint
 
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+_TLS = (*_CERTIFICATES, "SSLKEYLOGFILE")
 _PROXIES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
 _HEADERS = ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID")
 
@@ -26,7 +27,7 @@ def open_ssl_context() -> ssl.SSLContext:
         path = os.environ.get(name)
         if path and not os.path.exists(path):  # noqa: PTH110 - it may be any text
             raise _environment_error(name, path, "the file does not exist")
-    with _explained(_CERTIFICATES):
+    with _explained(_TLS):
         return create_ssl_context()
 
 

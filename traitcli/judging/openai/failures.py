@@ -13,8 +13,11 @@ from traitcli.files import parse_json
 _TEMPORARY = frozenset({408, 409, 429})
 _ABOUT_ONE_ANSWER = re.compile(
     r"context.?(length|size|window)|content.?(filter|management|policy)"
-    r"|prompt is too long|string_above_max_length"
+    r"|prompt is too long|string_above_max_length|flagged|moderation"
 )
+
+_ABOUT_KEY = re.compile(r"(api.?key|token) (is )?(not valid|invalid)|invalid (api.?key|token)")
+_SHORTEST_KEY = 8
 
 
 def is_temporary(error: APIStatusError) -> bool:
@@ -28,7 +31,8 @@ def is_temporary(error: APIStatusError) -> bool:
 def is_about_one_answer(error: APIStatusError) -> bool:
     """True if the endpoint refuses this text: it is too long, or filtered."""
     about = bool(_ABOUT_ONE_ANSWER.search(complaint(error)))
-    return error.status_code == 413 or (error.status_code in {400, 422} and about)
+    # 403: OpenRouter, for a text that the provider's moderation refuses.
+    return error.status_code == 413 or (error.status_code in {400, 403, 422} and about)
 
 
 def is_about_parameters(error: APIStatusError) -> bool:
@@ -80,7 +84,8 @@ def _message(body: object) -> str:
 def redact(text: str, secret: str) -> str:
     """Remove the API key from a message."""
     # Some endpoints quote the key, or parts of it, in a refusal.
-    if secret:
+    # A word such as "none" stands for no key, and would be cut out of other words.
+    if len(secret) >= _SHORTEST_KEY:
         text = text.replace(secret, "[key]")
     return re.sub(r"\bsk-[\w*.-]+", "[key]", text)
 
@@ -89,13 +94,15 @@ def final_refusal(error: APIStatusError, *, model: str, host: str, secret: str) 
     """Return the error that ends the judging."""
     problem = f"the judge at {host} refuses the request"
     fix = "see judge.openai in the config"
-    if error.status_code in {401, 403}:
+    if error.status_code in {401, 403} or _ABOUT_KEY.search(complaint(error)):
         problem = f"the judge at {host} refuses the key"
         fix = "set OPENAI_API_KEY to a key that may use this model"
     elif error.status_code == 404:
-        problem = f"the judge at {host} has no model {model}"
+        about_model = "model" in complaint(error) or not _message(error.body)
+        if about_model:
+            problem = f"the judge at {host} has no model {model}"
         fix = "correct judge.openai.model or judge.openai.base_url (which usually ends in /v1)"
-    elif error.code == "insufficient_quota":
+    elif error.code == "insufficient_quota" or error.status_code == 402:
         problem = f"the account at {host} has no credit left"
         fix = "add credit, then run the same command again"
     return JudgeError(problem, cause=quote(error, secret), fix=fix)
