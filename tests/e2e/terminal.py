@@ -33,6 +33,8 @@ Row = StaticDefaultDict
 
 _BETWEEN_FRAMES = 0.02
 """A pause in the output of this many seconds separates two frames."""
+_LONGEST_PAUSE = 0.5
+"""Seconds without output after which no frame is expected."""
 
 
 class Terminal:
@@ -134,10 +136,15 @@ class Terminal:
         The command is paused between two frames meanwhile. This screen wraps so slowly that the
         command could draw many frames at the old width, which no real terminal allows.
         """
-        while select.select([self._controller], [], [], _BETWEEN_FRAMES)[0]:
-            self.read_screen(0)
-        self.process.send_signal(signal.SIGSTOP)
-        self.read_screen(0)
+        while True:
+            # Just after a frame: later, the next one may be half drawn for the old width.
+            select.select([self._controller], [], [], _LONGEST_PAUSE)
+            while select.select([self._controller], [], [], _BETWEEN_FRAMES)[0]:
+                self.read_screen(0)
+            self.process.send_signal(signal.SIGSTOP)
+            if not select.select([self._controller], [], [], _BETWEEN_FRAMES)[0]:
+                break
+            self.process.send_signal(signal.SIGCONT)
         self.screen.resize(lines, columns)
         self._send_size()
         self.process.send_signal(signal.SIGCONT)

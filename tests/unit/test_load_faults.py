@@ -114,13 +114,6 @@ def test_a_special_token_that_no_text_contains_does_no_harm(folder):
     assert loaded.tokenizer.pad_token_id < 700
 
 
-def test_a_folder_without_a_tokenizer_says_so(folder):
-    for file in folder.glob("token*"):
-        file.unlink()
-
-    assert refusal_of(folder).problem == f"{folder} has no tokenizer"
-
-
 def test_weights_that_are_code_are_not_run(folder):
     (folder / "model.safetensors").unlink()
     torch.save(print, folder / "pytorch_model.bin")

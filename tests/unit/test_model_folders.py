@@ -79,8 +79,8 @@ def test_a_folder_without_a_tokenizer_is_refused_with_a_whole_sentence(folder):
 
     error = refusal_of(folder)
 
-    assert error.problem == f"cannot load the model {folder}"
-    assert not error.cause.rstrip().endswith(":")
+    assert error.problem == f"{folder} has no tokenizer"
+    assert error.cause == f"no tokenizer.json, tokenizer.model or vocabulary is in {folder}"
 
 
 @pytest.mark.parametrize(
