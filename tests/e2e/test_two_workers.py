@@ -18,8 +18,12 @@ TWO = ("--devices", "cpu,cpu")
 
 def workers_of(running: Any) -> list[psutil.Process]:
     """The worker processes of a command, without Python's resource tracker."""
-    found = []
-    for child in psutil.Process(running.process.pid).children():
+    found: list[psutil.Process] = []
+    try:
+        children = psutil.Process(running.process.pid).children()
+    except psutil.NoSuchProcess:
+        return found  # The command has ended meanwhile.
+    for child in children:
         with suppress(psutil.Error):  # The process has ended meanwhile.
             if "spawn_main" in " ".join(child.cmdline()) and child.status() != psutil.STATUS_ZOMBIE:
                 found.append(child)
