@@ -9,10 +9,10 @@ from typing import Any, Literal
 from traitcli.records import Crossing, Intervention, TokenScores, Usage
 from traitcli.vector_quality import VectorQuality
 
-Stage = Literal["rollouts", "judgements", "vectors", "readings"]
+Stage = Literal["rollouts", "readings", "judgements", "vectors"]
 
-STAGES: tuple[Stage, ...] = ("rollouts", "judgements", "vectors")
-"""The stages of a run, in order. `readings` belong to `inspect steering` alone."""
+STAGES: tuple[Stage, ...] = ("rollouts", "readings", "judgements", "vectors")
+"""The stages of a run, in order. `readings` read responses again, behind their bare questions."""
 
 
 # Events are frozen, because several listeners get the same one.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Polarity = Literal["positive", "negative"]
 Split = Literal["extraction", "evaluation"]
 Position = Literal["response_avg", "prompt_avg", "prompt_last"]
+Context = Literal["persona", "neutral"]  # read behind its own prompt, or its bare question
 
 POLARITIES: tuple[Polarity, ...] = ("positive", "negative")
 POSITIONS: tuple[Position, ...] = ("response_avg", "prompt_avg", "prompt_last")

@@ -17,7 +17,7 @@ from pydantic import (
     PlainSerializer,
 )
 
-from traitcli.records import Position
+from traitcli.records import Context, Position
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 # Without an upper bound, a slip of the finger fails in a library, hours later, or not at all.
@@ -253,6 +253,9 @@ class VectorConfig(Section):
     )
     """mean_difference: mean of the positive activations − mean of the negative ones. `traitcli
     inspect methods` compares it with the others."""
+    context: Context = "persona"
+    """persona: build from responses behind the prompt that they answered. neutral: behind the bare
+    question, which only response_avg has."""
     position: Position = "response_avg"
     """The tokens whose hidden states make the direction that is monitored and evaluated."""
     layer: PositiveInt | Literal["auto"] = "auto"

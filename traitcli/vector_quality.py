@@ -52,6 +52,7 @@ class VectorQuality:
         layers_provided  layers that a file of another tool holds; the other layers are zero
         layer            the layer that `auroc`, `d`, … refer to
         position         the token position that was measured, for example response_avg
+        context          what the build rollouts were read behind: persona or neutral
     """
 
     layer_count: Count | None = None
@@ -60,6 +61,7 @@ class VectorQuality:
     layer: Count | None = None
     layer_choice: Text | None = None
     position: Text | None = None
+    context: Text | None = None
 
     # norms, in activation units
     magnitude: Number | None = None
@@ -85,6 +87,10 @@ class VectorQuality:
     d_low: Number | None = None
     d_high: Number | None = None
     d_by_layer: Numbers | None = None
+    neutral_auroc: Number | None = None
+    neutral_auroc_low: Number | None = None
+    neutral_auroc_high: Number | None = None
+    neutral_auroc_by_layer: Numbers | None = None
     evaluation_rollouts: Count | None = None
     evaluation_questions: Count | None = None
 

@@ -91,11 +91,12 @@ def test_extract_writes_its_progress_to_stderr_line_by_line(finished):
         "note: reduced set: 2 extraction and 1 evaluation questions per trait",
     ]
     assert [line for line in lines if line.endswith(("0/30", "0/20", "0/1"))] == [
-        *("evil rollouts 0/30", "evil judgements 0/20", "evil vectors 0/1"),
-        *("refusal rollouts 0/30", "refusal judgements 0/20", "refusal vectors 0/1"),
+        *("evil rollouts 0/30", "evil readings 0/30", "evil judgements 0/20", "evil vectors 0/1"),
+        *("refusal rollouts 0/30", "refusal readings 0/30"),
+        *("refusal judgements 0/20", "refusal vectors 0/1"),
     ]
     finished = [line.partition(" finished in ")[0] for line in lines if " finished in " in line]
-    stages = ("rollouts", "judgements", "vectors")
+    stages = ("rollouts", "readings", "judgements", "vectors")
     assert finished == [f"{trait} {stage}" for trait in ("evil", "refusal") for stage in stages]
     assert lines[-1].endswith(": 2 vectors built, in runs/tiny")
     assert "\x1b" not in ended.err
@@ -179,7 +180,9 @@ def test_inspect_vectors_shows_their_quality(finished):
     for row in rows.json:
         [shown] = [line for line in table.out.splitlines() if line.startswith(f"{row['trait']}  ")]
         assert shown.split()[1:3] == [row["verdict"], str(row["layer"])]
-        assert f"{row['auroc']:.2f} ({row['auroc_low']:.2f}–{row['auroc_high']:.2f})" in shown
+        low, high = row["neutral_auroc_low"], row["neutral_auroc_high"]
+        assert f"{row['neutral_auroc']:.2f} ({low:.2f}–{high:.2f})" in shown
+        assert f"{row['auroc'] - row['neutral_auroc']:+.2f}" in shown
     assert "next: " in table.out.splitlines()[-1]
     assert "\x1b" not in table.out
 

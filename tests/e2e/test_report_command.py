@@ -42,14 +42,14 @@ def test_a_run_has_its_settings_commands_and_token_counts(report_workspace, cont
 
     [command] = run["commands"]
     assert (run["name"], run["model"], command["ending"]) == ("tiny", "model", "finished")
-    assert command["stages"] == ["rollouts", "judgements", "vectors"]
+    assert command["stages"] == ["rollouts", "readings", "judgements", "vectors"]
     assert run["settings"]["extract.sampling.max_new_tokens"] == 8
     assert [model["device"] for model in command["models"]] == ["cpu"]
     for trait in run["traits"]:
         lines = report_workspace.lines(trait["trait"])
         assert trait["response_tokens"] == sum(line["response_tokens"] for line in lines)
         assert trait["prompt_tokens"] == sum(line["prompt_tokens"] for line in lines)
-        assert set(trait["seconds"]) == {"rollouts", "judgements", "vectors"}
+        assert set(trait["seconds"]) == {"rollouts", "readings", "judgements", "vectors"}
         assert (trait["rollouts_done"], trait["judged"], trait["built"]) == (30, 20, True)
 
 

@@ -15,7 +15,7 @@ from traitcli.records import POSITIONS, Rollout
 from traitcli.runs.run import Run
 from traitcli.traits.definitions import find_traits, load_trait
 from traitcli.vectors.files import read_vector
-from traitcli.vectors.measure import Evidence, measure_vector
+from traitcli.vectors.measure import Evidence, Neutral, measure_vector
 from traitcli.vectors.methods import METHODS, mean_difference
 from traitcli.vectors.verdict import with_verdict
 
@@ -53,6 +53,40 @@ def test_a_planted_direction_is_good(seed):
     assert found.layer in (3, 4, 5, 6)
     assert found.null_p < 0.02
     assert (found.length_does_as_well, found.embedding_layer_does_as_well) == (False, False)
+
+
+def with_neutral(seed, neutral):
+    """A direction planted in states behind personas, and other states of the same rollouts."""
+    build, test = both(seed, planted_everywhere)
+    readings = Neutral(*both(seed + 100, neutral))
+    evidence = Evidence(
+        build, build, test, mean_difference, build.direction(mean_difference), readings
+    )
+    return measure_vector(evidence, "auto")
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_vector_that_reads_its_instruction_separates_no_neutral_readings(seed):
+    found = with_neutral(seed, lambda rollouts: rollouts)
+
+    assert found.auroc > 0.9
+    assert abs(found.neutral_auroc - 0.5) < 0.2
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_vector_that_needs_no_instruction_separates_neutral_readings_as_well(seed):
+    found = with_neutral(seed, planted_late)
+
+    assert found.neutral_auroc > 0.9
+    assert found.neutral_auroc == found.neutral_auroc_by_layer[found.layer]
+
+
+def test_the_layer_is_chosen_on_neutral_readings():
+    def planted_at_six(rollouts):
+        plant(rollouts, 6, strength=3.0)
+        return rollouts
+
+    assert with_neutral(0, planted_at_six).layer == 6
 
 
 @pytest.mark.parametrize("seed", range(10))

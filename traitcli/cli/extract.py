@@ -31,6 +31,7 @@ class Until(StrEnum):
     """The stage to stop after."""
 
     rollouts = "rollouts"
+    readings = "readings"
     judgements = "judgements"
     vectors = "vectors"
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from traitcli.config import Config
 from traitcli.errors import RunError, VectorError
@@ -15,11 +15,12 @@ from traitcli.pipeline.filtering import Selection
 from traitcli.pipeline.labelled_activations import labelled, matched, ordered, unseen_rollouts
 from traitcli.pipeline.ledgers import RunLedgers
 from traitcli.pipeline.snapshot import TraitSnapshot
-from traitcli.records import POSITIONS, Trait, TraitVector
+from traitcli.records import POSITIONS, Context, Position, Rollout, Trait, TraitVector
 from traitcli.runs.command_log import find_model, versions
-from traitcli.runs.run import digest_of
+from traitcli.runs.run import TraitFiles, digest_of
 from traitcli.vectors.files import read_header, vector_folder, write_vector
-from traitcli.vectors.measure import Evidence, measure_vector
+from traitcli.vectors.held_out import LabelledActivations
+from traitcli.vectors.measure import Evidence, Neutral, measure_vector
 from traitcli.vectors.methods import METHODS, class_stats, pca_of_differences
 from traitcli.vectors.verdict import with_verdict
 
@@ -89,8 +90,13 @@ def _digest_inputs(snapshot: TraitSnapshot, config: Config, judge: str) -> str:
         if rollout["finish_reason"] == "provided":
             rollout["finish_reason"] = "given"
     judgements = [asdict(judgement) for judgement in snapshot.judged_by(judge).values()]
-    settings = [config.filter.model_dump(), config.vector.model_dump()]
-    return digest_of([_QUALITY_VERSION, *settings, judge, rollouts, judgements])
+    # Without what was added later, so that vectors built without it are still up to date.
+    vector = config.vector.model_dump()
+    if vector["context"] == "persona":
+        del vector["context"]
+    parts = [_QUALITY_VERSION, config.filter.model_dump(), vector, judge, rollouts, judgements]
+    neutral = sorted(snapshot.files.neutral_ids())
+    return digest_of([*parts, neutral] if neutral else parts)
 
 
 def _compute(
@@ -107,31 +113,33 @@ def _compute(
     if min(len(positive_ids), len(negative_ids)) < MIN_ROLLOUTS:
         raise _too_few(trait, selection, len(positive_ids), len(negative_ids))
 
+    unseen = unseen_rollouts(trait, snapshot.rollouts, selection)
+    readings = _Readings(trait, files, config.vector.context, {r.id for r in [*kept, *unseen]})
+    readings.check()
     directions, stats = {}, {}
     for position in POSITIONS:
-        positive = files.activations(positive_ids, position)
-        negative = files.activations(negative_ids, position)
+        context = readings.context(position)
+        positive = files.activations(positive_ids, position, context)
+        negative = files.activations(negative_ids, position, context)
         directions[position] = method(positive, negative)
         stats[position] = class_stats(positive, negative, directions[position])
 
     position = config.vector.position
-    build = labelled(files, kept, position)
-    unseen = unseen_rollouts(trait, snapshot.rollouts, selection)
+    context = readings.context(position)
+    build = labelled(files, kept, position, context)
     evidence = Evidence(
         build,
         # The same rollouts in the same order need not be read from disk twice.
-        matched=build if kept is pairs else labelled(files, pairs, position),
+        matched=build if kept is pairs else labelled(files, pairs, position, context),
         test=labelled(files, unseen, position) if unseen else None,
         method=method,
         direction=directions[position],
+        neutral=readings.neutral(kept, unseen, position),
     )
-
-    layer = config.vector.layer
-    if layer != "auto":
-        _check_layer(layer, build.activations.shape[1])
     quality = replace(
-        measure_vector(evidence, layer),
+        measure_vector(evidence, _chosen_layer(config, build)),
         position=position,
+        context=context,
         positive_kept=len(positive_ids),
         negative_kept=len(negative_ids),
         filter=selection.filter,
@@ -142,7 +150,6 @@ def _compute(
         **selection.counts,
     )
 
-    quality = with_verdict(quality)
     return TraitVector(
         trait.name,
         config.model.name,
@@ -150,8 +157,52 @@ def _compute(
         cast(int, quality.layer),  # measure_vector always sets it
         directions,
         stats,
-        quality,
+        with_verdict(quality),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Readings:
+    """Which states of rollouts a vector is built from and measured on.
+
+    wanted  `vector.context`
+    needed  ids of the rollouts that are read
+    """
+
+    trait: Trait
+    files: TraitFiles
+    wanted: Context
+    needed: set[str]
+
+    def context(self, position: Position) -> Context:
+        """Which states of a position count."""
+        # Labelled responses were read without a persona in the first place. And a prompt has no
+        # neutral reading: without its persona it is the bare question, on both sides.
+        is_read = position == "response_avg" and not self.trait.responses
+        return self.wanted if is_read else "persona"
+
+    def check(self) -> None:
+        """Raise RunError if the vector needs neutral readings that the run lacks."""
+        missing = len(self.needed - self.files.neutral_ids())
+        if missing and self.context("response_avg") == "neutral":
+            raise RunError(
+                f"{self.trait.name} has no neutral readings",
+                cause=f"{missing} of {len(self.needed)} rollouts were not read behind their bare "
+                "questions",
+                fix=f"traitcli extract {self.trait.name}, or set vector.context to persona",
+            )
+
+    def neutral(
+        self, kept: Sequence[Rollout], unseen: Sequence[Rollout], position: Position
+    ) -> Neutral | None:
+        """Neutral readings; None for a run of an earlier version that was not read again."""
+        if position != "response_avg":
+            return None
+        context: Context = "persona" if self.trait.responses else "neutral"
+        if context == "neutral" and not self.needed <= self.files.neutral_ids():
+            return None
+        test = labelled(self.files, unseen, position, context) if unseen else None
+        return Neutral(labelled(self.files, kept, position, context), test)
 
 
 def _too_few(trait: Trait, selection: Selection, positive: int, negative: int) -> RunError:
@@ -164,13 +215,16 @@ def _too_few(trait: Trait, selection: Selection, positive: int, negative: int) -
     )
 
 
-def _check_layer(layer: int, layer_count: int) -> None:
-    if layer >= layer_count:
+def _chosen_layer(config: Config, build: LabelledActivations) -> int | Literal["auto"]:
+    """`vector.layer`; raises VectorError if the model has no such layer."""
+    layer, layer_count = config.vector.layer, build.activations.shape[1]
+    if layer != "auto" and layer >= layer_count:
         raise VectorError(
             f"vector.layer {layer} does not exist",
             cause=f"the model has layers 0 to {layer_count - 1}",
             fix="set vector.layer to one of them, or to auto",
         )
+    return layer
 
 
 def _built_from(path: Path) -> str | None:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from traitcli.pipeline.messages import RolloutsMade, RolloutsReleased, Send, StoppedError
+from traitcli.pipeline.messages import (
+    Message,
+    ResponsesRead,
+    RolloutsMade,
+    RolloutsReleased,
+    Send,
+    StoppedError,
+)
 from traitcli.records import Position, Rollout
 
 if TYPE_CHECKING:
@@ -27,10 +34,24 @@ class FinishedRollout:
     activations: Mapping[Position, Floats] | None
 
 
+def rollouts_made(finished: Sequence[FinishedRollout]) -> Message:
+    """The message that delivers rollouts."""
+    activations = {one.rollout.id: one.activations for one in finished if one.activations}
+    return RolloutsMade(tuple(one.rollout for one in finished), activations)
+
+
+def responses_read(finished: Sequence[FinishedRollout]) -> Message:
+    """The message that delivers neutral readings of rollouts."""
+    return ResponsesRead(
+        {one.rollout.id: one.activations["response_avg"] for one in finished if one.activations}
+    )
+
+
 def send_in_batches(
     finished: Iterable[FinishedRollout | RolloutsReleased],
     send: Send,
     max_batch: Callable[[], int] = lambda: _MAX_BATCH,
+    message: Callable[[Sequence[FinishedRollout]], Message] = rollouts_made,
 ) -> None:
     """Send rollouts as they are completed, at most `max_batch` together, and releases at once.
 
@@ -40,9 +61,7 @@ def send_in_batches(
 
     def flush() -> None:
         if waiting:
-            rollouts = tuple(one.rollout for one in waiting)
-            activations = {one.rollout.id: one.activations for one in waiting if one.activations}
-            send(RolloutsMade(rollouts, activations))
+            send(message(waiting))
             waiting.clear()
 
     try:

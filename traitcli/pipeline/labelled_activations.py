@@ -7,17 +7,20 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from traitcli.pipeline.filtering import Selection, index_of, paired
-from traitcli.records import Position, Rollout, Trait
+from traitcli.records import Context, Position, Rollout, Trait
 from traitcli.runs.run import TraitFiles
 from traitcli.vectors.held_out import LabelledActivations
 
 
 def labelled(
-    files: TraitFiles, rollouts: Sequence[Rollout], position: Position
+    files: TraitFiles,
+    rollouts: Sequence[Rollout],
+    position: Position,
+    context: Context = "persona",
 ) -> LabelledActivations:
     """Activations of rollouts at a position, with their labels, in the order of the rollouts."""
     # The order of `activations` is that of the ids, and all labels below follow it.
-    activations = files.activations([r.id for r in rollouts], position)
+    activations = files.activations([r.id for r in rollouts], position, context)
     positive = np.array([r.polarity == "positive" for r in rollouts], dtype=bool)
     pair = np.array([r.pair for r in rollouts], dtype=np.int64)
     question = np.array([r.question for r in rollouts], dtype=np.int64)

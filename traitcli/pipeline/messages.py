@@ -48,7 +48,22 @@ class ScoreTask:
         return tuple(answer.rollout for answer in self.answers)
 
 
-Task = GenerateTask | ScoreTask
+@dataclass(frozen=True, slots=True)
+class ReadTask:
+    """Responses of one trait to read behind their bare questions."""
+
+    trait: Trait
+    rollouts: tuple[Rollout, ...]
+
+    stage: Stage = "readings"
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The rollouts whose states the task must deliver."""
+        return tuple(rollout.id for rollout in self.rollouts)
+
+
+Task = GenerateTask | ScoreTask | ReadTask
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +122,21 @@ class RolloutsMade:
 
 
 @dataclass(frozen=True, slots=True)
+class ResponsesRead:
+    """Neutral readings: rollout id -> mean over the response, float32 [L+1, H]."""
+
+    states: Mapping[str, Floats]
+
+
+@dataclass(frozen=True, slots=True)
 class RolloutsJudged:
     """Final judgements."""
 
     judgements: tuple[Judgement, ...]
+
+
+Made = RolloutsMade | ResponsesRead | RolloutsJudged
+"""What a task delivers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +185,7 @@ Message = (
     | TaskStarted
     | Heartbeat
     | RolloutsMade
+    | ResponsesRead
     | RolloutsJudged
     | RolloutsReleased
     | TaskEnded

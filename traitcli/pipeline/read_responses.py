@@ -33,8 +33,8 @@ _LISTED_FAULTS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class _Planned:
-    """A response to read: the rollout that it becomes, and its tokens."""
+class PlannedReading:
+    """A response to read: its rollout, or the one that it becomes, and its tokens."""
 
     rollout: Rollout
     text: Text
@@ -55,17 +55,18 @@ def read_labelled_responses(
     loaded = worker.model()
     planned = _prepare(task, loaded)
     send(TaskStarted())
-    batch_size = _choose_size(loaded, planned, config)
-    send_in_batches(_read(loaded, planned, batch_size, count_tokens, release), send)
+    send_in_batches(read_planned(loaded, planned, config, count_tokens, release), send)
 
 
-def _read(
+def read_planned(
     loaded: LoadedModel,
-    planned: Sequence[_Planned],
-    batch_size: int,
+    planned: Sequence[PlannedReading],
+    config: Config,
     count_tokens: Callable[[int], None],
     release: Release,
 ) -> Iterator[FinishedRollout | RolloutsReleased]:
+    """Yield each rollout with the means of its states, or that it was released."""
+    batch_size = _choose_size(loaded, planned, config)
     start, end = 0, len(planned)
     fix = "lower extract.batch_size, or remove the longest texts; finished rollouts are kept"
     while start < end:
@@ -93,14 +94,14 @@ def _read(
         start += len(some)
 
 
-def _choose_size(loaded: LoadedModel, planned: Sequence[_Planned], config: Config) -> int:
+def _choose_size(loaded: LoadedModel, planned: Sequence[PlannedReading], config: Config) -> int:
     if config.extract.batch_size != "auto":
         return config.extract.batch_size
     longest = max(len(one.text.prompt) + len(one.text.response) for one in planned)
     return min(_MAX_BATCH, estimate_size(loaded, longest))
 
 
-def _prepare(task: GenerateTask, loaded: LoadedModel) -> list[_Planned]:
+def _prepare(task: GenerateTask, loaded: LoadedModel) -> list[PlannedReading]:
     """Tokenize every response and check it."""
     responses = task.trait.by_rollout()
     planned, faults = [], []
@@ -135,7 +136,7 @@ def _fault(loaded: LoadedModel, text: Text, response: LabelledResponse) -> str:
     return ""
 
 
-def _plan(loaded: LoadedModel, key: RolloutKey, response: LabelledResponse) -> _Planned:
+def _plan(loaded: LoadedModel, key: RolloutKey, response: LabelledResponse) -> PlannedReading:
     """The rollout that a response becomes. Text that spells a special token stays text."""
     tokenizer = loaded.tokenizer
     before, after = response.before, response.text
@@ -159,7 +160,7 @@ def _plan(loaded: LoadedModel, key: RolloutKey, response: LabelledResponse) -> _
         response_tokens=len(text.response),
         finish_reason="provided",
     )
-    return _Planned(rollout, text)
+    return PlannedReading(rollout, text)
 
 
 def _cut(tokenizer: Any, response: LabelledResponse) -> tuple[str, str, Text]:

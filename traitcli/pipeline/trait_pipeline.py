@@ -7,10 +7,11 @@ asked from here, in the background, while workers generate.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import SimpleQueue
+from typing import TYPE_CHECKING
 
 from traitcli.config import Config
 from traitcli.errors import RunError, TraitError
@@ -27,11 +28,23 @@ from traitcli.judging import Judge, ProvidedJudge, judge_id
 from traitcli.pipeline.build_vector import build_trait
 from traitcli.pipeline.judge import JudgingStage
 from traitcli.pipeline.ledgers import RunLedgers
-from traitcli.pipeline.messages import GenerateTask, RolloutsMade, ScoreTask, Task
+from traitcli.pipeline.messages import (
+    GenerateTask,
+    Made,
+    ReadTask,
+    ResponsesRead,
+    RolloutsJudged,
+    RolloutsMade,
+    ScoreTask,
+    Task,
+)
 from traitcli.pipeline.plan import plan_rollouts
 from traitcli.pipeline.speed_cache import remember_speed
 from traitcli.pipeline.worker_context import FATAL
 from traitcli.records import Judgement, Rollout, Trait
+
+if TYPE_CHECKING:
+    from traitcli.records import Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +87,12 @@ class TraitPipeline:
             self._judging = self._create_judging(on_event)
         self._background: _BackgroundJudging | None = None
         # A judge that needs a device waits for it until the rollouts are made.
-        on_devices = {"rollouts"} if self._judge.overlaps else {"rollouts", "judgements"}
+        on_devices: set[Stage] = {"rollouts"}
+        if not self._judge.overlaps:
+            on_devices.add("judgements")
+        # Labelled responses have no persona: their own reading is a neutral one.
+        if not self._is_labelled:
+            on_devices.add("readings")
         self._next_stages = [stage for stage in job.stages if stage in on_devices]
         self._stage: Stage | None = None
         self.is_over = False
@@ -119,8 +137,12 @@ class TraitPipeline:
         while self._next_stages and not self.failure:
             self._stage = self._next_stages.pop(0)
             self._note_start(self._stage)
-            task = self._generate_task() if self._stage == "rollouts" else self._score_task()
-            if task:
+            make = {
+                "rollouts": self._generate_task,
+                "readings": self._read_task,
+                "judgements": self._score_task,
+            }
+            if task := make[self._stage]():
                 return [task]
             self._finish(self._stage)
             self._stage = None
@@ -139,12 +161,37 @@ class TraitPipeline:
         missing = tuple(key for key in self._keys if key.id not in self._done)
         return GenerateTask(self._trait, missing) if missing else None
 
+    def _read_task(self) -> Task | None:
+        total = len(self._readable)
+        self._on_event(StageStarted(self.name, "readings", len(self._ledgers.neutral), total))
+        missing = [one for one in self._readable if one.id not in self._ledgers.neutral]
+        # What is in one pass shares its prompt, which is read once.
+        missing.sort(key=lambda one: (one.split, one.question))
+        return ReadTask(self._trait, tuple(missing)) if missing else None
+
+    @property
+    def _readable(self) -> list[Rollout]:
+        return [one for one in self._ledgers.rollouts if one.response_tokens]
+
     def _score_task(self) -> Task | None:
         judging = self._judging
         assert judging  # noqa: S101 - the stage is on devices only if a judge with a model scores
         judging.open()
         answers = tuple(judging.answers(self._ledgers.rollouts))
         return ScoreTask(self._trait, answers) if answers else None
+
+    def store(self, made: Made) -> set[str]:
+        """Store what a worker has made; returns the rollouts that it is about."""
+        match made:
+            case RolloutsMade():
+                self.store_rollouts(made)
+                return {rollout.id for rollout in made.rollouts}
+            case ResponsesRead(states):
+                self.store_readings(states)
+                return set(states)
+            case RolloutsJudged(judgements):
+                self.store_judgements(judgements)
+                return {judgement.rollout for judgement in judgements}
 
     def store_rollouts(self, made: RolloutsMade) -> None:
         """Store rollouts, except those that another worker has delivered meanwhile.
@@ -159,6 +206,13 @@ class TraitPipeline:
         if self._background:
             self._background.add(new)
 
+    def store_readings(self, states: Mapping[str, Floats]) -> None:
+        """Store neutral readings, except those that another worker has delivered meanwhile."""
+        new = {name: state for name, state in states.items() if name not in self._ledgers.neutral}
+        if new:
+            self._ledgers.add_neutral(new)
+        self.report_progress(0)
+
     def store_judgements(self, judgements: Sequence[Judgement]) -> None:
         """Store the judgements of a worker's judge."""
         if self._judging:
@@ -167,10 +221,12 @@ class TraitPipeline:
     def report_progress(self, tokens: int) -> None:
         """Emit how many rollouts are done; `tokens` were generated since the last call."""
         # Workers send heartbeats while they judge, too: those are no progress of this stage.
-        if self._stage != "rollouts":
-            return
-        done, total = len(self._done), len(self._keys)
-        self._on_event(Progressed(self.name, "rollouts", done, total, tokens=tokens))
+        if self._stage == "rollouts":
+            done, total = len(self._done), len(self._keys)
+            self._on_event(Progressed(self.name, "rollouts", done, total, tokens=tokens))
+        elif self._stage == "readings":
+            done, total = len(self._ledgers.neutral), len(self._readable)
+            self._on_event(Progressed(self.name, "readings", done, total))
 
     def record_time(self, stage: Stage, seconds: float, items: int) -> None:
         """Note how long a worker took for some items of a stage."""

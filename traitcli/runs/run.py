@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from traitcli.config import Config, ExtractConfig, ModelConfig, flatten
 from traitcli.errors import RunError, suggest
 from traitcli.files import append_lines, list_files, lock, parse_json, read_lines, write_atomic
-from traitcli.records import POSITIONS, Judgement, Position, Rollout, Score, Trait, Usage
+from traitcli.records import POSITIONS, Context, Judgement, Position, Rollout, Score, Trait, Usage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +23,8 @@ _SHAPING = ("adjectives", "pairs", "questions", "evaluation_questions")
 """The parts of a definition that change rollouts. The judge prompt and provided scores do not."""
 _SPEED_ONLY = {"model.device", "model.device_map", "extract.batch_size"}
 """Settings that change how fast rollouts are made, not which; a run may change them."""
+_ACTIVATIONS, _NEUTRAL = "activations", "neutral"
+"""Folders of a trait: states behind the rollouts' own prompts, and behind their bare questions."""
 _RESERVED_NAMES = {"..", "monitor"}
 """No run names: the parent folder, and the folder of monitoring records."""
 _CHOOSE_RUN = "run traitcli extract first, or choose a run with --run"
@@ -36,7 +38,8 @@ class TraitFiles:
     """The stored records of one trait; one process writes them at a time.
 
     A rollout is done if its line is in rollouts.jsonl. Its activations are written before the
-    line, so a kill in between costs work but leaves no rollout without activations.
+    line, so a kill in between costs work but leaves no rollout without activations. Its neutral
+    reading is done if a file in neutral/ has it.
     """
 
     folder: Path
@@ -56,6 +59,17 @@ class TraitFiles:
             self._write_activations(activations)
         append_lines(self.folder / "rollouts.jsonl", map(asdict, rollouts))
 
+    def add_neutral(self, states: Mapping[str, Any]) -> None:
+        """Store neutral readings: rollout id -> mean over the response, float32 [L+1, H]."""
+        import numpy as np
+
+        tensors = {"response_avg": np.stack([np.asarray(state) for state in states.values()])}
+        self._write_states(_NEUTRAL, list(states), tensors)
+
+    def neutral_ids(self) -> set[str]:
+        """The rollouts that have a neutral reading."""
+        return {name for _, stored in self._files(_NEUTRAL) for name in stored}
+
     def all_judgements(self) -> list[Judgement]:
         """Every judgement that was stored, also those that a later one replaces."""
         return [_read_judgement(line) for line in read_lines(self.folder / "judgements.jsonl")]
@@ -71,10 +85,13 @@ class TraitFiles:
         """Note that a vector was built; `inputs` is the digest of all that went into it."""
         append_lines(self.folder / "vectors.jsonl", [{"path": str(path), "inputs": inputs}])
 
-    def activations(self, ids: Sequence[str], position: Position) -> NDArray[np.float32]:
+    def activations(
+        self, ids: Sequence[str], position: Position, context: Context = "persona"
+    ) -> NDArray[np.float32]:
         """float32 [n, L+1, H] of the named rollouts, in their order.
 
-        Raises RunError if some have no activations.
+        Neutral readings have the position response_avg only. Raises RunError if some rollouts have
+        no activations.
         """
         import numpy as np
         from safetensors import safe_open
@@ -82,7 +99,8 @@ class TraitFiles:
         wanted = {name: index for index, name in enumerate(ids)}
         result: NDArray[np.float32] | None = None
         found: set[str] = set()
-        for path, stored in self._activation_files():
+        folder = _NEUTRAL if context == "neutral" else _ACTIVATIONS
+        for path, stored in self._files(folder):
             sources = [index for index, name in enumerate(stored) if name in wanted]
             if not sources:
                 continue
@@ -99,7 +117,7 @@ class TraitFiles:
             count = "1 rollout has" if missing == 1 else f"{missing} rollouts have"
             raise RunError(
                 f"{count} no activations",
-                cause=f"{self.folder}/rollouts.jsonl lists them; no file in activations/ has them",
+                cause=f"{self.folder}/rollouts.jsonl lists them; no file in {folder}/ has them",
                 fix="restore the files, or rename the run folder and rerun extract",
             )
         if broken := np.flatnonzero(~np.isfinite(result).all((1, 2))).tolist():
@@ -112,29 +130,35 @@ class TraitFiles:
 
     def _write_activations(self, activations: Mapping[str, Mapping[Position, Any]]) -> None:
         import numpy as np
-        from safetensors.numpy import save
 
         # One file for a batch: a file for each rollout would be thousands of small ones.
         ids = list(activations)
-        tensors = {}
+        tensors: dict[str, NDArray[np.float32]] = {}
         for position in POSITIONS:
             states = [np.asarray(activations[name][position]) for name in ids]
             tensors[position] = np.stack(states)
+        self._write_states(_ACTIVATIONS, ids, tensors)
+
+    def _write_states(
+        self, folder: str, ids: Sequence[str], tensors: dict[str, NDArray[np.float32]]
+    ) -> None:
+        from safetensors.numpy import save
+
         # The name depends on the ids, so the same batch made again replaces its file.
         name = hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
         write_atomic(
-            self.folder / "activations" / f"{name}.safetensors",
+            self.folder / folder / f"{name}.safetensors",
             save(tensors, metadata={"ids": json.dumps(ids)}),
         )
 
-    def _activation_files(self) -> Iterator[tuple[Path, list[str]]]:
+    def _files(self, folder: str) -> Iterator[tuple[Path, list[str]]]:
         """Files with the rollout ids in them, oldest first.
 
         After a kill an older file may have rollouts that were made again; the newer file counts.
         """
         from safetensors import safe_open
 
-        paths = list_files(self.folder / "activations", "*.safetensors")
+        paths = list_files(self.folder / folder, "*.safetensors")
         for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns):
             with safe_open(path, framework="numpy") as file:
                 yield path, parse_json(file.metadata()["ids"])

@@ -7,6 +7,7 @@ import time
 from traitcli.pipeline.messages import (
     GenerateTask,
     Message,
+    ReadTask,
     ScoreTask,
     StopRequest,
     WorkerGone,
@@ -48,7 +49,7 @@ class InlinePool:
                 send(WorkerReady())
             case StopRequest():
                 send(WorkerGone("it was stopped"))
-            case GenerateTask() | ScoreTask() as task:
+            case GenerateTask() | ReadTask() | ScoreTask() as task:
                 WorkerLoop(self._worker, _EmptyInbox(), send).run_task(task)
 
     def end(self, worker: int) -> None:

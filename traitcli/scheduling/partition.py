@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TypeVar
 
-from traitcli.pipeline.messages import GenerateTask, ScoreTask, Task
+from traitcli.pipeline.messages import GenerateTask, ReadTask, ScoreTask, Task
 
 T = TypeVar("T")
 
@@ -76,6 +76,8 @@ def split_task(task: Task, parts: int) -> list[Task]:
     """The same work in parts."""
     if isinstance(task, GenerateTask):
         return [replace(task, keys=tuple(keys)) for keys in split_evenly(task.keys, parts)]
+    if isinstance(task, ReadTask):
+        return [replace(task, rollouts=tuple(some)) for some in split_evenly(task.rollouts, parts)]
 
     # A judge reads the answers to one question together, so they stay in one part.
     questions = list(dict.fromkeys(answer.question for answer in task.answers))
@@ -90,5 +92,7 @@ def remaining_task(task: Task, unfinished: set[str]) -> Task:
     """The part of a task that still has to be done."""
     if isinstance(task, GenerateTask):
         return replace(task, keys=tuple(key for key in task.keys if key.id in unfinished))
+    if isinstance(task, ReadTask):
+        return replace(task, rollouts=tuple(one for one in task.rollouts if one.id in unfinished))
     answers = tuple(answer for answer in task.answers if answer.rollout in unfinished)
     return replace(task, answers=answers)

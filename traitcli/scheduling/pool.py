@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from traitcli.pipeline.messages import GenerateTask, Message, Task, WorkerInput
+from traitcli.pipeline.messages import GenerateTask, Message, ReadTask, Task, WorkerInput
 
 _WORTH_STEALING = 2
 """A worker with fewer unstarted rollouts keeps them: half of one is none."""
@@ -96,4 +96,6 @@ class WorkerState:
     def can_release(self) -> bool:
         # Scoring is not stolen: a judge reads the answers to one question together.
         enough = self.unstarted >= _WORTH_STEALING
-        return isinstance(self.task, GenerateTask) and enough and not self.release_requested
+        return (
+            isinstance(self.task, GenerateTask | ReadTask) and enough and not self.release_requested
+        )

@@ -35,8 +35,10 @@ from traitcli.pipeline.messages import (
     GenerateTask,
     Heartbeat,
     LogWritten,
+    Made,
     Message,
     ReleaseRequest,
+    ResponsesRead,
     RolloutsJudged,
     RolloutsMade,
     RolloutsReleased,
@@ -220,7 +222,7 @@ class Scheduler:
                 worker.unstarted, worker.memory = unstarted, memory
                 self._pipeline_of(worker).report_progress(tokens)
                 self._report(worker, tokens)
-            case RolloutsMade() | RolloutsJudged():
+            case RolloutsMade() | ResponsesRead() | RolloutsJudged():
                 self._store(worker, message)
             case RolloutsReleased(ids):
                 self._queue_released(worker, ids)
@@ -243,17 +245,11 @@ class Scheduler:
         assert worker.task  # noqa: S101 - workers send these messages during a task only
         return self._pipelines[worker.task.trait.name]
 
-    def _store(self, worker: WorkerState, made: RolloutsMade | RolloutsJudged) -> None:
+    def _store(self, worker: WorkerState, made: Made) -> None:
         pipeline = self._pipeline_of(worker)
         worker.has_progress = True
         self._crashes_by_worker[worker.number] = 0
-        if isinstance(made, RolloutsMade):
-            pipeline.store_rollouts(made)
-            worker.unfinished -= {rollout.id for rollout in made.rollouts}
-        else:
-            pipeline.store_judgements(made.judgements)
-            worker.unfinished -= {judgement.rollout for judgement in made.judgements}
-
+        worker.unfinished -= pipeline.store(made)
         self._report(worker)
         for each in self._pipelines.values():
             each.check_judging()  # a judge that refuses for good ends the run now, not at the end
@@ -371,7 +367,7 @@ class Scheduler:
         if isinstance(message, WorkerGone | RunFailed):
             self._workers.pop(number, None)
             self._pool.end(number)
-        elif isinstance(message, RolloutsMade | RolloutsJudged) and number in self._workers:
+        elif isinstance(message, Made) and number in self._workers:
             self._store(self._workers[number], message)
 
     def _dismiss(self, workers: Sequence[WorkerState]) -> None:

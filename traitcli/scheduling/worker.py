@@ -14,6 +14,7 @@ from traitcli.pipeline.messages import (
     Heartbeat,
     LogWritten,
     Message,
+    ReadTask,
     ReleaseRequest,
     RolloutsJudged,
     RolloutsReleased,
@@ -83,10 +84,13 @@ class WorkerLoop:
         self._unstarted = len(task.ids)
         failure = None
         try:
-            if isinstance(task, GenerateTask):
-                self._generate(task)
-            else:
-                self._score(task)
+            match task:
+                case GenerateTask():
+                    self._generate(task)
+                case ReadTask():
+                    self._read(task)
+                case ScoreTask():
+                    self._score(task)
         except FATAL:
             raise
         except TraitError as error:
@@ -103,6 +107,13 @@ class WorkerLoop:
         # The tokens since the last heartbeat would be missing from the speed that is shown.
         if self._tokens:
             self._send_heartbeat()
+
+    def _read(self, task: ReadTask) -> None:
+        from traitcli.pipeline.read_neutral import read_neutral
+
+        settings = self._worker.settings
+        callbacks = self._count_tokens, self._release
+        read_neutral(task, settings, self._worker, self._forward, *callbacks)
 
     def _score(self, task: ScoreTask) -> None:
         def deliver(judgements: Sequence[Judgement]) -> None:

@@ -38,13 +38,22 @@ _AUTO = (
 
 
 @dataclass(frozen=True, slots=True)
+class Neutral:
+    """Neutral readings of the rollouts that a vector is built from, and of those that test it."""
+
+    build: LabelledActivations
+    test: LabelledActivations | None
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """The rollouts that a vector of one position is measured on.
 
     build      the rollouts that the vector is built from; both polarities have one order of pairs
                and questions
     matched    the build rollouts whose counterpart of the other polarity was kept too
-    test       rollouts of evaluation questions, or None
+    test       rollouts of evaluation questions, read behind their own prompts, or None
+    neutral    the rollouts of `build` and of `test`, read behind their bare questions, or None
     method     computes a direction from labelled activations
     direction  float32 [L+1, H], computed from all of `build`
     """
@@ -54,6 +63,7 @@ class Evidence:
     test: LabelledActivations | None
     method: Method
     direction: Floats
+    neutral: Neutral | None = None
 
 
 def measure_vector(evidence: Evidence, layer: int | Literal["auto"]) -> VectorQuality:
@@ -68,8 +78,10 @@ def measure_vector(evidence: Evidence, layer: int | Literal["auto"]) -> VectorQu
     # the filter may have dropped every build rollout of a pair that still has test rollouts
     pairs = build.pair if test is None else np.union1d(build.pair, test.pair)
     directions = left_out_directions(build, pairs, evidence.method)
+    neutral = evidence.neutral
     if layer == "auto":
-        choosing = project_left_out(directions, build)
+        # Neutral readings: with the persona in the prompt, a layer may be best at reading that.
+        choosing = project_left_out(directions, neutral.build if neutral else build)
         chosen, choice = choose_layer_by_scores(choosing, layer_count), _AUTO
     else:
         chosen, choice = layer, "set"
@@ -88,6 +100,8 @@ def measure_vector(evidence: Evidence, layer: int | Literal["auto"]) -> VectorQu
     if held_out is None or test is None:
         return quality
     quality = _with_separation(quality, held_out, chosen)
+    if neutral and neutral.test and (scores := project_left_out(directions, neutral.test)):
+        quality = _with_neutral(quality, scores, chosen)
     quality = _with_controls(quality, build, test, held_out, chosen)
     # not the rounded quality.auroc: rounded up, a shuffle that ties with it would not count
     found = measure_auroc(held_out, chosen).value
@@ -165,6 +179,19 @@ def _with_separation(quality: VectorQuality, held_out: HeldOutScores, layer: int
         d_by_layer=_round_all(d_values, 3),
         evaluation_rollouts=len(held_out.positive),
         evaluation_questions=len(np.unique(held_out.question)),
+    )
+
+
+def _with_neutral(quality: VectorQuality, held_out: HeldOutScores, layer: int) -> VectorQuality:
+    """Add the AUROC of the same answers behind their bare questions."""
+    aurocs = [measure_auroc(held_out, each) for each in range(held_out.scores.shape[1])]
+    low, high = auroc_interval(aurocs[layer], held_out)
+    return replace(
+        quality,
+        neutral_auroc=_round(aurocs[layer].value),
+        neutral_auroc_low=_round(low),
+        neutral_auroc_high=_round(high),
+        neutral_auroc_by_layer=_round_all([one.value for one in aurocs]),
     )
 
 

@@ -18,7 +18,12 @@ from traitcli.views.progress.table import BAD, BAR, Column, Row, progress_bar, p
 
 _WIDEST_NAME = 14
 _WIDEST_DEVICE = 18
-_AT_WORK = {"rollouts", "judgements"}
+_AT_WORK: dict[str, Stage] = {
+    "rollouts": "rollouts",
+    "readings": "readings",
+    "judgements": "judgements",
+}
+"""What a worker is doing -> the stage that it works at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +36,7 @@ class WorkerRow:
     @classmethod
     def begun(cls, seen: WorkerSeen, now: float) -> Self:
         """The row of a worker that starts a task."""
-        stage: Stage = "judgements" if seen.doing == "judgements" else "rollouts"
+        stage = _AT_WORK.get(seen.doing, "rollouts")
         return cls(seen, Rate(seen.trait, stage, 0, seen.done, seen.total, now, now, seen.tokens))
 
     def next(self, seen: WorkerSeen, now: float) -> Self:

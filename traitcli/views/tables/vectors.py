@@ -40,12 +40,9 @@ def vectors_table(console: Console, rows: Sequence[Row], verbose: bool = False) 
         of_model = [row for row in rows if row["model"] == model]
         shapes = dict.fromkeys(f"[{row['layer_count']}, {row['hidden_size']}]" for row in of_model)
         heading(console, f"{one_line(model)}  {' '.join(shapes)}")
-        print_table(console, _VERDICT_COLUMNS, of_model)
-        caption(
-            console,
-            "AUROC: separation of held-out rollouts, with a 95 % interval · contrast: mean judge "
-            "score, positive − negative",
-        )
+        is_neutral = any(row.get("neutral_auroc") is not None for row in of_model)
+        print_table(console, _NEUTRAL_COLUMNS if is_neutral else _VERDICT_COLUMNS, of_model)
+        caption(console, _NEUTRAL_CAPTION if is_neutral else _VERDICT_CAPTION)
         if verbose:
             _print_details(console, of_model)
 
@@ -71,7 +68,12 @@ def _next_step(rows: Sequence[Row]) -> str:
 def _print_details(console: Console, rows: Sequence[Row]) -> None:
     """The measurements of vectors of one model, all doubts, and a table of layers for each."""
     console.line()
-    print_table(console, _SEPARATION_COLUMNS, rows)
+    is_neutral = any(row.get("neutral_auroc") is not None for row in rows)
+    persona = [("with persona (95 %)", _auroc())] if is_neutral else []
+    named, *separation = _SEPARATION_COLUMNS
+    print_table(console, [named, *persona, *separation], rows)
+    if is_neutral:
+        caption(console, "with persona: AUROC of held-out rollouts behind their own prompts")
     caption(
         console,
         "d: effect size on held-out rollouts, with a 95 % interval · length AUROC: separation by "
@@ -79,7 +81,10 @@ def _print_details(console: Console, rows: Sequence[Row]) -> None:
         "p: share of vectors of shuffled labels that separate as well",
     )
     console.line()
-    print_table(console, _ROLLOUT_COLUMNS, rows)
+    contrast = [("contrast", _known("contrast", "{:+.0f}"))] if is_neutral else []
+    print_table(console, [*_ROLLOUT_COLUMNS, *contrast], rows)
+    if is_neutral:
+        caption(console, "contrast: mean judge score, positive − negative")
     caption(
         console,
         "kept: rollouts that pass the filter, positive + negative · judge AUROC: of its scores · "
@@ -111,12 +116,22 @@ def _interval_text(row: Row, low: str, high: str, form: str, between: str) -> st
     return between.join(chosen.format(bound) for bound in bounds)
 
 
-def _auroc(row: Row) -> Text:
+def _auroc(key: str = "auroc") -> Cell:
     """`0.97 (0.91–0.99)`"""
-    if row.get("auroc") is None:
-        return Text(NONE)
-    interval = _interval_text(row, "auroc_low", "auroc_high", "{:.2f}", "–")
-    return Text(f"{row['auroc']:.2f}").append(f" ({interval})" if interval else "", QUIET)
+
+    def cell(row: Row) -> Text:
+        if row.get(key) is None:
+            return Text(NONE)
+        interval = _interval_text(row, f"{key}_low", f"{key}_high", "{:.2f}", "–")
+        return Text(f"{row[key]:.2f}").append(f" ({interval})" if interval else "", QUIET)
+
+    return cell
+
+
+def _gap(row: Row) -> Text:
+    """How much of the separation needs the persona in the prompt."""
+    known = row.get("auroc"), row.get("neutral_auroc")
+    return Text(NONE if None in known else f"{row['auroc'] - row['neutral_auroc']:+.2f}")
 
 
 def _d_interval(row: Row) -> Text:
@@ -169,9 +184,25 @@ _VERDICT_COLUMNS: tuple[tuple[str, Cell], ...] = (
     NAMED,
     ("verdict", verdict_cell),
     ("layer", _known("layer", "{}")),
-    ("AUROC (95 %)", _auroc),
+    ("AUROC (95 %)", _auroc()),
     ("contrast", _known("contrast", "{:+.0f}")),
     ("reason", _reason),
+)
+_VERDICT_CAPTION = (
+    "AUROC: separation of held-out rollouts, with a 95 % interval · contrast: mean judge "
+    "score, positive − negative"
+)
+_NEUTRAL_COLUMNS: tuple[tuple[str, Cell], ...] = (
+    NAMED,
+    ("verdict", verdict_cell),
+    ("layer", _known("layer", "{}")),
+    ("AUROC (95 %)", _auroc("neutral_auroc")),
+    ("gap", _gap),
+    ("reason", _reason),
+)
+_NEUTRAL_CAPTION = (
+    "AUROC: separation of held-out answers behind their bare questions, with a 95 % interval · "
+    "gap: how much more it is with the persona in the prompt"
 )
 _SEPARATION_COLUMNS: tuple[tuple[str, Cell], ...] = (
     NAMED,
@@ -192,6 +223,7 @@ _ROLLOUT_COLUMNS: tuple[tuple[str, Cell], ...] = (
 )
 _BY_LAYER = (
     ("AUROC", "auroc_by_layer", "{:.2f}"),
+    ("neutral", "neutral_auroc_by_layer", "{:.2f}"),
     ("± 1 s.e.", "auroc_error_by_layer", "{:.2f}"),
     ("d", "d_by_layer", "{:.1f}"),
     ("norm", "magnitude_by_layer", "{:.2f}"),
@@ -208,7 +240,11 @@ def _print_layers(console: Console, row: Row) -> None:
     for number in range(row["layer_count"]):
         measured = {key: _value_at(row.get(key), number) for _, key, _ in _BY_LAYER}
         layers.append({"layer": number, "is_used": number == row["layer"], **measured})
-    columns = [(title, _known(key, form)) for title, key, form in _BY_LAYER]
+    columns = [
+        (title, _known(key, form))
+        for title, key, form in _BY_LAYER
+        if key != "neutral_auroc_by_layer" or row.get(key)
+    ]
     print_table(console, [("layer", _layer_number), *columns], layers)
 
     pairs = [f"{value:.2f}" for value in row.get("auroc_by_pair") or ()]
@@ -304,7 +340,7 @@ def _gain(row: Row) -> Text:
 _METHOD_COLUMNS: tuple[tuple[str, Cell], ...] = (
     ("method", lambda row: Text(row["method"].replace("_", " "))),
     ("layer", _known("layer", "{}")),
-    ("AUROC (95 %)", _auroc),
+    ("AUROC (95 %)", _auroc()),
     ("d", _known("d", "{:.1f}")),
     ("gain", _gain),
     ("split-half", _known("split_half_cosine")),
