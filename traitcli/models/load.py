@@ -74,10 +74,11 @@ def open_model(
     with memory_explained(device, _USE_LESS_MEMORY):
         source, revision = locate(config, on_step, on_event)
         model, tokenizer = read_weights(config, source, device, trust_remote_code)
-    # Padding is masked everywhere, so any token will do.
-    if tokenizer.pad_token_id is None:
+    rows = model.get_input_embeddings().weight.shape[0]
+    _check_vocabulary(name, rows, tokenizer)
+    # Padding is masked everywhere, so any token will do that has an embedding.
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= rows:
         tokenizer.pad_token_id = tokenizer.eos_token_id or 0
-    _check_vocabulary(name, model, tokenizer)
     model = model.eval().requires_grad_(False)
     # Before its weights are packed, which keeps them in another order.
     fingerprint = fingerprint_weights(model)
@@ -95,12 +96,11 @@ def open_model(
     return loaded
 
 
-def _check_vocabulary(name: str, model: Any, tokenizer: Any) -> None:
-    """Raise ModelError for a token of plain text that the model has no embedding for.
+def _check_vocabulary(name: str, rows: int, tokenizer: Any) -> None:
+    """Raise ModelError for a token of plain text beyond the model's `rows` of embeddings.
 
     A special token may lack one: a padding token that was added and never used does no harm.
     """
-    rows = model.get_input_embeddings().weight.shape[0]
     if max(len(tokenizer) - 1, *tokenizer.added_tokens_decoder, 0) < rows:
         return  # as nearly always: looking at every token takes a while
     special = set(tokenizer.all_special_ids)
@@ -119,8 +119,6 @@ def _check_vocabulary(name: str, model: Any, tokenizer: Any) -> None:
             fix="use the tokenizer that belongs to the weights, or resize the embeddings "
             "(model.resize_token_embeddings) and save",
         )
-    if tokenizer.pad_token_id >= rows:
-        tokenizer.pad_token_id = tokenizer.eos_token_id or 0
 
 
 def _loaded_event(loaded: LoadedModel, device: str, seconds: float) -> ModelLoaded:

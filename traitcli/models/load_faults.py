@@ -135,7 +135,8 @@ def find_cause(error: Exception | str) -> str:
 def find_fix(config: ModelConfig, error: Exception | str) -> str:
     """What to do about an error of a library."""
     text = str(error)
-    if config.id.lower().endswith(".gguf") and re.search(_INCOMPLETE, text):
+    is_gguf = config.id.lower().endswith(".gguf")
+    if is_gguf and re.search(_INCOMPLETE, text):
         return "download or convert the file again: it lacks weights"
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"pip install {error.name.partition('.')[0]}"
@@ -145,7 +146,7 @@ def find_fix(config: ModelConfig, error: Exception | str) -> str:
     for pattern in (_INSTALL, _REQUIRED):
         if found := pattern.search(text):
             return f"pip install {found[1]}"
-    if config.id.lower().endswith(".gguf"):
+    if is_gguf:
         return "download the file again: it is damaged or incomplete"
     return CHECK_SOURCE
 

@@ -127,8 +127,7 @@ def _split(path: Path, text: str) -> tuple[str, Iterator[tuple[int, Any]] | None
         except ValueError:
             value = None
         if value is not None:
-            is_list = isinstance(value, list) and not is_chat(value)
-            return "JSON", enumerate(value if is_list else [value], start=1)
+            return "JSON", _entries(value)
         lines = list(parse_lines(text))
         # One line that is JSON is enough: the others are damaged.
         if suffix in _JSON_NAMES or any(not isinstance(one, ValueError) for _, one in lines):
@@ -136,12 +135,16 @@ def _split(path: Path, text: str) -> tuple[str, Iterator[tuple[int, Any]] | None
     elif suffix in _JSON_NAMES and text.strip():
         return "JSON lines", parse_lines(text)
     if suffix in _YAML_NAMES:
-        value = _read_yaml(path, text)
-        is_list = isinstance(value, list) and not is_chat(value)
-        return "YAML", enumerate(value if is_list else [value], start=1)
+        return "YAML", _entries(_read_yaml(path, text))
     if suffix in _TABLE_NAMES or _is_table(text):
         return "CSV", _rows(path, text)
     return "plain text", None
+
+
+def _entries(value: Any) -> Iterator[tuple[int, Any]]:
+    """The entries of a list with their numbers; a bare list of messages is one entry."""
+    is_list = isinstance(value, list) and not is_chat(value)
+    return enumerate(value if is_list else [value], start=1)
 
 
 def _read_yaml(path: Path, text: str) -> Any:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from traitcli.config import Config
 from traitcli.errors import RunError, VectorError
@@ -23,6 +23,9 @@ from traitcli.vectors.held_out import LabelledActivations
 from traitcli.vectors.measure import Evidence, Neutral, measure_vector
 from traitcli.vectors.methods import METHODS, class_stats, pca_of_differences
 from traitcli.vectors.verdict import with_verdict
+
+if TYPE_CHECKING:
+    from traitcli.records import Floats
 
 MIN_ROLLOUTS = 2
 """Kept rollouts that each side needs: one has no spread to calibrate scores with."""
@@ -95,8 +98,7 @@ def _digest_inputs(snapshot: TraitSnapshot, config: Config, judge: str) -> str:
     if vector["context"] == "persona":
         del vector["context"]
     parts = [_QUALITY_VERSION, config.filter.model_dump(), vector, judge, rollouts, judgements]
-    neutral = sorted(snapshot.files.neutral_ids())
-    return digest_of([*parts, neutral] if neutral else parts)
+    return digest_of([*parts, sorted(snapshot.neutral)] if snapshot.neutral else parts)
 
 
 def _compute(
@@ -114,23 +116,23 @@ def _compute(
         raise _too_few(trait, selection, len(positive_ids), len(negative_ids))
 
     unseen = unseen_rollouts(trait, snapshot.rollouts, selection)
-    readings = _Readings(trait, files, config.vector.context, {r.id for r in [*kept, *unseen]})
+    needed = {r.id for r in [*kept, *unseen]}
+    missing = needed - snapshot.neutral
+    readings = _Readings(trait, files, config.vector.context, len(needed), len(missing))
     readings.check()
     directions, stats = {}, {}
     for position in POSITIONS:
-        context = readings.context(position)
-        positive = files.activations(positive_ids, position, context)
-        negative = files.activations(negative_ids, position, context)
+        positive = readings.states(positive_ids, position)
+        negative = readings.states(negative_ids, position)
         directions[position] = method(positive, negative)
         stats[position] = class_stats(positive, negative, directions[position])
 
     position = config.vector.position
-    context = readings.context(position)
-    build = labelled(files, kept, position, context)
+    build = readings.labelled(kept, position)
     evidence = Evidence(
         build,
         # The same rollouts in the same order need not be read from disk twice.
-        matched=build if kept is pairs else labelled(files, pairs, position, context),
+        matched=build if kept is pairs else readings.labelled(pairs, position),
         test=labelled(files, unseen, position) if unseen else None,
         method=method,
         direction=directions[position],
@@ -139,7 +141,7 @@ def _compute(
     quality = replace(
         measure_vector(evidence, _chosen_layer(config, build)),
         position=position,
-        context=context,
+        context=readings.context(position),
         positive_kept=len(positive_ids),
         negative_kept=len(negative_ids),
         filter=selection.filter,
@@ -165,14 +167,16 @@ def _compute(
 class _Readings:
     """Which states of rollouts a vector is built from and measured on.
 
-    wanted  `vector.context`
-    needed  ids of the rollouts that are read
+    wanted   `vector.context`
+    needed   number of rollouts that the vector is built from and tested on
+    missing  how many of these have no neutral reading
     """
 
     trait: Trait
     files: TraitFiles
     wanted: Context
-    needed: set[str]
+    needed: int
+    missing: int
 
     def context(self, position: Position) -> Context:
         """Which states of a position count."""
@@ -181,13 +185,20 @@ class _Readings:
         is_read = position == "response_avg" and not self.trait.responses
         return self.wanted if is_read else "persona"
 
+    def labelled(self, rollouts: Sequence[Rollout], position: Position) -> LabelledActivations:
+        """The same with labels."""
+        return labelled(self.files, rollouts, position, self.context(position))
+
+    def states(self, ids: Sequence[str], position: Position) -> Floats:
+        """float32 [n, L+1, H] of rollouts, of the context that counts."""
+        return self.files.activations(ids, position, self.context(position))
+
     def check(self) -> None:
         """Raise RunError if the vector needs neutral readings that the run lacks."""
-        missing = len(self.needed - self.files.neutral_ids())
-        if missing and self.context("response_avg") == "neutral":
+        if self.missing and self.context("response_avg") == "neutral":
             raise RunError(
                 f"{self.trait.name} has no neutral readings",
-                cause=f"{missing} of {len(self.needed)} rollouts were not read behind their bare "
+                cause=f"{self.missing} of {self.needed} rollouts were not read behind their bare "
                 "questions",
                 fix=f"traitcli extract {self.trait.name}, or set vector.context to persona",
             )
@@ -199,7 +210,7 @@ class _Readings:
         if position != "response_avg":
             return None
         context: Context = "persona" if self.trait.responses else "neutral"
-        if context == "neutral" and not self.needed <= self.files.neutral_ids():
+        if context == "neutral" and self.missing:
             return None
         test = labelled(self.files, unseen, position, context) if unseen else None
         return Neutral(labelled(self.files, kept, position, context), test)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,6 @@ class TraitLedgers:
         self._rollouts = list(self._stored.rollouts)
         self._judgements = list(self._stored.all_judgements)
         self._vectors = list(self._stored.vectors)
-        self._neutral: set[str] | None = None
 
     @property
     def rollouts(self) -> Sequence[Rollout]:
@@ -48,18 +48,15 @@ class TraitLedgers:
         self._stored.files.add_rollouts(rollouts, activations)
         self._rollouts += rollouts
 
-    @property
-    def neutral(self) -> Collection[str]:
+    @cached_property
+    def neutral(self) -> set[str]:
         """The ids of the rollouts that have a neutral reading."""
-        if self._neutral is None:
-            self._neutral = self._stored.files.neutral_ids()
-        return self._neutral
+        return self._stored.files.neutral_ids()
 
     def add_neutral(self, states: Mapping[str, Floats]) -> None:
         """Store neutral readings: rollout id -> float32 [L+1, H]."""
-        known = set(self.neutral)
         self._stored.files.add_neutral(states)
-        self._neutral = known | states.keys()
+        self.neutral.update(states)
 
     def add_judgements(self, judgements: Sequence[Judgement]) -> None:
         self._stored.files.add_judgements(judgements)

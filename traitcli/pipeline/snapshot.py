@@ -60,6 +60,11 @@ class TraitSnapshot:
             last[key] = judgement
         return list(last.values())
 
+    @cached_property
+    def neutral(self) -> set[str]:
+        """The rollouts that have a neutral reading."""
+        return self.files.neutral_ids()
+
     @property
     def extraction(self) -> list[Rollout]:
         """The rollouts that vectors are built from."""

@@ -184,16 +184,16 @@ class TraitPipeline:
         """Store what a worker has made; returns the rollouts that it is about."""
         match made:
             case RolloutsMade():
-                self.store_rollouts(made)
+                self._store_rollouts(made)
                 return {rollout.id for rollout in made.rollouts}
             case ResponsesRead(states):
-                self.store_readings(states)
+                self._store_readings(states)
                 return set(states)
             case RolloutsJudged(judgements):
-                self.store_judgements(judgements)
+                self._store_judgements(judgements)
                 return {judgement.rollout for judgement in judgements}
 
-    def store_rollouts(self, made: RolloutsMade) -> None:
+    def _store_rollouts(self, made: RolloutsMade) -> None:
         """Store rollouts, except those that another worker has delivered meanwhile.
 
         Two workers make the same rollout if one was thought dead and was not.
@@ -206,14 +206,14 @@ class TraitPipeline:
         if self._background:
             self._background.add(new)
 
-    def store_readings(self, states: Mapping[str, Floats]) -> None:
+    def _store_readings(self, states: Mapping[str, Floats]) -> None:
         """Store neutral readings, except those that another worker has delivered meanwhile."""
         new = {name: state for name, state in states.items() if name not in self._ledgers.neutral}
         if new:
             self._ledgers.add_neutral(new)
         self.report_progress(0)
 
-    def store_judgements(self, judgements: Sequence[Judgement]) -> None:
+    def _store_judgements(self, judgements: Sequence[Judgement]) -> None:
         """Store the judgements of a worker's judge."""
         if self._judging:
             self._judging.store(judgements)

@@ -40,7 +40,7 @@ def vectors_table(console: Console, rows: Sequence[Row], verbose: bool = False) 
         of_model = [row for row in rows if row["model"] == model]
         shapes = dict.fromkeys(f"[{row['layer_count']}, {row['hidden_size']}]" for row in of_model)
         heading(console, f"{one_line(model)}  {' '.join(shapes)}")
-        is_neutral = any(row.get("neutral_auroc") is not None for row in of_model)
+        is_neutral = _has_neutral(of_model)
         print_table(console, _NEUTRAL_COLUMNS if is_neutral else _VERDICT_COLUMNS, of_model)
         caption(console, _NEUTRAL_CAPTION if is_neutral else _VERDICT_CAPTION)
         if verbose:
@@ -68,7 +68,7 @@ def _next_step(rows: Sequence[Row]) -> str:
 def _print_details(console: Console, rows: Sequence[Row]) -> None:
     """The measurements of vectors of one model, all doubts, and a table of layers for each."""
     console.line()
-    is_neutral = any(row.get("neutral_auroc") is not None for row in rows)
+    is_neutral = _has_neutral(rows)
     persona = [("with persona (95 %)", _auroc())] if is_neutral else []
     named, *separation = _SEPARATION_COLUMNS
     print_table(console, [named, *persona, *separation], rows)
@@ -126,6 +126,10 @@ def _auroc(key: str = "auroc") -> Cell:
         return Text(f"{row[key]:.2f}").append(f" ({interval})" if interval else "", QUIET)
 
     return cell
+
+
+def _has_neutral(rows: Sequence[Row]) -> bool:
+    return any(row.get("neutral_auroc") is not None for row in rows)
 
 
 def _gap(row: Row) -> Text:
