@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from traitcli.monitoring.summaries import SUMMARIES, Running, Summary
+from traitcli.monitoring.summaries import SUMMARIES, Kind, Running, Summary
 
 SCORES = np.random.default_rng(0).normal(size=50)
 
@@ -40,7 +40,7 @@ def test_a_summary_is_its_formula(summary: Summary, expected: float) -> None:
 
 
 @pytest.mark.parametrize("kind", ["rolling", "mean", "first"])
-def test_an_answer_shorter_than_the_window_is_summed_up_by_all_its_tokens(kind: str) -> None:
+def test_an_answer_shorter_than_the_window_is_summed_up_by_all_its_tokens(kind: Kind) -> None:
     assert Summary(kind)([1.0, 2.0, 6.0]) == 3.0
 
 
