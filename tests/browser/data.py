@@ -148,7 +148,7 @@ OTHER_SET: Row = {
 
 COMMAND: Row = {
     "started": "2026-11-25T06:00:00+00:00",
-    "stages": ["rollouts", "judgements", "vectors"],
+    "stages": ["rollouts", "readings", "judgements", "vectors"],
     "traits": ["evil"],
     "settings": {},
     "versions": {"python": "3.12.3", "torch": "2.10.0"},
@@ -228,7 +228,7 @@ RUN: Row = {
                 "completion_tokens": 400,
                 "usd": 0.0123,
             },
-            "seconds": {"rollouts": 100.0, "judgements": 50.0, "vectors": 5.5},
+            "seconds": {"rollouts": 100.0, "readings": 12.5, "judgements": 50.0, "vectors": 5.5},
         }
     ],
     "usage": {

@@ -365,6 +365,7 @@ def test_a_run_shows_counts_and_time_for_each_trait(reports: Reports) -> None:
         ["9,000"],
         ["195", "5 missing"],
         ["1 min 40 s"],
+        ["13 s"],
         ["50 s"],
         ["5.5 s"],
         [""],
@@ -376,21 +377,47 @@ def test_a_run_shows_counts_and_time_for_each_trait(reports: Reports) -> None:
 def test_the_time_of_each_stage_is_drawn_in_proportion(reports: Reports) -> None:
     (evil,) = RUN["traits"]
     page = reports.open(
-        runs=[{**RUN, "traits": [evil, {**evil, "trait": "joy", "seconds": {"rollouts": 31.1}}]}]
+        runs=[{**RUN, "traits": [evil, {**evil, "trait": "joy", "seconds": {"rollouts": 33.6}}]}]
     )
 
     parts = page.locator(".times i").all()
     shares = [box(part)["width"] / box(page.locator(".times").first)["width"] for part in parts]
 
-    assert shares == pytest.approx([100 / 155.5, 50 / 155.5, 5.5 / 155.5, 0.2, 0, 0], abs=0.005)
-    assert parts[0].get_attribute("title") == "generating 1 min 40 s"
+    of_evil, of_joy = [100 / 168, 12.5 / 168, 50 / 168, 5.5 / 168], [33.6 / 168, 0, 0, 0]
+    assert shares == pytest.approx(of_evil + of_joy, abs=0.005)
+    assert [part.get_attribute("title") for part in parts[:2]] == [
+        "generating 1 min 40 s",
+        "reading 13 s",
+    ]
+
+
+def test_each_stage_has_a_color_of_its_own_that_the_caption_explains(reports: Reports) -> None:
+    page = reports.open(runs=[RUN])
+
+    def colors(selector: str, pseudo: str) -> list[str]:
+        script = "(all, pseudo) => all.map(one => getComputedStyle(one, pseudo).backgroundColor)"
+        return page.locator(selector).evaluate_all(script, pseudo)
+
+    drawn = colors(".times i", "")
+    assert len(set(drawn)) == len(drawn) == 4
+    assert colors(".run .caption .key", "::before") == drawn
+
+
+def test_a_run_that_was_not_read_again_has_no_time_for_it(reports: Reports) -> None:
+    (evil,) = RUN["traits"]
+    earlier = {"rollouts": 100.0, "judgements": 50.0, "vectors": 5.5}
+    page = reports.open(runs=[{**RUN, "traits": [{**evil, "seconds": earlier}]}])
+
+    (row,) = cells(of_run(page, "traits"))
+
+    assert row[5:9] == ["1 min 40 s", "–", "50 s", "5.5 s"]
 
 
 def test_the_commands_of_a_run_are_listed_with_how_they_ended(reports: Reports) -> None:
     page = reports.open(runs=[RUN])
 
     rows = [[cell.split("\n") for cell in row] for row in cells(of_run(page, "commands"))]
-    every = ["generating, judging, building", "1 trait"]
+    every = ["generating, reading, judging, building", "1 trait"]
     assert rows == [
         [["2026-11-24 23:15:10"], every, ["cuda:0"], ["–"], ["–"], ["killed or still running"]],
         [

@@ -1,8 +1,9 @@
 // Shows runs: commands, devices, times, judge usage and failures.
 
-const STAGES = ["rollouts", "judgements", "vectors"];
+const STAGES = ["rollouts", "readings", "judgements", "vectors"];
 const STAGE_NAMES = new Map([
   ["rollouts", "generating"],
+  ["readings", "reading"],
   ["judgements", "judging"],
   ["vectors", "building"],
 ]);
