@@ -23,7 +23,7 @@ class RunStarted:
     """A command starts.
 
     notes   facts that the user should read before the work begins
-    todo    number of rollouts still to generate
+    todo    stage -> how many items the command still has to make, of all traits
     builds  whether the command builds vectors
     """
 
@@ -32,7 +32,7 @@ class RunStarted:
     traits: tuple[str, ...]
     devices: tuple[str, ...]
     notes: tuple[str, ...] = ()
-    todo: int = 0
+    todo: Mapping[Stage, int] = field(default_factory=dict)
     builds: bool = True
 
 

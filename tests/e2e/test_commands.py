@@ -164,6 +164,8 @@ def test_a_dry_run_prints_its_estimate_and_does_nothing(workspace, tmp_path):
         "trait": "evil",
         "rollouts": 30,
         "rollouts_done": 0,
+        "readings": 30,
+        "readings_done": 0,
         "judge_calls": 20,
         "response_tokens_max": 240,
     }

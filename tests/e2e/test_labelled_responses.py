@@ -134,6 +134,7 @@ def test_a_plan_counts_responses_to_read_and_no_judge_calls(results):
     [plan] = results.ended["extract kind --run new --dry-run --json"].json["plan"]
 
     assert (plan["rollouts"], plan["judge_calls"], plan["response_tokens_max"]) == (ALL, 0, 0)
+    assert plan["readings"] == 0  # a second reading would be the same: they have no persona
     assert plan["seconds"] is None
 
 

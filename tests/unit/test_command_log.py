@@ -24,7 +24,7 @@ from traitcli.runs.command_log import CommandLog, read_commands
 from traitcli.runs.run import Run
 from traitcli.vector_quality import VectorQuality
 
-STARTED = RunStarted("tiny", "runs/tiny", ("evil", "refusal"), ("cpu",), (), 12)
+STARTED = RunStarted("tiny", "runs/tiny", ("evil", "refusal"), ("cpu",), (), {"rollouts": 12})
 WORK = (
     ModelLoaded("tiny", "cpu", 4, 64, 1.5, "abc123", "A GPU"),
     StageStarted("evil", "rollouts", 2, 6),

@@ -8,11 +8,13 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from traitcli.__main__ import main
-from traitcli.config import Config, ExtractConfig
-from traitcli.pipeline.estimate import plan_rows, plan_trait
+from traitcli.config import Config, ExtractConfig, JudgeConfig
+from traitcli.events import STAGES
+from traitcli.pipeline.estimate import count_todo, plan_rows, plan_trait
 from traitcli.pipeline.ledgers import RunLedgers
 from traitcli.pipeline.plan import plan_rollouts
 from traitcli.pipeline.speed_cache import remember_speed
@@ -217,35 +219,71 @@ def test_prompt_tokens_are_estimated_from_the_length_of_the_texts(tmp_path):
     )
 
 
-def test_disk_space_is_that_of_three_positions_of_every_layer(tiny_config):
+def test_disk_space_is_that_of_three_positions_and_a_neutral_reading_of_every_layer(tiny_config):
     config = Config.model_validate(tiny_config.model_dump() | {"extract": {"repeats": 10}})
 
     [row] = plan_rows([TRAIT], config, RunLedgers(Run(config.paths.runs / "new")))
 
-    rollouts, positions, layers, hidden_size, float32 = 2200, 3, 5, 32, 4
+    rollouts, positions, layers, hidden_size, float32 = 2200, 3 + 1, 5, 32, 4
     assert (
         row["disk_mb"]
         == round(rollouts * positions * layers * hidden_size * float32 / 2**20, 1)
-        == 4.0
+        == 5.4
     )
 
 
-def test_time_is_unknown_until_it_has_been_measured_here(tiny_config):
-    run, extract = Run(tiny_config.paths.runs / "mine"), tiny_config.extract.model_dump()
-    config = Config.model_validate(
-        tiny_config.model_dump() | {"extract": extract | {"sampling": {"max_new_tokens": 77}}}
-    )
-    run.trait("refusal").add_rollouts(
-        [make_rollout(key) for key in plan_rollouts(TRAIT, config.extract)[:4]], {}
-    )
-    before = plan_rows([TRAIT], config, RunLedgers(run))
+def config_of_its_own(tiny_config, tokens):
+    """A config whose speeds no other test knows: they are stored by answer length."""
+    extract = tiny_config.extract.model_dump() | {"sampling": {"max_new_tokens": tokens}}
+    return Config.model_validate(tiny_config.model_dump() | {"extract": extract})
+
+
+def test_time_is_unknown_until_every_stage_has_been_measured_here(tiny_config):
+    run, config = Run(tiny_config.paths.runs / "mine"), config_of_its_own(tiny_config, 77)
+    stored = [make_rollout(key) for key in plan_rollouts(TRAIT, config.extract)[:4]]
+    run.trait("refusal").add_rollouts(stored, {})
 
     remember_speed(config, "rollouts", 2.0)
     remember_speed(config, "judgements", 0.5)
+    before = plan_rows([TRAIT], config, RunLedgers(run))
+    remember_speed(config, "readings", 0.25)
     after = plan_rows([TRAIT], config, RunLedgers(run))
 
     assert before[0]["seconds"] is None
-    assert after[0]["seconds"] == (30 - 4) * 2.0 + 20 * 0.5
+    assert after[0]["seconds"] == (30 - 4) * 2.0 + 30 * 0.25 + 20 * 0.5
+
+
+def test_an_endpoint_judges_while_responses_are_generated_and_read(tiny_config):
+    local = config_of_its_own(tiny_config, 78)
+    config = local.model_copy(update={"judge": JudgeConfig(backend="openai")})
+    for stage, seconds in (("rollouts", 2.0), ("readings", 0.25), ("judgements", 0.5)):
+        remember_speed(config, stage, seconds)
+
+    [row] = plan_rows([TRAIT], config, RunLedgers(Run(config.paths.runs / "new")))
+
+    assert row["seconds"] == 30 * 2.0 + 30 * 0.25
+
+
+def test_only_responses_that_lack_a_neutral_reading_are_still_to_be_read(tmp_path):
+    config = make_config(tmp_path, questions=3)
+    keys, trait = plan_rollouts(TRAIT, config.extract), Run(tmp_path / "mine").trait("refusal")
+    empty = replace(make_rollout(keys[0]), response="", response_tokens=0)
+    trait.add_rollouts([empty, *map(make_rollout, keys[1:4])], {})
+    trait.add_neutral({keys[1].id: np.zeros((5, 32), np.float32)})
+
+    plan = plan_trait(TRAIT, config, RunLedgers(Run(tmp_path / "mine")), "fake")
+
+    assert (plan.readings, plan.readings_done) == (len(keys) - 1, 1)
+
+
+def test_what_a_command_has_to_make_is_counted_for_its_stages_only(tiny_config):
+    ledgers = RunLedgers(Run(tiny_config.paths.runs / "new"))
+
+    whole = count_todo([TRAIT, TRAIT], tiny_config, ledgers, STAGES)
+    judging = count_todo([TRAIT], tiny_config, ledgers, ("judgements",))
+
+    assert whole == {"rollouts": 60, "readings": 60, "judgements": 40}
+    assert judging == {"judgements": 20}
 
 
 def test_response_tokens_are_bounded_by_the_answer_length(tmp_path):

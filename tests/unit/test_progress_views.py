@@ -136,39 +136,6 @@ def test_times_count_between_events_and_the_speed_stays():
     assert rows(rates, 999.0)[2].split()[-1] == "0:00"
 
 
-def test_resumed_work_counts_as_done_but_not_as_speed():
-    rates = followed(
-        (100.0, StageStarted("evil", "rollouts", 150, 200)),
-        (110.0, Progressed("evil", "rollouts", 160, 200, tokens=1000)),
-    )
-
-    rate = rates.by_stage["evil", "rollouts"]
-
-    assert rate.tokens_per_second == 100.0
-    assert rate.left(110.0) == 40.0
-
-
-def test_without_progress_there_is_no_speed():
-    rate = followed((100.0, StageStarted("evil", "rollouts", 150, 200))).by_stage[
-        "evil", "rollouts"
-    ]
-
-    assert (rate.tokens_per_second, rate.left(105.0)) == (None, None)
-
-
-def test_items_before_the_first_event_do_not_count_as_speed():
-    rates = followed(
-        (100.0, Progressed("evil", "rollouts", 90, 100, tokens=9000)),
-        (101.0, Progressed("evil", "rollouts", 91, 100, tokens=10)),
-    )
-
-    assert rates.by_stage["evil", "rollouts"].left(101.0) == 9.0
-
-
-def test_the_end_of_an_unknown_stage_adds_no_row():
-    assert followed((100.0, StageFinished("evil", "rollouts", 3.0))).by_stage == {}
-
-
 def test_overlapping_stages_of_a_trait_each_have_a_row():
     rates = followed(
         (100.0, StageStarted("evil", "rollouts", 0, 200)),
@@ -358,16 +325,6 @@ def test_a_pipe_gets_the_end_of_a_stage_exactly_once():
         "[0:10] evil rollouts 100/100, 100 tokens/s, 0:00 left",
         "[0:10] evil rollouts finished in 0:10, 100 tokens/s",
     ]
-
-
-def test_the_speed_of_a_finished_stage_stays():
-    rates = Rates()
-    rates.update(StageStarted("evil", "rollouts", 0, 100), 0.0)
-    rates.update(Progressed("evil", "rollouts", 100, 100, tokens=1000), 10.0)
-    rates.update(StageFinished("evil", "rollouts", 10.0), 10.0)
-
-    assert rates.update(Progressed("evil", "rollouts", 100, 100), 50.0) is None
-    assert rates.of("evil")[0].tokens_per_second == 100.0
 
 
 def test_a_run_with_nothing_to_do_prints_a_message():

@@ -10,7 +10,9 @@ from traitcli.events import Progressed, RunFinished, RunStarted, StageStarted, W
 from traitcli.views.progress.worker_rows import WorkerRows, draw_workers
 from traitcli.views.words import run_text
 
-RUN = RunStarted("big", "runs/big", ("evil", "refusal"), ("cuda:0", "cuda:1"), (), 400)
+RUN = RunStarted(
+    "big", "runs/big", ("evil", "refusal"), ("cuda:0", "cuda:1"), (), {"rollouts": 400}
+)
 GIB = 2**30
 
 

@@ -26,6 +26,7 @@ from traitcli.output_paths import check_output_folder
 
 if TYPE_CHECKING:
     from traitcli.config import Config
+    from traitcli.events import Stage
     from traitcli.records import Trait, TraitVector
     from traitcli.steering.sweep_plan import Sweep
 
@@ -139,10 +140,10 @@ def _run_sweeps(
             todo = sum(one.todo for one in sweeps)
             # A finished sweep is only read; then there is no run to announce.
             if todo:
-                traits = tuple(one.trait.name for one in sweeps)
-                view.show(
-                    RunStarted(run.name, str(run.folder), traits, (), todo=todo, builds=False)
-                )
+                traits, folder = tuple(one.trait.name for one in sweeps), str(run.folder)
+                # An answer that is missing has no score either.
+                stages: dict[Stage, int] = {"rollouts": todo, "judgements": todo}
+                view.show(RunStarted(run.name, folder, traits, (), todo=stages, builds=False))
             return [one.run() for one in sweeps]
 
 

@@ -139,11 +139,13 @@ def _run_stages(work: Work, placement: Placement, trust: bool) -> list[TraitFail
 
 
 def _start_event(work: Work, placement: Placement) -> RunStarted:
+    from traitcli.pipeline.estimate import count_todo
+
     names = tuple(trait.name for trait in work.traits)
     # The device that auto stands for is known, and shown, when the model is loaded.
     devices = tuple(device for device in placement.devices if device != "auto")
     notes = (*placement.notes, *_notes(work))
-    todo = sum(_missing(work).values())
+    todo = count_todo(work.traits, work.config, work.ledgers, work.stages)
     return RunStarted(work.run.name, str(work.run.folder), names, devices, notes, todo)
 
 

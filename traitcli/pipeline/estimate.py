@@ -1,20 +1,22 @@
-"""Estimates what the rollouts and judgements of a trait will take; no model is needed."""
+"""Estimates what each stage of a trait will take; no model is needed."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 from traitcli.config import Config
+from traitcli.events import Stage
 from traitcli.judging import judge_id
 from traitcli.judging.budget import find_price
 from traitcli.pipeline.ledgers import RunLedgers
 from traitcli.pipeline.plan import plan_rollouts
 from traitcli.pipeline.speed_cache import known_speed
 from traitcli.pipeline.worker_context import Worker
-from traitcli.records import POSITIONS, RolloutKey, Trait
+from traitcli.records import POSITIONS, Rollout, RolloutKey, Trait
 
 _CHARACTERS_PER_TOKEN = 4.2
 """English text in the vocabularies of today's models, roughly."""
@@ -38,8 +40,19 @@ class TraitPlan:
     prompt_tokens: int
     response_tokens_max: int
     judge_tokens: int
+    readings: int
+    readings_done: int
     judged_rollouts: int
     judged_done: int
+
+    @property
+    def todo(self) -> dict[Stage, int]:
+        """Stage -> how many items are missing; without vectors, which take next to no time."""
+        return {
+            "rollouts": self.rollouts - self.rollouts_done,
+            "readings": self.readings - self.readings_done,
+            "judgements": self.judged_rollouts - self.judged_done,
+        }
 
 
 def count_missing(trait: Trait, config: Config, ledgers: RunLedgers) -> int:
@@ -62,11 +75,25 @@ def check_judge(traits: Sequence[Trait], config: Config, ledgers: RunLedgers) ->
                 judge.check()
 
 
+def count_todo(
+    traits: Sequence[Trait], config: Config, ledgers: RunLedgers, stages: Sequence[Stage]
+) -> dict[Stage, int]:
+    """Stage -> how many items it has to make for all traits together."""
+    total: Counter[Stage] = Counter()
+    worker = Worker(config, config.model.device, lambda event: None)
+    with closing(worker.judge) as judge:
+        for trait in traits:
+            total.update(plan_trait(trait, config, ledgers, judge_id(judge, trait)).todo)
+    return {stage: count for stage, count in total.items() if stage in stages}
+
+
 def plan_trait(trait: Trait, config: Config, ledgers: RunLedgers, judge: str) -> TraitPlan:
     """Count a trait's work. Stored rollouts, and what `judge` has scored of them, count as done."""
     snapshot = ledgers.trait(trait.name).snapshot
     keys = plan_rollouts(trait, config.extract)
     stored = {rollout.id for rollout in snapshot.rollouts}
+    planned = {key.id for key in keys}
+    readable = _readable(trait, snapshot.rollouts, planned - stored)
 
     judged = {key.id for key in keys if key.split == "extraction"}
     if trait.responses and not trait.is_scored:
@@ -84,14 +111,23 @@ def plan_trait(trait: Trait, config: Config, ledgers: RunLedgers, judge: str) ->
     return TraitPlan(
         trait=trait.name,
         rollouts=len(keys),
-        rollouts_done=len(stored & {key.id for key in keys}),
+        rollouts_done=len(stored & planned),
         judge_calls=calls,
         prompt_tokens=int(prompt_tokens) + _TEMPLATE_TOKENS * len(keys),
         response_tokens_max=new_tokens * len(keys),
         judge_tokens=int(calls * tokens_per_call),
+        readings=len(readable),
+        readings_done=len(readable & ledgers.trait(trait.name).neutral),
         judged_rollouts=len(judged),
         judged_done=len(judged & settled),
     )
+
+
+def _readable(trait: Trait, stored: Sequence[Rollout], missing: set[str]) -> set[str]:
+    """The rollouts that get a neutral reading: stored ones that are not empty, and missing ones."""
+    if trait.responses:
+        return set()  # their own reading is a neutral one
+    return missing | {rollout.id for rollout in stored if rollout.response_tokens}
 
 
 def _prompt_characters(trait: Trait, keys: Sequence[RolloutKey]) -> int:
@@ -112,7 +148,7 @@ def plan_rows(
     from traitcli.models.footprint import find_footprint
 
     footprint = find_footprint(config.model, trust_remote_code=trust_remote_code)
-    bytes_each = len(POSITIONS) * footprint.layer_count * footprint.hidden_size * 4
+    bytes_each = footprint.layer_count * footprint.hidden_size * 4
     worker = Worker(config, config.model.device, lambda event: None, trust_remote_code)
     speed = known_speed(config)
 
@@ -127,27 +163,34 @@ def plan_rows(
 def _row(
     plan: TraitPlan, config: Config, bytes_each: int, speed: Mapping[str, float]
 ) -> dict[str, Any]:
+    """`bytes_each`: of the states of one position."""
+    states = len(POSITIONS) * plan.rollouts + plan.readings  # a reading has one position
     return {
         "trait": plan.trait,
         "rollouts": plan.rollouts,
         "rollouts_done": plan.rollouts_done,
+        "readings": plan.readings,
+        "readings_done": plan.readings_done,
         "judge_calls": plan.judge_calls,
         "prompt_tokens": plan.prompt_tokens,
         "response_tokens_max": plan.response_tokens_max,
-        "disk_mb": round(plan.rollouts * bytes_each / 2**20, 1),
+        "disk_mb": round(states * bytes_each / 2**20, 1),
         "seconds": _seconds(plan, config, speed),
         "cost_usd": _cost(plan, config),
     }
 
 
 def _seconds(plan: TraitPlan, config: Config, speed: Mapping[str, float]) -> float | None:
-    """None until both stages have run with this model on this machine."""
-    if not {"rollouts", "judgements"} <= set(speed):
+    """None until each stage with work left has run with this model on this machine."""
+    if any(count and stage not in speed for stage, count in plan.todo.items()):
         return None
-    generating = (plan.rollouts - plan.rollouts_done) * speed["rollouts"]
-    judging = (plan.judged_rollouts - plan.judged_done) * speed["judgements"]
+    seconds = {stage: count * speed.get(stage, 0.0) for stage, count in plan.todo.items()}
+    judging = seconds.pop("judgements")
+    reading_and_generating = sum(seconds.values())
     # An endpoint judges while workers generate; other judges use the workers' devices.
-    return max(generating, judging) if config.judge.backend == "openai" else generating + judging
+    if config.judge.backend == "openai":
+        return max(reading_and_generating, judging)
+    return reading_and_generating + judging
 
 
 def _cost(plan: TraitPlan, config: Config) -> float | None:

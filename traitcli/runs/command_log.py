@@ -95,7 +95,8 @@ class CommandLog:
     def _line(self, event: Event) -> dict[str, Any] | None:
         if isinstance(event, RunStarted):
             traits, devices = list(event.traits), list(event.devices)
-            started = {"traits": traits, "devices": devices, "todo": event.todo}
+            todo = event.todo.get("rollouts", 0)
+            started = {"traits": traits, "devices": devices, "todo": todo}
             return {"event": "started", **started, **self._command}
         if isinstance(event, RunFinished):
             used = asdict(event.used)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 from traitcli.events import (
@@ -17,6 +17,7 @@ from traitcli.events import (
     Progressed,
     RunFinished,
     RunStarted,
+    Stage,
     StageFinished,
     StageStarted,
     TextsRead,
@@ -67,7 +68,7 @@ class PlainView(_Plain):
         self._rates = Rates()
         self._workers = WorkerRows()
         self._vectors = 0
-        self._todo = 0
+        self._todo: Mapping[Stage, int] = {}
         self._shown_at: dict[tuple[str, str], float] = {}
         self._totals_shown_at = self._began
 

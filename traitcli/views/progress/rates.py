@@ -7,10 +7,12 @@ also do not count down between updates, and the plain view needs the same number
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-from traitcli.events import Progressed, Stage, StageFinished, StageStarted
+from traitcli.events import STAGES, Progressed, Stage, StageFinished, StageStarted
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,27 +140,45 @@ class Rates:
         """Finished items of a stage, over all traits."""
         return sum(rate.done for rate in self.at(stage))
 
-    def left(self, todo: int, now: float) -> float | None:
-        """Seconds until everything is generated and judged; `todo` is this command's rollouts."""
-        times = [self._stage_left("rollouts", todo, now), self._stage_left("judgements", 0, now)]
-        # Judging runs while generation runs, so the slower of the two decides.
-        return max((time for time in times if time is not None), default=None)
+    def left(self, todo: Mapping[Stage, int], now: float) -> float | None:
+        """Seconds until all stages end; `todo` is stage -> the items of this command, all traits.
 
-    def _stage_left(self, stage: Stage, todo: int, now: float) -> float | None:
-        rates = self.at(stage)
-        if not rates:
+        A stage counts from its first new item on: until then, nobody knows how fast it is.
+        """
+        counted: list[Rate] = []
+        active: dict[Stage, float] = {}
+        left: dict[Stage, float] = {}
+        for stage in STAGES:
+            rates = self.at(stage)
+            fresh, seconds = sum(rate.done - rate.resumed for rate in rates), _active_seconds(rates)
+            if fresh <= 0 or seconds <= 0:
+                continue
+            # Traits that wait for their turn have no rate yet; `todo` includes their items.
+            total = max(todo.get(stage, 0), sum(rate.total - rate.resumed for rate in rates))
+            counted += rates
+            active[stage] = seconds
+            left[stage] = (total - fresh) * seconds / fresh
+        if not left:
             return None
 
-        started = min(rate.started for rate in rates)
-        updated = max(rate.updated for rate in rates)
-        fresh = sum(rate.done - rate.resumed for rate in rates)
-
-        # Traits that wait for their turn have no rate yet; `todo` includes their rollouts.
-        total = max(todo, sum(rate.total - rate.resumed for rate in rates))
-        return Rate("", stage, 0, fresh, total, started, updated).left(now)
+        # On one device, stages take turns and their times add up. Several devices and judging in
+        # the background make them overlap; they are taken to overlap as much as so far.
+        together = _active_seconds(counted) / sum(active.values())
+        # Judging may be all that is left, and then overlaps with nothing.
+        seconds = max(sum(left.values()) * together, left.get("judgements", 0.0))
+        return max(seconds - (now - max(rate.updated for rate in counted)), 0.0)
 
     @property
     def tokens_per_second(self) -> float:
         """Sum over all active stages."""
         active = [rate for rate in self.by_stage.values() if rate.is_active]
         return sum(rate.tokens_per_second or 0.0 for rate in active)
+
+
+def _active_seconds(rates: Sequence[Rate]) -> float:
+    """How long at least one of the rates was active; the time between them does not count."""
+    seconds, end = 0.0, -math.inf
+    for rate in sorted(rates, key=lambda rate: rate.started):
+        seconds += max(rate.updated - max(rate.started, end), 0.0)
+        end = max(end, rate.updated)
+    return seconds

@@ -12,7 +12,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from traitcli.events import TraitFailed, VectorBuilt
+from traitcli.events import Stage, TraitFailed, VectorBuilt
 from traitcli.vector_quality import VectorQuality
 from traitcli.views.cells import fit
 from traitcli.views.formatting import QUIET, clock_time
@@ -51,7 +51,7 @@ class RunState:
     failures: Mapping[str, TraitFailed] = field(default_factory=dict)
     loading: Mapping[str, str] = field(default_factory=dict)
     workers: WorkerRows = field(default_factory=WorkerRows)
-    todo: int = 0
+    todo: Mapping[Stage, int] = field(default_factory=dict)
     builds: bool = True
 
     @property
