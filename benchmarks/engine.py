@@ -38,6 +38,7 @@ from benchmarks.case import (
 from benchmarks.memory import measure_memory
 from benchmarks.peers import PeerResult, measure
 from benchmarks.reading import measure_monitor, measure_texts, read_packed
+from benchmarks.stages import measure_readings
 from traitcli.config import SamplingConfig
 from traitcli.generation.batch_size import BatchSize
 from traitcli.generation.decode import generate
@@ -289,18 +290,21 @@ def measure_peers(loaded: LoadedModel) -> list[PeerResult]:
 
 
 def measure_rest(loaded: LoadedModel, plain_model: Any, arguments: argparse.Namespace) -> Table:
-    """The measures of finished text, of monitoring and of memory."""
+    """The measures of finished text, of monitoring, of memory and of neutral readings."""
     tokens, rounds = arguments.tokens, arguments.rounds
     speedup, cosine = measure_texts(loaded, plain_model, arguments.texts, 1)
     monitored = measure_monitor(loaded, plain_model, 2 * tokens, rounds)
     few, many = measure_memory(tokens)
     equal = measure_identity(loaded, tokens // 2)
+    of_both, of_generating = measure_readings("refusal", tokens, rounds)
     return {
         f"{arguments.texts} finished texts ÷ one by one": (speedup, "≥ 1.7"),
         "lowest cosine of their means": (cosine, "≥ 0.9999"),
         "monitor, 8 traits ÷ generate, streamed": (monitored, "≥ 1.0"),
         "answers of 100 alike at sizes 1, 7, 64": (equal, "≥ 99"),
         f"peak memory, 1000 rollouts ÷ 100 ({few / 2**20:.0f} MiB)": (many / few, "≤ 1.05"),
+        "neutral readings ÷ generating and judging": (of_both, "≤ 0.25"),
+        "neutral readings ÷ generating": (of_generating, "for judges at an endpoint"),
     }
 
 
