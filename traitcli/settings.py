@@ -259,8 +259,8 @@ class VectorConfig(Section):
     position: Position = "response_avg"
     """The tokens whose hidden states make the direction that is monitored and evaluated."""
     layer: PositiveInt | Literal["auto"] = "auto"
-    """The layer to read. auto: between 25 % and 75 % of depth, the earliest layer whose
-    held-out-pair AUROC is within one standard error of the best."""
+    """The layer to read. auto: between 25 % and 75 % of depth, of the layers whose held-out-pair
+    AUROC is within one standard error of the best, the one nearest to the middle."""
 
 
 class MonitorSamplingConfig(SamplingConfig):

@@ -13,11 +13,27 @@ def test_the_layer_of_the_best_auroc_is_chosen_if_it_is_clearly_best():
     assert choose_layer(values, [0.05] * 9) == 4
 
 
-def test_the_earliest_layer_within_one_standard_error_of_the_best_is_chosen():
-    values = [0.5, 0.5, 0.6, 0.87, 0.9, 0.91, 0.5, 0.5, 0.5]
+def test_of_the_layers_within_one_standard_error_of_the_best_the_middle_one_is_chosen():
+    values = [0.5, 0.5, 0.84, 0.85, 0.88, 0.9, 0.91, 0.5, 0.5]
 
-    assert choose_layer(values, [0, 0, 0, 0, 0, 0.02, 0, 0, 0]) == 4
-    assert choose_layer(values, [0, 0, 0, 0, 0, 0.05, 0, 0, 0]) == 3
+    assert choose_layer(values, [0, 0, 0, 0, 0, 0, 0.005, 0, 0]) == 6
+    assert choose_layer(values, [0, 0, 0, 0, 0, 0, 0.02, 0, 0]) == 5
+    assert choose_layer(values, [0, 0, 0, 0, 0, 0, 0.2, 0, 0]) == 4
+
+
+def test_of_two_layers_equally_near_to_the_middle_the_earlier_one_is_chosen():
+    values = [0.5, 0.5, 0.5, 0.9, 0.5, 0.9, 0.5, 0.5, 0.5]
+
+    assert choose_layer(values, [0.05] * 9) == 3
+
+
+@pytest.mark.parametrize("blocks", [12, 24, 30])
+def test_a_separation_that_says_little_chooses_the_middle(blocks):
+    """As with 20 rollouts a side: the best layer is at the edge, but not clearly."""
+    aurocs = [0.7] * (blocks + 1)
+    aurocs[blocks // 4] = 0.75
+
+    assert choose_layer(aurocs, [0.1] * (blocks + 1)) == blocks // 2
 
 
 @pytest.mark.parametrize("blocks", [2, 3, 4, 5, 6, 12, 26, 30, 32, 80])

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 MIN_ROLLOUTS = 2
 """Kept rollouts that each side needs: one has no spread to calibrate scores with."""
-_QUALITY_VERSION = 2
-"""Raise it when other things are measured of a vector, so that vectors are built again."""
+_QUALITY_VERSION = 3
+"""Raise it when vectors are measured, or layers chosen, in another way: all are built again."""
 
 
 def build_trait(

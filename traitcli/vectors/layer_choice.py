@@ -16,18 +16,22 @@ def middle_layers(layer_count: int) -> range:
 
 
 def choose_layer(auroc: Sequence[float], error: Sequence[float]) -> int:
-    """The earliest middle layer whose AUROC is within one standard error of the best middle layer.
+    """The layer nearest to the middle of those within one standard error of the best middle layer.
 
-    Both arguments have one value per layer; `error` is the standard error of each AUROC. A model
-    of one block has no middle layer, and layer 1 is chosen.
+    Both arguments have one value per layer; `error` is the standard error of each AUROC. Of two
+    equally near layers the earlier one is chosen. A model of one block has no middle layer, and
+    layer 1 is chosen.
     """
     inside = middle_layers(len(auroc))
     if not inside:
         return default_layer(len(auroc))
-    # layers within one error are equals; a trait that is present early can be steered early
+    # Layers within one error are equals. With few rollouts these are nearly all layers, and those
+    # at the edge carry over worst: docs/design/0026-nearest-to-the-middle.md.
     best = max(inside, key=lambda layer: auroc[layer])
     enough = auroc[best] - error[best]
-    return next(layer for layer in inside if auroc[layer] >= enough)
+    equals = [layer for layer in inside if auroc[layer] >= enough]
+    middle = default_layer(len(auroc))
+    return min(equals, key=lambda layer: abs(layer - middle))
 
 
 def choose_layer_by_scores(held_out: HeldOutScores | None, layer_count: int) -> int:

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
 
 _AUTO = (
-    "auto: the earliest layer in 25–75 % of depth within one standard error of the best "
-    "held-out-pair AUROC, on extraction rollouts"
+    "auto: of the layers within one standard error of the best in 25–75 % of depth, the one "
+    "nearest to the middle, by held-out-pair AUROC on extraction rollouts"
 )
 
 
