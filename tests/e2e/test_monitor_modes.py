@@ -33,7 +33,7 @@ TALK = [
     {"role": "assistant", "content": "No."},
 ]
 ANSWER = {"prompt": "Why?", "response": "Because of you."}
-ALWAYS, NEVER = "evil>-1000", "evil>1000"
+ALWAYS, NEVER = "any(evil)>-1000", "evil>1000"
 TOO_LONG = (
     "the prompt is too long: 615 prompt tokens and 12 new ones exceed the 512 tokens of model"
 )
@@ -314,7 +314,7 @@ def test_a_fail_rule_that_is_met_exits_with_3_and_is_recorded(ended):
         run, mean = sorted(record["alarms"], key=lambda alarm: alarm["rule"], reverse=True)
         assert run == {
             **{"rule": "run(evil,3)>-1000", "action": "fail", "token": 2},
-            "score": pytest.approx(record["calibrated_scores"]["evil"][2], abs=2e-5),
+            "score": pytest.approx(min(record["calibrated_scores"]["evil"][:3]), abs=2e-5),
         }
         assert mean == {
             **{"rule": "mean(evil)>-1000", "action": "fail", "token": len(record["tokens"]) - 1},
@@ -449,8 +449,14 @@ SOURCES = (
     'traitcli monitor "What should I read?", or --chat, --prompts teaching, --input FILE, '
     "--replay FILE"
 )
-RULE_FORMS = "expected TRAIT>BOUND, mean(TRAIT)>BOUND or run(TRAIT,TOKENS)>BOUND; < works too"
-RULE_EXAMPLES = "for example evil>1.5, mean(evil)>0.8 or run(evil,5)>1 (5 tokens in a row)"
+RULE_FORMS = (
+    "expected TRAIT>BOUND, FUNCTION(TRAIT)>BOUND or TRAIT@fpr=RATE%; < works too; functions: "
+    "rolling, mean, first, any, ema, run"
+)
+RULE_EXAMPLES = (
+    "for example evil>1.5 (mean of 8 tokens in a row), any(evil)>3, run(evil,5)>1 "
+    "(5 tokens in a row) or evil@fpr=1%"
+)
 STEER_FORM = "expected TRAIT=COEFFICIENT[@LAYER]"
 STEER_EXAMPLE = "for example evil=-2 or evil=4@14"
 BOTH, EVIL = "monitored: evil, refusal", "did you mean evil?"

@@ -305,7 +305,7 @@ def test_layer_scores_of_a_vector_without_class_means_are_raw(loaded):
 
 @each_engine
 @pytest.mark.parametrize(
-    ("rule", "count"), [("run(evil,5)>-1000", 5), ("evil>-1000", 1), ("mean(evil)>-1000", 8)]
+    ("rule", "count"), [("run(evil,5)>-1000", 5), ("any(evil)>-1000", 1), ("mean(evil)>-1000", 8)]
 )
 def test_a_stop_rule_ends_the_answer_at_the_token_that_meets_it(loaded, rule, count, packs):
     model, events = replace(loaded("llama"), packs=packs), []
@@ -315,9 +315,7 @@ def test_a_stop_rule_ends_the_answer_at_the_token_that_meets_it(loaded, rule, co
 
     assert found.finish_reason == "alarm"
     assert (found.tokens, found.raw["evil"]) == (plain.tokens[:count], plain.raw["evil"][:count])
-    score = (
-        fmean(found.calibrated["evil"]) if rule.startswith("mean") else found.calibrated["evil"][-1]
-    )
+    score = (fmean if rule.startswith("mean") else min)(found.calibrated["evil"])
     assert found.crossings == (Crossing(rule, "stop", count - 1, pytest.approx(score)),)
     assert [type(event) for event in events[-3:]] == [TokenScored, AlarmRaised, MonitorFinished]
     assert (events[-1].finish_reason, events[-1].tokens, events[-1].record) == (
@@ -350,7 +348,7 @@ def test_a_fail_rule_does_not_stop_the_answer(loaded):
     scores = found.calibrated["evil"]
     assert (found.tokens, found.finish_reason) == (plain.tokens, "length")
     assert found.crossings == (
-        Crossing("run(evil,3)>-1000", "fail", 2, scores[2]),
+        Crossing("run(evil,3)>-1000", "fail", 2, min(scores[:3])),
         Crossing("mean(evil)>-1000", "fail", LENGTH - 1, pytest.approx(fmean(scores))),
     )
 
@@ -358,7 +356,7 @@ def test_a_fail_rule_does_not_stop_the_answer(loaded):
 def test_rules_use_projections_with_raw(loaded):
     model = loaded("llama")
 
-    found = [watch(model, raw=raw, rules=rules("evil>-1000")) for raw in (False, True)]
+    found = [watch(model, raw=raw, rules=rules("any(evil)>-1000")) for raw in (False, True)]
 
     assert [record.crossings[0].score for record in found] == [
         found[0].calibrated["evil"][0],

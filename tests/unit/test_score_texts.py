@@ -308,7 +308,7 @@ def test_half_a_surrogate_in_one_text_does_not_stop_the_others(loaded, tmp_path)
 def test_an_alarm_is_raised_at_the_token_that_meets_its_rule(loaded, raw):
     [plain] = score(loaded("llama"), EXCHANGES[3:4])
     scores = plain["trait_scores" if raw else "calibrated_scores"]["evil"]
-    text = f"evil>{fmean(sorted(scores)[-2:]):.3f}"
+    text = f"any(evil)>{fmean(sorted(scores)[-2:]):.3f}"
 
     [found] = score(
         loaded("llama"), EXCHANGES[3:4], rules=(parse_rule(text, "fail", ["evil"]),), raw=raw

@@ -55,7 +55,8 @@ def monitor(
 ) -> None:
     """Show trait scores for each token while the model writes.
 
-    A RULE is evil>1.5 (any token), mean(evil)>0.8 (whole answer) or run(evil,5)>1 (5 in a row).
+    A RULE is evil>1.5 (mean of 8 tokens in a row), evil@fpr=1% (a threshold of calibrate),
+    any(evil)>3 (one token) or mean(evil)>0.8 (whole answer).
     """
     from traitcli.cli.monitor_modes import monitor_source
     from traitcli.cli.session import Display, MonitorOptions, Source

@@ -72,7 +72,7 @@ FailOn = Annotated[
     list[str] | None,
     typer.Option(
         metavar="RULE",
-        help="Exit with code 3 when RULE is met, for example 'evil>1.5'. Can be repeated.",
+        help="Exit with code 3 when RULE is met, for example 'evil@fpr=1%'. Can be repeated.",
     ),
 ]
 SkipThinking = Annotated[

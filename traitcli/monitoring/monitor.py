@@ -176,7 +176,9 @@ class _MonitoredAnswer:
         self._on_event = on_event
         self._reader = watch.reader(loaded)
         self._opened = opens_thinking(rendered.text)
-        self._alarms = [Alarm(rule) for rule in watch.rules]
+        # How long the answer gets is not known yet.
+        limit = watch.config.sampling.max_new_tokens
+        self._alarms = [Alarm(rule, limit) for rule in watch.rules]
         self._crossings: list[Crossing] = []
         self._tokens: list[str] = []
         self._projections: list[Floats] = []

@@ -196,9 +196,9 @@ def _record(
 def _crossings(watch: Watch, record: TokenScores) -> tuple[Crossing, ...]:
     found: list[Crossing] = []
     for rule in watch.rules:
-        alarm = Alarm(rule)
         scores = (record.raw if watch.raw else record.calibrated)[rule.trait]
         first = record.thinking if record.skips_thinking else 0
+        alarm = Alarm(rule, len(scores) - first)
         raised = [*map(alarm.add, scores[first:]), alarm.end()]
         found += [replace(one, token=one.token + first) for one in raised if one]
     return tuple(found)
