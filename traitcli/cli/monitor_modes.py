@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +11,9 @@ import typer
 
 from traitcli.cli.output import print_json
 from traitcli.cli.session import ALARM_EXIT_CODE, MonitorOptions, MonitorSession
+from traitcli.cli.vector_source import VectorSource, check_monitored
 from traitcli.config import Config
-from traitcli.errors import TraitError, UserError, VectorError, suggest
+from traitcli.errors import TraitError, UserError
 from traitcli.events import Warned
 from traitcli.output_paths import check_output_file, check_output_folder
 from traitcli.records import TraitVector
@@ -36,12 +37,13 @@ def monitor_source(options: MonitorOptions, config: Config) -> None:
     else:
         check_output_folder(config.paths.runs / "monitor", "--set paths.runs=FOLDER")
     # Loading a model takes seconds to minutes, so everything else is read and checked first.
-    vectors = _load_vectors(options, config)
+    source = VectorSource(config, options.vectors, options.traits, options.layer)
+    vectors = source.load()
     monitored = {name: vectors[name] for name in options.traits} or vectors
-    _check_monitored(options.display.trait, monitored)
+    check_monitored(options.display.trait, monitored)
     by_layer = _trait_by_layer(options, monitored)
     run_mode = _choose_mode(options)
-    rules = _parse_rules(options, config, monitored)
+    rules = _parse_rules(options, source, monitored)
 
     from traitcli.generation.projections import make_probes
     from traitcli.models.identity import other_model_notes
@@ -57,7 +59,7 @@ def monitor_source(options: MonitorOptions, config: Config) -> None:
         display.trait, raw=display.raw, by_layer=by_layer, as_json=display.as_json
     ) as view:
         loaded = load_model(config.model, view.show, options.trust)
-        vectors = _fit_file(options, vectors, loaded.layer_count)
+        vectors = source.fit(vectors, loaded.layer_count)
         monitored = {name: vectors[name] for name in monitored}
         for note in other_model_notes(monitored.values(), loaded):
             view.show(Warned("", note))
@@ -175,7 +177,7 @@ def _replay(options: MonitorOptions, path: Path) -> None:
         traits |= dict.fromkeys(record.raw)
 
     display = options.display
-    _check_monitored(display.trait, traits)
+    check_monitored(display.trait, traits)
     shown = [record.layer_scores.trait for record in records if record.layer_scores]
     by_layer = shown[0] if shown else None
     with open_monitor_view(
@@ -186,60 +188,6 @@ def _replay(options: MonitorOptions, path: Path) -> None:
             if display.as_json:
                 # Not rounded again, so that the output equals the stored record.
                 print_json(to_json(record, decimals=None))
-
-
-def _load_vectors(options: MonitorOptions, config: Config) -> Mapping[str, TraitVector]:
-    """The vectors of the config's model, of the --vectors folder, or of one --vectors file.
-
-    A folder may hold vectors itself, or one folder for each model, as the config's folder does.
-    """
-    from traitcli.vectors.files import load_vectors
-    from traitcli.vectors.formats.read_any import read_any
-
-    if options.vectors is not None and options.vectors.is_file():
-        vector = read_any(options.vectors, layer=options.layer)
-        for name in options.traits:
-            _check_monitored(name, {vector.trait})
-        return {vector.trait: vector}
-
-    source: Config | Path = config
-    if options.vectors is not None:
-        if not options.vectors.exists():
-            raise VectorError(
-                f"cannot read --vectors {options.vectors}",
-                cause="no file or folder has this path",
-                fix="check the path",
-            )
-        of_model = options.vectors / config.model.name
-        source = of_model if of_model.is_dir() else options.vectors
-    vectors = load_vectors(source)
-    if not vectors.keys() >= set(options.traits):
-        # Fails for the missing trait, with an error that says how to make its vector.
-        load_vectors(source, options.traits)
-    return vectors
-
-
-def _fit_file(
-    options: MonitorOptions, vectors: Mapping[str, TraitVector], layer_count: int
-) -> Mapping[str, TraitVector]:
-    """The same vectors; that of a file with some layers only is read with the model's number."""
-    from traitcli.vectors.formats.read_any import read_any
-
-    is_partial = any(one.quality.layers_provided is not None for one in vectors.values())
-    if options.vectors is None or not options.vectors.is_file() or not is_partial:
-        return vectors
-    vector = read_any(options.vectors, layer_count, options.layer)
-    return {vector.trait: vector}
-
-
-def _check_monitored(name: str | None, monitored: Collection[str]) -> None:
-    """Raise UserError when a named trait is not monitored."""
-    if name is not None and name not in monitored:
-        raise UserError(
-            f"the trait {name} is not monitored",
-            cause=f"monitored: {', '.join(monitored)}",
-            fix=suggest(name, monitored) or "choose one of these",
-        )
 
 
 def _trait_by_layer(options: MonitorOptions, monitored: Mapping[str, TraitVector]) -> str | None:
@@ -256,19 +204,21 @@ def _trait_by_layer(options: MonitorOptions, monitored: Mapping[str, TraitVector
 
 
 def _parse_rules(
-    options: MonitorOptions, config: Config, monitored: Mapping[str, TraitVector]
+    options: MonitorOptions, source: VectorSource, monitored: Mapping[str, TraitVector]
 ) -> tuple[Rule, ...]:
     """The alarm rules of --stop-on and --fail-on.
 
     Raises UserError for a rule that cannot be parsed, and for a rule on calibrated scores of a
-    vector without class means.
+    vector without class means; VectorError for a false-positive rate without a threshold.
     """
+    from traitcli.cli.operating_points import operating_points
     from traitcli.monitoring.alarms import parse_rule
 
-    rules = [parse_rule(text, "stop", monitored) for text in options.stop_on]
-    rules += [parse_rule(text, "fail", monitored) for text in options.fail_on]
+    point = operating_points(source, monitored, raw=options.display.raw)
+    rules = [parse_rule(text, "stop", monitored, point) for text in options.stop_on]
+    rules += [parse_rule(text, "fail", monitored, point) for text in options.fail_on]
     for rule in rules:
-        has_class_means = config.vector.position in monitored[rule.trait].stats
+        has_class_means = source.config.vector.position in monitored[rule.trait].stats
         # Such a rule is never met, so a check with --fail-on would always pass.
         if not options.display.raw and not has_class_means:
             raise UserError(
