@@ -1,10 +1,11 @@
-"""The Typer application and its six commands."""
+"""The Typer application and its seven commands."""
 
 from __future__ import annotations
 
 import typer
 
 from traitcli.cli.build_vector import build_vector
+from traitcli.cli.calibrate import calibrate
 from traitcli.cli.extract import extract
 from traitcli.cli.inspection import inspect
 from traitcli.cli.judge import judge
@@ -25,6 +26,7 @@ app = typer.Typer(
 for command in (extract, judge, build_vector, monitor):
     app.command()(command)
 app.add_typer(inspect, name="inspect")
+app.command()(calibrate)
 app.command()(report)
 
 

@@ -55,8 +55,7 @@ def monitor(
 ) -> None:
     """Show trait scores for each token while the model writes.
 
-    A RULE is evil>1.5 (mean of 8 tokens in a row), evil@fpr=1% (a threshold of calibrate),
-    any(evil)>3 (one token) or mean(evil)>0.8 (whole answer).
+    A RULE is evil>1.5 (8 tokens' mean), evil@fpr=1% (see calibrate) or mean(evil)>0.8 (answer).
     """
     from traitcli.cli.monitor_modes import monitor_source
     from traitcli.cli.session import Display, MonitorOptions, Source
