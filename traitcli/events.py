@@ -175,6 +175,7 @@ class MonitorStarted:
 
     layers  trait -> the layer that is read
     about   the origin that the record will state
+    marks   trait -> the calibrated score where its first alarm lies
     """
 
     prompt: str
@@ -184,6 +185,7 @@ class MonitorStarted:
     notes: tuple[str, ...] = ()
     steering: tuple[Intervention, ...] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
+    marks: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

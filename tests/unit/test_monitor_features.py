@@ -353,6 +353,21 @@ def test_a_fail_rule_does_not_stop_the_answer(loaded):
     )
 
 
+@pytest.mark.parametrize("raw", [False, True], ids=["calibrated", "raw"])
+def test_the_first_alarm_of_a_trait_is_marked_at_its_calibrated_score(loaded, raw):
+    model, events = loaded("llama"), []
+    probe = make_probes(VECTORS, model, "response_avg")["evil"]
+    bound = 2.5
+
+    watch(model, on_event=events.append, raw=raw, rules=rules(f"evil>{bound}", "mean(evil)>9"))
+
+    [marks] = [event.marks for event in events if isinstance(event, MonitorStarted)]
+    stats, layer = probe.vector.stats["response_avg"], probe.layer
+    middle = (stats.positive_mean[layer] + stats.negative_mean[layer]) / 2
+    half = (stats.positive_mean[layer] - stats.negative_mean[layer]) / 2
+    assert marks == {"evil": pytest.approx((bound - middle) / half if raw else bound)}
+
+
 def test_rules_use_projections_with_raw(loaded):
     model = loaded("llama")
 

@@ -7,6 +7,7 @@ import json
 import re
 import signal
 import sys
+from dataclasses import replace
 
 import pyte
 import pytest
@@ -322,6 +323,35 @@ def test_a_trait_without_class_means_is_never_the_leader():
 )
 def test_a_bar_grows_from_zero_to_the_dots_at_the_class_means(score, drawn):
     assert bar(score, NONE, 21).plain == drawn
+
+
+@pytest.mark.parametrize(
+    ("score", "mark", "drawn"),
+    [
+        (0.0, 1.5, "     ·    │    ·  ┆  "),
+        (2.0, 1.5, "     ·    │━━━━━━━┆━━"),
+        (0.0, 2.0, "     ·    │    ·    ┆"),
+        (0.0, 2.1, "     ·    │    ·    »"),
+        (0.0, 0.0, "     ·    │┆   ·     "),
+        (0.0, -1.5, "  ┆  ·    │    ·     "),
+        (-1.0, -9.0, "«    ━━━━━│    ·     "),
+        (0.0, float("nan"), "     ·    │    ·     "),
+    ],
+)
+def test_a_line_in_the_bar_marks_where_an_alarm_lies(score, mark, drawn):
+    assert bar(score, NONE, 21, mark).plain == drawn
+
+
+def test_the_panel_marks_the_alarm_of_its_trait_alone():
+    terminal = Terminal()
+    view = MonitorView(terminal.console)
+
+    view.show(replace(started("evil", "refusal"), marks={"evil": 1.5}))
+    view.show(scored(0, "Hi", evil=0.0, refusal=0.0))
+    view.close()
+
+    [evil, refusal] = [line for line in terminal.lines() if "evil" in line or "refusal" in line]
+    assert ("┆" in evil, "┆" in refusal) == (True, False)
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,18 @@ class Watch:
         return {trait: probe.layer for trait, probe in self.probes.items()}
 
     @property
+    def marks(self) -> dict[str, float]:
+        """Trait -> the calibrated score where its first alarm lies, at the length limit."""
+        marks: dict[str, float] = {}
+        for rule in self.rules:
+            probe = self.probes[rule.trait]
+            bound = rule.bound_at(self.config.sampling.max_new_tokens)
+            if probe.is_calibrated:
+                score = probe.calibrate(np.array([bound], np.float32))[0] if self.raw else bound
+                marks.setdefault(rule.trait, float(score))
+        return marks
+
+    @property
     def _layer_probes(self) -> list[Probe]:
         return self.probes[self.by_layer].at_every_layer if self.by_layer else []
 
@@ -141,6 +153,7 @@ def monitor(
             (*notes, *_final_norm_notes(watch, loaded)),
             interventions,
             watch.about,
+            watch.marks,
         )
     )
     for note in dose_notes(steering, loaded):

@@ -40,9 +40,11 @@ class RealizedRate:
     @property
     def outcome(self) -> Outcome:
         """Whether the realized rate is within 0.3 to 2 times the nominal one."""
+        low, high = (factor * self.rate for factor in WITHIN)
+        if self.low > high or self.high < low:
+            return "differs"
         if self.texts * self.rate < _FEWEST_ALARMS:
             return "too few texts"
-        low, high = (factor * self.rate for factor in WITHIN)
         return "holds" if low <= self.realized <= high else "differs"
 
 

@@ -148,11 +148,10 @@ def measure(texts: Iterable[Sequence[float]], rates: Sequence[float]) -> tuple[T
     """
     scores = [list(one) for one in texts]
     by_length = sorted((len(one) for one in scores), reverse=True)
-    # The length that just enough texts reach too: few texts are as long as a length above.
-    longest = {
-        by_length[fewest_texts(rate) - 1] for rate in rates if fewest_texts(rate) <= len(by_length)
-    }
-    lengths = sorted({*LENGTHS, *(length for length in longest if length >= LENGTHS[0])})
+    # Also at the longest that enough texts have, for most texts end between two lengths.
+    needed = [count for count in map(fewest_texts, rates) if count <= len(by_length)]
+    longest = by_length[max(needed) - 1] if needed else 0
+    lengths = sorted({*LENGTHS, max(longest, LENGTHS[0])})
     points = []
     for summary in SUMMARIES:
         cut = [summed_at(summary, one, lengths) for one in scores]

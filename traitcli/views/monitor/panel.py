@@ -64,10 +64,12 @@ class TraitTrack:
     scores  calibrated scores, or raw projections if the vector has no calibration; bars and colors
             use these
     shown   the numbers in the row: `scores`, or raw projections if the user asked for them
+    mark    the score where an alarm lies
     """
 
-    def __init__(self, name: str, *, raw: bool = False) -> None:
+    def __init__(self, name: str, *, raw: bool = False, mark: float | None = None) -> None:
         self.name = name
+        self.mark = mark
         self.label = one_line(name)
         self.raw = raw
         self.calibrated = True
@@ -136,11 +138,24 @@ def panel_lines(
     return [_header(columns, palette), *rows]
 
 
-def bar(score: float | None, palette: Palette, width: int) -> Text:
+def bar(score: float | None, palette: Palette, width: int, mark: float | None = None) -> Text:
     """A bar from zero, in the middle, to the score.
 
-    Dots mark the class means. An arrow ends a bar whose score is beyond ±LIMIT.
+    Dots mark the class means. An arrow ends a bar whose score is beyond ±LIMIT. A line marks where
+    an alarm lies, a double arrow one that lies beyond ±LIMIT.
     """
+    line = _plain_bar(score, palette, width)
+    if mark is None or not math.isfinite(mark):
+        return line
+    half = width // 2
+    cell = min(int(abs(mark) / LIMIT * half), half - 1)
+    within, beyond = ("┆", "»") if mark >= 0 else ("┆", "«")
+    place = half + 1 + cell if mark >= 0 else half - 1 - cell
+    drawn = Text(beyond if abs(mark) > LIMIT else within, _STRONG)
+    return line[:place].append_text(drawn).append_text(line[place + 1 :])
+
+
+def _plain_bar(score: float | None, palette: Palette, width: int) -> Text:
     half = width // 2
     size = 0.0 if score is None or math.isnan(score) else abs(score)
     # Counted in half cells: `╸` fills the left half of its cell.
@@ -192,7 +207,7 @@ def _row(track: TraitTrack, leads: bool, palette: Palette, columns: Columns) -> 
     row.append(fit(track.label, columns.name), _STRONG if leads else None)
     row.append("  ").append_text(_score(shown.last, colors.foreground(scores.last)))
     if columns.bar:
-        drawn = bar(scores.last, palette, columns.bar)
+        drawn = bar(scores.last, palette, columns.bar, track.mark)
         note = Text(fit(_NOT_CALIBRATED, columns.bar), QUIET)
         row.append("  ").append_text(drawn if track.calibrated else note)
     if columns.spark:

@@ -124,7 +124,10 @@ class MonitorView(ClosableView):
     def _start(self, event: MonitorStarted) -> None:
         self._reset()
         self._answers += 1
-        self._tracks = {name: TraitTrack(name, raw=self._raw) for name in event.traits}
+        self._tracks = {
+            name: TraitTrack(name, raw=self._raw, mark=event.marks.get(name))
+            for name in event.traits
+        }
         if self._by_layer:
             self._map = HeatMap(self._by_layer, event.layers.get(self._by_layer))
         self._status = "waiting for the first token …"
