@@ -1,6 +1,6 @@
 """Whether an alarm finds a few telling tokens in a long benign answer.
 
-    python -m benchmarks.alarms DATA [--trait refusal] [--texts 400] [--telling 150]
+    python -m benchmarks.alarms DATA [--trait refusal] [--texts 370] [--telling 100]
 
 DATA is a folder with labelled answers of other models (see docs/alarms.md); all files named
 TRAIT-*.jsonl in it are read. On the embedded model with its vectors:
@@ -12,6 +12,7 @@ diluted  the same 40 tokens in the middle of 2,000 benign ones. The threshold is
 
 Benign texts of 2,040 tokens are benign answers in random order, joined by blank lines. In brackets:
 the standard error of the paired loss. There is one seed, and nothing is chosen by its result.
+It takes about 25 minutes on two cores.
 """
 
 from __future__ import annotations
@@ -59,9 +60,19 @@ def score(loaded: LoadedModel, probe: Probe, texts: Sequence[Text]) -> Scores:
     """The projections of the response tokens of each text."""
     reader = ProjectionReader([probe], loaded)
     scores: Scores = [[] for _ in texts]
-    for number in read_texts(loaded, texts, 8, reader):
+    # Two at a time: more texts of this length are slower on a CPU.
+    for done, number in enumerate(read_texts(loaded, texts, 2, reader), start=1):
         scores[number] = reader.finished.pop(number).response[:, 0].tolist()
+        if done % 50 == 0:
+            print(f"{done} of {len(texts)} texts", file=sys.stderr)
     return scores
+
+
+def cut_blocks(loaded: LoadedModel, layer: int) -> None:
+    """Remove the blocks above a layer, which its states do not depend on: half the time."""
+    inner = loaded.model.model
+    inner.layers = inner.layers[: layer + 1]
+    inner.config.num_hidden_layers = len(inner.layers)
 
 
 def prompt_ids(loaded: LoadedModel, one: Any) -> Ids:
@@ -111,8 +122,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--trait", default="refusal")
-    parser.add_argument("--texts", type=int, default=400)
-    parser.add_argument("--telling", type=int, default=150)
+    parser.add_argument("--texts", type=int, default=370)
+    parser.add_argument("--telling", type=int, default=100)
     options = parser.parse_args()
 
     loaded = load_embedded()
@@ -120,6 +131,7 @@ def main() -> int:
     position = config.vector.position
     vector = load_vectors(config, [options.trait])[options.trait]
     probe = make_probes([vector], loaded, position)[options.trait]
+    cut_blocks(loaded, probe.layer)
     telling, benign = read_answers(options.data, options.trait)
     long_enough = [one for one in telling if len(response_ids(loaded, one["response"])) >= TELLING]
     texts = make_texts(loaded, long_enough[: options.telling], benign, options.texts)
@@ -127,7 +139,7 @@ def main() -> int:
     scores = {}
     for name, own in texts.items():
         scores[name] = score(loaded, probe, own)
-        print(f"{name}: {len(own)} texts", file=sys.stderr)
+        print(f"{name}: done", file=sys.stderr)
 
     own_vector = fingerprint(vector, position, probe.layer)
     points = measure(scores["benign"], [RATE]), measure(scores["long benign"], [RATE])

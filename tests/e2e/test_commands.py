@@ -1,4 +1,4 @@
-"""The six commands, one after another, as a user types them."""
+"""The commands of a run, one after another, as a user types them."""
 
 from __future__ import annotations
 
