@@ -12,7 +12,7 @@ diluted  the same 40 tokens in the middle of 2,000 benign ones. The threshold is
 
 Benign texts of 2,040 tokens are benign answers in random order, joined by blank lines. In brackets:
 the standard error of the paired loss. There is one seed, and nothing is chosen by its result.
-It takes about 25 minutes on two cores.
+It takes up to an hour on two cores.
 """
 
 from __future__ import annotations
