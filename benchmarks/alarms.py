@@ -27,11 +27,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.case import Ids, load_embedded
+from benchmarks.case import Ids, load_embedded, prompt_ids
 from traitcli.config import load_config
 from traitcli.generation.projections import Probe, ProjectionReader, make_probes
 from traitcli.models.loaded import LoadedModel
-from traitcli.models.prompts import encode_response, render
+from traitcli.models.prompts import encode_response
 from traitcli.models.read_texts import Text, read_texts
 from traitcli.monitoring.summaries import SUMMARIES
 from traitcli.monitoring.thresholds import Thresholds, fingerprint, measure
@@ -75,10 +75,6 @@ def cut_blocks(loaded: LoadedModel, layer: int) -> None:
     inner.config.num_hidden_layers = len(inner.layers)
 
 
-def prompt_ids(loaded: LoadedModel, one: Any) -> Ids:
-    return tuple(render(loaded.tokenizer, [{"role": "user", "content": one["prompt"]}]).ids)
-
-
 def response_ids(loaded: LoadedModel, text: str) -> Ids:
     return tuple(encode_response(loaded.tokenizer, text))
 
@@ -102,12 +98,12 @@ def make_texts(
     for one in benign:
         ids = response_ids(loaded, one["response"])
         if len(ids) >= TELLING and len(made["benign"]) < count:
-            made["benign"].append(Text(prompt_ids(loaded, one), ids[:TELLING]))
+            made["benign"].append(Text(prompt_ids(loaded, one["prompt"]), ids[:TELLING]))
     for seed, one in enumerate(benign[:count]):
         ids = long_benign(loaded, benign, BENIGN + TELLING, seed)
-        made["long benign"].append(Text(prompt_ids(loaded, one), ids))
+        made["long benign"].append(Text(prompt_ids(loaded, one["prompt"]), ids))
     for seed, one in enumerate(telling):
-        prompt = prompt_ids(loaded, one)
+        prompt = prompt_ids(loaded, one["prompt"])
         ids = response_ids(loaded, one["response"])[:TELLING]
         # Other seeds than above: the texts around are not those that gave the threshold.
         around = long_benign(loaded, benign, BENIGN, 10_000 + seed)

@@ -57,6 +57,11 @@ def find_prompts(loaded: LoadedModel, count: int) -> list[Ids]:
     return prompts[:count]
 
 
+def prompt_ids(loaded: LoadedModel, question: str) -> Ids:
+    """A question alone, in the chat template."""
+    return render(loaded.tokenizer, [{"role": "user", "content": question}]).ids
+
+
 def make_conversations(count: int) -> list[tuple[str, str]]:
     """Questions of all traits without a persona, answered with the words of instructions."""
     questions: list[str] = []

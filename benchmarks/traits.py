@@ -27,6 +27,7 @@ from statistics import fmean
 import numpy as np
 import torch
 
+from benchmarks.case import prompt_ids
 from traitcli.config import Config, ModelConfig, load_config
 from traitcli.generation.decode import decode
 from traitcli.generation.detokenize import token_texts
@@ -117,7 +118,7 @@ def generate_steered(
     loaded: LoadedModel, questions: Sequence[str], probe: Probe, coefficient: float, config: Config
 ) -> list[str]:
     """Answers of transformers' generate, steered at the last position of each pass."""
-    prompts = [_prompt_ids(loaded, question) for question in questions]
+    prompts = [prompt_ids(loaded, question) for question in questions]
     ids, mask = left_pad(prompts, loaded.tokenizer.pad_token_id, loaded.device)
     direction = probe.vector.directions[probe.position][probe.layer]
     sampling = config.extract.sampling
@@ -154,7 +155,7 @@ def compare_steering(
     questions = trait.evaluation_questions[: options.questions]
     direction = probe.vector.directions[probe.position][probe.layer]
     unit = PreparedIntervention(Intervention(trait.name, 1.0, probe.layer), direction)
-    [measured] = measure_doses(loaded, [unit], _prompt_ids(loaded, questions[0]))
+    [measured] = measure_doses(loaded, [unit], prompt_ids(loaded, questions[0]))
     coefficient = options.dose / measured.intervention.dose
 
     scores: dict[float, list[float]] = {}
@@ -179,10 +180,6 @@ def _judge(
     values = [by_id[answer.rollout] for answer in answers]
     # An empty answer has no score, and both personas explain it equally well.
     return [50.0 if value is None else value for value in values]
-
-
-def _prompt_ids(loaded: LoadedModel, question: str) -> tuple[int, ...]:
-    return render(loaded.tokenizer, [{"role": "user", "content": question}]).ids
 
 
 def print_table(header: str, rows: Iterable[str]) -> None:

@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from traitcli.monitoring.transcripts import Exchange
     from traitcli.views import View
 
-_RATE = re.compile(r"(\d+\.?\d*|\.\d+)\s*(%?)", re.ASCII)
-
 
 def parse_rates(text: str) -> list[float]:
     """The rates of `1%,5%`, ascending. Raises UserError for others than 0 to 50 %."""
+    from traitcli.monitoring.alarms import RATE, is_rate, read_rate
+
     found: set[float] = set()
     for part in text.split(","):
-        match = _RATE.fullmatch(part.strip())
-        rate = float(match[1]) / (100 if match[2] else 1) if match else 0.0
-        if not 0 < rate < 0.5:
+        match = re.fullmatch(RATE, part.strip(), re.ASCII)
+        rate = read_rate(match) if match else 0.0
+        if not is_rate(rate):
             raise UserError(
                 f"invalid --fpr {text}",
                 cause=f"{part.strip() or 'nothing'!r} is no rate above 0% and below 50%",
@@ -61,12 +61,10 @@ class Calibration:
         check_output_folder(self.source.folder, "--vectors FOLDER")
         texts, others = _read(file), _read(check) if check else []
         vectors = self.source.load()
-        monitored = {name: vectors[name] for name in self.source.traits} or vectors
         # The view of monitor --input, which shows how many texts are read.
         with open_monitor_view(as_json=self.as_json) as view:
             loaded = load_model(self.source.config.model, view.show, self.trust)
-            vectors = self.source.fit(vectors, loaded.layer_count)
-            monitored = {name: vectors[name] for name in monitored}
+            monitored = self.source.chosen(self.source.fit(vectors, loaded.layer_count))
             scores = self._score(loaded, monitored, texts, view)
             checked = self._score(loaded, monitored, others, view) if others else {}
         found = [self._measure(monitored[name], scores[name], file) for name in monitored]

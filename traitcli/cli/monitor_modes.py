@@ -39,7 +39,7 @@ def monitor_source(options: MonitorOptions, config: Config) -> None:
     # Loading a model takes seconds to minutes, so everything else is read and checked first.
     source = VectorSource(config, options.vectors, options.traits, options.layer)
     vectors = source.load()
-    monitored = {name: vectors[name] for name in options.traits} or vectors
+    monitored = source.chosen(vectors)
     check_monitored(options.display.trait, monitored)
     by_layer = _trait_by_layer(options, monitored)
     run_mode = _choose_mode(options)
@@ -60,7 +60,7 @@ def monitor_source(options: MonitorOptions, config: Config) -> None:
     ) as view:
         loaded = load_model(config.model, view.show, options.trust)
         vectors = source.fit(vectors, loaded.layer_count)
-        monitored = {name: vectors[name] for name in monitored}
+        monitored = source.chosen(vectors)
         for note in other_model_notes(monitored.values(), loaded):
             view.show(Warned("", note))
         watching = Watch(

@@ -65,6 +65,10 @@ class VectorSource:
         vector = read_any(self.path, layer_count, self.layer)
         return {vector.trait: vector}
 
+    def chosen(self, vectors: Mapping[str, TraitVector]) -> Mapping[str, TraitVector]:
+        """Those of `traits`, in that order; all without names."""
+        return {name: vectors[name] for name in self.traits} or vectors
+
     @property
     def folder(self) -> Path:
         """The folder of the vectors. For shipped ones, it is where your own would be."""

@@ -18,12 +18,14 @@ BoundOf = Callable[[int], float]
 OperatingPoint = Callable[[str, Summary, float], BoundOf]
 """The bounds of a trait, a way to sum up and a false-positive rate."""
 
+RATE = r"(?P<rate>\d+\.?\d*|\.\d+)\s*(?P<percent>%?)"
+"""A false-positive rate as text, such as 1% or .01; `read_rate` gives its number."""
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)"
 _RULE = re.compile(
     rf"(?:(?P<kind>{'|'.join(get_args(Kind))})\()?(?P<trait>[^()<>@,\s]+)"
     rf"(?:,\s*(?P<length>\d+))?(?P<close>\))?"
     rf"\s*(?:(?P<side>[<>])\s*(?P<bound>{_NUMBER})"
-    r"|@\s*fpr\s*=\s*(?P<rate>\d+\.?\d*|\.\d+)\s*(?P<percent>%?))",
+    rf"|@\s*fpr\s*=\s*{RATE})",
     re.ASCII,
 )
 _FORMS = (
@@ -92,7 +94,7 @@ def parse_rule(
         )
     bound: float | BoundOf
     if found["rate"]:
-        bound = _find_bounds(found, option, summary, operating_point)
+        bound = _find_bounds(found, action, option, summary, operating_point)
     else:
         bound = float(found["bound"])
     return Rule(text.strip(), action, trait, summary, found["side"] != "<", bound)
@@ -110,18 +112,32 @@ def _parse_summary(found: re.Match[str], option: str) -> Summary:
     return Summary(kind, int(length)) if length else Summary(kind)
 
 
+def read_rate(found: re.Match[str]) -> float:
+    """The false-positive rate of a match of RATE."""
+    return float(found["rate"]) / (100 if found["percent"] else 1)
+
+
+def is_rate(rate: float) -> bool:
+    """Whether thresholds can have this false-positive rate."""
+    return 0 < rate < 0.5
+
+
 def _find_bounds(
-    found: re.Match[str], option: str, summary: Summary, operating_point: OperatingPoint | None
+    found: re.Match[str],
+    action: Action,
+    option: str,
+    summary: Summary,
+    operating_point: OperatingPoint | None,
 ) -> BoundOf:
     # Its thresholds are those of whole answers; a running mean crosses them sooner and more often.
-    if summary.kind == "mean" and option.startswith("--stop"):
+    if summary.kind == "mean" and action == "stop":
         raise UserError(
             f"invalid {option}",
             cause="the false-positive rate of a mean is known for whole answers only",
             fix=f"--stop-on '{found['trait']}@fpr={found['rate']}{found['percent']}', or --fail-on",
         )
-    rate = float(found["rate"]) / (100 if found["percent"] else 1)
-    if not 0 < rate < 0.5:
+    rate = read_rate(found)
+    if not is_rate(rate):
         raise UserError(
             f"invalid {option}",
             cause=f"a false-positive rate is above 0% and below 50%, not {rate:.4g}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -37,12 +38,9 @@ class Summary:
     def __call__(self, scores: Iterable[float]) -> float:
         """The number for one answer; NaN if it has no token, or if a score is not finite."""
         running = Running(self)
-        values = [running.add(score) for score in scores]
-        if self.kind == "mean":
-            values = []
-        known = [value for value in [*values, running.end()] if value is not None]
-        # Not `max`, for which NaN is smaller or larger depending on the order.
-        return float(np.max(known)) if known else float("nan")
+        for score in scores:
+            running.add(score)
+        return running.result()
 
     @property
     def text(self) -> str:
@@ -71,30 +69,31 @@ class Running:
     """Sums up one answer while it is written.
 
     `add` returns what the token just added makes of it: None where too few tokens are known. The
-    value of the answer is the highest of them; that of a mean is `end`.
+    result for the answer is the highest of them; that of a mean is the last.
     """
 
     def __init__(self, summary: Summary) -> None:
         self._kind = summary.kind
         self._length = 1 if summary.kind == "any" else summary.length
         self._window: deque[float] = deque(maxlen=self._length)
+        self._decay = 1 - 2 / (self._length + 1)
         self._count = 0
         self._sum = 0.0
         self._average = 0.0
-        self._weight = 0.0
+        self._highest = -math.inf
 
     def add(self, score: float) -> float | None:
         """Take the next token's score."""
         self._count += 1
         self._sum += score
         self._window.append(score)
-        # Weighted by how much of the past is known, so that an average does not start at 0.
-        decay = 1 - 2 / (self._length + 1)
-        self._average = decay * self._average + (1 - decay) * score
-        self._weight = decay * self._weight + (1 - decay)
+        self._average = self._decay * self._average + (1 - self._decay) * score
         if self._count < self._length or (self._kind == "first" and self._count > self._length):
             return None
-        return self._value()
+        value = self._value()
+        # Not `max`, for which NaN is smaller or larger depending on the order.
+        self._highest = float(np.maximum(self._highest, value))
+        return value
 
     def end(self) -> float | None:
         """The value of an answer that has ended, where no token has given it."""
@@ -102,11 +101,19 @@ class Running:
             return None
         return self._value() if self._count else None
 
+    def result(self) -> float:
+        """The number for the answer, if it ended here; NaN without a token."""
+        if not self._count:
+            return math.nan
+        is_known = self._count >= self._length and self._kind != "mean"
+        return self._highest if is_known else self._value()
+
     def _value(self) -> float:
         if self._kind == "mean":
             return self._sum / self._count
         if self._kind == "ema":
-            return self._average / self._weight
+            # By the weight of what is known of the past, so that an average does not start at 0.
+            return self._average / (1 - self._decay**self._count)
         if self._kind == "run":
             return float(np.min(self._window))
         return _mean(self._window)

@@ -171,13 +171,11 @@ def summed_at(
     The lengths are at least that of the summary. One pass over the text gives all of them.
     """
     wanted, found = set(lengths), {}
-    running, best = Running(summary), -math.inf
+    running = Running(summary)
     for count, score in enumerate(scores, start=1):
-        value = running.add(score)
-        if value is not None:
-            best = value if summary.kind == "mean" else max(best, value)
+        running.add(score)
         if count in wanted:
-            found[count] = best
+            found[count] = running.result()
     return found
 
 

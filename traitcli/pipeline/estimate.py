@@ -10,7 +10,7 @@ from typing import Any
 
 from traitcli.config import Config
 from traitcli.events import Stage
-from traitcli.judging import judge_id
+from traitcli.judging import Judge, judge_id
 from traitcli.judging.budget import find_price
 from traitcli.pipeline.ledgers import RunLedgers
 from traitcli.pipeline.plan import plan_rollouts
@@ -66,13 +66,12 @@ def check_judge(traits: Sequence[Trait], config: Config, ledgers: RunLedgers) ->
 
     A missing key is such a fault. Traits of labelled responses need no judge.
     """
+    judged = [trait for trait in traits if not trait.responses]
     worker = Worker(config, config.model.device, lambda event: None)
     with closing(worker.judge) as judge:
-        for trait in traits:
-            plan = plan_trait(trait, config, ledgers, judge_id(judge, trait))
-            # A finished run must not need a key.
-            if not trait.responses and plan.judge_calls:
-                judge.check()
+        # A finished run must not need a key.
+        if any(plan.judge_calls for plan in _plan_all(judged, config, ledgers, judge)):
+            judge.check()
 
 
 def count_todo(
@@ -82,9 +81,15 @@ def count_todo(
     total: Counter[Stage] = Counter()
     worker = Worker(config, config.model.device, lambda event: None)
     with closing(worker.judge) as judge:
-        for trait in traits:
-            total.update(plan_trait(trait, config, ledgers, judge_id(judge, trait)).todo)
+        for plan in _plan_all(traits, config, ledgers, judge):
+            total.update(plan.todo)
     return {stage: count for stage, count in total.items() if stage in stages}
+
+
+def _plan_all(
+    traits: Sequence[Trait], config: Config, ledgers: RunLedgers, judge: Judge
+) -> list[TraitPlan]:
+    return [plan_trait(trait, config, ledgers, judge_id(judge, trait)) for trait in traits]
 
 
 def plan_trait(trait: Trait, config: Config, ledgers: RunLedgers, judge: str) -> TraitPlan:
@@ -153,8 +158,8 @@ def plan_rows(
     speed = known_speed(config)
 
     rows = []
-    for trait in traits:
-        plan = plan_trait(trait, config, ledgers, judge_id(worker.judge, trait))
+    plans = _plan_all(traits, config, ledgers, worker.judge)
+    for trait, plan in zip(traits, plans, strict=True):
         # The known speed is that of generating; reading labelled responses is much faster.
         rows.append(_row(plan, config, bytes_each, {} if trait.responses else speed))
     return rows

@@ -149,9 +149,8 @@ def bar(score: float | None, palette: Palette, width: int, mark: float | None = 
         return line
     half = width // 2
     cell = min(int(abs(mark) / LIMIT * half), half - 1)
-    within, beyond = ("┆", "»") if mark >= 0 else ("┆", "«")
-    place = half + 1 + cell if mark >= 0 else half - 1 - cell
-    drawn = Text(beyond if abs(mark) > LIMIT else within, _STRONG)
+    place, beyond = (half + 1 + cell, "»") if mark >= 0 else (half - 1 - cell, "«")
+    drawn = Text(beyond if abs(mark) > LIMIT else "┆", _STRONG)
     return line[:place].append_text(drawn).append_text(line[place + 1 :])
 
 
