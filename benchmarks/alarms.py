@@ -34,8 +34,9 @@ from traitcli.models.loaded import LoadedModel
 from traitcli.models.prompts import encode_response
 from traitcli.models.read_texts import Text, read_texts
 from traitcli.monitoring.summaries import SUMMARIES
-from traitcli.monitoring.thresholds import Thresholds, fingerprint, measure
+from traitcli.monitoring.thresholds import Thresholds, measure
 from traitcli.vectors.files import load_vectors
+from traitcli.vectors.fingerprint import fingerprint
 
 TELLING, BENIGN = 40, 2000
 RATE = 0.01

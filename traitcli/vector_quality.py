@@ -91,6 +91,9 @@ class VectorQuality:
     neutral_auroc_low: Number | None = None
     neutral_auroc_high: Number | None = None
     neutral_auroc_by_layer: Numbers | None = None
+    neutral_null_p: Number | None = None
+    neutral_length_lead: Number | None = None
+    neutral_embedding_lead: Number | None = None
     evaluation_rollouts: Count | None = None
     evaluation_questions: Count | None = None
 
@@ -122,6 +125,7 @@ class VectorQuality:
     # verdict
     verdict: Text | None = None
     verdict_reason: Text | None = None
+    to_raise: Text | None = None
     doubts: tuple[Text, ...] = ()
 
     @classmethod

@@ -16,7 +16,6 @@ from traitcli.monitoring.thresholds import (
     Threshold,
     Thresholds,
     fewest_texts,
-    fingerprint,
     measure,
     read_thresholds,
     summed_at,
@@ -24,6 +23,7 @@ from traitcli.monitoring.thresholds import (
     write_thresholds,
 )
 from traitcli.records import TraitVector
+from traitcli.vectors.fingerprint import fingerprint
 
 ROLLING = Summary("rolling")
 DIRECTIONS = np.arange(12, dtype=np.float32).reshape(3, 4) + 1

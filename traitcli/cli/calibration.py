@@ -108,11 +108,11 @@ class Calibration:
         """The thresholds of one trait, after they are stored."""
         from traitcli.monitoring.thresholds import (
             Thresholds,
-            fingerprint,
             measure,
             thresholds_path,
             write_thresholds,
         )
+        from traitcli.vectors.fingerprint import fingerprint
 
         position, layer = self.source.config.vector.position, self.source.layer_of(vector)
         own = fingerprint(vector, position, layer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ from traitcli.errors import VectorError
 from traitcli.files import explain_unreadable, parse_json, write_atomic
 from traitcli.monitoring.summaries import SUMMARIES, Kind, Running, Summary
 from traitcli.records import Position, TraitVector
+from traitcli.vectors.fingerprint import fingerprint
 
 LENGTHS = (8, 32, 128, 512, 2048)
 """Tokens at which benign texts are cut. At 8 every way to sum up has all the tokens it wants."""
@@ -113,24 +113,6 @@ class Thresholds:
             fix=f"measure it: traitcli calibrate FILE --fpr {rate * 100:.4g}%, "
             f"with {fewest_texts(rate):,} benign texts or more",
         )
-
-
-def fingerprint(vector: TraitVector, position: Position, layer: int) -> str:
-    """SHA-256 of a direction, its position and its layer.
-
-    Raises VectorError when the vector does not have it.
-    """
-    direction = vector.directions.get(position)
-    if direction is None or not 0 <= layer < len(direction):
-        raise VectorError(
-            f"the vector of {vector.trait} has no {position} at layer {layer}",
-            cause=f"it has {', '.join(vector.directions)} at layers 0 to {vector.layer_count - 1}",
-            fix="choose one of them",
-        )
-    digest = hashlib.sha256(f"{position} {layer} ".encode())
-    # The same bytes on every machine.
-    digest.update(direction[layer].astype("<f4").tobytes())
-    return digest.hexdigest()
 
 
 def fewest_texts(rate: float) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 
 from traitcli.vector_quality import VectorQuality
 from traitcli.vectors.controls import (
+    Null,
     difference_cosine,
     massive_share,
     shuffled_null,
@@ -101,11 +102,9 @@ def measure_vector(evidence: Evidence, layer: int | Literal["auto"]) -> VectorQu
         return quality
     quality = _with_separation(quality, held_out, chosen)
     if neutral and neutral.test and (scores := project_left_out(directions, neutral.test)):
-        quality = _with_neutral(quality, scores, chosen)
+        quality = _with_neutral(quality, evidence, neutral.test, scores, chosen)
     quality = _with_controls(quality, build, test, held_out, chosen)
-    # not the rounded quality.auroc: rounded up, a shuffle that ties with it would not count
-    found = measure_auroc(held_out, chosen).value
-    null = shuffled_null(build, test, evidence.method, chosen, found)
+    null = _null(evidence, test, held_out, chosen)
     if null is None:
         return quality
     return replace(
@@ -114,6 +113,14 @@ def measure_vector(evidence: Evidence, layer: int | Literal["auto"]) -> VectorQu
         null_auroc=_round(null.mean),
         null_auroc_95=_round(null.percentile_95),
     )
+
+
+def _null(
+    evidence: Evidence, test: LabelledActivations, held_out: HeldOutScores, layer: int
+) -> Null | None:
+    # not a rounded AUROC: rounded up, a shuffle that ties with it would not count
+    found = measure_auroc(held_out, layer).value
+    return shuffled_null(evidence.build, test, evidence.method, layer, found)
 
 
 def _with_norms(quality: VectorQuality, evidence: Evidence, layer: int) -> VectorQuality:
@@ -182,17 +189,35 @@ def _with_separation(quality: VectorQuality, held_out: HeldOutScores, layer: int
     )
 
 
-def _with_neutral(quality: VectorQuality, held_out: HeldOutScores, layer: int) -> VectorQuality:
-    """Add the AUROC of the same answers behind their bare questions."""
+def _with_neutral(
+    quality: VectorQuality,
+    evidence: Evidence,
+    test: LabelledActivations,
+    held_out: HeldOutScores,
+    layer: int,
+) -> VectorQuality:
+    """Add the AUROC of the same answers behind their bare questions, and its controls."""
     aurocs = [measure_auroc(held_out, each) for each in range(held_out.scores.shape[1])]
     low, high = auroc_interval(aurocs[layer], held_out)
+    null = _null(evidence, test, held_out, layer)
+    by_length = score_by_length(evidence.build, test)
+    length = measure_auroc(by_length, 0) if by_length else None
     return replace(
         quality,
         neutral_auroc=_round(aurocs[layer].value),
         neutral_auroc_low=_round(low),
         neutral_auroc_high=_round(high),
         neutral_auroc_by_layer=_round_all([one.value for one in aurocs]),
+        neutral_null_p=_round(null.p) if null else None,
+        neutral_embedding_lead=_lead(aurocs[layer], aurocs[0], held_out),
+        neutral_length_lead=_lead(aurocs[layer], length, held_out) if length else None,
     )
+
+
+def _lead(found: Measured, control: Measured, held_out: HeldOutScores) -> float | None:
+    """By how many standard errors of the difference the vector is ahead of a control."""
+    lead = found.minus(control, held_out)
+    return _round(lead.value / lead.error, 2) if lead.error else None
 
 
 def _with_controls(

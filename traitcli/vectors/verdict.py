@@ -1,21 +1,34 @@
-"""States how far a vector can be trusted, given what was measured on it."""
+"""States what is known about a vector, given what was measured on it.
+
+The verdict is one of four rungs. Each says on which texts the vector separates:
+
+    not shown            not even on answers whose prompt holds the instruction
+    reads its instruction    only while the instruction is in the prompt, as far as is known
+    reads its own texts  on the same held-out answers behind their bare questions too
+    carries over         on labelled answers of another source too, better than words and length
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
 from traitcli.vector_quality import VectorQuality
+from traitcli.vectors.labelled import LabelledTest
 
-Verdict = Literal["good", "weak", "unusable"]
+Verdict = Literal["not shown", "reads its instruction", "reads its own texts", "carries over"]
 
-GOOD, WEAK = 0.8, 0.65
-"""Lowest held-out AUROC of a good vector, and of a weak one; below WEAK a vector is unusable."""
-GOOD_CONTRAST = 40.0
+SHOWN: tuple[Verdict, ...] = ("reads its own texts", "carries over")
+"""The rungs of a vector that separates without its instruction."""
+CHANCE = 0.5
+"""An AUROC is shown when its 95 % interval lies above this."""
 MAX_NULL_P = 0.05
 """A vector is no better than chance when shuffled labels do as well in a larger share of trials."""
+MIN_LEAD = 1.0
+"""Standard errors by which a vector must be ahead of length and of the embedding layer."""
+GOOD_CONTRAST = 40.0
 STABLE = 0.7
 """Lowest split-half cosine of a stable vector."""
 MASSIVE_SHARE = 0.5
@@ -23,20 +36,31 @@ MASSIVE_SHARE = 0.5
 NEAR_DUPLICATE = 0.8
 """From this absolute cosine on, two traits may share one direction."""
 
+_EXTRACT = "run traitcli extract"
+_MORE = "more rollouts (extract.repeats) or more questions"
+_LABELS = "labelled answers of another source: traitcli inspect labels FILE --keep NAME"
+_OTHER_QUESTIONS = "questions whose answers do not differ so"
 
-def with_verdict(quality: VectorQuality) -> VectorQuality:
-    """The same record with `verdict`, `verdict_reason` and `doubts`.
 
-    All reasons are listed, most severe first, as `label: detail`; tables show the label alone.
-    A measurement that is None never counts against a vector, except a missing held-out AUROC.
+def with_verdict(quality: VectorQuality, tests: Sequence[LabelledTest] = ()) -> VectorQuality:
+    """The same record with `verdict`, `verdict_reason`, `to_raise` and `doubts`.
+
+    Args:
+        quality: The measurements. One that is None was not made: it neither shows nor doubts.
+        tests: The labelled answers that were kept for this vector.
     """
-    unusable, weak = list(_unusable(quality)), list(_weak(quality))
-    doubts = (*unusable, *weak)
-    if not doubts:
-        reason = f"held-out AUROC {_auroc_text(quality)}"
-        return replace(quality, verdict="good", verdict_reason=reason, doubts=())
-    verdict: Verdict = "unusable" if unusable else "weak"
-    return replace(quality, verdict=verdict, verdict_reason=doubts[0], doubts=doubts)
+    verdict, reason, to_raise = _rung(quality)
+    failed = [text for test in tests if (text := _fault(test))]
+    if tests and not failed:
+        verdict, reason = "carries over", "; ".join(_passed(test) for test in tests)
+        to_raise = "nothing: the only higher evidence is more sources"
+    return replace(
+        quality,
+        verdict=verdict,
+        verdict_reason=reason,
+        to_raise=to_raise,
+        doubts=(*failed, *_doubts(quality)),
+    )
 
 
 def nearest_trait(cosines: Mapping[str, float]) -> str | None:
@@ -47,7 +71,7 @@ def nearest_trait(cosines: Mapping[str, float]) -> str | None:
 def with_near_duplicates(quality: VectorQuality, cosines: Mapping[str, float]) -> VectorQuality:
     """The same record, with a doubt if another trait's vector is nearly the same or its opposite.
 
-    `cosines` holds trait -> cosine at this vector's layer. A good vector becomes weak.
+    `cosines` holds trait -> cosine at this vector's layer.
     """
     nearest = nearest_trait(cosines)
     if nearest is None or abs(cosines[nearest]) < NEAR_DUPLICATE:
@@ -55,27 +79,92 @@ def with_near_duplicates(quality: VectorQuality, cosines: Mapping[str, float]) -
     relation = "near-duplicate of" if cosines[nearest] > 0 else "opposite of"
     cosine = f"cosine {cosines[nearest]:.2f}"
     doubt = f"{relation} {nearest}: {cosine}; one of the two may measure the other"
-    doubts = (*quality.doubts, doubt)
-    if quality.verdict == "good":
-        return replace(quality, verdict="weak", verdict_reason=doubt, doubts=doubts)
-    # a weak or unusable vector keeps its reason, which is more severe
-    return replace(quality, doubts=doubts)
+    return replace(quality, doubts=(*quality.doubts, doubt))
 
 
-def _unusable(quality: VectorQuality) -> Iterator[str]:
-    if quality.auroc is not None and quality.auroc < WEAK:
-        yield f"near chance: held-out AUROC {_auroc_text(quality)} on unseen questions and pairs"
-    # elif: a vector near chance is near shuffled labels too, and one reason is enough
-    elif quality.null_p is not None and quality.null_p > MAX_NULL_P:
-        yield (
-            f"may be chance: vectors of shuffled labels separate as well in {quality.null_p:.0%} "
-            f"of trials (AUROC {_auroc_text(quality)})"
-        )
+def _rung(quality: VectorQuality) -> tuple[Verdict, str, str]:
+    """The rung by the run's own answers, its reason, and what would raise it."""
+    fault = _neutral_fault(quality)
+    if fault is None:
+        return "reads its own texts", f"AUROC {_neutral_text(quality)} without the persona", _LABELS
+    if persona_fault := _persona_fault(quality):
+        return "not shown", *persona_fault
+    return "reads its instruction", *fault
 
 
-def _weak(quality: VectorQuality) -> Iterator[str]:
-    yield from _weak_separation(quality)
-    yield from _weak_controls(quality)
+def _persona_fault(quality: VectorQuality) -> tuple[str, str] | None:
+    """Why it is not shown to separate even with the persona, and what would help."""
+    if quality.auroc is None:
+        return "not measured: there are no held-out rollouts", f"{_EXTRACT}, or {_LABELS}"
+    # A file of an earlier version may lack the interval.
+    if (quality.auroc if quality.auroc_low is None else quality.auroc_low) <= CHANCE:
+        return f"may be chance: AUROC {_auroc_text(quality)} with the persona", _MORE
+    if quality.null_p is not None and quality.null_p > MAX_NULL_P:
+        share = f"{quality.null_p:.0%}"
+        reason = f"may be chance: vectors of shuffled labels do as well in {share} of trials"
+        return reason, _MORE
+    return None
+
+
+def _neutral_fault(quality: VectorQuality) -> tuple[str, str] | None:
+    """Why it is not shown to separate without the persona, and what would help."""
+    if quality.neutral_auroc is None:
+        reason = f"no neutral readings: AUROC {_auroc_text(quality)} is with the persona"
+        return reason, f"{_EXTRACT}: it reads the stored answers again"
+    shown = _neutral_text(quality)
+    if quality.neutral_auroc_low is None or quality.neutral_auroc_low <= CHANCE:
+        return f"may be chance without the persona: AUROC {shown}", _MORE
+    null = quality.neutral_null_p
+    if null is not None and null > MAX_NULL_P:
+        reason = f"vectors of shuffled labels do as well in {null:.0%} of trials"
+        return f"may be chance without the persona: {reason}", _MORE
+    controls = (
+        ("may be length", "the length", quality.length_auroc, quality.neutral_length_lead),
+        (
+            "may be lexical",
+            "the embedding layer",
+            quality.embedding_layer_auroc,
+            quality.neutral_embedding_lead,
+        ),
+    )
+    for label, control, auroc, lead in controls:
+        if lead is not None and lead < MIN_LEAD:
+            reason = f"{control} separates about as well ({_number(auroc)} against {shown})"
+            return f"{label}: {reason}", _OTHER_QUESTIONS
+    return None
+
+
+def _fault(test: LabelledTest) -> str | None:
+    """Why a kept test does not show that the vector carries over; None if it does."""
+    shown = f"AUROC {test.auroc:.2f} ({test.low:.2f}–{test.high:.2f})"
+    label = f"does not carry over to {test.name}"
+    if test.high < CHANCE:
+        return f"{label}: {shown} is the wrong way round"
+    if test.low <= CHANCE:
+        return f"{label}: {shown} may be chance"
+    if test.length_lead_low <= 0:
+        return f"{label}: {shown} is not shown to be better than length ({test.length_auroc:.2f})"
+    if test.words_auroc is None or test.words_lead_low is None:
+        return f"not compared on {test.name}: there are no rollouts to learn words from"
+    if test.words_lead_low <= 0:
+        return f"{label}: {shown} is not shown to be better than words ({test.words_auroc:.2f})"
+    return None
+
+
+def _passed(test: LabelledTest) -> str:
+    shown = f"AUROC {test.auroc:.2f} ({test.low:.2f}–{test.high:.2f})"
+    others = f"words {_number(test.words_auroc)}, length {test.length_auroc:.2f}"
+    return f"{test.name}: {shown} on {test.texts:,} answers; {others}"
+
+
+def _doubts(quality: VectorQuality) -> Iterator[str]:
+    """What else limits the vector, most severe first."""
+    if quality.length_does_as_well:
+        compared = _compared(quality.length_auroc, quality.auroc)
+        yield f"may be length: the length of the answer separates about as well{compared}"
+    if quality.embedding_layer_does_as_well:
+        compared = _compared(quality.embedding_layer_auroc, quality.auroc)
+        yield f"may be lexical: the embedding layer separates about as well{compared}"
     # None means that it was not measured
     if quality.judge_trusted is False:
         yield "not filtered: the judge cannot tell the polarities apart"
@@ -98,40 +187,28 @@ def _weak(quality: VectorQuality) -> Iterator[str]:
         yield f"few dimensions: {share:.0%} of its squared norm is in {dimensions}"
 
 
-def _weak_separation(quality: VectorQuality) -> Iterator[str]:
-    auroc, low = quality.auroc, quality.auroc_low
-    may_be_chance = low is not None and low <= 0.5
-    if auroc is None:
-        yield "not measured: there are no held-out rollouts"
-    elif WEAK <= auroc < GOOD:
-        chance = " and may be chance" if may_be_chance else ""
-        yield f"low AUROC: held-out {_auroc_text(quality)} is below {GOOD:.2f}{chance}"
-    elif auroc >= GOOD and may_be_chance:
-        yield f"may be chance: held-out AUROC {_auroc_text(quality)} of too few held-out rollouts"
-
-
-def _weak_controls(quality: VectorQuality) -> Iterator[str]:
-    """Controls within two standard errors of the vector's AUROC, on the same rollouts."""
-    if quality.length_does_as_well:
-        compared = _compared(quality.length_auroc, quality.auroc)
-        yield f"may be length: the length of the answer separates about as well{compared}"
-    if quality.embedding_layer_does_as_well:
-        compared = _compared(quality.embedding_layer_auroc, quality.auroc)
-        yield f"may be lexical: the embedding layer separates about as well{compared}"
-
-
 def _compared(control: float | None, auroc: float | None) -> str:
     """` (0.70 against 0.75)`; empty for a file that has the flag without the numbers."""
     return "" if control is None or auroc is None else f" ({control:.2f} against {auroc:.2f})"
 
 
 def _auroc_text(quality: VectorQuality) -> str:
-    """`0.94 (0.88–0.97)`; `not known` for a file that has the rest without it."""
-    if quality.auroc is None:
-        return "not known"
-    shown = f"{_round_below(quality.auroc, 2, WEAK, GOOD):.2f}"
-    low, high = quality.auroc_low, quality.auroc_high
-    return shown if low is None or high is None else f"{shown} ({low:.2f}–{high:.2f})"
+    return _interval_text(quality.auroc, quality.auroc_low, quality.auroc_high)
+
+
+def _neutral_text(quality: VectorQuality) -> str:
+    bounds = quality.neutral_auroc_low, quality.neutral_auroc_high
+    return _interval_text(quality.neutral_auroc, *bounds)
+
+
+def _interval_text(value: float | None, low: float | None, high: float | None) -> str:
+    """`0.94 (0.88–0.97)`, or the value alone."""
+    bounds = "" if low is None or high is None else f" ({low:.2f}–{high:.2f})"
+    return f"{_number(value)}{bounds}"
+
+
+def _number(value: float | None) -> str:
+    return "not known" if value is None else f"{value:.2f}"
 
 
 def _round_below(value: float, digits: int, *bounds: float) -> float:

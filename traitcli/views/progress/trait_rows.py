@@ -34,7 +34,7 @@ from traitcli.views.words import vector_text
 _TRAIT = "  trait"
 _MARK = 2
 _WIDEST_NAME = 16
-_VERDICT_STYLES = {"weak": WARNING, "unusable": BAD}
+_VERDICT_STYLES = {"reads its instruction": WARNING, "not shown": BAD}
 
 
 @dataclass(slots=True)

@@ -26,10 +26,14 @@ PLAIN = Style()
 
 NAME = Style(bold=True)
 
+GOOD = Style(color="green")
+WEAK = Style(color="yellow")
+BAD = Style(color="red", bold=True)
 VERDICTS = {
-    "good": Style(color="green"),
-    "weak": Style(color="yellow"),
-    "unusable": Style(color="red", bold=True),
+    "carries over": Style(color="green", bold=True),
+    "reads its own texts": GOOD,
+    "reads its instruction": WEAK,
+    "not shown": BAD,
 }
 
 

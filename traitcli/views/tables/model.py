@@ -10,7 +10,8 @@ from rich.text import Text
 
 from traitcli.views.printable import one_line, printable
 from traitcli.views.tables.base import (
-    VERDICTS,
+    BAD,
+    GOOD,
     Row,
     caption,
     heading,
@@ -20,7 +21,7 @@ from traitcli.views.tables.base import (
     text_cell,
 )
 
-_VERDICT_STYLES = {"agrees": VERDICTS["good"], "differs": VERDICTS["unusable"]}
+_VERDICT_STYLES = {"agrees": GOOD, "differs": BAD}
 
 _READS = {
     "packed": "packed: many texts in one pass, without padding",
@@ -97,9 +98,9 @@ def _template_facts(template: Row | None) -> list[tuple[str, str]]:
 def _print_verdict(console: Console, row: Row) -> None:
     console.line()
     if row["reads"]:
-        style, text = VERDICTS["good"], f"read correctly, {_READS[row['reads']]}"
+        style, text = GOOD, f"read correctly, {_READS[row['reads']]}"
     else:
-        style, text = VERDICTS["unusable"], f"scores would be wrong: {row['problem']}"
+        style, text = BAD, f"scores would be wrong: {row['problem']}"
     labelled_line(console, "", printable(text), style)
 
 

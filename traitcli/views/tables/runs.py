@@ -12,10 +12,11 @@ from traitcli.views.formatting import QUIET, clock_time, format_score
 from traitcli.views.palette import palette_for
 from traitcli.views.printable import one_line, printable
 from traitcli.views.tables.base import (
+    BAD,
     NAMED,
     NONE,
     PLAIN,
-    VERDICTS,
+    WEAK,
     Cell,
     Row,
     caption,
@@ -41,7 +42,7 @@ def traits_table(console: Console, rows: Sequence[Row]) -> None:
                 console,
                 f"✗ {one_line(row['trait'])}: ",
                 printable(fault),
-                label_style=VERDICTS["unusable"],
+                label_style=BAD,
             )
 
 
@@ -93,9 +94,7 @@ def workers_table(console: Console, rows: Sequence[Row], notes: Sequence[str]) -
 def failures_table(console: Console, rows: Sequence[Row]) -> None:
     """What failed: trait and stage, then problem, cause and fix, each on its own line."""
     for row in rows:
-        heading(
-            console, f"{one_line(row['trait'])}  {one_line(row['stage'])}", VERDICTS["unusable"]
-        )
+        heading(console, f"{one_line(row['trait'])}  {one_line(row['stage'])}", BAD)
         for label in ("problem", "cause", "fix"):
             if row.get(label):
                 labelled_line(console, f"  {label}: ".ljust(11), printable(row[label]))
@@ -119,7 +118,7 @@ def texts_table(console: Console, rows: Sequence[Row], failures: Sequence[str], 
     print_table(console, _TEXTS_COLUMNS, rows)
     # Many unreadable files must not push the table off the screen.
     for failure in failures[:_FAILURES_SHOWN]:
-        labelled_line(console, "not read: ", printable(failure), label_style=VERDICTS["weak"])
+        labelled_line(console, "not read: ", printable(failure), label_style=WEAK)
     if len(failures) > _FAILURES_SHOWN:
         caption(console, f"and {len(failures) - _FAILURES_SHOWN:,} more that could not be read")
     path_line(console, "records", path)
@@ -135,7 +134,7 @@ def _difference(row: Row) -> Text:
         return Text(NONE)
     difference = row["positive"] - row["negative"]
     # At or below 0 the vector points the wrong way, whatever its held-out AUROC.
-    return Text(format_score(difference), VERDICTS["unusable"] if difference <= 0 else PLAIN)
+    return Text(format_score(difference), BAD if difference <= 0 else PLAIN)
 
 
 def _extreme(key: str) -> Cell:
@@ -192,7 +191,7 @@ def _faults(row: Row) -> Text:
     count = len(row["faults"])
     if not count:
         return Text("none", QUIET)
-    return Text(count_text(count, "fault"), VERDICTS["unusable"])
+    return Text(count_text(count, "fault"), BAD)
 
 
 _TRAIT_COLUMNS: tuple[tuple[str, Cell], ...] = (

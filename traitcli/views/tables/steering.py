@@ -11,9 +11,11 @@ from rich.text import Text
 from traitcli.views.formatting import QUIET, with_minus
 from traitcli.views.printable import one_line, printable
 from traitcli.views.tables.base import (
+    BAD,
+    GOOD,
     NONE,
     PLAIN,
-    VERDICTS,
+    WEAK,
     Cell,
     Row,
     caption,
@@ -24,12 +26,12 @@ from traitcli.views.tables.base import (
 )
 
 _STYLES = {
-    "steers both ways": VERDICTS["good"],
-    "steers up only": VERDICTS["good"],
-    "steers down only": VERDICTS["good"],
-    "steers": VERDICTS["good"],
-    "steers the wrong way": VERDICTS["unusable"],
-    "falls apart": VERDICTS["unusable"],
+    "steers both ways": GOOD,
+    "steers up only": GOOD,
+    "steers down only": GOOD,
+    "steers": GOOD,
+    "steers the wrong way": BAD,
+    "falls apart": BAD,
 }
 """Any other verdict is shown as doubtful."""
 
@@ -60,15 +62,13 @@ def steering_table(console: Console, rows: Sequence[Row], *, show: bool = False)
 
 def _print_verdict(console: Console, row: Row) -> None:
     """The verdict with its reasons, the missing scores and the notes."""
-    style = _STYLES.get(row["verdict"], VERDICTS["weak"])
+    style = _STYLES.get(row["verdict"], WEAK)
     labelled_line(
         console, f"{row['verdict']}: ", f"{_rise_text(row)}; {_kept_text(row)}", label_style=style
     )
     missing = [f"{count} × {printable(reason)}" for reason, count in row["missing_reasons"].items()]
     if missing:
-        labelled_line(
-            console, "without a score: ", ", ".join(missing), label_style=VERDICTS["weak"]
-        )
+        labelled_line(console, "without a score: ", ", ".join(missing), label_style=WEAK)
     for note in row["notes"]:
         labelled_line(console, "note: ", printable(note), QUIET)
 
@@ -160,7 +160,7 @@ def _figure(key: str) -> Callable[[Row], Text]:
 
 
 _COLUMNS: tuple[tuple[str, Cell], ...] = (
-    ("", lambda step: Text("✓" if step["kept"] else "", VERDICTS["good"])),
+    ("", lambda step: Text("✓" if step["kept"] else "", GOOD)),
     ("coefficient", _quiet(_figure("coefficient"))),
     ("dose", _quiet(_figure("dose"))),
     ("score", _quiet(_score)),

@@ -9,10 +9,10 @@ from rich.text import Text
 
 from traitcli.views.formatting import format_score
 from traitcli.views.tables.base import (
+    BAD,
     NAMED,
     NONE,
     PLAIN,
-    VERDICTS,
     Cell,
     Row,
     caption,
@@ -64,7 +64,7 @@ def _threshold(row: Row) -> Text:
 
 
 def _outcome(row: Row) -> Text:
-    return Text(row["outcome"], VERDICTS["unusable"] if row["outcome"] == "differs" else PLAIN)
+    return Text(row["outcome"], BAD if row["outcome"] == "differs" else PLAIN)
 
 
 _THRESHOLD_COLUMNS: tuple[tuple[str, Cell], ...] = (

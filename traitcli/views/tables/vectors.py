@@ -12,6 +12,7 @@ from rich.text import Text
 from traitcli.views.formatting import QUIET
 from traitcli.views.printable import one_line, printable
 from traitcli.views.tables.base import (
+    BAD,
     NAMED,
     NONE,
     PLAIN,
@@ -26,7 +27,6 @@ from traitcli.views.tables.base import (
     verdict_cell,
 )
 
-_BAD = VERDICTS["unusable"]
 _MAX_DECIMAL = 10
 """From this value on, an interval has whole numbers: decimals would not fit, and mean nothing."""
 _HELPED_BY_ROLLOUTS = {"near chance", "may be chance", "low AUROC", "unstable"}
@@ -165,7 +165,7 @@ def _control(key: str, does_as_well: str) -> Cell:
     """The AUROC of a control; red where it separates as well as the vector."""
     return lambda row: Text(
         NONE if row.get(key) is None else f"{row[key]:.2f}",
-        _BAD if row.get(does_as_well) else PLAIN,
+        BAD if row.get(does_as_well) else PLAIN,
     )
 
 
