@@ -84,7 +84,7 @@ def vector(trait: str, **more: Any) -> dict[str, Any]:
         "auroc_by_layer": [None, 0.7, 0.94, 0.9],
         "d": 2.1,
         "evaluation_rollouts": 80,
-        "verdict": "good",
+        "verdict": "carries over",
         "verdict_reason": "separates the unseen",
         "histogram": {
             "positive": [0, 0, 1, 0, 3, 0, 6, 0, 12, 24],
@@ -121,7 +121,7 @@ WEAK = vector(
     auroc=0.71,
     auroc_by_layer=[None, 0.5, 0.6, 0.71],
     magnitude_by_layer=[2.0, 8.0, 9.0, 10.0],
-    verdict="weak",
+    verdict="reads its instruction",
     verdict_reason="separates the unseen poorly",
     positive_score=60.0,
     negative_score=20.0,

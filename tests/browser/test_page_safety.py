@@ -225,7 +225,7 @@ def test_a_report_does_not_run_added_scripts(reports: Reports) -> None:
 
 def full_page(reports: Reports) -> Page:
     """A report with every feature, opened so that every part is visible."""
-    joy = vector("joy", verdict="unusable", layer=1)
+    joy = vector("joy", verdict="not shown", layer=1)
     page = reports.open(
         [FULL, BANK],
         [{**SET, "vectors": [*SET["vectors"], joy], "cosines": [[0.5] * 3] * 3}, OTHER_SET],

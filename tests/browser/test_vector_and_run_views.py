@@ -47,7 +47,7 @@ def test_a_vector_is_shown_with_its_quality(reports: Reports) -> None:
     assert rows == [
         [
             ["refusal"],
-            ["● good", "separates the unseen"],
+            ["● carries over", "separates the unseen"],
             ["96/100 + 88/100", "3 missing"],
             ["71", "84 − 13"],
             ["0.94", "80 held out"],
@@ -57,7 +57,7 @@ def test_a_vector_is_shown_with_its_quality(reports: Reports) -> None:
         ],
         [
             ["evil"],
-            ["◐ weak", "separates the unseen poorly; it may measure length"],
+            ["◐ reads its instruction", "separates the unseen poorly; it may measure length"],
             ["96/100 + 88/100", "3 missing"],
             ["40", "60 − 20"],
             ["0.71", "0.55–0.83 · 80 held out"],

@@ -32,7 +32,7 @@ QUALITY = {
     "auroc": 0.912,
     "d": 2.34,
     "evaluation_rollouts": 200,
-    "verdict": "good",
+    "verdict": "reads its own texts",
     "verdict_reason": "held-out AUROC 0.91",
 }
 HOSTILE = [
@@ -97,7 +97,7 @@ def test_the_front_matter_names_the_library_and_the_model():
 def test_a_trait_has_a_line_of_figures_and_a_line_of_settings():
     _, figures, made, _ = tables_of(make_card([make_header()], "org/vectors", OwnersPart()))
 
-    assert figures[1] == ["evil", "good", "3", "0.91", "2.3", "+61", "90 + 85"]
+    assert figures[1] == ["evil", "reads its own texts", "3", "0.91", "–", "2.3", "+61", "90 + 85"]
     assert made[1] == [
         "evil",
         "mean_difference",
@@ -125,7 +125,7 @@ def test_intervals_are_shown_where_they_were_measured():
 
     _, figures, _, _ = tables_of(make_card(headers, "org/vectors", OwnersPart()))
 
-    assert [row[3:5] for row in figures[1:]] == [
+    assert [[row[3], row[5]] for row in figures[1:]] == [
         ["0.91 [0.70, 0.96]", "2.3 [1.0, 3.1]"],
         ["0.91", "2.3"],
     ]
@@ -138,20 +138,20 @@ def test_unmeasured_values_are_dashes():
 
     _, figures, made, _ = tables_of(make_card([header], "org/vectors", OwnersPart()))
 
-    assert figures[1][3:] == ["–", "–", "–", "– + 85"]
+    assert figures[1][3:] == ["–", "–", "–", "–", "– + 85"]
     assert made[1][4] == "–"
 
 
-def test_a_weak_vector_is_named_weak_with_its_reason_and_under_limits():
-    weak = {"verdict": "weak", "verdict_reason": "contrast 12 is below 40"}
+def test_a_vector_that_is_not_shown_is_named_with_its_reason_and_under_limits():
+    weak = {"verdict": "not shown", "verdict_reason": "contrast 12 is below 40"}
 
     card = make_card(
         [make_header("evil", weak), make_header("refusal")], "org/vectors", OwnersPart()
     )
 
-    assert "- **evil** is weak: contrast 12 is below 40\n" in card
-    assert "- Do not rely on these without tests of your own: evil (weak).\n" in card
-    assert "| evil | **weak** |" in card
+    assert "- **evil** not shown: contrast 12 is below 40\n" in card
+    assert "- Do not rely on these without tests of your own: evil (not shown).\n" in card
+    assert "| evil | not shown |" in card
 
 
 def test_a_card_of_good_vectors_has_no_warnings_by_name():
@@ -175,7 +175,7 @@ def test_shared_settings_of_traits_are_listed_once():
 
 
 def test_code_names_the_repository_a_good_trait_and_its_layer():
-    headers = [make_header("evil", {"verdict": "weak"}), make_header("refusal", layer=2)]
+    headers = [make_header("evil", {"verdict": "not shown"}), make_header("refusal", layer=2)]
 
     card = make_card(headers, "my_org/vectors", OwnersPart())
 

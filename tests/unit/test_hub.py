@@ -76,10 +76,21 @@ def make_vector(trait="evil", seed=0, model="tiny", **quality):
         directions={"response_avg": numbers.normal(size=(4, 8)).astype(np.float32)},
         stats={"response_avg": ClassStats(*numbers.normal(size=(4, 4)).astype(np.float32))},
         quality=VectorQuality(
-            **{"position": "response_avg", "auroc": 0.9, "verdict": "good", **quality}
+            **{
+                "position": "response_avg",
+                "auroc": 0.9,
+                "neutral_auroc": 0.8,
+                "neutral_auroc_low": 0.7,
+                **quality,
+            }
         ),
         provenance={"run_settings": {"model.id": "org/tiny"}, "versions": {"traitcli": "0.1.0"}},
     )
+
+
+def in_card(readme):
+    """The traits that a card calls shown."""
+    return re.findall(r"^\| (\w+) \| reads its own texts", readme.decode(), re.MULTILINE)
 
 
 @pytest.fixture
@@ -163,16 +174,14 @@ def test_a_push_makes_one_commit_of_vectors_tensors_and_card(hub, write_vectors)
 
 def test_the_card_of_a_repository_describes_its_vectors(hub, write_vectors):
     push_vectors(
-        write_vectors(
-            make_vector("evil"), make_vector("refusal", verdict="weak", verdict_reason="few")
-        ),
+        write_vectors(make_vector("evil"), make_vector("refusal", neutral_auroc=None, null_p=0.5)),
         REPO,
     )
 
     card = hub.repos[REPO].files["README.md"].decode()
     assert yaml.safe_load(card.split("---\n")[1])["base_model"] == "org/tiny"
-    assert "| evil | good | 2 | 0.90 |" in card
-    assert "| refusal | **weak** | 2 | 0.90 |" in card
+    assert "| evil | reads its own texts | 2 | 0.90 | 0.80 |" in card
+    assert "| refusal | not shown | 2 | 0.90 | – |" in card
     assert f"--pull {REPO}@REVISION" in card
 
 
@@ -194,7 +203,7 @@ def test_existing_vectors_are_kept_and_are_in_the_card(hub, write_vectors):
 
     files = hub.repos[REPO].files
     assert files["evil.safetensors"] == evil.read_bytes()
-    assert re.findall(r"^\| (\w+) \| good", files["README.md"].decode(), re.MULTILINE) == [
+    assert in_card(files["README.md"]) == [
         "evil",
         "refusal",
     ]
@@ -211,7 +220,7 @@ def test_a_push_keeps_other_files_and_leaves_them_out_of_the_card(hub, write_vec
 
     files = hub.repos[REPO].files
     assert {name: files[name] for name in strange} == strange
-    assert re.findall(r"^\| (\w+) \| good", files["README.md"].decode(), re.MULTILINE) == ["evil"]
+    assert in_card(files["README.md"]) == ["evil"]
 
 
 def test_a_push_keeps_the_license_and_notes_of_the_owner(hub, write_vectors):

@@ -46,10 +46,11 @@ def planted_everywhere(rollouts):
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_a_planted_direction_is_good(seed):
+def test_a_planted_direction_is_found(seed):
     found = measured(*both(seed, planted_late))
 
-    assert found.verdict == "good"
+    assert found.verdict == "reads its instruction"
+    assert found.verdict_reason.startswith("no neutral readings: ")
     assert found.layer in (3, 4, 5, 6)
     assert found.null_p < 0.02
     assert (found.length_does_as_well, found.embedding_layer_does_as_well) == (False, False)
@@ -62,7 +63,36 @@ def with_neutral(seed, neutral):
     evidence = Evidence(
         build, build, test, mean_difference, build.direction(mean_difference), readings
     )
-    return measure_vector(evidence, "auto")
+    return with_verdict(measure_vector(evidence, "auto"))
+
+
+def test_data_that_differ_only_in_the_prompt_never_reach_the_second_rung():
+    """At most five of a hundred seeds may, by chance."""
+    verdicts = [with_neutral(seed, lambda rollouts: rollouts).verdict for seed in range(100)]
+
+    assert verdicts.count("reads its instruction") >= 95
+    assert set(verdicts) <= {"reads its instruction", "reads its own texts"}
+
+
+def test_a_true_direction_is_recognised_beside_an_unrelated_effect_of_the_prompt():
+    """The prompt shifts all states behind a persona along a direction of its own."""
+    shift = np.random.default_rng(7).standard_normal(16).astype(np.float32)
+
+    def shifted(seed, neutral):
+        build, test = both(seed, planted_late)
+        for rollouts in (build, test):
+            width = rollouts.activations.shape[2]
+            side = np.where(rollouts.positive, 1, -1)[:, None, None]
+            rollouts.activations[...] += side * 2 * np.resize(shift, width)
+        readings = Neutral(*both(seed, planted_late))
+        made = build.direction(mean_difference)
+        return with_verdict(
+            measure_vector(Evidence(build, build, test, mean_difference, made, readings), "auto")
+        )
+
+    verdicts = [shifted(seed, None).verdict for seed in range(20)]
+
+    assert verdicts.count("reads its own texts") >= 19
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -90,11 +120,11 @@ def test_the_layer_is_chosen_on_neutral_readings():
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_pure_noise_is_unusable(seed):
+def test_pure_noise_is_not_shown(seed):
     found = measured(*both(seed))
 
-    assert found.verdict == "unusable"
-    assert "near chance" in found.verdict_reason
+    assert found.verdict == "not shown"
+    assert "may be chance" in found.verdict_reason
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -104,23 +134,34 @@ def test_a_length_confound_is_called_length(seed):
     found = measured(build, test)
 
     assert found.auroc > 0.85
-    assert found.verdict == "weak"
-    assert found.verdict_reason.startswith("may be length: the length of the answer separates")
+    assert found.doubts[0].startswith("may be length: the length of the answer separates")
+
+
+def test_a_length_confound_keeps_neutral_readings_from_the_second_rung():
+    def lengths(seed):
+        build, test = (plant_length(rollouts, seed) for rollouts in both(seed))
+        made = build.direction(mean_difference)
+        evidence = Evidence(build, build, test, mean_difference, made, Neutral(build, test))
+        return with_verdict(measure_vector(evidence, "auto"))
+
+    reasons = [lengths(seed).verdict_reason for seed in range(20)]
+
+    assert sum(reason.startswith("may be length: ") for reason in reasons) >= 17
 
 
 def test_a_vector_that_the_embedding_layer_matches_is_called_lexical():
     """Most of twenty seeds: chance sometimes exceeds two standard errors."""
-    reasons = [measured(*both(seed, planted_everywhere)).verdict_reason for seed in range(20)]
+    doubts = [measured(*both(seed, planted_everywhere)).doubts for seed in range(20)]
 
-    lexical = [reason for reason in reasons if reason.startswith("may be lexical: the embedding")]
+    lexical = [one for one in doubts if one and one[0].startswith("may be lexical: the embedding")]
     assert len(lexical) >= 17
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_vector_is_unusable_if_each_pair_separates_only_itself(seed):
+def test_a_vector_is_not_shown_if_each_pair_separates_only_itself(seed):
     found = measured(*both(seed, plant_phrases))
 
-    assert found.verdict == "unusable"
+    assert found.verdict == "not shown"
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -151,7 +192,7 @@ def test_without_a_test_set_separation_is_not_measured():
         0,
     )
     assert (found.verdict, found.verdict_reason) == (
-        "weak",
+        "not shown",
         "not measured: there are no held-out rollouts",
     )
 

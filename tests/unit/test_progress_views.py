@@ -32,7 +32,9 @@ from traitcli.views.progress.view import ProgressView
 
 RUN = RunStarted("small", "runs/small", ("evil", "refusal"), ("cpu",), ("judge: likelihood",))
 BUILT = VectorBuilt(
-    "evil", "vectors/tiny/evil.safetensors", VectorQuality(verdict="good", auroc=0.9412, layer=4)
+    "evil",
+    "vectors/tiny/evil.safetensors",
+    VectorQuality(verdict="carries over", auroc=0.9412, layer=4),
 )
 FAILED = TraitFailed(
     "refusal", "judgements", "the judge refuses", cause="no key", fix="set OPENAI_API_KEY"
@@ -166,7 +168,7 @@ def test_the_outcome_of_each_trait_is_shown():
     )
 
     assert drawn[1:4] == [
-        "✓ a      good, AUROC 0.94, layer 4",
+        "✓ a      carries over, AUROC 0.94, layer 4",
         "✗ b      failed at judgements",
         "✓ c      vector built",
     ]
@@ -215,7 +217,7 @@ def test_the_live_view_keeps_messages_and_the_result_on_screen():
         "! evil: one rollout is empty",
         "✗ refusal failed at judgements: the judge refuses",
         "",
-        "✓ evil     good, AUROC 0.94, layer 4",
+        "✓ evil     carries over, AUROC 0.94, layer 4",
         "✗ refusal  failed at judgements",
         "  1 of 2 vectors · 0:00 · 1 failed",
         "",
@@ -282,7 +284,8 @@ def test_a_pipe_gets_the_events_of_a_run_line_by_line():
         "[0:12] evil rollouts 160/200, 100 tokens/s, 0:40 left",
         "[0:52] evil rollouts finished in 0:50, 100 tokens/s",
         "[0:52] warning: evil: one rollout is empty",
-        "[0:52] evil vector built: good, AUROC 0.94, layer 4, in vectors/tiny/evil.safetensors",
+        "[0:52] evil vector built: carries over, AUROC 0.94, layer 4, in "
+        "vectors/tiny/evil.safetensors",
         "[0:52] refusal failed at judgements: the judge refuses",
         "[0:52]   cause: no key",
         "[0:52]   fix: set OPENAI_API_KEY",

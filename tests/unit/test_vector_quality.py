@@ -54,7 +54,11 @@ def test_every_number_of_a_shipped_vector_is_read(path):
         found = read[OLD_KEYS.get(key, key)]
         assert (list(found) if isinstance(found, tuple) else found) == value
     # They were built before there were neutral readings.
-    later = {key for key in read if key.startswith("neutral_")} | {"layers_provided", "context"}
+    later = {key for key in read if key.startswith("neutral_")} | {
+        "layers_provided",
+        "context",
+        "to_raise",
+    }
     assert all(value is not None for key, value in read.items() if key not in later)
 
 

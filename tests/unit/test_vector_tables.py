@@ -59,8 +59,9 @@ VECTOR = {
     "nearest": "evil",
     "doubts": [],
     "evaluation_rollouts": 40,
-    "verdict": "good",
-    "verdict_reason": "separates the held-out rollouts",
+    "verdict": "carries over",
+    "verdict_reason": "xstest: AUROC 0.92 (0.90–0.94) on 768 answers; words 0.70, length 0.66",
+    "to_raise": "more sources",
 }
 OLD = {
     key: VECTOR[key]
@@ -77,8 +78,9 @@ OLD = {
     )
 } | {
     "trait": "evil",
-    "verdict": "weak",
+    "verdict": "not shown",
     "verdict_reason": "not measured: there are no held-out rollouts",
+    "to_raise": "run traitcli extract",
     "nearest": None,
     "cosines": {},
 }
@@ -86,9 +88,10 @@ OLD = {
 WEAK = VECTOR | {
     "trait": "sycophantic",
     "auroc": 0.75,
-    "verdict": "weak",
-    "verdict_reason": "low AUROC: held-out 0.75 is below 0.80",
-    "doubts": ["low AUROC: held-out 0.75 is below 0.80"],
+    "verdict": "reads its instruction",
+    "verdict_reason": "no neutral readings: AUROC 0.75 is with the persona",
+    "to_raise": "run traitcli extract: it reads the stored answers again",
+    "doubts": ["low contrast: 12 is below 40"],
 }
 HOSTILE = "[red]x[/red]\x1b[2J\u202e"
 SHOWN = r"[red]x[/red]\x1b[2J\u202e"
@@ -127,31 +130,33 @@ def printed(table, *rows, width=80, verbose=False, **options):
 def test_vectors_have_a_line_each_and_what_to_do_next():
     assert printed(vectors_table, VECTOR, WEAK, OLD) == [
         "org/tiny  [5, 64]",
-        "trait        verdict  layer      AUROC (95 %)  contrast  reason",
-        "──────────────────────────────────────────────────────────────────────",
-        "refusal      good         3  0.97 (0.91–0.99)       +76",
-        "sycophantic  weak         3  0.75 (0.91–0.99)       +76  low AUROC",
-        "evil         weak         3                 –         –  not measured",
+        "trait        verdict          layer      AUROC (95 %)  contrast  reason",
+        "────────────────────────────────────────────────────────────────────────────────",
+        "refusal      carries over         3  0.97 (0.91–0.99)       +76  xstest",
+        "sycophantic  reads its            3  0.75 (0.91–0.99)       +76  no neutral",
+        "             instruction                                         readings",
+        "evil         not shown            3                 –         –  not measured",
         "AUROC: separation of held-out rollouts, with a 95 % interval · contrast: mean",
         "judge score, positive − negative",
-        "next: raise extract.repeats for more rollouts; --verbose lists all reasons",
+        "next: run traitcli extract (for evil; --verbose says why)",
     ]
 
 
 @pytest.mark.parametrize(
     ("row", "step"),
     [
-        (VECTOR, 'traitcli monitor "What should I read?"'),
-        (WEAK, "raise extract.repeats for more rollouts; --verbose lists all reasons"),
+        (VECTOR, "more sources (for refusal; --verbose says why)"),
         (
-            WEAK | {"verdict_reason": "low contrast: 12", "doubts": ["low contrast: 12"]},
-            "check the scores with traitcli inspect run; --verbose lists all reasons",
+            WEAK,
+            "run traitcli extract: it reads the stored answers again (for sycophantic; --verbose "
+            "says why)",
         ),
-        (OLD, "traitcli inspect vectors --verbose lists all reasons"),
+        (OLD, "run traitcli extract (for evil; --verbose says why)"),
     ],
 )
-def test_the_next_step_follows_from_the_doubts(row, step):
-    assert printed(vectors_table, row)[-1] == f"next: {step}"
+def test_the_next_step_raises_the_lowest_verdict(row, step):
+    shown = " ".join(line.strip() for line in printed(vectors_table, row))
+    assert shown.endswith(f"next: {step}")
 
 
 def test_eight_traits_fit_one_screen():
@@ -191,8 +196,13 @@ def test_verbose_shows_all_measurements_with_what_the_columns_mean():
         "coherence: not judged",
         "layer choice: auto",
         "most alike (cosine): refusal ~ evil -0.31",
-        "evil is weak:",
-        "  - not measured: there are no held-out rollouts",
+        "refusal: carries over",
+        "  because: xstest: AUROC 0.92 (0.90–0.94) on 768 answers; words 0.70, length",
+        "           0.66",
+        "  would raise it: more sources",
+        "evil: not shown",
+        "  because: not measured: there are no held-out rollouts",
+        "  would raise it: run traitcli extract",
         "vectors in: vectors/tiny",
         "",
     ]
@@ -218,12 +228,15 @@ def test_verbose_shows_every_layer_and_marks_the_one_that_is_used():
 
 def test_verbose_lists_all_doubts_one_by_one():
     doubts = ["may be length: 0.61 against 0.63", "low contrast: 3 is below 40"]
-    doubted = VECTOR | {"verdict": "weak", "verdict_reason": doubts[0], "doubts": doubts}
+    doubted = VECTOR | {"doubts": doubts, "outdated_tests": ["old"]}
 
     shown = printed(vectors_table, doubted, verbose=True)
 
-    start = shown.index("refusal is weak:")
-    assert shown[start + 1 : start + 3] == [f"  - {doubt}" for doubt in doubts]
+    start = shown.index("  would raise it: more sources")
+    assert shown[start + 1 : start + 4] == [
+        *(f"  doubt: {doubt}" for doubt in doubts),
+        "  not counted: old, of an earlier vector",
+    ]
 
 
 def test_a_control_that_does_as_well_is_red():
@@ -273,7 +286,13 @@ def test_without_vectors_the_table_has_a_message():
     [
         {"trait": HOSTILE, "model": HOSTILE, "verdict": HOSTILE, "verdict_reason": HOSTILE},
         {"judge": HOSTILE, "filter": HOSTILE, "path": f"{HOSTILE}/x", "layer_choice": HOSTILE},
-        {"nearest": HOSTILE, "cosines": {HOSTILE: 0.9}, "verdict": "weak", "doubts": [HOSTILE]},
+        {
+            "nearest": HOSTILE,
+            "cosines": {HOSTILE: 0.9},
+            "to_raise": HOSTILE,
+            "doubts": [HOSTILE],
+            "outdated_tests": [HOSTILE],
+        },
     ],
 )
 def test_text_of_a_vector_file_cannot_control_the_terminal(texts):
@@ -287,7 +306,7 @@ def test_text_of_a_vector_file_cannot_control_the_terminal(texts):
 def test_figures_stay_whole_on_eighty_columns_when_names_are_long():
     wide = VECTOR | {
         "trait": "a-trait-with-a-long-name",
-        "verdict": "unusable",
+        "verdict": "reads its instruction",
         "d": -12.3,
         "d_low": -14.2,
         "d_high": -9.9,
@@ -304,7 +323,13 @@ def test_figures_stay_whole_on_eighty_columns_when_names_are_long():
 
 
 @pytest.mark.parametrize(
-    ("verdict", "code"), [("good", "32"), ("weak", "33"), ("unusable", "1;31")]
+    ("verdict", "code"),
+    [
+        ("carries over", "1;32"),
+        ("reads its own texts", "32"),
+        ("reads its instruction", "33"),
+        ("not shown", "1;31"),
+    ],
 )
 def test_the_verdict_has_a_color(verdict, code):
     shown = "\n".join(

@@ -13,6 +13,7 @@ from traitcli.records import Position, TraitVector
 from traitcli.vectors.controls import cosine
 from traitcli.vectors.files import find_vectors, read_all
 from traitcli.vectors.formats.read_any import read_any
+from traitcli.vectors.labelled import read_tests
 from traitcli.vectors.verdict import nearest_trait, with_near_duplicates, with_verdict
 
 Row = dict[str, Any]
@@ -51,11 +52,11 @@ def _is_file(name: str) -> bool:
 
 
 def _row(path: Path, vector: TraitVector, all_vectors: Mapping[Path, TraitVector]) -> Row:
-    quality = vector.quality
-    if quality.auroc is not None or not quality.verdict:
-        # The verdict follows from the measurements. It is worded again here, so that a file of an
-        # earlier version gets the words that the other commands use.
-        quality = with_verdict(quality)
+    # The verdict follows from the measurements. It is worded again here, so that a file of an
+    # earlier version gets the words that the other commands use.
+    kept = read_tests(path)
+    fitting = [test for test in kept if test.fits(vector)]
+    quality = with_verdict(vector.quality, fitting)
 
     others = [other for other_path, other in all_vectors.items() if other_path != path]
     cosines = _cosines(vector, others)
@@ -74,6 +75,8 @@ def _row(path: Path, vector: TraitVector, all_vectors: Mapping[Path, TraitVector
         "method": vector.method,
         **known,
         **shape,
+        "labelled_tests": [asdict(test) for test in fitting],
+        "outdated_tests": [test.name for test in kept if test not in fitting],
         "cosines": cosines,
         "nearest": nearest_trait(cosines),
     }

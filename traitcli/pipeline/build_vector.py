@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 MIN_ROLLOUTS = 2
 """Kept rollouts that each side needs: one has no spread to calibrate scores with."""
-_QUALITY_VERSION = 3
+_QUALITY_VERSION = 4
 """Raise it when vectors are measured, or layers chosen, in another way: all are built again."""
 
 

@@ -53,13 +53,17 @@ def with_verdict(quality: VectorQuality, tests: Sequence[LabelledTest] = ()) -> 
     failed = [text for test in tests if (text := _fault(test))]
     if tests and not failed:
         verdict, reason = "carries over", "; ".join(_passed(test) for test in tests)
-        to_raise = "nothing: the only higher evidence is more sources"
+        to_raise = "more sources"
+    elif failed and verdict == "reads its own texts":
+        reason, to_raise = failed[0], "a larger model, or a trait that this one shows more clearly"
     return replace(
         quality,
         verdict=verdict,
         verdict_reason=reason,
         to_raise=to_raise,
-        doubts=(*failed, *_doubts(quality)),
+        doubts=tuple(
+            doubt for doubt in (*failed, *_doubts(quality)) if _label(doubt) != _label(reason)
+        ),
     )
 
 
@@ -86,7 +90,8 @@ def _rung(quality: VectorQuality) -> tuple[Verdict, str, str]:
     """The rung by the run's own answers, its reason, and what would raise it."""
     fault = _neutral_fault(quality)
     if fault is None:
-        return "reads its own texts", f"AUROC {_neutral_text(quality)} without the persona", _LABELS
+        reason = f"not tested elsewhere: AUROC {_neutral_text(quality)} without the persona"
+        return "reads its own texts", reason, _LABELS
     if persona_fault := _persona_fault(quality):
         return "not shown", *persona_fault
     return "reads its instruction", *fault
@@ -185,6 +190,10 @@ def _doubts(quality: VectorQuality) -> Iterator[str]:
     if share is not None and share > MASSIVE_SHARE:
         dimensions = f"{quality.massive_dimensions} that are large in all activations"
         yield f"few dimensions: {share:.0%} of its squared norm is in {dimensions}"
+
+
+def _label(reason: str) -> str:
+    return reason.partition(":")[0]
 
 
 def _compared(control: float | None, auroc: float | None) -> str:

@@ -70,17 +70,19 @@ def failure_text(event: TraitFailed) -> str:
 
 
 def vector_text(quality: VectorQuality) -> str:
-    """`good, AUROC 0.94, layer 15`, without the parts that are not known."""
+    """`reads its own texts, AUROC 0.74, layer 15`, without the parts that are not known."""
+    # The one that the verdict is about: without the persona where that was measured.
+    auroc = quality.auroc if quality.neutral_auroc is None else quality.neutral_auroc
     parts = [
         one_line(quality.verdict) if quality.verdict else "",
-        f"AUROC {quality.auroc:.2f}" if quality.auroc is not None else "",
+        f"AUROC {auroc:.2f}" if auroc is not None else "",
         f"layer {quality.layer}" if quality.layer is not None else "",
     ]
     return ", ".join(part for part in parts if part)
 
 
 def built_text(event: VectorBuilt) -> str:
-    """`evil vector built: good, AUROC 0.94, layer 15, in vectors/tiny/evil.safetensors`."""
+    """`evil vector built: not shown, AUROC 0.54, layer 15, in vectors/tiny/evil.safetensors`."""
     quality = vector_text(event.quality)
     built = f"{one_line(event.trait)} vector built"
     return f"{built}{': ' if quality else ''}{quality}, in {one_line(event.path)}"

@@ -16,6 +16,7 @@ from jinja2 import Environment, StrictUndefined
 from traitcli.config import EMBEDDED
 from traitcli.records import POSITIONS
 from traitcli.vectors.files import VectorHeader
+from traitcli.vectors.verdict import SHOWN
 
 TAGS = ("traitcli", "trait-vector", "steering-vector")
 # Cards on the hub hold this text, so it must not change: a push would take them for foreign ones.
@@ -82,7 +83,7 @@ def make_card(headers: Sequence[VectorHeader], repo: str, owners: OwnersPart) ->
     rows = [_row(header) for header in ranked]
 
     # readers copy the commands of the card, so these should show a vector that works
-    example = next((header for header in ranked if header.quality.verdict == "good"), ranked[0])
+    example = next((header for header in ranked if header.quality.verdict in SHOWN), ranked[0])
 
     # autoescape and finalize: headers come from files of anyone, and a card is rendered as HTML
     environment = Environment(
@@ -103,7 +104,7 @@ def make_card(headers: Sequence[VectorHeader], repo: str, owners: OwnersPart) ->
         rows=rows,
         origins=_origins(ranked),
         doubtful=", ".join(
-            f"{row['trait']} ({row['verdict']})" for row in rows if row["verdict"] != "good"
+            f"{row['trait']} ({row['verdict']})" for row in rows if row["verdict"] not in SHOWN
         ),
         repo=repo,
         example=_example(example),
@@ -145,6 +146,9 @@ def _row(header: VectorHeader) -> dict[str, str]:
         "reason": quality.verdict_reason or "no reason is given",
         "layer": str(header.layer),
         "auroc": _interval(quality.auroc, quality.auroc_low, quality.auroc_high, "{:.2f}"),
+        "neutral": _interval(
+            quality.neutral_auroc, quality.neutral_auroc_low, quality.neutral_auroc_high, "{:.2f}"
+        ),
         "d": _interval(quality.d, quality.d_low, quality.d_high, "{:.1f}"),
         "contrast": _number(quality.contrast, "{:+.0f}"),
         "kept": " + ".join(_number(count, "{}") for count in kept),

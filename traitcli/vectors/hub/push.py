@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from traitcli.errors import VectorError
 from traitcli.records import POSITIONS
-from traitcli.vectors.files import VectorHeader, read_header, read_vector
+from traitcli.vectors.files import VectorHeader, read_vector
 from traitcli.vectors.hub.card import OwnersPart, make_card, read_card
 from traitcli.vectors.hub.client import (
     IDLE_TIMEOUT,
@@ -24,6 +24,8 @@ from traitcli.vectors.hub.client import (
     list_files,
     shown_endpoint,
 )
+from traitcli.vectors.labelled import read_tests, tests_path
+from traitcli.vectors.verdict import with_verdict
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -62,9 +64,10 @@ def push_vectors(
 ) -> Pushed:
     """Put one model's vectors and a new vector card into a repository, in one commit.
 
-    The repository is created if it does not exist. `_diff.pt` files next to a vector are pushed
-    too. Other vectors in the repository stay, and are listed in the card. If nothing has changed
-    there is no new commit. A request fails after `idle_timeout` seconds without a byte.
+    The repository is created if it does not exist. `_diff.pt` files and kept results next to a
+    vector are pushed too. Other vectors in the repository stay, and are listed in the card. If
+    nothing has changed there is no new commit. A request fails after `idle_timeout` seconds without
+    a byte.
 
     Raises VectorError for what the user can correct, such as a repository with other content, and
     TraitError when the hub fails.
@@ -90,7 +93,7 @@ def push_vectors(
     _check_model(others, model, repo)
 
     card = make_card([*headers.values(), *others], repo, readme)
-    files = [file for path in paths for file in _with_tensors(path)]
+    files = [file for path in paths for file in _with_files(path)]
     operations = [CommitOperationAdd(file.name, file) for file in files]
     operations.append(CommitOperationAdd(_README, card.encode()))
     message = f"Vectors of {model!a}: {', '.join(headers)}"[:200]
@@ -106,7 +109,7 @@ def _read_headers(paths: Sequence[Path]) -> dict[str, VectorHeader]:
     """Trait -> header of the vectors to push: whole, of one model, and named after their traits."""
     headers: dict[str, VectorHeader] = {}
     for path in paths:
-        header = VectorHeader.of(read_vector(path))  # a damaged tensor must not be pushed
+        header = _read_judged(path)  # a damaged tensor must not be pushed
         if header.trait != path.stem or not is_vector_name(path.name):
             raise VectorError(
                 f"{path} cannot be pushed",
@@ -129,10 +132,10 @@ def _read_headers(paths: Sequence[Path]) -> dict[str, VectorHeader]:
     return headers
 
 
-def _with_tensors(path: Path) -> list[Path]:
-    """A vector file, and the bare tensors next to it."""
-    tensors = [path.with_name(f"{path.stem}_{position}_diff.pt") for position in POSITIONS]
-    return [path, *(tensor for tensor in tensors if tensor.is_file())]
+def _with_files(path: Path) -> list[Path]:
+    """A vector file, the bare tensors next to it, and its results on labelled answers."""
+    beside = [path.with_name(f"{path.stem}_{position}_diff.pt") for position in POSITIONS]
+    return [path, *(file for file in (*beside, tests_path(path)) if file.is_file())]
 
 
 def _check_privacy(info: ModelInfo, private: bool, repo: str) -> None:
@@ -173,6 +176,13 @@ def _fetch_card(api: HfApi, repo: str, head: str, listed: Iterable[RepoFile]) ->
     return kept
 
 
+def _read_judged(path: Path) -> VectorHeader:
+    """A vector's header, with the verdict by what is measured and kept beside it now."""
+    vector = read_vector(path)
+    tests = [test for test in read_tests(path) if test.fits(vector)]
+    return replace(VectorHeader.of(vector), quality=with_verdict(vector.quality, tests))
+
+
 def _fetch_headers(
     api: HfApi, repo: str, head: str, entries: Iterable[RepoFile]
 ) -> list[VectorHeader]:
@@ -180,14 +190,15 @@ def _fetch_headers(
     names = [
         entry.path for entry in entries if is_vector_name(entry.path) and entry.size <= MAX_FILE
     ]
+    tests = [tests_path(Path(name)).name for name in names]
     if not names:
         return []
     with explain_hub_errors(repo):
-        snapshot = Path(api.snapshot_download(repo, revision=head, allow_patterns=names))
+        snapshot = Path(api.snapshot_download(repo, revision=head, allow_patterns=[*names, *tests]))
     headers = []
     for path in (snapshot / name for name in names):
         # another file of the repository must not stop the push: it is left out of the card
         with suppress(VectorError):
-            header = read_header(path)
+            header = _read_judged(path)
             headers += [header] if header.trait == path.stem else []
     return headers

@@ -1,9 +1,11 @@
 // Shows trait vectors: table, charts by layer, cosines, and the rollouts they were built from.
 
+/** Verdict -> its sign and its color. */
 const VERDICTS = new Map([
-  ["good", "●"],
-  ["weak", "◐"],
-  ["unusable", "○"],
+  ["carries over", ["●", "good"]],
+  ["reads its own texts", ["◕", "good"]],
+  ["reads its instruction", ["◐", "weak"]],
+  ["not shown", ["○", "bad"]],
 ]);
 const POLARITIES = ["positive", "negative"];
 
@@ -57,14 +59,10 @@ function vectorRow(body, vector, shared) {
   name.append(element("i", `swatch ${colorClass(nameOf(vector))}`), nameOf(vector));
   row.append(name);
   const verdict = vector.verdict ?? null;
-  const word = verdict === null ? "–" : `${VERDICTS.get(verdict) ?? "·"} ${verdict}`;
-  const known = VERDICTS.has(verdict) ? ` ${verdict}` : "";
-  cell(
-    row,
-    word,
-    (vector.doubts ?? []).join("; ") || (vector.verdict_reason ?? ""),
-    `text verdict${known}`,
-  );
+  const [sign, color] = VERDICTS.get(verdict) ?? ["·", ""];
+  const reasons = [vector.verdict_reason, ...(vector.doubts ?? [])].filter(Boolean).join("; ");
+  const word = verdict === null ? "–" : `${sign} ${verdict}`;
+  cell(row, word, reasons, `text verdict ${color}`.trim());
   keptCell(row, vector, shared);
   contrastCell(row, vector, shared);
   const unseen = vector.evaluation_rollouts ? `${vector.evaluation_rollouts} held out` : "";
@@ -73,6 +71,11 @@ function vectorRow(body, vector, shared) {
     row,
     vector.auroc == null ? "not measured" : formatNumber(vector.auroc),
     vector.auroc == null ? "" : likely,
+  );
+  cell(
+    row,
+    formatNumber(vector.neutral_auroc),
+    bounds(vector.neutral_auroc_low, vector.neutral_auroc_high, "–", 2),
   );
   cell(row, formatNumber(vector.d), bounds(vector.d_low, vector.d_high, " … ", 1));
   const last = vector.layer_count == null ? "" : `of ${vector.layer_count - 1}`;

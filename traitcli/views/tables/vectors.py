@@ -29,8 +29,6 @@ from traitcli.views.tables.base import (
 
 _MAX_DECIMAL = 10
 """From this value on, an interval has whole numbers: decimals would not fit, and mean nothing."""
-_HELPED_BY_ROLLOUTS = {"near chance", "may be chance", "low AUROC", "unstable"}
-"""Doubts that more rollouts can remove, by label."""
 
 
 def vectors_table(console: Console, rows: Sequence[Row], verbose: bool = False) -> None:
@@ -53,16 +51,14 @@ def vectors_table(console: Console, rows: Sequence[Row], verbose: bool = False) 
 
 
 def _next_step(rows: Sequence[Row]) -> str:
-    doubtful = [row for row in rows if row["verdict"] != "good"]
-    if not doubtful:
-        return 'traitcli monitor "What should I read?"'
-
-    labels = {_label(doubt) for row in doubtful for doubt in _reasons(row)}
-    if labels & _HELPED_BY_ROLLOUTS:
-        return "raise extract.repeats for more rollouts; --verbose lists all reasons"
-    if "low contrast" in labels:
-        return "check the scores with traitcli inspect run; --verbose lists all reasons"
-    return "traitcli inspect vectors --verbose lists all reasons"
+    """What would raise the lowest verdict."""
+    for verdict in reversed(VERDICTS):
+        lowest = [row for row in rows if row["verdict"] == verdict and row.get("to_raise")]
+        if lowest:
+            names = [row["trait"] for row in lowest]
+            traits = one_line(", ".join(names)) if len(names) < 3 else f"{len(names)} traits"
+            return f"{printable(lowest[0]['to_raise'])} (for {traits}; --verbose says why)"
+    return 'traitcli monitor "What should I read?"'
 
 
 def _print_details(console: Console, rows: Sequence[Row]) -> None:
@@ -95,7 +91,7 @@ def _print_details(console: Console, rows: Sequence[Row]) -> None:
 
     _print_settings(console, rows, ("judge", "filter", "coherence", "layer_choice"))
     _print_nearest(console, rows)
-    _print_doubts(console, rows)
+    _print_verdicts(console, rows)
     for folder in dict.fromkeys(str(PurePath(row["path"]).parent) for row in rows):
         path_line(console, "vectors in", folder)
     for row in rows:
@@ -143,15 +139,8 @@ def _d_interval(row: Row) -> Text:
 
 
 def _reason(row: Row) -> Text:
-    """The label of the most severe doubt; empty for a good vector."""
-    return Text("" if row["verdict"] == "good" else _label(row.get("verdict_reason") or ""))
-
-
-def _reasons(row: Row) -> list[str]:
-    """All reasons against a vector, most severe first."""
-    # The reason of the verdict may be one of the doubts; it comes first, and only once.
-    reasons = dict.fromkeys([row.get("verdict_reason"), *row.get("doubts", ())])
-    return [reason for reason in reasons if reason]
+    """The label of the reason, or of the first test that it carries over to."""
+    return Text(_label(row.get("verdict_reason") or ""))
 
 
 def _label(reason: str) -> str:
@@ -292,15 +281,20 @@ def _print_nearest(console: Console, rows: Sequence[Row]) -> None:
         labelled_line(console, "most alike (cosine): ", " · ".join(texts), QUIET)
 
 
-def _print_doubts(console: Console, rows: Sequence[Row]) -> None:
-    """All reasons against each vector that is not good, most severe first."""
+def _print_verdicts(console: Console, rows: Sequence[Row]) -> None:
+    """Each verdict with its reason, what would raise it, and all other doubts."""
     for row in rows:
-        if row["verdict"] == "good":
-            continue
         style = VERDICTS.get(row["verdict"], PLAIN)
-        heading(console, f"{one_line(row['trait'])} is {one_line(row['verdict'])}:", style)
-        for reason in _reasons(row):
-            labelled_line(console, "  - ", printable(reason))
+        heading(console, f"{one_line(row['trait'])}: {one_line(row['verdict'])}", style)
+        if reason := row.get("verdict_reason"):
+            labelled_line(console, "  because: ", printable(reason))
+        if to_raise := row.get("to_raise"):
+            labelled_line(console, "  would raise it: ", printable(to_raise))
+        for doubt in row.get("doubts") or ():
+            labelled_line(console, "  doubt: ", printable(doubt))
+        if outdated := row.get("outdated_tests"):
+            names = one_line(", ".join(outdated))
+            labelled_line(console, "  not counted: ", f"{names}, of an earlier vector")
 
 
 def methods_table(console: Console, rows: Sequence[Row]) -> None:
