@@ -26,14 +26,14 @@ def test_inspect_takes_files_by_path_and_traits_by_name(copied):
         32,
     )
     assert (evil["verdict"], evil["verdict_reason"]) == (
-        "weak",
+        "not shown",
         "not measured: there are no held-out rollouts",
     )
     [own_row] = copied.run("inspect", "vectors", "evil", "--json").json
     assert evil["magnitude"] == pytest.approx(2 * own_row["magnitude"], abs=2e-3)
 
 
-def test_strict_ends_with_1_when_any_is_not_good_and_still_shows_them(finished):
+def test_strict_ends_with_1_when_any_is_below_the_second_rung_and_still_shows_them(finished):
     workspace, _ = finished
 
     lax, strict = (workspace.run("inspect", "vectors", *more) for more in ((), ("--strict",)))

@@ -130,14 +130,13 @@ def printed(table, *rows, width=80, verbose=False, **options):
 def test_vectors_have_a_line_each_and_what_to_do_next():
     assert printed(vectors_table, VECTOR, WEAK, OLD) == [
         "org/tiny  [5, 64]",
-        "trait        verdict          layer      AUROC (95 %)  contrast  reason",
+        "trait        verdict               layer      AUROC (95 %)  reason",
         "────────────────────────────────────────────────────────────────────────────────",
-        "refusal      carries over         3  0.97 (0.91–0.99)       +76  xstest",
-        "sycophantic  reads its            3  0.75 (0.91–0.99)       +76  no neutral",
-        "             instruction                                         readings",
-        "evil         not shown            3                 –         –  not measured",
-        "AUROC: separation of held-out rollouts, with a 95 % interval · contrast: mean",
-        "judge score, positive − negative",
+        "refusal      carries over              3  0.97 (0.91–0.99)  xstest",
+        "sycophantic  reads its                 3  0.75 (0.91–0.99)  no neutral readings",
+        "             instruction",
+        "evil         not shown                 3                 –  not measured",
+        "AUROC: separation of held-out rollouts, with a 95 % interval",
         "next: run traitcli extract (for evil; --verbose says why)",
     ]
 
@@ -171,7 +170,7 @@ def test_eight_traits_fit_one_screen():
 def test_verbose_shows_all_measurements_with_what_the_columns_mean():
     shown = printed(vectors_table, VECTOR, OLD, verbose=True)
 
-    assert shown[7 : shown.index("refusal")] == [
+    assert shown[6 : shown.index("refusal")] == [
         "",
         "trait      d     95 %  length AUROC  embedding AUROC     p",
         "───────────────────────────────────────────────────────────",
@@ -182,14 +181,14 @@ def test_verbose_shows_all_measurements_with_what_the_columns_mean():
         "the vector of layer 0 · p: share of vectors of shuffled labels that separate as",
         "well",
         "",
-        "trait     kept  judge AUROC       norm  split-half  pairs  massive",
-        "───────────────────────────────────────────────────────────────────",
-        "refusal  96+88         0.93  21.2 0.31        0.91   0.22       3%",
-        "evil         –            –  21.2 0.31           –      –        –",
-        "kept: rollouts that pass the filter, positive + negative · judge AUROC: of its",
-        "scores · norm: mean over layers, and relative to the activations · split-half:",
-        "cosine between the vectors of two halves of the questions · pairs: cosine",
-        "between the differences of single pairs · massive: share of the squared norm in",
+        "trait     kept  contrast  judge AUROC       norm  split-half  massive",
+        "──────────────────────────────────────────────────────────────────────",
+        "refusal  96+88       +76         0.93  21.2 0.31        0.91       3%",
+        "evil         –         –            –  21.2 0.31           –        –",
+        "kept: rollouts that pass the filter, positive + negative · contrast: mean judge",
+        "score, positive − negative · judge AUROC: of its scores · norm: mean over",
+        "layers, and relative to the activations · split-half: cosine between the",
+        "vectors of two halves of the questions · massive: share of the squared norm in",
         "dimensions that are always large",
         "judge: likelihood",
         "filter: paired",

@@ -77,16 +77,13 @@ def _print_details(console: Console, rows: Sequence[Row]) -> None:
         "p: share of vectors of shuffled labels that separate as well",
     )
     console.line()
-    contrast = [("contrast", _known("contrast", "{:+.0f}"))] if is_neutral else []
-    print_table(console, [*_ROLLOUT_COLUMNS, *contrast], rows)
-    if is_neutral:
-        caption(console, "contrast: mean judge score, positive − negative")
+    print_table(console, _ROLLOUT_COLUMNS, rows)
     caption(
         console,
-        "kept: rollouts that pass the filter, positive + negative · judge AUROC: of its scores · "
-        "norm: mean over layers, and relative to the activations · split-half: cosine between the "
-        "vectors of two halves of the questions · pairs: cosine between the differences of single "
-        "pairs · massive: share of the squared norm in dimensions that are always large",
+        "kept: rollouts that pass the filter, positive + negative · contrast: mean judge score, "
+        "positive − negative · judge AUROC: of its scores · norm: mean over layers, and relative to "
+        "the activations · split-half: cosine between the vectors of two halves of the questions · "
+        "massive: share of the squared norm in dimensions that are always large",
     )
 
     _print_settings(console, rows, ("judge", "filter", "coherence", "layer_choice"))
@@ -178,13 +175,9 @@ _VERDICT_COLUMNS: tuple[tuple[str, Cell], ...] = (
     ("verdict", verdict_cell),
     ("layer", _known("layer", "{}")),
     ("AUROC (95 %)", _auroc()),
-    ("contrast", _known("contrast", "{:+.0f}")),
     ("reason", _reason),
 )
-_VERDICT_CAPTION = (
-    "AUROC: separation of held-out rollouts, with a 95 % interval · contrast: mean judge "
-    "score, positive − negative"
-)
+_VERDICT_CAPTION = "AUROC: separation of held-out rollouts, with a 95 % interval"
 _NEUTRAL_COLUMNS: tuple[tuple[str, Cell], ...] = (
     NAMED,
     ("verdict", verdict_cell),
@@ -208,10 +201,10 @@ _SEPARATION_COLUMNS: tuple[tuple[str, Cell], ...] = (
 _ROLLOUT_COLUMNS: tuple[tuple[str, Cell], ...] = (
     NAMED,
     ("kept", _kept),
+    ("contrast", _known("contrast", "{:+.0f}")),
     ("judge AUROC", _known("judge_auroc")),
     ("norm", _norm),
     ("split-half", _known("split_half_cosine")),
-    ("pairs", _known("difference_cosine")),
     ("massive", _known("massive_share", "{:.0%}")),
 )
 _BY_LAYER = (
