@@ -81,9 +81,9 @@ def _print_details(console: Console, rows: Sequence[Row]) -> None:
     caption(
         console,
         "kept: rollouts that pass the filter, positive + negative · contrast: mean judge score, "
-        "positive − negative · judge AUROC: of its scores · norm: mean over layers, and relative to "
-        "the activations · split-half: cosine between the vectors of two halves of the questions · "
-        "massive: share of the squared norm in dimensions that are always large",
+        "positive − negative · judge AUROC: of its scores · norm: mean over layers, and relative "
+        "to the activations · split-half: cosine between the vectors of two halves of the "
+        "questions · massive: share of the squared norm in dimensions that are always large",
     )
 
     _print_settings(console, rows, ("judge", "filter", "coherence", "layer_choice"))
