@@ -55,6 +55,7 @@ class Exchange:
 
     prompt   the user's last message; empty if the response follows another one, such as a tool's
     about    the file, the number of the line or item, and the turn of a chat
+    keys     other keys of its entry that were asked for, such as a label
     problem  why the exchange cannot be read; empty if it can
     """
 
@@ -63,6 +64,7 @@ class Exchange:
     history: tuple[Message, ...] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
     problem: str = ""
+    keys: Mapping[str, Any] = field(default_factory=dict)
 
 
 class ShapeError(Exception):

@@ -49,13 +49,13 @@ def read_exchanges(path: Path, prompt: str = "") -> list[Exchange]:
     return read_transcript(path, prompt).exchanges
 
 
-def read_transcript(path: Path, prompt: str = "") -> Transcript:
+def read_transcript(path: Path, prompt: str = "", keys: Sequence[str] = ()) -> Transcript:
     """Read all responses of a file, or of stdin if the path is "-".
 
     JSON, JSON lines, CSV and YAML are recognized; any other text is one response to `prompt`, as is
     a response without a prompt in the file. In a chat, each message of the assistant is a response.
     An entry that cannot be read becomes an exchange with a problem, so that one bad line does not
-    stop the rest.
+    stop the rest. Of `keys`, those that an entry has are kept with its last response.
 
     Raises UserError when there is no response at all.
     """
@@ -80,7 +80,8 @@ def read_transcript(path: Path, prompt: str = "") -> Transcript:
         except ShapeError as error:
             found.append(Exchange("", "", about=about, problem=str(error)))
             continue
-        found += entry.exchanges
+        *others, last = entry.exchanges
+        found += [*others, replace(last, keys=_values(value, keys))]
         shapes[entry.shape] += 1
         left_out |= entry.left_out
 
@@ -89,6 +90,14 @@ def read_transcript(path: Path, prompt: str = "") -> Transcript:
     found = [one if one.prompt or one.history else replace(one, prompt=prompt) for one in found]
     without = sum(not (one.prompt or one.history or one.problem) for one in found)
     return Transcript(found, _describe(name, form, shapes, left_out, without))
+
+
+def _values(entry: Any, keys: Sequence[str]) -> dict[str, Any]:
+    """The values of some keys of an entry; the columns of a table are in lower case."""
+    if not isinstance(entry, Mapping):
+        return {}
+    spelled = {key: key if key in entry else key.lower() for key in keys}
+    return {key: entry[own] for key, own in spelled.items() if own in entry}
 
 
 def _read_text(path: Path) -> str:
