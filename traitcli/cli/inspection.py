@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from traitcli.cli.hub import PullFrom, pull
+from traitcli.cli.inspect_labels import labels
 from traitcli.cli.inspect_model import model
 from traitcli.cli.inspect_steering import steering
 from traitcli.cli.options import ConfigFile, Json, JudgeName, Overrides, RunName, Traits
@@ -140,5 +141,6 @@ def methods(
     show(rows, methods_table, as_json)
 
 
+inspect.command()(labels)
 inspect.command()(steering)
 inspect.command()(model)

@@ -53,9 +53,7 @@ class Resampled:
         `either_way`: the other one counts in the direction in which it separates these texts.
         """
         turned = either_way and other.auroc < 0.5
-        value, draws = (
-            (1 - other.auroc, 1 - other.draws) if turned else (other.auroc, other.draws)
-        )
+        value, draws = (1 - other.auroc, 1 - other.draws) if turned else (other.auroc, other.draws)
         return _interval(self.auroc - value, self.draws - draws)
 
 
@@ -120,7 +118,9 @@ def weighted_auroc(scores: Doubles, positive: Bools, weights: Doubles) -> Double
     pairs = own_weights.sum(1) * below[:, -1]
     won: Doubles = (own_weights * outranked).sum(1)
     # A draw may hold one label only.
-    return np.divide(won, pairs, out=np.full(len(weights), math.nan), where=pairs > 0)
+    found: Doubles = np.full(len(weights), math.nan)
+    np.divide(won, pairs, out=found, where=pairs > 0)
+    return found
 
 
 def true_positive_rate(scores: Doubles, positive: Bools, rate: float) -> float | None:

@@ -1,0 +1,120 @@
+"""The scores of labelled answers: by every way to sum up, and by every baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from traitcli.config import MonitorConfig
+from traitcli.errors import TraitError
+from traitcli.events import Listener
+from traitcli.generation.projections import Probe
+from traitcli.models.loaded import LoadedModel
+from traitcli.monitoring.labelled_answers import LabelledAnswer
+from traitcli.monitoring.monitor import Watch
+from traitcli.monitoring.score_texts import score_texts
+from traitcli.monitoring.summaries import SUMMARIES
+from traitcli.record_json import counted
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Doubles = NDArray[np.float64]
+
+LENGTH, EMBEDDING, WORDS, ASKED = (
+    "length in tokens",
+    "embedding layer",
+    "bag of words",
+    "asked yes or no",
+)
+RECOMMENDED = SUMMARIES[0]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadAnswer:
+    """A labelled answer after the model has read it.
+
+    text    what was read of the response
+    tokens  the tokens that count
+    scores  their projections, (h · v) / ‖v‖ in activation units
+    embedding  the mean of the same tokens at layer 0
+    """
+
+    answer: LabelledAnswer
+    text: str
+    tokens: tuple[str, ...]
+    scores: tuple[float, ...]
+    embedding: float
+
+    def in_spans(self) -> NDArray[np.bool_]:
+        """Which of the tokens overlap a span, bool [tokens]."""
+        text = "".join(self.tokens)
+        ends = np.cumsum([len(token) for token in self.tokens])
+        starts = ends - [len(token) for token in self.tokens]
+        inside = np.zeros(len(self.tokens), dtype=bool)
+        for span in self.answer.spans or ():
+            start = text.find(span)
+            while start >= 0:
+                inside |= (starts < start + len(span)) & (ends > start)
+                start = text.find(span, start + 1)
+        return inside
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFile:
+    """The answers that were read, and why others were not."""
+
+    answers: tuple[ReadAnswer, ...]
+    failures: tuple[str, ...]
+
+
+def read_answers(
+    loaded: LoadedModel,
+    probe: Probe,
+    answers: Sequence[LabelledAnswer],
+    config: MonitorConfig,
+    on_event: Listener,
+) -> ReadFile:
+    """Read each response behind its bare prompt.
+
+    Raises TraitError when those that can be read do not have both labels.
+    """
+    embedding = Probe(probe.vector, probe.position, 0)
+    watch = Watch({"own": probe, EMBEDDING: embedding}, config, raw=True)
+    found, failures = [], []
+    records = score_texts(loaded, watch, [one.exchange for one in answers], on_event=on_event)
+    for answer, record in zip(answers, records, strict=True):
+        if "error" in record:
+            failures.append(str(record["error"]))
+            continue
+        read = _read(answer, record)
+        if read.tokens:
+            found.append(read)
+        else:
+            failures.append("nothing is left after the thinking part")
+    if len({one.answer.positive for one in found}) < 2:
+        raise TraitError(
+            "no labels can be compared",
+            cause=f"{len(failures):,} of {len(answers):,} answers cannot be read"
+            + (f"; the first: {failures[0]}" if failures else ""),
+            fix="correct the texts",
+        )
+    return ReadFile(tuple(found), tuple(failures))
+
+
+def _read(answer: LabelledAnswer, record: dict[str, Any]) -> ReadAnswer:
+    own, embedding = (counted(record, record["trait_scores"][key]) for key in ("own", EMBEDDING))
+    # The words of the thinking part are left out, as their scores are.
+    tokens = record["tokens"][len(record["tokens"]) - len(own) :]
+    mean = float(np.mean(embedding)) if tokens else 0.0
+    return ReadAnswer(answer, "".join(record["tokens"]), tuple(tokens), tuple(own), mean)
+
+
+def summed_scores(answers: Sequence[ReadAnswer]) -> dict[str, Doubles]:
+    """Way to sum up -> one number for each answer, float64 [n]."""
+    return {
+        summary.text: np.array([summary(one.scores) for one in answers]) for summary in SUMMARIES
+    }
