@@ -11,6 +11,7 @@ import typer
 
 from traitcli.cli.output import print_json
 from traitcli.cli.vector_source import VectorSource
+from traitcli.errors import UserError
 from traitcli.output_paths import check_output_folder
 
 if TYPE_CHECKING:
@@ -44,10 +45,10 @@ class LabelledComparison:
 
         if keep is not None:
             # Before the model is loaded, which takes seconds to minutes.
-            check_output_folder(self.source.folder, "--vectors FOLDER")
+            self._check_keep(keep)
+        vectors = self.source.load()
         labelled = read_labelled(file, *keys)
         _say(labelled.description)
-        vectors = self.source.load()
         config = self.source.config
         with open_monitor_view(as_json=as_json) as view:
             loaded = load_model(config.model, view.show, self.trust)
@@ -63,6 +64,24 @@ class LabelledComparison:
         self._print(test, rows, as_json)
         if keep is not None:
             self._keep(test, vector)
+
+    @property
+    def _vector_path(self) -> Path:
+        """Where the vector is; for a shipped one, where your own would be."""
+        return self.source.folder / f"{self.trait}.safetensors"
+
+    def _check_keep(self, name: str) -> None:
+        """Raise TraitError for a name without letters, and where nothing can be stored."""
+        from traitcli.vectors.labelled import read_tests
+
+        if not name.strip():
+            raise UserError(
+                f"invalid --keep {name!r}",
+                cause="the name is empty",
+                fix="--keep NAME, for example the source of the answers",
+            )
+        check_output_folder(self.source.folder, "--vectors FOLDER")
+        read_tests(self._vector_path)
 
     def _baselines(
         self,
@@ -137,10 +156,10 @@ class LabelledComparison:
         """Store the test, and name those that were measured on an earlier vector."""
         from traitcli.vectors.labelled import keep_test, read_tests
 
-        path = self.source.folder / f"{self.trait}.safetensors"
-        stored = keep_test(path, test)
+        stored = keep_test(self._vector_path, test)
         _say(f"kept as {test.name} in {stored}")
-        if former := [one.name for one in read_tests(path) if not one.fits(vector)]:
+        tests = read_tests(self._vector_path)
+        if former := [one.name for one in tests if not one.fits(vector)]:
             _say(f"of an earlier vector, no evidence for this one: {', '.join(former)}")
 
 
