@@ -72,7 +72,9 @@ def row_of(rows, part, name):
 def test_a_label_may_be_a_truth_value_a_number_or_a_word(tmp_path, value, positive):
     path = write(tmp_path / "x.jsonl", entry(value), entry(not positive))
 
-    assert [one.positive for one in read_labelled(path, "label", None).answers][0] is positive
+    found = read_labelled(path, "label", None).answers
+
+    assert [one.positive for one in found] == [positive, not positive]
 
 
 def test_answers_without_a_label_are_left_out_and_counted(tmp_path):

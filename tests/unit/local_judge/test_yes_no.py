@@ -1,4 +1,4 @@
-"""Yes or no about answers, against the local judge and against whole prompts read one by one."""
+"""Yes or no about answers, against whole prompts read one by one."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ TEXTS = [(answer.question, answer.response) for answer in ANSWERS]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_order_of_answers_is_that_of_the_local_judge(loaded, family):
+def test_answers_together_have_the_numbers_of_each_alone_in_their_order(loaded, family):
     model = number_model(loaded(family), words=16.0)
 
-    found = ask_yes_no(model, TRAIT, TEXTS)
+    together = ask_yes_no(model, TRAIT, TEXTS)
 
-    scores = values(judged(model, scale="binary"))
-    percent = [100 / (1 + math.exp(-odds)) for odds in found]
-    assert percent == pytest.approx([scores[answer.rollout] for answer in ANSWERS], abs=0.01)
+    alone = [ask_yes_no(model, TRAIT, [text])[0] for text in TEXTS]
+    assert together == pytest.approx(alone, abs=1e-2)
+    assert len({round(one, 1) for one in together}) > 2
 
 
 def test_an_answer_to_which_the_model_would_say_something_else_has_a_number_too(loaded):
