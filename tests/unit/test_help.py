@@ -18,7 +18,7 @@ from traitcli.runs.run import TraitFiles
 from traitcli.vectors.files import write_vector
 
 COMMANDS = ("extract", "judge", "build-vector", "monitor", "calibrate", "report", "inspect")
-INSPECTED = ("vectors", "traits", "run", "methods", "steering")
+INSPECTED = ("vectors", "traits", "run", "methods", "steering", "labels")
 HEAVY = {
     "torch",
     "transformers",
@@ -192,9 +192,10 @@ def test_an_option_reads_the_same_in_every_command():
         for name, option in options.items():
             helps.setdefault(name, set()).add(option.help)
 
-    # Each command that writes files says which files --out names.
+    # Each command that writes files says which files --out names. monitor colors by a trait, and
+    # inspect labels measures one.
     different = {name for name, texts in helps.items() if len(texts) > 1}
-    assert different == {"--out"}
+    assert different == {"--out", "--trait"}
 
 
 def test_the_help_of_an_option_has_a_description_and_then_its_default():

@@ -71,6 +71,11 @@ _TEXT_COLUMNS = {
     "source",
     "device",
     "rollouts to make",
+    "read by",
+    "lead of the first row",
+    "within group",
+    "topic",
+    "single tokens",
 }
 """Left-aligned columns that wrap on a narrow terminal; a number that wraps would read as two."""
 

@@ -46,7 +46,7 @@ def labels_table(console: Console, trait: str, test: LabelledTest, rows: Sequenc
 
 
 _TITLES = {
-    "lead": "lead of the first",
+    "lead": "lead of the first row",
     "group": "within group",
     "topic": "topic",
     "tokens": "single tokens",
@@ -54,11 +54,10 @@ _TITLES = {
 
 
 def _columns(title: str, *, rates: bool) -> list[tuple[str, Cell]]:
-    columns: list[tuple[str, Cell]] = [
-        (title, text_cell("name")),
-        ("n", number("count", "{:,}")),
-        ("AUROC", _value),
-    ]
+    columns: list[tuple[str, Cell]] = [(title, text_cell("name"))]
+    if title == _TITLES["lead"]:
+        return [*columns, ("difference", _value)]
+    columns += [("n", number("count", "{:,}")), ("AUROC", _value)]
     if rates:
         columns += [("TPR at 1% FPR", number("tpr_1")), ("at 5%", number("tpr_5"))]
     return columns
