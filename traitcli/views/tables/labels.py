@@ -57,7 +57,7 @@ def _columns(title: str, *, rates: bool) -> list[tuple[str, Cell]]:
     columns: list[tuple[str, Cell]] = [(title, text_cell("name"))]
     if title == _TITLES["lead"]:
         return [*columns, ("difference", _value)]
-    columns += [("n", number("count", "{:,}")), ("AUROC", _value)]
+    columns += [("n", number("count", "{:,.0f}")), ("AUROC", _value)]
     if rates:
         columns += [("TPR at 1% FPR", number("tpr_1")), ("at 5%", number("tpr_5"))]
     return columns
