@@ -13,6 +13,7 @@ import yaml
 
 from tests.e2e.conftest import CommandResult
 from traitcli.traits.definitions import find_traits
+from traitcli.vectors.labelled import read_tests
 
 SENTENCE = "the answer to this is that a pin turns in a lock while it rains on every house"
 
@@ -128,6 +129,19 @@ def test_a_kept_result_of_an_earlier_vector_is_named(folder, measured):
     assert ended.code == 0, ended.err
     assert names == ["old", "new"]
     assert "of an earlier vector, no evidence for this one: old" in ended.err
+
+
+def test_a_result_of_a_vector_file_is_kept_under_the_name_of_the_file(folder, tmp_path):
+    [own] = (folder.folder / "vectors").rglob("evil.safetensors")
+    path = shutil.copy(own, tmp_path / "mine.safetensors")
+
+    ended = folder.run(
+        "inspect", "labels", "answers.jsonl", "--trait", "evil", "--no-ask", "--keep", "new",
+        "--vectors", str(path),
+    )  # fmt: skip
+
+    assert ended.code == 0, ended.err
+    assert [one.name for one in read_tests(path)] == ["new"]
 
 
 def test_the_table_names_what_was_not_measured(folder):

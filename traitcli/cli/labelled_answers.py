@@ -68,6 +68,10 @@ class LabelledComparison:
     @property
     def _vector_path(self) -> Path:
         """Where the vector is; for a shipped one, where your own would be."""
+        path = self.source.path
+        # `inspect vectors FILE` looks beside the file, whatever trait is in it.
+        if path is not None and path.is_file():
+            return path
         return self.source.folder / f"{self.trait}.safetensors"
 
     def _check_keep(self, name: str) -> None:
