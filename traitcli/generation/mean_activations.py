@@ -8,6 +8,7 @@ import torch
 
 from traitcli.models.finite import check_layers
 from traitcli.models.loaded import LoadedModel
+from traitcli.models.massive import is_massive
 from traitcli.models.reader import Phase, ReaderState
 from traitcli.records import Position
 
@@ -16,14 +17,17 @@ if TYPE_CHECKING:
 
 Activations = dict[Position, "Tensor"]
 
-# The first axis of ActivationSums: two running sums, and one state that is kept as it is.
-_PROMPT_SUM, _RESPONSE_SUM, _PROMPT_LAST = range(3)
+# The second axis of ActivationSums: for prompt and response the sums over ordinary and over massive
+# tokens, which are neighbors; and one state that is kept as it is.
+_PROMPT, _RESPONSE, _PROMPT_LAST = 0, 2, 4
+_KINDS = 5
 
 
 class MeanReader:
     """Reads all layers; `finished` maps each request to its mean activations.
 
-    They are position -> float32 [L+1, H] on the CPU, or none when the answer is empty.
+    They are position -> float32 [L+1, H] on the CPU, or none when the answer is empty. At each
+    layer, a mean leaves out the tokens that are massive there (see `is_massive`), unless all are.
     """
 
     def __init__(self, loaded: LoadedModel) -> None:
@@ -32,73 +36,82 @@ class MeanReader:
         self.loaded = loaded
 
     def open(self, slots: int) -> ActivationSums:
-        shape = (3, len(self.layers), slots, self.loaded.hidden_size)
+        shape = (len(self.layers), _KINDS, slots, self.loaded.hidden_size)
         return ActivationSums(self, torch.zeros(shape, device=self.loaded.device))
 
 
 class ActivationSums(ReaderState):
-    """Sums of the sequences of one batch: float32 [3, L+1, slots, H].
+    """Sums of the sequences of one batch: float32 [L+1, 5, slots, H].
 
-    The first axis is: sum over the prompt, sum over the response, state at the last prompt token.
+    The second axis is: sums over ordinary and over massive tokens of the prompt, the same of the
+    response, state at the last prompt token.
     """
 
     def __init__(self, reader: MeanReader, sums: Tensor) -> None:
         self._reader = reader
         self._sums = sums
-        # Tokens summed: [prompt or response, slots].
-        self._counts = torch.zeros(2, sums.shape[2], device=sums.device)
+        # Tokens summed, float32 [L+1, prompt or response × ordinary or massive, slots].
+        self._counts = torch.zeros(sums.shape[0], _PROMPT_LAST, sums.shape[2], device=sums.device)
 
     def begin(self, phase: Phase, slots: Tensor, ends: Tensor) -> None:
-        self._kind = _RESPONSE_SUM if phase == "response" else _PROMPT_SUM
+        self._kind = _RESPONSE if phase == "response" else _PROMPT
         self._slots = slots
         self._ends = ends
-
-        ones = torch.ones(len(slots), device=slots.device)
-        self._counts[self._kind].index_add_(0, slots, ones)
+        self._ones = torch.ones(len(slots), device=slots.device)
 
     def read_layer(self, layer: int, hidden: Tensor) -> None:
         # float32 whatever the model's dtype: single dimensions of the residual stream are so large
         # that half precision overflows.
         hidden = hidden.to(self._sums.device, torch.float32)
-        self._sums[self._kind, layer].index_add_(0, self._slots, hidden)
+        slot_count, width = self._sums.shape[2:]
+        # Two sums in one step, and no wait for the device: which sum is part of the index.
+        index = self._slots + slot_count * is_massive(self._reader.loaded, layer, hidden)
+        both = slice(self._kind, self._kind + 2)
+        self._sums[layer, both].view(-1, width).index_add_(0, index, hidden)
+        self._counts[layer, both].view(-1).index_add_(0, index, self._ones)
 
-        if self._kind == _PROMPT_SUM:
+        if self._kind == _PROMPT:
             # A prompt that is read in several passes overwrites this; the last pass counts.
-            last = self._sums[_PROMPT_LAST, layer]
+            last = self._sums[layer, _PROMPT_LAST]
             last.index_copy_(0, self._slots[self._ends], hidden[self._ends])
 
     def copy_prefix(self, slot: int, source: ActivationSums, source_slot: int) -> None:
-        for kind in (_PROMPT_SUM, _PROMPT_LAST):
-            self._sums[kind, :, slot] = source._sums[kind, :, source_slot]
-        self._counts[_PROMPT_SUM, slot] = source._counts[_PROMPT_SUM, source_slot]
+        for kind in (_PROMPT, _PROMPT + 1, _PROMPT_LAST):
+            self._sums[:, kind, slot] = source._sums[:, kind, source_slot]
+        prompt = slice(_PROMPT, _PROMPT + 2)
+        self._counts[:, prompt, slot] = source._counts[:, prompt, source_slot]
 
     def finish(self, slot: int, request: int) -> None:
-        prompt_tokens, response_tokens = self._counts[:, slot].tolist()
-        means = self._sums[:, :, slot].clone()
+        # On the CPU, so that complete answers take no memory of the device.
+        sums = self._sums[:, :, slot].clone().cpu()
+        counts = self._counts[:, :, slot].clone().cpu()
         self._clear(slot)
 
-        if not response_tokens:
+        if not counts[0, _RESPONSE : _RESPONSE + 2].any():
             self._reader.finished[request] = None
             return
 
-        means[_PROMPT_SUM] /= prompt_tokens
-        means[_RESPONSE_SUM] /= response_tokens
-        # On the CPU, so that complete answers take no memory of the device.
-        means = means.cpu()
         # One state that is not finite makes its sum so too. Layers are looked at only then.
-        if not means.isfinite().all():
-            check_layers(self._reader.loaded, enumerate(means.unbind(1)))
+        if not sums.isfinite().all():
+            check_layers(self._reader.loaded, enumerate(sums))
         self._reader.finished[request] = {
-            "response_avg": means[_RESPONSE_SUM],
-            "prompt_avg": means[_PROMPT_SUM],
-            "prompt_last": means[_PROMPT_LAST],
+            "response_avg": _means(sums, counts, _RESPONSE),
+            "prompt_avg": _means(sums, counts, _PROMPT),
+            "prompt_last": sums[:, _PROMPT_LAST].clone(),
         }
 
     def move(self, source_slot: int, slot: int) -> None:
         self._sums[:, :, slot] = self._sums[:, :, source_slot]
-        self._counts[:, slot] = self._counts[:, source_slot]
+        self._counts[:, :, slot] = self._counts[:, :, source_slot]
         self._clear(source_slot)
 
     def _clear(self, slot: int) -> None:
         self._sums[:, :, slot] = 0
-        self._counts[:, slot] = 0
+        self._counts[:, :, slot] = 0
+
+
+def _means(sums: Tensor, counts: Tensor, kind: int) -> Tensor:
+    """Means over ordinary tokens, float32 [L+1, H]; over massive ones where there are no others."""
+    chosen = kind + (counts[:, kind] == 0).long()
+    layers = torch.arange(len(sums))
+    return sums[layers, chosen] / counts[layers, chosen, None]

@@ -75,7 +75,7 @@ def sequence_bytes(text: Any, item: int, capacity: int) -> int:
     kv_heads = getattr(text, "num_key_value_heads", None) or heads
     head_size = getattr(text, "head_dim", None) or text.hidden_size // heads
     keys_and_values = 2 * capacity * text.num_hidden_layers * kv_heads * head_size * item
-    sums = 3 * (text.num_hidden_layers + 1) * text.hidden_size * 4
+    sums = 5 * (text.num_hidden_layers + 1) * text.hidden_size * 4
     # Sampling needs three float32 copies of the logits, attention two of its scores.
     logits = text.vocab_size * (item + 3 * 4)
     scores = 2 * 4 * heads * capacity

@@ -58,6 +58,7 @@ def open_model(
     from transformers.utils import logging
 
     from traitcli.models.cpu_packing import pack_weights
+    from traitcli.models.massive import measure_massive
     from traitcli.models.self_test import run_self_test
 
     # Messages and progress bars of transformers would break the live view.
@@ -88,7 +89,10 @@ def open_model(
     loaded = replace(loaded, id=full_id(config.id), fingerprint=fingerprint)
     with memory_explained(device, _USE_LESS_MEMORY):
         test = run_self_test(loaded, thorough=thorough)
-    loaded = replace(loaded, packs=test.packs, pads=test.pads, self_test=test)
+        massive_above = measure_massive(loaded)
+    loaded = replace(
+        loaded, packs=test.packs, pads=test.pads, self_test=test, massive_above=massive_above
+    )
     for note in [*chat_notes(loaded), *_slow_notes(name, test)]:
         on_event(Warned("", note))
 

@@ -71,6 +71,8 @@ class LoadedModel:
     packs        whether packed sequences give the states of a plain pass; see `run_self_test`
     pads         whether padded batches do; if neither is true, each text is read alone
     self_test    how every way of reading compares with a plain pass; none before the test
+    massive_above  length of a hidden state above which it is massive, for layers 0 to L; empty
+                 before it is measured
     """
 
     name: str
@@ -88,6 +90,7 @@ class LoadedModel:
     packs: bool = False
     pads: bool = True
     self_test: SelfTest | None = None
+    massive_above: tuple[float, ...] = ()
     id: str = ""
     fingerprint: str = ""
 
