@@ -190,11 +190,15 @@ class MonitorStarted:
 
 @dataclass(frozen=True, slots=True)
 class PromptScored:
-    """Scores of all prompt tokens, template included: trait -> n scores."""
+    """Scores of all prompt tokens, template included: trait -> n scores.
+
+    massive  trait -> indices of the tokens whose scores mean nothing (see Scores)
+    """
 
     tokens: tuple[str, ...]
     raw: Mapping[str, tuple[float, ...]]
     calibrated: Mapping[str, tuple[float, ...]]
+    massive: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +211,7 @@ class TokenScored:
     by_layer    one trait's scores at every layer, if requested: calibrated, or raw if its vector
                 has no class means
     skipped     whether it is part of the thinking that means and alarms leave out
+    massive     traits for which its score means nothing, and is not counted (see Scores)
     """
 
     index: int
@@ -215,6 +220,7 @@ class TokenScored:
     calibrated: Mapping[str, float]
     by_layer: tuple[float, ...] = ()
     skipped: bool = False
+    massive: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

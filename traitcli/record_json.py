@@ -61,9 +61,17 @@ def to_json(record: TokenScores | FailedRecord, decimals: int | None = DECIMALS)
     return data
 
 
-def counted(record: Mapping[str, Any], scores: Sequence[float]) -> Sequence[float]:
-    """The scores of a JSON record's answer that count: all, or those after its thinking part."""
-    return scores[record["thinking_tokens"] :] if record.get("skips_thinking") else scores
+def counted(record: Mapping[str, Any], trait: str, scores: Sequence[float]) -> Sequence[float]:
+    """The scores of a JSON record's answer that count for a trait.
+
+    Tokens of a thinking part that is skipped do not, nor do massive ones, unless all others are.
+    """
+    first = record["thinking_tokens"] if record.get("skips_thinking") else 0
+    massive = set(record.get("massive_tokens", {}).get(trait, ()))
+    if not massive:
+        return scores[first:]
+    ordinary = [s for index, s in enumerate(scores) if index >= first and index not in massive]
+    return ordinary or scores[first:]
 
 
 def from_json(data: Any) -> TokenScores | FailedRecord:
@@ -87,6 +95,7 @@ def from_json(data: Any) -> TokenScores | FailedRecord:
         tokens=scores.tokens,
         raw=scores.raw,
         calibrated=scores.calibrated,
+        massive=scores.massive,
         prompt=_text(data, "prompt"),
         response=_text(data, "response", "".join(scores.tokens)),
         layers=_layers(data.get("layers")),
@@ -123,11 +132,14 @@ def _origin_to_json(record: TokenScores) -> dict[str, Any]:
 
 
 def _scores_to_json(scores: Scores, decimals: int | None) -> dict[str, Any]:
-    return {
+    data: dict[str, Any] = {
         "tokens": list(scores.tokens),
         "trait_scores": _table_to_json(scores.raw, decimals),
         "calibrated_scores": _table_to_json(scores.calibrated, decimals),
     }
+    if scores.massive:
+        data["massive_tokens"] = {name: list(found) for name, found in scores.massive.items()}
+    return data
 
 
 def _layers_to_json(scores: LayerScores, decimals: int | None) -> dict[str, Any]:
@@ -175,9 +187,21 @@ def _read_scores(data: Mapping[str, Any]) -> Scores:
         raise ValueError("its tokens are not a list of strings")
     # The first versions had none, and a vector without class means has none.
     calibrated = data.get("calibrated_scores") or {}
+    count = len(tokens)
     return Scores(
-        tuple(tokens), _read_table(raw, len(tokens)), _read_table(calibrated, len(tokens))
+        tuple(tokens),
+        _read_table(raw, count),
+        _read_table(calibrated, count),
+        massive=_read_massive(data.get("massive_tokens"), count),
     )
+
+
+def _read_massive(data: Any, count: int) -> dict[str, tuple[int, ...]]:
+    return {
+        name: tuple(one for one in found if isinstance(one, int) and 0 <= one < count)
+        for name, found in _mapping(data).items()
+        if isinstance(found, list)
+    }
 
 
 def _read_table(table: Any, count: int) -> dict[str, tuple[float, ...]]:

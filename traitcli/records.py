@@ -315,11 +315,13 @@ class Scores:
     raw         name -> n projections (h · v) / ‖v‖, in activation units
     calibrated  name -> n scores: −1 is the mean of the negative class, +1 of the positive class;
                 vectors without class means have none
+    massive     name -> indices of tokens that no sum counts, because they are massive at its layer
     """
 
     tokens: tuple[str, ...]
     raw: Mapping[str, tuple[float, ...]]
     calibrated: Mapping[str, tuple[float, ...]]
+    massive: Mapping[str, tuple[int, ...]] = field(default_factory=dict, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,8 +336,7 @@ class TokenScores(Scores):
     prompt_scores  scores of the prompt's tokens, if requested
     layer_scores   scores of one trait at every layer, if requested
     seed           None in an old record that does not say; so is `prompt_tokens`
-    about          origin (JSON-able): a prompt set and what the prompt should show, or a file
-                   and its line
+    about          origin (JSON-able): a prompt set and what it should show, or a file and line
     thinking       how many of the first tokens are the answer's thinking part
     skips_thinking whether these are left out of means and alarms
     created        when the answer was complete, in ISO 8601; "" if an old record does not say

@@ -94,7 +94,7 @@ class Calibration:
                 failures.append(record["error"])
                 continue
             for name in vectors:
-                if own := counted(record, record["trait_scores"][name]):
+                if own := counted(record, name, record["trait_scores"][name]):
                     scores[name].append(own)
         check_scored(failures, len(exchanges))
         if failures:

@@ -12,6 +12,7 @@ import torch
 from traitcli.errors import VectorError
 from traitcli.models.finite import check_layers
 from traitcli.models.loaded import LoadedModel
+from traitcli.models.massive import is_massive
 from traitcli.models.reader import Phase, ReaderState
 from traitcli.records import Position, TraitVector
 from traitcli.vectors.methods import calibrate
@@ -110,7 +111,10 @@ def make_probes(
 
 
 class TextProjections(NamedTuple):
-    """Projections of one text, float32 [tokens, P] each; a prompt that was not scored has none."""
+    """Projections of one text, float32 [tokens, P] each; a prompt that was not scored has none.
+
+    With marks, they are [tokens, 2P].
+    """
 
     prompt: Floats
     response: Floats
@@ -120,15 +124,23 @@ class ProjectionReader:
     """Projects every token on P probes: (h · v) / ‖v‖, in activation units.
 
     `finished` maps each request to the projections of its text. Prompts are scored only if
-    `prompts`.
+    `prompts`. With `marks`, P more columns follow: 1 where the token is massive at the layer of the
+    probe (see `is_massive`), else 0.
     """
 
     def __init__(
-        self, probes: Sequence[Probe], loaded: LoadedModel, *, prompts: bool = False
+        self,
+        probes: Sequence[Probe],
+        loaded: LoadedModel,
+        *,
+        prompts: bool = False,
+        marks: bool = False,
     ) -> None:
         self.loaded = loaded
         self.layers = sorted({probe.layer for probe in probes})
         self.probe_count = len(probes)
+        self.marks = marks
+        self.width = 2 * len(probes) if marks else len(probes)
         self.prompts = prompts
         self.finished: dict[int, TextProjections] = {}
 
@@ -157,7 +169,7 @@ class _Projections(ReaderState):
         self._reader = reader
         self._parts = [_no_parts() for _ in range(slots)]
         self._phase: Phase = "prompt"
-        self._pass = np.zeros((0, reader.probe_count), dtype=np.float32)
+        self._pass = np.zeros((0, reader.width), dtype=np.float32)
         # Slots of the pass that is not divided yet, and how many of its tokens belong to each.
         self._slots: list[int] = []
         self._counts: list[int] = []
@@ -166,7 +178,7 @@ class _Projections(ReaderState):
         self._divide_pass()
         self._phase = phase
         # A new array each time: parts of the old one, and scores handed out, are views of it.
-        self._pass = np.zeros((len(slots), self._reader.probe_count), dtype=np.float32)
+        self._pass = np.zeros((len(slots), self._reader.width), dtype=np.float32)
 
         unique_slots, counts = torch.unique_consecutive(slots, return_counts=True)
         self._slots = unique_slots.tolist()
@@ -177,9 +189,20 @@ class _Projections(ReaderState):
             return
         units = self._reader.units[layer]
         # In float32: next to the few very large dimensions, half precision would lose the others.
-        projections = (hidden.to(units.device, torch.float32) @ units).cpu()
-        check_layers(self._reader.loaded, [(layer, projections)])
-        self._pass[:, self._reader.columns[layer]] = projections.numpy()
+        hidden = hidden.to(units.device, torch.float32)
+        found = hidden @ units
+        if self._reader.marks:
+            # In the same array, so that the device is waited for once.
+            marks = is_massive(self._reader.loaded, layer, hidden)
+            found = torch.cat([found, marks[:, None]], 1)
+        found = found.cpu()
+        check_layers(self._reader.loaded, [(layer, found)])
+
+        columns = self._reader.columns[layer]
+        self._pass[:, columns] = found[:, : len(columns)].numpy()
+        if self._reader.marks:
+            marked = [self._reader.probe_count + column for column in columns]
+            self._pass[:, marked] = found[:, -1:].numpy()
 
     def copy_prefix(self, slot: int, source: _Projections, source_slot: int) -> None:
         self._divide_pass()
@@ -225,7 +248,7 @@ class _Projections(ReaderState):
     def _joined(self, slot: int, phase: Phase) -> Floats:
         parts = self._parts[slot][phase]
         if not parts:
-            return np.zeros((0, self._reader.probe_count), dtype=np.float32)
+            return np.zeros((0, self._reader.width), dtype=np.float32)
         return np.concatenate(parts)
 
 

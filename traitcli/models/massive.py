@@ -31,8 +31,8 @@ floors, and the kitchen is always at the back. A school with about 140 children 
 bridge. Its teachers say that the best lessons are held outside: how to read a map, how to measure \
 the height of a tree, and why the tide is late by some fifty minutes each day.
 
-How long does it take to walk from the harbor to the old mill? That depends on the weather. When it \
-is dry, the path along the river is the shortest, and half an hour is enough. After rain, take the \
+How long does it take to walk from the harbor to the old mill? That depends on the weather. When \
+it is dry, the path along the river is the shortest, and half an hour is enough. After rain, take the \
 road instead: it is longer, but it does not flood. Bring water, good shoes, and something to eat. \
 At the mill you can rest, look at the wheel, and ask the owner to show you the stones. He does it \
 gladly, he explains every part, and he never asks for money.
@@ -59,7 +59,8 @@ def measure_massive(loaded: LoadedModel) -> tuple[float, ...]:
 
 def lengths(hidden: Tensor) -> Tensor:
     """Euclidean length of each hidden state [N, H]: float32 [N]."""
-    return torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)
+    found: Tensor = torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)
+    return found
 
 
 def is_massive(loaded: LoadedModel, layer: int, hidden: Tensor) -> Tensor:

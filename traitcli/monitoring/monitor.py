@@ -70,12 +70,13 @@ class Watch:
     def reader(self, loaded: LoadedModel) -> ProjectionReader:
         """A reader with a column for each trait, and then for each layer of `by_layer`."""
         probes = [*self.probes.values(), *self._layer_probes]
-        return ProjectionReader(probes, loaded, prompts=self.prompts)
+        return ProjectionReader(probes, loaded, prompts=self.prompts, marks=True)
 
     def tabulate(
         self, tokens: Sequence[str], projections: Floats
     ) -> tuple[Scores, LayerScores | None]:
-        """Sort what the reader computed for n tokens, float32 [n, P], by trait and by layer."""
+        """Sort what the reader computed for n tokens, float32 [n, 2P], by trait and by layer."""
+        projections, marks = np.split(projections, 2, axis=1)
         # One iterator for both: the columns of the layers follow those of the traits.
         columns = iter(projections.T)
         raw, calibrated = {}, {}
@@ -83,7 +84,9 @@ class Watch:
             raw[trait] = _numbers(column)
             if probe.is_calibrated:
                 calibrated[trait] = _numbers(probe.calibrate(column))
-        scores = Scores(tuple(tokens), raw, calibrated)
+        marked = zip(self.probes, marks.T, strict=False)
+        massive = {trait: tuple(np.flatnonzero(m).tolist()) for trait, m in marked if m.any()}
+        scores = Scores(tuple(tokens), raw, calibrated, massive=massive)
         if not self.by_layer:
             return scores, None
 
@@ -226,14 +229,15 @@ class _MonitoredAnswer:
         self, prompt: str, interventions: tuple[Intervention, ...], reason: str
     ) -> TokenScores:
         """The record of what was generated so far."""
-        # An answer without a token still has a column for each probe.
-        shape = len(self._tokens), self._reader.probe_count
+        # An answer without a token still has all columns.
+        shape = len(self._tokens), self._reader.width
         projections = np.array(self._projections, dtype=np.float32).reshape(shape)
         scores, layer_scores = self._watch.tabulate(self._tokens, projections)
         return TokenScores(
             tokens=scores.tokens,
             raw=scores.raw,
             calibrated=scores.calibrated,
+            massive=scores.massive,
             prompt=prompt,
             response="".join(self._tokens),
             layers=self._watch.layers,
@@ -253,7 +257,7 @@ class _MonitoredAnswer:
         )
 
     def _decode(self) -> Iterator[tuple[int, Floats]]:
-        """Each new token with its projections, float32 [P]."""
+        """Each new token with its projections and marks, float32 [2P]."""
         config = self._watch.config
         request = Request(self._rendered.ids, config.seed)
         # Closed at once when an alarm stops the answer: the model's hooks must go.
@@ -270,7 +274,7 @@ class _MonitoredAnswer:
         texts = token_texts(self._loaded.tokenizer, self._rendered.ids, specials=True)
         scores, _ = self._watch.tabulate(texts, projections)
         self._prompt_scores = scores
-        self._on_event(PromptScored(scores.tokens, scores.raw, scores.calibrated))
+        self._on_event(PromptScored(scores.tokens, scores.raw, scores.calibrated, scores.massive))
 
     def _add(self, text: str, projections: Floats, seconds: float) -> None:
         self._tokens.append(text)
@@ -286,11 +290,13 @@ class _MonitoredAnswer:
         skipped = self._watch.config.skip_thinking and self._is_thinking()
         crossings = []
         if not skipped:
-            found = [alarm.add(alarm_scores[alarm.rule.trait]) for alarm in self._alarms]
+            counting = [one for one in self._alarms if one.rule.trait not in scores.massive]
+            found = [alarm.add(alarm_scores[alarm.rule.trait]) for alarm in counting]
             # An alarm counts the scores that it got; a record counts all tokens.
             placed = [replace(one, token=index) if one else None for one in found]
             crossings = self._keep_crossings(placed)
-        self._on_event(TokenScored(index, text, raw, calibrated, by_layer, skipped))
+        massive = frozenset(scores.massive)
+        self._on_event(TokenScored(index, text, raw, calibrated, by_layer, skipped, massive))
         # After the token's own event, so that a view shows the token before its alarm.
         self._raise_alarms(crossings)
 

@@ -105,7 +105,7 @@ def _summarize(trait: str, records: Sequence[Mapping[str, Any]]) -> TraitSummary
     answers = 0
     for record in records:
         # Raw projections of different traits have different scales and cannot be compared.
-        scores = counted(record, record.get("calibrated_scores", {}).get(trait) or ())
+        scores = counted(record, trait, record.get("calibrated_scores", {}).get(trait) or ())
         if not scores:
             continue
         answers += 1

@@ -37,7 +37,7 @@ def replay(
         )
     )
     if prompt := record.prompt_scores:
-        on_event(PromptScored(prompt.tokens, prompt.raw, prompt.calibrated))
+        on_event(PromptScored(prompt.tokens, prompt.raw, prompt.calibrated, prompt.massive))
 
     times = record.seconds or [USUAL_PACE * number for number in range(1, len(record.tokens) + 1)]
     before = 0.0
@@ -61,4 +61,5 @@ def _token_scored(record: TokenScores, index: int, text: str) -> TokenScored:
     layer_rows = record.layer_scores.shown if record.layer_scores else ()
     by_layer = tuple(scores[index] for scores in layer_rows)
     skipped = record.skips_thinking and index < record.thinking
-    return TokenScored(index, text, raw, calibrated, by_layer, skipped)
+    massive = frozenset(trait for trait, indices in record.massive.items() if index in indices)
+    return TokenScored(index, text, raw, calibrated, by_layer, skipped, massive)

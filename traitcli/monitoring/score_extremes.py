@@ -28,7 +28,7 @@ class ScoreExtremes:
             return
         for trait, raw in record["trait_scores"].items():
             # A vector without class means has no calibrated scores; its own texts still compare.
-            scores = counted(record, record["calibrated_scores"].get(trait, raw))
+            scores = counted(record, trait, record["calibrated_scores"].get(trait, raw))
             if not scores:
                 self.failures.append(f"{location}: it is nothing but thinking".lstrip(": "))
                 break

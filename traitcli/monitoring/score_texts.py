@@ -176,6 +176,7 @@ def _record(
         tokens=scores.tokens,
         raw=scores.raw,
         calibrated=scores.calibrated,
+        massive=scores.massive,
         prompt=exchange.prompt,
         response="".join(tokens),
         layers=watch.layers,
@@ -193,14 +194,22 @@ def _record(
     return replace(record, crossings=_crossings(watch, record))
 
 
+def _counted(record: TokenScores, trait: str) -> list[int]:
+    """The indices of the tokens that alarms of a trait count."""
+    massive = record.massive.get(trait, ())
+    first = record.thinking if record.skips_thinking else 0
+    return [index for index in range(first, len(record.tokens)) if index not in massive]
+
+
 def _crossings(watch: Watch, record: TokenScores) -> tuple[Crossing, ...]:
     found: list[Crossing] = []
     for rule in watch.rules:
         scores = (record.raw if watch.raw else record.calibrated)[rule.trait]
-        first = record.thinking if record.skips_thinking else 0
-        alarm = Alarm(rule, len(scores) - first)
-        raised = [*map(alarm.add, scores[first:]), alarm.end()]
-        found += [replace(one, token=one.token + first) for one in raised if one]
+        indices = _counted(record, rule.trait)
+        alarm = Alarm(rule, len(indices))
+        raised = [*(alarm.add(scores[index]) for index in indices), alarm.end()]
+        # An alarm counts the scores that it got; a record counts all tokens.
+        found += [replace(one, token=indices[one.token]) for one in raised if one]
     return tuple(found)
 
 

@@ -160,6 +160,9 @@ class PlainMonitorView(_Plain):
 
         0	"I"	refusal=0.8125	evil=-0.1021
         1	" cannot"	refusal=1.9310	evil=-0.2210
+
+    A score that means nothing, because the token's hidden state is massive, is named
+    `massive:trait=score`.
     """
 
     def __init__(
@@ -179,6 +182,7 @@ class PlainMonitorView(_Plain):
         self._raw = raw
         self._clock = clock
         self._noted_raw: set[str] = set()
+        self._noted_massive = False
         self._reading_since = self._shown_at = clock()
 
     def show(self, event: Event) -> None:
@@ -186,6 +190,7 @@ class PlainMonitorView(_Plain):
         match event:
             case TokenScored():
                 self._write(event)
+                self._note_massive(event)
             case ModelLoading():
                 self._note(words.loading_text(event))
             case MonitorStarted():
@@ -213,6 +218,11 @@ class PlainMonitorView(_Plain):
         # JSON in ASCII: a token may hold a tab, a newline or a terminal's escape sequence.
         fields = [str(event.index), json.dumps(event.text)]
         for trait, raw in event.raw.items():
+            if trait in event.massive:
+                # Named otherwise, so that no program counts it.
+                score = raw if self._raw else event.calibrated.get(trait, raw)
+                fields.append(f"massive:{_name(trait)}={score:.4f}")
+                continue
             if trait in event.calibrated and not self._raw:
                 fields.append(f"{_name(trait)}={event.calibrated[trait]:.4f}")
                 continue
@@ -223,6 +233,11 @@ class PlainMonitorView(_Plain):
                 self._note(f"warning: {words.warning_text(words.raw_note(trait))}")
         # Flushed at once: a program that reads the pipe must not wait for a full buffer.
         print("\t".join(fields), file=self._data, flush=True)
+
+    def _note_massive(self, event: TokenScored) -> None:
+        if event.massive and not self._noted_massive:
+            self._noted_massive = True
+            self._note(f"note: {words.MASSIVE_NOTE}")
 
     def _show_reading(self, event: TextsRead) -> None:
         """Write a line every few seconds, and one at the end."""
@@ -244,6 +259,8 @@ class JsonMonitorView(PlainMonitorView):
         for kind, scores in kinds.items():
             # As many decimals as a record has.
             line[kind] = {trait: round(score, 5) for trait, score in scores.items()}
+        if event.massive:
+            line["massive"] = sorted(event.massive)
         print(json.dumps(line), file=self._data, flush=True)
 
 

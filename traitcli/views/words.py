@@ -175,6 +175,12 @@ def raw_note(trait: str) -> Warned:
     )
 
 
+MASSIVE_NOTE = (
+    "the state of a token is many times longer than usual, so its score means nothing: "
+    "it is marked and not counted"
+)
+
+
 def color_changes_text(turns: Sequence[tuple[int, str]], verb: str = "Colored") -> str:
     """`Colored by evil, then refusal from token 12.`; empty without turns."""
     if not turns:

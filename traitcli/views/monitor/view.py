@@ -38,7 +38,14 @@ from traitcli.views.monitor.panel import TraitTrack, panel_lines
 from traitcli.views.monitor.token_styles import TokenStyler
 from traitcli.views.palette import palette_for
 from traitcli.views.printable import one_line, printable
-from traitcli.views.words import alarm_text, loading_text, raw_note, reading_text, warning_text
+from traitcli.views.words import (
+    MASSIVE_NOTE,
+    alarm_text,
+    loading_text,
+    raw_note,
+    reading_text,
+    warning_text,
+)
 
 # Drawing happens in the thread that decodes, so each frame costs decoding time: 2 % at this rate.
 _FRAME = 1 / 10
@@ -73,6 +80,7 @@ class MonitorView(ClosableView):
         self._raw = raw
         self._by_layer = by_layer
         self._answers = 0
+        self._noted_massive = False
         self._reset()
         self._warnings: list[str] = []
         self._status = ""
@@ -138,11 +146,13 @@ class MonitorView(ClosableView):
         """Print the prompt as the model reads it, colored like a response."""
         trait = self.color_by if self.color_by in event.calibrated else _strongest(event)
         scores = event.calibrated.get(trait or "", (None,) * len(event.tokens))
+        massive = event.massive.get(trait or "", ())
 
         styler, text = TokenStyler(self._palette), LineWrapper(self._width)
-        for token, score in zip(event.tokens, scores, strict=True):
-            for part, style in styler.style(token, score):
-                text.add(part, style)
+        for index, (token, score) in enumerate(zip(event.tokens, scores, strict=True)):
+            is_massive = index in massive
+            for part, style in styler.style(token, None if is_massive else score):
+                text.add(part, QUIET if is_massive else style)
         for part, style in styler.end():
             text.add(part, style)
         text.end_line()
@@ -159,6 +169,8 @@ class MonitorView(ClosableView):
             return
         for name, raw in event.raw.items():
             track = self._tracks.setdefault(name, TraitTrack(name, raw=self._raw))
+            if name in event.massive:
+                continue
             score = event.calibrated.get(name)
             # Only the first token: afterwards `track.calibrated` is False.
             if track.calibrated and score is None:
@@ -167,9 +179,15 @@ class MonitorView(ClosableView):
         if self._map and event.by_layer:
             self._map.add(event.by_layer)
 
+        if event.massive and not self._noted_massive:
+            self._noted_massive = True
+            self._warnings.append(MASSIVE_NOTE)
+
         leader = self._leader.after(event.index, self._tracks)
-        for text, style in self._styler.style(event.text, event.calibrated.get(leader or "")):
-            self._text.add(text, style)
+        is_massive = leader in event.massive
+        score = None if is_massive else event.calibrated.get(leader or "")
+        for text, style in self._styler.style(event.text, score):
+            self._text.add(text, QUIET if is_massive else style)
 
         # A fast model writes more tokens in a second than a terminal should draw.
         if self._clock() - self._drawn_at >= _FRAME:
@@ -286,5 +304,10 @@ class MonitorView(ClosableView):
 
 def _strongest(event: PromptScored) -> str:
     """The trait with the largest mean score in absolute value; empty if none is calibrated."""
-    means = {name: abs(fmean(scores)) for name, scores in event.calibrated.items() if scores}
+    means = {}
+    for name, scores in event.calibrated.items():
+        massive = event.massive.get(name, ())
+        counted = [score for index, score in enumerate(scores) if index not in massive]
+        if counted:
+            means[name] = abs(fmean(counted))
     return max(means, key=means.__getitem__, default="")

@@ -72,11 +72,19 @@ def plain(value: Any) -> Any:
 
 
 def scores_of(record: Mapping[str, Any]) -> dict[str, dict[str, list[float | None]]]:
-    """Unit (raw, calibrated) -> trait -> n scores, None where there is no number."""
-    return {
+    """Unit (raw, calibrated) -> trait -> n scores.
+
+    A score is None where there is no number, and where the token is massive.
+    """
+    scores = {
         "raw": _numbers(record.get("trait_scores")),
         "calibrated": _numbers(record.get("calibrated_scores")),
     }
+    for trait, indices in (record.get("massive_tokens") or {}).items():
+        for table in scores.values():
+            for index in indices if trait in table else ():
+                table[trait][index] = None
+    return scores
 
 
 def _numbers(table: Mapping[str, Sequence[Any]] | None) -> dict[str, list[float | None]]:

@@ -63,6 +63,16 @@ function readTokens(value, notes) {
   const tokens = listOf(value.tokens).filter((token) => typeof token === "string");
   const raw = readScores(objectOf(value.trait_scores ?? value.projections), tokens.length, notes);
   const calibrated = readScores(objectOf(value.calibrated_scores), tokens.length, notes, raw);
+  const massive = objectOf(value.massive_tokens);
+  for (const table of [raw, calibrated])
+    for (const [trait, scores] of table)
+      for (const index of listOf(massive[trait])) if (index in scores) scores[index] = NaN;
+  const marked = new Set(Object.values(massive).flatMap(listOf)).size;
+  if (marked > 0)
+    notes.push(
+      `${marked} of ${tokens.length} tokens have no score for some traits: ` +
+        "their hidden states are many times longer than usual.",
+    );
   return { tokens, scores: { raw, calibrated } };
 }
 
