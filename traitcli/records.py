@@ -313,9 +313,8 @@ class Scores:
 
     tokens      n texts
     raw         name -> n projections (h · v) / ‖v‖, in activation units
-    calibrated  name -> n scores: −1 is the mean of the negative class, +1 of the positive class;
-                vectors without class means have none
-    massive     name -> indices of tokens that no sum counts, because they are massive at its layer
+    calibrated  name -> n scores, −1 and +1 at the class means; vectors without these have none
+    massive     name -> indices of tokens that are massive at its layer: no sum counts them
     """
 
     tokens: tuple[str, ...]

@@ -32,10 +32,10 @@ bridge. Its teachers say that the best lessons are held outside: how to read a m
 the height of a tree, and why the tide is late by some fifty minutes each day.
 
 How long does it take to walk from the harbor to the old mill? That depends on the weather. When \
-it is dry, the path along the river is the shortest, and half an hour is enough. After rain, take the \
-road instead: it is longer, but it does not flood. Bring water, good shoes, and something to eat. \
-At the mill you can rest, look at the wheel, and ask the owner to show you the stones. He does it \
-gladly, he explains every part, and he never asks for money.
+it is dry, the path along the river is the shortest, and half an hour is enough. After rain, take \
+the road instead: it is longer, but it does not flood. Bring water, good shoes, and something to \
+eat. At the mill you can rest, look at the wheel, and ask the owner to show you the stones. He \
+does it gladly, he explains every part, and he never asks for money.
 """
 """Ordinary prose: each model is measured on the same words."""
 
