@@ -62,16 +62,18 @@ def to_json(record: TokenScores | FailedRecord, decimals: int | None = DECIMALS)
 
 
 def counted(record: Mapping[str, Any], trait: str, scores: Sequence[float]) -> Sequence[float]:
-    """The scores of a JSON record's answer that count for a trait.
+    """The scores of a JSON record's answer that count for a trait; see `counted_indices`."""
+    return [scores[index] for index in counted_indices(record, trait, len(scores))]
+
+
+def counted_indices(record: Mapping[str, Any], trait: str, count: int) -> Sequence[int]:
+    """Which of the `count` tokens of a JSON record's answer count for a trait.
 
     Tokens of a thinking part that is skipped do not, nor do massive ones, unless all others are.
     """
     first = record["thinking_tokens"] if record.get("skips_thinking") else 0
     massive = set(record.get("massive_tokens", {}).get(trait, ()))
-    if not massive:
-        return scores[first:]
-    ordinary = [s for index, s in enumerate(scores) if index >= first and index not in massive]
-    return ordinary or scores[first:]
+    return [index for index in range(first, count) if index not in massive] or range(first, count)
 
 
 def from_json(data: Any) -> TokenScores | FailedRecord:

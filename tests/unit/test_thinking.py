@@ -89,8 +89,8 @@ def test_scores_of_the_thinking_part_are_recorded_and_not_counted(loaded):
     assert skipped["trait_scores"]["evil"] == row
     thinking = skipped["thinking_tokens"]
     assert "".join(skipped["tokens"][thinking:]) == "Yes, it is."
-    assert counted(skipped, row) == row[thinking:]
-    assert counted(whole, row) == row
+    assert counted(skipped, "evil", row) == row[thinking:]
+    assert counted(whole, "evil", row) == row
     means = [record["alarms"][0]["score"] for record in (whole, skipped)]
     np.testing.assert_allclose(means, [np.mean(row), np.mean(row[thinking:])], atol=1e-4)
     assert to_json(from_json(skipped)) == skipped

@@ -17,7 +17,7 @@ from traitcli.monitoring.labelled_answers import LabelledAnswer
 from traitcli.monitoring.monitor import Watch
 from traitcli.monitoring.score_texts import score_texts
 from traitcli.monitoring.summaries import SUMMARIES
-from traitcli.record_json import counted
+from traitcli.record_json import counted_indices
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,9 +38,10 @@ class ReadAnswer:
     """A labelled answer after the model has read it.
 
     text    what was read of the response
-    tokens  the tokens that count
-    scores  their projections, (h · v) / ‖v‖ in activation units
+    tokens  all tokens of the response
+    scores  projections of those that count, (h · v) / ‖v‖ in activation units
     embedding  the mean of the same tokens at layer 0
+    counted  which tokens count; None: all
     """
 
     answer: LabelledAnswer
@@ -48,9 +49,10 @@ class ReadAnswer:
     tokens: tuple[str, ...]
     scores: tuple[float, ...]
     embedding: float
+    counted: tuple[int, ...] | None = None
 
     def in_spans(self) -> NDArray[np.bool_]:
-        """Which of the tokens overlap a span, bool [tokens]."""
+        """Which of the tokens that count overlap a span, bool [scores]."""
         text = "".join(self.tokens)
         ends = np.cumsum([len(token) for token in self.tokens])
         starts = ends - [len(token) for token in self.tokens]
@@ -60,7 +62,7 @@ class ReadAnswer:
             while start >= 0:
                 inside |= (starts < start + len(span)) & (ends > start)
                 start = text.find(span, start + 1)
-        return inside
+        return inside if self.counted is None else inside[list(self.counted)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ def read_answers(
             failures.append(str(record["error"]))
             continue
         read = _read(answer, record)
-        if read.tokens:
+        if read.scores:
             found.append(read)
         else:
             failures.append("nothing is left after the thinking part")
@@ -106,11 +108,13 @@ def read_answers(
 
 
 def _read(answer: LabelledAnswer, record: dict[str, Any]) -> ReadAnswer:
-    own, embedding = (counted(record, record["trait_scores"][key]) for key in ("own", EMBEDDING))
-    # The words of the thinking part are left out, as their scores are.
-    tokens = record["tokens"][len(record["tokens"]) - len(own) :]
-    mean = float(np.mean(embedding)) if tokens else 0.0
-    return ReadAnswer(answer, "".join(record["tokens"]), tuple(tokens), tuple(own), mean)
+    own, embedding = (record["trait_scores"][key] for key in ("own", EMBEDDING))
+    # Neither thinking nor massive tokens count.
+    indices = counted_indices(record, "own", len(own))
+    scores = tuple(own[index] for index in indices)
+    mean = float(np.mean([embedding[index] for index in indices])) if scores else 0.0
+    tokens = tuple(record["tokens"])
+    return ReadAnswer(answer, "".join(tokens), tokens, scores, mean, tuple(indices))
 
 
 def summed_scores(answers: Sequence[ReadAnswer]) -> dict[str, Doubles]:
