@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from traitcli.config import Config
 from traitcli.pipeline.snapshot import TraitSnapshot
 from traitcli.records import Position, TraitVector
 from traitcli.vectors.controls import cosine
-from traitcli.vectors.files import find_vectors, read_all
+from traitcli.vectors.files import find_vectors, read_all, vector_folder
 from traitcli.vectors.formats.read_any import read_any
-from traitcli.vectors.labelled import read_tests
+from traitcli.vectors.labelled import LabelledTest, read_tests
 from traitcli.vectors.verdict import nearest_trait, with_near_duplicates, with_verdict
 
 Row = dict[str, Any]
@@ -30,7 +31,8 @@ def vector_rows(config: Config, names: Sequence[str] = ()) -> list[Row]:
     files = [Path(name) for name in names if _is_file(name)]
     traits = [name for name in names if not _is_file(name)]
     named = list(find_vectors(config, traits).values()) if traits or not files else []
-    return _rows([*named, *files])
+    # Results for a shipped vector are kept where your own vectors are.
+    return _rows([*named, *files], {path: vector_folder(config) / path.name for path in named})
 
 
 def built_rows(snapshots: Sequence[TraitSnapshot]) -> list[Row]:
@@ -39,11 +41,15 @@ def built_rows(snapshots: Sequence[TraitSnapshot]) -> list[Row]:
     return _rows([path for path in paths if path and path.is_file()])
 
 
-def _rows(paths: Sequence[Path]) -> list[Row]:
+def _rows(paths: Sequence[Path], beside: Mapping[Path, Path] = MappingProxyType({})) -> list[Row]:
+    """A row for each vector; its kept results are beside the path that `beside` names, or it."""
     # a path that is named twice is one vector: it must not be its own near-duplicate
     once = list(dict.fromkeys(paths))
     vectors = dict(zip(once, read_all(once, read_any), strict=True))
-    return [_row(path, vector, vectors) for path, vector in vectors.items()]
+    return [
+        _row(path, vector, vectors, read_tests(beside.get(path, path)))
+        for path, vector in vectors.items()
+    ]
 
 
 def _is_file(name: str) -> bool:
@@ -51,10 +57,14 @@ def _is_file(name: str) -> bool:
     return "/" in name or Path(name).suffix in _SUFFIXES
 
 
-def _row(path: Path, vector: TraitVector, all_vectors: Mapping[Path, TraitVector]) -> Row:
+def _row(
+    path: Path,
+    vector: TraitVector,
+    all_vectors: Mapping[Path, TraitVector],
+    kept: Sequence[LabelledTest],
+) -> Row:
     # The verdict follows from the measurements. It is worded again here, so that a file of an
     # earlier version gets the words that the other commands use.
-    kept = read_tests(path)
     fitting = [test for test in kept if test.fits(vector)]
     quality = with_verdict(vector.quality, fitting)
 

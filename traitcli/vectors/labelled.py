@@ -69,7 +69,7 @@ class LabelledTest:
             return False
 
 
-def tests_path(vector_path: Path) -> Path:
+def path_of_tests(vector_path: Path) -> Path:
     """The file of the tests of a vector, beside it."""
     return vector_path.with_name(f"{vector_path.stem}.labels.json")
 
@@ -79,7 +79,7 @@ def read_tests(vector_path: Path) -> tuple[LabelledTest, ...]:
 
     Raises VectorError for a file that is damaged.
     """
-    path = tests_path(vector_path)
+    path = path_of_tests(vector_path)
     try:
         data = parse_json(path.read_bytes())
         if not isinstance(data, dict) or data.get("format") != _FORMAT:
@@ -103,6 +103,6 @@ def keep_test(vector_path: Path, test: LabelledTest) -> Path:
     others = [one for one in read_tests(vector_path) if one.name != test.name]
     tests: Sequence[dict[str, Any]] = [asdict(one) for one in (*others, test)]
     text = json.dumps({"format": _FORMAT, "tests": tests}, ensure_ascii=False, indent=1)
-    path = tests_path(vector_path)
+    path = path_of_tests(vector_path)
     write_atomic(path, f"{text}\n")
     return path

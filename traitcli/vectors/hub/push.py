@@ -24,7 +24,7 @@ from traitcli.vectors.hub.client import (
     list_files,
     shown_endpoint,
 )
-from traitcli.vectors.labelled import read_tests, tests_path
+from traitcli.vectors.labelled import path_of_tests, read_tests
 from traitcli.vectors.verdict import with_verdict
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def _read_headers(paths: Sequence[Path]) -> dict[str, VectorHeader]:
 def _with_files(path: Path) -> list[Path]:
     """A vector file, the bare tensors next to it, and its results on labelled answers."""
     beside = [path.with_name(f"{path.stem}_{position}_diff.pt") for position in POSITIONS]
-    return [path, *(file for file in (*beside, tests_path(path)) if file.is_file())]
+    return [path, *(file for file in (*beside, path_of_tests(path)) if file.is_file())]
 
 
 def _check_privacy(info: ModelInfo, private: bool, repo: str) -> None:
@@ -190,7 +190,7 @@ def _fetch_headers(
     names = [
         entry.path for entry in entries if is_vector_name(entry.path) and entry.size <= MAX_FILE
     ]
-    tests = [tests_path(Path(name)).name for name in names]
+    tests = [path_of_tests(Path(name)).name for name in names]
     if not names:
         return []
     with explain_hub_errors(repo):
