@@ -103,10 +103,6 @@ def test_workers_that_are_killed_many_times_lose_nothing(killed_workers):
     assert killed_workers.kills == killed_workers.times
     assert killed_workers.ended.code == killed_workers.expected.code == 0
     assert killed_workers.ended.json["failures"] == []
-    assert (
-        killed_workers.ended.err.count("its worker died (exit code -9); another worker continues")
-        >= 1
-    )
 
 
 def test_killed_workers_give_the_same_rollouts_as_an_undisturbed_worker(killed_workers):
