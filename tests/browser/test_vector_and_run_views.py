@@ -51,6 +51,7 @@ def test_a_vector_is_shown_with_its_quality(reports: Reports) -> None:
             ["96/100 + 88/100", "3 missing"],
             ["71", "84 − 13"],
             ["0.94", "80 held out"],
+            ["–"],
             ["2.10"],
             ["2", "of 3 · best layer"],
             ["24.5", "× 0.31"],
@@ -61,6 +62,7 @@ def test_a_vector_is_shown_with_its_quality(reports: Reports) -> None:
             ["96/100 + 88/100", "3 missing"],
             ["40", "60 − 20"],
             ["0.71", "0.55–0.83 · 80 held out"],
+            ["0.62", "0.48–0.75"],
             ["2.10", "0.0 … 3.0"],
             ["3", "of 3 · largest layer"],
             ["24.5", "× 0.31"],
@@ -80,7 +82,9 @@ def test_shared_settings_of_all_vectors_are_shown_once(reports: Reports) -> None
 def test_a_vector_without_metadata_is_shown_with_dashes(reports: Reports) -> None:
     page = reports.open(sets=[OTHER_SET])
 
-    assert cells(of_set(page, "table")) == [["joy", "–", "–", "–", "not measured", "–", "–", "–"]]
+    assert cells(of_set(page, "table")) == [
+        ["joy", "–", "–", "–", "not measured", "–", "–", "–", "–"]
+    ]
     for name in ("auroc", "magnitude", "similarity", "scores", "rollouts"):
         assert not of_set(page, name).is_visible()
 
