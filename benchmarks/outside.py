@@ -84,7 +84,7 @@ def print_sets(results: Sequence[Row]) -> None:
 def print_groups(results: Sequence[Row]) -> None:
     """AUROC within groups, and of groups among answers of equal label."""
     lines = [
-        f"| {result['set']} | {row['part']} | {row['name']} | {row['count']} | "
+        f"| {result['set']} | {row['part']} | {row['name']} | {row['count'] or 0:,.0f} | "
         f"{number(row['value'], row['low'], row['high'])} |"
         for result in results
         for row in result["rows"]
