@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from traitcli.config import Config
@@ -32,23 +31,27 @@ def vector_rows(config: Config, names: Sequence[str] = ()) -> list[Row]:
     traits = [name for name in names if not _is_file(name)]
     named = list(find_vectors(config, traits).values()) if traits or not files else []
     # Results for a shipped vector are kept where your own vectors are.
-    return _rows([*named, *files], {path: vector_folder(config) / path.name for path in named})
+    beside = {path: vector_folder(config) / path.name for path in named}
+    for path in files:
+        beside.setdefault(path, path)
+    return _rows(beside)
 
 
 def built_rows(snapshots: Sequence[TraitSnapshot]) -> list[Row]:
     """Rows of the current vectors of a run."""
     paths = [snapshot.last_vector for snapshot in snapshots]
-    return _rows([path for path in paths if path and path.is_file()])
+    return _rows({path: path for path in paths if path and path.is_file()})
 
 
-def _rows(paths: Sequence[Path], beside: Mapping[Path, Path] = MappingProxyType({})) -> list[Row]:
-    """A row for each vector; its kept results are beside the path that `beside` names, or it."""
-    # a path that is named twice is one vector: it must not be its own near-duplicate
-    once = list(dict.fromkeys(paths))
-    vectors = dict(zip(once, read_all(once, read_any), strict=True))
+def _rows(beside: Mapping[Path, Path]) -> list[Row]:
+    """A row for each vector. `beside` maps its path to the one that its results are kept beside.
+
+    A path that is named twice is one vector: it must not be its own near-duplicate.
+    """
+    paths = list(beside)
+    vectors = dict(zip(paths, read_all(paths, read_any), strict=True))
     return [
-        _row(path, vector, vectors, read_tests(beside.get(path, path)))
-        for path, vector in vectors.items()
+        _row(path, vector, vectors, read_tests(beside[path])) for path, vector in vectors.items()
     ]
 
 

@@ -141,7 +141,7 @@ def _neutral_fault(quality: VectorQuality) -> tuple[str, str] | None:
 
 def _fault(test: LabelledTest) -> str | None:
     """Why a kept test does not show that the vector carries over; None if it does."""
-    shown = f"AUROC {test.auroc:.2f} ({test.low:.2f}–{test.high:.2f})"
+    shown = f"AUROC {_interval_text(test.auroc, test.low, test.high)}"
     label = f"does not carry over to {test.name}"
     if test.high < CHANCE:
         return f"{label}: {shown} is the wrong way round"
@@ -157,7 +157,7 @@ def _fault(test: LabelledTest) -> str | None:
 
 
 def _passed(test: LabelledTest) -> str:
-    shown = f"AUROC {test.auroc:.2f} ({test.low:.2f}–{test.high:.2f})"
+    shown = f"AUROC {_interval_text(test.auroc, test.low, test.high)}"
     others = f"words {_number(test.words_auroc)}, length {test.length_auroc:.2f}"
     return f"{test.name}: {shown} on {test.texts:,} answers; {others}"
 

@@ -74,7 +74,7 @@ def plain(value: Any) -> Any:
 def scores_of(record: Mapping[str, Any]) -> dict[str, dict[str, list[float | None]]]:
     """Unit (raw, calibrated) -> trait -> n scores.
 
-    A score is None where there is no number, and where the token is massive.
+    A score is None if it is not a number, or if its token is massive.
     """
     scores = {
         "raw": _numbers(record.get("trait_scores")),
