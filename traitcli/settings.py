@@ -145,6 +145,9 @@ class ExtractConfig(Section):
     """Answers for each question, pair and polarity."""
     questions: PositiveInt | None = None
     """Number of extraction questions to ask per trait. null: all."""
+    pairs_per_question: PositiveInt | None = None
+    """Contrast pairs that each question is asked under, in turn. null: all. With fewer, the same
+    number of rollouts covers more questions."""
     evaluation_questions: NonNegativeInt | None = None
     """Number of evaluation questions to ask per trait. null: all. 0: no held-out check."""
     batch_size: PositiveInt | Literal["auto"] = "auto"

@@ -339,3 +339,26 @@ def test_a_dry_run_trusts_remote_code_when_the_command_does(
 
     assert codes == [2, 0]
     assert json.loads(shown.out)["workers"][0]["needed_mb"] > 0
+
+
+def test_fewer_pairs_per_question_spread_the_rollouts_over_all_pairs_in_turn():
+    keys = plan_rollouts(TRAIT, ExtractConfig(pairs_per_question=2))
+
+    asked = {}
+    for key in keys:
+        asked.setdefault((key.split, key.question), {}).setdefault(key.pair, set()).add(
+            key.polarity
+        )
+    assert all(len(pairs) == 2 for pairs in asked.values())
+    assert all(sides == {"positive", "negative"} for by in asked.values() for sides in by.values())
+    counts = Counter(key.pair for key in keys if key.split == "extraction")
+    assert set(counts) == set(range(len(TRAIT.pairs)))
+    assert max(counts.values()) - min(counts.values()) <= 2  # one question, both polarities
+
+
+@pytest.mark.parametrize("each", [None, len(TRAIT.pairs), 99])
+def test_all_pairs_are_asked_in_their_order(each):
+    keys = plan_rollouts(TRAIT, ExtractConfig(pairs_per_question=each))
+
+    assert keys == plan_rollouts(TRAIT, ExtractConfig())
+    assert list(dict.fromkeys(key.pair for key in keys)) == list(range(len(TRAIT.pairs)))

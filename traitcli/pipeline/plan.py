@@ -22,7 +22,7 @@ def plan_rollouts(trait: Trait, config: ExtractConfig) -> list[RolloutKey]:
         RolloutKey(trait.name, split, polarity, pair, question, repeat)
         for split, questions, repeats in _asked(trait, config)
         for question in range(questions)
-        for pair in range(len(trait.pairs))
+        for pair in _pairs_of(question, len(trait.pairs), config)
         for polarity in POLARITIES
         for repeat in range(repeats)
     ]
@@ -39,3 +39,10 @@ def _asked(trait: Trait, config: ExtractConfig) -> Sequence[tuple[Split, int, in
     if config.evaluation_questions is not None:
         held_out = min(config.evaluation_questions, held_out)
     return [("extraction", extraction, config.repeats), ("evaluation", held_out, 1)]
+
+
+def _pairs_of(question: int, pairs: int, config: ExtractConfig) -> list[int]:
+    """The pairs to ask a question under: each question goes on where the one before stopped."""
+    each = min(config.pairs_per_question or pairs, pairs)
+    first = question * each if each < pairs else 0
+    return [(first + step) % pairs for step in range(each)]
