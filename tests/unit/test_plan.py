@@ -17,9 +17,10 @@ from traitcli.events import STAGES
 from traitcli.pipeline.estimate import count_todo, plan_rows, plan_trait
 from traitcli.pipeline.ledgers import RunLedgers
 from traitcli.pipeline.plan import plan_rollouts
+from traitcli.pipeline.snapshot import TraitSnapshot
 from traitcli.pipeline.speed_cache import remember_speed
 from traitcli.records import Rollout, RolloutKey
-from traitcli.runs.run import Run
+from traitcli.runs.run import Run, start_run
 from traitcli.traits.definitions import find_traits, load_trait
 
 TRAIT = load_trait(find_traits(Path("no-such-folder"))["refusal"])
@@ -362,3 +363,16 @@ def test_all_pairs_are_asked_in_their_order(each):
 
     assert keys == plan_rollouts(TRAIT, ExtractConfig())
     assert list(dict.fromkeys(key.pair for key in keys)) == list(range(len(TRAIT.pairs)))
+
+
+def test_a_run_tells_its_total_by_the_pairs_that_it_asks_under(tmp_path):
+    config, run = make_config(tmp_path, pairs_per_question=1), Run(tmp_path / "mine")
+    start_run(run, config, [TRAIT])
+    assert TraitSnapshot.read(run, "refusal", TRAIT).planned == 80
+
+    # as an earlier version wrote it
+    manifest = run.manifest()
+    del manifest["settings"]["extract.pairs_per_question"]
+    (run.folder / "run.json").write_text(json.dumps(manifest))
+
+    assert TraitSnapshot.read(run, "refusal", TRAIT).planned == 400

@@ -44,5 +44,4 @@ def _asked(trait: Trait, config: ExtractConfig) -> Sequence[tuple[Split, int, in
 def _pairs_of(question: int, pairs: int, config: ExtractConfig) -> list[int]:
     """The pairs to ask a question under: each question goes on where the one before stopped."""
     each = min(config.pairs_per_question or pairs, pairs)
-    first = question * each if each < pairs else 0
-    return [(first + step) % pairs for step in range(each)]
+    return [(question * each + step) % pairs for step in range(each)]

@@ -111,10 +111,10 @@ class TraitSnapshot:
             return None
         settings = self.run.manifest().get("settings", {})
         # The settings that the run was made with: the present ones may ask for another number.
-        # Runs of earlier versions lack the newer ones, and did as the defaults do.
-        keys = ("repeats", "questions", "pairs_per_question", "evaluation_questions")
-        stored = {key: f"extract.{key}" for key in keys}
-        asked = {key: settings[name] for key, name in stored.items() if name in settings}
+        keys = ("repeats", "questions", "evaluation_questions")
+        asked = {key: settings[f"extract.{key}"] for key in keys}
+        # Runs of earlier versions lack it: they asked under all pairs.
+        asked["pairs_per_question"] = settings.get("extract.pairs_per_question")
         return len(plan_rollouts(self.definition, ExtractConfig.model_validate(asked)))
 
 
