@@ -15,13 +15,15 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 
 from benchmarks.traits import print_table
-from traitcli.vectors.verdict import Verdict
+from traitcli.vector_quality import VectorQuality
+from traitcli.vectors.verdict import Verdict, with_verdict
 
 CONFIG = "smollm2-135m"
 GROUP = "harmful"
@@ -93,6 +95,15 @@ def print_groups(results: Sequence[Row]) -> None:
     print_table("| set | what | which | n | AUROC |", lines)
 
 
+def by_own_answers(row: Row) -> Row:
+    """The row of a vector with the verdict that it has without labelled answers.
+
+    With them, a vector that separates them is called so, and would correlate with itself.
+    """
+    measured = {field.name: row[field.name] for field in fields(VectorQuality)}
+    return row | {"verdict": with_verdict(VectorQuality(**measured)).verdict}
+
+
 def print_contexts(vectors: Sequence[Row]) -> None:
     """Every trait's AUROC with and without the persona."""
     print_table(
@@ -138,7 +149,7 @@ def main() -> None:
     options.own = ["--vectors", str(options.vectors)] if options.vectors else []
     results = [compare(file, options) for file in files]
     paths = [str(path) for path in options.vectors.glob("*.safetensors")] if options.vectors else []
-    vectors = traitcli("inspect", "vectors", *paths)
+    vectors = list(map(by_own_answers, traitcli("inspect", "vectors", *paths)))
     print("\nLabelled answers of other sources: AUROC\n")
     print_sets(results)
     print("\nWithin groups, of groups among equals (topic), and of tokens in spans\n")

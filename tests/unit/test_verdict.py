@@ -151,8 +151,8 @@ def test_a_vector_that_passes_every_kept_test_carries_over():
 
     assert judged.verdict == "carries over"
     assert judged.verdict_reason == (
-        "xstest: AUROC 0.92 (0.90–0.94) on 768 answers; words 0.70, length 0.66; "
-        "two: AUROC 0.98 (0.98–0.99) on 768 answers; words 0.70, length 0.66"
+        "xstest, two: AUROC 0.92 (0.90–0.94) on 768 answers, words 0.70, length 0.66; "
+        "AUROC 0.98 (0.98–0.99) on 768 answers, words 0.70, length 0.66"
     )
 
 

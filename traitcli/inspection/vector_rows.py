@@ -30,7 +30,7 @@ def vector_rows(config: Config, names: Sequence[str] = ()) -> list[Row]:
     files = [Path(name) for name in names if _is_file(name)]
     traits = [name for name in names if not _is_file(name)]
     named = list(find_vectors(config, traits).values()) if traits or not files else []
-    # Results for a shipped vector are kept where your own vectors are.
+    # Your results for a shipped vector are kept where your own vectors are.
     beside = {path: vector_folder(config) / path.name for path in named}
     for path in files:
         beside.setdefault(path, path)
@@ -44,15 +44,20 @@ def built_rows(snapshots: Sequence[TraitSnapshot]) -> list[Row]:
 
 
 def _rows(beside: Mapping[Path, Path]) -> list[Row]:
-    """A row for each vector. `beside` maps its path to the one that its results are kept beside.
+    """A row for each vector. `beside` maps its path to the one that your results are kept beside.
 
     A path that is named twice is one vector: it must not be its own near-duplicate.
     """
     paths = list(beside)
     vectors = dict(zip(paths, read_all(paths, read_any), strict=True))
     return [
-        _row(path, vector, vectors, read_tests(beside[path])) for path, vector in vectors.items()
+        _row(path, vector, vectors, _kept(path, beside[path])) for path, vector in vectors.items()
     ]
+
+
+def _kept(shipped: Path, own: Path) -> list[LabelledTest]:
+    """The results that came with a vector, and yours; of two with one name, yours."""
+    return list({test.name: test for path in (shipped, own) for test in read_tests(path)}.values())
 
 
 def _is_file(name: str) -> bool:

@@ -11,6 +11,9 @@ from traitcli.records import Context, Position, Rollout, Trait
 from traitcli.runs.run import TraitFiles
 from traitcli.vectors.held_out import LabelledActivations
 
+_FIRST_EVALUATION = 1 << 32
+"""Above the index of any question."""
+
 
 def labelled(
     files: TraitFiles,
@@ -23,7 +26,7 @@ def labelled(
     activations = files.activations([r.id for r in rollouts], position, context)
     positive = np.array([r.polarity == "positive" for r in rollouts], dtype=bool)
     pair = np.array([r.pair for r in rollouts], dtype=np.int64)
-    question = np.array([r.question for r in rollouts], dtype=np.int64)
+    question = np.array([_question_number(r) for r in rollouts], dtype=np.int64)
     length = np.array([r.response_tokens for r in rollouts], dtype=np.int64)
     return LabelledActivations(activations, positive, pair=pair, question=question, length=length)
 
@@ -41,10 +44,23 @@ def matched(rollouts: Iterable[Rollout]) -> list[Rollout]:
 def unseen_rollouts(
     trait: Trait, rollouts: Iterable[Rollout], selection: Selection
 ) -> list[Rollout]:
-    """The rollouts that test a vector when their pair is left out: answers to evaluation questions.
+    """The rollouts that test a vector when their pair is left out: it has not seen their questions.
 
-    A trait of labelled responses may have none. Then its kept responses test the vector, because
-    its folds share no question.
+    These are the answers to evaluation questions, and if every extraction question was asked under
+    one pair alone, those to extraction questions too. A trait of labelled responses may have no
+    evaluation questions. Then its kept responses test the vector, because its folds share no
+    question.
     """
-    unseen = [r for r in rollouts if r.split == "evaluation" and r.response_tokens]
-    return unseen or (ordered(selection.kept) if trait.responses else [])
+    answered = [r for r in rollouts if r.response_tokens]
+    unseen = [r for r in answered if r.split == "evaluation"]
+    if trait.responses:
+        return unseen or ordered(selection.kept)
+    extraction = [r for r in answered if r.split == "extraction"]
+    asked = {(r.question, r.pair) for r in extraction}
+    each_under_one = len(asked) == len({question for question, _ in asked})
+    return [*unseen, *extraction] if each_under_one else unseen
+
+
+def _question_number(rollout: Rollout) -> int:
+    """Tells the first evaluation question from the first extraction question."""
+    return rollout.question + (_FIRST_EVALUATION if rollout.split == "evaluation" else 0)

@@ -52,7 +52,8 @@ def with_verdict(quality: VectorQuality, tests: Sequence[LabelledTest] = ()) -> 
     verdict, reason, to_raise = _rung(quality)
     failed = [text for test in tests if (text := _fault(test))]
     if tests and not failed:
-        verdict, reason = "carries over", "; ".join(_passed(test) for test in tests)
+        names = ", ".join(test.name for test in tests)
+        verdict, reason = "carries over", f"{names}: {'; '.join(map(_passed, tests))}"
         to_raise = "more sources"
     elif failed and verdict == "reads its own texts":
         reason, to_raise = failed[0], "a larger model, or a trait that this one shows more clearly"
@@ -159,7 +160,7 @@ def _fault(test: LabelledTest) -> str | None:
 def _passed(test: LabelledTest) -> str:
     shown = f"AUROC {_interval_text(test.auroc, test.low, test.high)}"
     others = f"words {_number(test.words_auroc)}, length {test.length_auroc:.2f}"
-    return f"{test.name}: {shown} on {test.texts:,} answers; {others}"
+    return f"{shown} on {test.texts:,} answers, {others}"
 
 
 def _doubts(quality: VectorQuality) -> Iterator[str]:

@@ -136,7 +136,7 @@ def _d_interval(row: Row) -> Text:
 
 
 def _reason(row: Row) -> Text:
-    """The label of the reason, or of the first test that it carries over to."""
+    """The label of the reason; of a vector that carries over, the tests."""
     return Text(_label(row.get("verdict_reason") or ""))
 
 
