@@ -29,7 +29,7 @@ _OLD_KEYS = {
     "words_auroc": "embedding_layer_auroc",
     "words_do_as_well": "embedding_layer_does_as_well",
 }
-"""Old key -> field: the vectors that ship with traitcli have the old keys."""
+"""Old key -> field: vector files of earlier versions have the old keys."""
 _OLD_CHOICES = {
     "the earliest row in": "the earliest layer in",
     "left-out-pair AUROC": "held-out-pair AUROC",

@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import asdict, fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from traitcli.files import parse_json
 from traitcli.vector_quality import SCALARS, VectorQuality
 from traitcli.vectors.files import read_vector
 
 SHIPPED = sorted(Path(__file__).parents[2].glob("vectors/*/*.safetensors"))
+OLD_HEADER = Path(__file__).with_name("old_vector_header.json")
+"""The header of a vector that shipped with an earlier version."""
 OLD_KEYS = {
     "rows": "layer_count",
     "magnitude_rows": "magnitude_by_layer",
@@ -42,24 +46,39 @@ def as_stored(path):
         return parse_json(file.metadata()["traitcli"])["quality"]
 
 
+def as_read(path):
+    """The record that is read from a file, with lists as JSON has them."""
+    read = asdict(read_vector(path).quality)
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in read.items()}
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_every_number_of_a_shipped_vector_is_read(path):
+def test_a_shipped_vector_is_read_as_it_is_stored_and_has_every_measurement(path):
     stored = as_stored(path)
+
+    read = as_read(path)
+
+    assert {key: read[key] for key in stored} == stored
+    # Only a vector of another tool lacks layers.
+    assert {key for key, value in read.items() if value is None} == {"layers_provided"}
+
+
+def test_every_number_of_a_vector_of_an_earlier_version_is_read(tmp_path):
+    header = OLD_HEADER.read_text(encoding="utf-8")
+    stored = parse_json(header)["quality"]
     assert stored.keys() >= OLD_KEYS.keys()
     assert stored["layer_choice"] == OLD_CHOICE
+    path = tmp_path / "refusal.safetensors"
+    direction = np.ones((stored["rows"], stored["hidden_size"]), np.float32)
+    save_file({"response_avg": direction}, path, {"traitcli": header})
 
-    read = asdict(read_vector(path).quality)
+    read = as_read(path)
 
     for key, value in (stored | {"layer_choice": PRESENT_CHOICE}).items():
-        found = read[OLD_KEYS.get(key, key)]
-        assert (list(found) if isinstance(found, tuple) else found) == value
-    # They were built before there were neutral readings.
-    later = {key for key in read if key.startswith("neutral_")} | {
-        "layers_provided",
-        "context",
-        "to_raise",
-    }
-    assert all(value is not None for key, value in read.items() if key not in later)
+        assert read[OLD_KEYS.get(key, key)] == value
+    missing = {key for key, value in read.items() if value is None}
+    neutral = {key for key in read if key.startswith("neutral_")}
+    assert missing == neutral | {"layers_provided", "context", "to_raise"}
 
 
 def test_the_vectors_that_ship_are_tested():
