@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from traitcli.cli import monitor_options as option
-from traitcli.cli.options import ConfigFile, Json, Overrides, TrustRemoteCode
+from traitcli.cli.options import ConfigFile, Json, LabelKey, Overrides, TrustRemoteCode
 
 
 def labels(
@@ -20,15 +20,7 @@ def labels(
         str, typer.Option("--trait", metavar="TRAIT", help="The trait that the labels are about.")
     ],
     config: ConfigFile = "default",
-    label: Annotated[
-        str,
-        typer.Option(
-            "--labels",
-            metavar="KEY",
-            help="Key that is true or 1 where an answer shows the trait (default: label).",
-            show_default=False,
-        ),
-    ] = "label",
+    label: LabelKey = None,
     by: Annotated[
         str | None,
         typer.Option("--by", metavar="KEY", help="Compare within each value of this key too."),
@@ -49,8 +41,9 @@ def labels(
     from traitcli.cli.labelled_answers import LabelledComparison
     from traitcli.cli.vector_source import VectorSource
     from traitcli.config import load_config
+    from traitcli.monitoring.labelled_answers import LABEL
 
     settings = load_config(config, overrides or ())
     source = VectorSource(settings, vectors, (trait,), layer=None)
     compared = LabelledComparison(source, trait, asks=not no_ask, trust=trust_remote_code)
-    compared.run(file, (label, by), keep, as_json=as_json)
+    compared.run(file, (label or LABEL, by), keep, as_json=as_json)

@@ -8,6 +8,7 @@ import typer
 
 from traitcli.cli.hub import PullFrom, pull
 from traitcli.cli.inspect_labels import labels
+from traitcli.cli.inspect_methods import methods
 from traitcli.cli.inspect_model import model
 from traitcli.cli.inspect_steering import steering
 from traitcli.cli.options import ConfigFile, Json, JudgeName, Overrides, RunName, Traits
@@ -108,39 +109,7 @@ def run(
     show(judged_rows(found, settings, names or [], judge), run_table, as_json)
 
 
-@inspect.command()
-def methods(
-    names: Traits = None,
-    config: ConfigFile = "default",
-    run: RunName = None,
-    judge: JudgeName = None,
-    overrides: Overrides = None,
-    as_json: Json = False,
-) -> None:
-    """Compare methods for building vectors on a run's rollouts."""
-    from rich.console import Console
-    from rich.text import Text
-
-    from traitcli.cli.trait_names import check_trait_names
-    from traitcli.config import load_config
-    from traitcli.inspection.compare_methods import compare_methods
-    from traitcli.runs.run import find_run, require_run
-    from traitcli.traits.definitions import select_traits
-    from traitcli.views.tables.vectors import methods_table
-
-    settings = load_config(config, overrides or ())
-    found = find_run(settings, run)
-    check_trait_names(settings, found, names or (), "inspect methods")
-    require_run(found)
-    chosen = select_traits(settings.paths.traits, names or settings.traits or found.trait_names())
-    # On stderr, because stdout gets the table, or JSON for programs.
-    with Console(stderr=True).status("") as status:
-        rows = compare_methods(
-            found, chosen, settings, judge, lambda step: status.update(Text(f"{step} …"))
-        )
-    show(rows, methods_table, as_json)
-
-
+inspect.command()(methods)
 inspect.command()(labels)
 inspect.command()(steering)
 inspect.command()(model)

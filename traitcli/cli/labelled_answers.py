@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from traitcli.cli.output import print_json
+from traitcli.cli.output import print_json, say
 from traitcli.cli.vector_source import VectorSource
 from traitcli.errors import UserError
 from traitcli.output_paths import check_output_folder
@@ -38,7 +36,7 @@ class LabelledComparison:
         """Read, compare, print and keep; `keys` are those of the label and of the groups."""
         from traitcli.generation.projections import make_probes
         from traitcli.inspection.labelled_rows import labelled_rows
-        from traitcli.inspection.labelled_scores import read_answers
+        from traitcli.inspection.labelled_scores import not_read, read_answers
         from traitcli.models.load import load_model
         from traitcli.monitoring.labelled_answers import read_labelled
         from traitcli.views import open_monitor_view
@@ -48,7 +46,7 @@ class LabelledComparison:
             self._check_keep(keep)
         vectors = self.source.load()
         labelled = read_labelled(file, *keys)
-        _say(labelled.description)
+        say(labelled.description)
         config = self.source.config
         with open_monitor_view(as_json=as_json) as view:
             loaded = load_model(config.model, view.show, self.trust)
@@ -57,7 +55,7 @@ class LabelledComparison:
             probe = make_probes([vector], loaded, position)[self.trait]
             read = read_answers(loaded, probe, labelled.answers, config.monitor, view.show)
             if read.failures:
-                _say(f"not read: {len(read.failures):,}; the first: {read.failures[0]}")
+                say(not_read(read.failures))
             baselines = self._baselines(loaded, vector, read.answers, view.show)
         rows = labelled_rows(read.answers, baselines)
         test = self._test(keep or "", file, vector, read.answers, rows)
@@ -117,7 +115,7 @@ class LabelledComparison:
         trait = self._definition()
         if trait is None or not trait.judge_prompt:
             return "not measured: the trait has no judge prompt"
-        _say(f"asking {loaded.name} yes or no about {len(answers):,} answers")
+        say(f"asking {loaded.name} yes or no about {len(answers):,} answers")
         return ask_yes_no(
             loaded,
             trait,
@@ -161,14 +159,7 @@ class LabelledComparison:
         from traitcli.vectors.labelled import keep_test, read_tests
 
         stored = keep_test(self._vector_path, test)
-        _say(f"kept as {test.name} in {stored}")
+        say(f"kept as {test.name} in {stored}")
         tests = read_tests(self._vector_path)
         if former := [one.name for one in tests if not one.fits(vector)]:
-            _say(f"of an earlier vector, no evidence for this one: {', '.join(former)}")
-
-
-def _say(text: Any) -> None:
-    from traitcli.views.printable import one_line
-
-    # Names and contents come from the file.
-    typer.echo(one_line(text), err=True)
+            say(f"of an earlier vector, no evidence for this one: {', '.join(former)}")

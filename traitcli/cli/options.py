@@ -114,6 +114,14 @@ RayAddress = Annotated[
     ),
 ]
 
+LabelKey = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        metavar="KEY",
+        help="Key that is true or 1 where an answer shows the trait (default: label).",
+    ),
+]
 ColorTrait = Annotated[
     str | None,
     typer.Option(

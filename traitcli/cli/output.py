@@ -23,6 +23,13 @@ def print_json(value: object) -> None:
     typer.echo(json.dumps(value, ensure_ascii=not is_unicode))
 
 
+def say(text: str) -> None:
+    """Print a line for people on stderr; names and contents of files cannot change the terminal."""
+    from traitcli.views.printable import one_line
+
+    typer.echo(one_line(text), err=True)
+
+
 def show(rows: Rows, table: Callable[[Console, Rows], None], as_json: bool) -> None:
     """Print rows as JSON, or with the function that prints their table."""
     if as_json:

@@ -17,7 +17,7 @@ from traitcli.monitoring.labelled_answers import LabelledAnswer
 from traitcli.monitoring.monitor import Watch
 from traitcli.monitoring.score_texts import score_texts
 from traitcli.monitoring.summaries import SUMMARIES
-from traitcli.record_json import counted_indices
+from traitcli.record_json import counted, counted_indices
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -86,35 +86,53 @@ def read_answers(
     """
     embedding = Probe(probe.vector, probe.position, 0)
     watch = Watch({"own": probe, EMBEDDING: embedding}, config, raw=True)
+    records, failures = read_records(loaded, watch, answers, on_event)
+    return ReadFile(tuple(_read(answer, record) for answer, record in records), failures)
+
+
+def read_records(
+    loaded: LoadedModel,
+    watch: Watch,
+    answers: Sequence[LabelledAnswer],
+    on_event: Listener,
+) -> tuple[list[tuple[LabelledAnswer, dict[str, Any]]], tuple[str, ...]]:
+    """Each answer that can be read with its JSON record, and why others cannot.
+
+    Raises TraitError when those that can be read do not have both labels.
+    """
     found, failures = [], []
     records = score_texts(loaded, watch, [one.exchange for one in answers], on_event=on_event)
     for answer, record in zip(answers, records, strict=True):
         if "error" in record:
             failures.append(str(record["error"]))
-            continue
-        read = _read(answer, record)
-        if read.scores:
-            found.append(read)
-        else:
+        # For one probe as for all: where every token is massive, all count.
+        elif not all(counted(record, name, record["trait_scores"][name]) for name in watch.probes):
             failures.append("nothing is left after the thinking part")
-    if len({one.answer.positive for one in found}) < 2:
+        else:
+            found.append((answer, record))
+    if len({answer.positive for answer, _ in found}) < 2:
         raise TraitError(
             "no labels can be compared",
             cause=f"{len(failures):,} of {len(answers):,} answers cannot be read"
             + (f"; the first: {failures[0]}" if failures else ""),
             fix="correct the texts",
         )
-    return ReadFile(tuple(found), tuple(failures))
+    return found, tuple(failures)
 
 
 def _read(answer: LabelledAnswer, record: dict[str, Any]) -> ReadAnswer:
     own, embedding = (record["trait_scores"][key] for key in ("own", EMBEDDING))
-    # Neither thinking nor massive tokens count.
-    indices = counted_indices(record, "own", len(own))
-    scores = tuple(own[index] for index in indices)
-    mean = float(np.mean([embedding[index] for index in indices])) if scores else 0.0
     tokens = tuple(record["tokens"])
-    return ReadAnswer(answer, "".join(tokens), tokens, scores, mean, tuple(indices))
+    # Neither thinking nor massive tokens count.
+    indices = tuple(counted_indices(record, "own", len(own)))
+    mean = float(np.mean([embedding[index] for index in indices]))
+    scores = tuple(own[index] for index in indices)
+    return ReadAnswer(answer, "".join(tokens), tokens, scores, mean, indices)
+
+
+def not_read(failures: Sequence[str]) -> str:
+    """How many answers could not be read, and why the first of them."""
+    return f"not read: {len(failures):,}; the first: {failures[0]}"
 
 
 def summed_scores(answers: Sequence[ReadAnswer]) -> dict[str, Doubles]:

@@ -11,6 +11,8 @@ from typing import Any
 from traitcli.errors import UserError
 from traitcli.monitoring.transcripts import Exchange, read_transcript
 
+LABEL = "label"
+"""The key that says whether an answer shows the trait, unless another one is named."""
 SPANS = "spans"
 """The key of the substrings that show the trait."""
 MOST_GROUPS = 20

@@ -118,7 +118,7 @@ def _compute(
     unseen = unseen_rollouts(trait, snapshot.rollouts, selection)
     needed = {r.id for r in [*kept, *unseen]}
     missing = needed - snapshot.neutral
-    readings = _Readings(trait, files, config.vector.context, len(needed), len(missing))
+    readings = Readings(trait, files, config.vector.context, len(needed), len(missing))
     readings.check()
     directions, stats = {}, {}
     for position in POSITIONS:
@@ -164,7 +164,7 @@ def _compute(
 
 
 @dataclass(frozen=True, slots=True)
-class _Readings:
+class Readings:
     """Which states of rollouts a vector is built from and measured on.
 
     wanted   `vector.context`

@@ -22,6 +22,9 @@ Cell = Callable[[Row], Text]
 
 NONE = "–"
 
+_MAX_DECIMAL = 10
+"""From this value on, an interval has whole numbers: decimals would not fit, and mean nothing."""
+
 PLAIN = Style()
 
 NAME = Style(bold=True)
@@ -58,6 +61,33 @@ def sides(positive: str, negative: str, form: str = "{:.0f}", between: str = "+"
 def verdict_cell(row: Row) -> Text:
     # A file may hold a verdict that this version does not know.
     return Text(one_line(row["verdict"]), VERDICTS.get(row["verdict"], PLAIN))
+
+
+def interval_text(row: Row, low: str, high: str, form: str, between: str) -> str:
+    """The bounds of an interval; empty if one is unknown."""
+    bounds = [row[key] for key in (low, high) if row.get(key) is not None]
+    if len(bounds) < 2:
+        return ""
+    chosen = form if max(map(abs, bounds)) < _MAX_DECIMAL else "{:.0f}"
+    return between.join(chosen.format(bound) for bound in bounds)
+
+
+def auroc_cell(key: str = "auroc") -> Cell:
+    """`0.97 (0.91–0.99)`"""
+
+    def cell(row: Row) -> Text:
+        if row.get(key) is None:
+            return Text(NONE)
+        interval = interval_text(row, f"{key}_low", f"{key}_high", "{:.2f}", "–")
+        return Text(f"{row[key]:.2f}").append(f" ({interval})" if interval else "", QUIET)
+
+    return cell
+
+
+def gap_cell(row: Row) -> Text:
+    """How much of the separation needs the persona in the prompt."""
+    known = row.get("auroc"), row.get("neutral_auroc")
+    return Text(NONE if None in known else f"{row['auroc'] - row['neutral_auroc']:+.2f}")
 
 
 NAMED = ("trait", text_cell("trait", NAME))

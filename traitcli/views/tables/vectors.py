@@ -1,4 +1,4 @@
-"""Prints how far trait vectors can be trusted, and how methods of building them compare."""
+"""Prints how far trait vectors can be trusted."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from traitcli.views.tables.base import (
     VERDICTS,
     Cell,
     Row,
+    auroc_cell,
     caption,
+    gap_cell,
     heading,
+    interval_text,
     labelled_line,
     path_line,
     print_table,
     verdict_cell,
 )
-
-_MAX_DECIMAL = 10
-"""From this value on, an interval has whole numbers: decimals would not fit, and mean nothing."""
 
 
 def vectors_table(console: Console, rows: Sequence[Row], verbose: bool = False) -> None:
@@ -65,7 +65,7 @@ def _print_details(console: Console, rows: Sequence[Row]) -> None:
     """The measurements of vectors of one model, all doubts, and a table of layers for each."""
     console.line()
     is_neutral = _has_neutral(rows)
-    persona = [("with persona (95 %)", _auroc())] if is_neutral else []
+    persona = [("with persona (95 %)", auroc_cell())] if is_neutral else []
     named, *separation = _SEPARATION_COLUMNS
     print_table(console, [named, *persona, *separation], rows)
     if is_neutral:
@@ -100,39 +100,12 @@ def _known(key: str, form: str = "{:.2f}") -> Cell:
     return lambda row: Text(NONE if row.get(key) is None else form.format(row[key]))
 
 
-def _interval_text(row: Row, low: str, high: str, form: str, between: str) -> str:
-    """The bounds of an interval; empty if one is unknown."""
-    bounds = [row[key] for key in (low, high) if row.get(key) is not None]
-    if len(bounds) < 2:
-        return ""
-    chosen = form if max(map(abs, bounds)) < _MAX_DECIMAL else "{:.0f}"
-    return between.join(chosen.format(bound) for bound in bounds)
-
-
-def _auroc(key: str = "auroc") -> Cell:
-    """`0.97 (0.91–0.99)`"""
-
-    def cell(row: Row) -> Text:
-        if row.get(key) is None:
-            return Text(NONE)
-        interval = _interval_text(row, f"{key}_low", f"{key}_high", "{:.2f}", "–")
-        return Text(f"{row[key]:.2f}").append(f" ({interval})" if interval else "", QUIET)
-
-    return cell
-
-
 def _has_neutral(rows: Sequence[Row]) -> bool:
     return any(row.get("neutral_auroc") is not None for row in rows)
 
 
-def _gap(row: Row) -> Text:
-    """How much of the separation needs the persona in the prompt."""
-    known = row.get("auroc"), row.get("neutral_auroc")
-    return Text(NONE if None in known else f"{row['auroc'] - row['neutral_auroc']:+.2f}")
-
-
 def _d_interval(row: Row) -> Text:
-    return Text(_interval_text(row, "d_low", "d_high", "{:.1f}", "…") or NONE)
+    return Text(interval_text(row, "d_low", "d_high", "{:.1f}", "…") or NONE)
 
 
 def _reason(row: Row) -> Text:
@@ -174,7 +147,7 @@ _VERDICT_COLUMNS: tuple[tuple[str, Cell], ...] = (
     NAMED,
     ("verdict", verdict_cell),
     ("layer", _known("layer", "{}")),
-    ("AUROC (95 %)", _auroc()),
+    ("AUROC (95 %)", auroc_cell()),
     ("reason", _reason),
 )
 _VERDICT_CAPTION = "AUROC: separation of held-out rollouts, with a 95 % interval"
@@ -182,8 +155,8 @@ _NEUTRAL_COLUMNS: tuple[tuple[str, Cell], ...] = (
     NAMED,
     ("verdict", verdict_cell),
     ("layer", _known("layer", "{}")),
-    ("AUROC (95 %)", _auroc("neutral_auroc")),
-    ("gap", _gap),
+    ("AUROC (95 %)", auroc_cell("neutral_auroc")),
+    ("gap", gap_cell),
     ("reason", _reason),
 )
 _NEUTRAL_CAPTION = (
@@ -288,52 +261,3 @@ def _print_verdicts(console: Console, rows: Sequence[Row]) -> None:
         if outdated := row.get("outdated_tests"):
             names = one_line(", ".join(outdated))
             labelled_line(console, "  not counted: ", f"{names}, of an earlier vector")
-
-
-def methods_table(console: Console, rows: Sequence[Row]) -> None:
-    """A line for each trait and method; at the end, how often each method was clearly better."""
-    for trait in dict.fromkeys(row["trait"] for row in rows):
-        of_trait = [row for row in rows if row["trait"] == trait]
-        kept, held_out = of_trait[0]["kept"], of_trait[0]["evaluation_rollouts"]
-        heading(console, f"{one_line(trait)}  {kept} rollouts, {held_out} held out")
-        print_table(console, _METHOD_COLUMNS, of_trait)
-        console.line()
-
-    caption(
-        console,
-        "layer: the layer that the method chooses · AUROC, d: separation of held-out pairs and "
-        "questions, with a 95 % interval · gain: AUROC minus that of the mean difference, ± one "
-        "standard error · split-half: cosine between the vectors of two halves of the questions · "
-        "cos: cosine with the mean difference at that layer",
-    )
-    # The mean difference is not listed: the others are compared with it.
-    for method in dict.fromkeys(row["method"] for row in rows):
-        compared = [row for row in rows if row["method"] == method and row["ahead"] is not None]
-        # By chance alone, about one difference in twenty is larger than two standard errors.
-        clear = [row["ahead"] for row in compared if abs(row["ahead"]) > 2 * row["ahead_error"]]
-
-        if compared:
-            better = sum(value > 0 for value in clear)
-            labelled_line(
-                console,
-                f"{method.replace('_', ' ')}: ",
-                f"better by two standard errors for {better} of {len(compared)} traits, "
-                f"worse for {len(clear) - better}",
-            )
-
-
-def _gain(row: Row) -> Text:
-    if row["ahead"] is None:
-        return Text(NONE)
-    return Text(f"{row['ahead']:+.2f}").append(f"±{row['ahead_error']:.2f}", QUIET)
-
-
-_METHOD_COLUMNS: tuple[tuple[str, Cell], ...] = (
-    ("method", lambda row: Text(row["method"].replace("_", " "))),
-    ("layer", _known("layer", "{}")),
-    ("AUROC (95 %)", _auroc()),
-    ("d", _known("d", "{:.1f}")),
-    ("gain", _gain),
-    ("split-half", _known("split_half_cosine")),
-    ("cos", _known("cosine")),
-)
