@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -92,8 +94,20 @@ def test_the_mean_difference_has_the_figures_of_build_vector(finished):
 
     [mean] = [row for row in methods if row["method"] == "mean_difference"]
     assert mean["layer"] == vector["layer"]
-    for number in ("auroc", "auroc_low", "auroc_high", "d", "split_half_cosine"):
+    neutral = [f"neutral_{key}" for key in ("auroc", "auroc_low", "auroc_high")]
+    for number in ("auroc", "auroc_low", "auroc_high", "d", "split_half_cosine", *neutral):
         assert abs(mean[number] - vector[number]) < 1e-3
+
+
+def test_without_neutral_readings_methods_say_why(copied):
+    shutil.rmtree(copied.folder / "runs" / "tiny" / "evil" / "neutral")
+
+    table, rows = copied.run_both("inspect", "methods", "evil")
+
+    assert {row["neutral_auroc"] for row in rows.json} == {None}
+    assert all("traitcli extract evil reads them" in row["note"] for row in rows.json)
+    assert "evil: no neutral readings: " in table.out
+    assert "with persona (95 %)" in table.out
 
 
 def test_a_vector_is_built_by_the_method_that_the_config_names(copied):

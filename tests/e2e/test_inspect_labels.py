@@ -168,3 +168,57 @@ def test_a_mistake_is_found_before_the_model_is_loaded(folder, arguments, proble
     assert ended.code != 0
     assert problem in ended.err
     assert "loading" not in ended.err
+
+
+# inspect methods, on the same answers
+
+
+def test_the_mean_difference_has_the_figures_of_the_vector_of_build_vector(folder, measured):
+    result = measured.json
+
+    ended = folder.run("inspect", "methods", "evil", "--answers", "answers.jsonl", "--json")
+
+    assert ended.code == 0, ended.err
+    methods = {one["method"]: one for one in ended.json}
+    mean, logistic = methods["mean_difference"], methods["logistic"]
+    assert mean["layer"] == result["layer"]
+    for key, name in (("rolling", "rolling mean of 8"), ("mean", "mean")):
+        own = row(result, "summary", name)
+        for bound, number in (("", "value"), ("_low", "low"), ("_high", "high")):
+            assert mean[f"{key}_auroc{bound}"] == pytest.approx(own[number], abs=1e-3)
+        lead = logistic[f"{key}_auroc"] - mean[f"{key}_auroc"]
+        assert logistic[f"{key}_ahead"] == pytest.approx(lead)
+    counts = [logistic[key] for key in ("answers", "answers_positive", "answers_prompts")]
+    assert counts == [60, 30, 10]
+
+
+def test_the_answers_have_a_table_below_that_of_the_trait(folder):
+    ended = folder.run("inspect", "methods", "evil", "--answers", "answers.jsonl")
+
+    assert ended.code == 0, ended.err
+    assert "evil on answers.jsonl: 30 of 60 answers show it, 10 prompts" in ended.out
+    assert "read answers.jsonl as JSON lines" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("evil", "refusal", "--answers", "answers.jsonl"), "--answers needs one trait"),
+        (("--answers", "answers.jsonl"), "--answers needs one trait"),
+        (("evil", "--labels", "shown"), "--labels needs --answers"),
+        (
+            ("evil", "--answers", "answers.jsonl", "--labels", "shown"),
+            "nothing to compare in answers.jsonl",
+        ),
+        (
+            ("evil", "--answers", "answers.jsonl", "--set", "model.id=other"),
+            "other cannot read answers for run tiny",
+        ),
+    ],
+)
+def test_a_mistake_about_answers_is_found_before_anything_is_compared(folder, arguments, problem):
+    ended = folder.run("inspect", "methods", *arguments)
+
+    assert ended.code != 0
+    assert problem in ended.err
+    assert ended.out == ""

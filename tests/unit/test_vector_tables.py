@@ -1,4 +1,4 @@
-"""The tables of inspect vectors and inspect methods on 80 columns."""
+"""The tables of inspect vectors on 80 columns."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from traitcli.views.tables.vectors import methods_table, vectors_table
+from traitcli.views.tables.vectors import vectors_table
 
 VECTOR = {
     "trait": "refusal",
@@ -95,29 +95,6 @@ WEAK = VECTOR | {
 }
 HOSTILE = "[red]x[/red]\x1b[2J\u202e"
 SHOWN = r"[red]x[/red]\x1b[2J\u202e"
-METHOD = {
-    "trait": "refusal",
-    "method": "mean_difference",
-    "layer": 12,
-    "auroc": 0.8412,
-    "auroc_low": 0.71,
-    "auroc_high": 0.923,
-    "d": 1.52,
-    "ahead": None,
-    "ahead_error": None,
-    "split_half_cosine": 0.81,
-    "cosine": 1.0,
-    "kept": 146,
-    "evaluation_rollouts": 200,
-    "seconds": 0.1,
-}
-LOGISTIC = METHOD | {
-    "method": "logistic",
-    "auroc": 0.8912,
-    "ahead": 0.05,
-    "ahead_error": 0.02,
-    "cosine": 0.612,
-}
 
 
 def printed(table, *rows, width=80, verbose=False, **options):
@@ -341,28 +318,3 @@ def test_the_verdict_has_a_color(verdict, code):
     )
 
     assert f"\x1b[{code}m{verdict}" in shown
-
-
-def test_methods_are_compared_trait_by_trait_and_summed_up():
-    behind = LOGISTIC | {"trait": "evil", "ahead": -0.1, "ahead_error": 0.2}
-
-    assert printed(methods_table, METHOD, LOGISTIC, METHOD | {"trait": "evil"}, behind) == [
-        "refusal  146 rollouts, 200 held out",
-        "method           layer      AUROC (95 %)    d        gain  split-half   cos",
-        "────────────────────────────────────────────────────────────────────────────",
-        "mean difference     12  0.84 (0.71–0.92)  1.5           –        0.81  1.00",
-        "logistic            12  0.89 (0.71–0.92)  1.5  +0.05±0.02        0.81  0.61",
-        "",
-        "evil  146 rollouts, 200 held out",
-        "method           layer      AUROC (95 %)    d        gain  split-half   cos",
-        "────────────────────────────────────────────────────────────────────────────",
-        "mean difference     12  0.84 (0.71–0.92)  1.5           –        0.81  1.00",
-        "logistic            12  0.89 (0.71–0.92)  1.5  -0.10±0.20        0.81  0.61",
-        "",
-        "layer: the layer that the method chooses · AUROC, d: separation of held-out",
-        "pairs and questions, with a 95 % interval · gain: AUROC minus that of the mean",
-        "difference, ± one standard error · split-half: cosine between the vectors of",
-        "two halves of the questions · cos: cosine with the mean difference at that",
-        "layer",
-        "logistic: better by two standard errors for 1 of 2 traits, worse for 0",
-    ]

@@ -17,6 +17,7 @@ from traitcli.cli.options import (
     RunName,
     Traits,
     TrustRemoteCode,
+    Verbose,
 )
 from traitcli.errors import RunError, UserError
 
@@ -35,7 +36,6 @@ Answers = Annotated[
         "trait and loads the model.",
     ),
 ]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Show every measurement of every method.")]
 
 
 def methods(

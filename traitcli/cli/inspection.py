@@ -11,7 +11,7 @@ from traitcli.cli.inspect_labels import labels
 from traitcli.cli.inspect_methods import methods
 from traitcli.cli.inspect_model import model
 from traitcli.cli.inspect_steering import steering
-from traitcli.cli.options import ConfigFile, Json, JudgeName, Overrides, RunName, Traits
+from traitcli.cli.options import ConfigFile, Json, JudgeName, Overrides, RunName, Traits, Verbose
 from traitcli.cli.output import show
 
 inspect = typer.Typer(
@@ -31,9 +31,7 @@ def vectors(
     ] = None,
     config: ConfigFile = "default",
     pull_from: PullFrom = None,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", help="Show every measurement of every vector and layer.")
-    ] = False,
+    verbose: Verbose = False,
     strict: Annotated[
         bool,
         typer.Option(

@@ -41,6 +41,7 @@ RunName = Annotated[
     str | None,
     typer.Option("--run", metavar="NAME", help="Name of the run (default: the config's name)."),
 ]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show every measurement.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Overrides = Annotated[
     list[str] | None,

@@ -135,7 +135,7 @@ _PERSONA_COLUMNS: tuple[tuple[str, Cell], ...] = (
 )
 _ANSWERS_COLUMNS: tuple[tuple[str, Cell], ...] = (
     _METHOD,
-    ("rolling mean of 8", auroc_cell("rolling_auroc")),
+    ("rolling(8)", auroc_cell("rolling_auroc")),
     ("lead", _lead_interval("rolling_ahead")),
     ("mean", auroc_cell("mean_auroc")),
 )
@@ -148,13 +148,15 @@ _CAPTION = (
     "layer: the layer that build-vector chooses with the method · AUROC: separation of held-out "
     "answers behind their bare questions, with a 95 % interval · lead: AUROC minus that of the "
     "mean difference, ± one standard error · gap: how much more the AUROC is with the persona in "
-    "the prompt · split-half: cosine between the vectors of two halves of the questions"
+    "the prompt · split-half: cosine between the vectors of two halves of the questions · better, "
+    "worse: by two standard errors"
 )
 _PERSONA_CAPTION = (
     "with persona: AUROC of held-out rollouts behind their own prompts · d: their effect size · "
     "cos: cosine with the mean difference at that layer"
 )
 _ANSWERS_CAPTION = (
-    "answers: AUROC by two ways to sum up an answer behind its bare prompt; in brackets the 95 % "
-    "interval over prompts · their lead: difference of two AUROCs on the same draws"
+    "rolling(8), mean: AUROC of answers behind their bare prompts, by the highest rolling mean of "
+    "8 tokens and by the mean; in brackets the 95 % interval over prompts · lead beside them: "
+    "difference of two AUROCs on the same draws"
 )
