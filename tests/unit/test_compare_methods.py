@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from traitcli.config import Config
-from traitcli.errors import RunError
+from traitcli.errors import RunError, VectorError
 from traitcli.inspection.compare_methods import compare_methods
 from traitcli.records import Contrast, Judgement, Rollout, RolloutKey, Score, Trait
 from traitcli.runs.run import Run
@@ -182,6 +182,11 @@ def test_methods_are_built_from_neutral_readings_if_the_config_says_so(persona_r
 
     # It cannot learn the persona, so it does not lose what it learned.
     assert row["neutral_ahead"] > -2 * row["neutral_ahead_error"]
+
+
+def test_a_layer_that_the_model_lacks_is_refused(persona_run, tmp_path):
+    with pytest.raises(VectorError, match="vector.layer 9 does not exist"):
+        compared(persona_run, tmp_path, layer=9)
 
 
 def test_vectors_of_neutral_readings_need_them(tmp_path):

@@ -16,7 +16,7 @@ import numpy as np
 from traitcli.config import Config
 from traitcli.errors import RunError
 from traitcli.judging.identity import choose_judges
-from traitcli.pipeline.build_vector import Readings
+from traitcli.pipeline.build_vector import Readings, chosen_layer
 from traitcli.pipeline.labelled_activations import labelled, matched, unseen_rollouts
 from traitcli.pipeline.snapshot import TraitSnapshot
 from traitcli.records import Position, Trait, TraitVector
@@ -71,7 +71,8 @@ def compare_methods(
     choose with it, or at `vector.layer` if the config sets one. `on_step` receives a message
     before each method.
 
-    Raises RunError when a trait has too few rollouts, or nothing to test on.
+    Raises RunError when a trait has too few rollouts, or nothing to test on, and VectorError if
+    the model has no such layer.
     """
     compared = []
     snapshots = {trait.name: TraitSnapshot.read(run, trait.name, trait) for trait in traits}
@@ -79,10 +80,10 @@ def compare_methods(
     judges = choose_judges(known_judges, judge, run.name)
     for trait in traits:
         evidence = _evidence(trait, snapshots[trait.name], judges[trait.name], config)
-        trials = {}
+        layer, trials = chosen_layer(config, evidence.build), {}
         for name, method in METHODS.items():
             on_step(f"{trait.name}: {name.replace('_', ' ')}")
-            trials[name] = _try_method(evidence, method, config.vector.layer)
+            trials[name] = _try_method(evidence, method, layer)
         for name, trial in trials.items():
             row = _row(trait.name, name, trial, trials[BASELINE]) | {"note": evidence.note}
             compared.append(ComparedMethod(row, _vector(trait.name, name, trial, evidence, config)))

@@ -139,7 +139,7 @@ def _compute(
         neutral=readings.neutral(kept, unseen, position),
     )
     quality = replace(
-        measure_vector(evidence, _chosen_layer(config, build)),
+        measure_vector(evidence, chosen_layer(config, build)),
         position=position,
         context=readings.context(position),
         positive_kept=len(positive_ids),
@@ -226,7 +226,7 @@ def _too_few(trait: Trait, selection: Selection, positive: int, negative: int) -
     )
 
 
-def _chosen_layer(config: Config, build: LabelledActivations) -> int | Literal["auto"]:
+def chosen_layer(config: Config, build: LabelledActivations) -> int | Literal["auto"]:
     """`vector.layer`; raises VectorError if the model has no such layer."""
     layer, layer_count = config.vector.layer, build.activations.shape[1]
     if layer != "auto" and layer >= layer_count:
