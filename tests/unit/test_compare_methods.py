@@ -185,7 +185,7 @@ def test_methods_are_built_from_neutral_readings_if_the_config_says_so(persona_r
 
 
 def test_a_layer_that_the_model_lacks_is_refused(persona_run, tmp_path):
-    with pytest.raises(VectorError, match="vector.layer 9 does not exist"):
+    with pytest.raises(VectorError, match=r"vector\.layer 9 does not exist"):
         compared(persona_run, tmp_path, layer=9)
 
 
