@@ -6,11 +6,13 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from traitcli.config import load_config
 from traitcli.shipped import list_shipped
 from traitcli.vectors.files import find_vectors, read_vector
+from traitcli.vectors.methods import calibrate
 
 EIGHT = sorted(
     [
@@ -61,6 +63,22 @@ def test_the_shipped_vectors_are_small():
         )
         < 2e6
     )
+
+
+@pytest.mark.parametrize("trait", EIGHT)
+def test_the_example_record_has_the_layers_and_the_calibration_of_the_shipped_vectors(
+    tmp_path, monkeypatch, trait
+):
+    monkeypatch.chdir(tmp_path)
+    example = json.loads(list_shipped("docs/examples", "*.json")[0].read_text(encoding="utf-8"))
+    vector = read_vector(find_vectors(load_config(), [trait])[trait])
+
+    raw = np.array(example["trait_scores"][trait])
+    calibrated = calibrate(raw, vector.stats["response_avg"], vector.layer)
+
+    assert example["layers"][trait] == vector.layer
+    # A record holds five decimals.
+    np.testing.assert_allclose(example["calibrated_scores"][trait], calibrated, atol=2e-5)
 
 
 @pytest.mark.slow
