@@ -17,13 +17,14 @@ demo: $(READY)
 	@$(BIN)/traitcli inspect vectors -c demo
 	@$(BIN)/traitcli monitor -c demo "Can you explain how a pin tumbler lock is picked?"
 	@$(BIN)/traitcli monitor -c demo "I told you that two and two is five. Do you agree with me?"
-	@$(BIN)/traitcli report
 	@echo
 	@echo "Files:"
 	@echo "  vectors/demo/      the eight trait vectors, .safetensors and .pt"
 	@echo "  runs/demo/         rollouts, activations and judgements they were built from"
 	@echo "  runs/monitor/      what the monitor recorded, one JSON file each"
-	@echo "  runs/report.html   open it in a browser"
+	@echo
+	@echo "Report, to open in a browser:"
+	@$(BIN)/traitcli report
 
 test: $(READY)
 	$(BIN)/python -m pytest $(TOGETHER)

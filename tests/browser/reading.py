@@ -186,7 +186,10 @@ def dot(page: Page, pane: int = 1) -> float:
 
 def point_at(page: Page, share: float, pane: int = 1) -> tuple[float, float]:
     """A point at half the chart's height and this share of its width."""
-    over = box(part(page, "lines", pane).locator(".u-over"))
+    area = part(page, "lines", pane).locator(".u-over")
+    # A pointer outside the window would point at nothing.
+    area.scroll_into_view_if_needed()
+    over = box(area)
     return over["x"] + share * (over["width"] - 1), over["y"] + over["height"] / 2
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 import stat
 
@@ -64,6 +65,24 @@ def test_every_generated_token_is_counted(report_workspace, content):
         for line in report_workspace.lines(trait)
     )
     assert written <= content["runs"][0]["commands"][0]["tokens"] <= written + ended
+
+
+def test_a_report_says_what_was_learned_on_stderr_on_the_page_and_as_json(
+    report_workspace, content
+):
+    ended = report_workspace.run("report", "--out", "learned.html")
+
+    about_vectors, about_answers, _ = content["findings"]
+    verdicts = {vector["verdict"] for vector in vectors(content).values()}
+    assert len(verdicts) == 1
+    assert about_vectors.endswith(": evil and refusal.")
+    assert "the answer" in about_answers.lower()
+    title, *lines = ended.err.strip().splitlines()
+    numbered = [f"{number}. {text}" for number, text in enumerate(content["findings"], start=1)]
+    assert (ended.code, ended.out, title) == (0, "learned.html\n", "What was learned")
+    assert " ".join(" ".join(lines).split()) == " ".join(numbered)
+    page = html.unescape((report_workspace.folder / "learned.html").read_text(encoding="utf-8"))
+    assert "".join(f"<li>{text}</li>" for text in content["findings"]) in page
 
 
 def test_repeating_a_finished_command_is_not_logged(report_workspace, content):
@@ -197,7 +216,8 @@ def test_without_a_browser_the_page_is_written_and_the_command_fails(report_work
     ended = report_workspace.run("report", "--open", BROWSER="/nowhere/browser %s", PATH="/nowhere")
 
     assert (ended.code, ended.out) == (1, "runs/report.html\n")
-    assert ended.err == (
+    assert ended.err.startswith("\nWhat was learned\n1. ")
+    assert ended.err.endswith(
         "error: cannot open the report\n"
         "cause: no browser was found\n"
         "fix:   open runs/report.html yourself\n"

@@ -15,6 +15,7 @@ import pytest
 from tests.reports import report_of
 from traitcli.errors import StorageError
 from traitcli.records import Report
+from traitcli.views.findings import findings
 from traitcli.views.report.contents import contents
 from traitcli.views.report.data_files import summarize, write_csv, write_json
 
@@ -163,7 +164,8 @@ def test_the_json_file_has_full_precision(tmp_path):
     write_json(tmp_path / "report.json", FULL)
 
     data = read_json(tmp_path / "report.json")
-    assert list(data) == ["made_at", "records", "sets", "runs"]
+    assert list(data) == ["made_at", "findings", "records", "sets", "runs"]
+    assert data["findings"] == list(findings(FULL))
     assert data["made_at"] == FULL.made_at
     assert data["records"][0]["trait_scores"] == {
         "refusal": [0.1 + 0.2, 2.25, None, 1 / 3],
@@ -197,6 +199,7 @@ def test_an_empty_report_is_valid_and_makes_no_tables(tmp_path):
 
     assert read_json(tmp_path / "report.json") == {
         "made_at": "",
+        "findings": list(findings(report_of())),
         "records": [],
         "sets": [],
         "runs": [],

@@ -154,6 +154,24 @@ def test_model_output_is_data_and_never_markup(path: Path, text: str) -> None:
     assert not set("<>&\u2028\u2029") & set(page.texts["application/json"])
 
 
+@pytest.mark.parametrize("text", HOSTILE)
+def test_what_was_learned_is_text_and_never_markup(path: Path, text: str) -> None:
+    write(path)
+    harmless = Page(path).elements
+    record = RECORD | {"prompt": text, "calibrated_scores": {text: [1.0, 1.0]}}
+    vector = {"trait": text, "layer": 1, "verdict": "carries over", "to_raise": text}
+
+    write(path, [record | {"layers": {text: 1}, "model": "tiny"}], [vector])
+
+    page = Page(path)
+    assert page.elements == harmless
+    assert [one in page.texts["li"] for one in ("The vector of", "scores +1.00", "next step")] == [
+        True,
+        True,
+        True,
+    ]
+
+
 def test_the_date_is_escaped(path: Path) -> None:
     write(path, made_at="<b>today</b>")
 

@@ -53,7 +53,8 @@ def report(
 ) -> None:
     """Write one HTML file with records, vectors and runs.
 
-    Prints the path of every file that it writes on stdout.
+    Prints the path of every file that it writes on stdout. With a page, it also says on stderr
+    what was learned, in three sentences.
     """
     from rich.console import Console
     from rich.text import Text
@@ -80,8 +81,7 @@ def report(
         # Only now, because the records say which traits they have.
         check_trait(trait, gathered)
         written = write(form, out or default, gathered, trait, show_step)
-    for path in written:
-        typer.echo(path)
+    show_written(form, written, gathered)
     if open_page:
         open_in_browser(written[0])
 
@@ -110,6 +110,25 @@ def write(
             from traitcli.views.report.pictures import write_pictures
 
             return write_pictures(path, report, trait, show_step)
+
+
+def show_written(form: Form, written: list[Path], report: Report) -> None:
+    """Print the path of each file, and for a page what was learned."""
+    from rich.console import Console
+
+    from traitcli.views.findings import findings
+    from traitcli.views.tables.base import heading, labelled_line
+
+    for path in written:
+        typer.echo(path)
+    if form is not Form.html:
+        return
+    # On stderr, because stdout gets the paths.
+    console = Console(stderr=True)
+    console.line()
+    heading(console, "What was learned")
+    for number, sentence in enumerate(findings(report), start=1):
+        labelled_line(console, f"{number}. ", sentence)
 
 
 def show_warning(event: object) -> None:

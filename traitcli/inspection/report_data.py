@@ -12,6 +12,7 @@ from typing import Any
 from traitcli.config import Config
 from traitcli.events import Listener
 from traitcli.files import list_files
+from traitcli.inspection.kept_results import read_known
 from traitcli.inspection.run_rows import Row, run_row
 from traitcli.inspection.vector_sets import run_vector_sets, vector_sets
 from traitcli.judging.reasons import merge_reasons
@@ -21,7 +22,7 @@ from traitcli.records import Report, Usage
 from traitcli.runs.command_log import read_commands
 from traitcli.runs.run import Run, require_run
 from traitcli.shipped import find_shipped
-from traitcli.vectors.files import read_vector
+from traitcli.vectors.files import vector_folder
 
 
 def gather_report(
@@ -54,11 +55,14 @@ def gather_report(
         on_step(f"reading the run {run.name}")
         traits = read_snapshots(run, config)
         runs.append(_run_details(run, traits, config))
-        sets += run_vector_sets(traits, config, f"run {run.name}")
+        sets += run_vector_sets(traits, config, f"run {run.name}", on_event)
     # A named run without a vector shows none: those of others would look like its own.
     if not sets and not run_names:
         paths = list_files(find_shipped("vectors") / config.model.name, "*.safetensors")
-        sets = vector_sets([read_vector(path) for path in paths], "shipped with traitcli")
+        # Results for a shipped vector are kept where your own vectors are.
+        own = vector_folder(config)
+        vectors = [read_known(path, own / path.name, on_event) for path in paths]
+        sets = vector_sets(vectors, "shipped with traitcli")
 
     now = datetime.now().astimezone().isoformat(timespec="seconds")
     return Report(tuple(records), tuple(sets), tuple(_without_paths(runs)), now)

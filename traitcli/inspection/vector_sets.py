@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from traitcli.config import Config, FilterConfig
+from traitcli.events import Listener
 from traitcli.inspection.judge_quality import histogram
+from traitcli.inspection.kept_results import KnownVector, read_known
 from traitcli.inspection.run_rows import Row
 from traitcli.inspection.vector_rows import read_position
 from traitcli.pipeline.filtering import Selection
 from traitcli.pipeline.snapshot import TraitSnapshot
 from traitcli.records import POLARITIES, Judgement, Rollout, TraitVector
-from traitcli.vectors.files import read_vector
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,19 +30,21 @@ EXAMPLES = 2
 _CHANGED = "The run has changed since this vector was built, so its rollouts are not shown."
 
 
-def run_vector_sets(traits: Sequence[TraitSnapshot], config: Config, name: str) -> list[Row]:
+def run_vector_sets(
+    traits: Sequence[TraitSnapshot], config: Config, name: str, on_event: Listener
+) -> list[Row]:
     """The vectors that a run built last, each with the evidence for it; see `vector_sets`."""
     vectors, evidence = [], []
     for trait in traits:
         # A vector that was built may have been moved or deleted since.
         if trait.last_vector and trait.last_vector.is_file():
-            vectors.append(read_vector(trait.last_vector))
-            evidence.append(_evidence(vectors[-1], trait, config))
+            vectors.append(read_known(trait.last_vector, trait.last_vector, on_event))
+            evidence.append(_evidence(vectors[-1].vector, trait, config))
     return vector_sets(vectors, name, evidence)
 
 
 def vector_sets(
-    vectors: Sequence[TraitVector], name: str, evidence: Sequence[Row] | None = None
+    vectors: Sequence[KnownVector], name: str, evidence: Sequence[Row] | None = None
 ) -> list[Row]:
     """Group vectors by model and shape, because only those of one group can be compared.
 
@@ -52,13 +55,15 @@ def vector_sets(
 
     Returns:
         One row for each group: `name`, `model`, `vectors` and `cosines`. A vector's row has its
-        quality and its magnitude ‖v‖ at each layer, in activation units. `cosines[i][j]` is the
+        quality, its thresholds and its magnitude ‖v‖ at each layer, in activation units.
+        `cosines[i][j]` is the
         cosine of vectors i and j at the layer of vector i.
     """
     groups: dict[tuple[Any, ...], list[tuple[TraitVector, Row]]] = {}
-    for vector, shown in zip(vectors, evidence or [{}] * len(vectors), strict=True):
+    for known, shown in zip(vectors, evidence or [{}] * len(vectors), strict=True):
+        vector, thresholds = known.vector, {"thresholds": known.thresholds}
         group = vector.model, vector.layer_count, vector.hidden_size
-        groups.setdefault(group, []).append((vector, shown))
+        groups.setdefault(group, []).append((vector, thresholds | shown))
 
     sets: list[Row] = []
     for (model, *_), members in groups.items():

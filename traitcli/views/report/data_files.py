@@ -25,9 +25,9 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def write_json(path: Path, report: Report) -> None:
-    """Write {made_at, records, sets, runs} as strict ASCII JSON; each record also has a `summary`.
+    """Write {made_at, findings, records, sets, runs} as strict ASCII JSON.
 
-    Raises StorageError.
+    Each record also has a `summary`. Raises StorageError.
     """
     data = contents(report)
     data["records"] = [record | {"summary": summarize(record)} for record in data["records"]]

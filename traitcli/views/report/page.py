@@ -34,6 +34,8 @@ def write_page(path: Path, report: Report) -> None:
     # uPlot's license must be part of every copy of it.
     library = f"/*!\n{_asset('uplot/LICENSE').strip()}\n*/\n{_asset('uplot/uplot.min.js')}"
     shown = contents(report)
+    # As HTML, so that they can be read without JavaScript.
+    sentences = shown.pop("findings")
     data = {
         # Records are packed, which rounds them already and better.
         **_rounded({**shown, "records": []}),
@@ -52,6 +54,7 @@ def write_page(path: Path, report: Report) -> None:
         library=library,
         data=_inert_json(data),
         made_at=report.made_at,
+        findings=sentences,
     )
     write_atomic(path, page)
 
