@@ -221,7 +221,10 @@ def _read_row(row: Any, count: int) -> tuple[float, ...]:
     # A view reads the scores by the index of the token.
     if len(row) != count:
         raise ValueError("it does not have one score for each token")
-    return tuple(math.nan if value is None else value for value in row)
+    try:
+        return tuple(math.nan if value is None else float(value) for value in row)
+    except OverflowError:  # a whole number has no limit in JSON
+        raise ValueError("one of its scores is too large") from None
 
 
 def _read_seconds(data: Mapping[str, Any], count: int) -> tuple[float, ...]:

@@ -48,6 +48,11 @@ def test_a_record_is_read_back_as_it_was_written():
     assert through_a_file(FULL) == FULL
 
 
+def test_a_score_beyond_every_float_is_not_a_record():
+    with pytest.raises(ValueError, match="one of its scores is too large"):
+        from_json(BARE | {"trait_scores": {"evil": [0.5, 10**400]}})
+
+
 def test_a_failure_is_read_back_as_it_was_written():
     failure = FailedRecord("Hi", "too long", {"line": 1})
 

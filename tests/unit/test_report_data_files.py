@@ -151,6 +151,14 @@ def test_the_first_of_equal_maxima_is_reported():
     assert summarize(RECORD)["evil"]["raw"]["at"] == TOKENS.index(" cannot")
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 1000])
+@pytest.mark.parametrize("size", [0.0, 5e-324, 1.7976931348623157e308])
+def test_the_mean_of_equal_scores_is_that_score_at_any_size(size, count):
+    record = {"tokens": ["a"] * count, "trait_scores": {"evil": [size] * count}}
+
+    assert summarize(record)["evil"]["raw"]["mean"] == size
+
+
 def test_a_trait_without_scores_has_no_summary():
     summary = summarize({"tokens": ["a"], "trait_scores": {"evil": [NAN]}, "layers": {"evil": 3}})
 

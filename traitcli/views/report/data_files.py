@@ -70,8 +70,9 @@ def _stats(scores: Sequence[float | None]) -> Row | None:
     if not known:
         return None
     at = max(known, key=known.__getitem__)
-    # Divide first: a sum of scores near the largest float would overflow.
-    mean = math.fsum(score / len(known) for score in known.values())
+    # In units of the largest, because a sum of scores near the largest float would overflow.
+    unit = max(map(abs, known.values())) or 1.0
+    mean = unit * (math.fsum(score / unit for score in known.values()) / len(known))
     return {"mean": mean, "min": min(known.values()), "max": known[at], "at": at}
 
 
