@@ -163,7 +163,7 @@ def test_each_trusted_trait_has_the_answer_that_scores_highest_on_it():
     assert about_answers(records, TRUSTED, REFUSAL, vector("bold", "not shown")) == (
         "Of 2 answers, the answer to “First” scores highest on evil (+0.50) and the answer to "
         f"“Second” on refusal (−0.50); {SCALE} 1 of these is nearer to the positive ones; "
-        "1 trait of other vectors does not count."
+        "the score of 1 other trait does not count."
     )
 
 

@@ -19,7 +19,7 @@ from traitcli.monitoring.thresholds import (
     thresholds_path,
     write_thresholds,
 )
-from traitcli.vectors.files import find_vectors, read_vector, vector_folder
+from traitcli.vectors.files import find_vectors, read_vector, vector_folder, write_vector
 from traitcli.vectors.fingerprint import fingerprint
 from traitcli.vectors.labelled import keep_test, path_of_tests
 from traitcli.vectors.methods import calibrate
@@ -54,23 +54,34 @@ def keep_thresholds(vector, folder, layer=None):
 
 
 def test_the_verdict_of_an_old_file_is_worded_again(shipped, beside):
-    known = read_known(shipped, beside, pytest.fail)
+    vector = read_vector(shipped)
+    old = write_vector(
+        beside.parent, replace(vector, quality=replace(vector.quality, verdict="weak"))
+    )
 
-    assert read_vector(shipped).quality.verdict == "weak"
-    assert known.vector.quality.verdict == "reads its instruction"
+    known = read_known(old, old, pytest.fail)
+
+    assert read_vector(old).quality.verdict == "weak"
+    assert known.vector.quality.verdict == "reads its own texts"
     assert known.thresholds == ()
 
 
-def test_a_report_counts_a_kept_test(config, shipped, beside):
-    vector = read_vector(shipped)
+def test_the_results_that_come_with_a_vector_count(shipped, beside):
+    assert read_known(shipped, beside, pytest.fail).vector.quality.verdict == "carries over"
+
+
+def test_a_report_counts_a_kept_test(config):
+    path = find_vectors(config, ["evil"])["evil"]
+    vector = read_vector(path)
     own = fingerprint(vector, "response_avg", vector.layer)
+    beside = vector_folder(config) / path.name
     keep_test(beside, replace(TEST, layer=vector.layer, fingerprint=own))
 
     [shown] = gather_report([], config).sets
 
     verdicts = {row["trait"]: row["verdict"] for row in shown["vectors"]}
-    assert verdicts["refusal"] == "carries over"
-    assert verdicts["evil"] == "reads its instruction"
+    assert verdicts["evil"] == "carries over"
+    assert verdicts["uncertainty"] != "carries over"
 
 
 def test_a_threshold_is_calibrated_as_the_scores_are(shipped, beside):
@@ -84,12 +95,16 @@ def test_a_threshold_is_calibrated_as_the_scores_are(shipped, beside):
 
 
 def test_thresholds_of_another_layer_are_left_out_with_a_warning(shipped, beside):
-    keep_thresholds(read_vector(shipped), beside.parent, layer=3)
+    vector = read_vector(shipped)
+    keep_thresholds(vector, beside.parent, layer=3)
     events = []
 
     known = read_known(shipped, beside, events.append)
 
-    cause = "they are of response_avg at layer 3, and the monitor reads response_avg at layer 17"
+    cause = (
+        "they are of response_avg at layer 3, and the monitor reads response_avg at layer "
+        f"{vector.layer}"
+    )
     assert known.thresholds == ()
     assert events == [Warned("refusal", f"its thresholds are left out: {cause}")]
 

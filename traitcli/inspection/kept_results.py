@@ -31,14 +31,14 @@ class KnownVector:
 
 
 def read_known(path: Path, beside: Path, on_event: Listener) -> KnownVector:
-    """Read the vector at `path`, and the results that are kept beside `beside`.
+    """Read the vector at `path`, and the results that are kept there and beside `beside`.
 
     The verdict is worded again, as in `inspect vectors`. Thresholds that are damaged, or of
     another direction, are left out with a warning. Raises VectorError for a damaged vector, and
     for damaged tests: without these, the verdict could be better than it is.
     """
     vector = read_vector(path)
-    fitting = [test for test in read_tests(beside) if test.fits(vector)]
+    fitting = [test for test in read_tests(path, beside) if test.fits(vector)]
     vector = replace(vector, quality=with_verdict(vector.quality, fitting))
     try:
         return KnownVector(vector, _thresholds(vector, beside.parent))

@@ -51,13 +51,9 @@ def _rows(beside: Mapping[Path, Path]) -> list[Row]:
     paths = list(beside)
     vectors = dict(zip(paths, read_all(paths, read_any), strict=True))
     return [
-        _row(path, vector, vectors, _kept(path, beside[path])) for path, vector in vectors.items()
+        _row(path, vector, vectors, read_tests(path, beside[path]))
+        for path, vector in vectors.items()
     ]
-
-
-def _kept(shipped: Path, own: Path) -> list[LabelledTest]:
-    """The results that came with a vector, and yours; of two with one name, yours."""
-    return list({test.name: test for path in (shipped, own) for test in read_tests(path)}.values())
 
 
 def _is_file(name: str) -> bool:

@@ -73,12 +73,17 @@ def path_of_tests(vector_path: Path) -> Path:
     return vector_path.with_name(f"{vector_path.stem}.labels.json")
 
 
-def read_tests(vector_path: Path) -> tuple[LabelledTest, ...]:
-    """The kept tests, oldest first, with those of earlier vectors; empty without a file.
+def read_tests(*vector_paths: Path) -> tuple[LabelledTest, ...]:
+    """The tests kept beside each path, those of earlier vectors too; empty without a file.
 
-    Raises VectorError for a file that is damaged.
+    A shipped vector has the results that came with it, and yours where your own vector would be.
+    Of two with one name the last counts. Raises VectorError for a file that is damaged.
     """
-    path = path_of_tests(vector_path)
+    tests = [test for path in vector_paths for test in _read_file(path_of_tests(path))]
+    return tuple({test.name: test for test in tests}.values())
+
+
+def _read_file(path: Path) -> tuple[LabelledTest, ...]:
     try:
         data = parse_json(path.read_bytes())
         if not isinstance(data, dict) or data.get("format") != _FORMAT:

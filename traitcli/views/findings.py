@@ -177,8 +177,9 @@ def _answers_sentence(records: Sequence[NamedRecord], vectors: Sequence[Row]) ->
     parts.append(_scale_text(shown))
     scored = {trait for each in records for trait in (*each.scores.raw, *each.scores.calibrated)}
     if uncounted := len(scored - highest.keys()):
+        what = "score" if uncounted == 1 else "scores"
         do_not = "does" if uncounted == 1 else "do"
-        parts.append(f"{count_text(uncounted, 'trait')} of other vectors {do_not} not count")
+        parts.append(f"the {what} of {count_text(uncounted, 'other trait')} {do_not} not count")
     return "; ".join(parts) + "."
 
 
