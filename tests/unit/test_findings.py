@@ -13,11 +13,14 @@ from traitcli.views.findings import findings
 Row = dict[str, Any]
 
 EIGHT = ("apt", "bold", "calm", "dull", "evil", "fair", "glad", "hurt")
-LABELS = "labelled answers of another source: traitcli inspect labels FILE --keep NAME"
+LABELS = (
+    "test on labelled answers of another source with "
+    "traitcli inspect labels FILE --trait TRAIT --keep NAME"
+)
 READ_AGAIN = "run traitcli extract: it reads the stored answers again"
 MORE = "more rollouts"
 STEPS = {
-    "carries over": "more sources",
+    "carries over": "test on answers of more sources",
     "reads its own texts": LABELS,
     "reads its instruction": READ_AGAIN,
     "not shown": MORE,
@@ -80,7 +83,7 @@ def test_a_report_of_nothing_says_so():
     assert findings(report_of()) == (
         "This report has no trait vectors.",
         "This report has no monitored answers.",
-        "Without vectors there is nothing to test; next step: traitcli extract.",
+        "Without vectors there is nothing to test. Next, run traitcli extract.",
     )
 
 
@@ -163,7 +166,7 @@ def test_each_trusted_trait_has_the_answer_that_scores_highest_on_it():
     assert about_answers(records, TRUSTED, REFUSAL, vector("bold", "not shown")) == (
         "Of 2 answers, the answer to “First” scores highest on evil (+0.50) and the answer to "
         f"“Second” on refusal (−0.50); {SCALE} 1 of these is nearer to the positive ones; "
-        "the score of 1 other trait does not count."
+        "1 other trait does not count, because its vector is not known to read more at that layer."
     )
 
 
@@ -178,8 +181,7 @@ def test_of_eight_trusted_traits_the_three_highest_are_named(sign, which):
 
     [shown] = high if sign > 0 else low
     assert about_answers([answer("Hi", scores)], *vectors) == (
-        f"The answer to “Hi” scores {shown}; 5 other traits are no higher; "
-        f"{SCALE} {which} nearer to the positive ones."
+        f"The answer to “Hi” scores {shown}; {SCALE} {which} nearer to the positive ones."
     )
 
 
@@ -190,7 +192,7 @@ def test_hundreds_of_answers_give_one_short_sentence():
 
     assert sentence.startswith(
         "Of 500 answers, the answer to “Prompt 499” scores highest on apt (+0.50), bold (+0.50), "
-        "and calm (+0.50); 5 other traits are no higher; "
+        "and calm (+0.50); "
     )
 
 
@@ -221,9 +223,9 @@ def test_without_a_trusted_vector_scores_show_nothing():
 def test_scores_of_another_direction_or_without_a_scale_do_not_count(other):
     one = answer("Hi", {"evil": [2.0]}, **other)
 
-    by = "calibrated score by a vector that reads more than its instruction."
-    assert about_answers([one], TRUSTED) == f"The answer has no {by}"
-    assert about_answers([one, one], TRUSTED) == f"None of 2 answers has a {by}"
+    by = "is of a vector here that reads more than its instruction, at the layer of that vector."
+    assert about_answers([one], TRUSTED) == f"No calibrated score of the answer {by}"
+    assert about_answers([one, one], TRUSTED) == f"No calibrated score of 2 answers {by}"
 
 
 def test_a_trait_is_trusted_only_if_all_its_vectors_are():
@@ -282,11 +284,13 @@ def test_the_next_step_is_that_of_the_vectors_that_need_least():
     trusted, low = vector("bold", "reads its own texts"), vector("calm", "not shown")
 
     assert next_step(low, REFUSAL, TRUSTED, trusted) == (
-        f"evil and bold are not shown to carry over to answers of another source; "
-        f"next step: {LABELS}."
+        f"evil and bold are not shown to carry over to answers of another source. Next, {LABELS}."
     )
-    assert next_step(low, REFUSAL) == (f"calm is not shown to read its trait; next step: {MORE}.")
-    assert next_step(REFUSAL) == "refusal is not tested on all sources; next step: more sources."
+    assert next_step(low, REFUSAL) == (f"calm is not shown to read its trait. Next, {MORE}.")
+    assert (
+        next_step(REFUSAL)
+        == "refusal is not tested on all sources. Next, test on answers of more sources."
+    )
 
 
 def test_the_next_step_of_most_vectors_of_a_verdict_is_named():
@@ -294,13 +298,13 @@ def test_the_next_step_of_most_vectors_of_a_verdict_is_named():
     vectors[:2] = [one | {"to_raise": MORE} for one in vectors[:2]]
 
     assert next_step(*vectors) == (
-        f"6 vectors are not shown to read more than their instruction; next step: {READ_AGAIN}."
+        f"6 vectors are not shown to read more than their instruction. Next, {READ_AGAIN}."
     )
 
 
 def test_vectors_without_a_verdict_lead_to_inspect():
     assert next_step(vector("evil", "weak"), vector("bold", None)) == (
-        "What these vectors read is not known; next step: traitcli inspect vectors --verbose."
+        "What these vectors read is not known. Next, run traitcli inspect vectors --verbose."
     )
 
 

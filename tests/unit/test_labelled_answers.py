@@ -85,7 +85,10 @@ def test_answers_without_a_label_are_left_out_and_counted(tmp_path):
     found = read_labelled(path, "label", None)
 
     assert len(found.answers) == 2
-    assert found.description.endswith("; 4 without a label, left out")
+    assert found.description.endswith(
+        "; 3 without a label, left out; 1 that cannot be read, left out; the first: line 6: prompt and "
+        "response missing, and there are no messages; its keys: a"
+    )
 
 
 def test_labels_and_groups_may_have_other_keys_and_stand_in_a_table(tmp_path):

@@ -49,6 +49,10 @@ TEST = LabelledTest(
     words_auroc=0.7,
     words_lead_low=0.1,
 )
+LABELS = (
+    "test on labelled answers of another source with "
+    "traitcli inspect labels FILE --trait TRAIT --keep NAME"
+)
 
 
 def test_a_vector_that_separates_neutral_readings_reads_its_own_texts():
@@ -58,12 +62,12 @@ def test_a_vector_that_separates_neutral_readings_reads_its_own_texts():
         FINE,
         verdict="reads its own texts",
         verdict_reason="not tested elsewhere: AUROC 0.80 (0.70–0.88) without the persona",
-        to_raise="labelled answers of another source: traitcli inspect labels FILE --keep NAME",
+        to_raise=LABELS,
         doubts=(),
     )
 
 
-MORE = "more rollouts (extract.repeats) or more questions"
+MORE = "collect more rollouts (extract.repeats) or ask more questions"
 
 
 @pytest.mark.parametrize(
@@ -78,7 +82,7 @@ MORE = "more rollouts (extract.repeats) or more questions"
         (
             {"neutral_auroc": 0.55, "neutral_auroc_low": 0.5, "neutral_auroc_high": 0.6},
             "reads its instruction",
-            "may be chance without the persona: AUROC 0.55 (0.50–0.60)",
+            "may be chance without the persona: the interval of AUROC 0.55 (0.50–0.60) reaches 0.5",
             MORE,
         ),
         (
@@ -92,19 +96,19 @@ MORE = "more rollouts (extract.repeats) or more questions"
             {"neutral_length_lead": 0.9},
             "reads its instruction",
             "may be length: the length separates about as well (0.60 against 0.80 (0.70–0.88))",
-            "questions whose answers do not differ so",
+            "ask questions whose answers differ less in length",
         ),
         (
             {"neutral_embedding_lead": -1.0},
             "reads its instruction",
             "may be lexical: the embedding layer separates about as well "
             "(0.70 against 0.80 (0.70–0.88))",
-            "questions whose answers do not differ so",
+            "ask questions whose answers differ less in single words",
         ),
         (
             {"neutral_auroc": None, "auroc_low": 0.5},
             "not shown",
-            "may be chance: AUROC 0.94 (0.50–0.97) with the persona",
+            "may be chance: the interval of AUROC 0.94 (0.50–0.97) with the persona reaches 0.5",
             MORE,
         ),
         (
@@ -117,8 +121,7 @@ MORE = "more rollouts (extract.repeats) or more questions"
             {"neutral_auroc": None, "auroc": None},
             "not shown",
             "not measured: there are no held-out rollouts",
-            "run traitcli extract, or labelled answers of another source: "
-            "traitcli inspect labels FILE --keep NAME",
+            f"run traitcli extract, or {LABELS}",
         ),
     ],
 )
@@ -151,7 +154,7 @@ def test_a_vector_that_passes_every_kept_test_carries_over():
 
     assert judged.verdict == "carries over"
     assert judged.verdict_reason == (
-        "xstest, two: AUROC 0.92 (0.90–0.94) on 768 answers, words 0.70, length 0.66; "
+        "xstest and 1 more: AUROC 0.92 (0.90–0.94) on 768 answers, words 0.70, length 0.66; "
         "AUROC 0.98 (0.98–0.99) on 768 answers, words 0.70, length 0.66"
     )
 
@@ -182,10 +185,6 @@ def test_answers_of_another_source_count_more_than_the_run_s_own():
             "does not carry over to xstest: AUROC 0.92 (0.90–0.94) is not shown to be better than "
             "words (0.70)",
         ),
-        (
-            {"words_auroc": None},
-            "not compared on xstest: there are no rollouts to learn words from",
-        ),
     ],
 )
 def test_a_vector_that_fails_one_kept_test_does_not_carry_over(changed, reason):
@@ -194,6 +193,49 @@ def test_a_vector_that_fails_one_kept_test_does_not_carry_over(changed, reason):
     assert (judged.verdict, judged.verdict_reason) == ("reads its own texts", reason)
     lower = with_verdict(replace(FINE, neutral_auroc=None), [replace(TEST, **changed)])
     assert (lower.verdict, lower.doubts) == ("reads its instruction", (reason,))
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason", "to_raise"),
+    [
+        (
+            {"words_auroc": None, "words_lead_low": None},
+            "not compared on xstest: there are no rollouts to learn words from",
+            "run traitcli extract, then measure again: words are learned from rollouts",
+        ),
+        (
+            {"texts": 319},
+            "too few answers in xstest: 300 with the trait, 19 without, 250 prompts; it needs 20 "
+            "of each and 20 prompts",
+            LABELS,
+        ),
+        (
+            {"texts": 40, "positive": 19, "auroc": 0.1, "low": 0.0, "high": 0.2},
+            "too few answers in xstest: 19 with the trait, 21 without, 250 prompts; it needs 20 of "
+            "each and 20 prompts",
+            LABELS,
+        ),
+        (
+            {"prompts": 1, "low": None, "high": None, "length_lead_low": None},
+            "too few answers in xstest: 300 with the trait, 468 without, 1 prompt; it needs 20 of "
+            "each and 20 prompts",
+            LABELS,
+        ),
+    ],
+)
+def test_a_kept_test_that_says_nothing_neither_raises_nor_lowers_a_verdict(
+    changed, reason, to_raise
+):
+    says_nothing = replace(TEST, **changed)
+
+    alone = with_verdict(FINE, [says_nothing])
+    beside = with_verdict(FINE, [replace(TEST, name="other"), says_nothing])
+    failing = with_verdict(FINE, [says_nothing, replace(TEST, name="bad", low=0.4)])
+
+    assert (alone.verdict, alone.verdict_reason) == ("reads its own texts", reason)
+    assert (alone.to_raise, alone.doubts) == (to_raise, ())
+    assert (beside.verdict, beside.doubts) == ("carries over", (reason,))
+    assert failing.verdict_reason.startswith("does not carry over to bad")
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,8 @@ def _find_bounds(
         raise UserError(
             f"invalid {option}",
             cause=f"a false-positive rate is above 0% and below 50%, not {rate:.4g}",
-            fix="for example evil@fpr=1%",
+            # Who leaves out the sign mostly means per cent.
+            fix=f"{found['trait']}@fpr={found['rate'] if is_rate(rate / 100) else 1}%",
         )
     if operating_point is None:
         raise UserError(

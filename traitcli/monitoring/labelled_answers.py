@@ -57,19 +57,27 @@ def read_labelled(path: Path, label: str, by: str | None) -> LabelledFile:
     """
     keys = [label, SPANS, *([by] if by else [])]
     transcript = read_transcript(path, keys=keys)
-    answers, left_out = [], 0
+    answers, left_out, problems = [], 0, []
     for exchange in transcript.exchanges:
         positive = _truth(exchange.keys.get(label))
-        if positive is None or exchange.problem:
+        if exchange.problem:
+            line = exchange.about.get("line")
+            problems.append(f"line {line}: {exchange.problem}" if line else exchange.problem)
+            continue
+        if positive is None:
             left_out += 1
             continue
         group = _name(exchange.keys[by]) if by and by in exchange.keys else None
         answers.append(LabelledAnswer(exchange, positive, group, _spans(exchange.keys.get(SPANS))))
-    _check(path, label, answers, left_out)
+    _check(path, label, answers, left_out + len(problems))
     if by:
         _check_groups(path, by, answers)
-    note = f"; {left_out:,} without a label, left out" if left_out else ""
-    return LabelledFile(tuple(answers), transcript.description + note)
+    notes = [transcript.description]
+    if left_out:
+        notes.append(f"{left_out:,} without a label, left out")
+    if problems:
+        notes.append(f"{len(problems):,} that cannot be read, left out; the first: {problems[0]}")
+    return LabelledFile(tuple(answers), "; ".join(notes))
 
 
 def _truth(value: Any) -> bool | None:

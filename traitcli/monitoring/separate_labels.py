@@ -81,6 +81,9 @@ def resample(
         weights = _draw(rng, count, len(numbers))[:, cluster]
         for kind, values in scores.items():
             draws[kind].append(weighted_auroc(values, positive, weights))
+    if len(numbers) == 1:
+        # Every draw is the same: it says nothing about other prompts.
+        draws = {kind: [np.full(DRAWS, math.nan)] for kind in scores}
     return {
         kind: Resampled(
             float(weighted_auroc(values, positive, once)[0]), np.concatenate(draws[kind])

@@ -17,6 +17,9 @@ from traitcli.files import explain_unreadable, parse_json, write_atomic
 from traitcli.records import Position, TraitVector
 from traitcli.vectors.fingerprint import fingerprint
 
+MIN_ANSWERS = 20
+"""Answers of each label that a test needs. With fewer, an interval over prompts is too narrow."""
+MIN_PROMPTS = 20
 _FORMAT = 1
 Share = Annotated[float, Field(strict=True, ge=-1, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(strict=True, ge=0, lt=10**15)]
@@ -32,7 +35,7 @@ class LabelledTest:
     texts, positive, prompts   how many there are, how many show the trait, and of how many prompts
     position, layer, fingerprint   the direction that was measured; see `fingerprint`
     summary      how an answer was summed up, for example rolling(8)
-    auroc, low, high   with a 95 % interval over prompts
+    auroc, low, high   with a 95 % interval over prompts; a single prompt has none
     length_auroc, words_auroc, embedding_auroc, asked_auroc   of the baselines; None: not measured
     length_lead_low, words_lead_low   lower ends of the intervals of the lead over them
     rows         the whole table, for the report
@@ -48,15 +51,21 @@ class LabelledTest:
     fingerprint: str
     summary: str
     auroc: Share
-    low: Share
-    high: Share
+    low: Share | None
+    high: Share | None
     length_auroc: Share
-    length_lead_low: Share
+    length_lead_low: Share | None
     words_auroc: Share | None = None
     words_lead_low: Share | None = None
     embedding_auroc: Share | None = None
     asked_auroc: Share | None = None
     rows: tuple[Row, ...] = ()
+
+    @property
+    def is_large_enough(self) -> bool:
+        """Whether there are enough answers and prompts to say anything."""
+        fewest = min(self.positive, self.texts - self.positive)
+        return fewest >= MIN_ANSWERS and self.prompts >= MIN_PROMPTS
 
     def fits(self, vector: TraitVector) -> bool:
         """Whether it was measured on this vector, as it is now."""

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Literal
 
 from traitcli.vector_quality import VectorQuality
-from traitcli.vectors.labelled import LabelledTest
+from traitcli.vectors.labelled import MIN_ANSWERS, MIN_PROMPTS, LabelledTest
 
 Verdict = Literal["not shown", "reads its instruction", "reads its own texts", "carries over"]
 
@@ -37,9 +37,12 @@ NEAR_DUPLICATE = 0.8
 """From this absolute cosine on, two traits may share one direction."""
 
 _EXTRACT = "run traitcli extract"
-_MORE = "more rollouts (extract.repeats) or more questions"
-_LABELS = "labelled answers of another source: traitcli inspect labels FILE --keep NAME"
-_OTHER_QUESTIONS = "questions whose answers do not differ so"
+_MORE = "collect more rollouts (extract.repeats) or ask more questions"
+_LABELS = (
+    "test on labelled answers of another source with "
+    "traitcli inspect labels FILE --trait TRAIT --keep NAME"
+)
+_WORDS = "run traitcli extract, then measure again: words are learned from rollouts"
 
 
 def with_verdict(quality: VectorQuality, tests: Sequence[LabelledTest] = ()) -> VectorQuality:
@@ -51,19 +54,27 @@ def with_verdict(quality: VectorQuality, tests: Sequence[LabelledTest] = ()) -> 
     """
     verdict, reason, to_raise = _rung(quality)
     failed = [text for test in tests if (text := _fault(test))]
-    if tests and not failed:
-        names = ", ".join(test.name for test in tests)
-        verdict, reason = "carries over", f"{names}: {'; '.join(map(_passed, tests))}"
-        to_raise = "more sources"
+    unclear = [found for test in tests if (found := _gap(test))]
+    passed = [test for test in tests if not _fault(test) and not _gap(test)]
+    if passed and not failed:
+        others = f" and {len(passed) - 1} more" if len(passed) > 1 else ""
+        label = f"{passed[0].name}{others}"
+        verdict, reason = "carries over", f"{label}: {'; '.join(map(_passed, passed))}"
+        to_raise = "test on answers of more sources"
     elif failed and verdict == "reads its own texts":
-        reason, to_raise = failed[0], "a larger model, or a trait that this one shows more clearly"
+        reason = failed[0]
+        to_raise = "use a larger model, or a trait that this one shows more clearly"
+    elif unclear and verdict == "reads its own texts":
+        reason, to_raise = unclear[0]
     return replace(
         quality,
         verdict=verdict,
         verdict_reason=reason,
         to_raise=to_raise,
         doubts=tuple(
-            doubt for doubt in (*failed, *_doubts(quality)) if _label(doubt) != _label(reason)
+            doubt
+            for doubt in (*failed, *(gap for gap, _ in unclear), *_doubts(quality))
+            if _label(doubt) != _label(reason)
         ),
     )
 
@@ -104,7 +115,8 @@ def _persona_fault(quality: VectorQuality) -> tuple[str, str] | None:
         return "not measured: there are no held-out rollouts", f"{_EXTRACT}, or {_LABELS}"
     # A file of an earlier version may lack the interval.
     if (quality.auroc if quality.auroc_low is None else quality.auroc_low) <= CHANCE:
-        return f"may be chance: AUROC {_auroc_text(quality)} with the persona", _MORE
+        shown = _auroc_text(quality)
+        return f"may be chance: the interval of AUROC {shown} with the persona reaches 0.5", _MORE
     if quality.null_p is not None and quality.null_p > MAX_NULL_P:
         share = f"{quality.null_p:.0%}"
         reason = f"may be chance: vectors of shuffled labels do as well in {share} of trials"
@@ -119,15 +131,16 @@ def _neutral_fault(quality: VectorQuality) -> tuple[str, str] | None:
         return reason, f"{_EXTRACT}: it reads the stored answers again"
     shown = _neutral_text(quality)
     if quality.neutral_auroc_low is None or quality.neutral_auroc_low <= CHANCE:
-        return f"may be chance without the persona: AUROC {shown}", _MORE
+        reason = f"the interval of AUROC {shown} reaches 0.5"
+        return f"may be chance without the persona: {reason}", _MORE
     null = quality.neutral_null_p
     if null is not None and null > MAX_NULL_P:
         reason = f"vectors of shuffled labels do as well in {null:.0%} of trials"
         return f"may be chance without the persona: {reason}", _MORE
     controls = (
-        ("may be length", "the length", quality.length_auroc, quality.neutral_length_lead),
+        ("length", "the length", quality.length_auroc, quality.neutral_length_lead),
         (
-            "may be lexical",
+            "lexical",
             "the embedding layer",
             quality.embedding_layer_auroc,
             quality.neutral_embedding_lead,
@@ -136,24 +149,39 @@ def _neutral_fault(quality: VectorQuality) -> tuple[str, str] | None:
     for label, control, auroc, lead in controls:
         if lead is not None and lead < MIN_LEAD:
             reason = f"{control} separates about as well ({_number(auroc)} against {shown})"
-            return f"{label}: {reason}", _OTHER_QUESTIONS
+            what = "length" if label == "length" else "single words"
+            return f"may be {label}: {reason}", f"ask questions whose answers differ less in {what}"
     return None
 
 
 def _fault(test: LabelledTest) -> str | None:
     """Why a kept test does not show that the vector carries over; None if it does."""
+    if test.low is None or test.high is None or not test.is_large_enough:
+        return None
     shown = f"AUROC {_interval_text(test.auroc, test.low, test.high)}"
     label = f"does not carry over to {test.name}"
     if test.high < CHANCE:
         return f"{label}: {shown} is the wrong way round"
     if test.low <= CHANCE:
         return f"{label}: {shown} may be chance"
-    if test.length_lead_low <= 0:
+    if test.length_lead_low is not None and test.length_lead_low <= 0:
         return f"{label}: {shown} is not shown to be better than length ({test.length_auroc:.2f})"
-    if test.words_auroc is None or test.words_lead_low is None:
-        return f"not compared on {test.name}: there are no rollouts to learn words from"
-    if test.words_lead_low <= 0:
-        return f"{label}: {shown} is not shown to be better than words ({test.words_auroc:.2f})"
+    if test.words_lead_low is not None and test.words_lead_low <= 0:
+        words = _number(test.words_auroc)
+        return f"{label}: {shown} is not shown to be better than words ({words})"
+    return None
+
+
+def _gap(test: LabelledTest) -> tuple[str, str] | None:
+    """Why a kept test says nothing, and what would help; None if it says something."""
+    if not test.is_large_enough:
+        positive, negative = test.positive, test.texts - test.positive
+        prompts = "1 prompt" if test.prompts == 1 else f"{test.prompts:,} prompts"
+        counts = f"{positive:,} with the trait, {negative:,} without, {prompts}"
+        needs = f"{MIN_ANSWERS} of each and {MIN_PROMPTS} prompts"
+        return f"too few answers in {test.name}: {counts}; it needs {needs}", _LABELS
+    if _fault(test) is None and None in (test.words_auroc, test.words_lead_low):
+        return f"not compared on {test.name}: there are no rollouts to learn words from", _WORDS
     return None
 
 

@@ -127,7 +127,7 @@ def _vectors_sentence(vectors: Sequence[Row]) -> str:
 def _next_sentence(vectors: Sequence[Row]) -> str:
     """What is not known of the vectors that need least, and what most of these need."""
     if not vectors:
-        return "Without vectors there is nothing to test; next step: traitcli extract."
+        return "Without vectors there is nothing to test. Next, run traitcli extract."
     for verdict, what in _OPEN.items():
         group = [vector for vector in vectors if vector.get("verdict") == verdict]
         steps = Counter(step for vector in group if (step := vector.get("to_raise")))
@@ -138,8 +138,8 @@ def _next_sentence(vectors: Sequence[Row]) -> str:
         is_one = len(group) == 1
         names = _names(group) if len(group) <= _MOST_SCORES else f"{len(group):,} vectors"
         open_question = what.format(their="its" if is_one else "their")
-        return f"{names} {'is' if is_one else 'are'} {open_question}; next step: {one_line(step)}."
-    return "What these vectors read is not known; next step: traitcli inspect vectors --verbose."
+        return f"{names} {'is' if is_one else 'are'} {open_question}. Next, {one_line(step)}."
+    return "What these vectors read is not known. Next, run traitcli inspect vectors --verbose."
 
 
 # Answers
@@ -157,10 +157,11 @@ def _answers_sentence(records: Sequence[NamedRecord], vectors: Sequence[Row]) ->
         )
     readings = [one for number, each in enumerate(records) for one in _read(number, each, trusted)]
     if not readings:
-        who = (
-            "The answer has no" if len(records) == 1 else f"None of {len(records):,} answers has a"
+        whose = "the answer" if len(records) == 1 else f"{len(records):,} answers"
+        return (
+            f"No calibrated score of {whose} is of a vector here that reads more than its "
+            "instruction, at the layer of that vector."
         )
-        return f"{who} calibrated score by a vector that reads more than its instruction."
 
     highest: dict[str, _Reading] = {}
     for one in readings:
@@ -170,16 +171,14 @@ def _answers_sentence(records: Sequence[NamedRecord], vectors: Sequence[Row]) ->
     ordered = sorted(highest.values(), key=lambda one: -one.score)
     shown = ordered[:_MOST_SCORES]
     parts = [_who_text(shown, len(records))]
-    if others := len(ordered) - len(shown):
-        parts.append(
-            f"{count_text(others, 'other trait')} {'is' if others == 1 else 'are'} no higher"
-        )
     parts.append(_scale_text(shown))
     scored = {trait for each in records for trait in (*each.scores.raw, *each.scores.calibrated)}
     if uncounted := len(scored - highest.keys()):
-        what = "score" if uncounted == 1 else "scores"
-        do_not = "does" if uncounted == 1 else "do"
-        parts.append(f"the {what} of {count_text(uncounted, 'other trait')} {do_not} not count")
+        do_not, their = ("does", "its vector is") if uncounted == 1 else ("do", "their vectors are")
+        parts.append(
+            f"{count_text(uncounted, 'other trait')} {do_not} not count, because {their} not known "
+            "to read more at that layer"
+        )
     return "; ".join(parts) + "."
 
 

@@ -19,6 +19,7 @@ from traitcli.views.tables.base import (
     print_table,
     text_cell,
 )
+from traitcli.views.words import count_text
 
 if TYPE_CHECKING:
     from traitcli.vectors.labelled import LabelledTest
@@ -29,10 +30,8 @@ _NEGATIVES = {"tpr_1": 100, "tpr_5": 20}
 
 def labels_table(console: Console, trait: str, test: LabelledTest, rows: Sequence[Row]) -> None:
     """A table of ways to sum up and baselines, of leads, of groups and of tokens."""
-    counts = (
-        f"{test.positive:,} of {test.texts:,} answers show it, {test.prompts:,} prompts, "
-        f"layer {test.layer}"
-    )
+    prompts = count_text(test.prompts, "prompt")
+    counts = f"{test.positive:,} of {test.texts:,} answers show it, {prompts}, layer {test.layer}"
     heading(console, one_line(f"{trait} on {test.source}: {counts}"))
     both = [row for row in rows if row["part"] in {"summary", "baseline"}]
     print_table(console, _columns("read by", rates=True), both)
