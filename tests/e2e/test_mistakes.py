@@ -88,7 +88,7 @@ MISTAKES = {
     "an option of another command": Mistake(
         ["judge", "--verbose"],
         "no option --verbose",
-        "it is an option of traitcli inspect vectors",
+        "it is an option of traitcli inspect methods and traitcli inspect vectors",
         "see traitcli judge --help",
     ),
     "a setting typed as an option": Mistake(
