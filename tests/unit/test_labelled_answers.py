@@ -86,8 +86,8 @@ def test_answers_without_a_label_are_left_out_and_counted(tmp_path):
 
     assert len(found.answers) == 2
     assert found.description.endswith(
-        "; 3 without a label, left out; 1 that cannot be read, left out; the first: line 6: prompt and "
-        "response missing, and there are no messages; its keys: a"
+        "; 3 without a label, left out; 1 that cannot be read, left out; the first: line 6: prompt "
+        "and response missing, and there are no messages; its keys: a"
     )
 
 
