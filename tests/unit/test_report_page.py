@@ -165,11 +165,8 @@ def test_what_was_learned_is_text_and_never_markup(path: Path, text: str) -> Non
 
     page = Page(path)
     assert page.elements == harmless
-    assert [one in page.texts["li"] for one in ("The vector of", "scores +1.00", "next step")] == [
-        True,
-        True,
-        True,
-    ]
+    for part in ("The vector of", "scores +1.00", "Next, "):
+        assert part in page.texts["li"]
 
 
 def test_the_date_is_escaped(path: Path) -> None:
