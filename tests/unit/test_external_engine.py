@@ -166,6 +166,18 @@ def test_without_vllm_the_error_explains_the_install_before_a_model_is_loaded(
     assert not any(isinstance(event, ModelLoading) for event in events)
 
 
+def test_vllm_that_cannot_start_is_an_error_of_the_run(loaded, vllm, monkeypatch):
+    def refuse(**options):
+        raise ValueError("No available memory for the cache blocks.\nTry a smaller model.")
+
+    monkeypatch.setattr(vllm, "LLM", refuse)
+
+    with pytest.raises(ModelError, match="vLLM cannot start") as caught:
+        VllmWriter(on_gpu(loaded("llama"))).write([], GREEDY)
+
+    assert caught.value.cause == "ValueError: No available memory for the cache blocks."
+
+
 def test_without_a_gpu_vllm_is_refused(vllm):
     with pytest.raises(ModelError, match="vLLM does not run on cpu"):
         check_vllm("cpu")

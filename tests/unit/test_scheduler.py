@@ -273,6 +273,30 @@ def test_a_trait_that_crashes_workers_fails_and_the_others_continue(run_pool):
     assert [event for event in events if isinstance(event, TraitFailed)] == [failure]
 
 
+def test_an_error_that_will_come_again_is_not_tried_again(run_pool):
+    gone = WorkerGone("its worker failed (TypeError: no such option)", permanent=True)
+    pool = ScriptedPool(1, lambda worker, task, made: [gone] if task.trait.name == "evil" else None)
+
+    [failure], events = run_pool(pool, max_crashes=3)
+
+    assert (failure.trait, failure.cause) == ("evil", gone.cause)
+    assert pool.started == {0: 2}  # one for each trait
+    assert not any(isinstance(event, Warned) for event in events)
+    assert counted(run_pool, "refusal") == {"refusal": ROLLOUTS}
+
+
+def test_a_worker_that_can_never_start_ends_the_run_at_once(run_pool):
+    gone = WorkerGone("its worker failed (ImportError: no module named x)", permanent=True)
+    pool = ScriptedPool(2)
+    pool.turn = lambda worker, messages: [gone]
+
+    with pytest.raises(TraitError, match="a worker cannot start") as caught:
+        run_pool(pool, max_crashes=3)
+
+    assert caught.value.cause == gone.cause
+    assert max(pool.started.values()) == 1
+
+
 def test_a_crash_after_progress_does_not_count_against_a_trait(run_pool):
     deaths = []
 

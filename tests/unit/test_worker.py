@@ -166,6 +166,27 @@ def test_a_worker_sends_the_error_that_ends_it(tiny_config):
     assert sent[2].cause == "its worker failed (ZeroDivisionError: division by zero)"
 
 
+@pytest.mark.parametrize(
+    ("error", "permanent"),
+    [
+        (AssertionError("daemonic processes are not allowed to have children"), True),
+        (ImportError("no module named x"), True),
+        (ValueError("no room for the KV cache"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (OSError("stale file handle"), False),
+    ],
+)
+def test_a_worker_says_whether_its_error_will_come_again(error, permanent):
+    sent = []
+
+    def fail(send):
+        raise error
+
+    run_worker(fail, Inbox(sent), sent.append)
+
+    assert sent[-1].permanent == permanent
+
+
 def test_a_cuda_error_ends_the_worker_and_not_the_run(start, monkeypatch, tiny_config):
     import traitcli.pipeline.extract as extract_module
 

@@ -14,6 +14,7 @@ from traitcli.errors import ModelError
 from traitcli.generation.external_engine import Answer
 from traitcli.generation.request import Request
 from traitcli.models.loaded import LoadedModel
+from traitcli.models.memory import ran_out_of_memory
 
 _MEMORY_SHARE = 0.85
 """Share of the memory that the loaded model leaves free."""
@@ -61,10 +62,22 @@ class VllmWriter:
     @cached_property
     def _engine(self) -> Any:
         # Started by the first request: only then is it known how much memory is left.
-        import torch
-
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        try:
+            return self._start()
+        except Exception as error:
+            if ran_out_of_memory(error):
+                raise
+            cause, *_ = str(error).splitlines() or [""]
+            raise ModelError(
+                "vLLM cannot start",
+                cause=f"{type(error).__name__}: {cause}",
+                fix="see logs/ in the run folder, or set extract.engine to traitcli",
+            ) from error
+
+    def _start(self) -> Any:
+        import torch
         from vllm import LLM
 
         loaded, source = self._loaded, str(self._loaded.model.name_or_path)

@@ -162,9 +162,14 @@ class RunFailed:
 
 @dataclass(frozen=True, slots=True)
 class WorkerGone:
-    """A worker has ended. Its pool sends this if the worker died before it could."""
+    """A worker has ended. Its pool sends this if the worker died before it could.
+
+    cause      why
+    permanent  whether another worker would end in the same way
+    """
 
     cause: str
+    permanent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,8 @@ from traitcli.records import Judgement, Rollout, Trait
 if TYPE_CHECKING:
     from traitcli.records import Floats
 
+_RUN_AGAIN = "run the same command again; finished rollouts are kept (see logs/ in the run folder)"
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -238,6 +240,10 @@ class TraitPipeline:
         if self.failure is None:
             self.failure = TraitFailed(self.name, stage, error.problem, error.cause, error.fix)
             self._on_event(self.failure)
+
+    def fail_unfinished(self, cause: str, fix: str = _RUN_AGAIN) -> None:
+        """Note that workers could not finish the trait."""
+        self.fail("worker", TraitError(f"{self.name} is not finished", cause=cause, fix=fix))
 
     def check_judging(self) -> None:
         """Notice that background judging has ended; raises what no trait can continue after."""

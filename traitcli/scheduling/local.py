@@ -1,7 +1,8 @@
 """A pool of worker processes on this machine, one for each device.
 
 Each process has its own pipe. So a process that is killed in the middle of a message blocks no
-other, and a worker whose parent is gone finds its pipe broken and ends.
+other. A worker may start processes of its own, as vLLM does. They end with it, however it ends,
+and it ends with the command.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
+from multiprocessing import current_process, parent_process, resource_tracker
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,7 @@ class LocalPool:
 
         context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
         ours, theirs = context.Pipe()
+        # A daemon is terminated when the command ends, whatever else went wrong.
         process = context.Process(target=_run_process, args=(spec, theirs), daemon=True)
         with _interrupts_blocked():
             process.start()
@@ -95,13 +97,14 @@ class LocalPool:
             except (EOFError, OSError):
                 process, _ = self._running.pop(worker)
                 process.join(_SECONDS_TO_END)
+                _kill(process)
                 message = WorkerGone(f"its worker died (exit code {process.exitcode})")
             receive(worker, message)
 
     def end(self, worker: int) -> None:
         if worker in self._running:
             process, _ = self._running.pop(worker)
-            process.kill()
+            _kill(process)
             process.join()
 
     def close(self) -> None:
@@ -147,8 +150,43 @@ class _PipeInbox:
             raise EOFError from None
 
 
+def _kill(process: Any) -> None:
+    """Kill a worker process, and the processes that it has started.
+
+    vLLM's processes outlive their parent if it is killed, and keep their GPU memory.
+    """
+    if sys.platform != "win32":
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+
+
+def _end_with_parent(engine: str) -> None:
+    """End this process, and all that it starts, when its parent is gone.
+
+    The pipe would tell too, but nobody reads it while a model loads or vLLM writes.
+    """
+    parent = parent_process()
+    assert parent  # noqa: S101 - only child processes call it
+    # With vLLM it leads a process group, which its children belong to. Without children it stays in
+    # the group of the command, so that Ctrl-Z stops it too.
+    leads_group = engine == "vllm" and sys.platform != "win32"
+    if leads_group:
+        os.setpgid(0, 0)
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        if leads_group:
+            os.killpg(0, signal.SIGKILL)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
 def _run_process(spec: _WorkerSpec, pipe: Any) -> None:
     """The main function of a worker process."""
+    _end_with_parent(spec.config.extract.engine)
+    current_process().daemon = False  # a daemon may have no children, and vLLM starts some
     _redirect_output(spec.log)
     device = spec.device
     if "+" in device:

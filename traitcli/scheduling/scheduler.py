@@ -55,6 +55,7 @@ from traitcli.scheduling.logs import WorkerLogs
 from traitcli.scheduling.partition import count_parts, remaining_task, split_task
 from traitcli.scheduling.pool import WorkerPool, WorkerState
 
+_SEE_LOGS = "the same error would come again; see logs/ in the run folder, and report it as a bug"
 _SECONDS_TO_STOP = 2.5
 """Time that workers get to deliver what is finished after Ctrl-C, before they are killed."""
 
@@ -231,8 +232,8 @@ class Scheduler:
             case RunFailed(error):
                 self._logs.note(number, f"cannot continue: {error}")
                 raise error
-            case WorkerGone(cause):
-                self._replace(worker, cause)
+            case WorkerGone(cause, permanent):
+                self._replace(worker, cause, permanent)
             case LogWritten(text):
                 self._logs.write(number, text)
             case event:
@@ -309,8 +310,11 @@ class Scheduler:
         for pipeline in self._pipelines.values():
             pipeline.check_judging()
 
-    def _replace(self, worker: WorkerState, cause: str) -> None:
-        """Queue what a lost worker has not delivered, unless that crashed workers too often."""
+    def _replace(self, worker: WorkerState, cause: str, permanent: bool = False) -> None:
+        """Queue what a lost worker has not delivered, unless that crashed workers too often.
+
+        A `permanent` error is not tried again. It fails the worker's trait; before a task, all.
+        """
         number = worker.number
         self._pool.end(number)
         del self._workers[number]
@@ -318,6 +322,8 @@ class Scheduler:
         self._logs.note(number, f"is lost: {cause}")
         self._emit(WorkerSeen(number, self._pool.devices[number], "gone"))
         if worker.task is None:
+            if permanent:
+                raise TraitError("a worker cannot start", cause=cause, fix=_SEE_LOGS)
             return
 
         # Only a crash without any progress counts against the rollouts: with progress the machine
@@ -327,9 +333,11 @@ class Scheduler:
             self._crashes_by_rollout.update(worker.unfinished)
 
         crashes = max((self._crashes_by_rollout[name] for name in worker.unfinished), default=0)
-        if crashes >= self._limits.max_crashes:
+        if permanent and worker.unfinished:
+            pipeline.fail_unfinished(cause, _SEE_LOGS)
+        elif crashes >= self._limits.max_crashes:
             before = f"; {crashes - 1} workers crashed before it" if crashes > 1 else ""
-            pipeline.fail("worker", _not_finished(pipeline, cause + before))
+            pipeline.fail_unfinished(cause + before)
         elif worker.unfinished and not pipeline.failure:
             self._emit(Warned(pipeline.name, f"{cause}; another worker continues"))
             self._queue.append(remaining_task(worker.task, worker.unfinished))
@@ -340,7 +348,7 @@ class Scheduler:
         cause = "no worker is left: workers crashed on every device"
         queued = [self._pipelines[task.trait.name] for task in self._queue]
         for pipeline in [*queued, *self._unstarted]:
-            pipeline.fail("worker", _not_finished(pipeline, cause))
+            pipeline.fail_unfinished(cause)
         self._unstarted.clear()
         self._queue.clear()
         for pipeline in self._pipelines.values():
@@ -388,8 +396,3 @@ class Scheduler:
         doing = doing or (task.stage if worker.task_started else "loading")
         counts = worker.done, worker.total, tokens, worker.memory
         self._emit(WorkerSeen(worker.number, device, doing, task.trait.name, *counts))
-
-
-def _not_finished(pipeline: TraitPipeline, cause: str) -> TraitError:
-    fix = "run the same command again; finished rollouts are kept (see logs/ in the run folder)"
-    return TraitError(f"{pipeline.name} is not finished", cause=cause, fix=fix)

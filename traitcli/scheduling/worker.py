@@ -33,6 +33,18 @@ from traitcli.pipeline.messages import (
 from traitcli.pipeline.worker_context import FATAL, Worker
 from traitcli.records import Judgement
 
+_PERMANENT = (
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NameError,
+    NotImplementedError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""The same code raises these again. Errors of devices, files and connections may not come again."""
 _SECONDS_BETWEEN_HEARTBEATS = 0.2
 """At least: a decode step may take a few milliseconds, and a message each would cost more."""
 
@@ -172,7 +184,8 @@ def run_worker(
     """Run a worker until it ends, and send why it ended.
 
     `location` is its machine and device, if the scheduler does not know them. An error that is not
-    the user's, such as a CUDA error, costs this worker and not the run.
+    the user's, such as a CUDA error, costs this worker and not the run. `WorkerGone.permanent` says
+    whether another worker should try.
     """
     try:
         worker = make(send)
@@ -184,7 +197,8 @@ def run_worker(
     except Exception as error:  # noqa: BLE001 - it is logged, and other workers continue
         cause, *_ = str(error).splitlines() or [""]
         send(LogWritten(traceback.format_exc()))
-        send(WorkerGone(f"its worker failed ({type(error).__name__}: {cause})"))
+        sentence = f"its worker failed ({type(error).__name__}: {cause})"
+        send(WorkerGone(sentence, isinstance(error, _PERMANENT)))
 
 
 def visible_devices(gpus: int) -> str:
