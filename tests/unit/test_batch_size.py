@@ -138,6 +138,14 @@ def test_a_model_that_is_padded_shrinks_too(loaded, monkeypatch):
     "error",
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        torch.OutOfMemoryError("Allocation on device 0 would exceed allowed memory."),
+        torch.OutOfMemoryError("Tried to allocate 2.00 GiB", "a second argument"),
+        torch.AcceleratorError(
+            "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"
+        ),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
         RuntimeError("MPS backend out of memory (MPS allocated: 17 GB)"),
         RuntimeError(
             "[enforce fail at alloc_cpu.cpp:124] err == 0. "
@@ -152,6 +160,18 @@ def test_the_out_of_memory_error_of_every_device_is_recognized(error):
 
     with pytest.raises(TraitError, match="out of memory on cpu"), memory_explained("cpu", "less"):
         raise error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`"),
+        torch.AcceleratorError("CUDA error: device-side assert triggered"),
+        ValueError("out of memory"),
+    ],
+)
+def test_the_other_errors_of_a_device_are_not_lack_of_memory(error):
+    assert not ran_out_of_memory(error)
 
 
 def test_other_errors_are_not_recognized_as_out_of_memory(loaded, monkeypatch):

@@ -11,12 +11,15 @@ from traitcli.errors import TraitError
 if TYPE_CHECKING:
     import torch
 
-_ONEDNN_ERRORS = (
-    "could not create a primitive",
-    "could not create a memory",
+_MESSAGES = (
+    "out of memory",  # torch, CUDA, Triton, MPS, HIP, XPU
+    "STATUS_ALLOC_FAILED",  # cuBLAS, cuDNN, cuSOLVER
+    "can't allocate memory",  # torch on a CPU
+    "could not create a primitive",  # oneDNN
+    "could not create a memory",  # oneDNN
     "std::bad_alloc",
 )
-"""How the messages of oneDNN's failed allocations begin."""
+"""What the messages of failed allocations contain."""
 
 
 def free_bytes(device: torch.device) -> int:
@@ -49,13 +52,16 @@ def used_bytes(devices: Iterable[torch.device]) -> int:
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of torch, or of oneDNN inside it, means that memory ran out."""
+    """Whether an error of torch, or of a library inside it, means that memory ran out."""
+    import torch
     from accelerate.utils.memory import should_reduce_batch_size
 
-    # accelerate knows torch's messages, but not those of oneDNN.
-    if isinstance(error, RuntimeError):
-        return should_reduce_batch_size(error) or str(error).startswith(_ONEDNN_ERRORS)
-    return isinstance(error, MemoryError)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    if not isinstance(error, RuntimeError):
+        return False
+    # accelerate knows the messages of rarer devices.
+    return any(text in str(error) for text in _MESSAGES) or should_reduce_batch_size(error)
 
 
 @contextmanager
