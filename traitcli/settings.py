@@ -171,7 +171,7 @@ class LikelihoodConfig(Section):
     sharpness: PositiveFloat = 10.0
     """How strongly the per-token log ratio counts: score = 100·σ(sharpness·ratio)."""
     batch_size: PositiveInt = 64
-    """Answers scored together."""
+    """Answers scored together; fewer when memory runs out."""
 
 
 class OpenAIConfig(Section):
@@ -222,7 +222,7 @@ class LocalJudgeConfig(Section):
     coherence: bool = True
     """Ask for a coherence score too. Doubles the work."""
     batch_size: PositiveInt = 32
-    """Prompts read together."""
+    """Prompts read together; fewer when memory runs out."""
 
 
 class JudgeConfig(Section):

@@ -19,8 +19,8 @@ from traitcli.errors import ModelError
 from traitcli.events import ModelLoading
 from traitcli.generation.batch_size import BatchSize
 from traitcli.generation.decode import generate
-from traitcli.generation.external_engine import write_then_read
-from traitcli.generation.request import Request, release_none
+from traitcli.generation.external_engine import Callbacks, write_then_read
+from traitcli.generation.request import Request
 from traitcli.generation.vllm import VllmWriter, check_vllm
 from traitcli.models.load import load_model
 from traitcli.pipeline.extract import generate_rollouts
@@ -95,7 +95,7 @@ def test_two_passes_give_the_same_result_as_one(loaded, kind, vllm, monkeypatch)
     expected = dict(generate(model, asked, GREEDY, BatchSize(64)))
     steps = []
 
-    found = dict(write_then_read(model, writer, asked, GREEDY, (steps.append, release_none)))
+    found = dict(write_then_read(model, writer, asked, GREEDY, Callbacks(steps.append)))
 
     assert sorted(found) == list(range(len(asked)))
     assert {g.finish_reason for g in expected.values()} == {"stop", "length"}

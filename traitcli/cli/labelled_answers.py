@@ -107,7 +107,7 @@ class LabelledComparison:
     def _asked(
         self, loaded: LoadedModel, answers: Sequence[ReadAnswer], on_event: Listener
     ) -> Sequence[float | None] | str:
-        from traitcli.events import TextsRead
+        from traitcli.events import TextsRead, Warned
         from traitcli.judging.local.yes_no import ask_yes_no
 
         if not self.asks:
@@ -121,6 +121,7 @@ class LabelledComparison:
             trait,
             [(one.answer.exchange.prompt, one.text) for one in answers],
             lambda done, tokens: on_event(TextsRead(done, len(answers), tokens)),
+            lambda message: on_event(Warned("", message)),
         )
 
     def _definition(self) -> Trait | None:

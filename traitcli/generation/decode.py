@@ -15,17 +15,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from accelerate.utils.memory import clear_device_cache
 
 from traitcli.config import SamplingConfig
-from traitcli.generation.batch_size import BatchSize
 from traitcli.generation.mean_activations import Activations, MeanReader
 from traitcli.generation.padded_decode import padded_steps
 from traitcli.generation.request import FinishReason, Release, Request, Step, release_none
 from traitcli.generation.sampling import check_picked, pick, uniforms
+from traitcli.models.batch_size import BatchSize, run_shrinking
 from traitcli.models.engine import Engine
 from traitcli.models.loaded import LoadedModel
-from traitcli.models.memory import ran_out_of_memory
 from traitcli.models.prefix_tree import find_shared_prefixes
 from traitcli.models.reader import Reader
 
@@ -63,19 +61,12 @@ def generate(
     is none for a released request. When memory runs out and the size can shrink, unfinished
     answers start again: their seeds make the same answers.
     """
-    pending = dict(enumerate(requests))
-    while pending:
-        try:
-            answers = _generate(loaded, pending, sampling, size, on_step, release)
-            for index, generation in answers:
-                del pending[index]
-                yield index, generation
-        except (RuntimeError, MemoryError) as error:
-            if not (ran_out_of_memory(error) and size.shrink()):
-                raise
-        if pending:
-            # The size has changed. The old loop's memory must be free before the next one starts.
-            clear_device_cache(garbage_collection=True)
+
+    def run(pending: Sequence[int]) -> Iterator[tuple[int, Generation | None]]:
+        chosen = {index: requests[index] for index in pending}
+        return _generate(loaded, chosen, sampling, size, on_step, release)
+
+    yield from run_shrinking(len(requests), size, run)
 
 
 def _generate(

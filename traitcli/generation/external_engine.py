@@ -3,27 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from traitcli.config import SamplingConfig
 from traitcli.generation.decode import Generation
 from traitcli.generation.mean_activations import MeanReader
 from traitcli.generation.request import FinishReason, Release, Request, release_none
+from traitcli.models.batch_size import BatchSize, shrinking
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.read_texts import Text, read_texts
 
 ANSWERS_PER_ROUND = 512
 """Answers that are written before they are read. A killed run loses at most these."""
 READ_BATCH_SIZE = 64
-"""Texts that are read together."""
+"""Texts that are read together; fewer if memory runs out."""
 
 Answer = tuple[tuple[int, ...], FinishReason]
 
 
 Refine = Callable[
-    [LoadedModel, Sequence[Request], Sequence[tuple[int, Generation]]],
+    [LoadedModel, Sequence[Request], Sequence[tuple[int, Generation]], BatchSize],
     Iterator[tuple[int, Generation]],
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Callbacks:
+    """What is called while answers are written and read.
+
+    on_step  gets the number of tokens that were written
+    release  gets the number of unstarted requests; returns how many to give up
+    warn     gets a sentence for the user
+    """
+
+    on_step: Callable[[int], None] = lambda tokens: None
+    release: Release = release_none
+    warn: Callable[[str], None] = lambda message: None
 
 
 class Writer(Protocol):
@@ -39,18 +55,19 @@ def write_then_read(
     writer: Writer,
     requests: Sequence[Request],
     sampling: SamplingConfig,
-    callbacks: tuple[Callable[[int], None], Release] = (lambda tokens: None, release_none),
-    refine: Refine = lambda loaded, requests, made: iter(made),
+    callbacks: Callbacks = Callbacks(),
+    refine: Refine = lambda loaded, requests, made, size: iter(made),
 ) -> Iterator[tuple[int, Generation | None]]:
     """Yield what `generate` yields, index and generation, for a writer's text.
 
-    `refine` gets the requests and the generations of each round, and returns these.
+    `refine` gets the requests and the generations of each round, and how many texts to read
+    together; it returns the generations.
     """
-    on_step, release = callbacks
+    size = shrinking(READ_BATCH_SIZE, "texts", callbacks.warn)
     start, end = 0, len(requests)
     while start < end:
         # The last ones are released, as in the decode loop: nobody has started them.
-        kept = end - release(end - start)
+        kept = end - callbacks.release(end - start)
         for index in range(kept, end):
             yield index, None
         end = kept
@@ -60,15 +77,15 @@ def write_then_read(
             return
         answers = writer.write(chosen, sampling)
         # Only after a whole round, because the other engine reports no single steps.
-        on_step(sum(len(ids) for ids, _ in answers))
-        read = list(_read_answers(loaded, chosen, answers))
-        for index, generation in refine(loaded, chosen, read):
+        callbacks.on_step(sum(len(ids) for ids, _ in answers))
+        read = list(_read_answers(loaded, chosen, answers, size))
+        for index, generation in refine(loaded, chosen, read, size):
             yield start + index, generation
         start += len(chosen)
 
 
 def _read_answers(
-    loaded: LoadedModel, requests: Sequence[Request], answers: Sequence[Answer]
+    loaded: LoadedModel, requests: Sequence[Request], answers: Sequence[Answer], size: BatchSize
 ) -> Iterator[tuple[int, Generation]]:
     """Index and generation of each request, the empty answers first."""
     texts, indices = [], []
@@ -81,7 +98,7 @@ def _read_answers(
             yield index, Generation((), reason, None)
 
     reader = MeanReader(loaded)
-    for read in read_texts(loaded, texts, READ_BATCH_SIZE, reader):
+    for read in read_texts(loaded, texts, size, reader):
         index = indices[read]
         ids, reason = answers[index]
         yield index, Generation(ids, reason, reader.finished.pop(read))

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from traitcli.config import SamplingConfig
-from traitcli.generation.batch_size import BatchSize
 from traitcli.generation.decode import Generation, generate
 from traitcli.generation.detokenize import token_texts
 from traitcli.generation.external_engine import READ_BATCH_SIZE, Answer
 from traitcli.generation.mean_activations import MeanReader
 from traitcli.generation.request import Request
+from traitcli.models.batch_size import BatchSize
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.read_texts import Text, read_texts
 from traitcli.models.thinking import thinking_after
@@ -39,7 +39,10 @@ def count_thinking(loaded: LoadedModel, request: Request, ids: Sequence[int]) ->
 
 
 def skip_thinking(
-    loaded: LoadedModel, requests: Sequence[Request], made: Sequence[tuple[int, Generation]]
+    loaded: LoadedModel,
+    requests: Sequence[Request],
+    made: Sequence[tuple[int, Generation]],
+    size: int | BatchSize = READ_BATCH_SIZE,
 ) -> Iterator[tuple[int, Generation]]:
     """Yield generations whose `response_avg` is the mean over the tokens after the thinking part.
 
@@ -60,7 +63,7 @@ def skip_thinking(
             waiting.append((index, one, thinking))
 
     reader = MeanReader(loaded)
-    for number in read_texts(loaded, texts, READ_BATCH_SIZE, reader):
+    for number in read_texts(loaded, texts, size, reader):
         index, one, thinking = waiting[number]
         rest = reader.finished.pop(number)
         activations = one.activations

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from traitcli.config import LikelihoodConfig
 from traitcli.errors import DefinitionError
 from traitcli.judging.backend import EMPTY_ANSWER, Answer, ModelProvider, OnJudged, judge_id
+from traitcli.models.batch_size import shrinking
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.memory import memory_explained
 from traitcli.models.prompts import encode_response, persona_messages, render
@@ -24,6 +25,7 @@ from traitcli.records import POLARITIES, Judgement, Polarity, Score, Trait
 Task = tuple[Polarity, int, Answer]
 """One side of a contrast pair, and an answer to read after the prompt of that persona."""
 _NO_COHERENCE = Score(None, "the likelihood judge has no coherence", final=True)
+_LESS_MEMORY = "set model.dtype to bfloat16, use a larger device, or another judge"
 _LARGEST_EXPONENT = 60.0
 """Beyond this the score is 0 or 100 in every printed digit, and `math.exp` could overflow."""
 
@@ -38,6 +40,8 @@ class LikelihoodJudge:
         """The model loads when the first answer arrives."""
         self._config = config
         self._models = models
+        self._notes: list[str] = []
+        self._size = shrinking(config.batch_size, "answers", self._notes.append)
         self.identity = (
             f"likelihood:{models.config.name}:pairs={config.pairs}:sharpness={config.sharpness:g}"
         )
@@ -47,7 +51,9 @@ class LikelihoodJudge:
         return self._models.load(self._models.config)
 
     def take_notes(self) -> list[str]:
-        return []
+        notes = self._notes.copy()
+        self._notes.clear()
+        return notes
 
     def check(self) -> None:
         pass
@@ -137,10 +143,8 @@ class LikelihoodJudge:
             Text(prompts[side, pair, answer.question], responses[answer])
             for side, pair, answer in tasks
         ]
-        batch_size = self._config.batch_size
-        advice = f"lower judge.likelihood.batch_size (it is {batch_size})"
-        with memory_explained(loaded.device, advice):
-            for index, log_probs in log_probabilities(loaded, texts, batch_size):
+        with memory_explained(loaded.device, _LESS_MEMORY):
+            for index, log_probs in log_probabilities(loaded, texts, self._size):
                 yield tasks[index], float(log_probs.mean())
 
     def _score(self, ratio: float) -> Score:

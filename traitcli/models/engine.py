@@ -72,7 +72,9 @@ class _ReadPrompt:
 class Engine:
     """One model, and one reader that sees the hidden states of every token once."""
 
-    def __init__(self, loaded: LoadedModel, reader: Reader) -> None:
+    def __init__(self, loaded: LoadedModel, reader: Reader, pass_share: float = 1.0) -> None:
+        """`pass_share` scales the tokens of one pass."""
+        self._tokens_per_pass = max(1, int(TOKENS_PER_PASS * pass_share))
         self._loaded = loaded
         self._reader = reader
         # The state of the batch that is being read: hooks know the layer, not the batch.
@@ -215,7 +217,7 @@ class Engine:
         new = [ids[count:] for ids, count in zip(prompts, known, strict=True)]
         logits = []
         # Several passes, because the memory of one grows with its tokens.
-        for part in split_passes([len(ids) for ids in new], TOKENS_PER_PASS):
+        for part in split_passes([len(ids) for ids in new], self._tokens_per_pass):
             slot = first_slot + part.start
             logits.append(self.read(batch, "prompt", known[part], new[part], slot))
         return logits[0] if len(logits) == 1 else torch.cat(logits or [torch.tensor([])])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
+from traitcli.models.batch_size import BatchSize, as_batch_size, run_shrinking
 from traitcli.models.engine import TOKENS_PER_PASS, Engine, split_passes
 from traitcli.models.finite import check_layers
 from traitcli.models.loaded import LoadedModel
@@ -37,14 +38,18 @@ class Text:
     response: Ids
 
 
+_Texts = Mapping[int, Text]
+"""The texts of one attempt, by their indices among all texts, which are in order."""
+
+
 @torch.inference_mode()
 def read_texts(
-    loaded: LoadedModel, texts: Sequence[Text], size: int, reader: Reader
+    loaded: LoadedModel, texts: Sequence[Text], size: int | BatchSize, reader: Reader
 ) -> Iterator[int]:
     """Let a reader see every token of texts, `size` texts side by side.
 
     Yields the index of each text once it is read. What prompts share is read once; no logits are
-    computed for responses.
+    computed for responses. A `BatchSize` may shrink when memory runs out; a number stays.
     """
     for index, _ in _read(loaded, texts, size, reader, scored=False):
         yield index
@@ -52,35 +57,47 @@ def read_texts(
 
 @torch.inference_mode()
 def log_probabilities(
-    loaded: LoadedModel, texts: Sequence[Text], size: int
+    loaded: LoadedModel, texts: Sequence[Text], size: int | BatchSize
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield (index, float32 [T]) of each text, in order: log P of every response token.
 
     Each is given all tokens before it. What prompts share is read once, and stays in memory until
-    the last of them is read.
+    the last of them is read. For `size` see `read_texts`.
     """
     yield from _read(loaded, texts, size, NullReader(), scored=True)
 
 
 def _read(
-    loaded: LoadedModel, texts: Sequence[Text], size: int, reader: Reader, scored: bool
+    loaded: LoadedModel,
+    texts: Sequence[Text],
+    size: int | BatchSize,
+    reader: Reader,
+    scored: bool,
 ) -> Iterator[tuple[int, Tensor]]:
     """Index and log-probabilities of each text; the latter are empty unless it is `scored`."""
-    if texts:
-        read = _read_packed if loaded.packs else _read_padded
-        yield from read(loaded, texts, min(size, len(texts)), reader, scored)
+    batch_size = as_batch_size(size)
+    read = _read_packed if loaded.packs else _read_padded
+
+    def run(pending: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
+        return read(loaded, {i: texts[i] for i in pending}, batch_size, reader, scored)
+
+    yield from run_shrinking(len(texts), batch_size, run)
 
 
 def _read_packed(
-    loaded: LoadedModel, texts: Sequence[Text], size: int, reader: Reader, scored: bool
+    loaded: LoadedModel, texts: _Texts, batch_size: BatchSize, reader: Reader, scored: bool
 ) -> Iterator[tuple[int, Tensor]]:
-    engine = Engine(loaded, reader)
+    engine = Engine(loaded, reader, batch_size.share)
+    size = min(batch_size.now, len(texts))
     # One batch for all texts: each next part of them reuses its slots.
-    batch = engine.open(size, max(len(text.prompt) + len(text.response) for text in texts))
-    max_tokens = _tokens_per_pass(loaded, scored)
+    longest = max(len(text.prompt) + len(text.response) for text in texts.values())
+    batch = engine.open(size, longest)
+    max_tokens = _tokens_per_pass(loaded, batch_size, scored)
 
     # (index, shared prefix), sorted so that each prefix is in memory for the shortest time.
-    order = find_shared_prefixes([text.prompt for text in texts])
+    pending = list(texts)
+    prefixes = find_shared_prefixes([text.prompt for text in texts.values()])
+    order = [(pending[number], prefix) for number, prefix in prefixes]
     if scored:
         # Scores are promised in the order of the texts, so some prefixes stay longer.
         order.sort(key=lambda pair: pair[0])
@@ -110,15 +127,16 @@ def _read_packed(
 
 
 def _read_padded(
-    loaded: LoadedModel, texts: Sequence[Text], size: int, reader: Reader, scored: bool
+    loaded: LoadedModel, texts: _Texts, batch_size: BatchSize, reader: Reader, scored: bool
 ) -> Iterator[tuple[int, Tensor]]:
     """The same with transformers' own cache, for models that cannot read packed tokens."""
-    order = list(range(len(texts)))
+    order = list(texts)
     if not scored:
         order.sort(key=lambda index: (texts[index].prompt, len(texts[index].response)))
-    longest = max(len(text.response) for text in texts)
+    longest = max(len(text.response) for text in texts.values())
     # `forward` computes the logits of all columns, whether or not they are needed.
-    size = min(size, max(1, _tokens_per_pass(loaded, scored=True) // longest))
+    max_tokens = _tokens_per_pass(loaded, batch_size, scored=True)
+    size = min(batch_size.now, max(1, max_tokens // longest))
     if not loaded.pads:
         size = 1
 
@@ -164,11 +182,13 @@ def _read_padded_batch(
     return _log_probabilities(loaded, first_logits, logits[:, :-1][mask[:, 1:]], responses)
 
 
-def _tokens_per_pass(loaded: LoadedModel, scored: bool) -> int:
-    if not scored:
-        return TOKENS_PER_PASS
-    vocabulary: int = loaded.model.config.get_text_config().vocab_size
-    return min(TOKENS_PER_PASS, max(1, LOGIT_BYTES_PER_PASS // (4 * vocabulary)))
+def _tokens_per_pass(loaded: LoadedModel, batch_size: BatchSize, scored: bool) -> int:
+    most = TOKENS_PER_PASS
+    if scored:
+        vocabulary: int = loaded.model.config.get_text_config().vocab_size
+        most = min(most, LOGIT_BYTES_PER_PASS // (4 * vocabulary))
+    # Long texts fill a pass although they are few: with fewer texts, a pass must hold less too.
+    return max(1, int(most * batch_size.share))
 
 
 def _all_but_last(sequences: Sequence[Ids]) -> Tensor:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from traitcli.errors import ModelError, UserError
-from traitcli.events import Listener, TextsRead
+from traitcli.events import Listener, TextsRead, Warned
 from traitcli.generation.batch_size import estimate_size
 from traitcli.generation.detokenize import token_texts
 from traitcli.generation.projections import TextProjections
+from traitcli.models.batch_size import BatchSize, memory_warning
 from traitcli.models.chat_format import Message
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.memory import memory_explained
@@ -71,14 +72,20 @@ def score_texts(
         read has `error` in place of scores.
     """
     done = tokens = skipped = 0
-    total = len(exchanges)
+    total, most = len(exchanges), limits.batch
+
+    def on_change(old: int, new: int) -> None:
+        nonlocal most
+        most = new  # for the next chunks too
+        on_event(Warned("", memory_warning(old, new, "texts")))
+
     on_event(TextsRead(0, total, 0))
     # In chunks: a kill loses one of them at most, and a long file does not fill the memory.
     for start in range(0, total, limits.chunk):
         chunk = exchanges[start : start + limits.chunk]
         # Texts are read in another order, each next to those with a similar prompt.
         records: list[dict[str, Any]] = [{} for _ in chunk]
-        for index, record, token_count in _score(loaded, watch, chunk, limits.batch):
+        for index, record, token_count in _score(loaded, watch, chunk, most, on_change):
             records[index] = record
             done, tokens = done + 1, tokens + token_count
             skipped += "error" in record
@@ -89,7 +96,11 @@ def score_texts(
 
 
 def _score(
-    loaded: LoadedModel, watch: Watch, exchanges: Sequence[Exchange], batch: int
+    loaded: LoadedModel,
+    watch: Watch,
+    exchanges: Sequence[Exchange],
+    most: int,
+    on_change: Callable[[int, int], None],
 ) -> Iterator[tuple[int, dict[str, Any], int]]:
     """Index, record and number of tokens of each exchange, as soon as it is read."""
     indices: list[int] = []
@@ -107,7 +118,8 @@ def _score(
     reader = watch.reader(loaded)
     # The longest text decides how many fit: memory is taken for its length.
     longest = max(len(text.prompt) + len(text.response) for text in texts)
-    size = min(batch, estimate_size(loaded, longest))
+    fitting = min(most, estimate_size(loaded, longest))
+    size = BatchSize(fitting, fitting, on_change)
     with memory_explained(loaded.device, _LESS_MEMORY):
         for number in read_texts(loaded, texts, size, reader):
             index, text = indices[number], texts[number]

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 from traitcli.config import Config
 from traitcli.errors import DefinitionError
 from traitcli.events import Warned
-from traitcli.generation.batch_size import BatchSize, estimate_size
+from traitcli.generation.batch_size import estimate_size
 from traitcli.generation.decode import Generation, generate
 from traitcli.generation.detokenize import token_texts
-from traitcli.generation.external_engine import Writer, write_then_read
+from traitcli.generation.external_engine import Callbacks, Writer, write_then_read
 from traitcli.generation.mean_activations import Activations
 from traitcli.generation.request import Release, Request, release_none
 from traitcli.generation.sampling import derive_seed
 from traitcli.generation.skip_thinking import OwnWriter, skip_thinking
 from traitcli.generation.vllm import check_vllm
+from traitcli.models.batch_size import BatchSize, memory_warning
 from traitcli.models.devices import pick_device
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.memory import memory_explained
@@ -65,7 +66,12 @@ def generate_rollouts(
     send(TaskStarted())
     requests = [Request(p.prompt.ids, p.seed) for p in planned]
     size = _choose_size(loaded, requests, config, task.trait.name, send)
-    generations = _generate(worker, requests, config, size, (count_tokens, release))
+
+    def warn(message: str) -> None:
+        send(Warned(task.trait.name, message))
+
+    callbacks = Callbacks(count_tokens, release, warn)
+    generations = _generate(worker, requests, config, size, callbacks)
     finished = (_finish(planned[index], made, loaded) for index, made in generations)
     send_in_batches(finished, send, lambda: size.now)
 
@@ -114,7 +120,7 @@ def _generate(
     requests: Sequence[Request],
     config: Config,
     size: BatchSize,
-    callbacks: tuple[CountTokens, Release],
+    callbacks: Callbacks,
 ) -> Iterator[tuple[int, Generation | None]]:
     """Generate; raises TraitError if even the smallest batch does not fit into memory.
 
@@ -137,7 +143,9 @@ def _generate(
         elif writer:
             yield from write_then_read(loaded, writer, requests, sampling, callbacks)
         else:
-            yield from generate(loaded, requests, sampling, size, *callbacks)
+            yield from generate(
+                loaded, requests, sampling, size, callbacks.on_step, callbacks.release
+            )
 
 
 def _choose_size(
@@ -148,8 +156,7 @@ def _choose_size(
     def changed(old: int, new: int) -> None:
         remember_batch_size(config, new)
         if new < old:  # growing back needs no warning
-            message = f"out of memory with {old} sequences at a time: continuing with {new}"
-            send(Warned(trait, message))
+            send(Warned(trait, memory_warning(old, new, "sequences")))
 
     if config.extract.batch_size != "auto":
         return BatchSize(config.extract.batch_size)

@@ -16,7 +16,7 @@ from traitcli.models.prompts import encode_response, render
 from traitcli.models.read_texts import Text
 from traitcli.pipeline.flush import responses_read, send_in_batches
 from traitcli.pipeline.messages import ReadTask, Send, TaskStarted
-from traitcli.pipeline.read_responses import PlannedReading, read_planned
+from traitcli.pipeline.read_responses import PlannedReading, choose_size, read_planned
 from traitcli.pipeline.worker_context import Worker
 from traitcli.records import Rollout, Trait
 
@@ -37,7 +37,8 @@ def read_neutral(
         for one in task.rollouts
     ]
     send(TaskStarted())
-    finished = read_planned(loaded, planned, config, count_tokens, release)
+    size = choose_size(loaded, planned, config, task.trait.name, send)
+    finished = read_planned(loaded, planned, size, count_tokens, release)
     send_in_batches(finished, send, message=responses_read)
 
 

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from traitcli.config import Config
 from traitcli.errors import DefinitionError
+from traitcli.events import Warned
 from traitcli.generation.batch_size import estimate_size
 from traitcli.generation.detokenize import token_texts
 from traitcli.generation.mean_activations import MeanReader
 from traitcli.generation.request import Release, release_none
+from traitcli.models.batch_size import BatchSize, shrinking
 from traitcli.models.memory import memory_explained
 from traitcli.models.prompts import encode_response, raw_prompt, render
 from traitcli.models.read_texts import Text, read_texts
@@ -55,18 +57,18 @@ def read_labelled_responses(
     loaded = worker.model()
     planned = _prepare(task, loaded)
     send(TaskStarted())
-    send_in_batches(read_planned(loaded, planned, config, count_tokens, release), send)
+    size = choose_size(loaded, planned, config, task.trait.name, send)
+    send_in_batches(read_planned(loaded, planned, size, count_tokens, release), send)
 
 
 def read_planned(
     loaded: LoadedModel,
     planned: Sequence[PlannedReading],
-    config: Config,
+    size: BatchSize,
     count_tokens: Callable[[int], None],
     release: Release,
 ) -> Iterator[FinishedRollout | RolloutsReleased]:
     """Yield each rollout with the means of its states, or that it was released."""
-    batch_size = _choose_size(loaded, planned, config)
     start, end = 0, len(planned)
     fix = "lower extract.batch_size, or remove the longest texts; finished rollouts are kept"
     while start < end:
@@ -85,7 +87,7 @@ def read_planned(
 
         reader = MeanReader(loaded)
         with memory_explained(loaded.device, fix):
-            for index in read_texts(loaded, [one.text for one in full], batch_size, reader):
+            for index in read_texts(loaded, [one.text for one in full], size, reader):
                 # Popped, or the states of all texts so far would stay in memory.
                 states = reader.finished.pop(index) or {}
                 activations = {position: mean.numpy() for position, mean in states.items()}
@@ -94,11 +96,19 @@ def read_planned(
         start += len(some)
 
 
-def _choose_size(loaded: LoadedModel, planned: Sequence[PlannedReading], config: Config) -> int:
+def choose_size(
+    loaded: LoadedModel,
+    planned: Sequence[PlannedReading],
+    config: Config,
+    trait: str,
+    send: Send,
+) -> BatchSize:
+    """The configured batch size, which stays; for auto an estimate, halved if memory runs out."""
     if config.extract.batch_size != "auto":
-        return config.extract.batch_size
-    longest = max(len(one.text.prompt) + len(one.text.response) for one in planned)
-    return min(_MAX_BATCH, estimate_size(loaded, longest))
+        return BatchSize(config.extract.batch_size)
+    longest = max((len(one.text.prompt) + len(one.text.response) for one in planned), default=1)
+    fitting = min(_MAX_BATCH, estimate_size(loaded, longest))
+    return shrinking(fitting, "texts", lambda message: send(Warned(trait, message)))
 
 
 def _prepare(task: GenerateTask, loaded: LoadedModel) -> list[PlannedReading]:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from traitcli.config import Config
 from traitcli.errors import TraitError
+from traitcli.events import Warned
 from traitcli.pipeline.messages import (
     GenerateTask,
     Heartbeat,
@@ -134,7 +135,10 @@ class WorkerLoop:
             self._count_tokens(0)
 
         self._send(TaskStarted())
-        self._worker.judge.score(task.trait, task.answers, deliver)
+        judge = self._worker.judge
+        judge.score(task.trait, task.answers, deliver)
+        for note in judge.take_notes():
+            self._send(Warned(task.trait.name, note))
 
     def _forward(self, message: Message) -> None:
         """Send a message. Released rollouts come one by one and are sent together."""

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from traitcli.events import Listener, Progressed, Stage, StageFinished, StageStarted, Warned
-from traitcli.generation.batch_size import BatchSize, estimate_size
+from traitcli.generation.batch_size import estimate_size
 from traitcli.generation.decode import Generation, generate
 from traitcli.generation.detokenize import token_texts
 from traitcli.generation.projections import check_fit
 from traitcli.generation.request import Request
 from traitcli.judging import Answer, judge_id
 from traitcli.judging.reasons import merge_reasons
+from traitcli.models.batch_size import BatchSize, shrinking
 from traitcli.models.identity import other_model_notes
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.memory import memory_explained
@@ -183,7 +184,10 @@ class TraitSweep:
         longest_prompt = max(len(request.ids) for request in requests)
         longest = longest_prompt + self._plan.sweep.sampling.max_new_tokens
         size = min(len(requests), estimate_size(loaded, longest))
-        return BatchSize(size, size)
+        return shrinking(size, "sequences", self._warn)
+
+    def _warn(self, message: str) -> None:
+        self._on_event(Warned(self.trait.name, message))
 
     def _score(self) -> None:
         """Have all answers judged that are not settled. The judge's model is not steered."""
@@ -219,7 +223,8 @@ class TraitSweep:
                 response = encode_response(loaded.tokenizer, self._response(one))
                 texts.append(Text(self._render(one.question).ids, tuple(response)))
             with memory_explained(loaded.device, _LESS_MEMORY):
-                for index, found in log_probabilities(loaded, texts, _READ_TOGETHER):
+                size = shrinking(_READ_TOGETHER, "texts", self._warn)
+                for index, found in log_probabilities(loaded, texts, size):
                     ids = texts[index].response
                     reading = Reading(missing[index].key, float(found.mean()), repetition(ids))
                     # Stored one by one: a kill loses no reading.

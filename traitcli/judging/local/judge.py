@@ -32,14 +32,17 @@ from traitcli.judging.local.prefix_cache import (
 )
 from traitcli.judging.questions import Question, Questionnaire
 from traitcli.judging.scales import Scale, read_probabilities, to_percent
+from traitcli.models.batch_size import BatchSize, as_batch_size, run_shrinking, shrinking
 from traitcli.models.devices import pick_device
 from traitcli.models.loaded import LoadedModel
+from traitcli.models.memory import memory_explained
 from traitcli.models.prefix_tree import Ids, common_start
 from traitcli.models.prompts import render, without_specials
 from traitcli.records import Score, Trait, Usage
 
 _METHOD_VERSION = 1
 """Part of the judge's identity. Raise it if the same probabilities would give another score."""
+_LESS_MEMORY = "use a smaller judge model, a larger device, or set the judge's dtype to bfloat16"
 _SORTED_BATCHES = 4
 """How many batches of prompts are sorted by length together, if all answers exist already."""
 _USUAL_PROMPT = 1024
@@ -76,15 +79,19 @@ class LocalJudge:
         self._model = _with_device(config.model, models.config)
         self._lock = Lock()
         self._closings = 0
+        self._notes: list[str] = []
         self.identity = _identify(config, self._model)
         self.overlaps = _has_own_device(config.model, models.config)
 
     @cached_property
     def _reader(self) -> ProbabilityReader:
-        return ProbabilityReader(self._models.load(self._model), self._config.batch_size)
+        size = shrinking(self._config.batch_size, "prompts", self._notes.append)
+        return ProbabilityReader(self._models.load(self._model), size)
 
     def take_notes(self) -> list[str]:
-        return []
+        notes = self._notes.copy()
+        self._notes.clear()
+        return notes
 
     def check(self) -> None:
         pass
@@ -132,7 +139,8 @@ class LocalJudge:
             fitting = [one for one in encoded if len(one.ids) <= longest]
             fitting.sort(key=lambda one: len(one.ids), reverse=True)
             if fitting:
-                prefix = reader.prefix(fitting, prefixes)
+                with memory_explained(reader.loaded.device, _LESS_MEMORY):
+                    prefix = reader.prefix(fitting, prefixes)
 
         context, name = reader.loaded.context, reader.loaded.name
         too_long = Score(None, f"the prompt does not fit the {context} tokens of {name}")
@@ -142,7 +150,7 @@ class LocalJudge:
             size = reader.batch_size(len(fitting[0].ids))
             batch, fitting = fitting[:size], fitting[size:]
             # Threads of other traits take turns at the model, batch by batch.
-            with self._lock:
+            with self._lock, memory_explained(reader.loaded.device, _LESS_MEMORY):
                 scores = reader.scores(batch, prefix)
             yield scores
 
@@ -150,9 +158,9 @@ class LocalJudge:
 class ProbabilityReader:
     """Computes how much probability the judge model gives to each answer of a scale."""
 
-    def __init__(self, loaded: LoadedModel, batch_size: int) -> None:
+    def __init__(self, loaded: LoadedModel, batch_size: int | BatchSize) -> None:
         self.loaded = loaded
-        self._batch_size = batch_size
+        self._size = as_batch_size(batch_size)
         # Some tokenizers have more tokens than the model has logits.
         vocabulary = loaded.model.config.get_text_config().vocab_size
         self._texts = vocabulary_texts(loaded.tokenizer)[:vocabulary]
@@ -170,7 +178,7 @@ class ProbabilityReader:
 
     def batch_size(self, width: int) -> int:
         """Return how many prompts of `width` tokens are read together."""
-        return max(1, min(self._batch_size, self._batch_size * _USUAL_PROMPT // width))
+        return max(1, min(self._size.now, self._size.now * _USUAL_PROMPT // width))
 
     def prefix(self, encoded: Sequence[EncodedQuestion], prefixes: Prefixes) -> CachedPrefix:
         """Return the shared beginning of prompts from one template, computed or from `prefixes`."""
@@ -200,7 +208,22 @@ class ProbabilityReader:
         """Return answer -> probability for each prompt."""
         if scale not in self._answer_tokens:
             self._answer_tokens[scale] = build_answer_tokens(scale, self._texts)
-        answer_tokens = self._answer_tokens[scale]
+        tokens = self._answer_tokens[scale]
+
+        def run(pending: Sequence[int]) -> Iterator[tuple[int, dict[str, float]]]:
+            size = self.batch_size(max(len(prompts[index]) for index in pending))
+            for start in range(0, len(pending), size):
+                indices = pending[start : start + size]
+                found = self._read([prompts[index] for index in indices], prefix, tokens)
+                yield from zip(indices, found, strict=True)
+
+        by_index = dict(run_shrinking(len(prompts), self._size, run))
+        return [by_index[index] for index in range(len(prompts))]
+
+    def _read(
+        self, prompts: Sequence[Ids], prefix: CachedPrefix, answer_tokens: AnswerTokens
+    ) -> list[dict[str, float]]:
+        """The same for one batch."""
         ids = torch.tensor(answer_tokens.ids, dtype=torch.long, device=self.loaded.device)
         batch = read_prompts(self.loaded, prompts, prefix)
         # A multiple of the prompts, so that whole turns of `_in_turns` fit.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from traitcli.judging import prompts
 from traitcli.judging.local.judge import EncodedQuestion, Prefixes, ProbabilityReader
 from traitcli.judging.questions import Question
+from traitcli.models.batch_size import shrinking
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.memory import memory_explained
 from traitcli.records import Trait
@@ -23,6 +24,7 @@ def ask_yes_no(
     trait: Trait,
     answers: Sequence[tuple[str, str]],
     on_asked: Callable[[int, int], None] = lambda done, tokens: None,
+    warn: Callable[[str], None] = lambda message: None,
 ) -> list[float | None]:
     """log P(yes) − log P(no) for each answer, after the trait's judge prompt.
 
@@ -34,11 +36,12 @@ def ask_yes_no(
         trait: Its judge prompt asks about the trait.
         answers: Question and response of each.
         on_asked: Receives how many answers are asked about, and the tokens of their prompts.
+        warn: Receives a sentence when memory runs out and fewer prompts are read together.
 
     Returns:
         A finite number for each answer; None for one that is empty or does not fit the model.
     """
-    reader = ProbabilityReader(loaded, _BATCH)
+    reader = ProbabilityReader(loaded, shrinking(_BATCH, "prompts", warn))
     found: list[float | None] = [None] * len(answers)
     encoded: list[tuple[int, EncodedQuestion]] = []
     for index, (asked, response) in enumerate(answers):
