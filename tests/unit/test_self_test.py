@@ -164,6 +164,23 @@ def test_a_model_that_is_spread_over_devices_writes_the_same(model_folders, load
     }
 
 
+def test_a_model_that_is_spread_computes_only_the_logits_that_are_needed(model_folders):
+    from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+
+    spread = load_model(ModelConfig(id=str(model_folders["llama"]), device_map="auto"))
+    spread.model.hf_device_map = {"model.layers.0": 0, "model.layers.1": 1}
+    head = spread.model.get_output_embeddings()
+    # As accelerate wraps each part of a model that it spreads.
+    add_hook_to_module(head, AlignDevicesHook(execution_device="cpu", io_same_device=True))
+    computed = []
+    head.register_forward_hook(lambda module, args, logits: computed.append(logits.shape[1]))
+
+    dict(generate(spread, ASKED, GREEDY, BatchSize(64)))
+
+    assert max(computed) == len(ASKED)
+    assert min(len(request.ids) for request in ASKED) > 1
+
+
 def test_the_model_attends_as_before_afterwards(loaded):
     model = loaded("gemma2").model
     before = model.config._attn_implementation

@@ -340,14 +340,32 @@ def use_packed_attention(loaded: LoadedModel) -> Iterator[None]:
 
 def run_packed(loaded: LoadedModel, packed: PackedInput, logits_at: Tensor) -> Tensor:
     """One forward pass; logits [K, V] after the tokens at `logits_at` int64 [K]."""
-    # A model on several devices has its last states on another device than `logits_at`. It
-    # computes all logits (0 means all), and the wanted ones are taken from them.
-    output = loaded.model(
-        input_ids=packed.ids[None],
-        position_ids=packed.positions[None],
-        use_cache=False,
-        logits_to_keep=0 if loaded.is_spread else logits_at,
-        packed_input=packed,
-    )
-    logits: Tensor = output.logits[0]
-    return logits[logits_at.to(logits.device)] if loaded.is_spread else logits
+    with _choosing_states(loaded, logits_at) as logits_to_keep:
+        output = loaded.model(
+            input_ids=packed.ids[None],
+            position_ids=packed.positions[None],
+            use_cache=False,
+            logits_to_keep=logits_to_keep,
+            packed_input=packed,
+        )
+    return output.logits[0]  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _choosing_states(loaded: LoadedModel, logits_at: Tensor) -> Iterator[Tensor | int]:
+    """Let the model compute the logits at `logits_at` only; yields its `logits_to_keep`."""
+    if not loaded.is_spread:
+        yield logits_at
+        return
+
+    # accelerate moves all arguments to the first device, and the last states are on another one. So
+    # the output layer chooses among them itself. 0 means that it gets all.
+    def choose(module: Any, args: tuple[Tensor]) -> tuple[Tensor]:
+        (hidden,) = args
+        return (hidden[:, logits_at.to(hidden.device)],)
+
+    hook = loaded.model.get_output_embeddings().register_forward_pre_hook(choose)
+    try:
+        yield 0
+    finally:
+        hook.remove()
