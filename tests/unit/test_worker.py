@@ -95,6 +95,25 @@ def test_a_task_sends_its_rollouts_and_heartbeats(start):
     assert sum(isinstance(message, TaskStarted) for message in sent) == 1
 
 
+@pytest.mark.parametrize(
+    ("device", "current"), [("cuda:3", [3]), ("cuda", []), ("cpu", []), ("auto", [])]
+)
+def test_a_worker_makes_its_gpu_the_current_one_before_it_loads_a_model(
+    device, current, tiny_config, monkeypatch
+):
+    import torch
+
+    import traitcli.models.load as load_module
+
+    calls = []
+    monkeypatch.setattr(torch.cuda, "set_device", calls.append)
+    monkeypatch.setattr(load_module, "load_model", lambda *options: calls.append("loads"))
+
+    Worker(tiny_config, device, lambda event: None).model()
+
+    assert calls == [*current, "loads"]
+
+
 @pytest.mark.parametrize("fraction", [0.5, 1.0])
 def test_a_worker_releases_a_fraction_of_its_unstarted_rollouts(start, fraction):
     loop, task, sent = start((4, ReleaseRequest(fraction)))

@@ -38,6 +38,18 @@ def pick_device(wanted: str) -> str:
     return wanted
 
 
+def use_device(device: str) -> None:
+    """Make a numbered GPU the current one of this thread; does nothing for other devices.
+
+    Some libraries launch their kernels on the current GPU, wherever their tensors are.
+    """
+    import torch
+
+    kind, _, index = device.partition(":")
+    if kind == "cuda" and index.isdecimal():
+        torch.cuda.set_device(int(index))
+
+
 def pick_dtype(wanted: str, device: str, own: torch.dtype | str | None = None) -> torch.dtype:
     """The dtype named, or for 'auto' the best one that the device is fast with.
 
