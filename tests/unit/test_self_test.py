@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import traitcli.models.packed_attention as packed_module
 from tests.conftest import FAMILIES, make_model
 from tests.unit.families import EVERY_RUN, PACKED, PADDED, REFUSED
 from tests.unit.test_decode import relative_error, two_pass_means
@@ -179,6 +180,59 @@ def test_a_model_that_is_spread_computes_only_the_logits_that_are_needed(model_f
 
     assert max(computed) == len(ASKED)
     assert min(len(request.ids) for request in ASKED) > 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_packing_that_drops_a_soft_cap_is_not_used(model_folders, monkeypatch, dtype):
+    model = load_model(ModelConfig(id=str(model_folders["gemma2"]), device="cpu", dtype=dtype))
+    # So high that it changes the states by 0.0005 to 0.0013, as the cap of Gemma 2 2B does.
+    for layer in model.model.model.layers:
+        layer.self_attn.attn_logit_softcapping = 150.0
+    assert run_self_test(model).packs
+    rule = packed_module._AttentionRule
+    monkeypatch.setattr(
+        packed_module, "_AttentionRule", lambda **options: rule(**{**options, "cap": None})
+    )
+
+    found = run_self_test(model)
+
+    assert not found.packs
+    [error] = [check.error for check in found.checks if check.path == "packed, whole"]
+    assert 0.0005 < error < 0.0013
+
+
+def hooks_of(loaded):
+    kinds = ("_forward_hooks", "_forward_pre_hooks")
+    return [len(getattr(module, kind)) for module in loaded.model.modules() for kind in kinds]
+
+
+def test_a_self_test_in_float32_leaves_the_weights_as_they_are(model_folders):
+    model = load_model(ModelConfig(id=str(model_folders["qwen2"]), device="cpu", dtype="bfloat16"))
+    before = {name: weight.clone() for name, weight in model.model.named_parameters()}
+    hooks = hooks_of(model)
+
+    test = run_self_test(model, thorough=True)
+
+    errors = [check.error for check in test.checks]
+    assert all(error < 1e-5 for error in errors)  # bfloat16 would give 1e-3 to 1e-2
+    assert any(errors)
+    for name, weight in model.model.named_parameters():
+        assert torch.equal(weight, before[name])
+        assert weight.dtype == torch.bfloat16
+    assert hooks_of(model) == hooks
+
+
+def test_a_model_with_a_soft_cap_is_loaded_with_the_attention_that_has_it(
+    model_folders, monkeypatch
+):
+    from transformers import Gemma2PreTrainedModel
+
+    # As transformers before 5.23, which then chooses an attention without a cap.
+    monkeypatch.setattr(Gemma2PreTrainedModel, "_supports_sdpa", True)
+
+    capped = load_model(ModelConfig(id=str(model_folders["gemma2"]), device="cpu"))
+
+    assert capped.model.config._attn_implementation == "eager"
 
 
 def test_the_model_attends_as_before_afterwards(loaded):

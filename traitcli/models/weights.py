@@ -77,10 +77,13 @@ def read_weights(config: ModelConfig, source: str, device: str, trust: bool) -> 
     }
     with library_errors(config):
         tokenizer = AutoTokenizer.from_pretrained(**options)
-        own_dtype = AutoConfig.from_pretrained(**options).get_text_config().dtype
+        text = AutoConfig.from_pretrained(**options).get_text_config()
+        if getattr(text, "attn_logit_softcapping", None):
+            # transformers before 5.23 chooses an attention that drops the cap without a word.
+            options["attn_implementation"] = "eager"
         model, report = AutoModelForCausalLM.from_pretrained(
             **options,
-            dtype=pick_dtype(config.dtype, device, own_dtype),
+            dtype=pick_dtype(config.dtype, device, text.dtype),
             device_map=config.device_map or {"": device},
             output_loading_info=True,
             # Not to ignore them: the error of transformers does not say which they are.
