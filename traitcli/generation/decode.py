@@ -59,7 +59,7 @@ def generate(
 
     Yields (index of the request, its generation) as soon as an answer is complete; the generation
     is none for a released request. When memory runs out and the size can shrink, unfinished
-    answers start again: their seeds make the same answers.
+    answers start again: in float32 their seeds make the same answers.
     """
 
     def run(pending: Sequence[int]) -> Iterator[tuple[int, Generation | None]]:

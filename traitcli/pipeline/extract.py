@@ -84,7 +84,8 @@ def _prepare(task: GenerateTask, config: Config, loaded: LoadedModel) -> list[Pl
         question = task.trait.question(key.split, key.question)
         prompt = _render(task.trait, key.polarity, key.pair, question, loaded)
         check_length(loaded, prompt, config.extract.sampling.max_new_tokens)
-        # A seed from the id alone: a rollout is the same in any batch and after any restart.
+        # A seed from the id alone: in float32 a rollout is the same in any batch, and its
+        # distribution is in any dtype, also after a restart.
         planned.append(Planned(key, prompt, derive_seed(config.extract.seed, key.id)))
     return planned
 
