@@ -104,7 +104,7 @@ def test_a_packed_batch_that_shows_one_key_too_many_exceeds_the_tolerance(
 ):
     model = half(family, packs=True)
     alone = first_distributions(model, 1)
-    make_mask = PackedInput._make_mask
+    make_mask = PackedInput._mask
 
     def leaking(packed, *options):
         packed._query_positions += 1
@@ -113,7 +113,7 @@ def test_a_packed_batch_that_shows_one_key_too_many_exceeds_the_tolerance(
         finally:
             packed._query_positions -= 1
 
-    monkeypatch.setattr(PackedInput, "_make_mask", leaking)
+    monkeypatch.setattr(PackedInput, "_mask", leaking)
 
     assert distance(alone, first_distributions(model, 16)) > 2 * TOLERANCE
 

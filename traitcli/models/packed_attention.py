@@ -18,6 +18,7 @@ transformers, and a `PackedInput` tells it: models pass this keyword on to their
                                                 c0 c1 c2
 
     3. Each query sees the keys of its slot up to its own position, under a mask [width, span].
+       Of a long text some queries at a time, because masks grow with the square of its length.
     4. Take the padding out again: [N, heads, D].
 """
 
@@ -31,6 +32,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from traitcli.models.masks import as_mask, see_keys
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -40,6 +43,8 @@ Content = Literal["prefixes", "prompts", "responses"]
 
 _NAME = "traitcli_packed"
 """The name under which transformers finds this attention."""
+ATTENTION_BYTES = 2**28
+"""Limits masks, and scores where they are kept: queries of a long text attend in several parts."""
 _MATMUL_FROM = 4
 """With at least this many sequences of one new token, matrix products beat the fused CPU kernel."""
 
@@ -175,27 +180,41 @@ class PackedInput:
         keys = all_keys[own_slots, :, : self._span]
         values = all_values[own_slots, :, : self._span]
 
-        # Queries of one kv head go side by side, [R, kv heads, groups · width, D]: no key is
-        # repeated for the heads that share it.
+        # [R, kv heads, groups, width, D]: no key is repeated for the heads that share it.
         kv_heads = keys.shape[1]
         groups = query.shape[1] // kv_heads
         shape = (self._count, self._width, kv_heads, groups, query.shape[2])
-        queries = self._pad(query).view(*shape).permute(0, 2, 3, 1, 4).flatten(2, 3)
+        queries = self._pad(query).view(*shape).permute(0, 2, 3, 1, 4)
 
         is_large_cpu_step = (
             queries.device.type == "cpu" and self.is_step and self._count >= _MATMUL_FROM
         )
+        attend, dtype = _fused_attention, torch.bool
+        bytes_per_query = self._count * groups * self._span
         if rule.needs_matmul or is_large_cpu_step:
-            mask = self._mask(rule.window, groups, torch.float32, queries.device)
-            mixed = _matmul_attention(queries, keys, values, mask, rule)
-        else:
-            mask = self._mask(rule.window, groups, torch.bool, queries.device)
-            mixed = scaled_dot_product_attention(
-                queries, keys, values, attn_mask=mask, scale=rule.scale
-            )
+            attend, dtype = _matmul_attention, torch.float32
+            bytes_per_query *= 4 * kv_heads  # scores of every head, in float32
+        together = max(1, ATTENTION_BYTES // bytes_per_query)
 
-        mixed = mixed.view(self._count, kv_heads, groups, self._width, -1)
-        return self._unpad(mixed.permute(0, 3, 1, 2, 4).flatten(2, 3))
+        if together >= self._width:
+            mask = self._mask(rule.window, groups, dtype, queries.device)
+            mixed = attend(queries.flatten(2, 3), keys, values, mask, rule)
+            whole = mixed.view(self._count, kv_heads, groups, self._width, -1)
+        else:
+            parts = []
+            for start in range(0, self._width, together):
+                own = queries[:, :, :, start : start + together]
+                # Made anew in each layer: together they would grow with the square of a text.
+                positions = self._query_positions[:, start : start + together]
+                span = int(positions.max()) + 1
+                seen = see_keys(positions.to(own.device), span, rule.window)
+                mask = as_mask(seen, groups, dtype)
+                found = attend(
+                    own.flatten(2, 3), keys[:, :, :span], values[:, :, :span], mask, rule
+                )
+                parts.append(found.view(*own.shape[:4], -1))
+            whole = torch.cat(parts, 3)
+        return self._unpad(whole.permute(0, 3, 1, 2, 4).flatten(2, 3))
 
     def _attend_one_token(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, rule: _AttentionRule
@@ -230,33 +249,13 @@ class PackedInput:
     def _mask(
         self, window: int | None, groups: int, dtype: torch.dtype, device: torch.device
     ) -> Tensor | None:
-        """[R, 1, groups · width, span]: true or 0 where a query sees a key, else false or −inf.
-
-        None if every query sees every key.
-        """
+        """[R, 1, groups · width, span]; none if every query sees every key."""
         key = (window, dtype, device)
         if key not in self._masks:
-            self._masks[key] = self._make_mask(window, groups, dtype, device)
+            seen = see_keys(self._query_positions, self._span, window)
+            sees_all = bool(seen.all())
+            self._masks[key] = None if sees_all else as_mask(seen.to(device), groups, dtype)
         return self._masks[key]
-
-    def _make_mask(
-        self, window: int | None, groups: int, dtype: torch.dtype, device: torch.device
-    ) -> Tensor | None:
-        queries = self._query_positions[:, :, None]
-        keys = torch.arange(self._span)
-        seen = keys <= queries
-        if window is not None:
-            seen &= keys > queries - window
-        # Padding sees everything, because a softmax over nothing is NaN. `_unpad` drops it.
-        seen |= queries < 0
-        if seen.all():
-            return None
-
-        mask = seen.to(device)
-        if dtype != torch.bool:
-            zeros = torch.zeros(seen.shape, dtype=dtype, device=device)
-            mask = zeros.masked_fill_(~mask, -torch.inf)
-        return mask[:, None].repeat(1, 1, groups, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +277,13 @@ class _AttentionRule:
     def needs_matmul(self) -> bool:
         """Whether the fused kernel cannot do it."""
         return self.cap is not None or self.sinks is not None
+
+
+def _fused_attention(
+    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, rule: _AttentionRule
+) -> Tensor:
+    """Attention by the kernel of torch, which keeps no scores."""
+    return scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=rule.scale)
 
 
 def _matmul_attention(
