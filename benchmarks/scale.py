@@ -176,7 +176,7 @@ class SimulatedPool:
         over = not device.active and not device.pending
         sent: list[Message] = [Heartbeat(0, len(device.pending), 0)] if self.step % 8 == 0 else []
         if len(device.finished) >= BATCH or (over and device.finished):
-            sent.append(RolloutsMade(tuple(map(as_rollout, device.finished)), {}))
+            sent.append(RolloutsMade(tuple(map(as_rollout, device.finished))))
             device.finished = []
         if over:
             device.working = False

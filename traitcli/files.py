@@ -5,37 +5,33 @@ from __future__ import annotations
 import codecs
 import json
 import os
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from traitcli.errors import StorageError, TraitError
 
 
-def write_atomic(path: Path, content: str | bytes) -> None:
+def write_atomic(path: Path, content: str | bytes | Sequence[bytes | memoryview]) -> None:
     """Replace a file atomically: readers see the old content or the new, never a part of it.
 
     Raises StorageError if the folder cannot be written or the disk is full.
     """
     data = content.encode() if isinstance(content, str) else content
-    scratch = None
+    # In the same folder, because a rename is atomic only within one file system.
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # In the same folder, because a rename is atomic only within one file system.
-        handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
+        with scratch.open("xb") as file:
+            file.writelines([data] if isinstance(data, bytes) else data)
             file.flush()
             os.fsync(file.fileno())
-
-        # mkstemp makes files that only their owner can read, which would lock out a shared group.
-        Path(scratch).chmod(0o666 & ~_umask())
-        Path(scratch).replace(path)
+        scratch.replace(path)
     except OSError as error:
-        if scratch:
-            Path(scratch).unlink(missing_ok=True)
+        with suppress(OSError):  # it may not exist, nor its folder
+            scratch.unlink()
         raise StorageError(
             f"cannot write {path}", cause=error.strerror or str(error), fix=_FIX
         ) from None
@@ -217,10 +213,3 @@ def _lock_holder(path: Path) -> str:
     except (OSError, ValueError):
         return "an unknown process"
     return f"process {pid} on {host}"
-
-
-def _umask() -> int:
-    """The umask of this process, which can only be read by setting it."""
-    current = os.umask(0o022)
-    os.umask(current)
-    return current

@@ -12,6 +12,7 @@ from traitcli.errors import RunError, VectorError
 from traitcli.inspection.compare_methods import compare_methods
 from traitcli.records import Contrast, Judgement, Rollout, RolloutKey, Score, Trait
 from traitcli.runs.run import Run
+from traitcli.runs.states import stack_neutral, stack_states
 
 PAIRS, QUESTIONS, LAYERS, HIDDEN = 4, 10, 9, 12
 EARLY, LATE = 2, 6
@@ -55,9 +56,10 @@ def store(folder, persona, neutral):
         rollout.id: dict.fromkeys(positions, state)
         for rollout, state in zip(made, persona, strict=True)
     }
-    files.add_rollouts(made, states)
+    files.add_rollouts(made, stack_states("evil", states, {name: name for name in states}))
     if neutral is not None:
-        files.add_neutral({one.id: state for one, state in zip(made, neutral, strict=False)})
+        read = {one.id: state for one, state in zip(made, neutral, strict=False)}
+        files.add_states(stack_neutral("evil", read))
     files.add_judgements(
         Judgement(one.id, "fake", Score(90.0 if one.polarity == "positive" else 5.0), NONE)
         for one in made

@@ -22,6 +22,7 @@ from traitcli.monitoring.score_texts import score_texts
 from traitcli.monitoring.transcripts import Exchange
 from traitcli.records import ClassStats, TraitVector
 from traitcli.runs.run import TraitFiles
+from traitcli.runs.states import stack_states
 from traitcli.vectors.files import write_vector
 
 GREEDY = SamplingConfig(temperature=0, max_new_tokens=4)
@@ -127,7 +128,7 @@ def test_stored_activations_with_nan_are_not_used(tmp_path):
     states = {name: np.ones((5, 4), np.float32) for name in ("prompt_avg", "prompt_last")}
     broken = {**states, "response_avg": np.full((5, 4), np.nan, np.float32)}
     fine = {**states, "response_avg": np.ones((5, 4), np.float32)}
-    files._write_activations({"a": fine, "b": broken})
+    files.add_states(stack_states("evil", {"a": fine, "b": broken}, {"a": "p", "b": "q"}))
 
     with pytest.raises(RunError) as error:
         files.activations(["a", "b"], "response_avg")

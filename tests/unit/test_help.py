@@ -67,7 +67,7 @@ def add_judged_rollouts(files):
         for n in range(2)
         for side in ("positive", "negative")
     ]
-    files.add_rollouts(rollouts, {})
+    files.add_rollouts(rollouts)
     none = Score(None, "not asked", final=True)
     scores = [Score(10.0 + 20 * number) for number in range(len(rollouts))]
     for judge in ("fake", "other"):

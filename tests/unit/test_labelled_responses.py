@@ -815,7 +815,7 @@ def stored(read, tmp_path):
     files = Run(tmp_path / "run").trait("joy")
     by_rollout = trait.by_rollout()
     made = zip(by_rollout.values(), rollouts_of(trait), strict=True)
-    files.add_rollouts([replace(r, prompt=f"<s>{r.id}:", response=one.text) for one, r in made], {})
+    files.add_rollouts([replace(r, prompt=f"<s>{r.id}:", response=one.text) for one, r in made])
     for judge, score in (("old", 10.0), ("new", 86.875)):
         files.add_judgements(
             Judgement(key.id, judge, Score(score), Score(None, "not asked")) for key in by_rollout

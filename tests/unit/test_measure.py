@@ -13,6 +13,7 @@ from traitcli.pipeline.build_vector import build_trait
 from traitcli.pipeline.ledgers import RunLedgers
 from traitcli.records import POSITIONS, Rollout
 from traitcli.runs.run import Run
+from traitcli.runs.states import stack_states
 from traitcli.traits.definitions import find_traits, load_trait
 from traitcli.vectors.files import read_vector
 from traitcli.vectors.measure import Evidence, Neutral, measure_vector
@@ -283,4 +284,6 @@ def store(run, labelled, split):
         rollout.id: dict.fromkeys(POSITIONS, labelled.activations[index])
         for index, rollout in enumerate(rollouts)
     }
-    run.trait("evil").add_rollouts(rollouts, activations)
+    run.trait("evil").add_rollouts(
+        rollouts, stack_states("evil", activations, {name: name for name in activations})
+    )

@@ -21,6 +21,7 @@ from traitcli.pipeline.snapshot import TraitSnapshot
 from traitcli.pipeline.speed_cache import remember_speed
 from traitcli.records import Rollout, RolloutKey
 from traitcli.runs.run import Run, start_run
+from traitcli.runs.states import stack_neutral
 from traitcli.traits.definitions import find_traits, load_trait
 
 TRAIT = load_trait(find_traits(Path("no-such-folder"))["refusal"])
@@ -155,7 +156,7 @@ def test_rollouts_in_the_ledger_count_as_done_when_they_are_planned(tmp_path):
     config, run = make_config(tmp_path, questions=2, evaluation_questions=1), Run(tmp_path / "mine")
     keys = plan_rollouts(TRAIT, config.extract)
     beyond = RolloutKey("refusal", "extraction", "positive", 0, 19, 0)
-    run.trait("refusal").add_rollouts([make_rollout(key) for key in (*keys[:7], beyond)], {})
+    run.trait("refusal").add_rollouts([make_rollout(key) for key in (*keys[:7], beyond)])
 
     plan = plan_trait(TRAIT, config, RunLedgers(run), "fake")
 
@@ -242,7 +243,7 @@ def config_of_its_own(tiny_config, tokens):
 def test_time_is_unknown_until_every_stage_has_been_measured_here(tiny_config):
     run, config = Run(tiny_config.paths.runs / "mine"), config_of_its_own(tiny_config, 77)
     stored = [make_rollout(key) for key in plan_rollouts(TRAIT, config.extract)[:4]]
-    run.trait("refusal").add_rollouts(stored, {})
+    run.trait("refusal").add_rollouts(stored)
 
     remember_speed(config, "rollouts", 2.0)
     remember_speed(config, "judgements", 0.5)
@@ -269,8 +270,8 @@ def test_only_responses_that_lack_a_neutral_reading_are_still_to_be_read(tmp_pat
     config = make_config(tmp_path, questions=3)
     keys, trait = plan_rollouts(TRAIT, config.extract), Run(tmp_path / "mine").trait("refusal")
     empty = replace(make_rollout(keys[0]), response="", response_tokens=0)
-    trait.add_rollouts([empty, *map(make_rollout, keys[1:4])], {})
-    trait.add_neutral({keys[1].id: np.zeros((5, 32), np.float32)})
+    trait.add_rollouts([empty, *map(make_rollout, keys[1:4])])
+    trait.add_states(stack_neutral("refusal", {keys[1].id: np.zeros((5, 32), np.float32)}))
 
     plan = plan_trait(TRAIT, config, RunLedgers(Run(tmp_path / "mine")), "fake")
 

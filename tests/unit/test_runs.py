@@ -15,6 +15,7 @@ from traitcli.errors import RunError
 from traitcli.pipeline.snapshot import TraitSnapshot
 from traitcli.records import POSITIONS, Contrast, Judgement, Rollout, Score
 from traitcli.runs.run import Run, TraitFiles, digest_of, find_run, require_run, start_run
+from traitcli.runs.states import stack_states
 from traitcli.traits.definitions import find_traits, load_trait
 
 BUILT_IN = find_traits(Path("no-such-folder"))
@@ -46,6 +47,11 @@ def make_activations(value):
         position: np.full(SHAPE, value + index / 4, np.float32)
         for index, position in enumerate(POSITIONS)
     }
+
+
+def stacked(states):
+    """A batch in which each rollout has a prompt of its own."""
+    return stack_states("evil", states, {name: name for name in states})
 
 
 def judged(question, judge="a", value=80.0, reason=""):
@@ -91,22 +97,22 @@ def snapshot_of(files):
 def started_run(run):
     """A run with one rollout of evil."""
     start(run)
-    run.trait("evil").add_rollouts([make_rollout(0)], {})
+    run.trait("evil").add_rollouts([make_rollout(0)])
     return run
 
 
 def test_rollouts_are_read_in_the_order_in_which_they_were_added(files):
     first, second, third = map(make_rollout, (5, 1, 3))
 
-    files.add_rollouts([first, second], {})
-    files.add_rollouts([third], {})
+    files.add_rollouts([first, second])
+    files.add_rollouts([third])
 
     assert files.rollouts() == [first, second, third]
 
 
 def test_the_former_finish_reason_of_labelled_responses_is_read(files):
     rollout = replace(make_rollout(0), finish_reason="provided")
-    files.add_rollouts([rollout], {})
+    files.add_rollouts([rollout])
     ledger = files.folder / "rollouts.jsonl"
 
     ledger.write_text(ledger.read_text().replace('"provided"', '"given"'))
@@ -128,7 +134,7 @@ def test_a_trait_without_files_has_no_records(files):
 
 
 def test_a_rollout_with_an_incomplete_line_is_not_done(files):
-    files.add_rollouts([make_rollout(0), make_rollout(1)], {})
+    files.add_rollouts([make_rollout(0), make_rollout(1)])
     ledger = files.folder / "rollouts.jsonl"
 
     os.truncate(ledger, ledger.stat().st_size - 10)
@@ -169,8 +175,8 @@ def test_a_snapshot_gives_the_judgements_of_one_judge(files):
 def test_activations_are_returned_in_the_requested_order_across_batches(files, position):
     rollouts = [make_rollout(question) for question in range(4)]
     made = {rollout.id: make_activations(index) for index, rollout in enumerate(rollouts)}
-    files.add_rollouts(rollouts[:3], {r.id: made[r.id] for r in rollouts[:3]})
-    files.add_rollouts(rollouts[3:], {r.id: made[r.id] for r in rollouts[3:]})
+    files.add_rollouts(rollouts[:3], stacked({r.id: made[r.id] for r in rollouts[:3]}))
+    files.add_rollouts(rollouts[3:], stacked({r.id: made[r.id] for r in rollouts[3:]}))
 
     found = files.activations([rollouts[i].id for i in (3, 0, 2)], position)
 
@@ -182,10 +188,10 @@ def test_activations_are_returned_in_the_requested_order_across_batches(files, p
 
 def test_the_newer_of_two_activations_of_a_rollout_counts(files):
     first, second = make_rollout(0), make_rollout(1)
-    files.add_rollouts([], {first.id: make_activations(1), second.id: make_activations(2)})
+    files.add_states(stacked({first.id: make_activations(1), second.id: make_activations(2)}))
     for path in (files.folder / "activations").iterdir():
         os.utime(path, (0, 0))
-    files.add_rollouts([second], {second.id: make_activations(9)})
+    files.add_rollouts([second], stacked({second.id: make_activations(9)}))
 
     found = files.activations([first.id, second.id], "response_avg")
 
@@ -194,16 +200,16 @@ def test_the_newer_of_two_activations_of_a_rollout_counts(files):
 
 def test_the_same_batch_done_again_replaces_its_file(files):
     rollout = make_rollout(0)
-    files.add_rollouts([], {rollout.id: make_activations(1)})
+    files.add_states(stacked({rollout.id: make_activations(1)}))
 
-    files.add_rollouts([rollout], {rollout.id: make_activations(2)})
+    files.add_rollouts([rollout], stacked({rollout.id: make_activations(2)}))
 
     assert len(list((files.folder / "activations").iterdir())) == 1
     assert files.activations([rollout.id], "response_avg")[0, 0, 0] == 2
 
 
 def test_missing_activations_are_an_error_that_counts_them(files):
-    files.add_rollouts([make_rollout(0)], {make_rollout(0).id: make_activations(1)})
+    files.add_rollouts([make_rollout(0)], stacked({make_rollout(0).id: make_activations(1)}))
 
     with pytest.raises(RunError) as caught:
         files.activations([make_rollout(q).id for q in range(3)], "response_avg")

@@ -31,6 +31,7 @@ from traitcli.pipeline.snapshot import TraitSnapshot
 from traitcli.pipeline.trait_pipeline import Job
 from traitcli.records import POSITIONS, Rollout
 from traitcli.runs.run import Run
+from traitcli.runs.states import stack_states
 from traitcli.scheduling.scheduler import Scheduler
 from traitcli.traits.definitions import find_traits, load_trait
 
@@ -58,7 +59,9 @@ def make_rollout(key):
 
 def make(keys):
     states = {position: np.ones((3, 4), np.float32) for position in POSITIONS}
-    return RolloutsMade(tuple(map(make_rollout, keys)), {key.id: states for key in keys})
+    each, prompts = {key.id: states for key in keys}, {key.id: "p" for key in keys}
+    batch = stack_states(keys[0].trait, each, prompts)
+    return RolloutsMade(tuple(map(make_rollout, keys)), batch)
 
 
 class ScriptedPool:

@@ -235,3 +235,20 @@ def test_a_worker_sends_final_scores(start):
     assert (
         sum(len(message.judgements) for message in sent if isinstance(message, RolloutsJudged)) == 3
     )
+
+
+def test_a_worker_sends_the_means_of_a_prompt_once_for_all_repeats_and_tasks(start):
+    loop, task, sent = start(repeats=3)
+    first, second = task.keys[:7], task.keys[7:12]
+
+    loop.run_task(GenerateTask(TRAIT, first))
+    loop.run_task(GenerateTask(TRAIT, second))
+
+    batches = [m.states for m in sent if isinstance(m, RolloutsMade) and m.states]
+    new = [prompt for batch in batches for prompt in batch.new_prompts]
+    assert sum(len(batch.ids) for batch in batches) == 12
+    assert len(new) == len(set(new)) == 4
+    assert {prompt for batch in batches for prompt in batch.prompts} == set(new)
+    for batch in batches:
+        rows = {name: len(tensor) for name, tensor in batch.tensors.items()}
+        assert rows.get("prompt_avg", 0) == rows.get("prompt_last", 0) == len(batch.new_prompts)

@@ -28,6 +28,7 @@ from traitcli.pipeline.messages import GenerateTask, RolloutsReleased, Send, Tas
 from traitcli.pipeline.speed_cache import known_batch_size, remember_batch_size
 from traitcli.pipeline.worker_context import Worker
 from traitcli.records import POLARITIES, Polarity, Position, Rollout, RolloutKey, Trait
+from traitcli.runs.states import digest_prompt
 
 if TYPE_CHECKING:
     from traitcli.records import Floats
@@ -73,7 +74,8 @@ def generate_rollouts(
     callbacks = Callbacks(count_tokens, release, warn)
     generations = _generate(worker, requests, config, size, callbacks)
     finished = (_finish(planned[index], made, loaded) for index, made in generations)
-    send_in_batches(finished, send, lambda: size.now)
+    packer = worker.packer(task.trait.name)
+    send_in_batches(finished, send, packer.rollouts_made, lambda: size.now)
 
 
 def _prepare(task: GenerateTask, config: Config, loaded: LoadedModel) -> list[Planned]:
@@ -175,7 +177,8 @@ def _finish(
         return RolloutsReleased((planned.key.id,))
     activations = generation.activations
     arrays = _as_arrays(activations) if activations else None
-    return FinishedRollout(_rollout(planned, generation, loaded), arrays)
+    prompt = digest_prompt(planned.prompt.ids)
+    return FinishedRollout(_rollout(planned, generation, loaded), arrays, prompt)
 
 
 def _as_arrays(activations: Activations) -> dict[Position, Floats]:

@@ -15,6 +15,7 @@ from traitcli.pipeline.messages import (
     StoppedError,
 )
 from traitcli.records import Position, Rollout
+from traitcli.runs.states import stack_neutral, stack_states
 
 if TYPE_CHECKING:
     from traitcli.records import Floats
@@ -28,30 +29,49 @@ class FinishedRollout:
     """A complete rollout.
 
     activations  position -> float32 [L+1, H]; None for an empty response
+    prompt       the prompt that the states are of; see `digest_prompt`
     """
 
     rollout: Rollout
     activations: Mapping[Position, Floats] | None
+    prompt: str
 
 
-def rollouts_made(finished: Sequence[FinishedRollout]) -> Message:
-    """The message that delivers rollouts."""
-    activations = {one.rollout.id: one.activations for one in finished if one.activations}
-    return RolloutsMade(tuple(one.rollout for one in finished), activations)
+@dataclass(frozen=True, slots=True)
+class Packer:
+    """Makes the messages that deliver rollouts of one trait.
 
+    half  whether states are stored in half precision
+    sent  the prompts whose means this worker has sent; its next batches leave them out
+    """
 
-def responses_read(finished: Sequence[FinishedRollout]) -> Message:
-    """The message that delivers neutral readings of rollouts."""
-    return ResponsesRead(
-        {one.rollout.id: one.activations["response_avg"] for one in finished if one.activations}
-    )
+    trait: str
+    half: bool
+    sent: set[str]
+
+    def rollouts_made(self, finished: Sequence[FinishedRollout]) -> Message:
+        """The message that delivers rollouts."""
+        states = {one.rollout.id: one.activations for one in finished if one.activations}
+        prompts = {one.rollout.id: one.prompt for one in finished if one.activations}
+        batch = stack_states(self.trait, states, prompts, self.sent, self.half) if states else None
+        # A worker that dies loses the set with the messages: the next one sends the means again.
+        self.sent.update(prompts.values())
+        return RolloutsMade(tuple(one.rollout for one in finished), batch)
+
+    def responses_read(self, finished: Sequence[FinishedRollout]) -> Message:
+        """The message that delivers neutral readings of rollouts."""
+        states = {
+            one.rollout.id: one.activations["response_avg"] for one in finished if one.activations
+        }
+        batch = stack_neutral(self.trait, states, self.half) if states else None
+        return ResponsesRead(tuple(states), batch)
 
 
 def send_in_batches(
     finished: Iterable[FinishedRollout | RolloutsReleased],
     send: Send,
+    message: Callable[[Sequence[FinishedRollout]], Message],
     max_batch: Callable[[], int] = lambda: _MAX_BATCH,
-    message: Callable[[Sequence[FinishedRollout]], Message] = rollouts_made,
 ) -> None:
     """Send rollouts as they are completed, at most `max_batch` together, and releases at once.
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from traitcli.pipeline.messages import Message, ResponsesRead, RolloutsMade
 from traitcli.pipeline.snapshot import TraitSnapshot
-from traitcli.records import Judgement, Position, Rollout, Trait, Usage
+from traitcli.records import Judgement, Rollout, Trait, Usage
 from traitcli.runs.run import Run
-
-if TYPE_CHECKING:
-    from traitcli.records import Floats
+from traitcli.runs.states import StateBatch
 
 
 class TraitLedgers:
@@ -40,12 +38,10 @@ class TraitLedgers:
             vectors=self._vectors.copy(),
         )
 
-    def add_rollouts(
-        self, rollouts: Sequence[Rollout], activations: Mapping[str, Mapping[Position, Floats]]
-    ) -> None:
-        """Store a batch: `activations` is rollout id -> position -> float32 [L+1, H]."""
+    def add_rollouts(self, rollouts: Sequence[Rollout], states: StateBatch | None) -> None:
+        """Store a batch; without `states`, those that rollouts have are stored already."""
         # Disk first: if the write fails, memory must not have what the next command cannot read.
-        self._stored.files.add_rollouts(rollouts, activations)
+        self._stored.files.add_rollouts(rollouts, states)
         self._rollouts += rollouts
 
     @cached_property
@@ -53,10 +49,11 @@ class TraitLedgers:
         """The ids of the rollouts that have a neutral reading."""
         return self._stored.files.neutral_ids()
 
-    def add_neutral(self, states: Mapping[str, Floats]) -> None:
-        """Store neutral readings: rollout id -> float32 [L+1, H]."""
-        self._stored.files.add_neutral(states)
-        self.neutral.update(states)
+    def add_neutral(self, ids: Sequence[str], states: StateBatch | None) -> None:
+        """Store neutral readings; without `states` they are stored already."""
+        if states:
+            self._stored.files.add_states(states)
+        self.neutral.update(ids)
 
     def add_judgements(self, judgements: Sequence[Judgement]) -> None:
         self._stored.files.add_judgements(judgements)
@@ -97,3 +94,15 @@ class RunLedgers:
         snapshots = [trait.snapshot for trait in self.all_traits]
         judgements = [made for snapshot in snapshots for made in snapshot.all_judgements]
         return sum(made.usage.usd or 0.0 for made in judgements)
+
+
+def store_states(run: Run, message: Message) -> Message:
+    """Write the states in a message of a worker, if it has any; returns it without them.
+
+    May run in any thread: nothing is done until the ledger says so, and only the scheduler writes
+    ledgers. Raises StorageError.
+    """
+    if isinstance(message, RolloutsMade | ResponsesRead) and message.states:
+        run.trait(message.states.trait).add_states(message.states)
+        return replace(message, states=None)
+    return message

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from traitcli.errors import TraitError
 from traitcli.events import Event, Stage
 from traitcli.judging import Answer
-from traitcli.records import Judgement, Position, Rollout, RolloutKey, Trait
-
-if TYPE_CHECKING:
-    from traitcli.records import Floats
-
+from traitcli.records import Judgement, Rollout, RolloutKey, Trait
+from traitcli.runs.states import StateBatch
 
 # To a worker
 
@@ -115,17 +111,21 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class RolloutsMade:
-    """Complete rollouts; `activations` is rollout id -> position -> float32 [L+1, H]."""
+    """Complete rollouts, with the states of those whose response is not empty.
+
+    states  none without such a response, or if they are stored already
+    """
 
     rollouts: tuple[Rollout, ...]
-    activations: Mapping[str, Mapping[Position, Floats]]
+    states: StateBatch | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ResponsesRead:
-    """Neutral readings: rollout id -> mean over the response, float32 [L+1, H]."""
+    """Neutral readings of rollouts; no `states` if they are stored already."""
 
-    states: Mapping[str, Floats]
+    ids: tuple[str, ...]
+    states: StateBatch | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from traitcli.generation.skip_thinking import count_thinking
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.prompts import encode_response, render
 from traitcli.models.read_texts import Text
-from traitcli.pipeline.flush import responses_read, send_in_batches
+from traitcli.pipeline.flush import send_in_batches
 from traitcli.pipeline.messages import ReadTask, Send, TaskStarted
 from traitcli.pipeline.read_responses import PlannedReading, choose_size, read_planned
 from traitcli.pipeline.worker_context import Worker
@@ -39,7 +39,7 @@ def read_neutral(
     send(TaskStarted())
     size = choose_size(loaded, planned, config, task.trait.name, send)
     finished = read_planned(loaded, planned, size, count_tokens, release)
-    send_in_batches(finished, send, message=responses_read)
+    send_in_batches(finished, send, worker.packer(task.trait.name).responses_read)
 
 
 def neutral_text(

@@ -22,6 +22,7 @@ from traitcli.pipeline.flush import FinishedRollout, send_in_batches
 from traitcli.pipeline.messages import GenerateTask, RolloutsReleased, Send, TaskStarted
 from traitcli.pipeline.worker_context import Worker
 from traitcli.records import LabelledResponse, Rollout, RolloutKey
+from traitcli.runs.states import digest_prompt
 
 if TYPE_CHECKING:
     from traitcli.models.loaded import LoadedModel
@@ -58,7 +59,8 @@ def read_labelled_responses(
     planned = _prepare(task, loaded)
     send(TaskStarted())
     size = choose_size(loaded, planned, config, task.trait.name, send)
-    send_in_batches(read_planned(loaded, planned, size, count_tokens, release), send)
+    finished = read_planned(loaded, planned, size, count_tokens, release)
+    send_in_batches(finished, send, worker.packer(task.trait.name).rollouts_made)
 
 
 def read_planned(
@@ -83,7 +85,7 @@ def read_planned(
         full = [one for one in some if one.text.response]
         # Stored all the same: a response without a rollout would be read again by the next command.
         for one in empty:
-            yield FinishedRollout(one.rollout, None)
+            yield FinishedRollout(one.rollout, None, "")
 
         reader = MeanReader(loaded)
         with memory_explained(loaded.device, fix):
@@ -91,7 +93,8 @@ def read_planned(
                 # Popped, or the states of all texts so far would stay in memory.
                 states = reader.finished.pop(index) or {}
                 activations = {position: mean.numpy() for position, mean in states.items()}
-                yield FinishedRollout(full[index].rollout, activations)
+                one = full[index]
+                yield FinishedRollout(one.rollout, activations, digest_prompt(one.text.prompt))
                 count_tokens(0)  # no token is generated, but a heartbeat may be due
         start += len(some)
 

@@ -7,11 +7,10 @@ asked from here, in the background, while workers generate.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
 
 from traitcli.config import Config
 from traitcli.errors import RunError, TraitError
@@ -42,9 +41,6 @@ from traitcli.pipeline.plan import plan_rollouts
 from traitcli.pipeline.speed_cache import remember_speed
 from traitcli.pipeline.worker_context import FATAL
 from traitcli.records import Judgement, Rollout, Trait
-
-if TYPE_CHECKING:
-    from traitcli.records import Floats
 
 _RUN_AGAIN = "run the same command again; finished rollouts are kept (see logs/ in the run folder)"
 
@@ -188,9 +184,9 @@ class TraitPipeline:
             case RolloutsMade():
                 self._store_rollouts(made)
                 return {rollout.id for rollout in made.rollouts}
-            case ResponsesRead(states):
-                self._store_readings(states)
-                return set(states)
+            case ResponsesRead(ids):
+                self._store_readings(made)
+                return set(ids)
             case RolloutsJudged(judgements):
                 self._store_judgements(judgements)
                 return {judgement.rollout for judgement in judgements}
@@ -201,18 +197,17 @@ class TraitPipeline:
         Two workers make the same rollout if one was thought dead and was not.
         """
         new = [rollout for rollout in made.rollouts if rollout.id not in self._done]
-        activations = {r.id: made.activations[r.id] for r in new if r.id in made.activations}
-        self._ledgers.add_rollouts(new, activations)
+        states = made.states.only({rollout.id for rollout in new}) if made.states else None
+        self._ledgers.add_rollouts(new, states)
         self._done.update(rollout.id for rollout in new)
         self.report_progress(0)
         if self._background:
             self._background.add(new)
 
-    def _store_readings(self, states: Mapping[str, Floats]) -> None:
+    def _store_readings(self, made: ResponsesRead) -> None:
         """Store neutral readings, except those that another worker has delivered meanwhile."""
-        new = {name: state for name, state in states.items() if name not in self._ledgers.neutral}
-        if new:
-            self._ledgers.add_neutral(new)
+        new = set(made.ids) - self._ledgers.neutral
+        self._ledgers.add_neutral(made.ids, made.states.only(new) if made.states else None)
         self.report_progress(0)
 
     def _store_judgements(self, judgements: Sequence[Judgement]) -> None:

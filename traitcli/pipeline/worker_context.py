@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from traitcli.config import Config, ModelConfig
 from traitcli.errors import ConfigError, JudgeError, ModelError, StorageError
 from traitcli.events import Listener
 from traitcli.judging import Budget, Judge, open_judge
+from traitcli.pipeline.flush import Packer
 
 if TYPE_CHECKING:
     from traitcli.generation.external_engine import Writer
@@ -40,6 +42,7 @@ class Worker:
         self._on_event = on_event
         self._trust = trust_remote_code
         self._models: dict[ModelConfig, LoadedModel] = {}
+        self._sent_prompts: dict[str, set[str]] = defaultdict(set)
 
     @property
     def device(self) -> str:
@@ -59,6 +62,12 @@ class Worker:
             use_device(self.device)
             self._models[config] = load_model(config, self._on_event, self._trust)
         return self._models[config]
+
+    def packer(self, trait: str) -> Packer:
+        """Makes the messages that deliver rollouts of a trait."""
+        # More digits than the model's states have would only take room.
+        half = self.model().model.dtype.itemsize == 2
+        return Packer(trait, half, self._sent_prompts[trait])
 
     def memory(self) -> int:
         """Bytes in use on the device; on a CPU, of the process."""

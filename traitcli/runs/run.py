@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from traitcli.config import Config, ExtractConfig, ModelConfig, flatten
 from traitcli.errors import RunError, suggest
 from traitcli.files import append_lines, list_files, lock, parse_json, read_lines, write_atomic
-from traitcli.records import POSITIONS, Context, Judgement, Position, Rollout, Score, Trait, Usage
+from traitcli.records import Context, Judgement, Position, Rollout, Score, Trait, Usage
+from traitcli.runs.states import FOLDERS, StateBatch, read_states, stored_ids, write_states
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,8 +24,6 @@ _SHAPING = ("adjectives", "pairs", "questions", "evaluation_questions")
 """The parts of a definition that change rollouts. The judge prompt and provided scores do not."""
 _SPEED_ONLY = {"model.device", "model.device_map", "extract.batch_size"}
 """Settings that change how fast rollouts are made, not which; a run may change them."""
-_ACTIVATIONS, _NEUTRAL = "activations", "neutral"
-"""Folders of a trait: states behind the rollouts' own prompts, and behind their bare questions."""
 _RESERVED_NAMES = {"..", "monitor"}
 """No run names: the parent folder, and the folder of monitoring records."""
 _CHOOSE_RUN = "run traitcli extract first, or choose a run with --run"
@@ -51,24 +50,19 @@ class TraitFiles:
     def rollouts(self) -> list[Rollout]:
         return [_read_rollout(line) for line in read_lines(self.folder / "rollouts.jsonl")]
 
-    def add_rollouts(
-        self, rollouts: Sequence[Rollout], activations: Mapping[str, Mapping[Position, Any]]
-    ) -> None:
-        """Store a batch: `activations` is rollout id -> position -> float32 [L+1, H]."""
-        if activations:
-            self._write_activations(activations)
+    def add_rollouts(self, rollouts: Sequence[Rollout], states: StateBatch | None = None) -> None:
+        """Store a batch; without `states`, those that rollouts have are stored already."""
+        if states:
+            self.add_states(states)
         append_lines(self.folder / "rollouts.jsonl", map(asdict, rollouts))
 
-    def add_neutral(self, states: Mapping[str, Any]) -> None:
-        """Store neutral readings: rollout id -> mean over the response, float32 [L+1, H]."""
-        import numpy as np
-
-        tensors = {"response_avg": np.stack([np.asarray(state) for state in states.values()])}
-        self._write_states(_NEUTRAL, list(states), tensors)
+    def add_states(self, states: StateBatch) -> None:
+        """Store states of rollouts; a neutral reading is complete then."""
+        write_states(self.folder, states)
 
     def neutral_ids(self) -> set[str]:
         """The rollouts that have a neutral reading."""
-        return {name for _, stored in self._files(_NEUTRAL) for name in stored}
+        return stored_ids(self.folder, "neutral")
 
     def all_judgements(self) -> list[Judgement]:
         """Every judgement that was stored, also those that a later one replaces."""
@@ -94,30 +88,14 @@ class TraitFiles:
         no activations.
         """
         import numpy as np
-        from safetensors import safe_open
 
-        wanted = {name: index for index, name in enumerate(ids)}
-        result: NDArray[np.float32] | None = None
-        found: set[str] = set()
-        folder = _NEUTRAL if context == "neutral" else _ACTIVATIONS
-        for path, stored in self._files(folder):
-            sources = [index for index, name in enumerate(stored) if name in wanted]
-            if not sources:
-                continue
-            with safe_open(path, framework="numpy") as file:
-                block = file.get_tensor(position)
-            # The files know the model's shape; this module does not.
-            if result is None:
-                result = np.zeros((len(ids), *block.shape[1:]), dtype=np.float32)
-            result[[wanted[stored[index]] for index in sources]] = block[sources]
-            found.update(stored)
-
-        missing = len(set(ids) - found)
+        result, missing = read_states(self.folder, ids, position, context)
         if result is None or missing:
             count = "1 rollout has" if missing == 1 else f"{missing} rollouts have"
             raise RunError(
                 f"{count} no activations",
-                cause=f"{self.folder}/rollouts.jsonl lists them; no file in {folder}/ has them",
+                cause=f"{self.folder}/rollouts.jsonl lists them; no file in {FOLDERS[context]}/ "
+                "has them",
                 fix="restore the files, or rename the run folder and rerun extract",
             )
         if broken := np.flatnonzero(~np.isfinite(result).all((1, 2))).tolist():
@@ -127,41 +105,6 @@ class TraitFiles:
                 fix="extract again with model.dtype float32 or bfloat16, under another --run name",
             )
         return result
-
-    def _write_activations(self, activations: Mapping[str, Mapping[Position, Any]]) -> None:
-        import numpy as np
-
-        # One file for a batch: a file for each rollout would be thousands of small ones.
-        ids = list(activations)
-        tensors: dict[str, NDArray[np.float32]] = {}
-        for position in POSITIONS:
-            states = [np.asarray(activations[name][position]) for name in ids]
-            tensors[position] = np.stack(states)
-        self._write_states(_ACTIVATIONS, ids, tensors)
-
-    def _write_states(
-        self, folder: str, ids: Sequence[str], tensors: dict[str, NDArray[np.float32]]
-    ) -> None:
-        from safetensors.numpy import save
-
-        # The name depends on the ids, so the same batch made again replaces its file.
-        name = hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
-        write_atomic(
-            self.folder / folder / f"{name}.safetensors",
-            save(tensors, metadata={"ids": json.dumps(ids)}),
-        )
-
-    def _files(self, folder: str) -> Iterator[tuple[Path, list[str]]]:
-        """Files with the rollout ids in them, oldest first.
-
-        After a kill an older file may have rollouts that were made again; the newer file counts.
-        """
-        from safetensors import safe_open
-
-        paths = list_files(self.folder / folder, "*.safetensors")
-        for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns):
-            with safe_open(path, framework="numpy") as file:
-                yield path, parse_json(file.metadata()["ids"])
 
 
 @dataclass(frozen=True, slots=True)
