@@ -66,6 +66,7 @@ bench-report: $(READY)
 
 bench-scale: $(READY)
 	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m benchmarks.writer
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from traitcli.events import Listener, TraitFailed
 from traitcli.judging import Budget
+from traitcli.pipeline.ledgers import store_states
 from traitcli.pipeline.trait_pipeline import Job
 from traitcli.pipeline.worker_context import Worker
 from traitcli.scheduling.inline import InlinePool
@@ -28,17 +30,18 @@ def run_jobs(
     own_worker = Worker(config, first, on_event, trust_remote_code, find_budget(jobs[0]))
 
     pool: WorkerPool
+    store = partial(store_states, jobs[0].ledgers.run)
     checked = Placement(tuple(name for name in placement.devices if name.startswith("cpu")))
     if placement.scheduler == "ray":
         from traitcli.scheduling.ray import RayPool
 
         pool = RayPool(config, placement, trust_remote_code, logs)
     elif placement.devices == (first,):
-        pool, checked = InlinePool(own_worker), placement
+        pool, checked = InlinePool(own_worker, store), placement
     else:
         from traitcli.scheduling.local import LocalPool
 
-        pool = LocalPool(config, placement.devices, trust_remote_code, logs)
+        pool = LocalPool(config, placement.devices, trust_remote_code, logs, store)
 
     def check_memory() -> None:
         # GPU workers check their own GPU: CUDA would take GPU memory in this process too.

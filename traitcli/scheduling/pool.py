@@ -14,6 +14,9 @@ _WORTH_STEALING = 2
 Receive = Callable[[int, Message], None]
 """Called with the number of a worker and a message from it."""
 
+Store = Callable[[Message], Message]
+"""Writes the states in a message, and returns it without them; any thread may call it."""
+
 
 class WorkerPool(Protocol):
     """Workers by number, on whatever they run: this process, local processes or a Ray cluster.

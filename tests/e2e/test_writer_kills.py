@@ -1,0 +1,137 @@
+"""Commands and workers that are killed while many rollouts are on their way to the disk."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from benchmarks.stand_in import value_of
+from traitcli.records import POSITIONS
+from traitcli.runs.run import Run
+
+TRAITS, ROLLOUTS = ("evil", "refusal"), 600
+"""Six questions, five pairs, two sides, ten repeats of each trait."""
+ROOT = Path(__file__).resolve().parents[2]
+COMMAND = """
+import sys
+from pathlib import Path
+from benchmarks.stand_in import StandIn, run_stand_ins
+from traitcli.config import Config
+from traitcli.traits.definitions import find_traits, load_trait
+
+if __name__ == "__main__":
+    config = Config.model_validate({
+        "name": "run",
+        "model": {"id": "stand-in", "device": "cpu"},
+        "extract": {"questions": 6, "evaluation_questions": 0, "repeats": 10},
+        "judge": {"backend": "fake"},
+        "paths": {"runs": Path.cwd(), "vectors": Path.cwd() / "vectors"},
+        "workers": {"max_crashes": 100},
+    })
+    paths = find_traits(Path("nowhere"))
+    made = StandIn((3, 8), sys.argv[1] == "half", 0.03, 4)
+    traits = [load_trait(paths[name]) for name in ("evil", "refusal")]
+    failures = run_stand_ins(made, config, traits, lambda event: None)
+    sys.exit(str(failures) if failures else 0)
+"""
+
+
+class Command:
+    """A command with four workers in real processes."""
+
+    def __init__(self, folder: Path, precision: str) -> None:
+        script = folder / "command.py"
+        script.write_text(COMMAND)
+        arguments = [sys.executable, str(script), precision]
+        env = os.environ | {"PYTHONPATH": str(ROOT)}
+        self.folder = folder
+        self.process = subprocess.Popen(arguments, cwd=folder, env=env, stderr=subprocess.PIPE)
+
+    @property
+    def runs(self) -> bool:
+        return self.process.poll() is None
+
+    def wait_for(self, lines: int) -> None:
+        while self.runs and count_lines(self.folder) < lines:
+            time.sleep(0.001)
+
+    def workers(self) -> list[psutil.Process]:
+        with suppress(psutil.Error):
+            children = psutil.Process(self.process.pid).children()
+            return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+        return []
+
+    def kill(self) -> None:
+        workers = self.workers()
+        self.process.send_signal(signal.SIGKILL)
+        self.process.communicate()
+        psutil.wait_procs(workers, timeout=20)
+
+    def end(self) -> None:
+        _, err = self.process.communicate(timeout=120)
+        assert self.process.returncode == 0, err.decode()
+
+
+def count_lines(folder: Path) -> int:
+    ledgers = folder.glob("run/*/rollouts.jsonl")
+    return sum(ledger.read_bytes().count(b"\n") for ledger in ledgers)
+
+
+def check(folder: Path) -> None:
+    """Each rollout is stored once, with its own states and those of its prompt."""
+    for trait in TRAITS:
+        files = Run(folder / "run").trait(trait)
+        ids = [rollout.id for rollout in files.rollouts()]
+        assert len(ids) == len(set(ids)) == ROLLOUTS
+        prompts = [name.rpartition("-")[0] for name in ids]
+        for position in POSITIONS:
+            expected = map(value_of, ids if position == "response_avg" else prompts)
+            found = files.activations(ids, position)
+            assert found[:, 2, 7].tolist() == list(expected)
+
+
+@pytest.mark.slow
+def test_a_command_killed_again_and_again_loses_and_repeats_nothing(tmp_path):
+    draw, kills, before = random.Random(0), 0, []
+    while True:
+        command = Command(tmp_path, "half")
+        at = count_lines(tmp_path)
+        command.wait_for(at + draw.randrange(1, 300))
+        if not command.runs or kills == 5:
+            break
+        command.kill()
+        kills += 1
+        before = [path.read_bytes() for path in sorted(tmp_path.glob("run/*/rollouts.jsonl"))]
+    command.end()
+
+    assert kills >= 4
+    check(tmp_path)
+    after = [path.read_bytes() for path in sorted(tmp_path.glob("run/*/rollouts.jsonl"))]
+    for earlier, later in zip(before, after, strict=True):
+        # What was stored stays stored; only a line that a kill has torn is cut.
+        assert later.startswith(earlier[: earlier.rfind(b"\n") + 1])
+
+
+@pytest.mark.slow
+def test_workers_killed_while_they_deliver_lose_and_repeat_nothing(tmp_path):
+    draw, kills = random.Random(1), 0
+    command = Command(tmp_path, "float32")
+    while command.runs and kills < 8:
+        command.wait_for(count_lines(tmp_path) + draw.randrange(1, 120))
+        if workers := command.workers():
+            with suppress(psutil.Error):
+                draw.choice(workers).kill()
+                kills += 1
+    command.end()
+
+    assert kills >= 5
+    check(tmp_path)
