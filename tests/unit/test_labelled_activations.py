@@ -105,7 +105,9 @@ def test_noise_seldom_reaches_the_second_rung_when_rollouts_both_build_and_test(
         neutral = Neutral(read, join(read, spread(4 * seed + 2)))
         test = join(build, plant(spread(4 * seed + 3), 4, strength=3.0))
         made = build.direction(mean_difference)
-        evidence = Evidence(build, build, test, mean_difference, made, neutral)
+        evidence = Evidence(
+            build, np.ones(len(build.positive), bool), test, mean_difference, made, neutral
+        )
         return with_verdict(measure_vector(evidence, "auto")).verdict
 
     verdicts = [verdict(seed) for seed in range(100)]

@@ -25,7 +25,9 @@ LAYERS = 9
 
 def measured(build, test, method=mean_difference, layer="auto"):
     """Measure a vector and add the verdict, without a judge."""
-    evidence = Evidence(build, build, test, method, build.direction(method))
+    evidence = Evidence(
+        build, np.ones(len(build.positive), bool), test, method, build.direction(method)
+    )
     return with_verdict(measure_vector(evidence, layer))
 
 
@@ -62,7 +64,12 @@ def with_neutral(seed, neutral):
     build, test = both(seed, planted_everywhere)
     readings = Neutral(*both(seed + 100, neutral))
     evidence = Evidence(
-        build, build, test, mean_difference, build.direction(mean_difference), readings
+        build,
+        np.ones(len(build.positive), bool),
+        test,
+        mean_difference,
+        build.direction(mean_difference),
+        readings,
     )
     return with_verdict(measure_vector(evidence, "auto"))
 
@@ -88,7 +95,12 @@ def test_a_true_direction_is_recognised_beside_an_unrelated_effect_of_the_prompt
         readings = Neutral(*both(seed, planted_late))
         made = build.direction(mean_difference)
         return with_verdict(
-            measure_vector(Evidence(build, build, test, mean_difference, made, readings), "auto")
+            measure_vector(
+                Evidence(
+                    build, np.ones(len(build.positive), bool), test, mean_difference, made, readings
+                ),
+                "auto",
+            )
         )
 
     verdicts = [shifted(seed, None).verdict for seed in range(20)]
@@ -142,7 +154,14 @@ def test_a_length_confound_keeps_neutral_readings_from_the_second_rung():
     def lengths(seed):
         build, test = (plant_length(rollouts, seed) for rollouts in both(seed))
         made = build.direction(mean_difference)
-        evidence = Evidence(build, build, test, mean_difference, made, Neutral(build, test))
+        evidence = Evidence(
+            build,
+            np.ones(len(build.positive), bool),
+            test,
+            mean_difference,
+            made,
+            Neutral(build, test),
+        )
         return with_verdict(measure_vector(evidence, "auto"))
 
     reasons = [lengths(seed).verdict_reason for seed in range(20)]

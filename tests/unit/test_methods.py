@@ -103,10 +103,16 @@ def test_a_layer_without_a_direction_projects_to_zero():
     assert np.all(projections[:, [0, 1, 3]] != 0)
 
 
+def with_labels(positive, negative):
+    """Activations of both classes, and which are positive."""
+    labels = np.repeat([True, False], [len(positive), len(negative)])
+    return np.concatenate([positive, negative]), labels
+
+
 def test_class_stats_are_means_and_deviations_of_the_projections():
     positive, negative, direction = draw(7, 1, shift=2), draw(5, 2), draw(1, 4)[0]
 
-    found = class_stats(positive, negative, direction)
+    found = class_stats(*with_labels(positive, negative), direction)
 
     for side, mean, spread in (
         (positive, found.positive_mean, found.positive_spread),
@@ -124,7 +130,7 @@ def test_class_stats_are_means_and_deviations_of_the_projections():
 def test_calibrate_maps_the_class_means_to_minus_one_and_one():
     positive, negative = draw(7, 1, shift=2), draw(5, 2)
     direction = mean_difference(positive, negative)
-    found = class_stats(positive, negative, direction)
+    found = class_stats(*with_labels(positive, negative), direction)
 
     for layer in range(LAYERS):
         up, down = (

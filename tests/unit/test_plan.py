@@ -221,17 +221,32 @@ def test_prompt_tokens_are_estimated_from_the_length_of_the_texts(tmp_path):
     )
 
 
-def test_disk_space_is_that_of_three_positions_and_a_neutral_reading_of_every_layer(tiny_config):
+@pytest.mark.parametrize(("dtype", "size"), [("float32", 4), ("bfloat16", 2)])
+def test_disk_space_is_that_of_answers_readings_and_prompts_as_they_are_stored(
+    tiny_config, dtype, size
+):
+    changes = {
+        "extract": {"repeats": 10},
+        "model": tiny_config.model.model_dump() | {"dtype": dtype},
+    }
+    config = Config.model_validate(tiny_config.model_dump() | changes)
+
+    [row] = plan_rows([TRAIT], config, RunLedgers(Run(config.paths.runs / "new")))
+
+    answers, readings, prompts, numbers = 2200, 2200, 400, 5 * 32
+    states = answers + readings + 2 * prompts
+    assert row["disk_mb"] == round(states * numbers * size / 2**20, 1)
+    # Every rollout had three positions and a reading of its own, in float32.
+    before = 4 * answers * numbers * 4 / 2**20
+    assert row["disk_mb"] < before * (0.3 if size == 2 else 0.6)
+
+
+def test_memory_is_that_of_all_rollouts_behind_both_prompts_and_one_pair(tiny_config):
     config = Config.model_validate(tiny_config.model_dump() | {"extract": {"repeats": 10}})
 
     [row] = plan_rows([TRAIT], config, RunLedgers(Run(config.paths.runs / "new")))
 
-    rollouts, positions, layers, hidden_size, float32 = 2200, 3 + 1, 5, 32, 4
-    assert (
-        row["disk_mb"]
-        == round(rollouts * positions * layers * hidden_size * float32 / 2**20, 1)
-        == 5.4
-    )
+    assert row["memory_mb"] == round((2 * 2200 + 2000 // 5) * 5 * 32 * 4 / 2**20, 1)
 
 
 def config_of_its_own(tiny_config, tokens):

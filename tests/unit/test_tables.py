@@ -69,6 +69,7 @@ PLAN = {
     "prompt_tokens": 123456,
     "response_tokens_max": 512000,
     "disk_mb": 212.2,
+    "memory_mb": 1440.0,
     "seconds": 812.0,
     "cost_usd": 0.312,
 }
@@ -305,11 +306,12 @@ def test_a_plan_ends_with_the_sum():
         "all      240/8,000  16.0k  246.9k      1.0M  1.7 GB  27:04  $0.62",
         "calls: judge calls · prompt, response: maximum tokens · disk: size of",
         "activations · time, cost: estimates, – if unknown",
+        "building a vector takes up to 1.4 GB of memory",
     ]
 
 
 def test_a_sum_with_an_unknown_part_is_unknown():
-    last = printed(plan_table, PLAN, PLAN | {"seconds": None, "cost_usd": None})[-3]
+    last = printed(plan_table, PLAN, PLAN | {"seconds": None, "cost_usd": None})[-4]
 
     assert last.split()[-2:] == ["–", "–"]
 

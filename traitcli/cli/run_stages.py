@@ -158,7 +158,7 @@ def show_plan(work: Work, request: DeviceRequest, as_json: bool, trust: bool = F
 
     from traitcli.pipeline.estimate import plan_rows
     from traitcli.scheduling.devices import choose_placement
-    from traitcli.scheduling.memory_check import measure_fit, refuse_unfit
+    from traitcli.scheduling.memory_check import first_device, measure_fit, refuse_unfit
     from traitcli.scheduling.partition import plan_partitions
     from traitcli.views.tables.runs import plan_table, workers_table
 
@@ -166,7 +166,7 @@ def show_plan(work: Work, request: DeviceRequest, as_json: bool, trust: bool = F
     _check_folders(work)
     check_run(work.run, work.config, work.traits)
     placement = choose_placement(request, work.config.model)
-    rows = plan_rows(work.traits, work.config, work.ledgers, trust)
+    rows = plan_rows(work.traits, work.config, work.ledgers, trust, first_device(placement))
     fits = measure_fit(work.config, placement, trust)
 
     partitions = plan_partitions(_missing(work), len(placement.devices))

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+import numpy as np
+
 from traitcli.config import Config
 from traitcli.errors import RunError, VectorError
 from traitcli.events import Listener, StageStarted, VectorBuilt, Warned
@@ -15,13 +17,21 @@ from traitcli.pipeline.filtering import Selection
 from traitcli.pipeline.labelled_activations import labelled, matched, ordered, unseen_rollouts
 from traitcli.pipeline.ledgers import RunLedgers
 from traitcli.pipeline.snapshot import TraitSnapshot
-from traitcli.records import POSITIONS, Context, Position, Rollout, Trait, TraitVector
+from traitcli.records import (
+    POSITIONS,
+    ClassStats,
+    Context,
+    Position,
+    Rollout,
+    Trait,
+    TraitVector,
+)
 from traitcli.runs.command_log import find_model, versions
 from traitcli.runs.run import TraitFiles, digest_of
 from traitcli.vectors.files import read_header, vector_folder, write_vector
 from traitcli.vectors.held_out import LabelledActivations
 from traitcli.vectors.measure import Evidence, Neutral, measure_vector
-from traitcli.vectors.methods import METHODS, class_stats, pca_of_differences
+from traitcli.vectors.methods import METHODS, Method, class_stats, pca_of_differences
 from traitcli.vectors.verdict import with_verdict
 
 if TYPE_CHECKING:
@@ -110,40 +120,40 @@ def _compute(
     pairs = matched(selection.kept)
     # The first principal component of differences needs the rollouts of both sides in pairs.
     kept = pairs if method is pca_of_differences else ordered(selection.kept)
-    positive_ids = [r.id for r in kept if r.polarity == "positive"]
-    negative_ids = [r.id for r in kept if r.polarity == "negative"]
-    if min(len(positive_ids), len(negative_ids)) < MIN_ROLLOUTS:
-        raise _too_few(trait, selection, len(positive_ids), len(negative_ids))
+    positive = sum(r.polarity == "positive" for r in kept)
+    negative = len(kept) - positive
+    if min(positive, negative) < MIN_ROLLOUTS:
+        raise _too_few(trait, selection, positive, negative)
 
     unseen = unseen_rollouts(trait, snapshot.rollouts, selection)
     needed = {r.id for r in [*kept, *unseen]}
     missing = needed - snapshot.neutral
     readings = Readings(trait, files, config.vector.context, len(needed), len(missing))
     readings.check()
-    directions, stats = {}, {}
-    for position in POSITIONS:
-        positive = readings.states(positive_ids, position)
-        negative = readings.states(negative_ids, position)
-        directions[position] = method(positive, negative)
-        stats[position] = class_stats(positive, negative, directions[position])
-
     position = config.vector.position
+    # Only the states of the position that is measured stay: they take gigabytes of a large model.
+    built = {
+        each: _build(readings.labelled(kept, each), method)
+        for each in POSITIONS
+        if each != position
+    }
     build = readings.labelled(kept, position)
+    built[position] = _build(build, method)
+
     evidence = Evidence(
         build,
-        # The same rollouts in the same order need not be read from disk twice.
-        matched=build if kept is pairs else readings.labelled(pairs, position),
+        matched=np.isin([r.id for r in kept], [r.id for r in pairs]),
         test=labelled(files, unseen, position) if unseen else None,
         method=method,
-        direction=directions[position],
+        direction=built[position][0],
         neutral=readings.neutral(kept, unseen, position),
     )
     quality = replace(
         measure_vector(evidence, chosen_layer(config, build)),
         position=position,
         context=readings.context(position),
-        positive_kept=len(positive_ids),
-        negative_kept=len(negative_ids),
+        positive_kept=positive,
+        negative_kept=negative,
         filter=selection.filter,
         coherence=selection.coherence,
         judge=judge,
@@ -157,10 +167,16 @@ def _compute(
         config.model.name,
         config.vector.method,
         cast(int, quality.layer),  # measure_vector always sets it
-        directions,
-        stats,
+        {each: built[each][0] for each in POSITIONS},
+        {each: built[each][1] for each in POSITIONS},
         with_verdict(quality),
     )
+
+
+def _build(rollouts: LabelledActivations, method: Method) -> tuple[Floats, ClassStats]:
+    """The direction of some rollouts, and how they project on it."""
+    direction = rollouts.direction(method)
+    return direction, class_stats(rollouts.activations, rollouts.positive, direction)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,10 +204,6 @@ class Readings:
     def labelled(self, rollouts: Sequence[Rollout], position: Position) -> LabelledActivations:
         """The same with labels."""
         return labelled(self.files, rollouts, position, self.context(position))
-
-    def states(self, ids: Sequence[str], position: Position) -> Floats:
-        """float32 [n, L+1, H] of rollouts, of the context that counts."""
-        return self.files.activations(ids, position, self.context(position))
 
     def check(self) -> None:
         """Raise RunError if the vector needs neutral readings that the run lacks."""

@@ -30,12 +30,16 @@ _JUDGE_OVERHEAD_TOKENS = 30
 class TraitPlan:
     """The work of one trait. Token numbers are estimates, response tokens an upper bound.
 
+    prompts                    different ones; the answers to one share its means
+    held_at_once               states that building the vector holds in memory, of one position each
     judge_calls, judge_tokens  of the missing scores
     """
 
     trait: str
     rollouts: int
     rollouts_done: int
+    prompts: int
+    held_at_once: int
     judge_calls: int
     prompt_tokens: int
     response_tokens_max: int
@@ -117,6 +121,8 @@ def plan_trait(trait: Trait, config: Config, ledgers: RunLedgers, judge: str) ->
         trait=trait.name,
         rollouts=len(keys),
         rollouts_done=len(stored & planned),
+        prompts=_count_prompts(trait, keys),
+        held_at_once=_held_at_once(trait, keys),
         judge_calls=calls,
         prompt_tokens=int(prompt_tokens) + _TEMPLATE_TOKENS * len(keys),
         response_tokens_max=new_tokens * len(keys),
@@ -135,6 +141,18 @@ def _readable(trait: Trait, stored: Sequence[Rollout], missing: set[str]) -> set
     return missing | {rollout.id for rollout in stored if rollout.response_tokens}
 
 
+def _count_prompts(trait: Trait, keys: Sequence[RolloutKey]) -> int:
+    if trait.responses:
+        return len({one.before for one in trait.by_rollout().values()})
+    return len({(key.split, key.polarity, key.pair, key.question) for key in keys})
+
+
+def _held_at_once(trait: Trait, keys: Sequence[RolloutKey]) -> int:
+    """All rollouts behind both prompts, and a copy of those of one pair while it is left out."""
+    extraction = sum(key.split == "extraction" for key in keys)
+    return 2 * len(keys) + extraction // max(1, len({key.pair for key in keys}))
+
+
 def _prompt_characters(trait: Trait, keys: Sequence[RolloutKey]) -> int:
     """Characters that the model reads; of labelled responses also the responses themselves."""
     if trait.responses:
@@ -144,16 +162,20 @@ def _prompt_characters(trait: Trait, keys: Sequence[RolloutKey]) -> int:
 
 
 def plan_rows(
-    traits: Sequence[Trait], config: Config, ledgers: RunLedgers, trust_remote_code: bool = False
+    traits: Sequence[Trait],
+    config: Config,
+    ledgers: RunLedgers,
+    trust_remote_code: bool = False,
+    device: str = "cpu",
 ) -> list[dict[str, Any]]:
-    """One flat row a trait for `extract --dry-run`.
+    """One flat row a trait for `extract --dry-run`; `device` is what the model will run on.
 
     The time is None until this model has run on this machine.
     """
     from traitcli.models.footprint import find_footprint
 
-    footprint = find_footprint(config.model, trust_remote_code=trust_remote_code)
-    bytes_each = footprint.layer_count * footprint.hidden_size * 4
+    footprint = find_footprint(config.model, device, trust_remote_code)
+    numbers = footprint.layer_count * footprint.hidden_size
     worker = Worker(config, config.model.device, lambda event: None, trust_remote_code)
     speed = known_speed(config)
 
@@ -161,15 +183,19 @@ def plan_rows(
     plans = _plan_all(traits, config, ledgers, worker.judge)
     for trait, plan in zip(traits, plans, strict=True):
         # The known speed is that of generating; reading labelled responses is much faster.
-        rows.append(_row(plan, config, bytes_each, {} if trait.responses else speed))
+        known = {} if trait.responses else speed
+        stored_bytes = min(4, footprint.item)  # half precision is stored as such
+        rows.append(_row(plan, config, (numbers, stored_bytes), known))
     return rows
 
 
 def _row(
-    plan: TraitPlan, config: Config, bytes_each: int, speed: Mapping[str, float]
+    plan: TraitPlan, config: Config, size: tuple[int, int], speed: Mapping[str, float]
 ) -> dict[str, Any]:
-    """`bytes_each`: of the states of one position."""
-    states = len(POSITIONS) * plan.rollouts + plan.readings  # a reading has one position
+    """`size`: how many numbers the states of one position have, and bytes of a stored number."""
+    numbers, stored_bytes = size
+    # A rollout and a reading have one position each; the other two belong to the prompt.
+    states = plan.rollouts + plan.readings + (len(POSITIONS) - 1) * plan.prompts
     return {
         "trait": plan.trait,
         "rollouts": plan.rollouts,
@@ -179,7 +205,8 @@ def _row(
         "judge_calls": plan.judge_calls,
         "prompt_tokens": plan.prompt_tokens,
         "response_tokens_max": plan.response_tokens_max,
-        "disk_mb": round(states * bytes_each / 2**20, 1),
+        "disk_mb": round(states * numbers * stored_bytes / 2**20, 1),
+        "memory_mb": round(plan.held_at_once * numbers * 4 / 2**20, 1),
         "seconds": _seconds(plan, config, speed),
         "cost_usd": _cost(plan, config),
     }

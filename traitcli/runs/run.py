@@ -98,7 +98,7 @@ class TraitFiles:
                 "has them",
                 fix="restore the files, or rename the run folder and rerun extract",
             )
-        if broken := np.flatnonzero(~np.isfinite(result).all((1, 2))).tolist():
+        if broken := [index for index, one in enumerate(result) if not np.isfinite(one).all()]:
             raise RunError(
                 f"activations in {self.folder} cannot be used",
                 cause=f"{len(broken)} of {len(ids)} are NaN or infinite: {ids[broken[0]]}",

@@ -38,15 +38,7 @@ def measure_fit(config: Config, placement: Placement, trust_remote_code: bool = 
     from traitcli.models.footprint import find_footprint
 
     on_ray = placement.scheduler == "ray"
-    if on_ray:
-        # Ray has not chosen machines yet. Each actor checks its own memory when it starts.
-        kind = "cuda" if placement.gpus_per_worker else "cpu"
-        workers = [[kind] for _ in placement.devices]
-    else:
-        workers = []
-        for names in placement.devices:
-            workers.append([pick_device(name) for name in names.split("+")])
-
+    workers = _devices(placement)
     capacity = _PROMPT_TOKENS + config.extract.sampling.max_new_tokens
     footprint = find_footprint(config.model, workers[0][0], trust_remote_code)
     on_cpu = sum(devices == ["cpu"] for devices in workers)
@@ -55,6 +47,11 @@ def measure_fit(config: Config, placement: Placement, trust_remote_code: bool = 
         found = None if on_ray else _free_bytes(config, devices, on_cpu)
         fits.append(Fit(name, footprint.minimum_bytes(devices[0], capacity), found))
     return fits
+
+
+def first_device(placement: Placement) -> str:
+    """The device that decides the model's dtype."""
+    return _devices(placement)[0][0]
 
 
 def check_fit(config: Config, placement: Placement, trust_remote_code: bool = False) -> None:
@@ -75,6 +72,15 @@ def refuse_unfit(config: Config, fits: Sequence[Fit]) -> None:
         cause=f"a worker needs at least {needed / 2**30:.1f} GiB; free: {free}",
         fix="use fewer CPU workers, --gpus-per-worker K, model.dtype bfloat16, or a smaller model",
     )
+
+
+def _devices(placement: Placement) -> list[list[str]]:
+    """The devices of each worker."""
+    if placement.scheduler == "ray":
+        # Ray has not chosen machines yet. Each actor checks its own memory when it starts.
+        kind = "cuda" if placement.gpus_per_worker else "cpu"
+        return [[kind] for _ in placement.devices]
+    return [[pick_device(name) for name in names.split("+")] for names in placement.devices]
 
 
 def _free_bytes(config: Config, devices: Sequence[str], on_cpu: int) -> int | None:

@@ -121,7 +121,9 @@ def massive_share(direction: Floats, activations: Floats) -> tuple[Floats, NDArr
     `direction` is float32 [L+1, H]; `activations`, float32 [n, L+1, H], decide which are massive.
     """
     # activations decide, not the direction: a trait may be in few dimensions that are not massive
-    sizes = np.abs(activations).mean(0)
+    # layer by layer: a copy of all layers of a large model takes gigabytes
+    layers = range(activations.shape[1])
+    sizes = np.stack([np.abs(activations[:, layer]).mean(0) for layer in layers])
     massive = sizes > MASSIVE * np.median(sizes, axis=1, keepdims=True)
     squares = direction.astype(np.float64) ** 2
     total = squares.sum(1)

@@ -71,9 +71,13 @@ class LabelledActivations:
     def has_both_polarities(self) -> bool:
         return bool(self.positive.any() and not self.positive.all())
 
-    def direction(self, method: Method) -> Floats:
-        """float32 [L+1, H], computed from all rollouts."""
-        return method(self.activations[self.positive], self.activations[~self.positive])
+    def direction(self, method: Method, among: NDArray[np.bool_] | None = None) -> Floats:
+        """float32 [L+1, H], computed from all rollouts, or from those where the mask is true."""
+        used = np.ones(len(self.positive), dtype=bool) if among is None else among
+        up, down = used & self.positive, used & ~self.positive
+        # Layer by layer: a copy of all layers of a large model takes gigabytes.
+        layers = [self.at_layer(layer).activations for layer in range(self.activations.shape[1])]
+        return np.concatenate([method(one[up], one[down]) for one in layers])
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +122,10 @@ def left_out_directions(
     """
     directions = {}
     for pair in np.unique(pairs):
-        # one copy at a time: the activations of a large model take gigabytes
-        others = build.select(build.pair != pair)
-        if others.has_both_polarities():
-            directions[int(pair)] = others.direction(method)
+        others = build.pair != pair
+        polarities = build.positive[others]
+        if polarities.any() and not polarities.all():
+            directions[int(pair)] = build.direction(method, others)
     return directions
 
 
@@ -143,11 +147,12 @@ def score_by_length(build: LabelledActivations, test: LabelledActivations) -> He
     """
     signs = {}
     for pair in np.unique(test.pair):
-        others = build.select(build.pair != pair)
-        if others.has_both_polarities():
+        # the labels and lengths alone: activations would be copied
+        others = build.pair != pair
+        lengths, polarities = build.length[others], build.positive[others]
+        if polarities.any() and not polarities.all():
             # not the sign of the fold itself: it would favor length even where length means nothing
-            positive = others.length[others.positive].mean()
-            negative = others.length[~others.positive].mean()
+            positive, negative = lengths[polarities].mean(), lengths[~polarities].mean()
             signs[int(pair)] = 1 if positive >= negative else -1
 
     def score(sign: int, fold: LabelledActivations) -> Floats:

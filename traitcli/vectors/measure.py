@@ -52,7 +52,7 @@ class Evidence:
 
     build      the rollouts that the vector is built from; both polarities have one order of pairs
                and questions
-    matched    the build rollouts whose counterpart of the other polarity was kept too
+    matched    bool [n], the build rollouts whose counterpart of the other polarity was kept too
     test       rollouts of evaluation questions, read behind their own prompts, or None
     neutral    the rollouts of `build` and of `test`, read behind their bare questions, or None
     method     computes a direction from labelled activations
@@ -60,7 +60,7 @@ class Evidence:
     """
 
     build: LabelledActivations
-    matched: LabelledActivations
+    matched: NDArray[np.bool_]
     test: LabelledActivations | None
     method: Method
     direction: Floats
@@ -127,10 +127,12 @@ def _with_norms(quality: VectorQuality, evidence: Evidence, layer: int) -> Vecto
     """Add the vector's norms, the activations' norms, and the share of massive dimensions."""
     norms = np.linalg.norm(evidence.direction, axis=1)
     positive = evidence.build.positive
-    sides = (evidence.build.activations[positive], evidence.build.activations[~positive])
+    # layer by layer: a copy of all layers of a large model takes gigabytes
+    layers = np.moveaxis(evidence.build.activations, 1, 0)
+    own_norms = np.stack([np.linalg.norm(layer, axis=1) for layer in layers], axis=1)
 
     # both polarities count alike, however many rollouts of each were kept
-    norms_by_side = [np.linalg.norm(side, axis=2).mean(0) for side in sides]
+    norms_by_side = [own_norms[side].mean(0) for side in (positive, ~positive)]
     activation_norms = np.mean(norms_by_side, axis=0)
     relative = norms.mean() / activation_norms.mean() if activation_norms.any() else 0.0
     share, count = massive_share(evidence.direction, evidence.build.activations)
@@ -149,8 +151,9 @@ def _with_norms(quality: VectorQuality, evidence: Evidence, layer: int) -> Vecto
 def _with_stability(quality: VectorQuality, evidence: Evidence, layer: int) -> VectorQuality:
     """Add how well parts of the build rollouts agree on the direction."""
     # at one layer: halvings build forty directions, and other layers would not be shown
-    matched = evidence.matched.at_layer(layer)
-    halves = split_half_cosine(evidence.build.at_layer(layer), evidence.method)
+    build = evidence.build.at_layer(layer)
+    matched = build.select(evidence.matched)
+    halves = split_half_cosine(build, evidence.method)
     differences = difference_cosine(
         matched.activations[matched.positive], matched.activations[~matched.positive]
     )

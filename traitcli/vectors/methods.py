@@ -151,9 +151,13 @@ def project(activations: Floats, direction: Floats) -> Floats:
     return projections
 
 
-def class_stats(positive: Floats, negative: Floats, direction: Floats) -> ClassStats:
-    """Means and standard deviations of the projections of both classes, [L+1] each."""
-    up, down = project(positive, direction), project(negative, direction)
+def class_stats(activations: Floats, positive: NDArray[np.bool_], direction: Floats) -> ClassStats:
+    """Means and standard deviations of the projections of both classes, [L+1] each.
+
+    float32 [n, L+1, H], bool [n], and float32 [L+1, H].
+    """
+    projections = project(activations, direction)
+    up, down = projections[positive], projections[~positive]
     return ClassStats(up.mean(0), down.mean(0), up.std(0), down.std(0))
 
 

@@ -77,6 +77,8 @@ def plan_table(console: Console, rows: Sequence[Row]) -> None:
         "calls: judge calls · prompt, response: maximum tokens · disk: size of activations · "
         "time, cost: estimates, – if unknown",
     )
+    memory = max((row["memory_mb"] for row in rows), default=0)
+    caption(console, f"building a vector takes up to {_megabytes(memory)} of memory")
 
 
 def workers_table(console: Console, rows: Sequence[Row], notes: Sequence[str]) -> None:
@@ -178,9 +180,12 @@ def _short(count: float) -> str:
 
 
 def _disk(row: Row) -> Text:
-    megabytes = row["disk_mb"]
+    return Text(_megabytes(row["disk_mb"]))
+
+
+def _megabytes(count: float) -> str:
     # From 999.5 on, it would round to 1000 MB.
-    return Text(f"{megabytes:.0f} MB" if megabytes < 999.5 else f"{megabytes / 1e3:.1f} GB")
+    return f"{count:.0f} MB" if count < 999.5 else f"{count / 1e3:.1f} GB"
 
 
 def _cost(row: Row) -> Text:
