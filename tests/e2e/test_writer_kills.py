@@ -76,6 +76,10 @@ class Command:
         self.process.communicate()
         psutil.wait_procs(workers, timeout=20)
 
+    def interrupt(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+        self.process.communicate(timeout=60)
+
     def end(self) -> None:
         _, err = self.process.communicate(timeout=120)
         assert self.process.returncode == 0, err.decode()
@@ -135,3 +139,31 @@ def test_workers_killed_while_they_deliver_lose_and_repeat_nothing(tmp_path):
 
     assert kills >= 5
     check(tmp_path)
+
+
+@pytest.mark.slow
+def test_ctrl_c_stores_what_workers_had_finished_and_the_next_command_makes_the_rest(tmp_path):
+    command = Command(tmp_path, "half")
+    command.wait_for(200)
+    at = count_lines(tmp_path)
+    command.interrupt()
+    kept = count_lines(tmp_path)
+
+    Command(tmp_path, "half").end()
+
+    assert at <= kept < 2 * ROLLOUTS
+    check(tmp_path)
+
+
+def test_an_error_of_a_writing_thread_ends_the_command(tmp_path):
+    # No folder can be made where a file is.
+    (tmp_path / "run" / "evil").mkdir(parents=True)
+    (tmp_path / "run" / "evil" / "activations").touch()
+    command = Command(tmp_path, "half")
+
+    _, err = command.process.communicate(timeout=60)
+
+    assert command.process.returncode == 1
+    assert b"StorageError: error: cannot write" in err
+    assert count_lines(tmp_path) < 2 * ROLLOUTS
+    assert not (tmp_path / "run" / "evil" / "rollouts.jsonl").exists()

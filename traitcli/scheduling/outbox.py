@@ -8,8 +8,8 @@ from queue import Full, Queue
 
 from traitcli.pipeline.messages import Message
 
-_MAX_WAITING = 32
-"""Messages in memory. With sixteen rollouts of an 8B model each, they are about 300 MB."""
+_MAX_WAITING = 64
+"""Messages in memory. With sixteen rollouts of an 8B model each, they are about 700 MB."""
 
 
 class Outbox:
