@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from traitcli.pipeline.messages import (
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from traitcli.records import Floats
 
 _MAX_BATCH = 16
-"""Rollouts sent together. A kill loses at most this many, and their activations are in memory."""
+"""Rollouts sent together. A kill loses these, and the batches that are on their way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,16 @@ class Packer:
         }
         batch = stack_neutral(self.trait, states, self.half) if states else None
         return ResponsesRead(tuple(states), batch)
+
+
+def pack_states(message: Message) -> Message:
+    """The message with its states, if it has any, in the precision in which they are stored.
+
+    A thread that sends messages calls this: it takes ten milliseconds for an 8B model.
+    """
+    if isinstance(message, RolloutsMade | ResponsesRead) and message.states:
+        return replace(message, states=message.states.pack())
+    return message
 
 
 def send_in_batches(

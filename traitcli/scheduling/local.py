@@ -24,9 +24,9 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from traitcli.config import Config
+from traitcli.pipeline.flush import pack_states
 from traitcli.pipeline.messages import (
     Message,
-    ResponsesRead,
     RolloutsMade,
     Send,
     WorkerGone,
@@ -285,10 +285,8 @@ def _run_process(spec: WorkerSpec, pipe: Any) -> None:
 
 def deliver(pipe: Any, message: Message) -> None:
     """Send a message of a worker, its states in the precision in which they are stored."""
-    if isinstance(message, RolloutsMade | ResponsesRead) and message.states:
-        message = replace(message, states=message.states.pack())
     try:
-        send_message(pipe, message)
+        send_message(pipe, pack_states(message))
     except ConnectionError:
         raise SystemExit(1) from None  # the parent is gone
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from traitcli.config import Config, ModelConfig
 from traitcli.errors import UserError
+from traitcli.pipeline.flush import pack_states
 from traitcli.pipeline.messages import (
     LogWritten,
     Message,
@@ -232,7 +233,7 @@ class Actor:
         # A thread, because the worker sends from deep inside its loop, where it cannot yield.
         threading.Thread(target=work, daemon=True).start()
         while (message := sent.get()) is not None:
-            yield message
+            yield pack_states(message)
 
     def _create_worker(self, send: Send) -> Worker:
         import torch
