@@ -600,6 +600,19 @@ def test_labelled_responses_with_scores_are_filtered_by_them(read):
 # Reading
 
 
+def unstacked(batches):
+    """Rollout id -> position -> float32 [L+1, H]."""
+    prompts, states = {}, {}
+    for batch in batches:
+        for row, prompt in enumerate(batch.new_prompts):
+            prompts[prompt] = {
+                position: batch.tensors[position][row] for position in ("prompt_avg", "prompt_last")
+            }
+        for row, (name, prompt) in enumerate(zip(batch.ids, batch.prompts, strict=True)):
+            states[name] = {"response_avg": batch.tensors["response_avg"][row], **prompts[prompt]}
+    return states
+
+
 @pytest.fixture
 def activations(model_folders):
     """Read responses with a tiny model: rollouts, mean hidden states by id, worker, messages."""
@@ -622,7 +635,7 @@ def activations(model_folders):
         )
         made = [message for message in messages if isinstance(message, RolloutsMade)]
         rollouts = {rollout.id: rollout for message in made for rollout in message.rollouts}
-        states = {name: found for message in made for name, found in message.activations.items()}
+        states = unstacked([message.states for message in made if message.states])
         return rollouts, states, worker, messages
 
     return activations
