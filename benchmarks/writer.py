@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import sys
 import tempfile
 import time
@@ -58,6 +59,12 @@ def disk_speed(folder: Path, size: int) -> float:
     return size / seconds
 
 
+def workers_cpu() -> float:
+    """CPU seconds of all workers that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def measure(half: bool, rate: float) -> dict[str, Any]:
     """One run; `rate` is what all workers deliver together, 0 as fast as possible."""
     # Here and not in /tmp, which may be in memory.
@@ -68,7 +75,9 @@ def measure(half: bool, rate: float) -> dict[str, Any]:
         plain = disk_speed(folder, size)
         config, traits = make_config(folder), built_in_traits()
         seconds = WORKERS * 16 / rate if rate else 0.0
+        own, all_workers = time.process_time(), workers_cpu()
         failures = run_stand_ins(StandIn(SHAPE, half, seconds, WORKERS), config, traits, _ignore)
+        own, all_workers = time.process_time() - own, workers_cpu() - all_workers
         assert not failures, failures
 
         run = Run(config.paths.runs / config.name)
@@ -87,6 +96,8 @@ def measure(half: bool, rate: float) -> dict[str, Any]:
             "mb_per_rollout": written / ROLLOUTS / 1e6,
             "disk_mb_per_second": plain / 1e6,
             "of_disk": written / spent / plain,
+            "command_cpu": own / ROLLOUTS * 1000,
+            "workers_cpu": all_workers / ROLLOUTS * 1000,
             "waits": sum(note["waits"] for note in notes),
         }
 
@@ -104,7 +115,7 @@ def main() -> int:
 
     print(
         f"{'states':>8} {'delivered':>12} {'stored':>13} {'MB each':>8} {'MB/s':>6} {'disk':>6} "
-        f"{'of disk':>8} {'waits':>6}"
+        f"{'of disk':>8} {'CPU':>13} {'waits':>6}"
     )
     rows = []
     for half, rate in ((False, 0.0), (True, 0.0), (True, asked.rate)):
@@ -114,9 +125,11 @@ def main() -> int:
         print(
             f"{row['precision']:>8} {delivered:>12} {row['rollouts_per_second']:11.0f}/s "
             f"{row['mb_per_rollout']:8.2f} {row['mb_per_second']:6.0f} "
-            f"{row['disk_mb_per_second']:6.0f} {row['of_disk']:8.2f} {row['waits']:6}",
+            f"{row['disk_mb_per_second']:6.0f} {row['of_disk']:8.2f} "
+            f"{row['command_cpu']:5.2f} + {row['workers_cpu']:5.2f} {row['waits']:6}",
             flush=True,
         )
+    print("CPU: seconds for a thousand rollouts, of the command + of all workers with their start")
     print(f"unlimited: must be ≥ {TARGET}/s on a disk that allows it; waits of the last row: 0")
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_text(json.dumps(rows, indent=1))
