@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from typing import Any
+
+_READS_INTO_MEMORY = hasattr(os, "readv")
+"""Windows cannot read a pipe into memory that exists. Elsewhere that takes a tenth of the time."""
 
 
 def send_message(pipe: Any, message: Any) -> None:
@@ -14,7 +18,7 @@ def send_message(pipe: Any, message: Any) -> None:
     pipe.send((pickled, [view.nbytes for view in views]))
     for view in views:
         if view.nbytes:
-            pipe.send_bytes(view)
+            _send(pipe, view)
 
 
 def receive_message(pipe: Any) -> Any:
@@ -23,5 +27,24 @@ def receive_message(pipe: Any) -> Any:
     buffers = [bytearray(size) for size in sizes]
     for buffer in buffers:
         if buffer:
-            pipe.recv_bytes_into(buffer)
+            _receive(pipe, memoryview(buffer))
     return pickle.loads(pickled, buffers=buffers)  # noqa: S301 - from a process of our own
+
+
+def _send(pipe: Any, view: memoryview) -> None:
+    if not _READS_INTO_MEMORY:
+        pipe.send_bytes(view)
+        return
+    while view:
+        view = view[os.write(pipe.fileno(), view) :]
+
+
+def _receive(pipe: Any, view: memoryview) -> None:
+    if not _READS_INTO_MEMORY:
+        pipe.recv_bytes_into(view)
+        return
+    while view:
+        count = os.readv(pipe.fileno(), [view])
+        if not count:
+            raise EOFError
+        view = view[count:]
