@@ -41,6 +41,10 @@ if TYPE_CHECKING:
     from traitcli.records import Floats
 
 
+_QUEUE = 8
+"""Messages on their way: an eighth of the product's, or a short run could never fill it."""
+
+
 @dataclass(frozen=True, slots=True)
 class StandIn:
     """What each worker delivers.
@@ -86,7 +90,7 @@ class _StandInPool(LocalPool):
 
 
 def _run_process(made: StandIn, spec: WorkerSpec, pipe: Any) -> None:
-    outbox = Outbox(lambda message: deliver(pipe, message))
+    outbox = Outbox(lambda message: deliver(pipe, message), _QUEUE)
     worker = _StandInWorker(spec.config, spec.device, outbox.send)
     loop = _StandInLoop(worker, PipeInbox(pipe), outbox.send)
     loop.made, loop.note = made, spec.log.with_suffix(".json")
