@@ -14,8 +14,8 @@ from traitcli.events import Warned
 from traitcli.generation.batch_size import BatchSize, estimate_size
 from traitcli.generation.decode import generate
 from traitcli.models.footprint import sequence_bytes
+from traitcli.models.kv_store import KVStore
 from traitcli.models.memory import memory_explained, ran_out_of_memory
-from traitcli.models.packed_attention import KVStore
 from traitcli.pipeline.extract import generate_rollouts
 from traitcli.pipeline.messages import GenerateTask, RolloutsMade
 from traitcli.pipeline.plan import plan_rollouts

@@ -197,9 +197,9 @@ class Counting(MeanReader):
         state = super().open(slots)
         begin = state.begin
 
-        def count(phase, token_slots, ends):
-            self.prompt_tokens += len(token_slots) if phase == "prompt" else 0
-            begin(phase, token_slots, ends)
+        def count(phase, tokens):
+            self.prompt_tokens += len(tokens.slots) if phase == "prompt" else 0
+            begin(phase, tokens)
 
         state.begin = count
         return state

@@ -12,8 +12,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-import traitcli.generation.decode as decode_module
 import traitcli.generation.padded_decode as padded_module
+import traitcli.generation.sampling as sampling_module
 from tests.conftest import FAMILIES
 from traitcli.config import ModelConfig, SamplingConfig
 from traitcli.generation.batch_size import BatchSize
@@ -51,18 +51,17 @@ def half(model_folders):
 def first_distributions(model, size):
     """Request -> log-probabilities [V] of its first token, `size` answers written together."""
     found = {}
-    pick = decode_module.pick
+    pick = sampling_module.pick
 
-    def recording(logits, draws, sampling):
+    def recording(logits, draws, sampling, **options):
         rows = logits.reshape(-1, logits.shape[-1]).float().log_softmax(-1)
         # Every request has its own random numbers, so they tell whose row it is.
         found.update(zip(map(tuple, draws.tolist()), rows, strict=True))
-        return pick(logits, draws, sampling)
+        return pick(logits, draws, sampling, **options)
 
     one = replace(model, stop_ids=frozenset())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decode_module, "pick", recording)
-        patch.setattr(padded_module, "pick", recording)
+        patch.setattr(sampling_module, "pick", recording)
         for start in range(0, len(REQUESTS), size):
             list(generate(one, REQUESTS[start : start + size], ONE_TOKEN, BatchSize(size)))
     assert len(found) == len(REQUESTS)
@@ -107,11 +106,11 @@ def test_a_packed_batch_that_shows_one_key_too_many_exceeds_the_tolerance(
     make_mask = PackedInput._mask
 
     def leaking(packed, *options):
-        packed._query_positions += 1
+        packed._parts["queries"] += 1
         try:
             return make_mask(packed, *options)
         finally:
-            packed._query_positions -= 1
+            packed._parts["queries"] -= 1
 
     monkeypatch.setattr(PackedInput, "_mask", leaking)
 

@@ -92,7 +92,7 @@ def make_write(monkeypatch, ids):
     """Make the model sample these tokens regardless of their probabilities."""
     remaining = iter(ids)
     monkeypatch.setattr(
-        decode_module, "pick", lambda logits, draws, sampling: torch.tensor([next(remaining)])
+        decode_module, "pick_tokens", lambda loaded, logits, draws, sampling: [next(remaining)]
     )
 
 

@@ -20,7 +20,7 @@ from traitcli.config import SamplingConfig
 from traitcli.generation.mean_activations import Activations, MeanReader
 from traitcli.generation.padded_decode import padded_steps
 from traitcli.generation.request import FinishReason, Release, Request, Step, release_none
-from traitcli.generation.sampling import check_picked, pick, uniforms
+from traitcli.generation.sampling import pick_tokens, uniforms
 from traitcli.models.batch_size import BatchSize, run_shrinking
 from traitcli.models.engine import Engine
 from traitcli.models.loaded import LoadedModel
@@ -233,7 +233,9 @@ class _DecodeLoop:
         running, limit = self._running, self._sampling.max_new_tokens
         # The last token of a full answer is fed for its hidden states; its logits are not needed.
         going = [slot for slot, request in enumerate(running) if request.written + 1 < limit]
-        logits_at = torch.tensor(going, dtype=torch.long, device=self._loaded.device)
+        logits_at = None
+        if len(going) < len(running):
+            logits_at = torch.tensor(going, dtype=torch.long)
         known = [request.length for request in running]
         new = [(request.token,) for request in running]
         logits = self._engine.read(self._batch, "response", known, new, logits_at=logits_at)
@@ -257,27 +259,27 @@ class _DecodeLoop:
         ended += [(request, "length") for request in full]
         if requests:
             draws = torch.stack([request.draws[request.written] for request in requests])
-            # One `tolist` for all tokens: each one waits until a GPU is done.
-            tokens = pick(logits, draws.to(logits.device), self._sampling).tolist()
-            check_picked(self._loaded, tokens)
+            tokens = pick_tokens(self._loaded, logits, draws, self._sampling)
             for request, token in zip(requests, tokens, strict=True):
                 request.token = token
                 if token in self._loaded.stop_ids:
                     ended.append((request, "stop"))
 
-        for request, _ in ended:
-            self._finish(request)
+        self._finish([request for request, _ in ended])
         return [(request.index, reason) for request, reason in ended]
 
-    def _finish(self, request: _RunningRequest) -> None:
-        """Free the request's slot, and move the last request there, so that no gap is left."""
-        slot, last_slot = self._running.index(request), len(self._running) - 1
-        self._batch.state.finish(slot, request.index)
+    def _finish(self, ended: Sequence[_RunningRequest]) -> None:
+        """Free the requests' slots, and move the last requests there, so that no gap is left."""
+        slots = [self._running.index(request) for request in ended]
+        self._batch.state.finish(slots, [request.index for request in ended])
 
+        before = list(self._running)
+        for request in ended:
+            self._running[self._running.index(request)] = self._running[-1]
+            self._running.pop()
         # `Engine.read` takes neighboring slots only; one copy costs less than computing for a gap.
-        if slot != last_slot:
-            last, store = self._running[last_slot], self._batch.store
-            store.copy_prefix(store, last_slot, slice(slot, slot + 1), last.length)
-            self._batch.state.move(last_slot, slot)
-            self._running[slot] = last
-        self._running.pop()
+        for slot, request in enumerate(self._running):
+            if before[slot] is not request:
+                source, store = before.index(request), self._batch.store
+                store.copy_prefix(store, source, range(slot, slot + 1), request.length)
+                self._batch.state.move(source, slot)

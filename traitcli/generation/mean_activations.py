@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from traitcli.models.finite import check_layers
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.massive import is_massive
-from traitcli.models.reader import Phase, ReaderState
+from traitcli.models.reader import PassTokens, Phase, ReaderState
 from traitcli.records import Position
 
 if TYPE_CHECKING:
@@ -53,11 +54,11 @@ class ActivationSums(ReaderState):
         # Tokens summed, float32 [L+1, prompt or response × ordinary or massive, slots].
         self._counts = torch.zeros(sums.shape[0], _PROMPT_LAST, sums.shape[2], device=sums.device)
 
-    def begin(self, phase: Phase, slots: Tensor, ends: Tensor) -> None:
+    def begin(self, phase: Phase, tokens: PassTokens) -> None:
         self._kind = _RESPONSE if phase == "response" else _PROMPT
-        self._slots = slots
-        self._ends = ends
-        self._ones = torch.ones(len(slots), device=slots.device)
+        self._slots = tokens.slots
+        self._ends = tokens.ends
+        self._ones = torch.ones(len(tokens.slots), device=tokens.slots.device)
 
     def read_layer(self, layer: int, hidden: Tensor) -> None:
         # float32 whatever the model's dtype: single dimensions of the residual stream are so large
@@ -75,28 +76,38 @@ class ActivationSums(ReaderState):
             last = self._sums[layer, _PROMPT_LAST]
             last.index_copy_(0, self._slots[self._ends], hidden[self._ends])
 
-    def copy_prefix(self, slot: int, source: ActivationSums, source_slot: int) -> None:
-        for kind in (_PROMPT, _PROMPT + 1, _PROMPT_LAST):
-            self._sums[:, kind, slot] = source._sums[:, kind, source_slot]
-        prompt = slice(_PROMPT, _PROMPT + 2)
-        self._counts[:, prompt, slot] = source._counts[:, prompt, source_slot]
+    def copy_prefix(self, slots: range, source: ActivationSums, source_slot: int) -> None:
+        own, one = slice(slots.start, slots.stop), slice(source_slot, source_slot + 1)
+        prompt, last = slice(_PROMPT, _PROMPT + 2), _PROMPT_LAST
+        self._sums[:, prompt, own] = source._sums[:, prompt, one]
+        self._sums[:, last, own] = source._sums[:, last, one]
+        self._counts[:, prompt, own] = source._counts[:, prompt, one]
 
-    def finish(self, slot: int, request: int) -> None:
-        # On the CPU, so that complete answers take no memory of the device.
-        sums = self._sums[:, :, slot].clone().cpu()
-        counts = self._counts[:, :, slot].clone().cpu()
-        self._clear(slot)
-
-        if not counts[0, _RESPONSE : _RESPONSE + 2].any():
-            self._reader.finished[request] = None
+    def finish(self, slots: Sequence[int], requests: Sequence[int]) -> None:
+        if not slots:
             return
+        # On the CPU, so that complete answers take no memory of the device; and all in one copy,
+        # which waits for the device once.
+        sums = torch.stack([self._sums[:, :, slot] for slot in slots])
+        counts = torch.stack([self._counts[:, :, slot] for slot in slots])
+        both = torch.cat([sums.flatten(1), counts.flatten(1)], 1).cpu()
+        for slot, request, one in zip(slots, requests, both, strict=True):
+            self._clear(slot)
+            own_sums, own_counts = one.split([sums[0].numel(), counts[0].numel()])
+            self._reader.finished[request] = self._means(
+                own_sums.view(sums.shape[1:]), own_counts.view(counts.shape[1:])
+            )
 
+    def _means(self, sums: Tensor, counts: Tensor) -> Activations | None:
+        """The means of one answer, whose sums are on the CPU; none if it is empty."""
+        if not counts[0, _RESPONSE : _RESPONSE + 2].any():
+            return None
         # One state that is not finite makes its sum so too. Layers are looked at only then.
         if not sums.isfinite().all():
             check_layers(self._reader.loaded, enumerate(sums))
-        self._reader.finished[request] = {
-            "response_avg": _means(sums, counts, _RESPONSE),
-            "prompt_avg": _means(sums, counts, _PROMPT),
+        return {
+            "response_avg": _mean(sums, counts, _RESPONSE),
+            "prompt_avg": _mean(sums, counts, _PROMPT),
             "prompt_last": sums[:, _PROMPT_LAST].clone(),
         }
 
@@ -110,7 +121,7 @@ class ActivationSums(ReaderState):
         self._counts[:, :, slot] = 0
 
 
-def _means(sums: Tensor, counts: Tensor, kind: int) -> Tensor:
+def _mean(sums: Tensor, counts: Tensor, kind: int) -> Tensor:
     """Means over ordinary tokens, float32 [L+1, H]; over massive ones where there are no others."""
     chosen = kind + (counts[:, kind] == 0).long()
     layers = torch.arange(len(sums))

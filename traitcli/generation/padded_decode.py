@@ -13,14 +13,12 @@ import torch
 
 from traitcli.config import SamplingConfig
 from traitcli.generation.request import FinishReason, Release, Request, Step
-from traitcli.generation.sampling import check_picked, pick, uniforms
+from traitcli.generation.sampling import pick_tokens, uniforms
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.padding import forward, left_pad, new_cache, tap_masked
 from traitcli.models.reader import Reader
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from traitcli.models.reader import Floats
 
 
@@ -55,52 +53,54 @@ def _batch(
 ) -> Iterator[Step]:
     """Write the answers of one batch; slot i belongs to request `chosen[i]`."""
     device = loaded.device
-    stop = torch.tensor(sorted(loaded.stop_ids), device=device)
     seeds = [requests[index].seed for index in chosen]
     draws = uniforms(seeds, sampling.max_new_tokens).to(device)
-    prompts = [requests[index].ids for index in chosen]
-    ids, mask = left_pad(prompts, loaded.tokenizer.pad_token_id, device)
+    ids, mask = left_pad(
+        [requests[index].ids for index in chosen],
+        loaded.tokenizer.pad_token_id,
+        torch.device("cpu"),
+    )
     cache, state = new_cache(loaded), reader.open(len(chosen))
 
-    def finish(ended: Tensor, reason: FinishReason) -> list[tuple[int, FinishReason]]:
-        for slot in ended.tolist():
-            state.finish(slot, chosen[slot])
-        return [(chosen[slot], reason) for slot in ended.tolist()]
+    def finish(ended: Sequence[int], reason: FinishReason) -> list[tuple[int, FinishReason]]:
+        indices = [chosen[slot] for slot in ended]
+        state.finish(ended, indices)
+        return [(index, reason) for index in indices]
 
     with tap_masked(loaded, reader) as begin:
-        # The slots still in use, in the order of the rows of `ids`, `mask` and the cache.
-        slots = torch.arange(len(chosen), device=device)
+        # The slots still in use, in the order of the rows of `draws`, `mask` and the cache.
+        slots = list(range(len(chosen)))
         begin(state, "prompt", slots, mask)
-        logits = forward(loaded, ids, mask, cache)
+        mask = mask.to(device)
+        logits = forward(loaded, ids.to(device), mask, cache)
 
         # They go out with the first step.
         prompt_scores: list[tuple[int, Floats]] = []
         for slot, index in enumerate(chosen):
-            scores = state.prompt_scores(slot)
-            if scores is not None:
+            if (scores := state.prompt_scores(slot)) is not None:
                 prompt_scores.append((index, scores))
 
         for step in range(sampling.max_new_tokens):
-            tokens = pick(logits[:, -1], draws[slots, step], sampling)
-            check_picked(loaded, tokens.tolist())
-            ending = torch.isin(tokens, stop)
-            ended = finish(slots[ending], "stop")
-            going = (~ending).nonzero().squeeze(1)
-            if not len(going):
+            tokens = pick_tokens(loaded, logits[:, -1], draws[:, step], sampling)
+            going = [row for row, token in enumerate(tokens) if token not in loaded.stop_ids]
+            stopped = [slot for row, slot in enumerate(slots) if tokens[row] in loaded.stop_ids]
+            ended = finish(stopped, "stop")
+            if not going:
                 yield Step(ended=ended, prompt_scores=prompt_scores)
                 return
             # Sequences that have ended leave the cache, so no pass computes them any more.
-            if len(going) < len(slots):
-                slots, tokens, mask = slots[going], tokens[going], mask[going]
-                cache.reorder_cache(going)
+            if stopped:
+                rows = torch.tensor(going, device=device)
+                mask, draws = mask[rows], draws[rows]
+                cache.reorder_cache(rows)
+                slots, tokens = [slots[row] for row in going], [tokens[row] for row in going]
 
             mask = torch.cat([mask, mask.new_ones(len(slots), 1)], 1)
-            begin(state, "response", slots, mask[:, -1:])
-            logits = forward(loaded, tokens[:, None], mask, cache)
+            begin(state, "response", slots, torch.ones(len(slots), 1, dtype=torch.bool))
+            logits = forward(loaded, torch.tensor(tokens, device=device)[:, None], mask, cache)
             token_scores = state.token_scores()
             if step + 1 == sampling.max_new_tokens:
                 ended += finish(slots, "length")
-            running = [chosen[slot] for slot in slots.tolist()]
-            written = list(zip(running, tokens.tolist(), strict=True))
+            written = [(chosen[slot], token) for slot, token in zip(slots, tokens, strict=True)]
             yield Step(written, token_scores, ended, prompt_scores=prompt_scores)
             prompt_scores = []

@@ -13,7 +13,7 @@ from traitcli.errors import VectorError
 from traitcli.models.finite import check_layers
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.massive import is_massive
-from traitcli.models.reader import Phase, ReaderState
+from traitcli.models.reader import PassTokens, Phase, ReaderState
 from traitcli.records import Position, TraitVector
 from traitcli.vectors.methods import calibrate
 
@@ -138,20 +138,25 @@ class ProjectionReader:
     ) -> None:
         self.loaded = loaded
         self.layers = sorted({probe.layer for probe in probes})
-        self.probe_count = len(probes)
         self.marks = marks
         self.width = 2 * len(probes) if marks else len(probes)
         self.prompts = prompts
         self.finished: dict[int, TextProjections] = {}
 
         # All probes of a layer are one matrix product: layer -> [H, probes at this layer].
-        self.columns: dict[int, list[int]] = {}
         self.units: dict[int, Tensor] = {}
+        # Column of the results -> column of the layers' products side by side, where the marks of
+        # a layer follow its product.
+        self.order = [0] * self.width
+        found = 0
         for layer in self.layers:
             columns = [i for i, probe in enumerate(probes) if probe.layer == layer]
-            units = [probes[i].unit(loaded.device) for i in columns]
-            self.columns[layer] = columns
-            self.units[layer] = torch.stack(units, 1)
+            self.units[layer] = torch.stack([probes[i].unit(loaded.device) for i in columns], 1)
+            for number, column in enumerate(columns):
+                self.order[column] = found + number
+                if marks:
+                    self.order[len(probes) + column] = found + len(columns)
+            found += len(columns) + marks
 
     def open(self, slots: int) -> _Projections:
         return _Projections(self, slots)
@@ -160,9 +165,9 @@ class ProjectionReader:
 class _Projections(ReaderState):
     """Projections of the sequences of one batch: for each phase, one array [n, P] per pass.
 
-    A pass over all sequences fills one array [N, P], layer by layer. It is divided among the
-    sequences only when someone asks for theirs or the next pass begins: no call says that a pass
-    is complete.
+    A pass over all sequences gives one array [N, P]. It stays on the device, layer by layer, and is
+    copied and divided among the sequences only when someone asks for theirs or the next pass
+    begins: no call says that a pass is complete.
     """
 
     def __init__(self, reader: ProjectionReader, slots: int) -> None:
@@ -170,19 +175,15 @@ class _Projections(ReaderState):
         self._parts = [_no_parts() for _ in range(slots)]
         self._phase: Phase = "prompt"
         self._pass = np.zeros((0, reader.width), dtype=np.float32)
+        # What the pass has given so far, one [N, …] for each layer, on their devices.
+        self._found: list[Tensor] = []
         # Slots of the pass that is not divided yet, and how many of its tokens belong to each.
-        self._slots: list[int] = []
-        self._counts: list[int] = []
+        self._counts: Sequence[tuple[int, int]] = ()
 
-    def begin(self, phase: Phase, slots: Tensor, ends: Tensor) -> None:
+    def begin(self, phase: Phase, tokens: PassTokens) -> None:
         self._divide_pass()
         self._phase = phase
-        # A new array each time: parts of the old one, and scores handed out, are views of it.
-        self._pass = np.zeros((len(slots), self._reader.width), dtype=np.float32)
-
-        unique_slots, counts = torch.unique_consecutive(slots, return_counts=True)
-        self._slots = unique_slots.tolist()
-        self._counts = counts.tolist()
+        self._counts = tokens.counts
 
     def read_layer(self, layer: int, hidden: Tensor) -> None:
         if not self._is_scored:
@@ -192,31 +193,37 @@ class _Projections(ReaderState):
         hidden = hidden.to(units.device, torch.float32)
         found = hidden @ units
         if self._reader.marks:
-            # In the same array, so that the device is waited for once.
             marks = is_massive(self._reader.loaded, layer, hidden)
             found = torch.cat([found, marks[:, None]], 1)
-        found = found.cpu()
-        check_layers(self._reader.loaded, [(layer, found)])
+        self._found.append(found)
 
-        columns = self._reader.columns[layer]
-        self._pass[:, columns] = found[:, : len(columns)].numpy()
-        if self._reader.marks:
-            marked = [self._reader.probe_count + column for column in columns]
-            self._pass[:, marked] = found[:, -1:].numpy()
+    def _fetch(self) -> None:
+        """Copy the scores of a pass to the CPU, those of all layers together: a copy waits."""
+        if not self._found:
+            return
+        widths = [part.shape[1] for part in self._found]
+        found = torch.cat(self._found, 1).cpu()
+        self._found = []
+        layers = zip(self._reader.layers, torch.split(found, widths, 1), strict=True)
+        check_layers(self._reader.loaded, layers)
+        # A new array each time: parts of the old one, and scores handed out, are views of it.
+        self._pass = found.numpy().take(self._reader.order, axis=1)
 
-    def copy_prefix(self, slot: int, source: _Projections, source_slot: int) -> None:
+    def copy_prefix(self, slots: range, source: _Projections, source_slot: int) -> None:
         self._divide_pass()
         # Both states may have a pass that is not divided, and what is copied must be complete.
         source._divide_pass()
-        # A new list, because both sequences append to theirs; the arrays in it never change.
-        self._parts[slot]["prompt"] = list(source._parts[source_slot]["prompt"])
+        for slot in slots:
+            # A new list, because each sequence appends to its own; the arrays in it never change.
+            self._parts[slot]["prompt"] = list(source._parts[source_slot]["prompt"])
 
-    def finish(self, slot: int, request: int) -> None:
+    def finish(self, slots: Sequence[int], requests: Sequence[int]) -> None:
         self._divide_pass()
-        self._reader.finished[request] = TextProjections(
-            self._joined(slot, "prompt"), self._joined(slot, "response")
-        )
-        self._parts[slot] = _no_parts()
+        for slot, request in zip(slots, requests, strict=True):
+            self._reader.finished[request] = TextProjections(
+                self._joined(slot, "prompt"), self._joined(slot, "response")
+            )
+            self._parts[slot] = _no_parts()
 
     def move(self, source_slot: int, slot: int) -> None:
         self._divide_pass()
@@ -224,6 +231,7 @@ class _Projections(ReaderState):
         self._parts[source_slot] = _no_parts()
 
     def token_scores(self) -> Floats | None:
+        self._fetch()
         return self._pass if self._is_scored else None
 
     def prompt_scores(self, slot: int) -> Floats | None:
@@ -238,12 +246,13 @@ class _Projections(ReaderState):
 
     def _divide_pass(self) -> None:
         """Give each sequence its part of the last pass."""
+        self._fetch()
         start = 0
-        for slot, count in zip(self._slots, self._counts, strict=True):
+        for slot, count in self._counts:
             if self._is_scored:
                 self._parts[slot][self._phase].append(self._pass[start : start + count])
             start += count
-        self._slots, self._counts = [], []
+        self._counts = ()
 
     def _joined(self, slot: int, phase: Phase) -> Floats:
         parts = self._parts[slot][phase]

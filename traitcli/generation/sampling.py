@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 NOT_FINITE = -1
 """In place of a token. It comes with the tokens, so that no device waits for a check of its own."""
+NOT_FOUND = -2
+"""In place of a token that would need a wider search for its nucleus."""
 _BELOW_ONE = 1 - 2**-23
 """Keeps a draw strictly below the total of a float32 cumulative sum."""
 _DRAWS = 3
@@ -44,16 +46,18 @@ def uniforms(seeds: Sequence[int], steps: int) -> Tensor:
     return torch.stack(streams) * _BELOW_ONE
 
 
-def pick(logits: Tensor, draws: Tensor, sampling: SamplingConfig) -> Tensor:
+def pick(logits: Tensor, draws: Tensor, sampling: SamplingConfig, *, waits: bool = True) -> Tensor:
     """Pick one token for each sequence: its `draws` choose a point of its distribution.
 
     Args:
         logits: [B, V].
         draws: float32 [B, 3] in [0, 1); not used at temperature 0.
         sampling: temperature, top-k and top-p, applied in this order.
+        waits: whether the search for a nucleus may wait for the device.
 
     Returns:
-        int64 [B]; NOT_FINITE for a sequence whose logits contain NaN or infinity.
+        int64 [B]; NOT_FINITE for a sequence whose logits contain NaN or infinity. Without `waits`,
+        NOT_FOUND for one whose nucleus is large.
     """
     if sampling.temperature == 0:
         # No division by zero, and no random numbers: equal prompts give equal answers.
@@ -66,15 +70,32 @@ def pick(logits: Tensor, draws: Tensor, sampling: SamplingConfig) -> Tensor:
     # Top-k comes before top-p, as in transformers, so that settings mean the same here.
     if 0 < sampling.top_k < logits.shape[-1]:
         logits = _drop_below(logits, logits.topk(sampling.top_k).values[:, -1:])
-    if sampling.top_p < 1:
-        logits = _drop_below(logits, nucleus_threshold(logits, sampling.top_p))
-    return _invert(logits, draws)
+    if sampling.top_p == 1:
+        return _invert(logits, draws)
+    if waits:
+        return _invert(_drop_below(logits, nucleus_threshold(logits, sampling.top_p)), draws)
+    total = logits.logsumexp(-1, keepdim=True)
+    threshold = _threshold_among(_NUCLEUS_WIDTHS[-1], logits, total, sampling.top_p)
+    tokens = _invert(_drop_below(logits, threshold), draws)
+    return tokens.masked_fill(threshold.isnan().squeeze(1), NOT_FOUND)
 
 
-def check_picked(loaded: LoadedModel, tokens: Sequence[int]) -> None:
-    """Raise ModelError if `pick` found logits that are not finite."""
+def pick_tokens(
+    loaded: LoadedModel, logits: Tensor, draws: Tensor, sampling: SamplingConfig
+) -> list[int]:
+    """Pick one token for each sequence as `pick` does; `draws` may be on the CPU.
+
+    Raises ModelError if logits contain NaN or infinity.
+    """
+    draws = draws.to(logits.device)
+    # One `tolist` for all tokens: each one waits until a GPU is done. A wider search is rare.
+    is_on_cpu = logits.device.type == "cpu"
+    tokens: list[int] = pick(logits, draws, sampling, waits=is_on_cpu).tolist()
+    if NOT_FOUND in tokens:
+        tokens = pick(logits, draws, sampling).tolist()
     if NOT_FINITE in tokens:
         raise not_finite(loaded, loaded.layer_count)
+    return tokens
 
 
 def nucleus_threshold(logits: Tensor, top_p: float) -> Tensor:
@@ -89,15 +110,24 @@ def nucleus_threshold(logits: Tensor, top_p: float) -> Tensor:
 
     for width in (*_NUCLEUS_WIDTHS, logits.shape[-1]):
         rows = logits if len(missing) == len(logits) else logits[missing]
-        values = rows.topk(min(width, logits.shape[-1])).values
-        reached = (values - total[missing]).exp().cumsum(-1) >= top_p
-        is_found = reached[:, -1]
-        first = reached.int().argmax(-1, keepdim=True)
-        threshold[missing[is_found], 0] = values.gather(1, first)[is_found, 0]
+        found = _threshold_among(width, rows, total[missing], top_p)
+        is_found = ~found.isnan().squeeze(1)
+        threshold[missing[is_found]] = found[is_found]
         missing = missing[~is_found]
         if not len(missing):
             break
     return threshold
+
+
+def _threshold_among(width: int, logits: Tensor, total: Tensor, top_p: float) -> Tensor:
+    """The same among the `width` likeliest tokens; NaN where these do not reach `top_p`.
+
+    `total` [B, 1] is the logarithm of the sum over all tokens.
+    """
+    values = logits.topk(min(width, logits.shape[-1])).values
+    reached = (values - total).exp().cumsum(-1) >= top_p
+    first = reached.int().argmax(-1, keepdim=True)
+    return values.gather(1, first).masked_fill(~reached[:, -1:], torch.nan)
 
 
 def _drop_below(logits: Tensor, threshold: Tensor) -> Tensor:

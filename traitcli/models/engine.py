@@ -30,16 +30,17 @@ from typing import TYPE_CHECKING
 import torch
 
 from traitcli.models.hooks import tap
+from traitcli.models.kv_store import KVStore
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.packed_attention import (
     Content,
-    KVStore,
+    NewTokens,
     PackedInput,
     run_packed,
     use_packed_attention,
 )
 from traitcli.models.prefix_tree import Ids, SharedPrefix
-from traitcli.models.reader import Phase, Reader, ReaderState
+from traitcli.models.reader import PassTokens, Phase, Reader, ReaderState
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,7 +94,9 @@ class Engine:
 
     def open(self, slots: int, capacity: int, *, holds_prefixes: bool = False) -> SequenceBatch:
         """A batch of empty slots for `capacity` tokens each."""
-        return SequenceBatch(KVStore(slots, capacity), self._reader.open(slots), holds_prefixes)
+        test = self._loaded.self_test
+        store = KVStore(slots, capacity, test.groups if test else ())
+        return SequenceBatch(store, self._reader.open(slots), holds_prefixes)
 
     def read(
         self,
@@ -112,7 +115,8 @@ class Engine:
             known: tokens that each sequence has already.
             new: tokens to read, at least one for each sequence.
             first_slot: slot of the first sequence.
-            logits_at: int64 [K], indices into all new tokens; default: each sequence's last one.
+            logits_at: int64 [K] on the CPU, indices into all new tokens; default: each sequence's
+                last one.
 
         Returns:
             Logits [K, V] after these tokens.
@@ -120,11 +124,13 @@ class Engine:
         content: Content = "prefixes" if batch.holds_prefixes else "prompts"
         if phase == "response":
             content = "responses"
-        packed = PackedInput(batch.store, first_slot, known, new, self._loaded.device, content)
+        sequences = NewTokens(known, new, first_slot, logits_at)
+        packed = PackedInput(batch.store, sequences, self._loaded.device, content)
 
         self._state = batch.state
-        self._state.begin(phase, packed.slots, packed.ends)
-        return run_packed(self._loaded, packed, packed.ends if logits_at is None else logits_at)
+        counts = [(slot, len(ids)) for slot, ids in enumerate(new, first_slot)]
+        self._state.begin(phase, PassTokens(packed.slots, packed.ends, counts))
+        return run_packed(self._loaded, packed, packed.logits_at)
 
     def read_prompts(
         self,
@@ -251,10 +257,8 @@ class Engine:
         """Copy the first tokens of a sequence to slots of this or another batch."""
         if slots:
             # All slots at once: single copies take three times as long.
-            target = slice(slots.start, slots.stop)
-            batch.store.copy_prefix(source.store, source_slot, target, tokens)
-        for slot in slots:
-            batch.state.copy_prefix(slot, source.state, source_slot)
+            batch.store.copy_prefix(source.store, source_slot, slots, tokens)
+            batch.state.copy_prefix(slots, source.state, source_slot)
 
     def _copy_to_own_batch(self, source: SequenceBatch, slot: int, tokens: int) -> SequenceBatch:
         """Copy a sequence to a batch of one slot, so that the rest of its batch can be freed."""

@@ -34,12 +34,14 @@ class SelfTest:
     packs    whether packed tokens are read as in a plain pass
     pads     whether padded batches are
     problem  why the model is read correctly in no way; empty if it is
+    groups   layers whose keys and values can be neighbors in memory, see `KVStore`
     """
 
     checks: tuple[PathCheck, ...]
     packs: bool
     pads: bool
     problem: str
+    groups: tuple[tuple[int, ...], ...] = ()
 
     @property
     def slow_reason(self) -> str:

@@ -37,6 +37,7 @@ from traitcli.models.masks import as_mask, see_keys
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from traitcli.models.kv_store import KVStore
     from traitcli.models.loaded import LoadedModel
 
 Content = Literal["prefixes", "prompts", "responses"]
@@ -49,63 +50,20 @@ _MATMUL_FROM = 4
 """With at least this many sequences of one new token, matrix products beat the fused CPU kernel."""
 
 
-class KVStore:
-    """Keys and values of sequences, one slot each: [slots, kv heads, capacity, D] for every layer.
+@dataclass(frozen=True, slots=True, eq=False)
+class NewTokens:
+    """Tokens to read of R sequences in neighboring slots.
 
-    They are written where they stay; nothing is copied when a sequence grows.
+    known       tokens that each sequence has already
+    new         the new ones of each, at least one
+    first_slot  slot of the first sequence
+    logits_at   int64 [K] on the CPU, indices into all new tokens; none: each sequence's last one
     """
 
-    def __init__(self, slots: int, capacity: int) -> None:
-        """`capacity` is the number of tokens that fit in a slot.
-
-        `windows` are the sliding windows that layers have attended with; none means all tokens.
-        """
-        self.slots = slots
-        self.windows: set[int | None] = set()
-        self._capacity = capacity
-        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def write(
-        self, layer: int, slots: Tensor, positions: Tensor, keys: Tensor, values: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Store `keys` and `values` [N, kv heads, D] at `slots` and `positions`, both int64 [N].
-
-        Returns all keys and all values of the layer.
-        """
-        stored_keys, stored_values = self.allocate(layer, keys, values)
-        stored_keys[slots, :, positions] = keys
-        stored_values[slots, :, positions] = values
-        return stored_keys, stored_values
-
-    def write_one(
-        self, layer: int, slot: int, position: int, key: Tensor, value: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Store `key` and `value` [kv heads, D] of one token.
-
-        Returns the keys and values of its sequence, [kv heads, capacity, D].
-        """
-        stored_keys, stored_values = self.allocate(layer, key[None], value[None])
-        stored_keys[slot, :, position] = key
-        stored_values[slot, :, position] = value
-        return stored_keys[slot], stored_values[slot]
-
-    def copy_prefix(self, source: KVStore, source_slot: int, slots: slice, tokens: int) -> None:
-        """Copy the first tokens of a sequence of a store to each of `slots`."""
-        for layer, (keys, values) in source._layers.items():
-            own_keys, own_values = self.allocate(layer, keys[:, :, 0], values[:, :, 0])
-            own_keys[slots, :, :tokens] = keys[source_slot, :, :tokens]
-            own_values[slots, :, :tokens] = values[source_slot, :, :tokens]
-
-    def allocate(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """The layer's tensors, made at first use to match `keys` and `values` [N, kv heads, D]."""
-        if layer not in self._layers:
-            # Zeros, not `empty`: masked keys must be finite, because 0 · NaN is NaN.
-            self._layers[layer] = (self._zeros_like(keys), self._zeros_like(values))
-        return self._layers[layer]
-
-    def _zeros_like(self, states: Tensor) -> Tensor:
-        _, heads, width = states.shape
-        return states.new_zeros(self.slots, heads, self._capacity, width)
+    known: Sequence[int]
+    new: Sequence[Sequence[int]]
+    first_slot: int = 0
+    logits_at: Tensor | None = None
 
 
 class PackedInput:
@@ -115,6 +73,7 @@ class PackedInput:
     positions  int64 [N], each token's position in its sequence
     slots      int64 [N], the slot of each token's sequence
     ends       int64 [R], the index of each sequence's last token
+    logits_at  int64 [K], the indices of the tokens after which logits are wanted
     content    prefixes: shared beginnings of prompts
                prompts: the rest of prompts, to their end
                responses: what follows prompts
@@ -123,42 +82,52 @@ class PackedInput:
     def __init__(
         self,
         store: KVStore,
-        first_slot: int,
-        known: Sequence[int],
-        new: Sequence[Sequence[int]],
+        sequences: NewTokens,
         device: torch.device,
         content: Content = "responses",
     ) -> None:
-        """Sequence i is in slot `first_slot` + i, has `known[i]` tokens, and `new[i]` are read."""
-        lengths = torch.tensor([len(ids) for ids in new])
-        starts = torch.tensor(known)
+        lengths = torch.tensor([len(ids) for ids in sequences.new])
+        starts = torch.tensor(sequences.known)
         # For each token: its sequence, counted from the first, and its index among the new ones.
-        sequences = torch.arange(len(new)).repeat_interleave(lengths)
-        offsets = torch.arange(len(sequences)) - (lengths.cumsum(0) - lengths)[sequences]
-        positions = starts[sequences] + offsets
+        numbers = torch.arange(len(lengths)).repeat_interleave(lengths)
+        ends = lengths.cumsum(0) - 1
+        offsets = torch.arange(len(numbers)) - (ends + 1 - lengths)[numbers]
+        positions = starts[numbers] + offsets
 
         self.content = content
         self._store = store
-        self._count = len(new)
-        self._first_slot = first_slot
+        self._count = len(lengths)
+        self._first_slot = sequences.first_slot
         self._width = int(lengths.max())
         self._span = int((starts + lengths).max())
-
-        # [R, width]: the position of each padded query, −1 for padding. Masks are made from it on
-        # the CPU: on a GPU, each look at its values would wait until all earlier work is done.
-        self._query_positions = torch.full((len(new), self._width), -1)
-        self._query_positions[sequences, offsets] = positions
-        # Where each token goes among the padded queries; none if there is no padding.
-        self._padded_index: Tensor | None = None
-        if int(lengths.min()) != self._width:
-            self._padded_index = (sequences * self._width + offsets).to(device)
+        self._shortest = int((starts + lengths).min())
+        self._is_padded = int(lengths.min()) != self._width
         # Layers with the same window share a mask.
         self._masks: dict[tuple[int | None, torch.dtype, torch.device], Tensor | None] = {}
+        self._copies: dict[tuple[str, torch.device], Tensor] = {}
 
-        self.ids = torch.tensor([token for ids in new for token in ids], device=device)
-        self.positions = positions.to(device)
-        self.slots = (first_slot + sequences).to(device)
-        self.ends = (lengths.cumsum(0) - 1).to(device)
+        # [R, width]: the position of each padded query, −1 for padding.
+        queries = torch.full((self._count, self._width), -1)
+        queries[numbers, offsets] = positions
+        self._query_positions = queries  # on the CPU too: a look at it there waits for nothing
+        parts = {
+            "ids": torch.tensor([token for ids in sequences.new for token in ids]),
+            "positions": positions,
+            "slots": self._first_slot + numbers,
+            "ends": ends,
+            "logits_at": ends if sequences.logits_at is None else sequences.logits_at,
+            "queries": queries.flatten(),
+        }
+        # Where each token goes among the padded queries.
+        if self._is_padded:
+            parts["padded"] = numbers * self._width + offsets
+        # In one tensor: each copy to a device takes as long as a small kernel.
+        sizes = [len(part) for part in parts.values()]
+        sent = torch.split(torch.cat(list(parts.values())).to(device), sizes)
+        self._parts = dict(zip(parts, sent, strict=True))
+        self.ids, self.positions = self._parts["ids"], self._parts["positions"]
+        self.slots, self.ends = self._parts["slots"], self._parts["ends"]
+        self.logits_at = self._parts["logits_at"]
 
     @property
     def is_step(self) -> bool:
@@ -173,8 +142,7 @@ class PackedInput:
             return self._attend_one_token(layer, query[0], key[0], value[0], rule)
 
         self._store.windows.add(rule.window)
-        # accelerate may have put layers on several devices.
-        slots, positions = self.slots.to(key.device), self.positions.to(key.device)
+        slots, positions = self._on(key.device, "slots"), self._on(key.device, "positions")
         all_keys, all_values = self._store.write(layer, slots, positions, key, value)
         own_slots = slice(self._first_slot, self._first_slot + self._count)
         keys = all_keys[own_slots, :, : self._span]
@@ -205,9 +173,10 @@ class PackedInput:
             for start in range(0, self._width, together):
                 own = queries[:, :, :, start : start + together]
                 # Made anew in each layer: together they would grow with the square of a text.
-                positions = self._query_positions[:, start : start + together]
-                span = int(positions.max()) + 1
-                seen = see_keys(positions.to(own.device), span, rule.window)
+                span = int(self._query_positions[:, start : start + together].max()) + 1
+                positions = self._on(own.device, "queries").view(self._count, self._width)
+                positions = positions[:, start : start + together]
+                seen = see_keys(positions, span, rule.window, self._is_padded)
                 mask = as_mask(seen, groups, dtype)
                 found = attend(
                     own.flatten(2, 3), keys[:, :, :span], values[:, :, :span], mask, rule
@@ -232,19 +201,27 @@ class PackedInput:
         mixed = _matmul_attention(queries, keys, values, None, rule)
         return mixed.view(1, query.shape[0], -1)
 
+    def _on(self, device: torch.device, name: str) -> Tensor:
+        """A part on a device: accelerate may have put layers on several."""
+        part = self._parts[name]
+        if part.device == device:
+            return part
+        # Kept, so that a device gets it once and not once for each of its layers.
+        if (name, device) not in self._copies:
+            self._copies[name, device] = part.to(device)
+        return self._copies[name, device]
+
     def _pad(self, packed: Tensor) -> Tensor:
         """[N, …] -> [R, width, …]"""
-        if self._padded_index is not None:
+        if self._is_padded:
             padded = packed.new_zeros(self._count * self._width, *packed.shape[1:])
-            packed = padded.index_copy_(0, self._padded_index.to(padded.device), packed)
+            packed = padded.index_copy_(0, self._on(packed.device, "padded"), packed)
         return packed.reshape(self._count, self._width, *packed.shape[1:])
 
     def _unpad(self, padded: Tensor) -> Tensor:
         """[R, width, …] -> [N, …]"""
         flat = padded.flatten(0, 1)
-        if self._padded_index is None:
-            return flat
-        return flat[self._padded_index.to(flat.device)]
+        return flat[self._on(flat.device, "padded")] if self._is_padded else flat
 
     def _mask(
         self, window: int | None, groups: int, dtype: torch.dtype, device: torch.device
@@ -252,9 +229,14 @@ class PackedInput:
         """[R, 1, groups · width, span]; none if every query sees every key."""
         key = (window, dtype, device)
         if key not in self._masks:
-            seen = see_keys(self._query_positions, self._span, window)
-            sees_all = bool(seen.all())
-            self._masks[key] = None if sees_all else as_mask(seen.to(device), groups, dtype)
+            # Known here from the lengths: a look at the mask would wait for the device.
+            is_one_length = self.is_step and self._shortest == self._span
+            if is_one_length and (window is None or self._span <= window):
+                self._masks[key] = None
+            else:
+                queries = self._on(device, "queries").view(self._count, self._width)
+                seen = see_keys(queries, self._span, window, self._is_padded)
+                self._masks[key] = as_mask(seen, groups, dtype)
         return self._masks[key]
 
 

@@ -10,12 +10,12 @@ import torch
 
 from traitcli.models.hooks import tap
 from traitcli.models.loaded import LoadedModel
-from traitcli.models.reader import Phase, Reader, ReaderState
+from traitcli.models.reader import PassTokens, Phase, Reader, ReaderState
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-BeginPass = Callable[[ReaderState, Phase, "Tensor", "Tensor"], None]
+BeginPass = Callable[[ReaderState, Phase, Sequence[int], "Tensor"], None]
 
 
 def left_pad(
@@ -45,19 +45,36 @@ def tap_masked(loaded: LoadedModel, reader: Reader) -> Iterator[BeginPass]:
     """Show a reader the hidden states of padded passes, without those of the padding.
 
     Yields a function to call before every pass, with the reader's state, the phase, the slot of
-    each row int64 [B], and the mask bool [B, T] of the columns that will be read.
+    each row, and the mask bool [B, T] of the columns that will be read, on the CPU.
     """
     state: ReaderState
-    mask: Tensor
+    # For each device, the columns of [B · T] that are read; none if all are.
+    read: dict[torch.device, Tensor] | None
 
-    def begin(new_state: ReaderState, phase: Phase, slots: Tensor, new_mask: Tensor) -> None:
-        nonlocal state, mask
-        state, mask = new_state, new_mask
+    def begin(new_state: ReaderState, phase: Phase, slots: Sequence[int], mask: Tensor) -> None:
+        nonlocal state, read
+        state = new_state
         counts = mask.sum(1)
-        state.begin(phase, slots.repeat_interleave(counts), counts.cumsum(0) - 1)
+        parts = [
+            torch.tensor(slots).repeat_interleave(counts),
+            counts.cumsum(0) - 1,
+            mask.flatten().nonzero().squeeze(1),
+        ]
+        # In one tensor: each copy to a device takes as long as a small kernel.
+        sent = torch.split(torch.cat(parts).to(loaded.device), [len(part) for part in parts])
+        read = None if mask.all() else {loaded.device: sent[2]}
+        state.begin(
+            phase, PassTokens(sent[0], sent[1], list(zip(slots, counts.tolist(), strict=True)))
+        )
 
     def read_layer(layer: int, hidden: Tensor) -> None:
-        state.read_layer(layer, hidden[mask.to(hidden.device)])
+        flat = hidden.flatten(0, 1)
+        if read is not None:
+            # accelerate may have put layers on several devices.
+            if flat.device not in read:
+                read[flat.device] = read[loaded.device].to(flat.device)
+            flat = flat[read[flat.device]]
+        state.read_layer(layer, flat)
 
     with tap(loaded.model, reader.layers, read_layer):
         yield begin

@@ -115,11 +115,10 @@ def _read_packed(
                 logits_at = torch.tensor([], dtype=torch.long)
                 if scored:
                     logits_at = _all_but_last(new)
-                logits_at = logits_at.to(loaded.device)
                 rest = engine.read(batch, "response", known, new, part.start, logits_at)
 
-                for slot in range(part.start, part.start + len(new)):
-                    batch.state.finish(slot, indices[slot])
+                slots = range(part.start, part.start + len(new))
+                batch.state.finish(slots, indices[part])
                 found = [first_logits[:0]] * len(new)
                 if scored:
                     found = _log_probabilities(loaded, first_logits[part], rest, new)
@@ -146,8 +145,7 @@ def _read_padded(
             state = reader.open(len(indices))
             chosen = [texts[index] for index in indices]
             found = _read_padded_batch(loaded, chosen, reader, state, begin)
-            for slot, index in enumerate(indices):
-                state.finish(slot, index)
+            state.finish(range(len(indices)), indices)
             yield from zip(indices, found, strict=True)
 
 
@@ -167,18 +165,19 @@ def _read_padded_batch(
 
     # Equal prompts are read once, then their keys and reader state are copied to every text.
     prompt_state = reader.open(len(texts))
-    ids, prompt_mask = left_pad(prompts, pad, device)
-    begin(prompt_state, "prompt", torch.arange(len(prompts), device=device), prompt_mask)
-    first_logits = forward(loaded, ids, prompt_mask, cache)[rows, -1]
+    ids, prompt_mask = left_pad(prompts, pad, torch.device("cpu"))
+    begin(prompt_state, "prompt", range(len(prompts)), prompt_mask)
+    prompt_mask = prompt_mask.to(device)
+    first_logits = forward(loaded, ids.to(device), prompt_mask, cache)[rows, -1]
     cache.reorder_cache(rows)
     for slot, prompt_slot in enumerate(prompt_of):
-        state.copy_prefix(slot, prompt_state, prompt_slot)
+        state.copy_prefix(range(slot, slot + 1), prompt_state, prompt_slot)
 
     responses = [text.response for text in texts]
-    ids, mask = right_pad(responses, pad, device)
-    begin(state, "response", torch.arange(len(texts), device=device), mask)
-    whole_mask = torch.cat([prompt_mask[rows], mask], 1)
-    logits = forward(loaded, ids, whole_mask, cache, last_only=False)
+    ids, mask = right_pad(responses, pad, torch.device("cpu"))
+    begin(state, "response", range(len(texts)), mask)
+    whole_mask = torch.cat([prompt_mask[rows], mask.to(device)], 1)
+    logits = forward(loaded, ids.to(device), whole_mask, cache, last_only=False)
     return _log_probabilities(loaded, first_logits, logits[:, :-1][mask[:, 1:]], responses)
 
 

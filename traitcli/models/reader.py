@@ -3,7 +3,7 @@
 A `Reader` names the layers it needs; its `ReaderState` sees the hidden states of exactly these
 layers, once for every token, and keeps only what it computes from them. For each forward pass:
 
-    state.begin(phase, slots, ends)      which sequence each of the N tokens belongs to
+    state.begin(phase, tokens)           which sequence each of the N tokens belongs to
     state.read_layer(layer, hidden)      hidden states [N, H], once for each layer of the reader
 
 The other methods follow a sequence through its batch: a shared prefix is copied to it, it moves
@@ -13,7 +13,8 @@ stays inside the engine.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -26,29 +27,38 @@ if TYPE_CHECKING:
 Phase = Literal["prompt", "response"]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PassTokens:
+    """The N tokens of R sequences in a forward pass; tokens of a sequence are adjacent.
+
+    slots   int64 [N], the slot of each token's sequence
+    ends    int64 [R], the index of each sequence's last token
+    counts  slot of each sequence, and how many of the tokens are its own: what the tensors say too,
+            known without waiting for their device
+    """
+
+    slots: Tensor
+    ends: Tensor
+    counts: Sequence[tuple[int, int]]
+
+
 class ReaderState(Protocol):
     """What a reader has computed for the sequences of one batch, one slot each."""
 
-    def begin(self, phase: Phase, slots: Tensor, ends: Tensor) -> None:
-        """Announce a forward pass over N tokens of R sequences.
-
-        Args:
-            phase: whether the tokens are part of prompts or of responses.
-            slots: int64 [N], the slot of each token's sequence; tokens of a sequence are adjacent.
-            ends: int64 [R], the index of each sequence's last token in this pass.
-        """
+    def begin(self, phase: Phase, tokens: PassTokens) -> None:
+        """Announce a forward pass over tokens of prompts or of responses."""
         ...
 
     def read_layer(self, layer: int, hidden: Tensor) -> None:
         """Take the hidden states [N, H] of one layer, in the model's dtype."""
         ...
 
-    def copy_prefix(self, slot: int, source: Any, source_slot: int) -> None:
-        """Let the prompt in `slot` begin with all that `source`, another state, has in its slot."""
+    def copy_prefix(self, slots: range, source: Any, source_slot: int) -> None:
+        """Let the prompts in `slots` begin with all that `source`, a state, has in its slot."""
         ...
 
-    def finish(self, slot: int, request: int) -> None:
-        """File what was computed under the number of its request, and free the slot."""
+    def finish(self, slots: Sequence[int], requests: Sequence[int]) -> None:
+        """File what was computed under the number of each request, and free the slots."""
         ...
 
     def move(self, source_slot: int, slot: int) -> None:
@@ -85,16 +95,16 @@ class NullReader(ReaderState):
     def open(self, slots: int) -> ReaderState:
         return self
 
-    def begin(self, phase: Phase, slots: Tensor, ends: Tensor) -> None:
+    def begin(self, phase: Phase, tokens: PassTokens) -> None:
         pass
 
     def read_layer(self, layer: int, hidden: Tensor) -> None:
         pass
 
-    def copy_prefix(self, slot: int, source: Any, source_slot: int) -> None:
+    def copy_prefix(self, slots: range, source: Any, source_slot: int) -> None:
         pass
 
-    def finish(self, slot: int, request: int) -> None:
+    def finish(self, slots: Sequence[int], requests: Sequence[int]) -> None:
         pass
 
     def move(self, source_slot: int, slot: int) -> None:

@@ -14,9 +14,9 @@ from traitcli.models.engine import Engine
 from traitcli.models.finite import check_layers
 from traitcli.models.float32 import can_compute_in_float32, computing_in_float32
 from traitcli.models.hooks import tap
+from traitcli.models.kv_store import KVStore
 from traitcli.models.loaded import LoadedModel, PathCheck, SelfTest, first_problem
 from traitcli.models.memory import ran_out_of_memory
-from traitcli.models.packed_attention import KVStore
 from traitcli.models.padding import forward, left_pad, new_cache, right_pad, tap_masked
 from traitcli.models.prefix_tree import Ids, find_shared_prefixes
 from traitcli.models.state_keeper import StateKeeper, States, on_cpu
@@ -80,7 +80,8 @@ def run_self_test(loaded: LoadedModel, *, thorough: bool = False) -> SelfTest:
         expected, hooked = _plain(loaded, texts)
         compare = _Comparison(loaded, texts, expected, _plain_float32(loaded, texts))
         hooks = compare.check("hooks", lambda: hooked)
-        packed = compare.check_ways("packed", _read_packed)
+        stores: list[KVStore] = []
+        packed = compare.check_ways("packed", partial(_read_packed, stores=stores))
         packs = not first_problem(packed)
         padded, alone = [], []
         if thorough or not packs:
@@ -90,7 +91,8 @@ def run_self_test(loaded: LoadedModel, *, thorough: bool = False) -> SelfTest:
             alone = compare.check_ways("alone", _read_alone)
 
     problem = first_problem([hooks]) or first_problem(alone)
-    return SelfTest((hooks, *packed, *padded, *alone), packs, pads, problem)
+    groups = stores[-1].groups if packs else ()
+    return SelfTest((hooks, *packed, *padded, *alone), packs, pads, problem, groups)
 
 
 def _texts(loaded: LoadedModel) -> list[Ids]:
@@ -253,9 +255,13 @@ def _relative_errors(found: Tensor, expected: Tensor) -> Tensor:
     return errors
 
 
-def _read_packed(loaded: LoadedModel, texts: Sequence[Ids], passes: _Passes) -> States:
+def _read_packed(
+    loaded: LoadedModel, texts: Sequence[Ids], passes: _Passes, stores: list[KVStore]
+) -> States:
+    """The states of packed texts; `stores` gets their keys and values."""
     engine = Engine(loaded, StateKeeper(range(loaded.layer_count)))
     batch = engine.open(len(texts), max(map(len, texts)))
+    stores.append(batch.store)
     first, *later = passes
     known = list(first)
     beginnings = [text[:count] for text, count in zip(texts, first, strict=True)]
@@ -301,10 +307,11 @@ def _read_padded(loaded: LoadedModel, texts: Sequence[Ids], passes: _Passes) -> 
                 slots, mask = slots[going], mask[going.to(device)]
                 cache.reorder_cache(going.nonzero().squeeze(1).to(device))
             new = [texts[slot][known[slot] :][: counts[slot]] for slot in slots.tolist()]
-            ids, new_mask = (right_pad if number else left_pad)(new, pad, device)
-            mask = torch.cat([mask, new_mask], 1)
-            begin(state, "response" if number else "prompt", slots.to(device), new_mask)
-            logits = forward(loaded, ids, mask, cache, last_only=number == 0)
+            pad_new = right_pad if number else left_pad
+            ids, new_mask = pad_new(new, pad, torch.device("cpu"))
+            mask = torch.cat([mask, new_mask.to(device)], 1)
+            begin(state, "response" if number else "prompt", slots.tolist(), new_mask)
+            logits = forward(loaded, ids.to(device), mask, cache, last_only=number == 0)
             for row, slot in enumerate(slots.tolist()):
                 ends[slot] = logits[row, counts[slot] - 1 if number else -1]
                 known[slot] += counts[slot]

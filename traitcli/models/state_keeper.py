@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
-from traitcli.models.reader import NullReader, Phase
+from traitcli.models.reader import NullReader, PassTokens, Phase
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,22 +22,23 @@ class StateKeeper(NullReader):
     def __init__(self, layers: Iterable[int], slots: int = 0) -> None:
         self.layers = layers
         self._kept: list[dict[int, list[Tensor]]] = [{} for _ in range(slots)]
-        self._slots = torch.tensor([])
+        self._counts: Sequence[tuple[int, int]] = ()
 
     def open(self, slots: int) -> StateKeeper:
         return StateKeeper(self.layers, slots)
 
-    def begin(self, phase: Phase, slots: Tensor, ends: Tensor) -> None:
-        self._slots = slots.cpu()
+    def begin(self, phase: Phase, tokens: PassTokens) -> None:
+        self._counts = tokens.counts
 
     def read_layer(self, layer: int, hidden: Tensor) -> None:
-        states = on_cpu(hidden)
-        for slot in set(self._slots.tolist()):
-            self._kept[slot].setdefault(layer, []).append(states[self._slots == slot])
+        parts = torch.split(on_cpu(hidden), [count for _, count in self._counts])
+        for (slot, _), part in zip(self._counts, parts, strict=True):
+            self._kept[slot].setdefault(layer, []).append(part)
 
-    def copy_prefix(self, slot: int, source: StateKeeper, source_slot: int) -> None:
+    def copy_prefix(self, slots: range, source: StateKeeper, source_slot: int) -> None:
         kept = source._kept[source_slot]
-        self._kept[slot] = {layer: list(parts) for layer, parts in kept.items()}
+        for slot in slots:
+            self._kept[slot] = {layer: list(parts) for layer, parts in kept.items()}
 
     def states_with(self, layer: int, logits: Mapping[int, Tensor]) -> States:
         """All states, and as one more layer the logits [V] after each text."""

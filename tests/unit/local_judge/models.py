@@ -50,7 +50,7 @@ class NumberModel:
     def __call__(self, **inputs):
         self.fed.append(tuple(inputs["input_ids"].shape))
         output = self.model(**inputs)
-        output.logits = output.logits * self.weight + self.bias
+        output.logits = output.logits * self.weight + self.bias.to(output.logits.device)
         return output
 
 

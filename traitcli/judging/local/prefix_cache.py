@@ -103,7 +103,7 @@ def continue_prompts(
     chosen = torch.tensor(indices, device=loaded.device)
     tokens = torch.tensor(ids, device=loaded.device)
     mask = torch.cat([batch.mask[chosen], torch.ones_like(tokens, dtype=torch.bool)], 1)
-    return forward(loaded, tokens, mask, _select(batch, chosen))[:, -1]
+    return forward(loaded, tokens, mask, _select(batch, indices, chosen))[:, -1]
 
 
 def _is_movable(cache: Any) -> bool:
@@ -122,22 +122,31 @@ def _move(prefix: CachedPrefix, padding: Tensor) -> Any:
     # The mask hides the columns of the padding, so any valid index will do.
     columns = columns.clamp(min=0)
     cache = _shallow_copy(prefix.cache)
+    # accelerate may have put layers on several devices.
+    devices = {layer.keys.device for layer in cache.layers}
+    columns_on = {device: columns.to(device) for device in devices}
     for layer in cache.layers:  # [1, heads, T, D] -> [B, heads, P, D]
-        layer.keys = layer.keys[0][:, columns].transpose(0, 1)
-        layer.values = layer.values[0][:, columns].transpose(0, 1)
+        own = columns_on[layer.keys.device]
+        layer.keys = layer.keys[0][:, own].transpose(0, 1)
+        layer.values = layer.values[0][:, own].transpose(0, 1)
     return cache
 
 
-def _select(batch: PromptBatch, indices: Tensor) -> Any:
-    """Return a cache of some sequences of a batch; the batch's own cache stays unchanged."""
+def _select(batch: PromptBatch, indices: Sequence[int], chosen: Tensor) -> Any:
+    """Return a cache of the sequences `indices` of a batch; the batch's own stays unchanged.
+
+    `chosen` is the same as `indices`, on the model's device.
+    """
+    # Recurrent layers may change their state in place, so sharing tensors is not safe.
     if not _is_movable(batch.cache):
-        # Recurrent layers may change their state in place, so sharing tensors is not safe.
         cache = copy.deepcopy(batch.cache)
-        cache.reorder_cache(indices)
-        return cache
-    cache = _shallow_copy(batch.cache)
-    if indices.tolist() != list(range(len(batch.mask))):
-        cache.batch_select_indices(indices)
+    else:
+        cache = _shallow_copy(batch.cache)
+        # Compared on the CPU: the same question to a GPU would wait for it.
+        if list(indices) == list(range(len(batch.mask))):
+            return cache
+    # Each layer gets the indices on its own device.
+    cache.reorder_cache(chosen)
     return cache
 
 
