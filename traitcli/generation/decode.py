@@ -233,9 +233,7 @@ class _DecodeLoop:
         running, limit = self._running, self._sampling.max_new_tokens
         # The last token of a full answer is fed for its hidden states; its logits are not needed.
         going = [slot for slot, request in enumerate(running) if request.written + 1 < limit]
-        logits_at = None
-        if len(going) < len(running):
-            logits_at = torch.tensor(going, dtype=torch.long)
+        logits_at = going if len(going) < len(running) else None
         known = [request.length for request in running]
         new = [(request.token,) for request in running]
         logits = self._engine.read(self._batch, "response", known, new, logits_at=logits_at)

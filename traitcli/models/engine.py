@@ -105,7 +105,7 @@ class Engine:
         known: Sequence[int],
         new: Sequence[Ids],
         first_slot: int = 0,
-        logits_at: Tensor | None = None,
+        logits_at: Sequence[int] | None = None,
     ) -> Tensor:
         """Read more tokens of the sequences in neighboring slots, in one forward pass.
 
@@ -115,8 +115,7 @@ class Engine:
             known: tokens that each sequence has already.
             new: tokens to read, at least one for each sequence.
             first_slot: slot of the first sequence.
-            logits_at: int64 [K] on the CPU, indices into all new tokens; default: each sequence's
-                last one.
+            logits_at: K indices into all new tokens; default: each sequence's last one.
 
         Returns:
             Logits [K, V] after these tokens.

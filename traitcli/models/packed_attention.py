@@ -27,6 +27,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import add
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -57,13 +58,13 @@ class NewTokens:
     known       tokens that each sequence has already
     new         the new ones of each, at least one
     first_slot  slot of the first sequence
-    logits_at   int64 [K] on the CPU, indices into all new tokens; none: each sequence's last one
+    logits_at   K indices into all new tokens; none: each sequence's last one
     """
 
     known: Sequence[int]
     new: Sequence[Sequence[int]]
     first_slot: int = 0
-    logits_at: Tensor | None = None
+    logits_at: Sequence[int] | None = None
 
 
 class PackedInput:
@@ -86,48 +87,30 @@ class PackedInput:
         device: torch.device,
         content: Content = "responses",
     ) -> None:
-        lengths = torch.tensor([len(ids) for ids in sequences.new])
-        starts = torch.tensor(sequences.known)
-        # For each token: its sequence, counted from the first, and its index among the new ones.
-        numbers = torch.arange(len(lengths)).repeat_interleave(lengths)
-        ends = lengths.cumsum(0) - 1
-        offsets = torch.arange(len(numbers)) - (ends + 1 - lengths)[numbers]
-        positions = starts[numbers] + offsets
-
+        lengths = [len(ids) for ids in sequences.new]
+        totals = list(map(add, sequences.known, lengths))
         self.content = content
         self._store = store
         self._count = len(lengths)
         self._first_slot = sequences.first_slot
-        self._width = int(lengths.max())
-        self._span = int((starts + lengths).max())
-        self._shortest = int((starts + lengths).min())
-        self._is_padded = int(lengths.min()) != self._width
+        self._width = max(lengths)
+        self._span = max(totals)
+        self._shortest = min(totals)
+        self._is_padded = min(lengths) != self._width
         # Layers with the same window share a mask.
         self._masks: dict[tuple[int | None, torch.dtype, torch.device], Tensor | None] = {}
         self._copies: dict[tuple[str, torch.device], Tensor] = {}
 
-        # [R, width]: the position of each padded query, −1 for padding.
-        queries = torch.full((self._count, self._width), -1)
-        queries[numbers, offsets] = positions
-        self._query_positions = queries  # on the CPU too: a look at it there waits for nothing
-        parts = {
-            "ids": torch.tensor([token for ids in sequences.new for token in ids]),
-            "positions": positions,
-            "slots": self._first_slot + numbers,
-            "ends": ends,
-            "logits_at": ends if sequences.logits_at is None else sequences.logits_at,
-            "queries": queries.flatten(),
-        }
-        # Where each token goes among the padded queries.
-        if self._is_padded:
-            parts["padded"] = numbers * self._width + offsets
+        parts = _step_numbers(sequences) if self.is_step else _pass_numbers(sequences, self._width)
+        if sequences.logits_at is not None:
+            parts["logits_at"] = sequences.logits_at
         # In one tensor: each copy to a device takes as long as a small kernel.
-        sizes = [len(part) for part in parts.values()]
-        sent = torch.split(torch.cat(list(parts.values())).to(device), sizes)
+        numbers = torch.tensor([number for part in parts.values() for number in part])
+        sent = torch.split(numbers.to(device), list(map(len, parts.values())))
         self._parts = dict(zip(parts, sent, strict=True))
         self.ids, self.positions = self._parts["ids"], self._parts["positions"]
         self.slots, self.ends = self._parts["slots"], self._parts["ends"]
-        self.logits_at = self._parts["logits_at"]
+        self.logits_at = self._parts.get("logits_at", self.ends)
 
     @property
     def is_step(self) -> bool:
@@ -234,10 +217,46 @@ class PackedInput:
             if is_one_length and (window is None or self._span <= window):
                 self._masks[key] = None
             else:
-                queries = self._on(device, "queries").view(self._count, self._width)
+                queries = self._on(device, "positions" if self.is_step else "queries")
+                queries = queries.view(self._count, self._width)
                 seen = see_keys(queries, self._span, window, self._is_padded)
                 self._masks[key] = as_mask(seen, groups, dtype)
         return self._masks[key]
+
+
+def _step_numbers(sequences: NewTokens) -> dict[str, Sequence[int]]:
+    """The numbers of `_pass_numbers` where each sequence has one new token, and no padding."""
+    count, first = len(sequences.new), sequences.first_slot
+    return {
+        "ids": [ids[0] for ids in sequences.new],
+        "positions": sequences.known,
+        "slots": range(first, first + count),
+        "ends": range(count),
+    }
+
+
+def _pass_numbers(sequences: NewTokens, width: int) -> dict[str, Sequence[int]]:
+    """What the device must know of new tokens, besides `ids`, `positions`, `slots` and `ends`:
+
+    queries  [R · width], the position of each padded query, −1 for padding
+    padded   [N], where each token goes among the padded queries
+    """
+    ids: list[int] = []
+    positions: list[int] = []
+    slots: list[int] = []
+    ends: list[int] = []
+    queries: list[int] = []
+    padded: list[int] = []
+    for number, (known, new) in enumerate(zip(sequences.known, sequences.new, strict=True)):
+        own = range(known, known + len(new))
+        ids += new
+        positions += own
+        slots += [sequences.first_slot + number] * len(new)
+        ends.append(len(ids) - 1)
+        queries += [*own, *[-1] * (width - len(new))]
+        padded += range(number * width, number * width + len(new))
+    names = ("ids", "positions", "slots", "ends", "queries", "padded")
+    return dict(zip(names, (ids, positions, slots, ends, queries, padded), strict=True))
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
@@ -112,9 +113,7 @@ def _read_packed(
 
             for part in split_passes([len(ids) for ids in responses], max_tokens):
                 new, known = responses[part], [len(ids) for ids in prompts[part]]
-                logits_at = torch.tensor([], dtype=torch.long)
-                if scored:
-                    logits_at = _all_but_last(new)
+                logits_at = _all_but_last(new) if scored else []
                 rest = engine.read(batch, "response", known, new, part.start, logits_at)
 
                 slots = range(part.start, part.start + len(new))
@@ -190,12 +189,11 @@ def _tokens_per_pass(loaded: LoadedModel, batch_size: BatchSize, scored: bool) -
     return max(1, int(most * batch_size.share))
 
 
-def _all_but_last(sequences: Sequence[Ids]) -> Tensor:
-    """int64: the indices of packed tokens, without each sequence's last one."""
-    lengths = torch.tensor([len(ids) for ids in sequences])
-    is_last = torch.zeros(int(lengths.sum()), dtype=torch.bool)
-    is_last[lengths.cumsum(0) - 1] = True
-    return (~is_last).nonzero().squeeze(1)
+def _all_but_last(sequences: Sequence[Ids]) -> list[int]:
+    """The indices of packed tokens, without each sequence's last one."""
+    lengths = [len(ids) for ids in sequences]
+    last = {end - 1 for end in accumulate(lengths)}
+    return [index for index in range(sum(lengths)) if index not in last]
 
 
 def _log_probabilities(
