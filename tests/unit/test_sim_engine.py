@@ -30,6 +30,7 @@ from traitcli.models.steerer import ActivationSteerer
 from traitcli.monitoring.score_texts import score_texts
 from traitcli.monitoring.transcripts import Exchange
 from traitcli.records import POSITIONS
+from traitcli.steering.interventions import typical_norms
 
 SAMPLING = {
     "greedy": SamplingConfig(temperature=0, max_new_tokens=8),
@@ -222,6 +223,16 @@ def test_the_monitor_gives_the_same_record(both, model, family):
     assert found.tokens == expected.tokens
     for trait, scores in expected.raw.items():
         assert found.raw[trait] == pytest.approx(scores, rel=1e-3, abs=1e-3)
+
+
+@each_model
+def test_usual_lengths_of_states_are_the_same(both, model, family):
+    def compute(loaded):
+        return typical_norms(loaded, (0, 2, 3, 4), [text.prompt for text in TEXTS])
+
+    expected, found = both(model(family), compute)
+
+    assert found == pytest.approx(expected, rel=1e-4)
 
 
 @each_model

@@ -117,8 +117,8 @@ class ActivationSums(ReaderState):
         self._clear(source_slot)
 
     def _clear(self, slot: int) -> None:
-        self._sums[:, :, slot] = 0
-        self._counts[:, :, slot] = 0
+        self._sums[:, :, slot].zero_()
+        self._counts[:, :, slot].zero_()
 
 
 def _mean(sums: Tensor, counts: Tensor, kind: int) -> Tensor:
