@@ -91,6 +91,7 @@ class PackedInput:
         totals = list(map(add, sequences.known, lengths))
         self.content = content
         self._store = store
+        self._known, self._lengths = sequences.known, lengths
         self._count = len(lengths)
         self._first_slot = sequences.first_slot
         self._width = max(lengths)
@@ -116,6 +117,11 @@ class PackedInput:
     def is_step(self) -> bool:
         """Whether one token of each sequence is read."""
         return self._width == 1
+
+    def _span_of(self, queries: int) -> int:
+        """How many keys the first queries of each sequence see at most; no device is asked."""
+        pairs = zip(self._known, self._lengths, strict=True)
+        return max(known + min(queries, length) for known, length in pairs)
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, rule: _AttentionRule
@@ -156,7 +162,7 @@ class PackedInput:
             for start in range(0, self._width, together):
                 own = queries[:, :, :, start : start + together]
                 # Made anew in each layer: together they would grow with the square of a text.
-                span = int(self._query_positions[:, start : start + together].max()) + 1
+                span = self._span_of(start + together)
                 positions = self._on(own.device, "queries").view(self._count, self._width)
                 positions = positions[:, start : start + together]
                 seen = see_keys(positions, span, rule.window, self._is_padded)
