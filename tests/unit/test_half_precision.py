@@ -12,8 +12,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+import traitcli.generation.decode as decode_module
 import traitcli.generation.padded_decode as padded_module
-import traitcli.generation.sampling as sampling_module
 from tests.conftest import FAMILIES
 from traitcli.config import ModelConfig, SamplingConfig
 from traitcli.generation.batch_size import BatchSize
@@ -51,17 +51,18 @@ def half(model_folders):
 def first_distributions(model, size):
     """Request -> log-probabilities [V] of its first token, `size` answers written together."""
     found = {}
-    pick = sampling_module.pick
+    pick_tokens = decode_module.pick_tokens
 
-    def recording(logits, draws, sampling, **options):
+    def recording(loaded, logits, draws, sampling):
         rows = logits.reshape(-1, logits.shape[-1]).float().log_softmax(-1)
         # Every request has its own random numbers, so they tell whose row it is.
         found.update(zip(map(tuple, draws.tolist()), rows, strict=True))
-        return pick(logits, draws, sampling, **options)
+        return pick_tokens(loaded, logits, draws, sampling)
 
     one = replace(model, stop_ids=frozenset())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampling_module, "pick", recording)
+        patch.setattr(decode_module, "pick_tokens", recording)
+        patch.setattr(padded_module, "pick_tokens", recording)
         for start in range(0, len(REQUESTS), size):
             list(generate(one, REQUESTS[start : start + size], ONE_TOKEN, BatchSize(size)))
     assert len(found) == len(REQUESTS)
@@ -103,17 +104,9 @@ def test_a_packed_batch_that_shows_one_key_too_many_exceeds_the_tolerance(
 ):
     model = half(family, packs=True)
     alone = first_distributions(model, 1)
-    make_mask = PackedInput._mask
+    queries = PackedInput._queries
 
-    def leaking(packed, *options):
-        queries = packed._parts["positions" if packed.is_step else "queries"]
-        queries += 1
-        try:
-            return make_mask(packed, *options)
-        finally:
-            queries -= 1
-
-    monkeypatch.setattr(PackedInput, "_mask", leaking)
+    monkeypatch.setattr(PackedInput, "_queries", lambda packed, *on: queries(packed, *on) + 1)
 
     assert distance(alone, first_distributions(model, 16)) > 2 * TOLERANCE
 

@@ -10,17 +10,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def see_keys(queries: Tensor, span: int, window: int | None, is_padded: bool) -> Tensor:
-    """bool [R, W, span]: whether queries at positions [R, W] see the keys before `span`.
-
-    Padding is at position −1. It sees everything, because a softmax over nothing is NaN.
-    """
+def see_keys(queries: Tensor, span: int, window: int | None) -> Tensor:
+    """bool [R, W, span]: whether queries at positions [R, W] see the keys before `span`."""
     positions = queries[:, :, None]
     keys = torch.arange(span, device=queries.device)
     seen = keys <= positions
     if window is not None:
         seen &= keys > positions - window
-    return seen.logical_or_(positions < 0) if is_padded else seen
+    # Padding sees everything, because a softmax over nothing is NaN. Nobody looks at it.
+    return seen.logical_or_(positions < 0)
 
 
 def as_mask(seen: Tensor, groups: int, dtype: torch.dtype) -> Tensor:

@@ -91,7 +91,7 @@ class PackedInput:
         totals = list(map(add, sequences.known, lengths))
         self.content = content
         self._store = store
-        self._known, self._lengths = sequences.known, lengths
+        self._sequences = sequences
         self._count = len(lengths)
         self._first_slot = sequences.first_slot
         self._width = max(lengths)
@@ -117,11 +117,6 @@ class PackedInput:
     def is_step(self) -> bool:
         """Whether one token of each sequence is read."""
         return self._width == 1
-
-    def _span_of(self, queries: int) -> int:
-        """How many keys the first queries of each sequence see at most; no device is asked."""
-        pairs = zip(self._known, self._lengths, strict=True)
-        return max(known + min(queries, length) for known, length in pairs)
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, rule: _AttentionRule
@@ -162,10 +157,9 @@ class PackedInput:
             for start in range(0, self._width, together):
                 own = queries[:, :, :, start : start + together]
                 # Made anew in each layer: together they would grow with the square of a text.
-                span = self._span_of(start + together)
-                positions = self._on(own.device, "queries").view(self._count, self._width)
-                positions = positions[:, start : start + together]
-                seen = see_keys(positions, span, rule.window, self._is_padded)
+                positions = self._queries(own.device)[:, start : start + together]
+                span = self._span_between(start, start + together)
+                seen = see_keys(positions, span, rule.window)
                 mask = as_mask(seen, groups, dtype)
                 found = attend(
                     own.flatten(2, 3), keys[:, :, :span], values[:, :, :span], mask, rule
@@ -200,6 +194,16 @@ class PackedInput:
             self._copies[name, device] = part.to(device)
         return self._copies[name, device]
 
+    def _queries(self, device: torch.device) -> Tensor:
+        """[R, width]: the position of each padded query, −1 for padding."""
+        part = self._on(device, "positions" if self.is_step else "queries")
+        return part.view(self._count, self._width)
+
+    def _span_between(self, start: int, end: int) -> int:
+        """How many keys the queries of the columns `start` to `end` see."""
+        pairs = zip(self._sequences.known, self._sequences.new, strict=True)
+        return max(known + min(len(ids), end) for known, ids in pairs if len(ids) > start)
+
     def _pad(self, packed: Tensor) -> Tensor:
         """[N, …] -> [R, width, …]"""
         if self._is_padded:
@@ -220,13 +224,9 @@ class PackedInput:
         if key not in self._masks:
             # Known here from the lengths: a look at the mask would wait for the device.
             is_one_length = self.is_step and self._shortest == self._span
-            if is_one_length and (window is None or self._span <= window):
-                self._masks[key] = None
-            else:
-                queries = self._on(device, "positions" if self.is_step else "queries")
-                queries = queries.view(self._count, self._width)
-                seen = see_keys(queries, self._span, window, self._is_padded)
-                self._masks[key] = as_mask(seen, groups, dtype)
+            sees_all = is_one_length and (window is None or self._span <= window)
+            seen = None if sees_all else see_keys(self._queries(device), self._span, window)
+            self._masks[key] = None if seen is None else as_mask(seen, groups, dtype)
         return self._masks[key]
 
 
