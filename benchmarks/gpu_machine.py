@@ -1,4 +1,4 @@
-"""Measures the machine that the engine runs on: its versions, and what its basic operations cost."""
+"""Measures the machine: what is installed, and what its basic operations cost."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def measure_machine(device: torch.device, parts: Parts) -> None:
     one = torch.zeros(16, device=device)
     launch = milliseconds(device, lambda: one.add_(1), 2000 if is_large else 200)
     parts.found("launching a kernel", 1000 * launch, "µs")
-    item = milliseconds(device, lambda: one[0].item(), 200)
+    item = milliseconds(device, one[0].item, 200)
     parts.found("reading one number (.item())", 1000 * item, "µs")
 
     tokens = [1] * 256
     upload = milliseconds(device, lambda: torch.tensor(tokens, device=device), 200)
     parts.found("256 tokens from a list to the device", 1000 * upload, "µs")
     activations = torch.zeros(5, 33, 4096, device=device)
-    download = milliseconds(device, lambda: activations.cpu(), 30)
+    download = milliseconds(device, activations.cpu, 30)
     parts.found("sums of one answer (5 × 33 × 4096) to the CPU", 1000 * download, "µs")
 
     numbers = torch.zeros(2**28 if is_large else 2**20, device=device)

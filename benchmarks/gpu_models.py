@@ -194,19 +194,9 @@ def make_model(
         layers: number of blocks; default: all.
         spread: standard deviation of its weights. Larger ones make likely tokens clearly likelier.
     """
-    shape = {**family.shape, **(family.tiny if tiny else {})}
-    if layers is not None:
-        shape["num_hidden_layers"] = layers
     torch.manual_seed(0)
-    config = AutoConfig.for_model(
-        family.kind,
-        **shape,
-        # So narrow a model needs larger weights for its tokens to differ.
-        initializer_range=0.3 if tiny else spread,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=PAD,
-    )
+    # So narrow a model needs larger weights for its tokens to differ.
+    config = _make_config(family, 0.3 if tiny else spread, layers, tiny=tiny)
     with device:
         model = AutoModelForCausalLM.from_config(
             config, dtype=dtype, attn_implementation=family.attention
@@ -232,6 +222,23 @@ def make_model(
     return replace(loaded, massive_above=measure_massive(loaded))
 
 
+def _make_config(family: Family, spread: float, layers: int | None, *, tiny: bool) -> Any:
+    """The configuration of transformers; `layers` is the number of blocks, if it is another."""
+    shape = {**family.shape, **(family.tiny if tiny else {})}
+    if layers is not None:
+        shape["num_hidden_layers"] = layers
+    return AutoConfig.for_model(
+        family.kind,
+        **shape,
+        initializer_range=spread,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=PAD,
+        # If they were tied, as Gemma's are, each token of a random model would follow itself.
+        tie_word_embeddings=False,
+    )
+
+
 def vocabulary_of(loaded: LoadedModel) -> int:
     """Number of tokens in the model's vocabulary."""
     size: int = loaded.model.config.get_text_config().vocab_size
@@ -247,9 +254,7 @@ def random_tokens(loaded: LoadedModel, count: int, generator: torch.Generator) -
 def make_prompts(loaded: LoadedModel, count: int) -> list[Ids]:
     """Prompts of about 100 tokens; every tenth begins with the same 60."""
     generator = torch.Generator().manual_seed(3)
-    beginnings = [
-        random_tokens(loaded, _BEGINNING_TOKENS, generator) for _ in range(_BEGINNINGS)
-    ]
+    beginnings = [random_tokens(loaded, _BEGINNING_TOKENS, generator) for _ in range(_BEGINNINGS)]
     prompts = []
     for number in range(count):
         own = _OWN_TOKENS[number % len(_OWN_TOKENS)]

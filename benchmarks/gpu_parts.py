@@ -65,7 +65,7 @@ class Parts:
         return self._clock() - self._start
 
     def run(self, part: str, needs: float, measure: Callable[[], None]) -> None:
-        """Run one part, if the `needs` seconds are left; a part that fails does not end the rest."""
+        """Run one part if the `needs` seconds are left; one that fails does not end the rest."""
         self._begin(part)
         left = self.deadline - self.seconds
         if needs > left:
@@ -83,17 +83,17 @@ class Parts:
         finally:
             self._clean_up()
 
-    def leave_out(self, part: str, reason: str) -> None:
+    def leave_out(self, part: str, outcome: Outcome, reason: str) -> None:
         """Record a part that cannot begin."""
         self._begin(part)
-        self._end("not there", reason)
+        self._end(outcome, reason)
 
     def found(self, measure: str, value: Value, unit: str = "", verdict: str = "") -> None:
         """Record what a part has measured."""
         text = f"{_format(value)} {unit}".rstrip()
         # Flushed, so that an interrupted benchmark has shown all it knows.
         print(f"  {measure:{_MEASURE_WIDTH}} {text}  {verdict}".rstrip(), flush=True)
-        found = {"measure": measure, "value": value, "unit": unit}
+        found: dict[str, object] = {"measure": measure, "value": value, "unit": unit}
         self._write(found | ({"verdict": verdict} if verdict else {}))
 
     def at_most(self, measure: str, value: float, limit: float, unit: str = "") -> None:
@@ -127,7 +127,7 @@ class Parts:
         self.results.append(PartResult(self.subject, self._part, outcome, reason))
         if outcome not in ("done", "wrong"):
             print(f"  {outcome}: {reason}", flush=True)
-        ended = {"outcome": outcome, "reason": reason}
+        ended: dict[str, object] = {"outcome": outcome, "reason": reason}
         self._write(ended | ({"traceback": lines} if lines else {}))
 
     def _write(self, fields: dict[str, object]) -> None:
