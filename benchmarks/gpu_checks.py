@@ -48,10 +48,11 @@ class StateRecorder(StateKeeper):
     def open(self, slots: int) -> StateRecorder:
         return StateRecorder(self.layers, slots, self.finished)
 
-    def finish(self, slot: int, request: int) -> None:
-        kept = self._kept[slot]
-        self.finished[request] = {layer: torch.cat(parts) for layer, parts in kept.items()}
-        self._kept[slot] = {}
+    def finish(self, slots: Sequence[int], requests: Sequence[int]) -> None:
+        for slot, request in zip(slots, requests, strict=True):
+            kept = self._kept[slot]
+            self.finished[request] = {layer: torch.cat(parts) for layer, parts in kept.items()}
+            self._kept[slot] = {}
 
     def move(self, source_slot: int, slot: int) -> None:
         self._kept[slot], self._kept[source_slot] = self._kept[source_slot], {}

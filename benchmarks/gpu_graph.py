@@ -22,15 +22,15 @@ from traitcli.generation.mean_activations import MeanReader
 from traitcli.generation.request import Request
 from traitcli.generation.sampling import pick, uniforms
 from traitcli.models.engine import Engine, SequenceBatch
+from traitcli.models.kv_store import KVStore
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.packed_attention import (
-    KVStore,
     PackedInput,
     _AttentionRule,
     _matmul_attention,
     run_packed,
 )
-from traitcli.models.reader import NullReader, Reader
+from traitcli.models.reader import NullReader, PassTokens, Reader
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,7 +54,10 @@ class StaticInput(PackedInput):
         self.ids = torch.zeros_like(positions)
         self.positions = positions
         self.slots = torch.arange(len(positions), device=positions.device)
-        self.ends = self.slots
+        self.ends = self.logits_at = self.slots
+        self.tokens = PassTokens(
+            self.slots, self.ends, [(slot, 1) for slot in range(len(positions))]
+        )
         self._store = store
         self._width = 1
         self._columns = torch.arange(capacity, device=positions.device)
@@ -126,7 +129,7 @@ class StaticStep:
         packed = self._packed
         packed.begin()
         self._engine._state = self._batch.state
-        self._batch.state.begin("response", packed.slots, packed.ends)
+        self._batch.state.begin("response", packed.tokens)
         logits = run_packed(self._loaded, packed, packed.ends)
         packed.positions.add_(1)
         self._written.add_(1)
