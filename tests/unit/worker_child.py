@@ -37,7 +37,7 @@ def start_child(note: Path) -> ReleaseRequest:
 def open_pool(folder: Path, engine: str = "vllm") -> LocalPool:
     """A pool of one worker; it is ready and was told to start a process."""
     config = Config.model_validate({"model": {"id": "org/tiny"}, "extract": {"engine": engine}})
-    pool = LocalPool(config, ["cpu"], False, folder / "logs")
+    pool = LocalPool(config, ["cpu"], False, folder / "logs", lambda message: message)
     pool.start(0)
     messages = []
     while WorkerReady() not in messages:
