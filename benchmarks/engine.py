@@ -40,9 +40,9 @@ from benchmarks.peers import PeerResult, measure
 from benchmarks.reading import measure_monitor, measure_texts, read_packed
 from benchmarks.stages import measure_readings
 from traitcli.config import SamplingConfig
-from traitcli.generation.batch_size import BatchSize
 from traitcli.generation.decode import generate
 from traitcli.generation.request import Request
+from traitcli.models.batch_size import BatchSize
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.padding import left_pad
 

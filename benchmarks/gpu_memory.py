@@ -9,9 +9,10 @@ import torch
 from benchmarks.gpu_models import Sizes, make_requests
 from benchmarks.gpu_parts import NotThereError, Parts
 from traitcli.config import SamplingConfig
-from traitcli.generation.batch_size import BatchSize, estimate_size
+from traitcli.generation.batch_size import estimate_size
 from traitcli.generation.decode import decode, generate
 from traitcli.generation.mean_activations import MeanReader
+from traitcli.models.batch_size import BatchSize
 from traitcli.models.footprint import pass_bytes, sequence_bytes
 from traitcli.models.loaded import LoadedModel
 

@@ -11,9 +11,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from traitcli.config import SamplingConfig
-from traitcli.generation.batch_size import BatchSize
 from traitcli.generation.decode import Generation, generate
 from traitcli.generation.request import Request
+from traitcli.models.batch_size import BatchSize
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.massive import measure_massive
 

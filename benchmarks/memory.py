@@ -18,9 +18,9 @@ import psutil
 
 from benchmarks.case import find_prompts, load_embedded
 from traitcli.config import SamplingConfig
-from traitcli.generation.batch_size import BatchSize
 from traitcli.generation.decode import generate
 from traitcli.generation.request import Request
+from traitcli.models.batch_size import BatchSize
 
 _BATCH_SIZE = 100
 

@@ -11,8 +11,9 @@ import traitcli.generation.batch_size as batch_size_module
 from tests.unit.test_decode import PROMPTS, SAMPLED, assert_same, requests
 from traitcli.errors import TraitError
 from traitcli.events import Warned
-from traitcli.generation.batch_size import BatchSize, estimate_size
+from traitcli.generation.batch_size import estimate_size
 from traitcli.generation.decode import generate
+from traitcli.models.batch_size import BatchSize
 from traitcli.models.footprint import sequence_bytes
 from traitcli.models.kv_store import KVStore
 from traitcli.models.memory import memory_explained, ran_out_of_memory

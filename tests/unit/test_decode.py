@@ -12,10 +12,10 @@ import traitcli.models.engine as engine_module
 from tests.conftest import FAMILIES
 from tests.unit.test_prefix_tree import count_read_tokens
 from traitcli.config import SamplingConfig
-from traitcli.generation.batch_size import BatchSize
 from traitcli.generation.decode import Generation, decode, generate
 from traitcli.generation.mean_activations import MeanReader
 from traitcli.generation.request import Request
+from traitcli.models.batch_size import BatchSize
 from traitcli.models.prompts import persona_messages, render
 from traitcli.records import POSITIONS
 

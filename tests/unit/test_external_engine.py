@@ -17,11 +17,11 @@ from tests.unit.test_likelihood import TRAIT
 from traitcli.config import EMBEDDED, ExtractConfig, ModelConfig, SamplingConfig
 from traitcli.errors import ModelError
 from traitcli.events import ModelLoading
-from traitcli.generation.batch_size import BatchSize
 from traitcli.generation.decode import generate
 from traitcli.generation.external_engine import Callbacks, write_then_read
 from traitcli.generation.request import Request
 from traitcli.generation.vllm import VllmWriter, check_vllm
+from traitcli.models.batch_size import BatchSize
 from traitcli.models.load import load_model
 from traitcli.pipeline.extract import generate_rollouts
 from traitcli.pipeline.messages import GenerateTask

@@ -10,11 +10,11 @@ import torch
 
 from traitcli.config import ModelConfig, MonitorConfig, MonitorSamplingConfig, SamplingConfig
 from traitcli.errors import ModelError, RunError, VectorError
-from traitcli.generation.batch_size import BatchSize
 from traitcli.generation.decode import generate
 from traitcli.generation.projections import Probe
 from traitcli.generation.request import Request
 from traitcli.generation.sampling import NOT_FINITE, pick, uniforms
+from traitcli.models.batch_size import BatchSize
 from traitcli.models.load import load_model
 from traitcli.models.read_texts import Text, log_probabilities
 from traitcli.monitoring.monitor import Watch, monitor

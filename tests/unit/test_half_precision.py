@@ -16,9 +16,9 @@ import traitcli.generation.decode as decode_module
 import traitcli.generation.padded_decode as padded_module
 from tests.conftest import FAMILIES
 from traitcli.config import ModelConfig, SamplingConfig
-from traitcli.generation.batch_size import BatchSize
 from traitcli.generation.decode import generate
 from traitcli.generation.request import Request
+from traitcli.models.batch_size import BatchSize
 from traitcli.models.load import load_model
 from traitcli.models.packed_attention import PackedInput
 from traitcli.models.read_texts import Text, log_probabilities

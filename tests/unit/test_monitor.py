@@ -12,10 +12,10 @@ from tests.conftest import FAMILIES
 from traitcli.config import MonitorConfig, MonitorSamplingConfig
 from traitcli.errors import VectorError
 from traitcli.events import MonitorFinished, MonitorStarted, TokenScored
-from traitcli.generation.batch_size import BatchSize
 from traitcli.generation.decode import Generation, generate
 from traitcli.generation.projections import make_probes
 from traitcli.generation.request import Request
+from traitcli.models.batch_size import BatchSize
 from traitcli.models.prompts import render
 from traitcli.monitoring.monitor import Watch, monitor
 from traitcli.monitoring.record_files import record_path

@@ -14,9 +14,9 @@ from tests.unit.test_decode import relative_error, two_pass_means
 from traitcli.config import ModelConfig, SamplingConfig
 from traitcli.errors import ModelError
 from traitcli.events import Warned
-from traitcli.generation.batch_size import BatchSize
 from traitcli.generation.decode import generate
 from traitcli.generation.request import Request
+from traitcli.models.batch_size import BatchSize
 from traitcli.models.load import load_model, open_model
 from traitcli.models.self_test import run_self_test
 from traitcli.records import POSITIONS

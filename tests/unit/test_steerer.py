@@ -13,9 +13,9 @@ import torch
 from tests.conftest import FAMILIES
 from traitcli.config import SamplingConfig
 from traitcli.errors import UserError, VectorError
-from traitcli.generation.batch_size import BatchSize
 from traitcli.generation.decode import generate
 from traitcli.generation.request import Request
+from traitcli.models.batch_size import BatchSize
 from traitcli.models.hooks import find_blocks
 from traitcli.models.read_texts import Text, log_probabilities
 from traitcli.models.steerer import ActivationSteerer, relative_dose

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from traitcli.config import ModelConfig, MonitorConfig, MonitorSamplingConfig, SamplingConfig
-from traitcli.generation.batch_size import BatchSize
 from traitcli.generation.decode import generate
 from traitcli.generation.external_engine import write_then_read
 from traitcli.generation.projections import Probe
 from traitcli.generation.request import Request
 from traitcli.generation.skip_thinking import OwnWriter, count_thinking, skip_thinking
+from traitcli.models.batch_size import BatchSize
 from traitcli.models.load import load_model
 from traitcli.models.prompts import encode_response
 from traitcli.models.thinking import opens_thinking, thinking_end, thinking_tokens

@@ -157,10 +157,11 @@ class LabelledComparison:
 
     def _keep(self, test: LabelledTest, vector: TraitVector) -> None:
         """Store the test, and name those that were measured on an earlier vector."""
-        from traitcli.vectors.labelled import keep_test, read_tests
+        from traitcli.vectors.labelled import keep_test, tests_of
 
         stored = keep_test(self._vector_path, test)
         say(f"kept as {test.name} in {stored}")
-        tests = read_tests(self._vector_path)
-        if former := [one.name for one in tests if not one.fits(vector)]:
-            say(f"of an earlier vector, no evidence for this one: {', '.join(former)}")
+        _, former = tests_of(vector, self._vector_path)
+        if former:
+            names = ", ".join(test.name for test in former)
+            say(f"of an earlier vector, no evidence for this one: {names}")

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from traitcli.models.batch_size import BatchSize
 from traitcli.models.footprint import pass_bytes, sequence_bytes
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.memory import free_bytes
-
-__all__ = ["BatchSize", "estimate_size"]
 
 _MAX_SIZE = {"cpu": 128, "cuda": 512}
 """Larger batches are hardly faster."""

@@ -268,6 +268,8 @@ class _DecodeLoop:
 
     def _finish(self, ended: Sequence[_RunningRequest]) -> None:
         """Free the requests' slots, and move the last requests there, so that no gap is left."""
+        if not ended:
+            return  # as in most steps
         slots = [self._running.index(request) for request in ended]
         self._batch.state.finish(slots, [request.index for request in ended])
 

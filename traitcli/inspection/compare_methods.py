@@ -188,22 +188,19 @@ def _evidence(trait: Trait, snapshot: TraitSnapshot, judge: str, config: Config)
             fix="extract with evaluation questions, or name other traits",
         )
     position, files = config.vector.position, snapshot.files
-    needed = {rollout.id for rollout in [*kept, *unseen]}
-    missing = len(needed - snapshot.neutral)
-    readings = Readings(trait, files, config.vector.context, len(needed), missing)
-    readings.check()
+    readings = Readings.of(trait, snapshot, [*kept, *unseen], config)
     neutral = readings.neutral(kept, unseen, position)
-    note = "" if neutral else _why_not_neutral(trait, position, missing, len(needed))
+    note = "" if neutral else _why_not_neutral(position, readings)
     build = readings.labelled(kept, position)
     return _Evidence(build, labelled(files, unseen, position), neutral, note)
 
 
-def _why_not_neutral(trait: Trait, position: Position, missing: int, needed: int) -> str:
+def _why_not_neutral(position: Position, readings: Readings) -> str:
     if position != "response_avg":
         return f"no neutral readings: they are of response_avg, and vector.position is {position}"
     return (
-        f"no neutral readings: {missing} of {needed} rollouts were not read behind their bare "
-        f"questions; traitcli extract {trait.name} reads them"
+        f"no neutral readings: {readings.missing} of {readings.needed} rollouts were not read "
+        f"behind their bare questions; traitcli extract {readings.trait.name} reads them"
     )
 
 

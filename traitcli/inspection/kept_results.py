@@ -14,7 +14,7 @@ from traitcli.monitoring.summaries import Summary
 from traitcli.monitoring.thresholds import read_thresholds, thresholds_path
 from traitcli.records import TraitVector
 from traitcli.vectors.files import read_vector
-from traitcli.vectors.labelled import read_tests
+from traitcli.vectors.labelled import tests_of
 from traitcli.vectors.verdict import with_verdict
 
 
@@ -38,7 +38,7 @@ def read_known(path: Path, beside: Path, on_event: Listener) -> KnownVector:
     for damaged tests: without these, the verdict could be better than it is.
     """
     vector = read_vector(path)
-    fitting = [test for test in read_tests(path, beside) if test.fits(vector)]
+    fitting, _ = tests_of(vector, path, beside)
     vector = replace(vector, quality=with_verdict(vector.quality, fitting))
     try:
         return KnownVector(vector, _thresholds(vector, beside.parent))

@@ -13,7 +13,7 @@ from traitcli.records import Position, TraitVector
 from traitcli.vectors.controls import cosine
 from traitcli.vectors.files import find_vectors, read_all, vector_folder
 from traitcli.vectors.formats.read_any import read_any
-from traitcli.vectors.labelled import LabelledTest, read_tests
+from traitcli.vectors.labelled import tests_of
 from traitcli.vectors.verdict import nearest_trait, with_near_duplicates, with_verdict
 
 Row = dict[str, Any]
@@ -50,10 +50,7 @@ def _rows(beside: Mapping[Path, Path]) -> list[Row]:
     """
     paths = list(beside)
     vectors = dict(zip(paths, read_all(paths, read_any), strict=True))
-    return [
-        _row(path, vector, vectors, read_tests(path, beside[path]))
-        for path, vector in vectors.items()
-    ]
+    return [_row(path, vector, vectors, beside[path]) for path, vector in vectors.items()]
 
 
 def _is_file(name: str) -> bool:
@@ -65,11 +62,11 @@ def _row(
     path: Path,
     vector: TraitVector,
     all_vectors: Mapping[Path, TraitVector],
-    kept: Sequence[LabelledTest],
+    beside: Path,
 ) -> Row:
     # The verdict follows from the measurements. It is worded again here, so that a file of an
     # earlier version gets the words that the other commands use.
-    fitting = [test for test in kept if test.fits(vector)]
+    fitting, outdated = tests_of(vector, path, beside)
     quality = with_verdict(vector.quality, fitting)
 
     others = [other for other_path, other in all_vectors.items() if other_path != path]
@@ -90,7 +87,7 @@ def _row(
         **known,
         **shape,
         "labelled_tests": [asdict(test) for test in fitting],
-        "outdated_tests": [test.name for test in kept if test not in fitting],
+        "outdated_tests": [test.name for test in outdated],
         "cosines": cosines,
         "nearest": nearest_trait(cosines),
     }

@@ -56,8 +56,7 @@ def vector_sets(
     Returns:
         One row for each group: `name`, `model`, `vectors` and `cosines`. A vector's row has its
         quality, its thresholds and its magnitude ‖v‖ at each layer, in activation units.
-        `cosines[i][j]` is the
-        cosine of vectors i and j at the layer of vector i.
+        `cosines[i][j]` is the cosine of vectors i and j at the layer of vector i.
     """
     groups: dict[tuple[Any, ...], list[tuple[TraitVector, Row]]] = {}
     for known, shown in zip(vectors, evidence or [{}] * len(vectors), strict=True):

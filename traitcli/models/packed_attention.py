@@ -156,7 +156,7 @@ class PackedInput:
             parts = []
             for start in range(0, self._width, together):
                 own = queries[:, :, :, start : start + together]
-                # Made anew in each layer: together they would grow with the square of a text.
+                # Not kept for the next layer: all of them grow with the square of a text's length.
                 positions = self._queries(own.device)[:, start : start + together]
                 span = self._span_between(start, start + together)
                 seen = see_keys(positions, span, rule.window)

@@ -61,8 +61,7 @@ def read_labelled(path: Path, label: str, by: str | None) -> LabelledFile:
     for exchange in transcript.exchanges:
         positive = _truth(exchange.keys.get(label))
         if exchange.problem:
-            line = exchange.about.get("line")
-            problems.append(f"line {line}: {exchange.problem}" if line else exchange.problem)
+            problems.append(exchange.located_problem)
             continue
         if positive is None:
             left_out += 1

@@ -66,6 +66,11 @@ class Exchange:
     problem: str = ""
     keys: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def located_problem(self) -> str:
+        """The problem, and the line or item that has it."""
+        return f"line {self.about['line']}: {self.problem}"
+
 
 class ShapeError(Exception):
     """An entry has none of the shapes."""

@@ -212,4 +212,4 @@ def _first_problem(found: Sequence[Exchange]) -> str:
         return "it is empty"
     if len(found) == 1:
         return found[0].problem
-    return f"line {found[0].about['line']}: {found[0].problem}"
+    return found[0].located_problem

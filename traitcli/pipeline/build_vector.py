@@ -126,10 +126,7 @@ def _compute(
         raise _too_few(trait, selection, positive, negative)
 
     unseen = unseen_rollouts(trait, snapshot.rollouts, selection)
-    needed = {r.id for r in [*kept, *unseen]}
-    missing = needed - snapshot.neutral
-    readings = Readings(trait, files, config.vector.context, len(needed), len(missing))
-    readings.check()
+    readings = Readings.of(trait, snapshot, [*kept, *unseen], config)
     position = config.vector.position
     # Only the states of the position that is measured stay: they take gigabytes of a large model.
     built = {
@@ -194,6 +191,17 @@ class Readings:
     needed: int
     missing: int
 
+    @classmethod
+    def of(
+        cls, trait: Trait, snapshot: TraitSnapshot, rollouts: Sequence[Rollout], config: Config
+    ) -> Readings:
+        """The readings of some rollouts; raises RunError if the config needs those that lack."""
+        needed = {rollout.id for rollout in rollouts}
+        missing = len(needed - snapshot.neutral)
+        readings = cls(trait, snapshot.files, config.vector.context, len(needed), missing)
+        readings._check()
+        return readings
+
     def context(self, position: Position) -> Context:
         """Which states of a position count."""
         # Labelled responses were read without a persona in the first place. And a prompt has no
@@ -205,7 +213,7 @@ class Readings:
         """The same with labels."""
         return labelled(self.files, rollouts, position, self.context(position))
 
-    def check(self) -> None:
+    def _check(self) -> None:
         """Raise RunError if the vector needs neutral readings that the run lacks."""
         if self.missing and self.context("response_avg") == "neutral":
             raise RunError(

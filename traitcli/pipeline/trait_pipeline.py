@@ -44,8 +44,6 @@ from traitcli.records import Judgement, Rollout, Trait
 
 _RUN_AGAIN = "run the same command again; finished rollouts are kept (see logs/ in the run folder)"
 
-_RUN_AGAIN = "run the same command again; finished rollouts are kept (see logs/ in the run folder)"
-
 
 @dataclass(frozen=True, slots=True)
 class Job:

@@ -156,8 +156,9 @@ def read_states(
         targets, sources = (list(each) for each in zip(*chosen, strict=True))
         with safe_open(path, framework="numpy") as file:
             block = file.get_tensor(position)[sources]
-            scale = f"{position}{_SCALE}"
-            scales = file.get_tensor(scale)[sources] if scale in file.keys() else None  # noqa: SIM118
+            scale, scales = f"{position}{_SCALE}", None
+            if scale in file.keys():  # noqa: SIM118 - the file is no mapping
+                scales = file.get_tensor(scale)[sources]
         # The files know the model's shape; this module does not.
         if result is None:
             result = np.zeros((len(ids), *block.shape[1:]), dtype=np.float32)

@@ -69,7 +69,7 @@ class LabelledActivations:
         return replace(self, positive=positive)
 
     def has_both_polarities(self) -> bool:
-        return bool(self.positive.any() and not self.positive.all())
+        return _has_both(self.positive)
 
     def direction(self, method: Method, among: NDArray[np.bool_] | None = None) -> Floats:
         """float32 [L+1, H], computed from all rollouts, or from those where the mask is true."""
@@ -101,6 +101,10 @@ class HeldOutScores:
             yield np.flatnonzero(self.pair == pair)
 
 
+def _has_both(positive: NDArray[np.bool_]) -> bool:
+    return bool(positive.any() and not positive.all())
+
+
 def leave_one_pair_out(
     build: LabelledActivations, test: LabelledActivations, method: Method
 ) -> HeldOutScores | None:
@@ -123,8 +127,7 @@ def left_out_directions(
     directions = {}
     for pair in np.unique(pairs):
         others = build.pair != pair
-        polarities = build.positive[others]
-        if polarities.any() and not polarities.all():
+        if _has_both(build.positive[others]):
             directions[int(pair)] = build.direction(method, others)
     return directions
 
@@ -150,7 +153,7 @@ def score_by_length(build: LabelledActivations, test: LabelledActivations) -> He
         # the labels and lengths alone: activations would be copied
         others = build.pair != pair
         lengths, polarities = build.length[others], build.positive[others]
-        if polarities.any() and not polarities.all():
+        if _has_both(polarities):
             # not the sign of the fold itself: it would favor length even where length means nothing
             positive, negative = lengths[polarities].mean(), lengths[~polarities].mean()
             signs[int(pair)] = 1 if positive >= negative else -1

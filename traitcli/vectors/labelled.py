@@ -92,6 +92,16 @@ def read_tests(*vector_paths: Path) -> tuple[LabelledTest, ...]:
     return tuple({test.name: test for test in tests}.values())
 
 
+def tests_of(
+    vector: TraitVector, *vector_paths: Path
+) -> tuple[list[LabelledTest], list[LabelledTest]]:
+    """The kept tests of a vector as it is now, and those of earlier ones; see `read_tests`."""
+    tests = read_tests(*vector_paths)
+    fitting = [test.fits(vector) for test in tests]
+    own = [test for test, fits in zip(tests, fitting, strict=True) if fits]
+    return own, [test for test, fits in zip(tests, fitting, strict=True) if not fits]
+
+
 def _read_file(path: Path) -> tuple[LabelledTest, ...]:
     try:
         data = parse_json(path.read_bytes())

@@ -53,9 +53,16 @@ def with_verdict(quality: VectorQuality, tests: Sequence[LabelledTest] = ()) -> 
         tests: The labelled answers that were kept for this vector.
     """
     verdict, reason, to_raise = _rung(quality)
-    failed = [text for test in tests if (text := _fault(test))]
-    unclear = [found for test in tests if (found := _gap(test))]
-    passed = [test for test in tests if not _fault(test) and not _gap(test)]
+    failed: list[str] = []
+    unclear: list[tuple[str, str]] = []
+    passed: list[LabelledTest] = []
+    for test in tests:
+        if fault := _fault(test):
+            failed.append(fault)
+        elif gap := _gap(test):
+            unclear.append(gap)
+        else:
+            passed.append(test)
     if passed and not failed:
         others = f" and {len(passed) - 1} more" if len(passed) > 1 else ""
         label = f"{passed[0].name}{others}"
@@ -138,18 +145,18 @@ def _neutral_fault(quality: VectorQuality) -> tuple[str, str] | None:
         reason = f"vectors of shuffled labels do as well in {null:.0%} of trials"
         return f"may be chance without the persona: {reason}", _MORE
     controls = (
-        ("length", "the length", quality.length_auroc, quality.neutral_length_lead),
+        ("length", "length", "the length", quality.length_auroc, quality.neutral_length_lead),
         (
             "lexical",
+            "single words",
             "the embedding layer",
             quality.embedding_layer_auroc,
             quality.neutral_embedding_lead,
         ),
     )
-    for label, control, auroc, lead in controls:
+    for label, what, control, auroc, lead in controls:
         if lead is not None and lead < MIN_LEAD:
             reason = f"{control} separates about as well ({_number(auroc)} against {shown})"
-            what = "length" if label == "length" else "single words"
             return f"may be {label}: {reason}", f"ask questions whose answers differ less in {what}"
     return None
 
@@ -173,14 +180,14 @@ def _fault(test: LabelledTest) -> str | None:
 
 
 def _gap(test: LabelledTest) -> tuple[str, str] | None:
-    """Why a kept test says nothing, and what would help; None if it says something."""
+    """Why a kept test without a fault says nothing, and what would help; None if it passes."""
     if not test.is_large_enough:
         positive, negative = test.positive, test.texts - test.positive
         prompts = "1 prompt" if test.prompts == 1 else f"{test.prompts:,} prompts"
         counts = f"{positive:,} with the trait, {negative:,} without, {prompts}"
         needs = f"{MIN_ANSWERS} of each and {MIN_PROMPTS} prompts"
         return f"too few answers in {test.name}: {counts}; it needs {needs}", _LABELS
-    if _fault(test) is None and None in (test.words_auroc, test.words_lead_low):
+    if None in (test.words_auroc, test.words_lead_low):
         return f"not compared on {test.name}: there are no rollouts to learn words from", _WORDS
     return None
 

@@ -24,7 +24,7 @@ from traitcli.vectors.hub.client import (
     list_files,
     shown_endpoint,
 )
-from traitcli.vectors.labelled import path_of_tests, read_tests
+from traitcli.vectors.labelled import path_of_tests, tests_of
 from traitcli.vectors.verdict import with_verdict
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def _fetch_card(api: HfApi, repo: str, head: str, listed: Iterable[RepoFile]) ->
 def _read_judged(path: Path) -> VectorHeader:
     """A vector's header, with the verdict by what is measured and kept beside it now."""
     vector = read_vector(path)
-    tests = [test for test in read_tests(path) if test.fits(vector)]
+    tests, _ = tests_of(vector, path)
     return replace(VectorHeader.of(vector), quality=with_verdict(vector.quality, tests))
 
 

@@ -14,6 +14,7 @@ from rich.text import Text
 from traitcli.views.cells import wrap_labelled
 from traitcli.views.formatting import QUIET
 from traitcli.views.printable import one_line
+from traitcli.views.words import count_text
 
 Row = Mapping[str, Any]
 
@@ -82,6 +83,11 @@ def auroc_cell(key: str = "auroc") -> Cell:
         return Text(f"{row[key]:.2f}").append(f" ({interval})" if interval else "", QUIET)
 
     return cell
+
+
+def answers_text(positive: int, texts: int, prompts: int) -> str:
+    """`473 of 1,000 answers show it, 427 prompts`"""
+    return f"{positive:,} of {texts:,} answers show it, {count_text(prompts, 'prompt')}"
 
 
 def gap_cell(row: Row) -> Text:

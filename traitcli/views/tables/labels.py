@@ -13,13 +13,13 @@ from traitcli.views.tables.base import (
     NONE,
     Cell,
     Row,
+    answers_text,
     caption,
     heading,
     number,
     print_table,
     text_cell,
 )
-from traitcli.views.words import count_text
 
 if TYPE_CHECKING:
     from traitcli.vectors.labelled import LabelledTest
@@ -30,9 +30,8 @@ _NEGATIVES = {"tpr_1": 100, "tpr_5": 20}
 
 def labels_table(console: Console, trait: str, test: LabelledTest, rows: Sequence[Row]) -> None:
     """A table of ways to sum up and baselines, of leads, of groups and of tokens."""
-    prompts = count_text(test.prompts, "prompt")
-    counts = f"{test.positive:,} of {test.texts:,} answers show it, {prompts}, layer {test.layer}"
-    heading(console, one_line(f"{trait} on {test.source}: {counts}"))
+    counts = answers_text(test.positive, test.texts, test.prompts)
+    heading(console, one_line(f"{trait} on {test.source}: {counts}, layer {test.layer}"))
     both = [row for row in rows if row["part"] in {"summary", "baseline"}]
     print_table(console, _columns("read by", rates=True), both)
     for part, title in _TITLES.items():

@@ -13,6 +13,7 @@ from traitcli.views.tables.base import (
     NONE,
     Cell,
     Row,
+    answers_text,
     auroc_cell,
     caption,
     gap_cell,
@@ -59,10 +60,7 @@ def methods_table(console: Console, rows: Sequence[Row], verbose: bool = False) 
 
 def _print_answers(console: Console, rows: Sequence[Row], verbose: bool) -> None:
     first = rows[0]
-    counts = (
-        f"{first['answers_positive']:,} of {first['answers']:,} answers show it, "
-        f"{first['answers_prompts']:,} prompts"
-    )
+    counts = answers_text(first["answers_positive"], first["answers"], first["answers_prompts"])
     heading(console, one_line(f"{first['trait']} on {first['answers_from']}: {counts}"))
     print_table(console, _ANSWERS_COLUMNS, rows)
     console.line()
