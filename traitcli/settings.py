@@ -151,7 +151,8 @@ class ExtractConfig(Section):
     evaluation_questions: NonNegativeInt | None = None
     """Number of evaluation questions to ask per trait. null: all. 0: no held-out check."""
     batch_size: PositiveInt | Literal["auto"] = "auto"
-    """Sequences decoded together. auto: as many as fit into memory, halved when memory runs out."""
+    """Sequences decoded or read together. auto: as many as fit into memory, halved when memory runs
+    out."""
     seed: Seed = 0
     """Each rollout derives its own seed from this number and its id."""
     engine: Literal["traitcli", "vllm"] = "traitcli"

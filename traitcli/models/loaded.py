@@ -104,6 +104,21 @@ class LoadedModel:
         return len(set(device_map.values())) > 1
 
     @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """The devices that it computes on, `device` among them."""
+        import torch
+
+        placed = set(self.model.hf_device_map.values()) if self.is_spread else set()
+        # What accelerate keeps on the CPU or on disk is computed on the device of its inputs.
+        numbers = {where for where in placed if where not in {"cpu", "disk"}}
+        found = {
+            # accelerate names a GPU by its number alone.
+            torch.device(self.device.type, where) if isinstance(where, int) else torch.device(where)
+            for where in numbers
+        }
+        return tuple(sorted(found | {self.device}, key=str))
+
+    @property
     def layer_count(self) -> int:
         """Layers of a vector, L + 1."""
         return self.blocks + 1

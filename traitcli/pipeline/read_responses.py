@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from traitcli.config import Config
 from traitcli.errors import DefinitionError
 from traitcli.events import Warned
-from traitcli.generation.batch_size import estimate_size
+from traitcli.generation.batch_size import choose_read_size
 from traitcli.generation.detokenize import token_texts
 from traitcli.generation.mean_activations import MeanReader
 from traitcli.generation.request import Release, release_none
-from traitcli.models.batch_size import BatchSize, shrinking
+from traitcli.models.batch_size import BatchSize
 from traitcli.models.memory import memory_explained
 from traitcli.models.prompts import encode_response, raw_prompt, render
 from traitcli.models.read_texts import Text, read_texts
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 _TEXTS_BETWEEN_RELEASES = 256
 """After this many texts the worker checks whether it should release some."""
-_MAX_BATCH = 64
-"""Texts in one pass; more are no faster."""
 _LISTED_FAULTS = 10
 """More faults than this are only counted."""
 
@@ -107,11 +105,12 @@ def choose_size(
     send: Send,
 ) -> BatchSize:
     """The configured batch size, which stays; for auto an estimate, halved if memory runs out."""
-    if config.extract.batch_size != "auto":
-        return BatchSize(config.extract.batch_size)
+
+    def warn(message: str) -> None:
+        send(Warned(trait, message))
+
     longest = max((len(one.text.prompt) + len(one.text.response) for one in planned), default=1)
-    fitting = min(_MAX_BATCH, estimate_size(loaded, longest))
-    return shrinking(fitting, "texts", lambda message: send(Warned(trait, message)))
+    return choose_read_size(loaded, longest, config.extract.batch_size, warn)
 
 
 def _prepare(task: GenerateTask, loaded: LoadedModel) -> list[PlannedReading]:
