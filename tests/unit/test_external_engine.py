@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from importlib.util import find_spec
-from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -14,12 +12,14 @@ import traitcli.generation.external_engine as two_pass_module
 import traitcli.generation.vllm as vllm_module
 from tests.unit.test_decode import PROMPTS, assert_same, requests
 from tests.unit.test_likelihood import TRAIT
+from tests.vllm_stand_in import install
 from traitcli.config import EMBEDDED, ExtractConfig, ModelConfig, SamplingConfig
 from traitcli.errors import ModelError
 from traitcli.events import ModelLoading
 from traitcli.generation.decode import generate
 from traitcli.generation.external_engine import Callbacks, write_then_read
-from traitcli.generation.request import Request
+from traitcli.generation.request import release_none
+from traitcli.generation.skip_thinking import OwnWriter
 from traitcli.generation.vllm import VllmWriter, check_vllm
 from traitcli.models.batch_size import BatchSize
 from traitcli.models.load import load_model
@@ -31,71 +31,25 @@ from traitcli.pipeline.worker_context import Worker
 GREEDY = SamplingConfig(temperature=0, max_new_tokens=12)
 
 
-class OwnWriter:
-    """Our own loop, whose hidden states are not used."""
-
-    def __init__(self, loaded) -> None:
-        self._loaded = loaded
-
-    def write(self, asked, sampling):
-        made = dict(generate(self._loaded, asked, sampling, BatchSize(64)))
-        return [(made[index].ids, made[index].finish_reason) for index in range(len(asked))]
-
-
-def make_stand_in(loaded) -> ModuleType:
-    """Make a module with the used part of the vLLM interface, on a transformers model."""
-
-    class LLM:
-        def __init__(self, **options) -> None:
-            module.options = options
-
-        def generate(self, prompts, params, use_tqdm):
-            module.params = params
-            asked = [Request(tuple(prompt["prompt_token_ids"]), 0) for prompt in prompts]
-            sampling = SamplingConfig(
-                temperature=params[0].temperature, max_new_tokens=params[0].max_tokens
-            )
-            written = OwnWriter(
-                replace(loaded, stop_ids=frozenset(params[0].stop_token_ids))
-            ).write(asked, sampling)
-            return [
-                SimpleNamespace(outputs=[self._output(*one, params[0].stop_token_ids[0])])
-                for one in written
-            ]
-
-        def _output(self, ids, reason, stop):
-            ids = [*ids, stop] if reason == "stop" else list(ids)
-            return SimpleNamespace(token_ids=ids, finish_reason=reason)
-
-    module = ModuleType("vllm")
-    module.LLM, module.SamplingParams = LLM, SimpleNamespace
-    return module
+def reading(on_step=lambda tokens: None, release=release_none):
+    return Callbacks(lambda: BatchSize(64), on_step, release)
 
 
 @pytest.fixture
 def vllm(loaded, monkeypatch):
-    """Install the stand-in and pretend that a GPU exists."""
-    module = make_stand_in(loaded("llama"))
-    monkeypatch.setitem(sys.modules, "vllm", module)
-    monkeypatch.setattr(vllm_module, "find_spec", lambda name: True)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (40 * 2**30, 80 * 2**30))
-    return module
-
-
-def on_gpu(loaded):
-    return replace(loaded, device=torch.device("cuda:1"))
+    return install(monkeypatch, loaded("llama"), [(40, 80), (40, 80)])
 
 
 @pytest.mark.parametrize("kind", ["own", "vllm"])
 def test_two_passes_give_the_same_result_as_one(loaded, kind, vllm, monkeypatch):
     monkeypatch.setattr(two_pass_module, "ANSWERS_PER_ROUND", 3)
     model = replace(loaded("llama"), stop_ids=frozenset(range(0, 700, 20)))
-    writer = OwnWriter(model) if kind == "own" else VllmWriter(on_gpu(model))
+    writer = OwnWriter(model, BatchSize(64)) if kind == "own" else VllmWriter(model, [1])
     asked = requests(model, PROMPTS * 2)
     expected = dict(generate(model, asked, GREEDY, BatchSize(64)))
     steps = []
 
-    found = dict(write_then_read(model, writer, asked, GREEDY, Callbacks(steps.append)))
+    found = dict(write_then_read(model, writer, asked, GREEDY, reading(steps.append)))
 
     assert sorted(found) == list(range(len(asked)))
     assert {g.finish_reason for g in expected.values()} == {"stop", "length"}
@@ -112,11 +66,12 @@ def test_two_passes_give_the_same_result_as_one(loaded, kind, vllm, monkeypatch)
 def test_an_empty_answer_has_no_activations(loaded):
     model = loaded("llama")
 
-    class Silent:
-        def write(self, asked, sampling):
+    class Silent(OwnWriter):
+        def write(self, asked, sampling, on_step):
             return [((), "stop")] * len(asked)
 
-    [(index, generation)] = write_then_read(model, Silent(), requests(model)[:1], GREEDY)
+    silent = Silent(model, BatchSize(1))
+    [(index, generation)] = write_then_read(model, silent, requests(model)[:1], GREEDY, reading())
 
     assert (index, generation.ids, generation.finish_reason, generation.activations) == (
         0,
@@ -130,12 +85,13 @@ def test_vllm_gets_the_same_weights_device_seeds_and_stops(loaded, vllm):
     model = loaded("llama")
     asked = requests(model)
 
-    VllmWriter(on_gpu(model), trust_remote_code=False).write(
-        asked, SamplingConfig(top_p=0.9, top_k=5)
-    )
+    sampling = SamplingConfig(top_p=0.9, top_k=5)
+
+    list(write_then_read(model, VllmWriter(model, [1]), asked, sampling, reading()))
 
     assert vllm.options["model"] == model.model.name_or_path
     assert (vllm.options["dtype"], vllm.options["device_ids"]) == ("float32", [1])
+    assert vllm.options["tensor_parallel_size"] == 1
     assert vllm.options["gpu_memory_utilization"] == pytest.approx(0.85 / 2)
     assert not vllm.options["trust_remote_code"]
     assert [one.seed for one in vllm.params] == [request.seed for request in asked]
@@ -173,16 +129,14 @@ def test_vllm_that_cannot_start_is_an_error_of_the_run(loaded, vllm, monkeypatch
     monkeypatch.setattr(vllm, "LLM", refuse)
 
     with pytest.raises(ModelError, match="vLLM cannot start") as caught:
-        VllmWriter(on_gpu(loaded("llama"))).write([], GREEDY)
+        VllmWriter(loaded("llama"), [1]).start()
 
     assert caught.value.cause == "ValueError: No available memory for the cache blocks."
 
 
 def test_without_a_gpu_vllm_is_refused(vllm):
     with pytest.raises(ModelError, match="vLLM does not run on cpu"):
-        check_vllm("cpu")
-
-    check_vllm("cuda:1")
+        check_vllm(ModelConfig(id="org/model", device="cpu"))
 
 
 @pytest.mark.gpu
@@ -195,6 +149,6 @@ def test_vllm_gives_the_tokens_of_our_own_loop():
     asked = requests(model)
     expected = dict(generate(model, asked, GREEDY, BatchSize(64)))
 
-    found = dict(write_then_read(model, VllmWriter(model), asked, GREEDY))
+    found = dict(write_then_read(model, VllmWriter(model, [0]), asked, GREEDY, reading()))
 
     assert_same([found[i] for i in range(len(asked))], [expected[i] for i in range(len(asked))])

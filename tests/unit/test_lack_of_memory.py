@@ -19,9 +19,11 @@ from tests.unit.test_score_texts import EXCHANGES, watch_of
 from traitcli.config import LikelihoodConfig, LocalJudgeConfig, SamplingConfig
 from traitcli.errors import TraitError
 from traitcli.events import Warned
+from traitcli.generation.batch_size import choose_read_size
 from traitcli.generation.external_engine import Callbacks, write_then_read
 from traitcli.generation.mean_activations import MeanReader
 from traitcli.generation.request import Request
+from traitcli.generation.skip_thinking import OwnWriter
 from traitcli.judging.likelihood import LikelihoodJudge
 from traitcli.judging.local.judge import LocalJudge
 from traitcli.judging.local.yes_no import ask_yes_no
@@ -189,17 +191,21 @@ def test_a_configured_batch_size_of_labelled_responses_is_kept(loaded, tiny_conf
 def test_the_texts_of_another_engine_are_read_with_a_warning(loaded):
     model = loaded("llama")
 
-    class Writer:
-        def write(self, requests, sampling):
+    class Writer(OwnWriter):
+        def write(self, requests, sampling, on_step):
             return [(text.response, "length") for text in TEXTS]
 
     requests = [Request(text.prompt, 0) for text in TEXTS]
-    expected = dict(write_then_read(model, Writer(), requests, SamplingConfig()))
     warnings = []
-    callbacks = Callbacks(warn=warnings.append)
+    callbacks = Callbacks(lambda: choose_read_size(model, 200, "auto", warnings.append))
 
+    def read():
+        writer = Writer(model, BatchSize(1))
+        return dict(write_then_read(model, writer, requests, SamplingConfig(), callbacks))
+
+    expected = read()
     with SmallDevice(40).holding(model):
-        found = dict(write_then_read(model, Writer(), requests, SamplingConfig(), callbacks))
+        found = read()
 
     assert warnings[0] == "out of memory with 64 texts at a time: continuing with 32"
     for index in range(len(TEXTS)):

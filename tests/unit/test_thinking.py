@@ -10,7 +10,7 @@ import torch
 
 from traitcli.config import ModelConfig, MonitorConfig, MonitorSamplingConfig, SamplingConfig
 from traitcli.generation.decode import generate
-from traitcli.generation.external_engine import write_then_read
+from traitcli.generation.external_engine import Callbacks, write_then_read
 from traitcli.generation.projections import Probe
 from traitcli.generation.request import Request
 from traitcli.generation.skip_thinking import OwnWriter, count_thinking, skip_thinking
@@ -115,7 +115,7 @@ def test_the_mean_of_an_answer_leaves_its_thinking_out(model_folders, packs):
     ids[4:4] = encode_response(loaded.tokenizer, "</think>")
     made = [(0, replace_ids(plain[0], ids)), (1, plain[1])]
 
-    found = dict(skip_thinking(loaded, requests, made))
+    found = dict(skip_thinking(loaded, requests, made, BatchSize(4)))
 
     thinking = count_thinking(loaded, requests[0], ids)
     assert 4 < thinking < len(ids)
@@ -139,7 +139,12 @@ def test_an_answer_that_is_only_thinking_has_no_activations(loaded):
     sampling = SamplingConfig(max_new_tokens=5)
 
     [(index, made)] = write_then_read(
-        model, OwnWriter(model, BatchSize(2)), [Request(prompt, 1)], sampling, refine=skip_thinking
+        model,
+        OwnWriter(model, BatchSize(2)),
+        [Request(prompt, 1)],
+        sampling,
+        Callbacks(lambda: BatchSize(2)),
+        skip_thinking,
     )
 
     assert (index, made.activations, made.thinking) == (0, None, 5)

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
 
 from traitcli.config import SamplingConfig
 from traitcli.generation.decode import Generation
 from traitcli.generation.mean_activations import MeanReader
-from traitcli.generation.request import FinishReason, Release, Request, release_none
-from traitcli.models.batch_size import BatchSize, shrinking
+from traitcli.generation.request import Release, Request, release_none
+from traitcli.generation.writer import Answer, Writer
+from traitcli.generation.writer_thread import WriterThread
+from traitcli.models.batch_size import BatchSize
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.read_texts import Text, read_texts
 
 ANSWERS_PER_ROUND = 512
-"""Answers that are written before they are read. A killed run loses at most these."""
-READ_BATCH_SIZE = 64
-"""Texts that are read together; fewer if memory runs out."""
-
-Answer = tuple[tuple[int, ...], FinishReason]
-
+"""Answers that are written before they are read. A killed run loses at most two rounds."""
 
 Refine = Callable[
-    [LoadedModel, Sequence[Request], Sequence[tuple[int, Generation]], BatchSize],
+    [LoadedModel, Sequence[Request], Iterable[tuple[int, Generation]], BatchSize],
     Iterator[tuple[int, Generation]],
 ]
 
@@ -32,22 +29,15 @@ Refine = Callable[
 class Callbacks:
     """What is called while answers are written and read.
 
-    on_step  gets the number of tokens that were written
-    release  gets the number of unstarted requests; returns how many to give up
-    warn     gets a sentence for the user
+    read_size  gives how many texts to read together. It is called once, when the writer has taken
+               its memory
+    on_step    gets the number of tokens that were written since its last call, also 0
+    release    gets the number of unstarted requests; returns how many to give up
     """
 
+    read_size: Callable[[], BatchSize]
     on_step: Callable[[int], None] = lambda tokens: None
     release: Release = release_none
-    warn: Callable[[str], None] = lambda message: None
-
-
-class Writer(Protocol):
-    """An engine that continues prompts and gives no hidden states."""
-
-    def write(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Answer]:
-        """Each answer's tokens, without the one that ended it, and why it ended."""
-        ...
 
 
 def write_then_read(
@@ -55,33 +45,88 @@ def write_then_read(
     writer: Writer,
     requests: Sequence[Request],
     sampling: SamplingConfig,
-    callbacks: Callbacks = Callbacks(),
+    callbacks: Callbacks,
     refine: Refine = lambda loaded, requests, made, size: iter(made),
 ) -> Iterator[tuple[int, Generation | None]]:
     """Yield what `generate` yields, index and generation, for a writer's text.
 
-    `refine` gets the requests and the generations of each round, and how many texts to read
-    together; it returns the generations.
+    A writer that can, writes the next round while one is read; not more than one is ahead. `refine`
+    gets the requests and the generations of each round, and how many texts to read together; it
+    returns the generations.
     """
-    size = shrinking(READ_BATCH_SIZE, "texts", callbacks.warn)
-    start, end = 0, len(requests)
-    while start < end:
-        # The last ones are released, as in the decode loop: nobody has started them.
-        kept = end - callbacks.release(end - start)
-        for index in range(kept, end):
-            yield index, None
-        end = kept
+    if not requests:
+        return
+    writer.start()
+    size = callbacks.read_size()
+    make_rounds = WriterThread if writer.beside else _InTurn
+    with make_rounds(writer, sampling) as rounds:
+        unstarted = _Unstarted(requests, callbacks.release, rounds.begin)
+        chosen = yield from unstarted.begin_round()
+        while chosen:
+            answers = rounds.wait(callbacks.on_step)
+            ahead = (yield from unstarted.begin_round()) if writer.beside else None
 
-        chosen = requests[start : min(start + ANSWERS_PER_ROUND, end)]
-        if not chosen:
-            return
-        answers = writer.write(chosen, sampling)
-        # Only after a whole round, because the other engine reports no single steps.
-        callbacks.on_step(sum(len(ids) for ids, _ in answers))
-        read = list(_read_answers(loaded, chosen, answers, size))
-        for index, generation in refine(loaded, chosen, read, size):
-            yield start + index, generation
-        start += len(chosen)
+            own = [requests[index] for index in chosen]
+            read = _read_answers(loaded, own, answers, size)
+            for index, generation in refine(loaded, own, read, size):
+                yield chosen[index], generation
+                rounds.report(callbacks.on_step)
+
+            chosen = (yield from unstarted.begin_round()) if ahead is None else ahead
+
+
+class _Unstarted:
+    """The requests that nobody has begun to write."""
+
+    def __init__(
+        self,
+        requests: Sequence[Request],
+        release: Release,
+        begin: Callable[[Sequence[Request]], None],
+    ) -> None:
+        self._requests = requests
+        self._release = release
+        self._begin = begin
+        self._start, self._end = 0, len(requests)
+
+    def begin_round(self) -> Generator[tuple[int, None], None, range]:
+        """Yield the requests to give up now, and begin the next round; returns its indices."""
+        # The last ones are released, as in the decode loop: nobody has started them. Also asked
+        # when none are left, because whoever wants some waits for an answer.
+        kept = self._end - self._release(self._end - self._start)
+        for index in range(kept, self._end):
+            yield index, None
+        self._end = kept
+
+        chosen = range(self._start, min(self._start + ANSWERS_PER_ROUND, self._end))
+        if chosen:
+            self._begin(self._requests[chosen.start : chosen.stop])
+        self._start = chosen.stop
+        return chosen
+
+
+class _InTurn(AbstractContextManager["_InTurn"]):
+    """What `WriterThread` is for a writer that needs the model: nothing is read meanwhile."""
+
+    def __init__(self, writer: Writer, sampling: SamplingConfig) -> None:
+        self._writer = writer
+        self._sampling = sampling
+        self._requests: Sequence[Request] = ()
+
+    def __exit__(self, *error: object) -> None:
+        """Do nothing: nothing goes on."""
+
+    def begin(self, requests: Sequence[Request]) -> None:
+        """Note what to write."""
+        self._requests = requests
+
+    def report(self, on_step: Callable[[int], None]) -> None:
+        """Call `on_step`: nothing is written meanwhile, but a heartbeat may be due."""
+        on_step(0)
+
+    def wait(self, on_step: Callable[[int], None]) -> list[Answer]:
+        """Write the answers."""
+        return self._writer.write(self._requests, self._sampling, on_step)
 
 
 def _read_answers(

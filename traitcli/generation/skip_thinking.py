@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from traitcli.config import SamplingConfig
 from traitcli.generation.decode import Generation, generate
 from traitcli.generation.detokenize import token_texts
-from traitcli.generation.external_engine import READ_BATCH_SIZE, Answer
 from traitcli.generation.mean_activations import MeanReader
 from traitcli.generation.request import Request
+from traitcli.generation.writer import Answer
 from traitcli.models.batch_size import BatchSize
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.read_texts import Text, read_texts
@@ -23,10 +24,17 @@ class OwnWriter:
 
     loaded: LoadedModel
     size: BatchSize
+    beside: ClassVar[bool] = False
 
-    def write(self, requests: Sequence[Request], sampling: SamplingConfig) -> list[Answer]:
+    def start(self) -> None:
+        """Do nothing: the model is loaded."""
+
+    def write(
+        self, requests: Sequence[Request], sampling: SamplingConfig, on_step: Callable[[int], None]
+    ) -> list[Answer]:
+        """See `Writer.write`."""
         answers: list[Answer] = [((), "stop")] * len(requests)
-        for index, made in generate(self.loaded, requests, sampling, self.size):
+        for index, made in generate(self.loaded, requests, sampling, self.size, on_step):
             if made:
                 answers[index] = (made.ids, made.finish_reason)
         return answers
@@ -41,8 +49,8 @@ def count_thinking(loaded: LoadedModel, request: Request, ids: Sequence[int]) ->
 def skip_thinking(
     loaded: LoadedModel,
     requests: Sequence[Request],
-    made: Sequence[tuple[int, Generation]],
-    size: int | BatchSize = READ_BATCH_SIZE,
+    made: Iterable[tuple[int, Generation]],
+    size: int | BatchSize,
 ) -> Iterator[tuple[int, Generation]]:
     """Yield generations whose `response_avg` is the mean over the tokens after the thinking part.
 

@@ -40,19 +40,25 @@ class Footprint:
         return context + self.weights + one_pass + one_sequence
 
 
+def find_configuration(config: ModelConfig, trust_remote_code: bool = False) -> Any:
+    """transformers' configuration of the model; raises ModelError like `load_model`."""
+    from transformers import AutoConfig
+
+    source, _ = locate(config)
+    with library_errors(config):
+        return AutoConfig.from_pretrained(
+            source, trust_remote_code=trust_remote_code, **hub_options(config, source)
+        )
+
+
 def find_footprint(
     config: ModelConfig, device: str = "cpu", trust_remote_code: bool = False
 ) -> Footprint:
     """The footprint of the configured model; raises ModelError like `load_model`."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    source, _ = locate(config)
-    with library_errors(config):
-        whole = AutoConfig.from_pretrained(
-            source, trust_remote_code=trust_remote_code, **hub_options(config, source)
-        )
-
+    whole = find_configuration(config, trust_remote_code)
     text = whole.get_text_config()
     item = pick_dtype(config.dtype, device, text.dtype).itemsize
     # The bytes of quantized weights do not follow from their number and the dtype.

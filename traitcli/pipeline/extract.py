@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from traitcli.config import Config
 from traitcli.errors import DefinitionError
 from traitcli.events import Warned
-from traitcli.generation.batch_size import estimate_size
+from traitcli.generation.batch_size import choose_read_size, estimate_size
 from traitcli.generation.decode import Generation, generate
 from traitcli.generation.detokenize import token_texts
-from traitcli.generation.external_engine import Callbacks, Writer, write_then_read
+from traitcli.generation.external_engine import Callbacks, write_then_read
 from traitcli.generation.mean_activations import Activations
 from traitcli.generation.request import Release, Request, release_none
 from traitcli.generation.sampling import derive_seed
 from traitcli.generation.skip_thinking import OwnWriter, skip_thinking
-from traitcli.generation.vllm import check_vllm
+from traitcli.generation.writer import Writer
 from traitcli.models.batch_size import BatchSize, memory_warning
-from traitcli.models.devices import pick_device
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.memory import memory_explained
 from traitcli.models.prompts import Prompt, check_length, persona_messages, render
@@ -60,7 +60,7 @@ def generate_rollouts(
     prompts of both sides are equal, and TraitError if even the smallest batch does not fit.
     """
     if config.extract.engine == "vllm":
-        check_vllm(pick_device(worker.device))
+        worker.check_writer()
     loaded = worker.model()
     planned = _prepare(task, config, loaded)
     # Only now: a worker that dies while it loads the model says nothing about these rollouts.
@@ -71,11 +71,16 @@ def generate_rollouts(
     def warn(message: str) -> None:
         send(Warned(task.trait.name, message))
 
-    callbacks = Callbacks(count_tokens, release, warn)
-    generations = _generate(worker, requests, config, size, callbacks)
-    finished = (_finish(planned[index], made, loaded) for index, made in generations)
+    def read_size() -> BatchSize:
+        longest = _longest(requests, config)
+        return choose_read_size(loaded, longest, config.extract.batch_size, warn)
+
+    callbacks = Callbacks(read_size, count_tokens, release)
     packer = worker.packer(task.trait.name)
-    send_in_batches(finished, send, packer.rollouts_made, lambda: size.now)
+    # Closed at once when work is stopped, so that no thread goes on writing.
+    with closing(_generate(worker, requests, config, size, callbacks)) as generations:
+        finished = (_finish(planned[index], made, loaded) for index, made in generations)
+        send_in_batches(finished, send, packer.rollouts_made, lambda: size.now)
 
 
 def _prepare(task: GenerateTask, config: Config, loaded: LoadedModel) -> list[Planned]:
@@ -124,7 +129,7 @@ def _generate(
     config: Config,
     size: BatchSize,
     callbacks: Callbacks,
-) -> Iterator[tuple[int, Generation | None]]:
+) -> Generator[tuple[int, Generation | None], None, None]:
     """Generate; raises TraitError if even the smallest batch does not fit into memory.
 
     Yields the index of a request and its generation, or None if the request was released.
@@ -163,11 +168,13 @@ def _choose_size(
 
     if config.extract.batch_size != "auto":
         return BatchSize(config.extract.batch_size)
-    # The size must fit for the longest prompt: it may be in any batch.
-    longest_prompt = max(len(request.ids) for request in requests)
-    longest = longest_prompt + config.extract.sampling.max_new_tokens
-    limit = min(len(requests), estimate_size(loaded, longest))
+    limit = min(len(requests), estimate_size(loaded, _longest(requests, config)))
     return BatchSize(min(limit, known_batch_size(config) or limit), limit, changed)
+
+
+def _longest(requests: Sequence[Request], config: Config) -> int:
+    """Tokens of the longest prompt with the longest answer: it may be in any batch."""
+    return max(len(request.ids) for request in requests) + config.extract.sampling.max_new_tokens
 
 
 def _finish(

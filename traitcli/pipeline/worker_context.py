@@ -13,7 +13,7 @@ from traitcli.judging import Budget, Judge, open_judge
 from traitcli.pipeline.flush import Packer
 
 if TYPE_CHECKING:
-    from traitcli.generation.external_engine import Writer
+    from traitcli.generation.writer import Writer
     from traitcli.models.loaded import LoadedModel
 
 
@@ -78,9 +78,15 @@ class Worker:
     @cached_property
     def writer(self) -> Writer:
         """vLLM with the run's model. Starting it is slow, so all traits share it."""
-        from traitcli.generation.vllm import VllmWriter
+        from traitcli.generation.vllm import VllmWriter, gpus_of
 
-        return VllmWriter(self.model(), self._trust)
+        return VllmWriter(self.model(), gpus_of(self.config), self._trust)
+
+    def check_writer(self) -> None:
+        """Raise ModelError if vLLM cannot write with the run's model here. Loads no weights."""
+        from traitcli.generation.vllm import check_vllm
+
+        check_vllm(self.config, self._trust)
 
     # Opened on first use: workers of an endpoint's judge never score, so they open none.
     @cached_property
