@@ -6,13 +6,18 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from transformers import LlamaConfig
 
 import traitcli.generation.batch_size as batch_size_module
+import traitcli.generation.sampling as sampling_module
+from tests.operators import measured_memory
 from tests.unit.test_decode import PROMPTS, SAMPLED, assert_same, requests
+from traitcli.config import SamplingConfig
 from traitcli.errors import TraitError
 from traitcli.events import Warned
 from traitcli.generation.batch_size import estimate_size
 from traitcli.generation.decode import generate
+from traitcli.generation.sampling import pick
 from traitcli.models.batch_size import BatchSize
 from traitcli.models.footprint import sequence_bytes
 from traitcli.models.kv_store import KVStore
@@ -216,6 +221,26 @@ def test_the_estimate_covers_what_a_sequence_really_keeps(loaded):
         < sequence_bytes(model.model.config, model.model.dtype.itemsize, 200)
         < 10 * (kept + sums)
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+@pytest.mark.parametrize("top_k", [0, 40])
+def test_the_estimate_covers_what_sampling_needs(monkeypatch, top_k, top_p, dtype):
+    # As on a GPU: on a CPU, a flat distribution needs more.
+    monkeypatch.setattr(sampling_module, "nucleus_threshold", sampling_module._bisect_threshold)
+    count, vocabulary = 2, 128_256
+    logits = torch.zeros(count, vocabulary, dtype=dtype)
+    sampling = SamplingConfig(temperature=0.7, top_k=top_k, top_p=top_p)
+
+    with measured_memory() as memory:
+        pick(logits, torch.rand(count, 3), sampling)
+
+    needed = logits.nbytes + memory.peak
+    whole, small = (
+        sequence_bytes(LlamaConfig(vocab_size=size), dtype.itemsize, 10) for size in (vocabulary, 0)
+    )
+    assert 0.7 < needed / (count * (whole - small)) < 1.02
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ SAMPLING = {
     "greedy": SamplingConfig(temperature=0, max_new_tokens=6),
     "sampled": SamplingConfig(max_new_tokens=6),
     "likeliest only": SamplingConfig(max_new_tokens=6, temperature=0.7, top_k=40, top_p=0.9),
+    "nucleus": SamplingConfig(max_new_tokens=6, temperature=0.7, top_p=0.9),
 }
 START = tuple(range(20, 34))
 
@@ -189,16 +190,36 @@ def test_more_answers_that_end_cost_the_same_with_more_layers(log, loaded, deepe
     assert more[0] == more[1] > 0
 
 
-def test_a_large_nucleus_is_found_by_a_second_search(log, loaded):
+@pytest.mark.parametrize("shape", ["peaked", "flat"])
+@pytest.mark.parametrize("top_k", [0, 40])
+@pytest.mark.parametrize("count", [1, 12])
+def test_a_nucleus_is_found_with_one_wait_however_large_it_is(log, loaded, count, top_k, shape):
     random = torch.Generator().manual_seed(3)
-    narrow = torch.randn(1, 5000, generator=random) * 9
-    logits = torch.cat([narrow, torch.randn(2, 5000, generator=random) / 9])
-    draws, sampling = uniforms([1, 2, 3], 1)[:, 0], SamplingConfig(top_p=0.95)
+    logits = torch.randn(count, 5000, generator=random) * {"peaked": 9, "flat": 1 / 9}[shape]
+    draws = uniforms(range(count), 1)[:, 0]
+    sampling = SamplingConfig(temperature=0.9, top_k=top_k, top_p=0.95)
     log.take()
 
     found = pick_tokens(loaded("llama"), logits.to("sim:0"), draws, sampling)
 
+    done = log.take()
     assert found == pick(logits, draws, sampling).tolist()
-    waits_of_both = log.take().waits
-    pick_tokens(loaded("llama"), narrow.to("sim:0"), draws[:1], sampling)
-    assert log.take().waits == 1 < waits_of_both
+    assert done.waits == 1, done.table("download", "wait")
+    # The logits themselves are copied there, and the draws.
+    assert done.count("upload") == 2, done.table("upload")
+
+
+@pytest.mark.parametrize("sampling", SAMPLING)
+def test_what_picks_tokens_does_not_depend_on_the_logits(log, sampling):
+    draws = uniforms(range(3), 1)[:, 0].to("sim:0")
+
+    def operators(logits):
+        logits = logits.to("sim:0")
+        log.take()
+        pick(logits, draws, SAMPLING[sampling])
+        return [(event.kind, event.operator) for event in log.take().events]
+
+    peaked, flat = torch.arange(5000.0).expand(3, -1).contiguous(), torch.zeros(3, 5000)
+
+    assert operators(peaked) == operators(flat) != []
+    assert {kind for kind, _ in operators(flat)} == {"launch"}

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn.functional import pad
 
 from traitcli.config import SamplingConfig
 from traitcli.models.finite import not_finite
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
 
 NOT_FINITE = -1
 """In place of a token. It comes with the tokens, so that no device waits for a check of its own."""
-NOT_FOUND = -2
-"""In place of a token that would need a wider search for its nucleus."""
 _BELOW_ONE = 1 - 2**-23
 """Keeps a draw strictly below the total of a float32 cumulative sum."""
 _DRAWS = 3
@@ -28,6 +25,8 @@ _GROUP_SIZE = 32
 """Tokens in a group. A vocabulary of 128,000 tokens then has 125 groups of groups."""
 _NUCLEUS_WIDTHS = (128, 2048)
 """Numbers of likeliest tokens among which a nucleus is looked for before all are sorted."""
+_PROBABILITY_BITS = 30
+"""Bits of a float32 that differ among numbers from 0 to 1."""
 
 
 def derive_seed(seed: int, name: str) -> int:
@@ -46,38 +45,25 @@ def uniforms(seeds: Sequence[int], steps: int) -> Tensor:
     return torch.stack(streams) * _BELOW_ONE
 
 
-def pick(logits: Tensor, draws: Tensor, sampling: SamplingConfig, *, waits: bool = True) -> Tensor:
+def pick(logits: Tensor, draws: Tensor, sampling: SamplingConfig) -> Tensor:
     """Pick one token for each sequence: its `draws` choose a point of its distribution.
 
+    On an accelerator it neither waits for the device nor lets the data decide what runs, so that a
+    CUDA graph can hold it. Without top-k and top-p it passes over all logits at most three times.
+
     Args:
-        logits: [B, V].
+        logits: [B, V], of any floating dtype.
         draws: float32 [B, 3] in [0, 1); not used at temperature 0.
         sampling: temperature, top-k and top-p, applied in this order.
-        waits: whether the search for a nucleus may wait for the device.
 
     Returns:
-        int64 [B]; NOT_FINITE for a sequence whose logits contain NaN or infinity. Without `waits`,
-        NOT_FOUND for one whose nucleus is large.
+        int64 [B]; NOT_FINITE for a sequence whose logits contain NaN or infinity.
     """
     if sampling.temperature == 0:
         # No division by zero, and no random numbers: equal prompts give equal answers.
         best = logits.max(-1)
         return best.indices.masked_fill(~best.values.isfinite(), NOT_FINITE)
-
-    logits = logits.float()
-    if sampling.temperature != 1:
-        logits = logits / sampling.temperature
-    # Top-k comes before top-p, as in transformers, so that settings mean the same here.
-    if 0 < sampling.top_k < logits.shape[-1]:
-        logits = _drop_below(logits, logits.topk(sampling.top_k).values[:, -1:])
-    if sampling.top_p == 1:
-        return _invert(logits, draws)
-    if waits:
-        return _invert(_drop_below(logits, nucleus_threshold(logits, sampling.top_p)), draws)
-    total = logits.logsumexp(-1, keepdim=True)
-    threshold = _threshold_among(_NUCLEUS_WIDTHS[-1], logits, total, sampling.top_p)
-    tokens = _invert(_drop_below(logits, threshold), draws)
-    return tokens.masked_fill(threshold.isnan().squeeze(1), NOT_FOUND)
+    return _invert(_probabilities(logits, sampling), draws)
 
 
 def pick_tokens(
@@ -87,55 +73,111 @@ def pick_tokens(
 
     Raises ModelError if logits contain NaN or infinity.
     """
-    draws = draws.to(logits.device)
-    # One `tolist` for all tokens: each one waits until a GPU is done. A wider search is rare.
-    is_on_cpu = logits.device.type == "cpu"
-    tokens: list[int] = pick(logits, draws, sampling, waits=is_on_cpu).tolist()
-    if NOT_FOUND in tokens:
-        tokens = pick(logits, draws, sampling).tolist()
+    # One `tolist` for all tokens: each one waits until a GPU is done.
+    tokens: list[int] = pick(logits, draws.to(logits.device), sampling).tolist()
     if NOT_FINITE in tokens:
         raise not_finite(loaded, loaded.layer_count)
     return tokens
 
 
-def nucleus_threshold(logits: Tensor, top_p: float) -> Tensor:
-    """The lowest logit [B, 1] in the smallest set of likeliest tokens that reaches `top_p`.
+def _probabilities(logits: Tensor, sampling: SamplingConfig) -> Tensor:
+    """float32 [B, whole groups of groups]; 0 for a token that is dropped, or only padding."""
+    scaled = _scale(logits, sampling.temperature)
+    # Top-k comes before top-p, as in transformers, so that settings mean the same here.
+    has_top_k = 0 < sampling.top_k < logits.shape[-1]
+    if has_top_k:
+        likeliest = scaled.topk(sampling.top_k)
+        scaled = scaled.masked_fill(scaled < likeliest.values[:, -1:], -torch.inf)
 
-    Sorting a whole vocabulary takes longer than a small model does, and the set is mostly small:
-    it is looked for among few tokens first.
+    probabilities = scaled.softmax(-1, dtype=torch.float32)
+    del scaled  # its memory is needed next
+    if sampling.top_p == 1:
+        return probabilities
+    if has_top_k:
+        # What other tokens have left are ties of the last one, which stay with it.
+        threshold = _last_to_reach(sampling.top_p, probabilities.gather(1, likeliest.indices))
+    else:
+        threshold = nucleus_threshold(probabilities, sampling.top_p)
+    # Tokens as likely as the last one all stay. NaN stays too, and is found later.
+    return probabilities.masked_fill_(probabilities < threshold, 0)
+
+
+def _scale(logits: Tensor, temperature: float) -> Tensor:
+    """Logits ÷ temperature, with impossible tokens up to whole groups of groups.
+
+    One pass does it all, and none if there is nothing to do.
     """
-    threshold = torch.full_like(logits[:, :1], -torch.inf)
-    total = logits.logsumexp(-1, keepdim=True)
-    missing = torch.arange(len(logits), device=logits.device)
+    count, vocabulary = logits.shape
+    missing = -vocabulary % _GROUP_SIZE ** (_DRAWS - 1)
+    if not missing and temperature == 1:
+        return logits
 
-    for width in (*_NUCLEUS_WIDTHS, logits.shape[-1]):
-        rows = logits if len(missing) == len(logits) else logits[missing]
-        found = _threshold_among(width, rows, total[missing], top_p)
-        is_found = ~found.isnan().squeeze(1)
-        threshold[missing[is_found]] = found[is_found]
+    scaled = logits.new_empty(count, vocabulary + missing, dtype=torch.float32)
+    scaled[:, vocabulary:] = -torch.inf
+    if temperature == 1:
+        scaled[:, :vocabulary] = logits
+    else:
+        # Not a number: half precision would then be divided in half precision.
+        divisor = torch.full((1, 1), temperature, device=logits.device)
+        torch.div(logits, divisor, out=scaled[:, :vocabulary])
+    return scaled
+
+
+def nucleus_threshold(probabilities: Tensor, top_p: float) -> Tensor:
+    """The lowest probability in the smallest set of likeliest tokens that reaches `top_p`.
+
+    Args:
+        probabilities: float32 [B, V] in [0, 1].
+        top_p: below 1.
+
+    Returns:
+        float32 [B, 1]; 0 where rounding lets no set reach it, so that all tokens stay.
+    """
+    # On a CPU, a search among few tokens takes 2 to 60 % of the time of passes over all. On an
+    # accelerator it would have to wait for the device to know whether these were enough.
+    if probabilities.device.type == "cpu":
+        return _search_threshold(probabilities, top_p)
+    return _bisect_threshold(probabilities, top_p)
+
+
+def _search_threshold(probabilities: Tensor, top_p: float) -> Tensor:
+    """The same, looked for among few tokens first: the set is mostly small."""
+    threshold = torch.zeros_like(probabilities[:, :1])
+    missing = torch.arange(len(probabilities), device=probabilities.device)
+
+    for width in (*_NUCLEUS_WIDTHS, probabilities.shape[1]):
+        rows = probabilities if len(missing) == len(probabilities) else probabilities[missing]
+        values = rows.topk(min(width, rows.shape[1])).values
+        is_found = values.sum(1) >= top_p
+        threshold[missing[is_found]] = _last_to_reach(top_p, values[is_found])
         missing = missing[~is_found]
         if not len(missing):
             break
     return threshold
 
 
-def _threshold_among(width: int, logits: Tensor, total: Tensor, top_p: float) -> Tensor:
-    """The same among the `width` likeliest tokens; NaN where these do not reach `top_p`.
+def _last_to_reach(top_p: float, values: Tensor) -> Tensor:
+    """The value [B, 1] at which sums of `values` [B, K], in falling order, reach `top_p`.
 
-    `total` [B, 1] is the logarithm of the sum over all tokens.
+    The last one if they do not reach it.
     """
-    values = logits.topk(min(width, logits.shape[-1])).values
-    reached = (values - total).exp().cumsum(-1) >= top_p
-    first = reached.int().argmax(-1, keepdim=True)
-    return values.gather(1, first).masked_fill(~reached[:, -1:], torch.nan)
+    before = (values.cumsum(1) < top_p).sum(1, keepdim=True)
+    return values.gather(1, before.clamp(max=values.shape[1] - 1))
 
 
-def _drop_below(logits: Tensor, threshold: Tensor) -> Tensor:
-    """Make tokens below `threshold` [B, 1] impossible; tokens equal to it all stay."""
-    return logits.masked_fill(logits < threshold, -torch.inf)
+def _bisect_threshold(probabilities: Tensor, top_p: float) -> Tensor:
+    """The same by bisection: a fixed number of sums, which always find it."""
+    # The bits of positive floats are in the order of the floats, so each sum settles one bit.
+    bits = probabilities.view(torch.int32)
+    threshold = bits.new_zeros(len(bits), 1)
+    for bit in reversed(range(_PROBABILITY_BITS)):
+        higher = threshold | 1 << bit
+        mass = probabilities.where(bits >= higher, 0).sum(1, keepdim=True)
+        threshold = torch.where(mass >= top_p, higher, threshold)
+    return threshold.view(torch.float32)
 
 
-def _invert(logits: Tensor, draws: Tensor) -> Tensor:
+def _invert(probabilities: Tensor, draws: Tensor) -> Tensor:
     """int64 [B]: one draw picks a group of groups of tokens, one a group in it, one a token.
 
         V tokens ──sum──> V/32 groups ──sum──> V/1024 groups of groups
@@ -148,14 +190,12 @@ def _invert(logits: Tensor, draws: Tensor) -> Tensor:
     depend on the batch too. Short sums round far less, and an error in one does not move what
     another draw picks. See docs/design/0016.
     """
-    levels = [logits.softmax(-1)]
-    if missing := -logits.shape[-1] % _GROUP_SIZE ** (_DRAWS - 1):
-        levels = [pad(levels[0], (0, missing))]
+    levels = [probabilities]
     while len(levels) < _DRAWS:
         # A group is tokens at equal distances, not neighbors: sums over rows are fast.
-        levels.append(levels[-1].view(len(logits), _GROUP_SIZE, -1).sum(1))
+        levels.append(levels[-1].view(len(probabilities), _GROUP_SIZE, -1).sum(1))
 
-    rows = torch.arange(len(logits), device=logits.device)
+    rows = torch.arange(len(probabilities), device=probabilities.device)
     chosen, group_count = torch.zeros_like(rows), 1
     # Of the first, shortest sums: one NaN or infinity among the logits makes all of them NaN.
     is_finite = levels[-1].sum(-1).isfinite()

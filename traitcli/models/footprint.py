@@ -82,8 +82,8 @@ def sequence_bytes(text: Any, item: int, capacity: int) -> int:
     head_size = getattr(text, "head_dim", None) or text.hidden_size // heads
     keys_and_values = 2 * capacity * text.num_hidden_layers * kv_heads * head_size * item
     sums = 5 * (text.num_hidden_layers + 1) * text.hidden_size * 4
-    # Sampling needs three float32 copies of the logits, attention two of its scores.
-    logits = text.vocab_size * (item + 3 * 4)
+    # Sampling needs two float32 copies of the logits, and a mask; attention two of its scores.
+    logits = text.vocab_size * (item + 2 * 4 + 1)
     scores = 2 * 4 * heads * capacity
     return int(keys_and_values + sums + logits + scores + _token_bytes(text, item))
 
