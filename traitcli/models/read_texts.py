@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +12,7 @@ from traitcli.models.batch_size import BatchSize, as_batch_size, run_shrinking
 from traitcli.models.engine import TOKENS_PER_PASS, Engine, split_passes
 from traitcli.models.finite import check_layers
 from traitcli.models.loaded import LoadedModel
+from traitcli.models.memory import free_bytes
 from traitcli.models.padding import (
     BeginPass,
     forward,
@@ -27,8 +27,11 @@ from traitcli.models.reader import NullReader, Reader, ReaderState
 if TYPE_CHECKING:
     from torch import Tensor
 
-LOGIT_BYTES_PER_PASS = 2**29
-"""Limits the texts that are scored in one pass: every response token has float32 logits [V]."""
+_LOGITS_SHARE = 0.25
+"""Share of the free memory for the logits of one pass; with a soft cap, three such tensors exist
+at once."""
+_CHUNK = 2**23
+"""Logits that become float32 together, at least one token's. More are not faster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,6 @@ def _read_packed(
     # One batch for all texts: each next part of them reuses its slots.
     longest = max(len(text.prompt) + len(text.response) for text in texts.values())
     batch = engine.open(size, longest)
-    max_tokens = _tokens_per_pass(loaded, batch_size, scored)
 
     # (index, shared prefix), sorted so that each prefix is in memory for the shortest time.
     pending = list(texts)
@@ -111,16 +113,28 @@ def _read_packed(
             responses = [texts[index].response for index in indices]
             first_logits = engine.read_prompts(batch, 0, prompts, [prefix for _, prefix in chosen])
 
+            # Not earlier: the keys and values of the batch have their memory by now.
+            max_tokens = _tokens_per_pass(loaded, batch_size, scored)
             for part in split_passes([len(ids) for ids in responses], max_tokens):
                 new, known = responses[part], [len(ids) for ids in prompts[part]]
-                logits_at = _all_but_last(new) if scored else []
-                rest = engine.read(batch, "response", known, new, part.start, logits_at)
+                later = []
+                # Without logits, one long text needs little memory.
+                for columns in _pieces(new, max_tokens) if scored else [slice(0, None)]:
+                    piece = [ids[columns] for ids in new]
+                    next_ids = [ids[1:][columns] if scored else () for ids in new]
+                    before = [count + columns.start for count in known]
+                    logits = engine.read(
+                        batch, "response", before, piece, part.start, _followed(piece, next_ids)
+                    )
+                    if scored:
+                        later.append(_log_probability(logits, _tensor(next_ids)))
+                    del logits  # the next ones need its memory
 
                 slots = range(part.start, part.start + len(new))
                 batch.state.finish(slots, indices[part])
                 found = [first_logits[:0]] * len(new)
                 if scored:
-                    found = _log_probabilities(loaded, first_logits[part], rest, new)
+                    found = _log_probabilities(loaded, first_logits[part], later, new)
                 yield from zip(indices[part], found, strict=True)
 
 
@@ -132,8 +146,11 @@ def _read_padded(
     if not scored:
         order.sort(key=lambda index: (texts[index].prompt, len(texts[index].response)))
     longest = max(len(text.response) for text in texts.values())
-    # `forward` computes the logits of all columns, whether or not they are needed.
-    max_tokens = _tokens_per_pass(loaded, batch_size, scored=True)
+    # Some models compute the logits of all columns, whether or not they are needed.
+    has_logits = scored or not loaded.last_logits
+    if not loaded.last_logits:
+        longest = max(longest, *(len(text.prompt) for text in texts.values()))
+    max_tokens = _tokens_per_pass(loaded, batch_size, has_logits)
     size = min(batch_size.now, max(1, max_tokens // longest))
     if not loaded.pads:
         size = 1
@@ -141,21 +158,32 @@ def _read_padded(
     with tap_masked(loaded, reader) as begin:
         for start in range(0, len(order), size):
             indices = order[start : start + size]
-            state = reader.open(len(indices))
             chosen = [texts[index] for index in indices]
-            found = _read_padded_batch(loaded, chosen, reader, state, begin)
-            state.finish(range(len(indices)), indices)
+            states = reader.open(len(indices)), reader.open(len(indices))
+            first_logits, later = _read_padded_batch(
+                loaded, chosen, states, begin, max_tokens, scored
+            )
+            states[1].finish(range(len(indices)), indices)
+            found = [first_logits[:0]] * len(indices)
+            if scored:
+                responses = [text.response for text in chosen]
+                found = _log_probabilities(loaded, first_logits, later, responses)
             yield from zip(indices, found, strict=True)
 
 
 def _read_padded_batch(
     loaded: LoadedModel,
     texts: Sequence[Text],
-    reader: Reader,
-    state: ReaderState,
+    states: tuple[ReaderState, ReaderState],
     begin: BeginPass,
-) -> list[Tensor]:
-    """Log-probabilities of responses; `state` has a slot for each text."""
+    max_tokens: int,
+    scored: bool,
+) -> tuple[Tensor, list[Tensor]]:
+    """Logits [R, V] after the prompts, and log-probabilities of later response tokens if `scored`.
+
+    `states` have a slot for each text: the first one for prompts, the second one for the texts.
+    """
+    prompt_state, state = states
     pad, device = loaded.tokenizer.pad_token_id, loaded.device
     prompts = list(dict.fromkeys(text.prompt for text in texts))
     prompt_of = [prompts.index(text.prompt) for text in texts]
@@ -163,7 +191,6 @@ def _read_padded_batch(
     cache = new_cache(loaded)
 
     # Equal prompts are read once, then their keys and reader state are copied to every text.
-    prompt_state = reader.open(len(texts))
     ids, prompt_mask = left_pad(prompts, pad, torch.device("cpu"))
     begin(prompt_state, "prompt", range(len(prompts)), prompt_mask)
     prompt_mask = prompt_mask.to(device)
@@ -174,47 +201,81 @@ def _read_padded_batch(
 
     responses = [text.response for text in texts]
     ids, mask = right_pad(responses, pad, torch.device("cpu"))
-    begin(state, "response", range(len(texts)), mask)
-    whole_mask = torch.cat([prompt_mask[rows], mask.to(device)], 1)
-    logits = forward(loaded, ids.to(device), whole_mask, cache, last_only=False)
-    return _log_probabilities(loaded, first_logits, logits[:, :-1][mask[:, 1:]], responses)
+    # What comes after each token, in its column.
+    next_ids, has_next = ids.roll(-1, 1), mask.roll(-1, 1)
+    has_next[:, -1] = False
+    later = []
+    for columns in _pieces(responses, max_tokens):
+        begin(state, "response", range(len(texts)), mask[:, columns])
+        whole_mask = torch.cat([prompt_mask[rows], mask[:, : columns.stop].to(device)], 1)
+        logits = forward(loaded, ids[:, columns].to(device), whole_mask, cache, not scored)
+        if scored:
+            found = _log_probability(logits.flatten(0, 1), next_ids[:, columns].flatten())
+            later.append(found[has_next[:, columns].flatten()])
+        del logits  # the next ones need its memory
+    return first_logits, later
 
 
-def _tokens_per_pass(loaded: LoadedModel, batch_size: BatchSize, scored: bool) -> int:
+def _tokens_per_pass(loaded: LoadedModel, batch_size: BatchSize, has_logits: bool) -> int:
+    """The tokens of a pass; fewer if all have logits, and little memory is free for these."""
     most = TOKENS_PER_PASS
-    if scored:
+    if has_logits:
         vocabulary: int = loaded.model.config.get_text_config().vocab_size
-        most = min(most, LOGIT_BYTES_PER_PASS // (4 * vocabulary))
+        free = min(free_bytes(device) for device in loaded.devices)
+        bytes_per_token = vocabulary * loaded.model.dtype.itemsize
+        most = min(most, int(_LOGITS_SHARE * free / bytes_per_token))
     # Long texts fill a pass although they are few: with fewer texts, a pass must hold less too.
     return max(1, int(most * batch_size.share))
 
 
-def _all_but_last(sequences: Sequence[Ids]) -> list[int]:
-    """The indices of packed tokens, without each sequence's last one."""
-    lengths = [len(ids) for ids in sequences]
-    last = {end - 1 for end in accumulate(lengths)}
-    return [index for index in range(sum(lengths)) if index not in last]
+def _pieces(responses: Sequence[Ids], max_tokens: int) -> Iterator[slice]:
+    """The columns of each pass: all of several responses; one that exceeds a pass takes several."""
+    longest = max(map(len, responses))
+    width = longest if len(responses) > 1 else min(longest, max_tokens)
+    for start in range(0, longest, width):
+        yield slice(start, start + width)
+
+
+def _followed(sequences: Sequence[Ids], next_ids: Sequence[Ids]) -> list[int]:
+    """The indices of packed tokens that `next_ids` follow: the first ones of each sequence."""
+    indices: list[int] = []
+    first = 0
+    for ids, following in zip(sequences, next_ids, strict=True):
+        indices += range(first, first + len(following))
+        first += len(ids)
+    return indices
+
+
+def _tensor(sequences: Sequence[Ids]) -> Tensor:
+    """int64 [N], packed tokens."""
+    return torch.tensor([token for ids in sequences for token in ids], dtype=torch.long)
 
 
 def _log_probabilities(
-    loaded: LoadedModel, first_logits: Tensor, rest: Tensor, responses: Sequence[Ids]
+    loaded: LoadedModel, first_logits: Tensor, later: Sequence[Tensor], responses: Sequence[Ids]
 ) -> list[Tensor]:
     """float32 [T] of each response, on the CPU; raises ModelError unless all are finite.
 
     A token's probability is in the logits before it: for the first tokens these are
-    `first_logits` [R, V] after the prompts, for the others the packed `rest`.
+    `first_logits` [R, V] after the prompts. Those of all others are in `later`, text by text.
     """
-    first_tokens = [ids[0] for ids in responses]
-    later_tokens = [token for ids in responses for token in ids[1:]]
-    first = _log_probability(first_logits, first_tokens).cpu()
-    rest = _log_probability(rest, later_tokens).cpu()
+    first = _log_probability(first_logits, _tensor([ids[:1] for ids in responses]))
+    rest = torch.cat(list(later))
     check_layers(loaded, [(loaded.layer_count, first), (loaded.layer_count, rest)])
-    later = torch.split(rest, [len(ids) - 1 for ids in responses])
-    return [torch.cat([first[i : i + 1], part]) for i, part in enumerate(later)]
+    by_text = torch.split(rest, [len(ids) - 1 for ids in responses])
+    return [torch.cat([first[i : i + 1], part]) for i, part in enumerate(by_text)]
 
 
-def _log_probability(logits: Tensor, tokens: Sequence[int]) -> Tensor:
-    """float32 [N] of the tokens, from logits [N, V]."""
-    columns = torch.tensor(tokens, dtype=torch.long, device=logits.device)[:, None]
-    # In float32: half precision would round a sum over the whole vocabulary.
-    return logits.gather(1, columns).squeeze(1).float() - logits.float().logsumexp(1)
+def _log_probability(logits: Tensor, tokens: Tensor) -> Tensor:
+    """float32 [N] of the tokens [N], on the CPU, from logits [N, V].
+
+    In float32, because half precision would round a sum over the whole vocabulary. But never for
+    all tokens together: a float32 copy of half-precision logits takes twice their memory.
+    """
+    columns = tokens[:, None].to(logits.device)
+    together = max(1, _CHUNK // logits.shape[1])
+    pairs = zip(torch.split(logits, together), torch.split(columns, together), strict=True)
+    found = [
+        part.log_softmax(1, dtype=torch.float32).gather(1, own).squeeze(1) for part, own in pairs
+    ]
+    return torch.cat(found).cpu()

@@ -261,7 +261,7 @@ def _in_turns(paths: Sequence[Path]) -> list[Path]:
 
 def _softmax(logits: torch.Tensor, ids: torch.Tensor) -> list[list[float]]:
     """Return the probabilities [R, K] of the K token ids, from logits [R, V]."""
-    return logits.float().softmax(1)[:, ids].tolist()
+    return logits.softmax(1, dtype=torch.float32)[:, ids].tolist()
 
 
 def _score(scale: Scale, probabilities: Mapping[str, float]) -> Score:
