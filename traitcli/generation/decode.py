@@ -202,16 +202,16 @@ class _DecodeLoop:
 
         Returns (request, reason) of answers that are empty, and (request, scores) of prompts.
         """
-        first_slot = len(self._running)
-        count = min(self._size - first_slot, len(self._waiting))
+        count = min(self._size - len(self._running), len(self._waiting))
+        slots = range(len(self._running), len(self._running) + count)
         starting = [self._waiting.pop() for _ in range(count)]
         prompts = [self._requests[index].ids for index, _ in starting]
         prefixes = [prefix for _, prefix in starting]
-        logits = self._engine.read_prompts(self._batch, first_slot, prompts, prefixes)
+        logits = self._engine.read_prompts(self._batch, slots, prompts, prefixes)
 
         # Before tokens are picked: an answer that ends with its first one gives up its slot.
         prompt_scores: list[tuple[int, Floats]] = []
-        for slot, (index, _) in enumerate(starting, start=first_slot):
+        for slot, (index, _) in zip(slots, starting, strict=True):
             scores = self._batch.state.prompt_scores(slot)
             if scores is not None:
                 prompt_scores.append((index, scores))
@@ -236,7 +236,8 @@ class _DecodeLoop:
         logits_at = going if len(going) < len(running) else None
         known = [request.length for request in running]
         new = [(request.token,) for request in running]
-        logits = self._engine.read(self._batch, "response", known, new, logits_at=logits_at)
+        slots = range(len(running))
+        logits = self._engine.read(self._batch, "response", slots, known, new, logits_at)
         token_scores = self._batch.state.token_scores()
 
         for request in running:
@@ -277,7 +278,7 @@ class _DecodeLoop:
         for request in ended:
             self._running[self._running.index(request)] = self._running[-1]
             self._running.pop()
-        # `Engine.read` takes neighboring slots only; one copy costs less than computing for a gap.
+        # Neighbors are read without a copy of their keys.
         for slot, request in enumerate(self._running):
             if before[slot] is not request:
                 source, store = before.index(request), self._batch.store

@@ -25,6 +25,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import torch
@@ -102,19 +103,19 @@ class Engine:
         self,
         batch: SequenceBatch,
         phase: Phase,
+        slots: Sequence[int],
         known: Sequence[int],
         new: Sequence[Ids],
-        first_slot: int = 0,
         logits_at: Sequence[int] | None = None,
     ) -> Tensor:
-        """Read more tokens of the sequences in neighboring slots, in one forward pass.
+        """Read more tokens of sequences in one forward pass.
 
         Args:
             batch: where the sequences are.
             phase: whether the tokens belong to prompts or to responses.
+            slots: slot of each sequence, rising; neighboring slots cost the least.
             known: tokens that each sequence has already.
             new: tokens to read, at least one for each sequence.
-            first_slot: slot of the first sequence.
             logits_at: K indices into all new tokens; default: each sequence's last one.
 
         Returns:
@@ -123,28 +124,28 @@ class Engine:
         content: Content = "prefixes" if batch.holds_prefixes else "prompts"
         if phase == "response":
             content = "responses"
-        sequences = NewTokens(known, new, first_slot, logits_at)
+        sequences = NewTokens(known, new, slots, logits_at)
         packed = PackedInput(batch.store, sequences, self._loaded.device, content)
 
         self._state = batch.state
-        counts = [(slot, len(ids)) for slot, ids in enumerate(new, first_slot)]
+        counts = [(slot, len(ids)) for slot, ids in zip(slots, new, strict=True)]
         self._state.begin(phase, PassTokens(packed.slots, packed.ends, counts))
         return run_packed(self._loaded, packed, packed.logits_at)
 
     def read_prompts(
         self,
         batch: SequenceBatch,
-        first_slot: int,
+        slots: Sequence[int],
         prompts: Sequence[Ids],
         prefixes: Sequence[SharedPrefix | None],
     ) -> Tensor:
-        """Read prompts into neighboring slots, and their shared prefixes if necessary.
+        """Read prompts into slots, and their shared prefixes if necessary.
 
         Equal prompts are read once, in the slot of one of them, and copied to the others.
 
         Args:
             batch: where the prompts go.
-            first_slot: slot of the first prompt.
+            slots: slot of each prompt, rising.
             prompts: their tokens.
             prefixes: for each prompt, what `find_shared_prefixes` found for it.
 
@@ -161,15 +162,16 @@ class Engine:
 
         unread = [ids for ids in prefix_of if ids not in sources]
         parents = [_prefix_before(ids, prefix_of[ids]) for ids in unread]
-        new_logits = self._read_after_prefixes(batch, first_slot, unread, parents)
-        for number, ids in enumerate(unread):
-            sources[ids] = _ReadPrompt(batch, first_slot + number, new_logits[number])
+        own_slots = slots[: len(unread)]
+        new_logits = self._read_after_prefixes(batch, own_slots, unread, parents)
+        for slot, ids, logits in zip(own_slots, unread, new_logits, strict=True):
+            sources[ids] = _ReadPrompt(batch, slot, logits)
 
         # Distinct prompts were read into the first slots. A prompt's final slots
         # never come before the slot where it was read. So, from the last slot to the first, no copy
         # overwrites a prompt that is still needed.
-        for ids, slots in reversed(_equal_neighbors(prompts, first_slot)):
-            self._place_prompt(batch, slots, ids, sources[ids], prefix_of[ids])
+        for ids, targets in reversed(_equal_neighbors(prompts, slots)):
+            self._place_prompt(batch, targets, ids, sources[ids], prefix_of[ids])
 
         if len(unread) == len(prompts):
             return new_logits
@@ -178,7 +180,7 @@ class Engine:
     def _place_prompt(
         self,
         batch: SequenceBatch,
-        slots: range,
+        slots: Sequence[int],
         ids: Ids,
         source: _ReadPrompt,
         prefix: SharedPrefix | None,
@@ -198,21 +200,20 @@ class Engine:
     def _read_after_prefixes(
         self,
         batch: SequenceBatch,
-        first_slot: int,
+        slots: Sequence[int],
         prompts: Sequence[Ids],
         prefixes: Sequence[SharedPrefix | None],
     ) -> Tensor:
         """Copy each prompt's prefix to its slot and read the rest; logits [R, V]."""
         self._read_prefixes(prefixes)
 
-        for prefix, group in groupby(enumerate(prefixes, first_slot), key=lambda pair: pair[1]):
+        for prefix, group in groupby(zip(prefixes, slots, strict=True), key=itemgetter(0)):
             if prefix:
-                slots = [slot for slot, _ in group]
+                targets = [slot for _, slot in group]
                 source, source_slot = prefix.location
-                targets = range(slots[0], slots[-1] + 1)
                 self._copy_prefix(batch, targets, source, source_slot, len(prefix.ids))
 
-                prefix.release(len(slots))
+                prefix.release(len(targets))
                 if prefix.users and source.store.slots > 1:
                     # A batch of its own: the other prefixes of the old one can then be freed.
                     own = self._copy_to_own_batch(source, source_slot, len(prefix.ids))
@@ -223,8 +224,7 @@ class Engine:
         logits = []
         # Several passes, because the memory of one grows with its tokens.
         for part in split_passes([len(ids) for ids in new], self._tokens_per_pass):
-            slot = first_slot + part.start
-            logits.append(self.read(batch, "prompt", known[part], new[part], slot))
+            logits.append(self.read(batch, "prompt", slots[part], known[part], new[part]))
         return logits[0] if len(logits) == 1 else torch.cat(logits or [torch.tensor([])])
 
     def _read_prefixes(self, prefixes: Sequence[SharedPrefix | None]) -> None:
@@ -240,7 +240,8 @@ class Engine:
             longest = max(len(prefix.ids) for prefix in level)
             batch = self.open(len(level), longest, holds_prefixes=True)
             ids = [prefix.ids for prefix in level]
-            self._read_after_prefixes(batch, 0, ids, [prefix.parent for prefix in level])
+            parents = [prefix.parent for prefix in level]
+            self._read_after_prefixes(batch, range(len(level)), ids, parents)
             for slot, prefix in enumerate(level):
                 prefix.location = batch, slot
                 del missing[prefix]
@@ -248,16 +249,16 @@ class Engine:
     def _copy_prefix(
         self,
         batch: SequenceBatch,
-        slots: range,
+        slots: Sequence[int],
         source: SequenceBatch,
         source_slot: int,
         tokens: int,
     ) -> None:
         """Copy the first tokens of a sequence to slots of this or another batch."""
-        if slots:
-            # All slots at once: single copies take three times as long.
-            batch.store.copy_prefix(source.store, source_slot, slots, tokens)
-            batch.state.copy_prefix(slots, source.state, source_slot)
+        # All neighbors at once: single copies take three times as long.
+        for neighbors in neighboring(slots):
+            batch.store.copy_prefix(source.store, source_slot, neighbors, tokens)
+            batch.state.copy_prefix(neighbors, source.state, source_slot)
 
     def _copy_to_own_batch(self, source: SequenceBatch, slot: int, tokens: int) -> SequenceBatch:
         """Copy a sequence to a batch of one slot, so that the rest of its batch can be freed."""
@@ -286,12 +287,16 @@ def _prefix_before(ids: Ids, prefix: SharedPrefix | None) -> SharedPrefix | None
     return prefix.parent if prefix and prefix.ids == ids else prefix
 
 
-def _equal_neighbors(prompts: Sequence[Ids], first_slot: int) -> list[tuple[Ids, range]]:
-    """Equal neighboring prompts, with their slots."""
-    groups = []
-    slot = first_slot
-    for ids, group in groupby(prompts):
-        count = len(list(group))
-        groups.append((ids, range(slot, slot + count)))
-        slot += count
-    return groups
+def neighboring(slots: Sequence[int]) -> Iterator[range]:
+    """Split rising slots into ranges without gaps."""
+    start = 0
+    for end in range(1, len(slots) + 1):
+        if end == len(slots) or slots[end] != slots[end - 1] + 1:
+            yield range(slots[start], slots[end - 1] + 1)
+            start = end
+
+
+def _equal_neighbors(prompts: Sequence[Ids], slots: Sequence[int]) -> list[tuple[Ids, list[int]]]:
+    """Equal prompts that follow each other, with their slots."""
+    groups = groupby(zip(prompts, slots, strict=True), key=itemgetter(0))
+    return [(ids, [slot for _, slot in group]) for ids, group in groups]

@@ -53,22 +53,22 @@ _MATMUL_FROM = 4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NewTokens:
-    """Tokens to read of R sequences in neighboring slots.
+    """Tokens to read of R sequences.
 
-    known       tokens that each sequence has already
-    new         the new ones of each, at least one
-    first_slot  slot of the first sequence
-    logits_at   K indices into all new tokens; none: each sequence's last one
+    known      tokens that each sequence has already
+    new        the new ones of each, at least one
+    slots      slot of each sequence, rising
+    logits_at  K indices into all new tokens; none: each sequence's last one
     """
 
     known: Sequence[int]
     new: Sequence[Sequence[int]]
-    first_slot: int = 0
+    slots: Sequence[int]
     logits_at: Sequence[int] | None = None
 
 
 class PackedInput:
-    """New tokens of R sequences in neighboring slots, N in all.
+    """New tokens of R sequences, N in all.
 
     ids        int64 [N], the tokens of all sequences, one sequence after another
     positions  int64 [N], each token's position in its sequence
@@ -93,7 +93,9 @@ class PackedInput:
         self._store = store
         self._sequences = sequences
         self._count = len(lengths)
-        self._first_slot = sequences.first_slot
+        first, last = sequences.slots[0], sequences.slots[-1]
+        # Neighbors are read where they are; a copy is made of others.
+        self._own_slots = slice(first, last + 1) if last - first < self._count else None
         self._width = max(lengths)
         self._span = max(totals)
         self._shortest = min(totals)
@@ -105,6 +107,8 @@ class PackedInput:
         parts = _step_numbers(sequences) if self.is_step else _pass_numbers(sequences, self._width)
         if sequences.logits_at is not None:
             parts["logits_at"] = sequences.logits_at
+        if self._own_slots is None:
+            parts["sequence_slots"] = sequences.slots
         # In one tensor: each copy to a device takes as long as a small kernel.
         numbers = torch.tensor([number for part in parts.values() for number in part])
         sent = torch.split(numbers.to(device), list(map(len, parts.values())))
@@ -128,7 +132,9 @@ class PackedInput:
         self._store.windows.add(rule.window)
         slots, positions = self._on(key.device, "slots"), self._on(key.device, "positions")
         all_keys, all_values = self._store.write(layer, slots, positions, key, value)
-        own_slots = slice(self._first_slot, self._first_slot + self._count)
+        own_slots = self._own_slots
+        if own_slots is None:
+            own_slots = self._on(key.device, "sequence_slots")
         keys = all_keys[own_slots, :, : self._span]
         values = all_values[own_slots, :, : self._span]
 
@@ -176,7 +182,7 @@ class PackedInput:
         It needs no mask and fewer kernels: a monitored answer is written this way, token by token.
         """
         position = self._span - 1
-        all_keys, all_values = self._store.write_one(layer, self._first_slot, position, key, value)
+        all_keys, all_values = self._store.write_one(layer, self._sequences.slots[0], position, key, value)
         start = 0 if rule.window is None else max(0, self._span - rule.window)
         keys = all_keys[None, :, start : self._span]
         values = all_values[None, :, start : self._span]
@@ -232,12 +238,11 @@ class PackedInput:
 
 def _step_numbers(sequences: NewTokens) -> dict[str, Sequence[int]]:
     """The numbers of `_pass_numbers` where each sequence has one new token, and no padding."""
-    count, first = len(sequences.new), sequences.first_slot
     return {
         "ids": [ids[0] for ids in sequences.new],
         "positions": sequences.known,
-        "slots": range(first, first + count),
-        "ends": range(count),
+        "slots": sequences.slots,
+        "ends": range(len(sequences.new)),
     }
 
 
@@ -257,7 +262,7 @@ def _pass_numbers(sequences: NewTokens, width: int) -> dict[str, Sequence[int]]:
         own = range(known, known + len(new))
         ids += new
         positions += own
-        slots += [sequences.first_slot + number] * len(new)
+        slots += [sequences.slots[number]] * len(new)
         ends.append(len(ids) - 1)
         queries += [*own, *[-1] * (width - len(new))]
         padded += range(number * width, number * width + len(new))

@@ -111,26 +111,27 @@ def _read_packed(
             indices = [index for index, _ in chosen]
             prompts = [texts[index].prompt for index in indices]
             responses = [texts[index].response for index in indices]
-            first_logits = engine.read_prompts(batch, 0, prompts, [prefix for _, prefix in chosen])
+            first_logits = engine.read_prompts(
+                batch, range(len(chosen)), prompts, [prefix for _, prefix in chosen]
+            )
 
             # Not earlier: the keys and values of the batch have their memory by now.
             max_tokens = _tokens_per_pass(loaded, batch_size, scored)
             for part in split_passes([len(ids) for ids in responses], max_tokens):
                 new, known = responses[part], [len(ids) for ids in prompts[part]]
+                slots = range(part.start, part.start + len(new))
                 later = []
                 # Without logits, one long text needs little memory.
                 for columns in _pieces(new, max_tokens) if scored else [slice(0, None)]:
                     piece = [ids[columns] for ids in new]
                     next_ids = [ids[1:][columns] if scored else () for ids in new]
                     before = [count + columns.start for count in known]
-                    logits = engine.read(
-                        batch, "response", before, piece, part.start, _followed(piece, next_ids)
-                    )
+                    wanted = _followed(piece, next_ids)
+                    logits = engine.read(batch, "response", slots, before, piece, wanted)
                     if scored:
                         later.append(_log_probability(logits, _tensor(next_ids)))
                     del logits  # the next ones need its memory
 
-                slots = range(part.start, part.start + len(new))
                 batch.state.finish(slots, indices[part])
                 found = [first_logits[:0]] * len(new)
                 if scored:

@@ -270,12 +270,11 @@ def _read_packed(
     ends: dict[int, Tensor] = {}
     with engine.running():
         shared = [prefixes.get(slot) for slot in range(len(texts))]
-        ends |= enumerate(engine.read_prompts(batch, 0, beginnings, shared))
+        ends |= enumerate(engine.read_prompts(batch, range(len(texts)), beginnings, shared))
         for counts in later:
-            # Only neighboring slots can be read together, and only the last ones are left out.
             read = [slot for slot, count in enumerate(counts) if count]
             new = [texts[slot][known[slot] : known[slot] + counts[slot]] for slot in read]
-            logits = engine.read(batch, "response", [known[slot] for slot in read], new)
+            logits = engine.read(batch, "response", read, [known[slot] for slot in read], new)
             ends |= zip(read, logits, strict=True)
             known = [before + count for before, count in zip(known, counts, strict=True)]
 
