@@ -107,6 +107,11 @@ class ModelConfig(Section):
     device_map: Literal["auto"] | None = None
     """auto: accelerate spreads the model over all devices, for a model larger than one of them.
     null: the whole model on `device`."""
+    decode_loop: Literal["moving", "fixed", "graph"] = "moving"
+    """moving: the last answer moves to the slot of one that has ended, and the CPU picks up each
+    token before the next step starts. fixed: answers keep their slots, and tokens are picked up one
+    step late. graph: fixed, and each step is a CUDA graph. fixed and graph have not been measured
+    on a GPU. See engines.md."""
     persona_in: Literal["auto", "system", "user"] = "auto"
     """The message that holds the persona sentence. auto: system if the chat template shows system
     messages, else user."""

@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from traitcli.config import SamplingConfig
+from traitcli.generation.fixed_decode import FixedLoop, capture_cuda_graph
 from traitcli.generation.mean_activations import Activations, MeanReader
 from traitcli.generation.padded_decode import padded_steps
 from traitcli.generation.request import FinishReason, Release, Request, Step, release_none
 from traitcli.generation.sampling import pick_tokens, uniforms
+from traitcli.generation.waiting import Waiting
 from traitcli.models.batch_size import BatchSize, run_shrinking
 from traitcli.models.engine import Engine
 from traitcli.models.loaded import LoadedModel
-from traitcli.models.prefix_tree import find_shared_prefixes
 from traitcli.models.reader import Reader
 
 if TYPE_CHECKING:
@@ -120,6 +121,9 @@ def decode(
     """
     if not loaded.packs:
         yield from padded_steps(loaded, requests, sampling, size, reader, release)
+    elif requests and loaded.decode_loop != "moving":
+        capture = capture_cuda_graph if loaded.decode_loop == "graph" else None
+        yield from FixedLoop(loaded, requests, sampling, size, reader, capture).steps(release)
     elif requests:
         yield from _DecodeLoop(loaded, requests, sampling, size, reader).steps(release)
 
@@ -157,8 +161,7 @@ class _DecodeLoop:
         self._sampling = sampling
         self._engine = Engine(loaded, reader)
 
-        # (request, its shared prefix), the next one last: it is popped from the end.
-        self._waiting = find_shared_prefixes([request.ids for request in requests])[::-1]
+        self._waiting = Waiting(requests)
         self._size = min(size, len(requests))
         longest_prompt = max(len(request.ids) for request in requests)
         self._batch = self._engine.open(self._size, longest_prompt + sampling.max_new_tokens)
@@ -168,10 +171,10 @@ class _DecodeLoop:
         with self._engine.running():
             while self._running or self._waiting:
                 if count := release(len(self._waiting)):
-                    yield Step(released=self._release(count))
+                    yield Step(released=self._waiting.release(count))
                 ended: list[tuple[int, FinishReason]] = []
                 prompt_scores: list[tuple[int, Floats]] = []
-                if self._has_room():
+                if self._waiting.has_room(self._size - len(self._running), self._size):
                     ended, prompt_scores = self._start_requests()
 
                 # All prompts may have been answered with end-of-text at once.
@@ -182,21 +185,6 @@ class _DecodeLoop:
                 token_scores, ended_now = self._feed_tokens()
                 yield Step(written, token_scores, ended + ended_now, prompt_scores=prompt_scores)
 
-    def _release(self, count: int) -> list[int]:
-        """Drop the requests that would start last.
-
-        Prefixes that were read for them stay in memory until the loop ends.
-        """
-        released = [index for index, _ in self._waiting[:count]]
-        del self._waiting[:count]
-        return released
-
-    def _has_room(self) -> bool:
-        """Whether enough slots are free: few large passes over prompts cost less than many."""
-        free = self._size - len(self._running)
-        worth_a_pass = min(max(1, self._size // 8), len(self._waiting))
-        return bool(self._waiting) and free >= worth_a_pass
-
     def _start_requests(self) -> tuple[list[tuple[int, FinishReason]], list[tuple[int, Floats]]]:
         """Read prompts into all free slots and pick the first token of each.
 
@@ -204,19 +192,8 @@ class _DecodeLoop:
         """
         count = min(self._size - len(self._running), len(self._waiting))
         slots = range(len(self._running), len(self._running) + count)
-        starting = [self._waiting.pop() for _ in range(count)]
-        prompts = [self._requests[index].ids for index, _ in starting]
-        prefixes = [prefix for _, prefix in starting]
-        logits = self._engine.read_prompts(self._batch, slots, prompts, prefixes)
-
-        # Before tokens are picked: an answer that ends with its first one gives up its slot.
-        prompt_scores: list[tuple[int, Floats]] = []
-        for slot, (index, _) in zip(slots, starting, strict=True):
-            scores = self._batch.state.prompt_scores(slot)
-            if scores is not None:
-                prompt_scores.append((index, scores))
-
-        new = [self._new_request(index) for index, _ in starting]
+        starting, logits, prompt_scores = self._waiting.read_next(self._engine, self._batch, slots)
+        new = [self._new_request(index) for index in starting]
         self._running += new
         return self._pick_tokens(new, logits), prompt_scores
 

@@ -158,6 +158,15 @@ class ProjectionReader:
                     self.order[len(probes) + column] = found + len(columns)
             found += len(columns) + marks
 
+    def in_order(self, found: Tensor) -> Floats:
+        """float32 [N, P] from the products of all layers side by side, which are on the CPU.
+
+        Raises ModelError unless all numbers are finite.
+        """
+        widths = [self.units[layer].shape[1] + self.marks for layer in self.layers]
+        check_layers(self.loaded, zip(self.layers, torch.split(found, widths, 1), strict=True))
+        return found.numpy().take(self.order, axis=1)
+
     def open(self, slots: int) -> _Projections:
         return _Projections(self, slots)
 
@@ -199,15 +208,23 @@ class _Projections(ReaderState):
 
     def _fetch(self) -> None:
         """Copy the scores of a pass to the CPU, those of all layers together: a copy waits."""
+        found = self.take_scores()
+        if found is not None:
+            self._pass = self._reader.in_order(found.cpu())
+
+    def take_scores(self) -> Tensor | None:
         if not self._found:
-            return
-        widths = [part.shape[1] for part in self._found]
-        found = torch.cat(self._found, 1).cpu()
+            return None
+        found = torch.cat(self._found, 1)
         self._found = []
-        layers = zip(self._reader.layers, torch.split(found, widths, 1), strict=True)
-        check_layers(self._reader.loaded, layers)
-        # A new array each time: parts of the old one, and scores handed out, are views of it.
-        self._pass = found.numpy().take(self._reader.order, axis=1)
+        return found
+
+    def give_scores(self, slots: Sequence[int], scores: Tensor) -> Floats:
+        # A new array each time: parts of it are handed out.
+        ordered = self._reader.in_order(scores)
+        for slot, one in zip(slots, ordered, strict=True):
+            self._parts[slot]["response"].append(one[None])
+        return ordered
 
     def copy_prefix(self, slots: range, source: _Projections, source_slot: int) -> None:
         self._divide_pass()

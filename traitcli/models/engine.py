@@ -99,6 +99,19 @@ class Engine:
         store = KVStore(slots, capacity, test.groups if test else ())
         return SequenceBatch(store, self._reader.open(slots), holds_prefixes)
 
+    def open_fixed(self, slots: int, capacity: int) -> SequenceBatch:
+        """The same for a `FixedInput`.
+
+        The reader has one slot more, for what is read in free slots and not wanted.
+        """
+        test = self._loaded.self_test
+        groups = test.groups if test else ()
+        # A free slot is written to as well, one token beyond the answer that was there.
+        store = KVStore(
+            slots, capacity + 1, groups, token_by_token=self._loaded.device.type == "cuda"
+        )
+        return SequenceBatch(store, self._reader.open(slots + 1))
+
     def read(
         self,
         batch: SequenceBatch,
@@ -127,9 +140,15 @@ class Engine:
         sequences = NewTokens(known, new, slots, logits_at)
         packed = PackedInput(batch.store, sequences, self._loaded.device, content)
 
-        self._state = batch.state
         counts = [(slot, len(ids)) for slot, ids in zip(slots, new, strict=True)]
-        self._state.begin(phase, PassTokens(packed.slots, packed.ends, counts))
+        return self.run(batch, phase, packed, PassTokens(packed.slots, packed.ends, counts))
+
+    def run(
+        self, batch: SequenceBatch, phase: Phase, packed: PackedInput, tokens: PassTokens
+    ) -> Tensor:
+        """One forward pass; the reader is told that it gets `tokens`. Logits [K, V]."""
+        self._state = batch.state
+        self._state.begin(phase, tokens)
         return run_packed(self._loaded, packed, packed.logits_at)
 
     def read_prompts(

@@ -18,11 +18,17 @@ class KVStore:
     neighbors in memory: a sequence is copied with one operation for all of them.
     """
 
-    def __init__(self, slots: int, capacity: int, groups: Groups = ()) -> None:
+    def __init__(
+        self, slots: int, capacity: int, groups: Groups = (), *, token_by_token: bool = False
+    ) -> None:
         """`capacity` is the number of tokens that fit in a slot; layers without a group have none.
 
-        `windows` are the sliding windows that layers have attended with; none means all tokens.
+        With `token_by_token`, the heads of a token are neighbors in memory, as kernels want it that
+        attend to sequences of different lengths; else the tokens of a head are. The shapes are the
+        same. `windows` are the sliding windows that layers have attended with; none means all
+        tokens.
         """
+        self._token_by_token = token_by_token
         self.slots = slots
         self.windows: set[int | None] = set()
         self._capacity = capacity
@@ -85,4 +91,7 @@ class KVStore:
 
     def _zeros_like(self, states: Tensor, layers: int) -> Tensor:
         _, heads, width = states.shape
+        if self._token_by_token:
+            zeros = states.new_zeros(layers, self.slots, self._capacity, heads, width)
+            return zeros.transpose(2, 3)
         return states.new_zeros(layers, self.slots, heads, self._capacity, width)

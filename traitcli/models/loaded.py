@@ -55,6 +55,9 @@ def first_problem(checks: Sequence[PathCheck]) -> str:
     return next(problems, "")
 
 
+DecodeLoop = Literal["moving", "fixed", "graph"]
+
+
 # Compared by identity: comparing weights would take long and mean nothing.
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedModel:
@@ -73,6 +76,7 @@ class LoadedModel:
     packs        whether packed sequences give the states of a plain pass; see `run_self_test`
     pads         whether padded batches do; if neither is true, each text is read alone
     self_test    how every way of reading compares with a plain pass; none before the test
+    decode_loop  how answers are written, see the configuration
     massive_above  length of a hidden state above which it is massive, for layers 0 to L; empty
                  before it is measured
     """
@@ -95,6 +99,7 @@ class LoadedModel:
     massive_above: tuple[float, ...] = ()
     id: str = ""
     fingerprint: str = ""
+    decode_loop: DecodeLoop = "moving"
 
     @property
     def is_spread(self) -> bool:

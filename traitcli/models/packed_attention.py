@@ -31,8 +31,8 @@ from operator import add
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 
+from traitcli.models.attention import AttentionRule, fused_attention, matmul_attention
 from traitcli.models.masks import as_mask, see_keys
 
 if TYPE_CHECKING:
@@ -123,18 +123,23 @@ class PackedInput:
         return self._width == 1
 
     def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, rule: _AttentionRule
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, rule: AttentionRule
     ) -> Tensor:
         """[N, heads, D] from `query` [N, heads, D], and `key` and `value` [N, kv heads, D]."""
+        self._store.windows.add(rule.window)
         if self._count == self._width == 1:
             return self._attend_one_token(layer, query[0], key[0], value[0], rule)
-
-        self._store.windows.add(rule.window)
         slots, positions = self._on(key.device, "slots"), self._on(key.device, "positions")
         all_keys, all_values = self._store.write(layer, slots, positions, key, value)
+        return self.mix(query, all_keys, all_values, rule)
+
+    def mix(
+        self, query: Tensor, all_keys: Tensor, all_values: Tensor, rule: AttentionRule
+    ) -> Tensor:
+        """[N, heads, D] from the keys and values of a layer, the new ones among them."""
         own_slots = self._own_slots
         if own_slots is None:
-            own_slots = self._on(key.device, "sequence_slots")
+            own_slots = self._on(query.device, "sequence_slots")
         keys = all_keys[own_slots, :, : self._span]
         values = all_values[own_slots, :, : self._span]
 
@@ -147,10 +152,10 @@ class PackedInput:
         is_large_cpu_step = (
             queries.device.type == "cpu" and self.is_step and self._count >= _MATMUL_FROM
         )
-        attend, dtype = _fused_attention, torch.bool
+        attend, dtype = fused_attention, torch.bool
         bytes_per_query = self._count * groups * self._span
         if rule.needs_matmul or is_large_cpu_step:
-            attend, dtype = _matmul_attention, torch.float32
+            attend, dtype = matmul_attention, torch.float32
             bytes_per_query *= 4 * kv_heads  # scores of every head, in float32
         together = max(1, ATTENTION_BYTES // bytes_per_query)
 
@@ -175,7 +180,7 @@ class PackedInput:
         return self._unpad(whole.permute(0, 3, 1, 2, 4).flatten(2, 3))
 
     def _attend_one_token(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, rule: _AttentionRule
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, rule: AttentionRule
     ) -> Tensor:
         """The same for one token of one sequence, [heads, D] each.
 
@@ -187,7 +192,7 @@ class PackedInput:
         keys = all_keys[None, :, start : self._span]
         values = all_values[None, :, start : self._span]
         queries = query.view(1, keys.shape[1], -1, query.shape[1])
-        mixed = _matmul_attention(queries, keys, values, None, rule)
+        mixed = matmul_attention(queries, keys, values, None, rule)
         return mixed.view(1, query.shape[0], -1)
 
     def _on(self, device: torch.device, name: str) -> Tensor:
@@ -270,57 +275,6 @@ def _pass_numbers(sequences: NewTokens, width: int) -> dict[str, Sequence[int]]:
     return dict(zip(names, (ids, positions, slots, ends, queries, padded), strict=True))
 
 
-@dataclass(frozen=True, slots=True)
-class _AttentionRule:
-    """How a layer attends, as transformers describes it.
-
-    scale   factor of the scores
-    window  how many of the last tokens are seen; none: all
-    cap     scores are kept softly below it
-    sinks   [heads], scores of an extra column that takes its share of the attention
-    """
-
-    scale: float
-    window: int | None
-    cap: float | None
-    sinks: Tensor | None
-
-    @property
-    def needs_matmul(self) -> bool:
-        """Whether the fused kernel cannot do it."""
-        return self.cap is not None or self.sinks is not None
-
-
-def _fused_attention(
-    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, rule: _AttentionRule
-) -> Tensor:
-    """Attention by the kernel of torch, which keeps no scores."""
-    return scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=rule.scale)
-
-
-def _matmul_attention(
-    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, rule: _AttentionRule
-) -> Tensor:
-    """Attention by plain matrix products, [R, kv heads, groups · width, D].
-
-    Faster than the fused kernel for few queries, and the only way to cap scores or have sinks.
-    """
-    scores = (query @ keys.transpose(2, 3)).float() * rule.scale
-    if rule.cap is not None:
-        scores = torch.tanh(scores / rule.cap) * rule.cap
-    if mask is not None:
-        scores += mask
-    if rule.sinks is not None:
-        # [kv heads, groups] -> [1, kv heads, groups · width, 1], in the order of the queries.
-        by_head = rule.sinks.float().view(keys.shape[1], -1)
-        width = scores.shape[2] // by_head.shape[1]
-        column = by_head.repeat_interleave(width, 1)[None, :, :, None]
-        scores = torch.cat([scores, column.expand(len(scores), -1, -1, -1)], -1)
-
-    weights = scores.softmax(-1)[..., : keys.shape[2]]
-    return weights.to(values.dtype) @ values
-
-
 def _attention(
     module: Any,
     query: Tensor,
@@ -331,7 +285,7 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """Called by transformers in every layer, with [1, heads, N, D]; see `AttentionInterface`."""
     scale = options.get("scaling")
-    rule = _AttentionRule(
+    rule = AttentionRule(
         scale=query.shape[-1] ** -0.5 if scale is None else scale,
         window=options.get("sliding_window"),
         cap=options.get("softcap"),

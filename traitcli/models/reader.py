@@ -65,7 +65,21 @@ class ReaderState(Protocol):
         """Move a sequence to a free slot, and free its own."""
         ...
 
-    # Most readers score no tokens, so these two have a default.
+    # Most readers score no tokens, so these have a default.
+    def take_scores(self) -> Tensor | None:
+        """The scores of the last pass, float32 [N, P], before they are copied from the device.
+
+        Whoever takes them gives those that are wanted back with `give_scores`.
+        """
+        return None
+
+    def give_scores(self, slots: Sequence[int], scores: Tensor) -> Floats | None:
+        """File scores [n, P] on the CPU, one token of the response in each of `slots`.
+
+        Returns what `token_scores` would.
+        """
+        return None
+
     def token_scores(self) -> Floats | None:
         """Scores float32 [N, P] of the last pass's tokens; none if the reader scores no tokens."""
         return None
