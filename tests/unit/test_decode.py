@@ -8,8 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+import traitcli.generation.decode as decode_module
 import traitcli.models.engine as engine_module
 from tests.conftest import FAMILIES
+from tests.recorded_graph import record
 from tests.unit.test_prefix_tree import count_read_tokens
 from traitcli.config import SamplingConfig
 from traitcli.generation.decode import Generation, decode, generate
@@ -29,10 +31,19 @@ SAMPLED = SamplingConfig(max_new_tokens=12)
 TOLERANCE = 1e-4
 
 
-@pytest.fixture(params=["packed", "padded"])
-def decoder(request, loaded):
-    """Returns the tiny model of a family, with packed or padded decoding."""
-    return lambda family: replace(loaded(family), packs=request.param == "packed")
+LOOPS = {
+    "moving": {"packs": True},
+    "padded": {"packs": False},
+    "fixed": {"packs": True, "decode_loop": "fixed"},
+    "graph": {"packs": True, "decode_loop": "graph"},
+}
+
+
+@pytest.fixture(params=LOOPS)
+def decoder(request, loaded, monkeypatch):
+    """Returns the tiny model of a family, for each kind of decode loop."""
+    monkeypatch.setattr(decode_module, "capture_cuda_graph", record)
+    return lambda family: replace(loaded(family), **LOOPS[request.param])
 
 
 def requests(loaded, prompts=PROMPTS):

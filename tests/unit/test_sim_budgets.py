@@ -87,6 +87,40 @@ def test_a_step_waits_once_and_copies_to_the_device_twice(
         assert done.count("upload") <= 2, done.table("upload")
 
 
+@pytest.mark.parametrize("sampling", SAMPLING)
+@pytest.mark.parametrize("count", [1, 12])
+@each_place
+@each_family
+def test_a_step_of_fixed_slots_waits_once_and_copies_nothing_to_the_device(
+    log, loaded, family, place, count, sampling
+):
+    model = replace(unending(PLACES[place](loaded(family))), decode_loop="fixed")
+
+    # The first one comes after two steps, because steps are read late.
+    _, *middle, _ = logged_steps(log, model, requests(count), SAMPLING[sampling])
+
+    assert len(middle) == 4
+    for step, done in middle:
+        assert len(step.written) == count
+        assert done.waits <= 1, done.table("download", "wait")
+        # Between two devices, accelerate copies what is not on the second one.
+        assert done.count("upload") == 0, done.table("upload")
+
+
+@pytest.mark.parametrize("layers", [(2,), (0, 1, 2, 3, 4)])
+@pytest.mark.parametrize("count", [1, 12])
+def test_tokens_and_their_scores_come_back_in_one_copy(log, loaded, layers, count):
+    model = replace(unending(on_sim(loaded("llama"))), decode_loop="fixed")
+    reader = ProjectionReader(make_probes(layers), model, marks=True)
+
+    _, *middle, _ = logged_steps(log, model, requests(count), SAMPLING["sampled"], reader)
+
+    for step, done in middle:
+        assert step.scores.shape == (count, 2 * len(layers))
+        assert done.waits == 1, done.table("download", "wait")
+        assert done.count("upload") == 0, done.table("upload")
+
+
 @pytest.mark.parametrize("count", [1, 12])
 @each_place
 @each_family

@@ -136,6 +136,9 @@ class FixedLoop:
                     prompt_scores = self._start_requests()
                 self._close_up()
                 started = self._start_step()
+                if self._running and not (started or last):
+                    # Only a graph that does not repeat the step can do this; it would never end.
+                    raise RuntimeError("answers have had all their steps and have not ended")
                 if last or prompt_scores:
                     yield self._read_step(last, prompt_scores)
                 last = started

@@ -42,6 +42,7 @@ from traitcli.models.packed_attention import (
 )
 from traitcli.models.prefix_tree import Ids, SharedPrefix
 from traitcli.models.reader import PassTokens, Phase, Reader, ReaderState
+from traitcli.models.step_kernels import wants_tokens_together
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -107,9 +108,8 @@ class Engine:
         test = self._loaded.self_test
         groups = test.groups if test else ()
         # A free slot is written to as well, one token beyond the answer that was there.
-        store = KVStore(
-            slots, capacity + 1, groups, token_by_token=self._loaded.device.type == "cuda"
-        )
+        together = wants_tokens_together(self._loaded.device)
+        store = KVStore(slots, capacity + 1, groups, token_by_token=together)
         return SequenceBatch(store, self._reader.open(slots + 1))
 
     def read(

@@ -120,6 +120,11 @@ KERNELS: tuple[Kernel, ...] = (flash_attn, varlen_attn, flex_attention)
 """The fastest first."""
 
 
+def wants_tokens_together(device: torch.device) -> bool:
+    """Whether the kernels want the heads of a token to be neighbors in memory."""
+    return device.type == "cuda"
+
+
 def choose_kernel(
     kernels: Sequence[Kernel],
     query: Tensor,
