@@ -30,7 +30,13 @@ from typing import NamedTuple
 import torch
 
 from benchmarks.gpu_checks import check_batches, check_means, check_self_test, check_states
-from benchmarks.gpu_graph import check_static_step, measure_graph
+from benchmarks.gpu_graph import (
+    check_loops,
+    measure_fixed,
+    measure_graph,
+    measure_kernels,
+    measure_whole,
+)
 from benchmarks.gpu_machine import measure_machine, show_versions
 from benchmarks.gpu_memory import measure_memory, run_out_of_memory
 from benchmarks.gpu_models import FAMILIES, FULL, TINY, Family, Sizes, make_model
@@ -70,7 +76,7 @@ def list_checks(dtype: torch.dtype) -> list[Part]:
     ]
     # In half precision, two ways to compute the same may choose different tokens.
     if dtype == torch.float32:
-        checks.append(Part("a step without work on the CPU", 10, check_static_step))
+        checks.append(Part("fixed slots and graphs", 10, check_loops))
     return checks
 
 
@@ -78,6 +84,10 @@ def list_measurements(sizes: Sizes) -> list[Part]:
     """The parts that measure the whole model, the most important ones first."""
     steps = [
         Part(f"step at batch {batch}", 15, partial(measure_step, batch=batch))
+        for batch in sizes.batches
+    ]
+    fixed = [
+        Part(f"fixed slots at batch {batch}", 8, partial(measure_fixed, batch=batch))
         for batch in sizes.batches
     ]
     graphs = [
@@ -93,9 +103,12 @@ def list_measurements(sizes: Sizes) -> list[Part]:
         Part("synchronisations", 5, count_synchronisations),
         Part("profile of a step", 10, profile_step),
         *graphs,
+        Part("attention kernels", 15, partial(measure_kernels, batch=sizes.profiled)),
         Part("run with refills", 40, measure_run),
         Part("existing texts", 15, measure_reading),
         Part("monitor", 10, measure_monitor),
+        Part("run and monitor with the fastest loop", 45, measure_whole),
+        *fixed,
         *generates,
         Part("memory of short answers", 15, partial(measure_memory, tokens=_SHORT)),
         Part("memory of long answers", 15, partial(measure_memory, tokens=_LONG)),

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from traitcli.config import load_config
     from traitcli.errors import TraitError
+    from traitcli.generation.load import load_model
     from traitcli.generation.projections import make_probes
-    from traitcli.models.load import load_model
     from traitcli.models.steerer import ActivationSteerer
     from traitcli.monitoring.monitor import Watch, monitor
     from traitcli.monitoring.score_texts import score_texts
@@ -27,7 +27,7 @@ _HOME = {
     "Watch": "traitcli.monitoring.monitor",
     "find_vectors": "traitcli.vectors.files",
     "load_config": "traitcli.config",
-    "load_model": "traitcli.models.load",
+    "load_model": "traitcli.generation.load",
     "load_trait": "traitcli.traits.definitions",
     "load_vectors": "traitcli.vectors.files",
     "make_probes": "traitcli.generation.projections",

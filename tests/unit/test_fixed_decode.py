@@ -86,9 +86,7 @@ def assert_same(found, expected):
 )
 @pytest.mark.parametrize("sampling", SAMPLING)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_answers_and_means_are_those_of_the_moving_loop(
-    family_model, family, sampling, size, loop
-):
+def test_answers_and_means_are_those_of_the_moving_loop(family_model, family, sampling, size, loop):
     asked = decoding.requests(family_model(family)) * 3
     asked = [Request(request.ids, seed) for seed, request in enumerate(asked)]
 

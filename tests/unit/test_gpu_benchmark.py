@@ -53,7 +53,7 @@ def test_all_parts_run_on_tiny_models_and_what_they_check_is_right(tmp_path):
     not_done = {key: value for key, value in ended.items() if value[0] != "done"}
     assert {part for _, part in not_done} == NEEDS_CUDA, done.stdout + done.stderr
     assert {outcome for outcome, _ in not_done.values()} == {"not there"}
-    assert len(ended) == 54
+    assert len(ended) == 62
     assert done.returncode == 0
     for line in lines:
         if "measure" in line:

@@ -16,14 +16,13 @@ from torch.nn.attention import varlen
 
 from tests.unit import test_decode as decoding
 from traitcli.config import SamplingConfig
-from traitcli.generation.fixed_decode import FixedLoop
+from traitcli.generation.fixed_decode import FixedLoop, HowToRun
 from traitcli.generation.mean_activations import MeanReader
 from traitcli.generation.request import release_none
-from traitcli.models import step_kernels
 from traitcli.models.attention import AttentionRule
 from traitcli.models.fixed_input import Kernels
 from traitcli.models.kv_store import KVStore
-from traitcli.models.step_kernels import KERNELS, Lengths, choose_kernel
+from traitcli.models.step_kernels import KERNELS, Asked, Lengths, choose_kernel
 
 # On CUDA it is compiled.
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
@@ -176,8 +175,10 @@ def test_the_first_kernel_that_agrees_is_chosen(states, rule):
 
     kernels = (broken, without_window, *KERNELS)
 
-    assert choose_kernel(kernels, *states, lengths, RULES[rule], expected) is KERNELS[0]
-    assert choose_kernel(kernels[:2], *states, lengths, RULES[rule], expected) is None
+    asked = Asked(*states, lengths, RULES[rule])
+
+    assert choose_kernel(kernels, asked, expected) is KERNELS[0]
+    assert choose_kernel(kernels[:2], asked, expected) is None
 
 
 def test_a_lack_of_memory_in_a_kernel_is_not_hidden(states):
@@ -187,7 +188,7 @@ def test_a_lack_of_memory_in_a_kernel_is_not_hidden(states):
     lengths, expected = Lengths.of(POSITIONS, CAPACITY), expected_of(states, RULES["plain"])
 
     with pytest.raises(torch.OutOfMemoryError):
-        choose_kernel((greedy,), *states, lengths, RULES["plain"], expected)
+        choose_kernel((greedy,), Asked(*states, lengths, RULES["plain"]), expected)
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.__name__)
@@ -201,7 +202,7 @@ def test_answers_are_the_same_with_every_kernel(loaded, monkeypatch, family, ker
 
     kernels, reader = Kernels((kernel,)), MeanReader(model)
     tokens = [[] for _ in asked]
-    loop = FixedLoop(model, asked, sampling, 3, reader, kernels=kernels)
+    loop = FixedLoop(model, asked, sampling, 3, reader, HowToRun(kernels=kernels))
     with torch.inference_mode():
         for step in loop.steps(release_none):
             for request, token in step.written:

@@ -54,7 +54,7 @@ class Calibration:
 
     def run(self, file: Path, check: Path | None) -> None:
         """Measure, store and print the thresholds; raises TraitError when no text can be read."""
-        from traitcli.models.load import load_model
+        from traitcli.generation.load import load_model
         from traitcli.views import open_monitor_view
 
         # Before the model is loaded, which takes seconds to minutes.

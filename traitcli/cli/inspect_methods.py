@@ -141,10 +141,10 @@ def _read_answers(
 ) -> dict[str, dict[str, Any]]:
     """Method -> its figures on the answers."""
     from traitcli.cli.output import say
+    from traitcli.generation.load import load_model
     from traitcli.inspection.compare_methods import BASELINE
     from traitcli.inspection.labelled_scores import not_read
     from traitcli.inspection.method_answers import answer_figures, read_by_method
-    from traitcli.models.load import load_model
     from traitcli.views import open_monitor_view
 
     name, labelled = source

@@ -34,10 +34,10 @@ class LabelledComparison:
         self, file: Path, keys: tuple[str, str | None], keep: str | None, *, as_json: bool
     ) -> None:
         """Read, compare, print and keep; `keys` are those of the label and of the groups."""
+        from traitcli.generation.load import load_model
         from traitcli.generation.projections import make_probes
         from traitcli.inspection.labelled_rows import labelled_rows
         from traitcli.inspection.labelled_scores import not_read, read_answers
-        from traitcli.models.load import load_model
         from traitcli.monitoring.labelled_answers import read_labelled
         from traitcli.views import open_monitor_view
 

@@ -45,9 +45,9 @@ def monitor_source(options: MonitorOptions, config: Config) -> None:
     run_mode = _choose_mode(options)
     rules = _parse_rules(options, source, monitored)
 
+    from traitcli.generation.load import load_model
     from traitcli.generation.projections import make_probes
     from traitcli.models.identity import other_model_notes
-    from traitcli.models.load import load_model
     from traitcli.monitoring.monitor import Watch
     from traitcli.steering.interventions import parse_intervention, prepare_interventions
     from traitcli.views import open_monitor_view

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from traitcli.config import SamplingConfig
-from traitcli.generation.fixed_decode import FixedLoop, capture_cuda_graph
+from traitcli.generation.fixed_decode import FixedLoop, HowToRun, capture_cuda_graph
 from traitcli.generation.mean_activations import Activations, MeanReader
 from traitcli.generation.padded_decode import padded_steps
 from traitcli.generation.request import FinishReason, Release, Request, Step, release_none
@@ -123,7 +123,8 @@ def decode(
         yield from padded_steps(loaded, requests, sampling, size, reader, release)
     elif requests and loaded.decode_loop != "moving":
         capture = capture_cuda_graph if loaded.decode_loop == "graph" else None
-        yield from FixedLoop(loaded, requests, sampling, size, reader, capture).steps(release)
+        loop = FixedLoop(loaded, requests, sampling, size, reader, HowToRun(capture))
+        yield from loop.steps(release)
     elif requests:
         yield from _DecodeLoop(loaded, requests, sampling, size, reader).steps(release)
 

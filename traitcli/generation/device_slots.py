@@ -11,7 +11,7 @@ from traitcli.config import SamplingConfig
 from traitcli.generation.request import Request
 from traitcli.generation.sampling import pick, uniforms
 from traitcli.models.engine import Engine, SequenceBatch
-from traitcli.models.fixed_input import FixedInput, Kernels
+from traitcli.models.fixed_input import FixedInput, Kernels, StepTensors
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.reader import PassTokens
 
@@ -54,7 +54,8 @@ class DeviceSlots:
         self._ids, self._positions, self._written = numbers(count), numbers(count), numbers(count)
         self._status = numbers(count)
         self._draws = numbers(count, sampling.max_new_tokens, 3, dtype=torch.float32)
-        self._report: Tensor | None = None
+        # None in it until the first step, which shows whether there are scores.
+        self._report = numbers(count, 0, dtype=torch.int32)
         self._inputs: dict[tuple[int, int], FixedInput] = {}
 
     def start(self, slots: Sequence[int], requests: Sequence[Request], logits: Tensor) -> None:
@@ -87,9 +88,7 @@ class DeviceSlots:
             ids, positions = self._ids[:count], self._positions[:count]
             self._inputs[key] = FixedInput(
                 self._batch.store,
-                ids,
-                positions,
-                self._slots[:count],
+                StepTensors(ids, positions, self._slots[:count]),
                 self._capacity,
                 span,
                 self._kernels,
@@ -129,7 +128,7 @@ class DeviceSlots:
         if scores is not None:
             parts.append(scores.view(torch.int32))
         report = torch.cat(parts, 1)
-        if self._report is None:
+        if self._report.shape[1] != report.shape[1]:
             self._report = report.new_zeros(len(self._slots), report.shape[1])
         self._report[: len(report)].copy_(report)
 
@@ -139,5 +138,4 @@ class DeviceSlots:
         The columns are the token fed (−1: none), what the answer is doing now, and the bits of its
         float32 scores.
         """
-        assert self._report is not None
         return self._report[:count]

@@ -47,6 +47,18 @@ def capture_cuda_graph(run: Run) -> Run:
     return graph.replay
 
 
+@dataclass(frozen=True, slots=True)
+class HowToRun:
+    """How steps are run.
+
+    capture  makes a graph of each shape of step; none: steps are run as they are
+    kernels  what computes attention; none: what the device has
+    """
+
+    capture: Capture | None = None
+    kernels: Kernels | None = None
+
+
 @dataclass(slots=True, eq=False)
 class _RunningRequest:
     """A request that has started.
@@ -82,7 +94,7 @@ class _Report:
         is_cuda = on_device.device.type == "cuda"
         self._copy = torch.empty(on_device.shape, dtype=on_device.dtype, pin_memory=is_cuda)
         self._copy.copy_(on_device, non_blocking=is_cuda)
-        self._done = torch.cuda.Event() if is_cuda else None
+        self._done = torch.cuda.Event() if is_cuda else None  # type: ignore[no-untyped-call]
         if self._done:
             self._done.record()
 
@@ -103,11 +115,9 @@ class FixedLoop:
         sampling: SamplingConfig,
         size: int,
         reader: Reader,
-        capture: Capture | None = None,
-        kernels: Kernels | None = None,
+        run: HowToRun,
     ) -> None:
-        """`capture` makes a graph of each step; without one, steps are run as they are."""
-        self._loaded, self._requests, self._capture = loaded, requests, capture
+        self._loaded, self._requests, self._capture = loaded, requests, run.capture
         self._limit = sampling.max_new_tokens
         self._waiting = Waiting(requests)
         self._engine = Engine(loaded, reader)
@@ -115,7 +125,7 @@ class FixedLoop:
         self._size = min(size, len(requests))
         self._capacity = max(len(request.ids) for request in requests) + self._limit
         self._batch = self._engine.open_fixed(self._size, self._capacity)
-        kernels = kernels or Kernels.for_device(loaded.device)
+        kernels = run.kernels or Kernels.for_device(loaded.device)
         # Slots have room for one token more, see `Engine.open_fixed`.
         self._slots = DeviceSlots(
             loaded, self._engine, self._batch, sampling, kernels, self._capacity + 1

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from traitcli.config import SamplingConfig
-from traitcli.generation.fixed_decode import Capture, FixedLoop, capture_cuda_graph
+from traitcli.generation.fixed_decode import Capture, FixedLoop, HowToRun, capture_cuda_graph
 from traitcli.generation.mean_activations import Activations, MeanReader
 from traitcli.generation.request import Request, release_none
 from traitcli.models.loaded import DecodeLoop, LoadedModel
@@ -60,11 +60,13 @@ def find_graph_problem(loaded: LoadedModel, capture: Capture = capture_cuda_grap
 
 def _answers(loaded: LoadedModel, capture: Capture | None) -> list[_Answer]:
     encode = loaded.tokenizer
-    prompts = [tuple(encode(text, add_special_tokens=False)["input_ids"]) or (0,) for text in _TEXTS]
+    prompts = [
+        tuple(encode(text, add_special_tokens=False)["input_ids"]) or (0,) for text in _TEXTS
+    ]
     requests = [Request(ids, seed) for seed, ids in enumerate(prompts)]
     reader = MeanReader(loaded)
     tokens: list[list[int]] = [[] for _ in requests]
-    loop = FixedLoop(loaded, requests, _SAMPLING, len(requests), reader, capture)
+    loop = FixedLoop(loaded, requests, _SAMPLING, len(requests), reader, HowToRun(capture))
     for step in loop.steps(release_none):
         for request, token in step.written:
             tokens[request].append(token)

@@ -6,6 +6,7 @@ Everything that a step needs is on the device already, so it can be replayed as 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,7 +14,7 @@ import torch
 from traitcli.models.attention import AttentionRule
 from traitcli.models.kv_store import KVStore
 from traitcli.models.packed_attention import PackedInput
-from traitcli.models.step_kernels import KERNELS, Kernel, Lengths, choose_kernel
+from traitcli.models.step_kernels import KERNELS, Asked, Kernel, Lengths, choose_kernel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,8 +47,8 @@ class Kernels:
         expected = packed.mix_with_mask(query, keys, values, rule)
         if self._kernels and kind not in self._chosen:
             own, lengths = packed.own(keys, values), packed.lengths_on(query.device)
-            args = (query, *own, lengths, rule)
-            self._chosen[kind] = choose_kernel(self._kernels, *args, expected)
+            asked = Asked(query, *own, lengths, rule)
+            self._chosen[kind] = choose_kernel(self._kernels, asked, expected)
         return expected
 
     @property
@@ -57,27 +58,34 @@ class Kernels:
         return {getattr(kernel, "__name__", "masked") if kernel else "masked" for kernel in found}
 
 
-class FixedInput(PackedInput):
-    """One token of each sequence in slots 0 to R − 1.
+@dataclass(frozen=True, slots=True, eq=False)
+class StepTensors:
+    """What a step reads on the device, int64 [R] each; the step changes the first two.
 
-    `ids` and `positions` are int64 [R], on the device; a step changes what is in them. Nothing else
-    is the parent's to make: it makes everything from lists, on the CPU.
+    ids        the token of each sequence
+    positions  its position
+    slots      0 to R − 1
     """
+
+    ids: Tensor
+    positions: Tensor
+    slots: Tensor
+
+
+class FixedInput(PackedInput):
+    """One token of each sequence in slots 0 to R − 1."""
 
     def __init__(
         self,
         store: KVStore,
-        ids: Tensor,
-        positions: Tensor,
-        slots: Tensor,
+        tensors: StepTensors,
         capacity: int,
         span: int,
         kernels: Kernels,
     ) -> None:
-        """Keys beyond `span` are not looked at by our own attention.
-
-        `slots` is int64 [R], 0 to R − 1. Kernels read slots of `capacity` tokens.
-        """
+        """Kernels read slots of `capacity` tokens; our own attention only the first `span`."""
+        # Not the parent's: it makes everything on the CPU, from lists.
+        ids, positions, slots = tensors.ids, tensors.positions, tensors.slots
         self.content = "responses"
         self.ids, self.positions, self.slots = ids, positions, slots
         self.ends = self.logits_at = slots

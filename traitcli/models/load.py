@@ -57,7 +57,6 @@ def open_model(
     """
     from transformers.utils import logging
 
-    from traitcli.generation.graph_test import choose_loop
     from traitcli.models.cpu_packing import pack_weights
     from traitcli.models.massive import measure_massive
     from traitcli.models.self_test import run_self_test
@@ -94,9 +93,7 @@ def open_model(
     loaded = replace(
         loaded, packs=test.packs, pads=test.pads, self_test=test, massive_above=massive_above
     )
-    with memory_explained(device, _USE_LESS_MEMORY):
-        loaded, loop_notes = choose_loop(loaded, config.decode_loop)
-    for note in [*chat_notes(loaded), *_slow_notes(name, test), *loop_notes]:
+    for note in [*chat_notes(loaded), *_slow_notes(name, test)]:
         on_event(Warned("", note))
 
     on_event(_loaded_event(loaded, device, time.monotonic() - start))

@@ -137,11 +137,10 @@ class PackedInput:
         self, query: Tensor, all_keys: Tensor, all_values: Tensor, rule: AttentionRule
     ) -> Tensor:
         """[N, heads, D] from the keys and values of a layer, the new ones among them."""
-        own_slots = self._own_slots
-        if own_slots is None:
-            own_slots = self._on(query.device, "sequence_slots")
-        keys = all_keys[own_slots, :, : self._span]
-        values = all_values[own_slots, :, : self._span]
+        neighbors = self._own_slots
+        chosen = self._on(query.device, "sequence_slots") if neighbors is None else neighbors
+        keys = all_keys[chosen, :, : self._span]
+        values = all_values[chosen, :, : self._span]
 
         # [R, kv heads, groups, width, D]: no key is repeated for the heads that share it.
         kv_heads = keys.shape[1]
@@ -187,7 +186,9 @@ class PackedInput:
         It needs no mask and fewer kernels: a monitored answer is written this way, token by token.
         """
         position = self._span - 1
-        all_keys, all_values = self._store.write_one(layer, self._sequences.slots[0], position, key, value)
+        all_keys, all_values = self._store.write_one(
+            layer, self._sequences.slots[0], position, key, value
+        )
         start = 0 if rule.window is None else max(0, self._span - rule.window)
         keys = all_keys[None, :, start : self._span]
         values = all_values[None, :, start : self._span]

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -55,10 +56,9 @@ def flash_attn(
 ) -> Tensor:
     """The kernel for decoding of the flash-attn package; half precision on CUDA."""
     # Only if it is installed: the hub's kernels are code that would be downloaded and run.
-    from flash_attn import flash_attn_with_kvcache
-
+    attend: Any = import_module("flash_attn").flash_attn_with_kvcache
     _refuse(rule.sinks is not None, "it has no sinks")
-    mixed: Tensor = flash_attn_with_kvcache(
+    mixed: Tensor = attend(
         query[:, None],
         keys.transpose(1, 2),
         values.transpose(1, 2),
@@ -125,20 +125,22 @@ def wants_tokens_together(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def choose_kernel(
-    kernels: Sequence[Kernel],
-    query: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    lengths: Lengths,
-    rule: AttentionRule,
-    expected: Tensor,
-) -> Kernel | None:
+class Asked(NamedTuple):
+    """The arguments of a kernel."""
+
+    query: Tensor
+    keys: Tensor
+    values: Tensor
+    lengths: Lengths
+    rule: AttentionRule
+
+
+def choose_kernel(kernels: Sequence[Kernel], asked: Asked, expected: Tensor) -> Kernel | None:
     """The first kernel that is there and gives what is `expected`; none if no kernel does."""
-    tolerance = _TOLERANCES.get(query.dtype, 0.0)
+    tolerance = _TOLERANCES.get(asked.query.dtype, 0.0)
     for kernel in kernels:
         try:
-            found = kernel(query, keys, values, lengths, rule)
+            found = kernel(*asked)
         # Not installed, not for this device, shape or dtype, not compiled: each has its own error.
         except Exception as error:
             if ran_out_of_memory(error):

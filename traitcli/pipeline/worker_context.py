@@ -56,8 +56,8 @@ class Worker:
         """Load a model, the run's or a judge's, or return it if it is loaded."""
         if config not in self._models:
             # Imported here: it loads torch, which takes two seconds and no endpoint needs.
+            from traitcli.generation.load import load_model
             from traitcli.models.devices import use_device
-            from traitcli.models.load import load_model
 
             use_device(self.device)
             self._models[config] = load_model(config, self._on_event, self._trust)
