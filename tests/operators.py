@@ -41,7 +41,11 @@ class _Counting(TorchDispatchMode):
         written = _tensors(found)
         name = func._schema.name.removeprefix("aten::")
         returned = [one.alias_info for one in func._schema.returns]
-        is_view = any(alias is not None and not alias.is_write for alias in returned)
+        # `to` may return its argument or a copy: whether it is a view shows in the memory.
+        given = {one.data_ptr() for one in _tensors([*args, *(kwargs or {}).values()])}
+        is_view = any(alias is not None and not alias.is_write for alias in returned) and (
+            name != "to" or all(one.data_ptr() in given for one in written)
+        )
         if is_view or name in NO_PASS:
             return found
         read = [] if name in READS_FEW else _tensors([*args, *(kwargs or {}).values()])
