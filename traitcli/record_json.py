@@ -61,21 +61,6 @@ def to_json(record: TokenScores | FailedRecord, decimals: int | None = DECIMALS)
     return data
 
 
-def counted(record: Mapping[str, Any], trait: str, scores: Sequence[float]) -> Sequence[float]:
-    """The scores of a JSON record's answer that count for a trait; see `counted_indices`."""
-    return [scores[index] for index in counted_indices(record, trait, len(scores))]
-
-
-def counted_indices(record: Mapping[str, Any], trait: str, count: int) -> Sequence[int]:
-    """Which of the `count` tokens of a JSON record's answer count for a trait.
-
-    Tokens of a thinking part that is skipped do not, nor do massive ones, unless all others are.
-    """
-    first = record["thinking_tokens"] if record.get("skips_thinking") else 0
-    massive = set(record.get("massive_tokens", {}).get(trait, ()))
-    return [index for index in range(first, count) if index not in massive] or range(first, count)
-
-
 def from_json(data: Any) -> TokenScores | FailedRecord:
     """Read a record that this version or an older one wrote.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 from traitcli.vector_quality import VectorQuality
@@ -360,6 +361,25 @@ class TokenScores(Scores):
     created: str = field(
         default_factory=lambda: datetime.now().astimezone().isoformat(timespec="seconds")
     )
+
+    def counted(self, trait: str) -> Sequence[int]:
+        """Which tokens count for a trait in means and alarms.
+
+        Those of a thinking part that is skipped do not, nor massive ones, unless all others are.
+        """
+        first = self.thinking if self.skips_thinking else 0
+        massive = self.massive.get(trait, ())
+        rest = range(first, len(self.tokens))
+        return [index for index in rest if index not in massive] or rest
+
+    def shown(self, trait: str) -> tuple[float, ...]:
+        """The n calibrated scores of a trait, or its projections if its vector has no scale."""
+        return self.calibrated.get(trait, self.raw[trait])
+
+    def mean(self, trait: str) -> float | None:
+        """The mean of `shown` over the tokens that count; none without one."""
+        scores = [self.shown(trait)[index] for index in self.counted(trait)]
+        return fmean(scores) if scores else None
 
 
 @dataclass(frozen=True, slots=True)

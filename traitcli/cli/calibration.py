@@ -82,7 +82,7 @@ class Calibration:
         from traitcli.generation.projections import make_probes
         from traitcli.monitoring.monitor import Watch
         from traitcli.monitoring.score_texts import score_texts
-        from traitcli.record_json import counted
+        from traitcli.record_json import FailedRecord
 
         config = self.source.config
         probes = make_probes(vectors.values(), loaded, config.vector.position, self.source.layer)
@@ -90,11 +90,11 @@ class Calibration:
         scores: dict[str, list[Sequence[float]]] = {name: [] for name in vectors}
         failures: list[str] = []
         for record in score_texts(loaded, watch, exchanges, on_event=view.show):
-            if "error" in record:
-                failures.append(record["error"])
+            if isinstance(record, FailedRecord):
+                failures.append(record.error)
                 continue
             for name in vectors:
-                if own := counted(record, name, record["trait_scores"][name]):
+                if own := [record.raw[name][index] for index in record.counted(name)]:
                     scores[name].append(own)
         check_scored(failures, len(exchanges))
         if failures:

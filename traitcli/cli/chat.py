@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from traitcli.cli.options import as_text
 from traitcli.errors import TraitError, UserError, suggest
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from traitcli.cli.session import MonitorSession
     from traitcli.models.chat_format import Message
     from traitcli.monitoring.monitor import Watch
+    from traitcli.records import TokenScores
 
 _PROMPT = "❯ "
 _HELP = """\
@@ -44,7 +45,7 @@ class _Chat:
         self._session = session
         self._watching = watching
         self._path = session.record_path("chat", ".jsonl")
-        self._turns: list[dict[str, Any]] = []
+        self._turns: list[TokenScores] = []
         self._has_failed = False
         self._commands: dict[str, Callable[[str], None]] = {
             "trait": self._set_trait,
@@ -105,18 +106,16 @@ class _Chat:
             self._has_failed |= self._session.print_record(record)
             messages: tuple[Message, ...] = (
                 {"role": "user", "content": line},
-                {"role": "assistant", "content": record["response"]},
+                {"role": "assistant", "content": record.response},
             )
             history = (*self._watching.history, *messages)
             self._watching = replace(self._watching, history=history)
 
     def _take(self, event: Event) -> None:
         """Keep the turn that an event ends, and show the event."""
-        from traitcli.record_json import to_json
-
         if isinstance(event, MonitorFinished):
             if event.record and event.finish_reason != "failed":
-                self._turns.append(to_json(event.record))
+                self._turns.append(event.record)
             event = replace(event, path="")  # the path is shown once, when the chat ends
         self._session.view.show(event)
 

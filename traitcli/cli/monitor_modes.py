@@ -108,12 +108,11 @@ def _choose_mode(options: MonitorOptions) -> MonitorMode:
 
 def _monitor_prompt(session: MonitorSession, watching: Watch) -> bool:
     from traitcli.monitoring.monitor import monitor
-    from traitcli.record_json import to_json
 
     prompt = session.options.source.prompt or ""
     path = session.record_path(prompt)
     record = monitor(session.loaded, watching, prompt, path, session.view.show)
-    return session.print_record(to_json(record))
+    return session.print_record(record)
 
 
 def _monitor_set(session: MonitorSession, watching: Watch, prompt_set: PromptSet) -> bool:

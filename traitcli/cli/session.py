@@ -6,13 +6,14 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from traitcli.cli.output import print_json
 from traitcli.config import Config
 from traitcli.errors import UserError
 from traitcli.files import decode_text
-from traitcli.records import TraitVector
+from traitcli.record_json import FailedRecord, to_json
+from traitcli.records import TokenScores, TraitVector
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -197,9 +198,10 @@ class MonitorSession:
 
         return self.options.out or record_path(self.config.paths.runs, name, suffix)
 
-    def print_record(self, record: Mapping[str, Any]) -> bool:
+    def print_record(self, record: TokenScores | FailedRecord) -> bool:
         """Print a record if --json asks for it. Returns whether a --fail-on rule is met."""
         if self.options.display.as_json:
-            print_json(record)
-        # The record of an answer that failed has no alarms.
-        return any(alarm["action"] == "fail" for alarm in record.get("alarms", ()))
+            print_json(to_json(record))
+        # An answer that failed has no alarms.
+        crossings = () if isinstance(record, FailedRecord) else record.crossings
+        return any(crossing.action == "fail" for crossing in crossings)

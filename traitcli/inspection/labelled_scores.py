@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,7 +17,8 @@ from traitcli.monitoring.labelled_answers import LabelledAnswer
 from traitcli.monitoring.monitor import Watch
 from traitcli.monitoring.score_texts import score_texts
 from traitcli.monitoring.summaries import SUMMARIES
-from traitcli.record_json import counted, counted_indices
+from traitcli.record_json import FailedRecord
+from traitcli.records import TokenScores
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -95,18 +96,19 @@ def read_records(
     watch: Watch,
     answers: Sequence[LabelledAnswer],
     on_event: Listener,
-) -> tuple[list[tuple[LabelledAnswer, dict[str, Any]]], tuple[str, ...]]:
-    """Each answer that can be read with its JSON record, and why others cannot.
+) -> tuple[list[tuple[LabelledAnswer, TokenScores]], tuple[str, ...]]:
+    """Each answer that can be read with its record, and why others cannot.
 
     Raises TraitError when those that can be read do not have both labels.
     """
-    found, failures = [], []
+    found: list[tuple[LabelledAnswer, TokenScores]] = []
+    failures: list[str] = []
     records = score_texts(loaded, watch, [one.exchange for one in answers], on_event=on_event)
     for answer, record in zip(answers, records, strict=True):
-        if "error" in record:
-            failures.append(str(record["error"]))
+        if isinstance(record, FailedRecord):
+            failures.append(record.error)
         # For one probe as for all: where every token is massive, all count.
-        elif not all(counted(record, name, record["trait_scores"][name]) for name in watch.probes):
+        elif not all(record.counted(name) for name in watch.probes):
             failures.append("nothing is left after the thinking part")
         else:
             found.append((answer, record))
@@ -120,11 +122,11 @@ def read_records(
     return found, tuple(failures)
 
 
-def _read(answer: LabelledAnswer, record: dict[str, Any]) -> ReadAnswer:
-    own, embedding = (record["trait_scores"][key] for key in ("own", EMBEDDING))
-    tokens = tuple(record["tokens"])
+def _read(answer: LabelledAnswer, record: TokenScores) -> ReadAnswer:
+    own, embedding = (record.raw[key] for key in ("own", EMBEDDING))
+    tokens = record.tokens
     # Neither thinking nor massive tokens count.
-    indices = tuple(counted_indices(record, "own", len(own)))
+    indices = tuple(record.counted("own"))
     mean = float(np.mean([embedding[index] for index in indices]))
     scores = tuple(own[index] for index in indices)
     return ReadAnswer(answer, "".join(tokens), tokens, scores, mean, indices)

@@ -18,7 +18,6 @@ from traitcli.monitoring.labelled_answers import LabelledAnswer
 from traitcli.monitoring.monitor import Watch
 from traitcli.monitoring.separate_labels import Interval, resample
 from traitcli.monitoring.summaries import Summary
-from traitcli.record_json import counted
 from traitcli.records import Position, TraitVector
 
 Row = dict[str, Any]
@@ -62,7 +61,7 @@ def read_by_method(
     watch = Watch(probes, config, raw=True)
     records, failures = read_records(loaded, watch, answers, on_event)
     scores = tuple(
-        {name: tuple(counted(record, name, record["trait_scores"][name])) for name in probes}
+        {name: tuple(record.raw[name][index] for index in record.counted(name)) for name in probes}
         for _, record in records
     )
     return AnswersByMethod(tuple(answer for answer, _ in records), scores, failures)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 from traitcli.config import MonitorConfig
 from traitcli.events import (
     AlarmRaised,
+    Event,
     Listener,
     MonitorFinished,
     MonitorStarted,
@@ -140,6 +141,30 @@ def monitor(
     Raises UserError when the prompt does not fit the model. Ctrl-C raises KeyboardInterrupt, after
     what was written so far is stored with the finish reason "interrupted".
     """
+    raised: BaseException | None = None
+    with closing(monitor_steps(loaded, watch, prompt, out)) as steps:
+        while True:
+            try:
+                event = steps.throw(raised) if raised else next(steps)
+            except StopIteration as end:
+                record: TokenScores = end.value
+                return record
+            raised = None
+            try:
+                on_event(event)
+            # Whatever it is, the record of what was written must be kept before it ends.
+            except BaseException as error:  # noqa: BLE001 - `monitor_steps` raises it again
+                raised = error
+
+
+def monitor_steps(
+    loaded: LoadedModel, watch: Watch, prompt: str, out: Path | None = None
+) -> Generator[Event, None, TokenScores]:
+    """Do the same step by step: yields each event as it happens, and returns the record.
+
+    The model cannot be used for anything else until the generator ends or is closed. Closing it
+    ends the answer like Ctrl-C.
+    """
     user_message: Message = {"role": "user", "content": prompt}
     messages, notes = conversation(loaded, watch.config.system, [*watch.history, user_message])
     rendered = render(loaded.tokenizer, messages, loaded.chat)
@@ -147,28 +172,32 @@ def monitor(
     # One more pass over the prompt; it must run before the steering hooks are set.
     steering = measure_doses(loaded, watch.steering, rendered.ids)
     interventions = tuple(one.intervention for one in steering)
-    on_event(
-        MonitorStarted(
-            prompt,
-            loaded.name,
-            tuple(watch.probes),
-            watch.layers,
-            (*notes, *_final_norm_notes(watch, loaded)),
-            interventions,
-            watch.about,
-            watch.marks,
-        )
+    yield MonitorStarted(
+        prompt,
+        loaded.name,
+        tuple(watch.probes),
+        watch.layers,
+        (*notes, *_final_norm_notes(watch, loaded)),
+        interventions,
+        watch.about,
+        watch.marks,
     )
     for note in dose_notes(steering, loaded):
-        on_event(Warned("", note))
+        yield Warned("", note)
 
-    answer, start = _MonitoredAnswer(loaded, watch, rendered, on_event), time.monotonic()
-    reason = "failed"
+    events: list[Event] = []
+    answer, start = _MonitoredAnswer(loaded, watch, rendered, events.append), time.monotonic()
+    reason, is_closed = "failed", False
     try:
-        with steered(loaded, steering):
-            reason = answer.generate()
+        with steered(loaded, steering), closing(answer.generate()) as tokens:
+            for _ in tokens:
+                yield from _taken(events)
+        reason = answer.finish_reason
     except (KeyboardInterrupt, SystemExit):
         reason = "interrupted"
+        raise
+    except GeneratorExit:
+        reason, is_closed = "interrupted", True
         raise
     finally:
         # After an error too: what the user saw is also in the record.
@@ -176,8 +205,17 @@ def monitor(
         if out:
             keep_record(out, record)
         seconds = time.monotonic() - start
-        on_event(MonitorFinished(str(out or ""), len(record.tokens), seconds, reason, record))
+        events.append(MonitorFinished(str(out or ""), len(record.tokens), seconds, reason, record))
+        # A closed generator may not yield.
+        if not is_closed:
+            yield from _taken(events)
     return record
+
+
+def _taken(events: list[Event]) -> Iterator[Event]:
+    """Take all events out of a list."""
+    taken, events[:] = list(events), []
+    yield from taken
 
 
 class _MonitoredAnswer:
@@ -201,18 +239,23 @@ class _MonitoredAnswer:
         self._seconds: list[float] = []
         self._prompt_scores: Scores | None = None
 
-    def generate(self) -> str:
-        """Generate the whole answer; returns the finish reason."""
+    def generate(self) -> Generator[None, None, None]:
+        """Generate the answer; yields after each token, and after the prompt if it is scored."""
         # Tokens are parts of words and of characters: each is decoded with those before it.
         detokenizer = Detokenizer(self._loaded.tokenizer)
         start = time.monotonic()
         try:
             with memory_explained(self._loaded.device, _LESS_MEMORY):
                 # A token arrives one step late: its state exists once it is the model's input.
-                for token, projections in self._decode():
+                for written in self._decode():
+                    if written is None:
+                        yield
+                        continue
+                    token, projections = written
                     self._add(detokenizer.feed(token), projections, time.monotonic() - start)
-                    if any(crossing.action == "stop" for crossing in self._crossings):
-                        return "alarm"
+                    yield
+                    if self._is_stopped:
+                        return
         finally:
             # The bytes of an incomplete character belong to the last token: tokens join to the
             # response.
@@ -222,8 +265,18 @@ class _MonitoredAnswer:
             last = len(self._tokens) - 1
             placed = [replace(one, token=last) if one else None for one in ended]
             self._raise_alarms(self._keep_crossings(placed))
+
+    @property
+    def finish_reason(self) -> str:
+        """Why a complete answer ended."""
+        if self._is_stopped:
+            return "alarm"
         limit = self._watch.config.sampling.max_new_tokens
         return "length" if len(self._tokens) == limit else "stop"
+
+    @property
+    def _is_stopped(self) -> bool:
+        return any(crossing.action == "stop" for crossing in self._crossings)
 
     def record(
         self, prompt: str, interventions: tuple[Intervention, ...], reason: str
@@ -256,8 +309,8 @@ class _MonitoredAnswer:
             skips_thinking=self._watch.config.skip_thinking,
         )
 
-    def _decode(self) -> Iterator[tuple[int, Floats]]:
-        """Each new token with its projections and marks, float32 [2P]."""
+    def _decode(self) -> Iterator[tuple[int, Floats] | None]:
+        """Each new token with its projections and marks, float32 [2P]; None after the prompt."""
         config = self._watch.config
         request = Request(self._rendered.ids, config.seed)
         # Closed at once when an alarm stops the answer: the model's hooks must go.
@@ -265,6 +318,7 @@ class _MonitoredAnswer:
             for step in steps:
                 for _, projections in step.prompt_scores:
                     self._add_prompt(projections)
+                    yield None
                 if step.scores is None:  # nothing was written
                     continue
                 for (_, token), projections in zip(step.written, step.scores, strict=True):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +14,8 @@ from traitcli.models.loaded import LoadedModel
 from traitcli.monitoring.monitor import Watch, monitor
 from traitcli.monitoring.prompt_sets import PromptSet
 from traitcli.monitoring.record_files import append_records
-from traitcli.record_json import FailedRecord, counted, to_json
+from traitcli.record_json import FailedRecord
+from traitcli.records import TokenScores
 
 _WINDOW = 5
 """Tokens that are averaged before a swing is measured, so that one token does not decide it."""
@@ -23,11 +23,11 @@ _WINDOW = 5
 
 def monitor_set(
     loaded: LoadedModel, watch: Watch, prompt_set: PromptSet, out: Path, on_event: Listener
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[TokenScores | FailedRecord]:
     """Answer one prompt after another.
 
-    Yields the JSON record of each answer after it is stored in `out`. An answer that fails has a
-    record with an error, and does not stop the others.
+    Yields the record of each answer after it is stored in `out`. An answer that fails has a record
+    with an error, and does not stop the others.
     """
     total = len(prompt_set.prompts)
     listener = _store_when_interrupted(out, on_event)
@@ -46,11 +46,13 @@ def monitor_set(
         try:
             # Not stored by `monitor`: the line must be written in any case, also after an error.
             own_watch = replace(watch, config=config, about=about)
-            record = to_json(monitor(loaded, own_watch, one.prompt, None, listener))
+            record: TokenScores | FailedRecord = monitor(
+                loaded, own_watch, one.prompt, None, listener
+            )
         except TraitError as error:
             problem = f"{error.problem}: {error.cause}"
             on_event(Warned("", f"prompt {number} failed: {problem}"))
-            record = to_json(FailedRecord(one.prompt, problem, about))
+            record = FailedRecord(one.prompt, problem, about)
         # Before the next prompt: a kill then loses one answer at most.
         append_records(out, [record])
         yield record
@@ -65,7 +67,7 @@ def _store_when_interrupted(out: Path, on_event: Listener) -> Listener:
     def listen(event: Event) -> None:
         record = event.record if isinstance(event, MonitorFinished) else None
         if record and record.finish_reason == "interrupted":
-            append_records(out, [to_json(record)])
+            append_records(out, [record])
         on_event(event)
 
     return listen
@@ -91,32 +93,32 @@ class TraitSummary:
     failed: int
 
 
-def summarize_set(records: Sequence[Mapping[str, Any]]) -> list[TraitSummary]:
-    """Summarize the JSON records of a set, one summary for each trait that it names."""
-    by_trait: dict[str, list[Mapping[str, Any]]] = {}
+def summarize_set(records: Sequence[TokenScores | FailedRecord]) -> list[TraitSummary]:
+    """Summarize the records of a set, one summary for each trait that it names."""
+    by_trait: dict[str, list[TokenScores | FailedRecord]] = {}
     for record in records:
-        if trait := record["about"].get("trait"):
+        if trait := record.about.get("trait"):
             by_trait.setdefault(trait, []).append(record)
     return [_summarize(trait, own) for trait, own in by_trait.items()]
 
 
-def _summarize(trait: str, records: Sequence[Mapping[str, Any]]) -> TraitSummary:
+def _summarize(trait: str, records: Sequence[TokenScores | FailedRecord]) -> TraitSummary:
     positive, negative, swings = [], [], []
     answers = 0
     for record in records:
         # Raw projections of different traits have different scales and cannot be compared.
-        scores = counted(record, trait, record.get("calibrated_scores", {}).get(trait) or ())
-        if not scores:
+        if isinstance(record, FailedRecord) or not (calibrated := record.calibrated.get(trait)):
             continue
+        scores = [calibrated[index] for index in record.counted(trait)]
         answers += 1
-        match record["about"]["shows"]:
+        match record.about["shows"]:
             case "positive":
                 positive.append(float(np.mean(scores)))
             case "negative":
                 negative.append(float(np.mean(scores)))
             case "both":
                 swings.append(_swing(scores))
-    failed = sum("error" in record for record in records)
+    failed = sum(isinstance(record, FailedRecord) for record in records)
     return TraitSummary(trait, _mean(positive), _mean(negative), _mean(swings), answers, failed)
 
 

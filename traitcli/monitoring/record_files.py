@@ -27,12 +27,12 @@ from traitcli.shipped import find_shipped
 def keep_record(path: Path, record: TokenScores) -> None:
     """Append the record to a .jsonl file; replace any other file by the record."""
     if path.suffix == ".jsonl":
-        append_records(path, [to_json(record)])
+        append_records(path, [record])
     else:
         write_atomic(path, json.dumps(to_json(record), ensure_ascii=False) + "\n")
 
 
-def append_records(path: Path, records: Sequence[dict[str, Any]]) -> None:
+def append_records(path: Path, records: Sequence[TokenScores | FailedRecord]) -> None:
     """Append records to a .jsonl file, each on its line.
 
     A last line without a line end is kept when it is whole JSON, and removed when a kill left only
@@ -44,21 +44,21 @@ def append_records(path: Path, records: Sequence[dict[str, Any]]) -> None:
         if last and _is_json(last):
             with path.open("ab") as file:
                 file.write(b"\n")
-    append_lines(path, records)
+    append_lines(path, map(to_json, records))
 
 
 def save_chat(
     path: Path,
     system: str | None,
     history: Sequence[Mapping[str, str]],
-    turns: Sequence[Mapping[str, Any]],
+    turns: Sequence[TokenScores],
 ) -> None:
     """Write a chat as messages, which `--input` reads, with the record of every turn.
 
     Replaces the file. `read_records` reads the turns.
     """
     system_messages = [{"role": "system", "content": system}] if system else []
-    chat = {"messages": [*system_messages, *map(dict, history)], "turns": list(turns)}
+    chat = {"messages": [*system_messages, *map(dict, history)], "turns": list(map(to_json, turns))}
     write_atomic(path, json.dumps(chat, ensure_ascii=False) + "\n")
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
-from traitcli.record_json import counted
+from traitcli.record_json import FailedRecord
+from traitcli.records import TokenScores
 
 
 class ScoreExtremes:
@@ -17,22 +17,21 @@ class ScoreExtremes:
         """What could not be scored, and why."""
         self._means: dict[str, list[tuple[float, str]]] = {}
 
-    def add(self, record: Mapping[str, Any]) -> None:
-        """Add the JSON record of one text, or of one that failed."""
-        about = record.get("about", {})
+    def add(self, record: TokenScores | FailedRecord) -> None:
+        """Add the record of one text, or of one that failed."""
+        about = record.about
         # The keys that `read_exchanges` writes; texts that come from Python may have none.
         location = " ".join(f"{key} {about[key]}" for key in ("line", "turn") if key in about)
-        if "error" in record:
-            error = record["error"]
-            self.failures.append(f"{location}: {error}" if location else error)
+        if isinstance(record, FailedRecord):
+            self.failures.append(f"{location}: {record.error}" if location else record.error)
             return
-        for trait, raw in record["trait_scores"].items():
+        for trait in record.raw:
             # A vector without class means has no calibrated scores; its own texts still compare.
-            scores = counted(record, trait, record["calibrated_scores"].get(trait, raw))
-            if not scores:
+            mean = record.mean(trait)
+            if mean is None:
                 self.failures.append(f"{location}: it is nothing but thinking".lstrip(": "))
                 break
-            self._means.setdefault(trait, []).append((fmean(scores), location))
+            self._means.setdefault(trait, []).append((mean, location))
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per trait: number of texts, their mean, and (mean, location) of the extremes."""

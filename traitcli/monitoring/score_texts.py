@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from traitcli.errors import ModelError, UserError
 from traitcli.events import Listener, TextsRead, Warned
@@ -28,7 +27,7 @@ from traitcli.monitoring.alarms import Alarm
 from traitcli.monitoring.monitor import Watch, system_message
 from traitcli.monitoring.record_files import append_records
 from traitcli.monitoring.transcripts import Exchange
-from traitcli.record_json import FailedRecord, to_json
+from traitcli.record_json import FailedRecord
 from traitcli.records import Crossing, TokenScores
 
 _LESS_MEMORY = "set model.dtype to bfloat16, or leave the longest texts out"
@@ -53,7 +52,7 @@ def score_texts(
     out: Path | None = None,
     on_event: Listener = lambda event: None,
     limits: ReadingLimits = ReadingLimits(),
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[TokenScores | FailedRecord]:
     """Score the response of each exchange, token by token.
 
     The scores are those that the tokens had when the response was written, if this model wrote it
@@ -68,8 +67,8 @@ def score_texts(
         limits: How many texts are handled together.
 
     Yields:
-        The JSON record of each exchange, in order, after it is stored in `out`. One that cannot be
-        read has `error` in place of scores.
+        The record of each exchange, in order, after it is stored in `out`; a failure for one that
+        cannot be read.
     """
     done = tokens = skipped = 0
     total, most = len(exchanges), limits.batch
@@ -84,12 +83,13 @@ def score_texts(
     for start in range(0, total, limits.chunk):
         chunk = exchanges[start : start + limits.chunk]
         # Texts are read in another order, each next to those with a similar prompt.
-        records: list[dict[str, Any]] = [{} for _ in chunk]
+        found: dict[int, TokenScores | FailedRecord] = {}
         for index, record, token_count in _score(loaded, watch, chunk, most, on_change):
-            records[index] = record
+            found[index] = record
             done, tokens = done + 1, tokens + token_count
-            skipped += "error" in record
+            skipped += isinstance(record, FailedRecord)
             on_event(TextsRead(done, total, tokens, skipped))
+        records = [found[index] for index in range(len(chunk))]
         if out:
             append_records(out, records)
         yield from records
@@ -101,7 +101,7 @@ def _score(
     exchanges: Sequence[Exchange],
     most: int,
     on_change: Callable[[int, int], None],
-) -> Iterator[tuple[int, dict[str, Any], int]]:
+) -> Iterator[tuple[int, TokenScores | FailedRecord, int]]:
     """Index, record and number of tokens of each exchange, as soon as it is read."""
     indices: list[int] = []
     texts: list[Text] = []
@@ -110,8 +110,7 @@ def _score(
             texts.append(_prepare(loaded, watch, exchange))
             indices.append(index)
         except _UnreadableError as error:
-            failure = FailedRecord(exchange.prompt, str(error), exchange.about)
-            yield index, to_json(failure), 0
+            yield index, FailedRecord(exchange.prompt, str(error), exchange.about), 0
     if not texts:
         return
 
@@ -126,7 +125,7 @@ def _score(
             # Popped, so that the projections of a chunk are not all in memory at the end.
             projections = reader.finished.pop(number)
             record = _record(loaded, watch, exchanges[index], text, projections)
-            yield index, to_json(record), len(text.prompt) + len(text.response)
+            yield index, record, len(text.prompt) + len(text.response)
 
 
 def _prepare(loaded: LoadedModel, watch: Watch, exchange: Exchange) -> Text:
@@ -206,18 +205,12 @@ def _record(
     return replace(record, crossings=_crossings(watch, record))
 
 
-def _counted(record: TokenScores, trait: str) -> list[int]:
-    """The indices of the tokens that alarms of a trait count."""
-    massive = record.massive.get(trait, ())
-    first = record.thinking if record.skips_thinking else 0
-    return [index for index in range(first, len(record.tokens)) if index not in massive]
-
-
 def _crossings(watch: Watch, record: TokenScores) -> tuple[Crossing, ...]:
     found: list[Crossing] = []
     for rule in watch.rules:
         scores = (record.raw if watch.raw else record.calibrated)[rule.trait]
-        indices = _counted(record, rule.trait)
+        massive = record.massive.get(rule.trait, ())
+        indices = [index for index in record.counted(rule.trait) if index not in massive]
         alarm = Alarm(rule, len(indices))
         raised = [*(alarm.add(scores[index]) for index in indices), alarm.end()]
         # An alarm counts the scores that it got; a record counts all tokens.

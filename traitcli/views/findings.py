@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from traitcli.record_json import counted_indices
 from traitcli.records import NamedRecord, Report, TokenScores
 from traitcli.views.cells import fit
 from traitcli.views.formatting import format_score
@@ -204,20 +203,11 @@ def _read(
         vector = trusted.get((scores.model, trait, scores.layers.get(trait)))
         if vector is None:
             continue
-        values = [calibrated[index] for index in _counted(scores, trait)]
+        values = [calibrated[index] for index in scores.counted(trait)]
         known = [value for value in values if abs(value) < _LARGEST]
         if known:
             mean = math.fsum(known) / len(known)
             yield _Reading(number, _title(record), vector, mean, len(known))
-
-
-def _counted(scores: TokenScores, trait: str) -> Sequence[int]:
-    data = {
-        "thinking_tokens": scores.thinking,
-        "skips_thinking": scores.skips_thinking,
-        "massive_tokens": scores.massive,
-    }
-    return counted_indices(data, trait, len(scores.tokens))
 
 
 def _title(record: NamedRecord) -> str:
