@@ -231,9 +231,9 @@ def test_texts_are_scored_with_one_warning_for_all_chunks(loaded):
         "out of memory with 2 texts at a time: continuing with 1"
     ]
     for one, other in zip(found, expected, strict=True):
-        assert one["trait_scores"].keys() == other["trait_scores"].keys()
-        for trait, scores in one["trait_scores"].items():
-            assert scores == pytest.approx(other["trait_scores"][trait], rel=1e-3, abs=1e-3)
+        assert one.raw.keys() == other.raw.keys()
+        for trait, scores in one.raw.items():
+            assert scores == pytest.approx(other.raw[trait], rel=1e-3, abs=1e-3)
 
 
 def scores_of(judge, trait, answers):

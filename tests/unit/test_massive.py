@@ -23,7 +23,7 @@ from traitcli.monitoring.monitor import Watch, monitor
 from traitcli.monitoring.replay import replay
 from traitcli.monitoring.score_texts import score_texts
 from traitcli.monitoring.transcripts import Exchange
-from traitcli.record_json import counted, from_json, to_json
+from traitcli.record_json import from_json, to_json
 from traitcli.views.monitor.view import MonitorView
 from traitcli.views.plain import PlainMonitorView
 from traitcli.views.report.contents import scores_of
@@ -144,7 +144,7 @@ def watch_of(model, **options):
 def test_a_record_names_massive_tokens_and_keeps_finite_scores(planted, family, packs):
     model = planted(family, packs, third_token)
 
-    [record] = score_texts(model, watch_of(model), [ANSWER])
+    [record] = map(to_json, score_texts(model, watch_of(model), [ANSWER]))
 
     expected = places_of(model)
     assert record["massive_tokens"] == dict.fromkeys(record["trait_scores"], expected)
@@ -153,7 +153,7 @@ def test_a_record_names_massive_tokens_and_keeps_finite_scores(planted, family, 
 
 def test_alarms_do_not_count_massive_tokens(planted):
     model = planted("llama", find_token=third_token)
-    [record] = score_texts(model, watch_of(model, raw=True), [ANSWER])
+    [record] = map(to_json, score_texts(model, watch_of(model, raw=True), [ANSWER]))
     trait, scores = next(iter(record["trait_scores"].items()))
     places = places_of(model)
     bound = max(abs(score) for index, score in enumerate(scores) if index not in places) + 0.01
@@ -162,8 +162,10 @@ def test_alarms_do_not_count_massive_tokens(planted):
     rule = parse_rule(f"any({trait}){side}{sign}{bound:.4f}", "fail", [trait])
     deaf = replace(model, massive_above=())
 
-    [marked] = score_texts(model, watch_of(model, raw=True, rules=(rule,)), [ANSWER])
-    [unmarked] = score_texts(deaf, watch_of(deaf, raw=True, rules=(rule,)), [ANSWER])
+    marked, unmarked = (
+        to_json(next(score_texts(each, watch_of(each, raw=True, rules=(rule,)), [ANSWER])))
+        for each in (model, deaf)
+    )
 
     assert marked["alarms"] == []
     assert unmarked["alarms"]
@@ -194,10 +196,10 @@ def test_indices_that_no_token_has_are_not_read():
 
 
 def test_sums_of_a_record_skip_massive_tokens_unless_all_are():
-    assert counted(RECORD, "evil", [1.0, 90.0, 2.0]) == [1.0, 2.0]
-    assert counted(RECORD, "calm", [3.0, 4.0, 5.0]) == [3.0, 4.0, 5.0]
+    assert list(from_json(RECORD).counted("evil")) == [0, 2]
+    assert list(from_json(RECORD).counted("calm")) == [0, 1, 2]
     every = {**RECORD, "massive_tokens": {"evil": [0, 1, 2]}}
-    assert counted(every, "evil", [1.0, 90.0, 2.0]) == [1.0, 90.0, 2.0]
+    assert list(from_json(every).counted("evil")) == [0, 1, 2]
 
 
 def test_a_report_has_no_score_for_a_massive_token():

@@ -20,7 +20,7 @@ from traitcli.monitoring.monitor import Watch, monitor
 from traitcli.monitoring.monitor_set import TraitSummary, monitor_set, summarize_set
 from traitcli.monitoring.prompt_sets import PromptSet, SetPrompt, load_prompt_set
 from traitcli.monitoring.record_files import read_records
-from traitcli.record_json import FailedRecord, to_json
+from traitcli.record_json import FailedRecord, from_json, to_json
 from traitcli.traits.definitions import find_traits, load_trait
 
 TRAITS = {name: load_trait(path) for name, path in find_traits(Path("nowhere")).items()}
@@ -65,7 +65,7 @@ def monitored(loaded, tmp_path):
         model, out, events = loaded("llama"), tmp_path / f"{name}.jsonl", []
         watch = Watch(make_probes(VECTORS, model, "response_avg"), config)
         asked = PromptSet(name=name, prompts=prompts)
-        records = list(monitor_set(model, watch, asked, out, events.append))
+        records = list(map(to_json, monitor_set(model, watch, asked, out, events.append)))
         return (
             records,
             [json.loads(line) for line in out.read_text(encoding="utf-8").split("\n")[:-1]],
@@ -317,7 +317,10 @@ def test_a_prompts_own_system_message_replaces_the_configured_one(monitored):
 
 
 def scored(trait, shows, **calibrated):
-    return {"calibrated_scores": calibrated, "about": {"trait": trait, "shows": shows}}
+    count = max(map(len, calibrated.values()), default=0)
+    about = {"trait": trait, "shows": shows}
+    data = {"prompt": "Why?", "tokens": ["a"] * count, "trait_scores": {"none": [0.0] * count}}
+    return from_json({**data, "calibrated_scores": calibrated, "about": about})
 
 
 def naive_swing(scores):
@@ -333,14 +336,14 @@ def test_a_summary_has_means_over_answers_of_mean_scores_and_swings():
         [drawn.gauss(0, 1) for _ in range(n)] for n in (9, 30, 4, 40, 7, 3)
     )
     records = [
-        scored("evil", "positive", evil=up, refusal=wave),
-        scored("refusal", "both", evil=down, refusal=other),
+        scored("evil", "positive", evil=up, refusal=up[::-1]),
+        scored("refusal", "both", evil=other, refusal=other),
         scored("evil", "positive", evil=more),
         scored("evil", "negative", evil=down),
         scored("evil", "both", evil=wave),
         scored("evil", "both", evil=short),
         scored("", None, evil=wave),
-        to_json(FailedRecord("Why?", "too long", {"trait": "evil", "shows": "positive"})),
+        FailedRecord("Why?", "too long", {"trait": "evil", "shows": "positive"}),
     ]
 
     found = summarize_set(records)

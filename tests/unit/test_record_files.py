@@ -167,7 +167,7 @@ def test_a_saved_chat_is_read_back_turn_by_turn(tmp_path, system):
         {"role": "assistant", "content": "Because."},
     ]
 
-    save_chat(path, system, talk, [BARE, BARE])
+    save_chat(path, system, talk, [from_json(BARE)] * 2)
 
     before = ({"role": "system", "content": system},) if system else ()
     about = {"file": "chat.json", "line": 1}
@@ -185,7 +185,7 @@ def test_the_records_of_a_saved_chat_are_those_of_its_turns(tmp_path):
         path,
         None,
         [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho!"}],
-        [BARE, other],
+        [from_json(BARE), from_json(other)],
     )
 
     assert read_records(path) == [from_json(BARE), from_json(other)]
@@ -194,9 +194,9 @@ def test_the_records_of_a_saved_chat_are_those_of_its_turns(tmp_path):
 def test_saving_a_chat_again_replaces_the_file(tmp_path):
     path = tmp_path / "chat.json"
     talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
-    save_chat(path, None, talk * 5, [BARE] * 5)
+    save_chat(path, None, talk * 5, [from_json(BARE)] * 5)
 
-    save_chat(path, None, talk, [BARE])
+    save_chat(path, None, talk, [from_json(BARE)])
 
     assert Counter(one.response for one in read_exchanges(path)) == {"Ho": 1}
 
@@ -204,16 +204,17 @@ def test_saving_a_chat_again_replaces_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("there", "kept"),
     [
-        ('{"a": 1}\n{"a": 2}', ['{"a": 1}', '{"a": 2}', '{"b": 3}']),
-        ('{"a": 1}', ['{"a": 1}', '{"b": 3}']),
-        ('{"a": 1}\n{"a": ', ['{"a": 1}', '{"b": 3}']),
-        ("", ['{"b": 3}']),
+        ('{"a": 1}\n{"a": 2}', ['{"a": 1}', '{"a": 2}']),
+        ('{"a": 1}', ['{"a": 1}']),
+        ('{"a": 1}\n{"a": ', ['{"a": 1}']),
+        ("", []),
     ],
 )
 def test_a_last_line_without_a_newline_is_kept_if_it_is_complete(tmp_path, there, kept):
     path = tmp_path / "records.jsonl"
     path.write_text(there, encoding="utf-8")
 
-    append_records(path, [{"b": 3}])
+    append_records(path, [FailedRecord("Hi", "too long")])
 
-    assert path.read_text(encoding="utf-8").splitlines() == kept
+    added = '{"prompt": "Hi", "error": "too long", "about": {}}'
+    assert path.read_text(encoding="utf-8").splitlines() == [*kept, added]

@@ -23,7 +23,7 @@ from traitcli.monitoring.monitor import Watch, monitor
 from traitcli.monitoring.score_extremes import ScoreExtremes
 from traitcli.monitoring.score_texts import ReadingLimits, score_texts
 from traitcli.monitoring.transcripts import Exchange, read_exchanges
-from traitcli.record_json import to_json
+from traitcli.record_json import from_json, to_json
 from traitcli.records import ClassStats
 from traitcli.views.words import reading_text
 
@@ -52,7 +52,7 @@ def watch_of(model, config=CONFIG, **options):
 
 def score(model, exchanges, out=None, on_event=lambda event: None, limits=LIMITS, **options):
     watch = watch_of(model, **options)
-    return list(score_texts(model, watch, exchanges, out, on_event, limits))
+    return list(map(to_json, score_texts(model, watch, exchanges, out, on_event, limits)))
 
 
 def timeless(records):
@@ -191,7 +191,7 @@ def test_calibrated_scores_put_the_class_means_of_each_layer_at_plus_and_minus_1
         prompts=True,
     )
 
-    [found] = score_texts(loaded("llama"), watching, EXCHANGES[:1])
+    [found] = map(to_json, score_texts(loaded("llama"), watching, EXCHANGES[:1]))
 
     by_layer, prompt = found["layer_scores"], found["prompt_scores"]
     own = [
@@ -476,7 +476,7 @@ def test_extremes_are_the_texts_with_the_lowest_and_the_highest_mean(loaded):
 
     extremes = ScoreExtremes()
     for record in found:
-        extremes.add(record)
+        extremes.add(from_json(record))
 
     kinds = {
         "evil": "calibrated_scores",

@@ -246,5 +246,5 @@ def test_existing_texts_have_the_same_scores(both, model, family):
     expected, found = both(model(family), compute)
 
     for one, other in zip(found, expected, strict=True):
-        for trait, scores in other["trait_scores"].items():
-            assert one["trait_scores"][trait] == pytest.approx(scores, rel=1e-3, abs=1e-3)
+        for trait, scores in other.raw.items():
+            assert one.raw[trait] == pytest.approx(scores, rel=1e-3, abs=1e-3)

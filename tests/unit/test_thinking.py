@@ -22,7 +22,7 @@ from traitcli.monitoring.alarms import parse_rule
 from traitcli.monitoring.monitor import Watch
 from traitcli.monitoring.score_texts import score_texts
 from traitcli.monitoring.transcripts import Exchange
-from traitcli.record_json import counted, from_json, to_json
+from traitcli.record_json import from_json, to_json
 from traitcli.records import ClassStats, TraitVector
 
 
@@ -85,19 +85,19 @@ def test_scores_of_the_thinking_part_are_recorded_and_not_counted(loaded):
     whole = scored(model, response, skip=False, rules=[low])
     skipped = scored(model, response, skip=True, rules=[low])
 
-    row = whole["trait_scores"]["evil"]
-    assert skipped["trait_scores"]["evil"] == row
-    thinking = skipped["thinking_tokens"]
-    assert "".join(skipped["tokens"][thinking:]) == "Yes, it is."
-    assert counted(skipped, "evil", row) == row[thinking:]
-    assert counted(whole, "evil", row) == row
-    means = [record["alarms"][0]["score"] for record in (whole, skipped)]
+    row = whole.raw["evil"]
+    assert skipped.raw["evil"] == row
+    thinking = skipped.thinking
+    assert "".join(skipped.tokens[thinking:]) == "Yes, it is."
+    assert list(skipped.counted("evil")) == list(range(thinking, len(row)))
+    assert list(whole.counted("evil")) == list(range(len(row)))
+    means = [record.crossings[0].score for record in (whole, skipped)]
     np.testing.assert_allclose(means, [np.mean(row), np.mean(row[thinking:])], atol=1e-4)
-    assert to_json(from_json(skipped)) == skipped
+    assert to_json(from_json(to_json(skipped))) == to_json(skipped)
 
 
 def test_an_answer_without_thinking_has_no_new_keys(loaded):
-    record = scored(loaded("llama"), "Yes.", skip=True)
+    record = to_json(scored(loaded("llama"), "Yes.", skip=True))
 
     assert "thinking_tokens" not in record
     assert "skips_thinking" not in record
