@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
+from copy import deepcopy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from traitcli.config import ModelConfig
 from traitcli.errors import ModelError
 from traitcli.events import Listener, ModelLoaded, ModelLoading, Warned
 from traitcli.files import full_id
+from traitcli.models.borrowed import borrowed
 from traitcli.models.chat_format import find_chat_format
 from traitcli.models.devices import pick_device
 from traitcli.models.identity import fingerprint_weights
@@ -33,7 +35,42 @@ def load_model(
     Raises ModelError if it cannot be found, is not a causal language model, does not load, or is
     one that traitcli cannot read correctly.
     """
-    loaded = open_model(config, on_event, trust_remote_code)
+    return _check_self_test(open_model(config, on_event, trust_remote_code))
+
+
+def wrap_model(
+    model: Any, tokenizer: Any, config: ModelConfig, on_event: Listener = lambda event: None
+) -> LoadedModel:
+    """Make a model of transformers that is in memory already ready to read and write with.
+
+    It stays on its device, and every use restores what it changes; see `borrowed`.
+
+    Args:
+        model: A causal language model of transformers, also a compiled one.
+        tokenizer: Its tokenizer; it is copied if it lacks a padding token.
+        config: Its name, and how its chat template is used.
+        on_event: Receives warnings.
+
+    Raises ModelError if it is not a causal language model, or one that traitcli cannot read
+    correctly.
+    """
+    # torch.compile wraps the model, and its graphs would not see our attention.
+    model = getattr(model, "_orig_mod", model)
+    if not all(hasattr(model, name) for name in ("config", "get_input_embeddings", "get_decoder")):
+        raise ModelError(
+            f"cannot wrap a {type(model).__name__}",
+            cause="it is not a causal language model of transformers",
+            fix="load it with AutoModelForCausalLM",
+        )
+    device = str(model.get_input_embeddings().weight.device)
+    with borrowed(model):
+        loaded = _describe(config, device, model, _with_padding(config.name, model, tokenizer), "")
+        loaded = replace(loaded, is_borrowed=True, fingerprint=fingerprint_weights(model))
+        return _check_self_test(_finish(loaded, config, on_event))
+
+
+def _check_self_test(loaded: LoadedModel) -> LoadedModel:
+    """Raise ModelError if the model is read correctly in no way."""
     if loaded.self_test and loaded.self_test.problem:
         raise ModelError(
             f"the scores of {loaded.name} would be wrong",
@@ -58,8 +95,6 @@ def open_model(
     from transformers.utils import logging
 
     from traitcli.models.cpu_packing import pack_weights
-    from traitcli.models.massive import measure_massive
-    from traitcli.models.self_test import run_self_test
 
     # Messages and progress bars of transformers would break the live view.
     logging.set_verbosity_error()
@@ -75,29 +110,51 @@ def open_model(
     with memory_explained(device, _USE_LESS_MEMORY):
         source, revision = locate(config, on_step, on_event)
         model, tokenizer = read_weights(config, source, device, trust_remote_code)
-    rows = model.get_input_embeddings().weight.shape[0]
-    _check_vocabulary(name, rows, tokenizer)
-    # Padding is masked everywhere, so any token will do that has an embedding.
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= rows:
-        tokenizer.pad_token_id = tokenizer.eos_token_id or 0
+    tokenizer = _with_padding(name, model, tokenizer)
     model = model.eval().requires_grad_(False)
     # Before its weights are packed, which keeps them in another order.
     fingerprint = fingerprint_weights(model)
     pack_weights(model)
 
     loaded = _describe(config, device, model, tokenizer, revision)
-    loaded = replace(loaded, id=full_id(config.id), fingerprint=fingerprint)
-    with memory_explained(device, _USE_LESS_MEMORY):
+    loaded = replace(loaded, fingerprint=fingerprint)
+    loaded = _finish(loaded, config, on_event, thorough=thorough)
+    on_event(loaded_event(loaded, device, time.monotonic() - start))
+    return loaded
+
+
+def _finish(
+    loaded: LoadedModel, config: ModelConfig, on_event: Listener, *, thorough: bool = False
+) -> LoadedModel:
+    """Test and measure a model that is in memory."""
+    from traitcli.models.massive import measure_massive
+    from traitcli.models.self_test import run_self_test
+
+    with memory_explained(loaded.device, _USE_LESS_MEMORY):
         test = run_self_test(loaded, thorough=thorough)
         massive_above = measure_massive(loaded)
     loaded = replace(
-        loaded, packs=test.packs, pads=test.pads, self_test=test, massive_above=massive_above
+        loaded,
+        id=full_id(config.id),
+        packs=test.packs,
+        pads=test.pads,
+        self_test=test,
+        massive_above=massive_above,
     )
-    for note in [*chat_notes(loaded), *_slow_notes(name, test)]:
+    for note in [*chat_notes(loaded), *_slow_notes(loaded.name, test)]:
         on_event(Warned("", note))
-
-    on_event(_loaded_event(loaded, device, time.monotonic() - start))
     return loaded
+
+
+def _with_padding(name: str, model: Any, tokenizer: Any) -> Any:
+    """The tokenizer, or a copy with a padding token; raises ModelError if it does not fit."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    _check_vocabulary(name, rows, tokenizer)
+    # Padding is masked everywhere, so any token will do that has an embedding.
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= rows:
+        tokenizer = deepcopy(tokenizer)
+        tokenizer.pad_token_id = tokenizer.eos_token_id or 0
+    return tokenizer
 
 
 def _check_vocabulary(name: str, rows: int, tokenizer: Any) -> None:
@@ -125,7 +182,8 @@ def _check_vocabulary(name: str, rows: int, tokenizer: Any) -> None:
         )
 
 
-def _loaded_event(loaded: LoadedModel, device: str, seconds: float) -> ModelLoaded:
+def loaded_event(loaded: LoadedModel, device: str, seconds: float = 0.0) -> ModelLoaded:
+    """The event that a model is ready, `seconds` after loading began."""
     return ModelLoaded(
         loaded.name,
         device,

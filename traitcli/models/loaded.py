@@ -77,6 +77,7 @@ class LoadedModel:
     pads         whether padded batches do; if neither is true, each text is read alone
     self_test    how every way of reading compares with a plain pass; none before the test
     decode_loop  how answers are written, see the configuration
+    is_borrowed  whether it belongs to the user, who gets it back as it was; see `using`
     massive_above  length of a hidden state above which it is massive, for layers 0 to L; empty
                  before it is measured
     """
@@ -100,6 +101,7 @@ class LoadedModel:
     id: str = ""
     fingerprint: str = ""
     decode_loop: DecodeLoop = "moving"
+    is_borrowed: bool = False
 
     @property
     def is_spread(self) -> bool:
