@@ -250,7 +250,8 @@ class ClassStats:
     negative_spread: Floats
 
 
-@dataclass(frozen=True, slots=True)
+# Compared by identity, so that a vector can be a key: arrays give no single truth value.
+@dataclass(frozen=True, slots=True, eq=False)
 class TraitVector:
     """A direction of a trait in a model's residual stream.
 

@@ -188,6 +188,7 @@ def test_a_control_vector_of_llama_cpp_is_read(tmp_path):
         "format": "gguf control vector",
         "file": "evil.gguf",
         "model_hint": "llama",
+        "layer_count_unknown": True,
     }
 
 

@@ -35,7 +35,8 @@ def build_vector(
 
     Needs no model and no judge, so filters and methods are quick to compare.
     """
-    from traitcli.cli.run_stages import Work, do_work
+    from traitcli.api.work import Work
+    from traitcli.cli.run_stages import do_work
     from traitcli.config import Override
     from traitcli.scheduling.placement import DeviceRequest
 

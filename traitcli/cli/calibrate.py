@@ -43,7 +43,7 @@ def calibrate(
     """
     from traitcli.cli.calibration import Calibration, parse_rates
     from traitcli.cli.monitor import split_names
-    from traitcli.cli.vector_source import VectorSource
+    from traitcli.api.vector_source import VectorSource
     from traitcli.config import load_config
 
     rates = parse_rates(fpr)

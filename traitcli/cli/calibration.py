@@ -12,7 +12,7 @@ import typer
 
 from traitcli.cli.monitor_modes import check_scored
 from traitcli.cli.output import print_json
-from traitcli.cli.vector_source import VectorSource
+from traitcli.api.vector_source import VectorSource
 from traitcli.errors import UserError
 from traitcli.output_paths import check_output_folder
 from traitcli.records import TraitVector

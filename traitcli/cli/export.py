@@ -13,7 +13,7 @@ from traitcli.errors import UserError
 from traitcli.output_paths import check_output_folder
 
 if TYPE_CHECKING:
-    from traitcli.cli.run_stages import Work
+    from traitcli.api.work import Work
 
 
 class FormName(StrEnum):

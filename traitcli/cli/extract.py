@@ -59,7 +59,10 @@ def extract(
 
     The same command resumes a stopped run. A finished run is left as it is.
     """
-    from traitcli.cli.run_stages import Work, do_work, show_plan
+    from dataclasses import replace
+
+    from traitcli.api.work import Work
+    from traitcli.cli.run_stages import do_work, show_plan
     from traitcli.events import STAGES
     from traitcli.scheduling.placement import DeviceRequest
 
@@ -67,8 +70,9 @@ def extract(
     changes = judge_overrides(overrides, max_cost, no_cache)
     # A dry run passes the same checks, so that its plan holds for the real command.
     work = Work.prepare(config, changes, traits or (), run, stages)
+    work = replace(work, trust=trust_remote_code)
     request = DeviceRequest(gpus, devices, gpus_per_worker, scheduler.value, ray_address)
     if dry_run:
-        show_plan(work, request, as_json, trust_remote_code)
+        show_plan(work, request, as_json)
         return
-    do_work(work, request, as_json, trust_remote_code)
+    do_work(work, request, as_json)

@@ -39,7 +39,7 @@ def labels(
 ) -> None:
     """Measure how well a vector separates labelled answers of another source."""
     from traitcli.cli.labelled_answers import LabelledComparison
-    from traitcli.cli.vector_source import VectorSource
+    from traitcli.api.vector_source import VectorSource
     from traitcli.config import load_config
     from traitcli.monitoring.labelled_answers import LABEL
 

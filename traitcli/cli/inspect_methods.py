@@ -54,7 +54,7 @@ def methods(
     from functools import partial
 
     from traitcli.cli.output import show
-    from traitcli.cli.trait_names import check_trait_names
+    from traitcli.api.trait_names import check_trait_names
     from traitcli.config import load_config
     from traitcli.runs.run import find_run, require_run
     from traitcli.traits.definitions import select_traits

@@ -93,7 +93,7 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Show the progress of a run and the reliability of its judge."""
-    from traitcli.cli.trait_names import check_trait_names
+    from traitcli.api.trait_names import check_trait_names
     from traitcli.config import load_config
     from traitcli.inspection.run_rows import judged_rows
     from traitcli.runs.run import find_run, require_run

@@ -42,14 +42,18 @@ def judge(
 
     Asks only for missing scores, or for all scores when the judge's settings changed.
     """
-    from traitcli.cli.run_stages import Work, do_work, show_plan
+    from dataclasses import replace
+
+    from traitcli.api.work import Work
+    from traitcli.cli.run_stages import do_work, show_plan
     from traitcli.scheduling.placement import DeviceRequest
 
     changes = judge_overrides(overrides, max_cost, no_cache)
     work = Work.prepare(config, changes, traits or (), run, ("judgements",))
+    work = replace(work, trust=trust_remote_code)
     # A local judge runs on devices as extract does; an endpoint needs none of these.
     request = DeviceRequest(gpus, devices, gpus_per_worker, scheduler.value, ray_address)
     if dry_run:
-        show_plan(work, request, as_json, trust_remote_code)
+        show_plan(work, request, as_json)
         return
-    do_work(work, request, as_json, trust_remote_code)
+    do_work(work, request, as_json)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from traitcli.cli.output import print_json, say
-from traitcli.cli.vector_source import VectorSource
+from traitcli.api.vector_source import VectorSource
 from traitcli.errors import UserError
 from traitcli.output_paths import check_output_folder
 

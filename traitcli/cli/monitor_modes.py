@@ -11,7 +11,7 @@ import typer
 
 from traitcli.cli.output import print_json
 from traitcli.cli.session import ALARM_EXIT_CODE, MonitorOptions, MonitorSession
-from traitcli.cli.vector_source import VectorSource, check_monitored
+from traitcli.api.vector_source import VectorSource, check_monitored
 from traitcli.config import Config
 from traitcli.errors import TraitError, UserError
 from traitcli.events import Warned

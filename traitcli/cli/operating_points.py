@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from traitcli.cli.vector_source import VectorSource
+from traitcli.api.vector_source import VectorSource
 from traitcli.errors import VectorError
 from traitcli.records import TraitVector
 

@@ -42,6 +42,28 @@ def fingerprint_weights(model: Any) -> str:
     return digest.hexdigest()[:12]
 
 
+def identity_of(loaded: LoadedModel) -> dict[str, Any]:
+    """What a vector's provenance says of the model that it was built from (JSON-able)."""
+    return {
+        "id": loaded.id,
+        "revision": loaded.revision,
+        "layers": loaded.layer_count,
+        "hidden_size": loaded.hidden_size,
+        "fingerprint": loaded.fingerprint,
+    }
+
+
+def differ(one: TraitVector, other: TraitVector) -> bool:
+    """Whether two vectors are known to be of different models."""
+    if (one.layer_count, one.hidden_size) != (other.layer_count, other.hidden_size):
+        return True
+    first, second = (each.provenance.get("model_identity") for each in (one, other))
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        return _differs(first, second)
+    # A file of another tool may not say of which model it is.
+    return len({one.model, other.model} - {"unknown"}) > 1
+
+
 def other_model_notes(vectors: Iterable[TraitVector], loaded: LoadedModel) -> list[str]:
     """One sentence for each other model that vectors were built from; it names both.
 
@@ -49,24 +71,24 @@ def other_model_notes(vectors: Iterable[TraitVector], loaded: LoadedModel) -> li
     say where it comes from has no note.
     """
     traits: dict[str, list[str]] = {}
+    this = identity_of(loaded)
     for vector in vectors:
         built = vector.provenance.get("model_identity")
-        if isinstance(built, Mapping) and _differs(built, loaded):
+        if isinstance(built, Mapping) and _differs(built, this):
             traits.setdefault(_name(built), []).append(vector.trait)
-    this = _name({"id": loaded.id, "fingerprint": loaded.fingerprint})
     return [
-        f"the vectors of {', '.join(names)} were built from {built}, not from {this}: "
+        f"the vectors of {', '.join(names)} were built from {built}, not from {_name(this)}: "
         "their scores may not carry over"
         for built, names in traits.items()
     ]
 
 
-def _differs(built: Mapping[str, Any], loaded: LoadedModel) -> bool:
-    fingerprint = built.get("fingerprint")
-    if fingerprint and loaded.fingerprint:
-        return bool(fingerprint != loaded.fingerprint)
+def _differs(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     # Without both fingerprints only the names can tell.
-    return bool(built.get("id") and loaded.id and built["id"] != loaded.id)
+    for key in ("fingerprint", "id"):
+        if one.get(key) and other.get(key):
+            return bool(one[key] != other[key])
+    return False
 
 
 def _name(identity: Mapping[str, Any]) -> str:

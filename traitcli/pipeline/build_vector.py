@@ -70,7 +70,7 @@ def build_trait(
     selection = snapshot.select(judge, config.filter)
     if not selection.trusted:
         on_event(Warned(trait.name, selection.filter))
-    vector = _compute(trait, config, snapshot, selection, judge)
+    vector = compute_vector(trait, config, snapshot, selection, judge)
 
     known = find_model(run, config.model.name)
     origin = {
@@ -88,7 +88,7 @@ def build_trait(
         "run_settings": run.manifest().get("settings", {}),
         "filter": config.filter.model_dump(),
     }
-    path = write_vector(vector_folder(config), _with_provenance(vector, origin))
+    path = write_vector(vector_folder(config), with_provenance(vector, origin))
     # After the file, so that the ledger never names a vector that was not written.
     own.add_vector(path, inputs)
     on_event(VectorBuilt(trait.name, str(path), vector.quality))
@@ -111,10 +111,13 @@ def _digest_inputs(snapshot: TraitSnapshot, config: Config, judge: str) -> str:
     return digest_of([*parts, sorted(snapshot.neutral)] if snapshot.neutral else parts)
 
 
-def _compute(
+def compute_vector(
     trait: Trait, config: Config, snapshot: TraitSnapshot, selection: Selection, judge: str
 ) -> TraitVector:
-    """The vector of the kept rollouts, with its quality."""
+    """The vector of the kept rollouts, with its quality; without provenance.
+
+    Raises RunError if too few rollouts are kept.
+    """
     files = snapshot.files
     method = METHODS[config.vector.method]
     pairs = matched(selection.kept)
@@ -268,7 +271,8 @@ def _built_from(path: Path) -> str | None:
         return None
 
 
-def _with_provenance(vector: TraitVector, origin: Mapping[str, Any]) -> TraitVector:
+def with_provenance(vector: TraitVector, origin: Mapping[str, Any]) -> TraitVector:
+    """The same vector with its origin (JSON-able), and the versions that it was built with."""
     # Through JSON, so that the vector has here what a reader of its file gets.
     provenance = json.loads(json.dumps({**origin, "versions": versions()}, default=str))
     return replace(vector, provenance=provenance)

@@ -21,7 +21,7 @@ from traitcli.models.read_texts import Text, read_texts
 from traitcli.pipeline.flush import FinishedRollout, send_in_batches
 from traitcli.pipeline.messages import GenerateTask, RolloutsReleased, Send, TaskStarted
 from traitcli.pipeline.worker_context import Worker
-from traitcli.records import LabelledResponse, Rollout, RolloutKey
+from traitcli.records import LabelledResponse, Rollout, RolloutKey, Trait
 from traitcli.runs.states import digest_prompt
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def read_labelled_responses(
     Raises DefinitionError, before any response is read, if some do not fit the model.
     """
     loaded = worker.model()
-    planned = _prepare(task, loaded)
+    planned = plan_readings(task.trait, task.keys, loaded)
     send(TaskStarted())
     size = choose_size(loaded, planned, config, task.trait.name, send)
     finished = read_planned(loaded, planned, size, count_tokens, release)
@@ -113,11 +113,13 @@ def choose_size(
     return choose_read_size(loaded, longest, config.extract.batch_size, warn)
 
 
-def _prepare(task: GenerateTask, loaded: LoadedModel) -> list[PlannedReading]:
-    """Tokenize every response and check it."""
-    responses = task.trait.by_rollout()
+def plan_readings(
+    trait: Trait, keys: Sequence[RolloutKey], loaded: LoadedModel
+) -> list[PlannedReading]:
+    """Tokenize labelled responses; raises DefinitionError, which lists those that do not fit."""
+    responses = trait.by_rollout()
     planned, faults = [], []
-    for key in task.keys:
+    for key in keys:
         response = responses[key]
         one = _plan(loaded, key, response)
         if fault := _fault(loaded, one.text, response):
@@ -129,7 +131,7 @@ def _prepare(task: GenerateTask, loaded: LoadedModel) -> list[PlannedReading]:
         if more > 0:
             listed.append(f"and {more} more")
         raise DefinitionError(
-            f"{task.trait.name}: some labelled responses do not fit {loaded.name}",
+            f"{trait.name}: some labelled responses do not fit {loaded.name}",
             cause="\n".join(listed),
             fix="shorten or remove them",
         )

@@ -63,6 +63,14 @@ class Worker:
             self._models[config] = load_model(config, self._on_event, self._trust)
         return self._models[config]
 
+    def adopt(self, loaded: LoadedModel) -> None:
+        """Use a model that is in memory already as the run's model."""
+        from traitcli.models.load import loaded_event
+
+        self._models[self.config] = loaded
+        # The run's log says which model wrote its rollouts, however it was loaded.
+        self._on_event(loaded_event(loaded, self.device))
+
     def packer(self, trait: str) -> Packer:
         """Makes the messages that deliver rollouts of a trait."""
         # More digits than the model's states have would only take room.

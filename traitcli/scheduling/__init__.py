@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from traitcli.events import Listener, TraitFailed
 from traitcli.judging import Budget
@@ -16,23 +17,37 @@ from traitcli.scheduling.placement import Placement
 from traitcli.scheduling.pool import WorkerPool
 from traitcli.scheduling.scheduler import Scheduler
 
+if TYPE_CHECKING:
+    from traitcli.models.loaded import LoadedModel
+
 __all__ = ["run_jobs"]
 
 
 def run_jobs(
-    jobs: Sequence[Job], placement: Placement, on_event: Listener, trust_remote_code: bool = False
+    jobs: Sequence[Job],
+    placement: Placement,
+    on_event: Listener,
+    trust_remote_code: bool = False,
+    loaded: LoadedModel | None = None,
 ) -> list[TraitFailed]:
-    """Run jobs of one run and return what failed. `on_event` is called by one thread at a time."""
+    """Run jobs of one run and return what failed. `on_event` is called by one thread at a time.
+
+    `loaded` is the run's model, if it is in memory already; then the jobs run in this process.
+    """
     config, logs = jobs[0].config, jobs[0].ledgers.run.folder / "logs"
     first = placement.devices[0].partition("+")[0] if placement.scheduler == "local" else "cpu"
     # The judge of this worker is also the one that the scheduler asks, for all other workers too:
     # one request limit, one reply cache, one budget.
     own_worker = Worker(config, first, on_event, trust_remote_code, find_budget(jobs[0]))
+    if loaded:
+        own_worker.adopt(loaded)
 
     pool: WorkerPool
     store = partial(store_states, jobs[0].ledgers.run)
     checked = Placement(tuple(name for name in placement.devices if name.startswith("cpu")))
-    if placement.scheduler == "ray":
+    if loaded:
+        pool, checked = InlinePool(own_worker, store), Placement(())
+    elif placement.scheduler == "ray":
         from traitcli.scheduling.ray import RayPool
 
         pool = RayPool(config, placement, trust_remote_code, logs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,11 @@ _KEYS = (
 
 
 @dataclass(frozen=True, slots=True)
-class _Pair:
-    """A JSON entry."""
+class Pair:
+    """A positive and a negative response, and what both answer; "" for texts without a question.
+
+    path and line say where it was read from.
+    """
 
     path: Path
     line: int
@@ -38,9 +41,14 @@ def read_pairs(texts: Mapping[Path, str], faults: Faults) -> Iterator[Draft]:
     Texts without a question are split where the two become equal: what differs is the prompt, the
     shared ending is the response. They are split only if all of them can be.
     """
-    pairs: list[_Pair] = []
+    pairs: list[Pair] = []
     for path, text in texts.items():
         pairs += _parse_pairs(path, text, faults)
+    yield from draft_pairs(pairs)
+
+
+def draft_pairs(pairs: Sequence[Pair]) -> Iterator[Draft]:
+    """Both responses of each pair; texts without a question are split as in `read_pairs`."""
     endings = []
     for pair in pairs:
         asked = bool(pair.question.strip())
@@ -55,7 +63,7 @@ def read_pairs(texts: Mapping[Path, str], faults: Faults) -> Iterator[Draft]:
             yield from _split_texts(pair, slot, ending if can_split else None)
 
 
-def _answers(pair: _Pair, slot: int) -> Iterator[Draft]:
+def _answers(pair: Pair, slot: int) -> Iterator[Draft]:
     """Two answers to the pair's question."""
     for polarity, text in zip(POLARITIES, (pair.positive, pair.negative), strict=True):
         response = LabelledResponse(
@@ -64,7 +72,7 @@ def _answers(pair: _Pair, slot: int) -> Iterator[Draft]:
         yield Draft(response, pair.question, normalize_question(pair.question), slot)
 
 
-def _split_texts(pair: _Pair, slot: int, ending: str | None) -> Iterator[Draft]:
+def _split_texts(pair: Pair, slot: int, ending: str | None) -> Iterator[Draft]:
     """Two texts without a question, split before the ending, or read whole if it is None."""
     # "\0" keeps the group apart from every question. Pairs with the same ending are one question.
     group = f"\0{(pair.positive, pair.negative) if ending is None else ending}"
@@ -76,7 +84,7 @@ def _split_texts(pair: _Pair, slot: int, ending: str | None) -> Iterator[Draft]:
         yield Draft(response, "", group, slot)
 
 
-def _parse_pairs(path: Path, text: str, faults: Faults) -> Iterator[_Pair]:
+def _parse_pairs(path: Path, text: str, faults: Faults) -> Iterator[Pair]:
     entries = _list_items(text) if text.lstrip().startswith("[") else parse_lines(text)
     for line, entry in entries:
         try:
@@ -109,7 +117,7 @@ _ITEM_START = re.compile(r"[^\s,\[]|\[")
 """Start of an item, after the last character of the item before it or the list's bracket."""
 
 
-def _parse_pair(path: Path, line: int, entry: Any) -> _Pair:
+def _parse_pair(path: Path, line: int, entry: Any) -> Pair:
     if isinstance(entry, Exception):
         raise FaultError(_explain(entry))
     if not isinstance(entry, Mapping):
@@ -130,7 +138,7 @@ def _parse_pair(path: Path, line: int, entry: Any) -> _Pair:
         asked = _asked_text(entry[keys[0]])
     if asked is not None:
         question = check_text(_last_text(asked), "question")
-    return _Pair(path, line, question, texts[0], texts[1])
+    return Pair(path, line, question, texts[0], texts[1])
 
 
 _QUESTIONS = ("question", "prompt")

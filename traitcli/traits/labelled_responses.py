@@ -56,8 +56,7 @@ def read_responses(paths: Sequence[Path]) -> LabelledSet:
     read = read_tables if are_tables == {True} else read_pairs
     drafts = list(read(texts, faults))
     faults.check(names)
-    _check_drafts(drafts, names)
-    return _number(drafts)
+    return number_drafts(drafts, names)
 
 
 def _read(path: Path) -> str:
@@ -101,8 +100,12 @@ def _check_drafts(drafts: Sequence[Draft], names: str) -> None:
         raise DefinitionError(f"{names} has too many responses", cause=cause, fix="use fewer")
 
 
-def _number(drafts: Sequence[Draft]) -> LabelledSet:
-    """Number questions and pairs in order of first appearance, and divide questions into folds."""
+def number_drafts(drafts: Sequence[Draft], names: str) -> LabelledSet:
+    """Number questions and pairs in order of first appearance, and divide questions into folds.
+
+    Raises DefinitionError, which calls the responses `names`, if no vector can be built from them.
+    """
+    _check_drafts(drafts, names)
     questions: dict[str, int] = {}
     question_texts: list[str] = []
     repeats: dict[tuple[str, Hashable], int] = {}

@@ -129,26 +129,37 @@ def write_pt(folder: Path, vector: TraitVector) -> list[Path]:
 
     persona-vectors has this layout.
     """
-    # here and not above: torch takes two seconds to import, and reading vectors does not need it
-    import torch
-
     paths = []
-    for position, direction in vector.directions.items():
-        buffer = io.BytesIO()
-        torch.save(torch.from_numpy(direction), buffer)
+    for position in vector.directions:
         paths.append(folder / f"{vector.trait}_{position}_diff.pt")
-        write_atomic(paths[-1], buffer.getvalue())
+        save_pt(paths[-1], vector, position)
     return paths
 
 
+def save_pt(path: Path, vector: TraitVector, position: Position) -> None:
+    """Write the directions of one position as a bare float32 [L+1, H]."""
+    # here and not above: torch takes two seconds to import, and reading vectors does not need it
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(torch.from_numpy(vector.directions[position]), buffer)
+    write_atomic(path, buffer.getvalue())
+
+
 def write_safetensors(folder: Path, vector: TraitVector) -> Path:
-    """Write `<trait>.safetensors`, which holds everything about a vector.
+    """Write `<trait>.safetensors`; returns its path. See `save_safetensors`."""
+    path = folder / f"{vector.trait}.safetensors"
+    save_safetensors(path, vector)
+    return path
+
+
+def save_safetensors(path: Path, vector: TraitVector) -> None:
+    """Write everything about a vector.
 
     Raises VectorError if a number is NaN or infinite.
     """
     from safetensors.numpy import save
 
-    path = folder / f"{vector.trait}.safetensors"
     _check_finite(path, vector.directions, vector.stats)
     tensors: dict[str, Any] = {
         str(position): direction for position, direction in vector.directions.items()
@@ -162,7 +173,6 @@ def write_safetensors(folder: Path, vector: TraitVector) -> Path:
         "final_norm_layer": vector.layer_count - 1,
     }
     write_atomic(path, save(tensors, metadata={"traitcli": json.dumps(header, ensure_ascii=False)}))
-    return path
 
 
 def read_header(path: Path) -> VectorHeader:

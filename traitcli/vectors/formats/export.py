@@ -7,7 +7,7 @@ from typing import Literal
 
 from traitcli.errors import VectorError
 from traitcli.records import Position, TraitVector
-from traitcli.vectors.files import write_pt, write_safetensors
+from traitcli.vectors.files import save_pt, save_safetensors, write_pt, write_safetensors
 from traitcli.vectors.formats.gguf_files import write_control_vector
 from traitcli.vectors.formats.layers import to_layer_directions
 
@@ -34,7 +34,35 @@ def export_vector(
         return [write_safetensors(folder, vector)]
     if form == "pt":
         return write_pt(folder, vector)
+    path = folder / f"{vector.trait}_{position}.gguf"
+    _save_gguf(path, vector, position, model_hint)
+    return [path]
 
+
+def save_vector(path: Path, vector: TraitVector, position: Position, model_hint: str = "") -> None:
+    """Write a vector to a file whose ending chooses the format; see `export_vector`.
+
+    Of a vector with several positions, .pt and .gguf hold the given one.
+
+    Raises VectorError for another ending, and when no layer can be written; StorageError when the
+    file cannot be written.
+    """
+    match path.suffix.lower():
+        case ".safetensors":
+            save_safetensors(path, vector)
+        case ".pt":
+            save_pt(path, vector, position)
+        case ".gguf":
+            _save_gguf(path, vector, position, model_hint)
+        case _:
+            raise VectorError(
+                f"cannot save a vector as {path.name}",
+                cause="the name does not end in .safetensors, .pt or .gguf",
+                fix=f"{path.with_suffix('.safetensors')} keeps everything about it",
+            )
+
+
+def _save_gguf(path: Path, vector: TraitVector, position: Position, model_hint: str) -> None:
     by_block = to_layer_directions(vector, position)
     directions = {block: direction for block, direction in by_block.items() if block >= 1}
     if not directions:
@@ -53,9 +81,7 @@ def export_vector(
         "layer_count": vector.layer_count,
         "layer": vector.layer,
     }
-    path = folder / f"{vector.trait}_{position}.gguf"
     write_control_vector(path, directions, model_hint or _hint(vector), about)
-    return [path]
 
 
 def _hint(vector: TraitVector) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float32]
+
+
+_COUNT_UNKNOWN = "layer_count_unknown"
+"""Key in the provenance of a vector whose file does not say how many layers its model has."""
+_MIDDLE = "the middle one of the layers provided"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +142,30 @@ def assemble(
     provided = np.flatnonzero(directions.any(1)).tolist()
     if not provided:
         origin.refuse("all its directions are zero", "rebuild it")
+    if layer_count is None:
+        origin = replace(origin, more={**origin.more, _COUNT_UNKNOWN: True})
     return _vector(directions, provided, origin)
+
+
+def with_layers(vector: TraitVector, layer_count: int) -> TraitVector:
+    """The vector for a model with L+1 layers, if its file does not say how many its model has.
+
+    Layers that the file does not have are zero. Any other vector is returned as it is.
+    """
+    provided = vector.quality.layers_provided
+    missing = layer_count - vector.layer_count
+    if not provided or not vector.provenance.get(_COUNT_UNKNOWN) or missing < 1:
+        return vector
+    directions = {
+        position: np.pad(direction, ((0, missing), (0, 0)))
+        for position, direction in vector.directions.items()
+    }
+    layer, quality = vector.layer, vector.quality
+    if quality.layer_choice == _MIDDLE:
+        layer = middle_of(provided, layer_count)
+    norms = (*(quality.magnitude_by_layer or ()), *[0.0] * missing)
+    quality = replace(quality, layer_count=layer_count, layer=layer, magnitude_by_layer=norms)
+    return replace(vector, directions=directions, layer=layer, quality=quality)
 
 
 def check_size(layer_count: int, width: int, origin: Origin) -> None:
@@ -168,7 +196,7 @@ def _vector(directions: Floats, provided: list[int], origin: Origin) -> TraitVec
     if origin.layer is not None and origin.layer in provided:
         layer, choice = origin.layer, "set by the file"
     else:
-        layer, choice = middle_of(provided, layer_count), "the middle one of the layers provided"
+        layer, choice = middle_of(provided, layer_count), _MIDDLE
 
     quality = VectorQuality(
         layer_count=layer_count,
