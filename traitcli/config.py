@@ -55,6 +55,7 @@ __all__ = [
     "Section",
     "VectorConfig",
     "WorkersConfig",
+    "change_config",
     "load_config",
 ]
 
@@ -114,6 +115,21 @@ def load_config(source: str = DEFAULT, overrides: Sequence[str | Override] = ())
     except ValidationError as error:
         faults = dict(list_faults(error, Config, _RENAMED))
     raise _invalid(path, faults, _faults_without_overrides(data), typed)
+
+
+def change_config(config: Config, changes: Mapping[str, Any]) -> Config:
+    """The same config with other values; keys are those of --set, such as "extract.repeats".
+
+    Raises ConfigError: it names every fault at once.
+    """
+    data = config.model_dump()
+    for key, value in changes.items():
+        _put(data, key, value, key)
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        faults = "\n".join(fault for _, fault in list_faults(error, Config, _RENAMED))
+    raise ConfigError(f"invalid {', '.join(changes)}", cause=faults, fix=f"correct it, or {_SEE}")
 
 
 def find_config(source: str) -> Path:
@@ -189,11 +205,16 @@ def _apply(data: dict[str, Any], override: Override) -> None:
     except yaml.YAMLError:
         cause = f"{text!r} is not YAML"
         raise ConfigError(f"invalid {override.typed}", cause=cause, fix="quote the value") from None
+    _put(data, key, value, override.typed)
+
+
+def _put(data: dict[str, Any], key: str, value: Any, typed: str) -> None:
+    """Set a dotted key in the data of a config; errors name what was `typed`."""
     *parents, last = key.split(".")
     section: Any = data
     for parent in parents:
         section = section.setdefault(parent, {})
         if not isinstance(section, dict):
             cause = f"{parent} is a value, not a section"
-            raise ConfigError(f"invalid {override.typed}", cause=cause, fix=_SEE)
+            raise ConfigError(f"invalid {typed}", cause=cause, fix=_SEE)
     section[last] = value

@@ -9,6 +9,8 @@ TraitError                     exit code 1: something failed at run time
 │   └── VectorError            vectors that are missing or do not fit the model
 ├── JudgeError                 the judge fails permanently (a wrong key, model name or endpoint)
 └── StorageError               a file cannot be written: a full disk, a folder without permission
+
+TraitWarning is the category of Python warnings.
 """
 
 from __future__ import annotations
@@ -82,6 +84,15 @@ class JudgeError(TraitError):
 
 class StorageError(TraitError):
     """A file cannot be written."""
+
+
+class TraitWarning(UserWarning):
+    """What a user should know of a result, such as a vector of another model.
+
+    Example:
+        >>> import warnings
+        >>> warnings.simplefilter("ignore", tc.TraitWarning)
+    """
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

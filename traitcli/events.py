@@ -212,6 +212,8 @@ class TokenScored:
                 has no class means
     skipped     whether it is part of the thinking that means and alarms leave out
     massive     traits for which its score means nothing, and is not counted (see Scores)
+
+    `str(token)` is its text.
     """
 
     index: int
@@ -221,6 +223,9 @@ class TokenScored:
     by_layer: tuple[float, ...] = ()
     skipped: bool = False
     massive: frozenset[str] = frozenset()
+
+    def __str__(self) -> str:
+        return self.text
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ FLOORS = (
     {"monitoring"},
     {"inspection"},
     {"scheduling", "views"},
+    {"api"},
     {"cli"},
     {"__main__", "__init__"},
 )

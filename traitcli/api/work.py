@@ -80,8 +80,12 @@ class Work:
         """Choose devices, and raise TraitError if the work cannot be done as asked."""
         from traitcli.pipeline.estimate import check_judge
         from traitcli.scheduling.devices import choose_placement
+        from traitcli.scheduling.placement import Placement
 
-        placement = choose_placement(request, self.config.model)
+        if self.loaded:
+            placement = Placement((self.config.model.device,))
+        else:
+            placement = choose_placement(request, self.config.model)
         self.check_folders()
         if "vectors" in self.stages:
             check_owner(self.config, [trait.name for trait in self.traits])

@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float32]
+
+Record = TypeVar("Record", bound=TokenScores)
 
 _LESS_MEMORY = "set model.dtype to bfloat16, or monitor.sampling.max_new_tokens lower"
 
@@ -141,13 +143,18 @@ def monitor(
     Raises UserError when the prompt does not fit the model. Ctrl-C raises KeyboardInterrupt, after
     what was written so far is stored with the finish reason "interrupted".
     """
+    return run_steps(monitor_steps(loaded, watch, prompt, out), on_event)
+
+
+def run_steps(steps: Generator[Event, None, Record], on_event: Listener) -> Record:
+    """Run `monitor_steps`, or what wraps it, to its end; an error of `on_event` ends it earlier."""
     raised: BaseException | None = None
-    with closing(monitor_steps(loaded, watch, prompt, out)) as steps:
+    with closing(steps):
         while True:
             try:
                 event = steps.throw(raised) if raised else next(steps)
             except StopIteration as end:
-                record: TokenScores = end.value
+                record: Record = end.value
                 return record
             raised = None
             try:

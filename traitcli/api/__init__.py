@@ -1,0 +1,1 @@
+"""The objects that Python users and the command line work with."""

@@ -1,0 +1,229 @@
+"""A loaded model with its trait vectors: which are watched, and which it is steered by."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from copy import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from traitcli.api.turns import Turns
+from traitcli.api.vector import Vector, read
+from traitcli.config import Config
+from traitcli.errors import TraitWarning, UserError
+from traitcli.events import Event, Listener, Warned
+from traitcli.generation.projections import make_probes
+from traitcli.models.identity import other_model_notes
+from traitcli.models.load import load_model
+from traitcli.monitoring.monitor import Watch
+from traitcli.records import Intervention, TraitVector
+from traitcli.steering.interventions import (
+    PreparedIntervention,
+    parse_intervention,
+    prepare_interventions,
+)
+from traitcli.vectors.files import find_vectors, load_vectors
+from traitcli.vectors.formats.layers import with_layers
+
+if TYPE_CHECKING:
+    from traitcli.models.loaded import LoadedModel
+
+Watched = str | TraitVector | Iterable[str | TraitVector]
+"""Names of traits and vectors."""
+Coefficients = Mapping[str | TraitVector, float | str] | Mapping[str, float | str]
+"""What to steer by, and how strongly."""
+_FILES = {".safetensors", ".pt", ".gguf"}
+
+
+class VectorModel:
+    """A model and its vectors; `Model` also writes and reads with them.
+
+    Layers are numbered 0 (embeddings) to L (after the final norm), everywhere.
+
+    loaded  the model, its tokenizer, and what is known of them
+    config  the settings of its vectors, of generation and of runs; see docs/configs.md
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        config: Config,
+        on_event: Listener | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        self.loaded = loaded
+        self.config = config
+        self._on_event = on_event or warn_user
+        self._trust = trust_remote_code
+        self._turns = Turns()
+        # In a context variable: another task of the same event loop must not be steered.
+        self._steering: ContextVar[tuple[PreparedIntervention, ...]] = ContextVar(
+            "steering", default=()
+        )
+
+    @classmethod
+    def open(cls, config: Config, on_event: Listener | None = None, trust: bool = False) -> Self:
+        """Load the model of a config; raises ModelError like `traitcli.load`."""
+        return cls(load_model(config.model, on_event or warn_user, trust), config, on_event, trust)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name} on {self.loaded.device}, layers 0 to {self.loaded.blocks}>"
+
+    @property
+    def name(self) -> str:
+        """The name of the folder that has its vectors."""
+        return self.loaded.name
+
+    def listening(self, on_event: Listener) -> Self:
+        """The same model, whose events go to another listener; it shares turns and steering."""
+        other = copy(self)
+        other._on_event = on_event
+        return other
+
+    # Vectors
+
+    def vector(self, name: str) -> Vector:
+        """Find a vector as the command line does.
+
+        Args:
+            name: A trait, whose vector is in the vectors folder or shipped; or a vector file.
+
+        Returns:
+            The vector.
+
+        Raises:
+            VectorError: There is none, or it cannot be read.
+
+        Example:
+            >>> model.vector("evil").quality.verdict
+            'reads its own texts'
+        """
+        if Path(name).suffix.lower() in _FILES:
+            return self.fitted(read(name))
+        return self.fitted(load_vectors(self.config, [name])[name])
+
+    def vectors(self) -> dict[str, Vector]:
+        """All vectors of this model by trait: shipped ones, and those of the vectors folder.
+
+        Returns:
+            Trait -> vector.
+
+        Raises:
+            VectorError: There is none.
+
+        Example:
+            >>> sorted(model.vectors())[:3]
+            ['corrigibility', 'evil', 'hallucinating']
+        """
+        return {name: self.vector(name) for name in find_vectors(self.config)}
+
+    def fitted(self, vector: TraitVector) -> Vector:
+        """The vector with this model's number of layers, if its file does not say how many."""
+        return Vector.of(with_layers(vector, self.loaded.layer_count))
+
+    def chosen(self, watched: Watched) -> dict[str, Vector]:
+        """Trait -> vector; raises UserError where two vectors have one name."""
+        each = [watched] if isinstance(watched, str | TraitVector) else list(watched)
+        found: dict[str, Vector] = {}
+        for one in dict.fromkeys(each):
+            vector = self.vector(one) if isinstance(one, str) else self.fitted(one)
+            if vector.trait in found:
+                raise UserError(
+                    f"two vectors are called {vector.trait}",
+                    cause="scores of both would have one name",
+                    fix=f'rename one: vector.renamed("{vector.trait}-2")',
+                )
+            found[vector.trait] = vector
+        return found
+
+    # Watching
+
+    def watch(self, watched: Watched = (), layer: int | None = None) -> Watch:
+        """What is scored while the model writes or reads, with the present steering.
+
+        Args:
+            watched: Traits and vectors.
+            layer: The layer to read for all of them (default: each vector's own).
+
+        Returns:
+            What `generate`, `stream` and `score` take in place of names, to change its details.
+
+        Raises:
+            VectorError: A vector does not exist, or does not fit the model.
+
+        Example:
+            >>> model.watch("evil", layer=12).layers
+            {'evil': 12}
+        """
+        vectors = self.chosen(watched)
+        for note in other_model_notes(vectors.values(), self.loaded):
+            self._on_event(Warned("", note))
+        probes = make_probes(vectors.values(), self.loaded, self.config.vector.position, layer)
+        return Watch(probes, self.config.monitor, self._steering.get())
+
+    @contextmanager
+    def steer(self, coefficients: Coefficients) -> Iterator[Self]:
+        """Add vectors to the residual stream of every answer that is written inside `with`.
+
+        Args:
+            coefficients: Traits or vectors -> a number: 1 moves by the whole difference of the
+                class means. A vector is added at its own layer; `vector.at(layer=14)` and
+                `{"evil": "4@14"}` choose another one.
+
+        Yields:
+            The model. Steering adds up where `with` statements are nested.
+
+        Raises:
+            UserError: A coefficient has another form.
+            VectorError: A vector does not exist, or cannot be added at its layer.
+
+        Example:
+            >>> with model.steer({"evil": -2.0}):
+            ...     answer = model.generate("Hello!", max_new_tokens=2)
+            >>> answer.steering[0].coefficient
+            -2.0
+        """
+        before = self._steering.get()
+        vectors = self.chosen(coefficients)
+        prepared = self.interventions(
+            vectors, zip(vectors, coefficients.values(), strict=True)
+        )
+        self._steering.set((*before, *prepared))
+        try:
+            yield self
+        finally:
+            self._steering.set(before)
+
+    def interventions(
+        self,
+        vectors: Mapping[str, TraitVector],
+        wanted: Iterable[tuple[str, float | str]],
+    ) -> tuple[PreparedIntervention, ...]:
+        """What to do to the residual stream while the model writes.
+
+        `wanted` has traits with what is wanted of each: a number, or what --steer takes behind the
+        name. Raises UserError and VectorError like `steer`.
+        """
+        # Every kind of intervention is parsed here, or in `parse_intervention` for texts.
+        found = [
+            parse_intervention(_as_typed(trait, value), vectors)
+            if isinstance(value, str)
+            else Intervention(trait, float(value), vectors[trait].layer)
+            for trait, value in wanted
+        ]
+        return prepare_interventions(found, vectors, self.loaded, self.config.vector.position)
+
+
+def warn_user(event: Event) -> None:
+    """Pass a warning on as a Python warning; other events are not shown."""
+    if isinstance(event, Warned):
+        text = f"{event.trait}: {event.message}" if event.trait else event.message
+        warnings.warn(text, TraitWarning, stacklevel=3)
+
+
+def _as_typed(trait: str, value: str) -> str:
+    """What --steer takes: `evil=4@14`, or the text itself behind the name for another sign."""
+    return f"{trait}{value}" if value[:1] in "<>" else f"{trait}={value}"
