@@ -186,35 +186,36 @@ class VectorModel:
             >>> answer.steering[0].coefficient
             -2.0
         """
-        before = self._steering.get()
         vectors = self.chosen(coefficients)
-        prepared = self.interventions(
-            vectors, zip(vectors, coefficients.values(), strict=True)
-        )
-        self._steering.set((*before, *prepared))
-        try:
-            yield self
-        finally:
-            self._steering.set(before)
-
-    def interventions(
-        self,
-        vectors: Mapping[str, TraitVector],
-        wanted: Iterable[tuple[str, float | str]],
-    ) -> tuple[PreparedIntervention, ...]:
-        """What to do to the residual stream while the model writes.
-
-        `wanted` has traits with what is wanted of each: a number, or what --steer takes behind the
-        name. Raises UserError and VectorError like `steer`.
-        """
-        # Every kind of intervention is parsed here, or in `parse_intervention` for texts.
-        found = [
+        # Every kind of intervention is read here: a number, or a text as --steer takes it.
+        interventions = [
             parse_intervention(_as_typed(trait, value), vectors)
             if isinstance(value, str)
             else Intervention(trait, float(value), vectors[trait].layer)
-            for trait, value in wanted
+            for trait, value in zip(vectors, coefficients.values(), strict=True)
         ]
-        return prepare_interventions(found, vectors, self.loaded, self.config.vector.position)
+        with self.steered_by(interventions, vectors):
+            yield self
+
+    @contextmanager
+    def steered_by(
+        self, interventions: Iterable[Intervention], vectors: Mapping[str, TraitVector]
+    ) -> Iterator[None]:
+        """The same as `steer`, for interventions that are parsed already."""
+        before = self._steering.get()
+        self._steering.set((*before, *self.prepare(interventions, vectors)))
+        try:
+            yield
+        finally:
+            self._steering.set(before)
+
+    def prepare(
+        self, interventions: Iterable[Intervention], vectors: Mapping[str, TraitVector]
+    ) -> tuple[PreparedIntervention, ...]:
+        """What a `Watch` holds as its steering; raises VectorError like `steer`."""
+        return prepare_interventions(
+            interventions, vectors, self.loaded, self.config.vector.position
+        )
 
 
 def warn_user(event: Event) -> None:

@@ -53,18 +53,6 @@ class VectorSource:
             load_vectors(source, self.traits)
         return vectors
 
-    def fit(
-        self, vectors: Mapping[str, TraitVector], layer_count: int
-    ) -> Mapping[str, TraitVector]:
-        """The same vectors; that of a file with some layers is read with the model's number."""
-        from traitcli.vectors.formats.read_any import read_any
-
-        is_partial = any(one.quality.layers_provided is not None for one in vectors.values())
-        if self.path is None or not self.path.is_file() or not is_partial:
-            return vectors
-        vector = read_any(self.path, layer_count, self.layer)
-        return {vector.trait: vector}
-
     def chosen(self, vectors: Mapping[str, TraitVector]) -> Mapping[str, TraitVector]:
         """Those of `traits`, in that order; all without names."""
         return {name: vectors[name] for name in self.traits} or vectors

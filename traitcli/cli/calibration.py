@@ -18,11 +18,10 @@ from traitcli.output_paths import check_output_folder
 from traitcli.records import TraitVector
 
 if TYPE_CHECKING:
-    from traitcli.models.loaded import LoadedModel
+    from traitcli.api.model import Model
     from traitcli.monitoring.realized_rates import RealizedRate
     from traitcli.monitoring.thresholds import Thresholds
     from traitcli.monitoring.transcripts import Exchange
-    from traitcli.views import View
 
 
 def parse_rates(text: str) -> list[float]:
@@ -54,7 +53,7 @@ class Calibration:
 
     def run(self, file: Path, check: Path | None) -> None:
         """Measure, store and print the thresholds; raises TraitError when no text can be read."""
-        from traitcli.generation.load import load_model
+        from traitcli.api.model import Model
         from traitcli.views import open_monitor_view
 
         # Before the model is loaded, which takes seconds to minutes.
@@ -63,33 +62,27 @@ class Calibration:
         vectors = self.source.load()
         # The view of monitor --input, which shows how many texts are read.
         with open_monitor_view(as_json=self.as_json) as view:
-            loaded = load_model(self.source.config.model, view.show, self.trust)
-            monitored = self.source.chosen(self.source.fit(vectors, loaded.layer_count))
-            scores = self._score(loaded, monitored, texts, view)
-            checked = self._score(loaded, monitored, others, view) if others else {}
+            model = Model.open(self.source.config, view.show, self.trust)
+            monitored = model.chosen(self.source.chosen(vectors).values())
+            scores = self._score(model, monitored, texts)
+            checked = self._score(model, monitored, others) if others else {}
         found = [self._measure(monitored[name], scores[name], file) for name in monitored]
         realized = [one for each in found for one in self._compare(each, checked)]
         self._print(found, monitored, realized)
 
     def _score(
         self,
-        loaded: LoadedModel,
+        model: Model,
         vectors: Mapping[str, TraitVector],
         exchanges: Sequence[Exchange],
-        view: View,
     ) -> dict[str, list[Sequence[float]]]:
         """Trait -> the projections of each text, without thinking if the config skips it."""
-        from traitcli.generation.projections import make_probes
-        from traitcli.monitoring.monitor import Watch
-        from traitcli.monitoring.score_texts import score_texts
         from traitcli.record_json import FailedRecord
 
-        config = self.source.config
-        probes = make_probes(vectors.values(), loaded, config.vector.position, self.source.layer)
-        watch = Watch(probes=probes, config=config.monitor, raw=True)
+        watch = model.watch(vectors.values(), self.source.layer)
         scores: dict[str, list[Sequence[float]]] = {name: [] for name in vectors}
         failures: list[str] = []
-        for record in score_texts(loaded, watch, exchanges, on_event=view.show):
+        for record in model.score_each(exchanges, watch):
             if isinstance(record, FailedRecord):
                 failures.append(record.error)
                 continue

@@ -45,6 +45,7 @@ class _Chat:
         self._session = session
         self._watching = watching
         self._path = session.record_path("chat", ".jsonl")
+        self._model = session.model.listening(self._take)
         self._turns: list[TokenScores] = []
         self._has_failed = False
         self._commands: dict[str, Callable[[str], None]] = {
@@ -87,12 +88,10 @@ class _Chat:
                     self._answer(line)
 
     def _answer(self, line: str) -> None:
-        from traitcli.monitoring.monitor import monitor
-
         before = len(self._turns)
         watching = replace(self._watching, about={"turn": before + 1})
         try:
-            monitor(self._session.loaded, watching, line, self._path, self._take)
+            self._model.generate(line, watching, self._path)
         except KeyboardInterrupt:
             _say("")  # the part that was written stays in the chat
         except TraitError as error:
@@ -142,7 +141,7 @@ class _Chat:
         _say(f"tokens are colored by {name or 'the strongest trait'}")
 
     def _set_steering(self, text: str) -> None:
-        from traitcli.steering.interventions import parse_intervention, prepare_interventions
+        from traitcli.steering.interventions import parse_intervention
         from traitcli.views.words import steering_text
 
         session = self._session
@@ -150,10 +149,7 @@ class _Chat:
             self._watching = replace(self._watching, steering=())
         elif text:
             interventions = [parse_intervention(one, session.vectors) for one in text.split()]
-            position = session.config.vector.position
-            steering = prepare_interventions(
-                interventions, session.vectors, session.loaded, position
-            )
+            steering = self._model.prepare(interventions, session.vectors)
             self._watching = replace(self._watching, steering=steering)
         _say(steering_text([one.intervention for one in self._watching.steering]) or "not steered")
 

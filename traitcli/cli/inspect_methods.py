@@ -140,6 +140,7 @@ def _read_answers(
     trust: bool,
 ) -> dict[str, dict[str, Any]]:
     """Method -> its figures on the answers."""
+    from traitcli.api.model import Model
     from traitcli.cli.output import say
     from traitcli.generation.load import load_model
     from traitcli.inspection.compare_methods import BASELINE
@@ -150,7 +151,7 @@ def _read_answers(
     name, labelled = source
     vectors = {one.vector.method: one.vector for one in compared}
     with open_monitor_view(as_json=as_json) as view:
-        loaded = load_model(config.model, view.show, trust)
+        loaded = Model.open(config, view.show, trust).loaded
         read = read_by_method(
             loaded, vectors, config.vector.position, labelled.answers, config.monitor, view.show
         )

@@ -34,8 +34,7 @@ class LabelledComparison:
         self, file: Path, keys: tuple[str, str | None], keep: str | None, *, as_json: bool
     ) -> None:
         """Read, compare, print and keep; `keys` are those of the label and of the groups."""
-        from traitcli.generation.load import load_model
-        from traitcli.generation.projections import make_probes
+        from traitcli.api.model import Model
         from traitcli.inspection.labelled_rows import labelled_rows
         from traitcli.inspection.labelled_scores import not_read, read_answers
         from traitcli.monitoring.labelled_answers import read_labelled
@@ -49,10 +48,9 @@ class LabelledComparison:
         say(labelled.description)
         config = self.source.config
         with open_monitor_view(as_json=as_json) as view:
-            loaded = load_model(config.model, view.show, self.trust)
-            vector = self.source.fit(vectors, loaded.layer_count)[self.trait]
-            position = config.vector.position
-            probe = make_probes([vector], loaded, position)[self.trait]
+            model = Model.open(config, view.show, self.trust)
+            loaded, vector = model.loaded, model.fitted(vectors[self.trait])
+            probe = model.watch(vector).probes[self.trait]
             read = read_answers(loaded, probe, labelled.answers, config.monitor, view.show)
             if read.failures:
                 say(not_read(read.failures))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,6 @@ from traitcli.cli.session import ALARM_EXIT_CODE, MonitorOptions, MonitorSession
 from traitcli.api.vector_source import VectorSource, check_monitored
 from traitcli.config import Config
 from traitcli.errors import TraitError, UserError
-from traitcli.events import Warned
 from traitcli.output_paths import check_output_file, check_output_folder
 from traitcli.records import TraitVector
 
@@ -45,34 +44,26 @@ def monitor_source(options: MonitorOptions, config: Config) -> None:
     run_mode = _choose_mode(options)
     rules = _parse_rules(options, source, monitored)
 
-    from traitcli.generation.load import load_model
-    from traitcli.generation.projections import make_probes
-    from traitcli.models.identity import other_model_notes
-    from traitcli.monitoring.monitor import Watch
-    from traitcli.steering.interventions import parse_intervention, prepare_interventions
+    from traitcli.api.model import Model
+    from traitcli.steering.interventions import parse_intervention
     from traitcli.views import open_monitor_view
 
     interventions = [parse_intervention(text, vectors) for text in options.steer]
-    position = config.vector.position
     display = options.display
     with open_monitor_view(
         display.trait, raw=display.raw, by_layer=by_layer, as_json=display.as_json
     ) as view:
-        loaded = load_model(config.model, view.show, options.trust)
-        vectors = source.fit(vectors, loaded.layer_count)
-        monitored = source.chosen(vectors)
-        for note in other_model_notes(monitored.values(), loaded):
-            view.show(Warned("", note))
-        watching = Watch(
-            probes=make_probes(monitored.values(), loaded, position, options.layer),
-            config=config.monitor,
-            steering=prepare_interventions(interventions, vectors, loaded, position),
-            rules=rules,
-            raw=display.raw,
-            prompts=display.prompt_tokens,
-            by_layer=by_layer,
-        )
-        has_failed = run_mode(MonitorSession(options, config, vectors, loaded, view), watching)
+        model = Model.open(config, view.show, options.trust)
+        vectors = {name: model.fitted(vector) for name, vector in vectors.items()}
+        with model.steered_by(interventions, vectors):
+            watching = replace(
+                model.watch(source.chosen(vectors).values(), options.layer),
+                rules=rules,
+                raw=display.raw,
+                prompts=display.prompt_tokens,
+                by_layer=by_layer,
+            )
+        has_failed = run_mode(MonitorSession(options, vectors, model, view), watching)
     if has_failed:
         # After the view has released the terminal.
         raise typer.Exit(ALARM_EXIT_CODE)
@@ -107,12 +98,9 @@ def _choose_mode(options: MonitorOptions) -> MonitorMode:
 
 
 def _monitor_prompt(session: MonitorSession, watching: Watch) -> bool:
-    from traitcli.monitoring.monitor import monitor
-
     prompt = session.options.source.prompt or ""
     path = session.record_path(prompt)
-    record = monitor(session.loaded, watching, prompt, path, session.view.show)
-    return session.print_record(record)
+    return session.print_record(session.model.generate(prompt, watching, path))
 
 
 def _monitor_set(session: MonitorSession, watching: Watch, prompt_set: PromptSet) -> bool:
@@ -121,7 +109,7 @@ def _monitor_set(session: MonitorSession, watching: Watch, prompt_set: PromptSet
 
     path = session.record_path(prompt_set.name, ".jsonl")
     records, has_failed = [], False
-    for record in monitor_set(session.loaded, watching, prompt_set, path, session.view.show):
+    for record in monitor_set(session.model.loaded, watching, prompt_set, path, session.view.show):
         has_failed |= session.print_record(record)
         records.append(record)
 
@@ -132,12 +120,11 @@ def _monitor_set(session: MonitorSession, watching: Watch, prompt_set: PromptSet
 
 def _score_texts(session: MonitorSession, watching: Watch, exchanges: Sequence[Exchange]) -> bool:
     from traitcli.monitoring.score_extremes import ScoreExtremes
-    from traitcli.monitoring.score_texts import score_texts
     from traitcli.views.tables.runs import texts_table
 
     path = session.record_path(str(exchanges[0].about["file"]), ".jsonl")
     extremes, failed = ScoreExtremes(), 0
-    for record in score_texts(session.loaded, watching, exchanges, path, session.view.show):
+    for record in session.model.score_each(exchanges, watching, path):
         failed += session.print_record(record)
         extremes.add(record)
 

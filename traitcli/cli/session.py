@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from traitcli.cli.output import print_json
-from traitcli.config import Config
 from traitcli.errors import UserError
 from traitcli.files import decode_text
 from traitcli.record_json import FailedRecord, to_json
@@ -18,7 +17,7 @@ from traitcli.records import TokenScores, TraitVector
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from traitcli.models.loaded import LoadedModel
+    from traitcli.api.model import Model
     from traitcli.views.monitor.view import MonitorView
     from traitcli.views.plain import PlainMonitorView
 
@@ -173,12 +172,11 @@ class MonitorOptions:
 
 @dataclass(frozen=True, slots=True)
 class MonitorSession:
-    """What a mode of monitor works with: options, config, vectors, the loaded model, the view."""
+    """What a mode of monitor works with: options, vectors, the model, the view."""
 
     options: MonitorOptions
-    config: Config
     vectors: Mapping[str, TraitVector]
-    loaded: LoadedModel
+    model: Model
     view: MonitorView | PlainMonitorView
 
     def console(self, *, beside_tokens: bool) -> Console:
@@ -196,7 +194,7 @@ class MonitorSession:
         """The file that the record is written to: --out, or a new file in the runs folder."""
         from traitcli.monitoring.record_files import record_path
 
-        return self.options.out or record_path(self.config.paths.runs, name, suffix)
+        return self.options.out or record_path(self.model.config.paths.runs, name, suffix)
 
     def print_record(self, record: TokenScores | FailedRecord) -> bool:
         """Print a record if --json asks for it. Returns whether a --fail-on rule is met."""

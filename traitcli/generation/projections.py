@@ -193,6 +193,8 @@ class _Projections(ReaderState):
         self._divide_pass()
         self._phase = phase
         self._counts = tokens.counts
+        if not self._reader.layers:  # nothing is watched, so no layer will be read
+            self._pass = np.zeros((sum(count for _, count in tokens.counts), 0), np.float32)
 
     def read_layer(self, layer: int, hidden: Tensor) -> None:
         if not self._is_scored:

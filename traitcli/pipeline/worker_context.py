@@ -42,6 +42,7 @@ class Worker:
         self._on_event = on_event
         self._trust = trust_remote_code
         self._models: dict[ModelConfig, LoadedModel] = {}
+        self._adopted: LoadedModel | None = None
         self._sent_prompts: dict[str, set[str]] = defaultdict(set)
 
     @property
@@ -58,18 +59,20 @@ class Worker:
             # Imported here: it loads torch, which takes two seconds and no endpoint needs.
             from traitcli.generation.load import load_model
             from traitcli.models.devices import use_device
+            from traitcli.models.load import loaded_event
 
+            if self._adopted and config == self.config:
+                self._models[config] = self._adopted
+                # When it is first needed, as if it were loaded: the run's log says what was used.
+                self._on_event(loaded_event(self._adopted, str(self._adopted.device)))
+                return self._adopted
             use_device(self.device)
             self._models[config] = load_model(config, self._on_event, self._trust)
         return self._models[config]
 
     def adopt(self, loaded: LoadedModel) -> None:
         """Use a model that is in memory already as the run's model."""
-        from traitcli.models.load import loaded_event
-
-        self._models[self.config] = loaded
-        # The run's log says which model wrote its rollouts, however it was loaded.
-        self._on_event(loaded_event(loaded, self.device))
+        self._adopted = loaded
 
     def packer(self, trait: str) -> Packer:
         """Makes the messages that deliver rollouts of a trait."""
