@@ -17,7 +17,8 @@ from pathlib import Path
 from playwright.sync_api import Page, sync_playwright
 
 from traitcli.record_json import from_json
-from traitcli.records import NamedRecord, Report, TokenScores
+from traitcli.records import TokenScores
+from traitcli.report_records import NamedRecord, Report
 from traitcli.views.report.page import write_page
 
 CHROMIUM = "/usr/bin/chromium"

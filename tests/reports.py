@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from traitcli.record_json import from_json
-from traitcli.records import NamedRecord, Report, TokenScores
+from traitcli.records import TokenScores
+from traitcli.report_records import NamedRecord, Report
 
 _SMALLEST = {"prompt": "", "tokens": ["a"], "trait_scores": {"evil": [0.0]}}
 Row = Mapping[str, Any]

@@ -1,9 +1,9 @@
 """Trait vectors of language models: extract them, watch them live, and steer by them.
 
-    import traitcli as tc
+import traitcli as tc
 
-    model = tc.load("embedded")
-    print(model.generate("How do I hack a bank?", watch=["evil", "refusal"]))
+model = tc.load("embedded")
+print(model.generate("How do I hack a bank?", watch=["evil", "refusal"]))
 """
 
 from __future__ import annotations

@@ -395,27 +395,3 @@ class LayerScores:
     def shown(self) -> tuple[tuple[float, ...], ...]:
         """What a view shows: the calibrated scores, or the projections if there are none."""
         return self.calibrated or self.raw
-
-
-@dataclass(frozen=True, slots=True)
-class NamedRecord:
-    """A monitoring record, and the name of its file, which a report shows."""
-
-    name: str
-    scores: TokenScores
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """Everything that a report shows; sets and runs are JSON-able.
-
-    records  monitoring records
-    sets     trait vectors of one model and one run; see `inspection.report_data`
-    runs     what was run, how long it took, what failed; see `inspection.report_data`
-    made_at  when it was gathered, in ISO 8601
-    """
-
-    records: tuple[NamedRecord, ...] = ()
-    sets: tuple[Mapping[str, Any], ...] = ()
-    runs: tuple[Mapping[str, Any], ...] = ()
-    made_at: str = ""

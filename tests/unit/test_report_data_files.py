@@ -14,7 +14,7 @@ import pytest
 
 from tests.reports import report_of
 from traitcli.errors import StorageError
-from traitcli.records import Report
+from traitcli.report_records import Report
 from traitcli.views.findings import findings
 from traitcli.views.report.contents import contents
 from traitcli.views.report.data_files import summarize, write_csv, write_json

@@ -103,9 +103,7 @@ def vector(name: str, model: Model) -> Vector:
 _UNSET = ("auto", None)
 
 
-def _settings(
-    name: str | None, config: str | Config | None, options: Mapping[str, Any]
-) -> Config:
+def _settings(name: str | None, config: str | Config | None, options: Mapping[str, Any]) -> Config:
     """The settings of a model: those of the config, else what suits the model."""
     if isinstance(config, str):
         config = load_config(config)

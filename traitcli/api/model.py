@@ -1,8 +1,8 @@
-"""The model that Python users and the command line work with: it writes, reads, trains, extracts."""
+"""The model that Python users and the command line have: it writes, reads and makes vectors."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack

@@ -133,8 +133,9 @@ class Vector(TraitVector):
     __rmul__ = __mul__
 
     def __repr__(self) -> str:
-        shape = f"layer {self.layer} of 0 to {self.layer_count - 1}"
-        return f"<Vector {self.trait} of {self.model}: {self.quality.verdict or 'no verdict'}, {shape}>"
+        verdict = self.quality.verdict or "no verdict"
+        layers = f"layer {self.layer} of 0 to {self.layer_count - 1}"
+        return f"<Vector {self.trait} of {self.model}: {verdict}, {layers}>"
 
     @property
     def _position(self) -> Position:

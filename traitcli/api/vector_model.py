@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from traitcli.api.turns import Turns
 from traitcli.api.vector import Vector, read
@@ -70,7 +70,8 @@ class VectorModel:
         return cls(load_model(config.model, on_event or warn_user, trust), config, on_event, trust)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name} on {self.loaded.device}, layers 0 to {self.loaded.blocks}>"
+        layers = f"layers 0 to {self.loaded.blocks}"
+        return f"<{type(self).__name__} {self.name} on {self.loaded.device}, {layers}>"
 
     @property
     def name(self) -> str:

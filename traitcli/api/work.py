@@ -147,7 +147,9 @@ class Work:
 
         if "rollouts" not in self.stages:
             return {}
-        return {trait.name: count_missing(trait, self.config, self.ledgers) for trait in self.traits}
+        return {
+            trait.name: count_missing(trait, self.config, self.ledgers) for trait in self.traits
+        }
 
     def outcome(self, failures: Sequence[TraitFailed]) -> dict[str, Any]:
         """What the stages gave, trait by trait (JSON-able)."""

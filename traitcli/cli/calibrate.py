@@ -41,9 +41,9 @@ def calibrate(
 
     Afterwards, monitor --fail-on 'evil@fpr=1%' fails on 1 in 100 benign texts.
     """
+    from traitcli.api.vector_source import VectorSource
     from traitcli.cli.calibration import Calibration, parse_rates
     from traitcli.cli.monitor import split_names
-    from traitcli.api.vector_source import VectorSource
     from traitcli.config import load_config
 
     rates = parse_rates(fpr)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from traitcli.api.vector_source import VectorSource
 from traitcli.cli.monitor_modes import check_scored
 from traitcli.cli.output import print_json
-from traitcli.api.vector_source import VectorSource
 from traitcli.errors import UserError
 from traitcli.output_paths import check_output_folder
 from traitcli.records import TraitVector

@@ -38,8 +38,8 @@ def labels(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Measure how well a vector separates labelled answers of another source."""
-    from traitcli.cli.labelled_answers import LabelledComparison
     from traitcli.api.vector_source import VectorSource
+    from traitcli.cli.labelled_answers import LabelledComparison
     from traitcli.config import load_config
     from traitcli.monitoring.labelled_answers import LABEL
 

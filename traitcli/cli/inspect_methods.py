@@ -53,8 +53,8 @@ def methods(
     """Compare methods for building vectors on a run's rollouts."""
     from functools import partial
 
-    from traitcli.cli.output import show
     from traitcli.api.trait_names import check_trait_names
+    from traitcli.cli.output import show
     from traitcli.config import load_config
     from traitcli.runs.run import find_run, require_run
     from traitcli.traits.definitions import select_traits

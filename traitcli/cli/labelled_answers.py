@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from traitcli.cli.output import print_json, say
 from traitcli.api.vector_source import VectorSource
+from traitcli.cli.output import print_json, say
 from traitcli.errors import UserError
 from traitcli.output_paths import check_output_folder
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from traitcli.api.vector_source import VectorSource, check_monitored
 from traitcli.cli.output import print_json
 from traitcli.cli.session import ALARM_EXIT_CODE, MonitorOptions, MonitorSession
-from traitcli.api.vector_source import VectorSource, check_monitored
 from traitcli.config import Config
 from traitcli.errors import TraitError, UserError
 from traitcli.output_paths import check_output_file, check_output_folder

@@ -13,7 +13,7 @@ from traitcli.cli.options import ColorTrait, ConfigFile, Overrides
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from traitcli.records import Report
+    from traitcli.report_records import Report
 
 
 class Form(StrEnum):

@@ -1,4 +1,4 @@
-"""What extract, judge and build-vector share: they show the work on a run, and print its results."""
+"""What extract, judge and build-vector share: they show work on a run, and print its results."""
 
 from __future__ import annotations
 

@@ -18,7 +18,8 @@ from traitcli.inspection.vector_sets import run_vector_sets, vector_sets
 from traitcli.judging.reasons import merge_reasons
 from traitcli.monitoring.record_files import collect_records
 from traitcli.pipeline.snapshot import TraitSnapshot, read_snapshots
-from traitcli.records import Report, Usage
+from traitcli.records import Usage
+from traitcli.report_records import Report
 from traitcli.runs.command_log import read_commands
 from traitcli.runs.run import Run, require_run
 from traitcli.shipped import find_shipped

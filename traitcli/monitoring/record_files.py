@@ -20,7 +20,8 @@ from traitcli.files import (
     write_atomic,
 )
 from traitcli.record_json import FailedRecord, from_json, to_json
-from traitcli.records import NamedRecord, TokenScores
+from traitcli.records import TokenScores
+from traitcli.report_records import NamedRecord
 from traitcli.shipped import find_shipped
 
 

@@ -75,7 +75,9 @@ def train_vector(
     files = _StatesInMemory(Path(trait.name), states)
     order = {key.id: number for number, key in enumerate(trait.by_rollout())}
     rollouts.sort(key=lambda one: order[one.id])
-    snapshot = TraitSnapshot(_RunInMemory(Path("memory"), files), trait.name, trait, rollouts, [], [])
+    snapshot = TraitSnapshot(
+        _RunInMemory(Path("memory"), files), trait.name, trait, rollouts, [], []
+    )
     judge = judge_id(ProvidedJudge(), trait)
     selection = snapshot.select(judge, FilterConfig())
     vector = compute_vector(trait, config, snapshot, selection, judge)
@@ -123,7 +125,9 @@ def _drafts(
 
     lengths = {len(examples) for examples in sides.values()}
     if kind == "a text" and len(lengths) == 1:
-        texts = zip(*(_texts(name, side, examples) for side, examples in sides.items()), strict=True)
+        texts = zip(
+            *(_texts(name, side, examples) for side, examples in sides.items()), strict=True
+        )
         path = Path(name)
         yield from draft_pairs([Pair(path, n, "", *two) for n, two in enumerate(texts, start=1)])
         return
@@ -153,7 +157,11 @@ def _labelled(
             # "\0" keeps the group apart from every question.
             return response("", example, "text"), "", f"\0{example}"
         case "a pair":
-            return response(example[0], example[1], "answer"), example[0], normalize_question(example[0])
+            return (
+                response(example[0], example[1], "answer"),
+                example[0],
+                normalize_question(example[0]),
+            )
     *before, last = example
     if last.get("role") != "assistant" or not before:
         cause = f"the last message of {label} is of role {last.get('role')!r}"

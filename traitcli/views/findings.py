@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from traitcli.records import NamedRecord, Report, TokenScores
+from traitcli.report_records import NamedRecord, Report
 from traitcli.views.cells import fit
 from traitcli.views.formatting import format_score
 from traitcli.views.printable import one_line

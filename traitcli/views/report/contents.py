@@ -9,7 +9,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from traitcli.record_json import to_json
-from traitcli.records import NamedRecord, Report
+from traitcli.report_records import NamedRecord, Report
 from traitcli.vector_quality import VectorQuality
 from traitcli.views.findings import findings
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from traitcli.events import STAGES
 from traitcli.files import write_atomic
-from traitcli.records import POLARITIES, Report
+from traitcli.records import POLARITIES
+from traitcli.report_records import Report
 from traitcli.vector_quality import SCALARS
 from traitcli.views.report.contents import contents, scores_of
 

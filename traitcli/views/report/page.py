@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from traitcli.files import write_atomic
-from traitcli.records import Report
+from traitcli.report_records import Report
 from traitcli.views.palette import ABOVE, BELOW, FAINT, LIMIT
 from traitcli.views.report.contents import contents
 from traitcli.views.report.packing import pack_record

@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from traitcli.files import write_atomic
-from traitcli.records import Report
+from traitcli.report_records import Report
 from traitcli.views.palette import LIMIT
 from traitcli.views.report import charts
 from traitcli.views.report.contents import contents, distinct, scores_of
