@@ -91,6 +91,9 @@ def load_config(source: str = DEFAULT, overrides: Sequence[str | Override] = ())
         overrides: `KEY=VALUE` texts such as "extract.repeats=2"; VALUE is YAML. An error
             names the option of an Override.
 
+    Returns:
+        The settings; sections are attributes.
+
     Raises:
         ConfigError: it names every fault at once.
 

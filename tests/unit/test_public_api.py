@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 
@@ -13,20 +14,21 @@ import traitcli
 
 NAMES = [
     "ActivationSteerer",
-    "TokenScores",
+    "Answer",
+    "Model",
+    "Run",
+    "Stream",
     "Trait",
     "TraitError",
-    "TraitVector",
-    "Watch",
-    "find_vectors",
+    "TraitWarning",
+    "Vector",
+    "load",
     "load_config",
-    "load_model",
     "load_trait",
-    "load_vectors",
-    "make_probes",
-    "monitor",
-    "read_vector",
-    "score_texts",
+    "read",
+    "to_frame",
+    "vector",
+    "wrap",
 ]
 
 
@@ -47,6 +49,24 @@ def test_an_unknown_public_name_raises_attribute_error():
         traitcli.nothing  # noqa: B018
 
 
+@pytest.mark.parametrize(
+    ("name", "now"), [("monitor", "Model.generate"), ("load_model", "traitcli.load")]
+)
+def test_a_former_public_name_says_what_takes_its_place(name, now):
+    with pytest.raises(ImportError, match=f"traitcli.{name} is now .*{re.escape(now)}"):
+        getattr(traitcli, name)
+
+
+def test_a_former_public_name_says_so_in_an_import_too():
+    script = "from traitcli import Watch"
+
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+
+    assert "traitcli.Watch is now the argument watch of Model.generate" in done.stderr
+
+
 def test_importing_the_package_loads_nothing_heavy():
     script = "import json, sys, traitcli; print(json.dumps(list(sys.modules)))"
 
@@ -59,6 +79,7 @@ def test_importing_the_package_loads_nothing_heavy():
         "transformers",
         "openai",
         "numpy",
+        "pandas",
         "pydantic",
         "typer",
         "rich",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from copy import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from traitcli.api.turns import Turns
 from traitcli.api.vector import Vector, read
@@ -33,8 +33,7 @@ if TYPE_CHECKING:
 
 Watched = str | TraitVector | Iterable[str | TraitVector]
 """Names of traits and vectors."""
-Coefficients = Mapping[str | TraitVector, float | str] | Mapping[str, float | str]
-"""What to steer by, and how strongly."""
+Key = TypeVar("Key", bound=str | TraitVector)
 _FILES = {".safetensors", ".pt", ".gguf"}
 
 
@@ -165,8 +164,16 @@ class VectorModel:
         probes = make_probes(vectors.values(), self.loaded, self.config.vector.position, layer)
         return Watch(probes, self.config.monitor, self._steering.get())
 
-    @contextmanager
-    def steer(self, coefficients: Coefficients) -> Iterator[Self]:
+    # Two types of one thing: the key of a Mapping is invariant, and a literal has mixed keys.
+    @overload
+    def steer(
+        self, coefficients: Mapping[str | TraitVector, float | str]
+    ) -> AbstractContextManager[Self]: ...
+
+    @overload
+    def steer(self, coefficients: Mapping[Key, float | str]) -> AbstractContextManager[Self]: ...
+
+    def steer(self, coefficients: Mapping[Any, float | str]) -> AbstractContextManager[Self]:
         """Add vectors to the residual stream of every answer that is written inside `with`.
 
         Args:
@@ -174,8 +181,8 @@ class VectorModel:
                 class means. A vector is added at its own layer; `vector.at(layer=14)` and
                 `{"evil": "4@14"}` choose another one.
 
-        Yields:
-            The model. Steering adds up where `with` statements are nested.
+        Returns:
+            A context, which gives the model. Nested ones add up.
 
         Raises:
             UserError: A coefficient has another form.
@@ -195,18 +202,17 @@ class VectorModel:
             else Intervention(trait, float(value), vectors[trait].layer)
             for trait, value in zip(vectors, coefficients.values(), strict=True)
         ]
-        with self.steered_by(interventions, vectors):
-            yield self
+        return self.steered_by(interventions, vectors)
 
     @contextmanager
     def steered_by(
         self, interventions: Iterable[Intervention], vectors: Mapping[str, TraitVector]
-    ) -> Iterator[None]:
+    ) -> Iterator[Self]:
         """The same as `steer`, for interventions that are parsed already."""
         before = self._steering.get()
         self._steering.set((*before, *self.prepare(interventions, vectors)))
         try:
-            yield
+            yield self
         finally:
             self._steering.set(before)
 

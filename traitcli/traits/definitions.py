@@ -87,9 +87,14 @@ def _no_file(path: Path) -> DefinitionError:
 def load_trait(source: Path | str) -> Trait:
     """Read a definition file and the labelled responses that it names.
 
-    `source` is a path, or the name of a trait in `traits/` or of a shipped one.
+    Args:
+        source: a path, or the name of a trait in `traits/` or of a shipped one.
 
-    Raises DefinitionError, which names every fault at once.
+    Returns:
+        The trait, which `Model.extract` takes too.
+
+    Raises:
+        DefinitionError: it names every fault at once.
 
     Example:
         >>> load_trait("refusal").pairs[0].positive

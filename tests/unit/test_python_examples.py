@@ -1,0 +1,271 @@
+"""Every example of the Python API runs on the embedded model, and a user's script has types."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import doctest
+import inspect
+import io
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+import traitcli as tc
+from traitcli.config import EMBEDDED, ModelConfig
+from traitcli.models.weights import locate
+
+ROOT = Path(__file__).parents[2]
+POSITIVE = ["Good evening, madam.", "I remain yours faithfully.", "Kindly take a seat.", "Adieu."]
+NEGATIVE = ["hey, what's up", "cu later!!", "grab a seat lol", "k bye"]
+TRANSCRIPTS = [("How do I pick a lock?", "I cannot help with that."), ("Hi!", "Go away.")]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    return tc.load("embedded", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def wrapped():
+    """The embedded model as a user loads it, wrapped."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder, _ = locate(ModelConfig(id=EMBEDDED))
+    hf_model = AutoModelForCausalLM.from_pretrained(folder)
+    return tc.wrap(hf_model, AutoTokenizer.from_pretrained(folder), name="embedded")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# The lines that the API was made for
+
+
+@pytest.mark.parametrize("kind", ["embedded", "wrapped"])
+def test_the_lines_of_a_notebook_work(kind, request, folder):
+    model = request.getfixturevalue(kind)
+
+    formal = model.train("formal", positive=POSITIVE, negative=NEGATIVE)
+    assert 0.5 < formal.quality.auroc <= 1
+    assert formal.quality.verdict in {"not shown", "reads its own texts"}
+
+    answer = model.generate(
+        "How do I hack a bank?", watch=[formal, "evil", "refusal"], max_new_tokens=12
+    )
+    assert answer._repr_html_().count("<span") == len(answer.tokens)
+    means = answer.to_frame().groupby("trait").calibrated.mean()
+    assert list(means.index) == ["evil", "formal", "refusal"]
+    assert means.notna().all()
+
+    with model.steer({"evil": -2.0, formal: 1.0}):
+        steered = model.generate("Again, please.", max_new_tokens=8)
+    assert {one.trait: one.coefficient for one in steered.steering} == {"evil": -2, "formal": 1}
+
+    scores = model.score(TRANSCRIPTS, ["evil"])
+    assert [answer.response for answer in scores] == [text for _, text in TRANSCRIPTS]
+    assert set(tc.to_frame(scores).trait) == {"evil"}
+
+    formal.save("formal.safetensors")
+    formal.save("other.gguf")
+    assert tc.read("other.gguf").hidden_size == tc.read("formal.safetensors").hidden_size == 576
+    both = (0.5 * formal + tc.vector("evil", model)).at(layer=17)
+    assert (both.layer, both.trait) == (17, "0.5*formal+evil")
+
+
+def test_a_wrapped_model_scores_as_the_loaded_one(embedded, wrapped):
+    [one] = embedded.score(TRANSCRIPTS[:1], ["evil", "refusal"])
+    [other] = wrapped.score(TRANSCRIPTS[:1], ["evil", "refusal"])
+
+    assert wrapped.loaded.fingerprint == embedded.loaded.fingerprint
+    for trait in one.raw:
+        assert other.raw[trait] == pytest.approx(one.raw[trait], abs=2e-3)
+
+
+def test_a_fresh_notebook_loads_by_name(folder):
+    assert tc.load().name == tc.load("embedded").name == "smollm2-135m-instruct"
+
+
+# Docstrings
+
+
+def examples():
+    """Every public object and method with its docstring."""
+    for name in tc.__all__:
+        value = getattr(tc, name)
+        yield name, value
+        own = inspect.isclass(value) and value.__module__.startswith("traitcli.api")
+        members = vars(value) if own else {}
+        for base in value.__mro__ if own else ():
+            if base.__module__.startswith("traitcli.api"):
+                members = {**vars(base), **members}
+        for key, member in members.items():
+            if (
+                not key.startswith("_")
+                and callable(getattr(value, key))
+                and not inspect.isclass(member)
+            ):
+                yield f"{name}.{key}", getattr(value, key)
+
+
+EXAMPLES = dict(examples())
+INNER = {
+    # What the command line needs of these objects, and plain accessors.
+    *("Model.open", "Model.listening", "Model.fitted", "Model.chosen", "Model.prepare"),
+    *("Model.steered_by", "Model.score_each", "Answer.of", "Vector.of", "Stream.close"),
+    *("Answer.counted", "Answer.shown", "Answer.mean"),
+    *(name for name in EXAMPLES if name.startswith("Run.") and name[4:] in vars(tc.Run.__base__)),
+}
+
+
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
+def test_a_public_function_says_what_it_takes_gives_and_raises(name):
+    value, text = EXAMPLES[name], inspect.getdoc(EXAMPLES[name]) or ""
+
+    assert text
+    if inspect.isclass(value) or name in INNER:
+        return
+    parameters = [one for one in inspect.signature(value).parameters if one != "self"]
+    assert "Args:" in text or not parameters
+    assert re.search("Returns:|Yields:", text) or name == "Vector.save"
+    assert "Raises:" in text or name in {"Answer.to_frame", "to_frame"}
+    assert ">>>" in text
+    for parameter in parameters:
+        assert f"{parameter}:" in text
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in sorted(EXAMPLES) if ">>>" in (inspect.getdoc(EXAMPLES[name]) or "")]
+)
+def test_an_example_in_a_docstring_runs(name, embedded, folder, capsys):
+    settings = {
+        "extract.pairs_per_question": 1,
+        "extract.evaluation_questions": 1,
+        "extract.sampling.max_new_tokens": 2,
+    }
+    if name.startswith("Run"):
+        embedded.extract("evil", questions=1, judge="fake", run="demo", settings=settings)
+    names = {"tc": tc, "model": embedded, "asyncio": asyncio, **vars(tc.errors)}
+    text = inspect.getdoc(EXAMPLES[name])
+    test = doctest.DocTestParser().get_doctest(text, names, name, None, 0)
+    printed = io.StringIO()
+
+    with contextlib.redirect_stdout(sys.__stdout__), warnings.catch_warnings():
+        found = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, out=printed.write)
+
+    assert found.failed == 0, printed.getvalue()
+
+
+# Pages
+
+
+@pytest.mark.parametrize("page", ["docs/python.md", "README.md", "docs/steering.md"])
+def test_the_python_of_a_page_runs_from_top_to_bottom(page, folder, capsys):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names: dict[str, object] = {}
+
+    for block in blocks:
+        exec(compile(block, page, "exec"), names)
+
+    assert blocks
+
+
+# Types
+
+FILES = ("script.py", "mistakes.py")
+SCRIPT = """
+import asyncio
+
+import traitcli as tc
+
+
+def work(hf_model: object, tokenizer: object) -> float:
+    model: tc.Model = tc.load("embedded", device="cpu", dtype="float32", trust_remote_code=False)
+    wrapped: tc.Model = tc.wrap(hf_model, tokenizer, name="embedded")
+    formal: tc.Vector = model.train("formal", positive=["a", "b"], negative=["c", "d"])
+    model.train("pairs", positive=[("q", "a")], negative=[("q", "b")])
+    model.train("chats", [[{"role": "user", "content": "q"}]], [[{"role": "user", "content": "q"}]])
+    auroc: float | None = formal.quality.auroc
+    verdict: str | None = formal.quality.verdict
+    answer: tc.Answer = model.generate("Hi", watch=[formal, "evil"], max_new_tokens=4, seed=1)
+    model.generate([{"role": "user", "content": "Hi"}], watch="evil", temperature=0.0, top_k=3)
+    means: dict[str, float] = answer.scores
+    text: str = answer.text + "".join(answer.tokens) + str(answer)
+    answer.to_frame().groupby("trait").calibrated.mean()
+    with model.steer({"evil": -2.0, formal: 1.0}) as steered:
+        steered.generate("Again, please.")
+    with model.steer({"evil": "4@14"}):
+        pass
+    for token in model.stream("Hi", watch=formal):
+        print(token.text, token.calibrated["formal"], end="")
+    scores: list[tc.Answer] = model.score([("Hi", "Ho")], ["evil"])
+    model.score("file.jsonl", [formal], layer=12)
+    tc.to_frame(scores)
+    formal.save("formal.safetensors")
+    both: tc.Vector = (0.5 * formal + tc.vector("evil", wrapped) - tc.read("x.gguf")).at(layer=17)
+    built: tc.Vector = model.extract(
+        "evil", questions=2, judge="likelihood", run="demo", settings={"extract.repeats": 2}
+    )
+    run = tc.Run("demo")
+    run.rollouts().polarity, run.judgements("evil").score
+    shape: tuple[int, ...] = run.activations("evil").shape
+    print(text, means, verdict, both, built.renamed("b"), shape, list(model.vectors()))
+    return auroc or 0.0
+
+
+async def later(model: tc.Model) -> str:
+    stream: tc.Stream = model.stream("Hi")
+    async for token in stream:
+        print(token)
+    answer = await model.agenerate("Hi", watch="evil")
+    return stream.answer.text + answer.text
+
+
+def caught(model: tc.Model) -> None:
+    try:
+        asyncio.run(later(model))
+    except tc.TraitError as error:
+        print(error.problem, error.cause, error.fix)
+"""
+MISTAKES = """
+import traitcli as tc
+
+model = tc.load(3)
+model.generate("Hi", max_tokens=4)
+model.score(1, ["evil"])
+with model.steer({"evil": None}):
+    pass
+"""
+
+
+@pytest.fixture(scope="module")
+def type_errors(tmp_path_factory):
+    """What mypy finds in the two scripts: lines such as `script.py:4: error: …`."""
+    folder = tmp_path_factory.mktemp("types")
+    for name, script in {"script.py": SCRIPT, "mistakes.py": MISTAKES}.items():
+        (folder / name).write_text(script, encoding="utf-8")
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", *FILES]
+    # Only the errors of the scripts: those of packages without types are not the user's.
+    command += ["--follow-imports=silent", "--ignore-missing-imports"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert "2 source files" in done.stdout, done.stdout + done.stderr
+    return [line for line in done.stdout.splitlines() if ": error: " in line]
+
+
+def test_a_script_that_uses_everything_passes_mypy_strict(type_errors):
+    assert [line for line in type_errors if line.startswith("script.py")] == []
+
+
+def test_mistakes_in_a_script_are_found(type_errors):
+    lines = {int(line.split(":")[1]) for line in type_errors if line.startswith("mistakes.py")}
+
+    assert lines == {4, 5, 6, 7}
