@@ -766,16 +766,16 @@ def test_whole_texts_are_read_after_the_bos_token(read, activations):
         assert_read(worker, states[rollout.id], [tokenizer.bos_token_id], ids)
 
 
-def test_whole_texts_are_refused_for_a_model_without_a_bos_token(read, activations):
-    with pytest.raises(DefinitionError) as caught:
-        activations(
-            make_trait(read([{"positive": "I love it.", "negative": "I hate that!"}])), "qwen2"
-        )
+def test_whole_texts_are_read_after_their_first_token_without_a_bos_token(read, activations):
+    trait = make_trait(read([{"positive": "I love it.", "negative": "I hate that!"}]))
 
-    assert (
-        caught.value.cause.splitlines()
-        == ["pairs line 1: it has no prompt, and the model has no token that starts a text"] * 2
-    )
+    rollouts, states, worker, _ = activations(trait, "qwen2")
+
+    tokenizer = worker.model().tokenizer
+    for rollout in rollouts.values():
+        first, *rest = tokenizer(rollout.prompt + rollout.response)["input_ids"]
+        assert rollout.prompt_tokens == 1
+        assert_read(worker, states[rollout.id], [first], rest)
 
 
 def test_responses_that_are_too_long_are_named_before_anything_is_read(read, activations):

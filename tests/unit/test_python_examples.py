@@ -148,12 +148,13 @@ def test_a_public_function_says_what_it_takes_gives_and_raises(name):
 def test_an_example_in_a_docstring_runs(name, embedded, folder, capsys):
     settings = {
         "extract.pairs_per_question": 1,
-        "extract.evaluation_questions": 1,
+        "extract.evaluation_questions": 0,
         "extract.sampling.max_new_tokens": 2,
     }
     if name.startswith("Run"):
-        embedded.extract("evil", questions=1, judge="fake", run="demo", settings=settings)
-    names = {"tc": tc, "model": embedded, "asyncio": asyncio, **vars(tc.errors)}
+        embedded.extract("evil", questions=2, judge="fake", run="demo", settings=settings)
+    names = {"tc": tc, "model": embedded, "asyncio": asyncio}
+    names |= {public: getattr(tc, public) for public in tc.__all__} | vars(tc.errors)
     text = inspect.getdoc(EXAMPLES[name])
     test = doctest.DocTestParser().get_doctest(text, names, name, None, 0)
     printed = io.StringIO()

@@ -123,8 +123,8 @@ def to_frame(answers: Iterable[TokenScores]) -> pd.DataFrame:
 
     Example:
         >>> scores = model.score([("Hi!", "Hello."), ("Bye!", "See you.")], "evil")
-        >>> tc.to_frame(scores).groupby("answer").size().gt(0).all()
-        True
+        >>> sorted(tc.to_frame(scores).answer.unique().tolist())
+        [0, 1]
     """
     import pandas as pd
 

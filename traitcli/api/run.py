@@ -34,8 +34,8 @@ class Run(runs.Run):
         RunError: There is no such run.
 
     Example:
-        >>> list(tc.Run("demo").rollouts().polarity.unique())
-        ['positive', 'negative']
+        >>> sorted(tc.Run("demo").rollouts().polarity.unique())
+        ['negative', 'positive']
     """
 
     def __init__(self, name: str, folder: str | Path = "runs") -> None:
@@ -84,7 +84,7 @@ class Run(runs.Run):
             RunError: The run has no such trait.
 
         Example:
-            >>> tc.Run("demo").judgements("evil").score.between(0, 100).all()
+            >>> bool(tc.Run("demo").judgements("evil").score.between(0, 100).all())
             True
         """
         import pandas as pd

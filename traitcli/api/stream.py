@@ -22,9 +22,8 @@ class Stream:
 
     Example:
         >>> stream = model.stream("Hello!", watch="evil", max_new_tokens=4)
-        >>> for token in stream:
-        ...     print(token, end="", flush=True)  # doctest: +SKIP
-        >>> stream.answer.text == "".join(map(str, stream.answer.tokens))
+        >>> scores = [token.calibrated["evil"] for token in stream]
+        >>> scores == list(stream.answer.calibrated["evil"])
         True
     """
 

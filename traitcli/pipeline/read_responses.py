@@ -146,7 +146,7 @@ def _fault(loaded: LoadedModel, text: Text, response: LabelledResponse) -> str:
     if not text.prompt:
         return "it has no prompt, and the model has no token that starts a text"
     if not text.response and response.form == "text":
-        return "it has no text after its last special token"
+        return "it has no text after its last special token, or after its first token"
     return ""
 
 
@@ -193,7 +193,9 @@ def _cut(tokenizer: Any, response: LabelledResponse) -> tuple[str, str, Text]:
     special.discard(tokenizer.unk_token_id)
     after_special = [index + 1 for index, token in enumerate(whole.ids) if token in special]
 
-    start = max([cut, *after_special])
+    # Without a token that starts every text, the first one is read without any context: it is left
+    # out of the mean like a prompt.
+    start = max([cut, *after_special]) or 1
     text = Text(whole.ids[:start], whole.ids[start:])
     if start == cut:
         return response.before, response.text, text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import AbstractContextManager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from traitcli.events import Event
@@ -21,13 +22,14 @@ class View(Protocol):
 
 
 def open_view() -> AbstractContextManager[View]:
-    """A view of a run on stderr: a live table on a terminal, lines elsewhere."""
-    if can_redraw(sys.stderr):
+    """A view of a run: a live table on a terminal or in a notebook, lines on stderr elsewhere."""
+    is_notebook = in_notebook()
+    if is_notebook or can_redraw(sys.stderr):
         from rich.console import Console
 
         from traitcli.views.progress.view import ProgressView
 
-        return ProgressView(Console(stderr=True))
+        return ProgressView(Console(stderr=not is_notebook))
     from traitcli.views.plain import PlainView
 
     return PlainView(sys.stderr)
@@ -57,6 +59,12 @@ def open_monitor_view(
 
     kind = JsonMonitorView if as_json else PlainMonitorView
     return kind(sys.stdout, sys.stderr, raw=raw)
+
+
+def in_notebook() -> bool:
+    """Whether this is a notebook in which rich can redraw: it needs ipywidgets for that."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return type(shell).__name__ == "ZMQInteractiveShell" and find_spec("ipywidgets") is not None
 
 
 def can_redraw(stream: TextIO) -> bool:
