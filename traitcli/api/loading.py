@@ -9,7 +9,7 @@ from traitcli.api.model import Model
 from traitcli.api.vector import Vector
 from traitcli.api.vector_model import warn_user
 from traitcli.config import EMBEDDED, Config, ModelConfig, change_config, load_config
-from traitcli.models.load import wrap_model
+from traitcli.generation.load import wrap_model
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 

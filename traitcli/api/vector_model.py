@@ -15,9 +15,9 @@ from traitcli.api.vector import Vector, read
 from traitcli.config import Config
 from traitcli.errors import TraitWarning, UserError
 from traitcli.events import Event, Listener, Warned
+from traitcli.generation.load import load_model
 from traitcli.generation.projections import make_probes
 from traitcli.models.identity import other_model_notes
-from traitcli.models.load import load_model
 from traitcli.monitoring.monitor import Watch
 from traitcli.records import Intervention, TraitVector
 from traitcli.steering.interventions import (

@@ -142,7 +142,6 @@ def _read_answers(
     """Method -> its figures on the answers."""
     from traitcli.api.model import Model
     from traitcli.cli.output import say
-    from traitcli.generation.load import load_model
     from traitcli.inspection.compare_methods import BASELINE
     from traitcli.inspection.labelled_scores import not_read
     from traitcli.inspection.method_answers import answer_figures, read_by_method
