@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -65,6 +66,10 @@ def test_a_former_public_name_says_so_in_an_import_too():
     )
 
     assert "traitcli.Watch is now the argument watch of Model.generate" in done.stderr
+
+
+def test_the_package_says_that_it_is_typed():
+    assert (Path(traitcli.__file__).parent / "py.typed").is_file()
 
 
 def test_importing_the_package_loads_nothing_heavy():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import re
 from dataclasses import replace
@@ -11,6 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from rich.console import Console
+from rich.text import Text
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import traitcli as tc
@@ -406,6 +409,19 @@ def test_an_answer_prints_its_text_and_the_mean_of_each_trait(model, formal):
     assert f"formal   {answer.scores['formal']:+.2f}".replace("-", "−") in shown
     assert "\x1b" not in shown
     assert repr(answer).startswith("<Answer ")
+
+
+def test_an_answer_has_colors_where_rich_prints_it(model, formal):
+    answer = model.generate("Why?", watch=formal, max_new_tokens=8, seed=2)
+    console = Console(file=io.StringIO(), force_terminal=True, color_system="truecolor", width=200)
+
+    console.print(answer)
+
+    printed = console.file.getvalue()
+    plain = Text.from_ansi(printed).plain
+    assert printed.count("\x1b[") > 2
+    assert plain.startswith(Text.from_ansi(answer.text.splitlines()[0]).plain[:10])
+    assert "⟨" not in plain
 
 
 def test_an_answer_has_no_control_characters_on_a_terminal(model, formal):

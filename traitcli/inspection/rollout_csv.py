@@ -5,8 +5,6 @@ The same files can be read back as labelled responses.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from traitcli.errors import RunError
 from traitcli.files import write_atomic
 from traitcli.pipeline.labelled_activations import matched
 from traitcli.pipeline.snapshot import TraitSnapshot
-from traitcli.records import POLARITIES, Judgement, Rollout, Score, Trait
+from traitcli.records import POLARITIES, Judgement, Rollout, Trait
 
 
 def write_rollout_csv(
@@ -58,20 +56,22 @@ def write_rollout_csv(
 
 
 def _table(trait: Trait, rollouts: Sequence[Rollout], judgements: Mapping[str, Judgement]) -> str:
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["question", "prompt", "answer", "question_id", trait.name, "coherence"])
+    import pandas as pd
+
+    rows = []
     for rollout in rollouts:
-        # The form of a question_id in the published files.
-        name = f"{trait.name}_{rollout.question}_{rollout.polarity[:3]}_{rollout.pair}"
-        question = trait.question(rollout.split, rollout.question)
         judgement = judgements.get(rollout.id)
-        score = _cell(judgement.score) if judgement else ""
-        coherence = _cell(judgement.coherence) if judgement else ""
-        table.writerow([question, rollout.prompt, rollout.response, name, score, coherence])
-    return text.getvalue()
-
-
-def _cell(score: Score) -> str:
-    """All digits, so that a score is read back as it was."""
-    return "" if score.value is None else repr(score.value)
+        rows.append(
+            {
+                "question": trait.question(rollout.split, rollout.question),
+                "prompt": rollout.prompt,
+                "answer": rollout.response,
+                # The form of a question_id in the published files.
+                "question_id": f"{trait.name}_{rollout.question}_{rollout.polarity[:3]}_"
+                f"{rollout.pair}",
+                trait.name: judgement.score.value if judgement else None,
+                "coherence": judgement.coherence.value if judgement else None,
+            }
+        )
+    text: str = pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
+    return text
