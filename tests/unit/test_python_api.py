@@ -522,6 +522,7 @@ def test_a_wrapped_model_is_left_as_it_was(user_model, tmp_path, monkeypatch):
     with wrapped.steer({vector: 1.0}):
         wrapped.generate("Why?", watch=vector, max_new_tokens=2)
     wrapped.score([("Hi", "Ho")], vector)
+    wrapped.extract("evil", 1, "likelihood", "own", SETTINGS)
     stream = wrapped.stream("Why?", max_new_tokens=5)
     next(stream)
     assert not hf_model.training
