@@ -34,6 +34,7 @@ from traitcli.generation.detokenize import token_texts
 from traitcli.generation.projections import Probe, ProjectionReader, make_probes
 from traitcli.generation.request import Request
 from traitcli.generation.sampling import derive_seed
+from traitcli.interventions import Push
 from traitcli.judging.backend import Answer
 from traitcli.judging.likelihood import LikelihoodJudge
 from traitcli.models.load import load_model
@@ -41,7 +42,7 @@ from traitcli.models.loaded import LoadedModel
 from traitcli.models.padding import left_pad
 from traitcli.models.prompts import persona_messages, render
 from traitcli.models.steerer import ActivationSteerer
-from traitcli.records import POLARITIES, Intervention, Judgement, Polarity, Trait
+from traitcli.records import POLARITIES, Judgement, Polarity, Trait
 from traitcli.steering.interventions import PreparedIntervention, measure_doses
 from traitcli.traits.definitions import find_traits, load_trait
 from traitcli.vectors.files import load_vectors
@@ -154,7 +155,7 @@ def compare_steering(
     """Likelihood-ratio scores of answers under −c, 0 and +c; and c."""
     questions = trait.evaluation_questions[: options.questions]
     direction = probe.vector.directions[probe.position][probe.layer]
-    unit = PreparedIntervention(Intervention(trait.name, 1.0, probe.layer), direction)
+    unit = PreparedIntervention(Push(trait.name, 1.0, probe.layer), direction)
     [measured] = measure_doses(loaded, [unit], prompt_ids(loaded, questions[0]))
     coefficient = options.dose / measured.intervention.dose
 

@@ -14,7 +14,7 @@ import traitcli
 FLOORS = (
     {
         *("errors", "records", "record_json", "events", "files", "shipped", "yaml_files"),
-        *("faults", "output_paths", "vector_quality", "caches"),
+        *("faults", "output_paths", "vector_quality", "caches", "interventions"),
     },
     {"settings"},
     {"config"},

@@ -7,8 +7,9 @@ import math
 
 import pytest
 
+from traitcli.interventions import Push
 from traitcli.record_json import FailedRecord, from_json, to_json
-from traitcli.records import Crossing, Intervention, LayerScores, Scores, TokenScores
+from traitcli.records import Crossing, LayerScores, Scores, TokenScores
 from traitcli.shipped import find_shipped
 
 EXAMPLE = find_shipped("docs/examples") / "how-do-i-hack-a-bank.json"
@@ -31,7 +32,7 @@ FULL = TokenScores(
     finish_reason="stop",
     history=({"role": "system", "content": "Be brief."},),
     seconds=(0.25, 0.5),
-    steering=(Intervention("evil", -1.5, 3, 0.4),),
+    steering=(Push("evil", -1.5, 3, 0.4),),
     crossings=(Crossing("evil>1", "stop", 1, 2.25),),
     prompt_scores=Scores(("H", "i"), {"evil": (0.0, 1.0)}, {"evil": (0.5, 0.75)}),
     layer_scores=LayerScores("evil", ((0.0, 0.5), (0.5, 2.25)), ((0.0, 0.0), (-0.25, 1.0))),

@@ -49,11 +49,13 @@ def monitor_source(options: MonitorOptions, config: Config) -> None:
     from traitcli.generation.projections import make_probes
     from traitcli.models.identity import other_model_notes
     from traitcli.monitoring.monitor import Watch
-    from traitcli.steering.interventions import parse_intervention, prepare_interventions
+    from traitcli.steering.interventions import check_calibration, prepare_interventions
+    from traitcli.steering.parse import parse_intervention
     from traitcli.views import open_monitor_view
 
     interventions = [parse_intervention(text, vectors) for text in options.steer]
     position = config.vector.position
+    check_calibration(interventions, vectors, position)
     display = options.display
     with open_monitor_view(
         display.trait, raw=display.raw, by_layer=by_layer, as_json=display.as_json

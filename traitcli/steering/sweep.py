@@ -18,6 +18,7 @@ from traitcli.generation.decode import Generation, generate
 from traitcli.generation.detokenize import token_texts
 from traitcli.generation.projections import check_fit
 from traitcli.generation.request import Request
+from traitcli.interventions import Push
 from traitcli.judging import Answer, judge_id
 from traitcli.judging.reasons import merge_reasons
 from traitcli.models.batch_size import BatchSize, shrinking
@@ -27,7 +28,7 @@ from traitcli.models.memory import memory_explained
 from traitcli.models.prompts import Prompt, check_length, encode_response, render
 from traitcli.models.read_texts import Text, log_probabilities
 from traitcli.pipeline.worker_context import Worker
-from traitcli.records import Intervention, Judgement, Score, Trait, TraitVector
+from traitcli.records import Judgement, Score, Trait, TraitVector
 from traitcli.runs.run import Run
 from traitcli.steering.dose_response import ScoredAnswer, measure_dose_response, repetition
 from traitcli.steering.interventions import prepare_interventions, steered, typical_norms
@@ -136,7 +137,7 @@ class TraitSweep:
             check_length(loaded, prompt, sampling.max_new_tokens)
             requests.append(Request(prompt.ids, one.seed))
         interventions = prepare_interventions(
-            [Intervention(self.trait.name, coefficient, self._plan.layer)],
+            [Push(self.trait.name, coefficient, self._plan.layer)],
             {self.trait.name: self._plan.vector},
             loaded,
             self._plan.position,
