@@ -121,7 +121,7 @@ def test_brakes_have_a_table_of_their_own_with_the_push_of_equal_effect():
 
     assert [line.rstrip() for line in lines[11:15]] == [
         "   brake             score   change  wrong  coherence  equal push",
-        "─────────────────────────────────────────────────────────────────",
+        "──────────────────────────────────────────────────────────────────",
         "✓  evil<=0@22       20 ± 4  −11 ± 3    10%         80    −3.1: 71",
         "   evil=ablate@all  20 ± 4        –    10%         80           –",
     ]
