@@ -146,8 +146,8 @@ def test_tokens_at_which_a_brake_held_are_underlined_and_counted():
 
     lines = terminal.lines()
     assert lines[2:4] == [
-        "  steered by evil ≤ +0.5 at layer 4, refusal ablated at every layer, refusal +1 at layer 3 "
-        "if evil",
+        "  steered by evil ≤ +0.5 at layer 4, refusal ablated at every layer, refusal +1 at "
+        "layer 3 if evil",
         "  > +1",
     ]
     assert "underlined: evil<=0.5@4 held at 1, refusal=1@3 if evil>1 held at 0 of 2 tokens" in lines

@@ -52,11 +52,11 @@ Questions = Annotated[
     int | None,
     typer.Option(metavar="N", min=1, help="Number of evaluation questions (default: all)."),
 ]
-Steer = Annotated[
+Brake = Annotated[
     list[str] | None,
     typer.Option(
         metavar="WAY",
-        help="Another way of steering to compare, for example evil=ablate, 'evil<=0' or "
+        help="Another way of steering to try too, for example evil=ablate, 'evil<=0' or "
         "'evil=-2 if evil>0'. Can be repeated.",
     ),
 ]
@@ -79,7 +79,7 @@ def steering(
     questions: Questions = None,
     max_new_tokens: MaxNewTokens = None,
     layer: Layer = "auto",
-    steer: Steer = None,
+    brake: Brake = None,
     persona: Persona = None,
     seed: Seed = None,
     show: Show = False,
@@ -121,7 +121,7 @@ def steering(
         questions=questions,
         layer=parse_layer(layer),
         seed=settings.extract.seed if seed is None else seed,
-        brakes=tuple(steer or ()),
+        brakes=tuple(brake or ()),
         persona=_parse_persona(persona),
     )
     rows = _run_sweeps(settings, names or (), run, sweep, trust_remote_code)
