@@ -169,7 +169,7 @@ MISTAKES = [
         "--doses and --coefficients cannot be used together",
     ),
     (["evil", "--brake", "evil<=0"], "cannot steer by evil<=0@2"),
-    (["evil", "--brake", "evil"], "invalid --steer evil"),
+    (["evil", "--brake", "evil"], "invalid --brake evil"),
     (["evil", "--persona", "evil"], "invalid --persona evil"),
     (["evil", "--coefficients=1e39"], "coeff 1e+39 is too large"),
 ]

@@ -203,7 +203,7 @@ def test_a_piped_chat_has_token_lines_on_stdout_and_the_rest_on_stderr(ended, mo
         *("prompt: How?", f"steered by evil +0.5 at layer {layer} (dose {dose})"),
         f"steered by evil ≤ +0.5 at layer {layer}, refusal +1 at layer 2 if evil > +1, refusal "
         "ablated at every layer",
-        "error: invalid --steer evil<=",
+        "error: invalid /steer evil<=",
         f"cause: {STEER_FORM}",
         f"fix:   {STEER_EXAMPLE}",
         "saved: saved.json",

@@ -507,7 +507,7 @@ def test_a_brake_is_generated_again_only_when_its_vectors_change(run_sweep, ledg
     ("brake", "kind", "problem"),
     [
         ("grumpy<=0", VectorError, "cannot steer by grumpy<=0@2"),
-        ("grumpy", UserError, "invalid --steer grumpy"),
+        ("grumpy", UserError, "invalid --brake grumpy"),
         ("other=ablate", UserError, "cannot steer other"),
     ],
 )

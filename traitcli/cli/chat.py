@@ -152,7 +152,7 @@ class _Chat:
         if text == "off":
             self._watching = replace(self._watching, steering=())
         elif text:
-            interventions = parse_interventions(text, session.vectors)
+            interventions = parse_interventions(text, session.vectors, "/steer")
             position = session.config.vector.position
             steering = prepare_interventions(
                 interventions, session.vectors, session.loaded, position

@@ -24,7 +24,9 @@ _NEXT = re.compile(r"\s+(?=[^\s<>=]+[<>]?=)")
 """What stands between two interventions; the condition of a gate has no equals sign."""
 
 
-def parse_intervention(text: str, vectors: Mapping[str, TraitVector]) -> Intervention:
+def parse_intervention(
+    text: str, vectors: Mapping[str, TraitVector], option: str = "--steer"
+) -> Intervention:
     """Read one intervention.
 
     Args:
@@ -32,6 +34,7 @@ def parse_intervention(text: str, vectors: Mapping[str, TraitVector]) -> Interve
             `refusal=1 if evil>1` (gate). `@14` behind the number or `ablate` names a layer instead
             of the vector's own; `evil=ablate@all` is at the output of every block.
         vectors: Trait -> vector.
+        option: The option or command that an error names.
 
     Raises:
         UserError: the text has another form, or names a trait without a vector.
@@ -56,16 +59,18 @@ def parse_intervention(text: str, vectors: Mapping[str, TraitVector]) -> Interve
         return Cap(trait, float(found["score"]), found["side"] == "<", layer)
 
     raise UserError(
-        f"invalid --steer {text}",
+        f"invalid {option} {text}",
         cause="expected TRAIT=COEFFICIENT, TRAIT=ablate, TRAIT<=SCORE, TRAIT>=SCORE or "
         "TRAIT=COEFFICIENT if TRAIT>SCORE; a layer follows as @LAYER",
         fix="for example evil=-2, evil=4@14, 'evil<=0.5' or 'refusal=1 if evil>1'",
     )
 
 
-def parse_interventions(text: str, vectors: Mapping[str, TraitVector]) -> tuple[Intervention, ...]:
+def parse_interventions(
+    text: str, vectors: Mapping[str, TraitVector], option: str = "--steer"
+) -> tuple[Intervention, ...]:
     """Read several interventions, separated by spaces; see `parse_intervention`."""
-    return tuple(parse_intervention(one, vectors) for one in _NEXT.split(text.strip()))
+    return tuple(parse_intervention(one, vectors, option) for one in _NEXT.split(text.strip()))
 
 
 def _trait_and_layer(found: re.Match[str], vectors: Mapping[str, TraitVector]) -> tuple[str, int]:

@@ -103,7 +103,7 @@ class SweepPlan:
         _check_vector(vector, self.position, self.layer)
         self.direction = vector.directions[self.position][self.layer]
         self.vectors = vectors
-        brakes = (parse_interventions(text, self.vectors) for text in sweep.brakes)
+        brakes = (parse_interventions(text, self.vectors, "--brake") for text in sweep.brakes)
         self.brakes = {" ".join(one.text for one in brake): brake for brake in brakes}
         """As a user types it, with its layers -> its interventions."""
         for brake in self.brakes.values():
