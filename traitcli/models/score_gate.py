@@ -116,7 +116,9 @@ class ScoreGate:
         memory = self._pass.memories.get(self)
         if memory is None:
             return
-        if self._pass.is_step:
+        # Rows that somebody else has dropped from a cache cannot be followed: all begin again.
+        is_known = len(memory) == self._pass.size
+        if self._pass.is_step and is_known:
             self.is_open = self._is_beyond(self._pass.rows_of(memory))
         elif self._pass.rows is None:
             del self._pass.memories[self]
