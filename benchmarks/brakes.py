@@ -220,6 +220,7 @@ def main() -> int:
         print(f"\n{name}, layer {vectors[name].layer}\n")
         header = "| way | score | change | removed | wrong way | perplexity | repetition | held |"
         print_table(header, rows)
+        sys.stdout.flush()  # a whole run takes minutes
     return 0
 
 

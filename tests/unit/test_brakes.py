@@ -20,6 +20,7 @@ from traitcli.generation.request import Request
 from traitcli.generation.sampling import pick, uniforms
 from traitcli.models.batch_size import BatchSize
 from traitcli.models.hooks import find_blocks
+from traitcli.models.padding import left_pad
 from traitcli.models.read_texts import Text, log_probabilities
 from traitcli.monitoring.summaries import Running, Summary
 from traitcli.steering.interventions import prepare_interventions, steered
@@ -216,6 +217,28 @@ def test_generate_of_transformers_writes_the_same_under_our_hooks(loaded, family
 
         own = tuple(token for token in found[0, len(request.ids) :].tolist() if token not in STOP)
         assert own == expected
+
+
+@pytest.mark.parametrize("name", ["several", "gate on a higher layer"])
+def test_generate_of_transformers_writes_the_same_for_a_padded_batch(loaded, name):
+    model, texts = replace(loaded("llama"), stop_ids=STOP), WAYS[name]
+    expected = [NaiveLoop(model, texts).write(request, GREEDY) for request in REQUESTS]
+    ids, mask = left_pad(PROMPTS, model.tokenizer.pad_token_id, torch.device("cpu"))
+
+    with steered(model, prepared(model, *texts)):
+        found = model.model.generate(
+            ids,
+            attention_mask=mask.long(),
+            do_sample=False,
+            max_new_tokens=24,
+            eos_token_id=list(STOP),
+            pad_token_id=model.tokenizer.pad_token_id,
+        )
+
+    for row, tokens in zip(found[:, ids.shape[1] :].tolist(), expected, strict=True):
+        # After its stop token, an answer is padded to the length of the longest.
+        end = next((at for at, token in enumerate(row) if token in STOP), len(row))
+        assert tuple(row[:end]) == tokens
 
 
 @torch.no_grad()
