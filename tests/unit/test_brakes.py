@@ -23,7 +23,8 @@ from traitcli.models.hooks import find_blocks
 from traitcli.models.padding import left_pad
 from traitcli.models.read_texts import Text, log_probabilities
 from traitcli.monitoring.summaries import Running, Summary
-from traitcli.steering.interventions import prepare_interventions, steered
+from traitcli.records import ClassStats
+from traitcli.steering.interventions import dose_notes, prepare_interventions, steered
 from traitcli.steering.parse import parse_intervention, parse_interventions
 
 VECTORS = {
@@ -555,6 +556,29 @@ def test_where_the_classes_are_the_other_way_round_a_cap_bounds_the_other_side(l
 
     assert found.min() > MIDPOINT - 1e-4
     assert found.max() > MIDPOINT + 0.1
+
+
+@pytest.mark.parametrize(
+    ("means", "notes"),
+    [
+        ((3, -1), []),
+        ((-9, -19), ["ablating evil gives all tokens a calibrated score of +2.8 at layer 2"]),
+        ((9, 5), ["ablating evil gives all tokens a calibrated score of -3.5 at layer 2"]),
+    ],
+)
+def test_an_ablation_away_from_the_middle_of_the_classes_is_noted(loaded, means, notes):
+    flat, model = np.ones(5, np.float32), loaded("llama")
+    stats = ClassStats(flat * means[0], flat * means[1], flat, flat)
+    vectors = {"evil": replace(VECTORS["evil"], stats={"response_avg": stats})}
+    for text in ("evil=ablate", "evil=ablate@all"):
+        ablated = prepare_interventions(
+            [parse_intervention(text, vectors)], vectors, model, "response_avg"
+        )
+
+        found = [note.partition(", ")[0] for note in dose_notes(ablated, model)]
+
+        assert found == notes
+    assert list(dose_notes(prepared(model, "plain=ablate"), model)) == []
 
 
 def test_a_plain_push_is_what_a_plain_hook_adds(loaded):

@@ -36,7 +36,8 @@ class PreparedIntervention:
     """An intervention with what it needs of the vectors.
 
     vector  float32 [H], what is added, or the direction that is removed or capped
-    probe   reads the calibrated score that a cap bounds or a gate watches
+    probe   reads the calibrated score that a cap bounds or a gate watches; also for an ablation, if
+            its vector has class means
     """
 
     intervention: Intervention
@@ -98,7 +99,7 @@ def prepare_interventions(
         layer = vector.layer if one.layer is None else one.layer
         _check_layer(one, layer, vector, loaded)
         probe = None
-        if isinstance(one, Cap):
+        if isinstance(one, Cap) or (isinstance(one, Ablate) and position in vector.stats):
             probe = Probe(vector, position, layer)
         elif isinstance(one, Gate):
             watched = vectors[one.when.trait]
@@ -292,8 +293,11 @@ def measure_doses(
 
 
 def dose_notes(prepared: Sequence[PreparedIntervention], loaded: LoadedModel) -> Iterator[str]:
-    """Warn of large doses, and of the layer after the final norm."""
-    for one in (each.intervention for each in prepared):
+    """Warn of large doses, of ablations that are none, and of the layer after the final norm."""
+    for each in prepared:
+        one = each.intervention
+        if isinstance(one, Ablate):
+            yield from _ablation_notes(one, each.probe)
         if not isinstance(one, Push | Gate):
             continue
         if one.dose > LARGE_DOSE:
@@ -303,6 +307,19 @@ def dose_notes(prepared: Sequence[PreparedIntervention], loaded: LoadedModel) ->
             )
         if one.layer == loaded.blocks:
             yield final_norm_note(one.layer)
+
+
+def _ablation_notes(one: Ablate, probe: Probe | None) -> Iterator[str]:
+    """Say what score is left, where that of a projection of 0 is as far out as a class."""
+    if probe is None:
+        return
+    left = float(probe.calibrate(np.zeros(1, np.float32))[0])
+    if abs(left) > 1:
+        yield (
+            f"ablating {one.trait} gives all tokens a calibrated score of {left:+.1f} at layer "
+            f"{probe.layer}, because both of its classes are on one side of 0; {one.trait}<=0 "
+            "bounds the score itself"
+        )
 
 
 def final_norm_note(layer: int) -> str:
