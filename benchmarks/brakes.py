@@ -34,7 +34,7 @@ from benchmarks.traits import OneModel, judge_texts, persona_request, print_tabl
 from traitcli.config import Config, load_config
 from traitcli.generation.decode import decode
 from traitcli.generation.detokenize import token_texts
-from traitcli.generation.projections import ProjectionReader
+from traitcli.generation.projections import ProjectionReader, make_probes
 from traitcli.generation.request import Request
 from traitcli.interventions import Intervention
 from traitcli.judging.likelihood import LikelihoodJudge
@@ -93,14 +93,15 @@ def answer(
     prepared = prepare_interventions(steering, vectors, loaded, config.vector.position)
     active = steered(loaded, prepared)
     tokens: dict[int, list[int]] = {index: [] for index in range(len(requests))}
-    held: list[bool] = []
-    reader = ProjectionReader([], loaded)
+    # The probe is not needed; where brakes held comes with its scores.
+    [probe] = make_probes([next(iter(vectors.values()))], loaded, config.vector.position).values()
+    reader = ProjectionReader([probe], loaded, more=active)
     with active:
         for step in decode(loaded, requests, config.extract.sampling, len(requests), reader):
             for index, token in step.written:
                 tokens[index].append(token)
-            held += marks_of(active.held(len(step.written)), len(step.written))
 
+    held = [row[1:].any() for text in reader.finished.values() for row in text.response]
     texts = tuple("".join(token_texts(loaded.tokenizer, ids)) for ids in tokens.values())
     return Answers(label, texts, fmean(held) if active.width else None)
 
@@ -132,15 +133,6 @@ def measure(
         repeated = fmean(repetition(encoded[i].response) for i in own)
         ways.append(Way(answers, tuple(scores[number]), perplexity, repeated))
     return ways
-
-
-def marks_of(columns: Sequence[object], count: int) -> list[bool]:
-    """Whether any brake held, for each token of a pass."""
-    marks = np.zeros(count, bool)
-    for column in columns:
-        if column is not None:
-            marks |= column.cpu().numpy()  # type: ignore[attr-defined]
-    return marks.tolist()
 
 
 def ways_of(loaded: LoadedModel, trait: Trait, vector: TraitVector, config: Config) -> list[str]:
