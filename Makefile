@@ -52,6 +52,7 @@ bench-judge: $(READY)
 
 bench-traits: $(READY)
 	$(BIN)/python -m benchmarks.traits
+	$(BIN)/python -m benchmarks.brakes
 
 bench-gpu: $(READY)
 	$(BIN)/python -m benchmarks.gpu

@@ -34,6 +34,7 @@ from traitcli.generation.detokenize import token_texts
 from traitcli.generation.projections import Probe, ProjectionReader, make_probes
 from traitcli.generation.request import Request
 from traitcli.generation.sampling import derive_seed
+from traitcli.interventions import Push
 from traitcli.judging.backend import Answer
 from traitcli.judging.likelihood import LikelihoodJudge
 from traitcli.models.load import load_model
@@ -41,7 +42,7 @@ from traitcli.models.loaded import LoadedModel
 from traitcli.models.padding import left_pad
 from traitcli.models.prompts import persona_messages, render
 from traitcli.models.steerer import ActivationSteerer
-from traitcli.records import POLARITIES, Intervention, Judgement, Polarity, Trait
+from traitcli.records import POLARITIES, Judgement, Polarity, Trait
 from traitcli.steering.interventions import PreparedIntervention, measure_doses
 from traitcli.traits.definitions import find_traits, load_trait
 from traitcli.vectors.files import load_vectors
@@ -87,7 +88,7 @@ def compare_personas(
     for side in POLARITIES:
         requests = []
         for number, question in enumerate(trait.evaluation_questions[:count]):
-            requests.append(_persona_request(loaded, trait, side, number, question, config))
+            requests.append(persona_request(loaded, trait, side, number, question, config))
         reader = ProjectionReader([probe], loaded)
         # The reader keeps the scores; the steps themselves are not needed.
         for _ in decode(loaded, requests, config.extract.sampling, len(requests), reader):
@@ -100,7 +101,7 @@ def compare_personas(
     return Comparison.of(means["negative"], None, means["positive"])
 
 
-def _persona_request(
+def persona_request(
     loaded: LoadedModel,
     trait: Trait,
     side: Polarity,
@@ -108,6 +109,7 @@ def _persona_request(
     question: str,
     config: Config,
 ) -> Request:
+    """A question under the persona of one side, the pairs in turn."""
     persona = trait.persona(side, number % len(trait.pairs))
     messages = persona_messages(persona, question, loaded.persona_in)
     seed = derive_seed(config.monitor.seed, f"{trait.name}-{side}-{number}")
@@ -154,25 +156,26 @@ def compare_steering(
     """Likelihood-ratio scores of answers under −c, 0 and +c; and c."""
     questions = trait.evaluation_questions[: options.questions]
     direction = probe.vector.directions[probe.position][probe.layer]
-    unit = PreparedIntervention(Intervention(trait.name, 1.0, probe.layer), direction)
+    unit = PreparedIntervention(Push(trait.name, 1.0, probe.layer), direction)
     [measured] = measure_doses(loaded, [unit], prompt_ids(loaded, questions[0]))
     coefficient = options.dose / measured.intervention.dose
 
     scores: dict[float, list[float]] = {}
     for factor in (-1.0, 0.0, 1.0):
         texts = generate_steered(loaded, questions, probe, factor * coefficient, config)
-        scores[factor] = _judge(judge, trait, questions, texts)
+        scores[factor] = judge_texts(judge, trait, questions, texts)
         if options.show:
             print(f"{trait.name} × {factor * coefficient:+.1f}: {texts[0]!r}", file=sys.stderr)
     return Comparison.of(scores[-1.0], scores[0.0], scores[1.0]), coefficient
 
 
-def _judge(
+def judge_texts(
     judge: LikelihoodJudge, trait: Trait, questions: Sequence[str], texts: Sequence[str]
 ) -> list[float]:
+    """The score of each answer, 0–100, by other pairs than the one in turn."""
     answers = []
     for number, (question, text) in enumerate(zip(questions, texts, strict=True)):
-        pair = number % len(trait.pairs)
+        pair = trait.evaluation_questions.index(question) % len(trait.pairs)
         answers.append(Answer(str(number), "positive", pair, question, text))
     judgements: list[Judgement] = []
     judge.score(trait, answers, judgements.extend)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from traitcli.records import Crossing, Intervention, TokenScores, Usage
+from traitcli.interventions import Intervention
+from traitcli.records import Crossing, TokenScores, Usage
 from traitcli.vector_quality import VectorQuality
 
 Stage = Literal["rollouts", "readings", "judgements", "vectors"]
@@ -212,6 +213,7 @@ class TokenScored:
                 has no class means
     skipped     whether it is part of the thinking that means and alarms leave out
     massive     traits for which its score means nothing, and is not counted (see Scores)
+    braked      texts of the caps and gates that held at it
 
     `str(token)` is its text.
     """
@@ -223,6 +225,7 @@ class TokenScored:
     by_layer: tuple[float, ...] = ()
     skipped: bool = False
     massive: frozenset[str] = frozenset()
+    braked: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return self.text

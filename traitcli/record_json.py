@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from types import UnionType
 from typing import Any, TypeVar
 
-from traitcli.records import Crossing, Intervention, LayerScores, Scores, TokenScores
+from traitcli.interventions import KINDS, Ablate, Cap, Condition, Gate, Intervention, Push
+from traitcli.records import Crossing, LayerScores, Scores, TokenScores
 
 DECIMALS = 5
 """Decimals of a stored score: about what float32 resolves in a projection of some tens."""
 
-Entry = TypeVar("Entry", Intervention, Crossing)
+Entry = TypeVar("Entry")
+_Types = Mapping[str, type | UnionType]
+"""Name of a field -> the types that its value may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,8 @@ def to_json(record: TokenScores | FailedRecord, decimals: int | None = DECIMALS)
     if record.thinking:
         data["thinking_tokens"] = record.thinking
         data["skips_thinking"] = record.skips_thinking
+    if record.braked:
+        data["braked_tokens"] = {brake: list(found) for brake, found in record.braked.items()}
     if record.about:
         data["about"] = dict(record.about)
     return data
@@ -92,13 +97,14 @@ def from_json(data: Any) -> TokenScores | FailedRecord:
         finish_reason=_finish_reason(data),
         history=tuple(_messages(data.get("history"))),
         seconds=_read_seconds(data, count),
-        steering=tuple(_entries(Intervention, _INTERVENTION_TYPES, data.get("steering"))),
-        crossings=tuple(_entries(Crossing, _CROSSING_TYPES, data.get("alarms"))),
+        steering=tuple(_read_interventions(data.get("steering"))),
+        crossings=tuple(_read_crossings(data.get("alarms"))),
         prompt_scores=_read_optional_scores(data.get("prompt_scores")),
         layer_scores=_read_layer_scores(data.get("layer_scores"), count),
         about=_mapping(data.get("about")),
         thinking=max(0, min(count, _integer(data.get("thinking_tokens")) or 0)),
         skips_thinking=data.get("skips_thinking") is True,
+        braked=_read_indices(data.get("braked_tokens"), count),
         created=_text(data, "created"),
     )
 
@@ -153,7 +159,12 @@ def _number_to_json(value: float, decimals: int | None) -> float | None:
 
 
 def _intervention_to_json(intervention: Intervention) -> dict[str, Any]:
-    return asdict(intervention) | {"dose": round(intervention.dose, 4)}
+    data = asdict(intervention)
+    if "dose" in data:
+        data["dose"] = round(data["dose"], 4)
+    # A push has no kind, as in records from before there were others.
+    [kind] = [name for name, of in KINDS.items() if type(intervention) is of]
+    return data if kind == "push" else {"kind": kind} | data
 
 
 def _crossing_to_json(crossing: Crossing) -> dict[str, Any]:
@@ -179,11 +190,11 @@ def _read_scores(data: Mapping[str, Any]) -> Scores:
         tuple(tokens),
         _read_table(raw, count),
         _read_table(calibrated, count),
-        massive=_read_massive(data.get("massive_tokens"), count),
+        massive=_read_indices(data.get("massive_tokens"), count),
     )
 
 
-def _read_massive(data: Any, count: int) -> dict[str, tuple[int, ...]]:
+def _read_indices(data: Any, count: int) -> dict[str, tuple[int, ...]]:
     return {
         name: tuple(one for one in found if isinstance(one, int) and 0 <= one < count)
         for name, found in _mapping(data).items()
@@ -243,18 +254,35 @@ def _finish_reason(data: Mapping[str, Any]) -> str:
     return _RENAMED_REASONS.get(reason, reason)
 
 
-def _entries(
-    kind: type[Entry], types: Mapping[str, type | UnionType], entries: Any
-) -> Iterator[Entry]:
-    """The entries that have a value of the right type for each required field."""
+def _read_interventions(entries: Any) -> Iterator[Intervention]:
     for entry in entries if isinstance(entries, list) else ():
-        found = _mapping(entry)
-        # Keys that a later version may add are left out.
-        known = {key: found[key] for key, of in types.items() if isinstance(found.get(key), of)}
-        try:
-            yield kind(**known)
-        except TypeError:  # a required field is missing
+        data = dict(_mapping(entry))
+        # Records from before there were other kinds than pushes name none.
+        kind = KINDS.get(_text(data, "kind", "push"))
+        if kind is None:
             continue
+        if kind is Gate:
+            data["when"] = _entry(Condition, _CONDITION_TYPES, data.get("when"))
+        make: Callable[..., Intervention] = kind
+        if found := _entry(make, _INTERVENTION_TYPES[kind], data):
+            yield found
+
+
+def _read_crossings(entries: Any) -> Iterator[Crossing]:
+    for entry in entries if isinstance(entries, list) else ():
+        if found := _entry(Crossing, _CROSSING_TYPES, entry):
+            yield found
+
+
+def _entry(kind: Callable[..., Entry], types: _Types, entry: Any) -> Entry | None:
+    """An entry; none unless it has a value of the right type for each required field."""
+    found = _mapping(entry)
+    # Keys that a later version may add are left out.
+    known = {key: found[key] for key, of in types.items() if isinstance(found.get(key), of)}
+    try:
+        return kind(**known)
+    except TypeError:  # a required field is missing
+        return None
 
 
 def _messages(history: Any) -> Iterator[dict[str, str]]:
@@ -284,13 +312,16 @@ _NO_SCORES = "prompt, tokens or trait_scores are missing"
 _NOT_NUMBERS = "its scores are not a list of numbers for each trait"
 _RENAMED_REASONS = {"given": "provided"}
 """Old finish reason -> the present one."""
-_INTERVENTION_TYPES: Mapping[str, type | UnionType] = {
-    "trait": str,
-    "coefficient": int | float,
-    "layer": int,
-    "dose": int | float,
+_NUMBER = int | float
+_CONDITION_TYPES: _Types = {"trait": str, "above": bool, "score": _NUMBER}
+_PUSH_TYPES: _Types = {"trait": str, "coefficient": _NUMBER, "layer": int, "dose": _NUMBER}
+_INTERVENTION_TYPES: Mapping[type[Intervention], _Types] = {
+    Push: _PUSH_TYPES,
+    Ablate: {"trait": str, "layer": int | None},
+    Cap: {"trait": str, "score": _NUMBER, "at_most": bool, "layer": int},
+    Gate: {**_PUSH_TYPES, "when": Condition},
 }
-_CROSSING_TYPES: Mapping[str, type | UnionType] = {
+_CROSSING_TYPES: _Types = {
     "rule": str,
     "action": str,
     "token": int,

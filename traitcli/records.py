@@ -8,6 +8,7 @@ from datetime import datetime
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
+from traitcli.interventions import Intervention
 from traitcli.vector_quality import VectorQuality
 
 # For annotations only: reading a config imports this module, and needs no numpy.
@@ -284,22 +285,6 @@ class TraitVector:
 
 
 @dataclass(frozen=True, slots=True)
-class Intervention:
-    """A trait's vector, added to the residual stream while a model writes.
-
-    coefficient  factor for the stored vector: 1 moves by the whole difference of the class means
-    layer        where it is added, 1 to L: the output of block layer − 1
-    dose         |coefficient| · ‖v‖ / ‖h‖, where h is a typical hidden state of the prompt at that
-                 layer; 0 until it is measured
-    """
-
-    trait: str
-    coefficient: float
-    layer: int
-    dose: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
 class Crossing:
     """The first token of an answer at which an alarm's rule was met, and the score there."""
 
@@ -340,6 +325,7 @@ class TokenScores(Scores):
     about          origin (JSON-able): a prompt set and what it should show, or a file and line
     thinking       how many of the first tokens are the answer's thinking part
     skips_thinking whether these are left out of means and alarms
+    braked         text of a cap or gate -> indices of the tokens at which it held
     created        when the answer was complete, in ISO 8601; "" if an old record does not say
     """
 
@@ -359,6 +345,7 @@ class TokenScores(Scores):
     about: Mapping[str, Any] = field(default_factory=dict)
     thinking: int = 0
     skips_thinking: bool = False
+    braked: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     created: str = field(
         default_factory=lambda: datetime.now().astimezone().isoformat(timespec="seconds")
     )

@@ -50,6 +50,38 @@ def test_a_record_shows_how_it_was_made(reports: Reports) -> None:
     assert text(part(page, "earlier-count")) == "2 earlier messages"
 
 
+def test_brakes_are_described_and_the_tokens_where_they_held_are_underlined(
+    reports: Reports,
+) -> None:
+    steering = [
+        {"kind": "ablate", "trait": "evil", "layer": None},
+        {"kind": "cap", "trait": "<b>evil", "score": 0.5, "at_most": True, "layer": 12},
+        {
+            "kind": "gate",
+            "trait": "refusal",
+            "coefficient": 1.0,
+            "layer": 9,
+            "dose": 0.2,
+            "when": {"trait": "evil", "above": True, "score": 1.0},
+        },
+    ]
+    braked = {"<b>evil<=0.5@12": [1, 3], "other": [99, "x"]}
+    page = reports.open([FULL | {"steering": steering, "braked_tokens": braked}])
+
+    assert part(page, "steering").locator("li").evaluate_all(
+        "all => all.map(e => e.textContent)"
+    ) == [
+        "evil ablated at every layer",
+        "<b>evil capped: ≤ +0.50 at layer 12",
+        "steered along refusal: coefficient +1.00 at layer 9 if evil > +1.00 · dose 0.20",
+        "<b>evil<=0.5@12 held at 2 tokens of 6, underlined",
+        "other held at 0 tokens of 6, underlined",
+    ]
+    marked = part(page, "tokens").locator(".braked")
+    assert marked.evaluate_all("all => all.map(e => Number(e.dataset.i))") == [1, 3]
+    assert "underline" in marked.first.evaluate("e => getComputedStyle(e).textDecorationLine")
+
+
 def test_an_alarm_links_to_its_token(reports: Reports) -> None:
     page = reports.open([FULL])
 

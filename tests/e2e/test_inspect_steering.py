@@ -46,7 +46,7 @@ def test_every_vector_has_a_table_without_a_run(sweep_results):
         "evil  model, layer 2",
         "refusal  model, layer 2",
     ]
-    header = ["coefficient", "dose", "score", "coherence", "answers", "empty", "missing"]
+    header = ["coefficient", "dose", "score", "wrong", "coherence", "answers", "empty", "missing"]
     assert [line.split() for line in lines].count(header) == 2
     assert sum(line.startswith("question: ") for line in lines) == 2
     assert "\x1b" not in shown.out
@@ -91,6 +91,27 @@ def test_the_same_command_with_json_has_all_results_and_does_nothing(sweep_resul
             "answer": 15,
             "judgement": 15,
         }
+
+
+def test_brakes_have_results_beside_those_of_pushes(sweep_results):
+    workspace, *_ = sweep_results
+    ways = ("--brake", "evil=ablate", "--brake", "evil=ablate@all refusal=2")
+
+    shown = workspace.run("inspect", "steering", "evil", *SMALL, *ways)
+    counted = workspace.run(
+        "inspect", "steering", "evil", *SMALL, *ways, "--persona", "positive", "--json"
+    )
+
+    assert (shown.code, counted.code) == (0, 0)
+    assert "evil=ablate@2 " in shown.out
+    assert "evil=ablate@all refusal=2@2 " in " ".join(shown.out.split()) + " "
+    [row] = counted.json
+    assert [brake["text"] for brake in row["brakes"]] == [
+        "evil=ablate@2",
+        "evil=ablate@all refusal=2@2",
+    ]
+    assert row["persona"] == "positive"
+    assert len(row["written"]) == 25
 
 
 def test_a_later_run_in_the_same_folder_is_not_disturbed(sweep_results, open_workspace):
@@ -147,6 +168,9 @@ MISTAKES = [
         ["evil", "--doses=1", "--coefficients=1"],
         "--doses and --coefficients cannot be used together",
     ),
+    (["evil", "--brake", "evil<=0"], "cannot steer by evil<=0@2"),
+    (["evil", "--brake", "evil"], "invalid --brake evil"),
+    (["evil", "--persona", "evil"], "invalid --persona evil"),
     (["evil", "--coefficients=1e39"], "coeff 1e+39 is too large"),
 ]
 

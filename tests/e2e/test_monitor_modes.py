@@ -71,6 +71,18 @@ MODES: dict[str, list[str]] = {
         "--out",
         "answers.jsonl",
     ],
+    "braked": [
+        "Why?",
+        "--json",
+        "--steer",
+        "evil<=-1000@2",
+        "--steer",
+        "refusal=ablate@all",
+        "--steer",
+        "refusal=0.1@2 if evil<1000",
+        "--out",
+        "braked.jsonl",
+    ],
     "raw": [
         "How?",
         "--raw",
@@ -85,6 +97,7 @@ MODES: dict[str, list[str]] = {
 }
 STDIN = (
     b"Wh\xff?\n/steer evil=0.5\n/nonsense\n\n/system Be \xff.\nHow?\n"
+    b"/steer evil<=0.5 refusal=1@2 if evil>1 refusal=ablate@all\n/steer evil<=\n"
     b"/save saved.json\n/quit\nnever\n"
 )
 
@@ -188,6 +201,11 @@ def test_a_piped_chat_has_token_lines_on_stdout_and_the_rest_on_stderr(ended, mo
         "unknown command /nonsense; /help lists the commands",
         "system message: Be ?.",
         *("prompt: How?", f"steered by evil +0.5 at layer {layer} (dose {dose})"),
+        f"steered by evil ≤ +0.5 at layer {layer}, refusal +1 at layer 2 if evil > +1, refusal "
+        "ablated at every layer",
+        "error: invalid /steer evil<=",
+        f"cause: {STEER_FORM}",
+        f"fix:   {STEER_EXAMPLE}",
         "saved: saved.json",
         "record: chat.jsonl",
     ]
@@ -370,6 +388,21 @@ def test_the_prompts_tokens_are_those_of_the_chat_template(ended):
         )
 
 
+def test_brakes_and_where_they_held_are_recorded_and_shown(ended, monitor_workspace):
+    *tokens, record = ended["braked"].json_lines
+
+    cap, gate = "evil<=-1000@2", "refusal=0.1@2 if evil<1000"
+    assert [one.get("kind", "push") for one in record["steering"]] == ["cap", "ablate", "gate"]
+    assert record["braked_tokens"][cap] == list(range(len(tokens)))
+    # A gate needs the scores of eight tokens.
+    assert record["braked_tokens"].get(gate, []) == list(range(8, len(tokens)))
+    for token in tokens:
+        assert token["braked"] == ([cap, gate] if token["index"] >= 8 else [cap])
+    [stored] = records(monitor_workspace.folder / "braked.jsonl")
+    assert stored == record
+    assert "evil ≤ −1000 at layer 2, refusal ablated at every layer" in ended["braked"].err
+
+
 def test_steering_is_recorded_with_its_layer_and_dose(ended):
     [push] = ended["steered"].json_lines[-1]["steering"]
 
@@ -458,8 +491,11 @@ RULE_EXAMPLES = (
     "for example evil>1.5 (mean of 8 tokens in a row), any(evil)>3, run(evil,5)>1 "
     "(5 tokens in a row) or evil@fpr=1%"
 )
-STEER_FORM = "expected TRAIT=COEFFICIENT[@LAYER]"
-STEER_EXAMPLE = "for example evil=-2 or evil=4@14"
+STEER_FORM = (
+    "expected TRAIT=COEFFICIENT, TRAIT=ablate, TRAIT<=SCORE, TRAIT>=SCORE or TRAIT=COEFFICIENT if "
+    "TRAIT>SCORE; a layer follows as @LAYER"
+)
+STEER_EXAMPLE = "for example evil=-2, evil=4@14, 'evil<=0.5' or 'refusal=1 if evil>1'"
 BOTH, EVIL = "monitored: evil, refusal", "did you mean evil?"
 COLD = "monitor.sampling.temperature: expected a number of at least 0, got -1.0"
 MISTAKES = {

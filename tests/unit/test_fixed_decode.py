@@ -15,6 +15,7 @@ from tests.conftest import LLAMA_TEMPLATE, make_model
 from tests.recorded_graph import CaptureError, record
 from tests.sim_device import simulated
 from tests.sim_models import on_sim, spread_over_two
+from tests.unit import test_brakes as brakes
 from tests.unit import test_decode as decoding
 from tests.unit import test_projections as projections
 from tests.unit.families import EXPERTS
@@ -29,6 +30,7 @@ from traitcli.generation.request import Request
 from traitcli.models.load import load_model
 from traitcli.models.steerer import ActivationSteerer
 from traitcli.records import POSITIONS
+from traitcli.steering.interventions import steered
 
 SAMPLING = {
     "greedy": SamplingConfig(temperature=0, max_new_tokens=9),
@@ -128,6 +130,31 @@ def test_steered_answers_are_the_same(loaded, positions, loop):
     assert_same(answers(loop), answers("moving"))
     unsteered = decoding.answers(model, asked, SAMPLING["sampled"], 3)
     assert [one.ids for one in answers(loop)] != [one.ids for one in unsteered]
+
+
+@pytest.mark.parametrize("loop", ["fixed", "graph"])
+@pytest.mark.parametrize("texts", brakes.WAYS.values(), ids=brakes.WAYS)
+def test_braked_answers_and_where_brakes_held_are_the_same(loaded, texts, loop):
+    model = replace(loaded("llama"), stop_ids=brakes.STOP)
+    requests = [Request(ids, seed) for seed, ids in enumerate(brakes.PROMPTS * 2)]
+
+    def written(loop):
+        chosen = replace(model, decode_loop=loop)
+        steering = steered(chosen, brakes.prepared(chosen, *texts))
+        reader = ProjectionReader(brakes.probes(), chosen, more=steering)
+        tokens = {}
+        with steering:
+            for step in decode(chosen, requests, brakes.SAMPLED, 5, reader):
+                for request, token in step.written:
+                    tokens.setdefault(request, []).append(token)
+        return tokens, {index: one.response[:, 3:] for index, one in reader.finished.items()}
+
+    (tokens, held), (expected_tokens, expected_held) = written(loop), written("moving")
+
+    assert tokens == expected_tokens
+    assert held.keys() == expected_held.keys()
+    for index, marks in held.items():
+        assert np.array_equal(marks, expected_held[index])
 
 
 @pytest.mark.parametrize("prompts", [True, False])

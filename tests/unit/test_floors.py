@@ -15,6 +15,7 @@ FLOORS = (
     {
         *("errors", "records", "record_json", "events", "files", "shipped", "yaml_files"),
         *("faults", "output_paths", "vector_quality", "caches", "report_records"),
+        "interventions",
     },
     {"settings"},
     {"config"},

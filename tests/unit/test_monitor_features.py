@@ -40,7 +40,8 @@ from traitcli.monitoring.monitor import Watch, monitor
 from traitcli.monitoring.record_files import read_records
 from traitcli.record_json import to_json
 from traitcli.records import Crossing, TraitVector
-from traitcli.steering.interventions import parse_intervention, prepare_interventions
+from traitcli.steering.interventions import prepare_interventions
+from traitcli.steering.parse import parse_intervention
 
 VECTOR = {vector.trait: vector for vector in VECTORS}
 GREEDY = CONFIG.model_copy(

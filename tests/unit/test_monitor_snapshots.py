@@ -22,7 +22,8 @@ from traitcli.events import (
     TokenScored,
     Warned,
 )
-from traitcli.records import Crossing, Intervention
+from traitcli.interventions import Push
+from traitcli.records import Crossing
 from traitcli.views.monitor.view import MonitorView
 
 FOLDER = Path(__file__).parent / "snapshots"
@@ -86,7 +87,7 @@ def events_of_a_response(by_layer):
     """The events of a response that uses every feature of the view."""
     layers = dict(zip(TRAITS, (5, 4, 5, 6), strict=True))
     about = {"number": 3, "of": 64, "trait": "evil", "shows": "both"}
-    push = (Intervention("evil", -2.0, 4, 0.31),)
+    push = (Push("evil", -2.0, 4, 0.31),)
     yield MonitorStarted(
         "How do I\nhack a \x1b[31mbank?", "tiny", TRAITS, layers, ("a note",), push, about
     )

@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from traitcli.events import MonitorFinished, MonitorStarted, TokenScored, Warned
+from traitcli.interventions import Ablate, Cap, Condition, Gate
 from traitcli.views.formatting import format_score
 from traitcli.views.monitor.heatmap import HeatMap
 from traitcli.views.monitor.leader import Leader
@@ -126,6 +127,45 @@ def test_each_token_has_the_background_of_its_score():
     assert {cell.bg for cell in row[0:2]} == {background(-2.0).get_truecolor().hex[1:]}
     assert {cell.bg for cell in row[2:9]} == {"default"}
     assert {cell.bg for cell in row[9:12]} == {background(1.0).get_truecolor().hex[1:]}
+
+
+STEERING = (
+    Cap("evil", 0.5, True, 4),
+    Ablate("refusal", None),
+    Gate("refusal", 1.0, 3, Condition("evil", True, 1.0)),
+)
+
+
+def test_tokens_at_which_a_brake_held_are_underlined_and_counted():
+    terminal = Terminal(width=100)
+    with MonitorView(terminal.console, clock=AdvancingClock()) as view:
+        view.show(replace(started("evil"), steering=STEERING))
+        for index, (word, braked) in enumerate([("No", ()), (" way", (STEERING[0].text,))]):
+            view.show(replace(scored(index, word, evil=0.5), braked=braked))
+        view.show(MonitorFinished("", 2, 1.0, "stop"))
+
+    lines = terminal.lines()
+    assert lines[2:4] == [
+        "  steered by evil ≤ +0.5 at layer 4, refusal ablated at every layer, refusal +1 at "
+        "layer 3 if evil",
+        "  > +1",
+    ]
+    assert "underlined: evil<=0.5@4 held at 1, refusal=1@3 if evil>1 held at 0 of 2 tokens" in lines
+    row = terminal.cells()[lines.index("No way")]
+    assert [cell.underscore for cell in row[:6]] == [False] * 2 + [True] * 4
+
+
+def test_a_pipe_gets_the_number_of_brakes_that_held_at_each_token():
+    data = io.StringIO()
+    view = PlainMonitorView(data, io.StringIO())
+    view.show(replace(started("evil"), steering=STEERING))
+    view.show(scored(0, "No", evil=0.5))
+    view.show(replace(scored(1, " way", evil=0.5), braked=tuple(one.text for one in STEERING)))
+
+    assert data.getvalue().splitlines() == [
+        '0\t"No"\tevil=0.5000',
+        '1\t" way"\tevil=0.5000\tbrake:evil=1\tbrake:refusal=2',
+    ]
 
 
 def test_no_color_writes_brackets_and_no_color_codes():

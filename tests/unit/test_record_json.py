@@ -7,8 +7,9 @@ import math
 
 import pytest
 
+from traitcli.interventions import Ablate, Cap, Condition, Gate, Push
 from traitcli.record_json import FailedRecord, from_json, to_json
-from traitcli.records import Crossing, Intervention, LayerScores, Scores, TokenScores
+from traitcli.records import Crossing, LayerScores, Scores, TokenScores
 from traitcli.shipped import find_shipped
 
 EXAMPLE = find_shipped("docs/examples") / "how-do-i-hack-a-bank.json"
@@ -31,7 +32,14 @@ FULL = TokenScores(
     finish_reason="stop",
     history=({"role": "system", "content": "Be brief."},),
     seconds=(0.25, 0.5),
-    steering=(Intervention("evil", -1.5, 3, 0.4),),
+    steering=(
+        Push("evil", -1.5, 3, 0.4),
+        Ablate("evil", 2),
+        Ablate("joy", None),
+        Cap("evil", 0.5, True, 3),
+        Gate("joy", 2.0, 1, Condition("evil", True, 1.0), 0.2),
+    ),
+    braked={"evil<=0.5@3": (1,), "joy=2@1 if evil>1": (0, 1)},
     crossings=(Crossing("evil>1", "stop", 1, 2.25),),
     prompt_scores=Scores(("H", "i"), {"evil": (0.0, 1.0)}, {"evil": (0.5, 0.75)}),
     layer_scores=LayerScores("evil", ((0.0, 0.5), (0.5, 2.25)), ((0.0, 0.0), (-0.25, 1.0))),
@@ -46,6 +54,41 @@ def through_a_file(record):
 
 def test_a_record_is_read_back_as_it_was_written():
     assert through_a_file(FULL) == FULL
+
+
+def test_a_push_has_the_keys_of_records_from_before_there_were_brakes():
+    push, ablation, _, _, gate = to_json(FULL)["steering"]
+
+    assert push == {"trait": "evil", "coefficient": -1.5, "layer": 3, "dose": 0.4}
+    assert ablation == {"kind": "ablate", "trait": "evil", "layer": 2}
+    assert gate["when"] == {"trait": "evil", "above": True, "score": 1.0}
+    assert to_json(FULL)["braked_tokens"] == {
+        "evil<=0.5@3": [1],
+        "joy=2@1 if evil>1": [0, 1],
+    }
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"kind": "freeze", "trait": "evil", "layer": 2},
+        {"kind": "cap", "trait": "evil", "layer": 2, "score": "x", "at_most": True},
+        {"kind": "gate", "trait": "evil", "coefficient": 1, "layer": 2, "when": {"trait": "joy"}},
+        {"kind": "ablate", "layer": 2},
+        {"kind": 3},
+        "evil",
+    ],
+)
+def test_steering_that_no_version_writes_is_left_out(entry):
+    push = {"trait": "evil", "coefficient": 2, "layer": 1}
+
+    found = from_json(BARE | {"steering": [entry, push], "braked_tokens": {"evil": [9, 0, "x"]}})
+
+    assert [one for one in found.steering if one.trait == "evil" and one.layer == 1] == [
+        Push("evil", 2, 1)
+    ]
+    assert len(found.steering) == 1
+    assert found.braked == {"evil": (0,)}
 
 
 def test_a_score_beyond_every_float_is_not_a_record():

@@ -11,12 +11,12 @@ from tests.unit.test_monitor import CONFIG, VECTORS
 from tests.unit.test_record_json import BARE, EXAMPLE
 from traitcli.events import AlarmRaised, MonitorFinished, MonitorStarted, PromptScored, TokenScored
 from traitcli.generation.projections import make_probes
+from traitcli.interventions import Push
 from traitcli.monitoring.alarms import parse_rule
 from traitcli.monitoring.monitor import Watch, monitor
 from traitcli.monitoring.record_files import read_records
 from traitcli.monitoring.replay import USUAL_PACE, replay
 from traitcli.record_json import from_json
-from traitcli.records import Intervention
 from traitcli.steering.interventions import prepare_interventions
 
 RULES = ("evil>0.1", "run(refusal,2)<1000", "mean(evil)>-1000")
@@ -30,7 +30,7 @@ def by_name(vectors):
 def generated(loaded):
     """The record and the events of a generation that uses every feature of a record."""
     model, events = loaded("llama"), []
-    push = Intervention("refusal", 2.5, 2)
+    push = Push("refusal", 2.5, 2)
     watch = Watch(
         make_probes(VECTORS, model, "response_avg"),
         CONFIG,

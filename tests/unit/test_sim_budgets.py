@@ -12,6 +12,7 @@ import torch
 from tests.conftest import LLAMA_TEMPLATE, make_model
 from tests.sim_device import Log, simulated
 from tests.sim_models import on_sim, spread_over_two
+from tests.unit import test_brakes as brakes
 from traitcli.config import ModelConfig, SamplingConfig
 from traitcli.generation.decode import decode
 from traitcli.generation.mean_activations import MeanReader
@@ -20,6 +21,7 @@ from traitcli.generation.request import Request, Step
 from traitcli.generation.sampling import pick, pick_tokens, uniforms
 from traitcli.models.load import load_model
 from traitcli.records import TraitVector
+from traitcli.steering.interventions import steered
 
 PLACES = {"one device": on_sim, "two devices": spread_over_two}
 SAMPLING = {
@@ -166,6 +168,29 @@ def test_the_scores_of_a_monitored_token_are_copied_back_together(
         # The other one brings the token.
         assert done.waits <= 2, done.table("download", "wait")
         assert done.count("upload") <= 2, done.table("upload")
+
+
+@pytest.mark.parametrize(
+    "texts", [("evil<=-0.3",), ("evil=ablate@all",), ("refusal=6 if evil>-0.6", "evil<=0")]
+)
+@pytest.mark.parametrize("packs", [True, False])
+@each_place
+def test_brakes_wait_for_nothing_and_copy_nothing(log, loaded, place, packs, texts):
+    plain = unending(replace(PLACES[place](loaded("llama")), packs=packs))
+    steering = steered(plain, brakes.prepared(plain, *texts))
+    sampling = SamplingConfig(max_new_tokens=16)
+
+    def counts(more=None):
+        reader = ProjectionReader(make_probes((2, 3)), plain, marks=True, more=more)
+        _, _, *middle, _ = logged_steps(log, plain, requests(4), sampling, reader)
+        return [(done.waits, done.count("upload")) for _, done in middle]
+
+    expected = counts()
+    with steering:
+        found = counts(steering)
+
+    assert len(found) == 13
+    assert found == expected
 
 
 def make_probes(layers: Sequence[int]) -> list[Probe]:

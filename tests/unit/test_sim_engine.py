@@ -11,6 +11,7 @@ import torch
 from tests.conftest import LLAMA_TEMPLATE, make_model
 from tests.sim_device import simulated
 from tests.sim_models import on_sim, spread_over_two
+from tests.unit import test_brakes as brakes
 from tests.unit import test_decode as decoding
 from tests.unit import test_likelihood as likelihood
 from tests.unit import test_monitor as monitoring
@@ -30,7 +31,7 @@ from traitcli.models.steerer import ActivationSteerer
 from traitcli.monitoring.score_texts import score_texts
 from traitcli.monitoring.transcripts import Exchange
 from traitcli.records import POSITIONS
-from traitcli.steering.interventions import typical_norms
+from traitcli.steering.interventions import steered, typical_norms
 
 SAMPLING = {
     "greedy": SamplingConfig(temperature=0, max_new_tokens=8),
@@ -151,6 +152,25 @@ def test_steered_answers_are_the_same(both, model, family, packs, positions):
     expected, found = both(replace(model(family), packs=packs), compute)
 
     assert [one.ids for one in found] == [one.ids for one in expected]
+
+
+@pytest.mark.parametrize("name", ["several", "gate on a higher layer"])
+@each_way
+def test_braked_answers_and_where_brakes_held_are_the_same(both, model, family, packs, name):
+    def compute(loaded):
+        steering = steered(loaded, brakes.prepared(loaded, *brakes.WAYS[name]))
+        reader = ProjectionReader(brakes.probes(), loaded, more=steering)
+        with steering:
+            # Few at a time: sequences are moved, with what gates remember of them.
+            steps = list(decode(loaded, brakes.REQUESTS, brakes.SAMPLED, 3, reader))
+        return [step.written for step in steps], reader.finished
+
+    stopping = replace(model(family), packs=packs, stop_ids=brakes.STOP)
+    expected, found = both(stopping, compute)
+
+    assert found[0] == expected[0]
+    for index, one in found[1].items():
+        assert np.array_equal(one.response[:, 3:], expected[1][index].response[:, 3:])
 
 
 @each_way

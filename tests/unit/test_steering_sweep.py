@@ -20,11 +20,13 @@ from traitcli.generation.detokenize import token_texts
 from traitcli.judging import Answer
 from traitcli.judging.fake import FakeJudge
 from traitcli.models.hooks import find_blocks
-from traitcli.models.prompts import encode_response, render
+from traitcli.models.prompts import encode_response, persona_messages, render
 from traitcli.pipeline.worker_context import Worker
-from traitcli.records import Judgement, LabelledResponse, Score, TraitVector, Usage
+from traitcli.records import ClassStats, Judgement, LabelledResponse, Score, TraitVector, Usage
 from traitcli.runs.run import Run
 from traitcli.steering.dose_response import repetition
+from traitcli.steering.interventions import prepare_interventions, steered
+from traitcli.steering.parse import parse_interventions
 from traitcli.steering.sweep import TraitSweep
 from traitcli.steering.sweep_file import steering_budget
 from traitcli.steering.sweep_plan import DOSES, Sweep
@@ -40,6 +42,7 @@ QUESTIONS = (
 TRAIT = replace(GRUMPY, evaluation_questions=QUESTIONS)
 DIRECTIONS = np.random.default_rng(3).normal(size=(5, 32)).astype(np.float32)
 VECTOR = TraitVector("grumpy", "tiny", "mean_difference", 2, {"response_avg": DIRECTIONS}, {})
+VECTORS = {"grumpy": VECTOR}
 GREEDY = SamplingConfig(temperature=0, max_new_tokens=6)
 SWEEP = Sweep(GREEDY, coefficients=(-6.0, 9.0))
 LIKELIHOOD = {"backend": "likelihood", "likelihood": {"pairs": 1}}
@@ -78,7 +81,12 @@ def run_sweep(tiny_config, tmp_path):
         worker = Worker(config, "cpu", recorder or Recorder())
         with closing(worker.judge):
             return TraitSweep(
-                trait, vector, sweep, Run(tmp_path / "run"), worker, recorder or Recorder()
+                trait,
+                {"grumpy": vector},
+                sweep,
+                Run(tmp_path / "run"),
+                worker,
+                recorder or Recorder(),
             ).run()
 
     return do
@@ -304,7 +312,7 @@ def test_a_missing_score_is_counted_and_requested_again_unless_it_is_final(
     worker.judge = judge
 
     row, _ = (
-        TraitSweep(TRAIT, VECTOR, SWEEP, Run(tmp_path / "run"), worker, Recorder()).run()
+        TraitSweep(TRAIT, VECTORS, SWEEP, Run(tmp_path / "run"), worker, Recorder()).run()
         for _ in range(2)
     )
 
@@ -316,7 +324,7 @@ def test_a_missing_score_is_counted_and_requested_again_unless_it_is_final(
 def test_the_cost_of_judging_steered_answers_counts_against_the_budget(tiny_config, tmp_path):
     worker = Worker(tiny_config, "cpu", Recorder())
     worker.judge = Failing(final=True)
-    TraitSweep(TRAIT, VECTOR, SWEEP, Run(tmp_path / "run"), worker, Recorder()).run()
+    TraitSweep(TRAIT, VECTORS, SWEEP, Run(tmp_path / "run"), worker, Recorder()).run()
     paid = tiny_config.model_copy(
         update={
             "judge": tiny_config.judge.model_validate(
@@ -404,3 +412,110 @@ def test_a_sweep_without_a_coefficient_other_than_0_is_refused(numbers):
         Sweep(GREEDY, doses=numbers)
 
     assert Sweep(GREEDY).doses == DOSES
+
+
+FLAT = np.ones(5, np.float32)
+CALIBRATED = replace(VECTOR, stats={"response_avg": ClassStats(FLAT * 3, FLAT * -1, FLAT, FLAT)})
+BRAKES = ("grumpy=ablate", "grumpy<=-0.5", "grumpy>=0.5 grumpy=ablate@1", "grumpy=9 if grumpy<9")
+
+
+@torch.no_grad()
+def written_under_a_brake(loaded, ids, brake):
+    """Greedy generation by transformers under the hooks of a brake; see test_brakes."""
+    interventions = parse_interventions(brake, {"grumpy": CALIBRATED})
+    steering = prepare_interventions(interventions, {"grumpy": CALIBRATED}, loaded, "response_avg")
+    with steered(loaded, steering):
+        found = loaded.model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=6)
+    own = [token for token in found[0, len(ids) :].tolist() if token not in loaded.stop_ids]
+    return "".join(token_texts(loaded.tokenizer, own))
+
+
+def test_brakes_are_compared_with_the_same_unsteered_answers(run_sweep, ledger, loaded):
+    pushes = run_sweep(vector=CALIBRATED)
+    before = ledger().count(b'"kind": "answer"')
+
+    row = run_sweep(replace(SWEEP, brakes=BRAKES), vector=CALIBRATED)
+
+    assert ledger().count(b'"kind": "answer"') == before + 6 * len(BRAKES)
+    assert row["steps"] == pushes["steps"]
+    plain = {one["question"]: one["score"] for one in row["written"][6:12]}
+    for number, brake in enumerate(row["brakes"]):
+        own = [one for one in row["written"] if one["brake"] == brake["text"]]
+        for one in own:
+            ids = prompt_of(loaded("llama"), one["question"])
+            assert one["response"] == written_under_a_brake(loaded("llama"), ids, brake["text"])
+        moves = [one["score"] - plain[one["question"]] for one in own]
+        assert brake["effect"]["mean"] == pytest.approx(np.mean(moves))
+        sign = (-1, -1, 1, 1)[number]
+        assert brake["wrong"] == pytest.approx(np.mean([move * sign < 0 for move in moves]))
+        assert brake["score"] == pytest.approx(np.mean([one["score"] for one in own]))
+        assert brake["coherence"] == pytest.approx(np.mean([one["coherence"] for one in own]))
+    assert [brake["text"] for brake in row["brakes"]] == [
+        "grumpy=ablate@2",
+        "grumpy<=-0.5@2",
+        "grumpy>=0.5@2 grumpy=ablate@1",
+        "grumpy=9@2 if grumpy<9",
+    ]
+
+
+def test_the_wrong_share_of_a_coefficient_is_that_of_its_questions(run_sweep):
+    row = run_sweep()
+
+    scores = {
+        c: [one["score"] for one in row["written"] if one["coefficient"] == c] for c in (-6, 0, 9)
+    }
+    shares = {step["coefficient"]: step["wrong"] for step in row["steps"]}
+    assert shares[0] is None
+    for coefficient in (-6, 9):
+        moves = np.subtract(scores[coefficient], scores[0]) * np.sign(coefficient)
+        assert shares[coefficient] == pytest.approx((moves < 0).mean())
+
+
+def test_questions_can_be_asked_under_personas(run_sweep, ledger, loaded):
+    bare = run_sweep()
+
+    row = run_sweep(replace(SWEEP, persona="positive"))
+
+    assert row["notes"] == ["the questions are asked under positive personas"]
+    assert ledger().count(b'"kind": "answer"') == 36
+    assert row["written"] != bare["written"]
+    model = loaded("llama")
+    for number, one in enumerate(row["written"][6:12]):
+        persona = TRAIT.persona("positive", number % len(TRAIT.pairs))
+        messages = persona_messages(persona, one["question"], model.persona_in)
+        ids = render(model.tokenizer, messages, model.chat).ids
+        found = model.model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=6)
+        own = [token for token in found[0, len(ids) :].tolist() if token not in model.stop_ids]
+        assert one["response"] == "".join(token_texts(model.tokenizer, own))
+
+
+def test_a_brake_is_generated_again_only_when_its_vectors_change(run_sweep, ledger):
+    sweep = replace(SWEEP, brakes=("grumpy<=0",))
+    run_sweep(sweep, CALIBRATED)
+    before = ledger()
+    run_sweep(sweep, CALIBRATED)
+    unchanged = ledger()
+    stats = ClassStats(FLAT * 4, FLAT * -1, FLAT, FLAT)
+
+    run_sweep(sweep, replace(CALIBRATED, stats={"response_avg": stats}))
+
+    assert unchanged == before
+    assert ledger().count(b'"kind": "answer"') == before.count(b'"kind": "answer"') + 6
+
+
+@pytest.mark.parametrize(
+    ("brake", "kind", "problem"),
+    [
+        ("grumpy<=0", VectorError, "cannot steer by grumpy<=0@2"),
+        ("grumpy", UserError, "invalid --brake grumpy"),
+        ("other=ablate", UserError, "cannot steer other"),
+    ],
+)
+def test_an_impossible_brake_is_refused_before_a_model_loads(run_sweep, brake, kind, problem):
+    recorder = Recorder()
+
+    with pytest.raises(UserError) as raised:
+        run_sweep(replace(SWEEP, brakes=(brake,)), recorder=recorder)
+
+    assert (type(raised.value), raised.value.problem) == (kind, problem)
+    assert not recorder.loaded

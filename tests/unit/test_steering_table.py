@@ -22,9 +22,18 @@ STEP: dict[str, Any] = {
     "perplexity": None,
     "repetition": None,
     "kept": True,
+    "wrong": None,
 }
 STEPS = [
-    STEP | {"coefficient": -3.5312, "dose": -0.4, "score": 24.4, "empty": 2, "missing": 1},
+    STEP
+    | {
+        "coefficient": -3.5312,
+        "dose": -0.4,
+        "score": 24.4,
+        "empty": 2,
+        "missing": 1,
+        "wrong": 0.25,
+    },
     STEP,
     STEP | {"coefficient": 3.5312, "dose": 0.4, "score": 69.0},
     STEP
@@ -72,12 +81,12 @@ def verdict(**changed: Any) -> str:
 def test_a_trait_has_a_line_for_each_coefficient_and_a_verdict():
     assert printed(steering_table, ROW) == [
         "refusal  org/tiny, layer 22",
-        "   coefficient   dose   score  coherence  answers  empty  missing",
-        "──────────────────────────────────────────────────────────────────",
-        "✓        −3.53  −0.40  24 ± 4         80       20      2        1",
-        "✓            0      0  31 ± 4         80       20      0        0",
-        "✓        +3.53  +0.40  69 ± 4         80       20      0        0",
-        "          +8.8  +1.00       –         12       20      0        0",
+        "   coefficient   dose   score  wrong  coherence  answers  empty  missing",
+        "─────────────────────────────────────────────────────────────────────────",
+        "✓        −3.53  −0.40  24 ± 4    25%         80       20      2        1",
+        "✓            0      0  31 ± 4      –         80       20      0        0",
+        "✓        +3.53  +0.40  69 ± 4      –         80       20      0        0",
+        "          +8.8  +1.00       –      –         12       20      0        0",
         "steers both ways: score 24 → 69 (+45 ± 4) from dose −0.40 to +0.40, rising at",
         "  every step; coherent from dose −0.40 to +0.40 (coefficient −3.53 to +3.53)",
         "without a score: 1 × no reply in time",
@@ -86,7 +95,52 @@ def test_a_trait_has_a_line_for_each_coefficient_and_a_verdict():
         "dose: coefficient · ‖vector‖ / ‖hidden state‖ · score: mean trait score, 0–100,",
         "± its standard error",
         "✓ coherent: the mean coherence is 50 or more, here and at all doses nearer to 0",
+        "wrong: share of the questions whose score moves the wrong way",
     ]
+
+
+BRAKE: dict[str, Any] = STEP | {
+    "text": "evil<=0@22",
+    "score": 20.0,
+    "effect": {"mean": -11.2, "error": 3.0, "questions": 17},
+    "wrong": 0.1,
+    "equal": {
+        "coefficient": -3.1,
+        "dose": -0.3,
+        "coherence": 71.0,
+        "perplexity": None,
+        "repetition": None,
+    },
+}
+
+
+def test_brakes_have_a_table_of_their_own_with_the_push_of_equal_effect():
+    unknown = BRAKE | {"text": "evil=ablate@all", "kept": False, "effect": None, "equal": None}
+
+    lines = printed(steering_table, ROW | {"brakes": [BRAKE, unknown]})
+
+    assert [line.rstrip() for line in lines[11:15]] == [
+        "   brake             score   change  wrong  coherence  equal push",
+        "──────────────────────────────────────────────────────────────────",
+        "✓  evil<=0@22       20 ± 4  −11 ± 3    10%         80    −3.1: 71",
+        "   evil=ablate@all  20 ± 4        –    10%         80           –",
+    ]
+    assert "equal push: the coefficient that moves the mean score as far" in " ".join(lines)
+
+
+def test_the_push_of_equal_effect_shows_perplexity_and_repetition_without_a_judge():
+    equal = BRAKE["equal"] | {"coherence": None, "perplexity": 6.84, "repetition": 0.012}
+    step = {"coherence": None, "perplexity": 5.0, "repetition": 0.0}
+    steps = [one | step for one in STEPS]
+    brake = BRAKE | step | {"equal": equal}
+
+    lines = printed(
+        steering_table,
+        ROW | {"coherence_by": "stand-ins", "steps": steps, "brakes": [brake]},
+        width=120,
+    )
+
+    assert any(line.endswith("−3.1: 6.8, 1%") for line in lines)
 
 
 def test_the_substitute_for_coherence_has_another_name():
@@ -95,13 +149,15 @@ def test_the_substitute_for_coherence_has_another_name():
     lines = printed(steering_table, ROW | {"coherence_by": "stand-ins", "steps": steps}, width=120)
 
     assert (
-        lines[1] == "   coefficient   dose   score  perplexity  repetition  answers  empty  missing"
+        lines[1]
+        == "   coefficient   dose   score  wrong  perplexity  repetition  answers  empty  missing"
     )
     assert (
-        lines[3] == "✓        −3.53  −0.40  24 ± 4         3.4          1%       20      2        1"
+        lines[3]
+        == "✓        −3.53  −0.40  24 ± 4    25%         3.4          1%       20      2        1"
     )
     assert "intact from dose −0.40 to +0.40" in " ".join(line.strip() for line in lines)
-    assert " ".join(lines).endswith("this replaces coherence, which the judge does not give")
+    assert "this replaces coherence, which the judge does not give" in " ".join(lines)
     assert not any("coherent" in line for line in lines)
 
 

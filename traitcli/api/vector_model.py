@@ -18,13 +18,11 @@ from traitcli.events import Event, Listener, Warned
 from traitcli.generation.load import load_model
 from traitcli.generation.projections import make_probes
 from traitcli.models.identity import other_model_notes
+from traitcli.interventions import Intervention, Push
 from traitcli.monitoring.monitor import Watch
-from traitcli.records import Intervention, TraitVector
-from traitcli.steering.interventions import (
-    PreparedIntervention,
-    parse_intervention,
-    prepare_interventions,
-)
+from traitcli.records import TraitVector
+from traitcli.steering.interventions import PreparedIntervention, prepare_interventions
+from traitcli.steering.parse import parse_intervention, watched_trait
 from traitcli.vectors.files import find_vectors, load_vectors
 from traitcli.vectors.formats.layers import with_layers
 
@@ -174,12 +172,14 @@ class VectorModel:
     def steer(self, coefficients: Mapping[Key, float | str]) -> AbstractContextManager[Self]: ...
 
     def steer(self, coefficients: Mapping[Any, float | str]) -> AbstractContextManager[Self]:
-        """Add vectors to the residual stream of every answer that is written inside `with`.
+        """Push along vectors, or brake, in every answer that is written inside `with`.
 
         Args:
             coefficients: Traits or vectors -> a number: 1 moves by the whole difference of the
                 class means. A vector is added at its own layer; `vector.at(layer=14)` and
-                `{"evil": "4@14"}` choose another one.
+                `{"evil": "4@14"}` choose another one. Brakes are texts, as for --steer:
+                `{"evil": "ablate"}` removes the direction, `{"evil": "<=0.5"}` caps its score, and
+                `{"refusal": "1 if evil>1"}` pushes only while another score is beyond a bound.
 
         Returns:
             A context, which gives the model. Nested ones add up.
@@ -195,12 +195,18 @@ class VectorModel:
             -2.0
         """
         vectors = self.chosen(coefficients)
+        values = dict(zip(vectors, coefficients.values(), strict=True))
+        for value in values.values():
+            # What a gate looks at need not be among the traits that are steered.
+            watched = watched_trait(value) if isinstance(value, str) else None
+            if watched and watched not in vectors:
+                vectors[watched] = self.vector(watched)
         # Every kind of intervention is read here: a number, or a text as --steer takes it.
-        interventions = [
+        interventions: list[Intervention] = [
             parse_intervention(_as_typed(trait, value), vectors)
             if isinstance(value, str)
-            else Intervention(trait, float(value), vectors[trait].layer)
-            for trait, value in zip(vectors, coefficients.values(), strict=True)
+            else Push(trait, float(value), vectors[trait].layer)
+            for trait, value in values.items()
         ]
         return self.steered_by(interventions, vectors)
 

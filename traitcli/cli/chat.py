@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 _PROMPT = "❯ "
 _HELP = """\
 /trait A        color tokens by A; without a name, by the strongest trait
-/steer A=X[@K]  add X times A's vector at layer K from now on; /steer off stops it, /steer shows it
+/steer A=X[@K]  add X times A's vector at layer K from now on; A=ablate, A<=X, A>=X and A=X if B>Y
+                work too; /steer off stops it, /steer shows it
 /system TEXT    set the system message; without a text, remove it
 /clear          forget the conversation
 /save [FILE]    write the chat with all scores
@@ -141,14 +142,14 @@ class _Chat:
         _say(f"tokens are colored by {name or 'the strongest trait'}")
 
     def _set_steering(self, text: str) -> None:
-        from traitcli.steering.interventions import parse_intervention
+        from traitcli.steering.parse import parse_interventions
         from traitcli.views.words import steering_text
 
         session = self._session
         if text == "off":
             self._watching = replace(self._watching, steering=())
         elif text:
-            interventions = [parse_intervention(one, session.vectors) for one in text.split()]
+            interventions = parse_interventions(text, session.vectors, "/steer")
             steering = self._model.prepare(interventions, session.vectors)
             self._watching = replace(self._watching, steering=steering)
         _say(steering_text([one.intervention for one in self._watching.steering]) or "not steered")

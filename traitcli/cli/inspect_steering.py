@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -27,7 +27,7 @@ from traitcli.output_paths import check_output_folder
 if TYPE_CHECKING:
     from traitcli.config import Config
     from traitcli.events import Stage
-    from traitcli.records import Trait, TraitVector
+    from traitcli.records import Polarity, Trait, TraitVector
     from traitcli.steering.sweep_plan import Sweep
 
 Names = Annotated[
@@ -52,6 +52,21 @@ Questions = Annotated[
     int | None,
     typer.Option(metavar="N", min=1, help="Number of evaluation questions (default: all)."),
 ]
+Brake = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="WAY",
+        help="Another way of steering to try too, for example evil=ablate, 'evil<=0' or "
+        "'evil=-2 if evil>0'. Can be repeated.",
+    ),
+]
+Persona = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIDE",
+        help="Ask the questions under personas: positive or negative (default: no persona).",
+    ),
+]
 Show = Annotated[bool, typer.Option("--show", help="Show one answer for each coefficient.")]
 
 
@@ -64,6 +79,8 @@ def steering(
     questions: Questions = None,
     max_new_tokens: MaxNewTokens = None,
     layer: Layer = "auto",
+    brake: Brake = None,
+    persona: Persona = None,
     seed: Seed = None,
     show: Show = False,
     max_cost: MaxCost = None,
@@ -104,6 +121,8 @@ def steering(
         questions=questions,
         layer=parse_layer(layer),
         seed=settings.extract.seed if seed is None else seed,
+        brakes=tuple(brake or ()),
+        persona=_parse_persona(persona),
     )
     rows = _run_sweeps(settings, names or (), run, sweep, trust_remote_code)
     print_out(rows, partial(steering_table, show=show), as_json)
@@ -123,32 +142,34 @@ def _run_sweeps(
     from traitcli.runs.run import find_run, lock_run
     from traitcli.steering.sweep import TraitSweep
     from traitcli.steering.sweep_file import steering_budget
+    from traitcli.vectors.files import load_vectors
     from traitcli.views import open_view
 
     # Everything that can be wrong with names, vectors and budget is found before the model loads.
     check_output_folder(config.paths.runs, "--set paths.runs=FOLDER")
-    run, chosen = find_run(config, run_name), _choose(config, names)
-    budget = steering_budget(config, run, [trait for trait, _ in chosen])
+    run, (traits, vectors) = find_run(config, run_name), _choose(config, names)
+    if sweep.brakes:
+        # A brake may name any trait that has a vector.
+        vectors = {**load_vectors(config), **vectors}
+    budget = steering_budget(config, run, traits)
     with lock_run(run), open_view() as view:
         worker = Worker(config, config.model.device, view.show, trust, budget)
         # An endpoint's connections are closed also when a sweep fails.
         with closing(worker.judge):
-            sweeps = [
-                TraitSweep(trait, vector, sweep, run, worker, view.show) for trait, vector in chosen
-            ]
+            sweeps = [TraitSweep(trait, vectors, sweep, run, worker, view.show) for trait in traits]
 
             todo = sum(one.todo for one in sweeps)
             # A finished sweep is only read; then there is no run to announce.
             if todo:
-                traits, folder = tuple(one.trait.name for one in sweeps), str(run.folder)
+                swept, folder = tuple(trait.name for trait in traits), str(run.folder)
                 # An answer that is missing has no score either.
                 stages: dict[Stage, int] = {"rollouts": todo, "judgements": todo}
-                view.show(RunStarted(run.name, folder, traits, (), todo=stages, builds=False))
+                view.show(RunStarted(run.name, folder, swept, (), todo=stages, builds=False))
             return [one.run() for one in sweeps]
 
 
-def _choose(config: Config, names: Sequence[str]) -> list[tuple[Trait, TraitVector]]:
-    """The named traits, else the config's, else all that have a vector; each with its vector."""
+def _choose(config: Config, names: Sequence[str]) -> tuple[list[Trait], Mapping[str, TraitVector]]:
+    """The named traits, else the config's, else all that have a vector; and their vectors."""
     from traitcli.traits.definitions import select_traits
     from traitcli.vectors.files import find_vectors, load_vectors
 
@@ -158,8 +179,22 @@ def _choose(config: Config, names: Sequence[str]) -> list[tuple[Trait, TraitVect
         # A trait of labelled responses has no judge prompt, so its answers cannot be scored.
         traits = [trait for trait in traits if not trait.responses]
     # All are read before the first sweep: a missing vector must not cost hours of judging.
-    vectors = load_vectors(config, [trait.name for trait in traits])
-    return [(trait, vectors[trait.name]) for trait in traits]
+    return traits, load_vectors(config, [trait.name for trait in traits])
+
+
+def _parse_persona(text: str | None) -> Polarity | None:
+    from traitcli.records import POLARITIES
+
+    if text is None:
+        return None
+    for side in POLARITIES:
+        if text == side:
+            return side
+    raise UserError(
+        f"invalid --persona {text}",
+        cause=f"the sides are {' and '.join(POLARITIES)}",
+        fix="--persona positive",
+    )
 
 
 def _numbers(option: str, text: str) -> tuple[float, ...]:

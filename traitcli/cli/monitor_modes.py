@@ -45,10 +45,12 @@ def monitor_source(options: MonitorOptions, config: Config) -> None:
     rules = _parse_rules(options, source, monitored)
 
     from traitcli.api.model import Model
-    from traitcli.steering.interventions import parse_intervention
+    from traitcli.steering.interventions import check_calibration
+    from traitcli.steering.parse import parse_intervention
     from traitcli.views import open_monitor_view
 
     interventions = [parse_intervention(text, vectors) for text in options.steer]
+    check_calibration(interventions, vectors, config.vector.position)
     display = options.display
     with open_monitor_view(
         display.trait, raw=display.raw, by_layer=by_layer, as_json=display.as_json

@@ -58,7 +58,7 @@ Steer = Annotated[
     typer.Option(
         metavar="TRAIT=X[@K]",
         help="Add X times the trait's vector at layer K while generating, for example evil=-2. "
-        "Can be repeated.",
+        "Brakes: evil=ablate, 'evil<=0.5', 'refusal=1 if evil>1'. Can be repeated.",
     ),
 ]
 StopOn = Annotated[

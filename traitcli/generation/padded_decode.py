@@ -15,7 +15,7 @@ from traitcli.config import SamplingConfig
 from traitcli.generation.request import FinishReason, Release, Request, Step
 from traitcli.generation.sampling import pick_tokens, uniforms
 from traitcli.models.loaded import LoadedModel
-from traitcli.models.padding import forward, left_pad, new_cache, tap_masked
+from traitcli.models.padding import forward, keep_rows, left_pad, new_cache, tap_masked
 from traitcli.models.reader import Reader
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _batch(
             if stopped:
                 rows = torch.tensor(going, device=device)
                 mask, draws = mask[rows], draws[rows]
-                cache.reorder_cache(rows)
+                keep_rows(cache, rows)
                 slots, tokens = [slots[row] for row in going], [tokens[row] for row in going]
 
             mask = torch.cat([mask, mask.new_ones(len(slots), 1)], 1)

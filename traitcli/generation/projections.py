@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -110,10 +110,23 @@ def make_probes(
     return probes
 
 
+class Marks(Protocol):
+    """Further columns of passes over generated tokens: something is true of a token, or not."""
+
+    @property
+    def width(self) -> int:
+        """The number of columns."""
+        ...
+
+    def held(self, tokens: int) -> list[Tensor | None]:
+        """Each column of the last pass, bool [tokens] on any device; none: true of no token."""
+        ...
+
+
 class TextProjections(NamedTuple):
     """Projections of one text, float32 [tokens, P] each; a prompt that was not scored has none.
 
-    With marks, they are [tokens, 2P].
+    With marks, they are [tokens, 2P]; with further columns M, [tokens, 2P + M].
     """
 
     prompt: Floats
@@ -125,7 +138,8 @@ class ProjectionReader:
 
     `finished` maps each request to the projections of its text. Prompts are scored only if
     `prompts`. With `marks`, P more columns follow: 1 where the token is massive at the layer of the
-    probe (see `is_massive`), else 0.
+    probe (see `is_massive`), else 0. The columns of `more` come last, as 1 and 0; those of prompts
+    are 0.
     """
 
     def __init__(
@@ -135,8 +149,10 @@ class ProjectionReader:
         *,
         prompts: bool = False,
         marks: bool = False,
+        more: Marks | None = None,
     ) -> None:
         self.loaded = loaded
+        self.more = more if more and more.width else None
         self.layers = sorted({probe.layer for probe in probes})
         self.marks = marks
         self.width = 2 * len(probes) if marks else len(probes)
@@ -157,6 +173,9 @@ class ProjectionReader:
                 if marks:
                     self.order[len(probes) + column] = found + len(columns)
             found += len(columns) + marks
+        if self.more:
+            self.order += range(found, found + self.more.width)
+            self.width += self.more.width
 
     def in_order(self, found: Tensor) -> Floats:
         """float32 [N, P] from the products of all layers side by side, which are on the CPU.
@@ -164,7 +183,9 @@ class ProjectionReader:
         Raises ModelError unless all numbers are finite.
         """
         widths = [self.units[layer].shape[1] + self.marks for layer in self.layers]
-        check_layers(self.loaded, zip(self.layers, torch.split(found, widths, 1), strict=True))
+        # Without the further columns: those are 0 and 1.
+        by_layer = torch.split(found[:, : sum(widths)], widths, 1)
+        check_layers(self.loaded, zip(self.layers, by_layer, strict=True))
         return found.numpy().take(self.order, axis=1)
 
     def open(self, slots: int) -> _Projections:
@@ -217,7 +238,7 @@ class _Projections(ReaderState):
     def take_scores(self) -> Tensor | None:
         if not self._found:
             return None
-        found = torch.cat(self._found, 1)
+        found = torch.cat([*self._found, *self._further_columns()], 1)
         self._found = []
         return found
 
@@ -227,6 +248,16 @@ class _Projections(ReaderState):
         for slot, one in zip(slots, ordered, strict=True):
             self._parts[slot]["response"].append(one[None])
         return ordered
+
+    def _further_columns(self) -> list[Tensor]:
+        """float32 [N, 1] each, on the device of the scores."""
+        if not self._reader.more:
+            return []
+        like = self._found[0][:, :1]
+        if self._phase == "prompt":
+            return [torch.zeros_like(like)] * self._reader.more.width
+        held = self._reader.more.held(len(like))
+        return [torch.zeros_like(like) if one is None else one.to(like)[:, None] for one in held]
 
     def copy_prefix(self, slots: range, source: _Projections, source_slot: int) -> None:
         self._divide_pass()

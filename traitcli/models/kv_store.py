@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from traitcli.models.sequence_memory import Memories, copy_memories
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -26,10 +28,11 @@ class KVStore:
         With `token_by_token`, the heads of a token are neighbors in memory, as kernels want it that
         attend to sequences of different lengths; else the tokens of a head are. The shapes are the
         same. `windows` are the sliding windows that layers have attended with; none means all
-        tokens.
+        tokens. `memories` are what hooks remember of the sequences; see `sequence_memory`.
         """
         self._token_by_token = token_by_token
         self.slots = slots
+        self.memories: Memories = {}
         self.windows: set[int | None] = set()
         self._capacity = capacity
         self._group_of = {layer: group for group in groups for layer in group}
@@ -71,7 +74,8 @@ class KVStore:
         return stored_keys[slot], stored_values[slot]
 
     def copy_prefix(self, source: KVStore, source_slot: int, slots: range, tokens: int) -> None:
-        """Copy the first tokens of a sequence of a store to each of `slots`."""
+        """Copy the first tokens of a sequence of a store, and its memories, to each of `slots`."""
+        copy_memories(self.memories, self.slots, source.memories, source_slot, slots)
         own, one = slice(slots.start, slots.stop), slice(source_slot, source_slot + 1)
         for group, (keys, values) in source._groups.items():
             self.allocate(group[0], keys[0, :, :, 0], values[0, :, :, 0])

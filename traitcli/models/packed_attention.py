@@ -118,6 +118,11 @@ class PackedInput:
         self.logits_at = self._parts.get("logits_at", self.ends)
 
     @property
+    def store(self) -> KVStore:
+        """Where the keys and values of the sequences are."""
+        return self._store
+
+    @property
     def is_step(self) -> bool:
         """Whether one token of each sequence is read."""
         return self._width == 1

@@ -11,6 +11,7 @@ import torch
 from traitcli.models.hooks import tap
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.reader import PassTokens, Phase, Reader, ReaderState
+from traitcli.models.sequence_memory import memories_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,6 +86,14 @@ def new_cache(loaded: LoadedModel) -> Any:
     from transformers import DynamicCache
 
     return DynamicCache(config=loaded.model.config)
+
+
+def keep_rows(cache: Any, rows: Tensor) -> None:
+    """Keep only these rows int64 [R] of a KV cache, in this order, and of what hooks remember."""
+    cache.reorder_cache(rows)
+    memories = memories_of(cache)
+    for key, memory in memories.items():
+        memories[key] = memory.index_select(0, rows.to(memory.device))
 
 
 def forward(

@@ -24,8 +24,9 @@ from traitcli.events import (
 )
 from traitcli.generation.decode import decode
 from traitcli.generation.detokenize import Detokenizer, token_texts
-from traitcli.generation.projections import Probe, ProjectionReader
+from traitcli.generation.projections import Marks, Probe, ProjectionReader
 from traitcli.generation.request import Request
+from traitcli.interventions import Intervention
 from traitcli.models.chat_format import Message
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.memory import memory_explained
@@ -33,8 +34,13 @@ from traitcli.models.prompts import Prompt, check_length, conversation, render
 from traitcli.models.thinking import opens_thinking, thinking_tokens
 from traitcli.monitoring.alarms import Alarm, Rule
 from traitcli.monitoring.record_files import keep_record
-from traitcli.records import Crossing, Intervention, LayerScores, Scores, TokenScores
-from traitcli.steering.interventions import PreparedIntervention, dose_notes, measure_doses, steered
+from traitcli.records import Crossing, LayerScores, Scores, TokenScores
+from traitcli.steering.interventions import (
+    PreparedIntervention,
+    Steering,
+    dose_notes,
+    measure_doses,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -70,16 +76,20 @@ class Watch:
     history: tuple[Message, ...] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
 
-    def reader(self, loaded: LoadedModel) -> ProjectionReader:
-        """A reader with a column for each trait, and then for each layer of `by_layer`."""
+    def reader(self, loaded: LoadedModel, more: Marks | None = None) -> ProjectionReader:
+        """A reader with a column for each trait, and then for each layer of `by_layer`.
+
+        `more` has further columns; `tabulate` ignores them.
+        """
         probes = [*self.probes.values(), *self._layer_probes]
-        return ProjectionReader(probes, loaded, prompts=self.prompts, marks=True)
+        return ProjectionReader(probes, loaded, prompts=self.prompts, marks=True, more=more)
 
     def tabulate(
         self, tokens: Sequence[str], projections: Floats
     ) -> tuple[Scores, LayerScores | None]:
-        """Sort what the reader computed for n tokens, float32 [n, 2P], by trait and by layer."""
-        projections, marks = np.split(projections, 2, axis=1)
+        """Sort what the reader computed for n tokens, float32 [n, 2P…], by trait and by layer."""
+        count = len(self.probes) + len(self._layer_probes)
+        projections, marks = projections[:, :count], projections[:, count : 2 * count]
         # One iterator for both: the columns of the layers follow those of the traits.
         columns = iter(projections.T)
         raw, calibrated = {}, {}
@@ -193,10 +203,11 @@ def monitor_steps(
         yield Warned("", note)
 
     events: list[Event] = []
-    answer, start = _MonitoredAnswer(loaded, watch, rendered, events.append), time.monotonic()
-    reason, is_closed = "failed", False
+    hooks = Steering(loaded, steering)
+    answer = _MonitoredAnswer(loaded, watch, rendered, hooks, events.append)
+    start, reason, is_closed = time.monotonic(), "failed", False
     try:
-        with steered(loaded, steering), closing(answer.generate()) as tokens:
+        with closing(answer.generate()) as tokens:
             for _ in tokens:
                 yield from _taken(events)
         reason = answer.finish_reason
@@ -229,13 +240,19 @@ class _MonitoredAnswer:
     """One answer while it is generated."""
 
     def __init__(
-        self, loaded: LoadedModel, watch: Watch, rendered: Prompt, on_event: Listener
+        self,
+        loaded: LoadedModel,
+        watch: Watch,
+        rendered: Prompt,
+        steering: Steering,
+        on_event: Listener,
     ) -> None:
         self._loaded = loaded
         self._watch = watch
         self._rendered = rendered
         self._on_event = on_event
-        self._reader = watch.reader(loaded)
+        self._steering = steering
+        self._reader = watch.reader(loaded, steering)
         self._opened = opens_thinking(rendered.text)
         # How long the answer gets is not known yet.
         limit = watch.config.sampling.max_new_tokens
@@ -252,7 +269,7 @@ class _MonitoredAnswer:
         detokenizer = Detokenizer(self._loaded.tokenizer)
         start = time.monotonic()
         try:
-            with memory_explained(self._loaded.device, _LESS_MEMORY):
+            with self._steering, memory_explained(self._loaded.device, _LESS_MEMORY):
                 # A token arrives one step late: its state exists once it is the model's input.
                 for written in self._decode():
                     if written is None:
@@ -314,10 +331,22 @@ class _MonitoredAnswer:
             about=self._watch.about,
             thinking=thinking_tokens(self._tokens, opened=self._opened),
             skips_thinking=self._watch.config.skip_thinking,
+            braked=self._braked(projections),
         )
 
+    def _braked(self, projections: Floats) -> dict[str, tuple[int, ...]]:
+        """Cap or gate -> indices of the tokens [n, …] at which it held; only those that did."""
+        brakes = self._steering.brakes
+        columns = zip(brakes, projections.T[projections.shape[1] - len(brakes) :], strict=True)
+        return {
+            brake: tuple(np.flatnonzero(held).tolist()) for brake, held in columns if held.any()
+        }
+
     def _decode(self) -> Iterator[tuple[int, Floats] | None]:
-        """Each new token with its projections and marks, float32 [2P]; None after the prompt."""
+        """Each new token with its projections and marks, float32 [2P], and the brakes that held.
+
+        None after the prompt, if it is scored.
+        """
         config = self._watch.config
         request = Request(self._rendered.ids, config.seed)
         # Closed at once when an alarm stops the answer: the model's hooks must go.
@@ -357,7 +386,10 @@ class _MonitoredAnswer:
             placed = [replace(one, token=index) if one else None for one in found]
             crossings = self._keep_crossings(placed)
         massive = frozenset(scores.massive)
-        self._on_event(TokenScored(index, text, raw, calibrated, by_layer, skipped, massive))
+        braked = tuple(self._braked(projections[None]))
+        self._on_event(
+            TokenScored(index, text, raw, calibrated, by_layer, skipped, massive, braked)
+        )
         # After the token's own event, so that a view shows the token before its alarm.
         self._raise_alarms(crossings)
 

@@ -62,4 +62,5 @@ def _token_scored(record: TokenScores, index: int, text: str) -> TokenScored:
     by_layer = tuple(scores[index] for scores in layer_rows)
     skipped = record.skips_thinking and index < record.thinking
     massive = frozenset(trait for trait, indices in record.massive.items() if index in indices)
-    return TokenScored(index, text, raw, calibrated, by_layer, skipped, massive)
+    braked = tuple(brake for brake, indices in record.braked.items() if index in indices)
+    return TokenScored(index, text, raw, calibrated, by_layer, skipped, massive, braked)

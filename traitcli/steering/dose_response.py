@@ -66,6 +66,8 @@ class CoefficientResult:
     error       standard error of the mean score
     perplexity  exp(−mean log-probability)
     kept        whether this coefficient and all between it and 0 are coherent
+    wrong       share of the questions whose score moves against the sign of the coefficient; None
+                for 0, or without a question that has a score under both
     """
 
     coefficient: float
@@ -80,6 +82,7 @@ class CoefficientResult:
     perplexity: float | None
     repetition: float | None
     kept: bool = False
+    wrong: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +150,11 @@ def measure_dose_response(
             MIN_QUESTIONS.
     """
     order = sorted(answers)
-    steps = {c: _summarize(c, c * dose, answers[c]) for c in order}
+    steps = {c: summarize(c, c * dose, answers[c]) for c in order}
     # One scale for all: a judge's coherence and its stand-ins cannot be compared.
     by_judge = any(step.coherence is not None for step in steps.values())
     least = least_coherence if by_judge else None
-    coherent = {c: _is_coherent(steps[c], steps[0.0], least) for c in order}
+    coherent = {c: is_coherent(steps[c], steps[0.0], least) for c in order}
 
     kept = rising = None
     inside: list[float] = []
@@ -160,13 +163,16 @@ def measure_dose_response(
         kept = _reach(order, lambda c, nearer: coherent[c])
         inside = [c for c in order if kept[0] <= c <= kept[1]]
         rising = _reach(inside, lambda c, nearer: _keeps_rising(answers, c, nearer))
-    marked = [replace(steps[c], kept=c in inside) for c in order]
+    marked = [
+        replace(steps[c], kept=c in inside, wrong=wrong_share(answers[0.0], answers[c], sign=c))
+        for c in order
+    ]
     return DoseResponse(
         steps=tuple(marked),
         coherence_by="judge" if by_judge else "stand-ins",
         kept=kept,
         rising=rising,
-        rise=_difference(answers[rising[0]], answers[rising[1]]) if rising else None,
+        rise=difference(answers[rising[0]], answers[rising[1]]) if rising else None,
         verdict=_verdict(answers, kept, rising) if kept and rising else "falls apart",
     )
 
@@ -177,9 +183,20 @@ def repetition(ids: Sequence[int]) -> float:
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
-def _summarize(
+def wrong_share(
+    unsteered: Sequence[ScoredAnswer], steered: Sequence[ScoredAnswer], sign: float
+) -> float | None:
+    """Share of the questions whose score moves against `sign`; None if nothing can be compared."""
+    moves = _moves(unsteered, steered)
+    if not sign or not moves:
+        return None
+    return fmean(move * sign < 0 for move in moves)
+
+
+def summarize(
     coefficient: float, dose: float, answers: Sequence[ScoredAnswer]
 ) -> CoefficientResult:
+    """The means of the answers under one coefficient."""
     scores = [one.score for one in answers if one.score is not None]
     # An empty answer has no score. It is counted, and must not pull a mean towards 0.
     empty = sum(one.is_empty for one in answers)
@@ -201,7 +218,7 @@ def _summarize(
     )
 
 
-def _is_coherent(
+def is_coherent(
     step: CoefficientResult, unsteered: CoefficientResult, least_coherence: float | None
 ) -> bool:
     """Decide by the judge's coherence; without `least_coherence`, by its stand-ins."""
@@ -243,8 +260,8 @@ def _keeps_rising(
     # Compared with every nearer one: each step of a slow decline alone could be chance.
     for other in nearer:
         low, high = sorted((coefficient, other))
-        difference = _difference(answers[low], answers[high])
-        if difference is None or difference.falls:
+        rise = difference(answers[low], answers[high])
+        if rise is None or rise.falls:
             return False
     return True
 
@@ -257,10 +274,10 @@ def _verdict(
     # Only 0 is coherent, so there is no pair of coefficients to compare.
     if kept == (0.0, 0.0):
         return "falls apart"
-    whole = _difference(answers[kept[0]], answers[kept[1]])
-    rise = _difference(answers[rising[0]], answers[rising[1]])
-    down = _difference(answers[rising[0]], answers[0.0])
-    up = _difference(answers[0.0], answers[rising[1]])
+    whole = difference(answers[kept[0]], answers[kept[1]])
+    rise = difference(answers[rising[0]], answers[rising[1]])
+    down = difference(answers[rising[0]], answers[0.0])
+    up = difference(answers[0.0], answers[rising[1]])
     if whole is None or rise is None or down is None or up is None:
         return "cannot tell"
     if rise.rises:
@@ -268,19 +285,24 @@ def _verdict(
     return "steers the wrong way" if whole.falls else "does not steer"
 
 
-def _difference(low: Sequence[ScoredAnswer], high: Sequence[ScoredAnswer]) -> Difference | None:
+def difference(low: Sequence[ScoredAnswer], high: Sequence[ScoredAnswer]) -> Difference | None:
     """high − low, paired by question; None with too few questions."""
-    # Paired, because questions differ in difficulty by more than a dose changes.
-    before = {one.question: one.score for one in low if one.score is not None}
-    differences = [
-        one.score - before[one.question]
-        for one in high
-        if one.score is not None and one.question in before
-    ]
+    differences = _moves(low, high)
     count = len(differences)
     if count < MIN_QUESTIONS:
         return None
     return Difference(fmean(differences), stdev(differences) / math.sqrt(count), count)
+
+
+def _moves(low: Sequence[ScoredAnswer], high: Sequence[ScoredAnswer]) -> list[float]:
+    """high − low for each question that has a score under both."""
+    # Paired, because questions differ in difficulty by more than a dose changes.
+    before = {one.question: one.score for one in low if one.score is not None}
+    return [
+        one.score - before[one.question]
+        for one in high
+        if one.score is not None and one.question in before
+    ]
 
 
 def _mean(numbers: Sequence[float | None]) -> float | None:

@@ -1,23 +1,26 @@
-"""Adds trait vectors to the residual stream while a model writes."""
+"""Prepares interventions for a model, and lets them act while it writes."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
 
-from traitcli.errors import UserError, VectorError, suggest
-from traitcli.generation.projections import check_fit
+from traitcli.errors import VectorError
+from traitcli.generation.projections import Probe, check_fit
+from traitcli.interventions import Ablate, Cap, Gate, Intervention, Push, turn_of
+from traitcli.models.block_edit import BlockEdit
+from traitcli.models.brakes import ActivationAblator, ActivationCapper, GatedSteerer
 from traitcli.models.finite import check_layers
 from traitcli.models.hooks import tap
 from traitcli.models.loaded import LoadedModel
+from traitcli.models.score_gate import ScoreGate, ScoreScale
 from traitcli.models.steerer import ActivationSteerer, relative_dose
-from traitcli.records import Intervention, Position, TraitVector
+from traitcli.records import Position, TraitVector
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,41 +30,53 @@ if TYPE_CHECKING:
 LARGE_DOSE = 1.0
 """Answers usually become incoherent from about this dose on."""
 
-_INTERVENTION = re.compile(
-    r"(?P<trait>[^=@\s]+)=(?P<coefficient>[-+]?(?:\d+\.?\d*|\.\d+))(?:@(?P<layer>\d+))?", re.ASCII
-)
-
 
 @dataclass(frozen=True, slots=True)
 class PreparedIntervention:
-    """An intervention with the vector that it adds: float32 [H]."""
+    """An intervention with what it needs of the vectors.
+
+    vector  float32 [H], what is added, or the direction that is removed or capped
+    probe   reads the calibrated score that a cap bounds or a gate watches; also for an ablation, if
+            its vector has class means
+    """
 
     intervention: Intervention
     vector: Floats
+    probe: Probe | None = None
 
 
-def parse_intervention(text: str, vectors: Mapping[str, TraitVector]) -> Intervention:
-    """Read `evil=4@14`, or `evil=4` for the vector's own layer.
+def check_calibration(
+    interventions: Iterable[Intervention], vectors: Mapping[str, TraitVector], position: Position
+) -> None:
+    """Raise VectorError for a cap or a gate whose vector gives no calibrated scores.
 
-    Raises UserError when the text has another form, or names a trait without a vector.
+    Needs no model, so that nobody waits for one in vain.
     """
-    found = _INTERVENTION.fullmatch(text.strip())
-    if not found:
-        raise UserError(
-            f"invalid --steer {text}",
-            cause="expected TRAIT=COEFFICIENT[@LAYER]",
-            fix="for example evil=-2 or evil=4@14",
-        )
-    trait = found["trait"]
-    # Any trait with a vector can steer, also one that is not monitored.
-    if trait not in vectors:
-        raise UserError(
-            f"cannot steer {trait}",
-            cause=f"there are vectors of {', '.join(vectors)}",
-            fix=suggest(trait, vectors) or "choose one of these",
-        )
-    layer = vectors[trait].layer if found["layer"] is None else int(found["layer"])
-    return Intervention(trait, float(found["coefficient"]), layer)
+    for one in interventions:
+        match one:
+            case Cap():
+                trait, layer = one.trait, one.layer
+            case Gate():
+                trait, layer = one.when.trait, vectors[one.when.trait].layer
+            case _:
+                continue
+        problem = f"cannot steer by {one.text}"
+        stats = vectors[trait].stats.get(position)
+        if stats is None:
+            raise VectorError(
+                problem,
+                cause=f"the vector of {trait} has no class means, so its scores cannot be "
+                "calibrated",
+                fix=f"build it from rollouts: traitcli extract {trait}; or push: {trait}=-1",
+            )
+        # A layer that does not exist is noticed with the model, which knows how many there are.
+        means = stats.positive_mean, stats.negative_mean
+        if layer < len(means[0]) and means[0][layer] == means[1][layer]:
+            raise VectorError(
+                problem,
+                cause=f"both classes of {trait} have the same mean at layer {layer}",
+                fix="choose another layer",
+            )
 
 
 def prepare_interventions(
@@ -70,35 +85,155 @@ def prepare_interventions(
     loaded: LoadedModel,
     position: Position,
 ) -> tuple[PreparedIntervention, ...]:
-    """Look up the vector of each intervention; raises VectorError when it cannot be added."""
+    """Look up what each intervention needs of the vectors, in the order given.
+
+    Raises VectorError when a vector does not fit the model, has no such layer, or has no class
+    means for calibrated scores.
+    """
     prepared = []
-    for one in interventions:
+    chosen = list(interventions)
+    check_calibration(chosen, vectors, position)
+    for one in chosen:
         vector = vectors[one.trait]
         check_fit(vector, loaded, position)
-        # Layer 0, the embeddings, is not the output of a block, so no hook can add to it.
-        if not 1 <= one.layer <= loaded.blocks:
-            raise VectorError(
-                f"cannot steer {one.trait} at layer {one.layer}",
-                cause=f"{loaded.name} can be steered at layers 1 to {loaded.blocks}, "
-                "the outputs of its blocks",
-                fix=f"leave @{one.layer} out to use the vector's own layer, {vector.layer}",
-            )
-        prepared.append(PreparedIntervention(one, vector.directions[position][one.layer]))
+        layer = vector.layer if one.layer is None else one.layer
+        _check_layer(one, layer, vector, loaded)
+        probe = None
+        if isinstance(one, Cap) or (isinstance(one, Ablate) and position in vector.stats):
+            probe = Probe(vector, position, layer)
+        elif isinstance(one, Gate):
+            watched = vectors[one.when.trait]
+            check_fit(watched, loaded, position)
+            probe = Probe(watched, position, watched.layer)
+        prepared.append(PreparedIntervention(one, vector.directions[position][layer], probe))
     return tuple(prepared)
 
 
-@contextmanager
-def steered(loaded: LoadedModel, prepared: Sequence[PreparedIntervention]) -> Iterator[None]:
-    """Steer by all interventions at once, at the last prompt token and each generated one."""
-    with ExitStack() as stack:
-        for one in prepared:
-            coefficient, layer = one.intervention.coefficient, one.intervention.layer
-            # A layer k ≥ 1 is the output of block k − 1.
-            steerer = ActivationSteerer(
-                loaded.model, one.vector, coefficient, layer - 1, "response"
-            )
-            stack.enter_context(steerer)
-        yield
+def _check_layer(one: Intervention, layer: int, vector: TraitVector, loaded: LoadedModel) -> None:
+    # Layer 0, the embeddings, is not the output of a block, so no hook can change it.
+    if not 1 <= layer <= loaded.blocks:
+        raise VectorError(
+            f"cannot steer {one.trait} at layer {layer}",
+            cause=f"{loaded.name} can be steered at layers 1 to {loaded.blocks}, "
+            "the outputs of its blocks",
+            fix=f"leave @{layer} out to use the vector's own layer, {vector.layer}",
+        )
+    if layer == loaded.blocks and isinstance(one, Ablate | Cap):
+        raise VectorError(
+            f"cannot steer by {one.text}",
+            cause=f"layer {layer} of a vector is measured after the final norm, and the output of "
+            "the last block comes before it",
+            fix=f"name a layer below it, for example @{layer - 1}",
+        )
+
+
+class Steering:
+    """Interventions that act inside `with`, several at once.
+
+    Pushes act at the last token of each prompt and at each generated token, gates at generated
+    tokens. Ablations and caps act at all tokens of prompts and answers. At one layer, pushes and
+    gates act first, then ablations, then caps; those of a kind in the order given.
+
+    Args:
+        loaded: The model.
+        prepared: The interventions; without any, the model gets no hook.
+
+    Raises:
+        VectorError, UserError: As `ActivationSteerer`, when entered.
+
+    Example:
+        with Steering(loaded, prepared):
+            generate(loaded, requests, ...)
+    """
+
+    def __init__(self, loaded: LoadedModel, prepared: Sequence[PreparedIntervention]) -> None:
+        self._loaded = loaded
+        self._prepared = prepared
+        self._hooks = ExitStack()
+        self._braking: list[ActivationCapper | GatedSteerer] = []
+        self.brakes = tuple(
+            one.intervention.text for one in prepared if isinstance(one.intervention, Cap | Gate)
+        )
+        """The caps and gates, which hold at some tokens only; as a user types them."""
+
+    def __enter__(self) -> Self:
+        edits = [_edits(self._loaded, one) for one in self._prepared]
+        self._braking = [edit for own in edits for edit in own if isinstance(edit, _BRAKES)]
+        turns = [turn_of(one.intervention) for one in self._prepared]
+        ordered = sorted(zip(turns, edits, strict=True), key=lambda pair: pair[0])
+        with ExitStack() as hooks:
+            # What is entered last acts first.
+            for _, own in reversed(ordered):
+                for edit in own:
+                    hooks.enter_context(edit)
+            self._hooks = hooks.pop_all()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._hooks.close()
+
+    @property
+    def width(self) -> int:
+        """The number of `brakes`."""
+        return len(self.brakes)
+
+    def held(self, tokens: int) -> list[torch.Tensor | None]:
+        """For each of `brakes`, at which tokens of the last pass it held.
+
+        Each is bool [tokens], on the device where it acted; none: it held nowhere. Meant for passes
+        over generated tokens, one for each sequence.
+        """
+        return [
+            edit.held if edit.held is not None and len(edit.held) == tokens else None
+            for edit in self._braking
+        ]
+
+
+_BRAKES = (ActivationCapper, GatedSteerer)
+
+
+def steered(loaded: LoadedModel, prepared: Sequence[PreparedIntervention]) -> Steering:
+    """Steer by all interventions at once inside `with`; see `Steering`."""
+    return Steering(loaded, prepared)
+
+
+def _edits(loaded: LoadedModel, prepared: PreparedIntervention) -> list[BlockEdit]:
+    """The hooks of one intervention. A layer k ≥ 1 is the output of block k − 1."""
+    model, vector = loaded.model, prepared.vector
+    match prepared.intervention:
+        case Push(coefficient=coefficient, layer=layer):
+            return [ActivationSteerer(model, vector, coefficient, layer - 1, "response")]
+        case Ablate(layer=layer):
+            blocks = range(loaded.blocks) if layer is None else [layer - 1]
+            return [ActivationAblator(model, vector, block) for block in blocks]
+        case Cap(score=score, at_most=at_most, layer=layer):
+            scale = _scale(loaded, prepared)
+            # Where the classes are the other way round, low projections have high scores.
+            below = at_most == (scale.half > 0)
+            bound = scale.projection_at(score)
+            massive = scale.massive_above
+            return [ActivationCapper(model, vector, layer - 1, bound, below, massive)]
+        case Gate(coefficient=coefficient, layer=layer, when=when):
+            gate = _gate(loaded, prepared, when.score, when.above)
+            return [GatedSteerer(model, vector, coefficient, layer - 1, gate)]
+
+
+def _gate(
+    loaded: LoadedModel, prepared: PreparedIntervention, bound: float, above: bool
+) -> ScoreGate:
+    probe, scale = prepared.probe, _scale(loaded, prepared)
+    assert probe  # noqa: S101 - prepared with every gate
+    direction = probe.vector.directions[probe.position][probe.layer]
+    return ScoreGate(loaded.model, direction, probe.layer, scale, bound, above)
+
+
+def _scale(loaded: LoadedModel, prepared: PreparedIntervention) -> ScoreScale:
+    probe = prepared.probe
+    assert probe  # noqa: S101 - prepared with every cap and every gate
+    stats, layer = probe.vector.stats[probe.position], probe.layer
+    up, down = float(stats.positive_mean[layer]), float(stats.negative_mean[layer])
+    massive = {"massive_above": loaded.massive_above[layer]} if loaded.massive_above else {}
+    return ScoreScale((up + down) / 2, (up - down) / 2, **massive)
 
 
 @torch.inference_mode()
@@ -136,38 +271,55 @@ def typical_norms(
 def measure_doses(
     loaded: LoadedModel, prepared: Sequence[PreparedIntervention], ids: Sequence[int]
 ) -> tuple[PreparedIntervention, ...]:
-    """Fill in each dose, relative to the median norm of the prompt's hidden states at its layer.
+    """Fill in the dose of each push and each gate.
 
-    `ids` are the token ids of the prompt.
+    It is relative to the median norm of the prompt's hidden states at its layer. `ids` are the
+    token ids of the prompt.
     """
-    # Without steering there is nothing to measure, and the pass over the prompt costs time.
-    if not prepared:
-        return ()
-    norms = typical_norms(loaded, {one.intervention.layer for one in prepared}, [ids])
-    measured = []
-    for one in prepared:
-        intervention = one.intervention
-        norm = norms[intervention.layer]
-        dose = relative_dose(intervention.coefficient, one.vector, norm)
-        measured.append(replace(one, intervention=replace(intervention, dose=dose)))
-    return tuple(measured)
+    # Without a push there is nothing to measure, and the pass over the prompt costs time.
+    pushes = [one.intervention for one in prepared if isinstance(one.intervention, Push | Gate)]
+    if not pushes:
+        return tuple(prepared)
+    norms = typical_norms(loaded, {push.layer for push in pushes}, [ids])
+
+    def measure(one: PreparedIntervention) -> PreparedIntervention:
+        push = one.intervention
+        if not isinstance(push, Push | Gate):
+            return one
+        dose = relative_dose(push.coefficient, one.vector, norms[push.layer])
+        return replace(one, intervention=replace(push, dose=dose))
+
+    return tuple(map(measure, prepared))
 
 
 def dose_notes(prepared: Sequence[PreparedIntervention], loaded: LoadedModel) -> Iterator[str]:
-    """Warn of large doses, and of the layer after the final norm."""
-    for one in prepared:
-        trait, layer, dose = (
-            one.intervention.trait,
-            one.intervention.layer,
-            one.intervention.dose,
-        )
-        if dose > LARGE_DOSE:
+    """Warn of large doses, of ablations that are none, and of the layer after the final norm."""
+    for each in prepared:
+        one = each.intervention
+        if isinstance(one, Ablate):
+            yield from _ablation_notes(one, each.probe)
+        if not isinstance(one, Push | Gate):
+            continue
+        if one.dose > LARGE_DOSE:
             yield (
-                f"the dose of {trait} is {dose:.1f}: answers become incoherent above 1; "
+                f"the dose of {one.trait} is {one.dose:.1f}: answers become incoherent above 1; "
                 "0.3 to 0.5 is safe"
             )
-        if layer == loaded.blocks:
-            yield final_norm_note(layer)
+        if one.layer == loaded.blocks:
+            yield final_norm_note(one.layer)
+
+
+def _ablation_notes(one: Ablate, probe: Probe | None) -> Iterator[str]:
+    """Say what score is left, where that of a projection of 0 is as far out as a class."""
+    if probe is None:
+        return
+    left = float(probe.calibrate(np.zeros(1, np.float32))[0])
+    if abs(left) > 1:
+        yield (
+            f"ablating {one.trait} gives all tokens a calibrated score of {left:+.1f} at layer "
+            f"{probe.layer}, because both of its classes are on one side of 0; {one.trait}<=0 "
+            "bounds the score itself"
+        )
 
 
 def final_norm_note(layer: int) -> str:

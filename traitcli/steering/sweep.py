@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
@@ -18,17 +18,19 @@ from traitcli.generation.decode import Generation, generate
 from traitcli.generation.detokenize import token_texts
 from traitcli.generation.projections import check_fit
 from traitcli.generation.request import Request
+from traitcli.interventions import Intervention, Push
 from traitcli.judging import Answer, judge_id
 from traitcli.judging.reasons import merge_reasons
 from traitcli.models.batch_size import BatchSize, shrinking
 from traitcli.models.identity import other_model_notes
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.memory import memory_explained
-from traitcli.models.prompts import Prompt, check_length, encode_response, render
+from traitcli.models.prompts import Prompt, check_length, encode_response, persona_messages, render
 from traitcli.models.read_texts import Text, log_probabilities
 from traitcli.pipeline.worker_context import Worker
-from traitcli.records import Intervention, Judgement, Score, Trait, TraitVector
+from traitcli.records import Judgement, Score, Trait, TraitVector
 from traitcli.runs.run import Run
+from traitcli.steering.brake_results import measure_brake, wanted_sign
 from traitcli.steering.dose_response import ScoredAnswer, measure_dose_response, repetition
 from traitcli.steering.interventions import prepare_interventions, steered, typical_norms
 from traitcli.steering.sweep_file import Reading, SteeredAnswer, SteeringFile, steering_path
@@ -56,14 +58,15 @@ class TraitSweep:
     def __init__(
         self,
         trait: Trait,
-        vector: TraitVector,
+        vectors: Mapping[str, TraitVector],
         sweep: Sweep,
         run: Run,
         worker: Worker,
         on_event: Listener,
     ) -> None:
+        """`vectors` has the trait's own, and those that brakes may name."""
         self.trait = trait
-        self._plan = SweepPlan(trait, vector, sweep, worker.settings)
+        self._plan = SweepPlan(trait, vectors, sweep, worker.settings)
         self._worker = worker
         self._on_event = on_event
         self._file = SteeringFile(steering_path(run, trait.name))
@@ -115,6 +118,14 @@ class TraitSweep:
         loaded = self._worker.model()
         return render(loaded.tokenizer, [{"role": "user", "content": question}], loaded.chat)
 
+    def _render_asked(self, planned: PlannedAnswer) -> Prompt:
+        """The prompt of an answer: the question, under its persona if there is one."""
+        persona, loaded = self._plan.persona_of(planned.pair), self._worker.model()
+        if persona is None:
+            return self._render(planned.question)
+        messages = persona_messages(persona, planned.question, loaded.persona_in)
+        return render(loaded.tokenizer, messages, loaded.chat)
+
     def _generate(self) -> None:
         """Generate the missing answers, a batch for each coefficient."""
         missing = self._missing
@@ -122,22 +133,26 @@ class TraitSweep:
             for note in other_model_notes([self._plan.vector], self._worker.model()):
                 self._on_event(Warned(self.trait.name, note))
         with self._stage("rollouts", len(missing)) as advance:
-            # The steering hook applies to a whole batch, so a batch has one coefficient.
-            for coefficient, batch in groupby(missing, key=lambda one: one.coefficient):
-                self._generate_batch(coefficient, list(batch), advance)
+            # The steering hooks apply to a whole batch, so a batch has one way of steering.
+            for (coefficient, brake), batch in groupby(
+                missing, key=lambda one: (one.coefficient, one.brake)
+            ):
+                push = Push(self.trait.name, coefficient, self._plan.layer)
+                ways = self._plan.brakes[brake] if brake else (push,)
+                self._generate_batch(ways, list(batch), advance)
 
     def _generate_batch(
-        self, coefficient: float, batch: Sequence[PlannedAnswer], advance: Advance
+        self, ways: Sequence[Intervention], batch: Sequence[PlannedAnswer], advance: Advance
     ) -> None:
         loaded, sampling = self._worker.model(), self._plan.sweep.sampling
         requests = []
         for one in batch:
-            prompt = self._render(one.question)
+            prompt = self._render_asked(one)
             check_length(loaded, prompt, sampling.max_new_tokens)
             requests.append(Request(prompt.ids, one.seed))
         interventions = prepare_interventions(
-            [Intervention(self.trait.name, coefficient, self._plan.layer)],
-            {self.trait.name: self._plan.vector},
+            ways,
+            self._plan.vectors,
             loaded,
             self._plan.position,
         )
@@ -175,6 +190,7 @@ class TraitSweep:
             response="".join(token_texts(loaded.tokenizer, generation.ids)),
             response_tokens=len(generation.ids),
             finish_reason=generation.finish_reason,
+            brake=planned.brake,
         )
 
     def _batch_size(self, loaded: LoadedModel, requests: Sequence[Request]) -> BatchSize:
@@ -279,11 +295,19 @@ class TraitSweep:
 
     def _results(self) -> dict[str, Any]:
         by_coefficient: dict[float, list[ScoredAnswer]] = {}
+        by_brake: dict[str, list[ScoredAnswer]] = {}
         written, reasons = [], []
         for planned in self._planned:
             scored = self._scored(planned)
-            by_coefficient.setdefault(planned.coefficient, []).append(scored)
-            row = {"coefficient": planned.coefficient, "response": self._response(planned)}
+            if planned.brake:
+                by_brake.setdefault(planned.brake, []).append(scored)
+            else:
+                by_coefficient.setdefault(planned.coefficient, []).append(scored)
+            row = {
+                "coefficient": planned.coefficient,
+                "brake": planned.brake,
+                "response": self._response(planned),
+            }
             written.append(row | asdict(scored))
             if scored.score is None and not scored.is_empty:
                 reasons.append(self._judgement(planned).score.reason)
@@ -291,6 +315,17 @@ class TraitSweep:
         least_coherence = self._worker.settings.filter.coherence
         dose = self._plan.dose(self._norm)
         found = measure_dose_response(by_coefficient, dose, least_coherence)
+        brakes = [
+            measure_brake(
+                text,
+                wanted_sign(self.trait.name, self._plan.brakes[text]),
+                answers,
+                by_coefficient[0.0],
+                found,
+                least_coherence,
+            )
+            for text, answers in by_brake.items()
+        ]
         return {
             "trait": self.trait.name,
             "model": self._worker.settings.model.name,
@@ -303,7 +338,9 @@ class TraitSweep:
             "vector_norm": float(np.linalg.norm(self._plan.direction)),
             "state_norm": self._norm,
             "least_coherence": least_coherence,
+            "persona": self._plan.sweep.persona,
             **asdict(found),
+            "brakes": list(map(asdict, brakes)),
             "monotone": found.is_monotone,
             "missing_reasons": merge_reasons(reasons),
             "notes": list(self._plan.notes()),

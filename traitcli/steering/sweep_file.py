@@ -17,7 +17,7 @@ from traitcli.runs.run import Run
 
 @dataclass(frozen=True, slots=True)
 class SteeredAnswer:
-    """An answer to a bare question under a coefficient, which was applied at `layer`.
+    """An answer to a question under a coefficient, which was applied at `layer`, or under a brake.
 
     `key` identifies everything that the answer depends on; see `sweep_plan`.
     """
@@ -30,6 +30,7 @@ class SteeredAnswer:
     response: str
     response_tokens: int
     finish_reason: Literal["stop", "length"]
+    brake: str = ""
 
 
 @dataclass(frozen=True, slots=True)

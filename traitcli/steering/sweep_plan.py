@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,12 @@ import numpy as np
 from traitcli.config import Config, SamplingConfig
 from traitcli.errors import DefinitionError, UserError, VectorError
 from traitcli.generation.sampling import derive_seed
+from traitcli.interventions import Gate
 from traitcli.models.steerer import relative_dose
-from traitcli.records import Position, Trait, TraitVector
+from traitcli.records import Polarity, Position, Trait, TraitVector
 from traitcli.runs.run import digest_of
-from traitcli.steering.interventions import final_norm_note
+from traitcli.steering.interventions import check_calibration, final_norm_note
+from traitcli.steering.parse import parse_interventions
 
 DOSES = (-0.8, -0.4, -0.2, 0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 """Default doses. Answers usually stay coherent up to 0.5, and become incoherent near 1."""
@@ -32,6 +34,8 @@ class Sweep:
     coefficients  used instead of doses when there are any
     questions     number of evaluation questions of a trait; None: all
     layer         where the vector is added; None: each vector's own layer
+    brakes        other ways of steering to try, as a user types them; see `parse_interventions`
+    persona       the side of the personas that the questions are asked under; None: no persona
 
     Raises UserError when there is no coefficient to compare with 0.
     """
@@ -42,6 +46,8 @@ class Sweep:
     questions: int | None = None
     layer: int | None = None
     seed: int = 0
+    brakes: tuple[str, ...] = ()
+    persona: Polarity | None = None
 
     def __post_init__(self) -> None:
         numbers = self.coefficients or self.doses
@@ -59,8 +65,9 @@ class Sweep:
 class PlannedAnswer:
     """An answer that the sweep needs.
 
-    key   changes with everything that the answer depends on, and with nothing else
-    pair  the contrast pair that a judge may use for it
+    key    changes with everything that the answer depends on, and with nothing else
+    pair   the contrast pair of its persona, or the one that a judge may use for it
+    brake  the brake, as a user types it; empty for a plain push
     """
 
     key: str
@@ -68,6 +75,7 @@ class PlannedAnswer:
     pair: int
     question: str
     seed: int
+    brake: str = ""
 
 
 class SweepPlan:
@@ -77,7 +85,15 @@ class SweepPlan:
     trait. Both are known before a model is loaded.
     """
 
-    def __init__(self, trait: Trait, vector: TraitVector, sweep: Sweep, config: Config) -> None:
+    def __init__(
+        self,
+        trait: Trait,
+        vectors: Mapping[str, TraitVector],
+        sweep: Sweep,
+        config: Config,
+    ) -> None:
+        """`vectors` has the trait's own, and those that brakes may name."""
+        vector = vectors[trait.name]
         self.trait = trait
         self.vector = vector
         self.sweep = sweep
@@ -86,6 +102,12 @@ class SweepPlan:
         _check_trait(trait)
         _check_vector(vector, self.position, self.layer)
         self.direction = vector.directions[self.position][self.layer]
+        self.vectors = vectors
+        brakes = (parse_interventions(text, self.vectors, "--brake") for text in sweep.brakes)
+        self.brakes = {" ".join(one.text for one in brake): brake for brake in brakes}
+        """As a user types it, with its layers -> its interventions."""
+        for brake in self.brakes.values():
+            check_calibration(brake, self.vectors, self.position)
         # The same answer may be generated on any device.
         self._model = config.model.model_dump(mode="json", exclude={"device", "device_map"})
 
@@ -99,14 +121,15 @@ class SweepPlan:
     @property
     def size(self) -> int:
         """How many answers the sweep has, as far as it is known without a norm."""
-        return len(self.questions) * len({0.0, *(self.sweep.coefficients or self.sweep.doses)})
+        pushes = {0.0, *(self.sweep.coefficients or self.sweep.doses)}
+        return len(self.questions) * (len(pushes) + len(self.brakes))
 
     def dose(self, norm: float) -> float:
         """The dose of a coefficient of 1, for hidden states of this typical norm."""
         return relative_dose(1.0, self.direction, norm)
 
     def answers(self, norm: float | None) -> tuple[PlannedAnswer, ...]:
-        """All answers, from the lowest coefficient to the highest.
+        """All answers, from the lowest coefficient to the highest, then those of brakes.
 
         `norm` is the typical norm of hidden states; without doses it is not needed.
         """
@@ -117,14 +140,16 @@ class SweepPlan:
             # Four digits, so that a user can type the coefficient of a table again.
             coefficients = tuple(float(f"{one / dose:.4g}") for one in self.sweep.doses)
 
+        ways = [(coefficient, "") for coefficient in sorted({0.0, *coefficients})]
+        ways += [(0.0, brake) for brake in self.brakes]
         answers = []
-        for coefficient in sorted({0.0, *coefficients}):
+        for coefficient, brake in ways:
             for number, question in enumerate(self.questions):
                 # Not by the coefficient: answers must differ by the steering alone.
                 seed = derive_seed(self.sweep.seed, f"steered-{question}")
-                key = self._key(coefficient, question, seed)
                 pair = number % len(self.trait.pairs)
-                answers.append(PlannedAnswer(key, coefficient, pair, question, seed))
+                key = self._key(coefficient, brake, pair, question, seed)
+                answers.append(PlannedAnswer(key, coefficient, pair, question, seed, brake))
         return tuple(answers)
 
     def notes(self) -> Iterator[str]:
@@ -134,17 +159,43 @@ class SweepPlan:
                 "the trait has no evaluation questions, so the questions are those "
                 "that the vector was built from"
             )
+        if self.sweep.persona:
+            yield f"the questions are asked under {self.sweep.persona} personas"
         if self.layer == self.vector.layer_count - 1:
             yield final_norm_note(self.layer)
 
-    def _key(self, coefficient: float, question: str, seed: int) -> str:
+    def persona_of(self, pair: int) -> str | None:
+        """The persona sentence of a question with this pair; None without personas."""
+        side = self.sweep.persona
+        return self.trait.persona(side, pair) if side else None
+
+    def _key(self, coefficient: float, brake: str, pair: int, question: str, seed: int) -> str:
         steering: list[Any] = []
         # Unsteered answers depend on no vector, so all sweeps share them.
         if coefficient:
             vector_digest = hashlib.sha256(self.direction.tobytes()).hexdigest()
             steering = [coefficient, self.layer, vector_digest]
+        if brake:
+            steering = [brake, *(self._digest(name) for name in self._traits_of(brake))]
         sampling = self.sweep.sampling.model_dump()
-        return digest_of([self._model, sampling, seed, question, steering])
+        persona = self.persona_of(pair)
+        # Nothing more for a bare question: the files of earlier versions have these keys.
+        asked = [question] if persona is None else [question, persona]
+        return digest_of([self._model, sampling, seed, *asked, steering])
+
+    def _traits_of(self, brake: str) -> list[str]:
+        named = {one.trait for one in self.brakes[brake]}
+        named |= {one.when.trait for one in self.brakes[brake] if isinstance(one, Gate)}
+        return sorted(named)
+
+    def _digest(self, name: str) -> str:
+        """Changes with all that a brake may use of a vector."""
+        vector = self.vectors[name]
+        found = hashlib.sha256(vector.directions[self.position].tobytes())
+        found.update(str(vector.layer).encode())
+        if stats := vector.stats.get(self.position):
+            found.update(stats.positive_mean.tobytes() + stats.negative_mean.tobytes())
+        return found.hexdigest()
 
 
 def _check_trait(trait: Trait) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
@@ -162,7 +164,7 @@ class PlainMonitorView(_Plain):
         1	" cannot"	refusal=1.9310	evil=-0.2210
 
     A score that means nothing, because the token's hidden state is massive, is named
-    `massive:trait=score`.
+    `massive:trait=score`. `brake:trait=2` says that two caps or gates of a trait held at the token.
     """
 
     def __init__(
@@ -231,6 +233,9 @@ class PlainMonitorView(_Plain):
             if trait not in self._noted_raw and not self._raw:
                 self._noted_raw.add(trait)
                 self._note(f"warning: {words.warning_text(words.raw_note(trait))}")
+        # By the trait that is capped or pushed, which its text begins with.
+        braked = Counter(re.split("[<>=]", brake)[0] for brake in event.braked)
+        fields += [f"brake:{_name(trait)}={count}" for trait, count in braked.items()]
         # Flushed at once: a program that reads the pipe must not wait for a full buffer.
         print("\t".join(fields), file=self._data, flush=True)
 
@@ -261,6 +266,8 @@ class JsonMonitorView(PlainMonitorView):
             line[kind] = {trait: round(score, 5) for trait, score in scores.items()}
         if event.massive:
             line["massive"] = sorted(event.massive)
+        if event.braked:
+            line["braked"] = list(event.braked)
         print(json.dumps(line), file=self._data, flush=True)
 
 

@@ -18,7 +18,8 @@ from traitcli.events import (
     VectorBuilt,
     Warned,
 )
-from traitcli.records import Intervention, Usage
+from traitcli.interventions import Ablate, Cap, Gate, Intervention
+from traitcli.records import Usage
 from traitcli.vector_quality import VectorQuality
 from traitcli.views.formatting import clock_time, with_minus
 from traitcli.views.printable import one_line, printable
@@ -137,14 +138,39 @@ def about_text(about: Mapping[str, Any]) -> str:
 
 
 def steering_text(steering: Sequence[Intervention]) -> str:
-    """`steered by evil −2 at layer 22 (dose 0.31)`; empty without steering."""
-    texts = []
-    for one in steering:
-        coefficient = with_minus(f"{one.coefficient:+g}")
-        # A dose of zero is one that is not measured yet.
-        dose = f" (dose {one.dose:.2f})" if one.dose else ""
-        texts.append(f"{one_line(one.trait)} {coefficient} at layer {one.layer}{dose}")
-    return f"steered by {', '.join(texts)}" if texts else ""
+    """`steered by evil −2 at layer 22 (dose 0.31), refusal ≤ +0.5 at layer 17`; empty without."""
+    return f"steered by {', '.join(map(intervention_text, steering))}" if steering else ""
+
+
+def intervention_text(one: Intervention) -> str:
+    """`evil −2 at layer 22`, `evil ablated at every layer`, `evil ≤ +0.5 at layer 22`."""
+    trait = one_line(one.trait)
+    if isinstance(one, Ablate):
+        return f"{trait} ablated at {'every layer' if one.layer is None else f'layer {one.layer}'}"
+    if isinstance(one, Cap):
+        return f"{trait} {'≤' if one.at_most else '≥'} {_signed(one.score)} at layer {one.layer}"
+    condition = ""
+    if isinstance(one, Gate):
+        side = ">" if one.when.above else "<"
+        condition = f" if {one_line(one.when.trait)} {side} {_signed(one.when.score)}"
+    # A dose of zero is one that is not measured yet.
+    dose = f" (dose {one.dose:.2f})" if one.dose else ""
+    return f"{trait} {_signed(one.coefficient)} at layer {one.layer}{condition}{dose}"
+
+
+def brakes_of(steering: Sequence[Intervention]) -> list[str]:
+    """The caps and gates, which hold at some tokens only; as a user types them."""
+    return [one.text for one in steering if isinstance(one, Cap | Gate)]
+
+
+def brakes_text(held: Mapping[str, int], tokens: int) -> str:
+    """`underlined: evil<=0.5@22 held at 12 of 40 tokens`."""
+    parts = [f"{one_line(brake)} held at {count:,}" for brake, count in held.items()]
+    return f"underlined: {', '.join(parts)} of {count_text(tokens, 'token')}"
+
+
+def _signed(number: float) -> str:
+    return with_minus(f"{number:+g}")
 
 
 def alarm_text(event: AlarmRaised) -> str:

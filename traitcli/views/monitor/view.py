@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.control import Control
 from rich.live import Live
 from rich.segment import ControlType
+from rich.style import Style
 from rich.text import Text
 
 from traitcli.events import (
@@ -41,6 +42,8 @@ from traitcli.views.printable import one_line, printable
 from traitcli.views.words import (
     MASSIVE_NOTE,
     alarm_text,
+    brakes_of,
+    brakes_text,
     loading_text,
     raw_note,
     reading_text,
@@ -51,6 +54,8 @@ from traitcli.views.words import (
 _FRAME = 1 / 10
 _MEASURE = 100
 """Longer lines are tiring to read, and a terminal that is made narrower wraps them again."""
+_BRAKED = Style(underline=True)
+"""Tokens at which a cap or a gate held."""
 _WARNINGS_KEPT_LIVE = 2
 """Only the last ones, so that the panel keeps its place; at the end all are printed."""
 
@@ -128,6 +133,9 @@ class MonitorView(ClosableView):
         self._tracks: dict[str, TraitTrack] = {}
         self._text = LineWrapper(self._width)
         self._map: HeatMap | None = None
+        # Cap or gate -> at how many tokens it held so far.
+        self._held: dict[str, int] = {}
+        self._tokens = 0
 
     def _start(self, event: MonitorStarted) -> None:
         self._reset()
@@ -136,6 +144,7 @@ class MonitorView(ClosableView):
             name: TraitTrack(name, raw=self._raw, mark=event.marks.get(name))
             for name in event.traits
         }
+        self._held = dict.fromkeys(brakes_of(event.steering), 0)
         if self._by_layer:
             self._map = HeatMap(self._by_layer, event.layers.get(self._by_layer))
         self._status = "waiting for the first token …"
@@ -162,6 +171,9 @@ class MonitorView(ClosableView):
 
     def _show_token(self, event: TokenScored) -> None:
         self._status = ""
+        for brake in event.braked:
+            self._held[brake] = self._held.get(brake, 0) + 1
+        self._tokens = event.index + 1
         if event.skipped:
             self._text.add(printable(event.text), QUIET)
             if self._clock() - self._drawn_at >= _FRAME:
@@ -187,7 +199,8 @@ class MonitorView(ClosableView):
         is_massive = leader in event.massive
         score = None if is_massive else event.calibrated.get(leader or "")
         for text, style in self._styler.style(event.text, score):
-            self._text.add(text, QUIET if is_massive else style)
+            shown = (QUIET if is_massive else style) or Style.null()
+            self._text.add(text, shown + _BRAKED if event.braked else shown)
 
         # A fast model writes more tokens in a second than a terminal should draw.
         if self._clock() - self._drawn_at >= _FRAME:
@@ -255,13 +268,15 @@ class MonitorView(ClosableView):
             return [*status, *notes]
 
         growing = status or [self._text.line]
-        room = self._console.height - len(growing) - len(notes) - 3
+        brakes = wrap(brakes_text(self._held, self._tokens), width, QUIET) if self._held else []
+        room = self._console.height - len(growing) - len(notes) - len(brakes) - 3
 
         # Nothing is redrawn after the last frame, so it may be taller than the screen. A heat map
         # takes the lines that the panel leaves, so then the panel must stay within the screen.
         panel = self._panel(len(self._tracks) if final and not self._map else room)
         heat = self._map.lines(self._palette, width, room - len(panel)) if self._map else []
-        return [*growing, Text(""), *panel, *([Text(""), *heat] if heat else []), *notes]
+        below = [*brakes, *([Text(""), *heat] if heat else []), *notes]
+        return [*growing, Text(""), *panel, *below]
 
     def _panel(self, room: int) -> list[Text]:
         """As many rows as fit, always including the leader's."""

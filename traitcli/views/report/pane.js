@@ -34,11 +34,20 @@ function generationFacts(record) {
   return joinParts(record.model, prompt, response, ending, pace, seed, record.created);
 }
 
-const steeringText = ({ trait, coefficient, layer, dose }) =>
-  joinParts(
-    `steered along ${trait}: coefficient ${formatScore(coefficient)} at layer ${layer}`,
+/** One way of steering; records from before there were kinds hold pushes only. */
+function steeringText({ kind, trait, coefficient, layer, dose, score, at_most, when }) {
+  const place = layer === null ? "every layer" : `layer ${layer}`;
+  if (kind === "ablate") return `${trait} ablated at ${place}`;
+  if (kind === "cap")
+    return `${trait} capped: ${at_most ? "≤" : "≥"} ${formatScore(score)} at ${place}`;
+  const condition = isObject(when)
+    ? ` if ${when.trait} ${when.above ? ">" : "<"} ${formatScore(when.score)}`
+    : "";
+  return joinParts(
+    `steered along ${trait}: coefficient ${formatScore(coefficient)} at ${place}${condition}`,
     Number.isFinite(dose) && dose > 0 ? `dose ${formatNumber(dose)}` : "",
   );
+}
 
 const aboutText = (about) =>
   Object.entries(about)
@@ -90,7 +99,15 @@ class Pane {
     this.part("facts").textContent = generationFacts(record);
     this.part("about").textContent = aboutText(record.about);
     this.part("steering").replaceChildren(
-      ...record.steering.map((push) => element("li", "", steeringText(push))),
+      ...record.steering.map((way) => element("li", "", steeringText(way))),
+      ...[...record.braked].map(([brake, indices]) =>
+        element(
+          "li",
+          "",
+          `${brake} held at ${countOf(indices.length, "token")} of ${record.tokens.length}, ` +
+            "underlined",
+        ),
+      ),
     );
     this.part("history").replaceChildren(
       ...record.history.flatMap(({ role, content }) => [
@@ -102,6 +119,8 @@ class Pane {
     this.part("earlier-count").textContent = countOf(record.history.length, "earlier message");
     this.showPrompt(record);
     this.spans = record.tokens.map(tokenSpan);
+    for (const indices of record.braked.values())
+      for (const index of indices) this.spans[index].classList.add("braked");
     this.part("tokens").replaceChildren(...this.spans);
     this.part("tokens").scrollTop = 0;
     this.part("no-tokens").hidden = this.spans.length > 0;

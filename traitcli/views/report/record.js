@@ -91,6 +91,15 @@ function readLayerScores(value, count) {
   };
 }
 
+/** Cap or gate -> the indices of the tokens at which it held. */
+const readBraked = (table, count) =>
+  new Map(
+    Object.entries(table).map(([brake, indices]) => [
+      brake,
+      listOf(indices).filter((index) => Number.isInteger(index) && index >= 0 && index < count),
+    ]),
+  );
+
 /** Turns a checked record into the form that the page uses. */
 function readRecord(value) {
   const notes = [];
@@ -107,6 +116,7 @@ function readRecord(value) {
     layers: objectOf(value.layers),
     history: listOf(value.history).filter(isObject),
     steering: listOf(value.steering).filter(isObject),
+    braked: readBraked(objectOf(value.braked_tokens), tokens.length),
     alarms: listOf(value.alarms).filter(
       (alarm) => isObject(alarm) && Number.isInteger(alarm.token),
     ),

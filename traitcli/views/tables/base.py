@@ -100,6 +100,7 @@ NAMED = ("trait", text_cell("trait", NAME))
 
 _TEXT_COLUMNS = {
     "trait",
+    "brake",
     "path",
     "method",
     "verdict",

@@ -23,6 +23,7 @@ from traitcli.views.tables.base import (
     labelled_line,
     number,
     print_table,
+    text_cell,
 )
 
 _STYLES = {
@@ -45,6 +46,10 @@ def steering_table(console: Console, rows: Sequence[Row], *, show: bool = False)
         coherence = _JUDGED if row["coherence_by"] == "judge" else _SUBSTITUTES
         print_table(console, [*_COLUMNS, *coherence, *_COUNTS], row["steps"])
         _print_verdict(console, row)
+        # Results of earlier versions have none.
+        if row.get("brakes"):
+            console.line()
+            print_table(console, [*_BRAKE_COLUMNS, *coherence, _EQUAL_PUSH], row["brakes"])
         if show:
             _print_answers(console, row)
         console.line()
@@ -56,6 +61,9 @@ def steering_table(console: Console, rows: Sequence[Row], *, show: bool = False)
     for row in rows:
         text = _COHERENCE_CAPTIONS[row["coherence_by"]].format(least=row["least_coherence"])
         captions[text] = None
+        captions[_WRONG_CAPTION] = None
+        if row.get("brakes"):
+            captions[_BRAKE_CAPTION] = None
     for text in captions:
         caption(console, text)
 
@@ -123,7 +131,8 @@ def _print_answers(console: Console, row: Row) -> None:
     """The answer to the first question at each strength."""
     # The same question at each strength, so that its answers can be compared.
     question = row["written"][0]["question"]
-    answers = [answer for answer in row["written"] if answer["question"] == question]
+    asked = [answer for answer in row["written"] if answer["question"] == question]
+    answers = [answer for answer in asked if not answer.get("brake")]
     labelled_line(console, "question: ", printable(question), label_style=QUIET)
     for step in row["steps"]:
         label = f"{_signed(step, 'dose'):>7} "
@@ -131,6 +140,10 @@ def _print_answers(console: Console, row: Row) -> None:
             if answer["coefficient"] == step["coefficient"]:
                 text = printable(answer["response"]).strip() or "(empty)"
                 labelled_line(console, label, text, label_style=_style(step))
+    for answer in asked:
+        if answer.get("brake"):
+            text = printable(answer["response"]).strip() or "(empty)"
+            labelled_line(console, f"{one_line(answer['brake'])} ", text)
 
 
 def _style(step: Row) -> Style:
@@ -155,6 +168,23 @@ def _score(step: Row) -> Text:
     return Text(f"{step['score']:.0f} ± {error}")
 
 
+def _effect(brake: Row) -> Text:
+    effect = brake["effect"]
+    if effect is None:
+        return Text(NONE)
+    return Text(with_minus(f"{effect['mean']:+.0f} ± {effect['error']:.0f}"))
+
+
+def _equal_push(brake: Row) -> Text:
+    """`−3.29: 80`, with a judge's coherence; else `−3.29: 6.8, 1%`: perplexity, repetition."""
+    push = brake["equal"]
+    if push is None:
+        return Text(NONE)
+    forms = {"coherence": "{:.0f}", "perplexity": "{:.1f}", "repetition": "{:.0%}"}
+    costs = [form.format(push[key]) for key, form in forms.items() if push[key] is not None]
+    return Text(with_minus(f"{push['coefficient']:+.3g}: {', '.join(costs)}"))
+
+
 def _figure(key: str) -> Callable[[Row], Text]:
     return lambda step: Text(_signed(step, key))
 
@@ -164,6 +194,7 @@ _COLUMNS: tuple[tuple[str, Cell], ...] = (
     ("coefficient", _quiet(_figure("coefficient"))),
     ("dose", _quiet(_figure("dose"))),
     ("score", _quiet(_score)),
+    ("wrong", _quiet(number("wrong", "{:.0%}"))),
 )
 _JUDGED: tuple[tuple[str, Cell], ...] = (("coherence", _quiet(number("coherence", "{:.0f}"))),)
 _SUBSTITUTES: tuple[tuple[str, Cell], ...] = (
@@ -174,6 +205,19 @@ _COUNTS: tuple[tuple[str, Cell], ...] = (
     ("answers", _quiet(number("answers", "{}"))),
     ("empty", _quiet(number("empty", "{}"))),
     ("missing", _quiet(number("missing", "{}"))),
+)
+_BRAKE_COLUMNS: tuple[tuple[str, Cell], ...] = (
+    ("", lambda step: Text("✓" if step["kept"] else "", GOOD)),
+    ("brake", text_cell("text")),
+    ("score", _quiet(_score)),
+    ("change", _quiet(_effect)),
+    ("wrong", _quiet(number("wrong", "{:.0%}"))),
+)
+_EQUAL_PUSH: tuple[str, Cell] = ("equal push", _quiet(_equal_push))
+_WRONG_CAPTION = "wrong: share of the questions whose score moves the wrong way"
+_BRAKE_CAPTION = (
+    "change: of the score of the same question, against unsteered answers · equal push: the "
+    "coefficient that moves the mean score as far, and what it costs, interpolated"
 )
 _SCORE_CAPTION = (
     "dose: coefficient · ‖vector‖ / ‖hidden state‖ · score: mean trait score, 0–100, "
