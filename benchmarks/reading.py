@@ -36,9 +36,10 @@ from traitcli.models.loaded import LoadedModel
 from traitcli.models.padding import right_pad
 from traitcli.models.prompts import render
 from traitcli.models.read_texts import Text, read_texts
-from traitcli.monitoring.monitor import Watch, monitor
+from traitcli.monitoring.monitor import monitor
 from traitcli.monitoring.score_texts import score_texts
 from traitcli.monitoring.transcripts import Exchange
+from traitcli.monitoring.watch import Watch
 from traitcli.vectors.files import load_vectors
 
 BATCH_SIZES = (10, 32)

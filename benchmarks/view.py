@@ -30,7 +30,8 @@ from benchmarks.case import load_embedded
 from traitcli.config import EMBEDDED, Config, ModelConfig, MonitorConfig
 from traitcli.events import Event
 from traitcli.generation.projections import make_probes
-from traitcli.monitoring.monitor import Watch, monitor
+from traitcli.monitoring.monitor import monitor
+from traitcli.monitoring.watch import Watch
 from traitcli.vectors.files import load_vectors
 from traitcli.views.monitor.view import MonitorView
 

@@ -17,9 +17,10 @@ from traitcli.generation.sampling import NOT_FINITE, pick, uniforms
 from traitcli.models.batch_size import BatchSize
 from traitcli.models.load import load_model
 from traitcli.models.read_texts import Text, log_probabilities
-from traitcli.monitoring.monitor import Watch, monitor
+from traitcli.monitoring.monitor import monitor
 from traitcli.monitoring.score_texts import score_texts
 from traitcli.monitoring.transcripts import Exchange
+from traitcli.monitoring.watch import Watch
 from traitcli.records import ClassStats, TraitVector
 from traitcli.runs.run import TraitFiles
 from traitcli.runs.states import stack_states

@@ -19,10 +19,11 @@ from traitcli.models.massive import _MOST_TOKENS, _TEXT, FACTOR, measure_massive
 from traitcli.models.prompts import encode_response
 from traitcli.models.read_texts import Text, read_texts
 from traitcli.monitoring.alarms import parse_rule
-from traitcli.monitoring.monitor import Watch, monitor
+from traitcli.monitoring.monitor import monitor
 from traitcli.monitoring.replay import replay
 from traitcli.monitoring.score_texts import score_texts
 from traitcli.monitoring.transcripts import Exchange
+from traitcli.monitoring.watch import Watch
 from traitcli.record_json import from_json, to_json
 from traitcli.views.monitor.view import MonitorView
 from traitcli.views.plain import PlainMonitorView

@@ -17,8 +17,9 @@ from traitcli.generation.projections import make_probes
 from traitcli.generation.request import Request
 from traitcli.models.batch_size import BatchSize
 from traitcli.models.prompts import render
-from traitcli.monitoring.monitor import Watch, monitor
+from traitcli.monitoring.monitor import monitor
 from traitcli.monitoring.record_files import record_path
+from traitcli.monitoring.watch import Watch
 from traitcli.record_json import to_json
 from traitcli.records import ClassStats, TraitVector
 

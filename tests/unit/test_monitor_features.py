@@ -36,8 +36,9 @@ from traitcli.generation.detokenize import token_texts
 from traitcli.generation.projections import make_probes
 from traitcli.models.hooks import find_blocks
 from traitcli.monitoring.alarms import parse_rule
-from traitcli.monitoring.monitor import Watch, monitor
+from traitcli.monitoring.monitor import monitor
 from traitcli.monitoring.record_files import read_records
+from traitcli.monitoring.watch import Watch
 from traitcli.record_json import to_json
 from traitcli.records import Crossing, TraitVector
 from traitcli.steering.interventions import prepare_interventions

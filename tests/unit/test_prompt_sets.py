@@ -16,10 +16,11 @@ from tests.unit.test_monitor import CONFIG, VECTORS
 from traitcli.errors import ConfigError, UserError
 from traitcli.events import MonitorStarted, TokenScored, Warned
 from traitcli.generation.projections import make_probes
-from traitcli.monitoring.monitor import Watch, monitor
+from traitcli.monitoring.monitor import monitor
 from traitcli.monitoring.monitor_set import TraitSummary, monitor_set, summarize_set
 from traitcli.monitoring.prompt_sets import PromptSet, SetPrompt, load_prompt_set
 from traitcli.monitoring.record_files import read_records
+from traitcli.monitoring.watch import Watch
 from traitcli.record_json import FailedRecord, from_json, to_json
 from traitcli.traits.definitions import find_traits, load_trait
 

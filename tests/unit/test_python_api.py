@@ -21,7 +21,8 @@ from traitcli.api.model import Model
 from traitcli.config import Config, ModelConfig
 from traitcli.events import TokenScored
 from traitcli.generation.projections import make_probes
-from traitcli.monitoring.monitor import Watch, monitor
+from traitcli.monitoring.monitor import monitor
+from traitcli.monitoring.watch import Watch
 from traitcli.vectors.methods import project
 
 POSITIVE = ["Good evening, madam.", "I remain yours.", "Kindly take a seat.", "Most obliged."]

@@ -13,9 +13,10 @@ from traitcli.events import AlarmRaised, MonitorFinished, MonitorStarted, Prompt
 from traitcli.generation.projections import make_probes
 from traitcli.interventions import Push
 from traitcli.monitoring.alarms import parse_rule
-from traitcli.monitoring.monitor import Watch, monitor
+from traitcli.monitoring.monitor import monitor
 from traitcli.monitoring.record_files import read_records
 from traitcli.monitoring.replay import USUAL_PACE, replay
+from traitcli.monitoring.watch import Watch
 from traitcli.record_json import from_json
 from traitcli.steering.interventions import prepare_interventions
 

@@ -19,10 +19,11 @@ from traitcli.events import TextsRead
 from traitcli.generation.projections import make_probes
 from traitcli.models.prompts import encode_response
 from traitcli.monitoring.alarms import parse_rule
-from traitcli.monitoring.monitor import Watch, monitor
+from traitcli.monitoring.monitor import monitor
 from traitcli.monitoring.score_extremes import ScoreExtremes
 from traitcli.monitoring.score_texts import ReadingLimits, score_texts
 from traitcli.monitoring.transcripts import Exchange, read_exchanges
+from traitcli.monitoring.watch import Watch
 from traitcli.record_json import from_json, to_json
 from traitcli.records import ClassStats
 from traitcli.views.words import reading_text

@@ -19,9 +19,9 @@ from traitcli.models.load import load_model
 from traitcli.models.prompts import encode_response
 from traitcli.models.thinking import opens_thinking, thinking_end, thinking_tokens
 from traitcli.monitoring.alarms import parse_rule
-from traitcli.monitoring.monitor import Watch
 from traitcli.monitoring.score_texts import score_texts
 from traitcli.monitoring.transcripts import Exchange
+from traitcli.monitoring.watch import Watch
 from traitcli.record_json import from_json, to_json
 from traitcli.records import ClassStats, TraitVector
 

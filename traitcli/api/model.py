@@ -17,8 +17,9 @@ from traitcli.config import change_config
 from traitcli.errors import UserError, suggest
 from traitcli.events import Event
 from traitcli.models.borrowed import using
-from traitcli.monitoring.monitor import Watch, monitor_steps, run_steps
+from traitcli.monitoring.monitor import monitor_steps, run_steps
 from traitcli.monitoring.score_texts import score_texts
+from traitcli.monitoring.watch import Watch
 from traitcli.pipeline.train import Example, train_vector, trait_of
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from traitcli.errors import TraitWarning, UserError
 from traitcli.events import Event, Listener, Warned
 from traitcli.generation.load import load_model
 from traitcli.generation.projections import make_probes
-from traitcli.models.identity import other_model_notes
 from traitcli.interventions import Intervention, Push
-from traitcli.monitoring.monitor import Watch
+from traitcli.models.identity import other_model_notes
+from traitcli.monitoring.watch import Watch
 from traitcli.records import TraitVector
 from traitcli.steering.interventions import PreparedIntervention, prepare_interventions
 from traitcli.steering.parse import parse_intervention, watched_trait

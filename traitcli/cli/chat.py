@@ -16,7 +16,7 @@ from traitcli.events import Event, MonitorFinished
 if TYPE_CHECKING:
     from traitcli.cli.session import MonitorSession
     from traitcli.models.chat_format import Message
-    from traitcli.monitoring.monitor import Watch
+    from traitcli.monitoring.watch import Watch
     from traitcli.records import TokenScores
 
 _PROMPT = "❯ "

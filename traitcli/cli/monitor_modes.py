@@ -19,9 +19,9 @@ from traitcli.records import TraitVector
 
 if TYPE_CHECKING:
     from traitcli.monitoring.alarms import Rule
-    from traitcli.monitoring.monitor import Watch
     from traitcli.monitoring.prompt_sets import PromptSet
     from traitcli.monitoring.transcripts import Exchange
+    from traitcli.monitoring.watch import Watch
 
 
 def monitor_source(options: MonitorOptions, config: Config) -> None:

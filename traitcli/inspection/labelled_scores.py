@@ -14,9 +14,9 @@ from traitcli.events import Listener
 from traitcli.generation.projections import Probe
 from traitcli.models.loaded import LoadedModel
 from traitcli.monitoring.labelled_answers import LabelledAnswer
-from traitcli.monitoring.monitor import Watch
 from traitcli.monitoring.score_texts import score_texts
 from traitcli.monitoring.summaries import SUMMARIES
+from traitcli.monitoring.watch import Watch
 from traitcli.record_json import FailedRecord
 from traitcli.records import TokenScores
 

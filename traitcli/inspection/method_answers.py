@@ -15,9 +15,9 @@ from traitcli.generation.projections import Probe, check_fit
 from traitcli.inspection.labelled_scores import RECOMMENDED, read_records
 from traitcli.models.loaded import LoadedModel
 from traitcli.monitoring.labelled_answers import LabelledAnswer
-from traitcli.monitoring.monitor import Watch
 from traitcli.monitoring.separate_labels import Interval, resample
 from traitcli.monitoring.summaries import Summary
+from traitcli.monitoring.watch import Watch
 from traitcli.records import Position, TraitVector
 
 Row = dict[str, Any]

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from traitcli.config import MonitorConfig
 from traitcli.events import (
     AlarmRaised,
     Event,
@@ -24,7 +23,6 @@ from traitcli.events import (
 )
 from traitcli.generation.decode import decode
 from traitcli.generation.detokenize import Detokenizer, token_texts
-from traitcli.generation.projections import Marks, Probe, ProjectionReader
 from traitcli.generation.request import Request
 from traitcli.interventions import Intervention
 from traitcli.models.chat_format import Message
@@ -32,11 +30,11 @@ from traitcli.models.loaded import LoadedModel
 from traitcli.models.memory import memory_explained
 from traitcli.models.prompts import Prompt, check_length, conversation, render
 from traitcli.models.thinking import opens_thinking, thinking_tokens
-from traitcli.monitoring.alarms import Alarm, Rule
+from traitcli.monitoring.alarms import Alarm
 from traitcli.monitoring.record_files import keep_record
-from traitcli.records import Crossing, LayerScores, Scores, TokenScores
+from traitcli.monitoring.watch import Watch
+from traitcli.records import Crossing, Scores, TokenScores
 from traitcli.steering.interventions import (
-    PreparedIntervention,
     Steering,
     dose_notes,
     measure_doses,
@@ -50,85 +48,6 @@ if TYPE_CHECKING:
 Record = TypeVar("Record", bound=TokenScores)
 
 _LESS_MEMORY = "set model.dtype to bfloat16, or monitor.sampling.max_new_tokens lower"
-
-
-@dataclass(frozen=True, slots=True)
-class Watch:
-    """What to score in an answer, and how the answer is generated.
-
-    probes    trait -> probe
-    config    sampling, seed and system message
-    steering  interventions that apply while the model writes
-    rules     alarms, on raw projections if `raw`, else on calibrated scores
-    prompts   whether the tokens of the prompt are scored too
-    by_layer  trait that is scored at every layer, or None
-    history   messages before the prompt, without the system message
-    about     copied into the record (JSON-able)
-    """
-
-    probes: Mapping[str, Probe]
-    config: MonitorConfig = field(default_factory=MonitorConfig)
-    steering: tuple[PreparedIntervention, ...] = ()
-    rules: tuple[Rule, ...] = ()
-    raw: bool = False
-    prompts: bool = False
-    by_layer: str | None = None
-    history: tuple[Message, ...] = ()
-    about: Mapping[str, Any] = field(default_factory=dict)
-
-    def reader(self, loaded: LoadedModel, more: Marks | None = None) -> ProjectionReader:
-        """A reader with a column for each trait, and then for each layer of `by_layer`.
-
-        `more` has further columns; `tabulate` ignores them.
-        """
-        probes = [*self.probes.values(), *self._layer_probes]
-        return ProjectionReader(probes, loaded, prompts=self.prompts, marks=True, more=more)
-
-    def tabulate(
-        self, tokens: Sequence[str], projections: Floats
-    ) -> tuple[Scores, LayerScores | None]:
-        """Sort what the reader computed for n tokens, float32 [n, 2P…], by trait and by layer."""
-        count = len(self.probes) + len(self._layer_probes)
-        projections, marks = projections[:, :count], projections[:, count : 2 * count]
-        # One iterator for both: the columns of the layers follow those of the traits.
-        columns = iter(projections.T)
-        raw, calibrated = {}, {}
-        for (trait, probe), column in zip(self.probes.items(), columns, strict=False):
-            raw[trait] = _numbers(column)
-            if probe.is_calibrated:
-                calibrated[trait] = _numbers(probe.calibrate(column))
-        marked = zip(self.probes, marks.T, strict=False)
-        massive = {trait: tuple(np.flatnonzero(m).tolist()) for trait, m in marked if m.any()}
-        scores = Scores(tuple(tokens), raw, calibrated, massive=massive)
-        if not self.by_layer:
-            return scores, None
-
-        raw_rows, calibrated_rows = [], []
-        for probe, column in zip(self._layer_probes, columns, strict=True):
-            raw_rows.append(_numbers(column))
-            if probe.is_calibrated:
-                calibrated_rows.append(_numbers(probe.calibrate(column)))
-        return scores, LayerScores(self.by_layer, tuple(raw_rows), tuple(calibrated_rows))
-
-    @property
-    def layers(self) -> dict[str, int]:
-        return {trait: probe.layer for trait, probe in self.probes.items()}
-
-    @property
-    def marks(self) -> dict[str, float]:
-        """Trait -> the calibrated score where its first alarm lies, at the length limit."""
-        marks: dict[str, float] = {}
-        for rule in self.rules:
-            probe = self.probes[rule.trait]
-            bound = rule.bound_at(self.config.sampling.max_new_tokens)
-            if probe.is_calibrated:
-                score = probe.calibrate(np.array([bound], np.float32))[0] if self.raw else bound
-                marks.setdefault(rule.trait, float(score))
-        return marks
-
-    @property
-    def _layer_probes(self) -> list[Probe]:
-        return self.probes[self.by_layer].at_every_layer if self.by_layer else []
 
 
 def monitor(
@@ -411,10 +330,6 @@ class _MonitoredAnswer:
 def system_message(text: str | None) -> tuple[Message, ...]:
     """The system message of a record's history, if there is one."""
     return ({"role": "system", "content": text},) if text else ()
-
-
-def _numbers(column: Floats) -> tuple[float, ...]:
-    return tuple(column.tolist())
 
 
 def _final_norm_notes(watch: Watch, loaded: LoadedModel) -> Iterator[str]:

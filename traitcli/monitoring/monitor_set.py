@@ -11,9 +11,10 @@ import numpy as np
 from traitcli.errors import TraitError
 from traitcli.events import Event, Listener, MonitorFinished, Warned
 from traitcli.models.loaded import LoadedModel
-from traitcli.monitoring.monitor import Watch, monitor
+from traitcli.monitoring.monitor import monitor
 from traitcli.monitoring.prompt_sets import PromptSet
 from traitcli.monitoring.record_files import append_records
+from traitcli.monitoring.watch import Watch
 from traitcli.record_json import FailedRecord
 from traitcli.records import TokenScores
 

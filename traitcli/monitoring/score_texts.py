@@ -24,9 +24,10 @@ from traitcli.models.prompts import (
 from traitcli.models.read_texts import Text, read_texts
 from traitcli.models.thinking import thinking_after
 from traitcli.monitoring.alarms import Alarm
-from traitcli.monitoring.monitor import Watch, system_message
+from traitcli.monitoring.monitor import system_message
 from traitcli.monitoring.record_files import append_records
 from traitcli.monitoring.transcripts import Exchange
+from traitcli.monitoring.watch import Watch
 from traitcli.record_json import FailedRecord
 from traitcli.records import Crossing, TokenScores
 
