@@ -75,7 +75,7 @@ MODES: dict[str, list[str]] = {
         "Why?",
         "--json",
         "--steer",
-        "evil<=-1000@2",
+        "evil<=-2@2",
         "--steer",
         "refusal=ablate@all",
         "--steer",
@@ -391,16 +391,18 @@ def test_the_prompts_tokens_are_those_of_the_chat_template(ended):
 def test_brakes_and_where_they_held_are_recorded_and_shown(ended, monitor_workspace):
     *tokens, record = ended["braked"].json_lines
 
-    cap, gate = "evil<=-1000@2", "refusal=0.1@2 if evil<1000"
+    gate = "refusal=0.1@2 if evil<1000"
     assert [one.get("kind", "push") for one in record["steering"]] == ["cap", "ablate", "gate"]
-    assert record["braked_tokens"][cap] == list(range(len(tokens)))
     # A gate needs the scores of eight tokens.
-    assert record["braked_tokens"].get(gate, []) == list(range(8, len(tokens)))
+    assert record["braked_tokens"][gate] == list(range(8, len(tokens)))
+    held = record["braked_tokens"].items()
     for token in tokens:
-        assert token["braked"] == ([cap, gate] if token["index"] >= 8 else [cap])
+        assert token.get("braked", []) == [
+            brake for brake, indices in held if token["index"] in indices
+        ]
     [stored] = records(monitor_workspace.folder / "braked.jsonl")
     assert stored == record
-    assert "evil ≤ −1000 at layer 2, refusal ablated at every layer" in ended["braked"].err
+    assert "evil ≤ −2 at layer 2, refusal ablated at every layer" in ended["braked"].err
 
 
 def test_steering_is_recorded_with_its_layer_and_dose(ended):
