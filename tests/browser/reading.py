@@ -200,3 +200,17 @@ def drag(page: Page, first: float, last: float) -> None:
     page.mouse.move(*point_at(page, (first + last) / 2))
     page.mouse.move(*point_at(page, last))
     page.mouse.up()
+
+
+def contrast(first: Color, second: Color) -> float:
+    """The ratio of WCAG 2.2 of two opaque colors."""
+
+    def luminance(color: Color) -> float:
+        parts = [value / 255 for value in color[:3]]
+        linear = [
+            part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+        ]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    dark, bright = sorted((luminance(first), luminance(second)))
+    return (bright + 0.05) / (dark + 0.05)

@@ -18,6 +18,7 @@ from tests.browser.reading import (
     chart,
     color_of,
     content,
+    contrast,
     count_of,
     of_run,
     of_set,
@@ -302,20 +303,6 @@ def test_equal_controls_of_two_panes_have_different_names(reports: Reports) -> N
 
 
 # Contrast
-
-
-def contrast(first: tuple[int, ...], second: tuple[int, ...]) -> float:
-    """The ratio of WCAG 2.2 of two opaque colors."""
-
-    def luminance(color: tuple[int, ...]) -> float:
-        parts = [value / 255 for value in color[:3]]
-        linear = [
-            part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
-        ]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    dark, bright = sorted((luminance(first), luminance(second)))
-    return (bright + 0.05) / (dark + 0.05)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from traitcli.record_json import FailedRecord
 from traitcli.records import TokenScores
-from traitcli.views.answer import answer_html, answer_text
+from traitcli.views.answer import answer_text
+from traitcli.views.notebook import answer_html
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 class Answer(TokenScores):
     """An answer with the scores of its tokens.
 
-    `print(answer)` shows it as text, a notebook shows it with colored tokens, and rich too.
+    `print(answer)` shows it as text, a notebook shows colored tokens and a panel, and rich colors
+    it on a terminal.
 
     error  why an existing text could not be scored; it has no tokens then
     """
@@ -106,6 +108,10 @@ class Answer(TokenScores):
 
     def _repr_html_(self) -> str:
         return answer_html(self)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What IPython shows on a terminal: the text; inside of a list, one line."""
+        printer.text(str(self) if len(printer.stack) == 1 else repr(self))
 
 
 COLUMNS = ("token", "text", "trait", "layer", "raw", "calibrated", "counted")

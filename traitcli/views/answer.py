@@ -1,61 +1,72 @@
-"""Shows a scored answer that is complete: as text, or as HTML in a notebook."""
+"""Shows a scored answer that is complete as text."""
 
 from __future__ import annotations
 
-from html import escape
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+from rich.style import Style
 from rich.text import Text
 
+from traitcli.events import AlarmRaised
 from traitcli.records import TokenScores
-from traitcli.views.formatting import format_score
+from traitcli.views.formatting import QUIET, format_score
 from traitcli.views.monitor.token_styles import TokenStyler
-from traitcli.views.palette import background, is_colored, palette_for
+from traitcli.views.palette import Palette, palette_for
 from traitcli.views.printable import one_line, printable
+from traitcli.views.words import alarm_text, count_text, steering_text
+
+BRAKED = Style(underline=True)
+"""Tokens at which a cap or a gate held."""
+_SCORE = 6
+"""Width of a number, in cells; see `format_score`."""
 
 
-def answer_text(
-    scores: TokenScores, color_system: str | None = None, *, no_color: bool = False
-) -> Text:
-    """The answer with marked or colored tokens, and below it the mean score of each trait.
+@dataclass(frozen=True, slots=True)
+class TraitSummary:
+    """One row of the panel.
 
-    Tokens follow the strongest trait. Without colors, `⟨…⟩⁺` encloses tokens beyond a class mean.
+    mean        over the tokens that count; None without one
+    highest     the highest score of such a token, calibrated or raw as `mean`; None without one
+    at          index of that token
+    calibrated  whether the scores have a scale
     """
-    palette = palette_for(color_system, no_color=no_color)
-    styler, text = TokenStyler(palette), Text()
-    for token, score in zip(scores.tokens, _colors(scores), strict=True):
-        for part, style in styler.style(token, score):
-            text.append(part, style)
-    for part, style in styler.end():
-        text.append(part, style)
-    if not scores.tokens:
-        text.append(printable(scores.response))
 
-    width = max((len(one_line(trait)) for trait in scores.raw), default=0)
+    trait: str
+    layer: int | None
+    mean: float | None
+    highest: float | None
+    at: int
+    calibrated: bool
+
+
+def summaries(scores: TokenScores) -> list[TraitSummary]:
+    """One row for each trait, in the order of the record."""
+    rows = []
     for trait in scores.raw:
-        mean = scores.mean(trait)
-        line = f"{one_line(trait):<{width}}  {format_score(mean):>6}  {_unit(scores, trait)}"
-        text.append("\n" if trait != next(iter(scores.raw)) else "\n\n")
-        text.append(line.rstrip(), palette.foreground(mean))
-    return text
+        shown = scores.shown(trait)
+        at = max(scores.counted(trait), key=lambda index: shown[index], default=-1)
+        highest = shown[at] if at >= 0 else None
+        layer, calibrated = scores.layers.get(trait), trait in scores.calibrated
+        rows.append(TraitSummary(trait, layer, scores.mean(trait), highest, at, calibrated))
+    return rows
 
 
-def answer_html(scores: TokenScores) -> str:
-    """The same as HTML: every text of a model or a user is escaped."""
-    strongest = strongest_trait(scores)
-    colors = _colors(scores)
-    tokens = "".join(
-        _token_html(token, colors[index], _tip(scores, index))
-        for index, token in enumerate(scores.tokens)
-    )
-    rows = "".join(
-        f"<tr><td>{_html(one_line(trait))}{' ●' if trait == strongest else ''}</td>"
-        f"<td style='text-align:right'>{format_score(scores.mean(trait))}</td>"
-        f"<td>{_html(_unit(scores, trait))}</td></tr>"
-        for trait in scores.raw
-    )
-    table = f"<table><tr><th>trait</th><th>mean</th><th></th></tr>{rows}</table>" if rows else ""
-    body = tokens or _html(printable(scores.response or getattr(scores, "error", "")))
-    return f"<div style='white-space:pre-wrap;line-height:1.6'>{body}</div>{table}"
+def notes(scores: TokenScores) -> list[str]:
+    """Lines on steering, alarms and brakes: `brake evil<=0.5@22 held at 12 of 40 tokens`."""
+    lines = [steering_text(scores.steering)]
+    lines += [alarm_text(AlarmRaised(crossing)) for crossing in scores.crossings]
+    total = count_text(len(scores.tokens), "token")
+    lines += [
+        f"brake {one_line(brake)} held at {len(indices):,} of {total}"
+        for brake, indices in scores.braked.items()
+    ]
+    return [line for line in lines if line]
+
+
+def braked_tokens(scores: TokenScores) -> set[int]:
+    """The indices of the tokens at which any brake held."""
+    return {index for indices in scores.braked.values() for index in indices}
 
 
 def strongest_trait(scores: TokenScores) -> str | None:
@@ -64,8 +75,8 @@ def strongest_trait(scores: TokenScores) -> str | None:
     return max(means, key=lambda trait: means[trait], default=None)
 
 
-def _colors(scores: TokenScores) -> list[float | None]:
-    """The score that colors each token; massive tokens have none."""
+def token_colors(scores: TokenScores) -> list[float | None]:
+    """The score that colors each token: the strongest trait's. Massive tokens have none."""
     trait = strongest_trait(scores)
     if trait is None:
         return [None] * len(scores.tokens)
@@ -75,23 +86,45 @@ def _colors(scores: TokenScores) -> list[float | None]:
     ]
 
 
-def _tip(scores: TokenScores, index: int) -> str:
-    shown = (f"{one_line(t)} {format_score(scores.shown(t)[index])}" for t in scores.raw)
-    return ", ".join(shown)
+def answer_text(
+    scores: TokenScores, color_system: str | None = None, *, no_color: bool = False
+) -> Text:
+    """The answer with marked or colored tokens, and below it a row for each trait, and notes.
+
+    Tokens follow the strongest trait. Without colors, `⟨…⟩⁺` encloses tokens beyond a class mean.
+    """
+    palette = palette_for(color_system, no_color=no_color)
+    text = _tokens_text(scores, palette) if scores.tokens else Text(printable(scores.response))
+    rows = summaries(scores)
+    if rows:
+        width = max(len("trait"), *(len(one_line(row.trait)) for row in rows))
+        text.append(f"\n\n{'trait':<{width}}  {'mean':>6}  {'max':>6}  at", QUIET)
+        for row in rows:
+            _append_row(text, row, scores.tokens, palette, width)
+    lines = notes(scores)
+    if lines:
+        text.append("\n" + "".join(f"\n{line}" for line in lines), QUIET)
+    return text
 
 
-def _token_html(token: str, score: float | None, tip: str) -> str:
-    style = ""
-    if is_colored(score):
-        red, green, blue = background(score).get_truecolor()
-        style = f" style='background:rgb({red},{green},{blue});color:#101418'"
-    return f"<span title='{_html(tip)}'{style}>{_html(printable(token))}</span>"
+def _tokens_text(scores: TokenScores, palette: Palette) -> Text:
+    styler, text, braked = TokenStyler(palette), Text(), braked_tokens(scores)
+    for index, (token, score) in enumerate(zip(scores.tokens, token_colors(scores), strict=True)):
+        for part, style in styler.style(token, score):
+            text.append(part, (style or Style()) + BRAKED if index in braked else style)
+    for part, style in styler.end():
+        text.append(part, style)
+    return text
 
 
-def _unit(scores: TokenScores, trait: str) -> str:
-    layer = f"layer {scores.layers[trait]}" if trait in scores.layers else ""
-    return layer if trait in scores.calibrated else f"{layer} raw".strip()
-
-
-def _html(text: str) -> str:
-    return escape(text, quote=True)
+def _append_row(
+    text: Text, row: TraitSummary, tokens: Sequence[str], palette: Palette, width: int
+) -> None:
+    # The colors are made for calibrated scores; they would mean nothing for raw projections.
+    colors = palette if row.calibrated else Palette("none")
+    text.append(f"\n{one_line(row.trait):<{width}}")
+    for score in (row.mean, row.highest):
+        text.append(f"  {format_score(score):>{_SCORE}}", colors.foreground(score))
+    at = one_line(tokens[row.at]) if row.at >= 0 else ""
+    unit = "" if row.calibrated else "raw"
+    text.append(f"  {'  '.join(filter(None, [at or '–', unit]))}", QUIET)

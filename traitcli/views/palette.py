@@ -34,7 +34,7 @@ _STEPS_ABOVE: dict[Depth, tuple[str, str, str]] = {
     "256": ("color(180)", "color(215)", "color(208)"),
     "16": ("yellow", "bright_yellow", "bright_yellow"),
 }
-_ON_COLOR = "#101418"
+ON_COLOR = "#101418"
 """Text on a colored background is dark, whatever the terminal's own color is."""
 BLUE, ORANGE = "#3f8ce0", "#d8741a"
 """Blue and orange with enough contrast on black and on white."""
@@ -58,7 +58,7 @@ class Palette:
         if self.depth == "none" or not is_colored(score):
             return None
         if self.depth == "full":
-            return Style(color=_ON_COLOR, bgcolor=background(score))
+            return Style(color=ON_COLOR, bgcolor=background(score))
 
         weak, medium, strong = (_STEPS_BELOW if score < 0 else _STEPS_ABOVE)[self.depth]
         size = abs(score)

@@ -219,11 +219,16 @@ def color_changes_text(turns: Sequence[tuple[int, str]], verb: str = "Colored") 
     return f"{verb} by {', '.join([one_line(first), *changes])}."
 
 
+def ending_text(finish_reason: str) -> str:
+    """`ended by the model`; the reason itself if it is not known."""
+    return _ENDINGS.get(finish_reason, one_line(finish_reason))
+
+
 def generation_text(event: MonitorFinished) -> str:
     """`42 tokens in 3.5 s, 12.0 tokens/s, ended by the model`."""
     duration = f" in {event.seconds:.1f} s" if event.seconds else ""
     parts = [f"{count_text(event.tokens, 'token')}{duration}"]
     if event.seconds > 0 and event.tokens:
         parts.append(f"{event.tokens / event.seconds:.1f} tokens/s")
-    parts.append(_ENDINGS.get(event.finish_reason, one_line(event.finish_reason)))
+    parts.append(ending_text(event.finish_reason))
     return ", ".join(part for part in parts if part)
