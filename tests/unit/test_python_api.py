@@ -417,6 +417,15 @@ def test_an_answer_prints_its_text_and_the_mean_of_each_trait(model, formal):
     assert repr(answer).startswith("<Answer ")
 
 
+def test_ipython_shows_the_text_of_an_answer_and_one_line_of_each_in_a_list(model, formal):
+    from IPython.lib.pretty import pretty
+
+    answer = model.generate("Why?", watch=formal, max_new_tokens=4)
+
+    assert pretty(answer) == str(answer)
+    assert pretty([answer]) == f"[{answer!r}]"
+
+
 def test_an_answer_has_colors_where_rich_prints_it(model, formal):
     answer = model.generate("Why?", watch=formal, max_new_tokens=8, seed=2)
     console = Console(file=io.StringIO(), force_terminal=True, color_system="truecolor", width=200)
