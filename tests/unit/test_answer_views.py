@@ -13,6 +13,7 @@ from traitcli.records import Crossing, TokenScores
 from traitcli.views.answer import answer_text, notes, summaries
 from traitcli.views.formatting import format_score
 from traitcli.views.notebook import answer_html
+from traitcli.views.palette import ON_COLOR, background
 
 TOKENS = ("I", " can", "not", " help", ".")
 EVIL = (0.5, -2.5, 1.5, 4.5, 0.0)
@@ -216,6 +217,31 @@ def test_pointing_at_a_token_shows_its_scores_and_marks():
         "brake evil&lt;=0.5@15",
         "alarm mean(evil)&gt;1",
     ]
+
+
+def test_the_space_before_a_colored_word_has_the_color_of_the_word_before_it():
+    scores = (1.0, -1.0, 0.0, 2.0)
+    some = record(
+        tokens=("a", " b", " c", "  d"), raw={"evil": scores}, calibrated={"evil": scores}
+    )
+
+    found = re.findall(r"<span[^>]*>(.*?)</span>", answer_html(some))
+
+    colors = [background(score).get_truecolor().hex for score in scores]
+    a, b, d = (f'<i style="background:{colors[k]};color:{ON_COLOR}">' for k in (0, 1, 3))
+    assert found == [f"{a}a</i>", f"{a} </i>{b}b</i>", " c", f"  {d}d</i>"]
+
+
+def test_line_breaks_have_no_color():
+    scores = (2.0,) * 4
+    some = record(
+        tokens=(".\n\n", " a", "\n", "\n b"), raw={"evil": scores}, calibrated={"evil": scores}
+    )
+
+    found = re.findall(r"<span[^>]*>(.*?)</span>", answer_html(some), re.DOTALL)
+
+    plain = [re.sub(r"<i [^>]*>(.*?)</i>", r"[\1]", text) for text in found]
+    assert plain == ["[.]\n\n", " [a]", "\n", "\n [b]"]
 
 
 def test_there_is_nothing_to_load_or_to_run():

@@ -98,16 +98,29 @@ def _prompt(scores: TokenScores) -> str:
 def _tokens(scores: TokenScores) -> Iterator[str]:
     braked = braked_tokens(scores)
     alarmed = {crossing.token for crossing in scores.crossings}
+    before = ""
     for index, score in enumerate(token_colors(scores)):
-        classes, style = [], ""
-        if is_colored(score):
-            classes.append("tc-on")
+        text = printable(scores.tokens[index])
+        word = text.strip(" \n")
+        space, _, rest = text.partition(word) if word else ("", "", text)
+        style = ""
+        # White space alone has no color: a line break would be a thin line.
+        if word and is_colored(score):
             # Not in the style sheet alone: a viewer may remove that, and keep the background.
-            style = f' style="background:{background(score).get_truecolor().hex};color:{ON_COLOR}"'
-        classes += ["tc-braked"] * (index in braked) + ["tc-alarm"] * (index in alarmed)
+            style = f"background:{background(score).get_truecolor().hex};color:{ON_COLOR}"
+        # As on a terminal, a color starts at the word. Between two colored words, the space has the
+        # color of the first: at the end of a line it would stand there alone.
+        joins = before if style and "\n" not in space else ""
+        classes = ["tc-braked"] * (index in braked) + ["tc-alarm"] * (index in alarmed)
         name = f' class="{" ".join(classes)}"' if classes else ""
-        text = _html(printable(scores.tokens[index]))
-        yield f'<span{name}{style} title="{_html(_tip(scores, index))}">{text}</span>'
+        tip = _html(_tip(scores, index))
+        shown = f"{_colored(space, joins)}{_colored(word, style)}{_html(rest)}"
+        yield f'<span{name} title="{tip}">{shown}</span>'
+        before = "" if rest else style
+
+
+def _colored(text: str, style: str) -> str:
+    return f'<i style="{style}">{_html(text)}</i>' if text and style else _html(text)
 
 
 def _tip(scores: TokenScores, index: int) -> str:
