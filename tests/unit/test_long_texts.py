@@ -27,7 +27,7 @@ class Sizes:
 
     def __init__(self, monkeypatch):
         self.masks, self.scores = [], []
-        make, matmul = packed_module.as_mask, packed_module._matmul_attention
+        make, matmul = packed_module.as_mask, packed_module.matmul_attention
 
         def as_mask(*options):
             self.masks.append(make(*options))
@@ -38,7 +38,7 @@ class Sizes:
             return matmul(query, keys, *options)
 
         monkeypatch.setattr(packed_module, "as_mask", as_mask)
-        monkeypatch.setattr(packed_module, "_matmul_attention", attend)
+        monkeypatch.setattr(packed_module, "matmul_attention", attend)
 
     @property
     def largest(self):

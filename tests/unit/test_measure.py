@@ -169,6 +169,20 @@ def test_a_length_confound_keeps_neutral_readings_from_the_second_rung():
     assert sum(reason.startswith("may be length: ") for reason in reasons) >= 17
 
 
+def test_a_perfect_vector_does_not_lead_a_perfect_embedding_layer():
+    def planted_strongly(rollouts):
+        for layer in range(LAYERS):
+            plant(rollouts, layer, strength=100.0)
+        return rollouts
+
+    found = with_neutral(0, planted_strongly)
+
+    assert found.neutral_auroc == found.neutral_auroc_by_layer[0] == 1
+    assert found.neutral_embedding_lead == 0
+    assert found.verdict == "reads its instruction"
+    assert found.verdict_reason.startswith("may be lexical: ")
+
+
 def test_a_vector_that_the_embedding_layer_matches_is_called_lexical():
     """Most of twenty seeds: chance sometimes exceeds two standard errors."""
     doubts = [measured(*both(seed, planted_everywhere)).doubts for seed in range(20)]

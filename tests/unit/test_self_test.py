@@ -189,9 +189,9 @@ def test_packing_that_drops_a_soft_cap_is_not_used(model_folders, monkeypatch, d
     for layer in model.model.model.layers:
         layer.self_attn.attn_logit_softcapping = 150.0
     assert run_self_test(model).packs
-    rule = packed_module._AttentionRule
+    rule = packed_module.AttentionRule
     monkeypatch.setattr(
-        packed_module, "_AttentionRule", lambda **options: rule(**{**options, "cap": None})
+        packed_module, "AttentionRule", lambda **options: rule(**{**options, "cap": None})
     )
 
     found = run_self_test(model)

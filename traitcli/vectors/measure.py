@@ -218,9 +218,15 @@ def _with_neutral(
 
 
 def _lead(found: Measured, control: Measured, held_out: HeldOutScores) -> float | None:
-    """By how many standard errors of the difference the vector is ahead of a control."""
+    """By how many standard errors of the difference the vector is ahead of a control.
+
+    None if it is ahead at every pair alike, which has no error.
+    """
     lead = found.minus(control, held_out)
-    return _round(lead.value / lead.error, 2) if lead.error else None
+    if lead.error:
+        return _round(lead.value / lead.error, 2)
+    # Two that separate perfectly have no error either, and that is no lead.
+    return None if lead.value > 0 else 0.0
 
 
 def _with_controls(
