@@ -2,7 +2,7 @@
 
 The work: load the embedded model, train a vector at all layers on 30 positive and 30 negative
 texts, apply it to 10 answers of 32 greedy tokens, score 20 finished texts, save and read it. The
-code of each library is in peer_code/, as its documentation shows it. It is that code that is
+code of each library is in notebook_code/, as its documentation shows it. It is that code that is
 counted and timed, in the library's own environment, on a CPU in float32 with two threads. The
 libraries take turns, each time in a new process; medians are reported.
 """
@@ -23,7 +23,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-CODE = Path(__file__).with_suffix("")
+CODE = Path(__file__).with_name("notebook_code")
 LIBRARIES = ("traitcli", "steering-vectors", "repeng")
 STEPS = ("load", "train", "apply", "apply in a batch", "score", "save")
 BATCH = "apply in a batch"
@@ -166,10 +166,11 @@ def code_table(results: Sequence[CodeResult]) -> str:
 def _cell(result: CodeResult, steps: Sequence[str]) -> str:
     if not set(steps) <= set(result.lines):
         return "–"
-    lines = sum(result.lines[step] for step in steps)
+    count = sum(result.lines[step] for step in steps)
+    lines = f"{count} line{'s' * (count != 1)}"
     if not result.seconds:
-        return f"{lines} lines, not measured"
-    return f"{lines} lines, {sum(result.seconds[step] for step in steps):.2f} s"
+        return f"{lines}, not measured"
+    return f"{lines}, {sum(result.seconds[step] for step in steps):.2f} s"
 
 
 def main() -> int:

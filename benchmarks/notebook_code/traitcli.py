@@ -1,4 +1,4 @@
-"""The work of peer_code.py with traitcli."""
+"""The work that peer_code.py compares, with traitcli."""
 
 # ruff: noqa: F821
 # load

@@ -1,4 +1,4 @@
-"""The work of peer_code.py with repeng."""
+"""The work that peer_code.py compares, with repeng."""
 
 # ruff: noqa: F821
 # load

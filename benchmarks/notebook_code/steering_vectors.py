@@ -1,4 +1,4 @@
-"""The work of peer_code.py with steering-vectors."""
+"""The work that peer_code.py compares, with steering-vectors."""
 
 # ruff: noqa: F821
 # load
