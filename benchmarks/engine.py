@@ -1,6 +1,6 @@
 """Measures the decode-and-capture loop against what a user would build with transformers.
 
-    python -m benchmarks.engine [--rounds 3] [--prompts 100] [--tokens 64] [--no-peers]
+    python -m benchmarks.engine [--rounds 3] [--prompts 100] [--tokens 64] [--no-peers | --only-api]
 
 Everything runs on the embedded model, on a CPU in float32 with two threads, in one process. The
 others use the same weights as transformers loads them. They take turns; medians are printed. It
@@ -12,6 +12,8 @@ reference       the published procedure: generate in batches of 20, then one for
 generate        generate alone, without capture, at the best of several batch sizes
 generate_batch  transformers' continuous batching alone, without capture
 products        the linear layers of the model alone, with the batches of our own run
+
+With --only-api, it measures only the Python API beside other libraries; see peer_code.py.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from benchmarks.case import (
     make_transcripts,
 )
 from benchmarks.memory import measure_memory
+from benchmarks.peer_code import CodeResult, code_table, measure_code
 from benchmarks.peers import PeerResult, measure
 from benchmarks.reading import measure_monitor, measure_texts, read_packed
 from benchmarks.stages import measure_readings
@@ -289,6 +292,11 @@ def measure_peers(loaded: LoadedModel) -> list[PeerResult]:
     return [own, *measure(pairs, model, environments, 1)]
 
 
+def measure_api(loaded: LoadedModel, rounds: int) -> list[CodeResult]:
+    """The code and the seconds of a notebook's work, beside other libraries."""
+    return measure_code(Path(loaded.model.name_or_path), Path("runs/peers").absolute(), rounds)
+
+
 def measure_rest(loaded: LoadedModel, plain_model: Any, arguments: argparse.Namespace) -> Table:
     """The measures of finished text, of monitoring, of memory and of neutral readings."""
     tokens, rounds = arguments.tokens, arguments.rounds
@@ -315,27 +323,36 @@ def main() -> int:
     options.add_argument("--prompts", type=int, default=100)
     options.add_argument("--tokens", type=int, default=64)
     options.add_argument("--texts", type=int, default=1000)
-    options.add_argument(
+    which = options.add_mutually_exclusive_group()
+    which.add_argument(
         "--no-peers", action="store_true", help="skip other libraries, which need an installation"
+    )
+    which.add_argument(
+        "--only-api", action="store_true", help="measure only the Python API beside other libraries"
     )
     options.add_argument("--out", type=Path, default=Path("runs/bench.json"))
     arguments = options.parse_args()
 
     loaded = load_embedded()
-    plain_model = as_transformers_loads(loaded)
-    table, rates = measure_generation(loaded, plain_model, arguments)
-    table |= measure_rest(loaded, plain_model, arguments)
-    print(f"{'measure':46}{'found':>9}  goal")
-    for name, (value, goal) in table.items():
-        print(f"{name:46}{value:9.4f}  {goal}", flush=True)
-
-    peers = [] if arguments.no_peers else measure_peers(loaded)
-    print(*peers, sep="\n")
-    report = {
-        "table": table,
-        "tokens a second": rates,
-        "peers": [vars(peer) for peer in peers],
-    }
+    report: dict[str, Any] = {}
+    if not arguments.only_api:
+        plain_model = as_transformers_loads(loaded)
+        table, rates = measure_generation(loaded, plain_model, arguments)
+        table |= measure_rest(loaded, plain_model, arguments)
+        print(f"{'measure':46}{'found':>9}  goal")
+        for name, (value, goal) in table.items():
+            print(f"{name:46}{value:9.4f}  {goal}", flush=True)
+        peers = [] if arguments.no_peers else measure_peers(loaded)
+        print(*peers, sep="\n", flush=True)
+        report |= {
+            "table": table,
+            "tokens a second": rates,
+            "peers": [vars(peer) for peer in peers],
+        }
+    if not arguments.no_peers:
+        compared = measure_api(loaded, arguments.rounds)
+        print(code_table(compared))
+        report["api"] = [vars(one) for one in compared]
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
     return 0

@@ -13,6 +13,7 @@ import torch
 from tests.unit.test_likelihood import TRAIT as GRUMPY
 from tests.unit.test_likelihood import naive_ratio
 from tests.unit.test_steerer import last_position_hook
+from traitcli.api.steering_sweep import TraitSweep
 from traitcli.config import SamplingConfig
 from traitcli.errors import DefinitionError, UserError, VectorError
 from traitcli.events import ModelLoading, Progressed
@@ -27,7 +28,6 @@ from traitcli.runs.run import Run
 from traitcli.steering.dose_response import repetition
 from traitcli.steering.interventions import prepare_interventions, steered
 from traitcli.steering.parse import parse_interventions
-from traitcli.steering.sweep import TraitSweep
 from traitcli.steering.sweep_file import steering_budget
 from traitcli.steering.sweep_plan import DOSES, Sweep
 

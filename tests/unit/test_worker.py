@@ -95,6 +95,10 @@ def test_a_task_sends_its_rollouts_and_heartbeats(start):
     assert sum(isinstance(message, TaskStarted) for message in sent) == 1
 
 
+class Killed(BaseException):
+    """Ends the loading."""
+
+
 @pytest.mark.parametrize(
     ("device", "current"), [("cuda:3", [3]), ("cuda", []), ("cpu", []), ("auto", [])]
 )
@@ -106,10 +110,17 @@ def test_a_worker_makes_its_gpu_the_current_one_before_it_loads_a_model(
     import traitcli.models.load as load_module
 
     calls = []
-    monkeypatch.setattr(torch.cuda, "set_device", calls.append)
-    monkeypatch.setattr(load_module, "load_model", lambda *options: calls.append("loads"))
 
-    Worker(tiny_config, device, lambda event: None).model()
+    def read(config, source, device, trust):
+        calls.append("loads")
+        raise Killed
+
+    monkeypatch.setattr(torch.cuda, "set_device", calls.append)
+    monkeypatch.setattr(load_module, "pick_device", lambda wanted: wanted)
+    monkeypatch.setattr(load_module, "read_weights", read)
+
+    with pytest.raises(Killed):
+        Worker(tiny_config, device, lambda event: None).model()
 
     assert calls == [*current, "loads"]
 

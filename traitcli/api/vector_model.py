@@ -226,8 +226,9 @@ class VectorModel:
         self, interventions: Iterable[Intervention], vectors: Mapping[str, TraitVector]
     ) -> tuple[PreparedIntervention, ...]:
         """What a `Watch` holds as its steering; raises VectorError like `steer`."""
+        fitted = {name: self.fitted(vector) for name, vector in vectors.items()}
         return prepare_interventions(
-            interventions, vectors, self.loaded, self.config.vector.position
+            interventions, fitted, self.loaded, self.config.vector.position
         )
 
 

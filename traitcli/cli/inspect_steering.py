@@ -137,10 +137,10 @@ def _run_sweeps(
     """
     from contextlib import closing
 
+    from traitcli.api.steering_sweep import TraitSweep
     from traitcli.events import RunStarted
     from traitcli.pipeline.worker_context import Worker
     from traitcli.runs.run import find_run, lock_run
-    from traitcli.steering.sweep import TraitSweep
     from traitcli.steering.sweep_file import steering_budget
     from traitcli.vectors.files import load_vectors
     from traitcli.views import open_view

@@ -14,7 +14,7 @@ from traitcli.events import Listener, ModelLoaded, ModelLoading, Warned
 from traitcli.files import full_id
 from traitcli.models.borrowed import borrowed
 from traitcli.models.chat_format import find_chat_format
-from traitcli.models.devices import pick_device
+from traitcli.models.devices import pick_device, use_device
 from traitcli.models.identity import fingerprint_weights
 from traitcli.models.loaded import LoadedModel, SelfTest
 from traitcli.models.memory import memory_explained
@@ -101,6 +101,7 @@ def open_model(
     logging.disable_progress_bar()
     start = time.monotonic()
     device = pick_device(config.device)
+    use_device(device)
     name = config.name
 
     def on_step(step: str) -> None:

@@ -58,7 +58,6 @@ class Worker:
         if config not in self._models:
             # Imported here: it loads torch, which takes two seconds and no endpoint needs.
             from traitcli.generation.load import load_model
-            from traitcli.models.devices import use_device
             from traitcli.models.load import loaded_event
 
             if self._adopted and config == self.config:
@@ -66,7 +65,6 @@ class Worker:
                 # When it is first needed, as if it were loaded: the run's log says what was used.
                 self._on_event(loaded_event(self._adopted, str(self._adopted.device)))
                 return self._adopted
-            use_device(self.device)
             self._models[config] = load_model(config, self._on_event, self._trust)
         return self._models[config]
 

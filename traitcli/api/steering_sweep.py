@@ -12,17 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from traitcli.api.model import Model
 from traitcli.events import Listener, Progressed, Stage, StageFinished, StageStarted, Warned
 from traitcli.generation.batch_size import estimate_size
 from traitcli.generation.decode import Generation, generate
 from traitcli.generation.detokenize import token_texts
-from traitcli.generation.projections import check_fit
 from traitcli.generation.request import Request
 from traitcli.interventions import Intervention, Push
 from traitcli.judging import Answer, judge_id
 from traitcli.judging.reasons import merge_reasons
 from traitcli.models.batch_size import BatchSize, shrinking
-from traitcli.models.identity import other_model_notes
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.memory import memory_explained
 from traitcli.models.prompts import Prompt, check_length, encode_response, persona_messages, render
@@ -32,7 +31,7 @@ from traitcli.records import Judgement, Score, Trait, TraitVector
 from traitcli.runs.run import Run
 from traitcli.steering.brake_results import measure_brake, wanted_sign
 from traitcli.steering.dose_response import ScoredAnswer, measure_dose_response, repetition
-from traitcli.steering.interventions import prepare_interventions, steered, typical_norms
+from traitcli.steering.interventions import steered, typical_norms
 from traitcli.steering.sweep_file import Reading, SteeredAnswer, SteeringFile, steering_path
 from traitcli.steering.sweep_plan import PlannedAnswer, Sweep, SweepPlan
 
@@ -92,16 +91,21 @@ class TraitSweep:
         return self._results()
 
     @cached_property
+    def _model(self) -> Model:
+        """The model, loaded when something is missing; the judge may use it too."""
+        model = Model(self._worker.model(), self._worker.settings, self._on_event)
+        # Before anything is stored: a norm of another model would stay in the file.
+        model.watch(self._plan.vector)
+        return model
+
+    @cached_property
     def _norm(self) -> float:
         """The typical norm of the prompts' hidden states at the layer; measured once."""
         known = self._file.norm(self._plan.norm_key)
         if known is not None:
             return known
-        model = self._worker.model()
-        # Before anything is stored: a norm of another model would stay in the file.
-        check_fit(self._plan.vector, model, self._plan.position)
         prompts = [self._render(question).ids for question in self._plan.norm_questions]
-        norm = typical_norms(model, {self._plan.layer}, prompts)[self._plan.layer]
+        norm = typical_norms(self._model.loaded, {self._plan.layer}, prompts)[self._plan.layer]
         self._file.add_norm(self._plan.norm_key, norm)
         return norm
 
@@ -115,12 +119,12 @@ class TraitSweep:
         return [one for one in self._planned if self._file.answer(one.key) is None]
 
     def _render(self, question: str) -> Prompt:
-        loaded = self._worker.model()
+        loaded = self._model.loaded
         return render(loaded.tokenizer, [{"role": "user", "content": question}], loaded.chat)
 
     def _render_asked(self, planned: PlannedAnswer) -> Prompt:
         """The prompt of an answer: the question, under its persona if there is one."""
-        persona, loaded = self._plan.persona_of(planned.pair), self._worker.model()
+        persona, loaded = self._plan.persona_of(planned.pair), self._model.loaded
         if persona is None:
             return self._render(planned.question)
         messages = persona_messages(persona, planned.question, loaded.persona_in)
@@ -129,9 +133,6 @@ class TraitSweep:
     def _generate(self) -> None:
         """Generate the missing answers, a batch for each coefficient."""
         missing = self._missing
-        if missing:
-            for note in other_model_notes([self._plan.vector], self._worker.model()):
-                self._on_event(Warned(self.trait.name, note))
         with self._stage("rollouts", len(missing)) as advance:
             # The steering hooks apply to a whole batch, so a batch has one way of steering.
             for (coefficient, brake), batch in groupby(
@@ -144,18 +145,13 @@ class TraitSweep:
     def _generate_batch(
         self, ways: Sequence[Intervention], batch: Sequence[PlannedAnswer], advance: Advance
     ) -> None:
-        loaded, sampling = self._worker.model(), self._plan.sweep.sampling
+        loaded, sampling = self._model.loaded, self._plan.sweep.sampling
         requests = []
         for one in batch:
             prompt = self._render_asked(one)
             check_length(loaded, prompt, sampling.max_new_tokens)
             requests.append(Request(prompt.ids, one.seed))
-        interventions = prepare_interventions(
-            ways,
-            self._plan.vectors,
-            loaded,
-            self._plan.position,
-        )
+        interventions = self._model.prepare(ways, self._plan.vectors)
 
         answers: list[SteeredAnswer] = []
         size = self._batch_size(loaded, requests)
@@ -233,7 +229,7 @@ class TraitSweep:
         with self._stage("readings", len(missing)) as advance:
             if not missing:
                 return
-            loaded = self._worker.model()
+            loaded = self._model.loaded
             texts = []
             for one in missing:
                 response = encode_response(loaded.tokenizer, self._response(one))
