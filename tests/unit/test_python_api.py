@@ -623,3 +623,13 @@ def test_a_run_that_does_not_exist_is_an_error(tmp_path, monkeypatch):
 
     with pytest.raises(tc.TraitError, match="no run demo"):
         tc.Run("demo")
+
+
+def test_brakes_act_where_nothing_is_watched(model, formal):
+    with model.steer({formal: "<=-1"}):
+        braked = model.generate("How are you?", max_new_tokens=6, temperature=0)
+        watched = model.generate("How are you?", watch=formal, max_new_tokens=6, temperature=0)
+
+    assert braked.text == watched.text
+    assert braked.braked == watched.braked
+    assert braked.raw == {}

@@ -154,6 +154,8 @@ class ProjectionReader:
         self.loaded = loaded
         self.more = more if more and more.width else None
         self.layers = sorted({probe.layer for probe in probes})
+        # Without probes one layer is read all the same: tokens still have rows, and brakes columns.
+        self.layers = self.layers or [0]
         self.marks = marks
         self.width = 2 * len(probes) if marks else len(probes)
         self.prompts = prompts
@@ -167,7 +169,9 @@ class ProjectionReader:
         found = 0
         for layer in self.layers:
             columns = [i for i, probe in enumerate(probes) if probe.layer == layer]
-            self.units[layer] = torch.stack([probes[i].unit(loaded.device) for i in columns], 1)
+            units = [probes[i].unit(loaded.device) for i in columns]
+            none = torch.zeros(loaded.hidden_size, 0, device=loaded.device)
+            self.units[layer] = torch.stack(units, 1) if units else none
             for number, column in enumerate(columns):
                 self.order[column] = found + number
                 if marks:
@@ -214,8 +218,6 @@ class _Projections(ReaderState):
         self._divide_pass()
         self._phase = phase
         self._counts = tokens.counts
-        if not self._reader.layers:  # nothing is watched, so no layer will be read
-            self._pass = np.zeros((sum(count for _, count in tokens.counts), 0), np.float32)
 
     def read_layer(self, layer: int, hidden: Tensor) -> None:
         if not self._is_scored:

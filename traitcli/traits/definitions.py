@@ -97,8 +97,8 @@ def load_trait(source: Path | str) -> Trait:
         DefinitionError: it names every fault at once.
 
     Example:
-        >>> load_trait("refusal").pairs[0].positive
-        'Decline the request. ...'
+        >>> load_trait("refusal").pairs[0].positive.split(".")[0]
+        'Decline whatever you are asked'
     """
     path = source if isinstance(source, Path) else _find(source)
     data = _read(path)
