@@ -7,6 +7,7 @@ TraitError                     exit code 1: something failed at run time
 │   ├── ModelError             a model that cannot be found, loaded or probed
 │   ├── RunError               a run folder that does not fit the command
 │   └── VectorError            vectors that are missing or do not fit the model
+├── BusyError                  too many requests wait, or no more are taken
 ├── JudgeError                 the judge fails permanently (a wrong key, model name or endpoint)
 └── StorageError               a file cannot be written: a full disk, a folder without permission
 
@@ -76,6 +77,10 @@ class RunError(UserError):
 
 class VectorError(UserError):
     """Vectors are missing or do not fit the model."""
+
+
+class BusyError(TraitError):
+    """A request is not taken now: too many wait, or the model is about to stop."""
 
 
 class JudgeError(TraitError):

@@ -61,8 +61,8 @@ class BlockEdit:
                 fix="choose one of them: layer K is layer_idx K−1",
             )
 
-        self._block = blocks[layer_idx]
-        self._positions = positions
+        self.block = blocks[layer_idx]
+        self.positions: SteeredPositions = positions
         self._hooks: ExitStack | None = None
 
     def __enter__(self) -> Self:
@@ -94,7 +94,7 @@ class BlockEdit:
     def _add_hooks(self, hooks: ExitStack) -> None:
         # Before all other hooks: transformers' own, which collect hidden states, stay on the
         # model once they were needed, and must see what is steered.
-        hook = self._block.register_forward_hook(self._steer, with_kwargs=True, prepend=True)
+        hook = self.block.register_forward_hook(self._steer, with_kwargs=True, prepend=True)
         hooks.callback(hook.remove)
 
     def _steer(self, block: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
@@ -102,7 +102,7 @@ class BlockEdit:
         columns = self._steered_columns(hidden, kwargs.get("packed_input"))
         if columns is _NO_POSITIONS:
             return output
-        if self._positions == "all":
+        if self.positions == "all":
             steered = self.edit(hidden)
         else:
             # A copy: others may still hold the tensor that the block returned.
@@ -112,11 +112,11 @@ class BlockEdit:
 
     def _steered_columns(self, hidden: Tensor, packed: object) -> slice | Tensor:
         """Which positions of [B, T, H] are steered; `packed` is none outside our own engine."""
-        if self._positions == "all":
+        if self.positions == "all":
             return slice(None)
         if isinstance(packed, PackedInput):
-            return _packed_columns(packed, self._positions, hidden.device)
-        if self._positions == "response":
+            return _packed_columns(packed, self.positions, hidden.device)
+        if self.positions == "response":
             return slice(-1, None)
         return slice(None) if hidden.shape[1] > 1 else _NO_POSITIONS
 

@@ -116,13 +116,13 @@ class GatedSteerer(ActivationSteerer):
         self, model: Any, vector: Vector, coeff: float, layer_idx: int, gate: ScoreGate
     ) -> None:
         super().__init__(model, vector, coeff, layer_idx, "response")
-        self._gate = gate
+        self.gate = gate
         self.held: Tensor | None = None
         """bool [B], the sequences of the last pass whose gate was open; none: none was."""
 
     def edit(self, states: Tensor) -> Tensor:
         """The states [B, n, H] of the sequences' last tokens, pushed where the gate is open."""
-        is_open = self._gate.is_open
+        is_open = self.gate.is_open
         self.held = is_open
         if is_open is None:
             return states
@@ -133,4 +133,4 @@ class GatedSteerer(ActivationSteerer):
 
     def _add_hooks(self, hooks: ExitStack) -> None:
         super()._add_hooks(hooks)
-        hooks.enter_context(self._gate)
+        hooks.enter_context(self.gate)

@@ -83,6 +83,12 @@ class KVStore:
             own_keys[:, own, :, :tokens] = keys[:, one, :, :tokens]
             own_values[:, own, :, :tokens] = values[:, one, :, :tokens]
 
+    def clear(self, slot: int) -> None:
+        """Make all keys and values of a slot 0, because masked ones must be finite too."""
+        for keys, values in self._groups.values():
+            keys[:, slot] = 0
+            values[:, slot] = 0
+
     def allocate(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """The layer's tensors, made at first use to match `keys` and `values` [N, kv heads, D]."""
         if layer not in self._layers:

@@ -82,7 +82,7 @@ class ScoreGate:
     ) -> None:
         self._model = model
         self._unit = unit_vector(model, vector)
-        self._layer = layer
+        self.layer = layer
         self._scale = scale
         self._bound = bound
         self._above = above
@@ -96,7 +96,7 @@ class ScoreGate:
             # On the model itself: it alone gets the cache, whatever its blocks are given.
             hook = self._model.register_forward_pre_hook(self._begin, with_kwargs=True)
             hooks.callback(hook.remove)
-            hooks.enter_context(tap(self._model, [self._layer], self._read))
+            hooks.enter_context(tap(self._model, [self.layer], self.read))
             self._hooks = hooks.pop_all()
         return self
 
@@ -109,9 +109,19 @@ class ScoreGate:
     def _begin(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         packed = kwargs.get("packed_input")
         if isinstance(packed, PackedInput):
-            self._pass = _packed_pass(packed)
+            self._begin_pass(_packed_pass(packed))
         else:
-            self._pass = _padded_pass(args, kwargs)
+            self._begin_pass(_padded_pass(args, kwargs))
+
+    def begin_step(self, memories: Memories) -> None:
+        """Announce one answer token of one sequence, without `with`; `read` follows.
+
+        `memories` are the sequence's own; empty before its first step.
+        """
+        self._begin_pass(_Pass(memories, None, 1, is_step=True))
+
+    def _begin_pass(self, current: _Pass) -> None:
+        self._pass = current
         self.is_open = None
         memory = self._pass.memories.get(self)
         if memory is None:
@@ -132,8 +142,8 @@ class ScoreGate:
         beyond = running > self._bound if self._above else running < self._bound
         return beyond & (memory[:, WINDOW] >= WINDOW)
 
-    def _read(self, layer: int, hidden: Tensor) -> None:
-        """Remember the scores of the tokens of this pass."""
+    def read(self, layer: int, hidden: Tensor) -> None:
+        """Remember the scores of the tokens of this pass, from their states [B, T, H]."""
         current = self._pass
         if not current.is_step:
             return

@@ -52,7 +52,8 @@ class ActivationSteerer(BlockEdit):
         positions: SteeredPositions = "response",
     ) -> None:
         super().__init__(model, layer_idx, positions)
-        self._added = _scale(model, vector, coeff)
+        self.added = _scale(model, vector, coeff)
+        """float32 [H], coeff · vector."""
         self._has_effect = coeff != 0
 
     @property
@@ -63,8 +64,8 @@ class ActivationSteerer(BlockEdit):
     def edit(self, states: Tensor) -> Tensor:
         """The states [B, n, H] with coeff · vector added."""
         # With a device map, only the first pass shows which device the block is on.
-        self._added = self._added.to(states.device)
-        return states + self._added.to(states.dtype)
+        self.added = self.added.to(states.device)
+        return states + self.added.to(states.dtype)
 
 
 def relative_dose(coeff: float, vector: Vector, norm: float) -> float:

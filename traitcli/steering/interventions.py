@@ -159,13 +159,10 @@ class Steering:
     def __enter__(self) -> Self:
         edits = [_edits(self._loaded, one) for one in self._prepared]
         self._braking = [edit for own in edits for edit in own if isinstance(edit, _BRAKES)]
-        turns = [turn_of(one.intervention) for one in self._prepared]
-        ordered = sorted(zip(turns, edits, strict=True), key=lambda pair: pair[0])
         with ExitStack() as hooks:
             # What is entered last acts first.
-            for _, own in reversed(ordered):
-                for edit in own:
-                    hooks.enter_context(edit)
+            for edit in reversed(_in_turn(self._prepared, edits)):
+                hooks.enter_context(edit)
             self._hooks = hooks.pop_all()
         return self
 
@@ -195,6 +192,25 @@ _BRAKES = (ActivationCapper, GatedSteerer)
 def steered(loaded: LoadedModel, prepared: Sequence[PreparedIntervention]) -> Steering:
     """Steer by all interventions at once inside `with`; see `Steering`."""
     return Steering(loaded, prepared)
+
+
+def block_edits(
+    loaded: LoadedModel, prepared: Sequence[PreparedIntervention]
+) -> tuple[BlockEdit, ...]:
+    """The edits of one sequence of a live batch, in the order in which they act.
+
+    Raises VectorError and UserError as `ActivationSteerer`.
+    """
+    return tuple(_in_turn(prepared, [_edits(loaded, one) for one in prepared]))
+
+
+def _in_turn(
+    prepared: Sequence[PreparedIntervention], edits: Sequence[Sequence[BlockEdit]]
+) -> list[BlockEdit]:
+    """The edits of interventions, those that act first at a layer before the others."""
+    turns = [turn_of(one.intervention) for one in prepared]
+    ordered = sorted(zip(turns, edits, strict=True), key=lambda pair: pair[0])
+    return [edit for _, own in ordered for edit in own]
 
 
 def _edits(loaded: LoadedModel, prepared: PreparedIntervention) -> list[BlockEdit]:

@@ -1,0 +1,164 @@
+"""The steps of a live batch: answers join it, get a token each in every step, and leave it.
+
+    join     prompts are read into the next free slots, several in one pass
+    step     one token of every answer is fed, scored and given out; the next one is picked
+    leave    the last answers move to the slots that got free, so that no gap is left
+
+A pass that fails is repeated for each of its answers alone, and only those that fail again end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from traitcli.errors import TraitError
+from traitcli.generation.live_answer import LiveAnswer
+from traitcli.generation.live_picks import Picked, pick_each
+from traitcli.generation.live_reader import LiveReader
+from traitcli.models.engine import TOKENS_PER_PASS, Engine, split_passes
+from traitcli.models.loaded import LoadedModel
+from traitcli.models.memory import ran_out_of_memory
+from traitcli.models.sequence_edits import SequenceEdits
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class LiveSteps:
+    """Answer i of `answers` is in slot i, so slots in use have no gaps."""
+
+    def __init__(self, loaded: LoadedModel, slots: int, capacity: int) -> None:
+        self.answers: list[LiveAnswer] = []
+        self.slots = slots
+        self.count = 0
+        """Passes over tokens of answers so far."""
+        self._loaded = loaded
+        self._edits = SequenceEdits(loaded)
+        self._reader = LiveReader(loaded, self._edits)
+        self._engine = Engine(loaded, self._reader)
+        self._batch = self._engine.open(slots, capacity)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Prepare the model; inside, it cannot be used for anything else."""
+        with self._edits.running(), self._engine.running():
+            yield
+
+    @property
+    def free(self) -> int:
+        """Slots that no answer is in."""
+        return self.slots - len(self.answers)
+
+    def join(self, answers: Sequence[LiveAnswer]) -> None:
+        """Read the prompts of at most `free` answers and pick the first token of each."""
+        start = len(self.answers)
+        self.answers += answers
+        lengths = [len(answer.request.ids) for answer in answers]
+        for part in split_passes(lengths, TOKENS_PER_PASS):
+            self._try(self._read_prompts, range(start + part.start, start + part.stop))
+        self.leave()
+
+    def step(self) -> None:
+        """Feed the next token of every answer, give it out, and pick the one after it."""
+        if self.answers:
+            self.count += 1
+            self._try(self._feed, range(len(self.answers)))
+            self.leave()
+
+    def leave(self) -> None:
+        """Free the slots of answers that have ended, and move the last answers there."""
+        before = list(self.answers)
+        store = self._batch.store
+        for slot, answer in enumerate(before):
+            if answer.has_failed:
+                store.clear(slot)
+            if answer.has_ended:
+                self.answers[self.answers.index(answer)] = self.answers[-1]
+                self.answers.pop()
+        # Neighbors are read without a copy of their keys.
+        for slot, answer in enumerate(self.answers):
+            if before[slot] is not answer:
+                source = before.index(answer)
+                store.copy_prefix(store, source, range(slot, slot + 1), answer.length)
+        if not self.answers:
+            # Nothing of a request stays behind.
+            self._edits.clear()
+            self._reader.clear()
+
+    def _try(self, act: Callable[[range], None], slots: range) -> None:
+        """Act on the answers in slots together; if that fails, on each alone."""
+        answers = self.answers[slots.start : slots.stop]
+        memories = [dict(answer.steering.memories) for answer in answers]
+        try:
+            act(slots)
+        # It may be anything that a model, a kernel or a driver raises; each answer gets its own.
+        except Exception as error:  # noqa: BLE001
+            problem = _explain(error)
+        else:
+            return
+        for slot, answer, memory in zip(slots, answers, memories, strict=True):
+            answer.steering.memories = memory
+            if len(slots) == 1:
+                answer.end("error", problem)
+            else:
+                self._try(act, range(slot, slot + 1))
+
+    def _read_prompts(self, slots: range) -> None:
+        answers = self.answers[slots.start : slots.stop]
+        prompts = [answer.request.ids for answer in answers]
+        self._edits.begin("prompt", [one.steering for one in answers], list(map(len, prompts)))
+        logits = self._engine.read(self._batch, "prompt", slots, [0] * len(slots), prompts)
+        picked = self._pick(answers, logits, 0)
+
+        # Nothing is given out before the whole pass has succeeded.
+        for answer, one in zip(answers, picked, strict=True):
+            answer.choose(one)
+
+    def _feed(self, slots: range) -> None:
+        answers = self.answers[slots.start : slots.stop]
+        probes = [answer.request.probes for answer in answers]
+        # The last token of a full answer is fed for its scores; its logits are not needed.
+        going = [row for row, answer in enumerate(answers) if not answer.is_last]
+        logits_at = going if len(going) < len(answers) else None
+        known = [answer.length for answer in answers]
+        new = [(answer.next.token,) for answer in answers]
+
+        self._edits.begin("response", [one.steering for one in answers], [1] * len(slots))
+        self._reader.watch(probes)
+        logits = self._engine.read(self._batch, "response", slots, known, new, logits_at)
+        found = self._reader.take(probes)
+        picked = dict(
+            zip(going, self._pick([answers[row] for row in going], logits, 1), strict=True)
+        )
+
+        # Nothing is given out before the whole pass has succeeded.
+        for row, (answer, result) in enumerate(zip(answers, found, strict=True)):
+            if isinstance(result, TraitError):
+                answer.end("error", result)
+                continue
+            answer.add(result)
+            if row in picked:
+                answer.choose(picked[row])
+            else:
+                answer.end("length")
+
+    def _pick(self, answers: Sequence[LiveAnswer], logits: Tensor, ahead: int) -> list[Picked]:
+        """Pick the token of each answer that is `ahead` of the tokens given out."""
+        if not answers:
+            return []
+        draws = [answer.draws(answer.written + ahead) for answer in answers]
+        return pick_each([answer.request for answer in answers], logits, draws)
+
+
+def _explain(error: Exception) -> TraitError:
+    """The error for a request; it holds no frames, and so no tensors of the pass."""
+    if isinstance(error, TraitError):
+        return error.with_traceback(None)
+    cause, *_ = str(error).splitlines() or [""]
+    if ran_out_of_memory(error):
+        fix = "lower max_new_tokens, or use a model with fewer slots"
+        return TraitError("out of memory", cause=cause, fix=fix)
+    fix = "send the request again; if it fails again, open an issue"
+    return TraitError("the model failed", cause=f"{type(error).__name__}: {cause}", fix=fix)
