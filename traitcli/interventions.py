@@ -101,14 +101,3 @@ Intervention = Push | Ablate | Cap | Gate
 
 KINDS: dict[str, type[Intervention]] = {"push": Push, "ablate": Ablate, "cap": Cap, "gate": Gate}
 """Name of each way of steering in records -> its type."""
-
-_ORDER = {Push: 0, Gate: 0, Ablate: 1, Cap: 2}
-
-
-def turn_of(intervention: Intervention) -> int:
-    """When it acts among the interventions of one layer; those with the same turn in given order.
-
-    Pushes and gates add first, then ablations remove, then caps bound what is left: a cap holds
-    whatever else is asked for.
-    """
-    return _ORDER[type(intervention)]

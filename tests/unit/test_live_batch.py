@@ -106,7 +106,9 @@ class Listener:
         self._on_token(self)
 
     def end(self):
-        return self._ends.get(timeout=60)
+        end = self._ends.get(timeout=20)
+        self._ends.put(end)
+        return end
 
     @property
     def ids(self):
@@ -121,7 +123,7 @@ def assert_written(case, listener, exact=False):
     assert end.tokens == len(tokens)
     assert listener.ids == tokens
     # Without probes, `decode` gives nothing at all, not even of brakes.
-    if not case.probes:
+    if not (case.probes and tokens):
         return
     found = np.array([token.projections for token in listener.tokens])
     expected = np.array(rows)
@@ -170,29 +172,33 @@ def test_joining_and_leaving_at_any_step_changes_nothing(loaded, family, seed):
     cases = [Case(model, draw.randrange(10_000)) for _ in range(40)]
     listeners = [Listener() for _ in cases]
     waiting = list(zip(cases, listeners, strict=True))
-    cancelled = []
+    cancelled, answers = [], {}
+    lock = threading.Lock()
 
-    def join(listener=None):
-        """Let some requests join, and one leave, from inside a step."""
-        for _ in range(min(draw.choice([0, 0, 1, 3]), len(waiting))):
-            case, own = waiting.pop()
-            batch.submit(case.request(client=str(draw.randrange(3))), own)
-        if draw.random() < 0.2:
-            other = Listener()
-            cancelled.append(other)
-            batch.submit(Case(model, draw.randrange(10_000)).request(), other).cancel()
+    def start(count):
+        """Submit some requests, and sometimes one that leaves at once."""
+        with lock:
+            chosen = [waiting.pop() for _ in range(min(count, len(waiting)))]
+            for case, own in chosen:
+                batch.submit(case.request(client=str(draw.randrange(3))), own)
+            if chosen and draw.random() < 0.5:
+                cancelled.append(Listener(lambda listener: answers[listener].cancel()))
+                other = Case(model, draw.randrange(10_000)).request()
+                answers[cancelled[-1]] = batch.submit(other, cancelled[-1])
+            return chosen
 
+    # From inside a step: some join at the next one.
     for listener in listeners:
-        listener._on_token = join
+        listener._on_token = lambda listener: start(draw.choice([0, 0, 1, 3]))
     with LiveBatch(model, replace(LIMITS, slots=draw.choice([1, 3, 8]))) as batch:
-        while waiting:
-            case, own = waiting.pop()
-            batch.submit(case.request(), own)
-            own_end = own.end()
-            own._ends.put(own_end)
+        while chosen := start(1):
+            # Most others join while this one is written.
+            chosen[0][1].end()
         assert batch.drain(60)
 
-    assert {listener.end().reason for listener in cancelled} <= {"cancelled"}
+    ends = [listener.end() for listener in cancelled]
+    assert any(end.reason == "cancelled" for end in ends)
+    assert all(end.tokens <= 1 for end in ends)
     for case, listener in zip(cases, listeners, strict=True):
         assert_written(case, listener)
 
@@ -297,7 +303,7 @@ def test_an_answer_that_is_not_finite_ends_alone(loaded, family, scored):
     model = model_of(loaded, family)
     cases = [Case(model, number) for number in range(100, 106)]
     broken = Case(model, 7)
-    broken.ways = ("evil=1e38@1", "evil=1e38@2", "evil=1e38@3")
+    broken.ways = (f"evil=1{'0' * 38}@2",) * 5
     broken.probes = broken.probes if scored else []
     listeners = [Listener() for _ in cases]
     failed = [Listener() for _ in range(2)]
@@ -319,29 +325,28 @@ def test_an_answer_that_is_not_finite_ends_alone(loaded, family, scored):
 
 
 @each_family
-@pytest.mark.parametrize("bad_length", [1, 9], ids=["in a step", "in a prompt"])
-def test_an_error_inside_the_model_ends_only_its_request(loaded, family, bad_length):
+@pytest.mark.parametrize("content", ["prompts", "responses"])
+def test_an_error_inside_the_model_ends_only_its_request(loaded, family, content):
     model = model_of(loaded, family)
     cases = [Case(model, number) for number in range(200, 212)]
-    [bad] = [7]
     listeners, failed = [Listener() for _ in cases], Listener()
+    long = Case(model, 0)
+    long.ids, long.sampling = START * 6, SamplingConfig(max_new_tokens=50)
+    while not long.alone()[0]:
+        long.seed += 1
 
     def fail(block, args, kwargs, output):
         packed = kwargs["packed_input"]
-        is_step = packed.content == "responses"
-        if bad in packed.ids and is_step == (bad_length == 1):
-            raise RuntimeError(f"cannot read token {bad}")
+        # No other request is as long.
+        if packed.content == content and packed.positions.max() >= 100:
+            raise RuntimeError("cannot read this")
 
     hook = find_blocks(model.model)[2].register_forward_hook(fail, with_kwargs=True)
     try:
-        with LiveBatch(model, LIMITS) as batch:
+        with LiveBatch(model, replace(LIMITS, slots=7)) as batch:
             for case, listener in zip(cases[:6], listeners, strict=False):
                 batch.submit(case.request(), listener)
-            if bad_length == 1:
-                # Its most likely token, whatever the prompt: a push along that token's direction.
-                batch.submit(_writes(model, bad), failed)
-            else:
-                batch.submit(LiveRequest((*START[:8], bad), 0), failed)
+            batch.submit(long.request(), failed)
             for case, listener in zip(cases[6:], listeners[6:], strict=True):
                 batch.submit(case.request(), listener)
             batch.drain(60)
@@ -349,21 +354,10 @@ def test_an_error_inside_the_model_ends_only_its_request(loaded, family, bad_len
         hook.remove()
 
     end = failed.end()
-    assert end.reason == "error"
-    assert f"RuntimeError: cannot read token {bad}" in end.error.cause
+    assert (end.reason, end.tokens) == ("error", 0)
+    assert end.error.cause == "RuntimeError: cannot read this"
     for case, listener in zip(cases, listeners, strict=True):
         assert_written(case, listener)
-
-
-def _writes(model, token):
-    """A request whose answer begins with a token."""
-    for seed in range(1000):
-        for last in range(41, 300):
-            case = LiveRequest((last,), seed, SamplingConfig(temperature=0, max_new_tokens=20))
-            with torch.no_grad():
-                if model.model(torch.tensor([case.ids])).logits[0, -1].argmax() == token:
-                    return case
-    raise AssertionError("no prompt is followed by that token")
 
 
 def test_a_callback_that_raises_ends_only_its_request(loaded):
@@ -464,12 +458,12 @@ def test_2000_requests_leave_nothing_behind(loaded):
                 cases[number % 40].request(),
                 lambda event: ends.put(event) if isinstance(event, LiveEnd) else None,
             )
-        found = [ends.get(timeout=60) for _ in range(count)]
+        found = [ends.get(timeout=20) for _ in range(count)]
         assert {end.error for end in found} == {None}
 
     def tensors():
         gc.collect()
-        return sum(isinstance(one, torch.Tensor) for one in gc.get_objects())
+        return sum(issubclass(type(one), torch.Tensor) for one in gc.get_objects())
 
     with LiveBatch(model, replace(LIMITS, waiting=200)) as batch:
         run(batch, 100)

@@ -35,8 +35,7 @@ class LiveRequest:
     seed       of its own random numbers
     sampling   temperature, top-k, top-p and the length limit
     probes     what its tokens are scored by; for `Watch.tabulate`, those of the watch
-    edits      how it is steered, in the order in which edits of a block act (`block_edits`); made
-               for this request alone
+    edits      how it is steered (see `block_edits`); made for this request alone
     stop       the answer ends before the first of these strings
     log_probs  how many of the likeliest tokens are given at each step, with natural logarithms of
                their probabilities at temperature 1; none: no log-probabilities at all

@@ -43,6 +43,10 @@ class BlockEdit:
             existing texts unless positions are "all".
     """
 
+    turn = 0
+    """When it acts among those of one block: pushes and gates add first, then ablations remove,
+    then caps bound what is left. A cap holds whatever else is asked for."""
+
     def __init__(self, model: Any, layer_idx: int, positions: SteeredPositions) -> None:
         if positions not in get_args(SteeredPositions):
             known = ", ".join(get_args(SteeredPositions))

@@ -35,6 +35,8 @@ class ActivationAblator(BlockEdit):
     Source: directional ablation of Arditi et al. 2024 (arXiv:2406.11717).
     """
 
+    turn = 1
+
     def __init__(self, model: Any, vector: Vector, layer_idx: int) -> None:
         super().__init__(model, layer_idx, "all")
         self._unit = unit_vector(model, vector)
@@ -67,6 +69,8 @@ class ActivationCapper(BlockEdit):
     Source: activation capping of Assistant Axis (Lu et al. 2026, `ActivationSteering` of
     safety-research/assistant-axis), which subtracts only what exceeds the threshold.
     """
+
+    turn = 2
 
     def __init__(
         self,

@@ -38,8 +38,8 @@ _Operation = tuple["slice | Tensor", Callable[["Tensor"], "Tensor"]]
 class SequenceSteering:
     """How one sequence is steered.
 
-    edits     in the order in which those of a block act; they belong to this sequence alone, and
-              their own hooks are not used
+    edits     those of a block act by their `turn`, and then in this order; they belong to this
+              sequence alone, and their own hooks are not used
     memories  what its gates remember of it
     """
 
@@ -119,7 +119,7 @@ class SequenceEdits:
         by_block: dict[Any, list[list[tuple[int, BlockEdit]]]] = {}
         for number, sequence in enumerate(self.sequences):
             own: dict[Any, list[tuple[int, BlockEdit]]] = {}
-            for edit in sequence.edits:
+            for edit in sorted(sequence.edits, key=lambda edit: edit.turn):
                 is_closed = self._phase == "prompt" and isinstance(edit, GatedSteerer)
                 if edit.has_effect and not is_closed:
                     own.setdefault(edit.block, []).append((number, edit))

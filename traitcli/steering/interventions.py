@@ -12,7 +12,7 @@ import torch
 
 from traitcli.errors import VectorError
 from traitcli.generation.projections import Probe, check_fit
-from traitcli.interventions import Ablate, Cap, Gate, Intervention, Push, turn_of
+from traitcli.interventions import Ablate, Cap, Gate, Intervention, Push
 from traitcli.models.block_edit import BlockEdit
 from traitcli.models.brakes import ActivationAblator, ActivationCapper, GatedSteerer
 from traitcli.models.finite import check_layers
@@ -157,11 +157,11 @@ class Steering:
         """The caps and gates, which hold at some tokens only; as a user types them."""
 
     def __enter__(self) -> Self:
-        edits = [_edits(self._loaded, one) for one in self._prepared]
-        self._braking = [edit for own in edits for edit in own if isinstance(edit, _BRAKES)]
+        edits = block_edits(self._loaded, self._prepared)
+        self._braking = [edit for edit in edits if isinstance(edit, _BRAKES)]
         with ExitStack() as hooks:
             # What is entered last acts first.
-            for edit in reversed(_in_turn(self._prepared, edits)):
+            for edit in [*sorted(edits, key=lambda edit: edit.turn)][::-1]:
                 hooks.enter_context(edit)
             self._hooks = hooks.pop_all()
         return self
@@ -197,20 +197,11 @@ def steered(loaded: LoadedModel, prepared: Sequence[PreparedIntervention]) -> St
 def block_edits(
     loaded: LoadedModel, prepared: Sequence[PreparedIntervention]
 ) -> tuple[BlockEdit, ...]:
-    """The edits of one sequence of a live batch, in the order in which they act.
+    """The edits that interventions are made of, in the order given; for one sequence alone.
 
     Raises VectorError and UserError as `ActivationSteerer`.
     """
-    return tuple(_in_turn(prepared, [_edits(loaded, one) for one in prepared]))
-
-
-def _in_turn(
-    prepared: Sequence[PreparedIntervention], edits: Sequence[Sequence[BlockEdit]]
-) -> list[BlockEdit]:
-    """The edits of interventions, those that act first at a layer before the others."""
-    turns = [turn_of(one.intervention) for one in prepared]
-    ordered = sorted(zip(turns, edits, strict=True), key=lambda pair: pair[0])
-    return [edit for _, own in ordered for edit in own]
+    return tuple(edit for one in prepared for edit in _edits(loaded, one))
 
 
 def _edits(loaded: LoadedModel, prepared: PreparedIntervention) -> list[BlockEdit]:
