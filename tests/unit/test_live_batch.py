@@ -301,19 +301,26 @@ def test_a_cancelled_request_frees_its_slot_within_a_step(loaded, family):
 @pytest.mark.parametrize("scored", [True, False], ids=["scored", "not scored"])
 def test_an_answer_that_is_not_finite_ends_alone(loaded, family, scored):
     model = model_of(loaded, family)
-    cases = [Case(model, number) for number in range(100, 106)]
+    cases = [Case(model, number) for number in range(100, 112)]
+    # It is written to the end, and longer than all others: their slots are read as far as its own.
+    cases[0].ids, cases[0].ways = START * 5, ()
+    cases[0].sampling = SamplingConfig(max_new_tokens=60)
+    while len(cases[0].alone()[0]) < 20:
+        cases[0].seed += 1
     broken = Case(model, 7)
+    broken.ids = START * 3
     broken.ways = (f"evil=1{'0' * 38}@2",) * 5
     broken.probes = broken.probes if scored else []
     listeners = [Listener() for _ in cases]
     failed = [Listener() for _ in range(2)]
 
     # Few slots: those of the broken requests are used again.
-    with LiveBatch(model, replace(LIMITS, slots=3)) as batch:
-        for number, (case, listener) in enumerate(zip(cases, listeners, strict=True)):
+    with LiveBatch(model, replace(LIMITS, slots=5)) as batch:
+        batch.submit(cases[0].request(), listeners[0])
+        for listener in failed:
+            batch.submit(broken.request(), listener)
+        for case, listener in zip(cases[1:], listeners[1:], strict=True):
             batch.submit(case.request(), listener)
-            if number < 2:
-                batch.submit(broken.request(), failed[number])
         batch.drain(60)
 
     for listener in failed:

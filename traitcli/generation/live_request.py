@@ -85,7 +85,7 @@ class LiveEnd:
     """The last thing that a request gives.
 
     reason  stop: end of text or a stop string; length: the length limit; cancelled; error
-    tokens  how many tokens it was given slots for, those after a stop string included
+    tokens  how many tokens were written, those of a stop string included
     text    belongs to the last token: an incomplete character, as U+FFFD
     error   why it failed; none for another reason
     """

@@ -161,7 +161,7 @@ class Steering:
         self._braking = [edit for edit in edits if isinstance(edit, _BRAKES)]
         with ExitStack() as hooks:
             # What is entered last acts first.
-            for edit in [*sorted(edits, key=lambda edit: edit.turn)][::-1]:
+            for edit in sorted(edits, key=lambda edit: edit.turn)[::-1]:
                 hooks.enter_context(edit)
             self._hooks = hooks.pop_all()
         return self
