@@ -23,8 +23,18 @@ Input = Annotated[
     Path | None,
     typer.Option(
         "--input",
-        metavar="FILE",
-        help="Score existing text (JSONL, chats or plain text); nothing is generated.",
+        metavar="PATH",
+        help="Score existing text (JSONL, chats or plain text), or all logs in a folder; "
+        "nothing is generated.",
+    ),
+]
+By = Annotated[
+    str | None,
+    typer.Option(
+        "--by",
+        metavar="KEY",
+        help="With --input: a table by day, file or any key of the log (default: by file, for a "
+        "folder).",
     ),
 ]
 Replay = Annotated[

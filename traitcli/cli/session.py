@@ -98,13 +98,17 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Display:
-    """What the screen shows; `as_json` prints JSON lines instead."""
+    """What the screen shows; `as_json` prints JSON lines instead.
+
+    group_by  the key of the table over existing texts; None is one row a file, for a folder
+    """
 
     trait: str | None
     per_layer: bool
     prompt_tokens: bool
     raw: bool
     as_json: bool
+    group_by: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +148,14 @@ class MonitorOptions:
         """Raise UserError for an option that would have no effect on this source."""
         # An option without effect is a mistake: the user believes that it does something.
         without_effect: dict[str, object] = {}
+        if option != "--input" and self.display.group_by is not None:
+            raise UserError(
+                "--by has no effect without --input",
+                cause="--by groups the scores of existing texts",
+                fix="add --input DIR, or leave --by out",
+            )
+        if self.display.group_by is not None and not self.display.group_by.strip():
+            raise UserError("--by is empty", cause="it names no key", fix="--by day")
         if option in {"--input", "--replay"}:
             without_effect |= {"--steer": self.steer, "--stop-on": self.stop_on}
         if option == "--replay":
