@@ -52,7 +52,17 @@ MODES: dict[str, list[str]] = {
         "run(evil,3)>-1000",
     ],
     "folder": ["--input", "logs", "--out", "logs/records.jsonl", "--traits", "evil,refusal"],
-    "days": ["--input", "logs/one.jsonl", "--by", "day", "--json", "--traits", "evil"],
+    "days": [
+        "--input",
+        "logs/one.jsonl",
+        "--by",
+        "day",
+        "--json",
+        "--traits",
+        "evil",
+        "--out",
+        "scores.csv",
+    ],
     "plain": [
         "Wh\udcff?",
         "--input",
@@ -185,6 +195,12 @@ def test_a_table_by_day_goes_to_stderr_beside_json(ended, monitor_workspace):
     rows = [line.split() for line in ended["days"].err.splitlines()]
 
     assert [first["about"]["time"], second["about"]["time"]] == ["2025-02-01", "2025-01-31"]
+    table = (monitor_workspace.folder / "scores.csv").read_text(encoding="utf-8").splitlines()
+    assert table[0] == "id,epoch,time,file,line,turn,evil,tokens,error"
+    assert [row.split(",")[:5] for row in table[1:]] == [
+        ["a", "", "2025-02-01", "one.jsonl", "1"],
+        ["a", "", "2025-01-31", "one.jsonl", "2"],
+    ]
     days = [row for row in rows if row and row[0].startswith("2025")]
     assert days == [
         ["2025-01-31", "1", figure(mean_of(second, "evil"))],

@@ -124,5 +124,9 @@ Vectors = Annotated[
 ]
 Out = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Output file. A .jsonl file is appended to."),
+    typer.Option(
+        metavar="FILE",
+        help="Output file. A .jsonl file is appended to. With --input, .csv and .parquet get a "
+        "row of mean scores for each text.",
+    ),
 ]

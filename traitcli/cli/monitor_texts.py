@@ -43,6 +43,8 @@ def score_groups(
     """Score the texts, and print what they show. Returns whether a --fail-on rule is met."""
     from traitcli.monitoring.score_extremes import ScoreExtremes
     from traitcli.monitoring.score_groups import ScoreGroups
+    from traitcli.monitoring.score_tables import ScoreTable
+    from traitcli.views.tables.base import path_line
     from traitcli.views.tables.runs import texts_table
     from traitcli.views.tables.score_groups import groups_table
 
@@ -52,14 +54,18 @@ def score_groups(
     path = session.record_path(source.name if source else "", ".jsonl")
     extremes = ScoreExtremes(with_file=is_folder)
     groups = ScoreGroups(options.display.group_by or "file")
+    table = ScoreTable()
     total = failed = 0
     for exchanges in batches:
         for record in session.model.score_each(exchanges, watching, path):
             failed += session.print_record(record)
             extremes.add(record)
             groups.add(record)
+            table.add(record)
             total += 1
 
+    if options.writes_table and options.out is not None:
+        table.write(options.out)
     # The live view would draw over the table.
     session.view.close()
     console = session.console(beside_tokens=False)
@@ -67,6 +73,8 @@ def score_groups(
         groups_table(console, groups.key, groups.rows())
         console.line()
     texts_table(console, extremes.rows(), extremes.failures, str(path))
+    if options.writes_table:
+        path_line(console, "scores", str(options.out))
     check_scored(extremes.failures, total)
     if failed:
         rules = " or ".join(options.fail_on)

@@ -137,12 +137,22 @@ class MonitorOptions:
 
         # A .json file is replaced by each record, so only the last one would stay.
         writes_several = option in {"--chat", "--prompts", "--input"}
-        if writes_several and self.out and self.out.suffix != ".jsonl":
+        if self.writes_table:
+            from traitcli.monitoring.score_tables import check_table
+
+            check_table(self.out or Path())
+        elif writes_several and self.out and self.out.suffix != ".jsonl":
             raise UserError(
                 f"cannot write the records of {option} to {self.out}",
                 cause=f"{option} writes several records, and only a .jsonl file holds several",
                 fix=f"--out {self.out.with_suffix('.jsonl')}",
             )
+
+    @property
+    def writes_table(self) -> bool:
+        """Whether --out is a table of existing texts' scores; their records go elsewhere."""
+        is_table = self.out is not None and self.out.suffix.lower() in {".csv", ".parquet"}
+        return is_table and self.source.text is not None
 
     def _check_effect(self, option: str) -> None:
         """Raise UserError for an option that would have no effect on this source."""
@@ -206,7 +216,8 @@ class MonitorSession:
         """The file that the record is written to: --out, or a new file in the runs folder."""
         from traitcli.monitoring.record_files import record_path
 
-        return self.options.out or record_path(self.model.config.paths.runs, name, suffix)
+        own = record_path(self.model.config.paths.runs, name, suffix)
+        return own if self.options.writes_table else self.options.out or own
 
     def print_record(self, record: TokenScores | FailedRecord) -> bool:
         """Print a record if --json asks for it. Returns whether a --fail-on rule is met."""
