@@ -13,7 +13,7 @@ from traitcli.files import is_left_over
 from traitcli.monitoring.log_shapes import Exchange
 from traitcli.monitoring.transcripts import read_transcript, shown_name
 
-LOG_NAMES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".yaml", ".yml", ".txt")
+LOG_NAMES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".yaml", ".yml", ".txt", ".eval")
 """Endings of the files that are read. Any other file in a folder may not be a log."""
 _AT_ONCE = 256
 """Texts that are handed over together: the model reads many at once, and files may be small."""

@@ -16,11 +16,20 @@ from yaml import YAMLError
 
 from traitcli.errors import UserError
 from traitcli.files import decode_text, explain_unreadable, parse_json, parse_lines
+from traitcli.monitoring.eval_archives import is_archive
+from traitcli.monitoring.inspect_logs import (
+    InspectSample,
+    is_log,
+    read_sample,
+    samples_in,
+    samples_of,
+)
 from traitcli.monitoring.log_facts import read_facts
 from traitcli.monitoring.log_shapes import (
     FORMS,
     PROMPTS,
     RESPONSES,
+    Entry,
     Exchange,
     ShapeError,
     is_chat,
@@ -31,6 +40,7 @@ from traitcli.yaml_files import parse_yaml
 __all__ = ["Exchange", "Transcript", "read_exchanges", "read_transcript"]
 
 STDIN = Path("-")
+_INSPECT = "an Inspect log"
 _JSON_NAMES = {".jsonl", ".json", ".ndjson"}
 _YAML_NAMES = {".yaml", ".yml"}
 _TABLE_NAMES = {".csv", ".tsv"}
@@ -80,9 +90,7 @@ def read_transcript(
     Raises UserError when there is no response at all.
     """
     name = name or ("stdin" if path == STDIN else shown_name(path.name))
-    is_streamed = _is_streamed(path)
-    text = "" if is_streamed else _read_text(path)
-    form, entries = ("JSON lines", _stream_lines(path)) if is_streamed else _split(path, text)
+    form, entries, text = _open(path)
     if entries is None:
         exchange = Exchange(prompt, text, about={"file": name, **read_facts(None, name)})
         if not text.strip():
@@ -97,8 +105,7 @@ def read_transcript(
         try:
             if isinstance(value, ValueError):
                 raise ShapeError(explain_unreadable(value, is_line=True))
-            asked = [group_by] if group_by else []
-            entry = read_entry(value, about | read_facts(value, name, asked))
+            entry = _read(value, about, name, [group_by] if group_by else [])
         except ShapeError as error:
             found.append(Exchange("", "", about=about, problem=str(error)))
             continue
@@ -114,9 +121,29 @@ def read_transcript(
     return Transcript(found, _describe(name, form, shapes, left_out, without))
 
 
+def _read(value: Any, about: dict[str, Any], name: str, keys: Sequence[str]) -> Entry:
+    """Take an entry apart; raises ShapeError if it has none of the shapes."""
+    if isinstance(value, InspectSample):
+        return read_sample(value, about, name, keys)
+    return read_entry(value, about | read_facts(value, name, keys))
+
+
 def shown_name(name: str) -> str:
     """A file's name as text that a record can hold; bytes that are not UTF-8 become escapes."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _open(path: Path) -> tuple[str, Iterator[tuple[int, Any]] | None, str]:
+    """The form of a file, its numbered entries (None for plain text), and its text if it is read.
+
+    Raises UserError if the file cannot be read.
+    """
+    if path != STDIN and is_archive(path):
+        return _INSPECT, samples_of(path), ""
+    if _is_streamed(path):
+        return "JSON lines", _stream_lines(path), ""
+    text = _read_text(path)
+    return *_split(path, text), text
 
 
 def _values(entry: Any, keys: Sequence[str]) -> dict[str, Any]:
@@ -201,7 +228,7 @@ def _split(path: Path, text: str) -> tuple[str, Iterator[tuple[int, Any]] | None
         except ValueError:
             value = None
         if value is not None:
-            return "JSON", _entries(value)
+            return (_INSPECT, samples_in(value)) if is_log(value) else ("JSON", _entries(value))
         lines = list(parse_lines(text))
         # One line that is JSON is enough: the others are damaged.
         if suffix in _JSON_NAMES or any(not isinstance(one, ValueError) for _, one in lines):
