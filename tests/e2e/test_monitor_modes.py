@@ -51,6 +51,18 @@ MODES: dict[str, list[str]] = {
         "--fail-on",
         "run(evil,3)>-1000",
     ],
+    "folder": ["--input", "logs", "--out", "logs/records.jsonl", "--traits", "evil,refusal"],
+    "days": [
+        "--input",
+        "logs/one.jsonl",
+        "--by",
+        "day",
+        "--json",
+        "--traits",
+        "evil",
+        "--out",
+        "scores.csv",
+    ],
     "plain": [
         "Wh\udcff?",
         "--input",
@@ -111,6 +123,12 @@ def monitor_workspace(
     for folder_name in ("vectors", "elsewhere"):
         shutil.copytree(finished[0].folder / "vectors", workspace.folder / folder_name)
     (workspace.folder / "nothing").mkdir()
+    logs = workspace.folder / "logs" / "more"
+    logs.mkdir(parents=True)
+    days = [ANSWER | {"id": "a", "created": day} for day in ("2025-02-01", "2025-01-31")]
+    (logs.parent / "one.jsonl").write_text("\n".join(map(json.dumps, days)), encoding="utf-8")
+    (logs / "two.json").write_text(json.dumps(ANSWER), encoding="utf-8")
+    (logs / "broken.json").write_text("{", encoding="utf-8")
     broken = {"prompt": "Why?", "response": "ab", "tokens": ["a", "b"]}
     files = {
         "few.yaml": yaml.safe_dump(SHORT_ANSWER),
@@ -145,6 +163,49 @@ def ended(monitor_workspace: Any) -> dict[str, CommandResult]:
 
 def records(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_folder_is_scored_with_one_row_a_file_and_a_broken_file_is_a_row_too(
+    ended, monitor_workspace
+):
+    found = records(monitor_workspace.folder / "logs" / "records.jsonl")
+    one, two = (mean_of(record, "evil") for record in found[1:3])
+
+    rows = [line.split() for line in ended["folder"].out.splitlines()]
+
+    assert ended["folder"].code == 0
+    assert [record["about"]["file"] for record in found] == [
+        "more/broken.json",
+        "more/two.json",
+        "one.jsonl",
+        "one.jsonl",
+    ]
+    assert [record["about"].get("id") for record in found[2:]] == ["a", "a"]
+    assert rows[0][:4] == ["file", "texts", "evil", "refusal"]
+    assert rows[2][:5] == ["more/broken.json", "0", "–", "–", "1"]
+    by_file = {row[0]: row[1:3] for row in rows if row and row[0].endswith((".json", ".jsonl"))}
+    assert by_file["more/two.json"] == ["1", figure(one)]
+    assert by_file["one.jsonl"] == ["2", figure(two)]
+    assert "reading 3 files in logs" in ended["folder"].err
+
+
+def test_a_table_by_day_goes_to_stderr_beside_json(ended, monitor_workspace):
+    first, second = ended["days"].json_lines
+
+    rows = [line.split() for line in ended["days"].err.splitlines()]
+
+    assert [first["about"]["time"], second["about"]["time"]] == ["2025-02-01", "2025-01-31"]
+    table = (monitor_workspace.folder / "scores.csv").read_text(encoding="utf-8").splitlines()
+    assert table[0] == "id,epoch,time,file,line,turn,evil,tokens,error"
+    assert [row.split(",")[:5] for row in table[1:]] == [
+        ["a", "", "2025-02-01", "one.jsonl", "1"],
+        ["a", "", "2025-01-31", "one.jsonl", "2"],
+    ]
+    days = [row for row in rows if row and row[0].startswith("2025")]
+    assert days == [
+        ["2025-01-31", "1", figure(mean_of(second, "evil"))],
+        ["2025-02-01", "1", figure(mean_of(first, "evil"))],
+    ]
 
 
 def row_of(table: str, trait: str) -> list[str]:

@@ -192,10 +192,10 @@ def test_an_option_reads_the_same_in_every_command():
         for name, option in options.items():
             helps.setdefault(name, set()).add(option.help)
 
-    # Each command that writes files says which files --out names. monitor colors by a trait, and
-    # inspect labels measures one.
+    # Each command that writes files says which files --out names. monitor colors by a trait and has
+    # a table by a key; inspect labels measures a trait, and compares within each value of a key.
     different = {name for name, texts in helps.items() if len(texts) > 1}
-    assert different == {"--out", "--trait"}
+    assert different == {"--out", "--trait", "--by"}
 
 
 def test_the_help_of_an_option_has_a_description_and_then_its_default():

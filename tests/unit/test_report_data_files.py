@@ -172,7 +172,7 @@ def test_the_json_file_has_full_precision(tmp_path):
     write_json(tmp_path / "report.json", FULL)
 
     data = read_json(tmp_path / "report.json")
-    assert list(data) == ["made_at", "findings", "records", "sets", "runs"]
+    assert list(data) == ["made_at", "findings", "records", "drift", "sets", "runs"]
     assert data["findings"] == list(findings(FULL))
     assert data["made_at"] == FULL.made_at
     assert data["records"][0]["trait_scores"] == {
@@ -209,6 +209,7 @@ def test_an_empty_report_is_valid_and_makes_no_tables(tmp_path):
         "made_at": "",
         "findings": list(findings(report_of())),
         "records": [],
+        "drift": [],
         "sets": [],
         "runs": [],
     }

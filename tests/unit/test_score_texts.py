@@ -13,7 +13,7 @@ import torch
 import traitcli.generation.decode as decode_module
 from tests.conftest import FAMILIES
 from tests.unit.test_monitor import CONFIG, VECTORS
-from traitcli.cli.monitor_modes import check_scored
+from traitcli.cli.monitor_texts import check_scored
 from traitcli.errors import TraitError
 from traitcli.events import TextsRead
 from traitcli.generation.projections import make_probes

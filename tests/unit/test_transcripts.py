@@ -50,7 +50,7 @@ def test_each_line_is_a_prompt_and_its_response_and_extra_keys_are_ignored(read,
 
     assert found == [
         Exchange("Why?", "Because.", about=at(1, name=name)),
-        Exchange("How?", "So.", about=at(2, name=name)),
+        Exchange("How?", "So.", about=at(2, name=name) | {"id": 3}),
     ]
 
 

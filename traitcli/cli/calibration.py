@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from traitcli.api.vector_source import VectorSource
-from traitcli.cli.monitor_modes import check_scored
+from traitcli.cli.monitor_texts import check_scored
 from traitcli.cli.output import print_json
 from traitcli.errors import UserError
 from traitcli.output_paths import check_output_folder

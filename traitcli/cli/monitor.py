@@ -29,6 +29,7 @@ def monitor(
     chat: option.Chat = False,
     prompts: option.Prompts = None,
     text: option.Input = None,
+    by: option.By = None,
     replay: option.Replay = None,
     speed: option.Speed = 1.0,
     traits: option.Traits = None,
@@ -63,7 +64,7 @@ def monitor(
 
     options = MonitorOptions(
         Source(prompt and as_text(prompt), chat, prompts, text, replay, speed).from_pipe(),
-        Display(trait, per_layer, prompt_tokens, raw, as_json),
+        Display(trait, per_layer, prompt_tokens, raw, as_json, by),
         traits=split_names(traits),
         layer=parse_layer(layer),
         steer=tuple(steer or ()),
@@ -76,8 +77,7 @@ def monitor(
     changes = [
         *(overrides or ()),
         *as_override("skip_thinking", skip_thinking or None),
-        *as_override("system", system and as_text(system)),
-        *as_override("seed", seed),
+        *(as_override("system", system and as_text(system)) + as_override("seed", seed)),
         *as_override("sampling.max_new_tokens", max_new_tokens),
         *as_override("sampling.temperature", temperature),
         *(as_override("sampling.top_p", top_p) + as_override("sampling.top_k", top_k)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,14 +13,13 @@ from traitcli.api.vector_source import VectorSource, check_monitored
 from traitcli.cli.output import print_json
 from traitcli.cli.session import ALARM_EXIT_CODE, MonitorOptions, MonitorSession
 from traitcli.config import Config
-from traitcli.errors import TraitError, UserError
+from traitcli.errors import UserError
 from traitcli.output_paths import check_output_file, check_output_folder
 from traitcli.records import TraitVector
 
 if TYPE_CHECKING:
     from traitcli.monitoring.alarms import Rule
     from traitcli.monitoring.prompt_sets import PromptSet
-    from traitcli.monitoring.transcripts import Exchange
     from traitcli.monitoring.watch import Watch
 
 
@@ -88,14 +87,9 @@ def _choose_mode(options: MonitorOptions) -> MonitorMode:
         prompt_set = load_prompt_set(source.prompts)
         return lambda session, watching: _monitor_set(session, watching, prompt_set)
     if source.text:
-        from traitcli.monitoring.transcripts import read_transcript
-        from traitcli.views.printable import one_line
+        from traitcli.cli.monitor_texts import texts_mode
 
-        transcript = read_transcript(source.text, source.prompt or "")
-        # The kinds of parts that are not read come from the file.
-        typer.echo(one_line(transcript.description), err=True)
-        exchanges = transcript.exchanges
-        return lambda session, watching: _score_texts(session, watching, exchanges)
+        return texts_mode(options, source.text)
     return _monitor_prompt
 
 
@@ -118,37 +112,6 @@ def _monitor_set(session: MonitorSession, watching: Watch, prompt_set: PromptSet
     rows = [asdict(row) for row in summarize_set(records)]
     set_table(session.console(beside_tokens=True), rows, str(path))
     return has_failed
-
-
-def _score_texts(session: MonitorSession, watching: Watch, exchanges: Sequence[Exchange]) -> bool:
-    from traitcli.monitoring.score_extremes import ScoreExtremes
-    from traitcli.views.tables.runs import texts_table
-
-    path = session.record_path(str(exchanges[0].about["file"]), ".jsonl")
-    extremes, failed = ScoreExtremes(), 0
-    for record in session.model.score_each(exchanges, watching, path):
-        failed += session.print_record(record)
-        extremes.add(record)
-
-    # The live view would draw over the table.
-    session.view.close()
-    console = session.console(beside_tokens=False)
-    texts_table(console, extremes.rows(), extremes.failures, str(path))
-    check_scored(extremes.failures, len(exchanges))
-    if failed:
-        rules = " or ".join(session.options.fail_on)
-        typer.echo(f"{failed} of {len(exchanges)} texts meet {rules}", err=True)
-    return failed > 0
-
-
-def check_scored(failures: Sequence[str], total: int) -> None:
-    """Raise TraitError when not a single text has scores; `failures` says why, for each text."""
-    if len(failures) == total:
-        raise TraitError(
-            "no text could be scored",
-            cause=f"{total} of {total} skipped; the first: {failures[0]}",
-            fix="correct the texts",
-        )
 
 
 def _replay(options: MonitorOptions, path: Path) -> None:

@@ -23,8 +23,18 @@ Input = Annotated[
     Path | None,
     typer.Option(
         "--input",
-        metavar="FILE",
-        help="Score existing text (JSONL, chats or plain text); nothing is generated.",
+        metavar="PATH",
+        help="Score existing text (JSONL, chats or plain text), or all logs in a folder; "
+        "nothing is generated.",
+    ),
+]
+By = Annotated[
+    str | None,
+    typer.Option(
+        "--by",
+        metavar="KEY",
+        help="With --input: a table by day, file or any key of the log (default: by file, for a "
+        "folder).",
     ),
 ]
 Replay = Annotated[
@@ -114,5 +124,9 @@ Vectors = Annotated[
 ]
 Out = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Output file. A .jsonl file is appended to."),
+    typer.Option(
+        metavar="FILE",
+        help="Output file. A .jsonl file is appended to. With --input, .csv and .parquet get a "
+        "row of mean scores for each text.",
+    ),
 ]

@@ -98,13 +98,17 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Display:
-    """What the screen shows; `as_json` prints JSON lines instead."""
+    """What the screen shows; `as_json` prints JSON lines instead.
+
+    group_by  the key of the table over existing texts; None is one row a file, for a folder
+    """
 
     trait: str | None
     per_layer: bool
     prompt_tokens: bool
     raw: bool
     as_json: bool
+    group_by: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,17 +137,35 @@ class MonitorOptions:
 
         # A .json file is replaced by each record, so only the last one would stay.
         writes_several = option in {"--chat", "--prompts", "--input"}
-        if writes_several and self.out and self.out.suffix != ".jsonl":
+        if self.writes_table:
+            from traitcli.monitoring.score_tables import check_table
+
+            check_table(self.out or Path())
+        elif writes_several and self.out and self.out.suffix != ".jsonl":
             raise UserError(
                 f"cannot write the records of {option} to {self.out}",
                 cause=f"{option} writes several records, and only a .jsonl file holds several",
                 fix=f"--out {self.out.with_suffix('.jsonl')}",
             )
 
+    @property
+    def writes_table(self) -> bool:
+        """Whether --out is a table of existing texts' scores; their records go elsewhere."""
+        is_table = self.out is not None and self.out.suffix.lower() in {".csv", ".parquet"}
+        return is_table and self.source.text is not None
+
     def _check_effect(self, option: str) -> None:
         """Raise UserError for an option that would have no effect on this source."""
         # An option without effect is a mistake: the user believes that it does something.
         without_effect: dict[str, object] = {}
+        if option != "--input" and self.display.group_by is not None:
+            raise UserError(
+                "--by has no effect without --input",
+                cause="--by groups the scores of existing texts",
+                fix="add --input DIR, or leave --by out",
+            )
+        if self.display.group_by is not None and not self.display.group_by.strip():
+            raise UserError("--by is empty", cause="it names no key", fix="--by day")
         if option in {"--input", "--replay"}:
             without_effect |= {"--steer": self.steer, "--stop-on": self.stop_on}
         if option == "--replay":
@@ -194,7 +216,8 @@ class MonitorSession:
         """The file that the record is written to: --out, or a new file in the runs folder."""
         from traitcli.monitoring.record_files import record_path
 
-        return self.options.out or record_path(self.model.config.paths.runs, name, suffix)
+        own = record_path(self.model.config.paths.runs, name, suffix)
+        return own if self.options.writes_table else self.options.out or own
 
     def print_record(self, record: TokenScores | FailedRecord) -> bool:
         """Print a record if --json asks for it. Returns whether a --fail-on rule is met."""

@@ -100,6 +100,11 @@ def is_chat(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(map(_is_message, value))
 
 
+def has_text(message: Mapping[str, Any]) -> bool:
+    """Whether a message has a text, so that it is a response if the assistant wrote it."""
+    return bool(_Reader()._message_text(message))
+
+
 def _is_message(value: Any) -> bool:
     if not isinstance(value, Mapping):
         return False

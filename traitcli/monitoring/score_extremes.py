@@ -12,7 +12,9 @@ from traitcli.records import TokenScores
 class ScoreExtremes:
     """Collects the mean score of each trait over many texts, and where the extremes are."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, with_file: bool = False) -> None:
+        """`with_file`: the texts are from several files, so a line alone does not say where."""
+        self._keys = ("file", "line", "turn") if with_file else ("line", "turn")
         self.failures: list[str] = []
         """What could not be scored, and why."""
         self._means: dict[str, list[tuple[float, str]]] = {}
@@ -21,7 +23,7 @@ class ScoreExtremes:
         """Add the record of one text, or of one that failed."""
         about = record.about
         # The keys that `read_exchanges` writes; texts that come from Python may have none.
-        location = " ".join(f"{key} {about[key]}" for key in ("line", "turn") if key in about)
+        location = " ".join(f"{key} {about[key]}" for key in self._keys if key in about)
         if isinstance(record, FailedRecord):
             self.failures.append(f"{location}: {record.error}" if location else record.error)
             return

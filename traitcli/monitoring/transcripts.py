@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,10 +16,20 @@ from yaml import YAMLError
 
 from traitcli.errors import UserError
 from traitcli.files import decode_text, explain_unreadable, parse_json, parse_lines
+from traitcli.monitoring.eval_archives import is_archive
+from traitcli.monitoring.inspect_logs import (
+    InspectSample,
+    is_log,
+    read_sample,
+    samples_in,
+    samples_of,
+)
+from traitcli.monitoring.log_facts import read_facts
 from traitcli.monitoring.log_shapes import (
     FORMS,
     PROMPTS,
     RESPONSES,
+    Entry,
     Exchange,
     ShapeError,
     is_chat,
@@ -29,9 +40,15 @@ from traitcli.yaml_files import parse_yaml
 __all__ = ["Exchange", "Transcript", "read_exchanges", "read_transcript"]
 
 STDIN = Path("-")
+_INSPECT = "an Inspect log"
 _JSON_NAMES = {".jsonl", ".json", ".ndjson"}
 _YAML_NAMES = {".yaml", ".yml"}
 _TABLE_NAMES = {".csv", ".tsv"}
+_LINE_NAMES = {".jsonl", ".ndjson"}
+_AT_ONCE = 2**26
+"""Bytes of a file of JSON lines that are read in one piece; a larger one is read line by line."""
+_LARGEST = 2**30
+"""Bytes of a file in another form, and of a line."""
 _SAMPLE = 4096
 """Characters that show whether a file is a table."""
 
@@ -49,7 +66,13 @@ def read_exchanges(path: Path, prompt: str = "") -> list[Exchange]:
     return read_transcript(path, prompt).exchanges
 
 
-def read_transcript(path: Path, prompt: str = "", keys: Sequence[str] = ()) -> Transcript:
+def read_transcript(
+    path: Path,
+    prompt: str = "",
+    keys: Sequence[str] = (),
+    group_by: str = "",
+    name: str = "",
+) -> Transcript:
     """Read all responses of a file, or of stdin if the path is "-".
 
     JSON, JSON lines, CSV and YAML are recognized; any other text is one response to `prompt`, as is
@@ -57,13 +80,19 @@ def read_transcript(path: Path, prompt: str = "", keys: Sequence[str] = ()) -> T
     An entry that cannot be read becomes an exchange with a problem, so that one bad line does not
     stop the rest. Of `keys`, those that an entry has are kept with its last response.
 
+    Args:
+        path: The file, or "-" for stdin.
+        prompt: What a response without a prompt answers.
+        keys: Keys to keep with the last response of an entry.
+        group_by: A key to keep under `about` of each response.
+        name: What `about` calls the file (default: its name).
+
     Raises UserError when there is no response at all.
     """
-    text = _read_text(path)
-    name = "stdin" if path == STDIN else path.name
-    form, entries = _split(path, text)
+    name = name or ("stdin" if path == STDIN else shown_name(path.name))
+    form, entries, text = _open(path)
     if entries is None:
-        exchange = Exchange(prompt, text, about={"file": name})
+        exchange = Exchange(prompt, text, about={"file": name, **read_facts(None, name)})
         if not text.strip():
             raise UserError(f"nothing to read in {path}", cause="it is empty", fix=FORMS)
         return Transcript([exchange], f"read {name} as plain text, one response")
@@ -76,7 +105,7 @@ def read_transcript(path: Path, prompt: str = "", keys: Sequence[str] = ()) -> T
         try:
             if isinstance(value, ValueError):
                 raise ShapeError(explain_unreadable(value, is_line=True))
-            entry = read_entry(value, about)
+            entry = _read(value, about, name, [group_by] if group_by else [])
         except ShapeError as error:
             found.append(Exchange("", "", about=about, problem=str(error)))
             continue
@@ -90,6 +119,31 @@ def read_transcript(path: Path, prompt: str = "", keys: Sequence[str] = ()) -> T
     found = [one if one.prompt or one.history else replace(one, prompt=prompt) for one in found]
     without = sum(not (one.prompt or one.history or one.problem) for one in found)
     return Transcript(found, _describe(name, form, shapes, left_out, without))
+
+
+def _read(value: Any, about: dict[str, Any], name: str, keys: Sequence[str]) -> Entry:
+    """Take an entry apart; raises ShapeError if it has none of the shapes."""
+    if isinstance(value, InspectSample):
+        return read_sample(value, about, name, keys)
+    return read_entry(value, about | read_facts(value, name, keys))
+
+
+def shown_name(name: str) -> str:
+    """A file's name as text that a record can hold; bytes that are not UTF-8 become escapes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _open(path: Path) -> tuple[str, Iterator[tuple[int, Any]] | None, str]:
+    """The form of a file, its numbered entries (None for plain text), and its text if it is read.
+
+    Raises UserError if the file cannot be read.
+    """
+    if path != STDIN and is_archive(path):
+        return _INSPECT, samples_of(path), ""
+    if _is_streamed(path):
+        return "JSON lines", _stream_lines(path), ""
+    text = _read_text(path)
+    return *_split(path, text), text
 
 
 def _values(entry: Any, keys: Sequence[str]) -> dict[str, Any]:
@@ -116,6 +170,44 @@ def _read_text(path: Path) -> str:
     return text
 
 
+def _is_streamed(path: Path) -> bool:
+    """Whether a file is too large to be read at once, and is lines.
+
+    Raises UserError for a file of that size which is not lines.
+    """
+    try:
+        size = 0 if path == STDIN else path.stat().st_size
+    except OSError:
+        return False  # reading it says why
+    if size > _AT_ONCE and path.suffix.lower() in _LINE_NAMES:
+        return True
+    if size > _LARGEST:
+        cause = f"it has {size / 2**30:.1f} GiB, and only JSON lines are read in parts"
+        raise UserError(f"cannot read {path}", cause=cause, fix="store it as .jsonl, or split it")
+    return False
+
+
+def _stream_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """Number and value of each line that is not blank; the ValueError for other lines.
+
+    Raises UserError if the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            number = 0
+            while line := file.readline(_LARGEST):
+                number += 1
+                if line.isspace():
+                    continue
+                try:
+                    yield number, parse_json(decode_text(line))
+                except ValueError as error:
+                    yield number, error
+    except OSError as error:
+        cause = explain_unreadable(error)
+        raise UserError(f"cannot read {path}", cause=cause, fix="check the path") from None
+
+
 def _describe(
     name: str, form: str, shapes: Mapping[str, int], left_out: set[str], without: int
 ) -> str:
@@ -136,7 +228,7 @@ def _split(path: Path, text: str) -> tuple[str, Iterator[tuple[int, Any]] | None
         except ValueError:
             value = None
         if value is not None:
-            return "JSON", _entries(value)
+            return (_INSPECT, samples_in(value)) if is_log(value) else ("JSON", _entries(value))
         lines = list(parse_lines(text))
         # One line that is JSON is enough: the others are damaged.
         if suffix in _JSON_NAMES or any(not isinstance(one, ValueError) for _, one in lines):

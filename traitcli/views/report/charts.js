@@ -74,7 +74,9 @@ function withMargin(low, high, include) {
   return [from - margin, to + margin];
 }
 
-function axis(side, { name, grid, size, wholeNumbers }) {
+const asNumber = (value) => minus(String(Number(value.toPrecision(6))));
+
+function axis(side, { name, grid, size, wholeNumbers, format }) {
   return {
     side,
     font: FONT,
@@ -87,8 +89,9 @@ function axis(side, { name, grid, size, wholeNumbers }) {
     ...(wholeNumbers
       ? { incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000] }
       : {}),
-    values: (_, ticks) =>
-      ticks.map((value) => (value === null ? "" : minus(String(Number(value.toPrecision(6)))))),
+    // A date is wider than a number.
+    ...(format ? { space: 90 } : {}),
+    values: (_, ticks) => ticks.map((value) => (value === null ? "" : (format ?? asNumber)(value))),
   };
 }
 
@@ -116,11 +119,13 @@ function seriesOf(line) {
  * include  y values that are always visible
  * onHover  called with the index under the pointer, or null when it leaves
  * onPick   called with the clicked index
+ * xLabel   makes the text of an x coordinate; a number by default
  */
 class LineChart {
-  constructor(host, { xs, lines, marks = [], include = [], names = ["", ""], onHover, onPick }) {
+  constructor(host, { xs, lines, marks = [], include = [], names = ["", ""], onHover, onPick, xLabel }) {
     this.host = host;
     this.xs = xs;
+    this.xLabel = xLabel;
     this.redraw = () => {
       const zoom = this.zoom;
       this.close();
@@ -155,7 +160,7 @@ class LineChart {
         y: { range: (_, low, high) => withMargin(low, high, include) },
       },
       axes: [
-        axis(2, { name: names[0], grid: false, size: 26, wholeNumbers: true }),
+        axis(2, { name: names[0], grid: false, size: 26, wholeNumbers: true, format: this.xLabel }),
         axis(3, { name: names[1], grid: true, size: 40 }),
       ],
       series: [{}, ...lines.map(seriesOf)],

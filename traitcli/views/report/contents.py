@@ -12,6 +12,7 @@ from traitcli.record_json import to_json
 from traitcli.report_records import NamedRecord, Report
 from traitcli.vector_quality import VectorQuality
 from traitcli.views.findings import findings
+from traitcli.views.report.drift import drift_rows
 
 # Keys are allowed one by one: a new key of a vector or a run must not leak into reports unseen.
 SET_KEYS = ("name", "model", "vectors", "cosines")
@@ -34,7 +35,7 @@ _PATH_KEYS = {"file", "path"}
 
 
 def contents(report: Report) -> dict[str, Any]:
-    """The report as JSON-able {made_at, findings, records, sets, runs}, at full precision.
+    """The report as JSON-able {made_at, findings, records, drift, sets, runs}, at full precision.
 
     A number is added to a name that occurs twice, such as `chat (2)`.
     """
@@ -43,6 +44,7 @@ def contents(report: Report) -> dict[str, Any]:
         "made_at": report.made_at,
         "findings": list(findings(report)),
         "records": _with_distinct_names([_record_row(record) for record in report.records]),
+        "drift": plain(drift_rows(report.records)),
         "sets": _with_distinct_names(only(SET_KEYS, sets)),
         "runs": only(RUN_KEYS, report.runs),
     }

@@ -26,7 +26,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def write_json(path: Path, report: Report) -> None:
-    """Write {made_at, findings, records, sets, runs} as strict ASCII JSON.
+    """Write {made_at, findings, records, drift, sets, runs} as strict ASCII JSON.
 
     Each record also has a `summary`. Raises StorageError.
     """
@@ -145,6 +145,14 @@ def _tokens(data: Row) -> Iterator[Row]:
                     "raw": raw[index] if raw else None,
                     "calibrated": calibrated[index] if calibrated else None,
                 }
+
+
+def _drift(data: Row) -> Iterator[Row]:
+    for each in data["drift"]:
+        for trait, means in each["means"].items():
+            for day, texts, mean in zip(each["days"], each["texts"], means, strict=True):
+                key = {"model": each["model"], "day": day, "trait": trait, "unit": each["unit"]}
+                yield key | {"texts": texts, "mean": mean}
 
 
 # Vectors
@@ -296,6 +304,7 @@ _TABLES: dict[str, tuple[Sequence[str], Callable[[Row], Iterator[Row]]]] = {
         _summary,
     ),
     "tokens": (("record", "index", "token_json", "trait", "layer", "raw", "calibrated"), _tokens),
+    "drift": (("model", "day", "trait", "unit", "texts", "mean"), _drift),
     "vectors": (("set", "trait", "model", "method", *SCALARS, "note"), _vectors),
     "vector_layers": (
         ("set", "trait", "layer", "magnitude", "auroc", "is_chosen", "is_final_norm"),

@@ -18,7 +18,10 @@ from traitcli.views.palette import ABOVE, BELOW, FAINT, LIMIT
 from traitcli.views.report.contents import contents
 from traitcli.views.report.packing import pack_record
 
-SCRIPTS = ("record.js", "charts.js", "pane.js", "vectors.js", "runs.js", "report.js")
+SCRIPTS = (
+    *("record.js", "charts.js", "pane.js", "vectors.js", "runs.js", "drift.js"),
+    "report.js",
+)
 """Joined in this order into one script. A module could not import the others without a server."""
 
 _MARKUP_AS_UNICODE = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&"}

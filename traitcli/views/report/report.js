@@ -314,6 +314,7 @@ listenToKeys();
 listenToFiles();
 listenToTheme();
 listRecords();
+showDrift(data.drift);
 showSets(data.sets);
 showRuns(data.runs);
 if (records.length > 0) chooseRecords(0, -1);

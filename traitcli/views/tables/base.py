@@ -122,8 +122,12 @@ def print_table(
     columns: Iterable[tuple[str, Cell]],
     rows: Sequence[Row],
     total: Row | None = None,
+    text: str = "",
 ) -> None:
-    """Print rows under their column titles, and `total` below a line."""
+    """Print rows under their column titles, and `total` below a line.
+
+    `text` is the title of a column of text whose title is not known in advance.
+    """
     table = Table(
         box=box.SIMPLE_HEAD,
         show_edge=False,
@@ -135,7 +139,7 @@ def print_table(
     cells = []
     for title, cell in columns:
         # Text is folded and not cut, so that a long name can still be copied.
-        is_text = title in _TEXT_COLUMNS
+        is_text = title in _TEXT_COLUMNS or title == text
         table.add_column(
             title, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text
         )
