@@ -1,0 +1,1 @@
+"""Answers for many clients at once, each scored and steered in its own way."""
