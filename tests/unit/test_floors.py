@@ -27,6 +27,7 @@ FLOORS = (
     {"inspection"},
     {"scheduling", "views"},
     {"api"},
+    {"serving"},
     {"cli"},
     {"__main__", "__init__"},
 )
