@@ -6,6 +6,7 @@ import ipaddress
 import json
 import os
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,16 +95,13 @@ def serve_model(options: ServeOptions, config: Config) -> None:
 
 def check_extra() -> None:
     """Raise UserError unless the packages of `traitcli[serve]` are installed."""
-    try:
-        import prometheus_client
-        import starlette
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            "serve needs packages that are not installed",
-            cause=f"{error.name} cannot be imported",
-            fix="pip install 'traitcli[serve]'",
-        ) from None
+    for name in ("starlette", "uvicorn", "prometheus_client"):
+        if find_spec(name) is None:
+            raise UserError(
+                "serve needs packages that are not installed",
+                cause=f"there is no {name}",
+                fix="pip install 'traitcli[serve]'",
+            )
 
 
 def is_loopback(host: str) -> bool:
@@ -133,14 +131,14 @@ def _serve(options: ServeOptions, config: Config, listener: socket.socket) -> No
         limits=limits,
         seconds=options.timeout,
     )
+    longest = options.max_new_tokens or options.context
     with service:
         endpoints = Endpoints(
             service,
             Metrics(service, options.stop_on),
-            config.monitor.sampling,
+            config.monitor.sampling.model_copy(update={"max_new_tokens": longest}),
             TokenBytes(model.loaded.tokenizer),
             options.max_body,
-            options.max_new_tokens,
         )
         run_server(
             make_app(endpoints, access_of(options)),

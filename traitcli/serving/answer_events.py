@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
-from traitcli.serving.served import ServedEnd, ServedEvent, ServedRequest
+from traitcli.serving.served import ServedEnd, ServedEvent
 
 if TYPE_CHECKING:
     from traitcli.serving.metrics import Metrics
-    from traitcli.serving.service import ServedAnswer, Service
+    from traitcli.serving.openai_requests import ApiRequest
+    from traitcli.serving.served_answer import ServedAnswer
+    from traitcli.serving.service import Service
 
 
 class AnswerEvents:
@@ -24,15 +26,13 @@ class AnswerEvents:
 
     Args:
         service: What answers.
-        requests: The answers that are asked for.
+        asked: What is asked for.
         metrics: Counts what comes, whether or not somebody still reads it.
     """
 
-    def __init__(
-        self, service: Service, requests: Sequence[ServedRequest], metrics: Metrics
-    ) -> None:
+    def __init__(self, service: Service, asked: ApiRequest, metrics: Metrics) -> None:
         self._service = service
-        self._requests = requests
+        self._asked = asked
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[tuple[int, ServedEvent]] = asyncio.Queue()
@@ -56,7 +56,7 @@ class AnswerEvents:
         await asyncio.to_thread(self._start)
 
     def _start(self) -> None:
-        for index, request in enumerate(self._requests):
+        for index, request in enumerate(self._asked.answers):
             answer = self._service.start(request, partial(self._take, index))
             with self._lock:
                 self._answers.append(answer)
@@ -73,18 +73,14 @@ class AnswerEvents:
     @property
     def prompt_tokens(self) -> int:
         """Tokens of all prompts; one that has several answers counts once."""
-        prompts = {
-            id(request.prompt): answer.prompt_tokens
-            for request, answer in zip(self._requests, self._answers, strict=True)
-        }
-        return sum(prompts.values())
+        return sum(answer.prompt_tokens for answer in self._answers[:: self._asked.per_prompt])
 
     def __aiter__(self) -> AsyncIterator[list[tuple[int, ServedEvent]]]:
         return self._batches()
 
     async def _batches(self) -> AsyncIterator[list[tuple[int, ServedEvent]]]:
         """All events that have come, in lists, with the index of their answer."""
-        running = len(self._requests)
+        running = len(self._asked.answers)
         while running:
             batch = [await self._events.get()]
             while not self._events.empty():

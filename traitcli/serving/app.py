@@ -78,10 +78,9 @@ class Endpoints:
 
     service      what answers requests
     metrics      what is counted
-    sampling     of requests that do not say
+    sampling     of requests that do not say; their length limit is lowered to what fits
     bytes_of     token -> its bytes
     max_body     bytes of a body at most
-    max_new      tokens of an answer whose request does not say; none: what a slot holds
     is_stopping  whether new requests are refused, because the server is about to stop
     created      when the server started, in seconds since 1970
     """
@@ -91,7 +90,6 @@ class Endpoints:
     sampling: SamplingConfig
     bytes_of: TokenBytes
     max_body: int
-    max_new: int | None = None
     is_stopping: bool = False
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -164,7 +162,7 @@ class Endpoints:
         client = request.client.host if request.client else ""
         asked = read(body, self.service.model, self.sampling, client)
         responses = Responses(asked, self.service.model, self.bytes_of)
-        events = AnswerEvents(self.service, asked.answers, self.metrics)
+        events = AnswerEvents(self.service, asked, self.metrics)
         return Reply(events, responses, self.metrics)
 
     @property

@@ -162,6 +162,6 @@ def _as_api_error(error: Exception) -> ApiError:
 def _print_place(error: Exception) -> None:
     """Say on stderr where an unexpected error was raised, without its text."""
     # Its text may quote a prompt, and prompts are kept by --record alone.
-    [place] = traceback.extract_tb(error.__traceback__)[-1:] or [None]
-    where = f" at {place.filename}:{place.lineno}" if place else ""
+    places = traceback.extract_tb(error.__traceback__)
+    where = "".join(f" at {place.filename}:{place.lineno}" for place in places[-1:])
     sys.stderr.write(f"error: {type(error).__name__}{where}; open an issue\n")

@@ -111,6 +111,7 @@ class ApiRequest:
     """A request that was read.
 
     answers        what is asked of the model; their numbers are the indices of the choices
+    per_prompt     how many answers in a row have the same prompt
     is_chat        whether it came to /v1/chat/completions
     is_stream      whether it is answered token by token
     includes_usage whether a stream ends with a chunk of the usage
@@ -118,6 +119,7 @@ class ApiRequest:
     """
 
     answers: tuple[ServedRequest, ...]
+    per_prompt: int
     is_chat: bool
     is_stream: bool
     includes_usage: bool
@@ -133,7 +135,8 @@ def read_chat(data: bytes, model: str, defaults: SamplingConfig, client: str) ->
     Args:
         data: The body.
         model: The name of the model that is served; a request for another one is an error.
-        defaults: The sampling of a request that does not say.
+        defaults: The sampling of a request that does not say; its length limit is lowered to what
+            fits then.
         client: Who asks; clients take turns in the queue.
 
     Returns:
@@ -145,12 +148,12 @@ def read_chat(data: bytes, model: str, defaults: SamplingConfig, client: str) ->
     body = _parse(data, ChatBody, model)
     if body.top_logprobs is not None and not body.logprobs:
         raise _invalid("top_logprobs", "it needs logprobs: true")
-    limits = {body.max_tokens, body.max_completion_tokens} - {None}
-    if len(limits) > 1:
+    most = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+    if body.max_tokens not in (None, most):
         raise _invalid("max_tokens", "it differs from max_completion_tokens; send one of them")
     messages = tuple(map(_message, body.messages))
     log_probs = (body.top_logprobs or 0) if body.logprobs else None
-    options = _Options(body, max(limits, default=None), log_probs, defaults, client)
+    options = _Options(body, most, log_probs, defaults, client)
     return _request(body, [messages], options, is_chat=True)
 
 
@@ -253,6 +256,7 @@ def _request(
     stream = body.stream_options or StreamOptions()
     return ApiRequest(
         tuple(_answers(prompts, options)),
+        body.n or 1,
         is_chat,
         bool(body.stream),
         bool(stream.include_usage),
@@ -281,6 +285,7 @@ def _answers(
                 stop_on=_texts(own.stop_on),
                 client=f"{options.client} {body.user or ''}",
                 about=dict(_about(body)),
+                is_open_ended=options.max_tokens is None,
             )
 
 

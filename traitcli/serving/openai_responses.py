@@ -79,9 +79,9 @@ class Responses:
     def last_chunk(self, index: int, end: ServedEnd) -> dict[str, Any]:
         """The chunk that ends choice `index`."""
         is_first = not end.record.tokens
-        choice = self._delta(index, end.text, is_first=is_first) if end.text or is_first else {}
-        if not choice:
-            choice = {"index": index} | ({"delta": {}} if self.request.is_chat else {"text": ""})
+        choice = self._delta(index, end.text, is_first=is_first)
+        if self.request.is_chat and not (end.text or is_first):
+            choice["delta"] = {}
         choice["finish_reason"] = _FINISH_REASONS[end.reason]
         choice["traitcli"] = summary(end)
         return self._head(is_chunk=True) | {"choices": [choice]}
@@ -114,8 +114,8 @@ class Responses:
     def _delta(self, index: int, text: str, *, is_first: bool) -> dict[str, Any]:
         if not self.request.is_chat:
             return {"index": index, "text": text}
-        role = {"role": "assistant"} if is_first else {}
-        return {"index": index, "delta": {**role, "content": text}}
+        delta = {"role": "assistant", "content": text} if is_first else {"content": text}
+        return {"index": index, "delta": delta}
 
     def _choice(self, index: int, tokens: Sequence[ServedToken], end: ServedEnd) -> dict[str, Any]:
         text = "".join(token.text for token in tokens) + end.text

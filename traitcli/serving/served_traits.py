@@ -17,10 +17,11 @@ from traitcli.steering.parse import parse_intervention
 from traitcli.vectors.files import find_vectors
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from traitcli.api.model import Model
     from traitcli.api.vector_model import Watched
+    from traitcli.generation.projections import Probe
     from traitcli.serving.served import ServedRequest
 
 
@@ -53,6 +54,11 @@ class ServedTraits:
     def names(self) -> tuple[str, ...]:
         """What may be scored."""
         return tuple(self._watch.probes)
+
+    @property
+    def probes(self) -> Mapping[str, Probe]:
+        """What may be scored: trait -> its vector and layer."""
+        return self._watch.probes
 
     def watch(self, request: ServedRequest) -> Watch:
         """What is scored of the answer to a request, and how it is generated.

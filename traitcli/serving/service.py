@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -21,6 +22,7 @@ from traitcli.serving.served_traits import ServedTraits
 if TYPE_CHECKING:
     from traitcli.api.model import Model
     from traitcli.api.vector_model import Watched
+    from traitcli.generation.projections import Probe
     from traitcli.monitoring.watch import Watch
     from traitcli.records import TokenScores
 
@@ -98,6 +100,11 @@ class Service:
         return self._traits.names
 
     @property
+    def probes(self) -> Mapping[str, Probe]:
+        """What requests may be scored by: trait -> its vector and layer."""
+        return self._traits.probes
+
+    @property
     def model(self) -> str:
         """The name of the model."""
         return self._loaded.name
@@ -138,6 +145,7 @@ class Service:
             )
         watch = self._traits.watch(request)
         rendered = self._render(request, watch)
+        request = self._fitted(request, rendered)
         check_length(self._loaded, rendered, request.sampling.max_new_tokens)
 
         deadline = None if self._seconds is None else started + self._seconds
@@ -166,6 +174,16 @@ class Service:
         have_ended = self._batch.drain(timeout)
         left = None if end is None else max(0.0, end - time.monotonic())
         return self._records.flush(left) and have_ended
+
+    def _fitted(self, request: ServedRequest, rendered: Prompt) -> ServedRequest:
+        """The request, with the length limit that the prompt leaves if it is open-ended."""
+        if not request.is_open_ended:
+            return request
+        # A prompt that leaves no room is refused later, by its own length.
+        room = max(1, self._batch.counts.capacity - len(rendered.ids))
+        most = min(request.sampling.max_new_tokens, room)
+        sampling = request.sampling.model_copy(update={"max_new_tokens": most})
+        return replace(request, sampling=sampling)
 
     def _render(self, request: ServedRequest, watch: Watch) -> Prompt:
         tokenizer = self._loaded.tokenizer
