@@ -14,7 +14,7 @@ import typer
 
 from traitcli.api.vector_source import VectorSource
 from traitcli.config import Config
-from traitcli.errors import UserError
+from traitcli.errors import TraitError, UserError
 from traitcli.events import Event, Warned
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _serve(options: ServeOptions, config: Config, listener: socket.socket) -> No
     from traitcli.api.model import Model
     from traitcli.generation.live_batch import LiveLimits
     from traitcli.serving.app import Endpoints, make_app
-    from traitcli.serving.http_server import run_server
+    from traitcli.serving.http_server import HttpServer
     from traitcli.serving.metrics import Metrics
     from traitcli.serving.service import Service
     from traitcli.serving.token_bytes import TokenBytes
@@ -140,12 +140,19 @@ def _serve(options: ServeOptions, config: Config, listener: socket.socket) -> No
             TokenBytes(model.loaded.tokenizer),
             options.max_body,
         )
-        run_server(
+        has_key = options.key is not None
+        server = HttpServer(
             make_app(endpoints, access_of(options)),
             endpoints,
-            listener,
             options.timeout,
-            lambda: show_start(service, listener, has_key=options.key is not None),
+            lambda: show_start(service, listener, has_key=has_key),
+        )
+        server.run([listener])
+    if server.has_cut_off:
+        raise TraitError(
+            "the server stopped before all answers were complete",
+            cause=f"it was stopped twice, or they took longer than {options.timeout:g} seconds",
+            fix="wait for the answers, or lower --timeout",
         )
 
 

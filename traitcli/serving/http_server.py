@@ -5,13 +5,12 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable
-from contextlib import closing
 from types import FrameType
 from typing import TYPE_CHECKING
 
 import uvicorn
 
-from traitcli.errors import TraitError, UserError
+from traitcli.errors import UserError
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
 
 _STALLED_SECONDS = 60
 """How long a connection may take nothing of what it was sent."""
+_GRACE_SECONDS = 10
+"""For clients to read the end of answers that are complete."""
 
 
 def open_socket(host: str, port: int) -> socket.socket:
@@ -62,81 +63,66 @@ def _no_address(host: str, port: int, error: OSError) -> UserError:
     )
 
 
-def run_server(
-    app: Starlette,
-    endpoints: Endpoints,
-    listener: socket.socket,
-    drain_seconds: float,
-    on_start: Callable[[], None],
-) -> None:
-    """Serve until SIGTERM or Ctrl-C. Answers that run then are finished, and new ones refused.
+class HttpServer(uvicorn.Server):
+    """Serves until SIGTERM or Ctrl-C: answers that run then are finished, and new ones get a 503.
 
     A second signal stops at once.
 
     Args:
         app: What answers.
         endpoints: Its state.
-        listener: The address, from `open_socket`.
         drain_seconds: How long answers may take to end.
         on_start: Called when requests are taken.
 
-    Raises:
-        TraitError: Answers were cut off.
+    Example:
+        with open_socket("127.0.0.1", 8000) as listener:
+            HttpServer(app, endpoints, 60, print).run([listener])
     """
-    config = uvicorn.Config(
-        app,
-        # h11 alone is tested; others would be taken as soon as they are installed.
-        http="h11",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        log_level="critical",
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=_GRACE_SECONDS,
-    )
-    with closing(listener):
-        server = _Server(config, endpoints, drain_seconds, on_start)
-        server.run([listener])
-    if server.has_cut_off:
-        raise TraitError(
-            "the server has stopped before all answers were complete",
-            cause=f"they took longer than {drain_seconds:g} seconds, or it was stopped twice",
-            fix="let the process manager wait longer between SIGTERM and SIGKILL",
-        )
-
-
-_GRACE_SECONDS = 10
-"""For clients to read the end of answers that are complete."""
-
-
-class _Server(uvicorn.Server):
-    """uvicorn that goes on listening while answers end, so that new requests get a 503."""
 
     def __init__(
         self,
-        config: uvicorn.Config,
+        app: Starlette,
         endpoints: Endpoints,
         drain_seconds: float,
         on_start: Callable[[], None],
     ) -> None:
+        config = uvicorn.Config(
+            app,
+            # Others would be taken as soon as they are installed; this one is tested.
+            http="h11",
+            ws="none",
+            lifespan="off",
+            # Nothing is logged: the guard says what clients do not see.
+            log_config=None,
+            log_level="critical",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=_GRACE_SECONDS,
+        )
         super().__init__(config)
-        self.has_cut_off = False
         self._endpoints = endpoints
         self._drain_seconds = drain_seconds
         self._on_start = on_start
+        self.has_cut_off = False
+        """Whether it stopped before all answers were complete."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to take requests."""
         await super().startup(sockets)
         self._on_start()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to stop, or stop at once if that has begun."""
-        # uvicorn would raise the signal again at its end, as if it had not been obeyed.
+        """Obey a signal."""
+        # Not kept: uvicorn would raise it again at its end, as if it had not been obeyed.
+        self.stop()
+
+    def stop(self) -> None:
+        """Begin to stop, or stop at once if that has begun; may be called from any thread."""
         if self._endpoints.is_stopping:
             self.has_cut_off = self._endpoints.service.counts.running > 0
             self.should_exit = self.force_exit = True
             return
+        # It goes on listening meanwhile, so that clients and load balancers learn of it.
         self._endpoints.is_stopping = True
         threading.Thread(target=self._drain, name="drain", daemon=True).start()
 
