@@ -1,20 +1,57 @@
-"""The stored thresholds as bounds of alarm rules, in the unit of the scores that are compared."""
+"""Reads alarm rules for vectors; stored thresholds are bounds in the unit of the scores."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from traitcli.api.vector_source import VectorSource
-from traitcli.errors import VectorError
+from traitcli.errors import UserError, VectorError
 from traitcli.records import TraitVector
 
 if TYPE_CHECKING:
-    from traitcli.monitoring.alarms import BoundOf, OperatingPoint
+    from traitcli.monitoring.alarms import Action, BoundOf, OperatingPoint, Rule
     from traitcli.monitoring.summaries import Summary
 
 
-def operating_points(
+def read_rules(
+    texts: Iterable[str],
+    action: Action,
+    source: VectorSource,
+    vectors: Mapping[str, TraitVector],
+    *,
+    raw: bool = False,
+) -> tuple[Rule, ...]:
+    """The rules of a command or of a call, for the vectors that are scored.
+
+    Args:
+        texts: Rules, such as `evil>1.5` or `evil@fpr=1%`.
+        action: What they do when they are met.
+        source: Where the vectors come from; their thresholds lie beside them.
+        vectors: Trait -> vector that has scores.
+        raw: The rules are about projections, not about calibrated scores.
+
+    Raises:
+        UserError: A rule cannot be parsed, or is about calibrated scores of a vector without class
+            means.
+        VectorError: There is no threshold for a false-positive rate.
+    """
+    from traitcli.monitoring.alarms import parse_rule
+
+    point = _operating_points(source, vectors, raw=raw)
+    rules = tuple(parse_rule(text, action, vectors, point) for text in texts)
+    for rule in rules:
+        # Such a rule is never met, so a check with --fail-on would always pass.
+        if not raw and source.config.vector.position not in vectors[rule.trait].stats:
+            raise UserError(
+                f"cannot set an alarm on calibrated scores of {rule.trait}",
+                cause="its vector has no class means, so its scores cannot be calibrated",
+                fix="add --raw, and set the bound for raw projections",
+            )
+    return rules
+
+
+def _operating_points(
     source: VectorSource, vectors: Mapping[str, TraitVector], *, raw: bool
 ) -> OperatingPoint:
     """A function that finds the stored bounds of a trait, a way to sum up and a rate.
