@@ -71,6 +71,12 @@ class ServeOptions:
                 cause="everybody in the network could use the model",
                 fix=f"set {KEY_VARIABLE} or --api-key, or leave --host out",
             )
+        if key is None and "*" in self.cors:
+            raise UserError(
+                "cannot serve with --cors * and without a key",
+                cause="every page that you open could use the model and read its answers",
+                fix=f"set {KEY_VARIABLE} or --api-key, or name the origins",
+            )
         for origin in self.cors:
             if origin != "*" and origin.rstrip("/").count("/") != 2:
                 raise UserError(
