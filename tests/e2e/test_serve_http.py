@@ -766,7 +766,7 @@ def test_an_error_of_the_model_ends_only_its_own_request(long_running, is_stream
 
     assert good.result().json()["choices"][0]["message"] == alone
     for response in (one.result() for one in failed):
-        assert response.status_code == 500
+        assert response.status_code == 400
         assert_error(response)
     long_running.wait_until_free()
 
