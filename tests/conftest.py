@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,10 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
+
+# Before numpy and torch are imported, and for all processes that tests start: threads that wait
+# for each other on busy cores make a tiny model ten times slower.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 from traitcli.config import Config, ModelConfig
 from traitcli.models.load import load_model
