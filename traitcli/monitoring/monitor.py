@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -155,6 +155,14 @@ def _taken(events: list[Event]) -> Iterator[Event]:
     yield from taken
 
 
+class _Written(NamedTuple):
+    """A token of the answer, its projections and marks, float32 [2P…], and when it came."""
+
+    text: str
+    projections: Floats
+    seconds: float
+
+
 class _MonitoredAnswer:
     """One answer while it is generated."""
 
@@ -177,9 +185,7 @@ class _MonitoredAnswer:
         limit = watch.config.sampling.max_new_tokens
         self._alarms = [Alarm(rule, limit) for rule in watch.rules]
         self._crossings: list[Crossing] = []
-        self._tokens: list[str] = []
-        self._projections: list[Floats] = []
-        self._seconds: list[float] = []
+        self._written: list[_Written] = []
         self._prompt_scores: Scores | None = None
 
     def generate(self) -> Generator[None, None, None]:
@@ -202,10 +208,11 @@ class _MonitoredAnswer:
         finally:
             # The bytes of an incomplete character belong to the last token: tokens join to the
             # response.
-            if self._tokens:
-                self._tokens[-1] += detokenizer.flush()
+            if self._written:
+                last_one = self._written[-1]
+                self._written[-1] = last_one._replace(text=last_one.text + detokenizer.flush())
             ended = [alarm.end() for alarm in self._alarms]
-            last = len(self._tokens) - 1
+            last = len(self._written) - 1
             placed = [replace(one, token=last) if one else None for one in ended]
             self._raise_alarms(self._keep_crossings(placed))
 
@@ -215,7 +222,7 @@ class _MonitoredAnswer:
         if self._is_stopped:
             return "alarm"
         limit = self._watch.config.sampling.max_new_tokens
-        return "length" if len(self._tokens) == limit else "stop"
+        return "length" if len(self._written) == limit else "stop"
 
     @property
     def _is_stopped(self) -> bool:
@@ -225,30 +232,31 @@ class _MonitoredAnswer:
         self, prompt: str, interventions: tuple[Intervention, ...], reason: str
     ) -> TokenScores:
         """The record of what was generated so far."""
+        tokens, written = self._tokens(), self._written
         # An answer without a token still has all columns.
-        shape = len(self._tokens), self._reader.width
-        projections = np.array(self._projections, dtype=np.float32).reshape(shape)
-        scores, layer_scores = self._watch.tabulate(self._tokens, projections)
+        shape = len(tokens), self._reader.width
+        projections = np.array([one.projections for one in written], np.float32).reshape(shape)
+        scores, layer_scores = self._watch.tabulate(tokens, projections)
         return TokenScores(
             tokens=scores.tokens,
             raw=scores.raw,
             calibrated=scores.calibrated,
             massive=scores.massive,
             prompt=prompt,
-            response="".join(self._tokens),
+            response="".join(tokens),
             layers=self._watch.layers,
             model=self._loaded.name,
             seed=self._watch.config.seed,
             prompt_tokens=len(self._rendered.ids),
             finish_reason=reason,
             history=(*system_message(self._watch.config.system), *self._watch.history),
-            seconds=tuple(self._seconds),
+            seconds=tuple(one.seconds for one in written),
             steering=interventions,
             crossings=tuple(self._crossings),
             prompt_scores=self._prompt_scores,
             layer_scores=layer_scores,
             about=self._watch.about,
-            thinking=thinking_tokens(self._tokens, opened=self._opened),
+            thinking=thinking_tokens(tokens, opened=self._opened),
             skips_thinking=self._watch.config.skip_thinking,
             braked=self._braked(projections),
         )
@@ -286,35 +294,35 @@ class _MonitoredAnswer:
         self._on_event(PromptScored(scores.tokens, scores.raw, scores.calibrated, scores.massive))
 
     def _add(self, text: str, projections: Floats, seconds: float) -> None:
-        self._tokens.append(text)
-        self._projections.append(projections)
-        self._seconds.append(seconds)
-
         scores, layer_scores = self._watch.tabulate([text], projections[None])
         raw = {trait: values[0] for trait, values in scores.raw.items()}
         calibrated = {trait: values[0] for trait, values in scores.calibrated.items()}
         by_layer = tuple(values[0] for values in layer_scores.shown) if layer_scores else ()
         alarm_scores = raw if self._watch.raw else calibrated
-        index = len(self._tokens) - 1
-        skipped = self._watch.config.skip_thinking and self._is_thinking()
-        crossings = []
+        index = len(self._written)
+        skipped = self._watch.config.skip_thinking and self._is_thinking([*self._tokens(), text])
+        placed = []
         if not skipped:
             counting = [one for one in self._alarms if one.rule.trait not in scores.massive]
             found = [alarm.add(alarm_scores[alarm.rule.trait]) for alarm in counting]
             # An alarm counts the scores that it got; a record counts all tokens.
             placed = [replace(one, token=index) if one else None for one in found]
-            crossings = self._keep_crossings(placed)
         massive = frozenset(scores.massive)
         braked = tuple(self._braked(projections[None]))
-        self._on_event(
-            TokenScored(index, text, raw, calibrated, by_layer, skipped, massive, braked)
-        )
+        event = TokenScored(index, text, raw, calibrated, by_layer, skipped, massive, braked)
+        # Only now, and all at once: after Ctrl-C above, the record has what was shown and no more.
+        self._written.append(_Written(text, projections, seconds))
+        self._on_event(event)
+        crossings = self._keep_crossings(placed)
         # After the token's own event, so that a view shows the token before its alarm.
         self._raise_alarms(crossings)
 
-    def _is_thinking(self) -> bool:
+    def _tokens(self) -> list[str]:
+        return [one.text for one in self._written]
+
+    def _is_thinking(self, tokens: Sequence[str]) -> bool:
         """Whether the last token belongs to the thinking part, as far as is known by now."""
-        return thinking_tokens(self._tokens, opened=self._opened) == len(self._tokens)
+        return thinking_tokens(tokens, opened=self._opened) == len(tokens)
 
     def _keep_crossings(self, crossings: Sequence[Crossing | None]) -> list[Crossing]:
         """Add the crossings to the record and return them, without the Nones."""
