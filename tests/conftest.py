@@ -62,6 +62,19 @@ SHAPE = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 512,
 }
+LONGEST = (
+    "test_python_examples.py",
+    "test_two_workers.py",
+    "test_interrupts.py",
+    "test_notebooks.py",
+    "test_writer_kills.py",
+    "test_measure.py",
+    "test_gpu_benchmark.py",
+    "test_neutral.py",
+    "test_ray_cluster.py",
+    "test_peer_code.py",
+)
+"""Files of more than half a minute, the longest first."""
 FAMILIES = ("llama", "gemma2", "qwen2")
 
 
@@ -178,7 +191,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests that `make test-fast` skips: those that load a model or start a command."""
+    """Mark tests that `make test-fast` skips, and put the longest files first.
+
+    `make test-fast` skips those that load a model or start a command.
+    """
+    # A long file that starts last would leave all other workers without work.
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else 99)
     for item in items:
         if "e2e" in item.path.parts:
             item.add_marker("e2e")
