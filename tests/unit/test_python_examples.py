@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import traitcli as tc
-from traitcli.config import EMBEDDED, ModelConfig
+from traitcli.config import EMBEDDED, ModelConfig, change_config
 from traitcli.models.weights import locate
 
 ROOT = Path(__file__).parents[2]
@@ -169,7 +169,11 @@ def test_an_example_in_a_docstring_runs(name, embedded, folder, capsys):
 
 
 @pytest.mark.parametrize("page", ["docs/python.md", "README.md", "docs/steering.md"])
-def test_the_python_of_a_page_runs_from_top_to_bottom(page, folder, capsys):
+def test_the_python_of_a_page_runs_from_top_to_bottom(page, embedded, folder, monkeypatch):
+    # It is loaded once for all pages, and writes little where a page leaves the length to it.
+    short = change_config(embedded.config, {"monitor.sampling.max_new_tokens": 16})
+    brief = tc.Model(embedded.loaded, short)
+    monkeypatch.setattr(tc, "load", {"embedded": brief}.__getitem__)
     text = (ROOT / page).read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     names: dict[str, object] = {}
