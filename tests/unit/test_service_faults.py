@@ -338,14 +338,14 @@ def test_a_store_keeps_the_last_records_in_memory_and_all_in_its_folder(loaded, 
     assert to_json(timeless(anywhere[0])) == to_json(timeless(replace(record, seed=0)))
 
 
-@pytest.mark.parametrize("text", ["", "x", "../secret", f"{new_id()}/../secret", new_id()])
+@pytest.mark.parametrize("text", ["", "x", "../secret", "ID/../secret", "ID"])
 def test_only_ids_of_records_become_paths(tmp_path, text):
     record = '{"prompt": "", "response": "", "tokens": [], "trait_scores": {}}'
     (tmp_path / "secret.json").write_text(record)
     (tmp_path / "records").mkdir()
 
     with RecordStore(tmp_path / "records", print) as store:
-        assert store.find(text) is None
+        assert store.find(text.replace("ID", new_id())) is None
 
 
 def test_ids_differ_and_sort_by_time():
