@@ -27,7 +27,7 @@ FLOORS = (
     {"inspection"},
     {"scheduling", "views"},
     {"api"},
-    {"cli"},
+    {"cli", "inspect_scanner"},
     {"__main__", "__init__"},
 )
 """From bottom to top. __init__ is the public API: it may import anything; nothing imports it."""
