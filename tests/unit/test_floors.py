@@ -27,6 +27,7 @@ FLOORS = (
     {"inspection"},
     {"scheduling", "views"},
     {"api"},
+    {"serving"},
     {"cli", "inspect_scanner"},
     {"__main__", "__init__"},
 )

@@ -54,7 +54,7 @@ def test_a_log_from_stdin_is_refused_with_what_to_do(monkeypatch):
         read_transcript(Path("-"))
 
     assert str(caught.value).splitlines() == [
-        "cannot read stdin",
+        "error: cannot read stdin",
         "cause: it is a zip archive, such as a .eval log of Inspect, not text",
         "fix:   name the file: traitcli monitor --input LOG.eval",
     ]

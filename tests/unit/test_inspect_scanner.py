@@ -6,6 +6,7 @@ import json
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean
@@ -77,7 +78,8 @@ def test_the_explanation_quotes_the_eight_tokens_with_the_highest_mean(
     ],
 )
 def test_a_transcript_without_scores_has_the_reason(scorer, messages, reason, monkeypatch):
-    monkeypatch.setattr(scorer.ready()[0].loaded, "context", 80)
+    model = scorer.ready()[0]
+    monkeypatch.setattr(model, "loaded", replace(model.loaded, context=80))
 
     found = score_transcript(scorer, {**SAMPLE, "messages": messages}, EVALUATION)
 

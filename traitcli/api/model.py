@@ -16,7 +16,6 @@ from traitcli.api.vector_model import VectorModel, Watched
 from traitcli.config import change_config
 from traitcli.errors import UserError, suggest
 from traitcli.events import Event
-from traitcli.models.borrowed import using
 from traitcli.monitoring.monitor import monitor_steps, run_steps
 from traitcli.monitoring.score_texts import score_texts
 from traitcli.monitoring.watch import Watch
@@ -188,7 +187,7 @@ class Model(VectorModel):
         self, exchanges: Sequence[Exchange], watch: Watch, out: Path | None = None
     ) -> Iterator[TokenScores | FailedRecord]:
         """Yield the record of each exchange once it is stored in `out`; see `score_texts`."""
-        with self._turns.take(), using(self.loaded):
+        with self.held():
             yield from score_texts(self.loaded, watch, exchanges, out, self._on_event)
 
     def train(
@@ -231,7 +230,7 @@ class Model(VectorModel):
         config = change_config(
             self.config, {key: value for key, value in settings.items() if value is not None}
         )
-        with self._turns.take(), using(self.loaded):
+        with self.held():
             trait = trait_of(self.loaded, name, positive, negative)
             return Vector.of(train_vector(self.loaded, trait, config, self._on_event))
 
@@ -268,7 +267,7 @@ class Model(VectorModel):
             >>> model.extract("evil", questions=1, judge="fake", run="try", settings=short).trait
             'evil'
         """
-        with self._turns.take(), using(self.loaded):
+        with self.held():
             return extract(self, trait, questions, (judge, run), settings or {})
 
     def _steps(
@@ -280,12 +279,12 @@ class Model(VectorModel):
     ) -> Generator[Event, None, Answer]:
         """Check everything now; the generator that is returned writes the answer."""
         watching = watch if isinstance(watch, Watch) else self.watch(watch)
-        config, history, last = _split(prompt, self._options(watching, options))
+        config, history, last = split_chat(prompt, self._options(watching, options))
         watching = replace(watching, config=config, history=(*watching.history, *history))
 
         def steps() -> Generator[Event, None, Answer]:
             path = Path(out) if out is not None else None
-            with self._turns.take(), using(self.loaded):
+            with self.held():
                 record = yield from monitor_steps(self.loaded, watching, last, path)
             return Answer.of(record)
 
@@ -309,8 +308,13 @@ class Model(VectorModel):
         return change_config(own, changes).monitor if changes else watch.config
 
 
-def _split(prompt: Prompt, config: MonitorConfig) -> tuple[MonitorConfig, tuple[Message, ...], str]:
-    """The config with the chat's system message, the messages before the last, and its text."""
+def split_chat(
+    prompt: Prompt, config: MonitorConfig
+) -> tuple[MonitorConfig, tuple[Message, ...], str]:
+    """The config with the chat's system message, the messages before the last, and its text.
+
+    Raises UserError for a chat whose last message is not the user's.
+    """
     if isinstance(prompt, str):
         return config, (), prompt
     messages: list[Message] = [dict(message) for message in prompt]

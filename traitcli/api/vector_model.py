@@ -18,6 +18,7 @@ from traitcli.events import Event, Listener, Warned
 from traitcli.generation.load import load_model
 from traitcli.generation.projections import make_probes
 from traitcli.interventions import Intervention, Push
+from traitcli.models.borrowed import using
 from traitcli.models.identity import other_model_notes
 from traitcli.monitoring.watch import Watch
 from traitcli.records import TraitVector
@@ -80,6 +81,16 @@ class VectorModel:
         other = copy(self)
         other._on_event = on_event
         return other
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Use the model alone inside `with`; one of the user is then left as it was."""
+        with self._turns.take(), using(self.loaded):
+            yield
+
+    def notify(self, event: Event) -> None:
+        """Pass an event to the model's listener."""
+        self._on_event(event)
 
     # Vectors
 

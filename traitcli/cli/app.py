@@ -1,4 +1,4 @@
-"""The Typer application and its seven commands."""
+"""The Typer application and its eight commands."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from traitcli.cli.inspection import inspect
 from traitcli.cli.judge import judge
 from traitcli.cli.monitor import monitor
 from traitcli.cli.report import report
+from traitcli.cli.serve import serve
 
 # Commands import what they need when they run: torch alone takes two seconds, and no --help
 # needs it.
@@ -28,6 +29,7 @@ for command in (extract, judge, build_vector, monitor):
 app.add_typer(inspect, name="inspect")
 app.command()(calibrate)
 app.command()(report)
+app.command()(serve)
 
 
 def show_version(is_asked: bool) -> None:

@@ -18,7 +18,7 @@ from traitcli.output_paths import check_output_file, check_output_folder
 from traitcli.records import TraitVector
 
 if TYPE_CHECKING:
-    from traitcli.monitoring.alarms import Rule
+    from traitcli.monitoring.alarms import Action
     from traitcli.monitoring.prompt_sets import PromptSet
     from traitcli.monitoring.watch import Watch
 
@@ -41,7 +41,11 @@ def monitor_source(options: MonitorOptions, config: Config) -> None:
     check_monitored(options.display.trait, monitored)
     by_layer = _trait_by_layer(options, monitored)
     run_mode = _choose_mode(options)
-    rules = _parse_rules(options, source, monitored)
+    from traitcli.api.alarm_rules import parse_rules
+
+    texts: list[tuple[Action, str]] = [("stop", text) for text in options.stop_on]
+    texts += [("fail", text) for text in options.fail_on]
+    rules = parse_rules(texts, source, monitored, raw=options.display.raw)
 
     from traitcli.api.model import Model
     from traitcli.steering.interventions import check_calibration
@@ -152,29 +156,3 @@ def _trait_by_layer(options: MonitorOptions, monitored: Mapping[str, TraitVector
             fix=f"name one, for example --trait {next(iter(monitored))}",
         )
     return options.display.trait or next(iter(monitored))
-
-
-def _parse_rules(
-    options: MonitorOptions, source: VectorSource, monitored: Mapping[str, TraitVector]
-) -> tuple[Rule, ...]:
-    """The alarm rules of --stop-on and --fail-on.
-
-    Raises UserError for a rule that cannot be parsed, and for a rule on calibrated scores of a
-    vector without class means; VectorError for a false-positive rate without a threshold.
-    """
-    from traitcli.cli.operating_points import operating_points
-    from traitcli.monitoring.alarms import parse_rule
-
-    point = operating_points(source, monitored, raw=options.display.raw)
-    rules = [parse_rule(text, "stop", monitored, point) for text in options.stop_on]
-    rules += [parse_rule(text, "fail", monitored, point) for text in options.fail_on]
-    for rule in rules:
-        has_class_means = source.config.vector.position in monitored[rule.trait].stats
-        # Such a rule is never met, so a check with --fail-on would always pass.
-        if not options.display.raw and not has_class_means:
-            raise UserError(
-                f"cannot set an alarm on calibrated scores of {rule.trait}",
-                cause="its vector has no class means, so its scores cannot be calibrated",
-                fix="add --raw, and set the bound for raw projections",
-            )
-    return tuple(rules)

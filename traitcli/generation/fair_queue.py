@@ -55,8 +55,10 @@ class FairQueue(Generic[Item]):
         """Remove all items that meet a condition, and return them."""
         removed: list[Item] = []
         for client, own in list(self._waiting.items()):
-            kept = deque(item for item in own if not condition(item))
-            removed += [item for item in own if condition(item)]
+            kept: deque[Item] = deque()
+            for item in own:
+                # Asked once: it may change meanwhile, and an item must not be in both.
+                (removed if condition(item) else kept).append(item)
             if kept:
                 self._waiting[client] = kept
             else:

@@ -204,10 +204,10 @@ class LiveBatch:
             return True
 
     def _cancel(self) -> None:
-        """End cancelled answers, those that wait too."""
+        """End answers that are cancelled or over, those that wait too."""
 
         def is_cancelled(answer: LiveAnswer) -> bool:
-            return answer.is_cancelled or self._is_cancelling
+            return answer.is_cancelled or self._is_cancelling or answer.request.is_over()
 
         with self._changed:
             cancelled = self._queue.remove(is_cancelled)

@@ -40,6 +40,10 @@ class LiveRequest:
     log_probs  how many of the likeliest tokens are given at each step, with natural logarithms of
                their probabilities at temperature 1; none: no log-probabilities at all
     client     clients take turns in the queue
+    prepare    called by the thread of the batch before the prompt is read, and may use the model,
+               which is then as it is outside of the batch; if it raises, the request ends
+    is_over    asked before each step, also while the request waits, and must not raise; once it is
+               true, the request is cancelled
     """
 
     ids: tuple[int, ...]
@@ -50,6 +54,8 @@ class LiveRequest:
     stop: tuple[str, ...] = ()
     log_probs: int | None = None
     client: str = ""
+    prepare: Callable[[], None] | None = None
+    is_over: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True, slots=True)

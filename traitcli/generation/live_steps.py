@@ -10,7 +10,7 @@ A pass that fails is repeated for each of its answers alone, and only those that
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from traitcli.errors import TraitError
@@ -39,12 +39,16 @@ class LiveSteps:
         self._reader = LiveReader(loaded, self._edits)
         self._engine = Engine(loaded, self._reader)
         self._batch = self._engine.open(slots, capacity)
+        self._hooks = ExitStack()
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """Prepare the model; inside, it cannot be used for anything else."""
-        with self._edits.running(), self._engine.running():
+        self._hook_model()
+        try:
             yield
+        finally:
+            self._hooks.close()
 
     @property
     def free(self) -> int:
@@ -53,9 +57,12 @@ class LiveSteps:
 
     def join(self, answers: Sequence[LiveAnswer]) -> None:
         """Read the prompts of at most `free` answers and pick the first token of each."""
+        self._prepare(answers)
+        # Those that failed have no keys, and need no slot.
+        ready = [answer for answer in answers if not answer.has_ended]
         start = len(self.answers)
-        self.answers += answers
-        lengths = [len(answer.request.ids) for answer in answers]
+        self.answers += ready
+        lengths = [len(answer.request.ids) for answer in ready]
         for part in split_passes(lengths, TOKENS_PER_PASS):
             self._try(self._read_prompts, range(start + part.start, start + part.stop))
         self.leave()
@@ -86,6 +93,26 @@ class LiveSteps:
             # Nothing of a request stays behind.
             self._edits.clear()
             self._reader.clear()
+
+    def _hook_model(self) -> None:
+        self._hooks.enter_context(self._edits.running())
+        self._hooks.enter_context(self._engine.running())
+
+    def _prepare(self, answers: Sequence[LiveAnswer]) -> None:
+        """Let requests use the model without the hooks of the batch."""
+        asking = [(one, one.request.prepare) for one in answers if one.request.prepare]
+        if not asking:
+            return
+        self._hooks.close()
+        try:
+            for answer, prepare in asking:
+                try:
+                    prepare()
+                # It may be anything that a model or a driver raises.
+                except Exception as error:  # noqa: BLE001
+                    answer.end("error", _explain(error))
+        finally:
+            self._hook_model()
 
     def _try(self, act: Callable[[range], None], slots: range) -> None:
         """Act on the answers in slots together; if that fails, on each alone."""

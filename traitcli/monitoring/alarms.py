@@ -65,6 +65,7 @@ def parse_rule(
     action: Action,
     monitored: Collection[str],
     operating_point: OperatingPoint | None = None,
+    option: str = "",
 ) -> Rule:
     """Read `evil>1.5`, `mean(evil)>0.8`, `run(evil,5)>1` or `evil@fpr=1%`.
 
@@ -75,11 +76,12 @@ def parse_rule(
         action: What it does when it is met.
         monitored: The traits that have scores.
         operating_point: Finds the bounds of a false-positive rate.
+        option: What an error calls the rule (default: the option of the action).
 
     Raises UserError when the text has another form, or names a trait that is not monitored.
     """
     found = _RULE.fullmatch(text.strip())
-    option = f"--{action}-on {text}"
+    option = f"{option or f'--{action}-on'} {text}"
     # The pattern also accepts one parenthesis alone, and a length without a function.
     if not found or bool(found["kind"]) != bool(found["close"]):
         raise UserError(f"invalid {option}", cause=_FORMS, fix=_EXAMPLES)

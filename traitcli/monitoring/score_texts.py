@@ -24,7 +24,7 @@ from traitcli.models.prompts import (
 from traitcli.models.read_texts import Text, read_texts
 from traitcli.models.thinking import thinking_after
 from traitcli.monitoring.alarms import Alarm
-from traitcli.monitoring.monitor import system_message
+from traitcli.monitoring.answer_so_far import system_message
 from traitcli.monitoring.record_files import append_records
 from traitcli.monitoring.transcripts import Exchange
 from traitcli.monitoring.watch import Watch

@@ -58,7 +58,7 @@ class Watch:
         self, tokens: Sequence[str], projections: Floats
     ) -> tuple[Scores, LayerScores | None]:
         """Sort what the reader computed for n tokens, float32 [n, 2P…], by trait and by layer."""
-        count = len(self.probes) + len(self._layer_probes)
+        count = self.width // 2
         projections, marks = projections[:, :count], projections[:, count : 2 * count]
         # One iterator for both: the columns of the layers follow those of the traits.
         columns = iter(projections.T)
@@ -79,6 +79,11 @@ class Watch:
             if probe.is_calibrated:
                 calibrated_rows.append(_numbers(probe.calibrate(column)))
         return scores, LayerScores(self.by_layer, tuple(raw_rows), tuple(calibrated_rows))
+
+    @property
+    def width(self) -> int:
+        """2P: the columns that `tabulate` reads."""
+        return 2 * (len(self.probes) + len(self._layer_probes))
 
     @property
     def layers(self) -> dict[str, int]:

@@ -33,6 +33,7 @@ class ServedRequest:
     stop_on    as `monitor --stop-on` takes it, besides the rules of the server
     client     clients take turns in the queue
     about      copied into the record (JSON-able)
+    is_open_ended  whether the length limit is lowered to what the prompt leaves free of a slot
     """
 
     prompt: tuple[Message, ...] | str
@@ -45,6 +46,7 @@ class ServedRequest:
     stop_on: tuple[str, ...] = ()
     client: str = ""
     about: Mapping[str, Any] = field(default_factory=dict)
+    is_open_ended: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,10 +151,7 @@ class Steering:
         self._prepared = prepared
         self._hooks = ExitStack()
         self._braking: list[ActivationCapper | GatedSteerer] = []
-        self.brakes = tuple(
-            one.intervention.text for one in prepared if isinstance(one.intervention, Cap | Gate)
-        )
-        """The caps and gates, which hold at some tokens only; as a user types them."""
+        self.brakes = brake_texts(prepared)
 
     def __enter__(self) -> Self:
         edits = block_edits(self._loaded, self._prepared)
@@ -187,6 +184,12 @@ class Steering:
 
 
 _BRAKES = (ActivationCapper, GatedSteerer)
+
+
+def brake_texts(prepared: Sequence[PreparedIntervention]) -> tuple[str, ...]:
+    """The caps and gates, which hold at some tokens only; as a user types them."""
+    found = (one.intervention for one in prepared)
+    return tuple(one.text for one in found if isinstance(one, Cap | Gate))
 
 
 def steered(loaded: LoadedModel, prepared: Sequence[PreparedIntervention]) -> Steering:

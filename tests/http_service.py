@@ -1,0 +1,99 @@
+"""A server of a tiny model on a real socket, in a thread."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import httpx2
+
+from traitcli.config import MonitorSamplingConfig
+from traitcli.serving.app import Endpoints, make_app
+from traitcli.serving.guard import LOOPBACK_HOSTS, Access
+from traitcli.serving.http_server import HttpServer, open_socket
+from traitcli.serving.metrics import Metrics
+from traitcli.serving.service import Service
+from traitcli.serving.token_bytes import TokenBytes
+
+CHAT = {"messages": [{"role": "user", "content": "How does it work?"}]}
+
+
+@dataclass
+class Running:
+    """A server that runs; `client` is a plain HTTP client of it."""
+
+    service: Service
+    server: HttpServer
+    address: str
+    port: int
+
+    @cached_property
+    def client(self) -> httpx2.Client:
+        return httpx2.Client(base_url=self.address, timeout=30, trust_env=False)
+
+    def chat(self, **body: Any) -> httpx2.Response:
+        return self.client.post("/v1/chat/completions", json=CHAT | body)
+
+    def metric(self, name: str) -> float:
+        """The value of a metric, which is 0 before it is counted."""
+        for line in self.client.get("/metrics").text.splitlines():
+            if line.startswith(f"{name} "):
+                return float(line.rpartition(" ")[2])
+        return 0.0
+
+    def wait_until_free(self) -> None:
+        """Return as soon as no slot is in use and nothing waits; fail if that takes too long."""
+        deadline = time.monotonic() + 20
+        while (counts := self.service.counts).running or counts.waiting:
+            assert time.monotonic() < deadline, counts
+            time.sleep(0.005)
+
+
+@contextmanager
+def serving(
+    service: Service,
+    loaded: Any,
+    *,
+    access: Access | None = None,
+    max_body: int = 100_000,
+    drain_seconds: float = 20,
+    host: str = "127.0.0.1",
+) -> Iterator[Running]:
+    """Serve until the end of `with`; the service is entered here."""
+    started = threading.Event()
+    with service, open_socket(host, 0) as listener:
+        endpoints = Endpoints(
+            service,
+            Metrics(service, ("any(evil)>-1000",)),
+            MonitorSamplingConfig(max_new_tokens=10_000),
+            TokenBytes(loaded.tokenizer),
+            max_body,
+        )
+        app = make_app(endpoints, access or Access(None, LOOPBACK_HOSTS))
+        server = HttpServer(app, endpoints, drain_seconds, started.set)
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        assert started.wait(20)
+        port = listener.getsockname()[1]
+        running = Running(service, server, f"http://{host}:{port}", port)
+        try:
+            yield running
+        finally:
+            running.client.close()
+            server.stop()
+            thread.join(20)
+            assert not thread.is_alive()
+
+
+def read_events(text: str) -> list[dict[str, Any]]:
+    """The chunks of a stream, which must have exactly OpenAI's form."""
+    *events, done, rest = text.split("\n\n")
+    assert (done, rest) == ("data: [DONE]", "")
+    assert all(event.startswith("data: {") and "\n" not in event for event in events)
+    return [json.loads(event.removeprefix("data: ")) for event in events]
