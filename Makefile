@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TOOLS := .venv-tools
-WITH_TOOLS := tests/e2e/test_serve_clients.py tests/unit/test_inspect_scanner.py \
+WITH_TOOLS := tests/e2e/test_serve_frameworks.py tests/unit/test_inspect_scanner.py \
 	tests/unit/test_inspect_logs.py tests/unit/test_steering_files.py
 # Without its cache of rewritten test files, pytest spends ten seconds on them in each process.
 export PYTHONDONTWRITEBYTECODE :=

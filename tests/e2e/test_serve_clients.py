@@ -1,4 +1,4 @@
-"""Clients of other people against `traitcli serve`, each over a real socket.
+"""curl, openai-python and a reader like Open WebUI's against `traitcli serve`, over real sockets.
 
 None loses a character or fails on the fields that OpenAI does not have.
 """
@@ -7,129 +7,28 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import re
 import shutil
-import signal
 import subprocess
-import sys
 import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
-import yaml
 
-from tests.unit.test_foreign_vectors import make_matrix, make_vector
-from traitcli.records import POSITIONS
-from traitcli.vectors.files import write_vector
-
-CLIENTS = Path(__file__).parents[1] / "clients"
-TOOLS = "{} is not installed (make test-tools)"
-TRAITS = ["evil", "kind"]
-PROMPT = "Was heißt das? ¿Qué es esto? 你好，世界 🙂"
-MESSAGES = [{"role": "user", "content": PROMPT}]
-TOKENS = 48
-"""Tokens of an answer, at most."""
-CONFIG = {
-    "name": "tiny",
-    "model": {"id": "model", "device": "cpu"},
-    "monitor": {"sampling": {"temperature": 2.0, "top_p": 1.0}},
-}
-
-
-@dataclass(frozen=True)
-class Served:
-    """A server in its own process, and an answer that clients must reproduce."""
-
-    address: str
-    model: str
-    seed: int = 0
-    text: str = ""
-    choice: dict[str, Any] = field(default_factory=dict)
-
-    def ask(self, seed: int, **more: Any) -> dict[str, Any]:
-        """The body of an answer, by nothing but the standard library."""
-        body = {"messages": MESSAGES, "seed": seed, "max_tokens": TOKENS, **more}
-        request = urllib.request.Request(
-            f"{self.address}/chat/completions",
-            json.dumps(body).encode(),
-            {"content-type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=60) as response:
-            return json.load(response)
-
-    def record(self, name: str) -> dict[str, Any]:
-        with urllib.request.urlopen(f"{self.address}/traitcli/records/{name}") as response:
-            return json.load(response)
+from tests.e2e.served_process import (
+    PROMPT,
+    Served,
+    asked,
+    expected_scores,
+    scores,
+    serving,
+)
 
 
 @pytest.fixture(scope="module")
-def served(model_folders, tmp_path_factory) -> Iterator[Served]:
-    """The command with a tiny model, whose answers are full of half characters."""
-    folder = tmp_path_factory.mktemp("served")
-    shutil.copytree(model_folders["llama"], folder / "model")
-    for number, trait in enumerate(TRAITS):
-        directions = {place: make_matrix(seed=10 * number + k) for k, place in enumerate(POSITIONS)}
-        vector = make_vector(trait=trait, directions=directions)
-        write_vector(folder / "vectors" / "model", vector)
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(CONFIG), encoding="utf-8")
-    command = [sys.executable, "-m", "traitcli", "serve", "-c", "tiny.yaml", "--port", "0"]
-    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
-    try:
-        started = []
-        while not started or not (found := re.match(r"serving (\S+) at (\S+)", started[-1])):
-            line = process.stderr.readline()
-            assert line, f"the server ended: {''.join(started)}"
-            started.append(line)
-        yield with_answer(Served(f"{found[2]}/v1", found[1]))
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.communicate(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-    assert process.returncode == 0
-
-
-def with_answer(served: Served) -> Served:
-    """The server with an answer that has a character of several bytes, and is not short."""
-    for seed in range(100):
-        [choice] = served.ask(seed, temperature=2.0)["choices"]
-        text = choice["message"]["content"]
-        letters = {letter for letter in text if ord(letter) > 127 and letter != "\ufffd"}
-        if (
-            letters
-            and choice["finish_reason"] == "length"
-            and len(choice["traitcli"]["tokens"]) > 20
-        ):
-            return Served(served.address, served.model, seed, text, choice)
-    raise AssertionError("no answer has a character of several bytes")
-
-
-def asked(served: Served, **more: Any) -> dict[str, Any]:
-    """The request that gives the answer."""
-    return {
-        "model": served.model,
-        "messages": MESSAGES,
-        "seed": served.seed,
-        "temperature": 2.0,
-        "max_tokens": TOKENS,
-        **more,
-    }
-
-
-def scores(choices: list[dict[str, Any]]) -> list[dict[str, float]]:
-    """The scores of a stream's tokens, from what a client kept."""
-    return [one["scores"] for one in choices if "scores" in one]
-
-
-def expected_scores(served: Served) -> list[dict[str, float]]:
-    return [token["scores"] for token in served.choice["traitcli"]["tokens"]]
+def served(model_folders, tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("served"), model_folders["llama"]) as served:
+        yield served
 
 
 # curl
@@ -285,133 +184,6 @@ def test_openai_raises_its_own_errors(served, client):
 def test_openai_lists_the_model(served, client):
     assert [model.id for model in client.models.list()] == [served.model]
     assert client.models.retrieve(served.model).id == served.model
-
-
-# LangChain
-
-
-@pytest.fixture
-def chat(served):
-    langchain = pytest.importorskip("langchain_openai", reason=TOOLS.format("langchain-openai"))
-    return langchain.ChatOpenAI(
-        base_url=served.address,
-        api_key="none",
-        model=served.model,
-        seed=served.seed,
-        temperature=2.0,
-        max_tokens=TOKENS,
-        max_retries=0,
-        include_response_headers=True,
-    )
-
-
-def check_header(served: Served, metadata: dict[str, Any]) -> None:
-    """LangChain drops the scores; the header leads to the record, which has them."""
-    record = served.record(metadata["headers"]["x-traitcli-record"])
-    assert record["response"] == served.text
-    assert {trait: len(row) for trait, row in record["trait_scores"].items()} == dict.fromkeys(
-        TRAITS, len(expected_scores(served))
-    )
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_langchain_invokes_streams_and_streams_asynchronously(served, chat):
-    async def stream() -> list[Any]:
-        return [one async for one in chat.astream(PROMPT)]
-
-    whole = chat.invoke(PROMPT)
-    chunks = list(chat.stream(PROMPT))
-    later = asyncio.run(stream())
-
-    assert whole.content == served.text
-    assert "".join(one.content for one in chunks) == served.text
-    assert "".join(one.content for one in later) == served.text
-    assert whole.response_metadata["finish_reason"] == served.choice["finish_reason"]
-    assert whole.usage_metadata["output_tokens"] == len(expected_scores(served))
-    check_header(served, whole.response_metadata)
-    total = chunks[0]
-    for one in chunks[1:]:
-        total += one
-    check_header(served, total.response_metadata)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_langchain_passes_steering_on(served, chat):
-    steered = chat.bind(extra_body={"traitcli": {"steer": "evil=8", "detail": "summary"}})
-
-    assert steered.invoke(PROMPT).content != served.text
-
-
-# LiteLLM
-
-
-@pytest.fixture
-def litellm(monkeypatch):
-    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-    return pytest.importorskip("litellm", reason=TOOLS.format("LiteLLM"))
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_litellm_completes_and_streams(served, litellm):
-    options = asked(served, api_base=served.address, api_key="none", num_retries=0)
-    options["model"] = f"openai/{served.model}"
-
-    whole = litellm.completion(**options)
-    stream = litellm.completion(**options, stream=True)
-    chunks = list(stream)
-
-    assert whole.choices[0].message.content == served.text
-    assert "".join(one.choices[0].delta.content or "" for one in chunks) == served.text
-    own = whole.choices[0].provider_specific_fields["traitcli"]
-    assert own["tokens"] == served.choice["traitcli"]["tokens"]
-    # It replaces the last chunk, which has the summary: the header leads to the record.
-    kept = [one.choices[0].traitcli for one in chunks if hasattr(one.choices[0], "traitcli")]
-    assert scores(kept) == expected_scores(served)
-    headers = stream._hidden_params["additional_headers"]
-    assert served.record(headers["llm_provider-x-traitcli-record"])["response"] == served.text
-
-
-# Vercel's ai package
-
-
-@pytest.fixture(scope="module")
-def vercel(served):
-    """What the package made of the answer, whole and streamed."""
-    if not shutil.which("node") or not (CLIENTS / "node_modules" / "ai").is_dir():
-        pytest.skip("the ai package is not installed (make test-tools; it needs Node.js)")
-    numbers = (str(served.seed), str(TOKENS))
-    command = ["node", "ai.mjs", served.address, served.model, PROMPT, *numbers]
-    done = subprocess.run(
-        command,
-        cwd=CLIENTS,
-        capture_output=True,
-        check=False,
-        timeout=120,
-        env={**os.environ, "AI_SDK_LOG_WARNINGS": "false"},
-    )
-    assert done.returncode == 0, done.stderr.decode()
-    return json.loads(done.stdout)
-
-
-def test_the_ai_package_generates_and_streams_every_character(served, vercel):
-    assert vercel["whole"]["text"] == served.text
-    assert vercel["stream"]["errors"] == []
-    assert "".join(vercel["stream"]["deltas"]) == served.text
-    assert vercel["stream"]["finish"] == vercel["whole"]["finish"]
-    for way in ("whole", "stream"):
-        assert vercel[way]["usage"]["outputTokens"] == len(expected_scores(served))
-
-
-def test_the_ai_package_keeps_the_scores_with_a_metadata_extractor(served, vercel):
-    [whole] = vercel["whole"]["choices"]
-    assert whole["tokens"] == served.choice["traitcli"]["tokens"]
-    assert scores(vercel["stream"]["choices"]) == expected_scores(served)
-    assert vercel["stream"]["choices"][-1]["mean"] == served.choice["traitcli"]["mean"]
-
-
-def test_the_ai_package_raises_its_own_error(vercel):
-    assert (vercel["refused"]["name"], vercel["refused"]["status"]) == ("AI_APICallError", 404)
-    assert "another" in vercel["refused"]["message"]
 
 
 # Open WebUI
