@@ -87,7 +87,8 @@ def test_langchain_invokes_streams_and_streams_asynchronously(served, chat):
 
 @pytest.mark.filterwarnings("ignore")
 def test_langchain_passes_steering_on(served, chat):
-    steered = chat.bind(extra_body={"traitcli": {"steer": "evil=8", "detail": "summary"}})
+    extra = {"traitcli": {"steer": "evil=8", "detail": "summary"}}
+    steered = chat.model_copy(update={"extra_body": extra})
 
     assert steered.invoke(PROMPT).content != served.text
 
@@ -122,6 +123,17 @@ def test_litellm_completes_and_streams(served, litellm):
     assert [one["index"] for one in kept] == written
     headers = stream._hidden_params["additional_headers"]
     assert served.record(headers["llm_provider-x-traitcli-record"])["response"] == served.text
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_litellm_passes_traits_on(served, litellm):
+    options = asked(served, api_base=served.address, api_key="none", num_retries=0)
+    options |= {"model": f"openai/{served.model}", "extra_body": {"traitcli": {"traits": ["evil"]}}}
+
+    answer = litellm.completion(**options)
+
+    own = answer.choices[0].provider_specific_fields["traitcli"]
+    assert own["mean"] == {"evil": served.choice["traitcli"]["mean"]["evil"]}
 
 
 # Vercel's ai package
