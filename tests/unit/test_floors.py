@@ -28,7 +28,7 @@ FLOORS = (
     {"scheduling", "views"},
     {"api"},
     {"serving"},
-    {"cli"},
+    {"cli", "inspect_scanner"},
     {"__main__", "__init__"},
 )
 """From bottom to top. __init__ is the public API: it may import anything; nothing imports it."""

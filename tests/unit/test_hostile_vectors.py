@@ -175,6 +175,13 @@ FILES = {
     "ours: a trait that leads elsewhere": lambda: native(trait="../../evil"),
     "ours: a trait of control characters": lambda: native(trait="evil\x1b[2J"),
     "ours: a layer of words": lambda: native(layer="16"),
+    # JSON
+    "json: brackets": lambda: b"[" * 200_000,
+    "json: half": lambda: b'[{"activations": {"data": "AAAA',
+    "json: nothing in it": lambda: b"[]",
+    "json: no numbers": lambda: json.dumps([{"activations": {}, "layer_indices": []}]).encode(),
+    "json: many vectors": lambda: json.dumps([{}] * 2000).encode(),
+    "json: a number of a thousand digits": lambda: b'[{"layer_indices": [%s]}]' % (b"9" * 5000),
     # torch
     "torch: a bare pickle": lambda: pickle.dumps([1, 2, 3]),
     "torch: the magic alone": lambda: b"PK\x03\x04",
@@ -224,7 +231,8 @@ NON_FILES = {
     "a pipe": os.mkfifo,
     "a device": lambda path: path.symlink_to("/dev/zero"),
 }
-NAMES = ("evil.pt", "evil.safetensors", "evil.gguf")
+NAMES = ("evil.pt", "evil.safetensors", "evil.gguf", "evil.json")
+FORMS = ["gguf", "pt", "safetensors", "vllm-lens", "lm-eval"]
 
 
 def refused(path):
@@ -267,7 +275,7 @@ def test_a_file_that_is_too_large_is_refused_unread(tmp_path, name):
     assert "bytes" in refused(path).cause
 
 
-@pytest.mark.parametrize("form", ["gguf", "pt", "safetensors"])
+@pytest.mark.parametrize("form", FORMS)
 def test_a_truncated_file_is_refused_at_any_length(tmp_path, form):
     matrix = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
     stats = {"response_avg": ClassStats(*np.ones((4, 5), np.float32))}
@@ -280,7 +288,7 @@ def test_a_truncated_file_is_refused_at_any_length(tmp_path, form):
         refused(path)
 
 
-@pytest.mark.parametrize("form", ["gguf", "pt", "safetensors"])
+@pytest.mark.parametrize("form", FORMS)
 def test_a_file_with_a_byte_changed_is_refused_or_makes_a_vector(tmp_path, form):
     matrix = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
     vector = TraitVector("evil", "m", "m", 2, {"response_avg": matrix}, {})

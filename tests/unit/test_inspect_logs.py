@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
 from pathlib import Path
@@ -45,6 +46,20 @@ def parts(exchanges):
     return [(one.about["id"], one.about["epoch"], one.prompt, one.response) for one in exchanges]
 
 
+def test_a_log_from_stdin_is_refused_with_what_to_do(monkeypatch):
+    piped = io.TextIOWrapper(io.BytesIO(LOG.read_bytes()))
+    monkeypatch.setattr("sys.stdin", piped)
+
+    with pytest.raises(UserError) as caught:
+        read_transcript(Path("-"))
+
+    assert str(caught.value).splitlines() == [
+        "error: cannot read stdin",
+        "cause: it is a zip archive, such as a .eval log of Inspect, not text",
+        "fix:   name the file: traitcli monitor --input LOG.eval",
+    ]
+
+
 @needs_zstandard
 def test_a_real_log_is_read_with_samples_epochs_roles_and_tool_calls():
     found = read_transcript(LOG, group_by="customer")
@@ -71,6 +86,7 @@ def test_a_real_log_is_read_with_samples_epochs_roles_and_tool_calls():
         "time": "2026-11-28T03:38:30Z",
         "roles": {"system": 1, "user": 2, "assistant": 1},
         "tool_calls": [{"function": "add", "arguments": '{"x": 1, "y": 1}'}],
+        "message": "NrTy4GYPzudiKvH9JHcJYK",
     }
     assert second["roles"] == {"system": 1, "user": 2, "assistant": 2, "tool": 1}
     assert "tool_calls" not in second

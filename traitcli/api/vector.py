@@ -88,12 +88,12 @@ class Vector(TraitVector):
         """Write the vector to a file; its ending chooses the format.
 
         `.safetensors` keeps everything, `.pt` is the tensor [L+1, H] of persona-vectors, `.gguf` a
-        control vector for llama.cpp and repeng.
+        control vector for llama.cpp and repeng, `.json` the vector's layer for vllm-lens.
 
         Args:
             path: The file. Save it as `vectors/MODEL/TRAIT.safetensors`, and the command line
                 finds it by name.
-            position: Which directions `.pt` and `.gguf` get (default: those that were measured).
+            position: Which directions the other formats get (default: those that were measured).
 
         Raises:
             VectorError: The ending is another one, or the format cannot hold the vector.
@@ -190,7 +190,8 @@ def read(path: str | Path, layer: int | None = None) -> Vector:
     """Read a vector file of traitcli or of another tool; the content decides the format.
 
     Args:
-        path: A `.safetensors`, `.pt` or `.gguf` file; docs/interop.md lists what can be in it.
+        path: A `.safetensors`, `.pt`, `.gguf` or `.json` file; docs/interop.md lists what can be
+            in it.
         layer: The layer of a file that holds one direction and does not say of which layer.
 
     Returns:

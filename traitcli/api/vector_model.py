@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 Watched = str | TraitVector | Iterable[str | TraitVector]
 """Names of traits and vectors."""
 Key = TypeVar("Key", bound=str | TraitVector)
-_FILES = {".safetensors", ".pt", ".gguf"}
+_FILES = {".safetensors", ".pt", ".gguf", ".json"}
 
 
 class VectorModel:

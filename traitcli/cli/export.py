@@ -25,6 +25,8 @@ class FormName(StrEnum):
     gguf = "gguf"
     pt = "pt"
     safetensors = "safetensors"
+    vllm_lens = "vllm-lens"
+    lm_eval = "lm-eval"
     csv = "csv"
 
 
@@ -32,7 +34,7 @@ Forms = Annotated[
     list[FormName] | None,
     typer.Option(
         "--export",
-        metavar="gguf|pt|safetensors|csv",
+        metavar="gguf|pt|safetensors|vllm-lens|lm-eval|csv",
         help="Also write the vectors in this format for other tools, or their rollouts as csv. "
         "Can be repeated. See docs/interop.md.",
     ),
@@ -69,6 +71,7 @@ def export(
     Prints the paths, or with `as_json` only returns them, for the command's JSON.
     """
     from traitcli.inspection.rollout_csv import write_rollout_csv
+    from traitcli.models.block_names import path_of_blocks
     from traitcli.vectors.files import read_vector, vector_folder
     from traitcli.vectors.formats.export import Form, export_vector
 
@@ -77,6 +80,7 @@ def export(
 
     # Always the config's position: most formats of other tools hold one direction per layer.
     folder, position = vector_folder(work.config), work.config.vector.position
+    blocks = path_of_blocks(work.config.model) if FormName.lm_eval in forms else ""
     wanted = [form for form in get_args(Form) if form in forms]
     written: list[Path] = []
     for trait in work.traits:
@@ -85,7 +89,7 @@ def export(
             continue
         vector = read_vector(folder / f"{trait.name}.safetensors")
         for form in wanted:
-            written += export_vector(vector, position, form, out or folder)
+            written += export_vector(vector, position, form, out or folder, blocks=blocks)
         if FormName.csv in forms:
             written += write_rollout_csv(
                 work.ledgers.trait(trait.name).snapshot, trait, out or folder

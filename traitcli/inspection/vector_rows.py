@@ -18,7 +18,7 @@ from traitcli.vectors.verdict import nearest_trait, with_near_duplicates, with_v
 
 Row = dict[str, Any]
 
-_SUFFIXES = {".safetensors", ".pt", ".pth", ".bin", ".gguf", ".npz", ".pkl"}
+_SUFFIXES = {".safetensors", ".pt", ".pth", ".bin", ".gguf", ".json", ".npz", ".pkl"}
 
 
 def vector_rows(config: Config, names: Sequence[str] = ()) -> list[Row]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from traitcli.errors import UserError
-from traitcli.files import explain_unreadable, parse_json
+from traitcli.files import explain_unreadable, parse_json, unpack_zstandard
 
 _ZSTANDARD = 93
 """The compression of today's logs; Python's zipfile reads it from 3.14 on."""
@@ -22,8 +22,6 @@ LARGEST_SAMPLE = 2**28
 """Bytes of one file in an archive, unpacked: 256 MiB. Its JSON takes several times as much."""
 LARGEST_TOTAL = 2**35
 """Bytes of all files in an archive, unpacked: 32 GiB."""
-_WINDOW = 2**27
-"""Bytes that Zstandard may look back, which it holds in memory."""
 _DAMAGED = (
     *(zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, struct.error),
     *(EOFError, NotImplementedError, RuntimeError, OverflowError, ValueError),
@@ -110,7 +108,7 @@ def _unpack(file: io.BufferedReader, archive: zipfile.ZipFile, info: zipfile.Zip
         with archive.open(info) as member:
             # No more than the size that was checked above; zipfile checks the sum.
             return member.read(info.file_size + 1)
-    data = _unpack_zstandard(_packed(file, info), info.file_size)
+    data = unpack_zstandard(_packed(file, info), info.file_size)
     if len(data) != info.file_size or zlib.crc32(data) != info.CRC:
         raise ValueError("its content does not have the size or sum that the archive says")
     return data
@@ -124,17 +122,6 @@ def _packed(file: io.BufferedReader, info: zipfile.ZipInfo) -> bytes:
         raise ValueError("the archive has no file where it says")
     file.seek(sum(struct.unpack("<HH", header[26:30])), io.SEEK_CUR)
     return file.read(info.compress_size)
-
-
-def _unpack_zstandard(packed: bytes, size: int) -> bytes:
-    import zstandard
-
-    unpacker = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
-    try:
-        with unpacker.stream_reader(io.BytesIO(packed), read_across_frames=True) as reader:
-            return bytes(reader.read(size + 1))
-    except zstandard.ZstdError as error:
-        raise ValueError(str(error)) from None
 
 
 _FIX = "name a .eval or .json log of Inspect"

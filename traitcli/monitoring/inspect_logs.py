@@ -71,8 +71,8 @@ def read_sample(
     Returns:
         An exchange for each message that the model generated. Messages of the sample's input are
         history. `about` gets `id`, `epoch`, `task`, `model`, `time`, `roles` (role -> number of
-        messages before the answer) and `tool_calls` (those since the answer before, its own
-        included).
+        messages before the answer), `tool_calls` (those since the answer before, its own
+        included) and `message` (the id of the answer's message).
 
     Raises:
         ShapeError: The model generated no text.
@@ -97,6 +97,7 @@ def read_sample(
             "model": short(model) if model else None,
             "roles": dict(Counter(short(one["role"]) for one in messages[:index])),
             "tool_calls": _tool_calls(messages[start : index + 1]),
+            "message": short(identity) if (identity := messages[index].get("id")) else None,
         }
         start = index + 1
         kept = {key: value for key, value in own.items() if value}

@@ -157,6 +157,13 @@ def _values(entry: Any, keys: Sequence[str]) -> dict[str, Any]:
 def _read_text(path: Path) -> str:
     try:
         data = sys.stdin.buffer.read() if path == STDIN else path.read_bytes()
+        # A log of Inspect is an archive, which is read from its end.
+        if path == STDIN and data.startswith(b"PK\x03\x04"):
+            raise UserError(
+                "cannot read stdin",
+                cause="it is a zip archive, such as a .eval log of Inspect, not text",
+                fix="name the file: traitcli monitor --input LOG.eval",
+            )
         text = decode_text(data).replace("\r\n", "\n")
     except (OSError, UnicodeDecodeError) as error:
         is_missing = isinstance(error, FileNotFoundError)

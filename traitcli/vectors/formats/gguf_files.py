@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from traitcli.files import parse_json, write_atomic
-from traitcli.records import POSITIONS, Position
 from traitcli.vectors.files import MAX_LAYERS, MAX_NUMBERS
 from traitcli.vectors.formats.layers import Origin
 
@@ -220,20 +219,4 @@ def _read_about(fields: Mapping[str, Any], origin: Origin) -> tuple[int | None, 
         about = parse_json(str(fields.get("traitcli", "null")))
     except ValueError:
         about = None
-    if not isinstance(about, dict):
-        return None, origin
-
-    texts = {
-        key: about[key] for key in ("trait", "model", "method") if isinstance(about.get(key), str)
-    }
-    # values of a wrong type are ignored: the directions are readable without them
-    position: Position = next((p for p in POSITIONS if p == about.get("position")), origin.position)
-
-    # files of earlier versions call the number of layers "rows"
-    stored = {"layer_count": about.get("rows"), **about}
-    numbers: dict[str, int | None] = {}
-    for key in ("layer_count", "layer"):
-        # not isinstance: true and false are instances of int
-        numbers[key] = stored[key] if type(stored.get(key)) is int else None
-    origin = replace(origin, **texts, position=position, layer=numbers["layer"])
-    return numbers["layer_count"], origin
+    return origin.with_about(about)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from traitcli.errors import VectorError
-from traitcli.records import Position, TraitVector
+from traitcli.records import POSITIONS, Position, TraitVector
 from traitcli.vector_quality import VectorQuality
 from traitcli.vectors.files import MAX_HIDDEN, MAX_LAYERS, MAX_NUMBERS
 from traitcli.vectors.layer_choice import middle_layers
@@ -50,6 +51,52 @@ class Origin:
         """Raise VectorError."""
         raise VectorError(f"{self.source} is not a trait vector", cause=cause, fix=fix)
 
+    def with_about(self, about: Any) -> tuple[int | None, Origin]:
+        """L+1, and the origin with what `about_vector` wrote, as far as it is valid.
+
+        Values of a wrong type are ignored: the directions are readable without them.
+        """
+        if not isinstance(about, Mapping):
+            return None, self
+        texts = {
+            key: about[key]
+            for key in ("trait", "model", "method")
+            if isinstance(about.get(key), str)
+        }
+        position: Position = next(
+            (p for p in POSITIONS if p == about.get("position")), self.position
+        )
+
+        # files of earlier versions call the number of layers "rows"
+        stored = {"layer_count": about.get("rows"), **about}
+        numbers: dict[str, int | None] = {}
+        for key in ("layer_count", "layer"):
+            # not isinstance: true and false are instances of int
+            numbers[key] = stored[key] if type(stored.get(key)) is int else None
+        origin = replace(self, **texts, position=position, layer=numbers["layer"])
+        return numbers["layer_count"], origin
+
+
+def finite_number(value: Any) -> float | None:
+    """A number of a file as a float; None for anything else, and for NaN and infinity."""
+    try:
+        number = float(value) if type(value) in {int, float} else math.nan
+    except OverflowError:  # JSON holds whole numbers of any size
+        return None
+    return number if math.isfinite(number) else None
+
+
+def about_vector(vector: TraitVector, position: Position) -> dict[str, str | int]:
+    """What a file of another tool has no place for, and `Origin.with_about` reads back."""
+    return {
+        "trait": vector.trait,
+        "model": vector.model,
+        "method": vector.method,
+        "position": position,
+        "layer_count": vector.layer_count,
+        "layer": vector.layer,
+    }
+
 
 def to_layer_directions(vector: TraitVector, position: Position) -> dict[int, Floats]:
     """Block -> float32 [H], blocks counted from 0: layer k+1 becomes block k.
@@ -82,6 +129,27 @@ def to_layer_directions(vector: TraitVector, position: Position) -> dict[int, Fl
             fix="use a vector that has more than the first and the last layer",
         )
     return found
+
+
+def to_block_direction(vector: TraitVector, position: Position) -> tuple[int, Floats]:
+    """The block that computes the vector's layer, counted from 0, and its direction float32 [H].
+
+    For tools that steer every block that a file names: all layers at once would be a far larger
+    dose than the one layer of `traitcli monitor --steer`.
+
+    Raises VectorError when the vector does not have the position, or no block computes its layer.
+    """
+    directions = to_layer_directions(vector, position)
+    block = vector.layer - 1
+    if block not in directions:
+        last = vector.layer_count - 1
+        raise VectorError(
+            f"the vector of {vector.trait} cannot steer one block",
+            cause=f"its layer is {vector.layer}, which is not the output of a block with a "
+            f"direction: layer 0 is the embeddings, layer {last} is after the final norm",
+            fix=f"choose another layer: build-vector --set vector.layer=K, 1 to {last - 1}",
+        )
+    return block, directions[block]
 
 
 def from_layer_directions(

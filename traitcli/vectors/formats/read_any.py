@@ -14,13 +14,15 @@ from traitcli.records import POSITIONS, TraitVector
 from traitcli.vectors.files import open_safetensors, read_opened, read_start
 from traitcli.vectors.formats.gguf_files import MAGIC, read_control_vector
 from traitcli.vectors.formats.layers import Origin, assemble, check_size
+from traitcli.vectors.formats.lm_eval import is_steered, read_steered
+from traitcli.vectors.formats.vllm_lens import is_json, read_steering_vectors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float32]
 
-_NAMED = re.compile(rf"(?P<trait>.+)_(?P<position>{'|'.join(POSITIONS)})(_diff)?")
+_NAMED = re.compile(rf"(?P<trait>.+)_(?P<position>{'|'.join(POSITIONS)})(_diff|_steered)?")
 """`evil_response_avg_diff`, as persona-vectors and traitcli name a file of one position."""
 _NUMBERED = re.compile(
     r"(?:(?P<kind>layers?|blocks?|direction|layer_activations|rows?|hidden_states)[._-]?)?"
@@ -37,7 +39,7 @@ _ZIP = b"PK"
 
 
 def read_any(path: Path, layer_count: int | None = None, layer: int | None = None) -> TraitVector:
-    """A vector from a file of traitcli, persona-vectors, steering-vectors, repeng or llama.cpp.
+    """A vector from a file of traitcli or of another tool; docs/interop.md lists them.
 
     The first bytes decide the format, not the name. A vector of another tool has no class means.
     Block k becomes layer k+1; layers that the file does not hold are zero, and
@@ -54,6 +56,11 @@ def read_any(path: Path, layer_count: int | None = None, layer: int | None = Non
         by_layer, stored_count, gguf = read_control_vector(path, gguf)
         # the caller's count wins: it is that of the model
         return assemble(by_layer, layer_count or stored_count, gguf)
+
+    if is_json(start):
+        json = replace(origin, form="vllm-lens JSON")
+        by_layer, stored_count, json = read_steering_vectors(path, json)
+        return assemble(by_layer, layer_count or stored_count, json)
 
     # eight bytes of length precede the JSON header of a safetensors file
     is_safetensors = start[8:9] == b"{" or path.suffix == ".safetensors"
@@ -104,6 +111,10 @@ def _read_safetensors(path: Path, origin: Origin) -> dict[str, Floats]:
 
 def _interpret(content: Any, layer_count: int | None, origin: Origin) -> TraitVector:
     """A vector from one tensor of all layers, or from tensors by block."""
+    if is_steered(content):
+        by_layer, stored_count, origin = read_steered(content, origin)
+        return assemble(by_layer, layer_count or stored_count, origin)
+
     # the fields of a steering_vectors.SteeringVector, saved as a mapping
     if isinstance(content, Mapping) and isinstance(content.get("layer_activations"), Mapping):
         kind = content.get("layer_type", "decoder_block")
