@@ -98,7 +98,7 @@ const describe = (turn, index) =>
 
 /** Tell those who do not see the page. */
 function say(text) {
-  byId("status").textContent = text;
+  byId("news").textContent = text;
 }
 
 // ---- a turn
@@ -171,7 +171,7 @@ async function run(turn, body) {
       (id) => (record = id),
       (choice) => {
         turn.add(choice);
-        drawSoon();
+        updateSoon();
       },
     );
   } catch (error) {
@@ -181,7 +181,7 @@ async function run(turn, body) {
   }
   clearInterval(clock);
   state.running = null;
-  draw();
+  update();
   showRunning();
   if (!document.body.contains(turn.root)) return;
   say(turn.state === "failed" ? "" : `Answer ${turn.number}: ${turn.part("facts").textContent}`);
@@ -204,22 +204,22 @@ function tryAgain(turn) {
   ask(turn.asked);
 }
 
-// ---- drawing
+// ---- keeping up with the tokens
 
-let isDrawing = false;
+let isWaiting = false;
 let painted = { turn: null, count: 0 };
 
-/** Draw once a frame, however many tokens come. */
-function drawSoon() {
-  if (isDrawing) return;
-  isDrawing = true;
+/** Update once a frame, however many tokens come. */
+function updateSoon() {
+  if (isWaiting) return;
+  isWaiting = true;
   requestAnimationFrame(() => {
-    isDrawing = false;
-    draw();
+    isWaiting = false;
+    update();
   });
 }
 
-function draw() {
+function update() {
   const turn = state.turns.at(-1);
   if (!turn) return;
   const isAtEnd = nearEnd();

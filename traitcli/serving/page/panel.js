@@ -179,8 +179,7 @@ class Panel {
     byId("axis-high").textContent = formatScore(limit);
     byId("lines").setAttribute("aria-label", this.description(count));
     byId("meaning").textContent = this.chosen?.has_scale
-      ? `Mean of the last ${WINDOW} tokens. −1 and +1 are the means of the negative and the ` +
-        "positive class."
+      ? `Mean of the last ${WINDOW} tokens; −1 and +1 are the means of the two classes.`
       : `Mean of the last ${WINDOW} tokens, in activation units: this vector has no scale.`;
   }
 
