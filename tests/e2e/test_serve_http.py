@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -15,11 +16,12 @@ from hypothesis import strategies as st
 
 from tests.http_service import CHAT, Running, read_events, serving
 from tests.unit.served import model_of
-from tests.unit.test_brakes import VECTORS
+from tests.unit.test_brakes import STOP, VECTORS
 from traitcli.api.model import Model
 from traitcli.config import Config, ModelConfig, MonitorConfig, MonitorSamplingConfig
 from traitcli.generation.live_batch import LiveLimits
 from traitcli.generation.projections import make_probes
+from traitcli.models.load import load_model
 from traitcli.models.prompts import raw_prompt
 from traitcli.monitoring.monitor import monitor
 from traitcli.monitoring.watch import Watch
@@ -32,7 +34,7 @@ from traitcli.steering.parse import parse_intervention
 TEXT = CHAT["messages"][0]["content"]
 ALWAYS = "any(evil)>-1000"
 KEY = "kéy-123"
-LIMITS = LiveLimits(slots=4, capacity=300, waiting=3)
+LIMITS = LiveLimits(slots=4, capacity=300, waiting=8)
 
 
 def service_of(model, **options):
@@ -40,26 +42,32 @@ def service_of(model, **options):
     return Service(model, traits=VECTORS.values(), **options)
 
 
-def endless(loaded):
-    """A model whose answers end at their length limit only."""
-    own = replace(loaded("llama"), stop_ids=frozenset())
-    settings = Config(name="tiny", model=ModelConfig(id=own.name))
-    return Model(own, settings, lambda event: None)
+def own_model(model_folders, stop_ids=STOP):
+    """A model of its own: it belongs to its service, and `loaded` writes what is expected."""
+    settings = ModelConfig(id=str(model_folders["llama"]), device="cpu")
+    own = replace(load_model(settings), stop_ids=stop_ids)
+    return Model(own, Config(name="tiny", model=settings), lambda event: None)
 
 
 @pytest.fixture(scope="module")
-def running(loaded):
-    model = model_of(loaded, "llama")
+def running(model_folders):
+    model = own_model(model_folders)
     with serving(service_of(model), model.loaded) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def long_running(loaded):
+def long_running(model_folders):
     """A server whose answers are as long as they may be."""
-    model = endless(loaded)
+    model = own_model(model_folders, frozenset())
     with serving(service_of(model), model.loaded) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def spare(model_folders):
+    """A model for a server of one test; its answers are as long as they may be."""
+    return own_model(model_folders, frozenset())
 
 
 def monitored(loaded, *, traits=tuple(VECTORS), seed=5, steer=(), **sampling):
@@ -407,11 +415,11 @@ def test_requests_side_by_side_have_the_answers_that_they_have_alone(running):
 
 
 def test_beyond_the_queue_there_is_a_429_and_the_others_are_answered(long_running):
-    with ThreadPoolExecutor(20) as pool:
-        responses = list(pool.map(lambda seed: long_running.chat(seed=seed), range(20)))
+    with ThreadPoolExecutor(30) as pool:
+        responses = list(pool.map(lambda seed: long_running.chat(seed=seed), range(30)))
 
     refused = [response for response in responses if response.status_code == 429]
-    assert 0 < len(refused) <= 20 - LIMITS.slots - LIMITS.waiting
+    assert 0 < len(refused) <= 30 - LIMITS.slots - LIMITS.waiting
     assert {response.status_code for response in responses} == {200, 429}
     for response in refused:
         assert response.headers["retry-after"] == "2"
@@ -430,8 +438,9 @@ def test_an_answer_of_many_that_does_not_fit_cancels_the_others(long_running):
 def test_a_client_that_goes_away_frees_its_slot(long_running, is_stream):
     before = long_running.metric('traitcli_answers_total{reason="cancelled"}')
     connection = open_request(long_running, {**CHAT, "stream": is_stream, "n": 3})
+    deadline = time.monotonic() + 20
     while not long_running.service.counts.running:
-        pass
+        assert time.monotonic() < deadline
 
     connection.close()
 
@@ -442,8 +451,10 @@ def test_a_client_that_goes_away_frees_its_slot(long_running, is_stream):
 def test_a_client_that_goes_away_mid_stream_ends_the_answer_at_once(long_running):
     connection = open_request(long_running, {**CHAT, "stream": True})
     data = b""
-    while data.count(b"\n\ndata: ") < 20:
-        data += connection.recv(4096)
+    while data.count(b"data: ") < 20:
+        part = connection.recv(4096)
+        assert part
+        data += part
     connection.close()
 
     long_running.wait_until_free()
@@ -458,6 +469,7 @@ def open_request(running: Running, body) -> socket.socket:
     """A connection on which a request was sent, and nothing is read yet."""
     data = json.dumps(body).encode()
     connection = socket.socket()
+    connection.settimeout(20)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     connection.connect(("127.0.0.1", running.port))
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}"
@@ -565,11 +577,10 @@ def test_a_page_of_another_site_cannot_use_the_server(running):
     assert running.client.get("/health", headers=own).status_code == 200
 
 
-def test_a_page_that_is_allowed_may_read_answers_and_errors(loaded):
-    model = model_of(loaded, "llama")
+def test_a_page_that_is_allowed_may_read_answers_and_errors(spare):
     origin = "https://chat.example"
     access = Access(None, LOOPBACK_HOSTS, (origin,))
-    with serving(service_of(model), model.loaded, access=access) as running:
+    with serving(service_of(spare), spare.loaded, access=access) as running:
         preflight = running.client.options(
             "/v1/chat/completions",
             headers={
@@ -594,9 +605,8 @@ def test_a_page_that_is_allowed_may_read_answers_and_errors(loaded):
     assert "access-control-allow-origin" not in other.headers
 
 
-def test_with_a_key_only_its_owner_gets_answers(loaded):
-    model = model_of(loaded, "llama")
-    with serving(service_of(model), model.loaded, access=Access(KEY, ())) as running:
+def test_with_a_key_only_its_owner_gets_answers(spare):
+    with serving(service_of(spare), spare.loaded, access=Access(KEY, ())) as running:
 
         def status(path, *, header=None, method="GET"):
             headers = {} if header is None else {"authorization": header}
@@ -609,7 +619,7 @@ def test_with_a_key_only_its_owner_gets_answers(loaded):
 
         right = f"Bearer {KEY}".encode()
         paths = ["/v1/models", "/v1/traitcli/traits", "/v1/traitcli/records/x", "/metrics"]
-        wrong = [None, "", "Bearer", "Bearer ", f"Bearer {KEY[:-1]}".encode(), "Basic x", right[7:]]
+        wrong = [None, "", "Bearer", f"Bearer {KEY[:-1]}".encode(), "Basic x", right[7:]]
         for header in wrong:
             assert status("/v1/chat/completions", header=header, method="POST") == 401
             assert {status(path, header=header) for path in paths} == {401}
@@ -688,10 +698,9 @@ def test_a_malformed_body_is_an_error_and_leaves_nothing_behind(running, body, p
 # Stopping, time and faults
 
 
-def test_a_server_that_stops_finishes_its_streams_and_takes_nothing_new(loaded):
-    model = endless(loaded)
+def test_a_server_that_stops_finishes_its_streams_and_takes_nothing_new(spare):
     with (
-        serving(service_of(model), model.loaded) as running,
+        serving(service_of(spare), spare.loaded) as running,
         running.client.stream(
             "POST", "/v1/chat/completions", json=CHAT | {"stream": True, "seed": 1}
         ) as stream,
@@ -713,9 +722,8 @@ def test_a_server_that_stops_finishes_its_streams_and_takes_nothing_new(loaded):
     assert not running.server.has_cut_off
 
 
-def test_a_server_that_is_stopped_twice_cuts_answers_off(loaded):
-    model = endless(loaded)
-    with serving(service_of(model), model.loaded) as running:
+def test_a_server_that_is_stopped_twice_cuts_answers_off(spare):
+    with serving(service_of(spare), spare.loaded) as running:
         connection = open_request(running, {**CHAT, "stream": True, "n": 4})
         connection.recv(100)
         running.server.stop()
@@ -726,10 +734,9 @@ def test_a_server_that_is_stopped_twice_cuts_answers_off(loaded):
 
 
 @pytest.mark.parametrize("is_stream", [False, True])
-def test_when_its_time_is_up_an_answer_ends_and_says_so(loaded, is_stream):
-    model = endless(loaded)
-    service = service_of(model, seconds=0.15)
-    with serving(service, model.loaded) as running:
+def test_when_its_time_is_up_an_answer_ends_and_says_so(spare, is_stream):
+    service = service_of(spare, seconds=0.15)
+    with serving(service, spare.loaded) as running:
         response = running.chat(seed=1, stream=is_stream, n=4)
 
     assert response.status_code == 200
@@ -743,9 +750,8 @@ def test_when_its_time_is_up_an_answer_ends_and_says_so(loaded, is_stream):
     assert all(choice["traitcli"]["ended"] == "time" for choice in ends)
 
 
-def test_metrics_count_what_was_answered(loaded):
-    model = endless(loaded)
-    with serving(service_of(model), model.loaded) as running:
+def test_metrics_count_what_was_answered(spare):
+    with serving(service_of(spare), spare.loaded) as running:
         bodies = [
             running.chat(seed=seed, max_tokens=9, traitcli={"traits": ["evil"]}).json()
             for seed in range(3)

@@ -39,7 +39,7 @@ class Case:
         draw = random.Random(number)
         self.model = model
         self.seed = number
-        self.text = " ".join(draw.choices(WORDS, k=draw.randrange(1, 20)))
+        self.text = " ".join(draw.choices(WORDS, k=draw.randrange(1, 9)))
         self.sampling = SamplingConfig(
             temperature=draw.choice([0, 0.7, 1.0, 1.5]),
             top_k=draw.choice([0, 0, 20]),

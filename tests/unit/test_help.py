@@ -17,7 +17,10 @@ from traitcli.records import ClassStats, Judgement, Rollout, Score, TraitVector
 from traitcli.runs.run import TraitFiles
 from traitcli.vectors.files import write_vector
 
-COMMANDS = ("extract", "judge", "build-vector", "monitor", "calibrate", "report", "inspect")
+COMMANDS = (
+    *("extract", "judge", "build-vector", "monitor", "inspect", "calibrate", "report"),
+    "serve",
+)
 INSPECTED = ("vectors", "traits", "run", "methods", "steering", "labels")
 HEAVY = {
     "torch",
@@ -28,6 +31,9 @@ HEAVY = {
     "sklearn",
     "safetensors",
     "accelerate",
+    "starlette",
+    "uvicorn",
+    "prometheus_client",
 }
 SCRIPT = """
 import json, sys
@@ -161,7 +167,7 @@ def test_help_loads_nothing_heavy(tmp_path, arguments):
     assert ended.loaded & HEAVY == set()
 
 
-def test_help_lists_the_seven_commands(tmp_path):
+def test_help_lists_the_eight_commands(tmp_path):
     ended = run(tmp_path, "--help")
 
     # Typer loads pydantic for the help of a command, but not for the list of commands.

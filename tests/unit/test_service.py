@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
+from queue import SimpleQueue
 
 import numpy as np
 import pytest
+import torch
 
 from tests.unit.served import Case, Client, model_of, timeless
 from tests.unit.test_brakes import VECTORS
@@ -17,10 +20,23 @@ from traitcli.generation.projections import make_probes
 from traitcli.generation.request import Request
 from traitcli.models.batch_size import BatchSize
 from traitcli.models.prompts import raw_prompt
+from traitcli.monitoring.answer_so_far import AnswerSoFar
 from traitcli.monitoring.monitor import monitor
+from traitcli.monitoring.summaries import Summary
+from traitcli.monitoring.thresholds import (
+    Threshold,
+    Thresholds,
+    thresholds_path,
+    write_thresholds,
+)
 from traitcli.monitoring.watch import Watch
-from traitcli.serving.served import ServedRequest
+from traitcli.records import TokenScores
+from traitcli.serving.record_store import KEPT
+from traitcli.serving.served import ServedEnd, ServedRequest
+from traitcli.serving.served_answer import ServedAnswer
 from traitcli.serving.service import Service
+from traitcli.vectors.files import vector_folder
+from traitcli.vectors.fingerprint import fingerprint
 
 LIMITS = LiveLimits(slots=8, capacity=200, waiting=64)
 each_family = pytest.mark.parametrize("family", ["llama", "gemma2"])
@@ -227,3 +243,87 @@ def test_steering_of_the_model_applies_to_all_requests(loaded):
 
     case.ways = ("evil=2", "refusal=1@3")
     assert timeless(client.end().record) == timeless(case.monitored())
+
+
+@pytest.mark.parametrize("skips", [True, False])
+def test_tokens_of_a_thinking_part_count_as_the_config_says(loaded, skips):
+    model = model_of(loaded, "llama", monitor={"skip_thinking": skips})
+    case, client = long_case(model, 5), Client()
+    rule = "any(evil)>-1000"
+
+    with serve(model, stop_on=[rule]) as service:
+        # The prompt ends inside a thinking part, and nothing closes it.
+        service.start(replace(case.request(), prompt="Why? <think>"), client)
+        end = client.end()
+
+    assert end.record.thinking == len(end.record.tokens)
+    assert [token.counts for token in client.tokens] == [not skips] * len(client.tokens)
+    assert (end.reason == "alarm", end.record.skips_thinking) == (not skips, skips)
+
+
+def test_a_false_positive_rate_has_the_threshold_that_is_stored(loaded, tmp_path):
+    model = model_of(loaded, "llama", paths={"vectors": tmp_path})
+    case = long_case(model, 5)
+    scores = case.monitored().calibrated["evil"]
+    bound = max(np.mean(scores[end - 8 : end]) for end in range(8, 16)) - 1e-3
+    # The class means of the vector are 3 and -1.
+    point = Threshold(Summary("rolling"), 60, 400, 0.01, bound * 2 + 1, 0.0, 9.0)
+    own = fingerprint(VECTORS["evil"], "response_avg", 2)
+    stored = Thresholds("evil", own, "response_avg", 2, "benign.jsonl", (point,))
+    write_thresholds(thresholds_path(vector_folder(model.config), "evil"), stored)
+    by_rate, by_bound = Client(), Client()
+
+    with serve(model) as service:
+        service.start(case.request(stop_on=("evil@fpr=1%",)), by_rate)
+        by_rate.end()
+        service.start(case.request(stop_on=(f"evil>{bound:.9f}",)), by_bound)
+        by_bound.end()
+
+    found, expected = by_rate.end().record, by_bound.end().record
+    assert by_rate.end().reason == "alarm"
+    assert [replace(one, rule="") for one in found.crossings] == [
+        replace(one, rule="") for one in expected.crossings
+    ]
+    assert found.tokens == expected.tokens
+
+
+def test_log_probabilities_come_with_their_tokens(loaded):
+    model = model_of(loaded, "llama")
+    case, client = Case(model, 9), Client()
+
+    with serve(model) as service:
+        service.start(case.request(log_probs=2), client)
+        assert service.drain(60)
+
+    assert len(client.tokens) > 1
+    for token in client.tokens:
+        assert len(token.log_probs.likeliest) == 2
+        assert token.log_probs.token <= token.log_probs.likeliest[0][1] <= 0
+
+
+def test_many_requests_leave_nothing_behind(loaded):
+    model = model_of(loaded, "llama")
+    cases = [Case(model, number) for number in range(40)]
+    for case in cases:
+        case.sampling = case.sampling.model_copy(update={"max_new_tokens": 2})
+
+    def run(count):
+        ends = SimpleQueue()
+        for number in range(count):
+            service.start(
+                cases[number % 40].request(),
+                lambda event: ends.put(event) if isinstance(event, ServedEnd) else None,
+            )
+        assert {ends.get(timeout=20).error for _ in range(count)} == {None}
+        while service.counts.running:
+            pass
+        gc.collect()
+        kinds = (torch.Tensor, ServedAnswer, AnswerSoFar, TokenScores)
+        return [sum(issubclass(type(one), kind) for one in gc.get_objects()) for kind in kinds]
+
+    with serve(model, limits=replace(LIMITS, waiting=400)) as service:
+        first, second = run(KEPT + 8), run(KEPT + 8)
+
+    # Records are the only thing that is kept, and their number has a bound.
+    assert second == first
+    assert first[1:] == [0, 0, KEPT]

@@ -1,52 +1,94 @@
-"""Reads the alarm rules of a command or a request, with the stored thresholds."""
+"""Reads alarm rules for vectors; stored thresholds are bounds in the unit of the scores."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
-from traitcli.api.operating_points import operating_points
 from traitcli.api.vector_source import VectorSource
-from traitcli.errors import UserError
-from traitcli.monitoring.alarms import Action, Rule, parse_rule
+from traitcli.errors import UserError, VectorError
 from traitcli.records import TraitVector
 
+if TYPE_CHECKING:
+    from traitcli.monitoring.alarms import Action, BoundOf, OperatingPoint, Rule
+    from traitcli.monitoring.summaries import Summary
 
-def parse_rules(
-    texts: Sequence[tuple[Action, str]],
+
+def read_rules(
+    texts: Iterable[str],
+    action: Action,
     source: VectorSource,
-    monitored: Mapping[str, TraitVector],
+    vectors: Mapping[str, TraitVector],
     *,
     raw: bool = False,
     option: str = "",
 ) -> tuple[Rule, ...]:
-    """Read alarm rules.
+    """The rules of a command or of a call, for the vectors that are scored.
 
     Args:
-        texts: What each rule does, and its text.
-        source: Where the vectors come from, and so their thresholds.
-        monitored: Trait -> vector.
-        raw: The rules are about raw projections, not calibrated scores.
-        option: What an error calls the rule (default: --stop-on and --fail-on).
-
-    Returns:
-        The rules, in the order given.
+        texts: Rules, such as `evil>1.5` or `evil@fpr=1%`.
+        action: What they do when they are met.
+        source: Where the vectors come from; their thresholds lie beside them.
+        vectors: Trait -> vector that has scores.
+        raw: The rules are about projections, not about calibrated scores.
+        option: What an error calls a rule of a request (default: the option of the action).
 
     Raises:
         UserError: A rule cannot be parsed, or is about calibrated scores of a vector without class
             means.
-        VectorError: A false-positive rate has no threshold.
+        VectorError: There is no threshold for a false-positive rate.
     """
-    point = operating_points(source, monitored, raw=raw)
-    rules = tuple(parse_rule(text, action, monitored, point, option) for action, text in texts)
+    from traitcli.monitoring.alarms import parse_rule
+
+    point = _operating_points(source, vectors, raw=raw)
+    rules = tuple(parse_rule(text, action, vectors, point, option) for text in texts)
     for rule in rules:
-        has_class_means = source.config.vector.position in monitored[rule.trait].stats
         # Such a rule is never met, so a check with --fail-on would always pass.
-        if not raw and not has_class_means:
+        if not raw and source.config.vector.position not in vectors[rule.trait].stats:
             raise UserError(
                 f"cannot set an alarm on calibrated scores of {rule.trait}",
                 cause="its vector has no class means, so its scores cannot be calibrated",
+                # A request has no options.
                 fix="choose another trait"
                 if option
                 else "add --raw, and set the bound for raw projections",
             )
     return rules
+
+
+def _operating_points(
+    source: VectorSource, vectors: Mapping[str, TraitVector], *, raw: bool
+) -> OperatingPoint:
+    """A function that finds the stored bounds of a trait, a way to sum up and a rate.
+
+    `raw`: the bounds are projections, not calibrated scores. The function raises VectorError when
+    there is no such threshold, or when it is of another vector.
+    """
+
+    def find(trait: str, summary: Summary, rate: float) -> BoundOf:
+        from traitcli.monitoring.thresholds import read_thresholds, thresholds_path
+
+        vector = vectors[trait]
+        path = thresholds_path(source.folder, trait)
+        stored = read_thresholds(path, trait)
+        stored.check(vector, source.config.vector.position, source.layer_of(vector), path)
+        bound = stored.bound(summary, rate)
+        return bound if raw else _calibrated(bound, source, vector)
+
+    return find
+
+
+def _calibrated(bound: BoundOf, source: VectorSource, vector: TraitVector) -> BoundOf:
+    from traitcli.vectors.methods import calibrate
+
+    stats, layer = vector.stats.get(source.config.vector.position), source.layer_of(vector)
+    # Without class means the rule itself is refused, with the way out.
+    if stats is None:
+        return bound
+    if not stats.positive_mean[layer] > stats.negative_mean[layer]:
+        raise VectorError(
+            f"thresholds of {vector.trait} do not apply to its calibrated scores",
+            cause="its positive rollouts do not score higher than its negative ones",
+            fix="add --raw, or rebuild the vector",
+        )
+    return lambda tokens: float(calibrate(bound(tokens), stats, layer))

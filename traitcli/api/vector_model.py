@@ -10,8 +10,10 @@ from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
+from traitcli.api.alarm_rules import read_rules
 from traitcli.api.turns import Turns
 from traitcli.api.vector import Vector, read
+from traitcli.api.vector_source import VectorSource
 from traitcli.config import Config
 from traitcli.errors import TraitWarning, UserError
 from traitcli.events import Event, Listener, Warned
@@ -150,28 +152,37 @@ class VectorModel:
 
     # Watching
 
-    def watch(self, watched: Watched = (), layer: int | None = None) -> Watch:
+    def watch(
+        self, watched: Watched = (), layer: int | None = None, stop_on: str | Iterable[str] = ()
+    ) -> Watch:
         """What is scored while the model writes or reads, with the present steering.
 
         Args:
             watched: Traits and vectors.
             layer: The layer to read for all of them (default: each vector's own).
+            stop_on: Rules that end an answer, as for --stop-on: `evil>1.5`; see docs/alarms.md.
 
         Returns:
             What `generate`, `stream` and `score` take in place of names, to change its details.
 
         Raises:
-            VectorError: A vector does not exist, or does not fit the model.
+            VectorError: A vector does not exist, or does not fit the model; or there is no
+                threshold for a false-positive rate.
+            UserError: A rule has another form, or names a trait that is not watched.
 
         Example:
-            >>> model.watch("evil", layer=12).layers
-            {'evil': 12}
+            >>> watch = model.watch("evil", layer=12, stop_on="any(evil)>-9")
+            >>> watch.layers, model.generate("Hello!", watch, max_new_tokens=4).finish_reason
+            ({'evil': 12}, 'alarm')
         """
         vectors = self.chosen(watched)
         for note in other_model_notes(vectors.values(), self.loaded):
             self._on_event(Warned("", note))
         probes = make_probes(vectors.values(), self.loaded, self.config.vector.position, layer)
-        return Watch(probes, self.config.monitor, self._steering.get())
+        source = VectorSource(self.config, None, tuple(vectors), layer)
+        texts = [stop_on] if isinstance(stop_on, str) else stop_on
+        rules = read_rules(texts, "stop", source, vectors)
+        return Watch(probes, self.config.monitor, self._steering.get(), rules)
 
     # Two types of one thing: the key of a Mapping is invariant, and a literal has mixed keys.
     @overload

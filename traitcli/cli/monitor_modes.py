@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from traitcli.api.alarm_rules import read_rules
 from traitcli.api.vector_source import VectorSource, check_monitored
 from traitcli.cli.output import print_json
 from traitcli.cli.session import ALARM_EXIT_CODE, MonitorOptions, MonitorSession
@@ -18,7 +19,6 @@ from traitcli.output_paths import check_output_file, check_output_folder
 from traitcli.records import TraitVector
 
 if TYPE_CHECKING:
-    from traitcli.monitoring.alarms import Action
     from traitcli.monitoring.prompt_sets import PromptSet
     from traitcli.monitoring.watch import Watch
 
@@ -41,11 +41,10 @@ def monitor_source(options: MonitorOptions, config: Config) -> None:
     check_monitored(options.display.trait, monitored)
     by_layer = _trait_by_layer(options, monitored)
     run_mode = _choose_mode(options)
-    from traitcli.api.alarm_rules import parse_rules
-
-    texts: list[tuple[Action, str]] = [("stop", text) for text in options.stop_on]
-    texts += [("fail", text) for text in options.fail_on]
-    rules = parse_rules(texts, source, monitored, raw=options.display.raw)
+    rules = [
+        *read_rules(options.stop_on, "stop", source, monitored, raw=options.display.raw),
+        *read_rules(options.fail_on, "fail", source, monitored, raw=options.display.raw),
+    ]
 
     from traitcli.api.model import Model
     from traitcli.steering.interventions import check_calibration
@@ -63,7 +62,7 @@ def monitor_source(options: MonitorOptions, config: Config) -> None:
         with model.steered_by(interventions, vectors):
             watching = replace(
                 model.watch(source.chosen(vectors).values(), options.layer),
-                rules=rules,
+                rules=tuple(rules),
                 raw=display.raw,
                 prompts=display.prompt_tokens,
                 by_layer=by_layer,

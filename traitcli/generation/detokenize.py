@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-_INCOMPLETE = "\ufffd"
+INCOMPLETE = "\ufffd"
 """What a tokenizer writes for a part of a character."""
 
 
@@ -35,7 +35,7 @@ class Detokenizer:
         """The text that this token adds."""
         self._ids.append(token)
         text = self._new_text()
-        if text.endswith(_INCOMPLETE):
+        if text.endswith(INCOMPLETE):
             return ""
         self._context_from, self._pending_from = self._pending_from, len(self._ids)
         return text

@@ -28,6 +28,11 @@ class FairQueue(Generic[Item]):
 
     def put(self, client: str, item: Item) -> None:
         """Add an item behind those of its client; raises BusyError if the queue is full."""
+        self.check_room()
+        self._waiting.setdefault(client, deque()).append(item)
+
+    def check_room(self) -> None:
+        """Raise BusyError if the queue is full."""
         waiting = len(self)
         if waiting >= self._bound:
             raise BusyError(
@@ -35,7 +40,6 @@ class FairQueue(Generic[Item]):
                 cause=f"{waiting} requests wait, and the limit is {self._bound}",
                 fix="send the request again later",
             )
-        self._waiting.setdefault(client, deque()).append(item)
 
     def first(self) -> Item:
         """The item that `take` will give; the queue must not be empty."""

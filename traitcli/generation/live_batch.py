@@ -139,16 +139,22 @@ class LiveBatch:
         check_request(request, self._loaded, self._capacity)
         answer = LiveAnswer(self._loaded, request, on_event)
         with self._changed:
+            self.check_room()
+            self._queue.put(request.client, answer)
+            self._is_idle = False
+            self._changed.notify_all()
+        return answer
+
+    def check_room(self) -> None:
+        """Raise the BusyError of `submit`, before anyone spends time on a request."""
+        with self._changed:
             if not self._is_accepting:
                 raise BusyError(
                     f"{self._loaded.name} takes no more requests",
                     cause="its batch is closed, or about to close",
                     fix="send the request to another process, or again later",
                 )
-            self._queue.put(request.client, answer)
-            self._is_idle = False
-            self._changed.notify_all()
-        return answer
+            self._queue.check_room()
 
     @property
     def counts(self) -> LiveCounts:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from traitcli.events import AlarmRaised, PromptScored, TokenScored
-from traitcli.generation.detokenize import token_texts
+from traitcli.generation.detokenize import INCOMPLETE, token_texts
 from traitcli.interventions import Intervention
 from traitcli.models.chat_format import Message
 from traitcli.models.loaded import LoadedModel
@@ -189,7 +189,9 @@ class AnswerSoFar:
 
     def _is_thinking(self) -> bool:
         """Whether the last token belongs to the thinking part, as far as is known by now."""
-        return thinking_tokens(self._tokens, opened=self._opened) == len(self._tokens)
+        # A part of a character is where the character will be: in a thinking part that is open.
+        tokens = [*self._tokens[:-1], self._tokens[-1] or INCOMPLETE]
+        return thinking_tokens(tokens, opened=self._opened) == len(tokens)
 
     def _keep_crossings(self, found: Sequence[Crossing | None], token: int) -> list[AlarmRaised]:
         """Add crossings at a token to the record; their events, without the Nones."""

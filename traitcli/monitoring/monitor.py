@@ -14,6 +14,7 @@ from traitcli.events import Event, Listener, MonitorFinished, MonitorStarted, Wa
 from traitcli.generation.decode import decode
 from traitcli.generation.detokenize import Detokenizer
 from traitcli.generation.request import Request
+from traitcli.interventions import Intervention
 from traitcli.models.chat_format import Message
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.memory import memory_explained
@@ -92,16 +93,7 @@ def monitor_steps(
     # One more pass over the prompt; it must run before the steering hooks are set.
     steering = measure_doses(loaded, watch.steering, rendered.ids)
     interventions = tuple(one.intervention for one in steering)
-    yield MonitorStarted(
-        prompt,
-        loaded.name,
-        tuple(watch.probes),
-        watch.layers,
-        (*notes, *_final_norm_notes(watch, loaded)),
-        interventions,
-        watch.about,
-        watch.marks,
-    )
+    yield _started(loaded, watch, prompt, notes, interventions)
     for note in dose_notes(steering, loaded):
         yield Warned("", note)
 
@@ -142,6 +134,25 @@ def monitor_steps(
             yield from last_alarms
             yield MonitorFinished(str(out or ""), len(record.tokens), seconds, reason, record)
     return record
+
+
+def _started(
+    loaded: LoadedModel,
+    watch: Watch,
+    prompt: str,
+    notes: tuple[str, ...],
+    interventions: tuple[Intervention, ...],
+) -> MonitorStarted:
+    return MonitorStarted(
+        prompt,
+        loaded.name,
+        tuple(watch.probes),
+        watch.layers,
+        (*notes, *_final_norm_notes(watch, loaded)),
+        interventions,
+        watch.about,
+        watch.marks,
+    )
 
 
 def _generate(

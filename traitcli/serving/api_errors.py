@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-from traitcli.errors import TraitError, UserError
+from traitcli.errors import BusyError, TraitError, UserError
 
 RETRY_AFTER_SECONDS = 2
 """When a client may come back after the queue was full; OpenAI's clients then double it."""
@@ -57,16 +57,6 @@ _TYPES: dict[int, str] = {
 }
 
 
-def queue_is_full(error: TraitError) -> ApiError:
-    """Status 429: too many requests wait."""
-    return ApiError(
-        HTTPStatus.TOO_MANY_REQUESTS,
-        one_line(error),
-        code="rate_limit_exceeded",
-        headers={"retry-after": str(RETRY_AFTER_SECONDS)},
-    )
-
-
 def is_stopping() -> ApiError:
     """Status 503: the server finishes what it has, and takes nothing new."""
     return ApiError(
@@ -78,9 +68,16 @@ def is_stopping() -> ApiError:
 
 
 def of_trait_error(error: TraitError) -> ApiError:
-    """Status 400 for a mistake of the client, else 500."""
+    """Status 400 for a mistake of the client, 429 if too many requests wait, else 500."""
     if isinstance(error, UserError):
         return ApiError(HTTPStatus.BAD_REQUEST, one_line(error))
+    if isinstance(error, BusyError):
+        return ApiError(
+            HTTPStatus.TOO_MANY_REQUESTS,
+            one_line(error),
+            code="rate_limit_exceeded",
+            headers={"retry-after": str(RETRY_AFTER_SECONDS)},
+        )
     return ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, one_line(error))
 
 

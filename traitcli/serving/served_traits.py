@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from traitcli.api.alarm_rules import parse_rules
+from traitcli.api.alarm_rules import read_rules
 from traitcli.api.model import split_chat
 from traitcli.api.vector_source import VectorSource, check_monitored
 from traitcli.config import MonitorConfig
 from traitcli.errors import VectorError
 from traitcli.models.chat_format import Message
-from traitcli.monitoring.alarms import Rule
 from traitcli.monitoring.watch import Watch
 from traitcli.steering.interventions import prepare_interventions
 from traitcli.steering.parse import parse_intervention
@@ -43,12 +42,11 @@ class ServedTraits:
         self._position = model.config.vector.position
         self._source = VectorSource(model.config, None, (), None)
         known = _find_names(model)
-        self._watch = model.watch(known if traits is None else traits)
+        self._watch = model.watch(known if traits is None else traits, stop_on=stop_on)
         own = {trait: probe.vector for trait, probe in self._watch.probes.items()}
         # As in `monitor`, any trait with a vector can steer, also one that is not scored.
         others = {name: model.vector(name) for name in known if name not in own}
         self._vectors = others | own
-        self._rules = self._parse(stop_on, self.names, "--stop-on")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -79,15 +77,17 @@ class ServedTraits:
         names = self.names if request.traits is None else request.traits
         for name in names:
             check_monitored(name, self.names)
-        scored = tuple(dict.fromkeys([*names, *(rule.trait for rule in self._rules)]))
+        scored = tuple(dict.fromkeys([*names, *(rule.trait for rule in self._watch.rules)]))
         interventions = [parse_intervention(one, self._vectors, "steer") for one in request.steer]
         steering = prepare_interventions(interventions, self._vectors, self._loaded, self._position)
+        vectors = {name: self._vectors[name] for name in scored}
+        rules = read_rules(request.stop_on, "stop", self._source, vectors, option="stop_on")
         config, history = self._config(request)
         return Watch(
             {name: self._watch.probes[name] for name in scored},
             config,
             (*self._watch.steering, *steering),
-            (*self._rules, *self._parse(request.stop_on, scored, "stop_on")),
+            (*self._watch.rules, *rules),
             history=history,
             about=request.about,
         )
@@ -102,12 +102,6 @@ class ServedTraits:
             return config.model_copy(update={"system": None}), ()
         config, history, _ = split_chat(request.prompt, config)
         return config, history
-
-    def _parse(self, texts: Sequence[str], names: Sequence[str], option: str) -> tuple[Rule, ...]:
-        monitored = {name: self._vectors[name] for name in names}
-        return parse_rules(
-            [("stop", text) for text in texts], self._source, monitored, option=option
-        )
 
 
 def _find_names(model: Model) -> list[str]:

@@ -137,6 +137,8 @@ class Service:
             BusyError: The queue is full, or the service takes no more requests.
         """
         started = self._clock()
+        # In a flood, requests that are refused must not cost what those that run need.
+        self._batch.check_room()
         if not 0 <= request.seed <= _MOST_SEED:
             raise UserError(
                 f"invalid seed {request.seed}",
