@@ -103,6 +103,8 @@ class Script:
         for chunk in self.chunks:
             yield f"data: {json.dumps(chunk)}\n\n".encode()
         if self.is_cut:
+            # A browser throws away what it has not read yet when a connection is lost.
+            await asyncio.sleep(0.5)
             raise ConnectionError
         yield b"data: [DONE]\n\n"
 

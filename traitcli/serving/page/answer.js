@@ -121,7 +121,7 @@ class Turn {
     this.part("facts").textContent = this.texts.length > 0 ? countOf(this.texts.length, "token") : "";
     const note = this.note(message);
     note.className = "error";
-    note.setAttribute("role", "alert");
+    note.firstChild.setAttribute("role", "alert");
     const again = element("button", "button small", "Try again");
     again.type = "button";
     again.addEventListener("click", () => this.page.again(this));

@@ -190,7 +190,7 @@ async function run(turn, body) {
 
 async function keepRecord(turn, id) {
   const text = await fetchRecord(id);
-  if (text === null) turn.note("The record of this answer is not to be had: the server lost it.");
+  if (text === null) turn.note("The server does not have the record of this answer any more.");
   else turn.record = text.trim();
   showRunning();
 }
