@@ -126,6 +126,7 @@ def test_mistakes_are_found_before_the_model_is_loaded(folder):
         ("--host", "0.0.0.0"): "cannot serve on 0.0.0.0 without a key",
         ("--api-key", " "): "invalid --api-key",
         ("--cors", "example.org"): "invalid --cors example.org",
+        ("--cors", "*"): "cannot serve with --cors * and without a key",
         ("--port", str(taken.getsockname()[1])): "cannot serve on 127.0.0.1",
         ("--host", "192.0.2.1", "--api-key", "k"): "cannot serve on 192.0.2.1",
         ("--traits", "nothing"): "nothing",

@@ -564,7 +564,12 @@ def test_a_body_that_is_too_large_is_refused_while_it_is_read(running, is_announ
 
 
 def test_a_page_of_another_site_cannot_use_the_server(running):
-    strangers = [{"host": "evil.example"}, {"origin": "https://evil.example"}, {"origin": "null"}]
+    strangers = [
+        {"host": "evil.example"},
+        {"origin": "https://evil.example"},
+        {"origin": "null"},
+        {"origin": "http://["},
+    ]
     for headers in strangers:
         response = running.client.post("/v1/chat/completions", json=CHAT, headers=headers)
 
@@ -748,6 +753,22 @@ def test_when_its_time_is_up_an_answer_ends_and_says_so(spare, is_stream):
     assert len(ends) == 4
     assert all(choice["finish_reason"] == "length" for choice in ends)
     assert all(choice["traitcli"]["ended"] == "time" for choice in ends)
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_an_error_of_the_model_ends_only_its_own_request(long_running, is_stream):
+    broken = {"max_tokens": 20, "stream": is_stream, "traitcli": {"steer": "evil=1e38"}}
+    alone = long_running.chat(seed=3).json()["choices"][0]["message"]
+
+    with ThreadPoolExecutor(3) as pool:
+        good = pool.submit(long_running.chat, seed=3)
+        failed = [pool.submit(long_running.chat, **broken) for _ in range(2)]
+
+    assert good.result().json()["choices"][0]["message"] == alone
+    for response in (one.result() for one in failed):
+        assert response.status_code == 400
+        assert_error(response)
+    long_running.wait_until_free()
 
 
 def test_metrics_count_what_was_answered(spare):

@@ -18,8 +18,8 @@ from traitcli.runs.run import TraitFiles
 from traitcli.vectors.files import write_vector
 
 COMMANDS = (
-    *("extract", "judge", "build-vector", "monitor", "inspect", "calibrate", "report"),
-    "serve",
+    *("extract", "judge", "build-vector", "monitor", "calibrate", "report", "serve"),
+    "inspect",
 )
 INSPECTED = ("vectors", "traits", "run", "methods", "steering", "labels")
 HEAVY = {

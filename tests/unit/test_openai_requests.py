@@ -165,7 +165,7 @@ def test_several_prompts_have_n_choices_each():
         ({"n": 129}, "n"),
         ({"seed": 2**63}, "seed"),
         ({"stop": ["x"] * 17}, "stop"),
-        ({"stop": [1]}, "stop.0"),
+        ({"stop": [1]}, "stop"),
         ({"top_logprobs": 3}, "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"stream": "yes"}, "stream"),
@@ -190,7 +190,7 @@ def test_a_wrong_value_is_refused_by_its_name(body, param):
     ("body", "param"),
     [
         ({"prompt": []}, "prompt"),
-        ({"prompt": [1, 2]}, "prompt.0"),
+        ({"prompt": [1, 2]}, "prompt"),
         ({"prompt": ["a"] * 65, "n": 2}, "prompt"),
         ({"best_of": 2}, "best_of"),
         ({"logprobs": True}, "logprobs"),

@@ -72,16 +72,16 @@ Context = Annotated[
     typer.Option(
         metavar="N",
         min=2,
-        help="Tokens of a prompt and its answer, at most (default: 4096, or the model's limit).",
+        help="Tokens of a prompt and its answer, within the model's limit (default: 4096).",
         show_default=False,
     ),
 ]
-MaxNewTokens = Annotated[
+MaxTokens = Annotated[
     int | None,
     typer.Option(
         metavar="N",
         min=1,
-        help="Tokens in an answer whose request does not say (default: what --context allows).",
+        help="Tokens of an answer whose request does not say (default: what --context leaves).",
     ),
 ]
 Timeout = Annotated[
@@ -116,7 +116,7 @@ def serve(
     slots: Slots = None,
     queue: Queue = 256,
     context: Context = 4096,
-    max_new_tokens: MaxNewTokens = None,
+    max_tokens: MaxTokens = None,
     timeout: Timeout = 600.0,
     max_body: MaxBody = 1024,
     overrides: Overrides = None,
@@ -141,7 +141,7 @@ def serve(
         slots=slots,
         queue=queue,
         context=context,
-        max_new_tokens=max_new_tokens,
+        max_tokens=max_tokens,
         timeout=timeout,
         max_body=max_body * 1024,
         trust=trust_remote_code,

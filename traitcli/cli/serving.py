@@ -32,6 +32,7 @@ class ServeOptions:
 
     queue     answers that may wait
     context   tokens of a prompt and its answer
+    max_tokens  tokens of an answer whose request does not say; none: what `context` leaves
     timeout   seconds of a request
     max_body  bytes of a request
     """
@@ -46,7 +47,7 @@ class ServeOptions:
     slots: int | None
     queue: int
     context: int
-    max_new_tokens: int | None
+    max_tokens: int | None
     timeout: float
     max_body: int
     trust: bool
@@ -70,6 +71,12 @@ class ServeOptions:
                 f"cannot serve on {self.host} without a key",
                 cause="everybody in the network could use the model",
                 fix=f"set {KEY_VARIABLE} or --api-key, or leave --host out",
+            )
+        if key is None and "*" in self.cors:
+            raise UserError(
+                "cannot serve with --cors * and without a key",
+                cause="every page that you open could use the model and read its answers",
+                fix=f"set {KEY_VARIABLE} or --api-key, or name the origins",
             )
         for origin in self.cors:
             if origin != "*" and origin.rstrip("/").count("/") != 2:
@@ -131,7 +138,7 @@ def _serve(options: ServeOptions, config: Config, listener: socket.socket) -> No
         limits=limits,
         seconds=options.timeout,
     )
-    longest = options.max_new_tokens or options.context
+    longest = options.max_tokens or options.context
     with service:
         endpoints = Endpoints(
             service,

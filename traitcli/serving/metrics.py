@@ -77,6 +77,7 @@ class Metrics:
         else:
             self._tokens.inc()
             self._recent.append(time.monotonic())
+            self._forget()
 
     def add_prompt(self, tokens: int) -> None:
         """Count the tokens of a request's prompts."""
@@ -101,10 +102,14 @@ class Metrics:
     @property
     def tokens_per_second(self) -> float:
         """Tokens of answers in a second, over the last ten seconds."""
+        self._forget()
+        return len(self._recent) / _WINDOW_SECONDS
+
+    def _forget(self) -> None:
+        """Drop the times of tokens that are older than the window."""
         start = time.monotonic() - _WINDOW_SECONDS
         while self._recent and self._recent[0] < start:
             self._recent.popleft()
-        return len(self._recent) / _WINDOW_SECONDS
 
     def _add_record(self, record: TokenScores) -> None:
         for crossing in record.crossings:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from traitcli.serving.metrics import Metrics
 
 RECORD_HEADER = "x-traitcli-record"
+_MOST_IDS = 16
+"""Ids in the header: proxies refuse long ones. Each choice has its own, too."""
 
 
 class Reply:
@@ -111,7 +113,7 @@ class Reply:
             "cache-control": "no-store",
             # nginx would otherwise hold a stream back until its buffer is full.
             "x-accel-buffering": "no",
-            RECORD_HEADER: ", ".join(self._events.record_ids),
+            RECORD_HEADER: ", ".join(self._events.record_ids[:_MOST_IDS]),
             **(more or {}),
         }
         return {
