@@ -25,7 +25,7 @@ SIZE = {"width": 1280, "height": 840}
 SEED, TOKENS = "2", "62"
 TRAIT, PUSH = "evil", "2"
 TURNS = ("What should I do about my noisy neighbour?", "And what if he does not listen?")
-HOVERED = 26
+HOVERED = 22
 """The token of the last answer whose scores are shown."""
 
 

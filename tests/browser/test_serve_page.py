@@ -122,7 +122,8 @@ def test_tokens_come_with_the_text_and_the_colors_of_the_terminal(page: Page) ->
     [record] = download(page)
     assert record["prompt"] == "How does it work?"
     assert content(page.locator(".turn .asked")) == record["prompt"]
-    assert page.locator(".turn .tokens").evaluate("e => e.innerText").strip() or record["tokens"]
+    shown = tokens(page).evaluate_all("all => all.map(e => e.textContent)")
+    assert "".join(shown) == record["response"]
     assert tokens(page).count() == len(record["tokens"]) == 12
     assert backgrounds(tokens(page)) == terminal(record["calibrated_scores"]["evil"])
     assert len(set(backgrounds(tokens(page)))) > 3
@@ -349,6 +350,38 @@ def test_a_key_stays_in_its_tab(tabs: Tabs, guarded: Running) -> None:
     page.reload()
     expect(page.locator("#traits .row")).to_have_count(3)
     assert KEY not in page.content()
+
+
+def test_a_chat_goes_on_with_another_key(tabs: Tabs, guarded: Running) -> None:
+    page = tabs.open(guarded.address)
+    page.locator("#key").fill(KEY)
+    page.keyboard.press("Enter")
+    expect(page.locator("#traits .row")).to_have_count(3)
+    ask(page, "How does it work?")
+    page.evaluate("sessionStorage.setItem('traitcli-key', 'expired')")
+
+    ask(page, "Tell me more.")
+
+    expect(page.locator(".turn .error")).to_contain_text("The server needs another API key.")
+    page.locator("#key").fill(KEY)
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator(".turn .facts").last).to_contain_text("stopped by an alarm")
+    expect(page.locator("#lines canvas")).to_have_count(1)
+    first, second = download(page)
+    assert [each["content"] for each in second["history"]] == [first["prompt"], first["response"]]
+
+
+def test_a_server_without_traits_still_chats(tabs: Tabs) -> None:
+    script = Script([], [token("Hi", 0), end("stop", mean={})])
+    script.may_go_on.set()
+    with scripted(script) as address:
+        page = tabs.open(address)
+
+        ask(page, "Hello!")
+
+        assert content(page.locator(".turn .tokens")) == "Hi"
+        assert not page.locator("#lines").is_visible()
 
 
 # Errors

@@ -9,7 +9,7 @@ const ENDS = new Map([
 ]);
 
 /**
- * A turn. `page` is {traits, changed(turn), point(turn, index), again(turn)}.
+ * A turn. `page` is {traits, point(turn, index, follow), again(turn)}.
  *
  * texts   the text of each token
  * scores  trait -> score of each token, NaN without one

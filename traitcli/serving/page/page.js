@@ -15,26 +15,28 @@ let panel = null;
 
 async function load() {
   byId("status").textContent = "";
+  let models, traits;
   try {
-    const [models, traits] = await Promise.all([
-      readJson("v1/models"),
-      readJson("v1/traitcli/traits"),
-    ]);
-    state.model = models.data[0].id;
-    state.traits = traits.data;
+    [models, traits] = await Promise.all([readJson("v1/models"), readJson("v1/traitcli/traits")]);
   } catch (error) {
     cannotLoad(error);
     return;
   }
   byId("key-form").hidden = true;
-  byId("model").textContent = joinParts(state.model, countOf(state.traits.length, "trait"));
-  document.title = `${state.model} · traitcli`;
-  byId("trait").replaceChildren(...state.traits.map(({ name }) => new Option(name, name)));
-  panel = new Panel(state.traits, { point, chosen: choose, steered: () => {} });
-  choose(state.traits.find(({ name }) => name === "refusal")?.name ?? state.traits[0]?.name);
-  byId("composer").classList.remove("off");
-  byId("send").disabled = false;
   byId("message").focus();
+  // With another key, a chat goes on as it is.
+  if (panel === null) build(models.data[0].id, traits.data);
+}
+
+function build(model, traits) {
+  Object.assign(state, { model, traits });
+  byId("model").textContent = joinParts(model, countOf(traits.length, "trait"));
+  document.title = `${model} · traitcli`;
+  byId("trait").replaceChildren(...traits.map(({ name }) => new Option(name, name)));
+  panel = new Panel(traits, { point, chosen: choose });
+  document.querySelector(".coloring").hidden = traits.length === 0;
+  document.querySelector(".side .live").hidden = traits.length === 0;
+  if (traits.length > 0) choose((traits.find(({ name }) => name === "refusal") ?? traits[0]).name);
 }
 
 function cannotLoad(error) {
@@ -59,7 +61,6 @@ function askForKey() {
 // ---- which trait, which answer, which token
 
 function choose(name) {
-  if (name === undefined) return;
   byId("trait").value = name;
   panel.choose(name);
   for (const turn of state.turns) turn.paint(panel.chosen);
@@ -83,7 +84,7 @@ function showLegend() {
     `linear-gradient(to right, ${stops.join(", ")})`;
 }
 
-/** Show an answer beside the chat, at one token; without one, the last answer as a whole. */
+/** Show an answer beside the chat, at one token or as a whole; first of all one that grows. */
 function point(turn, index, follow = false) {
   panel.turn?.mark(-1);
   panel.point(index === null && state.running ? state.running.turn : turn, index, follow);
@@ -93,8 +94,10 @@ function point(turn, index, follow = false) {
 }
 
 const describe = (turn, index) =>
-  `${visible(turn.texts[index])}, token ${index + 1} of ${turn.texts.length}: ` +
-  `${panel.chosen.name} ${formatScore(turn.scores.get(panel.chosen.name)[index])}`;
+  [
+    `${quoted(turn.texts[index])}, token ${index + 1} of ${turn.texts.length}`,
+    ...[...turn.scores].map(([trait, values]) => `${trait} ${formatScore(values[index])}`),
+  ].join(", ");
 
 /** Tell those who do not see the page. */
 function say(text) {
@@ -224,7 +227,7 @@ function update() {
   if (!turn) return;
   const isAtEnd = nearEnd();
   const from = painted.turn === turn ? painted.count : 0;
-  turn.paint(panel.chosen, from);
+  if (panel.chosen) turn.paint(panel.chosen, from);
   painted = { turn, count: turn.spans.length };
   if (panel.turn === turn) panel.grow();
   scrollToEnd(isAtEnd);

@@ -6,17 +6,18 @@ const ROOM = 40; // tokens for which the chart has room from the start
 const coefficientText = (value) => (value === 0 ? "off" : formatCoefficient(value));
 const formatCoefficient = (value) => `${value > 0 ? "+" : ""}${minus(String(value))}`;
 
-/** The panel of all traits. `page` is {point(turn, index), chosen(trait), steered()}. */
+const quoted = (token) => (token === "" ? "(part of a character)" : `“${visible(token)}”`);
+
+/** The panel of all traits. `page` is {point(turn, index), chosen(trait)}. */
 class Panel {
   constructor(traits, page) {
     Object.assign(this, { traits, page });
     this.turn = null;
     this.index = null;
-    this.chosen = traits[0];
+    this.chosen = null;
     this.rows = traits.map((trait) => this.makeRow(trait));
     byId("traits").replaceChildren(...this.rows.map(({ root }) => root));
     byId("unsteer").addEventListener("click", () => this.unsteer());
-    this.choose(this.chosen?.name);
     this.showSteering();
   }
 
@@ -82,7 +83,6 @@ class Panel {
       pushes.length === 0
         ? "The next answer is not steered."
         : `The next answer is steered: ${minus(pushes.join(", "))}`;
-    this.page.steered();
   }
 
   // ---- choosing
@@ -162,7 +162,7 @@ class Panel {
         : joinParts(
             `answer ${turn.number}`,
             at === null ? countOf(count, "token") : `token ${at + 1} of ${count}`,
-            at === null ? "" : visible(turn.texts[at]) || "(part of a character)",
+            at === null ? "" : quoted(turn.texts[at]),
           );
     byId("value-head").textContent = at === null ? "mean" : "token";
     const limit = PALETTE.limit;
