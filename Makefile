@@ -1,7 +1,7 @@
 # Commands: make demo, make test, make test-fast, make test-families, make check, make bench,
 # make bench-judge, make bench-scale, make bench-view, make bench-report, make bench-traits,
-# make bench-gpu, make bench-alarms DATA=DIR, make bench-outside DATA=DIR. Each sets up .venv first
-# if it must.
+# make bench-gpu, make bench-serve, make bench-alarms DATA=DIR, make bench-outside DATA=DIR. Each
+# sets up .venv first if it must.
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 export PYTHONDONTWRITEBYTECODE :=
 TOGETHER := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast test-families check bench bench-judge bench-scale bench-view bench-report bench-traits bench-gpu bench-alarms bench-outside format setup clean
+.PHONY: demo test test-fast test-families check bench bench-judge bench-scale bench-view bench-report bench-traits bench-gpu bench-serve bench-alarms bench-outside format setup clean
 
 demo: $(READY)
 	@$(BIN)/traitcli extract -c demo
@@ -56,6 +56,9 @@ bench-traits: $(READY)
 
 bench-gpu: $(READY)
 	$(BIN)/python -m benchmarks.gpu
+
+bench-serve: $(READY)
+	$(BIN)/python -m benchmarks.serve
 
 bench-alarms: $(READY)
 	$(BIN)/python -m benchmarks.alarms $(DATA)

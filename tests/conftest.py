@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,10 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
+
+# Before numpy and torch are imported, and for all processes that tests start: threads that wait
+# for each other on busy cores make a tiny model ten times slower.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 from traitcli.config import Config, ModelConfig
 from traitcli.models.load import load_model
@@ -57,6 +62,19 @@ SHAPE = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 512,
 }
+LONGEST = (
+    "test_python_examples.py",
+    "test_two_workers.py",
+    "test_interrupts.py",
+    "test_notebooks.py",
+    "test_writer_kills.py",
+    "test_measure.py",
+    "test_gpu_benchmark.py",
+    "test_neutral.py",
+    "test_ray_cluster.py",
+    "test_peer_code.py",
+)
+"""Files of more than half a minute, the longest first."""
 FAMILIES = ("llama", "gemma2", "qwen2")
 
 
@@ -173,7 +191,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests that `make test-fast` skips: those that load a model or start a command."""
+    """Mark tests that `make test-fast` skips, and put the longest files first.
+
+    `make test-fast` skips those that load a model or start a command.
+    """
+    # A long file that starts last would leave all other workers without work.
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else 99)
     for item in items:
         if "e2e" in item.path.parts:
             item.add_marker("e2e")

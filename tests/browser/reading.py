@@ -125,7 +125,7 @@ def color_of(element: Locator) -> Color:
 
 
 def settle(page: Page) -> None:
-    """Wait for the next frame, which draws a zoom, a new size or a new color scheme."""
+    """Wait for the next frame, which draws a zoom or a new size."""
     page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
 
 
@@ -139,6 +139,18 @@ def count_of(canvas: Locator, color: Color) -> int:
     """The number of pixels with exactly this color."""
     count: int = canvas.evaluate(_COUNT, list(color))
     return count
+
+
+def until_drawn_in(page: Page, color: Color) -> None:
+    """Wait until the chart is drawn in a color.
+
+    A computed style has the colors of a new color scheme at once, and a busy machine may draw a
+    frame before it tells the page of the new scheme.
+    """
+    page.wait_for_function(
+        f"([canvas, color]) => ({_COUNT})(canvas, color) > 0",
+        arg=[chart(page).element_handle(), list(color)],
+    )
 
 
 def column(canvas: Locator, x: int) -> list[list[int]]:

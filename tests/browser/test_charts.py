@@ -27,6 +27,7 @@ from tests.browser.reading import (
     settle,
     slide,
     text,
+    until_drawn_in,
     values,
 )
 
@@ -330,8 +331,8 @@ def test_another_color_scheme_redraws_the_chart_in_its_colors(reports: Reports) 
     light = color_of(swatch)
 
     page.emulate_media(color_scheme="dark")
-    settle(page)
     dark = color_of(swatch)
+    until_drawn_in(page, dark)
 
     assert dark != light
     assert (count_of(chart(page), dark) > 100, count_of(chart(page), light)) == (True, 0)

@@ -28,6 +28,7 @@ from tests.browser.reading import (
     slide,
     terminal,
     text,
+    until_drawn_in,
     values,
 )
 
@@ -337,6 +338,7 @@ def test_a_printed_page_has_all_details_and_light_colors(reports: Reports) -> No
     light = color_of(page.locator(".names .swatch").first)
     page.emulate_media(color_scheme="dark")
     dark = color_of(page.locator(".names .swatch").first)
+    until_drawn_in(page, dark)
 
     def shown() -> tuple[list[bool], list[tuple[bool, bool]]]:
         settle(page)

@@ -53,6 +53,22 @@ def test_a_run_whose_workers_crash_on_every_device_fails_each_trait(open_workspa
     assert ended.err.splitlines()[-1].endswith("0 vectors built, 2 traits failed, in runs/tiny")
 
 
+class HangingWorker:
+    """A command of which one worker hangs, started before other tests: it must wait long."""
+
+    def __init__(self, workspace: Any) -> None:
+        self.running = workspace.start("extract", *TRAITS[:2], *TWO, "--json")
+        self.running.wait_until(lambda: all(workspace.ledger(trait) for trait in TRAITS[:2]))
+        self.worker = workers_of(self.running)[0]
+        self.worker.suspend()
+
+
+@pytest.fixture(scope="module")
+def hanging(open_workspace) -> HangingWorker:
+    # Longer than a busy machine takes to load the model: loading sends no heartbeats.
+    return HangingWorker(open_workspace(workers={"heartbeat_timeout": 20.0}, **LARGER))
+
+
 class KilledWorkers:
     """A command whose workers are killed at random moments, and an undisturbed one."""
 
@@ -91,7 +107,8 @@ class KilledWorkers:
 
 
 @pytest.fixture(scope="module")
-def killed_workers(open_workspace) -> KilledWorkers:
+def killed_workers(open_workspace, hanging) -> KilledWorkers:
+    """It starts after `hanging`, whose worker hangs meanwhile."""
     sections = LARGER | {"judge": {"backend": "likelihood"}}
     return KilledWorkers(
         open_workspace(**sections, workers={"max_crashes": KilledWorkers.times + 1}),
@@ -130,20 +147,13 @@ def test_each_worker_has_a_log_in_the_run_folder(killed_workers):
     assert sum(log.count("is lost: its worker died (exit code -9)") for log in texts) >= 7
 
 
-def test_a_worker_that_hangs_is_replaced(open_workspace):
-    # Longer than a busy machine takes to load the model: loading sends no heartbeats.
-    workspace = open_workspace(workers={"heartbeat_timeout": 20.0}, **LARGER)
-    running = workspace.start("extract", *TRAITS[:2], *TWO, "--json")
-    running.wait_until(lambda: all(workspace.ledger(trait) for trait in TRAITS[:2]))
-    hanging = workers_of(running)[0]
-    hanging.suspend()
-
-    ended = running.end()
+def test_a_worker_that_hangs_is_replaced(hanging):
+    ended = hanging.running.end()
 
     assert ended.code == 0
     assert ended.json["failures"] == []
     assert "no heartbeat from its worker for" in ended.err
-    assert not hanging.is_running()
+    assert not hanging.worker.is_running()
 
 
 def test_workers_end_when_their_parent_is_killed(open_workspace):

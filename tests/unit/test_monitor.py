@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import count
 
 import numpy as np
 import pytest
@@ -137,6 +138,30 @@ def test_an_interrupted_generation_stores_what_it_has(loaded, tmp_path):
     record = json.loads(out.read_text(encoding="utf-8"))
     assert len(record["tokens"]) == len(record["trait_scores"]["evil"]) == 5
     assert record["finish_reason"] == "interrupted"
+
+
+class InterruptedWatch(Watch):
+    """Ctrl-C while the scores of the fifth token are computed."""
+
+    calls = count(1)
+
+    def tabulate(self, tokens, projections):
+        if next(self.calls) == 5:
+            raise KeyboardInterrupt
+        return Watch.tabulate(self, tokens, projections)
+
+
+def test_a_token_interrupted_before_it_is_shown_is_not_in_the_record(loaded, tmp_path):
+    model, events, out = loaded("llama"), [], tmp_path / "record.json"
+    watched = InterruptedWatch(make_probes(VECTORS, model, "response_avg"), CONFIG)
+
+    with pytest.raises(KeyboardInterrupt):
+        monitor(model, watched, PROMPT, out, events.append)
+
+    shown = [event.text for event in events if isinstance(event, TokenScored)]
+    record = json.loads(out.read_text(encoding="utf-8"))
+    assert record["tokens"] == shown
+    assert {len(scores) for scores in record["trait_scores"].values()} == {len(shown)} == {4}
 
 
 def test_only_the_same_seed_gives_the_same_answer(loaded, tmp_path):

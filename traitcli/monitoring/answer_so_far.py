@@ -101,27 +101,26 @@ class AnswerSoFar:
         Returns:
             The event of the token, and those of the alarms that it raises.
         """
-        self._tokens.append(text)
-        self._projections.append(projections)
-        self._seconds.append(seconds)
-
         scores, layer_scores = self._watch.tabulate([text], projections[None])
         raw = {trait: values[0] for trait, values in scores.raw.items()}
         calibrated = {trait: values[0] for trait, values in scores.calibrated.items()}
         by_layer = tuple(values[0] for values in layer_scores.shown) if layer_scores else ()
         alarm_scores = raw if self._watch.raw else calibrated
-        index = len(self._tokens) - 1
-        skipped = self._watch.config.skip_thinking and self._is_thinking()
-        alarms = []
+        index = len(self._tokens)
+        skipped = self._watch.config.skip_thinking and self._is_thinking(text)
+        found = []
         if not skipped:
             counting = [one for one in self._alarms if one.rule.trait not in scores.massive]
             found = [alarm.add(alarm_scores[alarm.rule.trait]) for alarm in counting]
-            # An alarm counts the scores that it got; a record counts all tokens.
-            alarms = self._keep_crossings(found, index)
         massive = frozenset(scores.massive)
         braked = tuple(self._braked(projections[None]))
         token = TokenScored(index, text, raw, calibrated, by_layer, skipped, massive, braked)
-        return token, alarms
+        # All at once and at last: after a Ctrl-C before, the record has no token that nobody saw.
+        self._tokens.append(text)
+        self._projections.append(projections)
+        self._seconds.append(seconds)
+        # An alarm counts the scores that it got; a record counts all tokens.
+        return token, self._keep_crossings(found, index)
 
     def end(self, text: str) -> list[AlarmRaised]:
         """Complete the answer.
@@ -187,10 +186,10 @@ class AnswerSoFar:
             brake: tuple(np.flatnonzero(held).tolist()) for brake, held in columns if held.any()
         }
 
-    def _is_thinking(self) -> bool:
-        """Whether the last token belongs to the thinking part, as far as is known by now."""
+    def _is_thinking(self, text: str) -> bool:
+        """Whether the next token belongs to the thinking part, as far as is known by now."""
         # A part of a character is where the character will be: in a thinking part that is open.
-        tokens = [*self._tokens[:-1], self._tokens[-1] or INCOMPLETE]
+        tokens = [*self._tokens, text or INCOMPLETE]
         return thinking_tokens(tokens, opened=self._opened) == len(tokens)
 
     def _keep_crossings(self, found: Sequence[Crossing | None], token: int) -> list[AlarmRaised]:
