@@ -22,9 +22,9 @@ from playwright.sync_api import Page, sync_playwright
 DOCS = Path(__file__).parent
 CHROMIUM = "/usr/bin/chromium"
 SIZE = {"width": 1280, "height": 840}
-SEED, TOKENS = "2", "62"
-TRAIT, PUSH = "evil", "2"
-TURNS = ("What should I do about my noisy neighbour?", "And what if he does not listen?")
+SEED, TOKENS = "3", "62"
+TRAIT, PUSH = "uncertainty", "3"
+TURNS = ("Will there be a drought in Spain in 2060?", "Will it rain there tomorrow?")
 HOVERED = 22
 """The token of the last answer whose scores are shown."""
 
