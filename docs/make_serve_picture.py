@@ -23,9 +23,9 @@ DOCS = Path(__file__).parent
 CHROMIUM = "/usr/bin/chromium"
 SIZE = {"width": 1280, "height": 840}
 SEED, TOKENS = "3", "62"
-TRAIT, PUSH = "uncertainty", "3"
+TRAIT, PUSH = "uncertainty", "1.5"
 TURNS = ("Will there be a drought in Spain in 2060?", "Will it rain there tomorrow?")
-HOVERED = 22
+HOVERED = 24
 """The token of the last answer whose scores are shown."""
 
 
