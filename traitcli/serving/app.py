@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
@@ -16,8 +15,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.routing import BaseRoute, Route
 
 from traitcli.record_json import to_json
 from traitcli.serving.answer_events import AnswerEvents
@@ -27,37 +25,16 @@ from traitcli.serving.guard import Access, Guard
 from traitcli.serving.metrics import CONTENT_TYPE, Metrics
 from traitcli.serving.openai_requests import ApiRequest, read_chat, read_completion
 from traitcli.serving.openai_responses import Responses, TokenBytes, to_bytes
+from traitcli.serving.page_files import page_routes
 from traitcli.serving.record_store import KEPT
 from traitcli.serving.replies import RECORD_HEADER, Reply
 
 if TYPE_CHECKING:
-    from starlette.types import Scope
-
     from traitcli.config import SamplingConfig
     from traitcli.generation.projections import Probe
     from traitcli.serving.service import Service
 
-PAGE = Path(__file__).parent / "page"
-"""The files of the page at /."""
-_PAGE_HEADERS = {
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
-    "img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'",
-    "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
-    "cache-control": "no-cache",
-}
 ReadBody = Callable[[bytes, str, "SamplingConfig", str], ApiRequest]
-
-
-class PageFiles(StaticFiles):
-    """The files of the page, which may load nothing from elsewhere."""
-
-    async def get_response(self, path: str, scope: Scope) -> Response:
-        """The file, with the headers that keep the page to itself."""
-        response = await super().get_response(path, scope)
-        response.headers.update(_PAGE_HEADERS)
-        return response
 
 
 def trait_row(name: str, probe: Probe) -> dict[str, Any]:
@@ -175,13 +152,12 @@ class Endpoints:
         }
 
 
-def make_app(endpoints: Endpoints, access: Access, page: Path = PAGE) -> Starlette:
+def make_app(endpoints: Endpoints, access: Access) -> Starlette:
     """The application that an ASGI server runs.
 
     Args:
         endpoints: What the routes answer from.
         access: Who may talk to the server.
-        page: The folder of the page at /.
     """
     routes: list[BaseRoute] = [
         Route("/v1/chat/completions", endpoints.chat, methods=["POST"]),
@@ -192,9 +168,8 @@ def make_app(endpoints: Endpoints, access: Access, page: Path = PAGE) -> Starlet
         Route("/v1/traitcli/records/{id}", endpoints.record),
         Route("/health", endpoints.health),
         Route("/metrics", endpoints.show_metrics),
+        *page_routes(),
     ]
-    if page.is_dir():
-        routes.append(Mount("/", PageFiles(directory=page, html=True)))
     middleware = []
     if access.origins:
         # Outside of the guard: a browser asks for permission without the key, and reads errors.

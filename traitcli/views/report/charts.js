@@ -120,11 +120,15 @@ function seriesOf(line) {
  * onHover  called with the index under the pointer, or null when it leaves
  * onPick   called with the clicked index
  * xLabel   makes the text of an x coordinate; a number by default
+ * room     the x axis goes at least so far, so that a line that grows does not jump
  */
 class LineChart {
-  constructor(host, { xs, lines, marks = [], include = [], names = ["", ""], onHover, onPick, xLabel }) {
+  constructor(host, { xs, lines, marks = [], include = [], names = ["", ""], ...more }) {
+    const { onHover, onPick, xLabel, room = -Infinity } = more;
     this.host = host;
     this.xs = xs;
+    this.lines = lines;
+    this.room = room;
     this.xLabel = xLabel;
     this.redraw = () => {
       const zoom = this.zoom;
@@ -142,11 +146,6 @@ class LineChart {
   }
 
   make(lines, marks, include, names, onHover, onPick) {
-    const known = lines.map((line) =>
-      Array.from(line.values, (value) => (Number.isFinite(value) ? value : null)),
-    );
-    const [first, last] = [this.xs[0] ?? 0, this.xs.at(-1) ?? 1];
-    const fullRange = first === last ? [first - 1, last + 1] : [first, last];
     const options = {
       width: Math.max(this.host.clientWidth, 200),
       height: Math.max(this.host.clientHeight, 120),
@@ -155,7 +154,7 @@ class LineChart {
       scales: {
         x: {
           time: false,
-          range: (_, low, high) => (low === null || low === high ? fullRange : [low, high]),
+          range: (_, low, high) => this.range(low, high),
         },
         y: { range: (_, low, high) => withMargin(low, high, include) },
       },
@@ -179,8 +178,30 @@ class LineChart {
         draw: [() => this.placeCursor()],
       },
     };
-    this.plot = new uPlot(options, [this.xs, ...known], this.host);
+    this.plot = new uPlot(options, this.data, this.host);
     this.listen(onHover, onPick);
+  }
+
+  get data() {
+    const known = this.lines.map((line) =>
+      Array.from(line.values, (value) => (Number.isFinite(value) ? value : null)),
+    );
+    return [this.xs, ...known];
+  }
+
+  /** The range of the x axis for the part that is wanted. */
+  range(low, high) {
+    const [first, last] = [this.xs[0] ?? 0, this.xs.at(-1) ?? 1];
+    if (low !== null && low !== high && (low > first || high < last)) return [low, high];
+    const end = Math.max(last, this.room);
+    return first === end ? [first - 1, end + 1] : [first, end];
+  }
+
+  /** Draw new values of the same lines. */
+  update(xs, values) {
+    this.xs = xs;
+    this.lines.forEach((line, k) => (line.values = values[k]));
+    this.plot.setData(this.data);
   }
 
   /** Listens to the pointer, because uPlot also reports cursor moves that this script makes. */

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,12 @@ from jinja2 import Environment, StrictUndefined
 
 from traitcli.files import write_atomic
 from traitcli.report_records import Report
-from traitcli.views.palette import ABOVE, BELOW, FAINT, LIMIT
+from traitcli.views.report.assets import PALETTE, STYLES, chart_library, read_asset
 from traitcli.views.report.contents import contents
 from traitcli.views.report.packing import pack_record
 
 SCRIPTS = (
-    *("record.js", "charts.js", "pane.js", "vectors.js", "runs.js", "drift.js"),
+    *("record.js", "charts.js", "tokens.js", "pane.js", "vectors.js", "runs.js", "drift.js"),
     "report.js",
 )
 """Joined in this order into one script. A module could not import the others without a server."""
@@ -32,10 +31,9 @@ def write_page(path: Path, report: Report) -> None:
 
     The page contains only what it shows, so no local path leaks when the file is shared.
     """
-    style = "\n".join(_asset(name) for name in ("uplot/uplot.min.css", "report.css"))
-    script = "\n".join(_asset(name) for name in SCRIPTS)
-    # uPlot's license must be part of every copy of it.
-    library = f"/*!\n{_asset('uplot/LICENSE').strip()}\n*/\n{_asset('uplot/uplot.min.js')}"
+    style = "\n".join(map(read_asset, STYLES))
+    script = "\n".join(map(read_asset, SCRIPTS))
+    library = chart_library()
     shown = contents(report)
     # As HTML, so that they can be read without JavaScript.
     sentences = shown.pop("findings")
@@ -43,12 +41,12 @@ def write_page(path: Path, report: Report) -> None:
         # Records are packed, which rounds them already and better.
         **_rounded({**shown, "records": []}),
         "records": list(map(pack_record, shown["records"])),
-        "palette": {"below": BELOW, "above": ABOVE, "faint": FAINT, "limit": LIMIT},
+        "palette": PALETTE,
     }
 
     # StrictUndefined: a wrong name in the template fails instead of writing nothing.
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(
-        _asset("report.html.j2")
+        read_asset("report.html.j2")
     )
     page = template.render(
         policy=_policy([script, library], style),
@@ -60,10 +58,6 @@ def write_page(path: Path, report: Report) -> None:
         findings=sentences,
     )
     write_atomic(path, page)
-
-
-def _asset(name: str) -> str:
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def _rounded(value: Any) -> Any:
