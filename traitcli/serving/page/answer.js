@@ -118,7 +118,8 @@ class Turn {
   fail(message) {
     this.end("");
     this.state = "failed";
-    this.part("facts").textContent = this.texts.length > 0 ? countOf(this.texts.length, "token") : "";
+    const count = this.texts.length;
+    this.part("facts").textContent = count > 0 ? countOf(count, "token") : "";
     const note = this.note(message);
     note.className = "error";
     note.firstChild.setAttribute("role", "alert");
