@@ -120,7 +120,7 @@ EXAMPLES = dict(examples())
 INNER = {
     # What the command line needs of these objects, and plain accessors.
     *("Model.open", "Model.listening", "Model.fitted", "Model.chosen", "Model.prepare"),
-    *("Model.steered_by", "Model.score_each", "Answer.of", "Vector.of", "Stream.close"),
+    *("Model.check_unsteered", "Model.score_each", "Answer.of", "Vector.of", "Stream.close"),
     *("Answer.counted", "Answer.shown", "Answer.mean"),
     *(name for name in EXAMPLES if name.startswith("Run.") and name[4:] in vars(tc.Run.__base__)),
 }

@@ -175,12 +175,7 @@ class Model(VectorModel):
             'Go away.'
         """
         watching = traits if isinstance(traits, Watch) else self.watch(traits, layer)
-        if watching.steering:
-            raise UserError(
-                "texts that exist already cannot be steered",
-                cause="score was called inside of steer",
-                fix="call it outside; it reads the model as it is",
-            )
+        self.check_unsteered(watching)
         found = self.score_each(as_exchanges(transcripts), watching)
         return [Answer.of(record) for record in found]
 
@@ -216,6 +211,7 @@ class Model(VectorModel):
         Raises:
             DefinitionError: Examples are missing, empty, of several kinds, or too long.
             RunError: A side has fewer than two examples.
+            UserError: The model is being steered.
 
         Example:
             >>> formal = model.train(
@@ -226,6 +222,7 @@ class Model(VectorModel):
             >>> formal.trait, formal.layer_count
             ('formal', 31)
         """
+        self.check_unsteered()
         check_name(name)
         settings = {"vector.method": method, "vector.layer": layer}
         config = change_config(
@@ -262,12 +259,14 @@ class Model(VectorModel):
             ConfigError: A setting is not valid.
             RunError: The run has other settings, or too few answers pass the filter.
             JudgeError: The judge fails permanently.
+            UserError: The model is being steered.
 
         Example:
             >>> short = {"extract.evaluation_questions": 1, "extract.sampling.max_new_tokens": 2}
             >>> model.extract("evil", questions=1, judge="fake", run="try", settings=short).trait
             'evil'
         """
+        self.check_unsteered()
         with self._turns.take(), using(self.loaded):
             return extract(self, trait, questions, (judge, run), settings or {})
 
@@ -281,7 +280,10 @@ class Model(VectorModel):
         """Check everything now; the generator that is returned writes the answer."""
         watching = watch if isinstance(watch, Watch) else self.watch(watch)
         config, history, last = _split(prompt, self._options(watching, options))
-        watching = replace(watching, config=config, history=(*watching.history, *history))
+        # Those of the watch are what the command line and the chat steer by.
+        steering = (*watching.steering, *self._steering.get())
+        history = (*watching.history, *history)
+        watching = replace(watching, config=config, steering=steering, history=history)
 
         def steps() -> Generator[Event, None, Answer]:
             path = Path(out) if out is not None else None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from copy import copy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 Watched = str | TraitVector | Iterable[str | TraitVector]
 """Names of traits and vectors."""
 Key = TypeVar("Key", bound=str | TraitVector)
+Steerable = TypeVar("Steerable", bound="VectorModel")
 _FILES = {".safetensors", ".pt", ".gguf"}
 
 
@@ -144,7 +146,7 @@ class VectorModel:
     def watch(
         self, watched: Watched = (), layer: int | None = None, stop_on: str | Iterable[str] = ()
     ) -> Watch:
-        """What is scored while the model writes or reads, with the present steering.
+        """What is scored while the model writes or reads; `steer` acts around the call, not here.
 
         Args:
             watched: Traits and vectors.
@@ -171,7 +173,7 @@ class VectorModel:
         source = VectorSource(self.config, None, tuple(vectors), layer)
         texts = [stop_on] if isinstance(stop_on, str) else stop_on
         rules = read_rules(texts, "stop", source, vectors)
-        return Watch(probes, self.config.monitor, self._steering.get(), rules)
+        return Watch(probes, self.config.monitor, rules=rules)
 
     # Two types of one thing: the key of a Mapping is invariant, and a literal has mixed keys.
     @overload
@@ -193,7 +195,7 @@ class VectorModel:
                 `{"refusal": "1 if evil>1"}` pushes only while another score is beyond a bound.
 
         Returns:
-            A context, which gives the model. Nested ones add up.
+            A context, which gives the model, and can be used again. Nested ones add up.
 
         Raises:
             UserError: A coefficient has another form.
@@ -219,19 +221,7 @@ class VectorModel:
             else Push(trait, float(value), vectors[trait].layer)
             for trait, value in values.items()
         ]
-        return self.steered_by(interventions, vectors)
-
-    @contextmanager
-    def steered_by(
-        self, interventions: Iterable[Intervention], vectors: Mapping[str, TraitVector]
-    ) -> Iterator[Self]:
-        """The same as `steer`, for interventions that are parsed already."""
-        before = self._steering.get()
-        self._steering.set((*before, *self.prepare(interventions, vectors)))
-        try:
-            yield self
-        finally:
-            self._steering.set(before)
+        return _Steered(self, self._steering, self.prepare(interventions, vectors))
 
     def prepare(
         self, interventions: Iterable[Intervention], vectors: Mapping[str, TraitVector]
@@ -241,6 +231,33 @@ class VectorModel:
         return prepare_interventions(
             interventions, fitted, self.loaded, self.config.vector.position
         )
+
+    def check_unsteered(self, watch: Watch | None = None) -> None:
+        """Raise UserError for a call that only reads where something steers."""
+        if self._steering.get() or (watch and watch.steering):
+            raise UserError(
+                "texts that exist already cannot be steered",
+                cause="score, train and extract read the model as it is",
+                fix="call it outside of `with model.steer(…)`",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Steered(AbstractContextManager[Steerable]):
+    """Interventions that act on what is written inside `with`, as often as it is entered."""
+
+    model: Steerable
+    active: ContextVar[tuple[PreparedIntervention, ...]]
+    added: tuple[PreparedIntervention, ...]
+
+    def __enter__(self) -> Steerable:
+        self.active.set((*self.active.get(), *self.added))
+        return self.model
+
+    def __exit__(self, *error: object) -> None:
+        # Contexts end in the opposite order, so the last ones are its own, in each task.
+        now = self.active.get()
+        self.active.set(now[: len(now) - len(self.added)])
 
 
 def warn_user(event: Event) -> None:
