@@ -263,8 +263,9 @@ class Model(VectorModel):
 
         Example:
             >>> short = {"extract.evaluation_questions": 1, "extract.sampling.max_new_tokens": 2}
-            >>> model.extract("evil", questions=1, judge="fake", run="try", settings=short).trait
-            'evil'
+            >>> mine = dataclasses.replace(tc.load_trait("evil"), name="my-evil")
+            >>> model.extract(mine, questions=1, judge="fake", run="try", settings=short).trait
+            'my-evil'
         """
         self.check_unsteered()
         with self._turns.take(), using(self.loaded):
