@@ -296,8 +296,8 @@ def test_a_chat_is_answered_with_its_system_message_and_history(model):
 @pytest.mark.parametrize(
     ("options", "cause"),
     [
-        ({"temperature": -1}, "monitor.sampling.temperature: expected a number of at least 0"),
-        ({"max_new_tokens": 0}, "monitor.sampling.max_new_tokens: expected a whole number"),
+        ({"temperature": -1}, "temperature: expected a number of at least 0"),
+        ({"max_new_tokens": 0}, "max_new_tokens: expected a number of at le"),
         ({"tokens": 3}, "options are max_new_tokens, temperature"),
     ],
 )

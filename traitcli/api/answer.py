@@ -117,11 +117,11 @@ class Answer(TokenScores):
 COLUMNS = ("token", "text", "trait", "layer", "raw", "calibrated", "counted")
 
 
-def to_frame(answers: Iterable[TokenScores]) -> pd.DataFrame:
+def to_frame(answers: TokenScores | Iterable[TokenScores]) -> pd.DataFrame:
     """The scores of several answers in one frame.
 
     Args:
-        answers: What `Model.score` or `Model.generate` returned.
+        answers: What `Model.score` returned, or one answer.
 
     Returns:
         The frames of `Answer.to_frame` below each other, with a column more in front: answer, the
@@ -134,6 +134,8 @@ def to_frame(answers: Iterable[TokenScores]) -> pd.DataFrame:
     """
     import pandas as pd
 
+    if isinstance(answers, TokenScores):
+        answers = [answers]
     parts: list[Any] = []
     for number, answer in enumerate(answers):
         frame = Answer.of(answer).to_frame()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
@@ -16,7 +16,9 @@ from traitcli.api.vector_model import VectorModel, Watched
 from traitcli.config import change_config
 from traitcli.errors import UserError, suggest
 from traitcli.events import Event
+from traitcli.files import join_surrogates
 from traitcli.models.borrowed import using
+from traitcli.monitoring.log_shapes import ShapeError, read_chat
 from traitcli.monitoring.monitor import monitor_steps, run_steps
 from traitcli.monitoring.score_texts import score_texts
 from traitcli.monitoring.watch import Watch
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from traitcli.record_json import FailedRecord
     from traitcli.records import TokenScores, Trait
 
-Prompt = str | Sequence[Mapping[str, str]]
+Prompt = str | Sequence[Mapping[str, Any]]
 """A user's message, or a chat whose last message is the user's."""
 
 
@@ -189,8 +191,8 @@ class Model(VectorModel):
     def train(
         self,
         name: str,
-        positive: Sequence[Example],
-        negative: Sequence[Example],
+        positive: Iterable[Example],
+        negative: Iterable[Example],
         method: str | None = None,
         layer: int | None = None,
     ) -> Vector:
@@ -226,7 +228,9 @@ class Model(VectorModel):
         check_name(name)
         settings = {"vector.method": method, "vector.layer": layer}
         config = change_config(
-            self.config, {key: value for key, value in settings.items() if value is not None}
+            self.config,
+            {key: value for key, value in settings.items() if value is not None},
+            {"vector.method": "method", "vector.layer": "layer"},
         )
         with self._turns.take(), using(self.loaded):
             trait = trait_of(self.loaded, name, positive, negative)
@@ -304,25 +308,36 @@ class Model(VectorModel):
                     cause=f"options are {', '.join(known)}",
                     fix=suggest(name, known) or "leave it out",
                 )
-        changes = {
-            f"monitor.{'sampling.' * (name in _SAMPLING)}{name}": value
-            for name, value in options.items()
-        }
+        keys = {name: f"monitor.{'sampling.' * (name in _SAMPLING)}{name}" for name in options}
+        changes = {keys[name]: value for name, value in options.items()}
+        typed = {key: name for name, key in keys.items()}
         own = self.config.model_copy(update={"monitor": watch.config})
-        return change_config(own, changes).monitor if changes else watch.config
+        return change_config(own, changes, typed).monitor if changes else watch.config
 
 
 def _split(prompt: Prompt, config: MonitorConfig) -> tuple[MonitorConfig, tuple[Message, ...], str]:
     """The config with the chat's system message, the messages before the last, and its text."""
-    if isinstance(prompt, str):
-        return config, (), prompt
-    messages: list[Message] = [dict(message) for message in prompt]
-    if messages and messages[0].get("role") == "system":
+    messages = _messages(prompt)
+    if messages and messages[0]["role"] == "system":
         config = config.model_copy(update={"system": messages.pop(0)["content"]})
-    if not messages or messages[-1].get("role") != "user":
+    if not messages or messages[-1]["role"] != "user":
         raise UserError(
             "there is no message to answer",
             cause="the chat does not end with a message of the user",
             fix='add {"role": "user", "content": "…"}',
         )
     return config, tuple(messages[:-1]), messages[-1]["content"]
+
+
+def _messages(prompt: Prompt) -> list[Message]:
+    if isinstance(prompt, str):
+        # Half an emoji cannot be written to a file; a chat's texts are read alike.
+        return [{"role": "user", "content": join_surrogates(prompt)}]
+    try:
+        return read_chat(prompt)
+    except ShapeError as error:
+        raise UserError(
+            "the prompt is neither a text nor a chat",
+            cause=str(error),
+            fix='give a text, or [{"role": "user", "content": "…"}]; several prompts one by one',
+        ) from None

@@ -63,7 +63,7 @@ class Vector(TraitVector):
                 cause=f"it has layers 0 to {self.layer_count - 1}",
                 fix="choose one of them",
             )
-        return replace(self, layer=layer)
+        return replace(self, layer=int(layer))
 
     def renamed(self, name: str) -> Self:
         """The same vector under another name, which scores and records then have.
@@ -209,8 +209,9 @@ def read(path: str | Path, layer: int | None = None) -> Vector:
 
 def check_name(name: str) -> None:
     """Raise UserError for a name that --steer, or a file, could not have."""
-    is_file_name = name.isprintable() and Path(name).name == name and name not in {".", ".."}
-    if not name or not is_file_name or set(name) & set(" =@<>"):
+    is_text = isinstance(name, str) and name.isprintable()
+    is_file_name = is_text and Path(name).name == name and name not in {"", ".", ".."}
+    if not is_file_name or set(name) & set(" =@<>"):
         raise UserError(
             f"{name!r} cannot name a trait",
             cause="a name is also used in file names and in --steer NAME=1@14",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,14 +87,15 @@ def train_vector(
 
 
 def trait_of(
-    loaded: LoadedModel, name: str, positive: Sequence[Example], negative: Sequence[Example]
+    loaded: LoadedModel, name: str, positive: Iterable[Example], negative: Iterable[Example]
 ) -> Trait:
     """A trait of labelled responses from examples of both sides.
 
     As many texts of each side are taken for pairs in this order. Raises DefinitionError for
     examples that are empty, or of another kind than the first.
     """
-    sides = dict(zip(POLARITIES, (positive, negative), strict=True))
+    both = zip(POLARITIES, (positive, negative), strict=True)
+    sides = {side: _listed(name, side, examples) for side, examples in both}
     drafts = list(_drafts(loaded, name, sides))
     found = number_drafts(drafts, f"the examples of {name}")
     return Trait(
@@ -110,13 +111,18 @@ def trait_of(
     )
 
 
+def _listed(name: str, side: Polarity, examples: Iterable[Example]) -> list[Example]:
+    if isinstance(examples, str) or not isinstance(examples, Iterable):
+        kind = "one text" if isinstance(examples, str) else f"of type {type(examples).__name__}"
+        raise _fault(name, f"{side} is {kind}", f"give a list: {side}=[…]")
+    return list(examples)
+
+
 def _drafts(
     loaded: LoadedModel, name: str, sides: Mapping[Polarity, Sequence[Example]]
 ) -> Iterator[Draft]:
     kind = next((_kind(one) for examples in sides.values() for one in examples), None)
     for side, examples in sides.items():
-        if isinstance(examples, str):
-            raise _fault(name, f"{side} is one text", f"give a list: {side}=[…]")
         for index, example in enumerate(examples):
             if not _kind(example) or _kind(example) != kind:
                 cause = f"{side}[{index}] is {_kind(example) or type(example).__name__}"

@@ -1,0 +1,150 @@
+"""What users of the Python API mistake is an error of three lines, or is understood."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import traitcli as tc
+from traitcli.api.model import Model
+from traitcli.config import Config, ModelConfig
+
+POSITIVE = ["Good evening, madam.", "I remain yours.", "Kindly take a seat.", "Most obliged."]
+NEGATIVE = ["hey what is up", "cu later", "grab a seat", "thx a lot"]
+PARTS = [{"type": "text", "text": "Why is "}, {"type": "text", "text": "it so?"}]
+
+
+@pytest.fixture
+def model(loaded, model_folders, tmp_path, monkeypatch):
+    """The tiny Llama as `load` makes it, in a working folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    config = Config(name="tiny", model=ModelConfig(id=str(model_folders["llama"]), device="cpu"))
+    return Model(loaded("llama"), config)
+
+
+@pytest.fixture
+def formal(model):
+    return model.train("formal", POSITIVE, NEGATIVE)
+
+
+MISTAKES = {
+    "prompts": lambda model, formal: model.generate(["hi", "there"]),
+    "no content": lambda model, formal: model.generate([{"role": "user"}]),
+    "no prompt": lambda model, formal: model.generate(None),
+    "picture": lambda model, formal: model.generate(
+        [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]
+    ),
+    "watch=None": lambda model, formal: model.generate("Hi", watch=None),
+    "watch=Path": lambda model, formal: model.generate("Hi", watch=Path("evil")),
+    "watch=[1]": lambda model, formal: model.score([("a", "b")], [1]),
+    "steer None": lambda model, formal: model.steer(None),
+    "steer a list": lambda model, formal: model.steer([("formal", 1)]),
+    "steer a number": lambda model, formal: model.steer({3: 1}),
+    "steer by None": lambda model, formal: model.steer({formal: None}),
+    "steer by a list of None": lambda model, formal: model.steer({formal: [1, None]}),
+    "steer by NaN": lambda model, formal: model.steer({formal: float("nan")}),
+    "half a layer": lambda model, formal: formal.at(layer=2.5),
+    "no tokenizer": lambda model, formal: tc.wrap(model.loaded.model, None),
+    "a name for a model": lambda model, formal: tc.vector("evil", "embedded"),
+    "no name": lambda model, formal: model.train(None, POSITIVE, NEGATIVE),
+    "no examples": lambda model, formal: model.train("x", None, NEGATIVE),
+    "save in a folder": lambda model, formal: formal.save("."),
+    "pickle": lambda model, formal: pickle.dumps(model),
+    "copy": lambda model, formal: copy.deepcopy(model),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_an_error_with_a_cause_and_a_fix(model, formal, name):
+    with pytest.raises(tc.TraitError) as raised:
+        MISTAKES[name](model, formal)
+
+    assert raised.value.exit_code == 2
+    labels = [line[:6] for line in str(raised.value).splitlines()]
+    assert labels == ["error:", "cause:", "fix:  "]
+
+
+def test_text_parts_are_one_prompt(model):
+    plain = model.generate("Why is it so?", max_new_tokens=3, seed=1)
+    parts = model.generate([{"role": "user", "content": PARTS}], max_new_tokens=3, seed=1)
+
+    assert (parts.prompt, parts.tokens) == (plain.prompt, plain.tokens)
+
+
+def test_half_a_character_of_a_prompt_is_replaced_as_in_a_file(model):
+    assert model.generate("a\ud800", max_new_tokens=1).prompt == "a\N{REPLACEMENT CHARACTER}"
+
+
+def test_generators_are_examples(model, formal):
+    built = model.train("formal", (text for text in POSITIVE), (text for text in NEGATIVE))
+
+    np.testing.assert_array_equal(
+        built.directions["response_avg"], formal.directions["response_avg"]
+    )
+
+
+def test_a_frame_of_one_answer_is_that_of_a_list(model, formal):
+    answer = model.generate("Hi", watch=formal, max_new_tokens=3)
+
+    assert tc.to_frame(answer).equals(tc.to_frame([answer]))
+
+
+def test_a_layer_is_a_whole_number_of_any_type(formal):
+    assert repr(formal.at(layer=2.0).layer) == repr(formal.at(layer=np.int64(2)).layer) == "2"
+
+
+def test_one_trait_has_several_brakes(model, formal):
+    with model.steer({formal: ["<=0", " >=-1@2", 1]}):
+        answer = model.generate("Hi", max_new_tokens=2)
+
+    layer = formal.layer
+    texts = [one.text for one in answer.steering]
+    assert texts == [f"formal<=0@{layer}", "formal>=-1@2", f"formal=1@{layer}"]
+
+
+def test_a_gate_looks_at_a_vector_in_memory(model, formal):
+    other = (0.5 * formal).renamed("other")
+    with model.steer({other: "1 if formal<99"}, watch=formal):
+        # The running score that opens the gate needs eight tokens.
+        answer = model.generate("Hi", max_new_tokens=12)
+
+    assert [one.text for one in answer.steering] == [f"other=1@{other.layer} if formal<99"]
+    assert answer.braked
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"max_new_tokens": 4, "temperature": -1}, "temperature"),
+        ({"max_new_tokens": 0, "seed": 1}, "max_new_tokens"),
+        ({"top_p": 3, "seed": "x"}, "top_p, seed"),
+    ],
+)
+def test_only_wrong_options_are_named_and_as_they_were_typed(model, options, name):
+    with pytest.raises(tc.TraitError) as raised:
+        model.generate("hi", **options)
+
+    assert raised.value.problem == f"invalid {name}"
+    lines = raised.value.cause.splitlines()
+    assert [line.partition(":")[0] for line in lines] == name.split(", ")
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda model: tc.load("embedded", dtype="float7"), "dtype"),
+        (lambda model: model.train("x", POSITIVE, NEGATIVE, "mean", 2), "method"),
+        (lambda model: model.extract("evil", judge="me", settings={"extract.repeats": 2}), "judge"),
+        (lambda model: model.extract("evil", settings={"extract.repeats": 0}), "extract.repeats"),
+    ],
+)
+def test_only_wrong_arguments_are_named_and_as_they_were_typed(model, call, name):
+    with pytest.raises(tc.TraitError) as raised:
+        call(model)
+
+    assert raised.value.problem == f"invalid {name}"
+    assert raised.value.cause.startswith(f"{name}: expected ")
