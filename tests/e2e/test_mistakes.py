@@ -305,7 +305,8 @@ def test_failed_traits_give_exit_code_1_and_an_error_each(copied):
     assert lines[at + 1 : at + 3] == [
         "  cause: 0 positive and 0 negative of 10 a side (paired, threshold 100, coherence 50); "
         "each side needs 2",
-        "  fix: lower --threshold, set filter.pairing to independent, or raise extract.repeats",
+        "  fix: lower filter.threshold, set filter.pairing to independent, or raise "
+        "extract.repeats",
     ]
     assert lines[-1].endswith(": 0 vectors built, 2 traits failed, in runs/tiny")
 

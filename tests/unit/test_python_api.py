@@ -409,7 +409,7 @@ def test_a_response_that_cannot_be_read_has_an_error_and_no_rows(model, formal):
     assert [answer.error for answer in answers] == [
         "the response is empty",
         "",
-        "not a JSON object",
+        "7 is none of (prompt, response), a chat, {'prompt': …, 'response': …}",
     ]
     assert set(tc.to_frame(answers).answer) == {1}
 

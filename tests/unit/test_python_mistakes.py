@@ -7,6 +7,7 @@ import pickle
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import traitcli as tc
@@ -148,3 +149,40 @@ def test_only_wrong_arguments_are_named_and_as_they_were_typed(model, call, name
 
     assert raised.value.problem == f"invalid {name}"
     assert raised.value.cause.startswith(f"{name}: expected ")
+
+
+def test_examples_of_one_token_are_named_by_side_and_number(loaded, model):
+    # Without a token that begins texts, the first token of a text is left out.
+    without_start = Model(loaded("qwen2"), model.config)
+
+    with pytest.raises(tc.TraitError) as raised:
+        without_start.train("x", ["a", "c"], ["b", "d"])
+
+    lines = raised.value.cause.splitlines()
+    places = ["negative[0]", "negative[1]", "positive[0]", "positive[1]"]
+    assert sorted(line.partition(" is one token")[0] for line in lines) == places
+    assert raised.value.fix == "lengthen or remove them"
+
+
+def test_a_layer_that_does_not_exist_is_found_before_the_examples_are_read(model):
+    with pytest.raises(tc.TraitError, match=r"vector\.layer 99 does not exist"):
+        model.train("x", POSITIVE, ["word " * 600, *NEGATIVE[1:]], layer=99)
+
+
+def test_a_long_example_is_named_by_side_and_number(model):
+    with pytest.raises(tc.TraitError) as raised:
+        model.train("x", POSITIVE, [*NEGATIVE[:3], "word " * 600])
+
+    assert raised.value.cause.startswith("negative[3] has ")
+    assert raised.value.fix == "shorten or remove them"
+
+
+@pytest.mark.parametrize("entries", [["hello"], ("a", "b"), pd.DataFrame({"prompt": ["a"]})])
+def test_an_entry_of_another_form_says_what_it_may_be(model, formal, entries):
+    first = next(iter(entries))
+
+    answer = model.score(entries, formal)[0]
+
+    expected = f"{first!r} is none of (prompt, response), a chat, "
+    assert answer.error == expected + "{'prompt': …, 'response': …}"
+    assert repr(answer) == f"<Answer error={answer.error!r}>"

@@ -101,7 +101,8 @@ class Answer(TokenScores):
 
     def __repr__(self) -> str:
         means = "".join(f", {trait}={mean:+.2f}" for trait, mean in self.scores.items())
-        return f"<Answer {self.error or self.response!r:.70}{means}>"
+        shown = f"error={self.error!r}" if self.error else f"{self.response!r:.70}"
+        return f"<Answer {shown}{means}>"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield answer_text(self, console.color_system, no_color=console.no_color)

@@ -214,7 +214,7 @@ def check_name(name: str) -> None:
     if not is_file_name or set(name) & set(" =@<>"):
         raise UserError(
             f"{name!r} cannot name a trait",
-            cause="a name is also used in file names and in --steer NAME=1@14",
+            cause="a name is also used in file names, and in steering as NAME=1@14",
             fix="use letters, digits, - and _",
         )
 

@@ -18,7 +18,7 @@ from traitcli.judging import ProvidedJudge, judge_id
 from traitcli.models.identity import identity_of
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.prompts import conversation, render
-from traitcli.pipeline.build_vector import compute_vector, with_provenance
+from traitcli.pipeline.build_vector import chosen_layer, compute_vector, with_provenance
 from traitcli.pipeline.messages import RolloutsReleased
 from traitcli.pipeline.read_responses import choose_size, plan_readings, read_planned
 from traitcli.pipeline.snapshot import TraitSnapshot
@@ -60,9 +60,11 @@ def train_vector(
         on_event: Receives warnings.
 
     Raises DefinitionError when a response does not fit the model, RunError when there are fewer
-    than two of a side.
+    than two of a side, VectorError for a layer that does not exist.
     """
-    planned = plan_readings(trait, list(trait.by_rollout()), loaded)
+    # Checked before the examples, so that neither mistake hides the other.
+    chosen_layer(config, loaded.layer_count)
+    planned = plan_readings(trait, list(trait.by_rollout()), loaded, _place)
     size = choose_size(loaded, planned, config, trait.name, _warnings(on_event))
     rollouts: list[Rollout] = []
     states: dict[str, Mapping[Position, Floats]] = {}
@@ -203,6 +205,10 @@ def _texts(name: str, side: Polarity, examples: Sequence[Any]) -> list[str]:
         if not text.strip():
             raise _fault(name, f"{side}[{index}] is empty", "leave it out")
     return texts
+
+
+def _place(example: LabelledResponse) -> str:
+    return f"{example.polarity}[{example.line - 1}]"
 
 
 def _check(name: str, label: str, text: str) -> str:
