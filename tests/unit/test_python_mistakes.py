@@ -186,3 +186,22 @@ def test_an_entry_of_another_form_says_what_it_may_be(model, formal, entries):
     expected = f"{first!r} is none of (prompt, response), a chat, "
     assert answer.error == expected + "{'prompt': …, 'response': …}"
     assert repr(answer) == f"<Answer error={answer.error!r}>"
+
+
+def test_bounds_may_have_exponents(model, formal):
+    with model.steer({formal: [f"<={1e9}", ">=-1E-05", 1e-7, "2e-7@2"]}):
+        answer = model.generate("Hi", max_new_tokens=1)
+    watch = model.watch(formal, stop_on=[f"formal>{1e16}", "any(formal)<-1e-3"])
+
+    bounds = [one.score for one in answer.steering[:2]]
+    assert bounds == [1e9, -1e-05]
+    assert [one.coefficient for one in answer.steering[2:]] == [1e-7, 2e-7]
+    assert [rule.bound for rule in watch.rules] == [1e16, -1e-3]
+
+
+def test_a_condition_without_a_bound_says_so(model, formal):
+    with pytest.raises(tc.TraitError) as raised:
+        model.steer({formal: "1 if formal"})
+
+    assert raised.value.cause == "the condition has no bound: it is TRAIT>SCORE or TRAIT<SCORE"
+    assert raised.value.fix == "for example 'formal=1 if formal>1'"
