@@ -275,7 +275,7 @@ def test_what_only_reads_is_refused_while_the_model_is_steered(model, formal, ca
 
 def test_two_vectors_of_one_name_are_refused(model, formal):
     with pytest.raises(tc.TraitError, match="two vectors are called formal"):
-        model.watch([formal, formal.at(layer=1)])
+        model.watch([formal, formal.at(layer=2)])
 
 
 def test_a_chat_is_answered_with_its_system_message_and_history(model):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextvars
 import copy
 import pickle
+import threading
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -205,3 +209,65 @@ def test_a_condition_without_a_bound_says_so(model, formal):
 
     assert raised.value.cause == "the condition has no bound: it is TRAIT>SCORE or TRAIT<SCORE"
     assert raised.value.fix == "for example 'formal=1 if formal>1'"
+
+
+def test_a_vector_can_be_divided_by_a_number_only(formal):
+    assert formal / 2 == (0.5 * formal)
+    with pytest.raises(tc.TraitError, match="cannot multiply"):
+        formal / 0
+
+
+def test_a_copy_of_a_vector_is_the_same_vector(model, formal):
+    twin = pickle.loads(pickle.dumps(formal))
+
+    assert twin == formal
+    assert twin != formal.at(layer=formal.layer + 1)
+    assert twin != (2 * formal).renamed("formal")
+    assert list(model.watch([formal, twin]).probes) == ["formal"]
+
+
+@pytest.mark.parametrize("call", ["generate", "stream"])
+def test_a_warning_points_at_the_line_of_the_script(model, formal, call):
+    with warnings.catch_warnings(record=True) as caught, model.steer({formal: 90.0}):
+        warnings.simplefilter("always")
+        if call == "generate":
+            model.generate("Hi", max_new_tokens=1)
+        else:
+            list(model.stream("Hi", max_new_tokens=1))
+
+    assert caught
+    assert {one.filename for one in caught} == {__file__}
+
+
+def test_threads_are_steered_in_a_copy_of_the_context(model, formal):
+    found = []
+
+    def work():
+        found.append(len(model.generate("Hi", max_new_tokens=1).steering))
+
+    with model.steer({formal: 1.0}):
+        copied = contextvars.copy_context()
+        for target in (work, lambda: copied.run(work)):
+            thread = threading.Thread(target=target)
+            thread.start()
+            thread.join()
+
+    assert found == [0, 1]
+
+
+def test_a_printed_answer_says_what_its_marks_mean(model, formal):
+    answer = model.generate("Hi", watch=formal, max_new_tokens=6, seed=1)
+    legend = "⟨…⟩⁺ and ⟨…⟩⁻ hold tokens where formal reaches +1 or −1, its class means"
+
+    beyond = replace(answer, calibrated={"formal": (1.5,) * len(answer.tokens)})
+    within = replace(answer, calibrated={"formal": (0.5,) * len(answer.tokens)})
+
+    assert str(beyond).count(legend) == 1
+    assert "⟩" not in str(within)
+
+
+def test_a_bound_of_zero_has_no_sign(model, formal):
+    with model.steer({formal: "<=0"}):
+        answer = model.generate("Hi", max_new_tokens=1)
+
+    assert f"formal ≤ 0 at layer {formal.layer}" in str(answer)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from inspect import currentframe
 from math import isfinite
 from numbers import Real
 from pathlib import Path
@@ -282,7 +283,17 @@ def warn_user(event: Event) -> None:
     """Pass a warning on as a Python warning; other events are not shown."""
     if isinstance(event, Warned):
         text = f"{event.trait}: {event.message}" if event.trait else event.message
-        warnings.warn(text, TraitWarning, stacklevel=3)
+        warnings.warn(text, TraitWarning, stacklevel=_user_level() - 1)
+
+
+def _user_level() -> int:
+    """How many calls away the user's line is: what calls the outermost function of the package."""
+    # As skip_file_prefixes, which Python 3.11 lacks.
+    names, frame = [], currentframe()
+    while frame:
+        names.append(str(frame.f_globals.get("__name__")).partition(".")[0])
+        frame = frame.f_back
+    return len(names) - names[::-1].index(__package__.partition(".")[0]) + 1
 
 
 def _each(watched: Watched) -> list[str | TraitVector]:
