@@ -120,10 +120,13 @@ def load_config(source: str = DEFAULT, overrides: Sequence[str | Override] = ())
     raise _invalid(path, faults, _faults_without_overrides(data), typed)
 
 
-def change_config(config: Config, changes: Mapping[str, Any]) -> Config:
+def change_config(
+    config: Config, changes: Mapping[str, Any], typed: Mapping[str, str] | None = None
+) -> Config:
     """The same config with other values; keys are those of --set, such as "extract.repeats".
 
-    Raises ConfigError: it names every fault at once.
+    `typed` is key -> what the user typed for it, if that is another name. Raises ConfigError: it
+    names every fault at once.
     """
     data = config.model_dump()
     for key, value in changes.items():
@@ -131,8 +134,14 @@ def change_config(config: Config, changes: Mapping[str, Any]) -> Config:
     try:
         return Config.model_validate(data)
     except ValidationError as error:
-        faults = "\n".join(fault for _, fault in list_faults(error, Config, _RENAMED))
-    raise ConfigError(f"invalid {', '.join(changes)}", cause=faults, fix=f"correct it, or {_SEE}")
+        found = dict(list_faults(error, Config, _RENAMED))
+    names = {path: (typed or {}).get(path, path) for path in found}
+    faults = [names[path] + fault.removeprefix(path) for path, fault in found.items()]
+    raise ConfigError(
+        f"invalid {', '.join(names.values())}",
+        cause="\n".join(faults),
+        fix=f"correct it, or {_SEE}",
+    )
 
 
 def find_config(source: str) -> Path:

@@ -74,6 +74,7 @@ class Script:
     status, error, headers  of an answer that is an error
     is_cut  whether the connection ends in the middle of the answer
     may_go_on  the answer waits for it before its first chunk
+    may_load  the list of traits waits for it; it is set at first
     """
 
     traits: list[dict[str, Any]]
@@ -84,11 +85,17 @@ class Script:
     is_cut: bool = False
     may_go_on: threading.Event = field(default_factory=threading.Event)
     model: str = "scripted"
+    may_load: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.may_load.set()
 
     async def models(self, request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [{"id": self.model}]})
 
     async def list_traits(self, request: Request) -> Response:
+        while not self.may_load.is_set():
+            await asyncio.sleep(0.01)
         return JSONResponse({"object": "list", "data": self.traits})
 
     async def chat(self, request: Request) -> Response:

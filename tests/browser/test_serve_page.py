@@ -402,6 +402,20 @@ def test_what_the_server_refuses_is_said_and_may_be_tried_again(page: Page) -> N
     assert (record["prompt"], record.get("history", [])) == ("How does it work?", [])
 
 
+def test_a_message_that_is_sent_before_the_page_has_loaded_is_sent_then(tabs: Tabs) -> None:
+    script = Script(TRAITS, status=500, error="out of memory")
+    script.may_load.clear()
+    with scripted(script) as address:
+        page = tabs.open(address)
+        ask(page, "Hello!")
+        expect(page.locator(".turn")).to_have_count(0)
+
+        script.may_load.set()
+
+        expect(page.locator(".turn .error")).to_contain_text("out of memory")
+        expect(page.locator("#message")).to_have_value("")
+
+
 @pytest.mark.parametrize(
     ("status", "headers", "shown"),
     [

@@ -112,7 +112,7 @@ MISTAKES = {
     "an unknown format": Mistake(
         ["build-vector", "--export=npz"],
         "invalid --export npz",
-        "expected gguf, pt, safetensors or csv, got 'npz'",
+        "expected gguf, pt, safetensors, vllm-lens, lm-eval or csv, got 'npz'",
         "see traitcli build-vector --help",
     ),
     "an unknown key": Mistake(
@@ -305,7 +305,8 @@ def test_failed_traits_give_exit_code_1_and_an_error_each(copied):
     assert lines[at + 1 : at + 3] == [
         "  cause: 0 positive and 0 negative of 10 a side (paired, threshold 100, coherence 50); "
         "each side needs 2",
-        "  fix: lower --threshold, set filter.pairing to independent, or raise extract.repeats",
+        "  fix: lower filter.threshold, set filter.pairing to independent, or raise "
+        "extract.repeats",
     ]
     assert lines[-1].endswith(": 0 vectors built, 2 traits failed, in runs/tiny")
 

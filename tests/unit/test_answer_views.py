@@ -91,6 +91,7 @@ def test_an_answer_as_text():
         "evil    +0.80   +4.50  help\n"
         "plain   −0.40   +4.00  not  raw\n"
         "\n"
+        "⟨…⟩⁺ and ⟨…⟩⁻ hold tokens where evil reaches +1 or −1, its class means\n"
         "steered by evil ≤ +0.5 at layer 15, plain +1 at layer 7 if evil > +1\n"
         "alarm mean(evil)>1: +1.25 at token 3; the answer ends here\n"
         "brake evil<=0.5@15 held at 2 of 5 tokens\n"

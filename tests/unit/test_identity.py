@@ -163,7 +163,7 @@ def test_a_vector_of_some_layers_is_read_with_the_models_number(loaded, tmp_path
     assert (error.value.problem, error.value.cause, error.value.fix) == (
         "the vector of evil has no layer 3",
         "its file has layers 2",
-        "--layer 2, or another of these",
+        "layer 2, or another of these",
     )
 
 

@@ -224,14 +224,58 @@ def test_a_steered_answer_is_that_of_a_naive_hook(model, formal):
     assert steered.text == text
 
 
-def test_texts_cannot_be_scored_while_the_model_is_steered(model, formal):
+def test_steering_acts_on_what_was_watched_before_it_after_that_of_the_watch(model, formal):
+    watch = model.watch(formal, layer=2)
+    own = replace(watch, steering=model.steer({formal: "1@1"}).added)
+
+    async def later():
+        return await model.agenerate("Why?", watch, max_new_tokens=2)
+
+    with model.steer({formal: 2.0}):
+        answers = [model.generate("Why?", watch, max_new_tokens=2), asyncio.run(later())]
+        streamed = model.stream("Why?", watch, max_new_tokens=2)
+        both = model.generate("Why?", own, max_new_tokens=2)
+    assert [token.index for token in streamed] == [0, 1]
+    after = model.generate("Why?", watch, max_new_tokens=2)
+
+    for answer in (*answers, streamed.answer):
+        assert [one.coefficient for one in answer.steering] == [2.0]
+    assert [one.coefficient for one in both.steering] == [1.0, 2.0]
+    assert after.steering == ()
+
+
+def test_what_watches_inside_of_steer_keeps_no_steering(model, formal):
+    with model.steer({formal: 2.0}):
+        watch = model.watch(formal)
+
+    assert model.generate("Why?", watch, max_new_tokens=2).steering == ()
+
+
+def test_a_steering_context_can_be_used_again_and_inside_itself(model, formal):
+    steered = model.steer({formal: 2.0})
+    for _ in range(2):
+        with steered, steered:
+            twice = model.generate("Why?", max_new_tokens=2)
+        after = model.generate("Why?", max_new_tokens=2)
+
+        assert [one.coefficient for one in twice.steering] == [2.0, 2.0]
+        assert after.steering == ()
+
+
+@pytest.mark.parametrize("call", ["score", "train", "extract"])
+def test_what_only_reads_is_refused_while_the_model_is_steered(model, formal, call):
+    calls = {
+        "score": lambda: model.score([("Hi", "Ho")], formal),
+        "train": lambda: model.train("other", POSITIVE, NEGATIVE),
+        "extract": lambda: model.extract("evil"),
+    }
     with model.steer({formal: 1.0}), pytest.raises(tc.TraitError, match="cannot be steered"):
-        model.score([("Hi", "Ho")], formal)
+        calls[call]()
 
 
 def test_two_vectors_of_one_name_are_refused(model, formal):
     with pytest.raises(tc.TraitError, match="two vectors are called formal"):
-        model.watch([formal, formal.at(layer=1)])
+        model.watch([formal, formal.at(layer=2)])
 
 
 def test_a_chat_is_answered_with_its_system_message_and_history(model):
@@ -252,8 +296,8 @@ def test_a_chat_is_answered_with_its_system_message_and_history(model):
 @pytest.mark.parametrize(
     ("options", "cause"),
     [
-        ({"temperature": -1}, "monitor.sampling.temperature: expected a number of at least 0"),
-        ({"max_new_tokens": 0}, "monitor.sampling.max_new_tokens: expected a whole number"),
+        ({"temperature": -1}, "temperature: expected a number of at least 0"),
+        ({"max_new_tokens": 0}, "max_new_tokens: expected a number of at le"),
         ({"tokens": 3}, "options are max_new_tokens, temperature"),
     ],
 )
@@ -365,7 +409,7 @@ def test_a_response_that_cannot_be_read_has_an_error_and_no_rows(model, formal):
     assert [answer.error for answer in answers] == [
         "the response is empty",
         "",
-        "not a JSON object",
+        "7 is none of (prompt, response), a chat, {'prompt': …, 'response': …}",
     ]
     assert set(tc.to_frame(answers).answer) == {1}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import doctest
 import inspect
 import io
@@ -94,6 +95,31 @@ def test_a_fresh_notebook_loads_by_name(folder):
     assert tc.load().name == tc.load("embedded").name == "smollm2-135m-instruct"
 
 
+def test_no_example_hides_a_shipped_vector():
+    pages = [*(ROOT / "docs").rglob("*.ipynb"), *(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]
+    texts = {str(page): page.read_text(encoding="utf-8") for page in pages}
+    texts |= {name: inspect.getdoc(value) or "" for name, value in examples()}
+    names = [path.stem for path in (ROOT / "vectors").rglob("*.safetensors")]
+
+    calls = rf"""\.extract\(\\?["']({"|".join(names)})\\?["'],"""
+    assert [place for place, text in texts.items() if re.search(calls, text)] == []
+
+
+def test_an_extraction_says_which_shipped_vector_it_hides(embedded, folder, capsys):
+    settings = {"extract.evaluation_questions": 0, "extract.sampling.max_new_tokens": 2}
+    settings |= {"extract.pairs_per_question": 1}
+    for name in ("evil", "my-evil"):
+        trait = dataclasses.replace(tc.load_trait("evil"), name=name)
+        embedded.extract(trait, questions=2, judge="fake", run=name, settings=settings)
+    printed = " ".join(capsys.readouterr().err.split())
+
+    path = "vectors/smollm2-135m-instruct/evil.safetensors"
+    assert printed.count("hides the shipped vector") == 1
+    assert f"{path} hides the shipped vector; remove the file to get that one back" in printed
+    (folder / path).unlink()
+    assert embedded.vector("evil").provenance == tc.load().vector("evil").provenance
+
+
 # Docstrings
 
 
@@ -121,7 +147,7 @@ INNER = {
     # What the command line and the server need of these objects, and plain accessors.
     *("Model.open", "Model.listening", "Model.fitted", "Model.chosen", "Model.prepare"),
     *(
-        "Model.steered_by",
+        "Model.check_unsteered",
         "Model.score_each",
         "Model.held",
         "Model.notify",
@@ -161,7 +187,7 @@ def test_an_example_in_a_docstring_runs(name, embedded, folder, capsys):
     }
     if name.startswith("Run"):
         embedded.extract("evil", questions=2, judge="fake", run="demo", settings=settings)
-    names = {"tc": tc, "model": embedded, "asyncio": asyncio}
+    names = {"tc": tc, "model": embedded, "asyncio": asyncio, "dataclasses": dataclasses}
     names |= {public: getattr(tc, public) for public in tc.__all__} | vars(tc.errors)
     text = inspect.getdoc(EXAMPLES[name])
     test = doctest.DocTestParser().get_doctest(text, names, name, None, 0)

@@ -232,19 +232,6 @@ def test_traits_of_the_rules_of_the_server_are_always_scored(loaded):
     assert (client.end().reason, len(client.tokens)) == ("alarm", 1)
 
 
-def test_steering_of_the_model_applies_to_all_requests(loaded):
-    model = model_of(loaded, "llama")
-    case = Case(model, 4, ways=("refusal=1@3",))
-    client = Client()
-
-    with model.steer({VECTORS["evil"]: 2.0}), serve(model) as service:
-        service.start(case.request(), client)
-        service.drain(60)
-
-    case.ways = ("evil=2", "refusal=1@3")
-    assert timeless(client.end().record) == timeless(case.monitored())
-
-
 @pytest.mark.parametrize("skips", [True, False])
 def test_tokens_of_a_thinking_part_count_as_the_config_says(loaded, skips):
     model = model_of(loaded, "llama", monitor={"skip_thinking": skips})
@@ -317,13 +304,18 @@ def test_many_requests_leave_nothing_behind(loaded):
         assert {ends.get(timeout=20).error for _ in range(count)} == {None}
         while service.counts.running:
             pass
+        return count_objects()
+
+    def count_objects():
         gc.collect()
         kinds = (torch.Tensor, ServedAnswer, AnswerSoFar, TokenScores)
         return [sum(issubclass(type(one), kind) for one in gc.get_objects()) for kind in kinds]
 
+    # Other tests keep records, too.
+    before = count_objects()
     with serve(model, limits=replace(LIMITS, waiting=400)) as service:
         first, second = run(KEPT + 8), run(KEPT + 8)
 
     # Records are the only thing that is kept, and their number has a bound.
     assert second == first
-    assert first[1:] == [0, 0, KEPT]
+    assert [one - other for one, other in zip(first, before, strict=True)][1:] == [0, 0, KEPT]

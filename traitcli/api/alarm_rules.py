@@ -48,10 +48,7 @@ def read_rules(
             raise UserError(
                 f"cannot set an alarm on calibrated scores of {rule.trait}",
                 cause="its vector has no class means, so its scores cannot be calibrated",
-                # A request has no options.
-                fix="choose another trait"
-                if option
-                else "add --raw, and set the bound for raw projections",
+                fix="choose another trait, or monitor with --raw and a bound for projections",
             )
     return rules
 
@@ -89,6 +86,6 @@ def _calibrated(bound: BoundOf, source: VectorSource, vector: TraitVector) -> Bo
         raise VectorError(
             f"thresholds of {vector.trait} do not apply to its calibrated scores",
             cause="its positive rollouts do not score higher than its negative ones",
-            fix="add --raw, or rebuild the vector",
+            fix="rebuild the vector, or monitor with --raw",
         )
     return lambda tokens: float(calibrate(bound(tokens), stats, layer))

@@ -101,7 +101,8 @@ class Answer(TokenScores):
 
     def __repr__(self) -> str:
         means = "".join(f", {trait}={mean:+.2f}" for trait, mean in self.scores.items())
-        return f"<Answer {self.error or self.response!r:.70}{means}>"
+        shown = f"error={self.error!r}" if self.error else f"{self.response!r:.70}"
+        return f"<Answer {shown}{means}>"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield answer_text(self, console.color_system, no_color=console.no_color)
@@ -117,11 +118,11 @@ class Answer(TokenScores):
 COLUMNS = ("token", "text", "trait", "layer", "raw", "calibrated", "counted")
 
 
-def to_frame(answers: Iterable[TokenScores]) -> pd.DataFrame:
+def to_frame(answers: TokenScores | Iterable[TokenScores]) -> pd.DataFrame:
     """The scores of several answers in one frame.
 
     Args:
-        answers: What `Model.score` or `Model.generate` returned.
+        answers: What `Model.score` returned, or one answer.
 
     Returns:
         The frames of `Answer.to_frame` below each other, with a column more in front: answer, the
@@ -134,6 +135,8 @@ def to_frame(answers: Iterable[TokenScores]) -> pd.DataFrame:
     """
     import pandas as pd
 
+    if isinstance(answers, TokenScores):
+        answers = [answers]
     parts: list[Any] = []
     for number, answer in enumerate(answers):
         frame = Answer.of(answer).to_frame()

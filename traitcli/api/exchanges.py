@@ -16,6 +16,7 @@ Transcripts = (
     | Iterable[tuple[str, str] | Mapping[str, Any] | Sequence[Mapping[str, str]] | Exchange]
 )
 """A file, or pairs, chats and dicts; see `Model.score`."""
+_ENTRIES = "(prompt, response), a chat, {'prompt': …, 'response': …}"
 
 
 def as_exchanges(transcripts: Transcripts) -> list[Exchange]:
@@ -39,6 +40,8 @@ def _read(entry: Any, about: Mapping[str, Any]) -> list[Exchange]:
             return [entry]
         case (str(prompt), str(response)):
             return [Exchange(prompt, response, about=about)]
+        case str() | bytes() | int() | float() | None:
+            return [Exchange("", "", about=about, problem=f"{entry!r:.40} is none of {_ENTRIES}")]
     try:
         return read_entry(entry, about).exchanges
     except ShapeError as error:

@@ -41,7 +41,10 @@ def extract(
         changes["extract.questions"] = questions
     if judge is not None:
         changes["judge.backend"] = judge
-    config = change_config(model.config, changes)
+    typed = {"extract.questions": "questions", "judge.backend": "judge"}
+    config = change_config(
+        model.config, changes, {key: typed[key] for key in typed if key not in settings}
+    )
     chosen = _choose(config, trait, questions)
     run = find_run(config, run_name)
     ledgers = RunLedgers(run, (chosen,))

@@ -9,6 +9,7 @@ from traitcli.api.model import Model
 from traitcli.api.vector import Vector
 from traitcli.api.vector_model import warn_user
 from traitcli.config import EMBEDDED, Config, ModelConfig, change_config, load_config
+from traitcli.errors import UserError
 from traitcli.generation.load import wrap_model
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -92,11 +93,18 @@ def vector(name: str, model: Model) -> Vector:
 
     Raises:
         VectorError: There is none, or it cannot be read.
+        UserError: The model is not loaded.
 
     Example:
         >>> tc.vector("evil", model).layer
         15
     """
+    if not isinstance(model, Model):
+        raise UserError(
+            f"{model!r:.60} is not a loaded model",
+            cause=f"it is of type {type(model).__name__}",
+            fix='load it first: model = traitcli.load("embedded")',
+        )
     return model.vector(name)
 
 
@@ -114,4 +122,5 @@ def _settings(name: str | None, config: str | Config | None, options: Mapping[st
         config = load_config() if is_embedded else Config(name=model.name, model=model)
     changes = {"model.id": name} if name else {}
     changes |= {f"model.{key}": value for key, value in options.items()}
-    return change_config(config, changes) if changes else config
+    typed = {key: key.removeprefix("model.") for key in changes} | {"model.id": "name_or_path"}
+    return change_config(config, changes, typed) if changes else config

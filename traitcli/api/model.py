@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
@@ -16,6 +16,8 @@ from traitcli.api.vector_model import VectorModel, Watched
 from traitcli.config import change_config
 from traitcli.errors import UserError, suggest
 from traitcli.events import Event
+from traitcli.files import join_surrogates
+from traitcli.monitoring.log_shapes import ShapeError, read_chat
 from traitcli.monitoring.monitor import monitor_steps, run_steps
 from traitcli.monitoring.score_texts import score_texts
 from traitcli.monitoring.watch import Watch
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from traitcli.record_json import FailedRecord
     from traitcli.records import TokenScores, Trait
 
-Prompt = str | Sequence[Mapping[str, str]]
+Prompt = str | Sequence[Mapping[str, Any]]
 """A user's message, or a chat whose last message is the user's."""
 
 
@@ -174,12 +176,7 @@ class Model(VectorModel):
             'Go away.'
         """
         watching = traits if isinstance(traits, Watch) else self.watch(traits, layer)
-        if watching.steering:
-            raise UserError(
-                "texts that exist already cannot be steered",
-                cause="score was called inside of steer",
-                fix="call it outside; it reads the model as it is",
-            )
+        self.check_unsteered(watching)
         found = self.score_each(as_exchanges(transcripts), watching)
         return [Answer.of(record) for record in found]
 
@@ -193,8 +190,8 @@ class Model(VectorModel):
     def train(
         self,
         name: str,
-        positive: Sequence[Example],
-        negative: Sequence[Example],
+        positive: Iterable[Example],
+        negative: Iterable[Example],
         method: str | None = None,
         layer: int | None = None,
     ) -> Vector:
@@ -215,6 +212,7 @@ class Model(VectorModel):
         Raises:
             DefinitionError: Examples are missing, empty, of several kinds, or too long.
             RunError: A side has fewer than two examples.
+            UserError: The model is being steered.
 
         Example:
             >>> formal = model.train(
@@ -225,10 +223,13 @@ class Model(VectorModel):
             >>> formal.trait, formal.layer_count
             ('formal', 31)
         """
+        self.check_unsteered()
         check_name(name)
         settings = {"vector.method": method, "vector.layer": layer}
         config = change_config(
-            self.config, {key: value for key, value in settings.items() if value is not None}
+            self.config,
+            {key: value for key, value in settings.items() if value is not None},
+            {"vector.method": "method", "vector.layer": "layer"},
         )
         with self.held():
             trait = trait_of(self.loaded, name, positive, negative)
@@ -261,12 +262,15 @@ class Model(VectorModel):
             ConfigError: A setting is not valid.
             RunError: The run has other settings, or too few answers pass the filter.
             JudgeError: The judge fails permanently.
+            UserError: The model is being steered.
 
         Example:
             >>> short = {"extract.evaluation_questions": 1, "extract.sampling.max_new_tokens": 2}
-            >>> model.extract("evil", questions=1, judge="fake", run="try", settings=short).trait
-            'evil'
+            >>> mine = dataclasses.replace(tc.load_trait("evil"), name="my-evil")
+            >>> model.extract(mine, questions=1, judge="fake", run="try", settings=short).trait
+            'my-evil'
         """
+        self.check_unsteered()
         with self.held():
             return extract(self, trait, questions, (judge, run), settings or {})
 
@@ -280,7 +284,10 @@ class Model(VectorModel):
         """Check everything now; the generator that is returned writes the answer."""
         watching = watch if isinstance(watch, Watch) else self.watch(watch)
         config, history, last = split_chat(prompt, self._options(watching, options))
-        watching = replace(watching, config=config, history=(*watching.history, *history))
+        # Those of the watch are what the command line and the chat steer by.
+        steering = (*watching.steering, *self._steering.get())
+        history = (*watching.history, *history)
+        watching = replace(watching, config=config, steering=steering, history=history)
 
         def steps() -> Generator[Event, None, Answer]:
             path = Path(out) if out is not None else None
@@ -300,12 +307,11 @@ class Model(VectorModel):
                     cause=f"options are {', '.join(known)}",
                     fix=suggest(name, known) or "leave it out",
                 )
-        changes = {
-            f"monitor.{'sampling.' * (name in _SAMPLING)}{name}": value
-            for name, value in options.items()
-        }
+        keys = {name: f"monitor.{'sampling.' * (name in _SAMPLING)}{name}" for name in options}
+        changes = {keys[name]: value for name, value in options.items()}
+        typed = {key: name for name, key in keys.items()}
         own = self.config.model_copy(update={"monitor": watch.config})
-        return change_config(own, changes).monitor if changes else watch.config
+        return change_config(own, changes, typed).monitor if changes else watch.config
 
 
 def split_chat(
@@ -313,17 +319,29 @@ def split_chat(
 ) -> tuple[MonitorConfig, tuple[Message, ...], str]:
     """The config with the chat's system message, the messages before the last, and its text.
 
-    Raises UserError for a chat whose last message is not the user's.
+    Raises UserError for what is no chat, or for one whose last message is not the user's.
     """
-    if isinstance(prompt, str):
-        return config, (), prompt
-    messages: list[Message] = [dict(message) for message in prompt]
-    if messages and messages[0].get("role") == "system":
+    messages = _messages(prompt)
+    if messages and messages[0]["role"] == "system":
         config = config.model_copy(update={"system": messages.pop(0)["content"]})
-    if not messages or messages[-1].get("role") != "user":
+    if not messages or messages[-1]["role"] != "user":
         raise UserError(
             "there is no message to answer",
             cause="the chat does not end with a message of the user",
             fix='add {"role": "user", "content": "…"}',
         )
     return config, tuple(messages[:-1]), messages[-1]["content"]
+
+
+def _messages(prompt: Prompt) -> list[Message]:
+    if isinstance(prompt, str):
+        # Half an emoji cannot be written to a file; a chat's texts are read alike.
+        return [{"role": "user", "content": join_surrogates(prompt)}]
+    try:
+        return read_chat(prompt)
+    except ShapeError as error:
+        raise UserError(
+            "the prompt is neither a text nor a chat",
+            cause=str(error),
+            fix='give a text, or [{"role": "user", "content": "…"}]; several prompts one by one',
+        ) from None

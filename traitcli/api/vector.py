@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class Vector(TraitVector):
     """A direction of a trait in a model's residual stream, at every layer 0 to L.
 
-    Vectors of one model can be added, subtracted, and multiplied by numbers. A multiple keeps its
-    calibrated scores; a sum has raw scores only, because nobody measured its classes.
+    Vectors of one model can be added, subtracted, and multiplied or divided by numbers. A multiple
+    keeps its calibrated scores; a sum has raw scores only, because nobody measured its classes.
 
     Example:
         >>> evil = tc.vector("evil", model)
@@ -63,7 +63,7 @@ class Vector(TraitVector):
                 cause=f"it has layers 0 to {self.layer_count - 1}",
                 fix="choose one of them",
             )
-        return replace(self, layer=layer)
+        return replace(self, layer=int(layer))
 
     def renamed(self, name: str) -> Self:
         """The same vector under another name, which scores and records then have.
@@ -132,10 +132,35 @@ class Vector(TraitVector):
 
     __rmul__ = __mul__
 
+    def __truediv__(self, divisor: float) -> Self:
+        if not isinstance(divisor, int | float | np.number):
+            return NotImplemented
+        return self * (1 / divisor if divisor else float("inf"))
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both have the same name, model, layer and numbers, as a copy has."""
+        if not isinstance(other, Vector):
+            return NotImplemented
+        return self._key == other._key and all(
+            np.array_equal(own, its) for own, its in zip(self._arrays, other._arrays, strict=True)
+        )
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
     def __repr__(self) -> str:
         verdict = self.quality.verdict or "no verdict"
         layers = f"layer {self.layer} of 0 to {self.layer_count - 1}"
         return f"<Vector {self.trait} of {self.model}: {verdict}, {layers}>"
+
+    @property
+    def _key(self) -> tuple[Any, ...]:
+        return self.trait, self.model, self.layer, (*self.directions,), (*self.stats,)
+
+    @property
+    def _arrays(self) -> list[Any]:
+        stats = [getattr(one, each.name) for one in self.stats.values() for each in fields(one)]
+        return [*self.directions.values(), *stats]
 
     @property
     def _position(self) -> Position:
@@ -210,11 +235,12 @@ def read(path: str | Path, layer: int | None = None) -> Vector:
 
 def check_name(name: str) -> None:
     """Raise UserError for a name that --steer, or a file, could not have."""
-    is_file_name = name.isprintable() and Path(name).name == name and name not in {".", ".."}
-    if not name or not is_file_name or set(name) & set(" =@<>"):
+    is_text = isinstance(name, str) and name.isprintable()
+    is_file_name = is_text and Path(name).name == name and name not in {"", ".", ".."}
+    if not is_file_name or set(name) & set(" =@<>"):
         raise UserError(
             f"{name!r} cannot name a trait",
-            cause="a name is also used in file names and in --steer NAME=1@14",
+            cause="a name is also used in file names, and in steering as NAME=1@14",
             fix="use letters, digits, - and _",
         )
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from copy import copy
+from dataclasses import dataclass
+from inspect import currentframe
+from math import isfinite
+from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
 
 from traitcli.api.alarm_rules import read_rules
 from traitcli.api.turns import Turns
@@ -35,6 +38,9 @@ if TYPE_CHECKING:
 Watched = str | TraitVector | Iterable[str | TraitVector]
 """Names of traits and vectors."""
 Key = TypeVar("Key", bound=str | TraitVector)
+Steerable = TypeVar("Steerable", bound="VectorModel")
+Coefficient = float | str | Sequence[float | str]
+"""How to steer along one vector: a number, a text as behind --steer, or several of them."""
 _FILES = {".safetensors", ".pt", ".gguf", ".json"}
 
 
@@ -73,6 +79,13 @@ class VectorModel:
         layers = f"layers 0 to {self.loaded.blocks}"
         return f"<{type(self).__name__} {self.name} on {self.loaded.device}, {layers}>"
 
+    def __reduce__(self) -> NoReturn:
+        raise UserError(
+            "a model cannot be pickled",
+            cause="its weights are in the memory of this process",
+            fix="load it in each process, with traitcli.load",
+        )
+
     @property
     def name(self) -> str:
         """The name of the folder that has its vectors."""
@@ -80,7 +93,8 @@ class VectorModel:
 
     def listening(self, on_event: Listener) -> Self:
         """The same model, whose events go to another listener; it shares turns and steering."""
-        other = copy(self)
+        other = object.__new__(type(self))
+        vars(other).update(vars(self))
         other._on_event = on_event
         return other
 
@@ -137,9 +151,8 @@ class VectorModel:
 
     def chosen(self, watched: Watched) -> dict[str, Vector]:
         """Trait -> vector; raises UserError where two vectors have one name."""
-        each = [watched] if isinstance(watched, str | TraitVector) else list(watched)
         found: dict[str, Vector] = {}
-        for one in dict.fromkeys(each):
+        for one in dict.fromkeys(_each(watched)):
             vector = self.vector(one) if isinstance(one, str) else self.fitted(one)
             if vector.trait in found:
                 raise UserError(
@@ -155,7 +168,7 @@ class VectorModel:
     def watch(
         self, watched: Watched = (), layer: int | None = None, stop_on: str | Iterable[str] = ()
     ) -> Watch:
-        """What is scored while the model writes or reads, with the present steering.
+        """What is scored while the model writes or reads; `steer` acts around the call, not here.
 
         Args:
             watched: Traits and vectors.
@@ -181,19 +194,23 @@ class VectorModel:
         probes = make_probes(vectors.values(), self.loaded, self.config.vector.position, layer)
         source = VectorSource(self.config, None, tuple(vectors), layer)
         texts = [stop_on] if isinstance(stop_on, str) else stop_on
-        rules = read_rules(texts, "stop", source, vectors)
-        return Watch(probes, self.config.monitor, self._steering.get(), rules)
+        rules = read_rules(texts, "stop", source, vectors, option="stop_on")
+        return Watch(probes, self.config.monitor, rules=rules)
 
     # Two types of one thing: the key of a Mapping is invariant, and a literal has mixed keys.
     @overload
     def steer(
-        self, coefficients: Mapping[str | TraitVector, float | str]
+        self, coefficients: Mapping[str | TraitVector, Coefficient], watch: Watched = ()
     ) -> AbstractContextManager[Self]: ...
 
     @overload
-    def steer(self, coefficients: Mapping[Key, float | str]) -> AbstractContextManager[Self]: ...
+    def steer(
+        self, coefficients: Mapping[Key, Coefficient], watch: Watched = ()
+    ) -> AbstractContextManager[Self]: ...
 
-    def steer(self, coefficients: Mapping[Any, float | str]) -> AbstractContextManager[Self]:
+    def steer(
+        self, coefficients: Mapping[Any, Coefficient], watch: Watched = ()
+    ) -> AbstractContextManager[Self]:
         """Push along vectors, or brake, in every answer that is written inside `with`.
 
         Args:
@@ -201,10 +218,13 @@ class VectorModel:
                 class means. A vector is added at its own layer; `vector.at(layer=14)` and
                 `{"evil": "4@14"}` choose another one. Brakes are texts, as for --steer:
                 `{"evil": "ablate"}` removes the direction, `{"evil": "<=0.5"}` caps its score, and
-                `{"refusal": "1 if evil>1"}` pushes only while another score is beyond a bound.
+                `{"refusal": "1 if evil>1"}` pushes only while another score is beyond a bound. A
+                list holds several for one trait: `{"evil": ["<=1", ">=-1"]}`.
+            watch: Vectors that only conditions look at, such as one in memory: `watch=formal` for
+                `"1 if formal>1"`. Others are found by name.
 
         Returns:
-            A context, which gives the model. Nested ones add up.
+            A context, which gives the model, and can be used again. Nested ones add up.
 
         Raises:
             UserError: A coefficient has another form.
@@ -216,33 +236,22 @@ class VectorModel:
             >>> answer.steering[0].coefficient
             -2.0
         """
-        vectors = self.chosen(coefficients)
-        values = dict(zip(vectors, coefficients.values(), strict=True))
-        for value in values.values():
+        if not isinstance(coefficients, Mapping):
+            raise _not_steering(coefficients)
+        values = zip(self.chosen(coefficients), coefficients.values(), strict=True)
+        single = [
+            (trait, one)
+            for trait, value in values
+            for one in (value if isinstance(value, list | tuple) else [value])
+        ]
+        vectors = self.chosen([*coefficients, *_each(watch)])
+        for _, value in single:
             # What a gate looks at need not be among the traits that are steered.
             watched = watched_trait(value) if isinstance(value, str) else None
             if watched and watched not in vectors:
                 vectors[watched] = self.vector(watched)
-        # Every kind of intervention is read here: a number, or a text as --steer takes it.
-        interventions: list[Intervention] = [
-            parse_intervention(_as_typed(trait, value), vectors)
-            if isinstance(value, str)
-            else Push(trait, float(value), vectors[trait].layer)
-            for trait, value in values.items()
-        ]
-        return self.steered_by(interventions, vectors)
-
-    @contextmanager
-    def steered_by(
-        self, interventions: Iterable[Intervention], vectors: Mapping[str, TraitVector]
-    ) -> Iterator[Self]:
-        """The same as `steer`, for interventions that are parsed already."""
-        before = self._steering.get()
-        self._steering.set((*before, *self.prepare(interventions, vectors)))
-        try:
-            yield self
-        finally:
-            self._steering.set(before)
+        interventions = [_intervention(trait, value, vectors) for trait, value in single]
+        return _Steered(self, self._steering, self.prepare(interventions, vectors))
 
     def prepare(
         self, interventions: Iterable[Intervention], vectors: Mapping[str, TraitVector]
@@ -253,14 +262,79 @@ class VectorModel:
             interventions, fitted, self.loaded, self.config.vector.position
         )
 
+    def check_unsteered(self, watch: Watch | None = None) -> None:
+        """Raise UserError for a call that only reads where something steers."""
+        if self._steering.get() or (watch and watch.steering):
+            raise UserError(
+                "texts that exist already cannot be steered",
+                cause="score, train and extract read the model as it is",
+                fix="call it outside of `with model.steer(…)`",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Steered(AbstractContextManager[Steerable]):
+    """Interventions that act on what is written inside `with`, as often as it is entered."""
+
+    model: Steerable
+    active: ContextVar[tuple[PreparedIntervention, ...]]
+    added: tuple[PreparedIntervention, ...]
+
+    def __enter__(self) -> Steerable:
+        self.active.set((*self.active.get(), *self.added))
+        return self.model
+
+    def __exit__(self, *error: object) -> None:
+        # Contexts end in the opposite order, so the last ones are its own, in each task.
+        now = self.active.get()
+        self.active.set(now[: len(now) - len(self.added)])
+
 
 def warn_user(event: Event) -> None:
     """Pass a warning on as a Python warning; other events are not shown."""
     if isinstance(event, Warned):
         text = f"{event.trait}: {event.message}" if event.trait else event.message
-        warnings.warn(text, TraitWarning, stacklevel=3)
+        warnings.warn(text, TraitWarning, stacklevel=_user_level() - 1)
 
 
-def _as_typed(trait: str, value: str) -> str:
-    """What --steer takes: `evil=4@14`, or the text itself behind the name for another sign."""
-    return f"{trait}{value}" if value[:1] in "<>" else f"{trait}={value}"
+def _user_level() -> int:
+    """How many calls away the user's line is: what calls the outermost function of the package."""
+    # As skip_file_prefixes, which Python 3.11 lacks.
+    names, frame = [], currentframe()
+    while frame:
+        names.append(str(frame.f_globals.get("__name__")).partition(".")[0])
+        frame = frame.f_back
+    return len(names) - names[::-1].index(__package__.partition(".")[0]) + 1
+
+
+def _each(watched: Watched) -> list[str | TraitVector]:
+    """The names and vectors; raises UserError for anything else."""
+    one = isinstance(watched, str | TraitVector) or not isinstance(watched, Iterable)
+    each: list[Any] = [watched] if one else list(watched)  # type: ignore[arg-type]
+    for item in each:
+        if not isinstance(item, str | TraitVector):
+            raise UserError(
+                f"{item!r:.60} is neither the name of a trait nor a vector",
+                cause=f"it is of type {type(item).__name__}",
+                fix="give names, vectors or a list of both; a file with traitcli.read(path)",
+            )
+    return each
+
+
+def _not_steering(value: object) -> UserError:
+    return UserError(
+        f"cannot steer by {value!r:.60}",
+        cause=f"it is of type {type(value).__name__}",
+        fix='give traits or vectors with numbers or texts: {"evil": -2.0, "refusal": "ablate"}',
+    )
+
+
+def _intervention(trait: str, value: object, vectors: Mapping[str, Vector]) -> Intervention:
+    """Every kind is read here: a number, or a text as --steer takes it behind the name."""
+    if isinstance(value, Real) and isfinite(value):
+        return Push(trait, float(value), vectors[trait].layer)
+    if not isinstance(value, str):
+        raise _not_steering({trait: value})
+    # A bound has its own sign: `evil<=0.5`, but `evil=4@14`.
+    sign = "" if value.lstrip()[:1] in {"<", ">"} else "="
+    return parse_intervention(f"{trait}{sign}{value.strip()}", vectors, "steering")

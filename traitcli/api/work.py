@@ -16,7 +16,7 @@ from traitcli.pipeline.ledgers import RunLedgers
 from traitcli.records import Trait
 from traitcli.runs.run import Run, check_run, find_run, lock_run, require_run, start_run
 from traitcli.traits.definitions import select_traits
-from traitcli.vectors.ownership import check_owner
+from traitcli.vectors.ownership import check_owner, hiding_notes
 
 if TYPE_CHECKING:
     from traitcli.models.loaded import LoadedModel
@@ -119,6 +119,10 @@ class Work:
 
         with log:
             show(self._start_event(placement))
+            if "vectors" in self.stages:
+                hiding = hiding_notes(self.config, [trait.name for trait in self.traits])
+                for trait, note in hiding.items():
+                    show(Warned(trait, note))
             try:
                 failures = run_jobs(jobs, placement, show, self.trust, self.loaded)
             except JudgeError:

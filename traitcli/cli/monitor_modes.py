@@ -59,14 +59,14 @@ def monitor_source(options: MonitorOptions, config: Config) -> None:
     ) as view:
         model = Model.open(config, view.show, options.trust)
         vectors = {name: model.fitted(vector) for name, vector in vectors.items()}
-        with model.steered_by(interventions, vectors):
-            watching = replace(
-                model.watch(source.chosen(vectors).values(), options.layer),
-                rules=tuple(rules),
-                raw=display.raw,
-                prompts=display.prompt_tokens,
-                by_layer=by_layer,
-            )
+        watching = replace(
+            model.watch(source.chosen(vectors).values(), options.layer),
+            steering=model.prepare(interventions, vectors),
+            rules=tuple(rules),
+            raw=display.raw,
+            prompts=display.prompt_tokens,
+            by_layer=by_layer,
+        )
         has_failed = run_mode(MonitorSession(options, vectors, model, view), watching)
     if has_failed:
         # After the view has released the terminal.

@@ -104,7 +104,7 @@ def make_probes(
             raise VectorError(
                 f"the vector of {vector.trait} has no layer {chosen}",
                 cause=f"its file has layers {', '.join(map(str, provided))}",
-                fix=f"--layer {provided[len(provided) // 2]}, or another of these",
+                fix=f"layer {provided[len(provided) // 2]}, or another of these",
             )
         probes[vector.trait] = Probe(vector, position, chosen)
     return probes

@@ -80,7 +80,7 @@ def compare_methods(
     judges = choose_judges(known_judges, judge, run.name)
     for trait in traits:
         evidence = _evidence(trait, snapshots[trait.name], judges[trait.name], config)
-        layer, trials = chosen_layer(config, evidence.build), {}
+        layer, trials = chosen_layer(config, evidence.build.activations.shape[1]), {}
         for name, method in METHODS.items():
             on_step(f"{trait.name}: {name.replace('_', ' ')}")
             trials[name] = _try_method(evidence, method, layer)

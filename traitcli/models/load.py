@@ -62,6 +62,12 @@ def wrap_model(
             cause="it is not a causal language model of transformers",
             fix="load it with AutoModelForCausalLM",
         )
+    if not hasattr(tokenizer, "apply_chat_template"):
+        raise ModelError(
+            f"cannot use a {type(tokenizer).__name__} as a tokenizer",
+            cause="it is not a tokenizer of transformers",
+            fix="load it with AutoTokenizer",
+        )
     device = str(model.get_input_embeddings().weight.device)
     with borrowed(model):
         loaded = _describe(config, device, model, _with_padding(config.name, model, tokenizer), "")

@@ -20,7 +20,7 @@ OperatingPoint = Callable[[str, Summary, float], BoundOf]
 
 RATE = r"(?P<rate>\d+\.?\d*|\.\d+)\s*(?P<percent>%?)"
 """A false-positive rate as text, such as 1% or .01; `read_rate` gives its number."""
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)"
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _RULE = re.compile(
     rf"(?:(?P<kind>{'|'.join(get_args(Kind))})\()?(?P<trait>[^()<>@,\s]+)"
     rf"(?:,\s*(?P<length>\d+))?(?P<close>\))?"

@@ -105,6 +105,18 @@ def has_text(message: Mapping[str, Any]) -> bool:
     return bool(_Reader()._message_text(message))
 
 
+def read_chat(value: Any) -> list[Message]:
+    """The messages of a chat; raises ShapeError for anything else, and for what is no text."""
+    messages = list(value) if isinstance(value, Sequence) else value
+    if messages != [] and not is_chat(messages):
+        raise ShapeError(f"a chat is a list of messages with role and content, not {value!r:.60}")
+    reader = _Reader()
+    read = reader._messages(messages)
+    if reader.left_out - {"thinking"}:
+        raise ShapeError(f"a message has {', '.join(sorted(reader.left_out))}, which is no text")
+    return read
+
+
 def _is_message(value: Any) -> bool:
     if not isinstance(value, Mapping):
         return False

@@ -149,7 +149,7 @@ def compute_vector(
         neutral=readings.neutral(kept, unseen, position),
     )
     quality = replace(
-        measure_vector(evidence, chosen_layer(config, build)),
+        measure_vector(evidence, chosen_layer(config, build.activations.shape[1])),
         position=position,
         context=readings.context(position),
         positive_kept=positive,
@@ -245,13 +245,13 @@ def _too_few(trait: Trait, selection: Selection, positive: int, negative: int) -
         f"too few rollouts of {trait.name} pass the filter",
         cause=f"{positive} positive and {negative} negative of {total} a side "
         f"({selection.filter}); each side needs {MIN_ROLLOUTS}",
-        fix="lower --threshold, set filter.pairing to independent, or raise extract.repeats",
+        fix="lower filter.threshold, set filter.pairing to independent, or raise extract.repeats",
     )
 
 
-def chosen_layer(config: Config, build: LabelledActivations) -> int | Literal["auto"]:
+def chosen_layer(config: Config, layer_count: int) -> int | Literal["auto"]:
     """`vector.layer`; raises VectorError if the model has no such layer."""
-    layer, layer_count = config.vector.layer, build.activations.shape[1]
+    layer = config.vector.layer
     if layer != "auto" and layer >= layer_count:
         raise VectorError(
             f"vector.layer {layer} does not exist",

@@ -113,17 +113,32 @@ def choose_size(
     return choose_read_size(loaded, longest, config.extract.batch_size, warn)
 
 
+def _line(response: LabelledResponse) -> str:
+    return f"{response.file} line {response.line}: it"
+
+
+def _length(text: Text) -> int:
+    return len(text.prompt) + len(text.response)
+
+
 def plan_readings(
-    trait: Trait, keys: Sequence[RolloutKey], loaded: LoadedModel
+    trait: Trait,
+    keys: Sequence[RolloutKey],
+    loaded: LoadedModel,
+    place: Callable[[LabelledResponse], str] = _line,
 ) -> list[PlannedReading]:
-    """Tokenize labelled responses; raises DefinitionError, which lists those that do not fit."""
+    """Tokenize labelled responses; raises DefinitionError, which lists those that do not fit.
+
+    `place` gives the subject of the sentence about one.
+    """
     responses = trait.by_rollout()
-    planned, faults = [], []
+    planned, faults, is_long = [], [], False
     for key in keys:
         response = responses[key]
         one = _plan(loaded, key, response)
         if fault := _fault(loaded, one.text, response):
-            faults.append(f"{response.file} line {response.line}: {fault}")
+            faults.append(f"{place(response)} {fault}")
+            is_long |= _length(one.text) > loaded.context
         planned.append(one)
 
     if faults:
@@ -133,20 +148,22 @@ def plan_readings(
         raise DefinitionError(
             f"{trait.name}: some labelled responses do not fit {loaded.name}",
             cause="\n".join(listed),
-            fix="shorten or remove them",
+            fix=f"{'shorten' if is_long else 'lengthen'} or remove them",
         )
     return planned
 
 
 def _fault(loaded: LoadedModel, text: Text, response: LabelledResponse) -> str:
     """Why a response cannot be read, or ""."""
-    length = len(text.prompt) + len(text.response)
+    length = _length(text)
     if length > loaded.context:
-        return f"it has {length} tokens; the model reads at most {loaded.context}"
+        return f"has {length} tokens; the model reads at most {loaded.context}"
     if not text.prompt:
-        return "it has no prompt, and the model has no token that starts a text"
+        return "has no prompt, and the model has no token that starts a text"
     if not text.response and response.form == "text":
-        return "it has no text after its last special token, or after its first token"
+        if length == 1:
+            return "is one token, and the first token of a text is not read"
+        return "has no text after its last special token"
     return ""
 
 

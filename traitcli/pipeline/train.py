@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from traitcli.judging import ProvidedJudge, judge_id
 from traitcli.models.identity import identity_of
 from traitcli.models.loaded import LoadedModel
 from traitcli.models.prompts import conversation, render
-from traitcli.pipeline.build_vector import compute_vector, with_provenance
+from traitcli.pipeline.build_vector import chosen_layer, compute_vector, with_provenance
 from traitcli.pipeline.messages import RolloutsReleased
 from traitcli.pipeline.read_responses import choose_size, plan_readings, read_planned
 from traitcli.pipeline.snapshot import TraitSnapshot
@@ -60,9 +60,11 @@ def train_vector(
         on_event: Receives warnings.
 
     Raises DefinitionError when a response does not fit the model, RunError when there are fewer
-    than two of a side.
+    than two of a side, VectorError for a layer that does not exist.
     """
-    planned = plan_readings(trait, list(trait.by_rollout()), loaded)
+    # Checked before the examples, so that neither mistake hides the other.
+    chosen_layer(config, loaded.layer_count)
+    planned = plan_readings(trait, list(trait.by_rollout()), loaded, _place)
     size = choose_size(loaded, planned, config, trait.name, _warnings(on_event))
     rollouts: list[Rollout] = []
     states: dict[str, Mapping[Position, Floats]] = {}
@@ -87,14 +89,15 @@ def train_vector(
 
 
 def trait_of(
-    loaded: LoadedModel, name: str, positive: Sequence[Example], negative: Sequence[Example]
+    loaded: LoadedModel, name: str, positive: Iterable[Example], negative: Iterable[Example]
 ) -> Trait:
     """A trait of labelled responses from examples of both sides.
 
     As many texts of each side are taken for pairs in this order. Raises DefinitionError for
     examples that are empty, or of another kind than the first.
     """
-    sides = dict(zip(POLARITIES, (positive, negative), strict=True))
+    both = zip(POLARITIES, (positive, negative), strict=True)
+    sides = {side: _listed(name, side, examples) for side, examples in both}
     drafts = list(_drafts(loaded, name, sides))
     found = number_drafts(drafts, f"the examples of {name}")
     return Trait(
@@ -110,13 +113,18 @@ def trait_of(
     )
 
 
+def _listed(name: str, side: Polarity, examples: Iterable[Example]) -> list[Example]:
+    if isinstance(examples, str) or not isinstance(examples, Iterable):
+        kind = "one text" if isinstance(examples, str) else f"of type {type(examples).__name__}"
+        raise _fault(name, f"{side} is {kind}", f"give a list: {side}=[…]")
+    return list(examples)
+
+
 def _drafts(
     loaded: LoadedModel, name: str, sides: Mapping[Polarity, Sequence[Example]]
 ) -> Iterator[Draft]:
     kind = next((_kind(one) for examples in sides.values() for one in examples), None)
     for side, examples in sides.items():
-        if isinstance(examples, str):
-            raise _fault(name, f"{side} is one text", f"give a list: {side}=[…]")
         for index, example in enumerate(examples):
             if not _kind(example) or _kind(example) != kind:
                 cause = f"{side}[{index}] is {_kind(example) or type(example).__name__}"
@@ -197,6 +205,10 @@ def _texts(name: str, side: Polarity, examples: Sequence[Any]) -> list[str]:
         if not text.strip():
             raise _fault(name, f"{side}[{index}] is empty", "leave it out")
     return texts
+
+
+def _place(example: LabelledResponse) -> str:
+    return f"{example.polarity}[{example.line - 1}]"
 
 
 def _check(name: str, label: str, text: str) -> str:

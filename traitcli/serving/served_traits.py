@@ -86,7 +86,7 @@ class ServedTraits:
         return Watch(
             {name: self._watch.probes[name] for name in scored},
             config,
-            (*self._watch.steering, *steering),
+            steering,
             (*self._watch.rules, *rules),
             history=history,
             about=request.about,

@@ -10,12 +10,13 @@ from traitcli.interventions import Ablate, Cap, Condition, Gate, Intervention, P
 from traitcli.records import TraitVector
 
 _TRAIT = r"[^=<>@\s]+"
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)"
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _IF = rf"\s+if\s+(?P<watched>{_TRAIT})\s*(?P<side>[<>])\s*(?P<score>{_NUMBER})"
 _CONDITION = re.compile(_IF, re.ASCII)
 _ADDED = re.compile(
     rf"(?P<trait>{_TRAIT})=(?P<coefficient>{_NUMBER})(?:@(?P<layer>\d+))?(?:{_IF})?", re.ASCII
 )
+_UNBOUND = re.compile(rf"\s+if\s+{_TRAIT}$", re.ASCII)
 _ABLATED = re.compile(rf"(?P<trait>{_TRAIT})=ablate(?:@(?P<layer>\d+|all))?", re.ASCII)
 _CAPPED = re.compile(
     rf"(?P<trait>{_TRAIT})\s*(?P<side>[<>])=\s*(?P<score>{_NUMBER})(?:@(?P<layer>\d+))?", re.ASCII
@@ -58,6 +59,12 @@ def parse_intervention(
         trait, layer = _trait_and_layer(found, vectors)
         return Cap(trait, float(found["score"]), found["side"] == "<", layer)
 
+    if _UNBOUND.search(text):
+        raise UserError(
+            f"invalid {option} {text}",
+            cause="the condition has no bound: it is TRAIT>SCORE or TRAIT<SCORE",
+            fix=f"for example '{text}>1'",
+        )
     raise UserError(
         f"invalid {option} {text}",
         cause="expected TRAIT=COEFFICIENT, TRAIT=ablate, TRAIT<=SCORE, TRAIT>=SCORE or "

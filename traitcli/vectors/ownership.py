@@ -1,4 +1,4 @@
-"""Keeps a vector of one model from being replaced by that of another."""
+"""Says whose place a vector takes: that of another model's, or of a shipped one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from traitcli.config import Config
 from traitcli.errors import VectorError
 from traitcli.files import full_id
+from traitcli.shipped import find_shipped
 from traitcli.vectors.files import read_header, vector_folder
 
 
@@ -35,6 +36,17 @@ def owner_notes(config: Config, paths: Sequence[Path]) -> list[str]:
     for path in paths:
         if path.parent == vector_folder(config) and (models := _other_model(config, path)):
             notes.append(f"{path} was built from {models[0]}, not from {models[1]}")
+    return notes
+
+
+def hiding_notes(config: Config, traits: Sequence[str]) -> dict[str, str]:
+    """Trait -> a sentence, for each vector to be written that is found before a shipped one."""
+    notes = {}
+    for trait in traits:
+        own = vector_folder(config) / f"{trait}.safetensors"
+        shipped = find_shipped("vectors") / config.model.name / own.name
+        if shipped.is_file() and shipped.resolve() != own.resolve():
+            notes[trait] = f"{own} hides the shipped vector; remove the file to get that one back"
     return notes
 
 

@@ -102,6 +102,12 @@ def answer_text(
         for row in rows:
             _append_row(text, row, scores.tokens, palette, width)
     lines = notes(scores)
+    if palette.depth == "none" and "⟩" in text.plain and (trait := strongest_trait(scores)):
+        name = one_line(trait)
+        lines = [
+            f"⟨…⟩⁺ and ⟨…⟩⁻ hold tokens where {name} reaches +1 or −1, its class means",
+            *lines,
+        ]
     if lines:
         text.append("\n" + "".join(f"\n{line}" for line in lines), QUIET)
     return text

@@ -170,7 +170,7 @@ def brakes_text(held: Mapping[str, int], tokens: int) -> str:
 
 
 def _signed(number: float) -> str:
-    return with_minus(f"{number:+g}")
+    return with_minus(f"{number:+g}") if number else "0"
 
 
 def alarm_text(event: AlarmRaised) -> str:

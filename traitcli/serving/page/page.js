@@ -10,6 +10,7 @@ const state = {
   last: 0, // number of the last turn
 };
 let panel = null;
+let isSentEarly = false; // a message was sent before the page knew the traits
 
 // ---- what the server has
 
@@ -26,6 +27,7 @@ async function load() {
   byId("message").focus();
   // With another key, a chat goes on as it is.
   if (panel === null) build(models.data[0].id, traits.data);
+  if (isSentEarly) submit();
 }
 
 function build(model, traits) {
@@ -283,7 +285,8 @@ function startAnew() {
 
 function submit() {
   const text = byId("message").value;
-  if (text.trim() === "" || state.running || panel === null) return;
+  isSentEarly = panel === null;
+  if (text.trim() === "" || state.running || isSentEarly) return;
   byId("message").value = "";
   fitMessage();
   ask(text);
@@ -323,7 +326,10 @@ function listen() {
     load();
   });
   for (const idea of document.querySelectorAll(".ideas button"))
-    idea.addEventListener("click", () => ask(idea.textContent.replace(/\s+/g, " ").trim()));
+    idea.addEventListener("click", () => {
+      byId("message").value = idea.textContent.replace(/\s+/g, " ").trim();
+      submit();
+    });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redrawCharts);
 }
 

@@ -82,9 +82,10 @@ def save_vector(path: Path, vector: TraitVector, position: Position, model_hint:
             _save_vllm_lens(path, vector, position)
         case _:
             raise VectorError(
-                f"cannot save a vector as {path.name}",
+                f"cannot save a vector as {path.name or path}",
                 cause="the name does not end in .safetensors, .pt, .gguf or .json",
-                fix=f"{path.with_suffix('.safetensors')} keeps everything about it",
+                fix=f"{path.parent / (path.stem or vector.trait)}.safetensors "
+                "keeps everything about it",
             )
 
 

@@ -143,7 +143,8 @@ def _from_matrix(matrix: NDArray[Any], layer_count: int | None, origin: Origin) 
             origin.refuse(
                 f"it is one direction of {direction.size:,} numbers, and it does not say for which "
                 "layer",
-                f"name the layer when you monitor: --layer K; or {_BY_BLOCK}",
+                "name the layer when you monitor: --layer K; in Python, "
+                f"traitcli.read(path, layer=K); or {_BY_BLOCK}",
             )
         named = replace(origin, form=f"{origin.form}, one direction", layer=origin.named_layer)
         return assemble({origin.named_layer: direction}, layer_count, named)
