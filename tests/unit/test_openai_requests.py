@@ -119,6 +119,15 @@ def test_developer_is_another_name_of_system():
     assert answer.prompt[0] == {"role": "system", "content": "Be kind."}
 
 
+@pytest.mark.parametrize("answer", [{}, {"content": None}, {"content": None, "tool_calls": []}])
+def test_an_answer_of_the_history_may_have_no_content(answer):
+    messages = [*MESSAGES, {"role": "assistant"} | answer, *MESSAGES]
+
+    [read] = chat(messages=messages).answers
+
+    assert read.prompt[1] == {"role": "assistant", "content": ""}
+
+
 def test_seeds_of_64_bits_stay_in_range():
     for seed in (-(2**63), -1, 0, 2**63 - 1):
         answers = chat(seed=seed, n=3).answers

@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import Annotated, Literal, TypeVar
 
 import pydantic_core
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from traitcli.config import SamplingConfig
 from traitcli.faults import list_faults
@@ -69,6 +69,14 @@ class ChatMessage(_Part):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Text | list[TextPart]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _allow_no_text(cls, sent: object) -> object:
+        """Read an answer of the history without content, as agents send it, as an empty one."""
+        if isinstance(sent, dict) and sent.get("role") == "assistant":
+            return sent | {"content": ""} if sent.get("content") is None else sent
+        return sent
 
 
 class _Body(_Part):
