@@ -532,8 +532,20 @@ def test_what_the_model_cannot_do_is_a_400_that_says_so(running):
 
         assert response.status_code == 400, expected
         assert_error(response)
-        if " " not in expected:
-            assert expected in response.json()["error"]["message"]
+        error = response.json()["error"]
+        if " " in expected:
+            assert error["code"] == "context_length_exceeded"
+            assert f"the {LIMITS.capacity} tokens of a slot" in error["message"]
+        else:
+            assert expected in error["message"]
+
+
+def test_an_error_of_the_service_is_short_however_long_the_request_is(running):
+    for options in ({"steer": "x" * 50_000}, {"traits": ["x" * 50_000]}):
+        response = running.chat(traitcli=options)
+
+        assert response.status_code == 400
+        assert len(response.content) < 2000
 
 
 def test_another_model_is_a_404(running):
