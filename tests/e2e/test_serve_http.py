@@ -499,6 +499,8 @@ def test_a_slow_reader_holds_up_nobody_and_gets_all_of_its_answer(long_running):
     ("path", "method", "status"),
     [
         ("/nothing", "GET", 404),
+        # A redirect would lead to http, also behind a proxy with TLS.
+        ("/v1/chat/completions/", "POST", 404),
         ("/v1/chat/completions", "GET", 405),
         ("/v1/models", "DELETE", 405),
     ],
@@ -508,6 +510,9 @@ def test_wrong_paths_and_methods_are_errors_in_the_form_of_openai(running, path,
 
     assert response.status_code == status
     assert_error(response)
+    # Clients learn from it what they may do instead.
+    methods = {"/v1/chat/completions": "POST", "/v1/models": "GET, HEAD"}
+    assert response.headers.get("allow") == (methods[path] if status == 405 else None)
 
 
 def assert_error(response):
