@@ -822,6 +822,20 @@ def test_metrics_count_what_was_answered(spare):
         assert 0 <= above - sum(score > 1 for score in scores) <= 2
 
 
+def test_a_full_disk_costs_no_answer_and_is_seen_in_the_metrics(spare, tmp_path):
+    folder = tmp_path / "records"
+    with serving(service_of(spare, records=folder), spare.loaded) as running:
+        assert running.metric("traitcli_records_lost") == 0
+        folder.write_text("in the way")
+
+        answer = running.chat(max_tokens=2)
+
+        name = answer.json()["choices"][0]["traitcli"]["record"]
+        assert running.client.get(f"/v1/traitcli/records/{name}").status_code == 200
+        assert running.service._records.flush(20)
+        assert running.metric("traitcli_records_lost") == 1
+
+
 def test_requests_that_never_send_their_body_take_no_slot(running):
     connections = [socket.create_connection(("127.0.0.1", running.port)) for _ in range(10)]
     for connection in connections:
