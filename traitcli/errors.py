@@ -4,6 +4,7 @@ TraitError                     exit code 1: something failed at run time
 ├── UserError                  exit code 2: a mistake that the user can correct
 │   ├── ConfigError            a config, an override or the environment
 │   ├── DefinitionError        a trait file
+│   ├── LengthError            a prompt and its answer that do not fit
 │   ├── ModelError             a model that cannot be found, loaded or probed
 │   ├── RunError               a run folder that does not fit the command
 │   └── VectorError            vectors that are missing or do not fit the model
@@ -65,6 +66,10 @@ class ConfigError(UserError):
 
 class DefinitionError(UserError):
     """A trait definition file is not valid."""
+
+
+class LengthError(UserError):
+    """A prompt and its longest answer have more tokens than fit."""
 
 
 class ModelError(UserError):

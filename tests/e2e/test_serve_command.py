@@ -17,6 +17,7 @@ from tests.http_service import CHAT, read_events
 from tests.unit.test_brakes import VECTORS
 from traitcli.vectors.files import write_vector
 
+NO_MODEL = ("--set", "model.id=/nowhere/model")
 SHORT = ("--slots", "2", "--context", "300", "--traits", "evil,refusal")
 
 
@@ -131,6 +132,10 @@ def test_mistakes_are_found_before_the_model_is_loaded(folder):
         ("--host", "192.0.2.1", "--api-key", "k"): "cannot serve on 192.0.2.1",
         ("--traits", "nothing"): "nothing",
         ("--slots", "0"): "--slots",
+        # A model that does not exist would be the error if it were loaded first.
+        ("--stop-on", "evil>>1", *NO_MODEL): "invalid --stop-on evil>>1",
+        ("--stop-on", "nothing>1", *NO_MODEL): "--stop-on nothing>1",
+        ("--record", "/dev/null/x", *NO_MODEL): "/dev/null/x",
     }
     for options, problem in cases.items():
         result = folder.run("serve", *options)

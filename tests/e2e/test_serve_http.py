@@ -499,6 +499,8 @@ def test_a_slow_reader_holds_up_nobody_and_gets_all_of_its_answer(long_running):
     ("path", "method", "status"),
     [
         ("/nothing", "GET", 404),
+        # A redirect would lead to http, also behind a proxy with TLS.
+        ("/v1/chat/completions/", "POST", 404),
         ("/v1/chat/completions", "GET", 405),
         ("/v1/models", "DELETE", 405),
     ],
@@ -508,6 +510,9 @@ def test_wrong_paths_and_methods_are_errors_in_the_form_of_openai(running, path,
 
     assert response.status_code == status
     assert_error(response)
+    # Clients learn from it what they may do instead.
+    methods = {"/v1/chat/completions": "POST", "/v1/models": "GET, HEAD"}
+    assert response.headers.get("allow") == (methods[path] if status == 405 else None)
 
 
 def assert_error(response):
@@ -532,8 +537,20 @@ def test_what_the_model_cannot_do_is_a_400_that_says_so(running):
 
         assert response.status_code == 400, expected
         assert_error(response)
-        if " " not in expected:
-            assert expected in response.json()["error"]["message"]
+        error = response.json()["error"]
+        if " " in expected:
+            assert error["code"] == "context_length_exceeded"
+            assert f"the {LIMITS.capacity} tokens of a slot" in error["message"]
+        else:
+            assert expected in error["message"]
+
+
+def test_an_error_of_the_service_is_short_however_long_the_request_is(running):
+    for options in ({"steer": "x" * 50_000}, {"traits": ["x" * 50_000]}):
+        response = running.chat(traitcli=options)
+
+        assert response.status_code == 400
+        assert len(response.content) < 2000
 
 
 def test_another_model_is_a_404(running):
@@ -803,6 +820,20 @@ def test_metrics_count_what_was_answered(spare):
         ]
         above = metric('traitcli_scored_tokens_beyond_total{side="above",trait="evil"}')
         assert 0 <= above - sum(score > 1 for score in scores) <= 2
+
+
+def test_a_full_disk_costs_no_answer_and_is_seen_in_the_metrics(spare, tmp_path):
+    folder = tmp_path / "records"
+    with serving(service_of(spare, records=folder), spare.loaded) as running:
+        assert running.metric("traitcli_records_lost") == 0
+        folder.write_text("in the way")
+
+        answer = running.chat(max_tokens=2)
+
+        name = answer.json()["choices"][0]["traitcli"]["record"]
+        assert running.client.get(f"/v1/traitcli/records/{name}").status_code == 200
+        assert running.service._records.flush(20)
+        assert running.metric("traitcli_records_lost") == 1
 
 
 def test_requests_that_never_send_their_body_take_no_slot(running):

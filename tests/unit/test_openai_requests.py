@@ -119,8 +119,17 @@ def test_developer_is_another_name_of_system():
     assert answer.prompt[0] == {"role": "system", "content": "Be kind."}
 
 
-def test_seeds_of_64_bits_stay_in_range():
-    for seed in (-(2**63), -1, 0, 2**63 - 1):
+@pytest.mark.parametrize("answer", [{}, {"content": None}, {"content": None, "tool_calls": []}])
+def test_an_answer_of_the_history_may_have_no_content(answer):
+    messages = [*MESSAGES, {"role": "assistant"} | answer, *MESSAGES]
+
+    [read] = chat(messages=messages).answers
+
+    assert read.prompt[1] == {"role": "assistant", "content": ""}
+
+
+def test_seeds_of_63_bits_stay_in_range():
+    for seed in (0, 2**63 - 1):
         answers = chat(seed=seed, n=3).answers
 
         assert all(0 <= answer.seed < 2**63 for answer in answers)
@@ -164,6 +173,8 @@ def test_several_prompts_have_n_choices_each():
         ({"n": 0}, "n"),
         ({"n": 129}, "n"),
         ({"seed": 2**63}, "seed"),
+        # It would have the answer of another seed.
+        ({"seed": -1}, "seed"),
         ({"stop": ["x"] * 17}, "stop"),
         ({"stop": [1]}, "stop"),
         ({"top_logprobs": 3}, "top_logprobs"),
@@ -173,6 +184,8 @@ def test_several_prompts_have_n_choices_each():
         ({"traitcli": {"trait": ["evil"]}}, "traitcli.trait"),
         ({"traitcli": {"traits": "evil"}}, "traitcli.traits"),
         ({"traitcli": {"detail": "all"}}, "traitcli.detail"),
+        ({"traitcli": {"steer": ["evil=1"] * 17}}, "traitcli.steer"),
+        ({"traitcli": {"stop_on": ["evil>1"] * 17}}, "traitcli.stop_on"),
         ({"traitcli": []}, "traitcli"),
         ({"temprature": 1}, "temprature"),
         ({"max_token": 1}, "max_token"),
@@ -184,6 +197,42 @@ def test_a_wrong_value_is_refused_by_its_name(body, param):
     assert error.status == 400
     assert error.param == param
     assert error.message.startswith(param)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": "data:" + "A" * 500_000}},
+        {"type": "input_audio", "input_audio": {"data": "A" * 500_000}},
+        {"type": "refusal", "refusal": "A"},
+        {"type": [1]},
+        {},
+    ],
+)
+def test_a_part_that_is_no_text_is_refused_without_repeating_it(part):
+    content = [{"type": "text", "text": "See:"}, part]
+
+    error = refusal(chat, messages=[*MESSAGES, {"role": "user", "content": content}])
+
+    assert error.message == "messages.1.content.1: only text parts are read"
+
+
+@pytest.mark.parametrize("role", ["tool", "function"])
+def test_messages_of_tools_are_refused_in_plain_words(role):
+    messages = [*MESSAGES, {"role": "assistant", "content": None}, {"role": role, "content": "3"}]
+
+    error = refusal(chat, messages=messages)
+
+    assert error.param == "messages.2.role"
+    assert f"the role {role} is not supported: the model cannot call tools" in error.message
+
+
+@pytest.mark.parametrize(("role", "words"), [("assistant", "continued"), ("system", "user's")])
+def test_a_chat_ends_with_a_message_of_the_user(role, words):
+    error = refusal(chat, messages=[*MESSAGES, {"role": role, "content": "Once"}])
+
+    assert (error.status, error.param) == (400, "messages.1.role")
+    assert words in error.message
 
 
 @pytest.mark.parametrize(

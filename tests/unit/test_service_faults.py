@@ -45,12 +45,12 @@ WRONG = {
     "length for a slot": (
         replace(REQUEST, sampling=SamplingConfig(max_new_tokens=199)),
         "the prompt is too long",
-        "max_new_tokens",
+        "length limit",
     ),
     "length for the model": (
         replace(REQUEST, sampling=SamplingConfig(max_new_tokens=600)),
         "the prompt is too long",
-        "max_new_tokens",
+        "length limit",
     ),
     "seed": (replace(REQUEST, seed=2**63), "invalid seed", "choose"),
     "empty chat": (replace(REQUEST, prompt=()), "there is no message to answer", "user"),

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from traitcli.api.alarm_rules import read_rules
 from traitcli.api.vector_source import VectorSource
 from traitcli.config import Config
 from traitcli.errors import TraitError, UserError
 from traitcli.events import Event, Warned
+from traitcli.output_paths import check_output_folder
 
 if TYPE_CHECKING:
     import socket
@@ -95,7 +97,11 @@ def serve_model(options: ServeOptions, config: Config) -> None:
     from traitcli.serving.http_server import open_socket
 
     # Loading a model takes seconds to minutes, so what can be checked before is.
-    VectorSource(config, None, options.traits, None).load()
+    source = VectorSource(config, None, options.traits, None)
+    vectors = source.load()
+    read_rules(options.stop_on, "stop", source, source.chosen(vectors))
+    if options.record is not None:
+        check_output_folder(options.record, "--record")
     with open_socket(options.host, options.port) as listener:
         _serve(options, config, listener)
 

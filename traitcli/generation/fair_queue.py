@@ -26,15 +26,15 @@ class FairQueue(Generic[Item]):
     def __len__(self) -> int:
         return sum(map(len, self._waiting.values()))
 
-    def put(self, client: str, item: Item) -> None:
+    def put(self, client: str, item: Item, free: int = 0) -> None:
         """Add an item behind those of its client; raises BusyError if the queue is full."""
-        self.check_room()
+        self.check_room(free)
         self._waiting.setdefault(client, deque()).append(item)
 
-    def check_room(self) -> None:
-        """Raise BusyError if the queue is full."""
+    def check_room(self, free: int = 0) -> None:
+        """Raise BusyError if the queue is full, and more than `free` would be taken at once."""
         waiting = len(self)
-        if waiting >= self._bound:
+        if waiting >= self._bound + free:
             raise BusyError(
                 "too many requests wait",
                 cause=f"{waiting} requests wait, and the limit is {self._bound}",

@@ -140,7 +140,7 @@ class LiveBatch:
         answer = LiveAnswer(self._loaded, request, on_event)
         with self._changed:
             self.check_room()
-            self._queue.put(request.client, answer)
+            self._queue.put(request.client, answer, self._free)
             self._is_idle = False
             self._changed.notify_all()
         return answer
@@ -154,7 +154,12 @@ class LiveBatch:
                     cause="its batch is closed, or about to close",
                     fix="send the request to another process, or again later",
                 )
-            self._queue.check_room()
+            self._queue.check_room(self._free)
+
+    @property
+    def _free(self) -> int:
+        """Slots that the next step fills from the queue, however many requests come at once."""
+        return self._steps.slots - len(self._steps.answers)
 
     @property
     def counts(self) -> LiveCounts:

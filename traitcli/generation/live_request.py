@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from traitcli.config import SamplingConfig
-from traitcli.errors import UserError
+from traitcli.errors import LengthError, UserError
 from traitcli.generation.projections import Probe
 from traitcli.models.block_edit import BlockEdit
 from traitcli.models.loaded import LoadedModel
@@ -113,11 +113,11 @@ def check_request(request: LiveRequest, loaded: LoadedModel, capacity: int) -> N
     if not request.ids:
         raise UserError("the prompt is empty", cause="it has no tokens", fix="give it a text")
     if prompt + new > capacity:
-        raise UserError(
+        raise LengthError(
             "the prompt is too long",
             cause=f"{prompt} prompt tokens and {new} new ones exceed the {capacity} tokens of a "
             "slot",
-            fix=f"shorten it by {prompt + new - capacity} tokens, or lower max_new_tokens",
+            fix=f"shorten it by {prompt + new - capacity} tokens, or lower its length limit",
         )
     if not 0 <= min(request.ids) <= max(request.ids) < vocabulary:
         raise UserError(

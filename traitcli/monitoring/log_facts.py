@@ -15,6 +15,8 @@ _TIMES = (
     *("time", "timestamp", "created_at", "createdat", "created", "date", "started_at"),
     *("completed_at", "start_time", "datetime", "create_time"),
 )
+_UNIX = re.compile(r"\d{10}(\d{3})?(\.\d+)?", re.ASCII)
+"""Seconds or milliseconds since 1970, of this century."""
 _DATE = re.compile(r"(?<!\d)(20\d\d)[-_]?(0[1-9]|1[0-2])[-_]?(0[1-9]|[12]\d|3[01])(?!\d)")
 _EARLIEST, _LATEST = 946_684_800, 4_102_444_800
 """2000 and 2100 in Unix time: a number outside is not a time."""
@@ -63,6 +65,9 @@ def as_time(value: Any) -> str:
 
     A time without a zone is taken as UTC.
     """
+    if isinstance(value, str) and _UNIX.fullmatch(value.strip()):
+        # A column of a CSV file has no numbers.
+        value = float(value)
     if isinstance(value, int | float) and not isinstance(value, bool):
         # Compared before it is divided: a whole number of JSON has no limit.
         milli = 1000 if _LATEST <= value < 1000 * _LATEST else 1

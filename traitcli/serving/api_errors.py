@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-from traitcli.errors import BusyError, TraitError, UserError
+from traitcli.errors import BusyError, LengthError, TraitError, UserError
 
 RETRY_AFTER_SECONDS = 2
 """When a client may come back after the queue was full; OpenAI's clients then double it."""
@@ -69,6 +69,10 @@ def is_stopping() -> ApiError:
 
 def of_trait_error(error: TraitError) -> ApiError:
     """Status 400 for a mistake of the client, 429 if too many requests wait, else 500."""
+    if isinstance(error, LengthError):
+        # By this code, clients know that they must shorten the chat.
+        code = "context_length_exceeded"
+        return ApiError(HTTPStatus.BAD_REQUEST, one_line(error), code=code)
     if isinstance(error, UserError):
         return ApiError(HTTPStatus.BAD_REQUEST, one_line(error))
     if isinstance(error, BusyError):
@@ -82,6 +86,11 @@ def of_trait_error(error: TraitError) -> ApiError:
 
 
 def one_line(error: TraitError) -> str:
-    """Problem, cause and fix as one text."""
-    text = f"{error.problem}: {error.cause}" if error.cause else error.problem
-    return f"{text} (fix: {error.fix})" if error.fix else text
+    """Problem, cause and fix as one text, each up to 500 characters: it may quote a request."""
+    problem, cause, fix = (_short(part) for part in (error.problem, error.cause, error.fix))
+    text = f"{problem}: {cause}" if cause else problem
+    return f"{text} (fix: {fix})" if fix else text
+
+
+def _short(text: str, most: int = 500) -> str:
+    return text if len(text) <= most else f"{text[:most]}…"

@@ -184,4 +184,7 @@ def make_app(endpoints: Endpoints, access: Access) -> Starlette:
         middleware.append(cors)
     middleware.append(Middleware(Guard, access, endpoints.metrics))
     handlers = {HTTPException: pass_on}
-    return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers)
+    app = Starlette(routes=routes, middleware=middleware, exception_handlers=handlers)
+    # A redirect would lead to http, also behind a proxy with TLS.
+    app.router.redirect_slashes = False
+    return app

@@ -154,6 +154,7 @@ class _ServiceCollector(Collector):
             ("slots", "Answers that can be written at once", counts.slots),
             ("slots_running", "Answers that are being written", counts.running),
             ("queue_waiting", "Answers that wait for a slot", counts.waiting),
+            ("records_lost", "Records that --record could not write", self._service.lost_records),
             (
                 "tokens_per_second",
                 f"Tokens of answers in a second, over the last {_WINDOW_SECONDS} seconds",

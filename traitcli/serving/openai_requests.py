@@ -10,17 +10,18 @@ from http import HTTPStatus
 from typing import Annotated, Literal, TypeVar
 
 import pydantic_core
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from traitcli.config import SamplingConfig
 from traitcli.faults import list_faults
 from traitcli.serving.api_errors import ApiError
 from traitcli.serving.served import ServedRequest
-from traitcli.serving.unsupported_keys import UNSUPPORTED, is_neutral
+from traitcli.serving.unsupported_keys import TOOLS, UNSUPPORTED, is_neutral
 
 MOST_ANSWERS = 128
 """Answers to one HTTP request, at most; OpenAI's limit of `n`."""
-_MOST_STOPS = 16
+_MOST_TEXTS = 16
+"""Of `stop`, `steer` and `stop_on`: each costs time at every token, also of other requests."""
 _SMALLEST_TOP_P = 1e-6
 """Instead of 0, which OpenAI takes as "the likeliest token"."""
 _SEEDS = 2**63
@@ -29,7 +30,7 @@ _CLOSE = 0.85
 
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Text = Annotated[str, Field(max_length=10**7)]
-Texts = str | list[str]
+Texts = str | Annotated[list[str], Field(max_length=_MOST_TEXTS)]
 
 
 class _Part(BaseModel):
@@ -70,6 +71,14 @@ class ChatMessage(_Part):
     role: Literal["system", "developer", "user", "assistant"]
     content: Text | list[TextPart]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _allow_no_text(cls, sent: object) -> object:
+        """Read an answer of the history without content, as agents send it, as an empty one."""
+        if isinstance(sent, dict) and sent.get("role") == "assistant":
+            return sent | {"content": ""} if sent.get("content") is None else sent
+        return sent
+
 
 class _Body(_Part):
     """What both kinds of completions have."""
@@ -79,9 +88,9 @@ class _Body(_Part):
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0, le=10**9)] | None = None
-    seed: Annotated[int, Field(ge=-_SEEDS, lt=_SEEDS)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=_SEEDS)] | None = None
     n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] | None = None
-    stop: str | Annotated[list[str], Field(max_length=_MOST_STOPS)] | None = None
+    stop: Texts | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
@@ -146,6 +155,7 @@ def read_chat(data: bytes, model: str, defaults: SamplingConfig, client: str) ->
         ApiError: The body is not valid, or asks for what this server cannot do.
     """
     body = _parse(data, ChatBody, model)
+    _check_last(body.messages)
     if body.top_logprobs is not None and not body.logprobs:
         raise _invalid("top_logprobs", "it needs logprobs: true")
     most = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
@@ -185,6 +195,8 @@ def _parse(data: bytes, kind: type[Body], model: str) -> Body:
         raise ApiError(HTTPStatus.BAD_REQUEST, "the body is not a JSON object")
     for key, value in tree.items():
         _check_key(key, value, kind)
+    if kind is ChatBody:
+        _check_messages(tree.get("messages"))
     try:
         body = kind.model_validate(tree)
     except ValidationError as error:
@@ -212,6 +224,32 @@ def _check_key(key: str, value: object, kind: type[BaseModel]) -> None:
     near = difflib.get_close_matches(key[:40], kind.model_fields, 1, _CLOSE)
     if near:
         raise _invalid(_short(key), f"unknown key; did you mean {near[0]}?")
+
+
+def _check_messages(messages: object) -> None:
+    """Refuse what is no text, without repeating it: an image has megabytes."""
+    for number, message in enumerate(messages if isinstance(messages, list) else ()):
+        path = f"messages.{number}"
+        if not isinstance(message, dict):
+            continue
+        role, content = message.get("role"), message.get("content")
+        if role in ("tool", "function"):
+            raise _invalid(f"{path}.role", f"the role {role} is not supported: {TOOLS}")
+        for index, part in enumerate(content if isinstance(content, list) else ()):
+            if isinstance(part, dict) and part.get("type") != "text":
+                raise _invalid(f"{path}.content.{index}", "only text parts are read")
+
+
+def _check_last(messages: Sequence[ChatMessage]) -> None:
+    last = len(messages) - 1
+    if messages[last].role == "assistant":
+        raise _invalid(
+            f"messages.{last}.role",
+            "the last message is the assistant's, and no message is continued; end with one of "
+            "the user, or use /v1/completions",
+        )
+    if messages[last].role != "user":
+        raise _invalid(f"messages.{last}.role", "the last message must be the user's")
 
 
 def _invalid(param: str, reason: str) -> ApiError:
@@ -270,7 +308,7 @@ def _answers(
     body = options.body
     own = body.traitcli or TraitOptions()
     # Without a seed, the same question gets another answer: clients have a button for that.
-    first = secrets.randbits(31) if body.seed is None else body.seed % _SEEDS
+    first = secrets.randbits(31) if body.seed is None else body.seed
     sampling = _sampling(options)
     for prompt in prompts:
         for number in range(body.n or 1):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 from traitcli.errors import StorageError, UserError
 from traitcli.events import Warned
 from traitcli.generation.live_batch import LiveBatch, LiveCounts, LiveLimits
-from traitcli.models.prompts import Prompt, check_length, conversation, raw_prompt, render
+from traitcli.models.prompts import Prompt, conversation, raw_prompt, render
 from traitcli.serving.record_store import RecordStore
 from traitcli.serving.served import OnServed, ServedRequest
 from traitcli.serving.served_answer import Clock, ServedAnswer, Timing
@@ -148,7 +148,6 @@ class Service:
         watch = self._traits.watch(request)
         rendered = self._render(request, watch)
         request = self._fitted(request, rendered)
-        check_length(self._loaded, rendered, request.sampling.max_new_tokens)
 
         deadline = None if self._seconds is None else started + self._seconds
         timing = Timing(self._clock, started, deadline)

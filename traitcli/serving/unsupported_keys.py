@@ -18,18 +18,18 @@ class Unsupported:
     neutral: tuple[Any, ...] = ()
 
 
-_TOOLS = "the model cannot call tools here"
+TOOLS = "the model cannot call tools here"
 _FORM = "answers are not constrained to a form"
 _PENALTY = "tokens are not weighted by what was written before"
 _TEXT = "it reads and writes text only"
 _ONE_WAY = "tokens are sampled one after another"
 
 UNSUPPORTED = {
-    "tools": Unsupported(_TOOLS, ([],)),
-    "tool_choice": Unsupported(_TOOLS, ("none", "auto")),
-    "functions": Unsupported(_TOOLS, ([],)),
-    "function_call": Unsupported(_TOOLS, ("none", "auto")),
-    "web_search_options": Unsupported(_TOOLS),
+    "tools": Unsupported(TOOLS, ([],)),
+    "tool_choice": Unsupported(TOOLS, ("none", "auto")),
+    "functions": Unsupported(TOOLS, ([],)),
+    "function_call": Unsupported(TOOLS, ("none", "auto")),
+    "web_search_options": Unsupported(TOOLS),
     "response_format": Unsupported(_FORM, ({"type": "text"},)),
     "guided_json": Unsupported(_FORM),
     "guided_regex": Unsupported(_FORM),
