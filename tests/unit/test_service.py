@@ -274,6 +274,28 @@ def test_a_false_positive_rate_has_the_threshold_that_is_stored(loaded, tmp_path
     assert found.tokens == expected.tokens
 
 
+def test_a_request_without_a_length_has_the_threshold_of_what_fits(loaded, tmp_path):
+    model = model_of(loaded, "llama", paths={"vectors": tmp_path})
+    case = long_case(model, 5)
+    scores = case.monitored().calibrated["evil"]
+    bound = max(np.mean(scores[end - 8 : end]) for end in range(8, 16)) - 1e-3
+    points = (
+        Threshold(Summary("rolling"), 200, 400, 0.01, bound * 2 + 1, 0.0, 9.0),
+        Threshold(Summary("rolling"), 10_000, 400, 0.01, 99.0, 0.0, 99.0),
+    )
+    own = fingerprint(VECTORS["evil"], "response_avg", 2)
+    stored = Thresholds("evil", own, "response_avg", 2, "benign.jsonl", points)
+    write_thresholds(thresholds_path(vector_folder(model.config), "evil"), stored)
+    client = Client()
+
+    with serve(model) as service:
+        asked = case.request(stop_on=("evil@fpr=1%",))
+        endless = asked.sampling.model_copy(update={"max_new_tokens": 10_000})
+        service.start(replace(asked, sampling=endless, is_open_ended=True), client)
+
+        assert client.end().reason == "alarm"
+
+
 def test_log_probabilities_come_with_their_tokens(loaded):
     model = model_of(loaded, "llama")
     case, client = Case(model, 9), Client()

@@ -147,7 +147,10 @@ class Service:
             )
         watch = self._traits.watch(request)
         rendered = self._render(request, watch)
-        request = self._fitted(request, rendered)
+        fitted = self._fitted(request, rendered)
+        if fitted is not request:
+            # Bounds of false-positive rates depend on how long the answer may be.
+            request, watch = fitted, self._traits.watch(fitted)
 
         deadline = None if self._seconds is None else started + self._seconds
         timing = Timing(self._clock, started, deadline)
