@@ -83,8 +83,9 @@ class ServedAnswer:
         request = self._request
         return LiveRequest(
             self._rendered.ids,
-            request.seed,
-            request.sampling,
+            self._watch.config.seed,
+            # Not that of the request: an open-ended one has no limit of its own.
+            self._watch.config.sampling,
             list(self._watch.probes.values()),
             block_edits(self._loaded, self._watch.steering),
             request.stop,

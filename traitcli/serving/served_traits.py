@@ -28,7 +28,7 @@ class ServedTraits:
     """Makes the `Watch` of each request; the probes of all requests are the same objects.
 
     Args:
-        model: The model, with its present steering, which applies to all requests.
+        model: The model and its vectors.
         traits: What may be scored; none: all traits that have a vector.
         stop_on: Rules that end any answer, as `monitor --stop-on` takes them.
 

@@ -147,10 +147,8 @@ class Service:
             )
         watch = self._traits.watch(request)
         rendered = self._render(request, watch)
-        fitted = self._fitted(request, rendered)
-        if fitted is not request:
-            # Bounds of false-positive rates depend on how long the answer may be.
-            request, watch = fitted, self._traits.watch(fitted)
+        if request.is_open_ended:
+            watch = self._fitted(watch, rendered)
 
         deadline = None if self._seconds is None else started + self._seconds
         timing = Timing(self._clock, started, deadline)
@@ -179,15 +177,14 @@ class Service:
         left = None if end is None else max(0.0, end - time.monotonic())
         return self._records.flush(left) and have_ended
 
-    def _fitted(self, request: ServedRequest, rendered: Prompt) -> ServedRequest:
-        """The request, with the length limit that the prompt leaves if it is open-ended."""
-        if not request.is_open_ended:
-            return request
+    def _fitted(self, watch: Watch, rendered: Prompt) -> Watch:
+        """The watch, with the length limit lowered to what the prompt leaves of a slot."""
         # A prompt that leaves no room is refused later, by its own length.
         room = max(1, self._batch.counts.capacity - len(rendered.ids))
-        most = min(request.sampling.max_new_tokens, room)
-        sampling = request.sampling.model_copy(update={"max_new_tokens": most})
-        return replace(request, sampling=sampling)
+        sampling = watch.config.sampling
+        most = min(sampling.max_new_tokens, room)
+        sampling = sampling.model_copy(update={"max_new_tokens": most})
+        return replace(watch, config=watch.config.model_copy(update={"sampling": sampling}))
 
     def _render(self, request: ServedRequest, watch: Watch) -> Prompt:
         tokenizer = self._loaded.tokenizer
