@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from traitcli.models.sequence_memory import Memories, copy_memories
@@ -103,18 +102,6 @@ class KVStore:
     def _zeros_like(self, states: Tensor, layers: int) -> Tensor:
         _, heads, width = states.shape
         if self._token_by_token:
-            return _zeros(states, layers, self.slots, self._capacity, heads, width).transpose(2, 3)
-        return _zeros(states, layers, self.slots, heads, self._capacity, width)
-
-
-def _zeros(like: Tensor, *shape: int) -> Tensor:
-    """Zeros of a shape; those on a CPU take memory only where they are written."""
-    if like.device.type != "cpu":
-        return like.new_zeros(shape)
-    import numpy as np
-    import torch
-
-    # torch writes its zeros, so unused capacity would take memory too; numpy gets them from the
-    # system, which gives a page when it is first written.
-    size = math.prod(shape) * like.element_size()
-    return torch.from_numpy(np.zeros(size, np.uint8)).view(like.dtype).view(shape)
+            zeros = states.new_zeros(layers, self.slots, self._capacity, heads, width)
+            return zeros.transpose(2, 3)
+        return states.new_zeros(layers, self.slots, heads, self._capacity, width)
