@@ -30,6 +30,15 @@ def say(text: str) -> None:
     typer.echo(one_line(text), err=True)
 
 
+def show_warning(event: object) -> None:
+    """Print a warning on stderr; other events are not shown."""
+    from traitcli.events import Warned
+    from traitcli.views.words import warning_text
+
+    if isinstance(event, Warned):
+        typer.echo(f"warning: {warning_text(event)}", err=True)
+
+
 def show(rows: Rows, table: Callable[[Console, Rows], None], as_json: bool) -> None:
     """Print rows as JSON, or with the function that prints their table."""
     if as_json:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from traitcli.cli.options import ColorTrait, ConfigFile, Overrides
+from traitcli.cli.output import show_warning
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -129,15 +130,6 @@ def show_written(form: Form, written: list[Path], report: Report) -> None:
     heading(console, "What was learned")
     for number, sentence in enumerate(findings(report), start=1):
         labelled_line(console, f"{number}. ", sentence)
-
-
-def show_warning(event: object) -> None:
-    """Print a warning on stderr; other events are not shown."""
-    from traitcli.events import Warned
-    from traitcli.views.words import warning_text
-
-    if isinstance(event, Warned):
-        typer.echo(f"warning: {warning_text(event)}", err=True)
 
 
 def check_options(form: Form, trait: str | None, open_page: bool) -> None:

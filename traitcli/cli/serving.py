@@ -14,9 +14,9 @@ import typer
 
 from traitcli.api.alarm_rules import read_rules
 from traitcli.api.vector_source import VectorSource
+from traitcli.cli.output import show_warning
 from traitcli.config import Config
 from traitcli.errors import TraitError, UserError
-from traitcli.events import Event, Warned
 from traitcli.output_paths import check_output_folder
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class ServeOptions:
 
 
 def serve_model(options: ServeOptions, config: Config) -> None:
-    """Load the model and serve it until it is told to stop."""
+    """Load the model and serve it until a signal ends the server."""
     check_extra()
     options.check()
 
@@ -134,7 +134,7 @@ def _serve(options: ServeOptions, config: Config, listener: socket.socket) -> No
     from traitcli.serving.service import Service
     from traitcli.serving.token_bytes import TokenBytes
 
-    model = Model.open(config, show_event, options.trust)
+    model = Model.open(config, show_warning, options.trust)
     limits = LiveLimits(options.slots, options.context, options.queue)
     service = Service(
         model,
@@ -175,14 +175,6 @@ def access_of(options: ServeOptions) -> Access:
 
     hosts = dict.fromkeys([*LOOPBACK_HOSTS, options.host])
     return Access(options.key, tuple(hosts), tuple(one.rstrip("/") for one in options.cors))
-
-
-def show_event(event: Event) -> None:
-    """Print a warning on stderr; other events are not shown."""
-    from traitcli.views.words import warning_text
-
-    if isinstance(event, Warned):
-        typer.echo(f"warning: {warning_text(event)}", err=True)
 
 
 def show_start(service: Service, listener: socket.socket, *, has_key: bool) -> None:

@@ -54,7 +54,7 @@ class RecordStore:
         # All that follows is changed only with this lock; waiting threads are woken by its changes.
         self._changed = threading.Condition()
         self._records: OrderedDict[str, TokenScores] = OrderedDict()
-        self._unwritten: deque[tuple[str, TokenScores]] = deque()
+        self._unwritten: deque[tuple[Path, TokenScores]] = deque()
         self._is_closed = False
         self._has_problem = False
         self.lost = 0
@@ -79,7 +79,7 @@ class RecordStore:
             if len(self._records) > self._kept:
                 self._records.popitem(last=False)
             if self._folder is not None:
-                self._unwritten.append((record_id, record))
+                self._unwritten.append((_path(self._folder, record_id), record))
                 self._changed.notify_all()
 
     def find(self, record_id: str) -> TokenScores | None:
@@ -92,7 +92,7 @@ class RecordStore:
         if self._folder is None or not _ID.fullmatch(record_id):
             return None
         try:
-            [record] = read_records(self._folder / f"{record_id}.json")
+            [record] = read_records(_path(self._folder, record_id))
         except UserError:
             return None
         return record if isinstance(record, TokenScores) else None
@@ -104,7 +104,7 @@ class RecordStore:
 
     def _run(self) -> None:
         while (found := self._next()) is not None:
-            problem = self._write(*found)
+            problem = _write(*found)
             with self._changed:
                 # Only now: `flush` waits for the file, too.
                 self._unwritten.popleft()
@@ -116,16 +116,20 @@ class RecordStore:
             if problem is not None and is_new:
                 self._on_problem(problem)
 
-    def _next(self) -> tuple[str, TokenScores] | None:
+    def _next(self) -> tuple[Path, TokenScores] | None:
         """Wait for the next record to write; none at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._unwritten or self._is_closed)
             return self._unwritten[0] if self._unwritten else None
 
-    def _write(self, record_id: str, record: TokenScores) -> StorageError | None:
-        assert self._folder is not None  # noqa: S101 - nothing waits without a folder
-        try:
-            keep_record(self._folder / f"{record_id}.json", record)
-        except StorageError as error:
-            return error
-        return None
+
+def _path(folder: Path, record_id: str) -> Path:
+    return folder / f"{record_id}.json"
+
+
+def _write(path: Path, record: TokenScores) -> StorageError | None:
+    try:
+        keep_record(path, record)
+    except StorageError as error:
+        return error
+    return None
