@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from queue import SimpleQueue
 
 from tests.unit.test_brakes import STOP, VECTORS, prepared
-from tests.unit.test_live_batch import WAYS
+from tests.unit.test_live_batch import WAYS, Listener
 from traitcli.api.model import Model
 from traitcli.config import (
     Config,
@@ -76,27 +75,10 @@ class Case:
         return monitor(loaded, watch, self.text)
 
 
-class Client:
-    """Gathers what a request gives; `end` waits for its end."""
+class Client(Listener):
+    """Gathers what a served request gives; `end` waits for its end."""
 
-    def __init__(self, on_token=lambda client: None):
-        self.tokens = []
-        self._on_token = on_token
-        self._ends = SimpleQueue()
-
-    def __call__(self, event):
-        assert self._ends.empty()
-        if isinstance(event, ServedEnd):
-            self._ends.put(event)
-            return
-        assert isinstance(event, ServedToken)
-        self.tokens.append(event)
-        self._on_token(self)
-
-    def end(self):
-        end = self._ends.get(timeout=20)
-        self._ends.put(end)
-        return end
+    token_type, end_type = ServedToken, ServedEnd
 
     @property
     def text(self):

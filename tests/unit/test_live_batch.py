@@ -92,16 +92,19 @@ class Case:
 class Listener:
     """Gathers what a request gives; `end` waits for its end."""
 
+    token_type, end_type = LiveToken, LiveEnd
+
     def __init__(self, on_token=lambda listener: None):
         self.tokens = []
         self._on_token = on_token
         self._ends = SimpleQueue()
 
     def __call__(self, event):
-        if isinstance(event, LiveEnd):
+        assert self._ends.empty()
+        if isinstance(event, self.end_type):
             self._ends.put(event)
             return
-        assert isinstance(event, LiveToken)
+        assert isinstance(event, self.token_type)
         self.tokens.append(event)
         self._on_token(self)
 

@@ -17,34 +17,18 @@ from rich.text import Text
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import traitcli as tc
-from traitcli.api.model import Model
-from traitcli.config import Config, ModelConfig
+from tests.unit.formal_texts import NEGATIVE, POSITIVE
 from traitcli.events import TokenScored
 from traitcli.generation.projections import make_probes
 from traitcli.monitoring.monitor import monitor
 from traitcli.monitoring.watch import Watch
 from traitcli.vectors.methods import project
 
-POSITIVE = ["Good evening, madam.", "I remain yours.", "Kindly take a seat.", "Most obliged."]
-NEGATIVE = ["hey what is up", "cu later", "grab a seat", "thx a lot"]
 TAGS = {
     *("style", "div", "span", "i", "b", "u", "small", "ul", "li", "svg", "path"),
     *("table", "thead", "tbody", "tr", "th", "td"),
 }
 """Elements of an answer in a notebook: none of them does or loads anything."""
-
-
-@pytest.fixture
-def model(loaded, model_folders, tmp_path, monkeypatch):
-    """The tiny Llama as `load` makes it, in a working folder of its own."""
-    monkeypatch.chdir(tmp_path)
-    config = Config(name="tiny", model=ModelConfig(id=str(model_folders["llama"]), device="cpu"))
-    return Model(loaded("llama"), config)
-
-
-@pytest.fixture
-def formal(model):
-    return model.train("formal", POSITIVE, NEGATIVE)
 
 
 @pytest.fixture

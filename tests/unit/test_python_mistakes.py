@@ -15,25 +15,10 @@ import pandas as pd
 import pytest
 
 import traitcli as tc
+from tests.unit.formal_texts import NEGATIVE, POSITIVE
 from traitcli.api.model import Model
-from traitcli.config import Config, ModelConfig
 
-POSITIVE = ["Good evening, madam.", "I remain yours.", "Kindly take a seat.", "Most obliged."]
-NEGATIVE = ["hey what is up", "cu later", "grab a seat", "thx a lot"]
 PARTS = [{"type": "text", "text": "Why is "}, {"type": "text", "text": "it so?"}]
-
-
-@pytest.fixture
-def model(loaded, model_folders, tmp_path, monkeypatch):
-    """The tiny Llama as `load` makes it, in a working folder of its own."""
-    monkeypatch.chdir(tmp_path)
-    config = Config(name="tiny", model=ModelConfig(id=str(model_folders["llama"]), device="cpu"))
-    return Model(loaded("llama"), config)
-
-
-@pytest.fixture
-def formal(model):
-    return model.train("formal", POSITIVE, NEGATIVE)
 
 
 MISTAKES = {
