@@ -106,7 +106,7 @@ def has_text(message: Mapping[str, Any]) -> bool:
 
 
 def read_chat(value: Any) -> list[Message]:
-    """The messages of a chat; raises ShapeError for anything else, and for what is no text."""
+    """The messages of a chat; raises ShapeError for anything else, and for pictures."""
     messages = list(value) if isinstance(value, Sequence) else value
     if messages != [] and not is_chat(messages):
         raise ShapeError(f"a chat is a list of messages with role and content, not {value!r:.60}")

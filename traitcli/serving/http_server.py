@@ -1,4 +1,4 @@
-"""Runs the HTTP interface until it is told to stop, and lets answers end before it does."""
+"""Runs the HTTP interface until a signal comes, and then lets the last answers end."""
 
 from __future__ import annotations
 

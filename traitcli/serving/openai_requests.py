@@ -227,7 +227,7 @@ def _check_key(key: str, value: object, kind: type[BaseModel]) -> None:
 
 
 def _check_messages(messages: object) -> None:
-    """Refuse what is no text, without repeating it: an image has megabytes."""
+    """Refuse all but text. The error does not repeat it, because an image may have megabytes."""
     for number, message in enumerate(messages if isinstance(messages, list) else ()):
         path = f"messages.{number}"
         if not isinstance(message, dict):

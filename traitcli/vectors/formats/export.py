@@ -81,11 +81,11 @@ def save_vector(path: Path, vector: TraitVector, position: Position, model_hint:
         case ".json":
             _save_vllm_lens(path, vector, position)
         case _:
+            name = path.stem or vector.trait
             raise VectorError(
                 f"cannot save a vector as {path.name or path}",
                 cause="the name does not end in .safetensors, .pt, .gguf or .json",
-                fix=f"{path.parent / (path.stem or vector.trait)}.safetensors "
-                "keeps everything about it",
+                fix=f"{path.parent / name}.safetensors keeps everything about it",
             )
 
 
