@@ -230,6 +230,80 @@ def test_scores_and_texts_are_those_of_the_monitor(loaded, family):
     assert end.reason == record.finish_reason
 
 
+def count_read(batch):
+    """Prompt tokens that the model reads, pass by pass."""
+    passes = []
+    engine = batch._steps._engine
+    read = engine.read
+
+    def counted(store, phase, slots, known, new, *more):
+        if phase == "prompt":
+            passes.append([len(ids) for ids in new])
+        return read(store, phase, slots, known, new, *more)
+
+    engine.read = counted
+    return passes
+
+
+def test_beginnings_of_prompts_are_read_once_unless_steering_changes_them(loaded):
+    model = loaded("llama")
+    gate, started = threading.Event(), threading.Event()
+
+    def wait(listener):
+        started.set()
+        gate.wait(60)
+
+    few = SamplingConfig(max_new_tokens=4)
+    ways = [(), ("evil=2@2",), ("refusal=6 if evil>-0.6",), ("evil=ablate",), ("evil<=-0.3",)]
+    with LiveBatch(model, LIMITS) as batch:
+        passes = count_read(batch)
+        batch.submit(LiveRequest((*START, 50), 0, few), Listener(wait))
+        started.wait(60)
+        for number, way in enumerate(ways):
+            edits = block_edits(model, prepared(model, *way))
+            batch.submit(LiveRequest((*START, 51, 60 + number), 1, few, edits=edits), Listener())
+        # Equal prompts that begin in another way: the first of them is read for both.
+        other = START[::-1]
+        for seed in range(2):
+            batch.submit(LiveRequest(other, seed, few), Listener())
+        gate.set()
+        assert batch.drain(60)
+
+    whole = len(START) + 2
+    assert passes == [[21], [2, 2, 2, whole, whole, len(other)], [1]]
+
+
+def test_slots_grow_with_what_runs_and_shrink_when_nothing_does(loaded):
+    model = replace(loaded("llama"), stop_ids=frozenset(), context=1000)
+    all_wait = threading.Event()
+    sizes = []
+
+    def note(listener):
+        all_wait.wait(60)
+        store = batch._steps._batch.store
+        sizes.append((store.slots, store.capacity))
+
+    def run(*lengths):
+        """(slots, tokens of each) at the end of answers that run side by side."""
+        all_wait.clear()
+        listeners = [Listener(note) for _ in lengths]
+        for listener, length in zip(listeners, lengths, strict=True):
+            request = LiveRequest(START, 1, SamplingConfig(max_new_tokens=length))
+            batch.submit(request, listener)
+        all_wait.set()
+        for listener in listeners:
+            assert listener.end().reason == "length"
+        return sizes[-1]
+
+    with LiveBatch(model, LiveLimits(slots=6)) as batch:
+        assert run(20) == (1, 256)
+        assert run(237) == (1, 512)
+        assert run(*[20] * 6) == (6, 256)
+        assert run(20, 300) == (6, 512)
+        assert run(980) == (6, 1000)
+        assert run(20) == (6, 256)
+
+
 def test_log_probabilities_are_those_of_a_plain_pass(loaded):
     model = loaded("llama")
     request = LiveRequest(START, 3, SamplingConfig(temperature=0.5, max_new_tokens=9), log_probs=4)

@@ -1,8 +1,10 @@
 """The steps of a live batch: answers join it, get a token each in every step, and leave it.
 
-    join     prompts are read into the next free slots, several in one pass
+    join     prompts are read into the next free slots, several in one pass; see `live_prompts`
     step     one token of every answer is fed, scored and given out; the next one is picked
     leave    the last answers move to the slots that got free, so that no gap is left
+
+Keys and values take as many slots, of as many tokens, as what runs needs: powers of two of both.
 
 A pass that fails is repeated for each of its answers alone, and only those that fail again end.
 """
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING
 from traitcli.errors import TraitError
 from traitcli.generation.live_answer import LiveAnswer
 from traitcli.generation.live_picks import Picked, pick_each
+from traitcli.generation.live_prompts import find_source, split_leaders
 from traitcli.generation.live_reader import LiveReader
 from traitcli.models.engine import TOKENS_PER_PASS, Engine, split_passes
 from traitcli.models.loaded import LoadedModel
@@ -24,6 +27,10 @@ from traitcli.models.sequence_edits import SequenceEdits
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+_MIN_CAPACITY = 256
+"""Tokens of a slot at least: smaller ones would soon be copied to larger ones."""
 
 
 class LiveSteps:
@@ -38,7 +45,8 @@ class LiveSteps:
         self._edits = SequenceEdits(loaded)
         self._reader = LiveReader(loaded, self._edits)
         self._engine = Engine(loaded, self._reader)
-        self._batch = self._engine.open(slots, capacity)
+        self._capacity = capacity
+        self._batch = self._engine.open(1, min(_MIN_CAPACITY, capacity))
         self._hooks = ExitStack()
 
     @contextmanager
@@ -60,12 +68,13 @@ class LiveSteps:
         self._prepare(answers)
         # Those that failed have no keys, and need no slot.
         ready = [answer for answer in answers if not answer.has_ended]
-        start = len(self.answers)
-        self.answers += ready
-        lengths = [len(answer.request.ids) for answer in ready]
-        for part in split_passes(lengths, TOKENS_PER_PASS):
-            self._try(self._read_prompts, range(start + part.start, start + part.stop))
-        self.leave()
+        for together in split_leaders(ready, self.answers[:]):
+            start = len(self.answers)
+            self.answers += together
+            lengths = [len(answer.request.ids) for answer in together]
+            for part in split_passes(lengths, TOKENS_PER_PASS):
+                self._try(self._read_prompts, range(start + part.start, start + part.stop))
+            self.leave()
 
     def step(self) -> None:
         """Feed the next token of every answer, give it out, and pick the one after it."""
@@ -133,15 +142,41 @@ class LiveSteps:
                 self._try(act, range(slot, slot + 1))
 
     def _read_prompts(self, slots: range) -> None:
-        answers = self.answers[slots.start : slots.stop]
-        prompts = [answer.request.ids for answer in answers]
-        self._edits.begin("prompt", [one.steering for one in answers], list(map(len, prompts)))
-        logits = self._engine.read(self._batch, "prompt", slots, [0] * len(slots), prompts)
+        self._make_room(slots)
+        answers, earlier = self.answers[slots.start : slots.stop], self.answers[: slots.start]
+        known, new = [], []
+        store = self._batch.store
+        for slot, answer in zip(slots, answers, strict=True):
+            source, tokens = find_source(answer, earlier)
+            if tokens:
+                store.copy_prefix(store, source, range(slot, slot + 1), tokens)
+            known.append(tokens)
+            new.append(answer.request.ids[tokens:])
+        self._edits.begin("prompt", [one.steering for one in answers], list(map(len, new)))
+        logits = self._engine.read(self._batch, "prompt", slots, known, new)
         picked = self._pick(answers, logits, 0)
 
         # Nothing is given out before the whole pass has succeeded.
         for answer, one in zip(answers, picked, strict=True):
             answer.choose(one)
+
+    def _make_room(self, slots: range) -> None:
+        """Move what runs to larger slots, or to more, if answers up to the last of `slots` need it.
+
+        While nothing else runs, slots of more tokens than necessary are given back.
+        """
+        old = self._batch.store
+        needed = max(answer.most_tokens for answer in self.answers[: slots.stop])
+        count = max(old.slots, min(self.slots, _power_of_two(slots.stop)))
+        capacity = min(self._capacity, max(_MIN_CAPACITY, _power_of_two(needed)))
+        if slots.start:
+            capacity = max(old.capacity, capacity)
+        if (count, capacity) == (old.slots, old.capacity):
+            return
+        batch = self._engine.open(count, capacity)
+        for slot, answer in enumerate(self.answers[: slots.start]):
+            batch.store.copy_prefix(old, slot, range(slot, slot + 1), answer.length)
+        self._batch = batch
 
     def _feed(self, slots: range) -> None:
         answers = self.answers[slots.start : slots.stop]
@@ -177,6 +212,11 @@ class LiveSteps:
             return []
         draws = [answer.draws(answer.written + ahead) for answer in answers]
         return pick_each([answer.request for answer in answers], logits, draws)
+
+
+def _power_of_two(number: int) -> int:
+    """The smallest power of two that is not less than a positive number."""
+    return 1 << (number - 1).bit_length()
 
 
 def _explain(error: Exception) -> TraitError:

@@ -34,7 +34,7 @@ class KVStore:
         self.slots = slots
         self.memories: Memories = {}
         self.windows: set[int | None] = set()
-        self._capacity = capacity
+        self.capacity = capacity
         self._group_of = {layer: group for group in groups for layer in group}
         # Group -> its keys and values, [layers, slots, kv heads, capacity, D]; layer -> its own.
         self._groups: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
@@ -102,6 +102,6 @@ class KVStore:
     def _zeros_like(self, states: Tensor, layers: int) -> Tensor:
         _, heads, width = states.shape
         if self._token_by_token:
-            zeros = states.new_zeros(layers, self.slots, self._capacity, heads, width)
+            zeros = states.new_zeros(layers, self.slots, self.capacity, heads, width)
             return zeros.transpose(2, 3)
-        return states.new_zeros(layers, self.slots, heads, self._capacity, width)
+        return states.new_zeros(layers, self.slots, heads, self.capacity, width)

@@ -52,6 +52,11 @@ class SequenceSteering:
         return [edit for edit in self.edits if isinstance(edit, GatedSteerer)]
 
     @property
+    def keeps_prompt(self) -> bool:
+        """Whether all tokens of a prompt but its last one are as they are without steering."""
+        return not any(edit.has_effect and edit.positions == "all" for edit in self.edits)
+
+    @property
     def brakes(self) -> list[ActivationCapper | GatedSteerer]:
         """Its caps and gates, which hold at some tokens only."""
         return [edit for edit in self.edits if isinstance(edit, ActivationCapper | GatedSteerer)]
