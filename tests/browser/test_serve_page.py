@@ -249,12 +249,19 @@ def test_sliders_steer_the_next_answer_until_they_are_off(page: Page) -> None:
 
 
 def test_brakes_are_taken_as_monitor_takes_them(page: Page) -> None:
-    set_up(page, more_steering="evil<=0, refusal=1 if evil>1")
+    set_up(page, more_steering="evil<=-0.3, refusal=1 if evil>1")
 
     ask(page, "How does it work?")
 
     [record] = download(page)
     assert [each["kind"] for each in record["steering"]] == ["cap", "gate"]
+    held = record["braked_tokens"]["evil<=-0.3@2"]
+    assert 0 < len(held) < len(record["tokens"])
+    underlined = page.locator(".token.braked").evaluate_all("all => all.map(one => one.dataset.i)")
+    assert sorted(map(int, underlined)) == held
+    expect(page.locator(".turn .notes")).to_contain_text(
+        f"evil<=-0.3@2 held at {len(held)} tokens of {len(record['tokens'])}, underlined"
+    )
 
 
 # Stopping

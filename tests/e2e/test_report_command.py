@@ -185,6 +185,16 @@ def test_a_killed_command_has_no_ending(open_workspace):
     assert run["traits"][0]["rollouts_done"] > 4
 
 
+def test_a_folder_of_records_can_be_named_without_any_run(report_workspace):
+    ended = report_workspace.run(
+        "report", "runs/monitor", "--format", "json", "--out", "runs/folder.json"
+    )
+
+    assert (ended.code, ended.err) == (0, "")
+    content = json.loads((report_workspace.folder / "runs/folder.json").read_text())
+    assert [record["name"] for record in content["records"]] == ["hello"]
+
+
 def test_tables_and_pictures_are_written_and_their_paths_printed(report_workspace):
     tables, pictures = (
         report_workspace.run("report", "--format", "csv"),

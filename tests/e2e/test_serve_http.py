@@ -428,14 +428,28 @@ def test_beyond_the_queue_there_is_a_429_and_the_others_are_answered(long_runnin
 
 
 def test_an_answer_of_many_that_does_not_fit_cancels_the_others(long_running):
-    response = long_running.chat(n=LIMITS.slots + LIMITS.waiting + 2, seed=1)
+    other = open_request(long_running, {**CHAT, "n": 2})
+    while not long_running.service.counts.running:
+        pass
+
+    response = long_running.chat(n=LIMITS.slots + LIMITS.waiting, seed=1)
 
     assert response.status_code == 429
+    other.close()
     long_running.wait_until_free()
+
+
+def test_more_answers_than_ever_fit_are_a_mistake_of_the_client(long_running):
+    response = long_running.chat(n=LIMITS.slots + LIMITS.waiting + 1)
+
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "n"
 
 
 @pytest.mark.parametrize("is_stream", [False, True])
 def test_a_client_that_goes_away_frees_its_slot(long_running, is_stream):
+    gone = 'traitcli_requests_total{path="/v1/chat/completions",status="499"}'
+    left_before = long_running.metric(gone)
     before = long_running.metric('traitcli_answers_total{reason="cancelled"}')
     connection = open_request(long_running, {**CHAT, "stream": is_stream, "n": 3})
     deadline = time.monotonic() + 20
@@ -446,6 +460,8 @@ def test_a_client_that_goes_away_frees_its_slot(long_running, is_stream):
 
     long_running.wait_until_free()
     assert long_running.metric('traitcli_answers_total{reason="cancelled"}') == before + 3
+    if not is_stream:
+        assert long_running.metric(gone) == left_before + 1
 
 
 def test_a_client_that_goes_away_mid_stream_ends_the_answer_at_once(long_running):
@@ -510,6 +526,7 @@ def test_wrong_paths_and_methods_are_errors_in_the_form_of_openai(running, path,
 
     assert response.status_code == status
     assert_error(response)
+    assert path in response.json()["error"]["message"]
     # Clients learn from it what they may do instead.
     methods = {"/v1/chat/completions": {"POST"}, "/v1/models": {"GET", "HEAD"}}
     allowed = set(filter(None, response.headers.get("allow", "").split(", ")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from tests.unit.test_record_json import BARE, FULL
 from traitcli.errors import UserError
 from traitcli.monitoring.record_files import (
     append_records,
+    collect_records,
     find_records,
     keep_record,
     read_records,
@@ -151,6 +153,21 @@ def test_named_records_are_found_in_the_requested_order(tmp_path):
         "z.json",
         "a.json",
     ]
+
+
+def test_a_named_folder_gives_its_records_and_a_broken_one_is_a_warning(tmp_path):
+    for name in ("1.json", "2.jsonl", "3.txt"):
+        (tmp_path / name).write_text("{", encoding="utf-8")
+    (tmp_path / "empty").mkdir()
+    warnings = []
+
+    assert find_records(tmp_path, [str(tmp_path)]) == [tmp_path / "2.jsonl", tmp_path / "1.json"]
+    assert collect_records(tmp_path, [str(tmp_path)], warnings.append) == []
+    assert [Path(warned.message.split()[0]).name for warned in warnings] == ["2.jsonl", "1.json"]
+    with pytest.raises(UserError, match="cannot read the record"):
+        collect_records(tmp_path, [str(tmp_path), str(tmp_path / "1.json")])
+    with pytest.raises(UserError, match="has no records"):
+        find_records(tmp_path, [str(tmp_path / "empty")])
 
 
 def test_without_a_runs_folder_there_are_no_records(tmp_path):

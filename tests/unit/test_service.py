@@ -88,6 +88,7 @@ def assert_told(client, end):
         assert token.raw == {trait: row[token.index] for trait, row in record.raw.items()}
         calibrated = {trait: row[token.index] for trait, row in record.calibrated.items()}
         assert token.calibrated == calibrated
+        assert set(token.braked) == {b for b, held in record.braked.items() if token.index in held}
 
 
 @each_family

@@ -26,11 +26,16 @@ class Form(StrEnum):
     png = "png"
 
 
+Runs = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="RUN", help="Runs by name, and records by file or folder (default: all)."
+    ),
+]
+
+
 def report(
-    runs: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="RUN", help="Runs by name, and records by file (default: all)."),
-    ] = None,
+    runs: Runs = None,
     form: Annotated[
         Form,
         typer.Option(

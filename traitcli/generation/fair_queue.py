@@ -19,7 +19,7 @@ class FairQueue(Generic[Item]):
 
     def __init__(self, bound: int) -> None:
         """`bound` is the largest number of items that wait."""
-        self._bound = bound
+        self.bound = bound
         # The client whose turn comes next is the first.
         self._waiting: dict[str, deque[Item]] = {}
 
@@ -34,10 +34,10 @@ class FairQueue(Generic[Item]):
     def check_room(self, free: int = 0) -> None:
         """Raise BusyError if the queue is full, and more than `free` would be taken at once."""
         waiting = len(self)
-        if waiting >= self._bound + free:
+        if waiting >= self.bound + free:
             raise BusyError(
                 "too many requests wait",
-                cause=f"{waiting} requests wait, and the limit is {self._bound}",
+                cause=f"{waiting} requests wait, and the limit is {self.bound}",
                 fix="send the request again later",
             )
 

@@ -5,11 +5,11 @@
     submit ──> queue, clients in turn ──> join ──> step ──> step ──> … ──> end
                                             └─ callback of the request ─┘
 
-Memory: the keys and values of a fixed number of slots, with room for a fixed number of tokens each,
-are allocated when the first prompt is read and stay until the batch is closed. A request whose
-prompt and longest answer do not fit in a slot is refused. So a request that has joined never has to
-wait or to give way, and memory does not grow with the number of requests. Short answers leave a
-part of their slots unused: that is the price.
+Memory: there is a fixed number of slots, with room for a fixed number of tokens each. A request
+whose prompt and longest answer do not fit in a slot is refused. So a request that has joined never
+has to wait or to give way, and memory does not grow with the number of requests. Keys and values
+are allocated for what runs, up to all slots at full size. All slots are as long as the longest
+answer that runs needs: that is the price of reading them in one operation.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ class LiveCounts:
     running   slots in use
     waiting   requests that wait for a slot
     steps     passes over tokens of answers so far
-    capacity  tokens of a slot
+    capacity  tokens of a slot, at most
+    most      requests that run and wait together, at most
     """
 
     slots: int
@@ -64,6 +65,7 @@ class LiveCounts:
     waiting: int
     steps: int
     capacity: int
+    most: int
 
 
 class LiveBatch:
@@ -167,7 +169,14 @@ class LiveBatch:
         with self._changed:
             steps = self._steps
             waiting = len(self._queue)
-            return LiveCounts(steps.slots, len(steps.answers), waiting, steps.count, self._capacity)
+            return LiveCounts(
+                slots=steps.slots,
+                running=len(steps.answers),
+                waiting=waiting,
+                steps=steps.count,
+                capacity=self._capacity,
+                most=steps.slots + self._queue.bound,
+            )
 
     def drain(self, timeout: float | None = None) -> bool:
         """Take no more requests, and wait until those that it has have ended.

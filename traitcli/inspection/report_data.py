@@ -38,14 +38,14 @@ def gather_report(
     ones.
 
     Args:
-        names: Runs by name, records by file (.json or .jsonl).
+        names: Runs by name, records by file (.json or .jsonl) or by folder.
         config: Its paths are searched.
         on_step: Called with a description of each step before it begins.
         on_event: Receives warnings, such as a record that is left out.
 
     Raises RunError for an unknown run, and UserError for a file that is not a monitoring record.
     """
-    files = [name for name in names if name.endswith((".json", ".jsonl"))]
+    files = [name for name in names if _has_records(name, config.paths.runs)]
     run_names = [name for name in names if name not in files]
     on_step("reading records")
     records = collect_records(config.paths.runs, files, on_event)
@@ -69,13 +69,22 @@ def gather_report(
     return Report(tuple(records), tuple(sets), tuple(_without_paths(runs)), now)
 
 
+def _has_records(name: str, runs: Path) -> bool:
+    """Whether a name is that of a record file or of a folder of records, and not of a run."""
+    if name.endswith((".json", ".jsonl")):
+        return True
+    # A run comes first: its name may be that of a folder that lies here by chance.
+    is_run = any((folder / "run.json").exists() for folder in (runs / name, Path(name)))
+    return Path(name).is_dir() and not is_run
+
+
 def _find_runs(runs: Path, names: Sequence[str]) -> list[Run]:
     if names:
         found = [Run(runs / name) for name in names]
     else:
         found = [Run(path.parent) for path in list_files(runs, "*/run.json")]
     for run in found:
-        require_run(run, "name a run, or a record file (.json or .jsonl)")
+        require_run(run, "name a run, a record file (.json or .jsonl), or a folder of records")
     return found
 
 

@@ -70,9 +70,23 @@ def record_path(runs: Path, name: str, suffix: str = ".json") -> Path:
 
 
 def find_records(runs: Path, names: Sequence[str]) -> list[Path]:
-    """The named files, or else all record files in `runs/monitor`, the latest first."""
-    kept = list_files(runs / "monitor", "*.json", "*.jsonl")
-    return [Path(name) for name in names] or sorted(kept, reverse=True)
+    """The named files and those of named folders, or else all in `runs/monitor`.
+
+    Those of a folder come with the latest first. Raises UserError for a folder without any.
+    """
+    if not names:
+        return _files_of(runs / "monitor")
+    found: list[Path] = []
+    for path in map(Path, names):
+        own = _files_of(path) if path.is_dir() else [path]
+        if not own:
+            raise UserError(f"{path} has no records", cause="no .json or .jsonl is in it", fix=_FIX)
+        found += own
+    return found
+
+
+def _files_of(folder: Path) -> list[Path]:
+    return sorted(list_files(folder, "*.json", "*.jsonl"), reverse=True)
 
 
 def read_records(path: Path) -> list[TokenScores | FailedRecord]:
@@ -100,10 +114,10 @@ def read_records(path: Path) -> list[TokenScores | FailedRecord]:
 def collect_records(
     runs: Path, names: Sequence[str], on_event: Listener = lambda event: None
 ) -> list[NamedRecord]:
-    """Read the named files, or else all in `runs/monitor`, or else the shipped example.
+    """Read the named files and folders, or else `runs/monitor`, or else the shipped example.
 
     Leaves out failures. Raises UserError when a named file is not a monitoring record; one in
-    `runs/monitor` that is damaged is left out with a warning.
+    a folder is left out with a warning.
     """
     paths = find_records(runs, names) or list_files(find_shipped("docs/examples"), "*.json")
     found = []
@@ -111,7 +125,7 @@ def collect_records(
         try:
             found += _read_named(path)
         except UserError as error:
-            if names:
+            if str(path) in map(str, map(Path, names)):
                 raise
             on_event(Warned("", f"{path} is left out: {error.cause}"))
     return found

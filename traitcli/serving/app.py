@@ -138,6 +138,14 @@ class Endpoints:
             raise ApiError(HTTPStatus.BAD_REQUEST, "the client has gone") from None
         client = request.client.host if request.client else ""
         asked = read(body, self.service.model, self.sampling, client)
+        if len(asked.answers) > (most := self.service.counts.most):
+            # A 429 would let the client try for ever.
+            raise ApiError(
+                HTTPStatus.BAD_REQUEST,
+                f"{len(asked.answers)} answers were asked for, and this server takes {most} at "
+                "once; ask for fewer, or start it with a larger --queue",
+                param="n",
+            )
         responses = Responses(asked, self.service.model, self.bytes_of)
         events = AnswerEvents(self.service, asked, self.metrics)
         return Reply(events, responses, self.metrics)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from traitcli.serving.metrics import Metrics
 
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
+CLIENT_GONE = 499
+"""What metrics count for a request whose client left before an answer; nginx has it, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,7 @@ class Guard:
             await self._app(scope, receive, note)
         # Whatever it is: a client waits, and other requests must go on.
         except Exception as error:
-            found = _as_api_error(error)
+            found = _as_api_error(error, scope)
             # After the start there is no other way to tell the client than to close.
             if status:
                 raise
@@ -137,7 +139,7 @@ class Guard:
         finally:
             # Only names of routes: paths are the client's, and each label is a series of its own.
             route = scope.get("route")
-            self._metrics.add_request(getattr(route, "path", "other"), status)
+            self._metrics.add_request(getattr(route, "path", "other"), status or CLIENT_GONE)
 
 
 async def send_error(error: ApiError, send: Send) -> None:
@@ -158,15 +160,25 @@ async def send_error(error: ApiError, send: Send) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def _as_api_error(error: Exception) -> ApiError:
+def _as_api_error(error: Exception, scope: Scope) -> ApiError:
     if isinstance(error, ApiError):
         return error
     if isinstance(error, TraitError):
         return of_trait_error(error)
     if isinstance(error, HTTPException):
-        return ApiError(error.status_code, error.detail, headers=error.headers)
+        return ApiError(error.status_code, _explain(error, scope), headers=error.headers)
     _print_place(error)
     return ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, "the server made a mistake")
+
+
+def _explain(error: HTTPException, scope: Scope) -> str:
+    """What is wrong with a path or a method; Starlette says only the name of the status."""
+    path = scope["path"][:100]
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        return f"there is no {path!r}; the API is under /v1, for example /v1/chat/completions"
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        return f"{path!r} does not take {scope['method'][:20]}"
+    return error.detail
 
 
 def _print_place(error: Exception) -> None:

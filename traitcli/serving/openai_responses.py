@@ -205,8 +205,12 @@ def usage(prompt_tokens: int, ends: Sequence[ServedEnd]) -> dict[str, int]:
 def _scores(token: ServedToken) -> dict[str, Any]:
     """The scores of a token as `monitor` shows them: calibrated if the vector has a scale."""
     shown = {**token.raw, **token.calibrated}
-    scores = {"scores": dict(_numbers(shown.items()))}
-    return scores if token.counts else scores | {"counted": False}
+    found: dict[str, Any] = {"scores": dict(_numbers(shown.items()))}
+    if not token.counts:
+        found["counted"] = False
+    if token.braked:
+        found["braked"] = list(token.braked)
+    return found
 
 
 def _highest(record: TokenScores, trait: str) -> float:

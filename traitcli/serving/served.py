@@ -57,6 +57,7 @@ class ServedToken:
     text    what it adds; "" if it is part of a character that is not complete
     raw, calibrated  trait -> score; calibrated only for vectors with a scale
     counts  whether means and alarms count this token (thinking parts may not count)
+    braked  the caps and gates that held at it
     """
 
     index: int
@@ -65,6 +66,7 @@ class ServedToken:
     raw: Mapping[str, float]
     calibrated: Mapping[str, float]
     counts: bool = True
+    braked: tuple[str, ...] = ()
     log_probs: LogProbs | None = None
 
 

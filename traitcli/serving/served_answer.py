@@ -133,6 +133,7 @@ class ServedAnswer:
             token.raw,
             token.calibrated,
             not token.skipped,
+            token.braked,
             event.log_probs,
         )
 

@@ -13,6 +13,7 @@ const ENDS = new Map([
  *
  * texts   the text of each token
  * scores  trait -> score of each token, NaN without one
+ * braked  cap or gate -> indices of the tokens at which it held
  * record  its record as the server gave it; empty until then
  */
 class Turn {
@@ -23,6 +24,7 @@ class Turn {
     this.scores = new Map(page.traits.map(({ name }) => [name, []]));
     this.means = null;
     this.counted = [];
+    this.braked = new Map();
     this.record = "";
     this.state = "waiting";
     this.begun = performance.now();
@@ -76,7 +78,7 @@ class Turn {
     this.end(own.ended === "time" ? "time" : reason);
   }
 
-  addToken(text, { scores, counted = true }) {
+  addToken(text, { scores, counted = true, braked = [] }) {
     if (this.state === "waiting") {
       this.state = "writing";
       this.first = performance.now();
@@ -87,6 +89,10 @@ class Turn {
     this.texts.push(text);
     this.spans.push(span);
     this.counted.push(counted);
+    for (const brake of listOf(braked)) {
+      this.braked.set(brake, [...(this.braked.get(brake) ?? []), this.texts.length - 1]);
+      span.classList.add("braked");
+    }
     for (const [trait, values] of this.scores) values.push(scores[trait] ?? NaN);
     this.part("tokens").append(span);
     this.last = performance.now();
@@ -97,6 +103,7 @@ class Turn {
     const index = this.texts.length - 1;
     this.texts[index] += rest;
     const span = tokenSpan(this.texts[index], index);
+    span.classList.toggle("braked", this.spans[index].classList.contains("braked"));
     this.spans[index].replaceWith(span);
     this.spans[index] = span;
   }
@@ -107,6 +114,7 @@ class Turn {
     const seconds = (this.last - this.first) / 1000;
     const pace = count > 2 && seconds > 0 ? `${((count - 1) / seconds).toFixed(1)} tokens/s` : "";
     this.part("waiting").hidden = true;
+    for (const [brake, indices] of this.braked) this.note(heldText(brake, indices, count));
     this.part("facts").textContent = joinParts(
       count > 0 ? countOf(count, "token") : "no token: the model has nothing to say",
       ENDS.get(reason) ?? reason,

@@ -86,12 +86,7 @@ class Pane {
     this.part("steering").replaceChildren(
       ...record.steering.map((way) => element("li", "", steeringText(way))),
       ...[...record.braked].map(([brake, indices]) =>
-        element(
-          "li",
-          "",
-          `${brake} held at ${countOf(indices.length, "token")} of ${record.tokens.length}, ` +
-            "underlined",
-        ),
+        element("li", "", heldText(brake, indices, record.tokens.length)),
       ),
     );
     this.part("history").replaceChildren(

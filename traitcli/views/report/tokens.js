@@ -1,5 +1,9 @@
 // Shows tokens of any model as text.
 
+/** At how many of an answer's tokens, which are underlined, a cap or a gate held. */
+const heldText = (brake, indices, tokens) =>
+  `${brake} held at ${countOf(indices.length, "token")} of ${tokens}, underlined`;
+
 /** A token's text, with a visible mark before each line break. */
 function tokenSpan(token, i) {
   // A bidi control must reverse only its own token, not the tokens that follow.
