@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import numpy as np
 import psutil
 
 from benchmarks.case import built_in_traits, load_embedded, prompt_ids
@@ -184,11 +185,6 @@ def measure(
     return {name: statistics.median(found) for name, found in ratios.items()}, last
 
 
-def quantile(values: Sequence[float], share: float) -> float:
-    """The value below which a share of the values lies."""
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
-
-
 def measure_memory(server: Server, requests: int) -> tuple[float, float]:
     """MiB of the server after a tenth of the requests, and after all."""
     bodies = make_bodies(find_questions(requests), 4)
@@ -227,7 +223,7 @@ def main() -> int:
             ratios, seen = measure(server, model, clients, arguments.tokens, arguments.rounds)
             served = seen["served"]
             waits = [
-                1000 * quantile(values, share)
+                1000 * float(np.quantile(values, share))
                 for values in (served.first, served.between)
                 for share in (0.5, 0.95)
             ]
