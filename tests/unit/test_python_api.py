@@ -292,6 +292,13 @@ def test_an_option_that_is_not_valid_is_refused(model, options, cause):
     assert raised.value.cause.startswith(cause[:40])
 
 
+def test_an_option_of_watch_is_refused_with_its_place(model):
+    with pytest.raises(tc.TraitError) as raised:
+        model.generate("Hi", stop_on="evil>1")
+
+    assert raised.value.fix == "watch=model.watch([…], stop_on=…)"
+
+
 # Streaming
 
 

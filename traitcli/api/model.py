@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -302,10 +303,13 @@ class Model(VectorModel):
         known = GenerateOptions.__annotations__
         for name in options:
             if name not in known:
+                is_of_watch = name in signature(self.watch).parameters
                 raise UserError(
                     f"unknown option {name}",
                     cause=f"options are {', '.join(known)}",
-                    fix=suggest(name, known) or "leave it out",
+                    fix=f"watch=model.watch([…], {name}=…)"
+                    if is_of_watch
+                    else suggest(name, known) or "leave it out",
                 )
         keys = {name: f"monitor.{'sampling.' * (name in _SAMPLING)}{name}" for name in options}
         changes = {keys[name]: value for name, value in options.items()}
