@@ -1,7 +1,7 @@
 """A pretend accelerator: its tensors hold CPU data and say that they are on `sim:0` or `sim:1`.
 
 Like CUDA it refuses to mix devices. It logs what costs time on a real device: launches, copies to
-and from it, and waits until it is done, each with the line of traitcli that causes it.
+and from it, and waits until it is done.
 
     with simulated() as log:
         model = on_sim(loaded)  # see sim_models.py
@@ -11,26 +11,21 @@ and from it, and waits until it is done, each with the line of traitcli that cau
 
 from __future__ import annotations
 
-import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import traitcli
+from tests.sim_log import Event, Kind, Log, running_line
 
-Kind = Literal["launch", "upload", "download", "wait"]
 aten = torch.ops.aten
 
 CPU = torch.device("cpu")
-PACKAGE = Path(traitcli.__file__).parent
 MAKES_FROM_NUMBERS = (torch.tensor, torch.as_tensor)
 """They fill their tensor below the dispatcher, so they are caught above it."""
 INDEXED_BY_LISTS = (torch.Tensor.__getitem__, torch.Tensor.__setitem__)
@@ -70,52 +65,6 @@ NO_KERNEL = {
     "new_empty",
     "new_empty_strided",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something that costs time on an accelerator.
-
-    kind  launch: a kernel, a copy between devices included
-          upload, download: a copy to the device or from it
-          wait: another reason to wait until the device is done
-    line  of traitcli, as "generation/decode.py:241"
-    code  the innermost code outside torch, if it is not traitcli's own
-    """
-
-    kind: Kind
-    operator: str
-    line: str
-    code: str
-
-
-@dataclass(slots=True)
-class Log:
-    """What has happened since the last look at it."""
-
-    events: list[Event] = field(default_factory=list)
-
-    def take(self) -> Log:
-        """Return the events so far, and forget them."""
-        taken, self.events = Log(self.events), []
-        return taken
-
-    def count(self, kind: Kind) -> int:
-        return sum(event.kind == kind for event in self.events)
-
-    @property
-    def waits(self) -> int:
-        """How often the host waits until the device is done; each copy back is such a wait."""
-        return self.count("download") + self.count("wait")
-
-    def table(self, *kinds: Kind) -> str:
-        """Number, kind, operator and line of the events, for the message of a failed test."""
-        chosen = Counter(event for event in self.events if event.kind in kinds or not kinds)
-        rows = [
-            f"{number:5} {event.kind:8} {event.operator:32} {event.line} {event.code}"
-            for event, number in chosen.most_common()
-        ]
-        return "\n" + "\n".join(rows)
 
 
 class SimTensor(torch.Tensor):
@@ -158,27 +107,31 @@ class SimTensor(torch.Tensor):
 class _SimMode(TorchDispatchMode):
     """Runs operators on the CPU data of pretend tensors, and logs them."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Log | None) -> None:
         super().__init__()
         self._log = log
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Whether torch hides this mode from its compiler, which takes longer than an operator."""
+        return False
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        wanted = kwargs.get("device")
-        is_made_here = wanted is not None and torch.device(wanted).type == "sim"
-        if not is_made_here and not any(
-            isinstance(one, SimTensor) for one in _tensors(args, kwargs)
-        ):
-            return func(*args, **kwargs)
-        if not _name(func).startswith(tuple(ONE_KERNEL)) and _is_composite(func):
+        if SimTensor not in types:
+            wanted = kwargs.get("device")
+            if wanted is None or torch.device(wanted).type != "sim":
+                return func(*args, **kwargs)
+        operator = _operator(func)
+        if operator.is_composed:
             # Inference mode hands over whole what is composed of other operators.
             with self:
                 found = func.decompose(*args, **kwargs)
             if found is not NotImplemented:
                 return found
-        if func in (aten.copy_.default, aten._to_copy.default):
+        if operator.is_copy:
             return self._copy(func, args, kwargs)
-        return self._compute(func, args, kwargs)
+        return self._compute(operator, args, kwargs)
 
     def _copy(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.Tensor:
         options = {key: value for key, value in kwargs.items() if key != "device"}
@@ -200,76 +153,80 @@ class _SimMode(TorchDispatchMode):
             kind = "upload"
         elif target == CPU:
             kind = "download"
-        self._note(kind, func)
+        self._note(kind, _operator(func))
 
-    def _compute(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        device = self._device_of(func, args, kwargs)
-        self._log_waits(func, args)
+    def _compute(self, operator: _Operator, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        device = self._device_of(operator, args, kwargs)
+        self._log_waits(operator, args)
         options = {key: _each(_on_cpu, value) for key, value in kwargs.items()}
         if options.get("device") is not None:
             options["device"] = CPU
-        found = func(*(_each(_on_cpu, value) for value in args), **options)
-        if func is aten._local_scalar_dense.default:
+        found = operator.run(*[_each(_on_cpu, value) for value in args], **options)
+        if operator.run is aten._local_scalar_dense.default:
             return found
-        if _name(func) not in NO_KERNEL and not _is_view(func):
-            self._note("launch", func)
+        if operator.is_kernel:
+            self._note("launch", operator)
 
-        changed = _changed_arguments(func, args, kwargs)
-        if changed and not isinstance(found, tuple | list):
-            return changed[0]
+        if operator.written and not isinstance(found, tuple | list):
+            changed = operator.changed(args, kwargs)
+            if changed is not None:
+                return changed
         # Inference mode allows a view of an ordinary tensor, if the view is an ordinary one too.
-        is_view_of_ordinary = _is_view(func) and not args[0].is_inference()
-        with torch.inference_mode(torch.is_inference_mode_enabled() and not is_view_of_ordinary):
-            return _each(
-                lambda one: SimTensor(one, device) if isinstance(one, torch.Tensor) else one, found
-            )
+        if operator.is_view and torch.is_inference_mode_enabled() and not args[0].is_inference():
+            with torch.inference_mode(False):
+                return _on_sim(found, device)
+        return _on_sim(found, device)
 
-    def _device_of(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.device:
+    def _device_of(
+        self, operator: _Operator, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> torch.device:
         """The device that an operator runs on; raises RuntimeError as CUDA does."""
         if kwargs.get("device") is not None:
             return _numbered(kwargs["device"])
         tensors = _tensors(args, kwargs)
-        if _name(func) in INDEXING:
+        if operator.is_indexing:
             # CPU indices are allowed, and copied to the device.
             indices = [one for one in args[1] if one is not None]
             tensors = [one for one in tensors if all(one is not index for index in indices)]
             on_cpu = [index for index in indices if index.device == CPU]
             tensors += [index for index in indices if index.device != CPU]
             for _ in on_cpu:
-                self._note("upload", func)
+                self._note("upload", operator)
         # A single number may come from the CPU.
-        devices = {one.device for one in tensors if one.device != CPU or one.dim()}
+        devices = {one.device for one in tensors if isinstance(one, SimTensor) or one.dim()}
         if len(devices) > 1:
             names = " and ".join(sorted(map(str, devices)))
             raise RuntimeError(
-                f"Expected all tensors to be on the same device, but found {names} in {func}"
+                f"Expected all tensors to be on the same device, but found {names} in "
+                f"{operator.run}"
             )
         return devices.pop()
 
-    def _log_waits(self, func: Any, args: Sequence[Any]) -> None:
-        if func is aten._local_scalar_dense.default:
-            self._note("download", func)
-        has_mask = _name(func) in INDEXING and any(
+    def _log_waits(self, operator: _Operator, args: Sequence[Any]) -> None:
+        if operator.run is aten._local_scalar_dense.default:
+            self._note("download", operator)
+        has_mask = operator.is_indexing and any(
             one is not None and one.dtype == torch.bool and one.device != CPU for one in args[1]
         )
-        # `repeat_interleave` by a number knows its size.
-        if has_mask or (_name(func) in WAITING and func is not aten.repeat_interleave.self_int):
-            self._note("wait", func)
+        if has_mask or operator.waits:
+            self._note("wait", operator)
 
-    def _note(self, kind: Kind, func: Any) -> None:
-        line, code = _where()
-        self._log.events.append(Event(kind, _name(func), line, code))
+    def _note(self, kind: Kind, operator: _Operator) -> None:
+        if self._log is not None:
+            line, code = running_line()
+            self._log.events.append(Event(kind, operator.name, line, code))
 
 
 class _SimFunctions(TorchFunctionMode):
     """Makes tensors from numbers on the pretend device."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = dict(kwargs or {})
-        wanted = kwargs.get("device")
-        if func in MAKES_FROM_NUMBERS and wanted and torch.device(wanted).type == "sim":
-            return func(*args, **{**kwargs, "device": CPU}).to(wanted)
-        if func in INDEXED_BY_LISTS and isinstance(args[0], SimTensor):
+        kwargs = kwargs or {}
+        if func in MAKES_FROM_NUMBERS:
+            wanted = kwargs.get("device")
+            if wanted and torch.device(wanted).type == "sim":
+                return func(*args, **{**kwargs, "device": CPU}).to(wanted)
+        elif func in INDEXED_BY_LISTS and isinstance(args[0], SimTensor):
             index = args[1] if isinstance(args[1], tuple) else (args[1],)
             chosen = tuple(torch.tensor(one) if isinstance(one, list) else one for one in index)
             return func(args[0], chosen, *args[2:])
@@ -277,11 +234,14 @@ class _SimFunctions(TorchFunctionMode):
 
 
 @contextmanager
-def simulated() -> Iterator[Log]:
-    """Let `sim:0` and `sim:1` exist, and log what happens there."""
+def simulated(logs: bool = True) -> Iterator[Log]:
+    """Let `sim:0` and `sim:1` exist, and log what happens there.
+
+    Without `logs` the log stays empty: to look for the line of each event takes a while.
+    """
     _name_backend()
     log = Log()
-    with _SimFunctions(), _SimMode(log):
+    with _SimFunctions(), _SimMode(log if logs else None):
         yield log
 
 
@@ -335,59 +295,66 @@ def _on_cpu(value: Any) -> Any:
     return value.data_on_cpu if isinstance(value, SimTensor) else value
 
 
+def _on_sim(found: Any, device: torch.device) -> Any:
+    """The result of an operator, with its tensors on a pretend device."""
+    if isinstance(found, torch.Tensor):
+        return SimTensor(found, device)
+    if isinstance(found, tuple | list):
+        return type(found)(_on_sim(one, device) for one in found)
+    return found
+
+
 def _numbered(device: Any) -> torch.device:
     device = torch.device(device)
     return torch.device("sim", 0) if device.type == "sim" and device.index is None else device
 
 
-@cache
-def _name(func: Any) -> str:
-    return func._schema.name.removeprefix("aten::")
+@dataclass(frozen=True, slots=True)
+class _Operator:
+    """What an operator does, found once: a pretend device runs thousands in a second.
+
+    written  name and position of the arguments that it writes to
+    """
+
+    run: Any
+    name: str
+    is_composed: bool
+    is_copy: bool
+    is_view: bool
+    is_kernel: bool
+    is_indexing: bool
+    waits: bool
+    written: tuple[tuple[str, int], ...]
+
+    def changed(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """The argument that it writes to, `out` before others; None if it is not given."""
+        for name, _ in self.written:
+            if name in kwargs:
+                return kwargs[name]
+        return next((args[at] for _, at in self.written if at < len(args)), None)
 
 
 @cache
-def _is_composite(func: Any) -> bool:
-    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
-
-
-@cache
-def _is_view(func: Any) -> bool:
+def _operator(func: Any) -> _Operator:
+    name = func._schema.name.removeprefix("aten::")
     aliases = [returned.alias_info for returned in func._schema.returns]
-    return any(alias is not None and not alias.is_write for alias in aliases)
-
-
-def _changed_arguments(
-    func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> list[torch.Tensor]:
-    """The arguments that an operator writes to, `out` before others."""
-    written = [
-        (argument.name, position)
-        for position, argument in enumerate(func._schema.arguments)
-        if argument.alias_info is not None and argument.alias_info.is_write
-    ]
-    named = [kwargs[name] for name, _ in written if name in kwargs]
-    return named + [args[position] for _, position in written if position < len(args)]
-
-
-def _where() -> tuple[str, str]:
-    """The line of traitcli that runs, and the innermost code outside torch if it is another's."""
-    frame, code = sys._getframe(2), ""
-    while frame:
-        is_ours, name = _owner(frame.f_code.co_filename)
-        if is_ours:
-            return f"{name}:{frame.f_lineno}", code
-        if name and not code:
-            code = f"{name}:{frame.f_lineno}"
-        frame = frame.f_back
-    return "", code
-
-
-@cache
-def _owner(file: str) -> tuple[bool, str]:
-    """Whether a file is traitcli's, and its name; code of torch and of this file has none."""
-    path = Path(file)
-    if path.is_relative_to(PACKAGE):
-        return True, str(path.relative_to(PACKAGE))
-    if "torch" in path.parts or path == Path(__file__):
-        return False, ""
-    return False, "/".join(path.parts[-3:])
+    is_view = any(alias is not None and not alias.is_write for alias in aliases)
+    is_composite = torch._C._dispatch_has_kernel_for_dispatch_key(
+        func.name(), "CompositeImplicitAutograd"
+    )
+    return _Operator(
+        run=func,
+        name=name,
+        is_composed=is_composite and not name.startswith(tuple(ONE_KERNEL)),
+        is_copy=func in (aten.copy_.default, aten._to_copy.default),
+        is_view=is_view,
+        is_kernel=name not in NO_KERNEL and not is_view,
+        is_indexing=name in INDEXING,
+        # `repeat_interleave` by a number knows its size.
+        waits=name in WAITING and func is not aten.repeat_interleave.self_int,
+        written=tuple(
+            (argument.name, position)
+            for position, argument in enumerate(func._schema.arguments)
+            if argument.alias_info is not None and argument.alias_info.is_write
+        ),
+    )

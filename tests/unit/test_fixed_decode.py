@@ -110,7 +110,7 @@ def test_answers_and_means_are_the_same_on_pretend_devices(loaded, family, sampl
     asked = decoding.requests(loaded(family)) * 2
     expected = decoding.answers(ending(loaded(family)), asked, SAMPLING[sampling], 3)
 
-    with simulated():
+    with simulated(logs=False):
         model = stop_early(PLACES[place](loaded(family)), "fixed")
         found = decoding.answers(model, asked, SAMPLING[sampling], 3)
 
@@ -163,7 +163,7 @@ def test_braked_answers_and_where_brakes_held_are_the_same(loaded, texts, loop):
 )
 def test_scores_of_tokens_and_prompts_are_the_same(loaded, place, loop, prompts):
     expected = scored(ending(loaded("gemma2")), prompts)
-    with simulated():
+    with simulated(logs=False):
         found = scored(stop_early(PLACES[place](loaded("gemma2")), loop), prompts)
 
     assert found[0].keys() == expected[0].keys()

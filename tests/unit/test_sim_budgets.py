@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tests.conftest import LLAMA_TEMPLATE, make_model
-from tests.sim_device import Log, simulated
+from tests.sim_device import simulated
+from tests.sim_log import Log
 from tests.sim_models import on_sim, spread_over_two
 from tests.unit import test_brakes as brakes
 from traitcli.config import ModelConfig, SamplingConfig

@@ -71,7 +71,7 @@ def both(request):
 
     def run(loaded, compute):
         expected = compute(loaded)
-        with simulated():
+        with simulated(logs=False):
             found = compute(PLACES[request.param](loaded))
         return expected, found
 

@@ -65,7 +65,7 @@ def spread_worker(config, loaded, gpus, send):
     return worker
 
 
-@simulated()
+@simulated(logs=False)
 def test_a_spread_worker_gives_vllm_all_its_gpus_and_reads_on_both(
     config, task, loaded, monkeypatch
 ):
@@ -241,7 +241,7 @@ def test_a_worker_and_the_vllm_that_it_starts_see_only_its_gpus(visible, expecte
     assert os.environ["CUDA_VISIBLE_DEVICES"] == expected
 
 
-@simulated()
+@simulated(logs=False)
 def test_the_device_with_the_least_free_memory_decides(loaded, monkeypatch):
     model = spread_over_two(loaded("llama"))
     free = {"sim:0": 2**40, "sim:1": 12_000_000}
