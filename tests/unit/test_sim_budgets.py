@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -24,17 +25,29 @@ from traitcli.models.load import load_model
 from traitcli.records import TraitVector
 from traitcli.steering.interventions import steered
 
+FAMILIES = ("llama", "gemma2")
 PLACES = {"one device": on_sim, "two devices": spread_over_two}
 SAMPLING = {
-    "greedy": SamplingConfig(temperature=0, max_new_tokens=6),
-    "sampled": SamplingConfig(max_new_tokens=6),
-    "likeliest only": SamplingConfig(max_new_tokens=6, temperature=0.7, top_k=40, top_p=0.9),
-    "nucleus": SamplingConfig(max_new_tokens=6, temperature=0.7, top_p=0.9),
+    "greedy": SamplingConfig(temperature=0, max_new_tokens=4),
+    "sampled": SamplingConfig(max_new_tokens=4),
+    "likeliest only": SamplingConfig(max_new_tokens=4, temperature=0.7, top_k=40, top_p=0.9),
+    "nucleus": SamplingConfig(max_new_tokens=4, temperature=0.7, top_p=0.9),
 }
 START = tuple(range(20, 34))
 
+CASES = [
+    *(
+        (family, place, count, "sampled")
+        for family, place, count in product(FAMILIES, PLACES, (1, 12))
+    ),
+    *(("llama", "one device", 12, sampling) for sampling in SAMPLING if sampling != "sampled"),
+    ("gemma2", "two devices", 12, "nucleus"),
+]
+"""Every kind of sampling once or twice: tokens are picked alike whatever comes before."""
+
+each_case = pytest.mark.parametrize(("family", "place", "count", "sampling"), CASES)
 each_place = pytest.mark.parametrize("place", PLACES)
-each_family = pytest.mark.parametrize("family", ["llama", "gemma2"])
+each_family = pytest.mark.parametrize("family", FAMILIES)
 
 
 @pytest.fixture
@@ -45,9 +58,9 @@ def log():
 
 @pytest.fixture(scope="session")
 def deeper_model(tmp_path_factory):
-    """A tiny Llama with twice as many layers as the others."""
+    """A tiny Llama with two more layers than the others."""
     folder = tmp_path_factory.mktemp("deeper") / "tiny-llama"
-    make_model(folder, "llama", LLAMA_TEMPLATE, True, more={"num_hidden_layers": 8})
+    make_model(folder, "llama", LLAMA_TEMPLATE, True, more={"num_hidden_layers": 6})
     return load_model(ModelConfig(id=str(folder), device="cpu"))
 
 
@@ -72,10 +85,7 @@ def unending(loaded):
     return replace(loaded, stop_ids=frozenset())
 
 
-@pytest.mark.parametrize("sampling", SAMPLING)
-@pytest.mark.parametrize("count", [1, 12])
-@each_place
-@each_family
+@each_case
 def test_a_step_waits_once_and_copies_to_the_device_twice(
     log, loaded, family, place, count, sampling
 ):
@@ -83,17 +93,14 @@ def test_a_step_waits_once_and_copies_to_the_device_twice(
 
     _, *middle, _ = logged_steps(log, model, requests(count), SAMPLING[sampling])
 
-    assert len(middle) == 4
+    assert len(middle) == 2
     for step, done in middle:
         assert len(step.written) == count
         assert done.waits <= 1, done.table("download", "wait")
         assert done.count("upload") <= 2, done.table("upload")
 
 
-@pytest.mark.parametrize("sampling", SAMPLING)
-@pytest.mark.parametrize("count", [1, 12])
-@each_place
-@each_family
+@each_case
 def test_a_step_of_fixed_slots_waits_once_and_copies_nothing_to_the_device(
     log, loaded, family, place, count, sampling
 ):
@@ -102,7 +109,7 @@ def test_a_step_of_fixed_slots_waits_once_and_copies_nothing_to_the_device(
     # The first one comes after two steps, because steps are read late.
     _, *middle, _ = logged_steps(log, model, requests(count), SAMPLING[sampling])
 
-    assert len(middle) == 4
+    assert len(middle) == 2
     for step, done in middle:
         assert len(step.written) == count
         assert done.waits <= 1, done.table("download", "wait")
@@ -151,9 +158,14 @@ def test_answers_that_end_together_cost_one_more_wait(log, loaded, place, count)
     assert done.waits == 1, done.table("download", "wait")
 
 
-@pytest.mark.parametrize("layers", [(2,), (2, 2, 2), (0, 1, 2, 3, 4), (4, 1, 4, 0)])
-@each_place
-@each_family
+@pytest.mark.parametrize(
+    ("family", "place", "layers"),
+    [
+        *((family, place, (4, 1, 4, 0)) for family, place in product(FAMILIES, PLACES)),
+        *(("llama", "one device", layers) for layers in [(2,), (2, 2, 2)]),
+        *(("llama", place, (0, 1, 2, 3, 4)) for place in PLACES),
+    ],
+)
 def test_the_scores_of_a_monitored_token_are_copied_back_together(
     log, loaded, family, place, layers
 ):
@@ -171,15 +183,12 @@ def test_the_scores_of_a_monitored_token_are_copied_back_together(
         assert done.count("upload") <= 2, done.table("upload")
 
 
-@pytest.mark.parametrize(
-    "texts", [("evil<=-0.3",), ("evil=ablate@all",), ("refusal=6 if evil>-0.6", "evil<=0")]
-)
 @pytest.mark.parametrize("packs", [True, False])
 @each_place
-def test_brakes_wait_for_nothing_and_copy_nothing(log, loaded, place, packs, texts):
+def test_brakes_wait_for_nothing_and_copy_nothing(log, loaded, place, packs):
     plain = unending(replace(PLACES[place](loaded("llama")), packs=packs))
-    steering = steered(plain, brakes.prepared(plain, *texts))
-    sampling = SamplingConfig(max_new_tokens=16)
+    # Long enough for gates, which follow the scores of eight tokens.
+    sampling = SamplingConfig(max_new_tokens=11)
 
     def counts(more=None):
         reader = ProjectionReader(make_probes((2, 3)), plain, marks=True, more=more)
@@ -187,11 +196,11 @@ def test_brakes_wait_for_nothing_and_copy_nothing(log, loaded, place, packs, tex
         return [(done.waits, done.count("upload")) for _, done in middle]
 
     expected = counts()
-    with steering:
-        found = counts(steering)
 
-    assert len(found) == 13
-    assert found == expected
+    assert len(expected) == 8
+    for texts in (("evil<=-0.3",), ("evil=ablate@all",), ("refusal=6 if evil>-0.6", "evil<=0")):
+        with steered(plain, brakes.prepared(plain, *texts)) as steering:
+            assert counts(steering) == expected, texts
 
 
 def make_probes(layers: Sequence[int]) -> list[Probe]:
@@ -236,9 +245,9 @@ def test_more_answers_that_end_cost_the_same_with_more_layers(log, loaded, deepe
         model = unending(model)
         steps = list(logged_steps(log, model, asked, SAMPLING["sampled"]))
         if way == "before others":
-            # Stopped by the fourth token: the last answers move to the slots that become free.
-            fourth = steps[3][0].written[0][1]
-            model = replace(model, stop_ids=frozenset([fourth]))
+            # Stopped by the third token: the last answers move to the slots that become free.
+            third = steps[2][0].written[0][1]
+            model = replace(model, stop_ids=frozenset([third]))
             steps = list(logged_steps(log, model, asked, SAMPLING["sampled"]))
         [of_end] = [done for step, done in steps if len(step.ended) == count][:1]
         return of_end.count("launch")
