@@ -34,10 +34,20 @@ from traitcli.records import POSITIONS
 from traitcli.steering.interventions import steered, typical_norms
 
 SAMPLING = {
-    "greedy": SamplingConfig(temperature=0, max_new_tokens=8),
-    "sampled": SamplingConfig(max_new_tokens=8),
-    "likeliest only": SamplingConfig(max_new_tokens=8, temperature=0.7, top_k=40, top_p=0.9),
+    "greedy": SamplingConfig(temperature=0, max_new_tokens=6),
+    "sampled": SamplingConfig(max_new_tokens=6),
+    "likeliest only": SamplingConfig(max_new_tokens=6, temperature=0.7, top_k=40, top_p=0.9),
 }
+BRAKED = SamplingConfig(max_new_tokens=16)
+"""Twice the tokens that a gate looks back at."""
+BRAKES = (
+    "evil<=-0.3",
+    "refusal=ablate@2",
+    "evil=4",
+    "evil=-6@2 if refusal<0",
+    "refusal=6@1 if refusal>-0.3",
+)
+"""Each kind; with two devices, scores of the second one open gates on the first."""
 PLACES = {"one device": on_sim, "two devices": spread_over_two}
 MODELS = ("llama", "gemma2", "lfm2")
 """Grouped heads; a soft cap and a window; recurrent layers, which are read padded."""
@@ -65,15 +75,24 @@ def model(loaded, padded_model):
     return lambda family: padded_model if family == "lfm2" else loaded(family)
 
 
+@pytest.fixture(scope="module")
+def known():
+    """(test, its parameters without the place) -> what the CPU gives."""
+    return {}
+
+
 @pytest.fixture(params=PLACES)
-def both(request):
+def both(request, known):
     """Returns what a function gives for a model on the CPU, and on pretend devices."""
+    params = sorted(request.node.callspec.params.items())
+    case = (request.function, *(value for name, value in params if name != "both"))
 
     def run(loaded, compute):
-        expected = compute(loaded)
+        if case not in known:
+            known[case] = compute(loaded)
         with simulated(logs=False):
             found = compute(PLACES[request.param](loaded))
-        return expected, found
+        return known[case], found
 
     return run
 
@@ -98,8 +117,8 @@ def test_massive_states_have_the_same_lengths(both, model, family):
 
 @pytest.mark.parametrize(
     ("family", "packs", "sampling"),
-    [(*way, sampling) for way in WAYS for sampling in ("greedy", "sampled")]
-    + [("llama", True, "likeliest only")],
+    [(*way, "sampled") for way in WAYS]
+    + [("llama", True, other) for other in SAMPLING if other != "sampled"],
 )
 def test_answers_and_their_means_are_the_same(both, model, family, packs, sampling):
     def compute(loaded):
@@ -154,23 +173,27 @@ def test_steered_answers_are_the_same(both, model, family, packs, positions):
     assert [one.ids for one in found] == [one.ids for one in expected]
 
 
-@pytest.mark.parametrize("name", ["several", "gate on a higher layer"])
 @each_way
-def test_braked_answers_and_where_brakes_held_are_the_same(both, model, family, packs, name):
+def test_braked_answers_and_where_brakes_held_are_the_same(both, model, family, packs):
     def compute(loaded):
-        steering = steered(loaded, brakes.prepared(loaded, *brakes.WAYS[name]))
+        steering = steered(loaded, brakes.prepared(loaded, *BRAKES))
         reader = ProjectionReader(brakes.probes(), loaded, more=steering)
         with steering:
             # Few at a time: sequences are moved, with what gates remember of them.
-            steps = list(decode(loaded, brakes.REQUESTS, brakes.SAMPLED, 3, reader))
+            steps = list(decode(loaded, brakes.REQUESTS[:6], BRAKED, 3, reader))
         return [step.written for step in steps], reader.finished
 
-    stopping = replace(model(family), packs=packs, stop_ids=brakes.STOP)
+    stopping = replace(model(family), packs=packs, stop_ids=frozenset(range(0, 900, 16)))
     expected, found = both(stopping, compute)
 
     assert found[0] == expected[0]
+    assert len({len(one.response) for one in expected[1].values()}) > 1
     for index, one in found[1].items():
         assert np.array_equal(one.response[:, 3:], expected[1][index].response[:, 3:])
+    # Each brake holds at some tokens and not at others.
+    held = np.concatenate([one.response[:, 3:] for one in expected[1].values()])
+    assert held.any(0).all()
+    assert not held.all(0).any()
 
 
 @each_way
