@@ -5,10 +5,18 @@ from __future__ import annotations
 from itertools import product
 
 import numpy as np
+import pytest
 
+from traitcli.vectors import controls
 from traitcli.vectors.held_out import HeldOutScores, LabelledActivations
 
 LAYERS, HIDDEN, PAIRS = 4, 16, 5
+
+
+@pytest.fixture
+def fewer_shuffles(monkeypatch):
+    """Enough for a verdict, which asks for p ≤ 0.05; many vectors are measured sooner."""
+    monkeypatch.setattr(controls, "SHUFFLES", 40)
 
 
 def draw(seed, questions=20, layers=LAYERS, hidden=HIDDEN, per_cell=1):

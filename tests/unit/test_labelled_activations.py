@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tests.unit.planted import draw, plant
+from tests.unit.planted import draw, fewer_shuffles, plant
 from traitcli.config import ExtractConfig
 from traitcli.pipeline.labelled_activations import labelled, unseen_rollouts
 from traitcli.pipeline.plan import plan_rollouts
@@ -96,6 +96,7 @@ def join(one, other):
     return LabelledActivations(*arrays, question, np.concatenate([one.length, other.length]))
 
 
+@pytest.mark.usefixtures(fewer_shuffles.__name__)
 def test_noise_seldom_reaches_the_second_rung_when_rollouts_both_build_and_test():
     """The layer is chosen on some of the rollouts that then test it: at most 5 of 100 seeds."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.unit.planted import draw, plant, plant_length, plant_phrases
+from tests.unit.planted import draw, fewer_shuffles, plant, plant_length, plant_phrases
 from traitcli.config import Config
 from traitcli.pipeline.build_vector import build_trait
 from traitcli.pipeline.ledgers import RunLedgers
@@ -21,6 +21,8 @@ from traitcli.vectors.methods import METHODS, mean_difference
 from traitcli.vectors.verdict import with_verdict
 
 LAYERS = 9
+
+few = pytest.mark.usefixtures(fewer_shuffles.__name__)
 
 
 def measured(build, test, method=mean_difference, layer="auto"):
@@ -74,6 +76,7 @@ def with_neutral(seed, neutral):
     return with_verdict(measure_vector(evidence, "auto"))
 
 
+@few
 def test_data_that_differ_only_in_the_prompt_never_reach_the_second_rung():
     """At most five of a hundred seeds may, by chance."""
     verdicts = [with_neutral(seed, lambda rollouts: rollouts).verdict for seed in range(100)]
@@ -82,6 +85,7 @@ def test_data_that_differ_only_in_the_prompt_never_reach_the_second_rung():
     assert set(verdicts) <= {"reads its instruction", "reads its own texts"}
 
 
+@few
 def test_a_true_direction_is_recognised_beside_an_unrelated_effect_of_the_prompt():
     """The prompt shifts all states behind a persona along a direction of its own."""
     shift = np.random.default_rng(7).standard_normal(16).astype(np.float32)
@@ -150,6 +154,7 @@ def test_a_length_confound_is_called_length(seed):
     assert found.doubts[0].startswith("may be length: the length of the answer separates")
 
 
+@few
 def test_a_length_confound_keeps_neutral_readings_from_the_second_rung():
     def lengths(seed):
         build, test = (plant_length(rollouts, seed) for rollouts in both(seed))
@@ -183,6 +188,7 @@ def test_a_perfect_vector_does_not_lead_a_perfect_embedding_layer():
     assert found.verdict_reason.startswith("may be lexical: ")
 
 
+@few
 def test_a_vector_that_the_embedding_layer_matches_is_called_lexical():
     """Most of twenty seeds: chance sometimes exceeds two standard errors."""
     doubts = [measured(*both(seed, planted_everywhere)).doubts for seed in range(20)]
