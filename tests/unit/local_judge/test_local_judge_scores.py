@@ -30,7 +30,8 @@ def test_a_score_is_the_expected_number_over_all_spellings(loaded, family):
 
     found = judged(model)
 
-    for answer in ANSWERS[2], ANSWERS[4]:  # The shortest and the longest answer.
+    # The shortest answer, which is padded, and once the longest.
+    for answer in [ANSWERS[2], *([ANSWERS[4]] if family == "llama" else [])]:
         naive = Naive(model, asked_about(answer))
         p = [naive.number(n) for n in range(101)]
         assert found[answer.rollout].score.method == "digit tree"
@@ -47,7 +48,9 @@ def test_whitespace_before_the_number_is_skipped(loaded):
 
     assert len(naive.whitespace()) == 7
     assert sum(found.values()) > 0.1
-    assert found == pytest.approx({str(n): naive.number(n) for n in range(101)}, abs=1e-4)
+    # Of each length, with and without a longer number that begins alike.
+    for n in (0, 1, 7, 9, 10, 11, 42, 90, 99, 100):
+        assert found[str(n)] == pytest.approx(naive.number(n), abs=1e-4)
 
 
 def stated(loaded, prompt, scale):
