@@ -16,6 +16,7 @@ from tests.unit.test_brakes import STOP, VECTORS, prepared
 from tests.unit.test_steerer import count_hooks
 from traitcli.config import MonitorConfig, MonitorSamplingConfig, SamplingConfig
 from traitcli.errors import BusyError, ModelError, UserError
+from traitcli.generation import live_steps
 from traitcli.generation.decode import decode
 from traitcli.generation.live_batch import LiveBatch, LiveLimits
 from traitcli.generation.live_request import LiveEnd, LiveRequest, LiveToken
@@ -273,8 +274,9 @@ def test_beginnings_of_prompts_are_read_once_unless_steering_changes_them(loaded
     assert passes == [[21], [2, 2, 2, whole, whole, len(other)], [1]]
 
 
-def test_slots_grow_with_what_runs_and_shrink_when_nothing_does(loaded):
-    model = replace(loaded("llama"), stop_ids=frozenset(), context=1000)
+def test_slots_grow_with_what_runs_and_shrink_when_nothing_does(loaded, monkeypatch):
+    monkeypatch.setattr(live_steps, "_MIN_CAPACITY", 32)
+    model = replace(loaded("llama"), stop_ids=frozenset(), context=100)
     all_wait = threading.Event()
     sizes = []
 
@@ -296,12 +298,12 @@ def test_slots_grow_with_what_runs_and_shrink_when_nothing_does(loaded):
         return sizes[-1]
 
     with LiveBatch(model, LiveLimits(slots=6)) as batch:
-        assert run(20) == (1, 256)
-        assert run(237) == (1, 512)
-        assert run(*[20] * 6) == (6, 256)
-        assert run(20, 300) == (6, 512)
-        assert run(980) == (6, 1000)
-        assert run(20) == (6, 256)
+        assert run(5) == (1, 32)
+        assert run(33 - len(START)) == (1, 64)
+        assert run(*[5] * 6) == (6, 32)
+        assert run(5, 40) == (6, 64)
+        assert run(100 - len(START)) == (6, 100)
+        assert run(5) == (6, 32)
 
 
 def test_log_probabilities_are_those_of_a_plain_pass(loaded):
