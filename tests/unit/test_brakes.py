@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import cache
+from itertools import product
 
 import numpy as np
 import pytest
@@ -63,7 +65,6 @@ WAYS = {
     "gate on its own layer": ("evil=-9 if evil>-0.6",),
     "several": ("evil<=-0.3", "refusal=ablate@2", "evil=4", "evil=6@2 if refusal<0"),
 }
-each_way = pytest.mark.parametrize("texts", WAYS.values(), ids=WAYS)
 each_family = pytest.mark.parametrize("family", FAMILIES)
 
 
@@ -182,22 +183,37 @@ class NaiveLoop:
         return np.mean(last) > when.score if when.above else np.mean(last) < when.score
 
 
+@pytest.fixture(scope="module")
+def naive_answers(loaded):
+    """(family, texts) -> the oracle's answers, which are the same for all ways to decode."""
+
+    @cache
+    def answers(family, texts):
+        return [NaiveLoop(loaded(family), texts).write(request) for request in REQUESTS]
+
+    return answers
+
+
 def turn_of(text):
     if "ablate" in text:
         return 1
     return 2 if "<=" in text or ">=" in text else 0
 
 
-@each_way
-@each_family
-def test_a_batch_writes_what_naive_hooks_write_for_each_prompt_alone(decoder, family, texts):
-    model = decoder(family)
-    expected = [NaiveLoop(model, texts).write(request) for request in REQUESTS]
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [*product(("llama", "gemma2"), WAYS), ("qwen2", "several"), ("qwen2", "ablate everywhere")],
+)
+def test_a_batch_writes_what_naive_hooks_write_for_each_prompt_alone(
+    decoder, naive_answers, family, name
+):
+    texts = WAYS[name]
+    model, expected = decoder(family), naive_answers(family, texts)
 
     assert written(model, texts) == expected
     # Few at a time: sequences end, others take their slots, and the last ones move.
     assert written(model, texts, size=3) == expected
-    assert expected != written(model)
+    assert expected != naive_answers(family, ())
     assert len({len(ids) for ids in expected}) > 1
 
 
@@ -280,8 +296,13 @@ def test_a_cap_moves_only_what_is_beyond_it_and_leaves_the_rest_bit_by_bit(loade
         torch.testing.assert_close(found, torch.full_like(found, bound), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("texts", [("evil<=99",), ("evil>=-99",), ("evil=9 if refusal>99",)])
-@each_family
+@pytest.mark.parametrize(
+    ("family", "texts"),
+    [
+        *((family, ("evil<=99", "evil=9 if refusal>99")) for family in FAMILIES),
+        *(("llama", (text,)) for text in ("evil<=99", "evil>=-99", "evil=9 if refusal>99")),
+    ],
+)
 def test_with_nothing_to_do_answers_and_scores_are_the_same_bit_by_bit(decoder, family, texts):
     model = decoder(family)
     hooks = count_hooks(model.model)
