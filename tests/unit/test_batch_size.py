@@ -28,6 +28,7 @@ from traitcli.pipeline.plan import plan_rollouts
 from traitcli.pipeline.speed_cache import known_batch_size
 from traitcli.pipeline.worker_context import Worker
 
+pytestmark = pytest.mark.usefixtures("few_objects")
 MANY = PROMPTS * 3
 
 

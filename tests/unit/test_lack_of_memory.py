@@ -34,6 +34,7 @@ from traitcli.pipeline.read_responses import PlannedReading, choose_size, read_p
 from traitcli.records import POSITIONS
 from traitcli.scheduling.worker import WorkerLoop
 
+pytestmark = pytest.mark.usefixtures("few_objects")
 packed_and_padded = pytest.mark.parametrize("packs", [True, False], ids=["packed", "padded"])
 
 
