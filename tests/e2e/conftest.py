@@ -155,21 +155,15 @@ class Workspace:
         return self.start(command, *arguments, config=config, stdin=stdin, **env).end()
 
     def run_all(self, commands: Sequence[Sequence[str]]) -> list[CommandResult]:
-        """Run commands one after another in a single process, which imports torch once.
+        """Run commands one after another in a single process.
 
         Each command names its own config.
         """
-        process = subprocess.run(
-            [sys.executable, "-c", ONE_BY_ONE],
-            cwd=self.folder,
-            env=self._env,
-            input=json.dumps(list(map(list, commands))),
-            stdout=subprocess.PIPE,
-            encoding="utf-8",
-            timeout=TIMEOUT,
-            check=True,
-        )
-        return [CommandResult(*json.loads(line)) for line in process.stdout.splitlines()]
+        lines = json.dumps(list(map(list, commands))).encode()
+        process = self._server.start_script(ONE_BY_ONE, self.folder, self._env, lines)
+        ended = RunningCommand(process).end()
+        assert ended.code == 0, ended.err
+        return [CommandResult(*line) for line in ended.json_lines]
 
     def run_both(self, *arguments: str, **env: str) -> tuple[CommandResult, CommandResult]:
         """Run the command with and without `--json` at the same time."""

@@ -1,8 +1,8 @@
 """Starts commands from a process that has imported torch, which saves seconds for each command.
 
-Each command is a separate process with its own group, pipes, signals and exit code. Only the
-imports are shared. Tests of the terminal, of the wheel and of the embedded model start a fresh
-interpreter instead, so that the real start-up is tested too.
+Each command is a separate process with its own group, pipes or terminal, signals and exit code.
+Only the imports are shared. Some tests of the terminal and of workers, and those of the wheel and
+of the embedded model, start a fresh interpreter instead, so that the real start-up is tested too.
 
     test  -- connect, request + pipes -->  server  -- fork -->  command
     test  <-- pid, later exit status ----  server  <- SIGCHLD - command
@@ -10,6 +10,7 @@ interpreter instead, so that the real start-up is tested too.
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import json
 import os
@@ -19,13 +20,17 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import IO, Any
+
+from tests.e2e.forked_workers import fork_workers_from_here, run_worker
 
 _PRELOADED = (
     "torch",
@@ -48,10 +53,13 @@ _LONGEST_REQUEST = 2**20
 class ForkedCommand:
     """A running command, used like a `subprocess.Popen` with text pipes."""
 
-    def __init__(self, connection: socket.socket, pid: int, pipes: tuple[IO[str], IO[str]]) -> None:
+    def __init__(
+        self, connection: socket.socket, pid: int, pipes: tuple[IO[str], IO[str]] | tuple[()] = ()
+    ) -> None:
         self.pid = pid
         self.returncode: int | None = None
-        self.stdout, self.stderr = pipes
+        if pipes:
+            self.stdout, self.stderr = pipes
         self._connection = connection
 
     def poll(self) -> int | None:
@@ -68,6 +76,9 @@ class ForkedCommand:
         if self.poll() is None:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         """Wait for the end of the command; return its remaining stdout and stderr."""
@@ -116,16 +127,38 @@ class ForkServer:
         self, arguments: Sequence[str], folder: Path, env: dict[str, str], stdin: bytes | None
     ) -> ForkedCommand:
         """Start `traitcli ARGUMENTS` in a folder; the bytes of `stdin` come from a pipe."""
+        request = {"arguments": list(arguments), "folder": str(folder), "env": env}
+        return self._start_with_pipes(request, stdin)
+
+    def start_script(
+        self, code: str, folder: Path, env: dict[str, str], stdin: bytes
+    ) -> ForkedCommand:
+        """Start Python code in a folder; the bytes of `stdin` come from a pipe."""
+        return self._start_with_pipes({"code": code, "folder": str(folder), "env": env}, stdin)
+
+    def start_in_terminal(
+        self, arguments: Sequence[str], folder: Path, env: dict[str, str], terminal: int
+    ) -> ForkedCommand:
+        """Start `traitcli ARGUMENTS` in a folder, with a pseudo-terminal as its terminal."""
+        request = {"arguments": list(arguments), "folder": str(folder), "env": env}
+        return ForkedCommand(*self._send(request | {"in_terminal": True}, [terminal] * 3))
+
+    def _send(
+        self, request: dict[str, Any], descriptors: Sequence[int]
+    ) -> tuple[socket.socket, int]:
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(self._address)
+        socket.send_fds(connection, [json.dumps(request).encode()], descriptors)
+        return connection, int(connection.recv(64))
+
+    def _start_with_pipes(self, request: dict[str, Any], stdin: bytes | None) -> ForkedCommand:
         stdout, write_stdout = os.pipe()
         stderr, write_stderr = os.pipe()
         if stdin is None:
             read_stdin = os.open(os.devnull, os.O_RDONLY)
         else:
             read_stdin, write_stdin = os.pipe()
-        request = json.dumps({"arguments": list(arguments), "folder": str(folder), "env": env})
-        socket.send_fds(connection, [request.encode()], [read_stdin, write_stdout, write_stderr])
+        connection, pid = self._send(request, [read_stdin, write_stdout, write_stderr])
         # The command has its own copies. Reading would never end while ours are open.
         for descriptor in (read_stdin, write_stdout, write_stderr):
             os.close(descriptor)
@@ -133,17 +166,17 @@ class ForkServer:
             with os.fdopen(write_stdin, "wb") as pipe:
                 pipe.write(stdin)
         pipes = (os.fdopen(stdout, encoding="utf-8"), os.fdopen(stderr, encoding="utf-8"))
-        return ForkedCommand(connection, int(connection.recv(64)), pipes)
+        return ForkedCommand(connection, pid, pipes)
 
     def close(self) -> None:
         self._process.terminate()
         self._process.wait()
 
 
-def serve(address: str) -> None:
+def serve(address: str) -> dict[str, Any]:
     """Import what commands import, then fork one for each request until SIGTERM.
 
-    It returns in the forked process, which then becomes the command.
+    It returns the request in the forked process, which then becomes the command.
     """
     for name in _PRELOADED:
         import_module(name)
@@ -171,8 +204,8 @@ def serve(address: str) -> None:
             request, pipes, _, _ = socket.recv_fds(connection, _LONGEST_REQUEST, 3)
             pid = os.fork()
             if pid == 0:
-                _become_command(json.loads(request), pipes)
-                return
+                _become_command(asked := json.loads(request), pipes)
+                return asked
             for pipe in pipes:
                 os.close(pipe)
             running[pid] = connection
@@ -206,10 +239,21 @@ def _become_command(request: dict[str, Any], pipes: Sequence[int]) -> None:
     os.environ.update(request["env"])
     os.chdir(request["folder"])
     sys.path[0] = request["folder"]
-    sys.argv = ["traitcli", *request["arguments"]]
+    sys.argv = ["traitcli", *request.get("arguments", ())]
+    if request.get("in_terminal"):
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def _run(request: dict[str, Any]) -> None:
+    if "code" in request:
+        main = sys.modules["__main__"] = ModuleType("__main__")
+        exec(request["code"], vars(main))
+    elif "--devices" in sys.argv and fork_workers_from_here():
+        run_worker()
+    else:
+        # The name matters: a worker process imports the main module of its parent again.
+        runpy.run_module("traitcli", run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
-    # The name matters: a worker process imports the main module of its parent again.
-    runpy.run_module("traitcli", run_name="__main__", alter_sys=True)
+    _run(serve(sys.argv[1]))

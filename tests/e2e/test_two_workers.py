@@ -25,7 +25,9 @@ def workers_of(running: Any) -> list[psutil.Process]:
         return found  # The command has ended meanwhile.
     for child in children:
         with suppress(psutil.Error):  # The process has ended meanwhile.
-            if "spawn_main" in " ".join(child.cmdline()) and child.status() != psutil.STATUS_ZOMBIE:
+            # A worker of a forked command has it as its name.
+            named = "spawn_main" in " ".join([child.name(), *child.cmdline()])
+            if named and child.status() != psutil.STATUS_ZOMBIE:
                 found.append(child)
     return found
 
@@ -66,13 +68,13 @@ class HangingWorker:
 @pytest.fixture(scope="module")
 def hanging(open_workspace) -> HangingWorker:
     # Longer than a busy machine takes to load the model: loading sends no heartbeats.
-    return HangingWorker(open_workspace(workers={"heartbeat_timeout": 20.0}, **LARGER))
+    return HangingWorker(open_workspace(workers={"heartbeat_timeout": 10.0}, **LARGER))
 
 
 class KilledWorkers:
     """A command whose workers are killed at random moments, and an undisturbed one."""
 
-    times = 10
+    times = 6
 
     def __init__(self, workspace: Any, alone: Any) -> None:
         self.workspace, self.alone = workspace, alone
@@ -144,7 +146,7 @@ def test_each_worker_has_a_log_in_the_run_folder(killed_workers):
     assert [log.name for log in logs] == ["worker-0.log", "worker-1.log"]
     assert all("starts on cpu" in log for log in texts)
     assert any("has done" in log for log in texts)
-    assert sum(log.count("is lost: its worker died (exit code -9)") for log in texts) >= 7
+    assert sum(log.count("is lost: its worker died (exit code -9)") for log in texts) >= 4
 
 
 def test_a_worker_that_hangs_is_replaced(hanging):
