@@ -38,10 +38,18 @@ _LONGEST_PAUSE = 0.5
 
 
 class Terminal:
-    """A command in a terminal. An empty environment variable is removed."""
+    """A command in a terminal. An empty environment variable is removed.
+
+    fresh  start it in a new interpreter, so that the real start-up and real workers are tested too
+    """
 
     def __init__(
-        self, workspace: Any, *arguments: str, size: tuple[int, int] = (100, 40), **env: str
+        self,
+        workspace: Any,
+        *arguments: str,
+        size: tuple[int, int] = (100, 40),
+        fresh: bool = False,
+        **env: str,
     ) -> None:
         self._controller, self._terminal = pty.openpty()
         self.screen = ReflowingScreen(*size, history=10_000)
@@ -53,11 +61,18 @@ class Terminal:
             | {"TERM": "xterm-256color", "COLUMNS": "", "LINES": "", "NO_COLOR": ""}
             | env
         )
-        command = [sys.executable, "-m", "traitcli", *arguments, "--config", "tiny.yaml"]
+        variables = {name: value for name, value in variables.items() if value}
+        line, folder = [*arguments, "--config", "tiny.yaml"], workspace.folder
+        if not fresh:
+            self.process = workspace._server.start_in_terminal(
+                line, folder, variables, self._terminal
+            )
+            return
+        command = [sys.executable, "-m", "traitcli", *line]
         self.process = subprocess.Popen(
             ["sh", "-c", _IN_TERMINAL, os.ttyname(self._terminal), *command],
-            cwd=workspace.folder,
-            env={name: value for name, value in variables.items() if value},
+            cwd=folder,
+            env=variables,
             start_new_session=True,
         )
 

@@ -34,7 +34,7 @@ def seconds_to_end(terminal):
 
 def test_ctrl_c_in_a_terminal_stops_all_workers_and_keeps_rollouts(open_workspace):
     workspace = open_workspace(**ENDLESS)
-    terminal = Terminal(workspace, "extract", *TRAITS, "--devices", "cpu,cpu")
+    terminal = Terminal(workspace, "extract", *TRAITS, "--devices", "cpu,cpu", fresh=True)
     terminal.wait_until(
         lambda screen: screen.count(" rollouts ") >= 2 and any(map(workspace.ledger, TRAITS))
     )

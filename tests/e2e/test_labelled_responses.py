@@ -15,7 +15,7 @@ PAIRS = [
         "positive": f"Yes, {n} is nice.",
         "negative": f"No! {n} is ugly.",
     }
-    for n in range(120)
+    for n in range(60)
 ]
 HEADER = "question,prompt,answer,question_id,joy,coherence\n"
 ROWS = [
@@ -86,7 +86,7 @@ def test_labelled_responses_become_a_vector_in_one_command(results):
     keys = ("trait", "rollouts_done", "rollouts_total", "judged", "kept_positive", "kept_negative")
     assert [[row[key] for key in keys] for row in ended.json["traits"]] == [
         ["joy", 12, 12, 12, 6, 6],
-        ["kind", ALL, ALL, 0, 120, 120],
+        ["kind", ALL, ALL, 0, len(PAIRS), len(PAIRS)],
     ]
     assert [row["trait"] for row in ended.json["vectors"]] == ["joy", "kind"]
     assert f"kind rollouts 0/{ALL}" in ended.err
@@ -125,7 +125,7 @@ def test_definitions_of_labelled_responses_can_be_inspected(results):
 
     keys = ("trait", "pairs", "questions", "evaluation_questions", "responses")
     assert [[row[key] for key in keys] for row in rows] == [
-        ["kind", None, 120, 1, 240],
+        ["kind", None, len(PAIRS), 1, 2 * len(PAIRS)],
         ["joy", None, 6, 0, 12],
     ]
 

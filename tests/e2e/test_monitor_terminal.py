@@ -112,7 +112,14 @@ def terminals(
             endless_workspace, "monitor", "--chat", *ENDLESS, "--out", "broken.jsonl"
         ),
         "answered": Terminal(
-            vectors_workspace, "monitor", "Why?", "--max-new-tokens", "60", "--out", "answered.json"
+            vectors_workspace,
+            "monitor",
+            "Why?",
+            "--max-new-tokens",
+            "60",
+            "--out",
+            "answered.json",
+            fresh=True,
         ),
         "by layer": Terminal(
             vectors_workspace, "monitor", "How?", "--chat", *BY_LAYER, "--out", "layers.jsonl"

@@ -15,7 +15,14 @@ from traitcli.models.prompts import encode_response, render
 from traitcli.runs.run import Run
 from traitcli.traits.definitions import load_trait
 
-MANY = {"extract": {"questions": 12, "batch_size": 4, "sampling": {"max_new_tokens": 8}}}
+MANY = {
+    "extract": {
+        "questions": 6,
+        "evaluation_questions": 2,
+        "batch_size": 4,
+        "sampling": {"max_new_tokens": 8},
+    }
+}
 
 
 def neutral_of(workspace, trait="evil"):

@@ -11,7 +11,14 @@ import numpy as np
 import psutil
 import pytest
 
-LARGER = {"extract": {"questions": 12, "batch_size": 4, "sampling": {"max_new_tokens": 8}}}
+LARGER = {
+    "extract": {
+        "questions": 12,
+        "evaluation_questions": 2,
+        "batch_size": 4,
+        "sampling": {"max_new_tokens": 8},
+    }
+}
 TRAITS = ("evil", "refusal", "verbosity")
 TWO = ("--devices", "cpu,cpu")
 
