@@ -122,6 +122,11 @@ class Workspace:
             (folder / "model").symlink_to(model)
         self.configure(**sections)
 
+    def start_from(self, server: ForkServer) -> Workspace:
+        """Let a server that was started with other variables start the commands."""
+        self._server = server
+        return self
+
     def own_cache(self) -> None:
         """Use a new judge cache, so that replies of other tests are not found."""
         self._env = self._env | {"XDG_CACHE_HOME": str(self.folder / "cache")}
@@ -140,7 +145,8 @@ class Workspace:
     ) -> RunningCommand:
         """Start the command; the bytes of `stdin` come from a pipe."""
         line = [command, *arguments, "--config", config]
-        if any(name.startswith(_READ_AT_START) for name in env):
+        read_at_start = {name for name in env if name.startswith(_READ_AT_START)}
+        if any(env[name] != self._server.env.get(name) for name in read_at_start):
             return RunningCommand(_start_fresh(line, self.folder, self._env | env, stdin))
         return RunningCommand(self._server.start(line, self.folder, self._env | env, stdin))
 
@@ -160,7 +166,7 @@ class Workspace:
         Each command names its own config.
         """
         lines = json.dumps(list(map(list, commands))).encode()
-        process = self._server.start_script(ONE_BY_ONE, self.folder, self._env, lines)
+        process = self._server.start_script(ONE_BY_ONE, self.folder, lines)
         ended = RunningCommand(process).end()
         assert ended.code == 0, ended.err
         return [CommandResult(*line) for line in ended.json_lines]

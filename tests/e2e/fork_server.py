@@ -10,6 +10,7 @@ of the embedded model, start a fresh interpreter instead, so that the real start
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import gc
 import json
@@ -112,7 +113,7 @@ class ForkServer:
     """A process that forks a command for each request."""
 
     def __init__(self, folder: Path, env: dict[str, str]) -> None:
-        self._env = env
+        self.env = env
         self._address = str(folder / "fork-server")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.e2e.fork_server", self._address],
@@ -131,10 +132,11 @@ class ForkServer:
         return self._start_with_pipes(request, stdin)
 
     def start_script(
-        self, code: str, folder: Path, env: dict[str, str], stdin: bytes
+        self, code: str, folder: Path, stdin: bytes | None = None, *, has_workers: bool = False
     ) -> ForkedCommand:
         """Start Python code in a folder; the bytes of `stdin` come from a pipe."""
-        return self._start_with_pipes({"code": code, "folder": str(folder), "env": env}, stdin)
+        request = {"code": code, "folder": str(folder), "env": self.env, "has_workers": has_workers}
+        return self._start_with_pipes(request, stdin)
 
     def start_in_terminal(
         self, arguments: Sequence[str], folder: Path, env: dict[str, str], terminal: int
@@ -245,15 +247,38 @@ def _become_command(request: dict[str, Any], pipes: Sequence[int]) -> None:
 
 
 def _run(request: dict[str, Any]) -> None:
-    if "code" in request:
+    has_workers = request.get("has_workers", "--devices" in sys.argv)
+    if has_workers and fork_workers_from_here():
+        run_worker()
+    elif "code" in request:
         main = sys.modules["__main__"] = ModuleType("__main__")
         exec(request["code"], vars(main))
-    elif "--devices" in sys.argv and fork_workers_from_here():
-        run_worker()
     else:
         # The name matters: a worker process imports the main module of its parent again.
         runpy.run_module("traitcli", run_name="__main__", alter_sys=True)
 
 
+def _end(code: object) -> None:
+    """End as the interpreter does, but without freeing every object of torch one by one.
+
+    Returns if it takes more than that to tell how the command has ended.
+    """
+    if code is not None and not isinstance(code, int):
+        return
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        return
+    os._exit((code or 0) & 0xFF)
+
+
 if __name__ == "__main__":
-    _run(serve(sys.argv[1]))
+    try:
+        _run(serve(sys.argv[1]))
+    except SystemExit as ended:
+        _end(ended.code)
+        raise
+    _end(0)

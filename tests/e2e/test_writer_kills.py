@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -15,12 +12,13 @@ import psutil
 import pytest
 
 from benchmarks.stand_in import value_of
+from tests.e2e.fork_server import ForkServer
+from tests.e2e.forked_workers import NAME
 from traitcli.records import POSITIONS
 from traitcli.runs.run import Run
 
 TRAITS, ROLLOUTS = ("evil", "refusal"), 600
 """Six questions, five pairs, two sides, ten repeats of each trait."""
-ROOT = Path(__file__).resolve().parents[2]
 COMMAND = """
 import sys
 from pathlib import Path
@@ -28,33 +26,29 @@ from benchmarks.stand_in import StandIn, run_stand_ins
 from traitcli.config import Config
 from traitcli.traits.definitions import find_traits, load_trait
 
-if __name__ == "__main__":
-    config = Config.model_validate({
-        "name": "run",
-        "model": {"id": "stand-in", "device": "cpu"},
-        "extract": {"questions": 6, "evaluation_questions": 0, "repeats": 10},
-        "judge": {"backend": "fake"},
-        "paths": {"runs": Path.cwd(), "vectors": Path.cwd() / "vectors"},
-        "workers": {"max_crashes": 100},
-    })
-    paths = find_traits(Path("nowhere"))
-    made = StandIn((3, 8), sys.argv[1] == "half", 0.03, 4)
-    traits = [load_trait(paths[name]) for name in ("evil", "refusal")]
-    failures = run_stand_ins(made, config, traits, lambda event: None)
-    sys.exit(str(failures) if failures else 0)
+config = Config.model_validate({{
+    "name": "run",
+    "model": {{"id": "stand-in", "device": "cpu"}},
+    "extract": {{"questions": 6, "evaluation_questions": 0, "repeats": 10}},
+    "judge": {{"backend": "fake"}},
+    "paths": {{"runs": Path.cwd(), "vectors": Path.cwd() / "vectors"}},
+    "workers": {{"max_crashes": 100}},
+}})
+paths = find_traits(Path("nowhere"))
+made = StandIn((3, 8), "{precision}" == "half", 0.03, 4)
+traits = [load_trait(paths[name]) for name in ("evil", "refusal")]
+failures = run_stand_ins(made, config, traits, lambda event: None)
+sys.exit(str(failures) if failures else 0)
 """
 
 
 class Command:
     """A command with four workers in real processes."""
 
-    def __init__(self, folder: Path, precision: str) -> None:
-        script = folder / "command.py"
-        script.write_text(COMMAND)
-        arguments = [sys.executable, str(script), precision]
-        env = os.environ | {"PYTHONPATH": str(ROOT)}
+    def __init__(self, server: ForkServer, folder: Path, precision: str) -> None:
+        code = COMMAND.format(precision=precision)
         self.folder = folder
-        self.process = subprocess.Popen(arguments, cwd=folder, env=env, stderr=subprocess.PIPE)
+        self.process = server.start_script(code, folder, has_workers=True)
 
     @property
     def runs(self) -> bool:
@@ -67,7 +61,7 @@ class Command:
     def workers(self) -> list[psutil.Process]:
         with suppress(psutil.Error):
             children = psutil.Process(self.process.pid).children()
-            return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+            return [child for child in children if child.name() == NAME]
         return []
 
     def kill(self) -> None:
@@ -82,7 +76,7 @@ class Command:
 
     def end(self) -> None:
         _, err = self.process.communicate(timeout=120)
-        assert self.process.returncode == 0, err.decode()
+        assert self.process.returncode == 0, err
 
 
 def count_lines(folder: Path) -> int:
@@ -104,10 +98,10 @@ def check(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_command_killed_again_and_again_loses_and_repeats_nothing(tmp_path):
+def test_a_command_killed_again_and_again_loses_and_repeats_nothing(fork_server, tmp_path):
     draw, kills, before = random.Random(0), 0, []
     while True:
-        command = Command(tmp_path, "half")
+        command = Command(fork_server, tmp_path, "half")
         at = count_lines(tmp_path)
         command.wait_for(at + draw.randrange(1, 300))
         if not command.runs or kills == 5:
@@ -126,9 +120,9 @@ def test_a_command_killed_again_and_again_loses_and_repeats_nothing(tmp_path):
 
 
 @pytest.mark.slow
-def test_workers_killed_while_they_deliver_lose_and_repeat_nothing(tmp_path):
+def test_workers_killed_while_they_deliver_lose_and_repeat_nothing(fork_server, tmp_path):
     draw, kills = random.Random(1), 0
-    command = Command(tmp_path, "float32")
+    command = Command(fork_server, tmp_path, "float32")
     while command.runs and kills < 8:
         command.wait_for(count_lines(tmp_path) + draw.randrange(1, 120))
         if workers := command.workers():
@@ -142,28 +136,30 @@ def test_workers_killed_while_they_deliver_lose_and_repeat_nothing(tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_stores_what_workers_had_finished_and_the_next_command_makes_the_rest(tmp_path):
-    command = Command(tmp_path, "half")
+def test_ctrl_c_stores_what_workers_had_finished_and_the_next_command_makes_the_rest(
+    fork_server, tmp_path
+):
+    command = Command(fork_server, tmp_path, "half")
     command.wait_for(200)
     at = count_lines(tmp_path)
     command.interrupt()
     kept = count_lines(tmp_path)
 
-    Command(tmp_path, "half").end()
+    Command(fork_server, tmp_path, "half").end()
 
     assert at <= kept < 2 * ROLLOUTS
     check(tmp_path)
 
 
-def test_an_error_of_a_writing_thread_ends_the_command(tmp_path):
+def test_an_error_of_a_writing_thread_ends_the_command(fork_server, tmp_path):
     # No folder can be made where a file is.
     (tmp_path / "run" / "evil").mkdir(parents=True)
     (tmp_path / "run" / "evil" / "activations").touch()
-    command = Command(tmp_path, "half")
+    command = Command(fork_server, tmp_path, "half")
 
     _, err = command.process.communicate(timeout=60)
 
     assert command.process.returncode == 1
-    assert b"StorageError: error: cannot write" in err
+    assert "StorageError: error: cannot write" in err
     assert count_lines(tmp_path) < 2 * ROLLOUTS
     assert not (tmp_path / "run" / "evil" / "rollouts.jsonl").exists()
