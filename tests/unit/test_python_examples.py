@@ -9,6 +9,7 @@ import doctest
 import inspect
 import io
 import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -91,8 +92,8 @@ def test_a_wrapped_model_scores_as_the_loaded_one(embedded, wrapped):
         assert other.raw[trait] == pytest.approx(one.raw[trait], abs=2e-3)
 
 
-def test_a_fresh_notebook_loads_by_name(folder):
-    assert tc.load().name == tc.load("embedded").name == "smollm2-135m-instruct"
+def test_a_fresh_notebook_loads_by_name(embedded, folder):
+    assert tc.load().name == embedded.name == "smollm2-135m-instruct"
 
 
 def test_no_example_hides_a_shipped_vector():
@@ -108,6 +109,7 @@ def test_no_example_hides_a_shipped_vector():
 def test_an_extraction_says_which_shipped_vector_it_hides(embedded, folder, capsys):
     settings = {"extract.evaluation_questions": 0, "extract.sampling.max_new_tokens": 2}
     settings |= {"extract.pairs_per_question": 1}
+    shipped = embedded.vector("evil").provenance
     for name in ("evil", "my-evil"):
         trait = dataclasses.replace(tc.load_trait("evil"), name=name)
         embedded.extract(trait, questions=2, judge="fake", run=name, settings=settings)
@@ -116,8 +118,9 @@ def test_an_extraction_says_which_shipped_vector_it_hides(embedded, folder, caps
     path = "vectors/smollm2-135m-instruct/evil.safetensors"
     assert printed.count("hides the shipped vector") == 1
     assert f"{path} hides the shipped vector; remove the file to get that one back" in printed
+    assert embedded.vector("evil").provenance != shipped
     (folder / path).unlink()
-    assert embedded.vector("evil").provenance == tc.load().vector("evil").provenance
+    assert embedded.vector("evil").provenance == shipped
 
 
 # Docstrings
@@ -176,17 +179,26 @@ def test_a_public_function_says_what_it_takes_gives_and_raises(name):
         assert f"{parameter}:" in text
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in sorted(EXAMPLES) if ">>>" in (inspect.getdoc(EXAMPLES[name]) or "")]
-)
-def test_an_example_in_a_docstring_runs(name, embedded, folder, capsys):
+@pytest.fixture(scope="module")
+def extracted(embedded, tmp_path_factory):
+    """A folder with a finished run called demo."""
     settings = {
         "extract.pairs_per_question": 1,
         "extract.evaluation_questions": 0,
         "extract.sampling.max_new_tokens": 2,
     }
-    if name.startswith("Run"):
+    made = tmp_path_factory.mktemp("extracted")
+    with contextlib.chdir(made):
         embedded.extract("evil", questions=2, judge="fake", run="demo", settings=settings)
+    return made
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in sorted(EXAMPLES) if ">>>" in (inspect.getdoc(EXAMPLES[name]) or "")]
+)
+def test_an_example_in_a_docstring_runs(name, embedded, folder, request):
+    if name.startswith("Run"):
+        shutil.copytree(request.getfixturevalue("extracted"), folder, dirs_exist_ok=True)
     names = {"tc": tc, "model": embedded, "asyncio": asyncio, "dataclasses": dataclasses}
     names |= {public: getattr(tc, public) for public in tc.__all__} | vars(tc.errors)
     text = inspect.getdoc(EXAMPLES[name])
