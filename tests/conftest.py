@@ -64,18 +64,17 @@ SHAPE = {
     "max_position_embeddings": 512,
 }
 LONGEST = (
+    "test_serve_page.py",
     "test_python_examples.py",
-    "test_two_workers.py",
-    "test_interrupts.py",
     "test_notebooks.py",
-    "test_writer_kills.py",
     "test_measure.py",
+    "test_two_workers.py",
+    "test_writer_kills.py",
+    "test_interrupts.py",
     "test_gpu_benchmark.py",
-    "test_neutral.py",
-    "test_ray_cluster.py",
-    "test_peer_code.py",
+    "test_monitor_terminal.py",
 )
-"""Files of more than half a minute, the longest first."""
+"""Files of more than twenty seconds, the longest first."""
 FAMILIES = ("llama", "gemma2", "qwen2")
 
 

@@ -118,7 +118,9 @@ def test_a_rate_with_too_few_texts_is_said_and_not_stored(folder, tmp_path):
     for path in (tmp_path / "vectors").rglob("*.thresholds.json"):
         path.unlink()
 
-    ended = folder.run("calibrate", "few.jsonl", "--vectors", str(tmp_path / "vectors"), *ALL)
+    options = ("--vectors", str(tmp_path / "vectors"), *ALL)
+    # In a fresh interpreter, which has imported nothing that this command forgets to import.
+    ended = folder.run("calibrate", "few.jsonl", *options, PYTHONFAULTHANDLER="1")
 
     assert ended.code == 0, ended.err
     assert "no threshold for a false-positive rate of 1%: it needs 368 texts" in ended.err

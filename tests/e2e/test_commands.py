@@ -124,7 +124,8 @@ def test_the_separate_stages_build_the_same_vector_as_extract(finished, workspac
 
     first = workspace.run("extract", "evil", "--until", "rollouts")
     assert workspace.ledger("evil", "judgements") == b""
-    second = workspace.run("judge")
+    # In a fresh interpreter, which has imported nothing that this command forgets to import.
+    second = workspace.run("judge", PYTHONFAULTHANDLER="1")
     assert not (workspace.folder / "vectors").exists()
     third = workspace.run("build-vector")
 
