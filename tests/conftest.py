@@ -69,7 +69,6 @@ LONGEST = (
     "test_notebooks.py",
     "test_measure.py",
     "test_two_workers.py",
-    "test_writer_kills.py",
     "test_interrupts.py",
     "test_gpu_benchmark.py",
     "test_monitor_terminal.py",
