@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 import time
@@ -14,6 +15,7 @@ from typing import Any
 import httpx2
 
 from traitcli.config import MonitorSamplingConfig
+from traitcli.models.hooks import find_blocks
 from traitcli.serving.app import Endpoints, make_app
 from traitcli.serving.guard import LOOPBACK_HOSTS, Access
 from traitcli.serving.http_server import HttpServer, open_socket
@@ -46,6 +48,36 @@ class Running:
             if line.startswith(f"{name} "):
                 return float(line.rpartition(" ")[2])
         return 0.0
+
+    @property
+    def ended(self) -> float:
+        """How many requests for chats have ended, those whose client has gone included."""
+        lines = self.client.get("/metrics").text.splitlines()
+        name = 'traitcli_requests_total{path="/v1/chat/completions"'
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+    @contextmanager
+    def held(self, steps: int) -> Iterator[None]:
+        """Hold the model after some passes, until the server knows that a client has gone.
+
+        The client leaves inside. Else a tiny model might write its whole answer meanwhile.
+        """
+        may_go_on, passes, before = threading.Event(), itertools.count(), self.ended
+
+        def wait(*_: object) -> None:
+            if next(passes) >= steps:
+                may_go_on.wait(60)
+
+        block = find_blocks(self.service._loaded.model)[0]
+        hook = block.register_forward_pre_hook(wait)
+        deadline = time.monotonic() + 60
+        try:
+            yield
+            while self.ended == before:
+                assert time.monotonic() < deadline
+        finally:
+            may_go_on.set()
+            hook.remove()
 
     def wait_until_free(self) -> None:
         """Return as soon as no slot is in use and nothing waits; fail if that takes too long."""

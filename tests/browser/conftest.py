@@ -73,7 +73,7 @@ def opener() -> Iterator[Reports]:
         page = chromium.new_context(
             offline=True, viewport={"width": 1280, "height": 900}
         ).new_page()
-        page.set_default_timeout(5000)
+        page.set_default_timeout(30_000)
         yield Reports(page)
         chromium.close()
 

@@ -31,7 +31,7 @@ class Tabs:
     def open(self, address: str) -> Page:
         """A new tab that shows the page, and knows the traits."""
         page = self.context.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(30_000)
         page.on("console", lambda message: self._logged(message.text))
         page.on("pageerror", lambda error: self.errors.append(f"error: {error}"))
         page.on("dialog", lambda dialog: self.errors.append(f"dialog: {dialog.message}"))

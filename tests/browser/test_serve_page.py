@@ -271,16 +271,16 @@ def test_brakes_are_taken_as_monitor_takes_them(page: Page) -> None:
 def test_stopping_frees_the_slot_of_the_server(page: Page, running: Running, way: str) -> None:
     set_up(page, max_tokens=480)
     page.locator("#message").fill("How does it work?")
-    page.locator("#message").press("Enter")
-    expect(tokens(page).nth(4)).to_be_attached()
+    with running.held(steps=12):
+        page.locator("#message").press("Enter")
+        expect(tokens(page).nth(4)).to_be_attached()
 
-    if way == "button":
-        page.locator("#stop").click()
-    elif way == "escape":
-        page.keyboard.press("Escape")
-    else:
-        page.locator("#new").click()
-
+        if way == "button":
+            page.locator("#stop").click()
+        elif way == "escape":
+            page.keyboard.press("Escape")
+        else:
+            page.locator("#new").click()
     expect(page.locator("#send")).to_be_visible()
     running.wait_until_free()
     if way == "new chat":
@@ -623,5 +623,11 @@ def test_nothing_sticks_out_of_a_narrow_window(page: Page, width: int) -> None:
     ask(page, "How does it work?" * 20)
 
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    message, last = box(page.locator("#message")), box(tokens(page).last)
-    assert last["y"] + last["height"] <= message["y"]
+    # The page follows the end of the answer in its next frame.
+    page.wait_for_function(
+        """() => {
+          const end = [...document.querySelectorAll(".turn .token")].at(-1);
+          const message = document.getElementById("message");
+          return end.getBoundingClientRect().bottom <= message.getBoundingClientRect().top;
+        }"""
+    )

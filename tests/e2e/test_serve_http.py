@@ -451,12 +451,13 @@ def test_a_client_that_goes_away_frees_its_slot(long_running, is_stream):
     gone = 'traitcli_requests_total{path="/v1/chat/completions",status="499"}'
     left_before = long_running.metric(gone)
     before = long_running.metric('traitcli_answers_total{reason="cancelled"}')
-    connection = open_request(long_running, {**CHAT, "stream": is_stream, "n": 3})
-    deadline = time.monotonic() + 20
-    while not long_running.service.counts.running:
-        assert time.monotonic() < deadline
+    with long_running.held(steps=12):
+        connection = open_request(long_running, {**CHAT, "stream": is_stream, "n": 3})
+        deadline = time.monotonic() + 20
+        while not long_running.service.counts.running:
+            assert time.monotonic() < deadline
 
-    connection.close()
+        connection.close()
 
     long_running.wait_until_free()
     assert long_running.metric('traitcli_answers_total{reason="cancelled"}') == before + 3
@@ -465,13 +466,14 @@ def test_a_client_that_goes_away_frees_its_slot(long_running, is_stream):
 
 
 def test_a_client_that_goes_away_mid_stream_ends_the_answer_at_once(long_running):
-    connection = open_request(long_running, {**CHAT, "stream": True})
     data = b""
-    while data.count(b"data: ") < 20:
-        part = connection.recv(4096)
-        assert part
-        data += part
-    connection.close()
+    with long_running.held(steps=30):
+        connection = open_request(long_running, {**CHAT, "stream": True})
+        while data.count(b"data: ") < 20:
+            part = connection.recv(4096)
+            assert part
+            data += part
+        connection.close()
 
     long_running.wait_until_free()
 
