@@ -150,6 +150,8 @@ def until_drawn_in(page: Page, color: Color) -> None:
     page.wait_for_function(
         f"([canvas, color]) => ({_COUNT})(canvas, color) > 0",
         arg=[chart(page).element_handle(), list(color)],
+        # Not at frames, as by default: a busy machine may draw none for seconds.
+        polling=100,
     )
 
 
