@@ -6,7 +6,7 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -57,10 +57,11 @@ class Running:
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
 
     @contextmanager
-    def held(self, steps: int) -> Iterator[None]:
-        """Hold the model after some passes, until the server knows that a client has gone.
+    def held(self, steps: int) -> Iterator[Callable[[], None]]:
+        """Hold the model after some passes, until the end of the block.
 
-        The client leaves inside. Else a tiny model might write its whole answer meanwhile.
+        Else a tiny model might write a whole answer before a client has done what is tested. Gives
+        a function that waits until the server knows that a client has gone.
         """
         may_go_on, passes, before = threading.Event(), itertools.count(), self.ended
 
@@ -70,11 +71,8 @@ class Running:
 
         block = find_blocks(self.service._loaded.model)[0]
         hook = block.register_forward_pre_hook(wait)
-        deadline = time.monotonic() + 60
         try:
-            yield
-            while self.ended == before:
-                assert time.monotonic() < deadline
+            yield lambda: wait_until(lambda: self.ended > before)
         finally:
             may_go_on.set()
             hook.remove()
@@ -85,6 +83,14 @@ class Running:
         while (counts := self.service.counts).running or counts.waiting:
             assert time.monotonic() < deadline, counts
             time.sleep(0.005)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Return as soon as the condition is true; fail if that takes too long."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 @contextmanager

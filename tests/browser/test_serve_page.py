@@ -24,7 +24,7 @@ from tests.browser.reading import (
     terminal,
 )
 from tests.browser.serving import Script, Tabs, ask, download, end, scripted, token
-from tests.http_service import Running, serving
+from tests.http_service import Running, serving, wait_until
 from tests.unit.test_brakes import VECTORS
 from traitcli.api.model import Model
 from traitcli.config import Config, ModelConfig
@@ -271,7 +271,7 @@ def test_brakes_are_taken_as_monitor_takes_them(page: Page) -> None:
 def test_stopping_frees_the_slot_of_the_server(page: Page, running: Running, way: str) -> None:
     set_up(page, max_tokens=480)
     page.locator("#message").fill("How does it work?")
-    with running.held(steps=12):
+    with running.held(steps=12) as wait_for_leaving:
         page.locator("#message").press("Enter")
         expect(tokens(page).nth(4)).to_be_attached()
 
@@ -281,6 +281,7 @@ def test_stopping_frees_the_slot_of_the_server(page: Page, running: Running, way
             page.keyboard.press("Escape")
         else:
             page.locator("#new").click()
+        wait_for_leaving()
     expect(page.locator("#send")).to_be_visible()
     running.wait_until_free()
     if way == "new chat":
@@ -547,10 +548,13 @@ def test_two_tabs_are_independent_at_the_same_time(tabs: Tabs, running: Running)
         page.locator("#message").fill(text)
     slider(second, "evil").fill("3")
 
-    first.locator("#message").press("Enter")
-    second.locator("#message").press("Enter")
-    expect(tokens(second).nth(5)).to_be_attached()
-    assert running.service.counts.running == 2
+    with running.held(steps=20):
+        first.locator("#message").press("Enter")
+        expect(tokens(first).nth(5)).to_be_attached()
+        second.locator("#message").press("Enter")
+        # It joins while the other one is written.
+        wait_until(lambda: running.service.counts.waiting == 1)
+        assert running.service.counts.running == 1
     for page in (first, second):
         expect(page.locator("#send")).to_be_visible(timeout=30_000)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -14,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.http_service import CHAT, Running, read_events, serving
+from tests.http_service import CHAT, Running, read_events, serving, wait_until
 from tests.unit.served import model_of
 from tests.unit.test_brakes import STOP, VECTORS
 from traitcli.api.model import Model
@@ -428,13 +427,13 @@ def test_beyond_the_queue_there_is_a_429_and_the_others_are_answered(long_runnin
 
 
 def test_an_answer_of_many_that_does_not_fit_cancels_the_others(long_running):
-    other = open_request(long_running, {**CHAT, "n": 2})
-    while not long_running.service.counts.running:
-        pass
+    with long_running.held(steps=5):
+        other = open_request(long_running, {**CHAT, "n": 2})
+        wait_until(lambda: long_running.service.counts.running > 0)
 
-    response = long_running.chat(n=LIMITS.slots + LIMITS.waiting, seed=1)
+        response = long_running.chat(n=LIMITS.slots + LIMITS.waiting, seed=1)
 
-    assert response.status_code == 429
+        assert response.status_code == 429
     other.close()
     long_running.wait_until_free()
 
@@ -451,13 +450,12 @@ def test_a_client_that_goes_away_frees_its_slot(long_running, is_stream):
     gone = 'traitcli_requests_total{path="/v1/chat/completions",status="499"}'
     left_before = long_running.metric(gone)
     before = long_running.metric('traitcli_answers_total{reason="cancelled"}')
-    with long_running.held(steps=12):
+    with long_running.held(steps=12) as wait_for_leaving:
         connection = open_request(long_running, {**CHAT, "stream": is_stream, "n": 3})
-        deadline = time.monotonic() + 20
-        while not long_running.service.counts.running:
-            assert time.monotonic() < deadline
+        wait_until(lambda: long_running.service.counts.running > 0)
 
         connection.close()
+        wait_for_leaving()
 
     long_running.wait_until_free()
     assert long_running.metric('traitcli_answers_total{reason="cancelled"}') == before + 3
@@ -467,13 +465,14 @@ def test_a_client_that_goes_away_frees_its_slot(long_running, is_stream):
 
 def test_a_client_that_goes_away_mid_stream_ends_the_answer_at_once(long_running):
     data = b""
-    with long_running.held(steps=30):
+    with long_running.held(steps=30) as wait_for_leaving:
         connection = open_request(long_running, {**CHAT, "stream": True})
         while data.count(b"data: ") < 20:
             part = connection.recv(4096)
             assert part
             data += part
         connection.close()
+        wait_for_leaving()
 
     long_running.wait_until_free()
 

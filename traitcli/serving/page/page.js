@@ -159,7 +159,8 @@ function ask(asked) {
   state.turns.push(turn);
   byId("welcome").hidden = true;
   panel.point(turn, null);
-  scrollToEnd(true);
+  isFollowing = true;
+  follow();
   run(turn, body);
 }
 
@@ -227,21 +228,27 @@ function updateSoon() {
 function update() {
   const turn = state.turns.at(-1);
   if (!turn) return;
-  const isAtEnd = nearEnd();
   const from = painted.turn === turn ? painted.count : 0;
   if (panel.chosen) turn.paint(panel.chosen, from);
   painted = { turn, count: turn.spans.length };
   if (panel.turn === turn) panel.grow();
-  scrollToEnd(isAtEnd);
+  follow();
 }
 
-function nearEnd() {
+let isFollowing = true;
+let lastTop = 0;
+
+/** Stop following the answer when the reader scrolls up, and go on when the end is in sight. */
+byId("log").addEventListener("scroll", () => {
   const log = byId("log");
-  return log.scrollHeight - log.scrollTop - log.clientHeight < 80;
-}
+  const isNearEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 80;
+  // Tokens that come faster than frames may put the end out of sight: nobody scrolled up then.
+  if (isNearEnd || log.scrollTop < lastTop) isFollowing = isNearEnd;
+  lastTop = log.scrollTop;
+});
 
-function scrollToEnd(wanted) {
-  if (wanted) byId("log").scrollTop = byId("log").scrollHeight;
+function follow() {
+  if (isFollowing) byId("log").scrollTop = byId("log").scrollHeight;
 }
 
 function showRunning() {
