@@ -60,11 +60,6 @@ class LiveAnswer:
         """Whether the next token is the last one that its length limit allows."""
         return self.written + 1 >= self.request.sampling.max_new_tokens
 
-    @property
-    def most_tokens(self) -> int:
-        """Tokens of its prompt and its longest answer."""
-        return len(self.request.ids) + self.request.sampling.max_new_tokens
-
     def draws(self, number: int) -> Tensor:
         """float32 [3], the random numbers of a token of the answer, counted from 0."""
         if self._draws is None:

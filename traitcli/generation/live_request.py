@@ -57,6 +57,11 @@ class LiveRequest:
     prepare: Callable[[], None] | None = None
     is_over: Callable[[], bool] = lambda: False
 
+    @property
+    def most_tokens(self) -> int:
+        """Tokens of the prompt and of the longest answer."""
+        return len(self.ids) + self.sampling.max_new_tokens
+
 
 @dataclass(frozen=True, slots=True)
 class LogProbs:
@@ -112,12 +117,12 @@ def check_request(request: LiveRequest, loaded: LoadedModel, capacity: int) -> N
     vocabulary = loaded.model.get_input_embeddings().num_embeddings
     if not request.ids:
         raise UserError("the prompt is empty", cause="it has no tokens", fix="give it a text")
-    if prompt + new > capacity:
+    if (excess := request.most_tokens - capacity) > 0:
         raise LengthError(
             "the prompt is too long",
             cause=f"{prompt} prompt tokens and {new} new ones exceed the {capacity} tokens of a "
             "slot",
-            fix=f"shorten it by {prompt + new - capacity} tokens, or lower its length limit",
+            fix=f"shorten it by {excess} tokens, or lower its length limit",
         )
     if not 0 <= min(request.ids) <= max(request.ids) < vocabulary:
         raise UserError(

@@ -166,7 +166,7 @@ class LiveSteps:
         While nothing else runs, slots of more tokens than necessary are given back.
         """
         old = self._batch.store
-        needed = max(answer.most_tokens for answer in self.answers[: slots.stop])
+        needed = max(answer.request.most_tokens for answer in self.answers[: slots.stop])
         count = max(old.slots, min(self.slots, _power_of_two(slots.stop)))
         capacity = min(self._capacity, max(_MIN_CAPACITY, _power_of_two(needed)))
         if slots.start:

@@ -125,7 +125,7 @@ def collect_records(
         try:
             found += _read_named(path)
         except UserError as error:
-            if str(path) in map(str, map(Path, names)):
+            if path in map(Path, names):
                 raise
             on_event(Warned("", f"{path} is left out: {error.cause}"))
     return found
